@@ -1,0 +1,29 @@
+"""Identities. What a lab owns is recognisable by these alone, without any state file."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+
+# UUIDv5 namespace of the product: the UUIDv5 of its name in the DNS namespace, frozen here because
+# every UUID ever handed out derives from it.
+NAMESPACE = uuid.UUID("c29092c8-f8f1-5ec9-aa24-092642a86b29")
+
+# The URI of our <metadata> element in libvirt domain and network XML.
+METADATA_URI = "https://hyperscaler.invalid/lab/1"
+
+
+def resource_uuid(lab: str, resource_id: str) -> uuid.UUID:
+    """The UUID of a resource (domain, network, vGPU) of a lab: stable over runs and hosts."""
+    return uuid.uuid5(NAMESPACE, f"{lab}/{resource_id}")
+
+
+def mac_address(lab: str, node: str) -> str:
+    """A stable MAC address in QEMU's locally used prefix 52:54:00."""
+    digest = hashlib.sha256(f"{lab}/{node}".encode()).digest()
+    return "52:54:00:" + ":".join(f"{byte:02x}" for byte in digest[:3])
+
+
+def host_name(lab: str, name: str) -> str:
+    """Name of a domain, volume or network on the host: ``<lab>-<name>``."""
+    return f"{lab}-{name}"

@@ -1,0 +1,243 @@
+"""The seams between the program and the world: small protocols that `adapters/` implements.
+
+An adapter translates and never decides. What comes back is a frozen type of this module; raw XML, raw
+dictionaries and library objects stay inside the adapter. Every method may raise `HyperscalerError` or a
+subclass; none returns None to say that something failed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import Protocol
+from uuid import UUID
+
+log = logging.getLogger("hyperscaler")
+
+
+# ---------------------------------------------------------------- processes
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """An ended process. `stdout` and `stderr` are decoded as UTF-8 with replacement."""
+
+    argv: tuple[str, ...]
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+class ProcessRunner(Protocol):
+    """Runs host commands. No shell, ever."""
+
+    def run(
+        self,
+        argv: Sequence[str | Path],
+        *,
+        timeout: float,
+        check: bool = True,
+        env: Mapping[str, str] | None = None,
+        stdin: str | None = None,
+        cwd: Path | None = None,
+        on_line: Callable[[str], None] | None = None,
+    ) -> Completed:
+        """Run `argv` to its end.
+
+        Args:
+            argv: program and arguments.
+            timeout: seconds; at the deadline the whole process group is killed.
+            check: raise `CommandError` on a non-zero exit status.
+            env: variables added to the environment (never a secret in argv: pass it here or on stdin).
+            stdin: text fed to the process; otherwise its standard input is empty.
+            on_line: called with each line of combined output as it appears; stdout is then also returned.
+        """
+        ...
+
+
+# ---------------------------------------------------------------- hypervisor
+class DomainState(StrEnum):
+    RUNNING = "running"
+    SHUTOFF = "shutoff"
+    PAUSED = "paused"
+    CRASHED = "crashed"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Ownership:
+    """Our metadata element: whose the object is and which request made it. `digest` is the resource's digest."""
+
+    lab: str
+    resource_id: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class DomainInfo:
+    """A domain as libvirt reports it; `owner` None means that it is not ours."""
+
+    name: str
+    uuid: UUID
+    state: DomainState
+    owner: Ownership | None
+    autostart: bool = False
+    vcpus: int = 0
+    memory_mib: int = 0
+    macs: tuple[str, ...] = ()
+    disks: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DhcpHost:
+    """A reservation: the guest with this MAC gets this address and this DNS name."""
+
+    mac: str
+    ip: IPv4Address
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkInfo:
+    """A network as libvirt reports it; `owner` None means that it is not ours."""
+
+    name: str
+    uuid: UUID
+    active: bool
+    owner: Ownership | None
+    bridge: str = ""
+    subnet: IPv4Network | None = None
+    hosts: tuple[DhcpHost, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkRequest:
+    """A libvirt network to define. `nat` False makes it isolated: guests reach each other and the bridge only."""
+
+    name: str
+    uuid: UUID
+    owner: Ownership
+    bridge: str
+    subnet: IPv4Network
+    gateway: IPv4Address
+    dns_domain: str
+    hosts: tuple[DhcpHost, ...]
+    nat: bool = False
+
+
+class HostdevKind(StrEnum):
+    """mdev: mediated device by UUID. vfio_vf: SR-IOV VF with managed='no'. pci: whole function, managed='yes'."""
+
+    MDEV = "mdev"
+    VFIO_VF = "vfio_vf"
+    PCI = "pci"
+
+
+@dataclass(frozen=True, slots=True)
+class Hostdev:
+    """A device handed to the guest; `address` is a UUID (mdev) or a PCI address such as 0000:41:00.4."""
+
+    kind: HostdevKind
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class DomainRequest:
+    """A virtual machine to define: direct kernel boot from a golden image with a qcow2 overlay as its disk.
+
+    `credentials` are systemd credentials passed as SMBIOS OEM strings; they hold public material only, since
+    domain XML can be read by others on the host.
+    """
+
+    name: str
+    uuid: UUID
+    owner: Ownership
+    vcpus: int
+    memory_mib: int
+    disk: Path
+    kernel: Path
+    initrd: Path
+    cmdline: str
+    network: str
+    mac: str
+    console_log: Path
+    accelerated: bool
+    credentials: Mapping[str, str] = field(default_factory=dict)
+    hostdevs: tuple[Hostdev, ...] = ()
+
+
+class Hypervisor(Protocol):
+    """A libvirt connection. Lookups by name return None when there is no such object; deletes are idempotent."""
+
+    def domains(self) -> tuple[DomainInfo, ...]: ...
+    def domain(self, name: str) -> DomainInfo | None: ...
+    def define_domain(self, request: DomainRequest) -> None:
+        """Define (not start). A domain of the same UUID is redefined; one of the same name and another UUID: ConflictError."""
+        ...
+
+    def start_domain(self, name: str) -> None:
+        """Start; a running domain is left as it is."""
+        ...
+
+    def shutdown_domain(self, name: str, *, timeout: float) -> None:
+        """Ask the guest to power off and wait; at the deadline power it off hard."""
+        ...
+
+    def delete_domain(self, name: str) -> None:
+        """Power off hard and undefine; an absent domain is fine."""
+        ...
+
+    def networks(self) -> tuple[NetworkInfo, ...]: ...
+    def network(self, name: str) -> NetworkInfo | None: ...
+    def define_network(self, request: NetworkRequest) -> None:
+        """Define and start; an existing network of ours with the same UUID is updated in place where libvirt
+        can (DHCP hosts come and go without a restart), otherwise restarted."""
+        ...
+
+    def start_network(self, name: str) -> None: ...
+    def delete_network(self, name: str) -> None: ...
+    def guest_command_prefix(self) -> tuple[str, ...]:
+        """Argv prefix that runs a command where the guests can be reached: empty, or entering the namespace."""
+        ...
+
+    def close(self) -> None: ...
+
+
+# ---------------------------------------------------------------- disks
+class DiskTool(Protocol):
+    """qemu-img."""
+
+    def create_overlay(self, path: Path, *, base: Path, size_gib: int) -> None:
+        """A qcow2 overlay of `size_gib` (at least the base's size) on the qcow2 `base`; written to a temporary
+        name, fsynced and renamed, so that a half-made overlay is never seen under `path`."""
+        ...
+
+    def overlay_base(self, path: Path) -> Path | None:
+        """The backing file of a qcow2; None when the file is absent."""
+        ...
+
+
+# ---------------------------------------------------------------- guests
+@dataclass(frozen=True, slots=True)
+class GuestAddress:
+    """How to reach a guest by ssh."""
+
+    name: str
+    ip: IPv4Address
+    user: str
+
+
+class GuestShell(Protocol):
+    """ssh into the guests of one lab, host keys checked."""
+
+    def run(
+        self, guest: GuestAddress, command: str, *, timeout: float, check: bool = True, stdin: str | None = None
+    ) -> Completed:
+        """Run one shell command line in the guest."""
+        ...
+
+    def ready(self, guest: GuestAddress, *, timeout: float) -> bool:
+        """Whether ssh answers and lets us in, within `timeout` seconds; refused or unreachable is False."""
+        ...

@@ -1,0 +1,1 @@
+"""The request: `cluster.yaml` loaded, judged and turned into frozen types."""

@@ -1,0 +1,224 @@
+"""What a lab file asks for, as frozen types. Nothing here touches the world.
+
+Nodes of both clusters are the same type; their `Role` says which cluster they serve. What one cluster alone
+needs (Slurm partitions, a CNI) is in `SlurmSpec` and `KubernetesSpec`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+
+
+class ClusterKind(StrEnum):
+    """The two clusters of a lab, by their keys in the file."""
+
+    HPC = "hpc"
+    CLOUD = "cloud"
+
+
+class Role(StrEnum):
+    """What a node is for. The value is the prefix of the node's name."""
+
+    HPC_CONTROLLER = "hpc-controller"
+    HPC_COMPUTE = "hpc-compute"
+    CLOUD_CONTROL_PLANE = "cloud-control-plane"
+    CLOUD_CPU_WORKER = "cloud-cpu-worker"
+    CLOUD_GPU_WORKER = "cloud-gpu-worker"
+
+    @property
+    def cluster(self) -> ClusterKind:
+        return ClusterKind.HPC if self.value.startswith("hpc-") else ClusterKind.CLOUD
+
+    @property
+    def is_head(self) -> bool:
+        """Whether the node runs its cluster's control services."""
+        return self in (Role.HPC_CONTROLLER, Role.CLOUD_CONTROL_PLANE)
+
+
+class Acceleration(StrEnum):
+    AUTO = "auto"
+    KVM = "kvm"
+    TCG = "tcg"
+
+
+class GpuStrategy(StrEnum):
+    MIG = "mig"
+    WHOLE = "whole"
+    HYBRID = "hybrid"
+
+
+class GpuBackend(StrEnum):
+    AUTO = "auto"
+    NVML = "nvml"
+    SIMULATED = "simulated"
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkSpec:
+    """One isolated network; the first usable address of `subnet` is the gateway, held by the host's bridge."""
+
+    cluster: ClusterKind
+    subnet: IPv4Network
+    bridge: str
+    nat: bool = False
+
+    @property
+    def gateway(self) -> IPv4Address:
+        return self.subnet.network_address + 1
+
+
+@dataclass(frozen=True, slots=True)
+class GpuRequest:
+    """What one node wants: `count` slices of `profile`, or whole boards.
+
+    `profile` None leaves the profile to the planner (strategy mig or hybrid); `whole` asks for whole boards.
+    """
+
+    count: int = 1
+    profile: str | None = None
+    whole: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSpec:
+    """One virtual machine.
+
+    `name` is also the host name in the guest (`hpc-compute-1`); the domain is called `<lab>-<name>`.
+    """
+
+    name: str
+    role: Role
+    cpu_cores: int
+    memory_mib: int
+    disk_gib: int
+    ip: IPv4Address
+    gpu: GpuRequest | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GpuDeviceSpec:
+    """A board that the lab may use. An empty `allowed_mig_profiles` allows every profile of the board."""
+
+    id: str
+    pci_address: str
+    model: str
+    mig_capable: bool
+    allowed_mig_profiles: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SliceDemand:
+    """Slices set aside for one cluster: `count` in all, of which `by_profile` says what is fixed by name.
+
+    The file gives either a number (`hpc: 4`, profiles left to the nodes and the planner) or a mapping
+    (`hpc: {1g.10gb: 4}`, then `count` is the sum).
+    """
+
+    count: int = 0
+    by_profile: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class GpuAllocationSpec:
+    """`global.gpu_allocation`. Absent from the file means no GPUs: `devices` is empty."""
+
+    backend: GpuBackend = GpuBackend.AUTO
+    strategy: GpuStrategy = GpuStrategy.MIG
+    devices: tuple[GpuDeviceSpec, ...] = ()
+    mig_slices: Mapping[ClusterKind, SliceDemand] = field(default_factory=dict)
+    whole_gpus: Mapping[ClusterKind, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionSpec:
+    """A Slurm partition. Empty `nodes` means all compute nodes."""
+
+    name: str
+    nodes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SlurmSpec:
+    """`max_job_seconds` None means UNLIMITED."""
+
+    partitions: tuple[PartitionSpec, ...]
+    default_partition: str
+    max_job_seconds: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KubernetesSpec:
+    """`source`: auto, upstream, debian-source or bundle:PATH. `version` empty means what the source offers."""
+
+    cni: str = "bridge"
+    ingress: str = "none"
+    storage_class: str = "none"
+    source: str = "auto"
+    version: str = ""
+    pod_subnet: IPv4Network = IPv4Network("10.244.0.0/16")
+    service_subnet: IPv4Network = IPv4Network("10.96.0.0/12")
+    mig_strategy: str = "mixed"
+    taint_gpu_workers: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class HypervisorSpec:
+    """`uri`: auto, embedded or a libvirt URI. `cpu_overcommit`: guest cores per host core before a warning."""
+
+    uri: str = "auto"
+    acceleration: Acceleration = Acceleration.AUTO
+    cpu_overcommit: float = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSpec:
+    """Golden images by cluster; a name is resolved in the image store, `hpc-base` and `cloud-base` being built in."""
+
+    hpc: str = "hpc-base"
+    cloud: str = "cloud-base"
+
+
+@dataclass(frozen=True, slots=True)
+class SshSpec:
+    """`user` is the admin account in the guests."""
+
+    user: str = "root"
+
+
+@dataclass(frozen=True, slots=True)
+class TimeoutSpec:
+    """Upper bounds in seconds; under TCG everything takes longer, so the defaults are generous."""
+
+    boot: int = 600
+    configure: int = 1800
+    verify: int = 300
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterSpec:
+    """A whole lab. `nodes` are in a fixed order: hpc head, hpc compute, cloud head, cpu workers, gpu workers."""
+
+    name: str
+    description: str
+    nodes: tuple[NodeSpec, ...]
+    networks: Mapping[ClusterKind, NetworkSpec]
+    slurm: SlurmSpec | None = None
+    kubernetes: KubernetesSpec | None = None
+    gpu: GpuAllocationSpec = field(default_factory=GpuAllocationSpec)
+    hypervisor: HypervisorSpec = field(default_factory=HypervisorSpec)
+    images: ImageSpec = field(default_factory=ImageSpec)
+    ssh: SshSpec = field(default_factory=SshSpec)
+    timeouts: TimeoutSpec = field(default_factory=TimeoutSpec)
+    source: Path | None = None
+
+    def nodes_of(self, cluster: ClusterKind) -> tuple[NodeSpec, ...]:
+        return tuple(node for node in self.nodes if node.role.cluster is cluster)
+
+    @property
+    def clusters(self) -> tuple[ClusterKind, ...]:
+        """The clusters that the file asks for, hpc first."""
+        return tuple(kind for kind in ClusterKind if self.nodes_of(kind))
