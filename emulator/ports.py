@@ -174,7 +174,11 @@ class Hypervisor(Protocol):
     def domains(self) -> tuple[DomainInfo, ...]: ...
     def domain(self, name: str) -> DomainInfo | None: ...
     def define_domain(self, request: DomainRequest) -> None:
-        """Define (not start). A domain of the same UUID is redefined; one of the same name and another UUID: ConflictError."""
+        """Define (not start). A domain of the same UUID is redefined.
+
+        Raises:
+            ConflictError: the name belongs to a domain with another UUID.
+        """
         ...
 
     def start_domain(self, name: str) -> None:
@@ -214,6 +218,14 @@ class DiskTool(Protocol):
         name, fsynced and renamed, so that a half-made overlay is never seen under `path`."""
         ...
 
+    def resize(self, path: Path, *, size_gib: int) -> None:
+        """Grow a qcow2 that no running domain uses; already that size is fine, shrinking is refused."""
+        ...
+
+    def size_gib(self, path: Path) -> int:
+        """Virtual size, rounded down."""
+        ...
+
     def overlay_base(self, path: Path) -> Path | None:
         """The backing file of a qcow2; None when the file is absent."""
         ...
@@ -233,7 +245,13 @@ class GuestShell(Protocol):
     """ssh into the guests of one lab, host keys checked."""
 
     def run(
-        self, guest: GuestAddress, command: str, *, timeout: float, check: bool = True, stdin: str | None = None
+        self,
+        guest: GuestAddress,
+        command: str,
+        *,
+        timeout: float,
+        check: bool = True,
+        stdin: str | None = None,
     ) -> Completed:
         """Run one shell command line in the guest."""
         ...

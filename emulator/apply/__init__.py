@@ -1,1 +1,1 @@
-""""""
+"""Carrying out a plan under a write-ahead journal."""

@@ -1,0 +1,160 @@
+"""The write-ahead journal of a lab: one JSON object per line, appended and fsynced.
+
+Every effect is preceded by a `begin` line and followed by an `end` line; the state is a fold over them
+(`state.py`). Each line carries a checksum over the rest of it, so that a torn or altered line is noticed
+instead of believed. Lines of a newer format version are refused, never guessed at.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from emulator.errors import StateError
+
+VERSION = 1
+_SUM = "sum"
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """A line that cannot be believed. `line` counts from 1; `torn` is an incomplete last line (a crash)."""
+
+    line: int
+    why: str
+    torn: bool
+
+
+@dataclass(frozen=True, slots=True)
+class JournalContents:
+    """All believable entries in order, and what was wrong with the others."""
+
+    entries: tuple[Mapping[str, Any], ...]
+    damage: tuple[Damage, ...]
+
+
+class Journal:
+    """Append-only file. Safe for the threads of one process; the lab's lock keeps other processes out."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+
+    def append(self, entry: Mapping[str, Any]) -> None:
+        """Write one entry and return when it is on the disk.
+
+        Raises:
+            StateError: the file cannot be written (no space, read-only); the caller must not go on with
+                the effect that it wanted to announce.
+        """
+        line = encode({"v": VERSION, "at": round(time.time(), 3), **entry})
+        try:
+            with self._lock:
+                self._write(line)
+        except OSError as error:
+            raise StateError(
+                f"the journal cannot be written: {error.strerror}",
+                where=str(self.path),
+                fix="free space on that file system or mend its permissions, then run the command again",
+            ) from error
+
+    def _write(self, line: bytes) -> None:
+        is_new = not self.path.exists()
+        descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            size = os.fstat(descriptor).st_size
+            if size and os.pread(descriptor, 1, size - 1) != b"\n":
+                line = b"\n" + line  # a torn line of a crashed run must not swallow this one
+            written = os.write(descriptor, line)
+            if written != len(line):
+                os.ftruncate(descriptor, size)
+                raise OSError(28, "no space left on device")
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        if is_new:
+            sync_directory(self.path.parent)
+
+    def read(self) -> JournalContents:
+        """All entries so far; a missing file is an empty journal.
+
+        Raises:
+            StateError: the journal is of a newer version or cannot be read.
+        """
+        try:
+            raw = self.path.read_bytes()
+        except FileNotFoundError:
+            return JournalContents((), ())
+        except OSError as error:
+            raise StateError(f"the journal cannot be read: {error.strerror}", where=str(self.path)) from error
+        entries: list[Mapping[str, Any]] = []
+        damage: list[Damage] = []
+        lines = raw.split(b"\n")
+        for number, line in enumerate(lines, start=1):
+            if not line:
+                continue
+            entry, why = decode(line)
+            if entry is None:
+                damage.append(Damage(number, why, torn=number == len(lines)))
+            elif entry["v"] > VERSION:
+                raise StateError(
+                    f"the journal is of format {entry['v']}, newer than this version understands ({VERSION})",
+                    where=f"{self.path}:{number}",
+                    fix="use the version of hyperscaler that wrote it, or a newer one",
+                )
+            else:
+                entries.append(entry)
+        return JournalContents(tuple(entries), tuple(damage))
+
+    def set_aside(self) -> Path:
+        """Move a damaged journal out of the way, keeping it for a person to look at; returns where to."""
+        target = self.path.with_name(f"{self.path.name}.damaged-{time.strftime('%Y%m%dT%H%M%S')}")
+        self.path.replace(target)
+        sync_directory(self.path.parent)
+        return target
+
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        return iter(self.read().entries)
+
+
+def encode(entry: Mapping[str, Any]) -> bytes:
+    """One line, checksum and newline included."""
+    body = json.dumps(entry, sort_keys=True, separators=(",", ":"))
+    return (
+        json.dumps({**entry, _SUM: _checksum(body)}, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+    )
+
+
+def decode(line: bytes) -> tuple[Mapping[str, Any] | None, str]:
+    """The entry of a line without its checksum, or None and why it cannot be believed."""
+    try:
+        data = json.loads(line)
+    except (ValueError, RecursionError):
+        return None, "not JSON"
+    if not isinstance(data, dict) or not isinstance(data.get("v"), int):
+        return None, "not a journal entry"
+    claimed = data.pop(_SUM, None)
+    body = json.dumps(data, sort_keys=True, separators=(",", ":"))
+    if claimed != _checksum(body):
+        return None, "checksum differs"
+    return data, ""
+
+
+def _checksum(body: str) -> str:
+    return hashlib.sha256(body.encode()).hexdigest()[:16]
+
+
+def sync_directory(path: Path) -> None:
+    """Make a rename or a new name in `path` survive a power loss."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

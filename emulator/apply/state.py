@@ -1,0 +1,173 @@
+"""The state of a lab: a fold over its journal."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from emulator.apply.journal import Damage, Journal
+from emulator.errors import StateError
+from emulator.plan.model import Recorded
+from emulator.plan.resources import Resource, resource_from_json
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What the journal says. `phases` hold the outcome of the last provision's phases by name."""
+
+    resources: Mapping[str, Recorded] = field(default_factory=dict)
+    phases: Mapping[str, str] = field(default_factory=dict)
+    damage: tuple[Damage, ...] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.resources
+
+
+def fold(entries: Iterable[Mapping[str, Any]], damage: tuple[Damage, ...] = ()) -> State:
+    """Replay entries in order.
+
+    Entry types: `run` (a command started), `begin` / `end` / `fail` of an effect, `phase` (outcome of a
+    phase such as configure). Unknown types of the known version are skipped: they carry no resource.
+
+    Raises:
+        StateError: a record of a resource kind that this version does not know.
+    """
+    resources: dict[str, Recorded] = {}
+    phases: dict[str, str] = {}
+    for entry in entries:
+        replay(entry, resources, phases)
+    return State(resources, phases, damage)
+
+
+def replay(entry: Mapping[str, Any], resources: dict[str, Recorded], phases: dict[str, str]) -> None:
+    """Bring `resources` and `phases` up to date with one more entry."""
+    match entry.get("type"):
+        case "begin":
+            resource = resource_from_json(entry["resource"])
+            old = resources.get(resource.id)
+            # While a delete is open, the old record still says what is there; the handle always does.
+            kept = old.resource if old and entry["action"] == "delete" else resource
+            handle = old.handle if old else entry.get("handle", {})
+            resources[resource.id] = Recorded(kept, handle, entry["action"], entry.get("boot", ""))
+        case "end" if entry["action"] == "delete":
+            resources.pop(entry["id"], None)
+        case "end":
+            resource = resource_from_json(entry["resource"])
+            resources[resource.id] = Recorded(resource, entry.get("handle", {}), None, entry.get("boot", ""))
+        case "phase":
+            phases[entry["name"]] = entry["outcome"]
+        case _:
+            return
+
+
+class StateStore:
+    """The journal with its fold kept up to date; what the executor writes through."""
+
+    def __init__(self, journal: Journal, *, boot_id: str | None = None) -> None:
+        self.journal = journal
+        self._boot = boot_id if boot_id is not None else read_boot_id()
+        self._run = uuid.uuid4().hex[:12]
+        self._lock = threading.Lock()
+        contents = journal.read()
+        state = fold(contents.entries, contents.damage)
+        self._resources = dict(state.resources)
+        self._phases = dict(state.phases)
+        self.damage = contents.damage
+
+    @property
+    def state(self) -> State:
+        with self._lock:
+            return State(dict(self._resources), dict(self._phases), self.damage)
+
+    def handle(self, resource_id: str) -> Mapping[str, Any]:
+        """The handle of a made resource; empty when it is not on record."""
+        with self._lock:
+            record = self._resources.get(resource_id)
+            return dict(record.handle) if record else {}
+
+    def start_run(self, command: str, **facts: str) -> None:
+        self.journal.append(
+            {"type": "run", "run": self._run, "boot": self._boot, "command": command, **facts}
+        )
+
+    def begin(self, action: str, resource: Resource) -> None:
+        """Announce an effect; on the disk before the effect starts."""
+        entry = {
+            "type": "begin",
+            "run": self._run,
+            "boot": self._boot,
+            "action": action,
+            "id": resource.id,
+            "resource": resource.to_json(),
+        }
+        self.journal.append(entry)
+        self._fold(entry)
+
+    def end(self, action: str, resource: Resource, handle: Mapping[str, Any]) -> None:
+        """Record a finished effect with its handle; on the disk before anything that needs it starts."""
+        entry: dict[str, Any] = {
+            "type": "end",
+            "run": self._run,
+            "boot": self._boot,
+            "action": action,
+            "id": resource.id,
+        }
+        if action != "delete":
+            entry |= {"resource": resource.to_json(), "handle": dict(handle)}
+        self.journal.append(entry)
+        self._fold(entry)
+
+    def fail(self, action: str, resource: Resource, error: str) -> None:
+        """Record that an effect raised. Its `begin` stays open: the next run looks at what is there."""
+        self.journal.append(
+            {"type": "fail", "run": self._run, "action": action, "id": resource.id, "error": error[:2000]}
+        )
+
+    def phase(self, name: str, outcome: str) -> None:
+        entry = {"type": "phase", "run": self._run, "name": name, "outcome": outcome}
+        self.journal.append(entry)
+        self._fold(entry)
+
+    def rewrite_damaged(self) -> Path | None:
+        """Start a clean journal from the believable entries; the damaged file is kept beside it."""
+        if not self.damage:
+            return None
+        kept = self.journal.set_aside()
+        state = self.state
+        for record in state.resources.values():
+            action = record.open_action or "record"
+            entry = {"type": "begin" if record.open_action else "end", "run": self._run, "action": action}
+            self.journal.append(
+                {
+                    **entry,
+                    "boot": record.boot_id,
+                    "id": record.resource.id,
+                    "resource": record.resource.to_json(),
+                    "handle": dict(record.handle),
+                }
+            )
+        self.damage = ()
+        return kept
+
+    def _fold(self, entry: Mapping[str, Any]) -> None:
+        with self._lock:
+            replay(entry, self._resources, self._phases)
+
+
+def read_boot_id() -> str:
+    """The kernel's boot id: tells a reboot from a restart of the program.
+
+    Raises:
+        StateError: not a Linux host with /proc.
+    """
+    try:
+        return BOOT_ID.read_text().strip()
+    except OSError as error:
+        raise StateError("the host's boot id cannot be read", where=str(BOOT_ID)) from error

@@ -1,0 +1,180 @@
+"""Wanted against recorded against observed: the changes, each with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from emulator.plan.graph import dependents, topological_order
+from emulator.plan.model import Action, Blocker, Change, Observation, Plan, Presence, Recorded
+from emulator.plan.resources import JsonValue, Resource, Volume
+
+_ABSENT = Observation(Presence.ABSENT)
+
+
+def diff(
+    lab: str,
+    wanted: Sequence[Resource],
+    recorded: Mapping[str, Recorded],
+    observed: Mapping[str, Observation],
+    found: Sequence[Resource] = (),
+) -> Plan:
+    """The plan that turns what is there into what is wanted.
+
+    Args:
+        wanted: all resources of the request; empty for destroy.
+        recorded: the state, by resource id.
+        observed: a look at every wanted and recorded resource, by id; a missing entry counts as absent.
+        found: resources seen on the host that are ours by their metadata, whatever the record says.
+
+    Changes come in an order in which they can be carried out: deletes (dependents first), then the rest
+    (what is needed first).
+    """
+    wanted_by_id = {resource.id: resource for resource in wanted}
+    changes: dict[str, Change] = {}
+    blockers: list[Blocker] = []
+    for resource in wanted:
+        change, blocker = _judge(resource, recorded.get(resource.id), observed.get(resource.id, _ABSENT))
+        if change:
+            changes[resource.id] = change
+        if blocker:
+            blockers.append(blocker)
+    _spread(changes, wanted_by_id, recorded, observed)
+    doomed: dict[str, Change] = {}
+    for record in recorded.values():
+        resource = record.resource
+        if resource.id not in wanted_by_id and not resource.shared:
+            reason = "no longer wanted" if wanted else "the lab is destroyed"
+            doomed[resource.id] = Change(Action.DELETE, resource, reason)
+    for resource in found:
+        if resource.id not in wanted_by_id and resource.id not in doomed and not resource.shared:
+            doomed[resource.id] = Change(Action.DELETE, resource, "belongs to the lab, but is in no record")
+    return Plan(lab, (*_delete_order(doomed), *_create_order(wanted_by_id, changes)), tuple(blockers))
+
+
+def _judge(
+    resource: Resource, record: Recorded | None, seen: Observation
+) -> tuple[Change | None, Blocker | None]:
+    match seen.presence:
+        case Presence.FOREIGN:
+            return None, Blocker(
+                resource.id,
+                seen.detail or "something that this lab does not own is in its place",
+                "rename the lab or change the file; nothing foreign is ever removed by hyperscaler",
+            )
+        case Presence.ABSENT:
+            return Change(Action.CREATE, resource, seen.detail or _absent_reason(record)), None
+        case Presence.PARTIAL:
+            reason = seen.detail or "an interrupted run left it half made"
+            return Change(Action.REPLACE, resource, reason, previous=resource), None
+        case Presence.UNKNOWN:
+            return Change(Action.REPAIR, resource, seen.detail or "cannot be seen yet"), None
+        case Presence.OURS:
+            return _judge_ours(resource, record, seen)
+
+
+def _absent_reason(record: Recorded | None) -> str:
+    if record is None:
+        return "not present"
+    if record.open_action:
+        return "not present; an interrupted run had begun it"
+    return "missing although it was made; removed outside of hyperscaler"
+
+
+def _judge_ours(
+    resource: Resource, record: Recorded | None, seen: Observation
+) -> tuple[Change | None, Blocker | None]:
+    previous = record.resource if record else None
+    # A begun update may or may not have reached the host, so the record's fields cannot be trusted to be
+    # what is there: only what the host itself remembers (the digest) can.
+    interrupted = bool(record and record.open_action)
+    differences = resource.differences(previous) if previous and type(previous) is type(resource) else {}
+    digest_differs = seen.digest is not None and seen.digest != resource.digest
+    if isinstance(resource, Volume) and "size_gib" in differences:
+        old, new = differences["size_gib"]
+        if new < old:
+            return None, Blocker(
+                resource.id,
+                f"the disk would shrink from {old} GiB to {new} GiB and lose data",
+                f"set disk_gb back to {old} or more, or remove the node from the file first",
+            )
+    if differences or digest_differs:
+        if differences and set(differences) <= resource.updatable:
+            return Change(Action.UPDATE, resource, _describe(differences), previous=previous), None
+        if not differences and resource.updatable:
+            reason = "its settings on the host are not the recorded ones"
+            return Change(Action.UPDATE, resource, reason, previous=resource), None
+        reason = _describe(differences) if differences else "it was made from another request"
+        return Change(Action.REPLACE, resource, reason, previous=previous or resource), None
+    if seen.drift:
+        return Change(Action.REPAIR, resource, "; ".join(seen.drift), previous=resource), None
+    if interrupted:
+        return Change(Action.ADOPT, resource, "complete, though an interrupted run never recorded it"), None
+    if record is None:
+        return Change(Action.ADOPT, resource, "present and ours, but not on record"), None
+    return None, None
+
+
+def _describe(differences: Mapping[str, tuple[JsonValue, JsonValue]]) -> str:
+    parts = []
+    for name, (old, new) in sorted(differences.items()):
+        if isinstance(old, list) or isinstance(new, list):
+            parts.append(_describe_list(name, old or [], new or []))
+        else:
+            parts.append(f"{name.replace('_', ' ')} {old} -> {new}")
+    return ", ".join(parts)
+
+
+def _describe_list(name: str, old: list[JsonValue], new: list[JsonValue]) -> str:
+    def label(item: JsonValue) -> str:
+        return str(item.get("name", item.get("source", item))) if isinstance(item, dict) else str(item)
+
+    added = [label(item) for item in new if item not in old]
+    removed = [label(item) for item in old if item not in new]
+    parts = [f"+{text}" for text in added if text not in removed]
+    parts += [f"-{text}" for text in removed if text not in added]
+    parts += [f"~{text}" for text in added if text in removed]
+    return f"{name.replace('_', ' ')} {' '.join(parts)}"
+
+
+def _spread(
+    changes: dict[str, Change],
+    wanted: Mapping[str, Resource],
+    recorded: Mapping[str, Recorded],
+    observed: Mapping[str, Observation],
+) -> None:
+    """A replaced resource takes its existing dependents with it; an updated disk restarts its domain."""
+    needs = {resource.id: resource.needs for resource in wanted.values()}
+    replaced = [key for key, change in changes.items() if change.action is Action.REPLACE]
+    for key in dependents(needs, replaced):
+        there = observed.get(key, _ABSENT).presence in (Presence.OURS, Presence.PARTIAL)
+        if there and key not in {c for c in changes if changes[c].action is Action.REPLACE}:
+            record = recorded.get(key)
+            causes = ", ".join(sorted(set(wanted[key].needs) & set(replaced))) or "what it needs"
+            changes[key] = Change(
+                Action.REPLACE,
+                wanted[key],
+                f"{causes} is replaced",
+                previous=record.resource if record else wanted[key],
+            )
+    for key in [key for key, change in changes.items() if change.resource.shared]:
+        # A golden image is only (re)built for a disk that is about to be made from it.
+        made = (Action.CREATE, Action.REPLACE)
+        if not any(d in changes and changes[d].action in made for d in dependents(needs, [key])):
+            del changes[key]
+    grown = [
+        key for key, c in changes.items() if c.action is Action.UPDATE and isinstance(c.resource, Volume)
+    ]
+    for key, wanted_needs in needs.items():
+        cause = next((volume for volume in grown if volume in wanted_needs), None)
+        if cause and key not in changes:
+            changes[key] = Change(Action.REPAIR, wanted[key], f"restarts because {cause} grows")
+
+
+def _delete_order(doomed: Mapping[str, Change]) -> list[Change]:
+    order = topological_order({key: change.resource.needs for key, change in doomed.items()})
+    return [doomed[key] for key in reversed(order)]
+
+
+def _create_order(wanted: Mapping[str, Resource], changes: Mapping[str, Change]) -> list[Change]:
+    order = topological_order({key: resource.needs for key, resource in wanted.items()})
+    return [changes[key] for key in order if key in changes]

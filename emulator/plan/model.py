@@ -1,0 +1,133 @@
+"""What planning works with: what was recorded, what was observed, and the changes that follow."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from emulator.plan.resources import JsonValue, Resource
+
+
+class Presence(StrEnum):
+    """What a look at the host says about a resource."""
+
+    ABSENT = "absent"
+    OURS = "ours"
+    #: Ours, but unusable: half made by an interrupted run.
+    PARTIAL = "partial"
+    #: Something else has its name, address or place.
+    FOREIGN = "foreign"
+    #: Cannot be looked at before something that it needs is back (a stopped hypervisor).
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One look at the host.
+
+    `drift` lists what differs from the record in words ("is shut off", "memory is 512 MiB instead of 1024 MiB");
+    `digest` is that of the request the thing was made from, where the host keeps it. `detail` names the owner
+    of something foreign.
+    """
+
+    presence: Presence
+    digest: str | None = None
+    drift: tuple[str, ...] = ()
+    detail: str = ""
+    handle: Mapping[str, JsonValue] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A resource according to the journal. `open_action`: an effect was begun and its end never recorded."""
+
+    resource: Resource
+    handle: Mapping[str, JsonValue]
+    open_action: str | None = None
+    boot_id: str = ""
+
+
+class Action(StrEnum):
+    CREATE = "create"
+    ADOPT = "adopt"
+    UPDATE = "update"
+    REPAIR = "repair"
+    REPLACE = "replace"
+    DELETE = "delete"
+
+    @property
+    def sign(self) -> str:
+        return _SIGNS[self]
+
+
+_SIGNS = {
+    Action.CREATE: "+",
+    Action.ADOPT: "=",
+    Action.UPDATE: "~",
+    Action.REPAIR: "!",
+    Action.REPLACE: "±",
+    Action.DELETE: "-",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One change. For UPDATE and REPLACE `previous` is what is there now."""
+
+    action: Action
+    resource: Resource
+    reason: str
+    previous: Resource | None = None
+
+    def to_json(self) -> dict[str, str]:
+        return {
+            "action": self.action.value,
+            "kind": self.resource.kind,
+            "id": self.resource.id,
+            "reason": self.reason,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Blocker:
+    """Why the plan cannot be carried out: something that is not ours is in the way, or data would be lost."""
+
+    resource_id: str
+    what: str
+    fix: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Ordered changes. An empty plan means that the host is as the file asks."""
+
+    lab: str
+    changes: tuple[Change, ...]
+    blockers: tuple[Blocker, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.changes
+
+    @property
+    def digest(self) -> str:
+        """Identifies exactly these changes of exactly these requests; a stale plan is refused by it."""
+        data = [(change.to_json(), change.resource.digest) for change in self.changes]
+        return hashlib.sha256(json.dumps([self.lab, data], sort_keys=True).encode()).hexdigest()[:16]
+
+    def to_json(self) -> dict[str, JsonValue]:
+        return {
+            "version": 1,
+            "lab": self.lab,
+            "digest": self.digest,
+            "changes": [change.to_json() for change in self.changes],
+            "blockers": [
+                {"id": blocker.resource_id, "what": blocker.what, "fix": blocker.fix}
+                for blocker in self.blockers
+            ],
+            "notes": list(self.notes),
+        }

@@ -1,0 +1,221 @@
+"""Resources: the things on the host that a lab owns.
+
+A resource is a frozen record of what is wanted, made of JSON values only, so that the journal can hold it
+and destroy can work from the journal alone. Its `digest` covers every field; what is found out while making
+it (the base image of a disk, the process id of a daemon) is its *handle* and lives in the state.
+
+A new kind of resource needs a class here, a handler in `apply/handlers/` and its place in `build.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
+
+from emulator.errors import StateError
+
+JsonValue = Any  # JSON data crossing the journal's boundary; parsed into the classes below at once
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resource:
+    """Base of all resources.
+
+    `id` is `<kind>/<name>`, unique in the lab. `needs` are the ids that must exist first. `exclusive` names
+    things shared with other resources (a GPU board): every delete that names one runs before every create
+    that names it.
+    """
+
+    kind: ClassVar[str] = ""
+    #: Kept when the lab is destroyed: shared with other labs (golden images).
+    shared: ClassVar[bool] = False
+    #: Gone after a reboot of the host although nobody deleted it.
+    volatile: ClassVar[bool] = False
+    #: Fields that the handler can change in place; any other difference means delete and create.
+    updatable: ClassVar[frozenset[str]] = frozenset()
+
+    name: str
+    needs: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        return f"{self.kind}/{self.name}"
+
+    @property
+    def exclusive(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits over all fields but `needs`: what libvirt metadata and the journal are compared by."""
+        data = {key: value for key, value in self.to_json().items() if key != "needs"}
+        return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
+
+    def to_json(self) -> dict[str, JsonValue]:
+        fields = {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        return {"kind": self.kind, **fields}
+
+    def differences(self, old: Resource) -> dict[str, tuple[JsonValue, JsonValue]]:
+        """Fields in which this request differs from `old`, as `{field: (old, new)}`."""
+        mine, theirs = self.to_json(), old.to_json()
+        return {
+            key: (theirs.get(key), value)
+            for key, value in mine.items()
+            if key != "needs" and theirs.get(key) != value
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hypervisor(Resource):
+    """The lab's own libvirtd in its own namespaces. `directory` is absolute."""
+
+    kind = "hypervisor"
+    volatile = True
+    directory: str
+    namespace: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SshKeyPair(Resource):
+    """The lab's ed25519 key pair; `path` is the private key, 0600."""
+
+    kind = "ssh-key"
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Secret(Resource):
+    """Random bytes in a 0600 file. The content never enters the journal. `encoding`: raw or text (URL-safe)."""
+
+    kind = "secret"
+    path: str
+    size_bytes: int
+    encoding: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GoldenImage(Resource):
+    """A golden image in the store, built when the store has none or its recipe has changed.
+
+    Its digest is not the image's: a lab keeps the image that its disks are made from.
+    """
+
+    kind = "image"
+    shared = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DhcpReservation:
+    """One guest's fixed address; part of a `Network`."""
+
+    mac: str
+    ip: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Network(Resource):
+    """An isolated libvirt network with DHCP reservations and DNS names for its nodes."""
+
+    kind = "network"
+    volatile = True
+    updatable = frozenset({"hosts"})
+    uuid: str
+    bridge: str
+    subnet: str
+    gateway: str
+    dns_domain: str
+    hosts: tuple[DhcpReservation, ...]
+    nat: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Volume(Resource):
+    """A qcow2 overlay on a golden image. It can grow; it never shrinks."""
+
+    kind = "volume"
+    updatable = frozenset({"size_gib"})
+    path: str
+    image: str
+    size_gib: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostdevRequest:
+    """A device for a guest. `source` is the id of the resource whose handle holds the address."""
+
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Domain(Resource):
+    """A virtual machine. `volume` and `network` are ids; the MAC has its reservation in the network."""
+
+    kind = "domain"
+    volatile = True
+    updatable = frozenset({"vcpus", "memory_mib", "hostdevs", "accelerated"})
+    uuid: str
+    node: str
+    vcpus: int
+    memory_mib: int
+    mac: str
+    ip: str
+    network: str
+    volume: str
+    console_log: str
+    accelerated: bool
+    hostdevs: tuple[HostdevRequest, ...] = ()
+
+
+R = TypeVar("R", bound=type[Resource])
+_KINDS: dict[str, type[Resource]] = {
+    cls.kind: cls for cls in (Hypervisor, SshKeyPair, Secret, GoldenImage, Network, Volume, Domain)
+}
+_NESTED: dict[tuple[str, str], type] = {
+    ("network", "hosts"): DhcpReservation,
+    ("domain", "hostdevs"): HostdevRequest,
+}
+
+
+def register(cls: R) -> R:
+    """Class decorator for kinds that live in other modules (GPU resources)."""
+    _KINDS[cls.kind] = cls
+    return cls
+
+
+def resource_from_json(data: Mapping[str, JsonValue]) -> Resource:
+    """The inverse of `Resource.to_json`.
+
+    Raises:
+        StateError: unknown kind, or fields that this version does not know.
+    """
+    kind = data.get("kind")
+    cls = _KINDS.get(kind) if isinstance(kind, str) else None
+    if cls is None:
+        raise StateError(
+            f"unknown kind of resource: {kind!r}",
+            fix="use the version of hyperscaler that wrote this state, or a newer one",
+        )
+    values: dict[str, JsonValue] = {}
+    for key, value in data.items():
+        if key == "kind":
+            continue
+        nested = _NESTED.get((cls.kind, key))
+        is_list = isinstance(value, list)
+        values[key] = tuple(nested(**item) if nested else item for item in value) if is_list else value
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise StateError(f"damaged record of a {kind}: {error}") from error
+
+
+def _plain(value: JsonValue) -> JsonValue:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return value

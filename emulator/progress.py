@@ -1,0 +1,51 @@
+"""Progress events: what the long-running use cases tell whoever watches (a terminal, a log, nobody)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+
+class Status(StrEnum):
+    STARTED = "started"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One step forward. `phase`: plan, apply, boot, configure, verify; `subject`: a node or resource id."""
+
+    phase: str
+    subject: str
+    status: Status
+    message: str = ""
+    seconds: float = 0.0
+
+
+class Reporter(Protocol):
+    """Takes events; called from several threads."""
+
+    def event(self, event: Event) -> None: ...
+
+    def note(self, message: str) -> None:
+        """A line that is no step: a warning, a summary."""
+        ...
+
+    def warn(self, message: str) -> None: ...
+
+
+class SilentReporter:
+    """For callers that want no progress."""
+
+    def event(self, event: Event) -> None:
+        del event
+
+    def note(self, message: str) -> None:
+        del message
+
+    def warn(self, message: str) -> None:
+        del message
