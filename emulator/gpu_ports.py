@@ -1,0 +1,293 @@
+"""What the host's GPUs look like, and the seams through which they are read and changed.
+
+Boards are addressed by PCI address everywhere (`0000:41:00.0`): the index changes when a board is lost, and a
+handle does not survive a reset. Slices are addressed by (profile, start), because the id of a GPU instance
+says where it lies on the die and is given out again.
+
+Adapters of these protocols live in `adapters/`; the simulated ones differ only in what lies underneath them
+(the library under pynvml, the files of sysfs).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+from typing import Protocol
+from uuid import UUID
+
+from emulator.gpu.model import GpuInstance, MigProfile, Placement
+
+
+class VgpuFramework(StrEnum):
+    """How the host's kernel offers vGPUs. Found by files, never by versions."""
+
+    NONE = "none"
+    MDEV = "mdev"
+    VENDOR_VFIO = "vendor_vfio"
+
+
+class VirtualizationMode(IntEnum):
+    """`nvmlGpuVirtualizationMode_t` (nvml.h)."""
+
+    NONE = 0
+    PASSTHROUGH = 1
+    VGPU_GUEST = 2
+    HOST_VGPU = 3
+    HOST_VSGA = 4
+
+
+@dataclass(frozen=True, slots=True)
+class MigModeState:
+    """MIG mode now and after the next reset; `current != pending` means that the board waits for a reset."""
+
+    current: bool
+    pending: bool
+
+    @property
+    def waits_for_reset(self) -> bool:
+        return self.current != self.pending
+
+
+class MigActivation(StrEnum):
+    """What came of setting the MIG mode. The call itself succeeds in all three cases."""
+
+    ACTIVE = "active"
+    IN_USE = "in_use"
+    RESET_REQUIRED = "reset_required"
+
+
+@dataclass(frozen=True, slots=True)
+class GpuProcess:
+    """A process that uses a board. `memory_mib` is None where the driver does not tell."""
+
+    pid: int
+    name: str
+    memory_mib: int | None = None
+    gpu_instance_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Utilisation:
+    """Per cent over the last sampling period; memory in MiB. None where NVML does not give it (MIG mode)."""
+
+    gpu_percent: int | None
+    memory_percent: int | None
+    memory_used_mib: int
+    memory_total_mib: int
+
+
+@dataclass(frozen=True, slots=True)
+class VgpuTypeInfo:
+    """A vGPU type of a board. `gi_profile_id` None means time-sliced; `name` is the last word only (A100D-1-10C)."""
+
+    id: int
+    name: str
+    gi_profile_id: int | None
+    max_instances: int
+    framebuffer_mib: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NvmlBoard:
+    """One physical board as NVML reports it. `mig` None: the board has no MIG.
+
+    `profiles` is empty while MIG is off, because drivers answer the enumeration with NOT_SUPPORTED then.
+    `architecture` is in lower case (`ampere`), empty where the driver does not tell. Of the instances, `busy`
+    says that there are compute instances in it.
+    """
+
+    index: int
+    uuid: str
+    name: str
+    pci_address: str
+    pci_id: str
+    memory_total_mib: int
+    memory_used_mib: int
+    minor_number: int | None
+    mig: MigModeState | None
+    profiles: tuple[MigProfile, ...]
+    instances: tuple[GpuInstance, ...]
+    virtualization: VirtualizationMode | None
+    host_vgpu_sriov: bool
+    processes: tuple[GpuProcess, ...]
+    vgpu_types: tuple[VgpuTypeInfo, ...] = ()
+    architecture: str = ""
+
+
+class NvmlGpus(Protocol):
+    """NVML. Every call may raise a `GpuError` that names the board and the remedy."""
+
+    def driver_version(self) -> str: ...
+    def boards(self) -> tuple[NvmlBoard, ...]:
+        """All physical boards; SR-IOV virtual functions are not counted (mig-parted#14)."""
+        ...
+
+    def mig_mode(self, pci_address: str) -> MigModeState | None: ...
+    def set_mig_mode(self, pci_address: str, *, enabled: bool) -> MigActivation:
+        """Set the mode; asking for what is already so is no call at all. May reset or re-bind the board."""
+        ...
+
+    def profiles(self, pci_address: str) -> tuple[MigProfile, ...]: ...
+    def instances(self, pci_address: str) -> tuple[GpuInstance, ...]: ...
+    def remaining_capacity(self, pci_address: str, profile_id: int) -> int: ...
+    def create_instance(self, pci_address: str, profile_id: int, placement: Placement) -> GpuInstance:
+        """Carve a slice exactly there. An equal instance already there is an error: look first."""
+        ...
+
+    def destroy_instance(self, pci_address: str, profile_id: int, start: int) -> bool:
+        """Destroy the instance of that profile and start with its compute instances; False: there was none."""
+        ...
+
+    def processes(self, pci_address: str) -> tuple[GpuProcess, ...]: ...
+    def utilisation(self, pci_address: str) -> Utilisation: ...
+    def vgpu_types(self, pci_address: str) -> tuple[VgpuTypeInfo, ...]: ...
+    def close(self) -> None: ...
+
+
+# ---------------------------------------------------------------- files of the kernel
+class FileAccess(Protocol):
+    """A view of `/sys`, `/proc` and `/dev`. Paths are absolute (`/sys/bus/...`); failures are `OSError`s with errno."""
+
+    def read(self, path: str) -> str: ...
+    def write(self, path: str, text: str, *, timeout: float = 10.0) -> None:
+        """Write `text` in one write(2). A write that does not end within `timeout` seconds raises
+        `GpuTimeoutError` and is abandoned: sysfs writes can block for ever in the kernel."""
+        ...
+
+    def listdir(self, path: str) -> tuple[str, ...]:
+        """Sorted names; an absent directory is `FileNotFoundError`."""
+        ...
+
+    def readlink(self, path: str) -> str: ...
+    def exists(self, path: str) -> bool: ...
+    def probe_open(self, path: str) -> None:
+        """Open a device node for reading and writing and close it again; EBUSY tells that it is in use."""
+        ...
+
+
+# ---------------------------------------------------------------- PCI
+@dataclass(frozen=True, slots=True)
+class PciDevice:
+    """A PCI function from sysfs. `vendor`, `device`: four hex digits; `class_code`: six.
+
+    `virtfns` are the addresses of its VFs; `physfn` is the PF of a VF. `driver_override` is None when unset.
+    """
+
+    address: str
+    vendor: str
+    device: str
+    class_code: str
+    driver: str | None = None
+    driver_override: str | None = None
+    iommu_group: int | None = None
+    numvfs: int = 0
+    totalvfs: int = 0
+    virtfns: tuple[str, ...] = ()
+    physfn: str | None = None
+    network_interfaces: tuple[str, ...] = ()
+    block_devices: tuple[str, ...] = ()
+
+    @property
+    def is_bridge(self) -> bool:
+        return self.class_code.startswith("06")
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceHolder:
+    """A process that has a device node open, seen through `/proc/<pid>/fd`."""
+
+    pid: int
+    name: str
+    path: str
+
+
+class PciBus(Protocol):
+    """Read-only facts about PCI functions."""
+
+    def devices(self, *, vendor: str | None = None) -> tuple[PciDevice, ...]: ...
+    def device(self, address: str) -> PciDevice | None: ...
+    def iommu_group(self, number: int) -> tuple[PciDevice, ...]: ...
+    def holders(self, *paths: str) -> tuple[DeviceHolder, ...]:
+        """Processes that have one of `paths` open (`/dev/nvidia0`, `/dev/vfio/12`)."""
+        ...
+
+    def framework(self, address: str) -> VgpuFramework:
+        """What the kernel offers for this physical function or its VFs."""
+        ...
+
+
+class SriovControl(Protocol):
+    """Virtual functions of NVIDIA boards, by the vendor's `sriov-manage`."""
+
+    def enable(self, address: str) -> tuple[str, ...]:
+        """Turn the VFs of a PF on and return their addresses. Erases GPU instances; nothing is done, and the
+        addresses are returned, when they exist already."""
+        ...
+
+    def disable(self, address: str) -> None: ...
+
+
+# ---------------------------------------------------------------- vGPUs
+@dataclass(frozen=True, slots=True)
+class VgpuRequest:
+    """A vGPU to create on the parent (a free VF; the PF on boards without SR-IOV). `uuid` matters to mdev only."""
+
+    parent: str
+    type_name: str
+    uuid: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class VgpuDevice:
+    """A vGPU that exists. `uuid` is None in the vendor VFIO framework: there the VF itself is the device."""
+
+    framework: VgpuFramework
+    parent: str
+    type_id: int
+    type_name: str
+    uuid: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VgpuParent:
+    """A function that can carry vGPUs: what could be made on it now, by type name, and what is on it."""
+
+    address: str
+    creatable: Mapping[str, int] = field(default_factory=dict)
+    devices: tuple[VgpuDevice, ...] = ()
+
+
+class VgpuHost(Protocol):
+    """One vGPU framework. `create` and `remove` verify what they did by looking again."""
+
+    @property
+    def framework(self) -> VgpuFramework: ...
+    def parents(self, pf_address: str) -> tuple[VgpuParent, ...]:
+        """The functions of a board that carry vGPUs, in address order; empty before the VFs are on."""
+        ...
+
+    def devices(self) -> tuple[VgpuDevice, ...]:
+        """All vGPUs on the host, ours or not."""
+        ...
+
+    def create(self, request: VgpuRequest) -> VgpuDevice: ...
+    def remove(self, device: VgpuDevice) -> bool:
+        """Remove; False when there was no such vGPU. A vGPU in use by a running domain is `GpuBusyError`."""
+        ...
+
+
+class PassthroughControl(Protocol):
+    """Whole boards handed to guests through vfio-pci."""
+
+    def endpoints(self, address: str) -> tuple[str, ...]:
+        """The functions that must go to the guest together; refuses (GpuError) a board that cannot be passed."""
+        ...
+
+    def bind(self, address: str) -> tuple[str, ...]:
+        """Bind all endpoints of the board's IOMMU group to vfio-pci; undone on failure. Returns them."""
+        ...
+
+    def release(self, address: str, *, driver: str = "nvidia") -> None:
+        """Give the endpoints back to the host: the board to `driver`, its other functions to the kernel's choice."""
+        ...
