@@ -259,3 +259,42 @@ class GuestShell(Protocol):
     def ready(self, guest: GuestAddress, *, timeout: float) -> bool:
         """Whether ssh answers and lets us in, within `timeout` seconds; refused or unreachable is False."""
         ...
+
+
+# ---------------------------------------------------------------- sessions
+class DaemonPresence(StrEnum):
+    """The lab's own libvirtd: nothing of it, remains without a running daemon, or up."""
+
+    ABSENT = "absent"
+    DOWN = "down"
+    UP = "up"
+
+
+class HypervisorDaemon(Protocol):
+    """A private libvirtd with its namespaces. All methods are idempotent."""
+
+    def presence(self) -> DaemonPresence: ...
+
+    def start(self) -> str:
+        """Bring it up (whatever half of it is there) and return its libvirt URI."""
+        ...
+
+    def stop(self) -> None:
+        """End every process of it, guests included, and remove namespaces and directories."""
+        ...
+
+
+class HypervisorSession(Protocol):
+    """The connection of one run, opened when first needed and shared by its threads."""
+
+    def peek(self) -> Hypervisor | None:
+        """The connection if the hypervisor runs; never starts anything."""
+        ...
+
+    def get(self) -> Hypervisor:
+        """The connection.
+
+        Raises:
+            HypervisorError: the hypervisor does not run or does not answer.
+        """
+        ...

@@ -19,10 +19,14 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What the journal says. `phases` hold the outcome of the last provision's phases by name."""
+    """What the journal says.
+
+    `facts` are by name: the outcome of facts (`phase/configure`) and decisions that later runs must keep
+    (`hypervisor`: the libvirt URI, or `embedded`).
+    """
 
     resources: Mapping[str, Recorded] = field(default_factory=dict)
-    phases: Mapping[str, str] = field(default_factory=dict)
+    facts: Mapping[str, str] = field(default_factory=dict)
     damage: tuple[Damage, ...] = ()
 
     @property
@@ -33,21 +37,21 @@ class State:
 def fold(entries: Iterable[Mapping[str, Any]], damage: tuple[Damage, ...] = ()) -> State:
     """Replay entries in order.
 
-    Entry types: `run` (a command started), `begin` / `end` / `fail` of an effect, `phase` (outcome of a
-    phase such as configure). Unknown types of the known version are skipped: they carry no resource.
+    Entry types: `run` (a command started), `begin` / `end` / `fail` of an effect, `fact` (an
+    outcome or a decision). Unknown types of the known version are skipped: they carry no resource.
 
     Raises:
         StateError: a record of a resource kind that this version does not know.
     """
     resources: dict[str, Recorded] = {}
-    phases: dict[str, str] = {}
+    facts: dict[str, str] = {}
     for entry in entries:
-        replay(entry, resources, phases)
-    return State(resources, phases, damage)
+        replay(entry, resources, facts)
+    return State(resources, facts, damage)
 
 
-def replay(entry: Mapping[str, Any], resources: dict[str, Recorded], phases: dict[str, str]) -> None:
-    """Bring `resources` and `phases` up to date with one more entry."""
+def replay(entry: Mapping[str, Any], resources: dict[str, Recorded], facts: dict[str, str]) -> None:
+    """Bring `resources` and `facts` up to date with one more entry."""
     match entry.get("type"):
         case "begin":
             resource = resource_from_json(entry["resource"])
@@ -61,8 +65,8 @@ def replay(entry: Mapping[str, Any], resources: dict[str, Recorded], phases: dic
         case "end":
             resource = resource_from_json(entry["resource"])
             resources[resource.id] = Recorded(resource, entry.get("handle", {}), None, entry.get("boot", ""))
-        case "phase":
-            phases[entry["name"]] = entry["outcome"]
+        case "fact":
+            facts[entry["name"]] = entry["value"]
         case _:
             return
 
@@ -78,13 +82,13 @@ class StateStore:
         contents = journal.read()
         state = fold(contents.entries, contents.damage)
         self._resources = dict(state.resources)
-        self._phases = dict(state.phases)
+        self._facts = dict(state.facts)
         self.damage = contents.damage
 
     @property
     def state(self) -> State:
         with self._lock:
-            return State(dict(self._resources), dict(self._phases), self.damage)
+            return State(dict(self._resources), dict(self._facts), self.damage)
 
     def handle(self, resource_id: str) -> Mapping[str, Any]:
         """The handle of a made resource; empty when it is not on record."""
@@ -130,8 +134,9 @@ class StateStore:
             {"type": "fail", "run": self._run, "action": action, "id": resource.id, "error": error[:2000]}
         )
 
-    def phase(self, name: str, outcome: str) -> None:
-        entry = {"type": "phase", "run": self._run, "name": name, "outcome": outcome}
+    def fact(self, name: str, value: str) -> None:
+        """Record a decision or an outcome under a name; a later value replaces an earlier one."""
+        entry = {"type": "fact", "run": self._run, "name": name, "value": value}
         self.journal.append(entry)
         self._fold(entry)
 
@@ -141,6 +146,8 @@ class StateStore:
             return None
         kept = self.journal.set_aside()
         state = self.state
+        for name, value in state.facts.items():
+            self.fact(name, value)
         for record in state.resources.values():
             action = record.open_action or "record"
             entry = {"type": "begin" if record.open_action else "end", "run": self._run, "action": action}
@@ -158,7 +165,7 @@ class StateStore:
 
     def _fold(self, entry: Mapping[str, Any]) -> None:
         with self._lock:
-            replay(entry, self._resources, self._phases)
+            replay(entry, self._resources, self._facts)
 
 
 def read_boot_id() -> str:

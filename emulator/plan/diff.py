@@ -142,24 +142,20 @@ def _spread(
     recorded: Mapping[str, Recorded],
     observed: Mapping[str, Observation],
 ) -> None:
-    """A replaced resource takes its existing dependents with it; an updated disk restarts its domain."""
+    """What is made anew takes its existing dependents with it; a growing disk restarts its domain."""
     needs = {resource.id: resource.needs for resource in wanted.values()}
-    replaced = [key for key, change in changes.items() if change.action is Action.REPLACE]
-    for key in dependents(needs, replaced):
+    anew = (Action.CREATE, Action.REPLACE)
+    remade = [key for key, c in changes.items() if c.action in anew and not c.resource.shared]
+    for key in dependents(needs, remade):
         there = observed.get(key, _ABSENT).presence in (Presence.OURS, Presence.PARTIAL)
-        if there and key not in {c for c in changes if changes[c].action is Action.REPLACE}:
+        if there and not (key in changes and changes[key].action in anew):
             record = recorded.get(key)
-            causes = ", ".join(sorted(set(wanted[key].needs) & set(replaced))) or "what it needs"
-            changes[key] = Change(
-                Action.REPLACE,
-                wanted[key],
-                f"{causes} is replaced",
-                previous=record.resource if record else wanted[key],
-            )
+            causes = ", ".join(sorted(set(wanted[key].needs) & set(remade))) or "what it needs"
+            previous = record.resource if record else wanted[key]
+            changes[key] = Change(Action.REPLACE, wanted[key], f"{causes} is made anew", previous=previous)
     for key in [key for key, change in changes.items() if change.resource.shared]:
         # A golden image is only (re)built for a disk that is about to be made from it.
-        made = (Action.CREATE, Action.REPLACE)
-        if not any(d in changes and changes[d].action in made for d in dependents(needs, [key])):
+        if not any(d in changes and changes[d].action in anew for d in dependents(needs, [key])):
             del changes[key]
     grown = [
         key for key, c in changes.items() if c.action is Action.UPDATE and isinstance(c.resource, Volume)

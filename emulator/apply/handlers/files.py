@@ -1,0 +1,142 @@
+"""Files that only this lab has: its ssh key pair and its secrets."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+from emulator.apply.handler import ApplyContext, Handle
+from emulator.apply.journal import sync_directory
+from emulator.errors import StateError
+from emulator.plan.model import Observation, Presence, Recorded
+from emulator.plan.resources import Resource, Secret, SshKeyPair
+from emulator.ports import ProcessRunner
+
+
+def private_directory(path: Path) -> None:
+    """Make `path` a directory that only its owner can enter.
+
+    Raises:
+        StateError: it is something else (a link that somebody planted), or cannot be made.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if path.is_symlink() or path.stat().st_uid != os.geteuid():
+            raise StateError("not a directory of our own", where=str(path), fix="remove it and try again")
+        path.chmod(0o700)
+    except FileExistsError as error:
+        raise StateError("a file is in the place of a directory", where=str(path), fix="remove it") from error
+    except OSError as error:
+        raise StateError(f"cannot be made: {error.strerror}", where=str(path)) from error
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Write a 0600 file so that it is there whole or not at all, even after a power loss."""
+    private_directory(path.parent)
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise StateError(f"cannot be written: {error.strerror}", where=str(path)) from error
+    sync_directory(path.parent)
+
+
+def _observe_private(path: Path, *, size: int | None) -> Observation:
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return Observation(Presence.ABSENT)
+    if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
+        return Observation(Presence.FOREIGN, detail=f"{path} is not a regular file of this user")
+    if size is not None and status.st_size != size:
+        return Observation(Presence.PARTIAL, detail=f"{path.name} has {status.st_size} bytes instead of {size}")
+    if stat.S_IMODE(status.st_mode) & 0o077:
+        return Observation(Presence.OURS, drift=("readable by others",))
+    return Observation(Presence.OURS)
+
+
+class SecretHandler:
+    """Random bytes that never pass through the journal, a log or a command line."""
+
+    def observe(self, resource: Secret, record: Recorded | None) -> Observation:
+        del record
+        size = resource.size_bytes if resource.encoding == "raw" else None
+        return _observe_private(Path(resource.path), size=size)
+
+    def ensure(self, resource: Secret, previous: Resource | None, context: ApplyContext) -> Handle:
+        del previous, context
+        path = Path(resource.path)
+        if self.observe(resource, None).presence is Presence.OURS:
+            path.chmod(0o600)
+        elif resource.encoding == "raw":
+            write_private(path, secrets.token_bytes(resource.size_bytes))
+        else:
+            write_private(path, secrets.token_urlsafe(resource.size_bytes).encode() + b"\n")
+        return {}
+
+    def delete(self, resource: Secret, handle: Handle, context: ApplyContext) -> None:
+        del handle, context
+        Path(resource.path).unlink(missing_ok=True)
+
+    def find(self, lab: str) -> Sequence[Resource]:
+        del lab
+        return ()
+
+
+class SshKeyPairHandler:
+    """ed25519 by ssh-keygen, without a passphrase: unattended rebuilds use it."""
+
+    def __init__(self, runner: ProcessRunner) -> None:
+        self._runner = runner
+
+    def observe(self, resource: SshKeyPair, record: Recorded | None) -> Observation:
+        del record
+        private = Path(resource.path)
+        seen = _observe_private(private, size=None)
+        if seen.presence is Presence.OURS and not public_key(private).is_file():
+            return Observation(Presence.PARTIAL, detail="the public half is missing")
+        return seen
+
+    def ensure(self, resource: SshKeyPair, previous: Resource | None, context: ApplyContext) -> Handle:
+        del previous
+        private = Path(resource.path)
+        if self.observe(resource, None).presence is Presence.OURS:
+            private.chmod(0o600)
+            return {"public": public_key(private).read_text().strip()}
+        private_directory(private.parent)
+        temporary = private.with_name(".new-key")
+        for leftover in (temporary, public_key(temporary)):
+            leftover.unlink(missing_ok=True)
+        comment = f"hyperscaler {context.lab}"
+        self._runner.run(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", str(temporary)], timeout=60
+        )
+        # The private half last: its presence means that the pair is whole.
+        public_key(temporary).replace(public_key(private))
+        temporary.replace(private)
+        sync_directory(private.parent)
+        return {"public": public_key(private).read_text().strip()}
+
+    def delete(self, resource: SshKeyPair, handle: Handle, context: ApplyContext) -> None:
+        del handle, context
+        private = Path(resource.path)
+        private.unlink(missing_ok=True)
+        public_key(private).unlink(missing_ok=True)
+
+    def find(self, lab: str) -> Sequence[Resource]:
+        del lab
+        return ()
+
+
+def public_key(private: Path) -> Path:
+    return private.with_name(private.name + ".pub")

@@ -1,0 +1,92 @@
+"""qcow2 overlays on golden images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from emulator import ids
+from emulator.apply.handler import ApplyContext, Handle
+from emulator.apply.handlers.files import private_directory
+from emulator.apply.handlers.image import Images
+from emulator.errors import ConflictError, HyperscalerError
+from emulator.plan.model import Observation, Presence, Recorded
+from emulator.plan.resources import Resource, Volume
+from emulator.ports import DiskTool, HypervisorSession
+
+SHUTDOWN_SECONDS = 120.0
+
+
+class VolumeHandler:
+    """A disk keeps the image that it was made from, so that a rebuilt image never changes a running node."""
+
+    def __init__(self, disks: DiskTool, images: Images, session: HypervisorSession, lab: str) -> None:
+        self._disks = disks
+        self._images = images
+        self._session = session
+        self._lab = lab
+
+    def observe(self, resource: Volume, record: Recorded | None) -> Observation:
+        path = Path(resource.path)
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            return Observation(Presence.FOREIGN, detail=f"{path} is not a regular file")
+        try:
+            base = self._disks.overlay_base(path)
+        except HyperscalerError as error:
+            if record is None:
+                return Observation(Presence.FOREIGN, detail=f"{path} is not a disk of ours: {error.what}")
+            return Observation(Presence.PARTIAL, detail=f"the disk cannot be read: {error.what}")
+        if base is None:
+            if path.exists():
+                return Observation(Presence.FOREIGN, detail=f"{path} is a disk that no golden image is under")
+            return Observation(Presence.ABSENT)
+        image = self._images.owning(base)
+        if image is None:
+            if record is None:
+                return Observation(Presence.FOREIGN, detail=f"{path} is a disk on {base}, not on a golden image")
+            return Observation(Presence.PARTIAL, detail=f"its golden image {base} is gone; the disk cannot be read")
+        return Observation(Presence.OURS)
+
+    def ensure(self, resource: Volume, previous: Resource | None, context: ApplyContext) -> Handle:
+        del previous
+        path = Path(resource.path)
+        seen = self.observe(resource, None)
+        if seen.presence is Presence.FOREIGN:
+            raise ConflictError(seen.detail, where=resource.id, fix="move that file away")
+        if seen.presence is Presence.ABSENT:
+            image = self._images.current(resource.image)
+            if image is None:
+                raise HyperscalerError(
+                    f"there is no golden image {resource.image}",
+                    where=resource.id,
+                    fix=f"hyperscaler image build {resource.image}",
+                )
+            private_directory(path.parent)
+            self._disks.create_overlay(path, base=image.disk, size_gib=resource.size_gib)
+        elif self._disks.size_gib(path) < resource.size_gib:
+            self._stop_guest(resource, context)
+            self._disks.resize(path, size_gib=resource.size_gib)
+        return self._describe(resource)
+
+    def _stop_guest(self, resource: Volume, context: ApplyContext) -> None:
+        hypervisor = self._session.peek()
+        if hypervisor is not None:
+            context.report("the node shuts down so that its disk can grow")
+            hypervisor.shutdown_domain(ids.host_name(self._lab, resource.name), timeout=SHUTDOWN_SECONDS)
+
+    def _describe(self, resource: Volume) -> Handle:
+        base = self._disks.overlay_base(Path(resource.path))
+        image = self._images.owning(base) if base else None
+        if base is None or image is None:
+            raise HyperscalerError("the disk vanished while it was made", where=resource.id)
+        return {"path": resource.path, "base": str(base), "kernel": str(image.kernel), "initrd": str(image.initrd)}
+
+    def delete(self, resource: Volume, handle: Handle, context: ApplyContext) -> None:
+        del handle, context
+        path = Path(resource.path)
+        if path.is_file() or path.is_symlink():  # of a planted link only the link itself goes
+            path.unlink(missing_ok=True)
+
+    def find(self, lab: str) -> Sequence[Resource]:
+        del lab
+        return ()

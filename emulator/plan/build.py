@@ -1,0 +1,135 @@
+"""The resources of a lab: a pure function of the request and of how the host will run it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from emulator import ids
+from emulator.paths import LabPaths
+from emulator.plan.resources import (
+    DhcpReservation,
+    Domain,
+    GoldenImage,
+    HostdevRequest,
+    Hypervisor,
+    Network,
+    Resource,
+    Secret,
+    SshKeyPair,
+    Volume,
+)
+from emulator.spec.model import ClusterKind, ClusterSpec, NodeSpec
+
+MUNGE_KEY_BYTES = 1024  # the size that MUNGE's own tool makes
+PASSWORD_BYTES = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a lab runs on this host. `namespace` is set for the embedded hypervisor and None for another one."""
+
+    paths: LabPaths
+    namespace: str | None
+    accelerated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class GpuResources:
+    """What GPU planning adds: its own resources, and the devices of each node (by node name)."""
+
+    resources: tuple[Resource, ...] = ()
+    hostdevs: Mapping[str, tuple[HostdevRequest, ...]] = field(default_factory=dict)
+
+
+def build(spec: ClusterSpec, placement: Placement, gpu: GpuResources | None = None) -> tuple[Resource, ...]:
+    """All resources of the lab, in the file's order."""
+    gpu = gpu or GpuResources()
+    base = _hypervisor(placement)
+    key = SshKeyPair(name="lab", path=str(placement.paths.ssh_key))
+    resources: list[Resource] = [*base, key, *_secrets(spec, placement.paths)]
+    needs = tuple(resource.id for resource in base)
+    for cluster in spec.clusters:
+        resources += [GoldenImage(name=_image(spec, cluster)), _network(spec, cluster, needs)]
+    resources += gpu.resources
+    for node in spec.nodes:
+        resources += _node(spec, node, placement, (*needs, key.id), gpu.hostdevs.get(node.name, ()))
+    return tuple({resource.id: resource for resource in resources}.values())
+
+
+def _hypervisor(placement: Placement) -> Sequence[Hypervisor]:
+    if placement.namespace is None:
+        return ()
+    directory = str(placement.paths.hypervisor)
+    return (Hypervisor(name="embedded", directory=directory, namespace=placement.namespace),)
+
+
+def _secrets(spec: ClusterSpec, paths: LabPaths) -> Sequence[Secret]:
+    if not spec.nodes_of(ClusterKind.HPC):
+        return ()
+    return (
+        Secret(name="munge", path=str(paths.secrets / "munge.key"), size_bytes=MUNGE_KEY_BYTES, encoding="raw"),
+        Secret(
+            name="slurmdbd",
+            path=str(paths.secrets / "slurmdbd.password"),
+            size_bytes=PASSWORD_BYTES,
+            encoding="text",
+        ),
+    )
+
+
+def _image(spec: ClusterSpec, cluster: ClusterKind) -> str:
+    return spec.images.hpc if cluster is ClusterKind.HPC else spec.images.cloud
+
+
+def _network(spec: ClusterSpec, cluster: ClusterKind, needs: tuple[str, ...]) -> Network:
+    wanted = spec.networks[cluster]
+    name = cluster.value
+    return Network(
+        name=name,
+        needs=needs,
+        uuid=str(ids.resource_uuid(spec.name, f"network/{name}")),
+        bridge=wanted.bridge,
+        subnet=str(wanted.subnet),
+        gateway=str(wanted.gateway),
+        dns_domain=f"{name}.{spec.name}.internal",
+        hosts=tuple(
+            DhcpReservation(mac=ids.mac_address(spec.name, node.name), ip=str(node.ip), name=node.name)
+            for node in spec.nodes_of(cluster)
+        ),
+        nat=wanted.nat,
+    )
+
+
+def _node(
+    spec: ClusterSpec,
+    node: NodeSpec,
+    placement: Placement,
+    needs: tuple[str, ...],
+    hostdevs: tuple[HostdevRequest, ...],
+) -> Sequence[Resource]:
+    image = _image(spec, node.role.cluster)
+    volume = Volume(
+        name=node.name,
+        needs=(f"image/{image}",),
+        path=str(placement.paths.disks / f"{node.name}.qcow2"),
+        image=image,
+        size_gib=node.disk_gib,
+    )
+    network = f"network/{node.role.cluster.value}"
+    domain = Domain(
+        name=node.name,
+        needs=(*needs, volume.id, network, *(device.source for device in hostdevs)),
+        uuid=str(ids.resource_uuid(spec.name, f"domain/{node.name}")),
+        node=node.name,
+        vcpus=node.cpu_cores,
+        memory_mib=node.memory_mib,
+        mac=ids.mac_address(spec.name, node.name),
+        ip=str(node.ip),
+        network=network,
+        volume=volume.id,
+        console_log=str(placement.paths.console / f"{node.name}.log"),
+        accelerated=placement.accelerated,
+        hostdevs=hostdevs,
+    )
+    return (volume, domain)
