@@ -1,0 +1,148 @@
+"""From a lab file to Ansible's inventory. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from emulator.inventory.model import (
+    AnsibleInventory,
+    ConnectionFacts,
+    InventoryGroup,
+    InventoryHost,
+    NodeGpu,
+    Vars,
+    VarValue,
+)
+from emulator.spec.model import ClusterKind, ClusterSpec, NodeSpec, Role
+
+GROUP_OF_ROLE: Mapping[Role, str] = {
+    Role.HPC_CONTROLLER: "hpc_controller",
+    Role.HPC_COMPUTE: "hpc_compute",
+    Role.CLOUD_CONTROL_PLANE: "cloud_control_plane",
+    Role.CLOUD_CPU_WORKER: "cloud_workers",
+    Role.CLOUD_GPU_WORKER: "cloud_workers",
+}
+
+
+def build_inventory(
+    spec: ClusterSpec,
+    connection: ConnectionFacts,
+    gpus: Mapping[str, tuple[NodeGpu, ...]] | None = None,
+) -> AnsibleInventory:
+    """The inventory of a lab.
+
+    Args:
+        spec: the lab.
+        connection: how its guests are reached.
+        gpus: node name -> what the allocation gave it; nodes that are not named have none.
+    """
+    granted = gpus or {}
+    hosts = tuple(InventoryHost(node.name, _host_vars(node, granted.get(node.name, ()))) for node in spec.nodes)
+    groups: list[InventoryGroup] = []
+    for kind in ClusterKind:
+        names = tuple(dict.fromkeys(group for role, group in GROUP_OF_ROLE.items() if role.cluster is kind))
+        groups.append(InventoryGroup(kind.value, children=names, vars=_CLUSTER_VARS[kind](spec)))
+        groups += [
+            InventoryGroup(name, hosts=tuple(node.name for node in spec.nodes if GROUP_OF_ROLE[node.role] == name))
+            for name in names
+        ]
+    return AnsibleInventory(hosts, tuple(groups), _lab_vars(spec, connection))
+
+
+def _lab_vars(spec: ClusterSpec, connection: ConnectionFacts) -> Vars:
+    return {
+        "lab_name": spec.name,
+        "ansible_user": connection.user,
+        "ansible_become": connection.user != "root",
+        "ansible_ssh_private_key_file": str(connection.private_key),
+        "ansible_ssh_common_args": connection.ssh_args(),
+        # Fixed, because looking for an interpreter costs a round trip per host.
+        "ansible_python_interpreter": "/usr/bin/python3",
+    }
+
+
+def _host_vars(node: NodeSpec, gpus: tuple[NodeGpu, ...]) -> Vars:
+    return {
+        "ansible_host": str(node.ip),
+        "node_role": node.role.value,
+        "node_ip": str(node.ip),
+        "node_cpus": node.cpu_cores,
+        "node_memory_mib": node.memory_mib,
+        "node_usable_memory_mib": usable_memory_mib(node.memory_mib),
+        "node_gpus": tuple(_gpu_vars(gpu) for gpu in gpus if gpu.count > 0),
+    }
+
+
+def _gpu_vars(gpu: NodeGpu) -> VarValue:
+    return {
+        "type": gpu.type,
+        "count": gpu.count,
+        "simulated": gpu.simulated,
+        "device_files": gpu.device_files,
+    }
+
+
+def usable_memory_mib(memory_mib: int) -> int:
+    """What a scheduler may promise of a guest's memory, in MiB.
+
+    A Linux guest sees less than the virtual machine has: page descriptors (1.6 %), the kernel's text and data and
+    the firmware's reservations. A node that shows less than its scheduler was told is drained by Slurm, so
+    the figure stays below what the guest reports.
+    """
+    return max(memory_mib * 95 // 100 - 48, 1)
+
+
+def slurm_time(seconds: int | None) -> str:
+    """Seconds as Slurm's `days-hours:minutes:seconds`; None is `UNLIMITED`."""
+    if seconds is None:
+        return "UNLIMITED"
+    minutes, second = divmod(seconds, 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    return f"{days}-{hour:02d}:{minute:02d}:{second:02d}"
+
+
+def _slurm_vars(spec: ClusterSpec) -> Vars:
+    if spec.slurm is None or not spec.nodes_of(ClusterKind.HPC):
+        return {}
+    slurm = spec.slurm
+    compute = tuple(node.name for node in spec.nodes if node.role is Role.HPC_COMPUTE)
+    head = next(node for node in spec.nodes if node.role is Role.HPC_CONTROLLER)
+    return {
+        "slurm_cluster_name": spec.name,
+        "slurm_controller": head.name,
+        "slurm_max_time": slurm_time(slurm.max_job_seconds),
+        "slurm_partitions": tuple(
+            {
+                "name": partition.name,
+                "nodes": partition.nodes or compute,
+                "default": partition.name == slurm.default_partition,
+            }
+            for partition in slurm.partitions
+        ),
+    }
+
+
+def _kubernetes_vars(spec: ClusterSpec) -> Vars:
+    if spec.kubernetes is None or not spec.nodes_of(ClusterKind.CLOUD):
+        return {}
+    kubernetes = spec.kubernetes
+    head = next(node for node in spec.nodes if node.role is Role.CLOUD_CONTROL_PLANE)
+    return {
+        "kubernetes_cluster_name": spec.name,
+        "kubernetes_control_plane": head.name,
+        "kubernetes_cni": kubernetes.cni,
+        "kubernetes_ingress": kubernetes.ingress,
+        "kubernetes_storage_class": kubernetes.storage_class,
+        "kubernetes_version": kubernetes.version,
+        "kubernetes_pod_subnet": str(kubernetes.pod_subnet),
+        "kubernetes_service_subnet": str(kubernetes.service_subnet),
+        "kubernetes_mig_strategy": kubernetes.mig_strategy,
+        "kubernetes_taint_gpu_workers": kubernetes.taint_gpu_workers,
+    }
+
+
+_CLUSTER_VARS: Mapping[ClusterKind, Callable[[ClusterSpec], Vars]] = {
+    ClusterKind.HPC: _slurm_vars,
+    ClusterKind.CLOUD: _kubernetes_vars,
+}
