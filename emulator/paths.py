@@ -84,13 +84,18 @@ class Home:
     root: Path
 
     @classmethod
+    def system(cls) -> Home:
+        """Where root keeps labs."""
+        return cls(Path("/var/lib/hyperscaler"))
+
+    @classmethod
     def default(cls) -> Home:
         """The home for this user and environment."""
         chosen = os.environ.get("HYPERSCALER_HOME")
         if chosen:
             return cls(Path(chosen).absolute())
         if os.geteuid() == 0:
-            return cls(Path("/var/lib/hyperscaler"))
+            return cls.system()
         state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
         return cls(Path(state) / "hyperscaler")
 

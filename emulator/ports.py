@@ -287,6 +287,15 @@ class HypervisorDaemon(Protocol):
 class HypervisorSession(Protocol):
     """The connection of one run, opened when first needed and shared by its threads."""
 
+    @property
+    def private(self) -> bool:
+        """Whether the hypervisor is the lab's own, so that one that does not run has nothing left to take away."""
+        ...
+
+    def reset(self) -> None:
+        """Forget the connection: the hypervisor was started or stopped."""
+        ...
+
     def peek(self) -> Hypervisor | None:
         """The connection if the hypervisor runs; never starts anything."""
         ...

@@ -55,8 +55,8 @@ def steps_of(plan: Plan) -> tuple[dict[str, Step], dict[str, set[str]]]:
         for need in _needs(step):
             if step.is_delete and f"delete {need}" in steps:
                 waits[f"delete {need}"].add(key)  # dependents go first
-            if not step.is_delete and f"ensure {need}" in steps:
-                waits[key].add(f"ensure {need}")
+            elif f"ensure {need}" in steps:
+                waits[key].add(f"ensure {need}")  # a delete, too, needs a hypervisor that runs
         if not step.is_delete:
             if f"delete {step.resource.id}" in steps:
                 waits[key].add(f"delete {step.resource.id}")

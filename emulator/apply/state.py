@@ -21,7 +21,7 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 class State:
     """What the journal says.
 
-    `facts` are by name: the outcome of facts (`phase/configure`) and decisions that later runs must keep
+    `facts` are by name: outcomes of phases (`phase/configure`) and decisions that later runs must keep
     (`hypervisor`: the libvirt URI, or `embedded`).
     """
 

@@ -110,7 +110,8 @@ class DomainHandler:
 
     def delete(self, resource: Domain, handle: Handle, context: ApplyContext) -> None:
         del handle, context
-        hypervisor = self._session.peek()
+        # The guests of a private hypervisor that does not run ended with it; any other must answer.
+        hypervisor = self._session.peek() if self._session.private else self._session.get()
         name = ids.host_name(self._lab, resource.name)
         info = hypervisor.domain(name) if hypervisor else None
         if hypervisor and info and info.owner and info.owner.lab == self._lab:

@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from emulator.apply.handler import ApplyContext, Handle
 from emulator.plan.model import Observation, Presence, Recorded
 from emulator.plan.resources import Hypervisor, Resource
-from emulator.ports import DaemonPresence, HypervisorDaemon
+from emulator.ports import DaemonPresence, HypervisorDaemon, HypervisorSession
 
 
 class HypervisorHandler:
-    """`find_lab(lab)` gives the resource that a lab of this name has on this host; its traces decide."""
+    """`expected(lab)` is the resource that a lab of this name has on this host; its traces decide."""
 
     def __init__(
         self,
-        daemon: Callable[[Hypervisor], HypervisorDaemon],
+        daemon: Callable[[Path, str], HypervisorDaemon],
+        session: HypervisorSession,
         expected: Callable[[str], Hypervisor],
     ) -> None:
         self._daemon = daemon
+        self._session = session
         self._expected = expected
+
+    def _of(self, resource: Hypervisor) -> HypervisorDaemon:
+        return self._daemon(Path(resource.directory), resource.namespace)
 
     def observe(self, resource: Hypervisor, record: Recorded | None) -> Observation:
         del record
-        match self._daemon(resource).presence():
+        match self._of(resource).presence():
             case DaemonPresence.UP:
                 return Observation(Presence.OURS)
             case DaemonPresence.DOWN:
@@ -34,13 +40,16 @@ class HypervisorHandler:
     def ensure(self, resource: Hypervisor, previous: Resource | None, context: ApplyContext) -> Handle:
         del previous
         context.report("starting libvirtd in namespaces of its own")
-        return {"uri": self._daemon(resource).start()}
+        uri = self._of(resource).start()
+        self._session.reset()
+        return {"uri": uri}
 
     def delete(self, resource: Hypervisor, handle: Handle, context: ApplyContext) -> None:
         del handle, context
-        self._daemon(resource).stop()
+        self._session.reset()
+        self._of(resource).stop()
 
     def find(self, lab: str) -> Sequence[Resource]:
         resource = self._expected(lab)
-        there = self._daemon(resource).presence() is not DaemonPresence.ABSENT
+        there = self._of(resource).presence() is not DaemonPresence.ABSENT
         return (resource,) if there else ()

@@ -1,0 +1,91 @@
+"""Destroy: the same machinery with an empty wish, then the lab's own directory."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from emulator.app.lab import Lab, open_lab
+from emulator.app.planning import HYPERVISOR_FACT, plan_destroy
+from emulator.app.world import EMBEDDED, World
+from emulator.apply.executor import Executor
+from emulator.apply.handler import StopFlag
+from emulator.apply.journal import Journal
+from emulator.apply.lock import exclusive_lock
+from emulator.apply.state import StateStore
+from emulator.errors import HyperscalerError, StateError, UsageError
+from emulator.plan.model import Plan
+from emulator.progress import Reporter
+
+
+@dataclass(frozen=True, slots=True)
+class DestroyResult:
+    plan: Plan
+    declined: bool = False
+
+
+def destroy(
+    world: World,
+    name: str,
+    reporter: Reporter,
+    stop: StopFlag,
+    *,
+    confirm: Callable[[Plan], bool],
+    wait_seconds: float = 0.0,
+) -> DestroyResult:
+    """Take away everything that the lab owns; golden images stay.
+
+    Works from the journal and, where that is lost, from the marks on the host. A failure keeps the record, so
+    that the next destroy goes on.
+
+    Raises:
+        UsageError: there is no such lab, neither on record nor on the host.
+        HyperscalerError: something could not be taken away.
+    """
+    lock = world.home.locks / f"{name}.lock"
+    with exclusive_lock(lock, purpose=f"destroy {name}", wait_seconds=wait_seconds):
+        paths = world.home.lab(name)
+        store = StateStore(Journal(paths.journal))
+        labs = _open(world, name, store)
+        plans = [(lab, plan_destroy(lab, store.state)) for lab in labs]
+        plan = Plan(name, tuple(change for _, plan in plans for change in plan.changes))
+        if plan.is_empty and not paths.root.exists():
+            raise UsageError(
+                f"there is no lab {name}", where=str(paths.root), fix="hyperscaler status lists the labs"
+            )
+        if not confirm(plan):
+            return DestroyResult(plan, declined=True)
+        paths.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        store.rewrite_damaged()
+        store.start_run("destroy")
+        for lab, part in plans:
+            Executor(lab.handlers, store, reporter, stop=stop).apply(part)
+        _remove_directory(world, name)
+        return DestroyResult(plan)
+
+
+def _open(world: World, name: str, store: StateStore) -> list[Lab]:
+    """The lab on the hypervisor that it is recorded on; without a record, on each one that may have it."""
+    recorded = store.state.facts.get(HYPERVISOR_FACT)
+    if recorded:
+        return [open_lab(world, name, recorded)]
+    labs = [open_lab(world, name, EMBEDDED)]
+    elsewhere = world.choose_hypervisor("auto")
+    if elsewhere != EMBEDDED and store.state.is_empty:
+        labs.append(open_lab(world, name, elsewhere))
+    return labs
+
+
+def _remove_directory(world: World, name: str) -> None:
+    root = world.home.lab(name).root
+    if root.is_symlink() or root.parent != world.home.labs:
+        raise StateError("the lab's directory is not where it should be; it is left alone", where=str(root))
+    try:
+        shutil.rmtree(root)
+    except OSError as error:
+        raise HyperscalerError(
+            f"the lab is gone, but its directory cannot be removed: {error.strerror}",
+            where=str(error.filename),
+            fix="remove what is in the way, then run the same command again",
+        ) from error

@@ -1,0 +1,102 @@
+"""Looking at the host and planning against it. Reads only."""
+
+from __future__ import annotations
+
+import dataclasses
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from emulator.app.lab import Lab
+from emulator.app.world import AccelerationChoice, World
+from emulator.apply.handler import Handler
+from emulator.apply.state import State
+from emulator.errors import ConflictError, StateError
+from emulator.plan.build import Placement, build
+from emulator.plan.diff import diff
+from emulator.plan.model import Observation, Plan, Recorded
+from emulator.plan.resources import Resource
+from emulator.spec.model import ClusterSpec
+
+HYPERVISOR_FACT = "hypervisor"
+
+
+def hypervisor_of(world: World, state: State, spec: ClusterSpec) -> str:
+    """`embedded` or the libvirt URI that the lab runs on: the recorded one, since a lab does not move.
+
+    Raises:
+        ConflictError: the file now asks for another one.
+    """
+    recorded = state.facts.get(HYPERVISOR_FACT)
+    wanted = spec.hypervisor.uri
+    if recorded and wanted not in ("auto", recorded):
+        raise ConflictError(
+            f"the lab runs on hypervisor {recorded}, the file now asks for {wanted}",
+            where="hypervisor.uri",
+            fix=f"set it back to {recorded}, or `hyperscaler destroy {spec.name}` first",
+        )
+    return recorded or world.choose_hypervisor(wanted)
+
+
+def plan_lab(lab: Lab, state: State, spec: ClusterSpec, acceleration: AccelerationChoice) -> Plan:
+    """What `provision` would do."""
+    placement = Placement(lab.paths, lab.namespace, acceleration.accelerated)
+    wanted = build(spec, placement)
+    recorded = dict(state.resources)
+    return diff(lab.name, wanted, recorded, observe(lab, wanted, recorded), find(lab))
+
+
+def plan_destroy(lab: Lab, state: State) -> Plan:
+    """What `destroy` would do: everything on record, and everything on the host that is marked as the lab's."""
+    return diff(lab.name, (), dict(state.resources), {}, find(lab))
+
+
+def observe(
+    lab: Lab, wanted: tuple[Resource, ...], recorded: dict[str, Recorded]
+) -> dict[str, Observation]:
+    """A look at everything wanted, by id."""
+    with ThreadPoolExecutor(max_workers=8, thread_name_prefix="observe") as pool:
+        looks = {
+            resource.id: pool.submit(_handler(lab, resource).observe, resource, recorded.get(resource.id))
+            for resource in wanted
+        }
+    return {key: look.result() for key, look in looks.items()}
+
+
+def find(lab: Lab) -> tuple[Resource, ...]:
+    """Everything on the host that carries the lab's marks.
+
+    What is found has lost its needs; they are given back by kind, so that it is taken away in the right order.
+    """
+    found = [resource for handler in lab.handlers.values() for resource in handler.find(lab.name)]
+    return tuple(_with_needs(resource, found) for resource in found)
+
+
+_ORDER = ("hypervisor", "network", "domain")
+
+
+def _with_needs(resource: Resource, found: list[Resource]) -> Resource:
+    earlier = _ORDER[: _ORDER.index(resource.kind)] if resource.kind in _ORDER else ()
+    needs = tuple(other.id for other in found if other.kind in earlier)
+    return dataclasses.replace(resource, needs=needs)
+
+
+def _handler(lab: Lab, resource: Resource) -> Handler[Any]:
+    handler = lab.handlers.get(resource.kind)
+    if handler is None:
+        raise StateError(f"this version has no handler for a {resource.kind}", where=resource.id)
+    return handler
+
+
+def refuse_blocked(plan: Plan) -> None:
+    """Raise for a plan that cannot be carried out.
+
+    Raises:
+        ConflictError: names every blocker.
+    """
+    if not plan.blockers:
+        return
+    first = plan.blockers[0]
+    lines = [f"{blocker.resource_id}: {blocker.what}" for blocker in plan.blockers]
+    raise ConflictError(
+        "nothing was changed, because something is in the way:\n    " + "\n    ".join(lines), fix=first.fix
+    )

@@ -1,0 +1,51 @@
+"""The libvirt connection of one run."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from emulator.errors import HypervisorError
+from emulator.ports import DaemonPresence, Hypervisor, HypervisorDaemon
+
+
+class LazySession:
+    """Opened when first needed. With a daemon of the lab's own, only while that runs.
+
+    `private` says that the guests cannot outlive the hypervisor's end, so that a hypervisor that does not run
+    has nothing left to take away.
+    """
+
+    def __init__(self, open_: Callable[[], Hypervisor], daemon: HypervisorDaemon | None) -> None:
+        self._open = open_
+        self._daemon = daemon
+        self._lock = threading.Lock()
+        self._connection: Hypervisor | None = None
+
+    @property
+    def private(self) -> bool:
+        return self._daemon is not None
+
+    def peek(self) -> Hypervisor | None:
+        with self._lock:
+            if self._connection is None:
+                if self._daemon is not None and self._daemon.presence() is not DaemonPresence.UP:
+                    return None
+                self._connection = self._open()
+            return self._connection
+
+    def get(self) -> Hypervisor:
+        connection = self.peek()
+        if connection is None:
+            raise HypervisorError(
+                "the lab's hypervisor does not run",
+                fix="hyperscaler provision brings it back, hyperscaler destroy takes it away",
+            )
+        return connection
+
+    def reset(self) -> None:
+        """Forget the connection: the hypervisor was started or stopped."""
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+            self._connection = None

@@ -1,0 +1,146 @@
+"""Status: which labs are here, and how the nodes of one are. Never blocks, never fails for a lab at work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from emulator import ids
+from emulator.app.files import lab_names, load_recorded_lab
+from emulator.app.lab import open_lab
+from emulator.app.planning import HYPERVISOR_FACT
+from emulator.app.world import World
+from emulator.apply.journal import Journal
+from emulator.apply.lock import holder_of
+from emulator.apply.state import StateStore
+from emulator.errors import HyperscalerError
+from emulator.ports import DomainInfo
+from emulator.spec.model import ClusterSpec, NodeSpec
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """`state`: libvirt's state of the domain, `absent`, or `unknown` with a hypervisor that does not answer."""
+
+    name: str
+    role: str
+    ip: str
+    cpu_cores: int
+    memory_mib: int
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class LabStatus:
+    """`busy` names the command that works on the lab now; `problems` is what a person should look at."""
+
+    name: str
+    hypervisor: str
+    phases: Mapping[str, str]
+    nodes: tuple[NodeStatus, ...]
+    slurm: str
+    busy: str
+    problems: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "version": 1,
+            "lab": self.name,
+            "hypervisor": self.hypervisor,
+            "phases": dict(self.phases),
+            "nodes": [
+                {
+                    "name": node.name,
+                    "role": node.role,
+                    "ip": node.ip,
+                    "cpu_cores": node.cpu_cores,
+                    "memory_mib": node.memory_mib,
+                    "state": node.state,
+                }
+                for node in self.nodes
+            ],
+            "slurm": self.slurm,
+            "busy": self.busy,
+            "problems": list(self.problems),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class LabLine:
+    """One lab in the list of all."""
+
+    name: str
+    nodes: int
+    resources: int
+    verified: str
+    busy: str
+
+
+def list_labs(world: World) -> tuple[LabLine, ...]:
+    """All labs with a directory on this host."""
+    lines = []
+    for name in lab_names(world.home):
+        state = StateStore(Journal(world.home.lab(name).journal)).state
+        nodes = sum(1 for key in state.resources if key.startswith("domain/"))
+        verified = state.facts.get("phase/verify", "never")
+        busy = holder_of(world.home.locks / f"{name}.lock")
+        lines.append(LabLine(name, nodes, len(state.resources), verified, busy))
+    return tuple(lines)
+
+
+def lab_status(world: World, name: str) -> LabStatus:
+    """One lab: what is recorded, what libvirt says, what Slurm says.
+
+    Raises:
+        UsageError: there is no such lab.
+    """
+    spec = load_recorded_lab(world.home, name).spec
+    store = StateStore(Journal(world.home.lab(name).journal))
+    state = store.state
+    hypervisor = state.facts.get(HYPERVISOR_FACT, "")
+    problems = [f"journal line {damage.line}: {damage.why}" for damage in store.damage if not damage.torn]
+    domains, trouble = _domains(world, name, hypervisor)
+    problems += trouble
+    nodes = tuple(_node(spec, node, domains) for node in spec.nodes)
+    problems += [f"{node.name} is {node.state}" for node in nodes if node.state != "running"]
+    problems += [
+        f"{record.resource.id}: an interrupted {record.open_action} is open"
+        for record in state.resources.values()
+        if record.open_action
+    ]
+    slurm = _slurm(world, spec, hypervisor) if all(node.state == "running" for node in nodes) else ""
+    phases = {
+        key.removeprefix("phase/"): value for key, value in state.facts.items() if key.startswith("phase/")
+    }
+    busy = holder_of(world.home.locks / f"{name}.lock")
+    return LabStatus(name, hypervisor, phases, nodes, slurm, busy, tuple(problems))
+
+
+def _domains(world: World, name: str, hypervisor: str) -> tuple[Mapping[str, DomainInfo] | None, list[str]]:
+    if not hypervisor:
+        return {}, ["the lab was never provisioned to the end"]
+    try:
+        connection = open_lab(world, name, hypervisor).session.peek()
+    except HyperscalerError as error:
+        return None, [error.what]
+    if connection is None:
+        return {}, ["its hypervisor does not run; `hyperscaler provision` brings it back"]
+    return {info.name: info for info in connection.domains()}, []
+
+
+def _node(spec: ClusterSpec, node: NodeSpec, domains: Mapping[str, DomainInfo] | None) -> NodeStatus:
+    info = domains.get(ids.host_name(spec.name, node.name)) if domains is not None else None
+    state = info.state.value if info else ("absent" if domains is not None else "unknown")
+    return NodeStatus(node.name, node.role.value, str(node.ip), node.cpu_cores, node.memory_mib, state)
+
+
+def _slurm(world: World, spec: ClusterSpec, hypervisor: str) -> str:
+    """One line about Slurm's nodes, or why there is none."""
+    if spec.slurm is None:
+        return ""
+    lab = open_lab(world, spec.name, hypervisor)
+    try:
+        return world.guests.slurm_state(spec, lab.access(spec.ssh.user))
+    except HyperscalerError as error:
+        return f"no answer: {error.what.splitlines()[0]}"

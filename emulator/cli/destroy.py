@@ -1,0 +1,42 @@
+"""hyperscaler destroy LAB"""
+
+from __future__ import annotations
+
+import click
+
+from emulator.cli.console import reporting, run_log
+from emulator.cli.lab_file import confirmed, lab_argument, print_plan
+from emulator.cli.output import json_option, print_json
+from emulator.cli.signals import stop_on_signals
+from emulator.plan.model import Plan
+
+
+@click.command("destroy")
+@lab_argument
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@click.option("--wait", "wait_seconds", type=float, default=0.0, metavar="SECONDS", help="Wait for the lab's lock.")
+@json_option
+def command(lab: str, *, yes: bool, wait_seconds: float, as_json: bool) -> None:
+    """Take LAB away: domains, disks, networks, its hypervisor, keys and state. Golden images stay."""
+    from emulator.app.destroy import destroy
+    from emulator.app.files import require_lab_name
+    from emulator.wiring import real_world
+
+    require_lab_name(lab)
+    world = real_world()
+
+    def confirm(plan: Plan) -> bool:
+        if not yes:
+            print_plan(plan, err=True)
+        return confirmed(f"Remove lab {lab} with everything on its disks?", yes=yes)
+
+    with (
+        stop_on_signals() as stop,
+        run_log(world.home.lab(lab).logs, "destroy"),
+        reporting(live=yes) as reporter,
+    ):
+        result = destroy(world, lab, reporter, stop, confirm=confirm, wait_seconds=wait_seconds)
+    if as_json:
+        print_json({"version": 1, "lab": lab, "destroyed": not result.declined, **result.plan.to_json()})
+    else:
+        click.echo("nothing was changed" if result.declined else f"{lab}: gone ({len(result.plan.changes)} removed)")

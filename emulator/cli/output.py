@@ -1,0 +1,58 @@
+"""What verbs print: data on stdout, everything else on stderr; with `--json` pure JSON, errors included."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from emulator.errors import HyperscalerError
+
+_state = {"json": False}
+
+
+def json_option(function: Any) -> Any:
+    """`--json`: pure JSON on stdout."""
+
+    def remember(_ctx: click.Context, _param: click.Parameter, value: bool) -> bool:  # noqa: FBT001
+        _state["json"] = value
+        return value
+
+    return click.option(
+        "--json", "as_json", is_flag=True, callback=remember, is_eager=True, help="Print JSON on stdout."
+    )(function)
+
+
+def print_json(data: Mapping[str, Any] | list[Any]) -> None:
+    sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
+def print_error(error: HyperscalerError | str) -> None:
+    """The error in the form that the caller asked for."""
+    if isinstance(error, str):
+        error = HyperscalerError(error)
+    if _state["json"]:
+        print_json({"error": error.to_json()})
+        return
+    styled = sys.stderr.isatty()
+    head = click.style("error:", fg="red", bold=True) if styled else "error:"
+    where = f"{error.where}: " if error.where else ""
+    click.echo(f"{head} {where}{error.what}", err=True)
+    if error.fix:
+        click.echo(f"  fix: {error.fix}", err=True)
+
+
+@contextmanager
+def stdout_kept_clean() -> Iterator[None]:
+    """Whatever a library prints inside goes to stderr: stdout is data."""
+    saved = sys.stdout
+    sys.stdout = sys.stderr
+    try:
+        yield
+    finally:
+        sys.stdout = saved

@@ -1,0 +1,29 @@
+"""hyperscaler plan FILE"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from emulator.cli.console import reporting
+from emulator.cli.lab_file import file_argument, load, print_plan
+from emulator.cli.output import json_option, print_json
+
+
+@click.command("plan")
+@file_argument
+@json_option
+def command(file: Path, *, as_json: bool) -> None:
+    """Show exactly what provision would do with FILE, in order and with reasons. Nothing is changed."""
+    from emulator.app.previewing import preview
+    from emulator.wiring import real_world
+
+    loaded = load(file)
+    with reporting(live=False) as reporter:
+        plan = preview(real_world(), loaded.spec, reporter)
+    if as_json:
+        print_json(plan.to_json())
+    else:
+        print_plan(plan)
+        click.echo(f"plan {plan.digest}", err=True)

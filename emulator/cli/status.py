@@ -1,0 +1,55 @@
+"""hyperscaler status [LAB]"""
+
+from __future__ import annotations
+
+import click
+
+from emulator.app.status import LabStatus
+from emulator.cli.lab_file import load_by_name
+from emulator.cli.output import json_option, print_json
+
+
+@click.command("status")
+@click.argument("lab", required=False)
+@json_option
+def command(lab: str | None, *, as_json: bool) -> None:
+    """Show the labs of this host, or the nodes of LAB. Takes no lock, so it works while a lab is being made."""
+    from emulator.app.status import lab_status, list_labs
+    from emulator.wiring import real_world
+
+    world = real_world()
+    if lab is None:
+        lines = list_labs(world)
+        if as_json:
+            fields = [
+                {"lab": line.name, "nodes": line.nodes, "verified": line.verified, "busy": line.busy}
+                for line in lines
+            ]
+            print_json({"version": 1, "labs": fields})
+        elif not lines:
+            click.echo("no labs on this host; `hyperscaler provision config/demo.yaml` makes one")
+        for line in lines if not as_json else ():
+            busy = f"  busy: {line.busy}" if line.busy else ""
+            click.echo(f"{line.name:<20} {line.nodes} nodes  verify: {line.verified}{busy}")
+        return
+    load_by_name(world, lab)
+    status = lab_status(world, lab)
+    if as_json:
+        print_json(status.to_json())
+    else:
+        click.echo(_text(status))
+
+
+def _text(status: LabStatus) -> str:
+    width = max(len(node.name) for node in status.nodes)
+    lines = [f"lab {status.name} on hypervisor {status.hypervisor or 'none yet'}"]
+    lines += [
+        f"  {node.name:<{width}}  {node.ip:<15}  {node.cpu_cores:>2} cores {node.memory_mib / 1024:>5g} GiB  {node.state}"
+        for node in status.nodes
+    ]
+    phases = ", ".join(f"{name} {value}" for name, value in status.phases.items())
+    lines += [f"  phases: {phases}"] if phases else []
+    lines += [f"  slurm: {status.slurm}"] if status.slurm else []
+    lines += [f"  busy: {status.busy}"] if status.busy else []
+    lines += [f"  problem: {problem}" for problem in status.problems]
+    return "\n".join(lines)

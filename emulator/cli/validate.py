@@ -1,0 +1,39 @@
+"""hyperscaler validate FILE"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from emulator.cli.lab_file import file_argument, print_findings
+from emulator.cli.output import json_option, print_json
+from emulator.errors import ExitCode
+
+
+@click.command("validate")
+@file_argument
+@click.option("--host", is_flag=True, help="Also check that this machine can carry the lab.")
+@click.option("--strict", is_flag=True, help="Treat warnings as errors.")
+@json_option
+def command(file: Path, *, host: bool, strict: bool, as_json: bool) -> None:
+    """Check a lab FILE and report every fault at once.
+
+    The file alone is judged, so a lab for a big workstation can be checked on a laptop; --host adds whether it
+    fits on this machine. Exit code 3 when there is an error.
+    """
+    from emulator.app.validating import validate
+
+    report = validate(file, host=host)
+    failed = report.has_errors(strict=strict)
+    if as_json:
+        print_json({"version": 1, "valid": not failed, **report.to_json()})
+    else:
+        print_findings(report)
+        errors, warnings = len(report.errors), len(report.warnings)
+        if not failed:
+            click.echo(f"{file}: valid" + (f", {warnings} warnings" if warnings else ""))
+        else:
+            click.echo(f"{file}: {errors} errors, {warnings} warnings", err=True)
+    sys.exit(ExitCode.INVALID_CONFIG if failed else ExitCode.DONE)
