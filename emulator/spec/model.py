@@ -12,6 +12,9 @@ from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
+POD_SUBNET = IPv4Network("10.244.0.0/16")
+SERVICE_SUBNET = IPv4Network("10.96.0.0/12")
+
 
 class ClusterKind(StrEnum):
     """The two clusters of a lab, by their keys in the file."""
@@ -159,8 +162,8 @@ class KubernetesSpec:
     storage_class: str = "none"
     source: str = "auto"
     version: str = ""
-    pod_subnet: IPv4Network = IPv4Network("10.244.0.0/16")
-    service_subnet: IPv4Network = IPv4Network("10.96.0.0/12")
+    pod_subnet: IPv4Network = POD_SUBNET
+    service_subnet: IPv4Network = SERVICE_SUBNET
     mig_strategy: str = "mixed"
     taint_gpu_workers: bool = False
 

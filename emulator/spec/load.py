@@ -1,0 +1,148 @@
+"""A lab file to a `ClusterSpec`, or to everything that is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import TypeVar
+
+from emulator.spec.checks_clusters import check_kubernetes, check_slurm
+from emulator.spec.checks_network import assign_addresses, check_networks
+from emulator.spec.document import Map, parse_document
+from emulator.spec.draft import Draft
+from emulator.spec.findings import Finding, Position, Report, Severity
+from emulator.spec.model import (
+    ClusterSpec,
+    GpuAllocationSpec,
+    KubernetesSpec,
+    NetworkSpec,
+    NodeSpec,
+    PartitionSpec,
+    Role,
+    SlurmSpec,
+)
+from emulator.spec.schema import cluster_schema, merged
+from emulator.spec.sections import read_draft
+from emulator.spec.source import read_lab_file
+from emulator.spec.structure import check_structure, shown
+from emulator.spec.times import parse_slurm_time
+from emulator.spec.view import Context, View
+
+T = TypeVar("T")
+
+
+def load_spec(path: Path) -> tuple[ClusterSpec | None, Report]:
+    """Read and check a lab file.
+
+    Returns:
+        The request, or None when the report has errors; warnings alone do not withhold it. Nothing is raised
+        for what a file can hold or be: missing, binary and oversized files are findings like any other.
+    """
+    text, refusal = read_lab_file(path)
+    if text is None:
+        return None, Report.of(str(path), (refusal,) if refusal else ())
+    spec, report = parse_spec(text, file=str(path))
+    return (replace(spec, source=path) if spec else None), report
+
+
+def parse_spec(text: str, *, file: str) -> tuple[ClusterSpec | None, Report]:
+    """`load_spec` for text; `file` is the name that the findings carry."""
+    document = parse_document(text, file=file)
+    if document.root is None:
+        findings = document.findings or (_whole(file, "file.empty", "the file is empty", _START),)
+        return None, Report.of(file, findings)
+    if not isinstance(document.root, Map):
+        what = f"expected a mapping with version, metadata and clusters, got {shown(document.root)}"
+        return None, Report.of(file, (*document.findings, _whole(file, "value.type", what, _START)))
+    structure = check_structure(document.root, file=file)
+    context = Context(file, frozenset(structure.bad))
+    root = View(context, merged(cluster_schema()), (), document.root, document.root.at)
+    draft = read_draft(root)
+    check_networks(draft)
+    addresses = assign_addresses(draft)
+    check_slurm(draft)
+    check_kubernetes(draft)
+    report = Report.of(file, (*document.findings, *structure.findings, *context.findings))
+    return (None if report.has_errors() else _assemble(draft, addresses)), report
+
+
+_START = 'begin with `version: "1.0"`; `hyperscaler` ships examples under config/'
+
+
+def _whole(file: str, code: str, what: str, fix: str) -> Finding:
+    at = Position(1, 1)
+    return Finding(Severity.ERROR, code, file, at.line, at.column, "", what, fix)
+
+
+def _assemble(draft: Draft, addresses: Mapping[Role, tuple[IPv4Address, ...]]) -> ClusterSpec:
+    """The spec of a draft without errors, in which no value is missing."""
+    return ClusterSpec(
+        name=_known(draft.name),
+        description=_known(draft.description),
+        nodes=tuple(node for group in draft.groups for node in _nodes(draft, group.role, addresses)),
+        networks={
+            kind: NetworkSpec(kind, _known(network.subnet), _known(network.bridge), nat=_known(network.nat))
+            for kind, network in draft.networks.items()
+        },
+        slurm=_slurm(draft),
+        kubernetes=_kubernetes(draft),
+        gpu=GpuAllocationSpec(),
+        hypervisor=draft.hypervisor,
+        images=draft.images,
+        ssh=draft.ssh,
+        timeouts=draft.timeouts,
+    )
+
+
+def _nodes(draft: Draft, role: Role, addresses: Mapping[Role, tuple[IPv4Address, ...]]) -> tuple[NodeSpec, ...]:
+    group = next(each for each in draft.groups if each.role is role)
+    return tuple(
+        NodeSpec(
+            name=name,
+            role=role,
+            cpu_cores=_known(group.cpu_cores),
+            memory_mib=_known(group.memory_mib),
+            disk_gib=_known(group.disk_gib),
+            ip=address,
+            gpu=group.gpu,
+        )
+        for name, address in zip(group.names, addresses[role], strict=True)
+    )
+
+
+def _slurm(draft: Draft) -> SlurmSpec | None:
+    if draft.slurm is None:
+        return None
+    return SlurmSpec(
+        partitions=tuple(
+            PartitionSpec(_known(each.name), tuple(_known(node) for _, node in each.nodes))
+            for each in draft.slurm.partitions
+        ),
+        default_partition=_known(draft.slurm.default_partition),
+        max_job_seconds=parse_slurm_time(_known(draft.slurm.max_job_time)),
+    )
+
+
+def _kubernetes(draft: Draft) -> KubernetesSpec | None:
+    kubernetes = draft.kubernetes
+    if kubernetes is None:
+        return None
+    return KubernetesSpec(
+        cni=_known(kubernetes.cni),
+        ingress=_known(kubernetes.ingress),
+        storage_class=_known(kubernetes.storage_class),
+        source=_known(kubernetes.source),
+        version=_known(kubernetes.version),
+        pod_subnet=_known(kubernetes.pod_subnet),
+        service_subnet=_known(kubernetes.service_subnet),
+        mig_strategy=_known(kubernetes.mig_strategy),
+        taint_gpu_workers=_known(kubernetes.taint_gpu_workers),
+    )
+
+
+def _known(value: T | None) -> T:
+    if value is None:
+        raise AssertionError("a value without a finding is missing")
+    return value
