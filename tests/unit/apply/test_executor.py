@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import dataclasses
+import threading
+from pathlib import Path
+
+import pytest
+
+from emulator.apply.executor import Executor, InterruptedRunError
+from emulator.apply.handler import StopFlag
+from emulator.apply.journal import Journal
+from emulator.apply.state import StateStore
+from emulator.errors import HypervisorError
+from emulator.plan.model import Action, Change, Plan
+from emulator.plan.resources import Volume
+from emulator.progress import SilentReporter
+
+
+def volume(name: str, *needs: str) -> Volume:
+    return Volume(name=name, needs=tuple(f"volume/{need}" for need in needs), path="", image="", size_gib=1)
+
+
+class Recorder:
+    """A handler that writes down what it was asked, and fails where it is told to."""
+
+    def __init__(self, failing: str = "", on_ensure=None) -> None:
+        self.calls: list[str] = []
+        self.failing = failing
+        self.on_ensure = on_ensure or (lambda name: None)
+        self.lock = threading.Lock()
+
+    def _note(self, verb: str, resource) -> None:
+        with self.lock:
+            self.calls.append(f"{verb} {resource.name}")
+        if resource.name == self.failing:
+            raise HypervisorError("refused")
+
+    def ensure(self, resource, previous, context):
+        self._note("ensure", resource)
+        self.on_ensure(resource.name)
+        return {"seen": sorted(key for key in resource.needs if context.handle(key))}
+
+    def delete(self, resource, handle, context) -> None:
+        self._note("delete", resource)
+
+
+def run(tmp_path: Path, plan: Plan, handler: Recorder, *, stop: StopFlag | None = None, workers: int = 4) -> StateStore:
+    store = StateStore(Journal(tmp_path / "j"), boot_id="b")
+    executor = Executor({"volume": handler}, store, SilentReporter(), stop=stop, workers=workers)
+    executor.apply(plan)
+    return store
+
+
+def plan(*changes: Change) -> Plan:
+    return Plan("demo", changes)
+
+
+def create(name: str, *needs: str) -> Change:
+    return Change(Action.CREATE, volume(name, *needs), "not present")
+
+
+def test_needs_are_made_and_recorded_first(tmp_path: Path) -> None:
+    handler = Recorder()
+    store = run(tmp_path, plan(create("c", "b"), create("b", "a"), create("a")), handler)
+    assert handler.calls == ["ensure a", "ensure b", "ensure c"]
+    assert store.handle("volume/b") == {"seen": ["volume/a"]}
+    assert set(store.state.resources) == {"volume/a", "volume/b", "volume/c"}
+
+
+def test_independent_steps_run_side_by_side(tmp_path: Path) -> None:
+    barrier = threading.Barrier(3, timeout=10)
+    handler = Recorder(on_ensure=lambda name: barrier.wait())
+    run(tmp_path, plan(create("a"), create("b"), create("c")), handler)
+    assert sorted(handler.calls) == ["ensure a", "ensure b", "ensure c"]
+
+
+def test_dependents_are_deleted_first(tmp_path: Path) -> None:
+    handler = Recorder()
+    doomed = [Change(Action.DELETE, volume(name, *needs), "") for name, needs in (("a", ()), ("b", ("a",)))]
+    run(tmp_path, plan(*doomed), handler)
+    assert handler.calls == ["delete b", "delete a"]
+
+
+def test_a_replacement_is_deleted_then_made_around_its_dependents(tmp_path: Path) -> None:
+    handler = Recorder()
+    replaced = [
+        Change(Action.REPLACE, volume(name, *needs), "", previous=volume(name, *needs))
+        for name, needs in (("a", ()), ("b", ("a",)))
+    ]
+    run(tmp_path, plan(*replaced), handler)
+    assert handler.calls == ["delete b", "delete a", "ensure a", "ensure b"]
+
+
+def test_a_delete_waits_for_what_must_run_to_carry_it_out(tmp_path: Path) -> None:
+    handler = Recorder()
+    repaired = Change(Action.REPAIR, volume("hypervisor"), "does not run")
+    gone = Change(Action.DELETE, volume("guest", "hypervisor"), "no longer wanted")
+    run(tmp_path, plan(gone, repaired), handler)
+    assert handler.calls == ["ensure hypervisor", "delete guest"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Slice(Volume):
+    @property
+    def exclusive(self) -> tuple[str, ...]:
+        return ("board/0",)
+
+
+def test_a_shared_board_is_freed_before_it_is_used(tmp_path: Path) -> None:
+    handler = Recorder()
+    new, old = (Slice(name=name, path="", image="", size_gib=1) for name in ("new", "old"))
+    run(tmp_path, plan(Change(Action.CREATE, new, ""), Change(Action.DELETE, old, "")), handler)
+    assert handler.calls == ["delete old", "ensure new"]
+
+
+def test_a_failure_stops_what_depends_on_it_and_is_on_record(tmp_path: Path) -> None:
+    handler = Recorder(failing="b")
+    with pytest.raises(HypervisorError, match="refused") as caught:
+        run(tmp_path, plan(create("a"), create("b", "a"), create("c", "b")), handler)
+    assert caught.value.where == "volume/b"
+    assert handler.calls == ["ensure a", "ensure b"]
+    state = StateStore(Journal(tmp_path / "j"), boot_id="b").state
+    assert state.resources["volume/a"].open_action is None
+    assert state.resources["volume/b"].open_action == "create"
+    assert "volume/c" not in state.resources
+
+
+def test_a_stop_lets_the_present_step_end(tmp_path: Path) -> None:
+    stop = StopFlag()
+    handler = Recorder(on_ensure=lambda name: stop.set())
+    with pytest.raises(InterruptedRunError, match="1 steps still to do"):
+        run(tmp_path, plan(create("a"), create("b", "a")), handler, stop=stop)
+    state = StateStore(Journal(tmp_path / "j"), boot_id="b").state
+    assert state.resources["volume/a"].open_action is None

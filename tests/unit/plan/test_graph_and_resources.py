@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emulator.errors import StateError
+from emulator.plan.graph import dependents, topological_order
+from emulator.plan.resources import DhcpReservation, Network, Volume, resource_from_json
+
+NETWORK = Network(
+    name="hpc",
+    uuid="u",
+    bridge="virbr1",
+    subnet="10.0.0.0/24",
+    gateway="10.0.0.1",
+    dns_domain="x",
+    hosts=(DhcpReservation(mac="m", ip="10.0.0.2", name="n"),),
+    nat=True,
+)
+
+
+def test_order_keeps_ties_and_puts_needs_first() -> None:
+    assert topological_order({"c": ["a"], "a": [], "b": []}) == ["a", "c", "b"]
+
+
+def test_needs_outside_count_as_fulfilled() -> None:
+    assert topological_order({"a": ["elsewhere"]}) == ["a"]
+
+
+def test_circle_is_named() -> None:
+    with pytest.raises(StateError, match="in a circle: b and a"):
+        topological_order({"a": ["b"], "b": ["a"]})
+
+
+def test_a_long_chain_does_not_recurse() -> None:
+    chain = {str(number): [str(number + 1)] for number in range(5000)}
+    assert topological_order(chain)[-1] == "0"
+
+
+@given(st.dictionaries(st.integers(0, 30), st.sets(st.integers(0, 30))))
+def test_order_of_any_acyclic_graph(raw: dict[int, set[int]]) -> None:
+    graph = {str(node): [str(need) for need in needs if need < node] for node, needs in raw.items()}
+    order = topological_order(graph)
+    assert sorted(order) == sorted(graph)
+    for node, needs in graph.items():
+        assert all(order.index(need) < order.index(node) for need in needs if need in graph)
+
+
+def test_dependents_are_transitive() -> None:
+    assert dependents({"c": ["b"], "b": ["a"], "x": []}, ["a"]) == {"b", "c"}
+
+
+def test_json_round_trip_keeps_nested_records() -> None:
+    assert resource_from_json(json.loads(json.dumps(NETWORK.to_json()))) == NETWORK
+
+
+def test_digest_covers_every_field_but_needs() -> None:
+    assert dataclasses.replace(NETWORK, needs=("x",)).digest == NETWORK.digest
+    assert dataclasses.replace(NETWORK, nat=False).digest != NETWORK.digest
+    assert dataclasses.replace(NETWORK, hosts=()).digest != NETWORK.digest
+
+
+def test_differences_give_old_and_new() -> None:
+    old = Volume(name="a", path="/x", image="i", size_gib=8)
+    assert dataclasses.replace(old, size_gib=9, needs=("y",)).differences(old) == {"size_gib": (8, 9)}
+
+
+@pytest.mark.parametrize("data", [{}, {"kind": "gizmo"}, {"kind": ["volume"]}])
+def test_unknown_kind_is_refused(data: dict[str, object]) -> None:
+    with pytest.raises(StateError, match="unknown kind"):
+        resource_from_json(data)
+
+
+def test_record_with_unknown_fields_is_refused() -> None:
+    with pytest.raises(StateError, match="damaged record of a volume"):
+        resource_from_json({"kind": "volume", "name": "a", "colour": "red"})
