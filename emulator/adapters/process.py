@@ -160,9 +160,7 @@ def _communicate(process: subprocess.Popen[bytes], stdin: str | None, timeout: f
     return _decode(stdout), _decode(stderr)
 
 
-def _stream(
-    process: subprocess.Popen[bytes], stdin: str | None, timeout: float, on_line: Callable[[str], None]
-) -> str:
+def _stream(process: subprocess.Popen[bytes], stdin: str | None, timeout: float, on_line: Callable[[str], None]) -> str:
     """Combined output, each line handed on as it appears; the caller's thread runs `on_line`."""
     feeder = _Feeder(process.stdin, stdin)
     lines = _Lines(on_line)
@@ -253,8 +251,8 @@ def _end_group(process: subprocess.Popen[bytes]) -> None:
 
 
 def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    # The group has the pid of its leader (start_new_session), which stays reserved until we collect the leader;
-    # after that the number could be that of a stranger.
+    # The group has the pid of its leader (start_new_session), reserved until we collect it and
+    # no longer; after that the number could be that of a stranger.
     if process.returncode is not None:
         return
     with contextlib.suppress(ProcessLookupError, PermissionError):

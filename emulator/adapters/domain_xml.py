@@ -1,0 +1,163 @@
+"""libvirt domain XML, written from a `DomainRequest` and read back. Pure."""
+
+from __future__ import annotations
+
+import base64
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping
+from pathlib import Path
+from uuid import UUID
+
+from emulator.adapters.ownership_xml import add_owner, parse, read_owner, render, text_of
+from emulator.errors import HypervisorError
+from emulator.ports import DomainInfo, DomainRequest, DomainState, Hostdev, HostdevKind
+
+# PCI Express machine: vfio devices expect it.
+MACHINE = "q35"
+
+_PCI_ADDRESS = re.compile(
+    r"(?P<domain>[0-9a-f]{4,8}):(?P<bus>[0-9a-f]{2}):(?P<slot>[01][0-9a-f])\.(?P<function>[0-7])", re.IGNORECASE
+)
+_CREDENTIAL_NAME = re.compile(r"[A-Za-z0-9._-]{1,255}")
+_MIB_PER_UNIT: Mapping[str, float] = {"b": 2**-20, "bytes": 2**-20, "k": 2**-10, "KiB": 2**-10, "MiB": 1, "GiB": 1024}
+
+
+def domain_xml(request: DomainRequest) -> str:
+    """The `<domain>` of a request: direct kernel boot, virtio devices, a serial console with a log, no graphics.
+
+    Raises:
+        HypervisorError: a hostdev address or a credential name that cannot be expressed.
+    """
+    domain = ET.Element("domain", type="kvm" if request.accelerated else "qemu")
+    ET.SubElement(domain, "name").text = request.name
+    ET.SubElement(domain, "uuid").text = str(request.uuid)
+    add_owner(domain, request.owner)
+    ET.SubElement(domain, "memory", unit="MiB").text = str(request.memory_mib)
+    ET.SubElement(domain, "vcpu", placement="static").text = str(request.vcpus)
+    if request.credentials:
+        _add_credentials(domain, request.credentials)
+    _add_boot(domain, request)
+    features = ET.SubElement(domain, "features")
+    for name in ("acpi", "apic"):
+        ET.SubElement(features, name)
+    ET.SubElement(domain, "cpu", mode="host-passthrough" if request.accelerated else "maximum")
+    ET.SubElement(domain, "clock", offset="utc")
+    ET.SubElement(domain, "on_poweroff").text = "destroy"
+    ET.SubElement(domain, "on_reboot").text = "restart"
+    ET.SubElement(domain, "on_crash").text = "destroy"
+    _add_devices(domain, request)
+    return render(domain)
+
+
+def _add_boot(domain: ET.Element, request: DomainRequest) -> None:
+    boot = ET.SubElement(domain, "os")
+    ET.SubElement(boot, "type", arch="x86_64", machine=MACHINE).text = "hvm"
+    ET.SubElement(boot, "kernel").text = str(request.kernel)
+    ET.SubElement(boot, "initrd").text = str(request.initrd)
+    ET.SubElement(boot, "cmdline").text = request.cmdline
+    if request.credentials:
+        ET.SubElement(boot, "smbios", mode="sysinfo")
+
+
+def _add_credentials(domain: ET.Element, credentials: Mapping[str, str]) -> None:
+    """systemd credentials as SMBIOS type 11 strings, which systemd reads from version 252 on."""
+    strings = ET.SubElement(ET.SubElement(domain, "sysinfo", type="smbios"), "oemStrings")
+    for name, value in credentials.items():
+        if not _CREDENTIAL_NAME.fullmatch(name):
+            raise HypervisorError(f"{name!r} cannot be the name of a systemd credential")
+        if value.isascii() and value.isprintable() and value == value.strip():
+            entry = f"io.systemd.credential:{name}={value}"
+        else:
+            # Line ends and other bytes do not survive XML attributes and QEMU's option syntax.
+            encoded = base64.b64encode(value.encode()).decode()
+            entry = f"io.systemd.credential.binary:{name}={encoded}"
+        ET.SubElement(strings, "entry").text = entry
+
+
+def _add_devices(domain: ET.Element, request: DomainRequest) -> None:
+    devices = ET.SubElement(domain, "devices")
+    _add_disk(devices, request.disk)
+    interface = ET.SubElement(devices, "interface", type="network")
+    ET.SubElement(interface, "mac", address=request.mac)
+    ET.SubElement(interface, "source", network=request.network)
+    ET.SubElement(interface, "model", type="virtio")
+    # No option ROM: the guest never boots from the network, and loading it costs time without KVM.
+    ET.SubElement(interface, "rom", enabled="no")
+    serial = ET.SubElement(devices, "serial", type="pty")
+    ET.SubElement(serial, "log", file=str(request.console_log), append="on")
+    ET.SubElement(serial, "target", port="0")
+    console = ET.SubElement(devices, "console", type="pty")
+    ET.SubElement(console, "target", type="serial", port="0")
+    # libvirt adds a PS/2 keyboard and mouse, a USB controller and a balloon unless told not to.
+    ET.SubElement(devices, "controller", type="usb", model="none")
+    ET.SubElement(devices, "memballoon", model="none")
+    rng = ET.SubElement(devices, "rng", model="virtio")
+    ET.SubElement(rng, "backend", model="random").text = "/dev/urandom"
+    for hostdev in request.hostdevs:
+        devices.append(hostdev_element(hostdev))
+
+
+def _add_disk(devices: ET.Element, path: Path) -> None:
+    disk = ET.SubElement(devices, "disk", type="file", device="disk")
+    # writeback: the guest's flushes reach the host's disk, so a lab outlives a power cut; what unsafe would
+    # save is small, because the guests flush rarely. unmap gives deleted blocks back to the host.
+    ET.SubElement(disk, "driver", name="qemu", type="qcow2", cache="writeback", discard="unmap")
+    ET.SubElement(disk, "source", file=str(path))
+    ET.SubElement(disk, "target", dev="vda", bus="virtio")
+
+
+def hostdev_element(hostdev: Hostdev) -> ET.Element:
+    """The `<hostdev>` of a device.
+
+    mdev: libvirt ignores `managed`. VF with vendor VFIO: `managed='no'`, because the vGPU driver stays bound.
+    Whole function: `managed='yes'`, libvirt binds vfio-pci at start and gives the device back at shutdown.
+
+    Raises:
+        HypervisorError: the address is not one of its kind.
+    """
+    if hostdev.kind is HostdevKind.MDEV:
+        element = ET.Element("hostdev", mode="subsystem", type="mdev", model="vfio-pci")
+        try:
+            identity = UUID(hostdev.address)
+        except ValueError:
+            raise HypervisorError(f"{hostdev.address!r} is not the UUID of a mediated device") from None
+        ET.SubElement(ET.SubElement(element, "source"), "address", uuid=str(identity))
+        return element
+    match = _PCI_ADDRESS.fullmatch(hostdev.address)
+    if match is None:
+        raise HypervisorError(f"{hostdev.address!r} is not a PCI address such as 0000:41:00.4")
+    managed = "yes" if hostdev.kind is HostdevKind.PCI else "no"
+    element = ET.Element("hostdev", mode="subsystem", type="pci", managed=managed)
+    parts = {name: f"0x{value}" for name, value in match.groupdict().items()}
+    ET.SubElement(ET.SubElement(element, "source"), "address", parts)
+    return element
+
+
+def read_domain(text: str, *, state: DomainState, autostart: bool) -> DomainInfo:
+    """A domain as libvirt describes it.
+
+    Raises:
+        HypervisorError: the text is not a domain.
+    """
+    root = parse(text, "domain")
+    macs = (element.get("address", "").lower() for element in root.findall("devices/interface/mac"))
+    disks = (element.get("file") for element in root.findall("devices/disk[@device='disk']/source"))
+    return DomainInfo(
+        name=text_of(root, "name"),
+        uuid=UUID(text_of(root, "uuid")),
+        state=state,
+        owner=read_owner(root),
+        autostart=autostart,
+        vcpus=int(text_of(root, "vcpu") or 0),
+        memory_mib=_memory_mib(root),
+        macs=tuple(macs),
+        disks=tuple(Path(disk) for disk in disks if disk),
+    )
+
+
+def _memory_mib(root: ET.Element) -> int:
+    memory = root.find("memory")
+    if memory is None or not memory.text:
+        return 0
+    return round(float(memory.text) * _MIB_PER_UNIT.get(memory.get("unit", "KiB"), 2**-10))

@@ -1,0 +1,121 @@
+"""Runs as a program of its own: enters the lab's namespaces, then becomes the daemon named on its command line.
+
+    python -I -S embedded_entry.py NETNS_FILE DIRECTORY PROGRAM [ARGUMENT...]
+
+The private mount namespace shows libvirtd the lab's directories in the places that are compiled into it
+(`/run/libvirt` and so on), so that the host's own libvirt is neither seen nor touched. It uses the standard
+library only and imports nothing of the package, because it runs isolated (`-I`).
+
+The namespace is made anew at each start of the daemon: a restarted libvirtd finds its running guests through the
+same directories, and nothing has to be kept mounted on the host.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import stat
+import sys
+from pathlib import Path
+
+# <sched.h> and <sys/mount.h> of Linux; Python gets os.unshare and os.setns in 3.12 only, and no mount at all.
+CLONE_NEWNS = 0x00020000
+CLONE_NEWNET = 0x40000000
+MS_BIND = 0x1000
+MS_REC = 0x4000
+MS_SLAVE = 0x80000
+MNT_DETACH = 2
+
+# Directory of the lab -> where libvirtd looks for it. The order matters to nobody.
+BINDS = {
+    "run": "/run/libvirt",
+    "lib": "/var/lib/libvirt",
+    "log": "/var/log/libvirt",
+    "cache": "/var/cache/libvirt",
+    "etc": "/etc/libvirt",
+}
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _call(name: str, result: int, where: str) -> None:
+    if result != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{name}: {os.strerror(number)}", where)
+
+
+def _mount(source: str | None, target: str, kind: str | None, flags: int) -> None:
+    encoded = [None if text is None else os.fsencode(text) for text in (source, target, kind)]
+    _call("mount", _libc.mount(*encoded, ctypes.c_ulong(flags), None), target)
+
+
+def _detach(target: str) -> None:
+    _call("umount2", _libc.umount2(os.fsencode(target), MNT_DETACH), target)
+
+
+def enter_network(netns: str) -> None:
+    """Join the network namespace that is bound to the file `netns`."""
+    descriptor = os.open(netns, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _call("setns", _libc.setns(descriptor, CLONE_NEWNET), netns)
+    finally:
+        os.close(descriptor)
+
+
+def private_mounts(directory: str) -> None:
+    """A mount namespace of our own in which `BINDS` hold."""
+    _call("unshare", _libc.unshare(CLONE_NEWNS), "mount namespace")
+    # Slave: our mounts do not reach the host, while the host's unmounts still reach us and are not blocked.
+    _mount(None, "/", None, MS_REC | MS_SLAVE)
+    _forget_namespaces()
+    # A fresh sysfs shows the interfaces of this network namespace. It comes without the cgroup file systems,
+    # so libvirtd makes no cgroups on the host either.
+    _detach("/sys")
+    _mount("sysfs", "/sys", "sysfs", 0)
+    for name, target in BINDS.items():
+        if not Path(target).is_dir():
+            _make_place(Path(target))
+        _mount(f"{directory}/{name}", target, None, MS_BIND)
+
+
+def _forget_namespaces() -> None:
+    """Drop the copies of other labs' namespace files; they would keep those namespaces alive after their end."""
+    mounted = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    for target in reversed(mounted):
+        if target.startswith(("/run/netns/", "/var/run/netns/")):
+            _detach(target)
+
+
+def _make_place(target: Path) -> None:
+    """Make a missing mount point without creating it on the host: cover its parent by a copy made of binds."""
+    parent = str(target.parent)
+    origin = os.open(parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    entries = list(os.scandir(parent))
+    _mount("tmpfs", parent, "tmpfs", 0)
+    Path(parent).chmod(0o755)
+    for entry in entries:
+        place = Path(parent, entry.name)
+        if entry.is_symlink():
+            place.symlink_to(os.readlink(entry.name, dir_fd=origin))
+            continue
+        kind = os.stat(entry.name, dir_fd=origin).st_mode
+        place.mkdir() if stat.S_ISDIR(kind) else place.touch()
+        _mount(f"/proc/self/fd/{origin}/{entry.name}", str(place), None, MS_BIND | MS_REC)
+    os.close(origin)
+    target.mkdir(exist_ok=True)
+
+
+def main(argv: list[str]) -> None:
+    netns, directory, *command = argv
+    enter_network(netns)
+    private_mounts(directory)
+    os.chdir("/")
+    os.umask(0o022)
+    os.execvp(command[0], command)  # noqa: S606 - this program is the last step of an exec chain
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except OSError as error:
+        sys.exit(f"cannot enter the lab's namespaces: {error}")

@@ -1,0 +1,100 @@
+"""Disks by qemu-img."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from pathlib import Path
+
+from emulator.errors import ConflictError, HyperscalerError
+from emulator.ports import ProcessRunner
+from emulator.units import GIB
+
+# Creating and inspecting touch headers only; a minute means that the storage hangs.
+_TIMEOUT = 60.0
+
+
+class QemuImg:
+    """`DiskTool` on qemu-img.
+
+    Paths are made absolute before qemu-img sees them: a name such as `json:{...}` or `nbd:host` is a block
+    driver to QEMU, an absolute path never is.
+    """
+
+    def __init__(self, runner: ProcessRunner) -> None:
+        self._runner = runner
+
+    def create_overlay(self, path: Path, *, base: Path, size_gib: int) -> None:
+        """See `DiskTool.create_overlay`; the directory of `path` is made (0700) when it is missing.
+
+        Raises:
+            ConflictError: `path` exists; a disk is never overwritten.
+            HyperscalerError: `base` is missing or not qcow2.
+        """
+        target, backing = path.absolute(), base.absolute()
+        if os.path.lexists(target):
+            raise ConflictError("the disk exists already", where=str(target))
+        size = max(size_gib * GIB, self._virtual_size(backing))
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.partial")
+        partial.unlink(missing_ok=True)
+        try:
+            # The backing format is given: probing it would let a guest that writes a qcow2 header into a raw
+            # disk read any file of the host.
+            self._runner.run(
+                ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", backing, partial, str(size)],
+                timeout=_TIMEOUT,
+            )
+            partial.chmod(0o600)
+            _sync(partial)
+            partial.rename(target)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        _sync(target.parent)
+
+    def overlay_base(self, path: Path) -> Path | None:
+        """The backing file of the qcow2 at `path`; None when the file is absent.
+
+        Raises:
+            HyperscalerError: the file is there and is not a qcow2 with a backing file.
+        """
+        target = path.absolute()
+        if not target.exists():
+            return None
+        info = self._info(target)
+        backing = info.get("full-backing-filename") or info.get("backing-filename")
+        if info.get("format") != "qcow2" or not isinstance(backing, str):
+            raise HyperscalerError("the disk is not a qcow2 overlay", where=str(target))
+        return Path(backing)
+
+    def _virtual_size(self, base: Path) -> int:
+        """Bytes that the guest sees of the qcow2 `base`."""
+        if not base.is_file():
+            raise HyperscalerError(
+                "the golden image is missing", where=str(base), fix="hyperscaler image build, then again"
+            )
+        info = self._info(base)
+        size = info.get("virtual-size")
+        if info.get("format") != "qcow2" or not isinstance(size, int):
+            raise HyperscalerError("the golden image is not a qcow2", where=str(base))
+        return size
+
+    def _info(self, path: Path) -> dict[str, object]:
+        """What qemu-img says about a file. `-U`: a running guest holds its lock, and reading a header is safe."""
+        done = self._runner.run(["qemu-img", "info", "-U", "--output=json", path], timeout=_TIMEOUT)
+        with contextlib.suppress(ValueError):
+            info = json.loads(done.stdout)
+            if isinstance(info, dict):
+                return info
+        raise HyperscalerError("qemu-img gave no usable description", where=str(path))
+
+
+def _sync(path: Path) -> None:
+    """fsync a file or directory, so that a power cut cannot leave a name without its contents."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
