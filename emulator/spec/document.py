@@ -333,3 +333,16 @@ def _syntax_stop(error: yaml.MarkedYAMLError, text: str) -> _Stop:
 def _position_of(text: str, index: int) -> Position:
     before = text[:index]
     return Position(before.count("\n") + 1, index - (before.rfind("\n") + 1) + 1)
+
+
+def positions(root: Node) -> dict[str, Position]:
+    """Where each field stands, by field path; list items are left out."""
+    found: dict[str, Position] = {}
+    waiting: list[tuple[str, Node]] = [("", root)]
+    while waiting:
+        path, node = waiting.pop()
+        for key, entry in node.entries.items() if isinstance(node, Map) else ():
+            below = f"{path}.{key}" if path else key
+            found[below] = entry.node.at if isinstance(entry.node, Scalar) and entry.node.raw else entry.at
+            waiting.append((below, entry.node))
+    return found

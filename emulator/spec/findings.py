@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 # A file made of nothing but mistakes must not print a book.
@@ -74,13 +74,17 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All findings about one file, in the order of the file."""
+    """All findings about one file, in the order of the file.
+
+    `positions` says where each field of the file stands, for checks that come later.
+    """
 
     file: str
     findings: tuple[Finding, ...] = ()
+    positions: Mapping[str, Position] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
-    def of(cls, file: str, findings: Iterable[Finding]) -> Report:
+    def of(cls, file: str, findings: Iterable[Finding], *, positions: Mapping[str, Position] | None = None) -> Report:
         """A sorted report without repetitions; past `MAX_FINDINGS` the rest is counted, not listed.
 
         Errors are never dropped in favour of warnings.
@@ -94,7 +98,7 @@ class Report:
             kept.append(
                 Finding(Severity.WARNING, "report.truncated", file, 0, 0, "", what, "mend these first and run again")
             )
-        return cls(file, tuple(kept))
+        return cls(file, tuple(kept), positions or {})
 
     @property
     def errors(self) -> tuple[Finding, ...]:
@@ -110,7 +114,13 @@ class Report:
 
     def extended(self, more: Iterable[Finding]) -> Report:
         """The report with further findings sorted in."""
-        return Report.of(self.file, (*self.findings, *more))
+        return Report.of(self.file, (*self.findings, *more), positions=self.positions)
+
+    def position_of(self, path: str) -> Position:
+        """Where a field stands; for one that the file leaves out, where the nearest one above it does."""
+        while path and path not in self.positions:
+            path = path.rpartition(".")[0]
+        return self.positions.get(path, Position())
 
     def to_json(self) -> dict[str, object]:
         return {

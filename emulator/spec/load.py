@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from emulator.spec.checks_clusters import check_kubernetes, check_slurm
 from emulator.spec.checks_network import assign_addresses, check_networks
-from emulator.spec.document import Map, parse_document
+from emulator.spec.document import Map, parse_document, positions
 from emulator.spec.draft import Draft
 from emulator.spec.findings import Finding, Position, Report, Severity
 from emulator.spec.model import (
@@ -64,7 +64,9 @@ def parse_spec(text: str, *, file: str) -> tuple[ClusterSpec | None, Report]:
     addresses = assign_addresses(draft)
     check_slurm(draft)
     check_kubernetes(draft)
-    report = Report.of(file, (*document.findings, *structure.findings, *context.findings))
+    report = Report.of(
+        file, (*document.findings, *structure.findings, *context.findings), positions=positions(document.root)
+    )
     return (None if report.has_errors() else _assemble(draft, addresses)), report
 
 

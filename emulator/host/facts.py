@@ -1,0 +1,116 @@
+"""What this machine has: cores, memory, disk and networks, read from /proc and statvfs without any tool."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from ipaddress import AddressValueError, IPv4Address, IPv4Network, NetmaskValueError
+from pathlib import Path
+
+from emulator.units import GIB, MIB
+
+
+@dataclass(frozen=True, slots=True)
+class HostNetwork:
+    """An IPv4 network that the host has a route to through an interface of its own."""
+
+    interface: str
+    subnet: IPv4Network
+
+
+@dataclass(frozen=True, slots=True)
+class HostFacts:
+    """Figures of the host.
+
+    Attributes:
+        cores: CPUs that this process may use.
+        memory_total_mib: memory of the machine, or of the control group that we are confined to.
+        memory_available_mib: what could be used now without swapping (`MemAvailable`).
+        disk_free_gib: free space, for an ordinary user, on the file system of the product's directory.
+        networks: routes of the main table except default, loopback and multicast.
+        interfaces: names of all network interfaces in this network namespace.
+    """
+
+    cores: int
+    memory_total_mib: int
+    memory_available_mib: int
+    disk_free_gib: float
+    networks: tuple[HostNetwork, ...] = ()
+    interfaces: tuple[str, ...] = ()
+
+
+def read_host_facts(home: Path) -> HostFacts:
+    """The facts of this machine; `home` need not exist yet, the nearest directory above it counts."""
+    total, available = _memory(_read_text(Path("/proc/meminfo")), cgroup=Path("/sys/fs/cgroup"))
+    return HostFacts(
+        cores=len(os.sched_getaffinity(0)),
+        memory_total_mib=total,
+        memory_available_mib=available,
+        disk_free_gib=_disk_free_gib(home),
+        networks=parse_routes(_read_text(Path("/proc/net/route"))),
+        interfaces=tuple(sorted(name for _, name in socket.if_nameindex())),
+    )
+
+
+def parse_meminfo(text: str) -> Mapping[str, int]:
+    """`/proc/meminfo` as MiB by name; lines that are not in kB are left out."""
+    found: dict[str, int] = {}
+    for line in text.splitlines():
+        name, _, rest = line.partition(":")
+        words = rest.split()
+        if len(words) == 2 and words[0].isdecimal() and words[1] == "kB":
+            found[name] = int(words[0]) // 1024
+    return found
+
+
+def parse_routes(text: str) -> tuple[HostNetwork, ...]:
+    """`/proc/net/route` as networks; addresses are 32-bit words in the host's byte order, in hexadecimal."""
+    return tuple(dict.fromkeys(_routes(text.splitlines()[1:])))
+
+
+def _routes(lines: Iterable[str]) -> Iterable[HostNetwork]:
+    for line in lines:
+        fields = line.split()
+        if len(fields) < 8:
+            continue
+        try:
+            subnet = IPv4Network((_address(fields[1]), str(_address(fields[7]))))
+        except (ValueError, AddressValueError, NetmaskValueError, struct.error):
+            continue
+        if subnet.prefixlen and not subnet.is_loopback and not subnet.is_multicast and not subnet.is_link_local:
+            yield HostNetwork(fields[0], subnet)
+
+
+def _address(word: str) -> IPv4Address:
+    return IPv4Address(struct.pack("=I", int(word, 16)))
+
+
+def _memory(meminfo: str, *, cgroup: Path) -> tuple[int, int]:
+    """Total and available MiB; a control group (v2) with a limit makes both smaller."""
+    figures = parse_meminfo(meminfo)
+    total, available = figures.get("MemTotal", 0), figures.get("MemAvailable", 0)
+    limit, used = (_read_text(cgroup / name).strip() for name in ("memory.max", "memory.current"))
+    if limit.isdecimal():
+        total = min(total, int(limit) // MIB)
+        if used.isdecimal():
+            available = min(available, max(int(limit) - int(used), 0) // MIB)
+    return total, available
+
+
+def _disk_free_gib(home: Path) -> float:
+    place = home.absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    figures = os.statvfs(place)
+    return figures.f_bavail * figures.f_frsize / GIB
+
+
+def _read_text(path: Path) -> str:
+    """The file's text; empty where the kernel does not offer it."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

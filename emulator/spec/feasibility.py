@@ -1,0 +1,154 @@
+"""Whether this machine can hold the lab. Pure: the facts of the host come in as a value."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from ipaddress import IPv4Network
+
+from emulator.host.facts import HostFacts
+from emulator.spec.findings import Finding, Report, Severity
+from emulator.spec.model import ClusterSpec, NetworkSpec, NodeSpec
+
+# QEMU's own memory beside the guest's (device models, page tables, TCG's translation cache), MiB for each node.
+OVERHEAD_MIB = 128
+# What a thin disk grows to once a lean guest has booted and been configured, GiB for each node.
+FOOTPRINT_GIB = 2
+
+
+def check_host(
+    spec: ClusterSpec,
+    host: HostFacts,
+    *,
+    report: Report,
+    private_network: bool,
+    own_bridges: Collection[str] = (),
+    existing: Collection[str] = (),
+) -> list[Finding]:
+    """Findings about the lab on this host.
+
+    Args:
+        report: of the same file; it gives the positions.
+        private_network: the hypervisor has a network namespace of its own (the embedded one), so that the
+            host's networks and bridges do not matter.
+        own_bridges: bridges that this lab has made already.
+        existing: names of nodes (`NodeSpec.name`) that run already: their memory and disk are not asked for again.
+    """
+    to_come = tuple(node for node in spec.nodes if node.name not in existing)
+    found = [*_memory(spec.nodes, to_come, host, report), *_disk(to_come, host, report), *_cores(spec, host, report)]
+    if not private_network:
+        for network in spec.networks.values():
+            found.extend(_network(network, host, report, frozenset(own_bridges)))
+    return found
+
+
+def _finding(report: Report, severity: Severity, code: str, path: str, what: str, fix: str) -> Finding:
+    at = report.position_of(path)
+    return Finding(severity, code, report.file, at.line, at.column, path, what, fix)
+
+
+def _memory(
+    nodes: tuple[NodeSpec, ...], to_come: tuple[NodeSpec, ...], host: HostFacts, report: Report
+) -> Iterable[Finding]:
+    wanted = sum(node.memory_mib + OVERHEAD_MIB for node in nodes)
+    fix = f"lower memory_gb or the number of nodes; the largest is {_largest(nodes)}"
+    if wanted > host.memory_total_mib:
+        yield _finding(
+            report,
+            Severity.ERROR,
+            "host.memory",
+            "clusters",
+            f"the {len(nodes)} nodes need {_gib(wanted)} of memory ({OVERHEAD_MIB} MiB of it for QEMU beside each), "
+            f"and this host has {_gib(host.memory_total_mib)} in all",
+            fix,
+        )
+        return
+    more = sum(node.memory_mib + OVERHEAD_MIB for node in to_come)
+    if more > host.memory_available_mib:
+        yield _finding(
+            report,
+            Severity.WARNING,
+            "host.memory-available",
+            "clusters",
+            f"{len(to_come)} nodes need {_gib(more)} of memory, and {_gib(host.memory_available_mib)} is free now",
+            "end other programs, or lower memory_gb",
+        )
+
+
+def _disk(nodes: tuple[NodeSpec, ...], host: HostFacts, report: Report) -> Iterable[Finding]:
+    wanted = sum(node.disk_gib for node in nodes)
+    least = FOOTPRINT_GIB * len(nodes)
+    free = f"{host.disk_free_gib:.1f} GiB"
+    if least > host.disk_free_gib:
+        yield _finding(
+            report,
+            Severity.ERROR,
+            "host.disk",
+            "clusters",
+            f"{len(nodes)} nodes write at least {least} GiB ({FOOTPRINT_GIB} each), and the disk has {free} free",
+            "free some space (`hyperscaler image gc`), or set HYPERSCALER_HOME to a larger disk",
+        )
+    elif wanted > host.disk_free_gib:
+        yield _finding(
+            report,
+            Severity.WARNING,
+            "host.disk-thin",
+            "clusters",
+            f"the disks of {len(nodes)} nodes add up to {wanted} GiB, and {free} is free; they are thin and grow as "
+            "they are written, so the lab starts and fails once the space is used up",
+            "lower disk_gb, or set HYPERSCALER_HOME to a larger disk",
+        )
+
+
+def _cores(spec: ClusterSpec, host: HostFacts, report: Report) -> Iterable[Finding]:
+    wanted = sum(node.cpu_cores for node in spec.nodes)
+    limit = spec.hypervisor.cpu_overcommit
+    if wanted > host.cores * limit:
+        yield _finding(
+            report,
+            Severity.WARNING,
+            "host.cores",
+            "clusters",
+            f"the nodes have {wanted} cores in all, this host {host.cores}: {wanted / host.cores:.1f} for each, "
+            f"and the limit is {limit:g}",
+            "lower cpu_cores, or raise hypervisor.cpu_overcommit if slow nodes are fine",
+        )
+
+
+def _network(network: NetworkSpec, host: HostFacts, report: Report, own: frozenset[str]) -> Iterable[Finding]:
+    path = f"global.networks.{network.cluster.value}_network"
+    taken = next(
+        (each for each in host.networks if each.interface not in own and each.subnet.overlaps(network.subnet)), None
+    )
+    if taken is not None:
+        yield _finding(
+            report,
+            Severity.ERROR,
+            "host.subnet",
+            f"{path}.subnet",
+            f"{network.subnet} overlaps {taken.subnet}, which this host reaches through {taken.interface}",
+            f"choose another subnet{_free_example(host)}, or `hypervisor: {{uri: embedded}}`, whose networks are its own",
+        )
+    if network.bridge in host.interfaces and network.bridge not in own:
+        yield _finding(
+            report,
+            Severity.ERROR,
+            "host.bridge",
+            f"{path}.bridge",
+            f"this host already has an interface {network.bridge}",
+            "choose another name, or `hypervisor: {uri: embedded}`, whose bridges are its own",
+        )
+
+
+def _free_example(host: HostFacts) -> str:
+    candidates = (IPv4Network(f"192.168.{third}.0/24") for third in range(101, 200))
+    free = next((net for net in candidates if not any(net.overlaps(each.subnet) for each in host.networks)), None)
+    return f" such as {free}" if free else ""
+
+
+def _largest(nodes: tuple[NodeSpec, ...]) -> str:
+    node = max(nodes, key=lambda each: each.memory_mib)
+    return f"{node.name} with {_gib(node.memory_mib)}"
+
+
+def _gib(mib: int) -> str:
+    return f"{mib / 1024:.1f} GiB"
