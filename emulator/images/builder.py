@@ -1,0 +1,261 @@
+"""Builds an image's artefacts in a work directory: packages, laid-in files, initial RAM file system, disk."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import tarfile
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from emulator.errors import HostNotFitError, HyperscalerError
+from emulator.ids import NAMESPACE
+from emulator.images.initrd import build_initrd
+from emulator.images.recipe import Recipe, file_mode, tree_paths
+from emulator.images.sources import AptSources, host_sources
+from emulator.ports import ProcessRunner
+from emulator.units import MIB
+
+# Part of every recipe digest: raise it when the same recipe would now be built differently.
+BUILDER_VERSION = "1"
+
+DISK, KERNEL, INITRD, LOG = "disk.qcow2", "vmlinuz", "initrd.img", "build.log"
+
+# Upper bounds in seconds. The packages come over a network of unknown speed.
+_PACKAGES_TIMEOUT = 3600.0
+_DISK_TIMEOUT = 900.0
+
+
+class BuildPhase(StrEnum):
+    """The parts of a build, in order."""
+
+    WAIT = "wait for another build"
+    PREPARE = "prepare"
+    PACKAGES = "install packages"
+    BOOT = "kernel and initial RAM file system"
+    FILESYSTEM = "write file system"
+    DISK = "convert disk"
+    RECORD = "checksums and manifest"
+
+
+# Called when a phase begins, with an empty line, and then with each line of output that is worth showing.
+Progress = Callable[[BuildPhase, str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What the builder leaves in its output directory besides the files. Sizes are bytes."""
+
+    kernel_version: str
+    architecture: str
+    virtual_size: int
+    packages: Mapping[str, str]
+    tools: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageBuilder:
+    """One build of `recipe`: scratch files under `work`, artefacts into `out` (both exist and are empty).
+
+    Needs root: device nodes and foreign owners cannot be made otherwise. Nothing outside the two directories is
+    written, no loop device is used and nothing stays mounted: mmdebstrap mounts in a namespace of its own.
+    """
+
+    recipe: Recipe
+    work: Path
+    out: Path
+    runner: ProcessRunner
+    progress: Progress
+    inputs: Mapping[str, Path]
+
+    def build(self) -> Built:
+        """Build everything.
+
+        Raises:
+            HostNotFitError: not root, or a tool is missing.
+            CommandError: a step failed; the log in `out` has its output.
+        """
+        self.progress(BuildPhase.PREPARE, "")
+        self._check()
+        root = self.work / "root"
+        self._install(root)
+        self.progress(BuildPhase.BOOT, "")
+        kernel_version = self._extract_kernel(root)
+        self.progress(BuildPhase.FILESYSTEM, "")
+        raw, virtual_size = self._write_filesystem(root)
+        self.progress(BuildPhase.DISK, "")
+        self._run(BuildPhase.DISK, ["qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, self.out / DISK])
+        raw.unlink()
+        packages, architecture = self._installed(root)
+        return Built(
+            kernel_version=kernel_version,
+            architecture=architecture,
+            virtual_size=virtual_size,
+            packages=packages,
+            tools=self._tool_versions(),
+        )
+
+    def _check(self) -> None:
+        if os.geteuid() != 0:
+            raise HostNotFitError(
+                "building an image needs root: it makes files of many owners",
+                fix="run the same command with sudo",
+            )
+        missing = sorted(set(self.recipe.inputs) - set(self.inputs))
+        if missing:
+            raise HyperscalerError(
+                f"image {self.recipe.name} needs inputs that were not given: {', '.join(missing)}"
+            )
+
+    # ------------------------------------------------------------ packages and files
+    def _install(self, root: Path) -> None:
+        recipe = self.recipe
+        sources = host_sources(self.runner, suite=recipe.suite, components=recipe.components)
+        overlay = self.work / "overlay.tar"
+        write_overlay(overlay, [*recipe.files, *(self.inputs[name] for name in recipe.inputs)])
+        finish = self.work / "finish"
+        finish.write_text(finish_script(recipe), encoding="utf-8")
+        finish.chmod(0o700)
+        self.progress(BuildPhase.PACKAGES, "")
+        # dpkg's own syncs are pointless in a tree that is thrown away when the host goes down.
+        argv = [
+            *("mmdebstrap", "--mode=root", "--format=directory", f"--variant={recipe.variant}"),
+            f"--include={','.join((recipe.kernel, *recipe.packages))}",
+            f"--components={','.join(recipe.components)}",
+            *(f"--dpkgopt=path-exclude={path}" for path in recipe.exclude_paths),
+            *(f"--dpkgopt=path-include={path}" for path in recipe.include_paths),
+            "--dpkgopt=force-unsafe-io",
+            *self._apt_options(sources),
+            f"--customize-hook=tar-in {overlay} /",
+            f"--customize-hook={finish}",
+            recipe.suite,
+            root,
+            *self._mirror(sources),
+        ]
+        self._run(BuildPhase.PACKAGES, argv, timeout=_PACKAGES_TIMEOUT)
+
+    def _apt_options(self, sources: AptSources) -> list[str]:
+        if not sources.options:
+            return []
+        path = self.work / "apt.conf"
+        path.write_text("\n".join(sources.options) + "\n", encoding="utf-8")
+        return [f"--aptopt={path}"]
+
+    def _mirror(self, sources: AptSources) -> list[Path]:
+        if not sources.lines:
+            return []
+        path = self.work / "sources.list"
+        path.write_text("\n".join(sources.lines) + "\n", encoding="utf-8")
+        return [path]
+
+    # ------------------------------------------------------------ boot files
+    def _extract_kernel(self, root: Path) -> str:
+        kernels = sorted((root / "boot").glob("vmlinuz-*"))
+        if len(kernels) != 1 or kernels[0].is_symlink():
+            raise HyperscalerError(f"expected one kernel in the image, found {len(kernels)}", where=self.recipe.kernel)
+        version = kernels[0].name.removeprefix("vmlinuz-")
+        (self.out / KERNEL).write_bytes(kernels[0].read_bytes())
+        initrd = build_initrd(
+            root, kernel_version=version, init=self.recipe.initrd_init, modules=self.recipe.modules
+        )
+        (self.out / INITRD).write_bytes(initrd)
+        return version
+
+    # ------------------------------------------------------------ disk
+    def _write_filesystem(self, root: Path) -> tuple[Path, int]:
+        used = _used_bytes(root)
+        # Inode tables, journal and bitmaps take about 6% beside the contents.
+        size = -(-(int(used * 1.08) + (self.recipe.free_mib + 64) * MIB) // (64 * MIB)) * 64 * MIB
+        raw = self.work / "disk.raw"
+        with raw.open("wb") as stream:
+            stream.truncate(size)
+        identity = uuid.uuid5(NAMESPACE, f"filesystem/{self.recipe.name}")
+        argv: list[str | Path] = [
+            *("mke2fs", "-q", "-t", "ext4", "-L", "root", "-m", "1", "-U", str(identity), "-d", root),
+            *("-E", f"hash_seed={identity},lazy_itable_init=1,nodiscard", "-J", "size=32", raw),
+        ]
+        self._run(BuildPhase.FILESYSTEM, argv)
+        return raw, size
+
+    # ------------------------------------------------------------ records
+    def _installed(self, root: Path) -> tuple[dict[str, str], str]:
+        query = ["dpkg-query", f"--admindir={root / 'var/lib/dpkg'}", "-W"]
+        listing = self.runner.run([*query, "-f", "${Package} ${Version} ${Architecture}\n"], timeout=60)
+        packages, architectures = {}, set()
+        for line in listing.stdout.splitlines():
+            name, version, architecture = line.split()
+            packages[name] = version
+            architectures.add(architecture)
+        return packages, next(iter(sorted(architectures - {"all"})), "unknown")
+
+    def _tool_versions(self) -> dict[str, str]:
+        versions = {}
+        for tool, option in (("mmdebstrap", "--version"), ("qemu-img", "--version"), ("mke2fs", "-V")):
+            done = self.runner.run([tool, option], timeout=30, check=False)
+            found = re.search(r"\d+(\.\d+)+", done.stdout + done.stderr)
+            versions[tool] = found.group() if found else "unknown"
+        return versions
+
+    def _run(self, phase: BuildPhase, argv: list[str | Path], *, timeout: float = _DISK_TIMEOUT) -> None:
+        # The environment of the caller may name a language that the image does not have.
+        env = {"LC_ALL": "C.UTF-8", "TMPDIR": str(self.work)}
+        with (self.out / LOG).open("a", encoding="utf-8") as log:
+
+            def show(line: str) -> None:
+                log.write(line + "\n")
+                log.flush()
+                self.progress(phase, line)
+
+            log.write(f"# {phase}\n")
+            self.runner.run(argv, timeout=timeout, env=env, on_line=show)
+
+
+def finish_script(recipe: Recipe) -> str:
+    """The shell script that finishes an image's tree; mmdebstrap calls it with the tree as its argument.
+
+    Everything runs inside the tree (chroot), so that no link in a package can lead a removal or a write out of it.
+    The recipe's reader admits no character that a shell would read as more than a word or a glob.
+    """
+    lines = [f"rm -rf -- {path}" for path in recipe.remove]
+    lines += [f": >{path}" for path in recipe.empty_files]
+    lines += [f"mkdir -p {os.path.dirname(path)}\nln -sfn {target} {path}" for path, target in recipe.symlinks.items()]  # noqa: PTH120
+    lines += [f"systemctl --quiet disable {unit}" for unit in recipe.disable]
+    lines += [f"systemctl --quiet enable {unit}" for unit in recipe.enable]
+    masked = [f"/etc/systemd/system/{unit}" for unit in recipe.mask]
+    for path in (*masked, *recipe.mask_files):
+        lines.append(f"mkdir -p {os.path.dirname(path)}\nln -sfn /dev/null {path}")  # noqa: PTH120
+    body = "\n".join(lines)
+    return f"#!/bin/sh\nset -eu\nexport SYSTEMD_OFFLINE=1\nchroot \"$1\" /bin/sh -eu <<'END_OF_RECIPE'\n{body}\nEND_OF_RECIPE\n"
+
+
+def write_overlay(path: Path, trees: list[Path]) -> None:
+    """A tar of `trees`, later ones over earlier ones: owned by root, modes from the executable bit, times 0."""
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as archive:
+        for tree in trees:
+            for source in tree_paths(tree):
+                member = tarfile.TarInfo(str(source.relative_to(tree)))
+                member.mode = file_mode(source)
+                data = b""
+                if source.is_symlink():
+                    member.type, member.linkname = tarfile.SYMTYPE, str(source.readlink())
+                elif source.is_dir():
+                    member.type = tarfile.DIRTYPE
+                else:
+                    data = source.read_bytes()
+                    member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+
+
+def _used_bytes(root: Path) -> int:
+    """Bytes that the tree takes on a file system of 4 KiB blocks; links and devices live in their inodes."""
+    total = 0
+    for directory, _, names in os.walk(root):
+        total += 4096
+        for name in names:
+            status = os.lstat(os.path.join(directory, name))  # noqa: PTH118
+            total += -(-min(status.st_size, status.st_blocks * 512 + 4096) // 4096) * 4096
+    return total
