@@ -12,6 +12,7 @@ same directories, and nothing has to be kept mounted on the host.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import stat
@@ -26,7 +27,7 @@ MS_REC = 0x4000
 MS_SLAVE = 0x80000
 MNT_DETACH = 2
 
-# Directory of the lab -> where libvirtd looks for it. The order matters to nobody.
+# Directory of the lab -> where libvirtd looks for it.
 BINDS = {
     "run": "/run/libvirt",
     "lib": "/var/lib/libvirt",
@@ -72,6 +73,8 @@ def private_mounts(directory: str) -> None:
     # so libvirtd makes no cgroups on the host either.
     _detach("/sys")
     _mount("sysfs", "/sys", "sysfs", 0)
+    # Always covered: libvirt's lease program writes /run/leaseshelper.pid, beside its own directory.
+    _make_place(Path("/run/libvirt"))
     for name, target in BINDS.items():
         if not Path(target).is_dir():
             _make_place(Path(target))
@@ -90,19 +93,24 @@ def _make_place(target: Path) -> None:
     """Make a missing mount point without creating it on the host: cover its parent by a copy made of binds."""
     parent = str(target.parent)
     origin = os.open(parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    entries = list(os.scandir(parent))
+    with os.scandir(parent) as listing:
+        entries = list(listing)
     _mount("tmpfs", parent, "tmpfs", 0)
     Path(parent).chmod(0o755)
     for entry in entries:
-        place = Path(parent, entry.name)
-        if entry.is_symlink():
-            place.symlink_to(os.readlink(entry.name, dir_fd=origin))
-            continue
-        kind = os.stat(entry.name, dir_fd=origin).st_mode
-        place.mkdir() if stat.S_ISDIR(kind) else place.touch()
-        _mount(f"/proc/self/fd/{origin}/{entry.name}", str(place), None, MS_BIND | MS_REC)
+        with contextlib.suppress(FileNotFoundError):  # /run is busy: an entry may vanish meanwhile
+            _show(origin, entry.name, Path(parent, entry.name))
     os.close(origin)
     target.mkdir(exist_ok=True)
+
+
+def _show(origin: int, name: str, place: Path) -> None:
+    kind = os.stat(name, dir_fd=origin, follow_symlinks=False).st_mode
+    if stat.S_ISLNK(kind):
+        place.symlink_to(os.readlink(name, dir_fd=origin))
+        return
+    place.mkdir() if stat.S_ISDIR(kind) else place.touch()
+    _mount(f"/proc/self/fd/{origin}/{name}", str(place), None, MS_BIND | MS_REC)
 
 
 def main(argv: list[str]) -> None:

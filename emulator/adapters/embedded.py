@@ -1,0 +1,290 @@
+"""A private libvirtd: its own network and mount namespaces, its own directories, nothing shared with the host's.
+
+What there is of it, in the order in which it is made (each step completes a half-made earlier one):
+
+1. `DIRECTORY/embedded.json`, the intent: from here on the directory and the namespace are known to be ours;
+2. the network namespace, marked (`netns.py`);
+3. libvirtd in a private mount namespace (`embedded_entry.py`), as a daemon that outlives the command.
+
+`stop` goes the other way. Both read what is there instead of trusting a record, so they can be called after a
+crash at any line, after a reboot, and on remains of which the directory was deleted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import socket
+import sys
+import time
+from pathlib import Path
+from urllib.parse import quote
+
+from emulator.adapters import embedded_entry
+from emulator.adapters.embedded_processes import EmbeddedProcess, end_processes, find_processes
+from emulator.adapters.netns import NetworkNamespace, drop_notes, notes_directory
+from emulator.adapters.process import missing_program
+from emulator.errors import ConflictError, HostNotFitError, HypervisorError
+from emulator.ports import DaemonPresence, ProcessRunner
+
+_MARKER_VERSION = 1
+
+# sun_path of struct sockaddr_un, 108 bytes with the closing NUL.
+_SOCKET_PATH_LIMIT = 107
+
+# Seconds. A cold libvirtd answers in about 0.2 s; a busy host may need much longer.
+_START_TIMEOUT = 60.0
+_PATIENCE = 10.0
+
+_LIBVIRTD_CONF = """\
+# Only root may connect, by the socket in this lab's directory. No TCP, no authentication daemons.
+unix_sock_ro_perms = "0700"
+unix_sock_rw_perms = "0700"
+auth_unix_ro = "none"
+auth_unix_rw = "none"
+# A thread for each client call that the program makes at once.
+min_workers = 4
+max_workers = 16
+log_outputs = "3:file:/var/log/libvirt/libvirtd.log"
+"""
+
+_QEMU_CONF = """\
+# The lab's directories belong to root and are closed to others, so the guests' processes run as root, without
+# relabelling or changes of ownership that would have to be undone.
+user = "root"
+group = "root"
+dynamic_ownership = 0
+remember_owner = 0
+security_driver = "none"
+# No cgroups and no further namespaces: nothing of a guest is left on the host when its process ends.
+cgroup_controllers = []
+namespaces = []
+# Consoles are written by QEMU itself; virtlogd would be one more daemon that guests depend on.
+stdio_handler = "file"
+"""
+
+_DIRECTORIES = tuple(embedded_entry.BINDS)
+
+
+class EmbeddedHypervisor:
+    """`HypervisorDaemon`: the embedded libvirtd of one lab.
+
+    Args:
+        directory: where it keeps everything; made and removed by this class.
+        namespace: name of its network namespace.
+        runner: runs `ip` and starts the daemon.
+    """
+
+    def __init__(self, directory: Path, namespace: str, runner: ProcessRunner) -> None:
+        self._directory = directory.absolute()
+        self._netns = NetworkNamespace(namespace, str(self._directory), runner)
+        self._runner = runner
+
+    def guest_command_prefix(self) -> tuple[str, ...]:
+        """Argv prefix that runs a command where the guests can be reached."""
+        return ("ip", "netns", "exec", self._netns.name)
+
+    def uri(self) -> str:
+        """The libvirt URI while it runs."""
+        return f"qemu+unix:///system?socket={quote(str(self._socket()), safe='/')}"
+
+    def presence(self) -> DaemonPresence:
+        """Whether it is up, partly there, or gone without a trace."""
+        if os.geteuid() != 0:
+            # Others cannot look into our processes; root alone can have started one.
+            return DaemonPresence.ABSENT
+        if any(_is_daemon(process) for process in find_processes(self._directory)) and self._answers():
+            return DaemonPresence.UP
+        return DaemonPresence.DOWN if self._remains() else DaemonPresence.ABSENT
+
+    def start(self) -> str:
+        """Bring it up and return its URI; one that runs is adopted, guests that run stay untouched.
+
+        Raises:
+            HostNotFitError: not root, or a program is missing.
+            ConflictError: directory or namespace are somebody else's.
+            HypervisorError: libvirtd does not come up.
+        """
+        _require_root()
+        self._mark_directory()
+        processes = find_processes(self._directory)
+        daemon = next((process for process in processes if _is_daemon(process)), None)
+        if daemon is not None and not self._await_answer(_PATIENCE):
+            self._end((daemon,))
+            processes = tuple(process for process in processes if process != daemon)
+        self._ensure_namespace(processes)
+        self._link_socket()
+        if not self._answers():
+            self._launch(fresh=not processes)
+        return self.uri()
+
+    def stop(self) -> None:
+        """End all its processes, guests included, and remove namespace and directory. Absent is fine.
+
+        Raises:
+            HypervisorError: a process does not die; what is left stays recognisable.
+        """
+        if self.presence() is DaemonPresence.ABSENT:
+            return
+        namespace_ours = self._namespace_is_ours()
+        # libvirtd first, so that it neither restarts nor mourns the others. The second look catches what a
+        # process started while it was being ended.
+        for _ in range(2):
+            self._end(tuple(filter(_is_daemon, find_processes(self._directory))))
+            self._end(find_processes(self._directory))
+        if namespace_ours:
+            self._netns.delete()
+        if self._marked():
+            # The marker goes last: a removal that is cut short can still be told from a stranger's directory.
+            for name in _DIRECTORIES:
+                shutil.rmtree(self._directory / name, ignore_errors=True)
+            shutil.rmtree(self._directory)
+        self._short_link().unlink(missing_ok=True)
+        drop_notes()
+
+    # ------------------------------------------------------------ directory
+    @property
+    def _marker(self) -> Path:
+        return self._directory / "embedded.json"
+
+    def _marked(self) -> bool:
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            return bool(json.loads(self._marker.read_text()).get("namespace") == self._netns.name)
+        return False
+
+    def _remains(self) -> bool:
+        return self._marked() or self._namespace_is_ours() or bool(find_processes(self._directory))
+
+    def _mark_directory(self) -> None:
+        """Write the intent, before anything else is made."""
+        directory = self._directory
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if directory.is_symlink() or directory.stat().st_uid != 0:
+            raise ConflictError("not a directory of root's own", where=str(directory))
+        directory.chmod(0o700)
+        if not self._marked():
+            partial = self._marker.with_suffix(".partial")
+            partial.unlink(missing_ok=True)
+            if any(directory.iterdir()):
+                raise ConflictError(
+                    "the directory holds files that are not ours", where=str(directory), fix="move them away"
+                )
+            if self._netns.inode() is not None and not self._netns.is_ours():
+                self._netns.ensure(adopt=False)
+            text = json.dumps({"version": _MARKER_VERSION, "namespace": self._netns.name})
+            with partial.open("x") as file:
+                file.write(text + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            partial.rename(self._marker)
+        for name in _DIRECTORIES:
+            (directory / name).mkdir(mode=0o755, exist_ok=True)
+        (directory / "etc" / "libvirtd.conf").write_text(_LIBVIRTD_CONF)
+        (directory / "etc" / "qemu.conf").write_text(_QEMU_CONF)
+
+    # ------------------------------------------------------------ namespace
+    def _namespace_is_ours(self) -> bool:
+        inode = self._netns.inode()
+        if inode is None:
+            return False
+        if self._marked() or self._netns.is_ours():
+            return True
+        return any(process.netns == inode for process in find_processes(self._directory))
+
+    def _ensure_namespace(self, processes: tuple[EmbeddedProcess, ...]) -> None:
+        """The name must lead to where the processes live, if there are any; else a new namespace is made."""
+        if processes and processes[0].netns != self._netns.inode():
+            self._netns.attach(processes[0].pid)
+        self._netns.ensure(adopt=True)
+
+    # --------------------------------------------------------------- socket
+    def _socket(self) -> Path:
+        socket_path = self._directory / "run" / "libvirt-sock"
+        if len(os.fsencode(socket_path)) <= _SOCKET_PATH_LIMIT:
+            return socket_path
+        return self._short_link() / "libvirt-sock"
+
+    def _short_link(self) -> Path:
+        digest = hashlib.sha256(os.fsencode(self._directory)).hexdigest()[:16]
+        return Path("/run/hyperscaler") / digest
+
+    def _link_socket(self) -> None:
+        """A short way to a socket whose path is too long for the kernel."""
+        link = self._short_link()
+        if self._socket().parent == link and not link.is_symlink():
+            notes_directory()
+            link.symlink_to(self._directory / "run")
+
+    def _answers(self) -> bool:
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+                client.settimeout(5.0)
+                client.connect(str(self._socket()))
+        except OSError:
+            return False
+        return True
+
+    def _await_answer(self, seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        while not self._answers():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
+        return True
+
+    # ------------------------------------------------------------ processes
+    def _launch(self, *, fresh: bool) -> None:
+        """Start libvirtd. `fresh`: none of our processes lives, so what `run` says of any is from before a reboot.
+
+        libvirt counts on /run being emptied by a reboot: it would take a stale status file for a guest and end
+        whatever process has that number now.
+        """
+        if fresh:
+            shutil.rmtree(self._directory / "run")
+            (self._directory / "run").mkdir(mode=0o755)
+        for program in ("libvirtd", "dnsmasq", "qemu-system-x86_64"):
+            if shutil.which(program) is None:
+                raise missing_program(program)
+        entry = Path(embedded_entry.__file__)
+        daemon = ["libvirtd", "-d", "-f", "/etc/libvirt/libvirtd.conf", "-p", "/run/libvirt/libvirtd.pid"]
+        self._runner.run(
+            [sys.executable, "-I", "-S", entry, self._netns.path, self._directory, *daemon],
+            timeout=_START_TIMEOUT,
+        )
+        if not self._await_answer(_START_TIMEOUT):
+            raise HypervisorError(
+                "the lab's libvirtd does not answer on its socket",
+                where=str(self._directory / "log" / "libvirtd.log"),
+                fix="read that log; then run the same command again",
+            )
+
+    def _end(self, processes: tuple[EmbeddedProcess, ...]) -> None:
+        stuck = end_processes(processes, self._directory, patience=_PATIENCE)
+        if stuck:
+            names = ", ".join(f"{process.name} ({process.pid})" for process in stuck)
+            raise HypervisorError(
+                f"processes of the lab's hypervisor cannot be ended: {names}",
+                where=str(self._directory),
+                fix="they are blocked in the kernel, often by a device; release it or reboot, then try again",
+            )
+
+
+def find_embedded(directory: Path, namespace: str, runner: ProcessRunner) -> DaemonPresence:
+    """What is there of an embedded hypervisor, from the host alone and without any state file."""
+    return EmbeddedHypervisor(directory, namespace, runner).presence()
+
+
+def _is_daemon(process: EmbeddedProcess) -> bool:
+    return process.name == "libvirtd"
+
+
+def _require_root() -> None:
+    if os.geteuid() != 0:
+        raise HostNotFitError(
+            "the embedded hypervisor needs root, for its namespaces and bridges",
+            where="hypervisor.uri",
+            fix="run the command with sudo, or set hypervisor.uri to a libvirt that you may use",
+        )

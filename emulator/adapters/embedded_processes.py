@@ -1,0 +1,105 @@
+"""Which processes belong to an embedded hypervisor, and how they are ended.
+
+A process is ours when its mount namespace shows our directory at `/run/libvirt`: libvirtd has arranged that, and
+QEMU and dnsmasq inherit it. No pid file is trusted, and a number that was given to another process meanwhile is
+never signalled, because signals go through pidfds that are checked after they were opened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+_PLACE = "/run/libvirt"
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedProcess:
+    """A live process: `name` is the kernel's (15 characters), `netns` the inode of its network namespace."""
+
+    pid: int
+    name: str
+    netns: int
+
+
+def find_processes(directory: Path) -> tuple[EmbeddedProcess, ...]:
+    """All live processes of the embedded hypervisor whose directory is, or was, `directory`."""
+    return tuple(process for pid in _pids() if (process := _identify(pid, directory)))
+
+
+def end_processes(
+    processes: Sequence[EmbeddedProcess], directory: Path, *, patience: float
+) -> tuple[EmbeddedProcess, ...]:
+    """SIGTERM, after `patience` seconds SIGKILL; returns those that do not die (blocked in the kernel)."""
+    with contextlib.ExitStack() as stack:
+        handles = {}
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):
+                handle = os.pidfd_open(process.pid)
+                stack.callback(os.close, handle)
+                if _identify(process.pid, directory) is not None:
+                    handles[handle] = process
+        for number, wait in ((signal.SIGTERM, patience), (signal.SIGKILL, 5.0)):
+            for handle in handles:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(handle, number)
+            _await_end(handles, wait)
+        return tuple(handles.values())
+
+
+def _await_end(handles: dict[int, EmbeddedProcess], seconds: float) -> None:
+    """Drop from `handles` what ends within `seconds`; a pidfd becomes readable when its process ends."""
+    deadline = time.monotonic() + seconds
+    while handles:
+        ended, _, _ = select.select(list(handles), [], [], max(deadline - time.monotonic(), 0.0))
+        if not ended:
+            return
+        for handle in ended:
+            del handles[handle]
+
+
+def _pids() -> Iterator[int]:
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            yield int(entry.name)
+
+
+def _identify(pid: int, directory: Path) -> EmbeddedProcess | None:
+    proc = Path(f"/proc/{pid}")
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        status = (proc / "stat").read_text(errors="replace").rsplit(")", 1)[1].split()[0]
+        if status not in "ZX" and _shows(proc, directory / "run"):
+            name = (proc / "comm").read_text(errors="replace").strip()
+            return EmbeddedProcess(pid=pid, name=name, netns=(proc / "ns" / "net").stat().st_ino)
+    return None
+
+
+def _shows(proc: Path, directory: Path) -> bool:
+    """Whether the process sees `directory`, which may have been deleted since, at `/run/libvirt`."""
+    for line in (proc / "mountinfo").read_text(errors="replace").splitlines():
+        # proc_pid_mountinfo(5): id, parent, major:minor, root inside the file system, mount point, ...
+        fields = line.split()
+        if fields[4] != _PLACE:
+            continue
+        try:
+            return (proc / "root" / _PLACE.lstrip("/")).samefile(directory)
+        except FileNotFoundError:
+            return _was(fields[3], fields[2], directory)
+    return False
+
+
+def _was(root: str, device: str, directory: Path) -> bool:
+    """Whether a mount's root is the deleted `directory`: same file system, same path, and marked so."""
+    parent = next(path for path in directory.parents if path.exists())
+    number = parent.stat().st_dev
+    if device != f"{os.major(number)}:{os.minor(number)}" or not root.endswith("//deleted"):
+        return False
+    # The root is relative to its file system, so it is the end of the path. mountinfo writes blanks as \040.
+    path = root.removesuffix("//deleted").encode().decode("unicode_escape").encode("latin-1").decode()
+    return str(directory).endswith(path)
