@@ -5,7 +5,7 @@ from __future__ import annotations
 from emulator.spec.draft import Draft, KubernetesDraft, SlurmDraft
 from emulator.spec.findings import quoted
 from emulator.spec.kubernetes_versions import DEBIAN_SOURCE_VERSION, minor_of, supported_minors
-from emulator.spec.model import Role
+from emulator.spec.model import ClusterKind, Role
 from emulator.spec.structure import nearest
 from emulator.spec.times import FORMS, parse_slurm_time
 
@@ -108,6 +108,26 @@ def check_kubernetes(draft: Draft) -> None:
     if all(group.count == 0 for group in workers):
         workers[0].view.warning(
             "kubernetes.no-workers", "there is no worker, so that pods have nowhere to run", "set `count: 1`"
+        )
+
+    _check_mig_strategy(draft, kubernetes)
+
+
+def _check_mig_strategy(draft: Draft, kubernetes: KubernetesDraft) -> None:
+    """How the device plugin names slices, against the slices that its nodes ask for."""
+    profiles = {group.gpu.profile for group in draft.groups_of(ClusterKind.CLOUD) if group.gpu and group.gpu.profile}
+    view = kubernetes.view.child("mig_strategy")
+    if kubernetes.mig_strategy == "single" and len(profiles) > 1:
+        view.error(
+            "kubernetes.mig-strategy",
+            f"`single` needs slices all alike, and the workers ask for {', '.join(sorted(profiles))}",
+            "write `mig_strategy: mixed`",
+        )
+    if kubernetes.mig_strategy == "none" and profiles:
+        view.error(
+            "kubernetes.mig-strategy",
+            f"`none` offers no slices to pods, and the workers ask for {', '.join(sorted(profiles))}",
+            "write `mig_strategy: mixed`",
         )
 
 

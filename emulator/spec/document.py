@@ -8,76 +8,20 @@ a boolean or a number in base 60.
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import yaml
 
 from emulator.spec.findings import Finding, Position, Severity, printable, quoted
+from emulator.spec.tree import Entry, Map, Node, Scalar, Seq, resolve_plain
 
 # A real lab file nests about 7 deep and a 500-node one has some thousands of nodes.
 MAX_DEPTH = 32
 MAX_NODES = 200_000
-# Digits beyond this are no number that a lab file means, and huge ones are slow to convert.
-MAX_NUMBER_LENGTH = 30
-
 # Everything outside YAML 1.2's printable set, lone surrogates among it.
 _NOT_YAML = re.compile("[^\\t\\n\\r\\x20-\\x7e\\x85\\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-_INT = re.compile(r"[-+]?[0-9]+\Z")
-_HEX = re.compile(r"0x[0-9a-fA-F]+\Z")
-_OCT = re.compile(r"0o[0-7]+\Z")
-_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z")
-_WORDS: Mapping[str, bool | None] = {
-    **dict.fromkeys(("", "~", "null", "Null", "NULL")),
-    **dict.fromkeys(("true", "True", "TRUE"), True),
-    **dict.fromkeys(("false", "False", "FALSE"), False),
-}
-
-ScalarValue = str | int | float | bool | None
-
-
-@dataclass(frozen=True, slots=True)
-class Scalar:
-    """A single value; `raw` is the text as written, so that an unquoted version 1.30 stays 1.30."""
-
-    at: Position
-    value: ScalarValue
-    raw: str
-    size: int = 1
-    depth: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One `key: value` of a mapping; `at` is where the key stands."""
-
-    at: Position
-    node: Node
-
-
-@dataclass(frozen=True, slots=True)
-class Map:
-    """A mapping. `size` counts the nodes below as if every alias were written out; `depth` likewise."""
-
-    at: Position
-    entries: Mapping[str, Entry]
-    size: int = 1
-    depth: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Seq:
-    """A list."""
-
-    at: Position
-    items: tuple[Node, ...]
-    size: int = 1
-    depth: int = 1
-
-
-Node = Scalar | Map | Seq
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,24 +224,6 @@ def _events(text: str) -> Iterator[yaml.Event]:
     yield from yaml.parse(text, Loader=loader)
 
 
-def resolve_plain(text: str) -> ScalarValue:
-    """Value of an unquoted scalar by the rules of YAML 1.2's core schema; not-a-number and infinities stay text."""
-    if text in _WORDS:
-        return _WORDS[text]
-    if len(text) > MAX_NUMBER_LENGTH:
-        return text
-    if _INT.match(text):
-        return int(text)
-    if _HEX.match(text):
-        return int(text[2:], 16)
-    if _OCT.match(text):
-        return int(text[2:], 8)
-    if _FLOAT.match(text):
-        number = float(text)
-        return number if math.isfinite(number) else text
-    return text
-
-
 def _too_deep(at: Position) -> _Stop:
     return _Stop("yaml.depth", at, f"values are nested more than {MAX_DEPTH} deep", "a lab file nests about 7 deep")
 
@@ -333,16 +259,3 @@ def _syntax_stop(error: yaml.MarkedYAMLError, text: str) -> _Stop:
 def _position_of(text: str, index: int) -> Position:
     before = text[:index]
     return Position(before.count("\n") + 1, index - (before.rfind("\n") + 1) + 1)
-
-
-def positions(root: Node) -> dict[str, Position]:
-    """Where each field stands, by field path; list items are left out."""
-    found: dict[str, Position] = {}
-    waiting: list[tuple[str, Node]] = [("", root)]
-    while waiting:
-        path, node = waiting.pop()
-        for key, entry in node.entries.items() if isinstance(node, Map) else ():
-            below = f"{path}.{key}" if path else key
-            found[below] = entry.node.at if isinstance(entry.node, Scalar) and entry.node.raw else entry.at
-            waiting.append((below, entry.node))
-    return found

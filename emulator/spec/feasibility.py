@@ -126,7 +126,7 @@ def _network(network: NetworkSpec, host: HostFacts, report: Report, own: frozens
             "host.subnet",
             f"{path}.subnet",
             f"{network.subnet} overlaps {taken.subnet}, which this host reaches through {taken.interface}",
-            f"choose another subnet{_free_example(host)}, or `hypervisor: {{uri: embedded}}`, whose networks are its own",
+            f"choose another subnet{_free_example(host)}, or `hypervisor: {{uri: embedded}}` with networks of its own",
         )
     if network.bridge in host.interfaces and network.bridge not in own:
         yield _finding(
@@ -135,7 +135,7 @@ def _network(network: NetworkSpec, host: HostFacts, report: Report, own: frozens
             "host.bridge",
             f"{path}.bridge",
             f"this host already has an interface {network.bridge}",
-            "choose another name, or `hypervisor: {uri: embedded}`, whose bridges are its own",
+            "choose another name, or `hypervisor: {uri: embedded}` with bridges of its own",
         )
 
 

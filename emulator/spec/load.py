@@ -9,18 +9,24 @@ from pathlib import Path
 from typing import TypeVar
 
 from emulator.spec.checks_clusters import check_kubernetes, check_slurm
+from emulator.spec.checks_gpu import boards_of, can_slice, check_gpu
+from emulator.spec.checks_gpu_shares import check_shares, share_of
 from emulator.spec.checks_network import assign_addresses, check_networks
-from emulator.spec.document import Map, parse_document, positions
+from emulator.spec.document import parse_document
 from emulator.spec.draft import Draft
 from emulator.spec.findings import Finding, Position, Report, Severity
 from emulator.spec.model import (
+    ClusterKind,
     ClusterSpec,
     GpuAllocationSpec,
+    GpuDeviceSpec,
+    GpuStrategy,
     KubernetesSpec,
     NetworkSpec,
     NodeSpec,
     PartitionSpec,
     Role,
+    SliceDemand,
     SlurmSpec,
 )
 from emulator.spec.schema import cluster_schema, merged
@@ -28,6 +34,7 @@ from emulator.spec.sections import read_draft
 from emulator.spec.source import read_lab_file
 from emulator.spec.structure import check_structure, shown
 from emulator.spec.times import parse_slurm_time
+from emulator.spec.tree import Map, positions
 from emulator.spec.view import Context, View
 
 T = TypeVar("T")
@@ -64,6 +71,8 @@ def parse_spec(text: str, *, file: str) -> tuple[ClusterSpec | None, Report]:
     addresses = assign_addresses(draft)
     check_slurm(draft)
     check_kubernetes(draft)
+    check_gpu(draft)
+    check_shares(draft)
     report = Report.of(
         file, (*document.findings, *structure.findings, *context.findings), positions=positions(document.root)
     )
@@ -90,7 +99,7 @@ def _assemble(draft: Draft, addresses: Mapping[Role, tuple[IPv4Address, ...]]) -
         },
         slurm=_slurm(draft),
         kubernetes=_kubernetes(draft),
-        gpu=GpuAllocationSpec(),
+        gpu=_gpu(draft),
         hypervisor=draft.hypervisor,
         images=draft.images,
         ssh=draft.ssh,
@@ -100,6 +109,9 @@ def _assemble(draft: Draft, addresses: Mapping[Role, tuple[IPv4Address, ...]]) -
 
 def _nodes(draft: Draft, role: Role, addresses: Mapping[Role, tuple[IPv4Address, ...]]) -> tuple[NodeSpec, ...]:
     group = next(each for each in draft.groups if each.role is role)
+    gpu = group.gpu
+    if gpu and not gpu.profile and draft.gpu.strategy is GpuStrategy.WHOLE:
+        gpu = replace(gpu, whole=True)  # the strategy leaves no other choice
     return tuple(
         NodeSpec(
             name=name,
@@ -108,9 +120,35 @@ def _nodes(draft: Draft, role: Role, addresses: Mapping[Role, tuple[IPv4Address,
             memory_mib=_known(group.memory_mib),
             disk_gib=_known(group.disk_gib),
             ip=address,
-            gpu=group.gpu,
+            gpu=gpu,
         )
         for name, address in zip(group.names, addresses[role], strict=True)
+    )
+
+
+def _gpu(draft: Draft) -> GpuAllocationSpec:
+    """The allocation with each cluster's share filled in. Without devices it is empty."""
+    gpu = draft.gpu
+    backend, strategy = _known(gpu.backend), _known(gpu.strategy)
+    if not gpu.devices:
+        return GpuAllocationSpec(backend=backend, strategy=strategy)
+    boards = boards_of(gpu)
+    shares = {kind: share_of(draft, kind) for kind in ClusterKind}
+    return GpuAllocationSpec(
+        backend=backend,
+        strategy=strategy,
+        devices=tuple(
+            GpuDeviceSpec(
+                id=_known(device.id),
+                pci_address=_known(device.pci_address),
+                model=_known(device.model),
+                mig_capable=can_slice(device, boards[index]),
+                allowed_mig_profiles=tuple(_known(name) for _, name in device.allowed),
+            )
+            for index, device in enumerate(gpu.devices)
+        ),
+        mig_slices={kind: SliceDemand(share.slices, share.by_profile) for kind, share in shares.items()},
+        whole_gpus={kind: share.whole for kind, share in shares.items()},
     )
 
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING
 
-from emulator.spec.document import Map, Node, Scalar, Seq
 from emulator.spec.findings import Finding, Position, Severity, quoted
 from emulator.spec.schema import (
     FieldPath,
@@ -24,6 +23,7 @@ from emulator.spec.schema import (
     subschema,
     types_of,
 )
+from emulator.spec.tree import Map, Node, Scalar, Seq
 
 if TYPE_CHECKING:
     from jsonschema import ValidationError

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from emulator.spec.document import Map, Node, Scalar, ScalarValue, Seq
 from emulator.spec.findings import Finding, Position, Severity
 from emulator.spec.schema import FieldPath, Schema, render_path, subschema
 from emulator.spec.structure import reads_as_text
+from emulator.spec.tree import Map, Node, Scalar, ScalarValue, Seq
 
 
 @dataclass(slots=True)
