@@ -50,7 +50,10 @@ def build_inventory(
 
 
 def _lab_vars(spec: ClusterSpec, connection: ConnectionFacts) -> Vars:
+    wrapper = connection.ssh_wrapper
+    reached: Vars = {} if wrapper is None else {"ansible_ssh_executable": str(wrapper)}
     return {
+        **reached,
         "lab_name": spec.name,
         "ansible_user": connection.user,
         "ansible_become": connection.user != "root",

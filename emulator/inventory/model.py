@@ -32,34 +32,35 @@ class NodeGpu:
 class ConnectionFacts:
     """How the guests are reached by ssh, always with host keys checked.
 
-    `ssh_config` is the lab's own configuration file, if there is one. `prefix` is the argv prefix that enters
-    the place where the guests can be reached (a network namespace); it becomes a ProxyCommand, so that plain
-    `ansible-playbook -i` with the exported inventory works from anywhere on the host.
+    `ssh_config` is the lab's own configuration file, if there is one. `ssh_wrapper` is a program that is used in
+    place of ssh where the guests can be reached from inside a network namespace only (see `ssh_wrapper_text`), so
+    that plain `ansible-playbook -i` with the exported inventory works from anywhere on the host.
     """
 
     user: str
     private_key: Path
     known_hosts: Path
     ssh_config: Path | None = None
-    prefix: tuple[str, ...] = ()
-    netcat: str = "nc"
+    ssh_wrapper: Path | None = None
 
     def ssh_args(self) -> str:
         """Arguments for ssh, quoted the way that Ansible splits them."""
-        argv: list[str] = []
-        if self.ssh_config is not None:
-            argv += ["-F", str(self.ssh_config)]
-        argv += [
-            "-o", "IdentitiesOnly=yes",
-            "-o", f"UserKnownHostsFile={_ssh_quoted(str(self.known_hosts))}",
-            "-o", "GlobalKnownHostsFile=/dev/null",
-            "-o", "StrictHostKeyChecking=yes",
-            "-o", "PasswordAuthentication=no",
-        ]  # fmt: skip
-        if self.prefix:
-            command = shlex.join([*self.prefix, self.netcat])
-            argv += ["-o", f"ProxyCommand={command.replace('%', '%%')} %h %p"]
+        options = (
+            "IdentitiesOnly=yes",
+            f"UserKnownHostsFile={_ssh_quoted(str(self.known_hosts))}",
+            "GlobalKnownHostsFile=/dev/null",
+            "StrictHostKeyChecking=yes",
+            "PasswordAuthentication=no",
+        )
+        argv = [] if self.ssh_config is None else ["-F", str(self.ssh_config)]
+        for option in options:
+            argv += ["-o", option]
         return shlex.join(argv)
+
+
+def ssh_wrapper_text(prefix: tuple[str, ...]) -> str:
+    """A program that runs ssh behind `prefix`, the argv that enters the guests' network namespace."""
+    return f'#!/bin/sh\nexec {shlex.join([*prefix, "ssh"])} "$@"\n'
 
 
 def _ssh_quoted(path: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from emulator.inventory.build import build_inventory, slurm_time, usable_memory_mib
-from emulator.inventory.model import AnsibleInventory, ConnectionFacts, NodeGpu
+from emulator.inventory.model import AnsibleInventory, ConnectionFacts, NodeGpu, ssh_wrapper_text
 from emulator.inventory.render import InventoryFormat, render
 from emulator.spec.model import (
     ClusterKind,
@@ -53,7 +53,7 @@ CONNECTION = ConnectionFacts(
     private_key=Path("/lab dir/ssh/id_ed25519"),
     known_hosts=Path("/lab dir/ssh/known_hosts"),
     ssh_config=Path("/lab dir/ssh/config"),
-    prefix=("ip", "netns", "exec", "hs-demo"),
+    ssh_wrapper=Path("/lab dir/ansible/ssh"),
 )
 GPUS = {"hpc-compute-2": (NodeGpu("1g.10gb", 2, simulated=True), NodeGpu("3g.40gb", 1, simulated=True))}
 
@@ -143,9 +143,19 @@ def test_a_lab_with_one_cluster_keeps_the_empty_groups() -> None:
     assert groups["cloud"].vars == {}
 
 
-def test_the_proxy_command_enters_the_namespace() -> None:
-    assert "'ProxyCommand=ip netns exec hs-demo nc %h %p'" in CONNECTION.ssh_args()
+def test_host_keys_are_always_checked() -> None:
     assert "StrictHostKeyChecking=yes" in CONNECTION.ssh_args()
+    assert "GlobalKnownHostsFile=/dev/null" in CONNECTION.ssh_args()
+
+
+def test_a_wrapper_enters_the_namespace(inventory: AnsibleInventory) -> None:
+    assert inventory.vars["ansible_ssh_executable"] == "/lab dir/ansible/ssh"
+    assert ssh_wrapper_text(("ip", "netns", "exec", "a b")) == ("#!/bin/sh\nexec ip netns exec 'a b' ssh \"$@\"\n")
+
+
+def test_without_a_wrapper_ssh_is_used_as_it_is() -> None:
+    facts = ConnectionFacts("root", Path("/k"), Path("/h"))
+    assert "ansible_ssh_executable" not in build_inventory(LAB, facts).vars
 
 
 def test_another_user_becomes_root() -> None:

@@ -1,0 +1,376 @@
+#!/usr/bin/python3
+"""Ansible module: accounts, directories, files and systemd units of a node, in one round trip.
+
+One module for all of them, because a round trip costs seconds on an emulated CPU, and because it can then keep a
+promise that notified handlers cannot: a unit runs with the files that are on the disk, also when an earlier run was
+killed between writing a file and restarting the unit. The rule needs no record: a unit whose process started before
+the last change (ctime) of one of the files it reads is stale, and is restarted.
+"""
+
+# Paths are plain strings here: they come from JSON and go to lstat, rename and unlink.
+# ruff: noqa: PTH101, PTH103, PTH104, PTH108, PTH112, PTH113, PTH114, PTH120, PTH123
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import subprocess
+import tempfile
+import time
+from datetime import UTC, datetime
+
+DOCUMENTATION = r"""
+module: node_state
+short_description: Accounts, directories, files and systemd units of a node in one round trip
+description:
+  - Applies, in this order, O(users), O(directories), O(absent), O(files) and O(units), each only where it differs.
+  - A unit is restarted when it started before one of the files named in its C(reads) last changed.
+options:
+  users:
+    description: System or ordinary accounts, each with C(name), C(uid), C(home) and C(shell).
+    type: list
+    elements: dict
+  directories:
+    description: Directories, each with C(path), C(owner), C(group) and C(mode).
+    type: list
+    elements: dict
+  absent:
+    description: Paths of files to remove.
+    type: list
+    elements: str
+  files:
+    description: Files, each with C(path), C(owner), C(group), C(mode) and C(content), or C(secret) for content that
+      must never be shown.
+    type: list
+    elements: dict
+  units:
+    description: systemd units, each with C(name), C(enabled), C(state) (started or stopped), C(reads) (files) and
+      C(listen) (TCP port that answers once the service is up).
+    type: list
+    elements: dict
+  timeout:
+    description: Seconds that a unit may take to be up.
+    type: int
+"""
+
+RETURN = r"""
+changes:
+  description: What was changed, one line each.
+  type: list
+"""
+
+UNIT_PROPERTIES = "Id,LoadState,ActiveState,UnitFileState,NeedDaemonReload,ExecMainStartTimestamp"
+
+
+class NodeStateError(Exception):
+    """Something that the playbook asks for cannot be had; the text is for the operator."""
+
+
+def run(argv, timeout=120):
+    """Run a command; its output. A failure becomes NodeStateError with what the command said."""
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=timeout, check=False)
+    if done.returncode:
+        said = (done.stderr or done.stdout).strip()
+        raise NodeStateError(f"{' '.join(argv)} ended with status {done.returncode}: {said}")
+    return done.stdout
+
+
+# ---------------------------------------------------------------- accounts and files
+def ensure_user(user, *, check):
+    """Create the account unless it exists; an existing one with another uid is an error, never changed."""
+    name, uid = user["name"], user["uid"]
+    try:
+        found = pwd.getpwnam(name)
+    except KeyError:
+        if not check:
+            home = user["home"] or f"/home/{name}"
+            shell = user["shell"] or "/bin/bash"
+            ids = ["--gid", str(uid)]
+            run(["groupadd", "--force", *ids, name])
+            run(["useradd", "--uid", str(uid), *ids, "--create-home", "--home-dir", home, "--shell", shell, name])
+        return [f"user {name}"]
+    if found.pw_uid != uid:
+        raise NodeStateError(f"user {name} has uid {found.pw_uid} on this node, not {uid}")
+    return []
+
+
+def wanted_ids(entry):
+    """(uid, gid) of an entry's owner and group; root where nothing is said."""
+    owner, group = entry["owner"] or "root", entry["group"] or "root"
+    try:
+        return pwd.getpwnam(owner).pw_uid, grp.getgrnam(group).gr_gid
+    except KeyError as error:
+        raise NodeStateError(f"{entry['path']}: no such owner or group: {error.args[0]}") from error
+
+
+def differs(path, uid, gid, mode):
+    """Whether owner, group or permission bits of `path` (not followed) differ."""
+    seen = os.lstat(path)
+    return (seen.st_uid, seen.st_gid, seen.st_mode & 0o7777) != (uid, gid, mode)
+
+
+def ensure_directory(entry, *, check):
+    path, mode = entry["path"], int(entry["mode"] or "0755", 8)
+    uid, gid = wanted_ids(entry)
+    if os.path.isdir(path) and not os.path.islink(path):
+        if not differs(path, uid, gid, mode):
+            return []
+    elif os.path.lexists(path):
+        raise NodeStateError(f"{path} is in the way: it is not a directory")
+    elif not check:
+        os.makedirs(path)
+    if not check:
+        os.chown(path, uid, gid)
+        os.chmod(path, mode)
+    return [f"directory {path}"]
+
+
+def ensure_absent(path, *, check):
+    if not os.path.lexists(path):
+        return []
+    if not check:
+        os.unlink(path)
+    return [f"removed {path}"]
+
+
+def ensure_file(entry, *, check):
+    """Write under another name with the final owner and mode, then rename: never half there, never too open."""
+    path, mode = entry["path"], int(entry["mode"] or "0644", 8)
+    uid, gid = wanted_ids(entry)
+    text = entry["secret"] if entry["secret"] is not None else entry["content"]
+    data = text.encode()
+    if os.path.isfile(path) and not os.path.islink(path):
+        with open(path, "rb") as stream:
+            same = stream.read(len(data) + 1) == data
+        if same and not differs(path, uid, gid, mode):
+            return []
+    if not check:
+        handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".node_state.")
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(data)
+                os.fchown(stream.fileno(), uid, gid)
+                os.fchmod(stream.fileno(), mode)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.rename(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    return [f"file {path}"]
+
+
+# ---------------------------------------------------------------- units
+def parse_units(text):
+    """`systemctl show` output: blocks of KEY=VALUE lines, one block per unit, by unit name."""
+    units = {}
+    for block in text.split("\n\n"):
+        fields = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+        if "Id" in fields:
+            units[fields["Id"]] = fields
+    return units
+
+
+def start_time(text):
+    """Seconds since the epoch of systemd's `Mon 2026-11-23 19:06:06.123456 UTC`; 0 for a unit that never started."""
+    words = text.split()
+    if len(words) < 3:
+        return 0.0
+    form = "%Y-%m-%d %H:%M:%S.%f" if "." in words[2] else "%Y-%m-%d %H:%M:%S"
+    return datetime.strptime(f"{words[1]} {words[2]}", form).replace(tzinfo=UTC).timestamp()
+
+
+def last_change(paths):
+    """The latest ctime of those paths that exist: renames, chown and chmod count, and nobody can set it back."""
+    return max((os.lstat(path).st_ctime for path in paths if os.path.lexists(path)), default=0.0)
+
+
+def unit_action(unit, seen, changed_at):
+    """What to do with a unit: `start`, `restart`, `stop` or nothing (an empty string)."""
+    running = seen["ActiveState"] in ("active", "activating", "reloading")
+    if unit["state"] == "stopped":
+        return "stop" if running or seen["ActiveState"] == "failed" else ""
+    if not running:
+        return "start"
+    return "restart" if start_time(seen["ExecMainStartTimestamp"]) <= changed_at else ""
+
+
+def show_units(names):
+    return parse_units(run(["systemctl", "show", "--timestamp=us+utc", "--property", UNIT_PROPERTIES, *names]))
+
+
+def listening_ports():
+    """TCP ports on which somebody listens."""
+    ports = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        try:
+            with open(table, encoding="ascii") as stream:
+                rows = stream.read().splitlines()[1:]
+        except FileNotFoundError:
+            continue
+        for row in rows:
+            words = row.split()
+            if words[3] == "0A":
+                ports.add(int(words[1].rsplit(":", 1)[1], 16))
+    return ports
+
+
+def full_name(unit):
+    name = unit["name"]
+    return name if "." in name else f"{name}.service"
+
+
+def converge_units(units, timeout, *, check):
+    names = [full_name(unit) for unit in units]
+    seen = show_units(names)
+    if any(fields.get("NeedDaemonReload") == "yes" for fields in seen.values()) and not check:
+        run(["systemctl", "daemon-reload"])
+        seen = show_units(names)
+    todo = {"enable": [], "disable": [], "start": [], "restart": [], "stop": []}
+    changes = []
+    for unit, name in zip(units, names, strict=True):
+        fields = seen.get(name, {})
+        if fields.get("LoadState") != "loaded":
+            if unit["state"] == "stopped":
+                continue
+            raise NodeStateError(f"{name} is not installed here (systemd says {fields.get('LoadState', 'nothing')})")
+        action = unit_action(unit, fields, last_change(unit["reads"] or []))
+        enabled = fields.get("UnitFileState") == "enabled"
+        if unit["enabled"] is not None and unit["enabled"] != enabled and fields.get("UnitFileState") != "static":
+            todo["enable" if unit["enabled"] else "disable"].append(name)
+            changes.append(f"{name} {'enabled' if unit['enabled'] else 'disabled'}")
+        if action:
+            todo[action].append(name)
+            changes.append(f"{name} {action}")
+    if not check:
+        for verb in ("stop", "enable", "disable", "restart", "start"):
+            if todo[verb]:
+                systemctl(verb, todo[verb], timeout)
+        wait_until_up([unit for unit in units if unit["state"] != "stopped"], timeout)
+    return changes
+
+
+def systemctl(verb, names, timeout):
+    try:
+        if verb in ("start", "restart"):
+            # A unit that failed too often refuses to start until its counter is cleared.
+            subprocess.run(["systemctl", "reset-failed", *names], capture_output=True, check=False)
+        run(["systemctl", verb, *names], timeout=timeout)
+    except (NodeStateError, subprocess.TimeoutExpired) as error:
+        raise NodeStateError(f"{error}\n{journal_of(names)}") from error
+
+
+def wait_until_up(units, timeout):
+    """Until every unit is active and its port answers. A service of Type=simple is `active` at once, even if it is
+    about to give up, so the port is the real sign."""
+    names = [full_name(unit) for unit in units]
+    if not names:
+        return
+    deadline = time.monotonic() + timeout
+    while True:
+        states = show_units(names)
+        down = [name for name in names if states[name]["ActiveState"] in ("failed", "inactive")]
+        if down:
+            raise NodeStateError(f"{', '.join(down)} did not stay up\n{journal_of(down)}")
+        ports = listening_ports()
+        waiting = [
+            name
+            for unit, name in zip(units, names, strict=True)
+            if states[name]["ActiveState"] != "active" or (unit["listen"] and unit["listen"] not in ports)
+        ]
+        if not waiting:
+            return
+        if time.monotonic() > deadline:
+            raise NodeStateError(f"{', '.join(waiting)} not up after {timeout} s\n{journal_of(waiting)}")
+        time.sleep(0.3)
+
+
+def journal_of(names):
+    """The last lines of the units' journal, so that the operator need not log in to see them."""
+    argv = ["journalctl", "--no-pager", "--output=cat", "--lines=15"]
+    for name in names:
+        argv += ["--unit", name]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    return done.stdout.strip()
+
+
+def converge(params, *, check):
+    """Everything the parameters ask for; the changes made."""
+    changes = []
+    for user in params["users"]:
+        changes += ensure_user(user, check=check)
+    for entry in params["directories"]:
+        changes += ensure_directory(entry, check=check)
+    for path in params["absent"]:
+        changes += ensure_absent(path, check=check)
+    for entry in params["files"]:
+        changes += ensure_file(entry, check=check)
+    if params["units"]:
+        changes += converge_units(params["units"], params["timeout"], check=check)
+    return changes
+
+
+def argument_spec():
+    place = {"owner": {"type": "str"}, "group": {"type": "str"}, "mode": {"type": "str"}}
+    return {
+        "users": {
+            "type": "list",
+            "elements": "dict",
+            "default": [],
+            "options": {
+                "name": {"type": "str", "required": True},
+                "uid": {"type": "int", "required": True},
+                "home": {"type": "str"},
+                "shell": {"type": "str"},
+            },
+        },
+        "directories": {
+            "type": "list",
+            "elements": "dict",
+            "default": [],
+            "options": {"path": {"type": "path", "required": True}, **place},
+        },
+        "absent": {"type": "list", "elements": "path", "default": []},
+        "files": {
+            "type": "list",
+            "elements": "dict",
+            "default": [],
+            "options": {
+                "path": {"type": "path", "required": True},
+                "content": {"type": "str"},
+                "secret": {"type": "str", "no_log": True},
+                **place,
+            },
+            "required_one_of": [("content", "secret")],
+            "mutually_exclusive": [("content", "secret")],
+        },
+        "units": {
+            "type": "list",
+            "elements": "dict",
+            "default": [],
+            "options": {
+                "name": {"type": "str", "required": True},
+                "enabled": {"type": "bool"},
+                "state": {"type": "str", "choices": ["started", "stopped"], "default": "started"},
+                "reads": {"type": "list", "elements": "path", "default": []},
+                "listen": {"type": "int"},
+            },
+        },
+        "timeout": {"type": "int", "default": 180},
+    }
+
+
+def main():
+    from ansible.module_utils.basic import AnsibleModule
+
+    module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
+    try:
+        changes = converge(module.params, check=module.check_mode)
+    except (NodeStateError, OSError, subprocess.TimeoutExpired) as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(changed=bool(changes), changes=changes)
+
+
+if __name__ == "__main__":
+    main()
