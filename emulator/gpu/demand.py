@@ -1,0 +1,100 @@
+"""The solver's question and answer: boards, demands, assignments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from emulator.gpu.model import BoardModel, GpuInstance, Placement
+
+
+class BoardUse(StrEnum):
+    """What a board may serve. `closed`: nothing new (it is down, or somebody else holds it whole)."""
+
+    ANY = "any"
+    SLICES = "slices"
+    WHOLE = "whole"
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class BoardState:
+    """One board to plan on.
+
+    Attributes:
+        id: name in messages and assignments.
+        model: catalogue entry or what NVML reported.
+        instances: GPU instances that must stay where they are. What may move is given to `solve` as `current`.
+        allowed: profiles that may be created; empty allows all.
+    """
+
+    id: str
+    model: BoardModel
+    instances: tuple[GpuInstance, ...] = ()
+    allowed: tuple[str, ...] = ()
+    use: BoardUse = BoardUse.ANY
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """One slice or one whole board. `profile` None with `whole` False: the board's smallest allowed profile."""
+
+    id: str
+    profile: str | None = None
+    whole: bool = False
+
+    @property
+    def kind(self) -> str:
+        """What is asked for, in words fit for a message."""
+        return "whole GPU" if self.whole else self.profile or "slice of the smallest profile"
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """Where a demand goes. A whole board has neither profile nor placement."""
+
+    demand: str
+    board: str
+    profile: str | None = None
+    placement: Placement | None = None
+
+    @property
+    def whole(self) -> bool:
+        return self.profile is None
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """A placement of every demand.
+
+    Attributes:
+        assignments: in the order of the demands.
+        boards_touched: boards that hold at least one assignment.
+        room: sum over all boards of `Geometry.room` afterwards; larger means less fragmented.
+        moves: ids of demands that leave the place that `current` gave them.
+        proved: every level of the objective is proved best. False can happen only to the last two levels
+            (fragmentation, moves) on large fleets, when the search budget ended first.
+    """
+
+    assignments: tuple[Assignment, ...]
+    boards_touched: int
+    room: int
+    moves: tuple[str, ...] = ()
+    proved: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Infeasible:
+    """Proof that no placement of all demands exists.
+
+    Attributes:
+        reasons: why, one sentence each.
+        changes: the smallest changes that would fit, each checked by solving the changed question.
+        placed: a placement of a largest part of the demands, for pictures; empty when nothing can be placed.
+        unplaced: ids of the demands left out of `placed`.
+    """
+
+    reasons: tuple[str, ...]
+    changes: tuple[str, ...] = ()
+    placed: tuple[Assignment, ...] = ()
+    unplaced: tuple[str, ...] = ()

@@ -1,0 +1,265 @@
+"""Exact search over patterns: fewest boards, then least room lost and most demands kept in place.
+
+Both searches are depth-first: take the largest type that is still wanted, choose the class and the pattern of the board
+that holds one of it, recurse on what is left. Dual prices of the linear relaxation turn into a lower bound that each
+pattern raises by its (non-negative, integer) reduced cost; a branch ends as soon as the bound passes the target.
+States met before are not searched again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from emulator.gpu.solver_lp import Relation, dual_prices
+from emulator.gpu.solver_patterns import BoardClass, Pattern, Problem, Vector
+
+SCALE = 1 << 20  # prices are integers in units of 1/SCALE
+_CLASS_ROWS = 8  # above so many classes the relaxation forgets which class a pattern belongs to
+
+Choice = tuple[int, Pattern]  # class, pattern
+_Move = tuple[int, int, int, Pattern]  # reduced cost, cost, class, pattern
+
+
+class BudgetSpent(Exception):  # noqa: N818 (not an error: the search answers with the best it has)
+    """The search looked at as many states as it may."""
+
+
+@dataclass(slots=True)
+class Bound:
+    """Integer prices and what follows from them. `floor[c]`: the least reduced cost of class c, at most 0."""
+
+    costs: tuple[tuple[int, ...], ...]
+    prices: Vector
+    board_price: int
+    classes: tuple[BoardClass, ...]
+    floor: list[int] = field(default_factory=list)
+    reduced: list[list[int]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for costs, group in zip(self.costs, self.classes, strict=True):
+            fixed = 0 if group.touched else self.board_price
+            values = [
+                SCALE * cost - fixed * any(pattern.vector) - _dot(self.prices, pattern.vector)
+                for cost, pattern in zip(costs, group.patterns, strict=True)
+            ]
+            floor = min(0, *values)
+            self.floor.append(floor)
+            self.reduced.append([value - floor for value in values])
+
+    def start(self, wanted: Vector, boards: int) -> int:
+        """Lower bound, times SCALE, of the whole problem when `boards` untouched boards are opened."""
+        floors = sum(len(group.boards) * low for group, low in zip(self.classes, self.floor, strict=True))
+        return _dot(self.prices, wanted) + self.board_price * boards + floors
+
+
+def _dot(left: Vector, right: Vector) -> int:
+    return sum(a * b for a, b in zip(left, right, strict=True))
+
+
+def _ceil(value: int) -> int:
+    return -(-value // SCALE)
+
+
+def boards_bound(problem: Problem) -> Bound:
+    """Prices for the number of untouched boards that have to be opened."""
+    costs = tuple(
+        tuple(int(not group.touched and any(pattern.vector)) for pattern in group.patterns) for group in problem.classes
+    )
+    return _bound(problem, costs, boards=None)
+
+
+def cost_bound(problem: Problem, costs: tuple[tuple[int, ...], ...], boards: int) -> Bound:
+    """Prices for the sum of `costs` when exactly `boards` untouched boards are opened."""
+    return _bound(problem, costs, boards=boards)
+
+
+def _bound(problem: Problem, costs: tuple[tuple[int, ...], ...], *, boards: int | None) -> Bound:
+    by_class = len(problem.classes) <= _CLASS_ROWS
+    groups = len(problem.classes) if by_class else 1
+    cheapest: dict[tuple[Vector, int, int], int] = {}
+    for c, (group, own) in enumerate(zip(problem.classes, costs, strict=True)):
+        vectors = {pattern.vector for pattern in group.patterns} if boards is None else set()
+        for pattern, cost in zip(group.patterns, own, strict=True):
+            if not any(pattern.vector) or (vectors and _extensible(pattern.vector, vectors)):
+                continue
+            key = (pattern.vector, int(not group.touched), c if by_class else 0)
+            cheapest[key] = min(cost, cheapest.get(key, cost))
+    columns = []
+    for vector, opens, c in cheapest:
+        opened = [opens] if boards is not None else []
+        columns.append([*vector, *(int(c == k) for k in range(groups)), *opened])
+    sizes = (
+        [len(group.boards) for group in problem.classes]
+        if by_class
+        else [sum(len(group.boards) for group in problem.classes)]
+    )
+    cover = Relation.AT_LEAST if boards is None else Relation.EQUAL
+    relations = [cover] * len(problem.wanted) + [Relation.AT_MOST] * groups
+    limits: list[float] = [*problem.wanted, *sizes]
+    if boards is not None:
+        relations.append(Relation.EQUAL)
+        limits.append(boards)
+    prices = dual_prices(columns, list(cheapest.values()), relations, limits)
+    whole = [round(price * SCALE) for price in prices]
+    types = len(problem.wanted)
+    return Bound(costs, tuple(whole[:types]), 0 if boards is None else whole[-1], problem.classes)
+
+
+def _extensible(vector: Vector, vectors: set[Vector]) -> bool:
+    return any((*vector[:t], vector[t] + 1, *vector[t + 1 :]) in vectors for t in range(len(vector)))
+
+
+class FewestBoards:
+    """Finds the least number of untouched boards that serve everything, and one way to do it."""
+
+    def __init__(self, problem: Problem) -> None:
+        self._problem = problem
+        self.bound = boards_bound(problem)
+        self._vectors = [{pattern.vector for pattern in group.patterns} for group in problem.classes]
+        self._moves: dict[tuple[Vector, tuple[bool, ...]], list[_Move]] = {}
+        self._failed: set[tuple[Vector, Vector]] = set()
+        self._caps = tuple(
+            max((pattern.vector[t] for group in problem.classes for pattern in group.patterns), default=0)
+            for t in range(len(problem.wanted))
+        )
+
+    def solve(self) -> list[Choice] | None:
+        """Choices of patterns, one per used board; None when the demands do not fit."""
+        sizes = tuple(len(group.boards) for group in self._problem.classes)
+        fresh = sum(len(group.boards) for group in self._problem.classes if not group.touched)
+        start = self.bound.start(self._problem.wanted, 0)
+        for boards in range(max(0, _ceil(start)), fresh + 1):
+            self._failed.clear()
+            found = self._search(self._problem.wanted, sizes, start, boards * SCALE)
+            if found is not None:
+                return found
+        return None
+
+    def _search(self, left: Vector, sizes: Vector, bound: int, target: int) -> list[Choice] | None:
+        if not any(left):
+            return []
+        key = (left, sizes)
+        if key in self._failed:
+            return None
+        for reduced, _, c, pattern in self._children(left, sizes):
+            if bound + reduced > target:
+                break
+            rest = tuple(a - b for a, b in zip(left, pattern.vector, strict=True))
+            found = self._search(rest, (*sizes[:c], sizes[c] - 1, *sizes[c + 1 :]), bound + reduced, target)
+            if found is not None:
+                found.append((c, pattern))
+                return found
+        self._failed.add(key)
+        return None
+
+    def _children(self, left: Vector, sizes: Vector) -> list[_Move]:
+        """Only patterns that cannot take more of what is left: filling a board up never costs a board."""
+        clipped = tuple(map(min, left, self._caps))
+        key = (clipped, tuple(size > 0 for size in sizes))
+        moves = self._moves.get(key)
+        if moves is None:
+            moves = self._moves[key] = _moves(self.bound, clipped, key[1], self._vectors)
+        return moves
+
+
+def _moves(bound: Bound, left: Vector, usable: Sequence[bool], maximal_in: Sequence[set[Vector]] | None) -> list[_Move]:
+    """Patterns that serve the first wanted type within `left`, cheapest reduced cost first."""
+    first = next(t for t, number in enumerate(left) if number)
+    moves: list[_Move] = []
+    for c, group in enumerate(bound.classes):
+        if not usable[c]:
+            continue
+        fitting = [
+            (reduced, cost, c, pattern)
+            for reduced, cost, pattern in zip(bound.reduced[c], bound.costs[c], group.patterns, strict=True)
+            if pattern.vector[first] and all(map(int.__le__, pattern.vector, left))
+        ]
+        if maximal_in is not None:
+            fitting = [move for move in fitting if not _can_grow(move[3].vector, left, maximal_in[c])]
+        moves += fitting
+    moves.sort(key=lambda move: (move[0], move[2], [-number for number in move[3].vector]))
+    return moves
+
+
+def _can_grow(vector: Vector, left: Vector, vectors: set[Vector]) -> bool:
+    return any(
+        vector[t] < left[t] and (*vector[:t], vector[t] + 1, *vector[t + 1 :]) in vectors for t in range(len(vector))
+    )
+
+
+class LeastCost:
+    """Finds the cheapest choices that open exactly `boards` untouched boards, starting from known choices."""
+
+    def __init__(
+        self, problem: Problem, costs: tuple[tuple[int, ...], ...], known: list[Choice], *, budget: int
+    ) -> None:
+        self._problem = problem
+        self._cost_of = [
+            {pattern.vector: cost for pattern, cost in zip(group.patterns, prices, strict=True)}
+            for group, prices in zip(problem.classes, costs, strict=True)
+        ]
+        self.best = known
+        self.best_cost = sum(self._cost_of[c][pattern.vector] for c, pattern in known)
+        self._boards = sum(not problem.classes[c].touched for c, _ in known)
+        self._bound = cost_bound(problem, costs, self._boards)
+        self._opening = boards_bound(problem)
+        self._budget = budget
+        self._seen: dict[tuple[Vector, Vector], int] = {}
+        self._moves: dict[tuple[Vector, tuple[bool, ...]], list[_Move]] = {}
+        self._opening_cost = [
+            {pattern.vector: reduced for pattern, reduced in zip(group.patterns, values, strict=True)}
+            for group, values in zip(problem.classes, self._opening.reduced, strict=True)
+        ]
+        self._path: list[Choice] = []
+        self._target = 0
+
+    def solve(self) -> bool:
+        """Improve `best` to the optimum; False when the budget ended before the proof."""
+        wanted = self._problem.wanted
+        sizes = tuple(len(group.boards) for group in self._problem.classes)
+        start, opening = self._bound.start(wanted, self._boards), self._opening.start(wanted, 0)
+        # Aim just at the bound first and widen: the search then stays where the optimum usually is.
+        target, step = min(_ceil(start), self.best_cost - 1), 1
+        try:
+            while _ceil(start) < self.best_cost:
+                self._seen.clear()
+                self._target = target
+                self._search(wanted, sizes, start, opening, 0)
+                if target >= self.best_cost - 1:
+                    break
+                target, step = min(target + step, self.best_cost - 1), 2 * step
+        except BudgetSpent:
+            return False
+        return True
+
+    def _search(self, left: Vector, sizes: Vector, bound: int, opening: int, cost: int) -> None:
+        if not any(left):
+            if cost < self.best_cost:
+                self.best, self.best_cost = list(self._path), cost
+                self._target = min(self._target, cost - 1)
+            return
+        key = (left, sizes)
+        if self._seen.get(key, cost + 1) <= cost:
+            return
+        self._seen[key] = cost
+        self._budget -= 1
+        if self._budget < 0:
+            raise BudgetSpent
+        for reduced, own, c, pattern in self._children(left, sizes):
+            if _ceil(bound + reduced) > self._target:
+                break
+            opened = opening + self._opening_cost[c][pattern.vector]
+            if opened > self._boards * SCALE:
+                continue
+            rest = tuple(a - b for a, b in zip(left, pattern.vector, strict=True))
+            self._path.append((c, pattern))
+            self._search(rest, (*sizes[:c], sizes[c] - 1, *sizes[c + 1 :]), bound + reduced, opened, cost + own)
+            self._path.pop()
+
+    def _children(self, left: Vector, sizes: Vector) -> list[_Move]:
+        key = (left, tuple(size > 0 for size in sizes))
+        moves = self._moves.get(key)
+        if moves is None:
+            moves = self._moves[key] = _moves(self._bound, left, key[1], None)
+        return moves
