@@ -71,9 +71,7 @@ def wait_for_guests(
             lines of its console.
     """
     with ThreadPoolExecutor(max_workers=max(1, min(len(guests), 32)), thread_name_prefix="boot") as pool:
-        waits = [
-            pool.submit(_wait, guest, keys, shell, reporter, timeout=timeout, stop=stop) for guest in guests
-        ]
+        waits = [pool.submit(_wait, guest, keys, shell, reporter, timeout=timeout, stop=stop) for guest in guests]
         errors = [error for error in (wait.exception() for wait in waits) if error]
     if errors:
         raise errors[0]
@@ -122,8 +120,6 @@ def read_tail(path: Path, *, limit: int = 256 * 1024) -> str:
 
 def last_lines(path: Path) -> str:
     """The last printable lines of a console, for an error message; control sequences are dropped."""
-    lines = [
-        "".join(char for char in line if char.isprintable()) for line in read_tail(path, limit=16384).splitlines()
-    ]
+    lines = ["".join(char for char in line if char.isprintable()) for line in read_tail(path, limit=16384).splitlines()]
     kept = [line for line in lines if line.strip()][-CONSOLE_LINES:]
     return "\n".join(f"    | {line}" for line in kept) or "    | (nothing yet)"

@@ -51,9 +51,7 @@ def destroy(
         plans = [(lab, plan_destroy(lab, store.state)) for lab in labs]
         plan = Plan(name, tuple(change for _, plan in plans for change in plan.changes))
         if plan.is_empty and not paths.root.exists():
-            raise UsageError(
-                f"there is no lab {name}", where=str(paths.root), fix="hyperscaler status lists the labs"
-            )
+            raise UsageError(f"there is no lab {name}", where=str(paths.root), fix="hyperscaler status lists the labs")
         if not confirm(plan):
             return DestroyResult(plan, declined=True)
         paths.root.mkdir(mode=0o700, parents=True, exist_ok=True)

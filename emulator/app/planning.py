@@ -50,9 +50,7 @@ def plan_destroy(lab: Lab, state: State) -> Plan:
     return diff(lab.name, (), dict(state.resources), {}, find(lab))
 
 
-def observe(
-    lab: Lab, wanted: tuple[Resource, ...], recorded: dict[str, Recorded]
-) -> dict[str, Observation]:
+def observe(lab: Lab, wanted: tuple[Resource, ...], recorded: dict[str, Recorded]) -> dict[str, Observation]:
     """A look at everything wanted, by id."""
     with ThreadPoolExecutor(max_workers=8, thread_name_prefix="observe") as pool:
         looks = {

@@ -123,9 +123,7 @@ def _boot(world: World, lab: Lab, spec: ClusterSpec, reporter: Reporter, stop: S
         for node in spec.nodes
     ]
     world.guests.write_access(spec, access, None)
-    book = HostKeyBook(
-        world.guests.parse_host_keys, lambda keys: world.guests.write_access(spec, access, keys)
-    )
+    book = HostKeyBook(world.guests.parse_host_keys, lambda keys: world.guests.write_access(spec, access, keys))
     shell = world.guests.shell(access)
     wait_for_guests(guests, book, shell, reporter, timeout=spec.timeouts.boot, stop=stop)
     if stop.is_set():

@@ -110,9 +110,7 @@ def lab_status(world: World, name: str) -> LabStatus:
         if record.open_action
     ]
     slurm = _slurm(world, spec, hypervisor) if all(node.state == "running" for node in nodes) else ""
-    phases = {
-        key.removeprefix("phase/"): value for key, value in state.facts.items() if key.startswith("phase/")
-    }
+    phases = {key.removeprefix("phase/"): value for key, value in state.facts.items() if key.startswith("phase/")}
     busy = holder_of(world.home.locks / f"{name}.lock")
     return LabStatus(name, hypervisor, phases, nodes, slurm, busy, tuple(problems))
 

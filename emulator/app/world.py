@@ -58,17 +58,13 @@ class Guests(Protocol):
 
     def parse_host_keys(self, console: str) -> Sequence[str]: ...
 
-    def write_access(
-        self, spec: ClusterSpec, access: Access, keys: Mapping[str, Sequence[str]] | None
-    ) -> None:
+    def write_access(self, spec: ClusterSpec, access: Access, keys: Mapping[str, Sequence[str]] | None) -> None:
         """Write the lab's ssh_config and, when `keys` are given, its known_hosts."""
         ...
 
     def shell(self, access: Access) -> GuestShell: ...
 
-    def configure(
-        self, spec: ClusterSpec, access: Access, reporter: Reporter, stop: StopFlag
-    ) -> ConfigureOutcome: ...
+    def configure(self, spec: ClusterSpec, access: Access, reporter: Reporter, stop: StopFlag) -> ConfigureOutcome: ...
 
     def inventory(self, spec: ClusterSpec, access: Access, form: str) -> str:
         """The Ansible inventory as `ini`, `yaml` or `json`."""

@@ -40,7 +40,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class StepFailure:
-    resource_id: str
+    resource: Resource
     error: HyperscalerError
 
 
@@ -58,13 +58,15 @@ def steps_of(plan: Plan) -> tuple[dict[str, Step], dict[str, set[str]]]:
             elif f"ensure {need}" in steps:
                 waits[key].add(f"ensure {need}")  # a delete, too, needs a hypervisor that runs
         if not step.is_delete:
+            group = step.resource.waits_for_group
+            waits[key] |= {
+                other for other, made in steps.items() if group and not made.is_delete and made.resource.group == group
+            }
             if f"delete {step.resource.id}" in steps:
                 waits[key].add(f"delete {step.resource.id}")
             shared = set(step.resource.exclusive)
             waits[key] |= {
-                other
-                for other, rival in steps.items()
-                if rival.is_delete and shared & set(rival.resource.exclusive)
+                other for other, rival in steps.items() if rival.is_delete and shared & set(rival.resource.exclusive)
             }
     return steps, waits
 
@@ -112,6 +114,7 @@ class Executor:
         """
         steps, waits = steps_of(plan)
         failures: list[StepFailure] = []
+        finished: list[Step] = []
         running: dict[Future[None], str] = {}
         with ThreadPoolExecutor(max_workers=self._workers, thread_name_prefix="apply") as pool:
             while waits or running:
@@ -126,22 +129,37 @@ class Executor:
                     key = running.pop(future)
                     error = future.exception()
                     if error is None:
+                        finished.append(steps[key])
                         for blocked in waits.values():
                             blocked.discard(key)
                     elif isinstance(error, HyperscalerError):
-                        failures.append(StepFailure(steps[key].resource.id, error))
+                        failures.append(StepFailure(steps[key].resource, error))
                     else:
                         raise error
+        self._roll_back(plan.lab, finished, {failure.resource.group for failure in failures} - {""})
         self._conclude(failures, unstarted=len(waits))
+
+    def _roll_back(self, lab: str, finished: list[Step], groups: set[str]) -> None:
+        """Undo, newest first, what this run made of the groups in which something failed.
+
+        What cannot be undone either stays on record for the next run; its error is reported beside the first.
+        """
+        for step in reversed(finished):
+            if step.resource.group in groups and step.action is Action.CREATE:
+                undo = Step(f"delete {step.resource.id}", Action.DELETE, step.resource, None, True, "rolled back")
+                try:
+                    self._run(lab, undo)
+                except HyperscalerError as error:
+                    self._reporter.warn(f"{step.resource.id} could not be rolled back: {error.what}")
 
     def _conclude(self, failures: list[StepFailure], *, unstarted: int) -> None:
         if failures:
             first = failures[0].error
-            others = ", ".join(failure.resource_id for failure in failures[1:])
+            others = ", ".join(failure.resource.id for failure in failures[1:])
             if others:
                 first.what += f" (also failed: {others})"
             if not first.where:
-                first.where = failures[0].resource_id
+                first.where = failures[0].resource.id
             raise first
         if unstarted:
             raise InterruptedRunError(
@@ -152,9 +170,7 @@ class Executor:
     def _run(self, lab: str, step: Step) -> None:
         handler = self._handlers.get(step.resource.kind)
         if handler is None:
-            raise StateError(
-                f"this version has no handler for a {step.resource.kind}", where=step.resource.id
-            )
+            raise StateError(f"this version has no handler for a {step.resource.kind}", where=step.resource.id)
         subject = step.resource.id
         started = time.monotonic()
 
@@ -174,8 +190,6 @@ class Executor:
                 self._store.end(action, step.resource, handle)
         except HyperscalerError as error:
             self._store.fail(action, step.resource, error.what)
-            self._reporter.event(
-                Event("apply", subject, Status.FAILED, error.what, time.monotonic() - started)
-            )
+            self._reporter.event(Event("apply", subject, Status.FAILED, error.what, time.monotonic() - started))
             raise
         self._reporter.event(Event("apply", subject, Status.DONE, action, time.monotonic() - started))

@@ -127,9 +127,7 @@ class Journal:
 def encode(entry: Mapping[str, Any]) -> bytes:
     """One line, checksum and newline included."""
     body = json.dumps(entry, sort_keys=True, separators=(",", ":"))
-    return (
-        json.dumps({**entry, _SUM: _checksum(body)}, sort_keys=True, separators=(",", ":")).encode() + b"\n"
-    )
+    return json.dumps({**entry, _SUM: _checksum(body)}, sort_keys=True, separators=(",", ":")).encode() + b"\n"
 
 
 def decode(line: bytes) -> tuple[Mapping[str, Any] | None, str]:

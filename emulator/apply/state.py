@@ -97,9 +97,7 @@ class StateStore:
             return dict(record.handle) if record else {}
 
     def start_run(self, command: str, **facts: str) -> None:
-        self.journal.append(
-            {"type": "run", "run": self._run, "boot": self._boot, "command": command, **facts}
-        )
+        self.journal.append({"type": "run", "run": self._run, "boot": self._boot, "command": command, **facts})
 
     def begin(self, action: str, resource: Resource) -> None:
         """Announce an effect; on the disk before the effect starts."""

@@ -73,9 +73,7 @@ class LiveReporter:
         self._rows: dict[str, tuple[Event, float]] = {}
         self._phase = ""
         self._phase_started = self._started
-        self._live = Live(
-            get_renderable=self._render, console=self._console, refresh_per_second=8, transient=True
-        )
+        self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=8, transient=True)
 
     def start(self) -> None:
         self._live.start()

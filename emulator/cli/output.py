@@ -18,7 +18,7 @@ _state = {"json": False}
 def json_option(function: Any) -> Any:
     """`--json`: pure JSON on stdout."""
 
-    def remember(_ctx: click.Context, _param: click.Parameter, value: bool) -> bool:  # noqa: FBT001
+    def remember(_ctx: click.Context, _param: click.Parameter, value: bool) -> bool:
         _state["json"] = value
         return value
 

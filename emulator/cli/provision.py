@@ -21,9 +21,7 @@ from emulator.plan.model import Plan
 @click.option("--expect-plan", metavar="DIGEST", help="Refuse any plan but the one `plan` printed.")
 @click.option("--plain", is_flag=True, help="Plain progress lines, also on a terminal.")
 @json_option
-def command(
-    file: Path, *, yes: bool, wait_seconds: float, expect_plan: str | None, plain: bool, as_json: bool
-) -> None:
+def command(file: Path, *, yes: bool, wait_seconds: float, expect_plan: str | None, plain: bool, as_json: bool) -> None:
     """Bring this host to what FILE asks for, configure the clusters and verify them.
 
     Asks first, unless there is nothing to change. Run again it changes nothing; run after an interruption it

@@ -22,8 +22,7 @@ def command(lab: str | None, *, as_json: bool) -> None:
         lines = list_labs(world)
         if as_json:
             fields = [
-                {"lab": line.name, "nodes": line.nodes, "verified": line.verified, "busy": line.busy}
-                for line in lines
+                {"lab": line.name, "nodes": line.nodes, "verified": line.verified, "busy": line.busy} for line in lines
             ]
             print_json({"version": 1, "labs": fields})
         elif not lines:
@@ -44,7 +43,8 @@ def _text(status: LabStatus) -> str:
     width = max(len(node.name) for node in status.nodes)
     lines = [f"lab {status.name} on hypervisor {status.hypervisor or 'none yet'}"]
     lines += [
-        f"  {node.name:<{width}}  {node.ip:<15}  {node.cpu_cores:>2} cores {node.memory_mib / 1024:>5g} GiB  {node.state}"
+        f"  {node.name:<{width}}  {node.ip:<15}  {node.cpu_cores:>2} cores"
+        f" {node.memory_mib / 1024:>5g} GiB  {node.state}"
         for node in status.nodes
     ]
     phases = ", ".join(f"{name} {value}" for name, value in status.phases.items())

@@ -51,9 +51,7 @@ def diff(
     return Plan(lab, (*_delete_order(doomed), *_create_order(wanted_by_id, changes)), tuple(blockers))
 
 
-def _judge(
-    resource: Resource, record: Recorded | None, seen: Observation
-) -> tuple[Change | None, Blocker | None]:
+def _judge(resource: Resource, record: Recorded | None, seen: Observation) -> tuple[Change | None, Blocker | None]:
     match seen.presence:
         case Presence.FOREIGN:
             return None, Blocker(
@@ -80,9 +78,7 @@ def _absent_reason(record: Recorded | None) -> str:
     return "missing although it was made; removed outside of hyperscaler"
 
 
-def _judge_ours(
-    resource: Resource, record: Recorded | None, seen: Observation
-) -> tuple[Change | None, Blocker | None]:
+def _judge_ours(resource: Resource, record: Recorded | None, seen: Observation) -> tuple[Change | None, Blocker | None]:
     previous = record.resource if record else None
     # A begun update may or may not have reached the host, so the record's fields cannot be trusted to be
     # what is there: only what the host itself remembers (the digest) can.
@@ -157,9 +153,7 @@ def _spread(
         # A golden image is only (re)built for a disk that is about to be made from it.
         if not any(d in changes and changes[d].action in anew for d in dependents(needs, [key])):
             del changes[key]
-    grown = [
-        key for key, c in changes.items() if c.action is Action.UPDATE and isinstance(c.resource, Volume)
-    ]
+    grown = [key for key, c in changes.items() if c.action is Action.UPDATE and isinstance(c.resource, Volume)]
     for key, wanted_needs in needs.items():
         cause = next((volume for volume in grown if volume in wanted_needs), None)
         if cause and key not in changes:

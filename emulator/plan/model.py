@@ -126,8 +126,7 @@ class Plan:
             "digest": self.digest,
             "changes": [change.to_json() for change in self.changes],
             "blockers": [
-                {"id": blocker.resource_id, "what": blocker.what, "fix": blocker.fix}
-                for blocker in self.blockers
+                {"id": blocker.resource_id, "what": blocker.what, "fix": blocker.fix} for blocker in self.blockers
             ],
             "notes": list(self.notes),
         }

@@ -35,6 +35,10 @@ class Resource:
     shared: ClassVar[bool] = False
     #: Gone after a reboot of the host although nobody deleted it.
     volatile: ClassVar[bool] = False
+    #: Resources of a group are made or unmade together: a failure undoes what the run has made of it.
+    group: ClassVar[str] = ""
+    #: Everything wanted of this group is made first.
+    waits_for_group: ClassVar[str] = ""
     #: Fields that the handler can change in place; any other difference means delete and create.
     updatable: ClassVar[frozenset[str]] = frozenset()
 
@@ -63,9 +67,7 @@ class Resource:
         """Fields in which this request differs from `old`, as `{field: (old, new)}`."""
         mine, theirs = self.to_json(), old.to_json()
         return {
-            key: (theirs.get(key), value)
-            for key, value in mine.items()
-            if key != "needs" and theirs.get(key) != value
+            key: (theirs.get(key), value) for key, value in mine.items() if key != "needs" and theirs.get(key) != value
         }
 
 
@@ -157,6 +159,7 @@ class Domain(Resource):
 
     kind = "domain"
     volatile = True
+    waits_for_group = "gpu"
     updatable = frozenset({"vcpus", "memory_mib", "hostdevs", "accelerated"})
     uuid: str
     node: str

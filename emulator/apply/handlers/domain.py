@@ -11,7 +11,7 @@ from emulator.apply.handler import ApplyContext, Handle
 from emulator.apply.handlers.files import private_directory
 from emulator.errors import ConflictError, StateError
 from emulator.plan.model import Observation, Presence, Recorded
-from emulator.plan.resources import Domain, HostdevRequest, Resource
+from emulator.plan.resources import Domain, Resource
 from emulator.ports import (
     DomainInfo,
     DomainRequest,
@@ -25,17 +25,17 @@ from emulator.ports import (
 SHUTDOWN_SECONDS = 120.0
 SSH_CREDENTIAL = "ssh.authorized_keys.root"  # read by systemd 252's tmpfiles provision.conf
 
-HostdevResolver = Callable[[HostdevRequest, Handle], Hostdev]
+HostdevResolver = Callable[[Handle], Sequence[Hostdev]]
 
 
 class DomainHandler:
     """Direct kernel boot from the image that the node's disk was made from."""
 
-    def __init__(self, session: HypervisorSession, lab: str, public_key: Path, hostdev: HostdevResolver) -> None:
+    def __init__(self, session: HypervisorSession, lab: str, public_key: Path, hostdevs: HostdevResolver) -> None:
         self._session = session
         self._lab = lab
         self._public_key = public_key
-        self._hostdev = hostdev
+        self._hostdevs = hostdevs
 
     def observe(self, resource: Domain, record: Recorded | None) -> Observation:
         hypervisor = self._session.peek()
@@ -94,17 +94,14 @@ class DomainHandler:
             disk=disk,
             kernel=kernel,
             initrd=initrd,
-            cmdline=(
-                "root=/dev/vda rw console=ttyS0 quiet"
-                f" systemd.hostname={resource.node} systemd.machine_id={machine_id}"
-            ),
+            cmdline=f"{volume['cmdline']} systemd.hostname={resource.node} systemd.machine_id={machine_id}",
             network=ids.host_name(self._lab, resource.network.partition("/")[2]),
             mac=resource.mac,
             console_log=Path(resource.console_log),
             accelerated=resource.accelerated,
             credentials={SSH_CREDENTIAL: public_key},
             hostdevs=tuple(
-                self._hostdev(device, context.handle(device.source)) for device in resource.hostdevs
+                device for request in resource.hostdevs for device in self._hostdevs(context.handle(request.source))
             ),
         )
 

@@ -24,6 +24,10 @@ class BuiltImage(Protocol):
     def kernel(self) -> Path: ...
     @property
     def initrd(self) -> Path: ...
+    @property
+    def cmdline(self) -> tuple[str, ...]:
+        """Kernel arguments that the image needs to boot."""
+        ...
 
 
 class Images(Protocol):

@@ -79,7 +79,13 @@ class VolumeHandler:
         image = self._images.owning(base) if base else None
         if base is None or image is None:
             raise HyperscalerError("the disk vanished while it was made", where=resource.id)
-        return {"path": resource.path, "base": str(base), "kernel": str(image.kernel), "initrd": str(image.initrd)}
+        return {
+            "path": resource.path,
+            "base": str(base),
+            "kernel": str(image.kernel),
+            "initrd": str(image.initrd),
+            "cmdline": " ".join(image.cmdline),
+        }
 
     def delete(self, resource: Volume, handle: Handle, context: ApplyContext) -> None:
         del handle, context

@@ -1,0 +1,78 @@
+"""GPU resources: MIG mode, virtual functions, GPU instances, vGPUs and whole boards.
+
+Made in this order, taken away in the reverse: MIG mode, then VFs (enabling them re-binds the driver and erases
+GPU instances), then GPU instances, then vGPUs. All of one board are `exclusive` to it, so that a slice that goes
+frees its memory slices before another takes them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from emulator.plan.resources import Resource, register
+
+GPU_GROUP = "gpu"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoardResource(Resource):
+    """Something on a board. `device` is the id in the lab file, `pci_address` such as 0000:41:00.0."""
+
+    volatile = True
+    group = GPU_GROUP
+    device: str
+    pci_address: str
+
+    @property
+    def exclusive(self) -> tuple[str, ...]:
+        return (f"board/{self.pci_address}",)
+
+
+@register
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MigMode(BoardResource):
+    """MIG mode on. Its handle remembers whether it was on before, so that destroy leaves it as it was."""
+
+    kind = "mig-mode"
+
+
+@register
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VirtualFunctions(BoardResource):
+    """The SR-IOV virtual functions that vGPUs are made on."""
+
+    kind = "virtual-functions"
+
+
+@register
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuInstance(BoardResource):
+    """A MIG slice at an explicit placement; `start` and `size` count memory slices.
+
+    The profile goes by name: ids and instance ids are the driver's business and are looked up each time.
+    """
+
+    kind = "gpu-instance"
+    profile: str
+    start: int
+    size: int
+
+
+@register
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vgpu(BoardResource):
+    """A vGPU on a GPU instance, for one node. `uuid` is used by the mdev framework."""
+
+    kind = "vgpu"
+    profile: str
+    uuid: str
+    node: str
+
+
+@register
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WholeGpu(BoardResource):
+    """A whole board bound to vfio-pci with everything in its IOMMU group, for one node."""
+
+    kind = "whole-gpu"
+    node: str
