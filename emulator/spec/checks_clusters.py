@@ -132,15 +132,13 @@ def _check_mig_strategy(draft: Draft, kubernetes: KubernetesDraft) -> None:
 
 
 def _check_version(kubernetes: KubernetesDraft) -> None:
-    version, source = kubernetes.version, kubernetes.source
+    version, source = kubernetes.version, kubernetes.source or "auto"
     view = kubernetes.view.child("version")
     if not version:
         return
     minor = minor_of(version)
     if minor is None:
         view.error("kubernetes.version", f"{quoted(version)} is not a version", "write for example 1.31 or 1.31.4")
-        return
-    if source is None:
         return
     minors = supported_minors(source)
     origin = "any source" if source == "auto" else quoted(source)

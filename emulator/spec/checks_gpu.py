@@ -55,12 +55,12 @@ def _check_device(device: DeviceDraft, board: BoardModel | None, *, simulated: b
     model = device.view.child("model")
     if board is None:
         near = catalog.close_names(device.model)
-        what = f"{quoted(device.model)} is not one board of the catalogue, so that its profiles cannot be checked"
+        what = f"{quoted(device.model)} names no single board of the catalogue"
         fix = f"did you mean {' or '.join(near)}?" if near else "`hyperscaler gpu discover` prints the product name"
         if simulated:
-            model.error("gpu.model", f"{quoted(device.model)} cannot be simulated: not one board of the catalogue", fix)
+            model.error("gpu.model", f"{what}, and only those can be simulated", fix)
         else:
-            model.warning("gpu.model", what, fix)
+            model.warning("gpu.model", f"{what}, so that its profiles cannot be checked", fix)
         return
     if device.mig_capable and not board.mig_capable:
         device.view.child("mig_capable").error(

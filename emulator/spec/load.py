@@ -79,7 +79,7 @@ def parse_spec(text: str, *, file: str) -> tuple[ClusterSpec | None, Report]:
     return (None if report.has_errors() else _assemble(draft, addresses)), report
 
 
-_START = 'begin with `version: "1.0"`; `hyperscaler` ships examples under config/'
+_START = 'begin with `version: "1.0"`; see config/minimal.yaml for an example'
 
 
 def _whole(file: str, code: str, what: str, fix: str) -> Finding:

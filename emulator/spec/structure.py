@@ -135,12 +135,14 @@ def _value_fault(keyword: str, schema: Schema, node: Node | None) -> tuple[str, 
 
 def _value_fix(schema: Schema, node: Node | None) -> str:
     """A remedy where there is one to name: the near choice, the boolean meant, an example."""
+    choices = schema.get("enum")
+    if isinstance(choices, list) and len(choices) == 1:
+        return f'write "{choices[0]}"'
     if isinstance(node, Scalar) and isinstance(node.value, str):
         word = node.value.lower()
         if types_of(schema) == ("boolean",):
             meant = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false", "n": "false"}.get(word)
             return f"write {meant or 'true or false'} without quotes"
-        choices = schema.get("enum")
         if isinstance(choices, list) and (near := nearest(word, [str(each) for each in choices])):
             return f"did you mean {quoted(near)}?"
         if set(types_of(schema)) <= {"integer", "number"} and re.fullmatch(r"[0-9.]+", word):
