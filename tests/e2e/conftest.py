@@ -1,0 +1,31 @@
+"""Labs on real VMs, driven through the command as a person would."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from labs import host_snapshot, hyperscaler
+
+from emulator.paths import Home
+
+
+@pytest.fixture(scope="session", autouse=True)
+def needs_root() -> None:
+    if os.geteuid() != 0:
+        pytest.exit("the end-to-end labs run as root", returncode=2)
+
+
+@pytest.fixture(scope="module")
+def before() -> dict[str, list[str]]:
+    return host_snapshot()
+
+
+@pytest.fixture(scope="module")
+def no_lab_left(request: pytest.FixtureRequest, before: dict[str, list[str]]) -> Iterator[None]:
+    """Whatever happens in the module, its lab is taken away at the end."""
+    yield
+    lab = request.module.LAB
+    if Home.default().lab(lab).root.exists():
+        hyperscaler("destroy", lab, "--yes", check=False)

@@ -1,0 +1,72 @@
+"""Drives labs through the command, as a person would, and sees what they leave on the host."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from emulator.paths import Home
+
+COMMAND = Path(sys.executable).with_name("hyperscaler")
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    stdout: str
+    stderr: str
+
+    def json(self):
+        return json.loads(self.stdout)
+
+
+def hyperscaler(*arguments: str | Path, timeout: float = 1500, check: bool = True) -> Result:
+    """Run the command; its progress goes to the test's own output, so that a CI log shows it."""
+    print(f"$ hyperscaler {' '.join(map(str, arguments))}", flush=True)
+    done = subprocess.run(
+        [COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL
+    )
+    print(done.stdout + done.stderr, flush=True)
+    if check and done.returncode != 0:
+        pytest.fail(f"exit code {done.returncode}: {done.stderr[-3000:]}")
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+def host_snapshot() -> dict[str, list[str]]:
+    """Everything that a lab could leave behind on a host."""
+
+    def lines(*argv: str) -> list[str]:
+        return sorted(subprocess.run(argv, capture_output=True, text=True, check=True).stdout.splitlines())
+
+    home = Home.default()
+    kept = {home.images, home.locks}
+    files = [
+        str(path)
+        for top in (home.root.iterdir() if home.root.is_dir() else ())
+        if top not in kept and top.name not in ("audit.jsonl", "cache")
+        for path in (top, *top.rglob("*"))
+        if path != home.labs
+    ]
+    processes = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+            except OSError:
+                continue  # ended while we looked
+            if any(word in command for word in ("qemu-system", "libvirtd", "dnsmasq", "virtlogd")):
+                processes.append(command)
+    mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    return {
+        "namespaces": lines("ip", "netns", "list"),
+        "links": [line.split(":")[1] for line in lines("ip", "-o", "link")],
+        "mounts": sorted(mounts),
+        "processes": sorted(processes),
+        "files": sorted(files),
+        "run": sorted(str(path) for path in Path("/run").glob("*hyperscaler*/**/*")),
+    }
