@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from emulator.app.files import LoadedLab
 from emulator.app.lab import open_lab
 from emulator.app.planning import hypervisor_of, plan_lab
+from emulator.app.validating import require_fit
 from emulator.app.world import World
 from emulator.apply.journal import Journal
 from emulator.apply.state import StateStore
 from emulator.plan.model import Plan
 from emulator.progress import Reporter
-from emulator.spec.model import ClusterSpec
 
 
-def preview(world: World, spec: ClusterSpec, reporter: Reporter) -> Plan:
+def preview(world: World, loaded: LoadedLab, reporter: Reporter) -> Plan:
     """The plan as of now; its blockers are reported in it, not raised."""
+    spec = loaded.spec
     acceleration = world.accelerate(spec.hypervisor.acceleration)
     if acceleration.warning:
         reporter.warn(acceleration.warning)
     state = StateStore(Journal(world.home.lab(spec.name).journal)).state
     lab = open_lab(world, spec.name, hypervisor_of(world, state, spec))
+    require_fit(world, loaded, lab.hypervisor, state, reporter)
     return plan_lab(lab, state, spec, acceleration)

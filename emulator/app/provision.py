@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 
 from emulator import ids
 from emulator.app.boot import Guest, HostKeyBook, wait_for_guests
+from emulator.app.files import LoadedLab
 from emulator.app.lab import Lab, open_lab
 from emulator.app.planning import HYPERVISOR_FACT, hypervisor_of, plan_lab, refuse_blocked
+from emulator.app.validating import require_fit
 from emulator.app.world import CheckOutcome, World
 from emulator.apply.executor import Executor
 from emulator.apply.handler import StopFlag
@@ -45,22 +47,20 @@ class ProvisionResult:
     seconds: float = 0.0
 
 
-def provision(
-    world: World, spec: ClusterSpec, source: bytes, options: Options, reporter: Reporter, stop: StopFlag
-) -> ProvisionResult:
+def provision(world: World, loaded: LoadedLab, options: Options, reporter: Reporter, stop: StopFlag) -> ProvisionResult:
     """Bring the host to what the file asks for, and prove that it works.
 
-    Args:
-        source: the file's own bytes; kept with the lab, so that later commands need only its name.
+    The file's own bytes are kept with the lab, so that later commands need only its name.
 
     Raises:
         ConflictError: another command works on the lab, or something foreign is in the way.
         VerifyError: everything was made, but a probe failed.
     """
     started = time.monotonic()
+    spec = loaded.spec
     lock = world.home.locks / f"{spec.name}.lock"
     with exclusive_lock(lock, purpose=f"{options.command} {spec.name}", wait_seconds=options.wait_seconds):
-        lab, store, plan = _plan(world, spec, reporter)
+        lab, store, plan = _plan(world, loaded, reporter)
         if options.expected_plan not in (None, plan.digest):
             raise ConflictError(
                 f"the plan is now {plan.digest}, not {options.expected_plan}: the host or the file has changed",
@@ -69,7 +69,7 @@ def provision(
         refuse_blocked(plan)
         if not options.confirm(plan):
             return ProvisionResult(plan, declined=True)
-        _prepare(lab, store, source, options.command)
+        _prepare(lab, store, loaded.source, options.command)
         if not plan.is_empty:
             Executor(lab.handlers, store, reporter, stop=stop).apply(plan)
         _boot(world, lab, spec, reporter, stop)
@@ -78,7 +78,8 @@ def provision(
         return ProvisionResult(plan, False, outcome, checks, time.monotonic() - started)
 
 
-def _plan(world: World, spec: ClusterSpec, reporter: Reporter) -> tuple[Lab, StateStore, Plan]:
+def _plan(world: World, loaded: LoadedLab, reporter: Reporter) -> tuple[Lab, StateStore, Plan]:
+    spec = loaded.spec
     acceleration = world.accelerate(spec.hypervisor.acceleration)
     if acceleration.warning:
         reporter.warn(acceleration.warning)
@@ -87,6 +88,7 @@ def _plan(world: World, spec: ClusterSpec, reporter: Reporter) -> tuple[Lab, Sta
         kind = "its last line was cut off by a crash" if damage.torn else damage.why
         reporter.warn(f"{store.journal.path}:{damage.line}: {kind}; what is on the host is looked at instead")
     lab = open_lab(world, spec.name, hypervisor_of(world, store.state, spec))
+    require_fit(world, loaded, lab.hypervisor, store.state, reporter)
     reporter.event(Event("plan", spec.name, Status.STARTED, "looking at the host"))
     plan = plan_lab(lab, store.state, spec, acceleration)
     reporter.event(Event("plan", spec.name, Status.DONE, f"{len(plan.changes)} changes"))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 log = logging.getLogger("hyperscaler")
+log.addHandler(logging.NullHandler())  # without a run log, records go nowhere instead of to Python's last resort
 
 _MARKS = {
     Status.STARTED: ("…", "cyan"),
@@ -58,6 +59,20 @@ class PlainReporter:
             clock = time.monotonic() - self._started
             sys.stderr.write(f"[{clock:7.1f}s] {text}\n")
             sys.stderr.flush()
+
+
+class QuietReporter:
+    """Warnings only, without a clock: for commands that are over at once."""
+
+    def event(self, event: Event) -> None:
+        log.info("%s %s %s: %s", event.phase, event.subject, event.status.value, event.message)
+
+    def note(self, message: str) -> None:
+        log.info("%s", message)
+
+    def warn(self, message: str) -> None:
+        log.warning("%s", message)
+        sys.stderr.write(f"warning: {message}\n")
 
 
 class LiveReporter:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from emulator.cli.console import reporting
+from emulator.cli.console import QuietReporter
 from emulator.cli.lab_file import file_argument, load, print_plan
 from emulator.cli.output import json_option, print_json
 
@@ -20,8 +20,7 @@ def command(file: Path, *, as_json: bool) -> None:
     from emulator.wiring import real_world
 
     loaded = load(file)
-    with reporting(live=False) as reporter:
-        plan = preview(real_world(), loaded.spec, reporter)
+    plan = preview(real_world(), loaded, QuietReporter())
     if as_json:
         print_json(plan.to_json())
     else:

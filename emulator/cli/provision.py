@@ -45,7 +45,7 @@ def command(file: Path, *, yes: bool, wait_seconds: float, expect_plan: str | No
         run_log(world.home.lab(loaded.spec.name).logs, "provision"),
         reporting(live=yes and not plain) as reporter,
     ):
-        result = provision(world, loaded.spec, loaded.source, options, reporter, stop)
+        result = provision(world, loaded, options, reporter, stop)
     if as_json:
         print_json(provision_json(loaded.spec, result))
     else:

@@ -25,10 +25,15 @@ def command(file: Path, *, host: bool, strict: bool, as_json: bool) -> None:
     """
     from emulator.app.validating import validate
 
-    report = validate(file, host=host)
+    world = None
+    if host:
+        from emulator.wiring import real_world
+
+        world = real_world()
+    report = validate(file, world)
     failed = report.has_errors(strict=strict)
     if as_json:
-        print_json({"version": 1, "valid": not failed, **report.to_json()})
+        print_json({"version": 1, **report.to_json(), "valid": not failed})
     else:
         print_findings(report)
         errors, warnings = len(report.errors), len(report.warnings)

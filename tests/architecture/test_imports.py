@@ -35,7 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "verify": PURE | PORTS | {"inventory", "kubernetes"},
     "apply": PURE | PORTS | {"plan"},
     "adapters": PURE | PORTS,
-    "app": PURE | PORTS | {"plan", "apply"},
+    "app": PURE | PORTS | {"plan", "apply", "images"},
     "wiring": {"*"},
     "cli": PURE | PORTS | {"app", "plan", "wiring", "apply"},
 }

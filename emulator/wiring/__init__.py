@@ -1,0 +1,73 @@
+"""The composition root: the only place that chooses adapters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from emulator.adapters.acceleration import decide_acceleration, read_acceleration_facts
+from emulator.adapters.process import HostProcess
+from emulator.adapters.qemu_img import QemuImg
+from emulator.app.world import AccelerationChoice, World
+from emulator.images.for_labs import LabImages
+from emulator.images.store import ImageStore
+from emulator.paths import Home
+from emulator.ports import Hypervisor, HypervisorDaemon
+from emulator.spec.model import Acceleration
+
+
+def image_store() -> ImageStore:
+    """The golden images of this host."""
+    return ImageStore(Home.default().images, HostProcess())
+
+
+def real_world() -> World:
+    """This host."""
+    from emulator.host.facts import read_host_facts
+    from emulator.wiring.guests import RealGuests
+
+    home = Home.default()
+    runner = HostProcess()
+    return World(
+        home=home,
+        runner=runner,
+        disks=QemuImg(runner),
+        images=LabImages(ImageStore(home.images, runner)),
+        guests=RealGuests(runner),
+        choose_hypervisor=choose_hypervisor,
+        accelerate=accelerate,
+        daemon=_daemon,
+        connect=_connect,
+        host_facts=lambda: read_host_facts(home.root),
+    )
+
+
+def _daemon(directory: Path, namespace: str) -> HypervisorDaemon:
+    from emulator.adapters.embedded import EmbeddedHypervisor
+
+    return EmbeddedHypervisor(directory, namespace, HostProcess())
+
+
+def _connect(uri: str, prefix: tuple[str, ...]) -> Hypervisor:
+    from emulator.adapters.libvirt_hypervisor import LibvirtHypervisor
+
+    return LibvirtHypervisor(uri, prefix)
+
+
+def choose_hypervisor(requested: str) -> str:
+    """`auto` is the host's own libvirt where it answers, else a private one."""
+    from emulator.adapters.libvirt_hypervisor import choose_uri, probe_uri
+
+    return choose_uri(requested, probe=probe_uri)
+
+
+def accelerate(requested: Acceleration) -> AccelerationChoice:
+    """KVM only where CPU, kernel and QEMU agree.
+
+    libvirt is not asked: the embedded one may not run yet, and what it reports is that QEMU was built with KVM
+    and /dev/kvm opens, which the other two signs cover.
+    """
+    facts = read_acceleration_facts()
+    decision = decide_acceleration(
+        requested, cpuinfo=facts.cpuinfo, kvm_usable=facts.kvm_usable, libvirt_offers_kvm=facts.kvm_usable
+    )
+    return AccelerationChoice(decision.accelerated, decision.warning)

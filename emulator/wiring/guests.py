@@ -1,0 +1,71 @@
+"""What is done with running guests: ssh, playbooks, probes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from emulator.adapters.ssh_shell import OpenSshShell, host_keys_from_console, ssh_config, write_known_hosts
+from emulator.app.world import Access, CheckOutcome, ConfigureOutcome
+from emulator.apply.handler import StopFlag
+from emulator.apply.handlers.files import write_private
+from emulator.errors import UsageError
+from emulator.inventory.build import build_inventory
+from emulator.inventory.model import AnsibleInventory, ConnectionFacts
+from emulator.inventory.render import InventoryFormat, render
+from emulator.ports import GuestAddress, GuestShell, ProcessRunner
+from emulator.progress import Reporter
+from emulator.spec.model import ClusterSpec
+
+
+class RealGuests:
+    """`Guests` over OpenSSH and ansible-runner."""
+
+    def __init__(self, runner: ProcessRunner) -> None:
+        self._runner = runner
+
+    def parse_host_keys(self, console: str) -> Sequence[str]:
+        return host_keys_from_console(console)
+
+    def write_access(self, spec: ClusterSpec, access: Access, keys: Mapping[str, Sequence[str]] | None) -> None:
+        paths = access.paths
+        config = ssh_config(
+            addresses(spec), key=paths.ssh_key, known_hosts=paths.known_hosts, guest_prefix=access.prefix
+        )
+        write_private(paths.ssh_config, config.encode())
+        if keys is not None:
+            write_known_hosts(paths.known_hosts, keys)
+
+    def shell(self, access: Access) -> GuestShell:
+        return self._shell(access)
+
+    def _shell(self, access: Access) -> OpenSshShell:
+        return OpenSshShell(access.paths.ssh_key, access.paths.known_hosts, access.prefix, self._runner)
+
+    def ssh_argv(self, access: Access, node: str, command: Sequence[str]) -> list[str]:
+        # ssh joins its words with blanks and a shell in the guest splits them again, as people know it.
+        return ["ssh", "-F", str(access.paths.ssh_config), node, *(["--", *command] if command else [])]
+
+    def inventory(self, spec: ClusterSpec, access: Access, form: str) -> str:
+        return render(self._inventory(spec, access), InventoryFormat(form))
+
+    def _inventory(self, spec: ClusterSpec, access: Access) -> AnsibleInventory:
+        connection = ConnectionFacts(
+            user=access.user,
+            private_key=access.paths.ssh_key,
+            known_hosts=access.paths.known_hosts,
+            ssh_config=access.paths.ssh_config,
+        )
+        return build_inventory(spec, connection)
+
+    def configure(self, spec: ClusterSpec, access: Access, reporter: Reporter, stop: StopFlag) -> ConfigureOutcome:
+        raise UsageError("not wired yet")
+
+    def verify(self, spec: ClusterSpec, access: Access, reporter: Reporter) -> tuple[CheckOutcome, ...]:
+        raise UsageError("not wired yet")
+
+    def slurm_state(self, spec: ClusterSpec, access: Access) -> str:
+        raise UsageError("not wired yet")
+
+
+def addresses(spec: ClusterSpec) -> tuple[GuestAddress, ...]:
+    return tuple(GuestAddress(node.name, node.ip, spec.ssh.user) for node in spec.nodes)

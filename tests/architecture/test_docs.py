@@ -1,0 +1,59 @@
+"""Documents say what is true: links lead somewhere, verbs exist, and nothing foreign to the product is named."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from emulator.cli.main import VERBS
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", path.read_text()):
+        assert (path.parent / target).exists(), f"{path.name} links to {target}"
+
+
+def test_readme_begins_with_the_two_commands() -> None:
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert lines[3].startswith("make demo")
+    assert lines[4].startswith("make test")
+
+
+def test_readme_names_every_verb_and_no_other() -> None:
+    readme = (ROOT / "README.md").read_text()
+    named = set(re.findall(r"^\| `([a-z]+)", readme, re.MULTILINE))
+    assert named == set(VERBS)
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_in_documents_exist(path: Path) -> None:
+    for verb in re.findall(r"^\s*(?:\S*/)?hyperscaler ([a-z][a-z-]*)", path.read_text(), re.MULTILINE):
+        assert verb in VERBS, f"{path.name} names a verb {verb}"
+
+
+def test_make_targets_in_documents_exist() -> None:
+    targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for path in DOCS:
+        for target in re.findall(r"`make ([a-z0-9-]+)", path.read_text()):
+            assert target in targets, f"{path.name} names make {target}"
+
+
+def test_no_file_names_a_package_mirror() -> None:
+    """Mirrors are the host's business: builds use the host's own configuration."""
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
+    pattern = re.compile(r"\b(deb|ftp|security|snapshot)\.debian\.org|\bpypi\.org|files\.pythonhosted|registry\.npmjs")
+    guilty = [
+        name
+        for name in tracked
+        if (ROOT / name).is_file()
+        and (ROOT / name) != Path(__file__)
+        and pattern.search((ROOT / name).read_bytes().decode("utf-8", "replace"))
+    ]
+    assert not guilty
