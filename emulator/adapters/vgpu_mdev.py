@@ -33,7 +33,6 @@ class _Type:
     directory: str
     id: int
     name: str
-    available: int
 
 
 class MdevHost:
@@ -54,7 +53,7 @@ class MdevHost:
         return tuple(
             VgpuParent(
                 address=address,
-                creatable={item.name: item.id for item in self._types(address) if item.available > 0},
+                creatable={item.name: item.id for item in self._types(address) if self._available(item) > 0},
                 devices=tuple(item for item in existing if item.parent == address),
             )
             for address in candidates
@@ -79,7 +78,7 @@ class MdevHost:
         taken = self._device(text)
         if taken is not None:
             raise _taken(taken, where)
-        if wanted.available < 1:
+        if self._available(wanted) < 1:
             raise self._unavailable(parent, wanted, where)
         try:
             self._files.write(f"{wanted.directory}/create", text)
@@ -128,8 +127,11 @@ class MdevHost:
             words = read_or(self._files, f"{base}/{name}/name").split()
             if not words or not number.isdigit():
                 continue
-            free = read_or(self._files, f"{base}/{name}/available_instances", "0")
-            yield _Type(f"{base}/{name}", int(number), words[-1], int(free) if free.isdigit() else 0)
+            yield _Type(f"{base}/{name}", int(number), words[-1])
+
+    def _available(self, item: _Type) -> int:
+        free = read_or(self._files, f"{item.directory}/available_instances", "0")
+        return int(free) if free.isdigit() else 0
 
     def _type(self, parent: str, name: str) -> _Type:
         if not self._files.exists(f"{MDEV_BUS}/{parent}"):
@@ -177,7 +179,7 @@ class MdevHost:
                 where=where,
                 fix="take another virtual function or remove that vGPU",
             )
-        others = [item.name for item in self._types(parent) if item.available > 0]
+        others = [item.name for item in self._types(parent) if self._available(item) > 0]
         hint = f"; possible now: {', '.join(others)}" if others else ""
         return GpuNoRoomError(
             f"vGPU type {wanted.name} has 0 available instances: no free GPU instance of its profile, or the "

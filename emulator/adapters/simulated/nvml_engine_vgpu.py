@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from dataclasses import dataclass
+from functools import cache
 
 from emulator.adapters.simulated.gpu_store import SimBoard, SimInstance, SimState, SimVgpu
 from emulator.adapters.simulated.nvml_engine import board_model
@@ -63,11 +64,16 @@ def parents(board: SimBoard) -> list[str]:
     return vfs(board) if model.sriov else [board.pci_address]
 
 
-def types(board: SimBoard) -> list[TypeFacts]:
+def types(board: SimBoard) -> tuple[TypeFacts, ...]:
     """Every vGPU type of the board model, MIG-backed first."""
-    model = board_model(board.model)
+    return _types_of(board.model)
+
+
+@cache
+def _types_of(name: str) -> tuple[TypeFacts, ...]:
+    model = board_model(name)
     if not model.vgpu_capable:
-        return []
+        return ()
     found = []
     for profile in model.profiles:
         for item in profile.vgpu_types:
@@ -76,7 +82,7 @@ def types(board: SimBoard) -> list[TypeFacts]:
             found.append(TypeFacts(item, item.type_id or 0, profile.gi_profile_id, most, share))
     for item in model.time_sliced_types:
         found.append(TypeFacts(item, item.type_id or 0, TIME_SLICED, item.max_per_gpu or 1, 1))
-    return found
+    return tuple(found)
 
 
 def type_facts(board: SimBoard, type_id: int) -> TypeFacts | None:

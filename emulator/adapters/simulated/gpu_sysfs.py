@@ -1,0 +1,123 @@
+"""A made-up `/sys` (and what is needed of `/proc` and `/dev`) whose files act when they are written.
+
+Plain files cannot run code on a write, so the tree exists only as nodes, which are made on the way to a path and
+kept for as long as the state does not change.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file. `text` None: write-only. `write` None: read-only."""
+
+    text: str | None = None
+    write: Callable[[str], None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A symbolic link: the text that readlink gives, and the absolute path it leads to."""
+
+    text: str
+    to: str
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A device node; `busy`: another process holds it and the kernel lets only one open it."""
+
+    busy: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """Entries by name, each made when it is asked for."""
+
+    entries: Mapping[str, Callable[[], Node]] = field(default_factory=dict)
+    made: dict[str, Node] = field(default_factory=dict, compare=False)
+
+    def get(self, name: str) -> Node | None:
+        """The entry of that name, made once; None when there is none."""
+        node = self.made.get(name)
+        if node is None and name in self.entries:
+            node = self.made[name] = self.entries[name]()
+        return node
+
+
+Node = File | Link | Device | Directory
+
+
+def refuse(number: int, path: str) -> OSError:
+    return OSError(number, os.strerror(number), path)
+
+
+class SimulatedFiles:
+    """`FileAccess` over a tree.
+
+    Args:
+        tree: gives the root directory for the present state; called for each access.
+    """
+
+    def __init__(self, tree: Callable[[], Directory]) -> None:
+        self._tree = tree
+
+    def read(self, path: str) -> str:
+        node = self._find(path)
+        if isinstance(node, Directory):
+            raise refuse(errno.EISDIR, path)
+        if not isinstance(node, File) or node.text is None:
+            raise refuse(errno.EACCES, path)
+        return node.text
+
+    def write(self, path: str, text: str, *, timeout: float = 10.0) -> None:  # noqa: ARG002 - never blocks
+        node = self._find(path)
+        if not isinstance(node, File) or node.write is None:
+            raise refuse(errno.EACCES, path)
+        node.write(text)
+
+    def listdir(self, path: str) -> tuple[str, ...]:
+        node = self._find(path)
+        if not isinstance(node, Directory):
+            raise refuse(errno.ENOTDIR, path)
+        return tuple(sorted(node.entries))
+
+    def readlink(self, path: str) -> str:
+        node = self._find(path, follow=False)
+        if not isinstance(node, Link):
+            raise refuse(errno.EINVAL, path)
+        return node.text
+
+    def exists(self, path: str) -> bool:
+        try:
+            self._find(path, follow=False)
+        except OSError:
+            return False
+        return True
+
+    def probe_open(self, path: str) -> None:
+        node = self._find(path)
+        if isinstance(node, Device) and node.busy:
+            raise refuse(errno.EBUSY, path)
+
+    def _find(self, path: str, *, follow: bool = True, hops: int = 8) -> Node:
+        if hops == 0:
+            raise refuse(errno.ELOOP, path)
+        node: Node = self._tree()
+        parts = [part for part in path.split("/") if part]
+        for at, part in enumerate(parts):
+            if not isinstance(node, Directory):
+                raise refuse(errno.ENOTDIR, path)
+            entry = node.get(part)
+            if entry is None:
+                raise refuse(errno.ENOENT, path)
+            node = entry
+            rest = parts[at + 1 :]
+            if isinstance(node, Link) and (rest or follow):
+                return self._find("/".join((node.to, *rest)), follow=follow, hops=hops - 1)
+        return node

@@ -1,0 +1,211 @@
+"""One simulated machine's GPUs: the library under pynvml, the files of the kernel, and the vendor's script.
+
+gpus = SimulatedGpus(directory, [SimulatedBoard("gpu-0", "A100-SXM4-80GB", "0000:41:00.0")])
+gpus.install()                      # pynvml now talks to the simulated library
+nvml, files = NvmlGpus(), gpus.files
+sriov = SriovManage(files, gpus.runner)
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from emulator.adapters.pci_sysfs import normal_address, slot
+from emulator.adapters.simulated import gpu_sysfs_tree, nvml_engine, nvml_engine_vgpu, nvml_library
+from emulator.adapters.simulated.gpu_store import GpuStore, SimBoard, SimFunction, SimState
+from emulator.adapters.simulated.gpu_sysfs import SimulatedFiles
+from emulator.errors import CommandError, ConfigError
+from emulator.gpu.catalog import close_names, find_board
+from emulator.gpu.model import BoardModel
+from emulator.gpu_ports import VgpuFramework
+from emulator.ids import NAMESPACE
+from emulator.ports import Completed
+
+# Boards with an output have an audio function beside them; data-centre boards have none.
+_WITH_AUDIO = ("geforce-", "quadro-", "rtx-")
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedBoard:
+    """A board to simulate: the lab file's id, any name that the catalogue knows, a PCI address."""
+
+    id: str
+    model: str
+    pci_address: str
+
+
+def host_boot_id() -> str:
+    """The kernel's id of this boot; simulated boards lose at a reboot of the host what real ones lose."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+class SimulatedGpus:
+    """Simulated boards whose state lives in `directory`.
+
+    Args:
+        directory: made on the first change, 0700; several processes may share it.
+        boards: the boards that there are. Those already in the state keep what is carved on them; others are
+            taken out. None leaves the state as it is.
+        framework: how the kernel offers vGPUs.
+        root: whether callers count as root; None takes the real user, who needs to be root on real boards.
+        boot_id: tells the present boot; a change of it is a reboot.
+
+    Raises:
+        ConfigError: a model that the catalogue does not have, or an address given twice.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        boards: Iterable[SimulatedBoard] | None = None,
+        *,
+        framework: VgpuFramework | None = None,
+        root: bool | None = True,
+        boot_id: Callable[[], str] = host_boot_id,
+    ) -> None:
+        self.store = GpuStore(directory)
+        self._root = os.geteuid() == 0 if root is None else root
+        self._boot_id = boot_id
+        self._declare(None if boards is None else _resolved(boards), framework)
+        self.files = SimulatedFiles(gpu_sysfs_tree.Tree(self.store))
+        self.runner = SimulatedSriovManage(self.store)
+        self.library = nvml_library.SimulatedNvmlLibrary(self.store, root=self._root)
+
+    def install(self) -> Callable[[], None]:
+        """Put the library under pynvml; the function returned takes it out again."""
+        return nvml_library.install(self.library)
+
+    # ------------------------------------------------------------ what happens to hardware
+    def reboot(self) -> None:
+        """Lose what a reboot of the host loses."""
+        with self.store.change() as state:
+            nvml_engine.reboot(state, self._boot_id())
+
+    def reload_driver(self) -> None:
+        """Unload and load the driver."""
+        with self.store.change() as state:
+            nvml_engine.reload_driver(state)
+
+    def reset_board(self, pci_address: str) -> None:
+        """`nvidia-smi --gpu-reset`."""
+        with self.store.change() as state:
+            nvml_engine.reset(board_at(state, pci_address))
+
+    # ------------------------------------------------------------ set-up
+    def _declare(self, boards: list[tuple[SimulatedBoard, BoardModel]] | None, framework: VgpuFramework | None) -> None:
+        boot = self._boot_id()
+        if _as_declared(self.store.look(), boards, framework, boot):
+            return
+        with self.store.change() as state:
+            if framework is not None:
+                state.framework = framework.value
+            if boards is not None:
+                _set_boards(state, boards)
+            if state.boot_id and state.boot_id != boot:
+                nvml_engine.reboot(state, boot)
+            state.boot_id = boot
+
+
+def board_at(state: SimState, pci_address: str) -> SimBoard:
+    """The board at a PCI address, for tests and for playing faults."""
+    return next(item for item in state.boards if item.pci_address == normal_address(pci_address))
+
+
+def _resolved(boards: Iterable[SimulatedBoard]) -> list[tuple[SimulatedBoard, BoardModel]]:
+    found: dict[str, tuple[SimulatedBoard, BoardModel]] = {}
+    for item in boards:
+        model = find_board(item.model)
+        if model is None:
+            near = ", ".join(close_names(item.model))
+            raise ConfigError(
+                f"no board {item.model!r} can be simulated" + (f"; did you mean {near}?" if near else ""),
+                where=f"gpu_allocation.devices[{item.id}].model",
+                fix="hyperscaler gpu models lists the boards that are known",
+            )
+        address = normal_address(item.pci_address)
+        if address in found:
+            raise ConfigError(f"two boards at {address}", where=f"gpu_allocation.devices[{item.id}].pci_address")
+        found[address] = (SimulatedBoard(item.id, item.model, address), model)
+    return list(found.values())
+
+
+def _as_declared(
+    state: SimState,
+    boards: list[tuple[SimulatedBoard, BoardModel]] | None,
+    framework: VgpuFramework | None,
+    boot: str,
+) -> bool:
+    if state.boot_id != boot or (framework is not None and state.framework != framework):
+        return False
+    if boards is None:
+        return True
+    have = [(item.id, item.model, item.pci_address) for item in state.boards]
+    return have == [(item.id, model.id, item.pci_address) for item, model in boards]
+
+
+def _set_boards(state: SimState, boards: list[tuple[SimulatedBoard, BoardModel]]) -> None:
+    before = {(item.model, item.pci_address): item for item in state.boards}
+    taken = {item.minor for item in before.values()}
+    after: list[SimBoard] = []
+    for item, model in boards:
+        known = before.get((model.id, item.pci_address))
+        if known is not None:
+            known.id = item.id
+            after.append(known)
+            continue
+        minor = next(number for number in range(256) if number not in taken)
+        taken.add(minor)
+        name = f"GPU-{uuid.uuid5(NAMESPACE, f'simulated/{model.id}/{item.pci_address}')}"
+        after.append(SimBoard(item.id, model.id, item.pci_address, name, minor, group=10 + minor))
+    gone = {slot(item.pci_address) for item in state.boards} - {slot(item.pci_address) for item in after}
+    state.boards = after
+    kept = [item for item in state.functions if slot(item.address) not in gone]
+    state.functions = _with_audio(kept, after)
+
+
+def _with_audio(kept: list[SimFunction], boards: list[SimBoard]) -> list[SimFunction]:
+    """The audio functions of the boards that have one, beside what was put there otherwise."""
+    have = {item.address for item in kept}
+    audio = [
+        SimFunction(f"{slot(board.pci_address)}.1", "10de", "10f0", "040300", board.group, "snd_hda_intel")
+        for board in boards
+        if board.model.startswith(_WITH_AUDIO) and f"{slot(board.pci_address)}.1" not in have
+    ]
+    return kept + audio
+
+
+class SimulatedSriovManage:
+    """`ProcessRunner` that knows one command: the vendor's `sriov-manage`."""
+
+    def __init__(self, store: GpuStore) -> None:
+        self._store = store
+
+    def run(
+        self,
+        argv: Sequence[str | Path],
+        *,
+        timeout: float,  # noqa: ARG002 - it is done at once
+        check: bool = True,
+        env: Mapping[str, str] | None = None,  # noqa: ARG002
+        stdin: str | None = None,  # noqa: ARG002
+        cwd: Path | None = None,  # noqa: ARG002
+        on_line: Callable[[str], None] | None = None,
+    ) -> Completed:
+        words = tuple(str(word) for word in argv)
+        if len(words) != 3 or not words[0].endswith("/sriov-manage") or words[1] not in ("-e", "-d"):
+            raise CommandError("a simulated host runs nothing but sriov-manage", where=shlex.join(words))
+        with self._store.change() as state:
+            result = nvml_engine_vgpu.sriov_manage(state, words[2], enable=words[1] == "-e")
+        if on_line is not None and result.text:
+            on_line(result.text)
+        if check and result.status:
+            raise CommandError(f"exit status {result.status}: {result.text}", where=shlex.join(words))
+        return Completed(words, result.status, result.text, "")

@@ -1,0 +1,253 @@
+"""The host's GPUs as one picture: what NVML says joined with what PCI sysfs says, and how the lab file differs.
+
+`discover_gpus` only asks its ports; the rest are pure functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from emulator.errors import HyperscalerError
+from emulator.gpu.catalog import close_names, find_board, find_board_by_pci
+from emulator.gpu.model import BoardModel
+from emulator.gpu_ports import (
+    DeviceHolder,
+    Nvml,
+    NvmlBoard,
+    PciBus,
+    PciDevice,
+    VgpuFramework,
+    VgpuParent,
+    VgpuTypeInfo,
+)
+from emulator.spec.model import GpuDeviceSpec
+
+NVIDIA_VENDOR = "10de"
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One physical GPU of the host.
+
+    Attributes:
+        pci_address: `0000:41:00.0`.
+        board: what NVML reports; None for a board that NVML does not see (bound to vfio-pci, lost, no driver on it).
+        pci: what sysfs reports; None when sysfs does not show it.
+        model: the catalogue's entry for it; None for a board that the catalogue does not know.
+        iommu_group: all members of its group, itself included; empty without an IOMMU.
+        framework: how the kernel offers vGPUs on it.
+        vfs: addresses of its virtual functions.
+        holders: processes that have its device node open, computing or not.
+        driver_version: of the NVIDIA driver.
+    """
+
+    pci_address: str
+    board: NvmlBoard | None
+    pci: PciDevice | None
+    model: BoardModel | None
+    iommu_group: tuple[PciDevice, ...]
+    framework: VgpuFramework
+    vfs: tuple[str, ...]
+    holders: tuple[DeviceHolder, ...]
+    driver_version: str
+
+    @property
+    def name(self) -> str:
+        """The product's name, as NVML or the catalogue has it."""
+        if self.board is not None:
+            return self.board.name
+        return self.model.product_name if self.model else f"NVIDIA device {self.pci.device if self.pci else '?'}"
+
+    @property
+    def driver(self) -> str | None:
+        """The kernel driver that is bound to it."""
+        return self.pci.driver if self.pci else None
+
+
+def discover_gpus(nvml: Nvml, pci: PciBus) -> tuple[Gpu, ...]:
+    """Every physical NVIDIA GPU in PCI order; virtual functions belong to their board and are not counted.
+
+    Raises:
+        HostNotFitError: there is no NVIDIA driver.
+    """
+    version = nvml.driver_version()
+    boards = {board.pci_address: board for board in nvml.boards()}
+    devices = {
+        device.address: device
+        for device in pci.devices(vendor=NVIDIA_VENDOR)
+        if device.physfn is None and device.class_code.startswith("03")
+    }
+    virtual = {address for device in devices.values() for address in device.virtfns}
+    return tuple(
+        _joined(address, boards.get(address), devices.get(address), pci, version)
+        for address in sorted({*boards, *devices} - virtual)
+    )
+
+
+def _joined(address: str, board: NvmlBoard | None, device: PciDevice | None, pci: PciBus, version: str) -> Gpu:
+    group = () if device is None or device.iommu_group is None else pci.iommu_group(device.iommu_group)
+    paths = []
+    if board is not None and board.minor_number is not None:
+        paths.append(f"/dev/nvidia{board.minor_number}")
+    if device is not None and device.iommu_group is not None and device.driver == "vfio-pci":
+        paths.append(f"/dev/vfio/{device.iommu_group}")
+    model = find_board_by_pci(board.pci_id) if board is not None else None
+    if model is None and device is not None:
+        model = find_board_by_pci(f"{device.vendor}:{device.device}")
+    return Gpu(
+        pci_address=address,
+        board=board,
+        pci=device,
+        model=model,
+        iommu_group=group,
+        framework=pci.framework(address) if device is not None else VgpuFramework.NONE,
+        vfs=device.virtfns if device is not None else (),
+        holders=pci.holders(*paths) if paths else (),
+        driver_version=version,
+    )
+
+
+# ---------------------------------------------------------------- the lab file against reality
+@dataclass(frozen=True, slots=True)
+class DeviceDifference:
+    """One point in which a device of the lab file is not what the host has. `field` is a key of the device."""
+
+    device: str
+    field: str
+    expected: str
+    found: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{self.device}: {self.field} is {self.expected} in the file, but {self.found}"
+
+
+def check_devices(spec_devices: Sequence[GpuDeviceSpec], gpus: Sequence[Gpu]) -> tuple[DeviceDifference, ...]:
+    """How the file's devices differ from the host's, all differences at once; empty when there are none."""
+    found: list[DeviceDifference] = []
+    by_address = {gpu.pci_address: gpu for gpu in gpus}
+    for spec in spec_devices:
+        gpu = by_address.get(spec.pci_address.lower())
+        if gpu is None:
+            found.append(_absent(spec, gpus))
+        else:
+            found.extend(_compare(spec, gpu))
+    return tuple(found)
+
+
+def _absent(spec: GpuDeviceSpec, gpus: Sequence[Gpu]) -> DeviceDifference:
+    there = ", ".join(f"{gpu.name} at {gpu.pci_address}" for gpu in gpus) or "no NVIDIA GPU at all"
+    return DeviceDifference(
+        spec.id,
+        "pci_address",
+        spec.pci_address,
+        f"the host has {there}",
+        "set pci_address to one of those, or use gpu_allocation.backend: simulated",
+    )
+
+
+def _compare(spec: GpuDeviceSpec, gpu: Gpu) -> list[DeviceDifference]:
+    found: list[DeviceDifference] = []
+
+    def differ(field: str, expected: str, what: str, fix: str) -> None:
+        found.append(DeviceDifference(spec.id, field, expected, what, fix))
+
+    if gpu.board is None:
+        differ(
+            "pci_address",
+            spec.pci_address,
+            f"NVML does not see the board there (driver {gpu.driver or 'none'})",
+            f"bind it to the nvidia driver: hyperscaler gpu release, or nvidia-smi drain; it is {gpu.name}",
+        )
+    wanted = find_board(spec.model)
+    if gpu.model is not None and wanted is not None and wanted.id != gpu.model.id:
+        differ("model", spec.model, f"the host has {gpu.name}", f"write model: {gpu.model.product_name}")
+    elif wanted is None and spec.model.lower() not in gpu.name.lower():
+        near = ", ".join(close_names(spec.model)) or gpu.name
+        differ("model", spec.model, f"the host has {gpu.name}", f"write model: {gpu.name} (known: {near})")
+    capable = _mig_capable(gpu)
+    if capable is not None and capable != spec.mig_capable:
+        differ(
+            "mig_capable",
+            str(spec.mig_capable).lower(),
+            f"the board {'has' if capable else 'has no'} MIG",
+            f"write mig_capable: {str(capable).lower()}",
+        )
+    offered = profile_names(gpu)
+    for name in spec.allowed_mig_profiles if offered else ():
+        if name not in offered:
+            differ("allowed_mig_profiles", name, f"the board offers {', '.join(offered)}", "take one of those names")
+    return found
+
+
+def _mig_capable(gpu: Gpu) -> bool | None:
+    if gpu.board is not None:
+        return gpu.board.mig is not None
+    return gpu.model.mig_capable if gpu.model else None
+
+
+def profile_names(gpu: Gpu) -> tuple[str, ...]:
+    """The board's profiles as its driver names them; from the catalogue while MIG is off."""
+    if gpu.board is not None and gpu.board.profiles:
+        return tuple(profile.name for profile in gpu.board.profiles)
+    return gpu.model.profile_names if gpu.model else ()
+
+
+# ---------------------------------------------------------------- why a vGPU cannot be made
+class Unavailable(StrEnum):
+    """What 0 in `available_instances`, or a type's absence from `creatable_vgpu_types`, means."""
+
+    PARENT_TAKEN = "the virtual function carries a vGPU already"
+    MIG_MODE_OFF = "the type is MIG-backed, but the board's MIG mode is off"
+    MIG_MODE_ON = "the type is time-sliced, but the board's MIG mode is on"
+    NO_INSTANCE = "there is no GPU instance of its profile"
+    NO_FREE_INSTANCE = "every GPU instance of its profile carries a vGPU"
+    OTHER_TYPE = "time-sliced vGPUs of another type are on the board"
+    NO_SUCH_TYPE = "the board does not offer the type"
+    UNKNOWN = "the driver does not say why"
+
+
+def why_unavailable(wanted: str, board: NvmlBoard, parents: Sequence[VgpuParent], parent: str) -> Unavailable:
+    """Which of the meanings applies to type `wanted` on function `parent`, from what both sides report."""
+    kind = next((item for item in board.vgpu_types if item.name == wanted), None)
+    if kind is None:
+        return Unavailable.NO_SUCH_TYPE
+    if any(item.address == parent and item.devices for item in parents):
+        return Unavailable.PARENT_TAKEN
+    mig = board.mig is not None and board.mig.current
+    devices = [device for item in parents for device in item.devices]
+    if kind.gi_profile_id is None:
+        if mig:
+            return Unavailable.MIG_MODE_ON
+        other = any(device.type_id != kind.id for device in devices)
+        return Unavailable.OTHER_TYPE if other else Unavailable.UNKNOWN
+    if not mig:
+        return Unavailable.MIG_MODE_OFF
+    return _instance_reason(kind, board, [device.type_id for device in devices])
+
+
+def _instance_reason(kind: VgpuTypeInfo, board: NvmlBoard, carried: list[int]) -> Unavailable:
+    profile = next((item.name for item in board.profiles if item.gi_profile_id == kind.gi_profile_id), None)
+    there = sum(item.profile == profile for item in board.instances)
+    if not there:
+        return Unavailable.NO_INSTANCE
+    same_profile = {item.id for item in board.vgpu_types if item.gi_profile_id == kind.gi_profile_id}
+    used = sum(number in same_profile for number in carried)
+    return Unavailable.NO_FREE_INSTANCE if used >= there else Unavailable.UNKNOWN
+
+
+def require_devices(spec_devices: Sequence[GpuDeviceSpec], gpus: Sequence[Gpu]) -> None:
+    """Raise one error that names every difference.
+
+    Raises:
+        HyperscalerError: the host is not what the file says.
+    """
+    differences = check_devices(spec_devices, gpus)
+    if differences:
+        raise HyperscalerError(
+            "the lab file's GPUs are not what the host has: " + "; ".join(str(item) for item in differences),
+            where="global.gpu_allocation.devices",
+            fix="; ".join(dict.fromkeys(item.fix for item in differences)),
+        )
