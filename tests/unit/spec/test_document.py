@@ -120,7 +120,7 @@ def test_merge_keys_and_aliases_are_written_out() -> None:
             " | write `key: value`; quote text that holds braces or brackets",
         ),
         (
-            "{: 1}\n",
+            "? \n: 1\n",
             "f:1:2: error: a key is empty | write `key: value`; quote text that holds braces or brackets",
         ),
         ("<<: 1\n", "f:1:1: error: '<<' merges mappings, and this is none | name an anchor of a mapping"),
