@@ -24,8 +24,8 @@ from emulator.gpu_ports import FileAccess, VgpuDevice, VgpuFramework, VgpuParent
 from emulator.ports import log
 
 # `ID    : vGPU Name` heads the list of the driver; the user guide prints `name id` lines instead.
-_ID_FIRST = re.compile(r"(\d+)(?:\s*:\s*|\s+)(\S.*)")
-_NAME_FIRST = re.compile(r"(\S.*?)(?:\s*:\s*|\s+)(\d+)")
+_ID_FIRST = re.compile(r"(\d+)(?:\s*:\s*|\s+)([A-Za-z].*)")
+_NAME_FIRST = re.compile(r"([A-Za-z].*?)(?:\s*:\s*|\s+)(\d+)")
 
 
 def parse_creatable(text: str) -> dict[str, int]:
