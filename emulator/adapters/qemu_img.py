@@ -30,7 +30,7 @@ class QemuImg:
 
         Raises:
             ConflictError: `path` exists; a disk is never overwritten.
-            HyperscalerError: `base` is missing or not qcow2.
+            HyperscalerError: `base` is missing or not a qcow2.
         """
         target, backing = path.absolute(), base.absolute()
         if os.path.lexists(target):
@@ -54,11 +54,34 @@ class QemuImg:
             raise
         _sync(target.parent)
 
-    def overlay_base(self, path: Path) -> Path | None:
-        """The backing file of the qcow2 at `path`; None when the file is absent.
+    def resize(self, path: Path, *, size_gib: int) -> None:
+        """Grow the qcow2 at `path`; already that size is fine.
 
         Raises:
-            HyperscalerError: the file is there and is not a qcow2 with a backing file.
+            HyperscalerError: it is absent or larger; shrinking would cut off the guest's file system.
+        """
+        target = path.absolute()
+        present = self._size(target)
+        wanted = size_gib * GIB
+        if present > wanted:
+            raise HyperscalerError(
+                f"the disk has {present // GIB} GiB and cannot shrink to {size_gib} GiB",
+                where=str(target),
+                fix="keep the size, or destroy the node and provision it anew",
+            )
+        if present < wanted:
+            self._runner.run(["qemu-img", "resize", "-q", "-f", "qcow2", target, str(wanted)], timeout=_TIMEOUT)
+            _sync(target)
+
+    def size_gib(self, path: Path) -> int:
+        """Virtual size, rounded down to GiB."""
+        return self._size(path.absolute()) // GIB
+
+    def overlay_base(self, path: Path) -> Path | None:
+        """The backing file of the qcow2 at `path`; None when the file is absent or is no overlay.
+
+        Raises:
+            CommandError: qemu-img cannot read the file.
         """
         target = path.absolute()
         if not target.exists():
@@ -66,19 +89,23 @@ class QemuImg:
         info = self._info(target)
         backing = info.get("full-backing-filename") or info.get("backing-filename")
         if info.get("format") != "qcow2" or not isinstance(backing, str):
-            raise HyperscalerError("the disk is not a qcow2 overlay", where=str(target))
+            return None
         return Path(backing)
 
     def _virtual_size(self, base: Path) -> int:
-        """Bytes that the guest sees of the qcow2 `base`."""
+        """Bytes that a guest sees of the golden image `base`."""
         if not base.is_file():
             raise HyperscalerError(
                 "the golden image is missing", where=str(base), fix="hyperscaler image build, then again"
             )
-        info = self._info(base)
+        return self._size(base)
+
+    def _size(self, path: Path) -> int:
+        """Virtual bytes of the qcow2 at `path`."""
+        info = self._info(path)
         size = info.get("virtual-size")
         if info.get("format") != "qcow2" or not isinstance(size, int):
-            raise HyperscalerError("the golden image is not a qcow2", where=str(base))
+            raise HyperscalerError("the disk is not a qcow2", where=str(path))
         return size
 
     def _info(self, path: Path) -> dict[str, object]:

@@ -1,0 +1,133 @@
+"""Networks on a libvirt connection; the part of `LibvirtHypervisor` that speaks of networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from emulator.adapters import libvirt_errors as errors
+from emulator.adapters import network_xml
+from emulator.adapters.libvirt_errors import call, load_libvirt, tolerate
+from emulator.errors import ConflictError, HyperscalerError
+from emulator.ports import DhcpHost, NetworkInfo, NetworkRequest
+
+
+class LibvirtNetworks:
+    """`connect` returns the live connection."""
+
+    def __init__(self, connect: Callable[[], Any]) -> None:
+        self._connect = connect
+
+    def all(self) -> tuple[NetworkInfo, ...]:
+        found = call(self._connect().listAllNetworks, where="networks")
+        infos = (self._describe(handle) for handle in found)
+        return tuple(sorted((info for info in infos if info), key=lambda info: info.name))
+
+    def find(self, name: str) -> NetworkInfo | None:
+        handle = self._lookup(name)
+        return self._describe(handle) if handle is not None else None
+
+    def define(self, request: NetworkRequest) -> None:
+        """See `Hypervisor.define_network`. A change of anything but the reservations restarts the network, and
+        guests that run on it are cut off until they are restarted."""
+        where = f"network {request.name}"
+        handle = self._lookup(request.name)
+        if handle is not None:
+            self._refuse_stranger(handle, request, where)
+            if call(handle.isActive, where=where):
+                self._update(handle, request, where)
+        xml = network_xml.network_xml(request)
+        # Also on a running network: it changes the stored description, whose metadata tells what was applied.
+        # libvirt 9.0 has no call of its own for a network's metadata. It comes last, so that an update which
+        # was cut short still shows the old digest and is done again.
+        call(lambda: self._connect().networkDefineXML(xml), where=where)
+        self.start(request.name)
+
+    def start(self, name: str) -> None:
+        """Start; an active network is left as it is."""
+        where = f"network {name}"
+        connection = self._connect()
+        handle = call(lambda: connection.networkLookupByName(name), where=where)
+        if not call(handle.isActive, where=where):
+            try:
+                call(handle.create, where=where)
+            except HyperscalerError:
+                if not call(handle.isActive, where=where):
+                    raise
+
+    def delete(self, name: str) -> None:
+        """Stop and undefine; an absent network is fine."""
+        where = f"network {name}"
+        handle = self._lookup(name)
+        if handle is None:
+            return
+        if tolerate((errors.NO_NETWORK,), handle.isActive, where=where):
+            tolerate((errors.NO_NETWORK, errors.OPERATION_INVALID), handle.destroy, where=where)
+        tolerate((errors.NO_NETWORK,), handle.undefine, where=where)
+
+    def _refuse_stranger(self, handle: Any, request: NetworkRequest, where: str) -> None:
+        uuid = call(handle.UUIDString, where=where)
+        if uuid != str(request.uuid):
+            raise ConflictError(
+                f"a network of this name with another UUID ({uuid}) is there",
+                where=where,
+                fix=f"virsh net-undefine {request.name}, if nobody needs it",
+            )
+
+    def _update(self, handle: Any, request: NetworkRequest, where: str) -> None:
+        """Bring the running network to the request: reservations one by one, anything else by stopping it."""
+        text = call(lambda: handle.XMLDesc(0), where=where)
+        running = network_xml.read_network(text, active=True)
+        # libvirt writes the DHCP range into dnsmasq's configuration at its start, so the first reservation and
+        # the last one are not a matter of a live update.
+        if _shape(text, running) != _wanted_shape(request) or bool(running.hosts) != bool(request.hosts):
+            tolerate((errors.OPERATION_INVALID,), handle.destroy, where=where)
+            return
+        libvirt = load_libvirt()
+        gone = [host for host in running.hosts if host not in request.hosts]
+        new = [host for host in request.hosts if host not in running.hosts]
+        for command, hosts in (
+            (libvirt.VIR_NETWORK_UPDATE_COMMAND_DELETE, gone),
+            (libvirt.VIR_NETWORK_UPDATE_COMMAND_ADD_LAST, new),
+        ):
+            for host in hosts:
+                self._change_host(handle, command, host, where)
+
+    @staticmethod
+    def _change_host(handle: Any, command: int, host: DhcpHost, where: str) -> None:
+        libvirt = load_libvirt()
+        live = libvirt.VIR_NETWORK_UPDATE_AFFECT_LIVE
+        # DNS first: a run that is cut short between the two finds the reservation unchanged and comes back here,
+        # where a name that is already there (or gone) is no error.
+        dns = libvirt.VIR_NETWORK_SECTION_DNS_HOST
+        dns_text = network_xml.dns_host_xml(host)
+        tolerate((errors.OPERATION_INVALID,), lambda: handle.update(command, dns, -1, dns_text, live), where=where)
+        dhcp = libvirt.VIR_NETWORK_SECTION_IP_DHCP_HOST
+        dhcp_text = network_xml.dhcp_host_xml(host)
+        # The first IPv4 element of the network; -1 finds the one that has DHCP.
+        call(lambda: handle.update(command, dhcp, -1, dhcp_text, live), where=f"{where}: host {host.name}")
+
+    def _lookup(self, name: str) -> Any:
+        connection = self._connect()
+        return tolerate((errors.NO_NETWORK,), lambda: connection.networkLookupByName(name), where=f"network {name}")
+
+    @staticmethod
+    def _describe(handle: Any) -> NetworkInfo | None:
+        """None when the network went away after it was listed."""
+        where = f"network {handle.name()}"
+        harmless = (errors.NO_NETWORK,)
+        flags = load_libvirt().VIR_NETWORK_XML_INACTIVE
+        text = tolerate(harmless, lambda: handle.XMLDesc(flags), where=where)
+        if text is None:
+            return None
+        active = tolerate(harmless, handle.isActive, where=where)
+        return network_xml.read_network(text, active=bool(active))
+
+
+def _shape(text: str, info: NetworkInfo) -> tuple[str, str, str, str, bool]:
+    gateway, domain = network_xml.read_gateway_and_domain(text)
+    return info.bridge, str(info.subnet), gateway, domain, network_xml.read_nat(text)
+
+
+def _wanted_shape(request: NetworkRequest) -> tuple[str, str, str, str, bool]:
+    return request.bridge, str(request.subnet), str(request.gateway), request.dns_domain, request.nat
