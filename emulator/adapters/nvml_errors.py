@@ -36,7 +36,8 @@ class Meaning:
 _DMESG = "look at `dmesg | grep -i -e nvrm -e xid`"
 _HOLDERS = (
     "stop what uses the board and try again; usual holders: nvidia-persistenced, DCGM, nvsm, a display server "
-    "(`hyperscaler gpu discover` names them)"
+    "(`hyperscaler gpu discover` names them). MIG mode goes off only after vGPUs, GPU instances and virtual "
+    "functions are gone"
 )
 
 # Codes and their sense: nvml.h, nvmlReturn_t.

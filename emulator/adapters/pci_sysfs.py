@@ -111,7 +111,7 @@ class SysfsPci:
         return tuple(sorted(found, key=lambda item: address_key(item.address)))
 
     def holders(self, *paths: str) -> tuple[DeviceHolder, ...]:
-        found: list[DeviceHolder] = []
+        found: set[DeviceHolder] = set()
         for pid in names(self._files, "/proc"):
             if not pid.isdigit():
                 continue
@@ -119,9 +119,8 @@ class SysfsPci:
                 target = self._target(f"/proc/{pid}/fd/{number}")
                 if target in paths:
                     name = read_or(self._files, f"/proc/{pid}/comm", "?")
-                    found.append(DeviceHolder(pid=int(pid), name=name, path=target))
-                    break
-        return tuple(sorted(found, key=lambda holder: holder.pid))
+                    found.add(DeviceHolder(pid=int(pid), name=name, path=target))
+        return tuple(sorted(found, key=lambda holder: (holder.pid, holder.path)))
 
     def framework(self, address: str) -> VgpuFramework:
         device = self.device(address)

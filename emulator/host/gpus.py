@@ -80,19 +80,43 @@ def discover_gpus(nvml: Nvml, pci: PciBus) -> tuple[Gpu, ...]:
         if device.physfn is None and device.class_code.startswith("03")
     }
     virtual = {address for device in devices.values() for address in device.virtfns}
+    addresses = sorted({*boards, *devices} - virtual)
+    nodes = {address: _nodes(boards.get(address), devices.get(address)) for address in addresses}
+    wanted = [node for found in nodes.values() for node in found]
+    # One walk through the processes for all boards: on a busy host it is the slowest part.
+    holders = pci.holders(*wanted) if wanted else ()
     return tuple(
-        _joined(address, boards.get(address), devices.get(address), pci, version)
-        for address in sorted({*boards, *devices} - virtual)
+        _joined(
+            address,
+            boards.get(address),
+            devices.get(address),
+            pci,
+            version,
+            tuple(holder for holder in holders if holder.path in nodes[address]),
+        )
+        for address in addresses
     )
 
 
-def _joined(address: str, board: NvmlBoard | None, device: PciDevice | None, pci: PciBus, version: str) -> Gpu:
-    group = () if device is None or device.iommu_group is None else pci.iommu_group(device.iommu_group)
-    paths = []
+def _nodes(board: NvmlBoard | None, device: PciDevice | None) -> tuple[str, ...]:
+    """Device nodes through which a process holds the board."""
+    found = []
     if board is not None and board.minor_number is not None:
-        paths.append(f"/dev/nvidia{board.minor_number}")
+        found.append(f"/dev/nvidia{board.minor_number}")
     if device is not None and device.iommu_group is not None and device.driver == "vfio-pci":
-        paths.append(f"/dev/vfio/{device.iommu_group}")
+        found.append(f"/dev/vfio/{device.iommu_group}")
+    return tuple(found)
+
+
+def _joined(
+    address: str,
+    board: NvmlBoard | None,
+    device: PciDevice | None,
+    pci: PciBus,
+    version: str,
+    holders: tuple[DeviceHolder, ...],
+) -> Gpu:
+    group = () if device is None or device.iommu_group is None else pci.iommu_group(device.iommu_group)
     model = find_board_by_pci(board.pci_id) if board is not None else None
     if model is None and device is not None:
         model = find_board_by_pci(f"{device.vendor}:{device.device}")
@@ -104,7 +128,7 @@ def _joined(address: str, board: NvmlBoard | None, device: PciDevice | None, pci
         iommu_group=group,
         framework=pci.framework(address) if device is not None else VgpuFramework.NONE,
         vfs=device.virtfns if device is not None else (),
-        holders=pci.holders(*paths) if paths else (),
+        holders=holders,
         driver_version=version,
     )
 
@@ -159,7 +183,7 @@ def _compare(spec: GpuDeviceSpec, gpu: Gpu) -> list[DeviceDifference]:
             "pci_address",
             spec.pci_address,
             f"NVML does not see the board there (driver {gpu.driver or 'none'})",
-            f"bind it to the nvidia driver: hyperscaler gpu release, or nvidia-smi drain; it is {gpu.name}",
+            f"give the {gpu.name} back to the nvidia driver: hyperscaler gpu release",
         )
     wanted = find_board(spec.model)
     if gpu.model is not None and wanted is not None and wanted.id != gpu.model.id:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from copy import deepcopy
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -362,6 +364,55 @@ def test_a_plain_user_may_look_but_not_carve(tmp_path: Path) -> None:
             with pytest.raises(GpuPermissionError, match="no permission") as caught:
                 refused()
             assert "root" in caught.value.fix
+    finally:
+        nvml.close()
+        put_back()
+
+
+def _carve_in_a_process(directory: str, starts: list[int]) -> list[int]:
+    """Runs in a process of its own; returns the starts that it got."""
+    put_back = SimulatedGpus(Path(directory)).install()
+    nvml = NvmlGpus()
+    got = []
+    for start in starts:
+        try:
+            nvml.create_instance(A100, 19, Placement(start, 1))
+            got.append(start)
+        except GpuNoRoomError:
+            continue
+    nvml.close()
+    put_back()
+    return got
+
+
+def test_processes_that_carve_the_same_slices_share_them_out(tmp_path: Path) -> None:
+    put_back = SimulatedGpus(tmp_path, [SimulatedBoard("a", "A100-SXM4-80GB", A100)]).install()
+    nvml = NvmlGpus()
+    try:
+        _carve_mode(nvml)
+        with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+            runs = [pool.submit(_carve_in_a_process, str(tmp_path), list(range(7))) for _ in range(2)]
+            got = [start for run in runs for start in run.result()]
+        assert sorted(got) == list(range(7))
+        assert [item.placement.start for item in nvml.instances(A100)] == list(range(7))
+    finally:
+        nvml.close()
+        put_back()
+
+
+def test_56_slices_leave_the_state_small(tmp_path: Path) -> None:
+    """Each change writes the whole state, so its size bounds the cost of carving."""
+    addresses = [f"0000:{bus:02x}:00.0" for bus in range(0x41, 0x49)]
+    made = SimulatedGpus(tmp_path, [SimulatedBoard(item, "H100 80GB HBM3", item) for item in addresses])
+    put_back = made.install()
+    nvml = NvmlGpus()
+    try:
+        for address in addresses:
+            _carve_mode(nvml, address)
+            for start in range(7):
+                nvml.create_instance(address, 19, Placement(start, 1))
+        assert sum(len(board.instances) for board in nvml.boards()) == 56
+        assert (tmp_path / "gpus.json").stat().st_size < 16_000
     finally:
         nvml.close()
         put_back()

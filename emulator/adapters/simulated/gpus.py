@@ -128,7 +128,7 @@ def _resolved(boards: Iterable[SimulatedBoard]) -> list[tuple[SimulatedBoard, Bo
             raise ConfigError(
                 f"no board {item.model!r} can be simulated" + (f"; did you mean {near}?" if near else ""),
                 where=f"gpu_allocation.devices[{item.id}].model",
-                fix="hyperscaler gpu models lists the boards that are known",
+                fix="the boards that are known are the files of config/gpus",
             )
         address = normal_address(item.pci_address)
         if address in found:

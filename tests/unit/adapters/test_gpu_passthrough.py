@@ -170,5 +170,5 @@ def test_mounted_disks_are_named_through_lvm(tmp_path: Path) -> None:
     (root / "dev/mapper/vg-root").symlink_to("../dm-0")
     (root / "proc/mounts").write_text("proc /proc proc rw 0 0\n/dev/mapper/vg-root / ext4 rw 0 0\n")
     (root / "proc/swaps").write_text("Filename Type Size Used Priority\n/dev/nvme0n1p2 partition 1 0 -2\n")
-    with pytest.raises(GpuNotSupportedError, match="0000:c2:00.0, driver nvme, in use as /, swap"):
+    with pytest.raises(GpuNotSupportedError, match=r"0000:c2:00\.0, driver nvme, in use as /, swap"):
         VfioPassthrough(HostFiles(root)).endpoints(GEFORCE)
