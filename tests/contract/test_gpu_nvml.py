@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from copy import deepcopy
-from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -369,20 +369,23 @@ def test_a_plain_user_may_look_but_not_carve(tmp_path: Path) -> None:
         put_back()
 
 
-def _carve_in_a_process(directory: str, starts: list[int]) -> list[int]:
-    """Runs in a process of its own; returns the starts that it got."""
-    put_back = SimulatedGpus(Path(directory)).install()
-    nvml = NvmlGpus()
-    got = []
-    for start in starts:
-        try:
-            nvml.create_instance(A100, 19, Placement(start, 1))
-            got.append(start)
-        except GpuNoRoomError:
-            continue
-    nvml.close()
-    put_back()
-    return got
+_CARVER = """
+import sys
+from pathlib import Path
+from emulator.adapters.nvml import NvmlGpus
+from emulator.adapters.simulated.gpus import SimulatedGpus
+from emulator.gpu.model import Placement
+from emulator.gpu_errors import GpuNoRoomError
+
+SimulatedGpus(Path(sys.argv[1])).install()
+nvml = NvmlGpus()
+for start in range(7):
+    try:
+        nvml.create_instance("0000:41:00.0", 19, Placement(start, 1))
+        print(start)
+    except GpuNoRoomError:
+        pass
+"""
 
 
 def test_processes_that_carve_the_same_slices_share_them_out(tmp_path: Path) -> None:
@@ -390,9 +393,10 @@ def test_processes_that_carve_the_same_slices_share_them_out(tmp_path: Path) -> 
     nvml = NvmlGpus()
     try:
         _carve_mode(nvml)
-        with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-            runs = [pool.submit(_carve_in_a_process, str(tmp_path), list(range(7))) for _ in range(2)]
-            got = [start for run in runs for start in run.result()]
+        argv = [sys.executable, "-c", _CARVER, str(tmp_path)]
+        runs = [subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+        got = [int(word) for run in runs for word in run.communicate(timeout=60)[0].split()]
+        assert [run.returncode for run in runs] == [0, 0]
         assert sorted(got) == list(range(7))
         assert [item.placement.start for item in nvml.instances(A100)] == list(range(7))
     finally:
