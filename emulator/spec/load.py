@@ -8,6 +8,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import TypeVar
 
+from emulator.spec.checks_capacity import check_capacity
 from emulator.spec.checks_clusters import check_kubernetes, check_slurm
 from emulator.spec.checks_gpu import boards_of, can_slice, check_gpu
 from emulator.spec.checks_gpu_shares import check_shares, share_of
@@ -73,6 +74,7 @@ def parse_spec(text: str, *, file: str) -> tuple[ClusterSpec | None, Report]:
     check_kubernetes(draft)
     check_gpu(draft)
     check_shares(draft)
+    check_capacity(draft)
     report = Report.of(
         file, (*document.findings, *structure.findings, *context.findings), positions=positions(document.root)
     )

@@ -1,0 +1,102 @@
+"""Whether the boards of the file can hold all slices and whole boards that are set aside, by the exact solver."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from emulator.gpu.demand import BoardState, BoardUse, Demand
+from emulator.gpu.model import BoardModel
+from emulator.gpu.solver import place
+from emulator.spec.checks_gpu import boards_of, can_slice
+from emulator.spec.checks_gpu_shares import share_of
+from emulator.spec.draft import DeviceDraft, Draft
+from emulator.spec.model import ClusterKind, GpuStrategy
+
+
+def check_capacity(draft: Draft) -> None:
+    """Report when no layout exists. Silent where a value was refused or a board is unknown to the catalogue."""
+    gpu = draft.gpu
+    boards = _boards(draft)
+    shares = [gpu.mig_slices[kind].view for kind in ClusterKind] + [gpu.whole_gpus[kind][0] for kind in ClusterKind]
+    if boards is None or any(view.broken for view in shares):
+        return
+    demands = _demands(draft)
+    if not demands or _names_foreign_profile(boards, demands) or _wrong_kind(draft, demands):
+        return  # said by the check of the name or of the strategy
+    slices = sum(1 for demand in demands if not demand.whole)
+    sliced = [board for board in boards if board.use is not BoardUse.WHOLE]
+    room = sum(board.model.max_gpu_instances for board in sliced)
+    whole = len(demands) - slices
+    view = next((view for view in shares if view.present), gpu.devices_view)
+    fix = "lower the counts, choose smaller profiles, or add a board; `hyperscaler gpu plan` shows what fits"
+    if whole > len(boards):
+        view.error("gpu.capacity", f"{whole} whole boards are asked for, and `devices` lists {len(boards)}", fix)
+    elif slices > room:
+        view.error("gpu.capacity", f"{slices} slices are asked for, and the boards hold at most {room}", fix)
+    elif place(boards, demands, budget=0) is None:
+        held = ", ".join(f"{board.id} ({board.model.product_name})" for board in boards[:4])
+        more = f" and {len(boards) - 4} more" if len(boards) > 4 else ""
+        view.error("gpu.capacity", f"no layout of {held}{more} holds {_listed(demands)}", fix)
+
+
+def _boards(draft: Draft) -> list[BoardState] | None:
+    """The boards as the solver takes them; None when one of them cannot be known offline."""
+    models = boards_of(draft.gpu)
+    found: dict[str, BoardState] = {}
+    for index, device in enumerate(draft.gpu.devices):
+        model = models[index]
+        if device.id is None or device.model is None or device.id in found:
+            return None
+        if model is None and can_slice(device, model):
+            return None
+        if model and any(name not in model.profile_names for _, name in device.allowed):
+            return None  # said by the check of the device
+        found[device.id] = _board(device, model, draft.gpu.strategy)
+    return list(found.values()) if draft.gpu.strategy is not None else None
+
+
+def _board(device: DeviceDraft, model: BoardModel | None, strategy: GpuStrategy | None) -> BoardState:
+    if strategy is GpuStrategy.WHOLE or not can_slice(device, model):
+        use = BoardUse.WHOLE
+    else:
+        use = BoardUse.SLICES if strategy is GpuStrategy.MIG else BoardUse.ANY
+    # A board that the catalogue lacks can still be handed over whole.
+    known = model or BoardModel(
+        id=device.model or "", product_names=(device.model or "",), pci_ids=(), architecture="", mig_capable=False
+    )
+    allowed = tuple(name for _, name in device.allowed if name in known.profile_names)
+    return BoardState(device.id or "", known, allowed=allowed, use=use)
+
+
+def _demands(draft: Draft) -> list[Demand]:
+    found: list[Demand] = []
+    for kind in ClusterKind:
+        share = share_of(draft, kind)
+        named = [profile for profile, count in share.by_profile.items() for _ in range(count)]
+        free = max(share.slices - len(named), 0)
+        found += [Demand(f"{kind.value}-{n}", profile=name) for n, name in enumerate([*named, *[None] * free])]
+        found += [Demand(f"{kind.value}-whole-{n}", whole=True) for n in range(share.whole)]
+    return found
+
+
+def _wrong_kind(draft: Draft, demands: list[Demand]) -> bool:
+    strategy = draft.gpu.strategy
+    return any(
+        (demand.whole and strategy is GpuStrategy.MIG) or (not demand.whole and strategy is GpuStrategy.WHOLE)
+        for demand in demands
+    )
+
+
+def _names_foreign_profile(boards: list[BoardState], demands: list[Demand]) -> bool:
+    offered = {
+        name
+        for board in boards
+        if board.use is not BoardUse.WHOLE
+        for name in (board.allowed or board.model.profile_names)
+    }
+    return any(demand.profile is not None and demand.profile not in offered for demand in demands)
+
+
+def _listed(demands: list[Demand]) -> str:
+    counts = Counter(demand.kind for demand in demands)
+    return ", ".join(f"{count} x {kind}" for kind, count in counts.items())
