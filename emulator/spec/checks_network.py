@@ -129,9 +129,7 @@ def _check_given(subnet: IPv4Network, key: str, groups: tuple[GroupDraft, ...]) 
             other.address_view.error(
                 "address.duplicate",
                 f"{shared} is also given by {one.address_view.name}",
-                f"begin after {max(first.last, second.first)}"
-                if second.first >= first.first
-                else "use other addresses",
+                f"begin after {first.last}",
             )
 
 
