@@ -115,7 +115,7 @@ class NvmlBoard:
     architecture: str = ""
 
 
-class Nvml(Protocol):
+class NvmlGpus(Protocol):
     """NVML. Every call may raise a `GpuError` that names the board and the remedy."""
 
     def driver_version(self) -> str: ...

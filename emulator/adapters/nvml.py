@@ -46,7 +46,7 @@ _ARCHITECTURES |= {9: "hopper", 10: "blackwell"}
 
 
 class NvmlGpus:
-    """`Nvml` over nvidia-ml-py.
+    """`gpu_ports.NvmlGpus` over nvidia-ml-py.
 
     Raises:
         HostNotFitError: from the first call, when there is no driver.

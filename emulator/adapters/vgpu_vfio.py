@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import errno
 import re
+from collections.abc import Callable, Mapping
 
 from emulator.adapters.pci_sysfs import DEVICES, SysfsPci, link_name, normal_address, read_or
 from emulator.adapters.vfio_group import refuse_busy_group
-from emulator.errors import GpuError
+from emulator.errors import GpuError, HyperscalerError
 from emulator.gpu_errors import (
     GpuArgumentError,
     GpuBusyError,
@@ -43,14 +44,20 @@ def parse_creatable(text: str) -> dict[str, int]:
 
 
 class VendorVfioHost:
-    """`VgpuHost` of the vendor-specific VFIO framework."""
+    """`VgpuHost` of the vendor-specific VFIO framework.
+
+    Args:
+        files: the kernel's files.
+        type_names: type numbers and names of the board at a PF address, as NVML has them. A function that
+            carries a vGPU tells only the number, and no other function lists a type that is used up.
+    """
 
     framework = VgpuFramework.VENDOR_VFIO
 
-    def __init__(self, files: FileAccess) -> None:
+    def __init__(self, files: FileAccess, type_names: Callable[[str], Mapping[int, str]] = lambda _address: {}) -> None:
         self._files = files
+        self._type_names = type_names
         self._pci = SysfsPci(files)
-        # A function that carries a vGPU does not name its type, only its number.
         self._names: dict[int, str] = {}
 
     def parents(self, pf_address: str) -> tuple[VgpuParent, ...]:
@@ -139,14 +146,18 @@ class VendorVfioHost:
         return (VgpuDevice(VgpuFramework.VENDOR_VFIO, address, number, name),)
 
     def _name_of(self, address: str, number: int) -> str:
-        """The type's name, if some other function of the board still offers it; else its number as text."""
+        """The type's name from another function that offers it, or from NVML; else its number as text."""
         owner = link_name(self._files, f"{DEVICES}/{address}/physfn")
         device = self._pci.device(owner) if owner else None
         for other in device.virtfns if device else ():
             self._creatable(other)
             if number in self._names:
                 return self._names[number]
-        return str(number)
+        try:
+            self._names.update(self._type_names(owner) if owner else {})
+        except HyperscalerError as error:
+            log.debug("the vGPU types of %s cannot be named: %s", owner, error)
+        return self._names.get(number, str(number))
 
 
 def _current(address: str) -> str:

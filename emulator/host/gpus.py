@@ -14,7 +14,7 @@ from emulator.gpu.catalog import close_names, find_board, find_board_by_pci
 from emulator.gpu.model import BoardModel
 from emulator.gpu_ports import (
     DeviceHolder,
-    Nvml,
+    NvmlGpus,
     NvmlBoard,
     PciBus,
     PciDevice,
@@ -66,7 +66,7 @@ class Gpu:
         return self.pci.driver if self.pci else None
 
 
-def discover_gpus(nvml: Nvml, pci: PciBus) -> tuple[Gpu, ...]:
+def discover_gpus(nvml: NvmlGpus, pci: PciBus) -> tuple[Gpu, ...]:
     """Every physical NVIDIA GPU in PCI order; virtual functions belong to their board and are not counted.
 
     Raises:

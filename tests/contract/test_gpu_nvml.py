@@ -26,7 +26,7 @@ from emulator.gpu_errors import (
     GpuNotSupportedError,
     GpuPermissionError,
 )
-from emulator.gpu_ports import MigActivation, Nvml, VgpuFramework
+from emulator.gpu_ports import MigActivation, VgpuFramework
 
 A100 = "0000:41:00.0"
 H100 = "0000:81:00.0"
@@ -55,7 +55,7 @@ def nvml(gpus: SimulatedGpus) -> Iterator[NvmlGpus]:
     made.close()
 
 
-def _carve_mode(nvml: Nvml, address: str = A100) -> None:
+def _carve_mode(nvml: NvmlGpus, address: str = A100) -> None:
     assert nvml.set_mig_mode(address, enabled=True) is MigActivation.ACTIVE
 
 

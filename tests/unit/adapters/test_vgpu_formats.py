@@ -138,6 +138,14 @@ def test_a_vendor_vfio_function_is_found_by_its_files(tmp_path: Path) -> None:
     (device,) = VendorVfioHost(files).devices()
     # No function offers the type any more, so its number is all that is known.
     assert (device.parent, device.type_id, device.type_name) == (VF, 699, "699")
+    asked: list[str] = []
+
+    def from_nvml(address: str) -> dict[int, str]:
+        asked.append(address)
+        return {699: "A100D-1-10C"}
+
+    (device,) = VendorVfioHost(files, from_nvml).devices()
+    assert (device.type_id, device.type_name, asked) == (699, "A100D-1-10C", [PF])
 
 
 # ---------------------------------------------------------------- writing
