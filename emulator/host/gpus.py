@@ -14,8 +14,8 @@ from emulator.gpu.catalog import close_names, find_board, find_board_by_pci
 from emulator.gpu.model import BoardModel
 from emulator.gpu_ports import (
     DeviceHolder,
-    NvmlGpus,
     NvmlBoard,
+    NvmlGpus,
     PciBus,
     PciDevice,
     VgpuFramework,

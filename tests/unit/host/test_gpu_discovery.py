@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from emulator.adapters.simulated.gpu_store import SimProcess
 from emulator.adapters.simulated.gpus import SimulatedBoard, SimulatedGpus, board_at
 from emulator.adapters.sriov import SriovManage
 from emulator.errors import HyperscalerError
+from emulator.gpu.model import Placement
 from emulator.gpu_ports import VgpuFramework
+from emulator.host.gpu_record import gpu_record
 from emulator.host.gpus import Gpu, check_devices, discover_gpus, require_devices
 from emulator.spec.model import GpuDeviceSpec
 
@@ -105,3 +108,17 @@ def test_a_board_that_nvml_does_not_see_is_told(gpus: SimulatedGpus) -> None:
     spec = GpuDeviceSpec("GPU-1", GEFORCE, "GeForce RTX 4090", mig_capable=False)
     (difference,) = check_devices((spec,), _found(gpus))
     assert "NVML does not see the board there (driver vfio-pci)" in str(difference)
+
+
+def test_a_gpu_as_json(gpus: SimulatedGpus) -> None:
+    nvml = NvmlGpus()
+    nvml.set_mig_mode(A100, enabled=True)
+    nvml.create_instance(A100, 9, Placement(4, 4))
+    nvml.close()
+    VfioPassthrough(gpus.files).bind(GEFORCE)
+    a100, geforce = json.loads(json.dumps([gpu_record(gpu) for gpu in _found(gpus)]))
+    assert a100["nvml"]["mig_mode"] == {"current": True, "pending": True}
+    assert [(item["profile"], item["start"]) for item in a100["nvml"]["instances"]] == [("3g.40gb", 4)]
+    assert {item["name"]: item["starts"] for item in a100["nvml"]["profiles"]}["2g.20gb"] == [0, 2, 4]
+    assert geforce["nvml"] is None and geforce["driver"] == "vfio-pci"
+    assert [item["driver"] for item in geforce["iommu_group_members"]] == ["vfio-pci", "vfio-pci"]
