@@ -102,9 +102,8 @@ def ssh_config(guests: Sequence[GuestAddress], *, key: Path, known_hosts: Path, 
     lines += [f"    {name} {value}" for name, value in _settings(key, known_hosts).items()]
     lines.append(f"    ConnectTimeout {_CONNECT_TIMEOUT}")
     if guest_prefix:
-        # `exec` saves the shell that ssh starts the command with.
         command = shlex.join([*guest_prefix, "nc", "-F"]).replace("%", "%%")
-        lines += [f"    ProxyCommand exec {command} %h %p", "    ProxyUseFdpass yes"]
+        lines += [f"    ProxyCommand {command} %h %p", "    ProxyUseFdpass yes"]
     return "\n".join(lines) + "\n"
 
 
