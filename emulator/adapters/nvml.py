@@ -184,6 +184,10 @@ class NvmlGpus:
                 memory_total_mib=memory.total // _MIB,
             )
 
+    def instance_utilisation(self, pci_address: str) -> dict[int, Utilisation]:
+        with self._on(pci_address, "reading the utilisation of the slices") as device:
+            return _instance_utilisation(device)
+
     def vgpu_types(self, pci_address: str) -> tuple[VgpuTypeInfo, ...]:
         with self._on(pci_address, "listing vGPU types") as device:
             return _vgpu_types(device)
@@ -266,6 +270,27 @@ def _processes(device: Device) -> tuple[GpuProcess, ...]:
                 gpu_instance_id=None if gi in (None, _NO_GPU_INSTANCE) else gi,
             )
     return tuple(found[pid] for pid in sorted(found))
+
+
+def _instance_utilisation(device: Device) -> dict[int, Utilisation]:
+    """Memory by GPU instance, through its MIG devices: there is one for each compute instance."""
+    nvml = device.nvml
+    found: dict[int, Utilisation] = {}
+    for index in range(device.optional(nvml.nvmlDeviceGetMaxMigDeviceCount) or 0):
+        try:
+            part = nvml.nvmlDeviceGetMigDeviceHandleByIndex(device.handle, index)
+        except nvml.NVMLError_NotFound:
+            continue
+        except nvml.NVMLError_NotSupported:  # MIG mode is off
+            break
+        memory = nvml.nvmlDeviceGetMemoryInfo(part)
+        found[int(nvml.nvmlDeviceGetGpuInstanceId(part))] = Utilisation(
+            gpu_percent=None,
+            memory_percent=None,
+            memory_used_mib=memory.used // _MIB,
+            memory_total_mib=memory.total // _MIB,
+        )
+    return found
 
 
 def _vgpu_types(device: Device) -> tuple[VgpuTypeInfo, ...]:

@@ -283,3 +283,27 @@ def test_the_kernels_odd_reading_of_uuids_is_simulated(tmp_path: Path) -> None:
     assert caught.value.errno == errno.EINVAL
     gpus.files.write(create, f"{_uuid('one')}f")
     assert [item.uuid for item in MdevHost(gpus.files).devices()] == [_uuid("one")]
+
+
+def test_graphics_slices_are_shared_by_vgpus_of_one_type(tmp_path: Path) -> None:
+    """RTX PRO 6000: several vGPUs time-share one `+gfx` slice, all with one framebuffer size."""
+    gpus = SimulatedGpus(
+        tmp_path,
+        [SimulatedBoard("r", "rtx-pro-6000-blackwell-server", PF)],
+        framework=VgpuFramework.VENDOR_VFIO,
+    )
+    put_back = gpus.install()
+    nvml = NvmlGpus()
+    try:
+        nvml.set_mig_mode(PF, enabled=True)
+        vfs = SriovManage(gpus.files, gpus.runner).enable(PF)
+        nvml.create_instance(PF, 47, Placement(0, 1))
+        host = VendorVfioHost(gpus.files)
+        for number in range(3):
+            host.create(VgpuRequest(vfs[number], "DC-1-8Q", _uuid(str(number))))
+        assert host.parents(PF)[3].creatable == {}
+        nvml.create_instance(PF, 47, Placement(1, 1))
+        assert {"DC-1-8Q", "DC-1-24C"} <= set(host.parents(PF)[3].creatable)
+    finally:
+        nvml.close()
+        put_back()

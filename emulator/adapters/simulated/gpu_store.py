@@ -187,7 +187,7 @@ class GpuStore:
             if not isinstance(record, dict) or record.get("format") != FORMAT:
                 raise ValueError("unknown format")
             return _decode(record)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise StateError(
                 f"the state of the simulated GPUs cannot be read: {error}",
                 where=str(self._path),

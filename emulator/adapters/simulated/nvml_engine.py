@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import cache
 
 from emulator.adapters.simulated.gpu_store import SimBoard, SimInstance, SimState
+from emulator.errors import StateError
 from emulator.gpu.catalog import find_board
 from emulator.gpu.model import BoardModel, MigProfile, Placement, VgpuType
 
@@ -49,7 +50,10 @@ def board_model(model: str) -> BoardModel:
     """
     found = find_board(model)
     if found is None:
-        raise KeyError(model)
+        raise StateError(
+            f"the state of the simulated GPUs names the board model {model!r}, which is not known",
+            fix="remove gpus.json from the lab's directory: the simulated boards start anew",
+        )
     slices = found.memory_slices or found.compute_slices
     profiles = tuple(_completed(found, profile, slices) for profile in found.profiles)
     types = tuple(_numbered(found, item, at) for at, item in enumerate(found.time_sliced_types))

@@ -11,7 +11,7 @@ import pytest
 
 from emulator.adapters import nvml_errors
 from emulator.adapters.nvml import NvmlGpus
-from emulator.adapters.simulated.gpu_store import GpuStore
+from emulator.adapters.simulated.gpu_store import GpuStore, SimProcess
 from emulator.adapters.simulated.gpus import SimulatedBoard, SimulatedGpus, board_at
 from emulator.errors import ConfigError, ExitCode, GpuError, HostNotFitError, StateError
 from emulator.gpu.model import Placement
@@ -216,6 +216,11 @@ def test_mig_devices_pair_instance_and_compute_instance(gpus: SimulatedGpus, nvm
     assert pynvml.nvmlDeviceGetGpuInstanceId(device) == made.gi_id
     assert pynvml.nvmlDeviceGetUUID(device).startswith("MIG-")
     assert pynvml.nvmlDeviceGetMemoryInfo(device).total == 19968 * 1024**2
+    with gpus.store.change() as state:
+        board_at(state, A100).processes.append(SimProcess(7, "train.py", 1024, made.gi_id))
+    (memory,) = nvml.instance_utilisation(A100).values()
+    assert (memory.memory_used_mib, memory.memory_total_mib) == (1024, 19968)
+    assert nvml.instance_utilisation(SECOND) == {}
     parent = pynvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(device)
     assert pynvml.nvmlDeviceGetUUID(parent) == pynvml.nvmlDeviceGetUUID(handle)
 
@@ -247,7 +252,9 @@ def test_several_threads_carve_one_board(gpus: SimulatedGpus, nvml: NvmlGpus) ->
     assert [item.placement.start for item in nvml.instances(A100)] == list(range(7))
 
 
-@pytest.mark.parametrize("text", ["", "{", '{"format": 99}', '{"format": 1, "surprise": 1}', "[]"])
+@pytest.mark.parametrize(
+    "text", ["", "{", '{"format": 99}', '{"format": 1, "surprise": 1}', "[]", '{"format": 1, "boards": ["x"]}']
+)
 def test_a_damaged_state_is_an_error_with_a_way_out(tmp_path: Path, text: str) -> None:
     (tmp_path / "gpus.json").write_text(text)
     with pytest.raises(StateError, match="cannot be read") as caught:
