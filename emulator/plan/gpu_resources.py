@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from emulator.gpu.model import Placement
 from emulator.plan.resources import Resource, register
 
 GPU_GROUP = "gpu"
@@ -57,16 +58,21 @@ class GpuInstance(BoardResource):
     start: int
     size: int
 
+    @property
+    def placement(self) -> Placement:
+        return Placement(self.start, self.size)
+
 
 @register
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vgpu(BoardResource):
-    """A vGPU on a GPU instance, for one node. `uuid` is used by the mdev framework."""
+    """A vGPU on a GPU instance, for one node. `uuid` is used by the mdev framework; `demand` is the planner's id."""
 
     kind = "vgpu"
     profile: str
     uuid: str
     node: str
+    demand: str
 
 
 @register
@@ -76,3 +82,4 @@ class WholeGpu(BoardResource):
 
     kind = "whole-gpu"
     node: str
+    demand: str

@@ -9,6 +9,7 @@ from emulator.apply.handler import ApplyContext, Handle
 from emulator.apply.handlers.gpu_carve import Gpus
 from emulator.gpu_errors import GpuBusyError, GpuNoRoomError, GpuNotSupportedError
 from emulator.gpu_ports import VgpuDevice, VgpuFramework, VgpuHost, VgpuRequest
+from emulator.host.gpus import why_unavailable
 from emulator.plan.gpu_resources import Vgpu, WholeGpu
 from emulator.plan.model import Observation, Presence, Recorded
 from emulator.plan.resources import Resource
@@ -72,11 +73,16 @@ class VgpuHandler:
             for name in names:
                 if not parent.devices and name in parent.creatable:
                     return VgpuRequest(parent.address, name, UUID(resource.uuid))
-        offered = sorted({name for parent in parents for name in parent.creatable})
+        board = next((b for b in self._gpus().nvml.boards() if b.pci_address == resource.pci_address), None)
+        if not parents or board is None:
+            why = "no virtual function is there; enable them with sriov-manage"
+        else:
+            free = next((parent.address for parent in parents if not parent.devices), parents[0].address)
+            why = why_unavailable(names[0], board, parents, free).value
         raise GpuNoRoomError(
-            f"no vGPU of type {' or '.join(names)} can be made on {resource.device} now",
+            f"no vGPU of type {' or '.join(names)} can be made on {resource.device}: {why}",
             where=resource.pci_address,
-            fix=_why(names, offered, free=sum(not parent.devices for parent in parents), total=len(parents)),
+            fix="compare `hyperscaler gpu discover`, free what is in the way, then run the command again",
         )
 
     def _type_names(self, resource: Vgpu) -> tuple[str, ...]:
@@ -109,17 +115,6 @@ class VgpuHandler:
         """vGPUs are found by their UUIDs, which follow from the lab's name and the node's; see the plan."""
         del lab
         return ()
-
-
-def _why(names: Sequence[str], offered: Sequence[str], *, free: int, total: int) -> str:
-    """Tell the three meanings of "none available" apart as far as the host shows them."""
-    if total == 0:
-        return "no virtual function is there: enable them with sriov-manage, then run the command again"
-    if free == 0:
-        return f"all {total} virtual functions carry a vGPU already; remove one or use another board"
-    if not offered:
-        return "no GPU instance is free, or MIG mode is off: compare `nvidia-smi mig -lgi` and `nvidia-smi vgpu`"
-    return f"the host offers {', '.join(offered)}: the matching GPU instance is missing or taken, not {names[0]}'s VF"
 
 
 class WholeGpuHandler:
@@ -171,7 +166,7 @@ class WholeGpuHandler:
     def find(self, lab: str) -> Sequence[Resource]:
         keys = self._gpus().ledger.of(lab)
         boards = [key for key in keys if "/" not in key]
-        return tuple(WholeGpu(name=key, device=key, pci_address=key, node="") for key in boards)
+        return tuple(WholeGpu(name=key, device=key, pci_address=key, node="", demand="") for key in boards)
 
 
 def hostdevs_of(gpus: Gpus, handle: Handle) -> tuple[Hostdev, ...]:

@@ -1,0 +1,82 @@
+"""From an allocation of slices and boards to resources. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from emulator import ids
+from emulator.gpu.demand import Assignment
+from emulator.plan.build import GpuResources
+from emulator.plan.gpu_resources import (
+    BoardResource,
+    GpuInstance,
+    MigMode,
+    Vgpu,
+    VirtualFunctions,
+    WholeGpu,
+)
+from emulator.plan.resources import HostdevRequest, Resource
+
+
+def build_gpus(lab: str, boards: Mapping[str, str], nodes: Mapping[str, Sequence[Assignment]]) -> GpuResources:
+    """Resources for every assignment, and the devices of each node.
+
+    Args:
+        boards: PCI address by the device's id in the lab file.
+        nodes: what each node gets.
+    """
+    resources: dict[str, Resource] = {}
+    hostdevs: dict[str, tuple[HostdevRequest, ...]] = {}
+    for node, assignments in nodes.items():
+        devices = []
+        for assignment in assignments:
+            made = _made_of(lab, node, assignment, boards[assignment.board])
+            resources |= {resource.id: resource for resource in made}
+            devices.append(HostdevRequest(source=made[-1].id))
+        hostdevs[node] = tuple(devices)
+    return GpuResources(tuple(resources.values()), hostdevs)
+
+
+def _made_of(lab: str, node: str, assignment: Assignment, address: str) -> Sequence[BoardResource]:
+    """What has to exist for one assignment, in order; the last is what the guest gets."""
+    device = assignment.board
+    if assignment.placement is None or assignment.profile is None:
+        return (
+            WholeGpu(name=address, device=device, pci_address=address, node=node, demand=assignment.demand),
+        )
+    mode = MigMode(name=address, device=device, pci_address=address)
+    functions = VirtualFunctions(name=address, needs=(mode.id,), device=device, pci_address=address)
+    where = f"{address}-{assignment.profile}-at-{assignment.placement.start}"
+    instance = GpuInstance(
+        name=where,
+        needs=(mode.id, functions.id),
+        device=device,
+        pci_address=address,
+        profile=assignment.profile,
+        start=assignment.placement.start,
+        size=assignment.placement.size,
+    )
+    vgpu = Vgpu(
+        name=where,
+        needs=(functions.id, instance.id),
+        device=device,
+        pci_address=address,
+        profile=assignment.profile,
+        uuid=str(ids.resource_uuid(lab, f"vgpu/{where}")),
+        node=node,
+        demand=assignment.demand,
+    )
+    return (mode, functions, instance, vgpu)
+
+
+def current_assignments(resources: Sequence[Resource]) -> dict[str, Assignment]:
+    """Where demands are now, by demand, from what is on record: the planner moves as little as it can."""
+    instances = {(r.pci_address, r.name): r for r in resources if isinstance(r, GpuInstance)}
+    found: dict[str, Assignment] = {}
+    for resource in resources:
+        if isinstance(resource, WholeGpu):
+            found[resource.demand] = Assignment(resource.demand, resource.device)
+        elif isinstance(resource, Vgpu) and (resource.pci_address, resource.name) in instances:
+            at = instances[(resource.pci_address, resource.name)]
+            found[resource.demand] = Assignment(resource.demand, resource.device, resource.profile, at.placement)
+    return found

@@ -1,0 +1,54 @@
+"""GPUs: the driver's library and the kernel's files, or both simulated. The only place that knows the difference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from emulator.adapters.host_files import HostFiles
+from emulator.adapters.nvml import NvmlGpus
+from emulator.adapters.passthrough import VfioPassthrough
+from emulator.adapters.pci_sysfs import SysfsPci
+from emulator.adapters.sriov import SriovManage
+from emulator.adapters.vgpu_mdev import MdevHost
+from emulator.adapters.vgpu_vfio import VendorVfioHost
+from emulator.apply.handlers.gpu_carve import GpuHost
+from emulator.apply.ledger import GpuLedger
+from emulator.gpu_ports import FileAccess, VgpuFramework, VgpuHost
+from emulator.ports import ProcessRunner
+from emulator.spec.model import GpuDeviceSpec
+
+
+def real_gpus(runner: ProcessRunner, ledger: Path) -> GpuHost:
+    """The host's own boards."""
+    return _gpus(HostFiles(), runner, GpuLedger(ledger), real=True)
+
+
+def simulated_gpus(directory: Path, devices: Sequence[GpuDeviceSpec] | None) -> GpuHost:
+    """Simulated boards whose state lives in `directory`; `devices` None leaves the boards as they are."""
+    from emulator.adapters.simulated.gpus import SimulatedBoard, SimulatedGpus
+
+    boards = [SimulatedBoard(item.id, item.model, item.pci_address) for item in devices] if devices else None
+    simulation = SimulatedGpus(directory, boards, framework=VgpuFramework.MDEV if boards else None)
+    simulation.install()
+    return _gpus(simulation.files, simulation.runner, GpuLedger(directory / "owners.json"), real=False)
+
+
+def _gpus(files: FileAccess, runner: ProcessRunner, ledger: GpuLedger, *, real: bool) -> GpuHost:
+    nvml = NvmlGpus()
+
+    def type_names(pci_address: str) -> Mapping[int, str]:
+        return {item.id: item.name for item in nvml.vgpu_types(pci_address)}
+
+    def vgpus(framework: VgpuFramework) -> VgpuHost:
+        return MdevHost(files) if framework is VgpuFramework.MDEV else VendorVfioHost(files, type_names)
+
+    return GpuHost(
+        nvml=nvml,
+        pci=SysfsPci(files),
+        sriov=SriovManage(files, runner),
+        vgpus=vgpus,
+        passthrough=VfioPassthrough(files),
+        ledger=ledger,
+        real=real,
+    )
