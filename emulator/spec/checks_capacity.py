@@ -10,6 +10,7 @@ from emulator.gpu.solver import place
 from emulator.spec.checks_gpu import boards_of, can_slice
 from emulator.spec.checks_gpu_shares import share_of
 from emulator.spec.draft import DeviceDraft, Draft
+from emulator.spec.findings import counted
 from emulator.spec.model import ClusterKind, GpuStrategy
 
 
@@ -18,7 +19,7 @@ def check_capacity(draft: Draft) -> None:
     gpu = draft.gpu
     boards = _boards(draft)
     shares = [gpu.mig_slices[kind].view for kind in ClusterKind] + [gpu.whole_gpus[kind][0] for kind in ClusterKind]
-    if boards is None or any(view.broken for view in shares):
+    if not boards or any(view.broken for view in shares):
         return
     demands = _demands(draft)
     if not demands or _names_foreign_profile(boards, demands) or _wrong_kind(draft, demands):
@@ -30,9 +31,9 @@ def check_capacity(draft: Draft) -> None:
     view = next((view for view in shares if view.present), gpu.devices_view)
     fix = "lower the counts, choose smaller profiles, or add a board; `hyperscaler gpu plan` shows what fits"
     if whole > len(boards):
-        view.error("gpu.capacity", f"{whole} whole boards are asked for, and `devices` lists {len(boards)}", fix)
+        view.error("gpu.capacity", f"{counted(whole, 'whole board')} asked for, and `devices` lists {len(boards)}", fix)
     elif slices > room:
-        view.error("gpu.capacity", f"{slices} slices are asked for, and the boards hold at most {room}", fix)
+        view.error("gpu.capacity", f"{counted(slices, 'slice')} asked for, and the boards hold at most {room}", fix)
     elif place(boards, demands, budget=0) is None:
         held = ", ".join(f"{board.id} ({board.model.product_name})" for board in boards[:4])
         more = f" and {len(boards) - 4} more" if len(boards) > 4 else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from emulator.spec.draft import Draft, KubernetesDraft, SlurmDraft
-from emulator.spec.findings import quoted
+from emulator.spec.findings import counted, quoted
 from emulator.spec.kubernetes_versions import DEBIAN_SOURCE_VERSION, minor_of, supported_minors
 from emulator.spec.model import ClusterKind, Role
 from emulator.spec.structure import nearest
@@ -184,6 +184,6 @@ def _check_pod_networks(draft: Draft, kubernetes: KubernetesDraft) -> None:
         room = 2 ** (POD_PREFIX_PER_NODE - pods.prefixlen) if pods.prefixlen <= POD_PREFIX_PER_NODE else 0
         pod_view.error(
             "kubernetes.subnet",
-            f"{pods} has a /{POD_PREFIX_PER_NODE} for {room} nodes, and the cluster has {nodes}",
+            f"{pods} has a /{POD_PREFIX_PER_NODE} for {counted(room, 'node')}, and the cluster has {nodes}",
             "choose a larger network, for example 10.244.0.0/16",
         )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from emulator.gpu import catalog
 from emulator.gpu.model import BoardModel
 from emulator.spec.draft import DeviceDraft, Draft, GpuDraft, GroupDraft
-from emulator.spec.findings import quoted
+from emulator.spec.findings import counted, quoted
 from emulator.spec.model import ClusterKind, GpuBackend, GpuStrategy
 from emulator.spec.structure import nearest
 from emulator.spec.view import View
@@ -81,11 +83,14 @@ def _no_profile(board: BoardModel, profile: str) -> str:
 
 
 def _profile_fix(board: BoardModel, profile: str) -> str:
-    """The right names; first the one of as many compute slices, which is what a wrong memory size means."""
-    same = [name for name in board.profile_names if name.split("g.")[0] == profile.split("g.")[0]]
-    near = same[0] if same else nearest(profile, board.profile_names)
-    meant = f"did you mean {near}? " if near else ""
-    return f"{meant}It has {', '.join(board.profile_names)}"
+    return f"{_meant(profile, board.profile_names)}It has {', '.join(board.profile_names)}"
+
+
+def _meant(profile: str, names: Sequence[str]) -> str:
+    """The name that was probably meant: one of as many compute slices, a wrong memory size being the usual slip."""
+    same = [name for name in names if name.split("g.")[0] == profile.split("g.")[0]]
+    near = same[0] if same else nearest(profile, names)
+    return f"did you mean {near}? " if near else ""
 
 
 def _check_strategy(draft: Draft) -> None:
@@ -96,12 +101,14 @@ def _check_strategy(draft: Draft) -> None:
         if strategy is GpuStrategy.WHOLE and slices.count:
             slices.view.error(
                 "gpu.strategy",
-                f"{slices.count} slices with `strategy: whole`",
+                f"{counted(slices.count, 'slice')} with `strategy: whole`",
                 "write `strategy: hybrid`, or set it to 0",
             )
         if strategy is GpuStrategy.MIG and whole:
             whole_view.error(
-                "gpu.strategy", f"{whole} whole boards with `strategy: mig`", "write `strategy: hybrid`, or set it to 0"
+                "gpu.strategy",
+                f"{counted(whole, 'whole board')} with `strategy: mig`",
+                "write `strategy: hybrid`, or set it to 0",
             )
 
 
@@ -138,9 +145,11 @@ def _check_offered(gpu: GpuDraft, boards: dict[int, BoardModel | None], profile:
         view.error("gpu.profile", f"no board of the lab can be cut into {profile}", "add a MIG-capable board")
     elif profile not in offered:
         names = sorted(offered)
-        near = nearest(profile, names)
-        meant = f"did you mean {near}? " if near else ""
-        view.error("gpu.profile", f"no board of the lab offers {profile}", f"{meant}Offered: {', '.join(names)}")
+        view.error(
+            "gpu.profile",
+            f"no board of the lab offers {profile}",
+            f"{_meant(profile, names)}Offered: {', '.join(names)}",
+        )
 
 
 def _check_profiles_of_shares(gpu: GpuDraft, boards: dict[int, BoardModel | None]) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from emulator.spec.checks_gpu import boards_of, can_slice
 from emulator.spec.draft import Draft, GpuDraft
+from emulator.spec.findings import counted
 from emulator.spec.model import ClusterKind, GpuStrategy
 
 
@@ -22,6 +23,10 @@ class Needs:
     @property
     def named(self) -> int:
         return sum(self.slices.values())
+
+    @property
+    def units(self) -> int:
+        return self.named + self.whole + self.either
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,16 +96,18 @@ def _check_share(draft: Draft, kind: ClusterKind) -> None:
         if view.present:
             view.error("gpu.unallocated", "GPUs are set aside, and `devices` lists none", "add the boards to `devices`")
         return
+    if (share.whole and gpu.strategy is GpuStrategy.MIG) or (share.slices and gpu.strategy is GpuStrategy.WHOLE):
+        return  # said by the check of the strategy
     _check_named(gpu, kind, needs, share)
     rest = (share.slices - needs.named) + (share.whole - needs.whole)
     if rest < needs.either and share.slices >= needs.named and share.whole >= needs.whole:
         _report_short(draft, kind, needs, share, missing=needs.either - rest)
     elif rest > needs.either:
         view = whole_view if share.given_whole and share.whole > needs.whole else slices_view
-        spare = rest - needs.either
         view.warning(
             "gpu.unused",
-            f"{spare} of {_share_text(share)} set aside for {kind.value} {_are(spare)} used by no node",
+            f"{_share_text(share)} {_are(share.slices + share.whole)} set aside for {kind.value}, and its nodes ask "
+            f"for {needs.units or 'none'}",
             "lower the number, or enable GPUs on more nodes",
         )
 
@@ -109,11 +116,10 @@ def _report_short(draft: Draft, kind: ClusterKind, needs: Needs, share: Share, *
     place = next(group for group in draft.groups_of(kind) if group.gpu and group.count)
     whole = draft.gpu.strategy is GpuStrategy.WHOLE
     key, raised = ("whole_gpus", share.whole + missing) if whole else ("mig_slices", share.slices + missing)
-    units = needs.named + needs.whole + needs.either
     nodes = "1 GPU-enabled node asks" if needs.nodes == 1 else f"{needs.nodes} GPU-enabled nodes ask"
     place.gpu_view.error(
         "gpu.unallocated",
-        f"{nodes} for {units} in all, and {_share_text(share)} {_are(share.slices + share.whole)} set aside for "
+        f"{nodes} for {needs.units} in all, and {_share_text(share)} {_are(share.slices + share.whole)} set aside for "
         f"{kind.value}",
         f"set global.gpu_allocation.{key}.{kind.value} to {raised}, or lower the number of nodes",
     )
@@ -129,7 +135,8 @@ def _check_named(gpu: GpuDraft, kind: ClusterKind, needs: Needs, share: Share) -
     if share.slices < needs.named and gpu.strategy is not GpuStrategy.WHOLE:
         demand.view.error(
             "gpu.unallocated",
-            f"{share.slices} slices are set aside for {kind.value}, and its nodes ask for {needs.named}",
+            f"{counted(share.slices, 'slice')} {_are(share.slices)} set aside for {kind.value}, and its nodes ask for "
+            f"{needs.named}",
             f"set it to {needs.named}",
         )
     elif demand.by_profile:
@@ -137,14 +144,15 @@ def _check_named(gpu: GpuDraft, kind: ClusterKind, needs: Needs, share: Share) -
             if demand.by_profile.get(profile, 0) < count:
                 demand.view.error(
                     "gpu.unallocated",
-                    f"{demand.by_profile.get(profile, 0)} slices of {profile} are set aside for {kind.value}, "
+                    f"{demand.by_profile.get(profile, 0)} of {profile} set aside for {kind.value}, "
                     f"and its nodes ask for {count}",
                     f"add `{profile}: {count}`",
                 )
     if share.whole < needs.whole and gpu.strategy is not GpuStrategy.MIG:
         whole_view.error(
             "gpu.unallocated",
-            f"{share.whole} whole boards are set aside for {kind.value}, and its nodes ask for {needs.whole}",
+            f"{counted(share.whole, 'whole board')} {_are(share.whole)} set aside for {kind.value}, and its nodes ask "
+            f"for {needs.whole}",
             f"set it to {needs.whole}",
         )
 
@@ -152,7 +160,7 @@ def _check_named(gpu: GpuDraft, kind: ClusterKind, needs: Needs, share: Share) -
 def _share_text(share: Share) -> str:
     parts = []
     if share.slices or not share.whole:
-        parts.append(f"{share.slices} slice{'' if share.slices == 1 else 's'}")
+        parts.append(counted(share.slices, "slice"))
     if share.whole:
-        parts.append(f"{share.whole} whole board{'' if share.whole == 1 else 's'}")
+        parts.append(counted(share.whole, "whole board"))
     return " and ".join(parts)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 from ipaddress import IPv4Network
 
 from emulator.host.facts import HostFacts
-from emulator.spec.findings import Finding, Report, Severity
+from emulator.spec.findings import Finding, Report, Severity, counted
 from emulator.spec.model import ClusterSpec, NetworkSpec, NodeSpec
 
 # QEMU's own memory beside the guest's (device models, page tables, TCG's translation cache), MiB for each node.
@@ -57,7 +57,7 @@ def _memory(
             Severity.ERROR,
             "host.memory",
             "clusters",
-            f"the {len(nodes)} nodes need {_gib(wanted)} of memory ({OVERHEAD_MIB} MiB of it for QEMU beside each), "
+            f"{counted(len(nodes), 'node')} and QEMU beside each ({OVERHEAD_MIB} MiB) take {_gib(wanted)} of memory, "
             f"and this host has {_gib(host.memory_total_mib)} in all",
             fix,
         )
@@ -69,7 +69,8 @@ def _memory(
             Severity.WARNING,
             "host.memory-available",
             "clusters",
-            f"{len(to_come)} nodes need {_gib(more)} of memory, and {_gib(host.memory_available_mib)} is free now",
+            f"{_gib(more)} of memory for {counted(len(to_come), 'node')} to start, and "
+            f"{_gib(host.memory_available_mib)} is free now",
             "end other programs, or lower memory_gb",
         )
 
@@ -84,7 +85,8 @@ def _disk(nodes: tuple[NodeSpec, ...], host: HostFacts, report: Report) -> Itera
             Severity.ERROR,
             "host.disk",
             "clusters",
-            f"{len(nodes)} nodes write at least {least} GiB ({FOOTPRINT_GIB} each), and the disk has {free} free",
+            f"at least {least} GiB of disk for {counted(len(nodes), 'node')} ({FOOTPRINT_GIB} GiB each), "
+            f"and {free} is free",
             "free some space (`hyperscaler image gc`), or set HYPERSCALER_HOME to a larger disk",
         )
     elif wanted > host.disk_free_gib:
@@ -93,7 +95,7 @@ def _disk(nodes: tuple[NodeSpec, ...], host: HostFacts, report: Report) -> Itera
             Severity.WARNING,
             "host.disk-thin",
             "clusters",
-            f"the disks of {len(nodes)} nodes add up to {wanted} GiB, and {free} is free; they are thin and grow as "
+            f"{wanted} GiB of disk for {counted(len(nodes), 'node')}, and {free} is free; disks are thin and grow as "
             "they are written, so the lab starts and fails once the space is used up",
             "lower disk_gb, or set HYPERSCALER_HOME to a larger disk",
         )

@@ -141,3 +141,8 @@ def printable(text: str, *, limit: int = 200) -> str:
 def quoted(text: str) -> str:
     """Text from the file as it appears inside a message: ``'two'``."""
     return f"'{printable(text, limit=60)}'"
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 slice`, `2 slices`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

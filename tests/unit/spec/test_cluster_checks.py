@@ -158,7 +158,7 @@ def test_times_that_are_none(text: str) -> None:
         (
             kube("pod_subnet: 10.244.0.0/24", workers="cpu_workers: {count: 2}"),
             [
-                "7:37: error: clusters.cloud.kubernetes_config.pod_subnet: 10.244.0.0/24 has a /24 for 1 nodes, and the"
+                "7:37: error: clusters.cloud.kubernetes_config.pod_subnet: 10.244.0.0/24 has a /24 for 1 node, and the"
                 " cluster has 3 | choose a larger network, for example 10.244.0.0/16"
             ],
         ),

@@ -1,0 +1,51 @@
+"""Facts of the host from what the kernel prints."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Network
+from pathlib import Path
+
+from emulator.host.facts import HostNetwork, _memory, parse_meminfo, parse_routes, read_host_facts
+
+ROUTES = """\
+Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT
+eth0\t00000000\t0102A8C0\t0003\t0\t0\t100\t00000000\t0\t0\t0
+eth0\t0002A8C0\t00000000\t0001\t0\t0\t100\t00FFFFFF\t0\t0\t0
+virbr0\t007AA8C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0
+lo\t0000007F\t00000000\t0001\t0\t0\t0\t000000FF\t0\t0\t0
+tun0\t0000000A\t0102A8C0\t0003\t0\t0\t50\t000000FF\t0\t0\t0
+torn line
+eth0\tzzzz\t0\t0\t0\t0\t0\t00FFFFFF\t0\t0\t0
+"""
+
+
+def test_routes_become_networks_without_default_and_loopback() -> None:
+    assert parse_routes(ROUTES) == (
+        HostNetwork("eth0", IPv4Network("192.168.2.0/24")),
+        HostNetwork("virbr0", IPv4Network("192.168.122.0/24")),
+        HostNetwork("tun0", IPv4Network("10.0.0.0/8")),
+    )
+    assert parse_routes("") == ()
+
+
+def test_meminfo_is_read_in_mib() -> None:
+    text = "MemTotal:       24684504 kB\nMemAvailable:   20480 kB\nHugePages_Total:       0\nbroken\n"
+    assert parse_meminfo(text) == {"MemTotal": 24105, "MemAvailable": 20}
+
+
+def test_a_control_group_limit_makes_the_host_smaller(tmp_path: Path) -> None:
+    meminfo = "MemTotal: 8388608 kB\nMemAvailable: 6291456 kB\n"
+    assert _memory(meminfo, cgroup=tmp_path) == (8192, 6144)
+    (tmp_path / "memory.max").write_text("max\n")
+    assert _memory(meminfo, cgroup=tmp_path) == (8192, 6144)
+    (tmp_path / "memory.max").write_text(f"{4 * 1024**3}\n")
+    (tmp_path / "memory.current").write_text(f"{1024**3}\n")
+    assert _memory(meminfo, cgroup=tmp_path) == (4096, 3072)
+
+
+def test_this_machine_has_facts(tmp_path: Path) -> None:
+    facts = read_host_facts(tmp_path / "not" / "there" / "yet")
+    assert facts.cores >= 1
+    assert 0 < facts.memory_available_mib <= facts.memory_total_mib
+    assert facts.disk_free_gib > 0
+    assert "lo" in facts.interfaces
