@@ -1,0 +1,74 @@
+"""Disks that hold nothing: small JSON files in the place of qcow2 overlays."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from emulator.adapters.simulated.calls import CallHook
+from emulator.errors import ConflictError, HyperscalerError
+
+_FORMAT = "hyperscaler-simulated-overlay"
+
+
+class SimulatedDisks:
+    """`DiskTool` with the rules of qemu-img: no overwriting, no shrinking, the base must be there."""
+
+    def __init__(self, *, hook: CallHook | None = None) -> None:
+        self._hook = hook or CallHook()
+
+    def create_overlay(self, path: Path, *, base: Path, size_gib: int) -> None:
+        with self._hook.around("create_overlay"):
+            if path.exists() or path.is_symlink():
+                raise ConflictError("the disk exists already", where=str(path))
+            if not base.is_file():
+                raise HyperscalerError("the golden image is missing", where=str(base))
+            inherited = _read(base)
+            least = inherited[1] if inherited else 0
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _write(path, base.absolute(), max(size_gib, least))
+
+    def resize(self, path: Path, *, size_gib: int) -> None:
+        with self._hook.around("resize"):
+            base, size = self._require(path)
+            if size_gib < size:
+                raise HyperscalerError(f"the disk has {size} GiB and cannot shrink to {size_gib} GiB", where=str(path))
+            _write(path, base, size_gib)
+
+    def size_gib(self, path: Path) -> int:
+        with self._hook.around("size_gib"):
+            return self._require(path)[1]
+
+    def overlay_base(self, path: Path) -> Path | None:
+        with self._hook.around("overlay_base"):
+            return backing_of(path) if path.exists() else None
+
+    @staticmethod
+    def _require(path: Path) -> tuple[Path, int]:
+        overlay = _read(path)
+        if overlay is None:
+            raise HyperscalerError("the disk is not a qcow2", where=str(path))
+        return overlay
+
+
+def backing_of(path: Path) -> Path | None:
+    """The base of a simulated overlay; None for any other file."""
+    overlay = _read(path)
+    return overlay[0] if overlay else None
+
+
+def _read(path: Path) -> tuple[Path, int] | None:
+    """Base and size in GiB; None when the file is absent or something else."""
+    try:
+        data = json.loads(path.read_text()[:65536])
+    except (OSError, ValueError):
+        return None
+    if not isinstance(data, dict) or data.get("format") != _FORMAT:
+        return None
+    return Path(data["base"]), int(data["size_gib"])
+
+
+def _write(path: Path, base: Path, size_gib: int) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps({"format": _FORMAT, "base": str(base), "size_gib": size_gib}))
+    partial.replace(path)

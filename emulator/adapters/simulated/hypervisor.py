@@ -1,0 +1,241 @@
+"""A libvirt that runs nothing: it keeps the XML that the real adapter would send, and refuses what libvirt refuses.
+
+The rules are those that the contract tests observe on a real libvirtd. What libvirt accepts is accepted here too
+(two domains with the same MAC address, for instance): keeping those apart is the program's own duty.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from uuid import UUID
+
+from emulator.adapters.domain_xml import domain_xml, read_domain
+from emulator.adapters.network_xml import network_xml, read_network
+from emulator.adapters.ownership_xml import parse
+from emulator.adapters.simulated.calls import CallHook
+from emulator.adapters.simulated.disks import backing_of
+from emulator.errors import ConflictError, HypervisorError
+from emulator.ports import DomainInfo, DomainRequest, DomainState, NetworkInfo, NetworkRequest
+
+_VERSION = 1
+
+
+class SimulatedHypervisor:
+    """`Hypervisor` in memory, or in the JSON file `state`, so that it survives between commands.
+
+    Args:
+        state: file that holds everything; None keeps it in memory.
+        hook: see `CallHook`.
+    """
+
+    def __init__(self, state: Path | None = None, *, hook: CallHook | None = None) -> None:
+        self._file = state
+        self._hook = hook or CallHook()
+        self._lock = threading.RLock()
+        # Name -> XML, and the names of what runs.
+        self._domains: dict[str, str] = {}
+        self._states: dict[str, str] = {}
+        self._networks: dict[str, str] = {}
+        self._active: set[str] = set()
+
+    # ---------------------------------------------------------------- state
+    @contextmanager
+    def _call(self, name: str) -> Iterator[None]:
+        with self._lock, self._hook.around(name):
+            self._load()
+            yield
+            self._save()
+
+    def _load(self) -> None:
+        if self._file is None or not self._file.exists():
+            return
+        data = json.loads(self._file.read_text())
+        if data["version"] != _VERSION:
+            raise HypervisorError("the simulated hypervisor's file has another version", where=str(self._file))
+        self._domains, self._states, self._networks = data["domains"], data["states"], data["networks"]
+        self._active = set(data["active"])
+
+    def _save(self) -> None:
+        if self._file is None:
+            return
+        data = {
+            "version": _VERSION,
+            "domains": self._domains,
+            "states": self._states,
+            "networks": self._networks,
+            "active": sorted(self._active),
+        }
+        partial = self._file.with_name(f".{self._file.name}.partial")
+        partial.write_text(json.dumps(data))
+        partial.replace(self._file)
+
+    # -------------------------------------------------------------- seeding
+    def seed_foreign_domain(self, name: str, uuid: UUID, *, mac: str = "52:54:00:ff:ff:ff") -> None:
+        """A domain of somebody else's, without our metadata."""
+        with self._lock:
+            self._load()
+            self._domains[name] = (
+                f"<domain><name>{name}</name><uuid>{uuid}</uuid><memory unit='MiB'>512</memory><vcpu>1</vcpu>"
+                f"<devices><interface type='bridge'><mac address='{mac}'/></interface></devices></domain>"
+            )
+            self._states[name] = DomainState.SHUTOFF
+            self._save()
+
+    def seed_foreign_network(self, name: str, uuid: UUID, *, bridge: str) -> None:
+        """A network of somebody else's, without our metadata."""
+        with self._lock:
+            self._load()
+            self._networks[name] = f"<network><name>{name}</name><uuid>{uuid}</uuid><bridge name='{bridge}'/></network>"
+            self._active.add(name)
+            self._save()
+
+    def set_state(self, name: str, state: DomainState) -> None:
+        """What happens to a domain behind the program's back: a crash, a pause, a power-off inside."""
+        with self._lock:
+            self._load()
+            self._states[name] = state
+            self._save()
+
+    def reboot_host(self) -> None:
+        """After a reboot everything is still defined and nothing runs."""
+        with self._lock:
+            self._load()
+            self._states = dict.fromkeys(self._domains, DomainState.SHUTOFF.value)
+            self._active = set()
+            self._save()
+
+    # -------------------------------------------------------------- domains
+    def domains(self) -> tuple[DomainInfo, ...]:
+        with self._call("domains"):
+            return tuple(self._info(name) for name in sorted(self._domains))
+
+    def domain(self, name: str) -> DomainInfo | None:
+        with self._call("domain"):
+            return self._info(name) if name in self._domains else None
+
+    def define_domain(self, request: DomainRequest) -> None:
+        with self._call("define_domain"):
+            for other in map(self._info, self._domains):
+                _refuse_rival("domain", request.name, request.uuid, other.name, other.uuid)
+            self._domains[request.name] = domain_xml(request)
+            self._states.setdefault(request.name, DomainState.SHUTOFF)
+
+    def start_domain(self, name: str) -> None:
+        with self._call("start_domain"):
+            state = self._state(name)
+            if state is DomainState.RUNNING:
+                return
+            if state is not DomainState.PAUSED:
+                self._check_start(name)
+                self._say_host_key(name)
+            self._states[name] = DomainState.RUNNING
+
+    def shutdown_domain(self, name: str, *, timeout: float) -> None:
+        del timeout
+        with self._call("shutdown_domain"):
+            if name in self._domains:
+                self._states[name] = DomainState.SHUTOFF
+
+    def delete_domain(self, name: str) -> None:
+        with self._call("delete_domain"):
+            self._domains.pop(name, None)
+            self._states.pop(name, None)
+
+    def running_macs(self) -> tuple[str, ...]:
+        """MAC addresses of the domains that run, for the simulated guests."""
+        with self._lock:
+            self._load()
+            running = (self._info(name) for name in self._domains if self._state(name) is DomainState.RUNNING)
+            return tuple(mac for info in running for mac in info.macs)
+
+    def _info(self, name: str) -> DomainInfo:
+        return read_domain(self._domains[name], state=self._state(name), autostart=False)
+
+    def _state(self, name: str) -> DomainState:
+        if name not in self._domains:
+            raise HypervisorError(f"Domain not found: no domain with matching name '{name}'", where=f"domain {name}")
+        return DomainState(self._states[name])
+
+    def _check_start(self, name: str) -> None:
+        where = f"domain {name}"
+        root = parse(self._domains[name], "domain")
+        source = root.find("devices/interface/source")
+        network = source.get("network", "") if source is not None else ""
+        if network not in self._networks:
+            raise HypervisorError(f"Network not found: no network with matching name '{network}'", where=where)
+        if network not in self._active:
+            raise HypervisorError(f"network '{network}' is not active", where=where)
+        files = [Path(root.findtext(f"os/{tag}") or "") for tag in ("kernel", "initrd")]
+        disks = self._info(name).disks
+        bases = [base for disk in disks if disk.is_file() and (base := backing_of(disk)) is not None]
+        for file in (*disks, *bases, *files):
+            if not file.is_file():
+                raise HypervisorError(f"Cannot access storage file '{file}': No such file or directory", where=where)
+
+    def _say_host_key(self, name: str) -> None:
+        """The guest prints its host key on the console, as the golden images do. The key is derived, not secret."""
+        log = parse(self._domains[name], "domain").find("devices/serial/log")
+        console = Path(log.get("file", "")) if log is not None else None
+        if console is None or not console.parent.is_dir():
+            return
+        kind = b"ssh-ed25519"
+        point = hashlib.sha256(name.encode()).digest()
+        blob = len(kind).to_bytes(4, "big") + kind + len(point).to_bytes(4, "big") + point
+        with console.open("a") as file:
+            file.write(f"\nhyperscaler-host-key: ssh-ed25519 {base64.b64encode(blob).decode()}\n")
+
+    # ------------------------------------------------------------- networks
+    def networks(self) -> tuple[NetworkInfo, ...]:
+        with self._call("networks"):
+            return tuple(self._network(name) for name in sorted(self._networks))
+
+    def network(self, name: str) -> NetworkInfo | None:
+        with self._call("network"):
+            return self._network(name) if name in self._networks else None
+
+    def define_network(self, request: NetworkRequest) -> None:
+        with self._call("define_network"):
+            for other in map(self._network, self._networks):
+                _refuse_rival("network", request.name, request.uuid, other.name, other.uuid)
+                if other.name != request.name and other.bridge == request.bridge:
+                    raise ConflictError(
+                        f"bridge name '{request.bridge}' already in use", where=f"network {request.name}"
+                    )
+            self._networks[request.name] = network_xml(request)
+            self._active.add(request.name)
+
+    def start_network(self, name: str) -> None:
+        with self._call("start_network"):
+            if name not in self._networks:
+                raise HypervisorError(
+                    f"Network not found: no network with matching name '{name}'", where=f"network {name}"
+                )
+            self._active.add(name)
+
+    def delete_network(self, name: str) -> None:
+        with self._call("delete_network"):
+            self._networks.pop(name, None)
+            self._active.discard(name)
+
+    def _network(self, name: str) -> NetworkInfo:
+        return replace(read_network(self._networks[name], active=False), active=name in self._active)
+
+    # ------------------------------------------------------------ connection
+    def guest_command_prefix(self) -> tuple[str, ...]:
+        return ()
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def _refuse_rival(kind: str, name: str, uuid: UUID, other_name: str, other_uuid: UUID) -> None:
+    """Name and UUID belong together, as libvirt sees to."""
+    if (name == other_name) != (uuid == other_uuid):
+        raise ConflictError(f"{kind} '{other_name}' is already defined with uuid {other_uuid}", where=f"{kind} {name}")
