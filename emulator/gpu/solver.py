@@ -28,8 +28,8 @@ from emulator.gpu.solver_patterns import (
 )
 from emulator.gpu.solver_search import Choice, FewestBoards, LeastCost
 
-DEFAULT_BUDGET = 20_000
-"""States the search for levels 3 and 4 may look at; about half a second on a slow core."""
+DEFAULT_BUDGET = 40_000
+"""Steps that the search for levels 3 and 4 may take; well below a second on a slow core."""
 
 
 def place(
@@ -106,7 +106,8 @@ def _place(
     free = [demand for demand in demands if demand.id not in fixed]
     touched = {assignment.board for assignment in fixed.values()}
     problem = compile_problem(states, free, kept, frozenset(n for n, board in enumerate(boards) if board.id in touched))
-    choices = FewestBoards(problem).solve()
+    fewest = FewestBoards(problem)
+    choices = fewest.solve()
     if choices is None:
         return None
     scale = len(kept) + 1
@@ -118,7 +119,7 @@ def _place(
         assignments=tuple(assignments[demand.id] for demand in demands),
         boards_touched=len({assignment.board for assignment in assignments.values()}),
         room=_room_now(states) - sum(pattern.room for _, pattern in search.best),
-        proved=proved,
+        proved=proved and fewest.proved,
     )
 
 
@@ -133,10 +134,9 @@ def _assign(
     slots: list[tuple[int, Slot]] = []
     for c, group in enumerate(problem.classes):
         vectors = sorted((pattern.vector for number, pattern in choices if number == c), reverse=True)
-        for board, vector in zip(group.boards, vectors, strict=False):
-            layout = best_layout(group.geometry, group.occupancy, group.allowed, group.served, group.kept, vector)
-            whole = [(t, 0) for t, i in enumerate(group.served) if i == WHOLE and vector[t]]
-            slots += [(board, slot) for slot in (*layout, *whole)]
+        for (board, site), vector in zip(group.boards, vectors, strict=False):
+            whole = [(t, 0) for t, i in enumerate(site.served) if i == WHOLE and vector[t]]
+            slots += [(board, slot) for slot in (*best_layout(site, vector), *whole)]
     slots.sort(key=lambda item: (item[0], item[1][1]))
     result: dict[str, Assignment] = {}
     for t, members in enumerate(problem.types):
@@ -200,17 +200,16 @@ def _compatible(
     boards: Sequence[BoardState], kept: Mapping[str, Assignment], fixed: Mapping[str, Assignment]
 ) -> dict[str, Assignment]:
     """The kept places that can all stand together with the fixed ones, first come first served."""
+    states = {board.id: board for board in _with_fixed(boards, fixed)}
     result: dict[str, Assignment] = {}
     for name, where in kept.items():
-        states = {board.id: board for board in _with_fixed(boards, {**fixed, **result})}
         board = states[where.board]
-        if where.whole:
-            if not board.instances and board.use is not BoardUse.CLOSED:
-                result[name] = where
-        elif board.use is not BoardUse.CLOSED:
-            index = geometry_of(board.model).index(where.profile or "")
-            if index is not None and _fits(geometry_of(board.model), board, index, where):
-                result[name] = where
+        if board.use is BoardUse.CLOSED or (where.whole and board.instances):
+            continue
+        index = geometry_of(board.model).index(where.profile or "")
+        if where.whole or (index is not None and _fits(geometry_of(board.model), board, index, where)):
+            result[name] = where
+            states[where.board] = _with_fixed([board], {name: where})[0]
     return result
 
 

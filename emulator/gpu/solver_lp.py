@@ -1,4 +1,4 @@
-"""A small linear program solver for dual prices.
+"""A small linear program solver: dual prices and a primal point.
 
 The search needs prices only as a guide: it turns them into bounds with integer arithmetic (weak duality holds for any
 prices), so neither rounding nor an early stop here can make an answer wrong, only the search longer.
@@ -19,20 +19,21 @@ class Relation(StrEnum):
     AT_MOST = "<="
 
 
-def dual_prices(
+def relax(
     columns: Sequence[Sequence[float]],
     costs: Sequence[float],
     relations: Sequence[Relation],
     limits: Sequence[float],
-) -> list[float]:
-    """Prices of the rows of: minimise costs·x where each row of `columns`·x relates to its limit, x >= 0.
+) -> tuple[list[float], list[float]]:
+    """Solve: minimise costs·x where each row of `columns`·x relates to its limit, x >= 0.
 
     Args:
         columns: one dense coefficient vector per variable, as long as `limits`.
         limits: right-hand sides, none negative.
 
     Returns:
-        One price per row; where the program has no solution, some are about as large as the internal penalty.
+        (prices, point): one price per row, one value per variable. Where the program has no solution, some prices
+        are about as large as the internal penalty.
     """
     height, width = len(limits), len(columns)
     surplus = [row for row, relation in enumerate(relations) if relation is Relation.AT_LEAST]
@@ -48,13 +49,18 @@ def dual_prices(
     for row in range(height):
         if penalty[row]:
             reduced = [value - penalty[row] * entry for value, entry in zip(reduced, table[row], strict=True)]
+    basis = [-1] * height
     for _ in range(40 * (height + 2)):
-        if not _pivot(table, reduced, entering=first):
+        if not _pivot(table, reduced, basis, entering=first):
             break
-    return [penalty[row] - reduced[first + row] for row in range(height)]
+    point = [0.0] * width
+    for row, column in enumerate(basis):
+        if 0 <= column < width:
+            point[column] = table[row][-1]
+    return [penalty[row] - reduced[first + row] for row in range(height)], point
 
 
-def _pivot(table: list[list[float]], reduced: list[float], *, entering: int) -> bool:
+def _pivot(table: list[list[float]], reduced: list[float], basis: list[int], *, entering: int) -> bool:
     """One simplex step among the first `entering` variables; False at the optimum."""
     column = min(range(entering), key=reduced.__getitem__, default=-1)
     if column < 0 or reduced[column] > -1e-7:
@@ -66,6 +72,7 @@ def _pivot(table: list[list[float]], reduced: list[float], *, entering: int) -> 
     scale = table[pivot_row][column]
     pivot_line = [value / scale for value in table[pivot_row]]
     table[pivot_row] = pivot_line
+    basis[pivot_row] = column
     for row, line in enumerate(table):
         factor = line[column]
         if row != pivot_row and factor:

@@ -31,15 +31,24 @@ class Pattern:
 
 
 @dataclass(frozen=True, slots=True)
-class BoardClass:
-    """Boards (by index) with the same patterns. `touched`: they hold demands already, so more cost no board."""
+class Site:
+    """What a board's patterns follow from. `served[t]`: profile index for type t; `kept`: slots held now."""
 
-    boards: tuple[int, ...]
     geometry: Geometry
     occupancy: Occupancy
     allowed: tuple[int, ...]
     served: tuple[int, ...]
     kept: frozenset[Slot]
+
+
+@dataclass(frozen=True, slots=True)
+class BoardClass:
+    """Boards (index and site) whose tables of patterns are equal, be it by mirrored layouts.
+
+    `touched`: they hold demands already, so that more of them cost no board.
+    """
+
+    boards: tuple[tuple[int, Site], ...]
     touched: bool
     patterns: tuple[Pattern, ...]
 
@@ -94,25 +103,15 @@ def compile_problem(
     types = tuple(tuple(sorted(by_signature[signature])) for signature in order)
     wanted = tuple(map(len, types))
     kept = _kept_slots(boards, demands, current, types)
-    groups: dict[tuple[object, ...], list[int]] = {}
+    groups: dict[tuple[bool, tuple[Pattern, ...]], list[tuple[int, Site]]] = {}
     for number, board in enumerate(boards):
         geometry = geometry_of(board.model)
         served = tuple(signature[number] for signature in order)
-        key = (geometry, geometry.occupancy(board.instances), _allowed(board), served, kept[number], number in touched)
-        groups.setdefault(key, []).append(number)
-    classes = []
-    for members in groups.values():
-        first = boards[members[0]]
-        geometry, occupancy = geometry_of(first.model), geometry_of(first.model).occupancy(first.instances)
-        served = tuple(signature[members[0]] for signature in order)
-        slots = kept[members[0]]
-        patterns = patterns_of(geometry, occupancy, _allowed(first), served, wanted, slots)
+        site = Site(geometry, geometry.occupancy(board.instances), _allowed(board), served, kept[number])
+        patterns = patterns_of(site, wanted)
         if len(patterns) > 1:
-            classes.append(
-                BoardClass(
-                    tuple(members), geometry, occupancy, _allowed(first), served, slots, members[0] in touched, patterns
-                )
-            )
+            groups.setdefault((number in touched, patterns), []).append((number, site))
+    classes = [BoardClass(tuple(members), *key) for key, members in groups.items()]
     return Problem(types, wanted, tuple(weight[signature] for signature in order), tuple(classes))
 
 
@@ -150,15 +149,9 @@ def _kept_slots(
 
 
 @lru_cache(maxsize=512)
-def patterns_of(
-    geometry: Geometry,
-    occupancy: Occupancy,
-    allowed: tuple[int, ...],
-    served: tuple[int, ...],
-    wanted: Vector,
-    kept: frozenset[Slot],
-) -> tuple[Pattern, ...]:
+def patterns_of(site: Site, wanted: Vector) -> tuple[Pattern, ...]:
     """All patterns of a board, the empty one first; each with the best (room, kept) over its layouts."""
+    geometry, occupancy, allowed, served, kept = site.geometry, site.occupancy, site.allowed, site.served, site.kept
     before = geometry.room(occupancy, allowed)
     states: dict[tuple[Vector, int], int] = {((0,) * len(served), occupancy.mask): 0}
     for t, i in enumerate(served):
@@ -229,15 +222,9 @@ def add_vector(geometry: Geometry, occupancy: Occupancy, served: tuple[int, ...]
 
 
 @lru_cache(maxsize=2048)
-def best_layout(
-    geometry: Geometry,
-    occupancy: Occupancy,
-    allowed: tuple[int, ...],
-    served: tuple[int, ...],
-    kept: frozenset[Slot],
-    vector: Vector,
-) -> tuple[Slot, ...]:
+def best_layout(site: Site, vector: Vector) -> tuple[Slot, ...]:
     """Where the pattern's instances go, as (type, start): most room, most kept, most places left, lowest starts."""
+    geometry, occupancy, allowed, served, kept = site.geometry, site.occupancy, site.allowed, site.served, site.kept
     state = add_vector(geometry, occupancy, served, vector)
     layouts: list[tuple[int, tuple[Slot, ...]]] = [(occupancy.mask, ())]
     for t, i in enumerate(served):

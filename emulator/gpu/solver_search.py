@@ -8,14 +8,19 @@ States met before are not searched again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from emulator.gpu.solver_lp import Relation, dual_prices
+from emulator.gpu.solver_lp import Relation, relax
 from emulator.gpu.solver_patterns import BoardClass, Pattern, Problem, Vector
 
 SCALE = 1 << 20  # prices are integers in units of 1/SCALE
 _CLASS_ROWS = 8  # above so many classes the relaxation forgets which class a pattern belongs to
+
+EFFORT = 30_000
+"""States looked at before a number of boards that is not the last resort counts as not enough."""
 
 Choice = tuple[int, Pattern]  # class, pattern
 _Move = tuple[int, int, int, Pattern]  # reduced cost, cost, class, pattern
@@ -27,12 +32,17 @@ class BudgetSpent(Exception):  # noqa: N818 (not an error: the search answers wi
 
 @dataclass(slots=True)
 class Bound:
-    """Integer prices and what follows from them. `floor[c]`: the least reduced cost of class c, at most 0."""
+    """Integer prices and what follows from them.
+
+    `likely`: (vector, class or None, times) of the relaxation's own answer, rounded down. `floor[c]`: the least
+    reduced cost of class c, at most 0.
+    """
 
     costs: tuple[tuple[int, ...], ...]
     prices: Vector
     board_price: int
     classes: tuple[BoardClass, ...]
+    likely: tuple[tuple[Vector, int | None, int], ...] = ()
     floor: list[int] = field(default_factory=list)
     reduced: list[list[int]] = field(default_factory=list)
 
@@ -51,6 +61,32 @@ class Bound:
         """Lower bound, times SCALE, of the whole problem when `boards` untouched boards are opened."""
         floors = sum(len(group.boards) * low for group, low in zip(self.classes, self.floor, strict=True))
         return _dot(self.prices, wanted) + self.board_price * boards + floors
+
+    def head_starts(self, wanted: Vector, sizes: Vector) -> Iterator[tuple[list[Choice], Vector, Vector]]:
+        """(choices, still wanted, class sizes left): most of the relaxation's answer, leaving more and more open."""
+        for open_boards in range(3):
+            choices: list[Choice] = []
+            left, free = wanted, list(sizes)
+            for vector, owner, times in self.likely:
+                for _ in range(times - open_boards):
+                    c = self._owner(vector, owner, free)
+                    if c is None or any(a > b for a, b in zip(vector, left, strict=True)):
+                        break
+                    free[c] -= 1
+                    left = tuple(a - b for a, b in zip(left, vector, strict=True))
+                    choices.append((c, next(p for p in self.classes[c].patterns if p.vector == vector)))
+            if choices:
+                yield choices, left, tuple(free)
+
+    def _owner(self, vector: Vector, owner: int | None, free: Sequence[int]) -> int | None:
+        candidates = range(len(free)) if owner is None else (owner,)
+        return next(
+            (c for c in candidates if free[c] and any(p.vector == vector for p in self.classes[c].patterns)), None
+        )
+
+    def reduced_of(self, choice: Choice) -> int:
+        c, pattern = choice
+        return self.reduced[c][self.classes[c].patterns.index(pattern)]
 
 
 def _dot(left: Vector, right: Vector) -> int:
@@ -75,35 +111,53 @@ def cost_bound(problem: Problem, costs: tuple[tuple[int, ...], ...], boards: int
 
 
 def _bound(problem: Problem, costs: tuple[tuple[int, ...], ...], *, boards: int | None) -> Bound:
-    by_class = len(problem.classes) <= _CLASS_ROWS
-    groups = len(problem.classes) if by_class else 1
-    cheapest: dict[tuple[Vector, int, int], int] = {}
-    for c, (group, own) in enumerate(zip(problem.classes, costs, strict=True)):
-        vectors = {pattern.vector for pattern in group.patterns} if boards is None else set()
-        for pattern, cost in zip(group.patterns, own, strict=True):
-            if not any(pattern.vector) or (vectors and _extensible(pattern.vector, vectors)):
-                continue
-            key = (pattern.vector, int(not group.touched), c if by_class else 0)
-            cheapest[key] = min(cost, cheapest.get(key, cost))
+    """The stronger of two relaxations: one counts the boards of each class, the other does not.
+
+    The first is never weaker in theory; but where the boards just suffice its prices are far from unique, and the
+    ones found can be useless.
+    """
+    choice = [_relaxed(problem, costs, boards=boards, limited=limited) for limited in (True, False)]
+    return max(choice, key=lambda bound: bound.start(problem.wanted, boards or 0))
+
+
+def _relaxed(problem: Problem, costs: tuple[tuple[int, ...], ...], *, boards: int | None, limited: bool) -> Bound:
+    by_class = limited and len(problem.classes) <= _CLASS_ROWS
+    cheapest = _columns(problem, costs, by_class=by_class, maximal=boards is None)
+    sizes = [len(group.boards) for group in problem.classes]
+    rooms = (sizes if by_class else [sum(sizes)]) if limited else []
     columns = []
     for vector, opens, c in cheapest:
-        opened = [opens] if boards is not None else []
-        columns.append([*vector, *(int(c == k) for k in range(groups)), *opened])
-    sizes = (
-        [len(group.boards) for group in problem.classes]
-        if by_class
-        else [sum(len(group.boards) for group in problem.classes)]
-    )
+        opened = [] if boards is None else [opens]
+        columns.append([*vector, *(int(c == k) for k in range(len(rooms))), *opened])
     cover = Relation.AT_LEAST if boards is None else Relation.EQUAL
-    relations = [cover] * len(problem.wanted) + [Relation.AT_MOST] * groups
-    limits: list[float] = [*problem.wanted, *sizes]
+    relations = [cover] * len(problem.wanted) + [Relation.AT_MOST] * len(rooms)
+    limits: list[float] = [*problem.wanted, *rooms]
     if boards is not None:
         relations.append(Relation.EQUAL)
         limits.append(boards)
-    prices = dual_prices(columns, list(cheapest.values()), relations, limits)
+    prices, point = relax(columns, list(cheapest.values()), relations, limits)
     whole = [round(price * SCALE) for price in prices]
+    likely = tuple(
+        (vector, c if by_class else None, int(value + 1e-6))
+        for (vector, _, c), value in zip(cheapest, point, strict=True)
+        if value > 1 - 1e-6
+    )
     types = len(problem.wanted)
-    return Bound(costs, tuple(whole[:types]), 0 if boards is None else whole[-1], problem.classes)
+    return Bound(costs, tuple(whole[:types]), 0 if boards is None else whole[-1], problem.classes, likely)
+
+
+def _columns(
+    problem: Problem, costs: tuple[tuple[int, ...], ...], *, by_class: bool, maximal: bool
+) -> dict[tuple[Vector, int, int], int]:
+    """(vector, opens a board, class) -> least cost."""
+    cheapest: dict[tuple[Vector, int, int], int] = {}
+    for c, (group, own) in enumerate(zip(problem.classes, costs, strict=True)):
+        vectors = {pattern.vector for pattern in group.patterns} if maximal else set()
+        for pattern, cost in zip(group.patterns, own, strict=True):
+            if any(pattern.vector) and not _extensible(pattern.vector, vectors):
+                key = (pattern.vector, int(not group.touched), c if by_class else 0)
+                cheapest[key] = min(cost, cheapest.get(key, cost))
+    return cheapest
 
 
 def _extensible(vector: Vector, vectors: set[Vector]) -> bool:
@@ -119,6 +173,8 @@ class FewestBoards:
         self._vectors = [{pattern.vector for pattern in group.patterns} for group in problem.classes]
         self._moves: dict[tuple[Vector, tuple[bool, ...]], list[_Move]] = {}
         self._failed: set[tuple[Vector, Vector]] = set()
+        self._allowance = 0
+        self.proved = True
         self._caps = tuple(
             max((pattern.vector[t] for group in problem.classes for pattern in group.patterns), default=0)
             for t in range(len(problem.wanted))
@@ -130,10 +186,30 @@ class FewestBoards:
         fresh = sum(len(group.boards) for group in self._problem.classes if not group.touched)
         start = self.bound.start(self._problem.wanted, 0)
         for boards in range(max(0, _ceil(start)), fresh + 1):
-            self._failed.clear()
-            found = self._search(self._problem.wanted, sizes, start, boards * SCALE)
+            found = self._from_head_start(sizes, start, boards * SCALE)
+            if found is None:
+                self._failed.clear()
+                # Whether the demands fit at all is answered whatever it takes; fewer boards only within reason.
+                self._allowance = EFFORT if boards < fresh else sys.maxsize
+                try:
+                    found = self._search(self._problem.wanted, sizes, start, boards * SCALE)
+                except BudgetSpent:
+                    self.proved = False
             if found is not None:
                 return found
+        return None
+
+    def _from_head_start(self, sizes: Vector, start: int, target: int) -> list[Choice] | None:
+        for choices, left, free in self.bound.head_starts(self._problem.wanted, sizes):
+            self._failed.clear()
+            self._allowance = 500
+            bound = start + sum(map(self.bound.reduced_of, choices))
+            try:
+                found = self._search(left, free, bound, target)
+            except BudgetSpent:
+                continue
+            if found is not None:
+                return found + choices
         return None
 
     def _search(self, left: Vector, sizes: Vector, bound: int, target: int) -> list[Choice] | None:
@@ -142,6 +218,9 @@ class FewestBoards:
         key = (left, sizes)
         if key in self._failed:
             return None
+        self._allowance -= 1
+        if self._allowance < 0:
+            raise BudgetSpent
         for reduced, _, c, pattern in self._children(left, sizes):
             if bound + reduced > target:
                 break
@@ -160,6 +239,7 @@ class FewestBoards:
         moves = self._moves.get(key)
         if moves is None:
             moves = self._moves[key] = _moves(self.bound, clipped, key[1], self._vectors)
+            self._allowance -= len(moves)
         return moves
 
 
@@ -220,8 +300,9 @@ class LeastCost:
         sizes = tuple(len(group.boards) for group in self._problem.classes)
         start, opening = self._bound.start(wanted, self._boards), self._opening.start(wanted, 0)
         # Aim just at the bound first and widen: the search then stays where the optimum usually is.
-        target, step = min(_ceil(start), self.best_cost - 1), 1
         try:
+            self._seed(sizes, start, opening)
+            target, step = min(_ceil(start), self.best_cost - 1), 1
             while _ceil(start) < self.best_cost:
                 self._seen.clear()
                 self._target = target
@@ -232,6 +313,21 @@ class LeastCost:
         except BudgetSpent:
             return False
         return True
+
+    def _seed(self, sizes: Vector, start: int, opening: int) -> None:
+        """Complete the relaxation's answer, for a good known answer before the search proper."""
+        spare = self._budget
+        for choices, left, free in self._bound.head_starts(self._problem.wanted, sizes):
+            if _ceil(start) >= self.best_cost:
+                break
+            self._seen.clear()
+            self._path, self._budget, self._target = list(choices), 500, self.best_cost - 1
+            bound = start + sum(map(self._bound.reduced_of, choices))
+            opened = opening + sum(self._opening_cost[c][pattern.vector] for c, pattern in choices)
+            cost = sum(self._cost_of[c][pattern.vector] for c, pattern in choices)
+            with contextlib.suppress(BudgetSpent):
+                self._search(left, free, bound, opened, cost)
+        self._path, self._budget = [], spare
 
     def _search(self, left: Vector, sizes: Vector, bound: int, opening: int, cost: int) -> None:
         if not any(left):
@@ -262,4 +358,5 @@ class LeastCost:
         moves = self._moves.get(key)
         if moves is None:
             moves = self._moves[key] = _moves(self._bound, left, key[1], None)
+            self._budget -= len(moves) // 8
         return moves
