@@ -10,12 +10,13 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from emulator.errors import HostNotFitError, HyperscalerError
 from emulator.ids import NAMESPACE
 from emulator.images.initrd import build_initrd
 from emulator.images.recipe import Recipe, file_mode, tree_paths
+from emulator.images.sbom import DPKG_FORMAT, Package, parse_packages
 from emulator.images.sources import AptSources, host_sources
 from emulator.ports import ProcessRunner
 from emulator.units import MIB
@@ -53,7 +54,7 @@ class Built:
     kernel_version: str
     architecture: str
     virtual_size: int
-    packages: Mapping[str, str]
+    packages: tuple[Package, ...]
     tools: Mapping[str, str]
 
 
@@ -90,10 +91,10 @@ class ImageBuilder:
         self.progress(BuildPhase.DISK, "")
         self._run(BuildPhase.DISK, ["qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, self.out / DISK])
         raw.unlink()
-        packages, architecture = self._installed(root)
+        packages = self._installed(root)
         return Built(
             kernel_version=kernel_version,
-            architecture=architecture,
+            architecture=next((item.architecture for item in packages if item.architecture != "all"), "unknown"),
             virtual_size=virtual_size,
             packages=packages,
             tools=self._tool_versions(),
@@ -107,9 +108,7 @@ class ImageBuilder:
             )
         missing = sorted(set(self.recipe.inputs) - set(self.inputs))
         if missing:
-            raise HyperscalerError(
-                f"image {self.recipe.name} needs inputs that were not given: {', '.join(missing)}"
-            )
+            raise HyperscalerError(f"image {self.recipe.name} needs inputs that were not given: {', '.join(missing)}")
 
     # ------------------------------------------------------------ packages and files
     def _install(self, root: Path) -> None:
@@ -122,8 +121,8 @@ class ImageBuilder:
         finish.chmod(0o700)
         self.progress(BuildPhase.PACKAGES, "")
         # dpkg's own syncs are pointless in a tree that is thrown away when the host goes down.
-        argv = [
-            *("mmdebstrap", "--mode=root", "--format=directory", f"--variant={recipe.variant}"),
+        argv: list[str | Path] = [
+            *("mmdebstrap", "--verbose", "--mode=root", "--format=directory", f"--variant={recipe.variant}"),
             f"--include={','.join((recipe.kernel, *recipe.packages))}",
             f"--components={','.join(recipe.components)}",
             *(f"--dpkgopt=path-exclude={path}" for path in recipe.exclude_paths),
@@ -159,9 +158,7 @@ class ImageBuilder:
             raise HyperscalerError(f"expected one kernel in the image, found {len(kernels)}", where=self.recipe.kernel)
         version = kernels[0].name.removeprefix("vmlinuz-")
         (self.out / KERNEL).write_bytes(kernels[0].read_bytes())
-        initrd = build_initrd(
-            root, kernel_version=version, init=self.recipe.initrd_init, modules=self.recipe.modules
-        )
+        initrd = build_initrd(root, kernel_version=version, init=self.recipe.initrd_init, modules=self.recipe.modules)
         (self.out / INITRD).write_bytes(initrd)
         return version
 
@@ -182,15 +179,10 @@ class ImageBuilder:
         return raw, size
 
     # ------------------------------------------------------------ records
-    def _installed(self, root: Path) -> tuple[dict[str, str], str]:
-        query = ["dpkg-query", f"--admindir={root / 'var/lib/dpkg'}", "-W"]
-        listing = self.runner.run([*query, "-f", "${Package} ${Version} ${Architecture}\n"], timeout=60)
-        packages, architectures = {}, set()
-        for line in listing.stdout.splitlines():
-            name, version, architecture = line.split()
-            packages[name] = version
-            architectures.add(architecture)
-        return packages, next(iter(sorted(architectures - {"all"})), "unknown")
+    def _installed(self, root: Path) -> tuple[Package, ...]:
+        database = root / "var" / "lib" / "dpkg"
+        listing = self.runner.run(["dpkg-query", f"--admindir={database}", "-W", "-f", DPKG_FORMAT], timeout=60)
+        return parse_packages(listing.stdout)
 
     def _tool_versions(self) -> dict[str, str]:
         versions = {}
@@ -220,16 +212,17 @@ def finish_script(recipe: Recipe) -> str:
     Everything runs inside the tree (chroot), so that no link in a package can lead a removal or a write out of it.
     The recipe's reader admits no character that a shell would read as more than a word or a glob.
     """
+    # `systemctl disable` removes every link to a unit, so the recipe's own links come after it.
     lines = [f"rm -rf -- {path}" for path in recipe.remove]
     lines += [f": >{path}" for path in recipe.empty_files]
-    lines += [f"mkdir -p {os.path.dirname(path)}\nln -sfn {target} {path}" for path, target in recipe.symlinks.items()]  # noqa: PTH120
     lines += [f"systemctl --quiet disable {unit}" for unit in recipe.disable]
     lines += [f"systemctl --quiet enable {unit}" for unit in recipe.enable]
-    masked = [f"/etc/systemd/system/{unit}" for unit in recipe.mask]
-    for path in (*masked, *recipe.mask_files):
-        lines.append(f"mkdir -p {os.path.dirname(path)}\nln -sfn /dev/null {path}")  # noqa: PTH120
-    body = "\n".join(lines)
-    return f"#!/bin/sh\nset -eu\nexport SYSTEMD_OFFLINE=1\nchroot \"$1\" /bin/sh -eu <<'END_OF_RECIPE'\n{body}\nEND_OF_RECIPE\n"
+    links = {f"/etc/systemd/system/{unit}": "/dev/null" for unit in recipe.mask}
+    links |= dict.fromkeys(recipe.mask_files, "/dev/null")
+    for path, target in (links | dict(recipe.symlinks)).items():
+        lines += [f"mkdir -p {PurePosixPath(path).parent}", f"ln -sfn {target} {path}"]
+    inside = ["chroot \"$1\" /bin/sh -eu <<'END_OF_RECIPE'", *lines, "END_OF_RECIPE"]
+    return "\n".join(["#!/bin/sh", "set -eu", "export SYSTEMD_OFFLINE=1", *inside, ""])
 
 
 def write_overlay(path: Path, trees: list[Path]) -> None:

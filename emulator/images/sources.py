@@ -14,7 +14,7 @@ _PASSED_OPTIONS = re.compile(
     r"Acquire::(?:(?:http|https|ftp)(?:::[^ ]+)?|Retries|ForceIPv4|ForceIPv6|Check-Valid-Until|Check-Date"
     r"|Max-ValidTime) \"(?P<value>[^\"]+)\";"
 )
-_FORMAT = "$(REPO_URI)|$(RELEASE)|$(COMPONENT)|$(ORIGIN)|$(SIGNED_BY)|$(TRUSTED)"
+_FORMAT = "$(REPO_URI)|$(RELEASE)|$(COMPONENT)|$(SIGNED_BY)|$(ORIGIN)|$(TRUSTED)"
 _PLAIN_PATH = re.compile(r"/[^\s\[\]|,]+")
 
 
@@ -53,7 +53,7 @@ def _source_lines(listing: str, suite: str, components: set[str]) -> tuple[str, 
     wanted = {suite, f"{suite}-updates", f"{suite}-security", f"{suite}/updates"}
     found: dict[tuple[str, str, str], list[str]] = {}
     for row in listing.splitlines():
-        uri, release, component, origin, signed_by, trusted = (row.split("|") + [""] * 6)[:6]
+        uri, release, component, signed_by, origin, trusted = (row.split("|") + [""] * 6)[:6]
         if release not in wanted or component not in components:
             continue
         # An origin that apt has not seen yet prints the placeholder itself: then the suite's name decides.

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import fcntl
-import hashlib
-import os
 import re
-import shutil
 import tempfile
 import time
 from collections.abc import Collection, Iterator, Mapping
@@ -19,6 +17,8 @@ from emulator.errors import ConflictError, HyperscalerError, StateError, UsageEr
 from emulator.images.builder import BUILDER_VERSION, DISK, INITRD, KERNEL, LOG, BuildPhase, ImageBuilder, Progress
 from emulator.images.manifest import MANIFEST_NAME, Artefact, Manifest, read_manifest
 from emulator.images.recipe import NAME, Recipe, load_recipe
+from emulator.images.sbom import SBOM_NAME, spdx
+from emulator.images.store_files import artefact, digest_of, fsync, remove_tree
 from emulator.ports import ProcessRunner, log
 from emulator.units import MIB
 
@@ -54,7 +54,9 @@ class ImageStore:
     """
 
     def __init__(self, root: Path, runner: ProcessRunner, *, recipes: Path | None = None) -> None:
-        """Args:
+        """Open the store; nothing is read or written yet.
+
+        Args:
             root: directory of the store; made when the first image is built.
             runner: runs the build tools.
             recipes: directory of the recipes; the product's own by default.
@@ -104,18 +106,18 @@ class ImageStore:
         what = f"{ref!r} is the beginning of several digests" if matches else f"there is no image {ref!r}"
         raise UsageError(what, where=str(self.root), fix="list the images: hyperscaler image list")
 
-    def verify(self, image: GoldenImage) -> list[str]:
+    def verify(self, image: GoldenImage) -> builtins.list[str]:
         """Compare every artefact with the manifest; one line for each difference, none when all is well."""
         faults = []
         for name, expected in sorted(image.manifest.artefacts.items()):
             try:
-                actual = _artefact(image.directory / name)
+                actual = artefact(image.directory / name)
             except OSError as error:
                 faults.append(f"{name}: {error.strerror}")
                 continue
             if actual != expected:
                 faults.append(f"{name}: sha256 is {actual.sha256}, the manifest says {expected.sha256}")
-        if _digest(image.manifest.artefacts) != image.manifest.digest:
+        if digest_of(image.manifest.artefacts) != image.manifest.digest:
             faults.append(f"{MANIFEST_NAME}: its digest does not follow from its checksums")
         if not image.manifest.digest.startswith(image.directory.name):
             faults.append(f"{MANIFEST_NAME}: belongs to another image than its directory")
@@ -133,10 +135,10 @@ class ImageStore:
             return error.what
         if image is None:
             return "not built yet"
-        for artefact, expected in image.manifest.artefacts.items():
-            path = image.directory / artefact
+        for artefact_name, expected in image.manifest.artefacts.items():
+            path = image.directory / artefact_name
             if not path.is_file() or path.stat().st_size != expected.size:
-                return f"{artefact} is missing or cut short"
+                return f"{artefact_name} is missing or cut short"
         if image.manifest.builder_version != BUILDER_VERSION:
             return "built by another version of the builder"
         if image.manifest.recipe_digest != recipe.digest(builder_version=BUILDER_VERSION, inputs=inputs):
@@ -237,11 +239,11 @@ class ImageStore:
             builder = ImageBuilder(recipe, scratch, out, self._runner, progress, inputs)
             built = builder.build()
             progress(BuildPhase.RECORD, "")
-            artefacts = {name: _artefact(out / name) for name in (DISK, KERNEL, INITRD)}
+            artefacts = {name: artefact(out / name) for name in (DISK, KERNEL, INITRD)}
             _check_budget(recipe, artefacts[DISK])
             manifest = Manifest(
                 name=recipe.name,
-                digest=_digest(artefacts),
+                digest=digest_of(artefacts),
                 recipe_digest=recipe.digest(builder_version=BUILDER_VERSION, inputs=inputs),
                 builder_version=BUILDER_VERSION,
                 suite=recipe.suite,
@@ -253,8 +255,13 @@ class ImageStore:
                 build_seconds=round(time.monotonic() - started, 1),
                 artefacts=artefacts,
                 description=recipe.description,
-                packages=built.packages,
+                packages={package.name: package.version for package in built.packages},
                 tools=built.tools,
+            )
+            created = f"{manifest.built_at.removesuffix('+00:00')}Z"
+            (out / SBOM_NAME).write_text(
+                spdx(recipe.name, built.packages, digest=manifest.digest, suite=recipe.suite, created=created),
+                encoding="utf-8",
             )
             return self._publish(home, out, manifest)
         except BaseException:
@@ -262,25 +269,25 @@ class ImageStore:
                 (out / LOG).replace(home / "failed.log")
             raise
         finally:
-            _remove_tree(work)
+            remove_tree(work)
 
     def _publish(self, home: Path, out: Path, manifest: Manifest) -> GoldenImage:
         (out / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
         for path in out.iterdir():
             # The log may quote a package source with a password in it.
             path.chmod(0o600 if path.name == LOG else 0o444)
-            _fsync(path)
-        _fsync(out)
+            fsync(path)
+        fsync(out)
         final = home / manifest.digest[:12]
         if final.exists():
-            _remove_tree(final) if self._is_damaged(final) else _remove_tree(out)
+            remove_tree(final) if self._is_damaged(final) else remove_tree(out)
         if out.exists():
             out.rename(final)
         pointer = home / f"{_WORK_PREFIX}pointer"
         pointer.unlink(missing_ok=True)
         pointer.symlink_to(final.name)
         pointer.replace(home / _CURRENT)
-        _fsync(home)
+        fsync(home)
         return self._open(final)
 
     def _is_damaged(self, directory: Path) -> bool:
@@ -296,13 +303,13 @@ class ImageStore:
                 current.unlink()
         trash = image.directory.with_name(f"{_TRASH_PREFIX}{image.directory.name}")
         image.directory.rename(trash)
-        _remove_tree(trash)
+        remove_tree(trash)
 
     def _sweep(self, name: str) -> None:
         """Remove what interrupted builds and removals of this name left behind. The caller holds the lock."""
         for path in (self.root / name).iterdir():
             if path.name.startswith((_WORK_PREFIX, _TRASH_PREFIX)):
-                _remove_tree(path)
+                remove_tree(path)
 
     @contextlib.contextmanager
     def _locked(self, name: str, progress: Progress | None) -> Iterator[None]:
@@ -330,16 +337,6 @@ def _check_name(name: str) -> None:
         raise UsageError(f"{name!r} cannot be the name of an image", fix="use lower-case letters, digits and '-'")
 
 
-def _artefact(path: Path) -> Artefact:
-    with path.open("rb") as stream:
-        return Artefact(hashlib.file_digest(stream, "sha256").hexdigest(), os.fstat(stream.fileno()).st_size)
-
-
-def _digest(artefacts: Mapping[str, Artefact]) -> str:
-    rows = "".join(f"{artefact.sha256}  {name}\n" for name, artefact in sorted(artefacts.items()))
-    return hashlib.sha256(rows.encode()).hexdigest()
-
-
 def _check_budget(recipe: Recipe, disk: Artefact) -> None:
     if recipe.max_image_mib and disk.size > recipe.max_image_mib * MIB:
         raise HyperscalerError(
@@ -355,28 +352,3 @@ def _user(image: GoldenImage, in_use: Collection[Path]) -> str | None:
         if base.resolve().is_relative_to(image.directory.resolve()):
             return str(in_use[base]) if isinstance(in_use, Mapping) else f"an overlay of {base}"
     return None
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _remove_tree(path: Path) -> None:
-    """Remove a tree, but never through a mount: a killed build tool could have left the host's /dev in there."""
-    if path.is_symlink() or not path.is_dir():
-        path.unlink(missing_ok=True)
-        return
-    inside = f"{path.resolve()}/"
-    mounts = [row.split()[4] for row in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()]
-    held = [mount for mount in mounts if mount.startswith(inside)]
-    if held:
-        raise ConflictError(
-            f"something is mounted in a left-over of an image build: {held[0]}",
-            where=str(path),
-            fix=f"umount {held[-1]}",
-        )
-    shutil.rmtree(path)

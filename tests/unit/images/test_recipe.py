@@ -1,0 +1,132 @@
+"""Recipes: layering, faults, and what their digest depends on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from emulator.errors import ConfigError, UsageError
+from emulator.images.recipe import load_recipe, recipe_names
+
+
+def test_lists_of_a_recipe_come_after_those_it_extends(recipes: Path) -> None:
+    recipe = load_recipe("demo", recipes)
+    assert recipe.packages == ("systemd", "udev", "munge")
+    assert recipe.mask == ("apt-daily.timer",)
+    assert recipe.disable == ("munge.service",)
+    assert recipe.modules == ("virtio_blk", "ext4")
+    assert recipe.cmdline == ("root=/dev/vda", "rw")
+    assert recipe.suite == "bookworm"
+
+
+def test_a_package_named_twice_is_installed_once(recipes: Path) -> None:
+    (recipes / "demo.yaml").write_text("version: 1\nextends: common\npackages: [udev, munge]\n")
+    assert load_recipe("demo", recipes).packages == ("systemd", "udev", "munge")
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("version: 2\nextends: common\n", "demo.yaml: version: must be 1"),
+        ("version: 1\nextends: common\npakages: [a]\n", "demo.yaml: pakages: unknown key"),
+        ("version: 1\nextends: common\npackages: munge\n", "demo.yaml: packages: must be a list"),
+        ("version: 1\nextends: common\npackages: ['munge; reboot']\n", "packages[0]: 'munge; reboot' cannot be used"),
+        ("version: 1\nextends: common\npackages: ['-oAPT::x']\n", "packages[0]: '-oAPT::x' cannot be used"),
+        ("version: 1\nextends: common\nremove: ['/etc/$(id)']\n", "remove[0]: '/etc/$(id)' cannot be used"),
+        ("version: 1\nextends: common\nremove: ['/etc/../usr']\n", "'/etc/../usr': must name something below"),
+        ("version: 1\nextends: common\nremove: ['/usr']\n", "'/usr': must name something below"),
+        ("version: 1\nextends: common\nmask: ['a b.service']\n", "mask[0]: 'a b.service' cannot be used"),
+        ("version: 1\nextends: common\nfiles: [../secrets]\n", "files: '../secrets' is no directory beside"),
+        ("version: 1\nextends: common\nfree_mib: -1\n", "free_mib: must be a whole number of MiB"),
+        ("version: 1\nextends: common\nfree_mib: true\n", "free_mib: must be a whole number of MiB"),
+        ("version: 1\nextends: common\nsuite: ''\n", "suite: is missing"),
+        ("version: 1\nextends: common\nname: other\n", "name: must be 'demo', the name of the file"),
+        ("version: 1\nextends: common\ninitrd: {hooks: []}\n", "initrd: must be a mapping with init and modules"),
+        ("version: 1\nextends: common\nsymlinks: {/etc/x: 3}\n", "symlinks: '/etc/x' -> 3 cannot be used here"),
+        ("version: 1\nextends: common\ncmdline: ['a b']\n", "cmdline[0]: 'a b' cannot be used"),
+    ],
+)
+def test_a_fault_is_named_with_its_place(recipes: Path, text: str, fault: str) -> None:
+    (recipes / "demo.yaml").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_recipe("demo", recipes)
+    assert fault in caught.value.what
+    assert caught.value.where == str(recipes / "demo.yaml")
+
+
+def test_all_faults_are_reported_at_once(recipes: Path) -> None:
+    (recipes / "demo.yaml").write_text("version: 1\nextends: common\nfoo: 1\npackages: [A]\nfree_mib: x\n")
+    with pytest.raises(ConfigError) as caught:
+        load_recipe("demo", recipes)
+    assert caught.value.what.count("\n    ") == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("version: [\n", "not readable as YAML"),
+        ("- a\n", "must be a mapping"),
+        ("version: 1\nextends: ../../etc/passwd\n", "there is no recipe '../../etc/passwd'"),
+        ("version: 1\nextends: demo\n", "extend each other in a circle"),
+        ("x: " + "y" * 300_000, "larger than 262144 bytes"),
+    ],
+)
+def test_an_unreadable_recipe_is_refused(recipes: Path, text: str, message: str) -> None:
+    (recipes / "demo.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_recipe("demo", recipes)
+
+
+@pytest.mark.parametrize("name", ["nothing", "../demo", "", "Demo", "/etc/passwd"])
+def test_an_unknown_name_lists_the_known_ones(recipes: Path, name: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_recipe(name, recipes)
+    assert caught.value.fix == "known recipes: demo"
+
+
+def test_the_digest_follows_lists_files_and_modes_but_not_places(recipes: Path, tmp_path: Path) -> None:
+    def digest() -> str:
+        return load_recipe("demo", recipes).digest(builder_version="1")
+
+    first = digest()
+    assert digest() == first
+    moved = tmp_path / "elsewhere"
+    recipes.rename(moved)
+    assert load_recipe("demo", moved).digest(builder_version="1") == first
+    moved.rename(recipes)
+    assert load_recipe("demo", recipes).digest(builder_version="2") != first
+    fstab = recipes / "files" / "common" / "etc" / "fstab"
+    fstab.chmod(0o755)
+    assert digest() != first
+    fstab.chmod(0o600)  # the image gets 0644 whatever the checkout's umask was
+    assert digest() == first
+    fstab.write_text("changed\n")
+    second = digest()
+    assert second != first
+    (recipes / "files" / "init").write_text("changed\n")
+    assert digest() not in (first, second)
+
+
+def test_the_digest_follows_the_content_of_inputs(recipes: Path, tmp_path: Path) -> None:
+    (recipes / "demo.yaml").write_text("version: 1\nextends: common\ninputs: [binaries]\n")
+    recipe = load_recipe("demo", recipes)
+    tree = tmp_path / "binaries"
+    tree.mkdir()
+    (tree / "kubelet").write_text("1")
+    first = recipe.digest(builder_version="1", inputs={"binaries": tree})
+    (tree / "kubelet").write_text("2")
+    assert recipe.digest(builder_version="1", inputs={"binaries": tree}) != first
+
+
+def test_the_recipes_of_the_product_are_sound() -> None:
+    assert "hpc-base" in recipe_names()
+    for name in recipe_names():
+        recipe = load_recipe(name)
+        assert "openssh-server" in recipe.packages
+        assert "/etc/ssh/ssh_host_*" in recipe.remove, "host keys must not be shared by all guests"
+        assert "/etc/machine-id" in recipe.empty_files
+        assert not set(recipe.enable) & set(recipe.mask)
+        links = (*recipe.mask_files, *recipe.symlinks, *recipe.empty_files)
+        assert len(set(links)) == len(links)
+    assert "/etc/munge/munge.key" in load_recipe("hpc-base").remove
