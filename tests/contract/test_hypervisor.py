@@ -1,0 +1,258 @@
+"""One suite for every hypervisor: the simulated one, and a real private libvirtd with real QEMU."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from tiny_guest import TinyGuests, with_digest
+
+from emulator.adapters.embedded import EmbeddedHypervisor
+from emulator.adapters.libvirt_hypervisor import LibvirtHypervisor
+from emulator.adapters.process import HostProcess
+from emulator.adapters.qemu_img import QemuImg
+from emulator.adapters.simulated.disks import SimulatedDisks
+from emulator.adapters.simulated.hypervisor import SimulatedHypervisor
+from emulator.errors import ConflictError, HypervisorError
+from emulator.ports import DhcpHost, DiskTool, DomainRequest, DomainState, Hypervisor
+
+
+@dataclass
+class Bench:
+    hypervisor: Hypervisor
+    disks: DiskTool
+    guests: TinyGuests
+    base: Path
+
+    def domain(self, name: str = "a", *, network: str = "net", index: int = 1) -> DomainRequest:
+        disk = self.guests.root / f"{name}.qcow2"
+        if not disk.exists():
+            self.disks.create_overlay(disk, base=self.base, size_gib=1)
+        return self.guests.domain(name, disk=disk, network=network, index=index)
+
+
+@pytest.fixture(scope="module")
+def libvirt(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hypervisor]:
+    directory = tmp_path_factory.mktemp("hv") / "h"
+    daemon = EmbeddedHypervisor(directory, f"hst-c{os.getpid()}", HostProcess())
+    try:
+        connection = LibvirtHypervisor(daemon.start(), daemon.guest_command_prefix())
+        yield connection
+        connection.close()
+    finally:
+        daemon.stop()
+
+
+@pytest.fixture(params=["memory", "file", pytest.param("libvirt", marks=pytest.mark.host)])
+def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
+    guests = TinyGuests.prepare(tmp_path / "lab")
+    base = tmp_path / "base.qcow2"
+    if request.param == "libvirt":
+        runner = HostProcess()
+        runner.run(["qemu-img", "create", "-q", "-f", "qcow2", base, "64M"], timeout=30)
+        hypervisor: Hypervisor = request.getfixturevalue("libvirt")
+        yield Bench(hypervisor, QemuImg(runner), guests, base)
+        for domain in hypervisor.domains():
+            hypervisor.delete_domain(domain.name)
+        for network in hypervisor.networks():
+            hypervisor.delete_network(network.name)
+    else:
+        base.write_bytes(b"image")
+        state = tmp_path / "state.json" if request.param == "file" else None
+        yield Bench(SimulatedHypervisor(state), SimulatedDisks(), guests, base)
+
+
+def state_of(bench: Bench, name: str) -> DomainState:
+    info = bench.hypervisor.domain(name)
+    assert info is not None
+    return info.state
+
+
+# ------------------------------------------------------------------ domains
+def test_a_defined_domain_is_reported_as_it_was_asked_for(bench: Bench) -> None:
+    request = bench.domain()
+    bench.hypervisor.define_domain(request)
+    info = bench.hypervisor.domain("a")
+    assert info is not None
+    assert (info.name, info.uuid, info.state) == ("a", request.uuid, DomainState.SHUTOFF)
+    assert info.owner == request.owner
+    assert (info.vcpus, info.memory_mib, info.macs) == (1, 64, (request.mac,))
+    assert info.disks == (request.disk,)
+    assert not info.autostart
+    assert bench.hypervisor.domains() == (info,)
+
+
+def test_start_and_delete_can_be_repeated(bench: Bench) -> None:
+    bench.hypervisor.define_network(bench.guests.network())
+    bench.hypervisor.define_domain(bench.domain())
+    bench.hypervisor.start_domain("a")
+    bench.hypervisor.start_domain("a")
+    assert state_of(bench, "a") is DomainState.RUNNING
+    bench.hypervisor.delete_domain("a")
+    assert bench.hypervisor.domain("a") is None
+    bench.hypervisor.delete_domain("a")
+    assert bench.hypervisor.domains() == ()
+
+
+def test_a_domain_of_the_same_uuid_is_redefined(bench: Bench) -> None:
+    request = bench.domain()
+    bench.hypervisor.define_domain(request)
+    bench.hypervisor.define_domain(with_digest(replace(request, memory_mib=96, vcpus=2), "d2"))
+    info = bench.hypervisor.domain("a")
+    assert info is not None
+    assert info.owner is not None
+    assert (info.memory_mib, info.vcpus, info.owner.digest) == (96, 2, "d2")
+    assert len(bench.hypervisor.domains()) == 1
+
+
+def test_a_name_or_uuid_that_is_taken_is_a_conflict(bench: Bench) -> None:
+    request = bench.domain()
+    bench.hypervisor.define_domain(request)
+    with pytest.raises(ConflictError):
+        bench.hypervisor.define_domain(replace(request, uuid=uuid4()))
+    with pytest.raises(ConflictError):
+        bench.hypervisor.define_domain(replace(request, name="b"))
+    assert [info.uuid for info in bench.hypervisor.domains()] == [request.uuid]
+
+
+def test_two_domains_may_be_defined_with_one_mac(bench: Bench) -> None:
+    """libvirt does not mind, so keeping addresses apart is the planner's duty."""
+    bench.hypervisor.define_domain(bench.domain("a", index=1))
+    bench.hypervisor.define_domain(bench.domain("b", index=1))
+    assert {info.macs for info in bench.hypervisor.domains()} == {("52:54:00:00:00:01",)}
+
+
+def test_start_needs_the_network(bench: Bench) -> None:
+    bench.hypervisor.define_domain(bench.domain())
+    with pytest.raises(HypervisorError, match="net"):
+        bench.hypervisor.start_domain("a")
+    assert state_of(bench, "a") is DomainState.SHUTOFF
+
+
+def test_start_needs_the_disk_and_what_is_under_it(bench: Bench) -> None:
+    bench.hypervisor.define_network(bench.guests.network())
+    request = bench.domain()
+    bench.hypervisor.define_domain(request)
+    bench.base.rename(bench.base.with_suffix(".away"))
+    with pytest.raises(HypervisorError):
+        bench.hypervisor.start_domain("a")
+    bench.base.with_suffix(".away").rename(bench.base)
+    request.disk.unlink()
+    with pytest.raises(HypervisorError):
+        bench.hypervisor.start_domain("a")
+    assert state_of(bench, "a") is DomainState.SHUTOFF
+
+
+def test_start_needs_the_kernel(bench: Bench) -> None:
+    bench.hypervisor.define_network(bench.guests.network())
+    request = replace(bench.domain(), kernel=bench.guests.root / "absent")
+    bench.hypervisor.define_domain(request)
+    with pytest.raises(HypervisorError):
+        bench.hypervisor.start_domain("a")
+
+
+def test_an_absent_domain_cannot_start_but_can_be_shut_down(bench: Bench) -> None:
+    with pytest.raises(HypervisorError) as caught:
+        bench.hypervisor.start_domain("absent")
+    assert caught.value.where == "domain absent"
+    bench.hypervisor.shutdown_domain("absent", timeout=1)
+    assert bench.hypervisor.domain("absent") is None
+
+
+def test_a_guest_that_hears_nothing_is_off_after_the_deadline(bench: Bench) -> None:
+    bench.hypervisor.define_network(bench.guests.network())
+    bench.hypervisor.define_domain(bench.domain())
+    bench.hypervisor.start_domain("a")
+    bench.hypervisor.shutdown_domain("a", timeout=0.5)
+    assert state_of(bench, "a") is DomainState.SHUTOFF
+    bench.hypervisor.shutdown_domain("a", timeout=0.5)
+
+
+def test_domains_can_be_made_from_many_threads(bench: Bench) -> None:
+    bench.hypervisor.define_network(bench.guests.network(hosts=4))
+    requests = [bench.domain(f"t{index}", index=index) for index in range(1, 5)]
+
+    def make(request: DomainRequest) -> None:
+        bench.hypervisor.define_domain(request)
+        bench.hypervisor.start_domain(request.name)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(make, requests))
+    assert [info.state for info in bench.hypervisor.domains()] == [DomainState.RUNNING] * 4
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(bench.hypervisor.delete_domain, [request.name for request in requests]))
+    assert bench.hypervisor.domains() == ()
+
+
+# ----------------------------------------------------------------- networks
+def test_a_network_is_defined_started_and_reported(bench: Bench) -> None:
+    request = bench.guests.network()
+    bench.hypervisor.define_network(request)
+    bench.hypervisor.define_network(request)
+    bench.hypervisor.start_network("net")
+    info = bench.hypervisor.network("net")
+    assert info is not None
+    assert (info.name, info.uuid, info.active) == ("net", request.uuid, True)
+    assert info.owner == request.owner
+    assert (info.bridge, info.subnet, info.hosts) == ("hsbr0", request.subnet, request.hosts)
+    assert bench.hypervisor.networks() == (info,)
+
+
+def test_reservations_come_and_go(bench: Bench) -> None:
+    first = bench.guests.network(hosts=2)
+    bench.hypervisor.define_network(first)
+    moved = DhcpHost("52:54:00:00:00:01", IPv4Address("192.168.90.50"), "n1")
+    new = DhcpHost("52:54:00:00:00:07", IPv4Address("192.168.90.17"), "n7")
+    second = replace(first, hosts=(moved, new), owner=replace(first.owner, digest="d2"))
+    bench.hypervisor.define_network(second)
+    info = bench.hypervisor.network("net")
+    assert info is not None
+    assert info.active
+    assert info.hosts == (moved, new)
+    assert info.owner == second.owner
+
+
+def test_first_and_last_reservation(bench: Bench) -> None:
+    for hosts in (0, 1, 0):
+        bench.hypervisor.define_network(bench.guests.network(hosts=hosts))
+        info = bench.hypervisor.network("net")
+        assert info is not None
+        assert (info.active, len(info.hosts)) == (True, hosts)
+
+
+def test_another_subnet_restarts_the_network(bench: Bench) -> None:
+    first = bench.guests.network(hosts=0)
+    bench.hypervisor.define_network(first)
+    changed = replace(first, subnet=IPv4Network("192.168.91.0/24"), gateway=IPv4Address("192.168.91.1"))
+    bench.hypervisor.define_network(changed)
+    info = bench.hypervisor.network("net")
+    assert info is not None
+    assert (info.active, info.subnet) == (True, changed.subnet)
+
+
+def test_a_network_name_uuid_or_bridge_that_is_taken_is_a_conflict(bench: Bench) -> None:
+    request = bench.guests.network()
+    bench.hypervisor.define_network(request)
+    with pytest.raises(ConflictError):
+        bench.hypervisor.define_network(replace(request, uuid=uuid4()))
+    with pytest.raises(ConflictError):
+        bench.hypervisor.define_network(replace(request, name="other", bridge="hsbr1"))
+    other = bench.guests.network("other", bridge="hsbr0")
+    with pytest.raises(ConflictError, match="hsbr0"):
+        bench.hypervisor.define_network(other)
+    assert [info.name for info in bench.hypervisor.networks()] == ["net"]
+
+
+def test_deleting_a_network_can_be_repeated(bench: Bench) -> None:
+    bench.hypervisor.define_network(bench.guests.network())
+    bench.hypervisor.delete_network("net")
+    bench.hypervisor.delete_network("net")
+    assert bench.hypervisor.network("net") is None
+    with pytest.raises(HypervisorError):
+        bench.hypervisor.start_network("net")
