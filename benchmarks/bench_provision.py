@@ -1,0 +1,139 @@
+"""The product's overhead until all domains run, as a ratio to a bare script that makes the same libvirt calls.
+
+    python benchmarks/bench_provision.py [--nodes 5] [--pairs 5]
+
+Both sides start a private libvirtd, make one network, one overlay for each node and start all domains in
+parallel; the product also plans, observes, journals with fsync, and makes keys and secrets. Runs alternate, the
+figure is the median of the ratios pair by pair. Needs root and the image hpc-base.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from uuid import uuid4
+
+import libvirt
+
+from emulator.adapters.embedded import EmbeddedHypervisor
+from emulator.adapters.process import HostProcess
+from emulator.app.lab import open_lab
+from emulator.app.planning import plan_lab
+from emulator.app.world import EMBEDDED, AccelerationChoice
+from emulator.apply.executor import Executor
+from emulator.apply.journal import Journal
+from emulator.apply.state import StateStore
+from emulator.images.store import GoldenImage
+from emulator.paths import Home
+from emulator.progress import SilentReporter
+from emulator.spec.load import parse_spec
+from emulator.spec.model import ClusterSpec
+from emulator.wiring import image_store, real_world
+
+LAB = "bench"
+SPEC = """
+version: "1.0"
+metadata: {{name: {lab}}}
+clusters:
+  hpc:
+    controller: {{cpu_cores: 1, memory_gb: 0.5, disk_gb: 8}}
+    compute_nodes: {{count: {compute}, cpu_cores: 1, memory_gb: 0.5, disk_gb: 8}}
+hypervisor: {{uri: embedded}}
+"""
+NETWORK = """<network><name>{name}</name><bridge name='virbr100'/>
+<ip address='192.168.100.1' netmask='255.255.255.0'><dhcp>{hosts}</dhcp></ip></network>"""
+DOMAIN = """<domain type='qemu'><name>{name}</name><uuid>{uuid}</uuid><memory unit='MiB'>512</memory><vcpu>1</vcpu>
+<os><type arch='x86_64' machine='q35'>hvm</type><kernel>{kernel}</kernel><initrd>{initrd}</initrd>
+<cmdline>{cmdline}</cmdline></os><features><acpi/></features><cpu mode='maximum'/><devices>
+<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='{disk}'/>
+<target dev='vda' bus='virtio'/></disk>
+<interface type='network'><mac address='{mac}'/><source network='{network}'/><model type='virtio'/></interface>
+<serial type='file'><source path='{console}'/></serial><memballoon model='none'/></devices></domain>"""
+
+
+def product(spec: ClusterSpec) -> float:
+    """Seconds until all domains run, by the product."""
+    home = Home(Path(tempfile.mkdtemp(prefix="bench-")))
+    world = replace(real_world(), home=home)
+    try:
+        started = time.perf_counter()
+        paths = home.lab(LAB)
+        lab = open_lab(world, LAB, EMBEDDED)
+        for directory in (paths.root, paths.console):
+            directory.mkdir(parents=True)
+        store = StateStore(Journal(paths.journal))
+        plan = plan_lab(lab, store.state, spec, AccelerationChoice(False))
+        Executor(lab.handlers, store, SilentReporter()).apply(plan)
+        return time.perf_counter() - started
+    finally:
+        lab.session.reset()
+        EmbeddedHypervisor(paths.hypervisor, lab.namespace or "", HostProcess()).stop()
+        shutil.rmtree(home.root)
+
+
+def bare(spec: ClusterSpec, image: GoldenImage) -> float:
+    """Seconds until all domains run, by a script without any safety."""
+    root = Path(tempfile.mkdtemp(prefix="bench-"))
+    daemon = EmbeddedHypervisor(root / "hypervisor", f"hs-bare-{root.name[-6:]}", HostProcess())
+    try:
+        started = time.perf_counter()
+        connection = libvirt.open(daemon.start())
+        nodes = {node.name: f"52:54:00:00:00:{number:02x}" for number, node in enumerate(spec.nodes)}
+        hosts = "".join(
+            f"<host mac='{nodes[node.name]}' name='{node.name}' ip='{node.ip}'/>" for node in spec.nodes
+        )
+        connection.networkDefineXML(NETWORK.format(name="bare", hosts=hosts)).create()
+
+        def make(name: str) -> None:
+            disk = root / f"{name}.qcow2"
+            subprocess.run(
+                ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", image.disk, disk, "8G"], check=True
+            )
+            xml = DOMAIN.format(
+                name=name,
+                uuid=uuid4(),
+                kernel=image.kernel,
+                initrd=image.initrd,
+                cmdline=" ".join(image.cmdline),
+                disk=disk,
+                mac=nodes[name],
+                network="bare",
+                console=root / f"{name}.log",
+            )
+            connection.defineXML(xml).create()
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(make, nodes))
+        connection.close()
+        return time.perf_counter() - started
+    finally:
+        daemon.stop()
+        shutil.rmtree(root)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--nodes", type=int, default=5)
+    parser.add_argument("--pairs", type=int, default=5)
+    options = parser.parse_args()
+    spec, report = parse_spec(SPEC.format(lab=LAB, compute=options.nodes - 1), file="bench")
+    image = image_store().current("hpc-base")
+    if spec is None or image is None:
+        raise SystemExit(f"cannot start: {report.findings or 'no image; hyperscaler image build hpc-base'}")
+    ratios = []
+    for number in range(options.pairs):
+        ours, theirs = product(spec), bare(spec, image)
+        ratios.append(ours / theirs)
+        print(f"pair {number + 1}: product {ours:.2f} s, bare {theirs:.2f} s, ratio {ratios[-1]:.2f}", flush=True)
+    print(f"{options.nodes} nodes: median ratio {statistics.median(ratios):.2f} (bound 1.3)")
+
+
+if __name__ == "__main__":
+    main()
