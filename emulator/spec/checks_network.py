@@ -66,7 +66,7 @@ def _check_subnet(network: NetworkDraft) -> None:
 
 def _elsewhere(taken: IPv4Network) -> IPv4Network:
     """A /24 that does not overlap `taken`, for the remedy's example."""
-    candidates = (IPv4Network("192.168.200.0/24"), IPv4Network("192.168.100.0/24"), IPv4Network("10.100.0.0/24"))
+    candidates = (IPv4Network("192.168.200.0/24"), IPv4Network("192.168.100.0/24"), IPv4Network("172.20.0.0/24"))
     return next((network for network in candidates if not network.overlaps(taken)), candidates[0])
 
 

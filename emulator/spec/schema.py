@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import cast
 
 from emulator.share import share_dir
+from emulator.spec.findings import printable
 
 Schema = Mapping[str, object]
 FieldPath = tuple[str | int, ...]
@@ -81,7 +82,8 @@ def render_path(path: FieldPath) -> str:
         if isinstance(key, int):
             text += f"[{key}]"
         else:
-            text += f".{key}" if text else key
+            name = printable(key, limit=60)  # some keys are the file's own, and the file may be hostile
+            text += f".{name}" if text else name
     return text
 
 
