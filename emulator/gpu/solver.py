@@ -22,6 +22,7 @@ from emulator.gpu.solver_patterns import (
     WHOLE,
     Problem,
     Slot,
+    Vector,
     best_layout,
     compile_problem,
     served_profile,
@@ -64,14 +65,16 @@ def place(
             )
     kept = {name: where for name, where in held.items() if name not in pinned}
     fixed = {name: where for name, where in held.items() if name in pinned}
-    best = _place(boards, demands, {}, fixed, budget)
-    if best is not None and kept:
-        best = _stable(boards, demands, kept, fixed, best, budget)
-    if best is None:
+    found = _place(boards, demands, {}, fixed, budget)
+    if found is None:
         return None
+    best = _stable(boards, demands, kept, fixed, found, budget) if kept else found[0]
     now = {assignment.demand: assignment for assignment in best.assignments}
     moves = tuple(demand.id for demand in demands if current and current.get(demand.id) not in (None, now[demand.id]))
     return replace(best, moves=moves)
+
+
+_Taken = tuple[tuple[int, Vector], ...]  # (board index, pattern) of each board that serves free demands
 
 
 def _stable(
@@ -79,19 +82,19 @@ def _stable(
     demands: Sequence[Demand],
     kept: Mapping[str, Assignment],
     fixed: Mapping[str, Assignment],
-    best: Solution,
+    found: tuple[Solution, _Taken],
     budget: int,
 ) -> Solution:
-    """The solution as good as `best` that moves fewest demands."""
-    compatible = _compatible(boards, kept, fixed)
-    if len(compatible) == len(kept):
-        still = _place(boards, demands, {}, {**fixed, **kept}, budget)
-        if still and (still.boards_touched, still.room) == (best.boards_touched, best.room):
-            return replace(still, proved=best.proved)
-    found = _place(boards, demands, kept, fixed, budget)
-    if found is None or (found.boards_touched, -found.room) > (best.boards_touched, -best.room):
+    """The solution as good as the one found that moves fewest demands."""
+    best, taken = found
+    if len(_compatible(boards, kept, fixed)) == len(kept):
+        still = _place(boards, demands, {}, {**fixed, **kept}, budget, most=best.boards_touched)
+        if still and (still[0].boards_touched, still[0].room) == (best.boards_touched, best.room):
+            return replace(still[0], proved=best.proved)
+    again = _place(boards, demands, kept, fixed, budget, known=taken)
+    if again is None or again[0].room < best.room:
         return replace(best, proved=False)  # only a spent budget can end here
-    return replace(found, proved=found.proved and best.proved)
+    return replace(again[0], proved=again[0].proved and best.proved)
 
 
 def _place(
@@ -100,27 +103,59 @@ def _place(
     kept: Mapping[str, Assignment],
     fixed: Mapping[str, Assignment],
     budget: int,
-) -> Solution | None:
-    """Levels 1 to 3, and level 4 when `kept` is given."""
+    *,
+    known: _Taken | None = None,
+    most: int | None = None,
+) -> tuple[Solution, _Taken] | None:
+    """Levels 1 to 3, and level 4 when `kept` is given.
+
+    `known` is a placement with fewest boards, if there is one already; `most` gives up above so many boards, and also
+    when that many are not found soon.
+    """
     states = _with_fixed(boards, fixed)
     free = [demand for demand in demands if demand.id not in fixed]
     touched = {assignment.board for assignment in fixed.values()}
     problem = compile_problem(states, free, kept, frozenset(n for n, board in enumerate(boards) if board.id in touched))
-    fewest = FewestBoards(problem)
-    choices = fewest.solve()
+    proved = True
+    if known is None:
+        fewest = FewestBoards(problem)
+        choices = fewest.solve(most=None if most is None else most - len(touched))
+        proved = fewest.proved
+    else:
+        choices = _choices(problem, known)
     if choices is None:
         return None
     scale = len(kept) + 1
     costs = tuple(tuple(pattern.room * scale - pattern.kept for pattern in group.patterns) for group in problem.classes)
     search = LeastCost(problem, costs, choices, budget=budget)
-    proved = search.solve()
-    assignments = {**fixed, **_assign(states, free, kept, problem, search.best)}
-    return Solution(
+    proved = search.solve() and proved
+    taken = _on_boards(problem, search.best)
+    assignments = {**fixed, **_assign(states, free, kept, problem, taken)}
+    solution = Solution(
         assignments=tuple(assignments[demand.id] for demand in demands),
         boards_touched=len({assignment.board for assignment in assignments.values()}),
         room=_room_now(states) - sum(pattern.room for _, pattern in search.best),
-        proved=proved and fewest.proved,
+        proved=proved,
     )
+    return solution, taken
+
+
+def _choices(problem: Problem, known: _Taken) -> list[Choice]:
+    """What was taken, in terms of this problem's classes."""
+    home = {number: c for c, group in enumerate(problem.classes) for number, _ in group.boards}
+    return [
+        (home[number], next(p for p in problem.classes[home[number]].patterns if p.vector == vector))
+        for number, vector in known
+    ]
+
+
+def _on_boards(problem: Problem, choices: Sequence[Choice]) -> _Taken:
+    """Boards of a class take its patterns in their order, the fullest first."""
+    taken: list[tuple[int, Vector]] = []
+    for c, group in enumerate(problem.classes):
+        vectors = sorted((pattern.vector for number, pattern in choices if number == c), reverse=True)
+        taken += [(board, vector) for (board, _), vector in zip(group.boards, vectors, strict=False)]
+    return tuple(sorted(taken))
 
 
 def _assign(
@@ -128,15 +163,14 @@ def _assign(
     demands: Sequence[Demand],
     kept: Mapping[str, Assignment],
     problem: Problem,
-    choices: Sequence[Choice],
+    taken: _Taken,
 ) -> dict[str, Assignment]:
     """Give each demand its slot: whoever holds the slot now keeps it, the others follow in their order."""
+    sites = {number: site for group in problem.classes for number, site in group.boards}
     slots: list[tuple[int, Slot]] = []
-    for c, group in enumerate(problem.classes):
-        vectors = sorted((pattern.vector for number, pattern in choices if number == c), reverse=True)
-        for (board, site), vector in zip(group.boards, vectors, strict=False):
-            whole = [(t, 0) for t, i in enumerate(site.served) if i == WHOLE and vector[t]]
-            slots += [(board, slot) for slot in (*best_layout(site, vector), *whole)]
+    for board, vector in taken:
+        whole = [(t, 0) for t, i in enumerate(sites[board].served) if i == WHOLE and vector[t]]
+        slots += [(board, slot) for slot in (*best_layout(sites[board], vector), *whole)]
     slots.sort(key=lambda item: (item[0], item[1][1]))
     result: dict[str, Assignment] = {}
     for t, members in enumerate(problem.types):

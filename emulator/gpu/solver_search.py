@@ -20,7 +20,7 @@ SCALE = 1 << 20  # prices are integers in units of 1/SCALE
 _CLASS_ROWS = 8  # above so many classes the relaxation forgets which class a pattern belongs to
 
 EFFORT = 30_000
-"""States looked at before a number of boards that is not the last resort counts as not enough."""
+"""Steps spent on numbers of boards below all there are, before they count as not enough."""
 
 Choice = tuple[int, Pattern]  # class, pattern
 _Move = tuple[int, int, int, Pattern]  # reduced cost, cost, class, pattern
@@ -180,21 +180,28 @@ class FewestBoards:
             for t in range(len(problem.wanted))
         )
 
-    def solve(self) -> list[Choice] | None:
-        """Choices of patterns, one per used board; None when the demands do not fit."""
+    def solve(self, *, most: int | None = None) -> list[Choice] | None:
+        """Choices of patterns, one per used board; None when the demands do not fit.
+
+        With `most`, None also means that no way with at most so many boards was found within `EFFORT`.
+        """
         sizes = tuple(len(group.boards) for group in self._problem.classes)
         fresh = sum(len(group.boards) for group in self._problem.classes if not group.touched)
         start = self.bound.start(self._problem.wanted, 0)
-        for boards in range(max(0, _ceil(start)), fresh + 1):
+        last = fresh if most is None else min(most, fresh)
+        effort = EFFORT
+        for boards in range(max(0, _ceil(start)), last + 1):
             found = self._from_head_start(sizes, start, boards * SCALE)
             if found is None:
                 self._failed.clear()
                 # Whether the demands fit at all is answered whatever it takes; fewer boards only within reason.
-                self._allowance = EFFORT if boards < fresh else sys.maxsize
+                final = most is None and boards == fresh
+                self._allowance = sys.maxsize if final else effort
                 try:
                     found = self._search(self._problem.wanted, sizes, start, boards * SCALE)
                 except BudgetSpent:
                     self.proved = False
+                effort = min(effort, self._allowance)
             if found is not None:
                 return found
         return None
