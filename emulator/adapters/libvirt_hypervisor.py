@@ -60,8 +60,9 @@ class LibvirtHypervisor:
             return self._connection
 
     def _is_alive(self) -> bool:
+        # Not isAlive(): without an event loop it notices a dead libvirtd only after a call has failed.
         try:
-            return bool(self._connection.isAlive())
+            return bool(self._connection.getLibVersion())
         except load_libvirt().libvirtError:
             return False
 
