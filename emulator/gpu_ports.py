@@ -293,5 +293,6 @@ class PassthroughControl(Protocol):
         ...
 
     def release(self, address: str, *, driver: str = "nvidia") -> None:
-        """Give the endpoints back to the host: the board to `driver`, its other functions to the kernel's choice."""
+        """Give the endpoints back to the host: the board to `driver` (empty: to none), its other
+        functions to the kernel's choice."""
         ...

@@ -219,6 +219,8 @@ class VfioPassthrough:
             return
         if current is not None:
             self._unbind(address, current)
+        if not driver:
+            return
         if not self._files.exists(f"{DRIVERS}/{driver}"):
             raise GpuDriverError(
                 f"the driver {driver} is not loaded, so the board stays without a driver",

@@ -15,6 +15,7 @@ from typing import Any
 from emulator.apply.handler import ApplyContext, Handler, StopFlag
 from emulator.apply.state import StateStore
 from emulator.errors import HyperscalerError, StateError
+from emulator.plan.graph import dependents
 from emulator.plan.model import Action, Change, Plan
 from emulator.plan.resources import Resource
 from emulator.progress import Event, Reporter, Status
@@ -51,6 +52,7 @@ def steps_of(plan: Plan) -> tuple[dict[str, Step], dict[str, set[str]]]:
         for step in _split(change):
             steps[step.key] = step
     waits: dict[str, set[str]] = {key: set() for key in steps}
+    needs = {step.resource.id: step.resource.needs for step in steps.values()}
     for key, step in steps.items():
         for need in _needs(step):
             if step.is_delete and f"delete {need}" in steps:
@@ -65,8 +67,12 @@ def steps_of(plan: Plan) -> tuple[dict[str, Step], dict[str, set[str]]]:
             if f"delete {step.resource.id}" in steps:
                 waits[key].add(f"delete {step.resource.id}")
             shared = set(step.resource.exclusive)
+            # What stands on this very resource (a slice on its MIG mode) can only go after it is as it should be.
+            above = dependents(needs, [step.resource.id]) if shared else set()
             waits[key] |= {
-                other for other, rival in steps.items() if rival.is_delete and shared & set(rival.resource.exclusive)
+                other
+                for other, rival in steps.items()
+                if rival.is_delete and shared & set(rival.resource.exclusive) and rival.resource.id not in above
             }
     return steps, waits
 
@@ -137,7 +143,7 @@ class Executor:
                     else:
                         raise error
         self._roll_back(plan.lab, finished, {failure.resource.group for failure in failures} - {""})
-        self._conclude(failures, unstarted=len(waits))
+        self._conclude(failures, unstarted=sorted(waits))
 
     def _roll_back(self, lab: str, finished: list[Step], groups: set[str]) -> None:
         """Undo, newest first, what this run made of the groups in which something failed.
@@ -152,7 +158,7 @@ class Executor:
                 except HyperscalerError as error:
                     self._reporter.warn(f"{step.resource.id} could not be rolled back: {error.what}")
 
-    def _conclude(self, failures: list[StepFailure], *, unstarted: int) -> None:
+    def _conclude(self, failures: list[StepFailure], *, unstarted: list[str]) -> None:
         if failures:
             first = failures[0].error
             others = ", ".join(failure.resource.id for failure in failures[1:])
@@ -161,9 +167,13 @@ class Executor:
             if not first.where:
                 first.where = failures[0].resource.id
             raise first
+        if unstarted and not self._stop.is_set():
+            raise StateError(
+                "the plan cannot be carried out: its steps wait for each other", where=", ".join(unstarted[:8])
+            )
         if unstarted:
             raise InterruptedRunError(
-                f"stopped on request with {unstarted} steps still to do; everything done so far is on record",
+                f"stopped on request with {len(unstarted)} steps still to do; everything done so far is on record",
                 fix="run the same command again to go on, or `hyperscaler destroy` to take everything away",
             )
 

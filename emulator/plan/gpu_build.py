@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from uuid import UUID
 
 from emulator import ids
 from emulator.gpu.demand import Assignment
@@ -41,9 +42,7 @@ def _made_of(lab: str, node: str, assignment: Assignment, address: str) -> Seque
     """What has to exist for one assignment, in order; the last is what the guest gets."""
     device = assignment.board
     if assignment.placement is None or assignment.profile is None:
-        return (
-            WholeGpu(name=address, device=device, pci_address=address, node=node, demand=assignment.demand),
-        )
+        return (WholeGpu(name=address, device=device, pci_address=address, node=node, demand=assignment.demand),)
     mode = MigMode(name=address, device=device, pci_address=address)
     functions = VirtualFunctions(name=address, needs=(mode.id,), device=device, pci_address=address)
     where = f"{address}-{assignment.profile}-at-{assignment.placement.start}"
@@ -62,11 +61,16 @@ def _made_of(lab: str, node: str, assignment: Assignment, address: str) -> Seque
         device=device,
         pci_address=address,
         profile=assignment.profile,
-        uuid=str(ids.resource_uuid(lab, f"vgpu/{where}")),
+        uuid=str(vgpu_uuid(lab, address, assignment.profile, assignment.placement.start)),
         node=node,
         demand=assignment.demand,
     )
     return (mode, functions, instance, vgpu)
+
+
+def vgpu_uuid(lab: str, pci_address: str, profile: str, start: int) -> UUID:
+    """The UUID of the vGPU on a slice: it follows from the lab and the slice, so that it is known without a record."""
+    return ids.resource_uuid(lab, f"vgpu/{pci_address}-{profile}-at-{start}")
 
 
 def current_assignments(resources: Sequence[Resource]) -> dict[str, Assignment]:

@@ -21,7 +21,7 @@ from emulator.spec.model import GpuDeviceSpec
 
 def real_gpus(runner: ProcessRunner, ledger: Path) -> GpuHost:
     """The host's own boards."""
-    return _gpus(HostFiles(), runner, GpuLedger(ledger), real=True)
+    return assemble_gpus(HostFiles(), runner, GpuLedger(ledger), real=True)
 
 
 def simulated_gpus(directory: Path, devices: Sequence[GpuDeviceSpec] | None) -> GpuHost:
@@ -31,10 +31,11 @@ def simulated_gpus(directory: Path, devices: Sequence[GpuDeviceSpec] | None) -> 
     boards = [SimulatedBoard(item.id, item.model, item.pci_address) for item in devices] if devices else None
     simulation = SimulatedGpus(directory, boards, framework=VgpuFramework.MDEV if boards else None)
     simulation.install()
-    return _gpus(simulation.files, simulation.runner, GpuLedger(directory / "owners.json"), real=False)
+    return assemble_gpus(simulation.files, simulation.runner, GpuLedger(directory / "owners.json"), real=False)
 
 
-def _gpus(files: FileAccess, runner: ProcessRunner, ledger: GpuLedger, *, real: bool) -> GpuHost:
+def assemble_gpus(files: FileAccess, runner: ProcessRunner, ledger: GpuLedger, *, real: bool) -> GpuHost:
+    """The adapters over one view of the kernel's files; NVML is whatever lies under pynvml."""
     nvml = NvmlGpus()
 
     def type_names(pci_address: str) -> Mapping[int, str]:

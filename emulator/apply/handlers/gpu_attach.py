@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from emulator.apply.handler import ApplyContext, Handle
-from emulator.apply.handlers.gpu_carve import Gpus
+from emulator.apply.handlers.gpu_carve import GpuHost, Gpus, slices_of
+from emulator.apply.ledger import vgpu_key
+from emulator.errors import GpuError
 from emulator.gpu_errors import GpuBusyError, GpuNoRoomError, GpuNotSupportedError
 from emulator.gpu_ports import VgpuDevice, VgpuFramework, VgpuHost, VgpuRequest
 from emulator.host.gpus import why_unavailable
+from emulator.plan.gpu_build import vgpu_uuid
 from emulator.plan.gpu_resources import Vgpu, WholeGpu
 from emulator.plan.model import Observation, Presence, Recorded
 from emulator.plan.resources import Resource
@@ -19,7 +22,8 @@ VFIO_DRIVER = "vfio-pci"
 
 
 class VgpuHandler:
-    """In the mdev framework a vGPU is known by its UUID; in the vendor VFIO framework it is its VF."""
+    """In the mdev framework a vGPU is known by its UUID; in the vendor VFIO framework it is its virtual function,
+    of which the ledger says whose it is."""
 
     def __init__(self, gpus: Gpus, lab: str) -> None:
         self._gpus = gpus
@@ -28,21 +32,37 @@ class VgpuHandler:
     def observe(self, resource: Vgpu, record: Recorded | None) -> Observation:
         gpus = self._gpus()
         framework = gpus.pci.framework(resource.pci_address)
-        if framework is VgpuFramework.NONE:
+        mode = gpus.nvml.mig_mode(resource.pci_address) if framework is not VgpuFramework.NONE else None
+        if mode is None or not mode.current:
             return Observation(Presence.ABSENT)
         device = self._existing(gpus.vgpus(framework), resource, record.handle if record else {})
         if device is None:
             return Observation(Presence.ABSENT)
+        if not self._fits(resource, device):
+            text = f"its UUID {resource.uuid} is taken by a vGPU of type {device.type_name} on {device.parent}"
+            return Observation(Presence.FOREIGN, detail=text)
         return Observation(Presence.OURS)
 
     def _existing(self, host: VgpuHost, resource: Vgpu, handle: Handle) -> VgpuDevice | None:
+        """The device with our UUID or, where devices have none, on the function that the ledger or handle names."""
+        functions = {self._claimed(resource), handle.get("parent")}
         for device in host.devices():
             if device.uuid is not None and str(device.uuid) == resource.uuid:
                 return device
-            recorded = handle.get("parent") == device.parent and handle.get("type_name") == device.type_name
-            if device.uuid is None and recorded:
+            if device.uuid is None and device.parent in functions and self._fits(resource, device):
                 return device
         return None
+
+    def _claimed(self, resource: Vgpu) -> str | None:
+        start = vgpu_key(resource.pci_address, resource.uuid, "")
+        keys = self._gpus().ledger.of(self._lab)
+        return next((key.removeprefix(start) for key in keys if key.startswith(start)), None)
+
+    def _fits(self, resource: Vgpu, device: VgpuDevice) -> bool:
+        """Whether a vGPU is of the profile and on the board that are wanted."""
+        found = self._gpus().pci.device(device.parent)
+        board = found.physfn or found.address if found is not None else device.parent
+        return board == resource.pci_address and device.type_name in self._type_names(resource)
 
     def ensure(self, resource: Vgpu, previous: Resource | None, context: ApplyContext) -> Handle:
         del previous
@@ -55,9 +75,11 @@ class VgpuHandler:
                 fix="install NVIDIA's vGPU host driver (Virtual GPU Manager); the data-centre driver has no vGPUs",
             )
         host = gpus.vgpus(framework)
-        device = self._existing(host, resource, context.handle(resource.id))
-        if device is None:
-            device = host.create(self._request(resource, host))
+        # Vgpus of one board are made side by side: each must see which functions the others took.
+        with gpus.ledger.layout():
+            device = self._existing(host, resource, context.handle(resource.id))
+            if device is None or not self._fits(resource, device):
+                device = self._create(resource, host)
         return {
             "framework": device.framework.value,
             "parent": device.parent,
@@ -65,6 +87,20 @@ class VgpuHandler:
             "type_name": device.type_name,
             "uuid": str(device.uuid) if device.uuid else "",
         }
+
+    def _create(self, resource: Vgpu, host: VgpuHost) -> VgpuDevice:
+        ledger = self._gpus().ledger
+        request = self._request(resource, host)
+        stale = self._claimed(resource)
+        if stale not in (None, request.parent):
+            ledger.release(vgpu_key(resource.pci_address, resource.uuid, str(stale)), self._lab)
+        key = vgpu_key(resource.pci_address, resource.uuid, request.parent)
+        ledger.claim(key, self._lab)
+        try:
+            return host.create(request)
+        except GpuError:
+            ledger.release(key, self._lab)
+            raise
 
     def _request(self, resource: Vgpu, host: VgpuHost) -> VgpuRequest:
         names = self._type_names(resource)
@@ -103,18 +139,41 @@ class VgpuHandler:
     def delete(self, resource: Vgpu, handle: Handle, context: ApplyContext) -> None:
         del context
         gpus = self._gpus()
-        framework = gpus.pci.framework(resource.pci_address)
-        if framework is VgpuFramework.NONE:
-            return
-        host = gpus.vgpus(framework)
-        device = self._existing(host, resource, handle)
-        if device is not None:
-            host.remove(device)
+        with gpus.ledger.layout():
+            framework = gpus.pci.framework(resource.pci_address)
+            if framework is not VgpuFramework.NONE:
+                host = gpus.vgpus(framework)
+                device = self._existing(host, resource, handle)
+                if device is not None and self._fits(resource, device):
+                    host.remove(device)
+            if (function := self._claimed(resource)) is not None:
+                gpus.ledger.release(vgpu_key(resource.pci_address, resource.uuid, function), self._lab)
 
     def find(self, lab: str) -> Sequence[Resource]:
-        """vGPUs are found by their UUIDs, which follow from the lab's name and the node's; see the plan."""
-        del lab
-        return ()
+        """vGPUs that the host's ledger gives to the lab; their slices are found by the UUIDs."""
+        gpus = self._gpus()
+        slices = {
+            str(vgpu_uuid(lab, pci_address, profile, start)): (profile, start)
+            for pci_address, profile, start in slices_of(gpus, lab)
+        }
+        found = []
+        for key in gpus.ledger.of(lab):
+            pci_address, _, rest = key.partition("/vgpu/")
+            uuid = rest.partition("/")[0]
+            if uuid in slices:
+                profile, start = slices[uuid]
+                found.append(
+                    Vgpu(
+                        name=f"{pci_address}-{profile}-at-{start}",
+                        device=pci_address,
+                        pci_address=pci_address,
+                        profile=profile,
+                        uuid=uuid,
+                        node="",
+                        demand="",
+                    )
+                )
+        return tuple(found)
 
 
 class WholeGpuHandler:
@@ -141,27 +200,53 @@ class WholeGpuHandler:
     def ensure(self, resource: WholeGpu, previous: Resource | None, context: ApplyContext) -> Handle:
         del previous
         gpus = self._gpus()
-        device = gpus.pci.device(resource.pci_address)
-        driver = device.driver if device and device.driver else ""
-        gpus.ledger.claim(resource.pci_address, self._lab)
-        before = context.handle(resource.id).get("driver_before", driver)
-        endpoints = gpus.passthrough.bind(resource.pci_address)
+        with gpus.ledger.layout():
+            device = gpus.pci.device(resource.pci_address)
+            driver = device.driver if device and device.driver else ""
+            claimed = gpus.ledger.owner(resource.pci_address) == self._lab
+            gpus.ledger.claim(resource.pci_address, self._lab)
+            # A board that is bound by a run that was cut off says no longer what it was bound to.
+            unknown = claimed and driver == VFIO_DRIVER
+            before = context.handle(resource.id).get("driver_before", "nvidia" if unknown else driver)
+            try:
+                if driver == "nvidia":
+                    self._refuse_carved(gpus, resource)
+                endpoints = gpus.passthrough.bind(resource.pci_address)
+            except GpuError:
+                if not claimed:
+                    gpus.ledger.release(resource.pci_address, self._lab)
+                raise
         return {"driver_before": before, "endpoints": list(endpoints)}
+
+    def _refuse_carved(self, gpus: GpuHost, resource: WholeGpu) -> None:
+        """Binding a board to another driver erases its GPU instances; those of this lab are gone by now."""
+        instances = gpus.nvml.instances(resource.pci_address)
+        if instances:
+            listed = ", ".join(f"{item.profile} at {item.placement.start}" for item in instances)
+            raise GpuBusyError(
+                f"{resource.device} cannot go to a guest as a whole: it is cut into GPU instances of others: {listed}",
+                where=resource.pci_address,
+                fix="take these away first (nvidia-smi mig -dgi), or use another board",
+            )
 
     def delete(self, resource: WholeGpu, handle: Handle, context: ApplyContext) -> None:
         del context
         gpus = self._gpus()
-        device = gpus.pci.device(resource.pci_address)
-        before = handle.get("driver_before", "nvidia")
-        if device is not None and device.driver == VFIO_DRIVER and before != VFIO_DRIVER:
-            if device.iommu_group is not None and (held := gpus.pci.holders(f"/dev/vfio/{device.iommu_group}")):
-                raise GpuBusyError(
-                    f"{resource.device} is still used by {held[0].name} (pid {held[0].pid})",
-                    where=resource.pci_address,
-                    fix="shut that virtual machine down first",
-                )
-            gpus.passthrough.release(resource.pci_address, driver=before or "nvidia")
-        gpus.ledger.release(resource.pci_address, self._lab)
+        with gpus.ledger.layout():
+            owner = gpus.ledger.owner(resource.pci_address)
+            if owner != self._lab and (owner is not None or "driver_before" not in handle):
+                return  # the board never was this lab's
+            device = gpus.pci.device(resource.pci_address)
+            before = handle.get("driver_before", "nvidia")
+            if device is not None and device.driver == VFIO_DRIVER and before != VFIO_DRIVER:
+                if device.iommu_group is not None and (held := gpus.pci.holders(f"/dev/vfio/{device.iommu_group}")):
+                    raise GpuBusyError(
+                        f"{resource.device} is still used by {held[0].name} (pid {held[0].pid})",
+                        where=resource.pci_address,
+                        fix="shut that virtual machine down first",
+                    )
+                gpus.passthrough.release(resource.pci_address, driver=before)
+            gpus.ledger.release(resource.pci_address, self._lab)
 
     def find(self, lab: str) -> Sequence[Resource]:
         keys = self._gpus().ledger.of(lab)

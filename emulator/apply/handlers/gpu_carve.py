@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from emulator.apply.handler import ApplyContext, Handle
-from emulator.apply.ledger import GpuLedger
-from emulator.errors import GpuError
+from emulator.apply.handlers.gpu_mode import required_mig_mode, switch_mig_mode
+from emulator.apply.ledger import GpuLedger, functions_key, mode_key, slice_key
+from emulator.errors import GpuError, HyperscalerError
+from emulator.gpu.model import GpuInstance as Slice
 from emulator.gpu.model import Placement
-from emulator.gpu_errors import GpuBusyError, GpuNotSupportedError, GpuResetRequiredError
+from emulator.gpu_errors import GpuBusyError, GpuNotSupportedError
 from emulator.gpu_ports import (
-    MigActivation,
     NvmlGpus,
     PassthroughControl,
     PciBus,
@@ -44,6 +45,8 @@ Gpus = Callable[[], GpuHost]
 
 
 class MigModeHandler:
+    """MIG mode on. A switch that does not take effect at once is taken back, so that no reset springs a surprise."""
+
     def __init__(self, gpus: Gpus) -> None:
         self._gpus = gpus
 
@@ -52,52 +55,80 @@ class MigModeHandler:
         mode = self._gpus().nvml.mig_mode(resource.pci_address)
         if mode is None:
             return Observation(Presence.FOREIGN, detail=f"{resource.device} has no MIG")
-        if mode.waits_for_reset:
-            return Observation(Presence.OURS, drift=("waits for a reset of the board",))
-        return Observation(Presence.OURS if mode.current else Presence.ABSENT)
+        waits = "waits for a reset of the board" if mode.waits_for_reset else ""
+        if not mode.current:
+            return Observation(Presence.ABSENT, detail=waits)
+        return Observation(Presence.OURS, drift=(waits,) if waits else ())
 
     def ensure(self, resource: MigMode, previous: Resource | None, context: ApplyContext) -> Handle:
         del previous
-        nvml = self._gpus().nvml
-        mode = nvml.mig_mode(resource.pci_address)
-        if mode is None:
-            raise GpuNotSupportedError(f"{resource.device} has no MIG", where=resource.pci_address)
-        before = context.handle(resource.id).get("was_enabled", mode.current)
-        if not mode.current:
-            _activated(self._gpus(), resource, nvml.set_mig_mode(resource.pci_address, enabled=True))
-        return {"was_enabled": before}
+        gpus = self._gpus()
+        key = mode_key(resource.pci_address)
+        with gpus.ledger.layout():
+            mode = required_mig_mode(gpus.nvml, resource)
+            mine = gpus.ledger.owner(key) == context.lab
+            before = context.handle(resource.id).get("was_enabled", mode.current and not mine)
+            if not mode.current or mode.waits_for_reset:
+                if not before and gpus.ledger.owner(key) is None:
+                    gpus.ledger.claim(key, context.lab)
+                try:
+                    switch_mig_mode(gpus.nvml, gpus.pci, resource, enabled=True)
+                except GpuError:
+                    if not mode.current:
+                        gpus.ledger.release(key, context.lab)
+                    raise
+            return {"was_enabled": before}
 
     def delete(self, resource: MigMode, handle: Handle, context: ApplyContext) -> None:
-        del context
-        nvml = self._gpus().nvml
-        mode = nvml.mig_mode(resource.pci_address)
-        # Without a handle nobody knows how it was; and slices of others need the mode.
-        if handle.get("was_enabled", True) or mode is None or not mode.pending:
-            return
-        if not nvml.instances(resource.pci_address):
-            _activated(self._gpus(), resource, nvml.set_mig_mode(resource.pci_address, enabled=False))
+        gpus = self._gpus()
+        key = mode_key(resource.pci_address)
+        with gpus.ledger.layout():
+            # Without a handle and a claim nobody knows how it was.
+            if handle.get("was_enabled", True) and gpus.ledger.owner(key) != context.lab:
+                return
+            mode = gpus.nvml.mig_mode(resource.pci_address)
+            device = gpus.pci.device(resource.pci_address)
+            # The driver does not leave MIG mode while there are virtual functions; those left are not ours.
+            held = device is not None and bool(device.virtfns)
+            if mode is not None and mode.current and not _still_needed(gpus, resource, key, context) and not held:
+                switch_mig_mode(gpus.nvml, gpus.pci, resource, enabled=False)
+            gpus.ledger.release(key, context.lab)
 
     def find(self, lab: str) -> Sequence[Resource]:
-        del lab
-        return ()
+        """Boards whose MIG mode the lab switched on."""
+        boards = _boards_of(self._gpus(), lab, mode_key)
+        return tuple(MigMode(name=board, device=board, pci_address=board) for board in boards)
 
 
-def _activated(gpus: GpuHost, resource: MigMode, outcome: MigActivation) -> None:
-    if outcome is MigActivation.ACTIVE:
-        return
-    holders = [f"{process.name} (pid {process.pid})" for process in gpus.nvml.processes(resource.pci_address)]
-    who = f"held by {', '.join(holders)}" if holders else "the driver does not say what holds it"
-    if outcome is MigActivation.IN_USE:
-        raise GpuBusyError(
-            f"MIG mode of {resource.device} cannot change while the board is in use: {who}",
-            where=resource.pci_address,
-            fix="stop these (often nvidia-persistenced, DCGM or a display server), then run the command again",
-        )
-    raise GpuResetRequiredError(
-        f"MIG mode of {resource.device} is accepted, but waits for a reset of the board: {who}",
-        where=resource.pci_address,
-        fix=f"nvidia-smi --gpu-reset -i {resource.pci_address} when nothing uses it, or reboot; then run this again",
-    )
+def _boards_of(gpus: GpuHost, lab: str, key: Callable[[str], str]) -> tuple[str, ...]:
+    return tuple(board for item in gpus.ledger.of(lab) if item == key(board := item.partition("/")[0]))
+
+
+def _still_needed(gpus: GpuHost, resource: MigMode | VirtualFunctions, key: str, context: ApplyContext) -> bool:
+    """Whether something of others on the board needs what this lab would take away; the claim passes to them."""
+    others = [owner for name, owner in gpus.ledger.read().items() if name.startswith(f"{resource.pci_address}/")]
+    heirs = [owner for owner in others if owner != context.lab]
+    slices = gpus.nvml.instances(resource.pci_address)
+    for item in slices:
+        if gpus.ledger.owner(slice_key(resource.pci_address, item.profile, item.placement.start)) == context.lab:
+            raise GpuBusyError(
+                f"{item.profile} at slice {item.placement.start} of {resource.device} is still there",
+                where=resource.pci_address,
+                fix="run the same command again; slices go before the board is given back",
+            )
+    if not heirs and not slices and not _vgpus_on(gpus, resource.pci_address):
+        return False
+    context.report(f"{resource.device} stays as it is for {'lab ' + heirs[0] if heirs else 'slices of others'}")
+    if heirs:
+        gpus.ledger.pass_on(key, context.lab, heirs[0])
+    return True
+
+
+def _vgpus_on(gpus: GpuHost, pci_address: str) -> bool:
+    framework = gpus.pci.framework(pci_address)
+    if framework is VgpuFramework.NONE:
+        return False
+    return any(parent.devices for parent in gpus.vgpus(framework).parents(pci_address))
 
 
 class VirtualFunctionsHandler:
@@ -107,40 +138,50 @@ class VirtualFunctionsHandler:
 
     def observe(self, resource: VirtualFunctions, record: Recorded | None) -> Observation:
         del record
+        return Observation(Presence.OURS if self._enabled(resource) else Presence.ABSENT)
+
+    def _enabled(self, resource: VirtualFunctions) -> bool:
         device = self._gpus().pci.device(resource.pci_address)
-        there = device is not None and bool(device.virtfns)
-        return Observation(Presence.OURS if there else Presence.ABSENT)
+        return device is not None and bool(device.virtfns)
 
     def ensure(self, resource: VirtualFunctions, previous: Resource | None, context: ApplyContext) -> Handle:
         del previous
         gpus = self._gpus()
-        device = gpus.pci.device(resource.pci_address)
-        enabled = device is not None and bool(device.virtfns)
-        before = context.handle(resource.id).get("were_enabled", enabled)
-        if not enabled:
-            _refuse_to_erase(gpus, resource, self._lab, "enabling")
-            context.report("sriov-manage re-binds the driver")
-            gpus.sriov.enable(resource.pci_address)
-        return {"were_enabled": before}
+        key = functions_key(resource.pci_address)
+        with gpus.ledger.layout():
+            enabled = self._enabled(resource)
+            mine = gpus.ledger.owner(key) == self._lab
+            before = context.handle(resource.id).get("were_enabled", enabled and not mine)
+            if not enabled:
+                _refuse_to_erase(gpus, resource, self._lab)
+                if not before and gpus.ledger.owner(key) is None:
+                    gpus.ledger.claim(key, self._lab)
+                context.report("sriov-manage re-binds the driver")
+                try:
+                    gpus.sriov.enable(resource.pci_address)
+                except HyperscalerError:
+                    if not self._enabled(resource):
+                        gpus.ledger.release(key, self._lab)
+                    raise
+            return {"were_enabled": before}
 
     def delete(self, resource: VirtualFunctions, handle: Handle, context: ApplyContext) -> None:
-        del context
         gpus = self._gpus()
-        if handle.get("were_enabled", True) or gpus.nvml.instances(resource.pci_address):
-            return
-        framework = gpus.pci.framework(resource.pci_address)
-        if framework is not VgpuFramework.NONE:
-            parents = gpus.vgpus(framework).parents(resource.pci_address)
-            if any(parent.devices for parent in parents):
-                return  # somebody else's vGPUs are on the board
-        gpus.sriov.disable(resource.pci_address)
+        key = functions_key(resource.pci_address)
+        with gpus.ledger.layout():
+            if handle.get("were_enabled", True) and gpus.ledger.owner(key) != self._lab:
+                return
+            if self._enabled(resource) and not _still_needed(gpus, resource, key, context):
+                gpus.sriov.disable(resource.pci_address)
+            gpus.ledger.release(key, self._lab)
 
     def find(self, lab: str) -> Sequence[Resource]:
-        del lab
-        return ()
+        """Boards whose virtual functions the lab enabled."""
+        boards = _boards_of(self._gpus(), lab, functions_key)
+        return tuple(VirtualFunctions(name=board, device=board, pci_address=board) for board in boards)
 
 
-def _refuse_to_erase(gpus: GpuHost, resource: VirtualFunctions, lab: str, doing: str) -> None:
+def _refuse_to_erase(gpus: GpuHost, resource: VirtualFunctions, lab: str) -> None:
     """sriov-manage re-binds the driver, which erases every GPU instance of the board, ours or not."""
     mine = set(gpus.ledger.of(lab))
     foreign = [
@@ -150,18 +191,16 @@ def _refuse_to_erase(gpus: GpuHost, resource: VirtualFunctions, lab: str, doing:
     ]
     if foreign:
         raise GpuBusyError(
-            f"{doing} virtual functions of {resource.device} would erase GPU instances that are not this lab's: "
+            f"enabling virtual functions of {resource.device} would erase GPU instances that are not this lab's: "
             + ", ".join(foreign),
             where=resource.pci_address,
             fix="take these away first (nvidia-smi mig -dgi), or use another board",
         )
 
 
-def slice_key(pci_address: str, profile: str, start: int) -> str:
-    return f"{pci_address}/{profile}@{start}"
-
-
 class GpuInstanceHandler:
+    """Slices are known by (board, profile, start); whose they are is in the ledger, written before the slice is."""
+
     def __init__(self, gpus: Gpus, lab: str) -> None:
         self._gpus = gpus
         self._lab = lab
@@ -171,67 +210,96 @@ class GpuInstanceHandler:
         mode = gpus.nvml.mig_mode(resource.pci_address)
         if mode is None or not mode.current:
             return Observation(Presence.ABSENT)
-        wanted = Placement(resource.start, resource.size)
         for instance in gpus.nvml.instances(resource.pci_address):
-            if not instance.placement.overlaps(wanted):
+            if not instance.placement.overlaps(resource.placement):
                 continue
-            same = instance.profile == resource.profile and instance.placement == wanted
-            key = slice_key(resource.pci_address, instance.profile, instance.placement.start)
-            if same and (record is not None or gpus.ledger.owner(key) == self._lab):
+            if _is(resource, instance) and self._ours(gpus, resource, record.handle if record else {}):
                 return Observation(Presence.OURS)
+            key = slice_key(resource.pci_address, instance.profile, instance.placement.start)
             whose = gpus.ledger.owner(key)
+            if whose == self._lab:
+                continue  # one of our own that gives way in the same plan
             owner = f"of lab {whose}" if whose else "that hyperscaler did not make"
             text = f"{instance.profile} at slice {instance.placement.start} of {resource.device}, {owner}, is there"
             return Observation(Presence.FOREIGN, detail=text)
         return Observation(Presence.ABSENT)
 
+    def _ours(self, gpus: GpuHost, resource: GpuInstance, handle: Handle) -> bool:
+        """By the ledger; where that was lost, by the handle of a creation that came to its end."""
+        owner = gpus.ledger.owner(slice_key(resource.pci_address, resource.profile, resource.start))
+        return owner == self._lab or (owner is None and "gpu_instance_id" in handle)
+
     def ensure(self, resource: GpuInstance, previous: Resource | None, context: ApplyContext) -> Handle:
-        del previous, context
+        del previous
         gpus = self._gpus()
         key = slice_key(resource.pci_address, resource.profile, resource.start)
-        gpus.ledger.claim(key, self._lab)
-        wanted = Placement(resource.start, resource.size)
-        for instance in gpus.nvml.instances(resource.pci_address):
-            if instance.profile == resource.profile and instance.placement == wanted:
-                return {"gpu_instance_id": instance.gi_id}
-        try:
-            made = gpus.nvml.create_instance(resource.pci_address, self._profile_id(gpus, resource), wanted)
-        except GpuError:
-            gpus.ledger.release(key, self._lab)
-            raise
-        return {"gpu_instance_id": made.gi_id}
-
-    def _profile_id(self, gpus: GpuHost, resource: GpuInstance) -> int:
-        profiles = gpus.nvml.profiles(resource.pci_address)
-        for profile in profiles:
-            if profile.name == resource.profile:
-                return profile.gi_profile_id
-        names = ", ".join(profile.name for profile in profiles)
-        raise GpuNotSupportedError(
-            f"{resource.device} offers no profile {resource.profile}",
-            where=resource.pci_address,
-            fix=f"it offers {names}" if names else "switch MIG mode on first",
-        )
+        with gpus.ledger.layout():
+            ours = self._ours(gpus, resource, context.handle(resource.id))
+            for instance in gpus.nvml.instances(resource.pci_address):
+                if _is(resource, instance):
+                    if not ours:
+                        raise GpuBusyError(
+                            f"{resource.profile} at slice {resource.start} of {resource.device} is there already and "
+                            "is not this lab's",
+                            where=resource.pci_address,
+                            fix="hyperscaler gpu discover shows it; plan again",
+                        )
+                    gpus.ledger.claim(key, self._lab)
+                    return {"gpu_instance_id": instance.gi_id}
+            gpus.ledger.claim(key, self._lab)
+            try:
+                profile_id = _profile_id(gpus, resource)
+                made = gpus.nvml.create_instance(resource.pci_address, profile_id, resource.placement)
+            except GpuError:
+                gpus.ledger.release(key, self._lab)
+                raise
+            return {"gpu_instance_id": made.gi_id}
 
     def delete(self, resource: GpuInstance, handle: Handle, context: ApplyContext) -> None:
-        del handle, context
+        del context
         gpus = self._gpus()
-        mode = gpus.nvml.mig_mode(resource.pci_address)
-        if mode is not None and mode.current:
-            gpus.nvml.destroy_instance(resource.pci_address, self._profile_id(gpus, resource), resource.start)
-        gpus.ledger.release(slice_key(resource.pci_address, resource.profile, resource.start), self._lab)
+        with gpus.ledger.layout():
+            if not self._ours(gpus, resource, handle):
+                return
+            mode = gpus.nvml.mig_mode(resource.pci_address)
+            if mode is not None and mode.current:
+                gpus.nvml.destroy_instance(resource.pci_address, _profile_id(gpus, resource), resource.start)
+            gpus.ledger.release(slice_key(resource.pci_address, resource.profile, resource.start), self._lab)
 
     def find(self, lab: str) -> Sequence[Resource]:
         """Slices that the host's ledger gives to the lab, whether its journal knows them or not."""
-        gpus = self._gpus()
-        found = []
-        for key in gpus.ledger.of(lab):
-            pci_address, _, rest = key.partition("/")
-            profile, _, start = rest.partition("@")
-            for instance in gpus.nvml.instances(pci_address) if start else ():
-                if instance.profile == profile and instance.placement.start == int(start):
-                    found.append(gpu_instance(pci_address, pci_address, profile, instance.placement))
-        return tuple(found)
+        return tuple(
+            gpu_instance(pci_address, pci_address, profile, Placement(start, 1))
+            for pci_address, profile, start in slices_of(self._gpus(), lab)
+        )
+
+
+def slices_of(gpus: GpuHost, lab: str) -> tuple[tuple[str, str, int], ...]:
+    """Board, profile and start of each slice that the ledger gives to the lab."""
+    found = []
+    for key in gpus.ledger.of(lab):
+        pci_address, _, rest = key.partition("/")
+        profile, at, start = rest.partition("@")
+        if at and start.isdigit():
+            found.append((pci_address, profile, int(start)))
+    return tuple(found)
+
+
+def _is(resource: GpuInstance, instance: Slice) -> bool:
+    return instance.profile == resource.profile and instance.placement == resource.placement
+
+
+def _profile_id(gpus: GpuHost, resource: GpuInstance) -> int:
+    profiles = gpus.nvml.profiles(resource.pci_address)
+    for profile in profiles:
+        if profile.name == resource.profile:
+            return profile.gi_profile_id
+    names = ", ".join(profile.name for profile in profiles)
+    raise GpuNotSupportedError(
+        f"{resource.device} offers no profile {resource.profile}",
+        where=resource.pci_address,
+        fix=f"it offers {names}" if names else "switch MIG mode on first",
+    )
 
 
 def gpu_instance(

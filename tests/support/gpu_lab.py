@@ -1,0 +1,133 @@
+"""A lab's GPU resources over simulated boards: plan, apply and look, without guests."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from emulator.adapters.simulated.gpu_store import SimState
+from emulator.adapters.simulated.gpus import SimulatedBoard, SimulatedGpus, board_at
+from emulator.apply.executor import Executor
+from emulator.apply.handlers.gpu_attach import VgpuHandler, WholeGpuHandler
+from emulator.apply.handlers.gpu_carve import (
+    GpuHost,
+    GpuInstanceHandler,
+    MigModeHandler,
+    VirtualFunctionsHandler,
+)
+from emulator.apply.journal import Journal
+from emulator.apply.ledger import GpuLedger
+from emulator.apply.state import State, StateStore
+from emulator.gpu.demand import Assignment
+from emulator.gpu.model import Placement
+from emulator.gpu_ports import VgpuFramework
+from emulator.plan.diff import diff
+from emulator.plan.gpu_build import build_gpus
+from emulator.plan.model import Plan
+from emulator.plan.resources import Resource
+from emulator.progress import SilentReporter
+from emulator.wiring.gpus import assemble_gpus
+
+FIRST, SECOND = "0000:41:00.0", "0000:42:00.0"
+BOARDS = {"gpu-0": FIRST, "gpu-1": SECOND}
+SIZES = {"1g.10gb": 1, "1g.20gb": 2, "2g.20gb": 2, "3g.40gb": 4, "4g.40gb": 4, "7g.80gb": 8}
+
+
+def sliced(demand: str, profile: str, start: int, board: str = "gpu-0") -> Assignment:
+    return Assignment(demand, board, profile, Placement(start, SIZES[profile]))
+
+
+class GpuLab:
+    """One lab on a simulated machine; several may share the machine."""
+
+    def __init__(self, gpus: SimulatedGpus, host: GpuHost, directory: Path, name: str = "demo") -> None:
+        self.gpus, self.host, self.name = gpus, host, name
+        self.journal = directory / f"{name}.jsonl"
+        self.use(host)
+
+    def use(self, host: GpuHost) -> None:
+        self.handlers = {
+            "mig-mode": MigModeHandler(lambda: host),
+            "virtual-functions": VirtualFunctionsHandler(lambda: host, self.name),
+            "gpu-instance": GpuInstanceHandler(lambda: host, self.name),
+            "vgpu": VgpuHandler(lambda: host, self.name),
+            "whole-gpu": WholeGpuHandler(lambda: host, self.name),
+        }
+
+    @property
+    def store(self) -> StateStore:
+        return StateStore(Journal(self.journal), boot_id="b")
+
+    @property
+    def state(self) -> State:
+        return self.store.state
+
+    def wanted(self, **nodes: Sequence[Assignment]) -> tuple[Resource, ...]:
+        return build_gpus(self.name, BOARDS, {key.replace("_", "-"): value for key, value in nodes.items()}).resources
+
+    def plan(self, wanted: Sequence[Resource]) -> Plan:
+        recorded = dict(self.state.resources)
+        observed = {item.id: self.handlers[item.kind].observe(item, recorded.get(item.id)) for item in wanted}
+        found = [item for handler in self.handlers.values() for item in handler.find(self.name)]
+        return diff(self.name, wanted, recorded, observed, [_ordered(item, found) for item in found])
+
+    def run(self, plan: Plan) -> None:
+        assert not plan.blockers, plan.blockers
+        Executor(self.handlers, self.store, SilentReporter()).apply(plan)
+
+    def apply(self, wanted: Sequence[Resource]) -> Plan:
+        plan = self.plan(wanted)
+        self.run(plan)
+        return plan
+
+    def handle(self, resource_id: str) -> dict[str, object]:
+        return dict(self.store.handle(resource_id))
+
+    def instances(self, address: str = FIRST) -> list[tuple[str, int]]:
+        mode = self.host.nvml.mig_mode(address)
+        assert mode is not None
+        return [(item.profile, item.placement.start) for item in self.host.nvml.instances(address)]
+
+    def vgpus(self) -> list[str]:
+        with_parents = self.gpus.store.look().boards
+        return sorted(item.uuid or item.parent for board in with_parents for item in board.vgpus)
+
+    def snapshot(self) -> str:
+        """Everything that the boards know, and the ledger."""
+        state = dataclasses.replace(self.gpus.store.look(), driver_loads=0, faults=SimState().faults)
+        return json.dumps([dataclasses.asdict(state), self.host.ledger.read()], sort_keys=True)
+
+    @contextmanager
+    def board(self, address: str = FIRST) -> Iterator[object]:
+        """The state of a board, to be changed behind the product's back."""
+        with self.gpus.store.change() as state:
+            yield board_at(state, address)
+
+
+_ORDER = ("mig-mode", "virtual-functions", "gpu-instance", "vgpu", "whole-gpu")
+
+
+def _ordered(item: Resource, found: Sequence[Resource]) -> Resource:
+    earlier = _ORDER[: _ORDER.index(item.kind)]
+    return dataclasses.replace(item, needs=tuple(other.id for other in found if other.kind in earlier))
+
+
+@contextmanager
+def gpu_machine(
+    directory: Path, *, framework: VgpuFramework = VgpuFramework.MDEV, models: Sequence[str] = ("A100-SXM4-80GB",) * 2
+) -> Iterator[GpuLab]:
+    """A machine with two boards and the lab `demo` on it."""
+    boards = [
+        SimulatedBoard(name, model, address) for (name, address), model in zip(BOARDS.items(), models, strict=False)
+    ]
+    gpus = SimulatedGpus(directory / "gpus", boards, framework=framework)
+    put_back = gpus.install()
+    host = assemble_gpus(gpus.files, gpus.runner, GpuLedger(directory / "owners.json"), real=False)
+    try:
+        yield GpuLab(gpus, host, directory)
+    finally:
+        host.nvml.close()
+        put_back()
