@@ -1,0 +1,109 @@
+"""Our XML before libvirt's own schemas, and a golden image that boots and lets us in."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tiny_guest import TinyGuests
+
+from emulator.adapters.domain_xml import domain_xml
+from emulator.adapters.embedded import EmbeddedHypervisor
+from emulator.adapters.libvirt_errors import load_libvirt
+from emulator.adapters.libvirt_hypervisor import LibvirtHypervisor
+from emulator.adapters.network_xml import network_xml
+from emulator.adapters.process import HostProcess
+from emulator.adapters.qemu_img import QemuImg
+from emulator.adapters.ssh_shell import OpenSshShell, host_keys_from_console, ssh_config, write_known_hosts
+from emulator.images.store import ImageStore
+from emulator.paths import Home
+from emulator.ports import GuestAddress, Hostdev, HostdevKind
+
+pytestmark = pytest.mark.host
+
+RUNNER = HostProcess()
+BOOT_SECONDS = 240
+
+
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedHypervisor]:
+    daemon = EmbeddedHypervisor(tmp_path_factory.mktemp("g") / "hv", f"hst-g{os.getpid()}", RUNNER)
+    try:
+        daemon.start()
+        yield daemon
+    finally:
+        daemon.stop()
+
+
+def test_libvirts_schemas_accept_our_xml(embedded: EmbeddedHypervisor, tmp_path: Path) -> None:
+    libvirt = load_libvirt()
+    connection = libvirt.open(embedded.uri())
+    guests = TinyGuests.prepare(tmp_path)
+    plain = guests.domain("a", disk=tmp_path / "a.qcow2")
+    devices = (
+        Hostdev(HostdevKind.MDEV, "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001"),
+        Hostdev(HostdevKind.VFIO_VF, "0000:41:00.4"),
+        Hostdev(HostdevKind.PCI, "0000:c1:00.0"),
+    )
+    for request in (plain, replace(plain, hostdevs=devices), replace(plain, credentials={}, vcpus=8)):
+        domain = connection.defineXMLFlags(domain_xml(request), libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
+        assert domain.UUIDString() == str(plain.uuid)
+        domain.undefine()
+    for nat in (False, True):
+        request = replace(guests.network(), nat=nat)
+        network = connection.networkDefineXMLFlags(network_xml(request), libvirt.VIR_NETWORK_DEFINE_VALIDATE)
+        assert network.UUIDString() == str(request.uuid)
+        network.undefine()
+    connection.close()
+
+
+def test_a_golden_image_boots_and_lets_us_in(embedded: EmbeddedHypervisor, tmp_path: Path) -> None:
+    image = ImageStore(Home.default().images, RUNNER).current("hpc-base")
+    if image is None:
+        pytest.skip("no golden image hpc-base; hyperscaler image build makes one")
+    key, known_hosts = tmp_path / "key", tmp_path / "known_hosts"
+    RUNNER.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], timeout=30)
+    QemuImg(RUNNER).create_overlay(tmp_path / "a.qcow2", base=image.disk, size_gib=4)
+    guests = TinyGuests.prepare(tmp_path / "lab")
+    network = guests.network(hosts=1)
+    request = guests.domain("a", disk=tmp_path / "a.qcow2")
+    request = replace(
+        request,
+        memory_mib=1024,
+        kernel=image.kernel,
+        initrd=image.initrd,
+        cmdline=f"{' '.join(image.cmdline)} systemd.hostname=n1 systemd.machine_id={request.uuid.hex}",
+        credentials={"ssh.authorized_keys.root": key.with_suffix(".pub").read_text().strip()},
+    )
+    prefix = embedded.guest_command_prefix()
+    connection = LibvirtHypervisor(embedded.uri(), prefix)
+    shell = OpenSshShell(key, known_hosts, prefix, RUNNER)
+    guest = GuestAddress("n1", network.hosts[0].ip, "root")
+    try:
+        connection.define_network(network)
+        connection.define_domain(request)
+        connection.start_domain("a")
+        deadline = time.monotonic() + BOOT_SECONDS
+        while time.monotonic() < deadline:
+            text = request.console_log.read_text(errors="replace")
+            write_known_hosts(known_hosts, {"n1": host_keys_from_console(text)})
+            if shell.ready(guest, timeout=10):
+                break
+            time.sleep(0.3)
+        assert shell.run(guest, "hostname", timeout=60).stdout == "n1\n"
+        config = tmp_path / "config"
+        config.write_text(ssh_config([guest], key=key, known_hosts=known_hosts, guest_prefix=prefix))
+        assert RUNNER.run(["ssh", "-F", config, "n1", "id", "-un"], timeout=60).stdout == "root\n"
+        # Another host under the same name is not let by.
+        write_known_hosts(known_hosts, {})
+        assert not shell.ready(guest, timeout=20)
+        assert RUNNER.run(["ssh", "-F", config, "n1", "true"], timeout=60, check=False).returncode == 255
+    finally:
+        connection.delete_domain("a")
+        connection.delete_network("net")
+    assert connection.domain("a") is None
+    connection.close()

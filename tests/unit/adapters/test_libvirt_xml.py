@@ -1,0 +1,143 @@
+"""Domain and network XML: what is written, and what is read back."""
+
+from __future__ import annotations
+
+import base64
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+from ipaddress import IPv4Network
+from pathlib import Path
+
+import pytest
+from tiny_guest import TinyGuests
+
+from emulator.adapters.domain_xml import domain_xml, hostdev_element, read_domain
+from emulator.adapters.network_xml import network_xml, read_nat, read_network
+from emulator.adapters.ownership_xml import parse, read_owner
+from emulator.errors import HypervisorError
+from emulator.ports import DomainRequest, DomainState, Hostdev, HostdevKind, Ownership
+
+GUESTS = TinyGuests(Path("/lab"))
+REQUEST = GUESTS.domain("a", disk=Path("/lab/a.qcow2"))
+MDEV = Hostdev(HostdevKind.MDEV, "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001")
+VF = Hostdev(HostdevKind.VFIO_VF, "0000:41:00.4")
+PCI = Hostdev(HostdevKind.PCI, "0000:C1:1f.7")
+
+
+def xml_of(request: DomainRequest) -> ET.Element:
+    return parse(domain_xml(request), "domain")
+
+
+def test_a_domain_is_read_back_as_it_was_written() -> None:
+    info = read_domain(domain_xml(REQUEST), state=DomainState.RUNNING, autostart=False)
+    assert (info.name, info.uuid, info.owner) == ("a", REQUEST.uuid, REQUEST.owner)
+    assert (info.vcpus, info.memory_mib, info.macs, info.disks) == (1, 64, (REQUEST.mac,), (REQUEST.disk,))
+
+
+@pytest.mark.parametrize(
+    ("accelerated", "kind", "cpu"), [(True, "kvm", "host-passthrough"), (False, "qemu", "maximum")]
+)
+def test_acceleration_chooses_type_and_cpu(accelerated: bool, kind: str, cpu: str) -> None:
+    root = xml_of(replace(REQUEST, accelerated=accelerated))
+    assert root.get("type") == kind
+    element = root.find("cpu")
+    assert element is not None
+    assert element.get("mode") == cpu
+
+
+def test_text_is_escaped_not_interpreted() -> None:
+    hostile = "a b<'\"&</cmdline><evil/>"
+    owner = Ownership('l"ab', "domain/<x>", "&")
+    root = xml_of(replace(REQUEST, cmdline=hostile, owner=owner))
+    assert root.findtext("os/cmdline") == hostile
+    assert root.find(".//evil") is None
+    assert read_owner(root) == owner
+
+
+def credentials(value: str) -> list[str | None]:
+    root = xml_of(replace(REQUEST, credentials={"n": value}))
+    assert root.find("os/smbios[@mode='sysinfo']") is not None
+    return [entry.text for entry in root.findall("sysinfo[@type='smbios']/oemStrings/entry")]
+
+
+def test_credentials_are_oem_strings() -> None:
+    assert credentials("ssh-ed25519 AAAA me") == ["io.systemd.credential:n=ssh-ed25519 AAAA me"]
+    for value in ("two\nlines", "ümlaut", " blank "):
+        encoded = base64.b64encode(value.encode()).decode()
+        assert credentials(value) == [f"io.systemd.credential.binary:n={encoded}"]
+    assert xml_of(replace(REQUEST, credentials={})).find("sysinfo") is None
+    with pytest.raises(HypervisorError, match="credential"):
+        domain_xml(replace(REQUEST, credentials={"a=b": "c"}))
+
+
+def test_hostdevs() -> None:
+    mdev = hostdev_element(MDEV)
+    assert mdev.attrib == {"mode": "subsystem", "type": "mdev", "model": "vfio-pci"}
+    assert mdev.find(f"source/address[@uuid='{MDEV.address}']") is not None
+    function = hostdev_element(VF)
+    assert function.attrib == {"mode": "subsystem", "type": "pci", "managed": "no"}
+    address = function.find("source/address")
+    assert address is not None
+    assert address.attrib == {"domain": "0x0000", "bus": "0x41", "slot": "0x00", "function": "0x4"}
+    assert hostdev_element(PCI).get("managed") == "yes"
+
+
+@pytest.mark.parametrize(
+    "hostdev",
+    [
+        Hostdev(HostdevKind.MDEV, "nope"),
+        Hostdev(HostdevKind.PCI, "41:00.0"),
+        Hostdev(HostdevKind.PCI, "0000:41:20.0"),
+        Hostdev(HostdevKind.VFIO_VF, "0000:41:00.8"),
+        Hostdev(HostdevKind.VFIO_VF, "0000:41:00.4\n"),
+    ],
+)
+def test_bad_addresses_are_refused(hostdev: Hostdev) -> None:
+    with pytest.raises(HypervisorError):
+        hostdev_element(hostdev)
+
+
+@pytest.mark.parametrize(
+    ("unit", "value", "mib"), [("KiB", 65536, 64), ("GiB", 2, 2048), ("b", 1048576, 1), ("MiB", 7, 7)]
+)
+def test_memory_units(unit: str, value: int, mib: int) -> None:
+    text = f"<domain><name>x</name><uuid>{REQUEST.uuid}</uuid><memory unit='{unit}'>{value}</memory></domain>"
+    assert read_domain(text, state=DomainState.OTHER, autostart=True).memory_mib == mib
+
+
+@pytest.mark.parametrize("text", ["", "<network/>", "not xml", "<domain>"])
+def test_what_is_no_domain_is_refused(text: str) -> None:
+    with pytest.raises(HypervisorError):
+        read_domain(text, state=DomainState.OTHER, autostart=False)
+
+
+@pytest.mark.parametrize(
+    "metadata", ["", "<metadata><o:owner xmlns:o='https://example.org' lab='l' resource='r'/></metadata>"]
+)
+def test_foreign_objects_have_no_owner(metadata: str) -> None:
+    text = f"<domain><name>x</name><uuid>{REQUEST.uuid}</uuid>{metadata}</domain>"
+    assert read_domain(text, state=DomainState.OTHER, autostart=False).owner is None
+
+
+@pytest.mark.parametrize("nat", [False, True])
+@pytest.mark.parametrize("hosts", [0, 2])
+def test_a_network_is_read_back_as_it_was_written(nat: bool, hosts: int) -> None:
+    request = replace(GUESTS.network(hosts=hosts), nat=nat)
+    text = network_xml(request)
+    info = read_network(text, active=True)
+    assert (info.name, info.uuid, info.owner) == (request.name, request.uuid, request.owner)
+    assert (info.bridge, info.subnet, info.hosts) == (request.bridge, request.subnet, request.hosts)
+    assert read_nat(text) is nat
+    root = parse(text, "network")
+    assert root.find("ip/dhcp/range") is None
+    assert [name.text for name in root.findall("dns/host/hostname")] == [host.name for host in request.hosts]
+
+
+def test_a_foreign_network_is_read_as_far_as_it_goes() -> None:
+    text = (
+        f"<network><name>n</name><uuid>{REQUEST.uuid}</uuid><bridge name='br9'/>"
+        "<ip family='ipv6' address='fd00::1' prefix='64'/><ip address='10.0.0.1' prefix='8'>"
+        "<dhcp><range start='10.0.0.2' end='10.0.0.9'/><host name='x' ip='10.0.0.5'/></dhcp></ip></network>"
+    )
+    info = read_network(text, active=False)
+    assert (info.owner, info.bridge, info.subnet, info.hosts) == (None, "br9", IPv4Network("10.0.0.0/8"), ())
