@@ -55,22 +55,25 @@ class _Question:
     def explain(self) -> Infeasible:
         hopeless = self._hopeless()
         if hopeless:
-            rest = [demand for demand in self._demands if demand.kind not in hopeless]
-            part = self._try(self._boards, rest)
+            gone = {demand.id for demand in self._demands if demand.kind in hopeless}
+            rest = [demand for demand in self._demands if demand.id not in gone]
+            pinned = [name for name in self._pinned if name not in gone]
+            others = solve(self._boards, rest, current=self._current, pinned=pinned, budget=0)
+            reasons, changes = tuple(hopeless.values()), self._names(hopeless)
+            if isinstance(others, Solution):
+                return Infeasible(reasons, changes, others.assignments, _in_order(self._demands, gone))
+            gone.update(others.unplaced)
             return Infeasible(
-                reasons=tuple(hopeless.values()),
-                changes=self._names(hopeless),
-                placed=part.assignments if part else (),
-                unplaced=tuple(demand.id for demand in self._demands if demand.kind in hopeless),
+                reasons + others.reasons, changes + others.changes, others.placed, _in_order(self._demands, gone)
             )
         dropped, part = self._least_dropped()
         placed = part.assignments if part else ()
-        reasons = [self._sum(), *self._blocked(dropped, placed)]
-        changes: list[str] = []
+        causes = [self._sum(), *self._blocked(dropped, placed)]
+        remedies: list[str] = []
         if dropped:
-            changes.append(f"drop {_counted(demand.kind for demand in dropped)}")
-        changes += [*self._moves(), *self._more_boards()]
-        return Infeasible(tuple(reasons), tuple(changes), placed, tuple(demand.id for demand in dropped))
+            remedies.append(f"drop {_counted(demand.kind for demand in dropped)}")
+        remedies += [*self._moves(), *self._more_boards()]
+        return Infeasible(tuple(causes), tuple(remedies), placed, tuple(demand.id for demand in dropped))
 
     def _hopeless(self) -> dict[str, str]:
         """Kinds that no board serves, each with the reason."""
@@ -218,6 +221,10 @@ class _Question:
             if self._try([*self._boards, extra], self._demands):
                 yield f"add one more {board.model.product_name}"
                 return
+
+
+def _in_order(demands: Sequence[Demand], ids: Collection[str]) -> tuple[str, ...]:
+    return tuple(demand.id for demand in demands if demand.id in ids)
 
 
 def _last_of(demands: Sequence[Demand], wanted: Counter[str]) -> list[Demand] | None:

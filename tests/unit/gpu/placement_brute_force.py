@@ -55,7 +55,9 @@ def wanted_profile(board: BoardState, demand: Demand) -> MigProfile | None:
 def solutions(boards: Sequence[BoardState], demands: Sequence[Demand]) -> Iterator[tuple[Assignment, ...]]:
     """Every placement of all demands. Demands that ask the same are interchangeable only to the caller."""
 
-    def extend(standing: dict[str, Standing], whole: frozenset[str], rest: Sequence[Demand], done: tuple[Assignment, ...]):
+    def extend(
+        standing: dict[str, Standing], whole: frozenset[str], rest: Sequence[Demand], done: tuple[Assignment, ...]
+    ):
         if not rest:
             yield done
             return
@@ -78,9 +80,7 @@ def solutions(boards: Sequence[BoardState], demands: Sequence[Demand]) -> Iterat
     yield from extend(start, frozenset(), demands, ())
 
 
-def score(
-    boards: Sequence[BoardState], answer: Sequence[Assignment], current: Mapping[str, Assignment]
-) -> Score:
+def score(boards: Sequence[BoardState], answer: Sequence[Assignment], current: Mapping[str, Assignment]) -> Score:
     """(boards touched, minus the room left, moves): smaller is better."""
     room = 0
     for board in boards:
