@@ -53,6 +53,7 @@ def steps_of(plan: Plan) -> tuple[dict[str, Step], dict[str, set[str]]]:
             steps[step.key] = step
     waits: dict[str, set[str]] = {key: set() for key in steps}
     needs = {step.resource.id: step.resource.needs for step in steps.values()}
+    ends: dict[str, str] = {}
     for key, step in steps.items():
         for need in _needs(step):
             if step.is_delete and f"delete {need}" in steps:
@@ -66,6 +67,9 @@ def steps_of(plan: Plan) -> tuple[dict[str, Step], dict[str, set[str]]]:
             }
             if f"delete {step.resource.id}" in steps:
                 waits[key].add(f"delete {step.resource.id}")
+            if chain := step.resource.chain:
+                waits[key] |= {ends[chain]} if chain in ends else set()
+                ends[chain] = key
             shared = set(step.resource.exclusive)
             # What stands on this very resource (a slice on its MIG mode) can only go after it is as it should be.
             above = dependents(needs, [step.resource.id]) if shared else set()

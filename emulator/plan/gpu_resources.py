@@ -62,6 +62,10 @@ class GpuInstance(BoardResource):
     def placement(self) -> Placement:
         return Placement(self.start, self.size)
 
+    @property
+    def chain(self) -> str:
+        return _chain(self.pci_address, self.profile)
+
 
 @register
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +77,16 @@ class Vgpu(BoardResource):
     uuid: str
     node: str
     demand: str
+
+    @property
+    def chain(self) -> str:
+        return _chain(self.pci_address, self.profile)
+
+
+def _chain(pci_address: str, profile: str) -> str:
+    """A vGPU takes whichever GPU instance of its profile is free, and the driver does not let us choose. So each
+    slice gets its vGPU before the next slice is cut: else a slice that should go might carry another node's vGPU."""
+    return f"{pci_address}/{profile}"
 
 
 @register

@@ -54,6 +54,11 @@ class Resource:
         return ()
 
     @property
+    def chain(self) -> str:
+        """Resources of the same chain are made one after the other, in the plan's order; empty: no chain."""
+        return ""
+
+    @property
     def digest(self) -> str:
         """16 hex digits over all fields but `needs`: what libvirt metadata and the journal are compared by."""
         data = {key: value for key, value in self.to_json().items() if key != "needs"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from collections.abc import Iterator, Sequence
@@ -97,7 +98,10 @@ class GpuLab:
 
     def snapshot(self) -> str:
         """Everything that the boards know, and the ledger."""
-        state = dataclasses.replace(self.gpus.store.look(), driver_loads=0, faults=SimState().faults)
+        state = dataclasses.replace(copy.deepcopy(self.gpus.store.look()), driver_loads=0, faults=SimState().faults)
+        for board in state.boards:
+            board.vgpus.sort(key=lambda item: item.parent)  # in which order they were made is no matter
+            board.instances.sort(key=lambda item: item.start)
         return json.dumps([dataclasses.asdict(state), self.host.ledger.read()], sort_keys=True)
 
     @contextmanager

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from emulator.apply.handler import ApplyContext, Handle
-from emulator.apply.handlers.gpu_carve import GpuHost, Gpus, slices_of
+from emulator.apply.handlers.gpu_carve import VFIO_DRIVER, GpuHost, Gpus, slices_of
 from emulator.apply.ledger import vgpu_key
 from emulator.errors import GpuError
 from emulator.gpu_errors import GpuBusyError, GpuNoRoomError, GpuNotSupportedError
@@ -17,8 +17,6 @@ from emulator.plan.gpu_resources import Vgpu, WholeGpu
 from emulator.plan.model import Observation, Presence, Recorded
 from emulator.plan.resources import Resource
 from emulator.ports import Hostdev, HostdevKind
-
-VFIO_DRIVER = "vfio-pci"
 
 
 class VgpuHandler:
@@ -79,7 +77,7 @@ class VgpuHandler:
         with gpus.ledger.layout():
             device = self._existing(host, resource, context.handle(resource.id))
             if device is None or not self._fits(resource, device):
-                device = self._create(resource, host)
+                device = self._create(resource, host, context.handle(resource.id).get("parent"))
         return {
             "framework": device.framework.value,
             "parent": device.parent,
@@ -88,9 +86,9 @@ class VgpuHandler:
             "uuid": str(device.uuid) if device.uuid else "",
         }
 
-    def _create(self, resource: Vgpu, host: VgpuHost) -> VgpuDevice:
+    def _create(self, resource: Vgpu, host: VgpuHost, before: str | None) -> VgpuDevice:
         ledger = self._gpus().ledger
-        request = self._request(resource, host)
+        request = self._request(resource, host, before)
         stale = self._claimed(resource)
         if stale not in (None, request.parent):
             ledger.release(vgpu_key(resource.pci_address, resource.uuid, str(stale)), self._lab)
@@ -102,10 +100,11 @@ class VgpuHandler:
             ledger.release(key, self._lab)
             raise
 
-    def _request(self, resource: Vgpu, host: VgpuHost) -> VgpuRequest:
+    def _request(self, resource: Vgpu, host: VgpuHost, before: str | None) -> VgpuRequest:
+        """A free function that offers the type; `before`, where it was made the last time, comes first."""
         names = self._type_names(resource)
         parents = host.parents(resource.pci_address)
-        for parent in parents:
+        for parent in sorted(parents, key=lambda item: item.address != before):
             for name in names:
                 if not parent.devices and name in parent.creatable:
                     return VgpuRequest(parent.address, name, UUID(resource.uuid))

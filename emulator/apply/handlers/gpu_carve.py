@@ -20,7 +20,7 @@ from emulator.gpu_ports import (
     VgpuFramework,
     VgpuHost,
 )
-from emulator.plan.gpu_resources import GpuInstance, MigMode, VirtualFunctions
+from emulator.plan.gpu_resources import BoardResource, GpuInstance, MigMode, VirtualFunctions
 from emulator.plan.model import Observation, Presence, Recorded
 from emulator.plan.resources import Resource
 
@@ -42,6 +42,7 @@ class GpuHost:
 
 
 Gpus = Callable[[], GpuHost]
+VFIO_DRIVER = "vfio-pci"
 
 
 class MigModeHandler:
@@ -52,7 +53,10 @@ class MigModeHandler:
 
     def observe(self, resource: MigMode, record: Recorded | None) -> Observation:
         del record
-        mode = self._gpus().nvml.mig_mode(resource.pci_address)
+        gpus = self._gpus()
+        if _away(gpus, resource):
+            return Observation(Presence.ABSENT)  # whether it may come back is for the virtual functions to say
+        mode = gpus.nvml.mig_mode(resource.pci_address)
         if mode is None:
             return Observation(Presence.FOREIGN, detail=f"{resource.device} has no MIG")
         waits = "waits for a reset of the board" if mode.waits_for_reset else ""
@@ -100,6 +104,12 @@ class MigModeHandler:
         return tuple(MigMode(name=board, device=board, pci_address=board) for board in boards)
 
 
+def _away(gpus: GpuHost, resource: BoardResource) -> bool:
+    """Whether the board is out with a guest as a whole: NVML does not see it then."""
+    device = gpus.pci.device(resource.pci_address)
+    return device is not None and device.driver == VFIO_DRIVER
+
+
 def _boards_of(gpus: GpuHost, lab: str, key: Callable[[str], str]) -> tuple[str, ...]:
     return tuple(board for item in gpus.ledger.of(lab) if item == key(board := item.partition("/")[0]))
 
@@ -138,6 +148,13 @@ class VirtualFunctionsHandler:
 
     def observe(self, resource: VirtualFunctions, record: Recorded | None) -> Observation:
         del record
+        gpus = self._gpus()
+        if _away(gpus, resource):
+            owner = gpus.ledger.owner(resource.pci_address)
+            if owner == self._lab:
+                return Observation(Presence.ABSENT)  # this lab had it whole and gives it back in the same plan
+            whose = f"belongs to lab {owner}" if owner else "is bound to vfio-pci, and not by hyperscaler"
+            return Observation(Presence.FOREIGN, detail=f"{resource.device} {whose}")
         return Observation(Presence.OURS if self._enabled(resource) else Presence.ABSENT)
 
     def _enabled(self, resource: VirtualFunctions) -> bool:
@@ -207,7 +224,7 @@ class GpuInstanceHandler:
 
     def observe(self, resource: GpuInstance, record: Recorded | None) -> Observation:
         gpus = self._gpus()
-        mode = gpus.nvml.mig_mode(resource.pci_address)
+        mode = None if _away(gpus, resource) else gpus.nvml.mig_mode(resource.pci_address)
         if mode is None or not mode.current:
             return Observation(Presence.ABSENT)
         for instance in gpus.nvml.instances(resource.pci_address):
