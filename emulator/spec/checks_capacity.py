@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
 from emulator.gpu.demand import BoardState, BoardUse, Demand
 from emulator.gpu.model import BoardModel
 from emulator.gpu.solver import place
 from emulator.spec.checks_gpu import boards_of, can_slice
-from emulator.spec.checks_gpu_shares import share_of
+from emulator.spec.checks_gpu_shares import Share, share_of
 from emulator.spec.draft import DeviceDraft, Draft
 from emulator.spec.findings import counted
 from emulator.spec.model import ClusterKind, GpuStrategy
@@ -21,23 +22,44 @@ def check_capacity(draft: Draft) -> None:
     shares = [gpu.mig_slices[kind].view for kind in ClusterKind] + [gpu.whole_gpus[kind][0] for kind in ClusterKind]
     if not boards or any(view.broken for view in shares):
         return
-    demands = _demands(draft)
-    if not demands or _names_foreign_profile(boards, demands) or _wrong_kind(draft, demands):
-        return  # said by the check of the name or of the strategy
-    slices = sum(1 for demand in demands if not demand.whole)
-    sliced = [board for board in boards if board.use is not BoardUse.WHOLE]
-    room = sum(board.model.max_gpu_instances for board in sliced)
-    whole = len(demands) - slices
+    totals = {kind: share_of(draft, kind) for kind in ClusterKind}
+    slices = sum(share.slices for share in totals.values())
+    whole = sum(share.whole for share in totals.values())
+    if _said_elsewhere(draft, boards, tuple(totals.values())) or not slices + whole:
+        return
+    room = sum(board.model.max_gpu_instances for board in boards if board.use is not BoardUse.WHOLE)
     view = next((view for view in shares if view.present), gpu.devices_view)
     fix = "lower the counts, choose smaller profiles, or add a board; `hyperscaler gpu plan` shows what fits"
+    # The sums come first: they say it more plainly, and the counts of a hostile file are not for the solver.
     if whole > len(boards):
         view.error("gpu.capacity", f"{counted(whole, 'whole board')} asked for, and `devices` lists {len(boards)}", fix)
-    elif slices > room:
+        return
+    if slices > room:
         view.error("gpu.capacity", f"{counted(slices, 'slice')} asked for, and the boards hold at most {room}", fix)
-    elif place(boards, demands, budget=0) is None:
+        return
+    demands = _demands(totals)
+    if place(boards, demands, budget=0) is None:
         held = ", ".join(f"{board.id} ({board.model.product_name})" for board in boards[:4])
         more = f" and {len(boards) - 4} more" if len(boards) > 4 else ""
         view.error("gpu.capacity", f"no layout of {held}{more} holds {_listed(demands)}", fix)
+
+
+def _said_elsewhere(draft: Draft, boards: list[BoardState], shares: tuple[Share, ...]) -> bool:
+    """Whether the checks of names, shares and strategy have found a reason that makes this question moot."""
+    strategy = draft.gpu.strategy
+    offered = {
+        name
+        for board in boards
+        if board.use is not BoardUse.WHOLE
+        for name in (board.allowed or board.model.profile_names)
+    }
+    return any(
+        (share.whole and strategy is GpuStrategy.MIG)
+        or (share.slices and strategy is GpuStrategy.WHOLE)
+        or share.slices < sum(share.by_profile.values())
+        or any(profile not in offered for profile in share.by_profile)
+        for share in shares
+    )
 
 
 def _boards(draft: Draft) -> list[BoardState] | None:
@@ -69,33 +91,14 @@ def _board(device: DeviceDraft, model: BoardModel | None, strategy: GpuStrategy 
     return BoardState(device.id or "", known, allowed=allowed, use=use)
 
 
-def _demands(draft: Draft) -> list[Demand]:
+def _demands(shares: Mapping[ClusterKind, Share]) -> list[Demand]:
     found: list[Demand] = []
-    for kind in ClusterKind:
-        share = share_of(draft, kind)
+    for kind, share in shares.items():
         named = [profile for profile, count in share.by_profile.items() for _ in range(count)]
-        free = max(share.slices - len(named), 0)
-        found += [Demand(f"{kind.value}-{n}", profile=name) for n, name in enumerate([*named, *[None] * free])]
+        free = [None] * (share.slices - len(named))
+        found += [Demand(f"{kind.value}-{n}", profile=name) for n, name in enumerate([*named, *free])]
         found += [Demand(f"{kind.value}-whole-{n}", whole=True) for n in range(share.whole)]
     return found
-
-
-def _wrong_kind(draft: Draft, demands: list[Demand]) -> bool:
-    strategy = draft.gpu.strategy
-    return any(
-        (demand.whole and strategy is GpuStrategy.MIG) or (not demand.whole and strategy is GpuStrategy.WHOLE)
-        for demand in demands
-    )
-
-
-def _names_foreign_profile(boards: list[BoardState], demands: list[Demand]) -> bool:
-    offered = {
-        name
-        for board in boards
-        if board.use is not BoardUse.WHOLE
-        for name in (board.allowed or board.model.profile_names)
-    }
-    return any(demand.profile is not None and demand.profile not in offered for demand in demands)
 
 
 def _listed(demands: list[Demand]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from emulator.spec.draft import Draft, KubernetesDraft, SlurmDraft
-from emulator.spec.findings import counted, quoted
+from emulator.spec.findings import MAX_FINDINGS, counted, quoted
 from emulator.spec.kubernetes_versions import DEBIAN_SOURCE_VERSION, minor_of, supported_minors
 from emulator.spec.model import ClusterKind, Role
 from emulator.spec.structure import nearest
@@ -64,7 +64,7 @@ def _check_partitions(draft: Draft, slurm: SlurmDraft) -> list[str]:
             if node in listed:
                 view.error("slurm.node", f"the node {quoted(node or '')} is listed twice", "keep one")
             elif node is not None and nodes is not None and node not in known:
-                near = nearest(node, nodes) if len(nodes) <= 100 else None
+                near = nearest(node, nodes) if len(view.context.findings) < MAX_FINDINGS else None
                 view.error(
                     "slurm.node",
                     f"{quoted(node)} is not a compute node ({_span(nodes)})",

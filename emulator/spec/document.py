@@ -19,7 +19,7 @@ from emulator.spec.tree import Entry, Map, Node, Scalar, Seq, resolve_plain
 
 # A real lab file nests about 7 deep and a 500-node one has some thousands of nodes.
 MAX_DEPTH = 32
-MAX_NODES = 200_000
+MAX_NODES = 100_000
 # Everything outside YAML 1.2's printable set, lone surrogates among it.
 _NOT_YAML = re.compile("[^\\t\\n\\r\\x20-\\x7e\\x85\\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 

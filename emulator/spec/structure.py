@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING
 
-from emulator.spec.findings import Finding, Position, Severity, quoted
+from emulator.spec.findings import MAX_FINDINGS, Finding, Position, Severity, quoted
 from emulator.spec.schema import (
     FieldPath,
     Schema,
@@ -116,6 +116,8 @@ def _value_fault(keyword: str, schema: Schema, node: Node | None) -> tuple[str, 
         case "maxItems":
             got = len(node.items) if isinstance(node, Seq) else 0
             return "value.length", f"expected at most {schema['maxItems']} items, got {got}"
+        case "maxProperties":
+            return "value.length", f"expected at most {schema['maxProperties']} keys"
         case "maxLength":
             return "value.length", f"expected at most {schema['maxLength']} characters"
         case "minLength":
@@ -174,20 +176,16 @@ def _missing(error: ValidationError, path: FieldPath, root: Node, file: str) -> 
 def _unknown(path: FieldPath, schema: Schema, root: Node, file: str) -> Iterable[Finding]:
     node = node_at(root, path)
     known = list(mapping(schema, "properties"))
-    for key, entry in node.entries.items() if isinstance(node, Map) else ():
-        if key in known:
-            continue
-        free = [name for name in known if not isinstance(node, Map) or name not in node.entries]
-        yield Finding(
-            Severity.ERROR,
-            "key.unknown",
-            file,
-            entry.at.line,
-            entry.at.column,
-            render_path(path),
-            f"unknown key {quoted(key)}",
-            _unknown_fix(key, free, known),
-        )
+    if not isinstance(node, Map):
+        return
+    free = [name for name in known if name not in node.entries]
+    unknown = [key for key in node.entries if key not in known]
+    for index, key in enumerate(unknown):
+        at = node.entries[key].at
+        # Looking for what was meant is slow, and past that number nobody sees it.
+        fix = _unknown_fix(key, free, known) if index < MAX_FINDINGS else ""
+        what = f"unknown key {quoted(key)}"
+        yield Finding(Severity.ERROR, "key.unknown", file, at.line, at.column, render_path(path), what, fix)
 
 
 def _unknown_fix(key: str, free: list[str], known: list[str]) -> str:
