@@ -17,6 +17,7 @@ from emulator.errors import HyperscalerError
 from emulator.gpu.demand import Assignment, BoardState, BoardUse, Demand, Solution
 from emulator.gpu.geometry import Geometry, geometry_of
 from emulator.gpu.model import GpuInstance, Placement
+from emulator.gpu.solver_bound import Choice
 from emulator.gpu.solver_patterns import (
     UNSERVED,
     WHOLE,
@@ -27,7 +28,7 @@ from emulator.gpu.solver_patterns import (
     compile_problem,
     served_profile,
 )
-from emulator.gpu.solver_search import Choice, FewestBoards, LeastCost
+from emulator.gpu.solver_search import FewestBoards, LeastCost
 
 DEFAULT_BUDGET = 40_000
 """Steps that the search for levels 3 and 4 may take; well below a second on a slow core."""
