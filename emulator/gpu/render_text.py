@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-from rich.text import Text
+from typing import TYPE_CHECKING
 
 from emulator.gpu.picture import BoardPicture, Segment, SegmentKind
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 _CELL = 11  # columns of one memory slice, its right border included
 _COLOURS = ("cyan", "green", "magenta", "blue", "bright_red", "bright_cyan", "bright_green", "bright_magenta")
@@ -18,6 +20,8 @@ def render_text(pictures: Sequence[BoardPicture], *, ascii_only: bool = False) -
 
     With `ascii_only` the lines are drawn with `+-|`, otherwise with box-drawing characters.
     """
+    from rich.text import Text  # only drawing needs it, and planning imports this package
+
     colours = holder_colours(pictures)
     text = Text()
     for n, picture in enumerate(pictures):
