@@ -24,7 +24,7 @@ import libvirt
 
 from emulator.adapters.embedded import EmbeddedHypervisor
 from emulator.adapters.process import HostProcess
-from emulator.app.lab import open_lab
+from emulator.app.lab import Backends, open_lab
 from emulator.app.planning import plan_lab
 from emulator.app.world import EMBEDDED, AccelerationChoice
 from emulator.apply.executor import Executor
@@ -65,7 +65,7 @@ def product(spec: ClusterSpec) -> float:
     try:
         started = time.perf_counter()
         paths = home.lab(LAB)
-        lab = open_lab(world, LAB, EMBEDDED)
+        lab = open_lab(world, LAB, Backends(EMBEDDED))
         for directory in (paths.root, paths.console):
             directory.mkdir(parents=True)
         store = StateStore(Journal(paths.journal))

@@ -73,6 +73,11 @@ class LabPaths:
         return self.root / "console"
 
     @property
+    def gpu(self) -> Path:
+        """State of simulated boards."""
+        return self.root / "gpu"
+
+    @property
     def logs(self) -> Path:
         return self.root / "logs"
 
@@ -111,6 +116,11 @@ class Home:
     def locks(self) -> Path:
         """Lock files outlive the labs that they guard, so that unlinking one never races with a waiter."""
         return self.root / "locks"
+
+    @property
+    def gpu_owners(self) -> Path:
+        """Ledger of the slices that labs have on this host's boards."""
+        return self.root / "gpu-owners.json"
 
     @property
     def audit(self) -> Path:

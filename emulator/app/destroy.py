@@ -6,12 +6,13 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from emulator.app.lab import Lab, open_lab
-from emulator.app.planning import HYPERVISOR_FACT, plan_destroy
+from emulator.app.lab import Backends, Lab, open_lab
+from emulator.app.planning import plan_destroy, recorded_backends
 from emulator.app.world import EMBEDDED, World
 from emulator.apply.executor import Executor
 from emulator.apply.handler import StopFlag
 from emulator.apply.journal import Journal
+from emulator.apply.ledger import GpuLedger
 from emulator.apply.lock import exclusive_lock
 from emulator.apply.state import StateStore
 from emulator.errors import HyperscalerError, StateError, UsageError
@@ -65,13 +66,15 @@ def destroy(
 
 def _open(world: World, name: str, store: StateStore) -> list[Lab]:
     """The lab on the hypervisor that it is recorded on; without a record, on each one that may have it."""
-    recorded = store.state.facts.get(HYPERVISOR_FACT)
-    if recorded:
+    recorded = recorded_backends(store.state)
+    if recorded.hypervisor:
         return [open_lab(world, name, recorded)]
-    labs = [open_lab(world, name, EMBEDDED)]
+    # The record is lost: the host's own ledger tells whether the lab has slices of real boards.
+    gpu = recorded.gpu or ("nvml" if GpuLedger(world.home.gpu_owners).of(name) else "")
+    labs = [open_lab(world, name, Backends(EMBEDDED, gpu))]
     elsewhere = world.choose_hypervisor("auto")
     if elsewhere != EMBEDDED and store.state.is_empty:
-        labs.append(open_lab(world, name, elsewhere))
+        labs.append(open_lab(world, name, Backends(elsewhere)))
     return labs
 
 

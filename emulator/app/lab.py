@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from emulator.app.session import LazySession
@@ -13,11 +14,20 @@ from emulator.apply.executor import HandlerTable
 from emulator.apply.handler import Handle
 from emulator.apply.handlers.domain import DomainHandler
 from emulator.apply.handlers.files import SecretHandler, SshKeyPairHandler, public_key
+from emulator.apply.handlers.gpu_attach import VgpuHandler, WholeGpuHandler, hostdevs_of
+from emulator.apply.handlers.gpu_carve import (
+    GpuHost,
+    GpuInstanceHandler,
+    MigModeHandler,
+    VirtualFunctionsHandler,
+)
 from emulator.apply.handlers.hypervisor import HypervisorHandler
 from emulator.apply.handlers.image import GoldenImageHandler
 from emulator.apply.handlers.network import NetworkHandler
 from emulator.apply.handlers.volume import VolumeHandler
+from emulator.inventory.model import NodeGpu
 from emulator.paths import Home, LabPaths
+from emulator.plan.gpu_resources import GpuInstance, MigMode, Vgpu, VirtualFunctions, WholeGpu
 from emulator.plan.resources import (
     Domain,
     GoldenImage,
@@ -28,21 +38,36 @@ from emulator.plan.resources import (
     Volume,
 )
 from emulator.ports import Hostdev
+from emulator.spec.model import GpuDeviceSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Backends:
+    """What a lab runs on: `embedded` or a libvirt URI, and `nvml`, `simulated` or nothing for its GPUs.
+
+    `devices` declares simulated boards, None takes them as they are; `dry` promises that nothing is written.
+    """
+
+    hypervisor: str
+    gpu: str = ""
+    devices: tuple[GpuDeviceSpec, ...] | None = None
+    dry: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Lab:
-    """`hypervisor` is `embedded` or a libvirt URI; `namespace` is set for an embedded one."""
+    """`namespace` is set for an embedded hypervisor; `gpus` opens the boards, None for a lab without."""
 
     name: str
     paths: LabPaths
-    hypervisor: str
+    backends: Backends
     namespace: str | None
     session: LazySession
     handlers: HandlerTable
+    gpus: Callable[[], GpuHost] | None = None
 
-    def access(self, user: str) -> Access:
-        return Access(self.paths, user, guest_prefix(self.namespace))
+    def access(self, user: str, gpus: Mapping[str, tuple[NodeGpu, ...]] | None = None) -> Access:
+        return Access(self.paths, user, guest_prefix(self.namespace), gpus or {})
 
 
 def guest_prefix(namespace: str | None) -> tuple[str, ...]:
@@ -57,8 +82,9 @@ def namespace_name(home: Home, lab: str) -> str:
     return f"hs-{lab}-{hashlib.sha256(str(home.root).encode()).hexdigest()[:6]}"
 
 
-def open_lab(world: World, name: str, hypervisor: str) -> Lab:
+def open_lab(world: World, name: str, backends: Backends) -> Lab:
     """Assemble the lab of this name; touches nothing yet."""
+    hypervisor = backends.hypervisor
     paths = world.home.lab(name)
     namespace = namespace_name(world.home, name) if hypervisor == EMBEDDED else None
     if namespace is not None:
@@ -72,19 +98,33 @@ def open_lab(world: World, name: str, hypervisor: str) -> Lab:
         wanted = namespace_name(world.home, lab)
         return Hypervisor(name="embedded", directory=str(world.home.lab(lab).hypervisor), namespace=wanted)
 
-    handlers: Mapping[str, Any] = {
+    gpus = _gpu_opener(world, paths, backends)
+    handlers: dict[str, Any] = {
         SshKeyPair.kind: SshKeyPairHandler(world.runner),
         Secret.kind: SecretHandler(),
         GoldenImage.kind: GoldenImageHandler(world.images),
         Network.kind: NetworkHandler(session, name),
         Volume.kind: VolumeHandler(world.disks, world.images, session, name),
-        Domain.kind: DomainHandler(session, name, public_key(paths.ssh_key), _no_hostdevs),
+        Domain.kind: DomainHandler(session, name, public_key(paths.ssh_key), _hostdevs(gpus)),
     }
+    if gpus is not None:
+        handlers |= {
+            MigMode.kind: MigModeHandler(gpus),
+            VirtualFunctions.kind: VirtualFunctionsHandler(gpus, name),
+            GpuInstance.kind: GpuInstanceHandler(gpus, name),
+            Vgpu.kind: VgpuHandler(gpus, name),
+            WholeGpu.kind: WholeGpuHandler(gpus, name),
+        }
     if namespace is not None:
         handlers = {Hypervisor.kind: HypervisorHandler(world.daemon, session, expected), **handlers}
-    return Lab(name, paths, hypervisor, namespace, session, handlers)
+    return Lab(name, paths, backends, namespace, session, handlers, gpus)
 
 
-def _no_hostdevs(handle: Handle) -> tuple[Hostdev, ...]:
-    del handle
-    return ()
+def _gpu_opener(world: World, paths: LabPaths, backends: Backends) -> Callable[[], GpuHost] | None:
+    if not backends.gpu:
+        return None
+    return cache(lambda: world.gpus(backends.gpu, paths, backends.devices, dry=backends.dry))
+
+
+def _hostdevs(gpus: Callable[[], GpuHost] | None) -> Callable[[Handle], tuple[Hostdev, ...]]:
+    return lambda handle: hostdevs_of(gpus, handle) if gpus is not None else ()

@@ -6,8 +6,9 @@ import time
 from collections.abc import Sequence
 
 from emulator.app.files import load_recorded_lab
+from emulator.app.gpu_planning import node_gpus
 from emulator.app.lab import Lab, open_lab
-from emulator.app.planning import HYPERVISOR_FACT
+from emulator.app.planning import recorded_backends
 from emulator.app.provision import ProvisionResult, configure_lab, verify_lab
 from emulator.app.world import CheckOutcome, World
 from emulator.apply.handler import StopFlag
@@ -22,10 +23,10 @@ from emulator.spec.model import ClusterSpec
 
 def _opened(world: World, name: str) -> tuple[Lab, StateStore]:
     store = StateStore(Journal(world.home.lab(name).journal))
-    hypervisor = store.state.facts.get(HYPERVISOR_FACT)
-    if not hypervisor:
+    backends = recorded_backends(store.state)
+    if not backends.hypervisor:
         raise UsageError(f"lab {name} is not provisioned", fix="hyperscaler provision FILE")
-    return open_lab(world, name, hypervisor), store
+    return open_lab(world, name, backends), store
 
 
 def configure(world: World, spec: ClusterSpec, reporter: Reporter, stop: StopFlag) -> ProvisionResult:
@@ -54,8 +55,8 @@ def verify(world: World, name: str, reporter: Reporter) -> tuple[CheckOutcome, .
 def inventory(world: World, name: str, form: str) -> str:
     """The lab's Ansible inventory; reads only."""
     spec = load_recorded_lab(world.home, name).spec
-    lab, _ = _opened(world, name)
-    return world.guests.inventory(spec, lab.access(spec.ssh.user), form)
+    lab, store = _opened(world, name)
+    return world.guests.inventory(spec, lab.access(spec.ssh.user, node_gpus(spec, store.state)), form)
 
 
 def ssh_argv(world: World, name: str, node: str, command: Sequence[str]) -> list[str]:

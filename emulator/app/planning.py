@@ -6,7 +6,8 @@ import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from emulator.app.lab import Lab
+from emulator.app.gpu_planning import GPU_FACT, backend_of, plan_gpus
+from emulator.app.lab import Backends, Lab
 from emulator.app.world import AccelerationChoice, World
 from emulator.apply.handler import Handler
 from emulator.apply.state import State
@@ -37,12 +38,24 @@ def hypervisor_of(world: World, state: State, spec: ClusterSpec) -> str:
     return recorded or world.choose_hypervisor(wanted)
 
 
+def backends_of(world: World, state: State, spec: ClusterSpec, *, dry: bool) -> Backends:
+    """What the lab of this file runs on; see `hypervisor_of` and `backend_of`."""
+    return Backends(hypervisor_of(world, state, spec), backend_of(state, spec), spec.gpu.devices or None, dry=dry)
+
+
+def recorded_backends(state: State) -> Backends:
+    """What a lab runs on according to its record alone."""
+    return Backends(state.facts.get(HYPERVISOR_FACT, ""), state.facts.get(GPU_FACT, ""))
+
+
 def plan_lab(lab: Lab, state: State, spec: ClusterSpec, acceleration: AccelerationChoice) -> Plan:
     """What `provision` would do."""
     placement = Placement(lab.paths, lab.namespace, acceleration.accelerated)
-    wanted = build(spec, placement)
+    gpus = plan_gpus(spec, lab.gpus() if lab.gpus else None, state)
+    wanted = build(spec, placement, gpus.resources)
     recorded = dict(state.resources)
-    return diff(lab.name, wanted, recorded, observe(lab, wanted, recorded), find(lab))
+    plan = diff(lab.name, wanted, recorded, observe(lab, wanted, recorded), find(lab))
+    return dataclasses.replace(plan, notes=(*plan.notes, *gpus.notes))
 
 
 def plan_destroy(lab: Lab, state: State) -> Plan:
@@ -69,7 +82,7 @@ def find(lab: Lab) -> tuple[Resource, ...]:
     return tuple(_with_needs(resource, found) for resource in found)
 
 
-_ORDER = ("hypervisor", "network", "domain")
+_ORDER = ("hypervisor", "network", "gpu-instance", "whole-gpu", "domain")
 
 
 def _with_needs(resource: Resource, found: list[Resource]) -> Resource:

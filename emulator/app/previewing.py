@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from emulator.app.files import LoadedLab
 from emulator.app.lab import open_lab
-from emulator.app.planning import hypervisor_of, plan_lab
+from emulator.app.planning import backends_of, plan_lab
 from emulator.app.validating import require_fit
 from emulator.app.world import World
 from emulator.apply.journal import Journal
@@ -20,6 +20,6 @@ def preview(world: World, loaded: LoadedLab, reporter: Reporter) -> Plan:
     if acceleration.warning:
         reporter.warn(acceleration.warning)
     state = StateStore(Journal(world.home.lab(spec.name).journal)).state
-    lab = open_lab(world, spec.name, hypervisor_of(world, state, spec))
-    require_fit(world, loaded, lab.hypervisor, state, reporter)
+    lab = open_lab(world, spec.name, backends_of(world, state, spec, dry=True))
+    require_fit(world, loaded, lab.backends.hypervisor, state, reporter)
     return plan_lab(lab, state, spec, acceleration)

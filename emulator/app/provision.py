@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -9,8 +10,9 @@ from dataclasses import dataclass, field
 from emulator import ids
 from emulator.app.boot import Guest, HostKeyBook, wait_for_guests
 from emulator.app.files import LoadedLab
+from emulator.app.gpu_planning import GPU_FACT, node_gpus
 from emulator.app.lab import Lab, open_lab
-from emulator.app.planning import HYPERVISOR_FACT, hypervisor_of, plan_lab, refuse_blocked
+from emulator.app.planning import HYPERVISOR_FACT, backends_of, plan_lab, refuse_blocked
 from emulator.app.validating import require_fit
 from emulator.app.world import CheckOutcome, World
 from emulator.apply.executor import Executor
@@ -70,6 +72,7 @@ def provision(world: World, loaded: LoadedLab, options: Options, reporter: Repor
         if not options.confirm(plan):
             return ProvisionResult(plan, declined=True)
         _prepare(lab, store, loaded.source, options.command)
+        lab = open_lab(world, spec.name, dataclasses.replace(lab.backends, dry=False))
         if not plan.is_empty:
             Executor(lab.handlers, store, reporter, stop=stop).apply(plan)
         _boot(world, lab, spec, reporter, stop)
@@ -87,8 +90,8 @@ def _plan(world: World, loaded: LoadedLab, reporter: Reporter) -> tuple[Lab, Sta
     for damage in store.damage:
         kind = "its last line was cut off by a crash" if damage.torn else damage.why
         reporter.warn(f"{store.journal.path}:{damage.line}: {kind}; what is on the host is looked at instead")
-    lab = open_lab(world, spec.name, hypervisor_of(world, store.state, spec))
-    require_fit(world, loaded, lab.hypervisor, store.state, reporter)
+    lab = open_lab(world, spec.name, backends_of(world, store.state, spec, dry=True))
+    require_fit(world, loaded, lab.backends.hypervisor, store.state, reporter)
     reporter.event(Event("plan", spec.name, Status.STARTED, "looking at the host"))
     plan = plan_lab(lab, store.state, spec, acceleration)
     reporter.event(Event("plan", spec.name, Status.DONE, f"{len(plan.changes)} changes"))
@@ -101,8 +104,9 @@ def _prepare(lab: Lab, store: StateStore, source: bytes, command: str) -> None:
     kept = store.rewrite_damaged()
     store.start_run(command, **({"damaged_journal": str(kept)} if kept else {}))
     write_private(lab.paths.spec, source)
-    if store.state.facts.get(HYPERVISOR_FACT) != lab.hypervisor:
-        store.fact(HYPERVISOR_FACT, lab.hypervisor)
+    for name, value in ((HYPERVISOR_FACT, lab.backends.hypervisor), (GPU_FACT, lab.backends.gpu)):
+        if store.state.facts.get(name, "") != value:
+            store.fact(name, value)
 
 
 def _boot(world: World, lab: Lab, spec: ClusterSpec, reporter: Reporter, stop: StopFlag) -> None:
@@ -137,7 +141,8 @@ def configure_lab(
 ) -> Mapping[str, int]:
     """Run the playbooks; returns changed tasks by node."""
     store.fact("phase/configure", "begun")
-    outcome = world.guests.configure(spec, lab.access(spec.ssh.user), reporter, stop)
+    access = lab.access(spec.ssh.user, node_gpus(spec, store.state))
+    outcome = world.guests.configure(spec, access, reporter, stop)
     store.fact("phase/configure", "done")
     return outcome.changed
 
@@ -150,7 +155,7 @@ def verify_lab(
     Raises:
         VerifyError: names every check that failed.
     """
-    checks = world.guests.verify(spec, lab.access(spec.ssh.user), reporter)
+    checks = world.guests.verify(spec, lab.access(spec.ssh.user, node_gpus(spec, store.state)), reporter)
     failed = [check for check in checks if not check.ok]
     store.fact("phase/verify", "failed" if failed else "done")
     if failed:

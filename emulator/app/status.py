@@ -8,7 +8,7 @@ from typing import Any
 
 from emulator import ids
 from emulator.app.files import lab_names, load_recorded_lab
-from emulator.app.lab import open_lab
+from emulator.app.lab import Backends, open_lab
 from emulator.app.planning import HYPERVISOR_FACT
 from emulator.app.world import World
 from emulator.apply.journal import Journal
@@ -119,7 +119,7 @@ def _domains(world: World, name: str, hypervisor: str) -> tuple[Mapping[str, Dom
     if not hypervisor:
         return {}, ["the lab was never provisioned to the end"]
     try:
-        connection = open_lab(world, name, hypervisor).session.peek()
+        connection = open_lab(world, name, Backends(hypervisor)).session.peek()
     except HyperscalerError as error:
         return None, [error.what]
     if connection is None:
@@ -137,7 +137,7 @@ def _slurm(world: World, spec: ClusterSpec, hypervisor: str) -> str:
     """One line about Slurm's nodes, or why there is none."""
     if spec.slurm is None:
         return ""
-    lab = open_lab(world, spec.name, hypervisor)
+    lab = open_lab(world, spec.name, Backends(hypervisor))
     try:
         return world.guests.slurm_state(spec, lab.access(spec.ssh.user))
     except HyperscalerError as error:

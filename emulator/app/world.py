@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from emulator.apply.handler import StopFlag
+from emulator.apply.handlers.gpu_carve import GpuHost
 from emulator.apply.handlers.image import Images
 from emulator.host.facts import HostFacts
+from emulator.inventory.model import NodeGpu
 from emulator.paths import Home, LabPaths
 from emulator.ports import DiskTool, GuestShell, Hypervisor, HypervisorDaemon, ProcessRunner
 from emulator.progress import Reporter
-from emulator.spec.model import Acceleration, ClusterSpec
+from emulator.spec.model import Acceleration, ClusterSpec, GpuDeviceSpec
 
 EMBEDDED = "embedded"
 
@@ -28,11 +30,12 @@ class AccelerationChoice:
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """How to get into a lab's guests: the prefix enters their network namespace."""
+    """How to get into a lab's guests (the prefix enters their network namespace), and what GPUs they have."""
 
     paths: LabPaths
     user: str
     prefix: tuple[str, ...]
+    gpus: Mapping[str, tuple[NodeGpu, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,14 @@ class Guests(Protocol):
     def verify(self, spec: ClusterSpec, access: Access, reporter: Reporter) -> tuple[CheckOutcome, ...]: ...
 
 
+class GpuOpener(Protocol):
+    """Opens the host's boards or simulated ones."""
+
+    def __call__(self, backend: str, paths: LabPaths, devices: Sequence[GpuDeviceSpec] | None, *, dry: bool) -> GpuHost:
+        """`devices` None takes simulated boards as they are; `dry` leaves no trace, for planning."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class World:
     """Ports and choosers. `choose_hypervisor` maps the file's `hypervisor.uri` to `embedded` or a libvirt URI."""
@@ -95,3 +106,4 @@ class World:
     daemon: Callable[[Path, str], HypervisorDaemon]
     connect: Callable[[str, tuple[str, ...]], Hypervisor]
     host_facts: Callable[[], HostFacts]
+    gpus: GpuOpener

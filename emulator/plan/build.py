@@ -22,7 +22,6 @@ from emulator.plan.resources import (
 from emulator.spec.model import ClusterKind, ClusterSpec, NodeSpec
 
 MUNGE_KEY_BYTES = 1024  # the size that MUNGE's own tool makes
-PASSWORD_BYTES = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +68,6 @@ def _secrets(spec: ClusterSpec, paths: LabPaths) -> Sequence[Secret]:
         return ()
     return (
         Secret(name="munge", path=str(paths.secrets / "munge.key"), size_bytes=MUNGE_KEY_BYTES, encoding="raw"),
-        Secret(
-            name="slurmdbd",
-            path=str(paths.secrets / "slurmdbd.password"),
-            size_bytes=PASSWORD_BYTES,
-            encoding="text",
-        ),
     )
 
 

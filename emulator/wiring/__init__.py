@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from emulator.adapters.acceleration import decide_acceleration, read_acceleration_facts
 from emulator.adapters.process import HostProcess
 from emulator.adapters.qemu_img import QemuImg
 from emulator.app.world import AccelerationChoice, World
+from emulator.apply.handlers.gpu_carve import GpuHost
 from emulator.images.for_labs import LabImages
 from emulator.images.store import ImageStore
-from emulator.paths import Home
+from emulator.paths import Home, LabPaths
 from emulator.ports import Hypervisor, HypervisorDaemon
-from emulator.spec.model import Acceleration
+from emulator.spec.model import Acceleration, GpuBackend, GpuDeviceSpec
 
 
 def image_store() -> ImageStore:
@@ -38,6 +43,7 @@ def real_world() -> World:
         daemon=_daemon,
         connect=_connect,
         host_facts=lambda: read_host_facts(home.root),
+        gpus=_gpus,
     )
 
 
@@ -45,6 +51,21 @@ def _daemon(directory: Path, namespace: str) -> HypervisorDaemon:
     from emulator.adapters.embedded import EmbeddedHypervisor
 
     return EmbeddedHypervisor(directory, namespace, HostProcess())
+
+
+def _gpus(backend: str, paths: LabPaths, devices: Sequence[GpuDeviceSpec] | None, *, dry: bool) -> GpuHost:
+    from emulator.wiring.gpus import real_gpus, simulated_gpus
+
+    if backend != GpuBackend.SIMULATED:
+        return real_gpus(HostProcess(), Home.default().gpu_owners)
+    if not dry:
+        return simulated_gpus(paths.gpu, devices)
+    # Declaring boards writes their state, so planning works on a copy.
+    scratch = Path(tempfile.mkdtemp(prefix="hyperscaler-gpu-"))
+    atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+    if paths.gpu.is_dir():
+        shutil.copytree(paths.gpu, scratch, dirs_exist_ok=True)
+    return simulated_gpus(scratch, devices)
 
 
 def _connect(uri: str, prefix: tuple[str, ...]) -> Hypervisor:

@@ -55,7 +55,7 @@ class RealGuests:
             known_hosts=access.paths.known_hosts,
             ssh_config=access.paths.ssh_config,
         )
-        return build_inventory(spec, connection)
+        return build_inventory(spec, connection, access.gpus)
 
     def configure(self, spec: ClusterSpec, access: Access, reporter: Reporter, stop: StopFlag) -> ConfigureOutcome:
         raise UsageError("not wired yet")

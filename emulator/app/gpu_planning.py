@@ -1,0 +1,159 @@
+"""GPUs in the plan: which backend, who gets what, and what it means for hosts and guests."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from emulator.apply.handlers.gpu_carve import GpuHost
+from emulator.apply.ledger import slice_key
+from emulator.apply.state import State
+from emulator.errors import ConflictError, HostNotFitError
+from emulator.gpu.allocate import allocate, board_states, demands_of
+from emulator.gpu.catalog import find_board
+from emulator.gpu.demand import BoardState, Infeasible
+from emulator.gpu.model import BoardModel, GpuInstance
+from emulator.host.gpus import Gpu, discover_gpus, require_devices
+from emulator.inventory.model import NodeGpu
+from emulator.plan.build import GpuResources
+from emulator.plan.gpu_build import build_gpus, current_assignments
+from emulator.plan.gpu_resources import GpuInstance as GpuInstanceResource
+from emulator.plan.gpu_resources import Vgpu, WholeGpu
+from emulator.spec.model import ClusterSpec, GpuBackend
+
+GPU_FACT = "gpu"
+NodeGpus = Mapping[str, tuple[NodeGpu, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class GpuPlan:
+    """Resources and devices for the plan; `notes` are for the operator."""
+
+    resources: GpuResources = field(default_factory=GpuResources)
+    notes: tuple[str, ...] = ()
+
+
+def backend_of(state: State, spec: ClusterSpec) -> str:
+    """`nvml`, `simulated`, or an empty string for a lab without GPUs. A lab keeps its backend.
+
+    Raises:
+        ConflictError: the file now asks for another one.
+    """
+    if not spec.gpu.devices:
+        return state.facts.get(GPU_FACT, "")
+    wanted = GpuBackend.SIMULATED if spec.gpu.backend is GpuBackend.SIMULATED else GpuBackend.NVML
+    recorded = state.facts.get(GPU_FACT)
+    if recorded and recorded != wanted.value:
+        raise ConflictError(
+            f"the lab's GPUs are {recorded}, the file now asks for {wanted.value}",
+            where="global.gpu_allocation.backend",
+            fix=f"set it back, or `hyperscaler destroy {spec.name}` first",
+        )
+    return wanted.value
+
+
+def plan_gpus(spec: ClusterSpec, host: GpuHost | None, state: State) -> GpuPlan:
+    """Place what the nodes ask for around what is on the boards already; slices in use stay where they are.
+
+    Raises:
+        HostNotFitError: the boards are not what the file says, or what is asked for does not fit.
+    """
+    if host is None or not spec.gpu.devices:
+        return GpuPlan()
+    gpus = discover_gpus(host.nvml, host.pci)
+    require_devices(spec.gpu.devices, gpus)
+    by_address = {gpu.pci_address: gpu for gpu in gpus}
+    boards = board_states(
+        spec.gpu,
+        models={
+            device.id: model
+            for device in spec.gpu.devices
+            if (model := _reported(by_address[device.pci_address])) is not None
+        },
+        instances={
+            device.id: _foreign(host, spec.name, by_address[device.pci_address], state) for device in spec.gpu.devices
+        },
+    )
+    current = current_assignments([record.resource for record in state.resources.values()])
+    answer = allocate(spec, boards, current, pinned=_pinned(spec, boards, state))
+    if isinstance(answer, Infeasible):
+        raise HostNotFitError(
+            "the slices do not fit on the boards: " + "; ".join(answer.reasons),
+            where="global.gpu_allocation",
+            fix="; or ".join(answer.changes) or "`hyperscaler gpu plan FILE` shows the boards",
+        )
+    addresses = {device.id: device.pci_address for device in spec.gpu.devices}
+    return GpuPlan(build_gpus(spec.name, addresses, answer.nodes), answer.notes)
+
+
+def _reported(gpu: Gpu) -> BoardModel | None:
+    """The board as its driver describes it; None while MIG is off, when the catalogue has to do."""
+    if gpu.board is None or not gpu.board.profiles:
+        return None
+    profiles = gpu.board.profiles
+    if gpu.model is not None:
+        return dataclasses.replace(gpu.model, profiles=profiles)
+    ends = [placement.end for profile in profiles for placement in profile.placements or ()]
+    return BoardModel(
+        id=gpu.board.name,
+        product_names=(gpu.board.name,),
+        pci_ids=(gpu.board.pci_id,),
+        architecture=gpu.board.architecture,
+        mig_capable=True,
+        memory_mib=gpu.board.memory_total_mib,
+        compute_slices=max(profile.compute_slices for profile in profiles),
+        memory_slices=max(ends, default=0),
+        max_gpu_instances=max(profile.max_instances for profile in profiles),
+        profiles=profiles,
+    )
+
+
+def _foreign(host: GpuHost, lab: str, gpu: Gpu, state: State) -> tuple[GpuInstance, ...]:
+    """Instances on the board that are not this lab's: they stay where they are."""
+    mine = set(host.ledger.of(lab))
+    for record in state.resources.values():
+        if isinstance(record.resource, GpuInstanceResource):
+            slice_ = record.resource
+            mine.add(slice_key(slice_.pci_address, slice_.profile, slice_.start))
+    return tuple(
+        instance
+        for instance in (gpu.board.instances if gpu.board else ())
+        if slice_key(gpu.pci_address, instance.profile, instance.placement.start) not in mine
+    )
+
+
+def _pinned(spec: ClusterSpec, boards: tuple[BoardState, ...], state: State) -> tuple[str, ...]:
+    """Demands that are served already and have not changed: their guests keep what they have."""
+    wanted = {demand.id: demand for demand in demands_of(spec, boards)}
+    current = current_assignments([record.resource for record in state.resources.values()])
+    served = []
+    for name, assignment in current.items():
+        demand = wanted.get(name)
+        if demand is not None and demand.whole == assignment.whole and demand.profile in (None, assignment.profile):
+            served.append(name)
+    return tuple(served)
+
+
+def node_gpus(spec: ClusterSpec, state: State) -> NodeGpus:
+    """What each node has according to the record, for inventories and probes."""
+    simulated = state.facts.get(GPU_FACT) == GpuBackend.SIMULATED.value
+    models = {device.id: device.model for device in spec.gpu.devices}
+    counts: dict[str, Counter[str]] = {}
+    for record in state.resources.values():
+        resource = record.resource
+        if isinstance(resource, Vgpu):
+            counts.setdefault(resource.node, Counter())[resource.profile] += 1
+        elif isinstance(resource, WholeGpu):
+            counts.setdefault(resource.node, Counter())[_gres_type(models.get(resource.device, ""))] += 1
+    return {
+        node: tuple(NodeGpu(kind, count, simulated) for kind, count in sorted(kinds.items()))
+        for node, kinds in counts.items()
+    }
+
+
+def _gres_type(model: str) -> str:
+    """Slurm's type of a whole board: the catalogue's id, which has no blanks."""
+    board = find_board(model)
+    return board.id if board else "gpu"
