@@ -23,6 +23,9 @@ GROUP_OF_ROLE: Mapping[Role, str] = {
     Role.CLOUD_GPU_WORKER: "cloud_workers",
 }
 
+STAND_IN = "/dev/lab-gpu"
+"""Path, less its number, of the device node that stands for one simulated GPU in a guest."""
+
 
 def build_inventory(
     spec: ClusterSpec,
@@ -50,10 +53,7 @@ def build_inventory(
 
 
 def _lab_vars(spec: ClusterSpec, connection: ConnectionFacts) -> Vars:
-    wrapper = connection.ssh_wrapper
-    reached: Vars = {} if wrapper is None else {"ansible_ssh_executable": str(wrapper)}
     return {
-        **reached,
         "lab_name": spec.name,
         "ansible_user": connection.user,
         "ansible_become": connection.user != "root",
@@ -72,17 +72,22 @@ def _host_vars(node: NodeSpec, gpus: tuple[NodeGpu, ...]) -> Vars:
         "node_cpus": node.cpu_cores,
         "node_memory_mib": node.memory_mib,
         "node_usable_memory_mib": usable_memory_mib(node.memory_mib),
-        "node_gpus": tuple(_gpu_vars(gpu) for gpu in gpus if gpu.count > 0),
+        "node_gpus": _gpu_vars(gpus),
     }
 
 
-def _gpu_vars(gpu: NodeGpu) -> VarValue:
-    return {
-        "type": gpu.type,
-        "count": gpu.count,
-        "simulated": gpu.simulated,
-        "device_files": gpu.device_files,
-    }
+def _gpu_vars(gpus: tuple[NodeGpu, ...]) -> VarValue:
+    """GPUs with a device file per unit: Slurm counts a GPU by its device, so a simulated one gets a stand-in."""
+    values: list[VarValue] = []
+    stand_ins = 0
+    for gpu in gpus:
+        files = gpu.device_files
+        if gpu.simulated:
+            files = tuple(f"{STAND_IN}{stand_ins + index}" for index in range(gpu.count))
+            stand_ins += gpu.count
+        if gpu.count > 0:
+            values.append({"type": gpu.type, "count": gpu.count, "simulated": gpu.simulated, "device_files": files})
+    return tuple(values)
 
 
 def usable_memory_mib(memory_mib: int) -> int:

@@ -32,16 +32,14 @@ class NodeGpu:
 class ConnectionFacts:
     """How the guests are reached by ssh, always with host keys checked.
 
-    `ssh_config` is the lab's own configuration file, if there is one. `ssh_wrapper` is a program that is used in
-    place of ssh where the guests can be reached from inside a network namespace only (see `ssh_wrapper_text`), so
-    that plain `ansible-playbook -i` with the exported inventory works from anywhere on the host.
+    `ssh_config` is the lab's own configuration file, if there is one: it also enters the guests' network namespace,
+    so that plain `ansible-playbook -i` with the exported inventory works from anywhere on the host.
     """
 
     user: str
     private_key: Path
     known_hosts: Path
     ssh_config: Path | None = None
-    ssh_wrapper: Path | None = None
 
     def ssh_args(self) -> str:
         """Arguments for ssh, quoted the way that Ansible splits them."""
@@ -56,11 +54,6 @@ class ConnectionFacts:
         for option in options:
             argv += ["-o", option]
         return shlex.join(argv)
-
-
-def ssh_wrapper_text(prefix: tuple[str, ...]) -> str:
-    """A program that runs ssh behind `prefix`, the argv that enters the guests' network namespace."""
-    return f'#!/bin/sh\nexec {shlex.join([*prefix, "ssh"])} "$@"\n'
 
 
 def _ssh_quoted(path: str) -> str:

@@ -21,7 +21,7 @@ from emulator.plan.resources import (
 )
 from emulator.spec.model import ClusterKind, ClusterSpec, NodeSpec
 
-MUNGE_KEY_BYTES = 1024  # the size that MUNGE's own tool makes
+MUNGE_KEY_BYTES = 768  # 1024 characters as text, which Ansible can carry; MUNGE takes any key of 32 bytes or more
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ def _secrets(spec: ClusterSpec, paths: LabPaths) -> Sequence[Secret]:
     if not spec.nodes_of(ClusterKind.HPC):
         return ()
     return (
-        Secret(name="munge", path=str(paths.secrets / "munge.key"), size_bytes=MUNGE_KEY_BYTES, encoding="raw"),
+        Secret(name="munge", path=str(paths.secrets / "munge.key"), size_bytes=MUNGE_KEY_BYTES, encoding="text"),
     )
 
 

@@ -222,75 +222,76 @@ def full_name(unit):
 
 
 def converge_units(units, timeout, *, check):
+    """Bring the units to their state one after the other, in the order given: each may count on those before it."""
     names = [full_name(unit) for unit in units]
     seen = show_units(names)
     if any(fields.get("NeedDaemonReload") == "yes" for fields in seen.values()) and not check:
         run(["systemctl", "daemon-reload"])
         seen = show_units(names)
-    todo = {"enable": [], "disable": [], "start": [], "restart": [], "stop": []}
     changes = []
+    present = []
     for unit, name in zip(units, names, strict=True):
         fields = seen.get(name, {})
-        if fields.get("LoadState") != "loaded":
-            if unit["state"] == "stopped":
-                continue
+        if fields.get("LoadState") == "loaded":
+            present.append((unit, name, fields))
+        elif unit["state"] != "stopped":
             raise NodeStateError(f"{name} is not installed here (systemd says {fields.get('LoadState', 'nothing')})")
-        action = unit_action(unit, fields, last_change(unit["reads"] or []))
-        enabled = fields.get("UnitFileState") == "enabled"
-        if unit["enabled"] is not None and unit["enabled"] != enabled and fields.get("UnitFileState") != "static":
-            todo["enable" if unit["enabled"] else "disable"].append(name)
-            changes.append(f"{name} {'enabled' if unit['enabled'] else 'disabled'}")
+    for verb, wanted in (("enable", True), ("disable", False)):
+        todo = [name for unit, name, fields in present if unit["enabled"] is wanted and differs_from(fields, wanted)]
+        if todo and not check:
+            run(["systemctl", "--no-reload", verb, *todo])
+        changes += [f"{name} {verb}d" for name in todo]
+    for unit, name, fields in present:
+        action = unit_action(unit, fields, last_change(unit["reads"]))
         if action:
-            todo[action].append(name)
             changes.append(f"{name} {action}")
-    if not check:
-        for verb in ("stop", "enable", "disable", "restart", "start"):
-            if todo[verb]:
-                systemctl(verb, todo[verb], timeout)
-        wait_until_up([unit for unit in units if unit["state"] != "stopped"], timeout)
+        if check or (not action and fields["ActiveState"] in ("active", "inactive") and answers(unit)):
+            continue
+        if action:
+            systemctl(action, name, timeout)
+        if unit["state"] != "stopped":
+            wait_until_up(unit, name, timeout)
     return changes
 
 
-def systemctl(verb, names, timeout):
+def differs_from(fields, enabled):
+    """Whether the unit file is not enabled (or disabled) as wanted; static units are neither."""
+    state = fields.get("UnitFileState")
+    return state not in ("static", "alias", "indirect") and (state == "enabled") is not enabled
+
+
+def systemctl(verb, name, timeout):
     try:
-        if verb in ("start", "restart"):
+        if verb != "stop":
             # A unit that failed too often refuses to start until its counter is cleared.
-            subprocess.run(["systemctl", "reset-failed", *names], capture_output=True, check=False)
-        run(["systemctl", verb, *names], timeout=timeout)
+            subprocess.run(["systemctl", "reset-failed", name], capture_output=True, check=False)
+        run(["systemctl", verb, name], timeout=timeout)
     except (NodeStateError, subprocess.TimeoutExpired) as error:
-        raise NodeStateError(f"{error}\n{journal_of(names)}") from error
+        raise NodeStateError(f"{error}\n{journal_of(name)}") from error
 
 
-def wait_until_up(units, timeout):
-    """Until every unit is active and its port answers. A service of Type=simple is `active` at once, even if it is
+def answers(unit):
+    return unit["listen"] is None or unit["listen"] in listening_ports()
+
+
+def wait_until_up(unit, name, timeout):
+    """Until the unit is active and its port answers. A service of Type=simple is `active` at once, even if it is
     about to give up, so the port is the real sign."""
-    names = [full_name(unit) for unit in units]
-    if not names:
-        return
     deadline = time.monotonic() + timeout
     while True:
-        states = show_units(names)
-        down = [name for name in names if states[name]["ActiveState"] in ("failed", "inactive")]
-        if down:
-            raise NodeStateError(f"{', '.join(down)} did not stay up\n{journal_of(down)}")
-        ports = listening_ports()
-        waiting = [
-            name
-            for unit, name in zip(units, names, strict=True)
-            if states[name]["ActiveState"] != "active" or (unit["listen"] and unit["listen"] not in ports)
-        ]
-        if not waiting:
+        state = show_units([name])[name]["ActiveState"]
+        if state in ("failed", "inactive"):
+            raise NodeStateError(f"{name} did not stay up\n{journal_of(name)}")
+        if state == "active" and answers(unit):
             return
         if time.monotonic() > deadline:
-            raise NodeStateError(f"{', '.join(waiting)} not up after {timeout} s\n{journal_of(waiting)}")
-        time.sleep(0.3)
+            raise NodeStateError(f"{name} is not up after {timeout} s\n{journal_of(name)}")
+        time.sleep(0.2)
 
 
-def journal_of(names):
-    """The last lines of the units' journal, so that the operator need not log in to see them."""
-    argv = ["journalctl", "--no-pager", "--output=cat", "--lines=15"]
-    for name in names:
-        argv += ["--unit", name]
+def journal_of(name):
+    """The last lines of the unit's journal, so that the operator need not log in to see them."""
+    argv = ["journalctl", "--no-pager", "--output=cat", "--lines=15", "--unit", name]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
     return done.stdout.strip()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from emulator.inventory.build import build_inventory, slurm_time, usable_memory_mib
-from emulator.inventory.model import AnsibleInventory, ConnectionFacts, NodeGpu, ssh_wrapper_text
+from emulator.inventory.model import AnsibleInventory, ConnectionFacts, NodeGpu
 from emulator.inventory.render import InventoryFormat, render
 from emulator.spec.model import (
     ClusterKind,
@@ -53,7 +53,6 @@ CONNECTION = ConnectionFacts(
     private_key=Path("/lab dir/ssh/id_ed25519"),
     known_hosts=Path("/lab dir/ssh/known_hosts"),
     ssh_config=Path("/lab dir/ssh/config"),
-    ssh_wrapper=Path("/lab dir/ansible/ssh"),
 )
 GPUS = {"hpc-compute-2": (NodeGpu("1g.10gb", 2, simulated=True), NodeGpu("3g.40gb", 1, simulated=True))}
 
@@ -108,8 +107,8 @@ def test_ansible_reads_back_the_hosts_and_variables(
     assert compute["ansible_host"] == "192.168.100.12"
     assert compute["node_cpus"] == 4
     assert compute["node_gpus"] == [
-        {"type": "1g.10gb", "count": 2, "simulated": True, "device_files": []},
-        {"type": "3g.40gb", "count": 1, "simulated": True, "device_files": []},
+        {"type": "1g.10gb", "count": 2, "simulated": True, "device_files": ["/dev/lab-gpu0", "/dev/lab-gpu1"]},
+        {"type": "3g.40gb", "count": 1, "simulated": True, "device_files": ["/dev/lab-gpu2"]},
     ]
     assert compute["ansible_ssh_common_args"] == CONNECTION.ssh_args()
     assert compute["ansible_become"] is False
@@ -146,16 +145,6 @@ def test_a_lab_with_one_cluster_keeps_the_empty_groups() -> None:
 def test_host_keys_are_always_checked() -> None:
     assert "StrictHostKeyChecking=yes" in CONNECTION.ssh_args()
     assert "GlobalKnownHostsFile=/dev/null" in CONNECTION.ssh_args()
-
-
-def test_a_wrapper_enters_the_namespace(inventory: AnsibleInventory) -> None:
-    assert inventory.vars["ansible_ssh_executable"] == "/lab dir/ansible/ssh"
-    assert ssh_wrapper_text(("ip", "netns", "exec", "a b")) == ("#!/bin/sh\nexec ip netns exec 'a b' ssh \"$@\"\n")
-
-
-def test_without_a_wrapper_ssh_is_used_as_it_is() -> None:
-    facts = ConnectionFacts("root", Path("/k"), Path("/h"))
-    assert "ansible_ssh_executable" not in build_inventory(LAB, facts).vars
 
 
 def test_another_user_becomes_root() -> None:
