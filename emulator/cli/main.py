@@ -21,6 +21,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "ssh": ("ssh", "Open a shell on a node, or run a command there."),
     "inventory": ("inventory", "Print the Ansible inventory of a lab."),
     "destroy": ("destroy", "Take a lab away, without a trace."),
+    "gpu": ("gpu", "Look at GPUs, try layouts, see who uses what, give boards back."),
     "image": ("image", "Build, list and remove golden images."),
 }
 

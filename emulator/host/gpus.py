@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -148,8 +148,13 @@ class DeviceDifference:
         return f"{self.device}: {self.field} is {self.expected} in the file, but {self.found}"
 
 
-def check_devices(spec_devices: Sequence[GpuDeviceSpec], gpus: Sequence[Gpu]) -> tuple[DeviceDifference, ...]:
-    """How the file's devices differ from the host's, all differences at once; empty when there are none."""
+def check_devices(
+    spec_devices: Sequence[GpuDeviceSpec], gpus: Sequence[Gpu], *, out: Collection[str] = ()
+) -> tuple[DeviceDifference, ...]:
+    """How the file's devices differ from the host's, all differences at once; empty when there are none.
+
+    `out` are addresses of boards that labs have as a whole: NVML need not see these.
+    """
     found: list[DeviceDifference] = []
     by_address = {gpu.pci_address: gpu for gpu in gpus}
     for spec in spec_devices:
@@ -157,7 +162,7 @@ def check_devices(spec_devices: Sequence[GpuDeviceSpec], gpus: Sequence[Gpu]) ->
         if gpu is None:
             found.append(_absent(spec, gpus))
         else:
-            found.extend(_compare(spec, gpu))
+            found.extend(_compare(spec, gpu, out=gpu.pci_address in out))
     return tuple(found)
 
 
@@ -172,13 +177,13 @@ def _absent(spec: GpuDeviceSpec, gpus: Sequence[Gpu]) -> DeviceDifference:
     )
 
 
-def _compare(spec: GpuDeviceSpec, gpu: Gpu) -> list[DeviceDifference]:
+def _compare(spec: GpuDeviceSpec, gpu: Gpu, *, out: bool) -> list[DeviceDifference]:
     found: list[DeviceDifference] = []
 
     def differ(field: str, expected: str, what: str, fix: str) -> None:
         found.append(DeviceDifference(spec.id, field, expected, what, fix))
 
-    if gpu.board is None:
+    if gpu.board is None and not out:
         differ(
             "pci_address",
             spec.pci_address,
@@ -262,13 +267,13 @@ def _instance_reason(kind: VgpuTypeInfo, board: NvmlBoard, carried: list[int]) -
     return Unavailable.NO_FREE_INSTANCE if used >= there else Unavailable.UNKNOWN
 
 
-def require_devices(spec_devices: Sequence[GpuDeviceSpec], gpus: Sequence[Gpu]) -> None:
-    """Raise one error that names every difference.
+def require_devices(spec_devices: Sequence[GpuDeviceSpec], gpus: Sequence[Gpu], *, out: Collection[str] = ()) -> None:
+    """Raise one error that names every difference; see `check_devices`.
 
     Raises:
         HyperscalerError: the host is not what the file says.
     """
-    differences = check_devices(spec_devices, gpus)
+    differences = check_devices(spec_devices, gpus, out=out)
     if differences:
         raise HyperscalerError(
             "the lab file's GPUs are not what the host has: " + "; ".join(str(item) for item in differences),
