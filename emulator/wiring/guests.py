@@ -42,8 +42,8 @@ class RealGuests:
         return OpenSshShell(access.paths.ssh_key, access.paths.known_hosts, access.prefix, self._runner)
 
     def ssh_argv(self, access: Access, node: str, command: Sequence[str]) -> list[str]:
-        # ssh joins its words with blanks and a shell in the guest splits them again, as people know it.
-        return ["ssh", "-F", str(access.paths.ssh_config), node, *(["--", *command] if command else [])]
+        # ssh joins the words with blanks and a shell in the guest splits them again, as people know it.
+        return ["ssh", "-F", str(access.paths.ssh_config), "--", node, *command]
 
     def inventory(self, spec: ClusterSpec, access: Access, form: str) -> str:
         return render(self._inventory(spec, access), InventoryFormat(form))
