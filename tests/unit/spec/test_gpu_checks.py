@@ -228,3 +228,19 @@ def test_gpu_workers_have_gpus_unless_told_otherwise(spec_of: Load) -> None:
 
 def test_without_devices_the_allocation_is_empty(spec_of: Load) -> None:
     assert spec_of(lab("")).gpu.devices == ()
+
+
+def test_a_fleet_is_judged_by_its_sums_alone(faults: Judge) -> None:
+    fleet = ", ".join([A100] * 17)
+    fits_by_sum = lab(fleet, more="mig_slices: {hpc: {3g.40gb: 35}}", hpc="count: 35, gpu: {profile: 3g.40gb}")
+    assert faults(fits_by_sum) == []
+    (found,) = faults(lab(fleet, more="mig_slices: {hpc: 120}", hpc="count: 120, gpu_enabled: true"))
+    assert "120 slices asked for, and the boards hold at most 119" in found
+    few = lab(", ".join([A100] * 16), more="mig_slices: {hpc: {3g.40gb: 33}}", hpc="count: 33, gpu: {profile: 3g.40gb}")
+    (found,) = faults(few)
+    assert "GPU-3 (NVIDIA A100-SXM4-80GB) and 12 more holds 33 x 3g.40gb" in found
+
+
+def test_impossible_counts_never_reach_the_solver(faults: Judge) -> None:
+    (found, _) = faults(lab(A100, more="mig_slices: {hpc: {1g.10gb: 1000, 2g.20gb: 1000}}"))
+    assert "2000 slices asked for, and the boards hold at most 7" in found
