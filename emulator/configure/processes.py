@@ -53,10 +53,17 @@ def end_run(tag: str, control_dir: Path, *, grace: float = 2.0) -> set[int]:
     return asked
 
 
-def reap(pids: set[int]) -> None:
+def reap(pids: set[int], *, patience: float = 1.0) -> None:
     """Collect those that were our own children, so that no dead process lingers beside a long-running caller."""
-    for pid in pids:
-        try:
-            os.waitpid(pid, os.WNOHANG)
-        except ChildProcessError:
-            continue
+    deadline = time.monotonic() + patience
+    left = set(pids)
+    while left and time.monotonic() < deadline:
+        for pid in tuple(left):
+            try:
+                done, _status = os.waitpid(pid, os.WNOHANG)
+            except ChildProcessError:
+                done = pid
+            if done:
+                left.discard(pid)
+        if left:
+            time.sleep(0.02)

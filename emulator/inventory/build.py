@@ -23,6 +23,9 @@ GROUP_OF_ROLE: Mapping[Role, str] = {
     Role.CLOUD_GPU_WORKER: "cloud_workers",
 }
 
+LAB_USERS: Mapping[str, int] = {"student": 2000}
+"""Ordinary accounts on every node, with the uid that they have everywhere: Slurm runs a job as its submitter's uid."""
+
 STAND_IN = "/dev/lab-gpu"
 """Path, less its number, of the device node that stands for one simulated GPU in a guest."""
 
@@ -55,6 +58,7 @@ def build_inventory(
 def _lab_vars(spec: ClusterSpec, connection: ConnectionFacts) -> Vars:
     return {
         "lab_name": spec.name,
+        "lab_users": tuple({"name": name, "uid": uid} for name, uid in LAB_USERS.items()),
         "ansible_user": connection.user,
         "ansible_become": connection.user != "root",
         "ansible_ssh_private_key_file": str(connection.private_key),
