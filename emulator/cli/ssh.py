@@ -18,5 +18,7 @@ def command(lab: str, node: str, command_line: tuple[str, ...]) -> None:
     from emulator.app.operate import ssh_argv
     from emulator.wiring import real_world
 
-    argv = ssh_argv(real_world(), lab, node, command_line)
+    # Options end at NODE, so click hands the customary `--` on as a word.
+    words = command_line[1:] if command_line[:1] == ("--",) else command_line
+    argv = ssh_argv(real_world(), lab, node, words)
     os.execvp(argv[0], argv)  # noqa: S606  the terminal belongs to ssh from here on

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from emulator.adapters.ssh_shell import OpenSshShell, host_keys_from_console, ssh_config, write_known_hosts
 from emulator.app.world import Access, CheckOutcome, ConfigureOutcome
 from emulator.apply.handler import StopFlag
 from emulator.apply.handlers.files import write_private
+from emulator.configure.model import TaskStatus
+from emulator.configure.playbook import configure_cluster
 from emulator.errors import UsageError
 from emulator.inventory.build import build_inventory
 from emulator.inventory.model import AnsibleInventory, ConnectionFacts
 from emulator.inventory.render import InventoryFormat, render
 from emulator.ports import GuestAddress, GuestShell, ProcessRunner
-from emulator.progress import Reporter
+from emulator.progress import Event, Reporter, Status
 from emulator.spec.model import ClusterSpec
 
 
@@ -57,14 +61,51 @@ class RealGuests:
         )
         return build_inventory(spec, connection, access.gpus)
 
-    def configure(self, spec: ClusterSpec, access: Access, reporter: Reporter, stop: StopFlag) -> ConfigureOutcome:
-        raise UsageError("not wired yet")
+    def configure(
+        self, spec: ClusterSpec, access: Access, reporter: Reporter, stop: StopFlag
+    ) -> ConfigureOutcome:
+        """Run the playbooks of all clusters side by side; one that fails does not stop the other."""
+        inventory = self._inventory(spec, access)
+        started = time.monotonic()
+        with ThreadPoolExecutor(max_workers=2, thread_name_prefix="configure") as pool:
+            runs = [
+                pool.submit(
+                    configure_cluster,
+                    kind,
+                    inventory,
+                    access.paths,
+                    timeout=spec.timeouts.configure,
+                    on_event=_TaskProgress(reporter).event,
+                    cancelled=stop.is_set,
+                )
+                for kind in spec.clusters
+            ]
+        errors = [error for error in (run.exception() for run in runs) if error]
+        if errors:
+            raise errors[0]
+        changed = {node: count for run in runs for node, count in run.result().changed.items()}
+        return ConfigureOutcome(changed, time.monotonic() - started)
 
     def verify(self, spec: ClusterSpec, access: Access, reporter: Reporter) -> tuple[CheckOutcome, ...]:
         raise UsageError("not wired yet")
 
     def slurm_state(self, spec: ClusterSpec, access: Access) -> str:
         raise UsageError("not wired yet")
+
+
+class _TaskProgress:
+    """Ansible's tasks as progress of their nodes."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self._began: dict[str, float] = {}
+
+    def event(self, node: str, task: str, status: TaskStatus) -> None:
+        began = self._began.setdefault(node, time.monotonic())
+        failed = status in (TaskStatus.FAILED, TaskStatus.UNREACHABLE)
+        if status is not TaskStatus.SKIPPED:
+            shown = Status.FAILED if failed else Status.RUNNING
+            self._reporter.event(Event("configure", node, shown, task, time.monotonic() - began))
 
 
 def addresses(spec: ClusterSpec) -> tuple[GuestAddress, ...]:
