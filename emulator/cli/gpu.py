@@ -177,7 +177,7 @@ def top(lab: str | None, *, as_json: bool) -> None:
 def map_(lab: str, *, as_json: bool) -> None:
     """Print which node of LAB holds which slice: board, profile, placement, GPU instance, vGPU."""
     from emulator.app.files import require_lab_name
-    from emulator.app.gpu_map import held_devices, lab_mdev_map
+    from emulator.app.gpu_map import lab_mdev_map
     from emulator.app.gpus import recorded_state
     from emulator.cli.gpu_text import map_text
 
@@ -185,11 +185,11 @@ def map_(lab: str, *, as_json: bool) -> None:
     home = _home()
     if not home.lab(lab).root.is_dir():
         raise UsageError(f"there is no lab {lab}", fix="hyperscaler status lists the labs")
-    state = recorded_state(home, lab)
+    data = lab_mdev_map(home.lab(lab), recorded_state(home, lab))
     if as_json:
-        print_json(lab_mdev_map(home.lab(lab), state))
+        print_json(data)
     else:
-        click.echo(map_text(lab, held_devices(state)))
+        click.echo(map_text(data))
 
 
 # ---------------------------------------------------------------- release

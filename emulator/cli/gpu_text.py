@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from emulator.gpu.picture import BoardPicture
 from emulator.gpu_ports import Utilisation, VgpuFramework
 from emulator.host.gpu_record import gpu_record
 from emulator.host.gpus import Gpu
-from emulator.inventory.mdev_map import HeldBoard, HeldSlice
 
 _FRAMEWORKS = {
     VgpuFramework.NONE: "none offered by the kernel",
@@ -258,16 +257,17 @@ def _holder(lab: str | None, node: str | None) -> str:
 
 
 # ---------------------------------------------------------------- map
-def map_text(lab: str, held: Sequence[HeldSlice | HeldBoard]) -> str:
-    if not held:
-        return f"{lab} holds no GPU"
+def map_text(data: Mapping[str, Any]) -> str:
+    """The content of mdev_map.json as a table."""
     rows: list[tuple[str, ...]] = [("NODE", "DEVICE", "BOARD", "SLICE", "GI", "VGPU", "FRAMEWORK")]
-    for item in sorted(held, key=lambda item: (item.node, item.pci_address)):
-        if isinstance(item, HeldBoard):
-            rows.append((item.node, item.device, item.pci_address, "whole", "-", " ".join(item.functions), "vfio-pci"))
-            continue
-        number = "?" if item.gpu_instance_id is None else str(item.gpu_instance_id)
-        place = f"{item.profile} at {item.start}"
-        device = f"{item.vgpu_type} {item.uuid or item.function}"
-        rows.append((item.node, item.device, item.pci_address, place, number, device, item.framework))
-    return table(rows)
+    for node, devices in data["nodes"].items():
+        for item in devices:
+            start = (node, item["device"], item["pci_address"])
+            if item["kind"] == "whole":
+                rows.append((*start, "whole", "-", " ".join(item["functions"]), item["framework"]))
+                continue
+            number = "?" if item["gpu_instance_id"] is None else str(item["gpu_instance_id"])
+            place = f"{item['profile']} at {item['placement']['start']}"
+            device = f"{item['vgpu_type']} {item['uuid'] or item['function']}"
+            rows.append((*start, place, number, device, item["framework"]))
+    return table(rows) if rows[1:] else f"{data['lab']} holds no GPU"

@@ -1,0 +1,59 @@
+"""A world for the GPU verbs: simulated boards and a simulated hypervisor, and nothing else to call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+from gpu_lab import GpuLab, gpu_machine
+
+from emulator.adapters.simulated.hypervisor import SimulatedHypervisor
+from emulator.app.world import World
+from emulator.paths import Home
+
+URI = "test:///simulated"
+
+
+class GpuWorld:
+    """`lab` is the lab `demo` with its record where the verbs look for it."""
+
+    def __init__(self, home: Home, lab: GpuLab) -> None:
+        self.home, self.lab = home, lab
+        self.hypervisor = SimulatedHypervisor()
+        self.opened: list[tuple[str, bool]] = []
+        paths = home.lab("demo")
+        paths.root.mkdir(parents=True, mode=0o700)
+        lab.journal = paths.journal
+        self.paths = paths
+        unused = cast(Any, None)
+        self.world = World(
+            home=home,
+            runner=unused,
+            disks=unused,
+            images=unused,
+            guests=unused,
+            choose_hypervisor=lambda _wanted: URI,
+            accelerate=unused,
+            daemon=unused,
+            connect=lambda _uri, _prefix: self.hypervisor,
+            host_facts=unused,
+            gpus=self._open,
+        )
+
+    def _open(self, backend: str, paths: object, devices: object, *, dry: bool) -> Any:
+        self.opened.append((backend, dry))
+        return self.lab.host
+
+    def provisioned(self) -> None:
+        """Say in the record what a provisioned lab says."""
+        store = self.lab.store
+        store.fact("hypervisor", URI)
+        store.fact("gpu", "nvml")
+
+
+@contextmanager
+def gpu_world(directory: Path) -> Iterator[GpuWorld]:
+    with gpu_machine(directory) as lab:
+        yield GpuWorld(Home(directory / "home"), lab)
