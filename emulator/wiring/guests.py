@@ -12,13 +12,14 @@ from emulator.apply.handler import StopFlag
 from emulator.apply.handlers.files import write_private
 from emulator.configure.model import TaskStatus
 from emulator.configure.playbook import configure_cluster
-from emulator.errors import UsageError
 from emulator.inventory.build import build_inventory
 from emulator.inventory.model import AnsibleInventory, ConnectionFacts
 from emulator.inventory.render import InventoryFormat, render
 from emulator.ports import GuestAddress, GuestShell, ProcessRunner
 from emulator.progress import Event, Reporter, Status
 from emulator.spec.model import ClusterSpec
+from emulator.verify.hpc import slurm_summary, verify_hpc
+from emulator.verify.report import Check
 
 
 class RealGuests:
@@ -87,10 +88,19 @@ class RealGuests:
         return ConfigureOutcome(changed, time.monotonic() - started)
 
     def verify(self, spec: ClusterSpec, access: Access, reporter: Reporter) -> tuple[CheckOutcome, ...]:
-        raise UsageError("not wired yet")
+        shell, guests = self._shell(access), _by_name(spec)
+
+        def tell(check: Check) -> None:
+            status = Status.DONE if check.ok else Status.FAILED
+            reporter.event(Event("verify", check.name, status, check.detail, check.seconds))
+
+        checks: list[Check] = []
+        if spec.slurm is not None:
+            checks += verify_hpc(spec, shell, guests, access.gpus, on_check=tell).checks
+        return tuple(CheckOutcome(check.name, check.ok, check.detail, check.seconds) for check in checks)
 
     def slurm_state(self, spec: ClusterSpec, access: Access) -> str:
-        raise UsageError("not wired yet")
+        return slurm_summary(spec, self._shell(access), _by_name(spec))
 
 
 class _TaskProgress:
@@ -106,6 +116,10 @@ class _TaskProgress:
         if status is not TaskStatus.SKIPPED:
             shown = Status.FAILED if failed else Status.RUNNING
             self._reporter.event(Event("configure", node, shown, task, time.monotonic() - began))
+
+
+def _by_name(spec: ClusterSpec) -> Mapping[str, GuestAddress]:
+    return {address.name: address for address in addresses(spec)}
 
 
 def addresses(spec: ClusterSpec) -> tuple[GuestAddress, ...]:
