@@ -1,0 +1,1 @@
+"""What a Kubernetes cluster of a lab is told: versions, configurations, names. Pure."""

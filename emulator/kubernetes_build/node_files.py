@@ -1,0 +1,106 @@
+"""What a release adds to the image of a Kubernetes node: a tree of files that is laid over the guest's root."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from emulator.errors import HyperscalerError
+from emulator.kubernetes.containerd import containerd_config
+from emulator.kubernetes_build.content_store import PACKAGE, ContentStore
+from emulator.kubernetes_build.debian_packages import DebianArchive
+from emulator.kubernetes_build.release import Release, missing_programs
+from emulator.ports import ProcessRunner
+
+# Raise it when the same release would give another tree.
+LAYOUT_VERSION = "2"
+# The guest's own record of its release; the playbook reads it.
+RELEASE_FILE = "usr/lib/hyperscaler/kubernetes.json"
+CONTAINERD_ROOT = "var/lib/containerd"
+INPUT_NAME = "kubernetes"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFiles:
+    """Trees under `cache`, one per release; made once. `sources` are apt's Debian 12 lines, for containerd itself."""
+
+    cache: Path
+    sources: tuple[str, ...]
+    runner: ProcessRunner
+
+    def directory(self, release: Release) -> Path:
+        """Where the tree of a release lies or will lie."""
+        return self.cache / f"node-{LAYOUT_VERSION}-{release.manifest.version}-{release.manifest.digest[:12]}"
+
+    def make(self, release: Release) -> Path:
+        """The tree, laid out as the guest's root.
+
+        Raises:
+            HyperscalerError: the release lacks a program.
+            CommandError, HostNotFitError: see `ContentStore.fill` and `DebianArchive`.
+        """
+        final = self.directory(release)
+        if final.is_dir():
+            return final
+        missing = missing_programs(release.manifest)
+        if missing:
+            raise HyperscalerError(f"the release lacks {', '.join(missing)}", where=str(release.directory))
+        stage = final.with_name(final.name + ".new")
+        work = final.with_name(final.name + ".work")
+        for path in (stage, work):
+            shutil.rmtree(path, ignore_errors=True)
+        try:
+            self._lay(release, stage)
+            archive = DebianArchive(work / "apt", self.sources, self.runner)
+            archive.update()
+            archive.unpack([PACKAGE], work / "tools")
+            store = ContentStore(work / "tools", work / "store", self.runner)
+            images = store.fill(stage / CONTAINERD_ROOT, release.image_tars)
+            _check_images(release, images)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+        stage.rename(final)
+        return final
+
+    @staticmethod
+    def _lay(release: Release, stage: Path) -> None:
+        programs = stage / "usr/local/bin"
+        programs.mkdir(parents=True)
+        for program in release.programs:
+            shutil.copyfile(program, programs / program.name)
+            (programs / program.name).chmod(0o755)
+        record = stage / RELEASE_FILE
+        record.parent.mkdir(parents=True)
+        record.write_text(guest_record(release), encoding="utf-8")
+        config = stage / "etc/containerd/config.toml"
+        config.parent.mkdir(parents=True)
+        config.write_text(containerd_config(release.manifest.pause_image), encoding="utf-8")
+
+
+def guest_record(release: Release) -> str:
+    """The release as the guest's playbook needs it, JSON."""
+    manifest = release.manifest
+    document = {
+        "format": 1,
+        "version": manifest.version,
+        "origin": manifest.origin,
+        "repository": manifest.repository,
+        "pause_image": manifest.pause_image,
+        "cluster_dns": manifest.cluster_dns,
+        "tools": manifest.tools,
+        "images": sorted(manifest.images),
+    }
+    return json.dumps(document, indent=2) + "\n"
+
+
+def _check_images(release: Release, found: Sequence[str]) -> None:
+    missing = sorted(set(release.manifest.images) - set(found))
+    if missing:
+        raise HyperscalerError(
+            f"the release's archives do not hold {', '.join(missing)}",
+            where=str(release.directory),
+            fix="make the release or the bundle again",
+        )

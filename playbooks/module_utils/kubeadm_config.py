@@ -1,0 +1,169 @@
+"""kubeadm's configuration for every version of its API that the product installs. Pure; standard library only,
+because it runs in the guests.
+
+A configuration is a list of documents; JSON is YAML, so nothing of it needs a template.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+
+CRI_SOCKET = "unix:///run/containerd/containerd.sock"
+API_PORT = 6443
+DOMAIN = "cluster.local"
+
+
+class UnsupportedVersionError(ValueError):
+    """No configuration is known for this Kubernetes version; the text is for the operator."""
+
+
+def api_version(version):
+    """The version of kubeadm's configuration API that `version` (1.31.4) reads: the newest that it prefers itself.
+
+    v1beta2 came with kubeadm 1.15, v1beta3 with 1.22, v1beta4 with 1.31 (kubernetes.io, kubeadm configuration API).
+    """
+    major, minor = (int(part) for part in version.lstrip("v").split(".")[:2])
+    if major != 1 or minor < 19:
+        raise UnsupportedVersionError(
+            f"Kubernetes {version} is older than any whose kubeadm configuration is known here"
+        )
+    if minor < 22:
+        return "kubeadm.k8s.io/v1beta2"
+    return "kubeadm.k8s.io/v1beta3" if minor < 31 else "kubeadm.k8s.io/v1beta4"
+
+
+def dns_address(service_subnet):
+    """Address of the cluster's DNS service: the tenth of the service network, as kubeadm has it."""
+    return str(ipaddress.ip_network(service_subnet)[10])
+
+
+def _is_beta4(api):
+    return api.endswith("/v1beta4")
+
+
+def _arguments(api, values):
+    """Extra arguments: a mapping until v1beta3, a list of name and value from v1beta4 on."""
+    if _is_beta4(api):
+        return [{"name": name, "value": value} for name, value in sorted(values.items())]
+    return dict(sorted(values.items()))
+
+
+def _registration(api, name, ip, *, taints=None):
+    node = {
+        "name": name,
+        "criSocket": CRI_SOCKET,
+        "kubeletExtraArgs": _arguments(api, {"node-ip": ip}),
+    }
+    if taints is not None:
+        node["taints"] = taints
+    return node
+
+
+def init_documents(release, cluster, node, timeout):
+    """What `kubeadm init` reads.
+
+    release: `version` and `repository` of the images.
+    cluster: `name`, `control_plane_ip`, `pod_subnet`, `service_subnet` and `cni`.
+    node: `name` and `ip` of the control plane.
+    timeout: seconds that the control plane may take to answer; minutes on an emulated CPU.
+    """
+    api = api_version(release["version"])
+    init = {
+        "apiVersion": api,
+        "kind": "InitConfiguration",
+        "localAPIEndpoint": {"advertiseAddress": node["ip"], "bindPort": API_PORT},
+        "nodeRegistration": _registration(api, node["name"], node["ip"]),
+    }
+    # One control plane: nobody competes for leadership, and a slow disk must not cost it.
+    alone = {"leader-elect": "false"}
+    controllers = {**alone, "node-monitor-grace-period": "90s"}
+    if cluster["cni"] == "bridge":
+        # The lab gives each node its pods' network, so that it is known before the node has joined.
+        controllers["allocate-node-cidrs"] = "false"
+    configuration = {
+        "apiVersion": api,
+        "kind": "ClusterConfiguration",
+        "clusterName": cluster["name"],
+        "kubernetesVersion": f"v{release['version']}",
+        "imageRepository": release["repository"],
+        "controlPlaneEndpoint": f"{cluster['control_plane_ip']}:{API_PORT}",
+        "networking": {
+            "dnsDomain": DOMAIN,
+            "podSubnet": cluster["pod_subnet"],
+            "serviceSubnet": cluster["service_subnet"],
+        },
+        "apiServer": {"extraArgs": _arguments(api, {"profiling": "false"})},
+        "controllerManager": {"extraArgs": _arguments(api, {**controllers, "profiling": "false"})},
+        "scheduler": {"extraArgs": _arguments(api, {**alone, "profiling": "false"})},
+    }
+    if _is_beta4(api):
+        init["timeouts"] = {
+            "controlPlaneComponentHealthCheck": f"{timeout}s",
+            "kubernetesAPICall": "3m0s",
+            "kubeletHealthCheck": f"{timeout}s",
+        }
+    else:
+        configuration["apiServer"]["timeoutForControlPlane"] = f"{timeout}s"
+    return [init, configuration, kubelet_document(cluster), proxy_document(cluster)]
+
+
+def kubelet_document(cluster):
+    """kubelet's configuration, the same on every node."""
+    return {
+        "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        "kind": "KubeletConfiguration",
+        "cgroupDriver": "systemd",
+        "clusterDNS": [dns_address(cluster["service_subnet"])],
+        "clusterDomain": DOMAIN,
+        "resolvConf": "/run/systemd/resolve/resolv.conf",
+        # Images lie on the node from the start and cannot be fetched again: 100 never collects them.
+        "imageGCHighThresholdPercent": 100,
+        "evictionHard": {"memory.available": "50Mi", "nodefs.available": "3%", "imagefs.available": "1%"},
+        "runtimeRequestTimeout": "10m0s",
+    }
+
+
+def proxy_document(cluster):
+    """kube-proxy's configuration."""
+    return {
+        "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+        "kind": "KubeProxyConfiguration",
+        "mode": "iptables",
+        "clusterCIDR": cluster["pod_subnet"],
+        # The kernel's own limit is enough for a lab, and kube-proxy may not be able to raise it.
+        "conntrack": {"maxPerCore": 0},
+    }
+
+
+def join_documents(release, cluster, node, token, ca_hashes, timeout):
+    """What `kubeadm join` reads. `ca_hashes` pins the cluster's CA: discovery is never without it."""
+    if not ca_hashes:
+        raise ValueError("joining without the hash of the cluster's CA is refused")
+    api = api_version(release["version"])
+    join = {
+        "apiVersion": api,
+        "kind": "JoinConfiguration",
+        "discovery": {
+            "bootstrapToken": {
+                "apiServerEndpoint": f"{cluster['control_plane_ip']}:{API_PORT}",
+                "token": token,
+                "caCertHashes": list(ca_hashes),
+            },
+        },
+        "nodeRegistration": _registration(api, node["name"], node["ip"]),
+    }
+    if _is_beta4(api):
+        join["timeouts"] = {
+            "discovery": f"{timeout}s",
+            "kubeletHealthCheck": f"{timeout}s",
+            "tlsBootstrap": f"{timeout}s",
+        }
+    else:
+        join["discovery"]["timeout"] = f"{timeout}s"
+    return [join]
+
+
+def to_yaml(documents):
+    """The documents as kubeadm reads them."""
+    return "---\n".join(json.dumps(document, indent=2, sort_keys=True) + "\n" for document in documents)
