@@ -46,7 +46,12 @@ def total_vfs(board: SimBoard) -> int:
 
 def vf_address(board: SimBoard, number: int) -> str:
     """Address of a virtual function: they follow the physical one at offset 4, across device numbers (ARI)."""
-    domain, bus, rest = board.pci_address.split(":")
+    return _vf_address(board.pci_address, number)
+
+
+@cache
+def _vf_address(pci_address: str, number: int) -> str:
+    domain, bus, rest = pci_address.split(":")
     device, _ = rest.split(".")
     at = int(device, 16) * 8 + 4 + number
     return f"{domain}:{bus}:{at // 8:02x}.{at % 8}"
