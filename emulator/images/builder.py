@@ -22,7 +22,7 @@ from emulator.ports import ProcessRunner
 from emulator.units import MIB
 
 # Part of every recipe digest: raise it when the same recipe would now be built differently.
-BUILDER_VERSION = "1"
+BUILDER_VERSION = "2"
 
 DISK, KERNEL, INITRD, LOG = "disk.qcow2", "vmlinuz", "initrd.img", "build.log"
 
@@ -216,7 +216,8 @@ def finish_script(recipe: Recipe) -> str:
     lines = [f"rm -rf -- {path}" for path in recipe.remove]
     lines += [f": >{path}" for path in recipe.empty_files]
     lines += [f"systemctl --quiet disable {unit}" for unit in recipe.disable]
-    lines += [f"systemctl --quiet enable {unit}" for unit in recipe.enable]
+    # Not `enable`: the package enabled its own version of a unit that a laid-in file replaces.
+    lines += [f"systemctl --quiet reenable {unit}" for unit in recipe.enable]
     links = {f"/etc/systemd/system/{unit}": "/dev/null" for unit in recipe.mask}
     links |= dict.fromkeys(recipe.mask_files, "/dev/null")
     for path, target in (links | dict(recipe.symlinks)).items():

@@ -27,7 +27,8 @@ class Manifest:
     """What is known of one built image.
 
     `digest` identifies the artefacts, `recipe_digest` what they were built from. `cmdline` are the kernel
-    parameters that every guest of this image needs. `virtual_size` is the disk's size in bytes as the guest sees it,
+    parameters that every guest of this image needs. `inputs` are the digests of the trees that the builder was given.
+    `virtual_size` is the disk's size in bytes as the guest sees it,
     and so the least size of an overlay. `built_at` is UTC in ISO 8601, `build_seconds` wall-clock.
     """
 
@@ -46,6 +47,7 @@ class Manifest:
     description: str = ""
     packages: Mapping[str, str] = field(default_factory=dict)
     tools: Mapping[str, str] = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """The file's text: sorted keys, so that two manifests can be compared with diff."""
@@ -121,4 +123,6 @@ def _parse(raw: Mapping[str, object]) -> Manifest:
         description=text("description"),
         packages={name: str(version) for name, version in mapping("packages").items()},
         tools={name: str(version) for name, version in mapping("tools").items()},
+        # Manifests of images without inputs were first written without this key.
+        inputs={name: str(digest) for name, digest in mapping("inputs").items()} if "inputs" in raw else {},
     )

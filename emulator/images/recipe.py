@@ -60,12 +60,11 @@ class Recipe:
     free_mib: int = 256
     max_image_mib: int = 0
 
-    def digest(self, *, builder_version: str, inputs: Mapping[str, Path] | None = None) -> str:
-        """SHA-256 over all that decides the image's content, hexadecimal.
+    def digest(self, *, builder_version: str) -> str:
+        """SHA-256 over all that decides the image's content but its inputs, hexadecimal.
 
         Args:
             builder_version: changes when the same recipe would be built differently.
-            inputs: the trees for `self.inputs`; their content counts, where they lie does not.
         """
         total = hashlib.sha256(f"{builder_version}\n".encode())
         for item in fields(self):
@@ -75,17 +74,23 @@ class Recipe:
             shown = sorted(value.items()) if isinstance(value, Mapping) else value
             total.update(f"{item.name}={shown!r}\n".encode())
         total.update(_file_digest(self.initrd_init))
-        for tree in (*self.files, *(path for _, path in sorted((inputs or {}).items()))):
-            total.update(b"tree\n")
-            for path in tree_paths(tree):
-                total.update(f"{path.relative_to(tree)}\0{file_mode(path):o}\0".encode())
-                total.update(_file_digest(path))
+        for tree in self.files:
+            total.update(tree_digest(tree).encode())
         return total.hexdigest()
 
 
 def tree_paths(tree: Path) -> list[Path]:
     """Everything under a tree that is laid into an image: regular files, links and directories, sorted."""
     return sorted(tree.rglob("*"))
+
+
+def tree_digest(tree: Path) -> str:
+    """SHA-256 over names, modes and contents of a tree, hexadecimal; where the tree lies does not count."""
+    total = hashlib.sha256()
+    for path in tree_paths(tree):
+        total.update(f"{path.relative_to(tree)}\0{file_mode(path):o}\0".encode())
+        total.update(_file_digest(path))
+    return total.hexdigest()
 
 
 def file_mode(path: Path) -> int:

@@ -16,7 +16,7 @@ from pathlib import Path
 from emulator.errors import ConflictError, HyperscalerError, StateError, UsageError
 from emulator.images.builder import BUILDER_VERSION, DISK, INITRD, KERNEL, LOG, BuildPhase, ImageBuilder, Progress
 from emulator.images.manifest import MANIFEST_NAME, Artefact, Manifest, read_manifest
-from emulator.images.recipe import NAME, Recipe, load_recipe
+from emulator.images.recipe import NAME, Recipe, load_recipe, tree_digest
 from emulator.images.sbom import SBOM_NAME, spdx
 from emulator.images.store_files import artefact, digest_of, fsync, remove_tree
 from emulator.ports import ProcessRunner, log
@@ -126,7 +126,8 @@ class ImageStore:
     def needs_build(self, name: str, *, inputs: Mapping[str, Path] | None = None) -> str | None:
         """Why `build` would build, in words for the plan; None when the current image is what the recipe says.
 
-        Checks that the artefacts are there with their sizes; `verify` reads them whole.
+        Checks that the artefacts are there with their sizes; `verify` reads them whole. Inputs that are not given
+        count as unchanged, so that a lab can use an image on a host that could not build it.
         """
         recipe = load_recipe(name, self._recipes)
         try:
@@ -141,8 +142,11 @@ class ImageStore:
                 return f"{artefact_name} is missing or cut short"
         if image.manifest.builder_version != BUILDER_VERSION:
             return "built by another version of the builder"
-        if image.manifest.recipe_digest != recipe.digest(builder_version=BUILDER_VERSION, inputs=inputs):
+        if image.manifest.recipe_digest != recipe.digest(builder_version=BUILDER_VERSION):
             return "its recipe has changed"
+        for input_name, tree in (inputs or {}).items():
+            if image.manifest.inputs.get(input_name) != tree_digest(tree):
+                return f"its input {input_name} has changed"
         return None
 
     # ------------------------------------------------------------ changing
@@ -244,7 +248,7 @@ class ImageStore:
             manifest = Manifest(
                 name=recipe.name,
                 digest=digest_of(artefacts),
-                recipe_digest=recipe.digest(builder_version=BUILDER_VERSION, inputs=inputs),
+                recipe_digest=recipe.digest(builder_version=BUILDER_VERSION),
                 builder_version=BUILDER_VERSION,
                 suite=recipe.suite,
                 architecture=built.architecture,
@@ -257,6 +261,7 @@ class ImageStore:
                 description=recipe.description,
                 packages={package.name: package.version for package in built.packages},
                 tools=built.tools,
+                inputs={name: tree_digest(tree) for name, tree in inputs.items()},
             )
             created = f"{manifest.built_at.removesuffix('+00:00')}Z"
             (out / SBOM_NAME).write_text(

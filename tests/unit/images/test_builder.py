@@ -57,8 +57,11 @@ def test_inputs_must_be_given(store, tools, recipes: Path, tmp_path: Path) -> No
     tree = tmp_path / "binaries"
     tree.mkdir()
     image = store.build("demo", progress=quiet, inputs={"binaries": tree})
-    assert store.needs_build("demo", inputs={"binaries": tree}) is None
     assert image.disk.is_file()
+    assert store.needs_build("demo", inputs={"binaries": tree}) is None
+    (tree / "kubelet").write_text("other")
+    assert store.needs_build("demo", inputs={"binaries": tree}) == "its input binaries has changed"
+    assert store.needs_build("demo") is None, "a host without the inputs can use the image"
 
 
 def test_laid_in_files_belong_to_root_and_have_plain_modes(tmp_path: Path) -> None:

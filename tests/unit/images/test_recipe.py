@@ -108,17 +108,6 @@ def test_the_digest_follows_lists_files_and_modes_but_not_places(recipes: Path, 
     assert digest() not in (first, second)
 
 
-def test_the_digest_follows_the_content_of_inputs(recipes: Path, tmp_path: Path) -> None:
-    (recipes / "demo.yaml").write_text("version: 1\nextends: common\ninputs: [binaries]\n")
-    recipe = load_recipe("demo", recipes)
-    tree = tmp_path / "binaries"
-    tree.mkdir()
-    (tree / "kubelet").write_text("1")
-    first = recipe.digest(builder_version="1", inputs={"binaries": tree})
-    (tree / "kubelet").write_text("2")
-    assert recipe.digest(builder_version="1", inputs={"binaries": tree}) != first
-
-
 def test_the_recipes_of_the_product_are_sound() -> None:
     assert "hpc-base" in recipe_names()
     for name in recipe_names():
