@@ -45,7 +45,7 @@ _IPTABLES_LIBRARIES = (
     "libxtables.so.12",
 )
 _APPLETS = ("cat", "cut", "echo", "env", "grep", "hostname", "httpd", "ip", "ls", "nc", "nslookup", "ping", "sh",
-            "sleep", "sort", "stat", "tail", "test", "true", "wc", "wget")  # fmt: skip
+            "mkdir", "sleep", "sort", "stat", "tail", "test", "timeout", "true", "wc", "wget")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from emulator.ports import ProcessRunner
 from emulator.spec.kubernetes_versions import DEBIAN_SOURCE_VERSION
 
 # Raise it when the same sources would be built differently.
-BUILDER_VERSION = "1"
+BUILDER_VERSION = "2"
 SOURCE_PACKAGE = "kubernetes"
 TOOLS_IMAGE = f"{REPOSITORY}/tools:1"
 DNS_IMAGE = f"{REPOSITORY}/cluster-dns:1"

@@ -1,0 +1,186 @@
+"""Offline bundles: one tar file with a release's programs and images, its manifest first."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import shutil
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from emulator.errors import UsageError
+from emulator.kubernetes_build.release import (
+    MANIFEST,
+    MAX_MANIFEST_BYTES,
+    Release,
+    ReleaseError,
+    ReleaseManifest,
+    missing_programs,
+    parse_manifest,
+    read_release,
+    verify_release,
+)
+
+_BLOCK = 1024 * 1024
+_BROKEN_FIX = "copy the bundle again, or make it anew: hyperscaler bundle create"
+
+
+def create_bundle(release: Release, path: Path) -> ReleaseManifest:
+    """Write a release as a bundle to `path`, which must not exist.
+
+    Raises:
+        UsageError: something is at `path` already.
+        ReleaseError: the release on this host does not match its manifest.
+    """
+    faults = verify_release(release)
+    if faults:
+        raise ReleaseError(
+            "the release is damaged: " + "; ".join(faults),
+            where=str(release.directory),
+            fix="remove the directory; it is made again",
+        )
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    if path.exists():
+        raise UsageError(f"{path} exists already", fix="choose another name, or remove it")
+    try:
+        with temporary.open("xb") as stream:
+            with tarfile.open(fileobj=stream, mode="w", format=tarfile.GNU_FORMAT) as archive:
+                data = release.manifest.to_json().encode()
+                archive.addfile(_member(MANIFEST, len(data), 0o644), io.BytesIO(data))
+                for name, file in sorted(release.manifest.files.items()):
+                    mode = 0o755 if name.startswith("bin/") else 0o644
+                    with release.path(name).open("rb") as source:
+                        archive.addfile(_member(name, file.size, mode), source)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.rename(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return release.manifest
+
+
+def show_bundle(path: Path) -> ReleaseManifest:
+    """The manifest of a bundle, without reading the rest.
+
+    Raises:
+        UsageError: there is no such file.
+        ReleaseError: the file is no bundle.
+    """
+    with _opened(path) as archive:
+        return _manifest(archive, path)
+
+
+def verify_bundle(path: Path) -> ReleaseManifest:
+    """Read a bundle whole and compare everything with its manifest.
+
+    Raises:
+        UsageError: there is no such file.
+        ReleaseError: cut short, altered, or with more or less in it than the manifest says; all faults are listed.
+    """
+    with _opened(path) as archive:
+        manifest = _manifest(archive, path)
+        _walk(archive, manifest, path, None)
+    return manifest
+
+
+def unpack_bundle(path: Path, cache: Path) -> Release:
+    """The bundle's release under `cache`, verified while it is unpacked; what is there already is used.
+
+    Raises:
+        UsageError, ReleaseError: see `verify_bundle`; nothing is left of a bad bundle.
+    """
+    with _opened(path) as archive:
+        manifest = _manifest(archive, path)
+        final = cache / f"{manifest.version}-{manifest.digest[:12]}"
+        if final.is_dir():
+            found = read_release(final)
+            if found.manifest.digest == manifest.digest:
+                return found
+        cache.mkdir(parents=True, exist_ok=True)
+        stage = cache / f".unpack-{os.getpid()}"
+        shutil.rmtree(stage, ignore_errors=True)
+        for name in ("bin", "images"):
+            (stage / name).mkdir(parents=True)
+        try:
+            _walk(archive, manifest, path, stage)
+            (stage / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+            shutil.rmtree(final, ignore_errors=True)
+            stage.rename(final)
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
+    return Release(final, manifest)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tarfile.TarFile]:
+    if not path.is_file():
+        raise UsageError(f"there is no bundle {path}", fix="kubernetes.source: bundle:PATH needs the path of a file")
+    try:
+        with tarfile.open(path, mode="r:") as archive:
+            yield archive
+    except (tarfile.TarError, EOFError) as error:
+        raise ReleaseError(f"not a bundle, or cut short: {error}", where=str(path), fix=_BROKEN_FIX) from error
+
+
+def _manifest(archive: tarfile.TarFile, path: Path) -> ReleaseManifest:
+    member = archive.next()
+    if member is None or member.name != MANIFEST or not member.isreg() or member.size > MAX_MANIFEST_BYTES:
+        raise ReleaseError(f"not a bundle: {MANIFEST} does not come first", where=str(path), fix=_BROKEN_FIX)
+    stream = archive.extractfile(member)
+    text = stream.read().decode("utf-8", errors="replace") if stream is not None else ""
+    manifest = parse_manifest(text, where=f"{path}:{MANIFEST}")
+    missing = missing_programs(manifest)
+    if missing:
+        raise ReleaseError(f"the bundle lacks {', '.join(missing)}", where=str(path), fix=_BROKEN_FIX)
+    return manifest
+
+
+def _walk(archive: tarfile.TarFile, manifest: ReleaseManifest, path: Path, target: Path | None) -> None:
+    """Read every member, comparing; below `target` it is written too. Only names of the manifest are ever written."""
+    faults: list[str] = []
+    seen: set[str] = set()
+    try:
+        while (member := archive.next()) is not None:
+            expected = manifest.files.get(member.name)
+            if expected is None or not member.isreg() or member.name in seen:
+                faults.append(f"{member.name!r} does not belong there")
+                continue
+            seen.add(member.name)
+            stream = archive.extractfile(member)
+            if stream is None or member.size != expected.size:
+                faults.append(f"{member.name}: {member.size} bytes, the manifest says {expected.size}")
+                continue
+            digest = _copy(stream, None if target is None else target / member.name)
+            if digest != expected.sha256:
+                faults.append(f"{member.name}: sha256 is {digest}, the manifest says {expected.sha256}")
+    except (tarfile.TarError, EOFError) as error:
+        faults.append(f"cut short: {error}")
+    faults += [f"{name} is missing" for name in sorted(set(manifest.files) - seen)]
+    if faults:
+        raise ReleaseError(
+            "the bundle is not what its manifest says:\n    " + "\n    ".join(faults), where=str(path), fix=_BROKEN_FIX
+        )
+
+
+def _copy(source: IO[bytes], target: Path | None) -> str:
+    digest = hashlib.sha256()
+    writer = target.open("xb") if target is not None else None
+    try:
+        while block := source.read(_BLOCK):
+            digest.update(block)
+            if writer is not None:
+                writer.write(block)
+    finally:
+        if writer is not None:
+            writer.close()
+    return digest.hexdigest()
+
+
+def _member(name: str, size: int, mode: int) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.size, member.mode = size, mode
+    return member

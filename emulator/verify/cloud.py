@@ -1,0 +1,240 @@
+"""Probes of a Kubernetes cluster through a shell on its control plane, judged in `emulator.verify.kubernetes`.
+
+Everything is asked of the real API server with kubectl. The probe pods live in a namespace of their own, which is
+deleted at the end whatever happened.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+from emulator.errors import HyperscalerError, VerifyError
+from emulator.inventory.model import NodeGpu
+from emulator.kubernetes.resources import MigStrategy, node_resources
+from emulator.ports import GuestAddress, GuestShell
+from emulator.spec.model import ClusterKind, ClusterSpec, Role
+from emulator.verify import kubernetes as judge
+from emulator.verify.hpc import Clock
+from emulator.verify.report import Check, Verdict, VerifyReport, check_from
+
+KUBECTL = "kubectl --kubeconfig /etc/kubernetes/admin.conf"
+NAMESPACE = "hyperscaler-verify"
+SERVICE = f"probe.{NAMESPACE}.svc.cluster.local"
+PORT = 8080
+POLL_SECONDS = 2.0
+_RELEASE = "/usr/lib/hyperscaler/kubernetes.json"
+_SYSTEM_PODS = ("etcd-", "kube-apiserver-", "kube-controller-manager-", "kube-scheduler-", "kube-proxy-")
+# Seconds for one page, and for a whole round of them from one pod.
+_PAGE_SECONDS = 20
+_ROUND_SECONDS = 240
+
+
+def verify_cloud(
+    spec: ClusterSpec,
+    shell: GuestShell,
+    addresses: Mapping[str, GuestAddress],
+    gpus: Mapping[str, tuple[NodeGpu, ...]] | None = None,
+    *,
+    clock: Clock | None = None,
+    on_check: Callable[[Check], None] | None = None,
+) -> VerifyReport:
+    """Whether the lab's Kubernetes cluster works: nodes, system pods, a pod on each node, pod network, DNS, GPUs.
+
+    Args:
+        spec: the lab; `timeouts.verify` bounds each wait.
+        shell: runs commands in the guests.
+        addresses: node name -> how to reach it.
+        gpus: node name -> what the allocation gave it.
+        clock: time; the real one if not given.
+        on_check: told of each check as it is done.
+
+    Raises:
+        VerifyError: the lab has no Kubernetes cluster.
+    """
+    if spec.kubernetes is None or not spec.nodes_of(ClusterKind.CLOUD):
+        raise VerifyError("the lab has no Kubernetes cluster to verify", where=spec.name)
+    probes = _Probes(spec, shell, addresses, clock or Clock())
+    checks: list[Check] = []
+
+    def done(check: Check) -> bool:
+        checks.append(check)
+        if on_check is not None:
+            on_check(check)
+        return check.ok
+
+    strategy = MigStrategy(spec.kubernetes.mig_strategy)
+    wanted = {
+        node: node_resources(((gpu.type, gpu.count) for gpu in granted if gpu.count), strategy)
+        for node, granted in (gpus or {}).items()
+    }
+    wanted = {node: resources for node, resources in wanted.items() if resources and node in probes.nodes}
+    healthy = done(probes.wait("nodes", probes.look_at_nodes))
+    healthy = done(probes.wait("system pods", probes.look_at_system)) and healthy
+    if wanted:
+        done(probes.wait("gpus", lambda: probes.look_at_gpus(wanted)))
+    if not healthy:
+        # Probe pods in a cluster that is not up would only wait for nothing.
+        done(Check("pods", False, "not tried: nodes or system pods are not ready", 0.0))
+        return VerifyReport(tuple(checks))
+    try:
+        if done(probes.spread()):
+            for check in probes.reach():
+                done(check)
+    finally:
+        probes.clean()
+    return VerifyReport(tuple(checks))
+
+
+def cloud_summary(spec: ClusterSpec, shell: GuestShell, addresses: Mapping[str, GuestAddress]) -> str:
+    """One line about the nodes, for a status display.
+
+    Raises:
+        HyperscalerError: the control plane cannot be asked.
+    """
+    head = addresses[control_plane(spec)]
+    return judge.summarise(judge.parse_nodes(shell.run(head, f"{KUBECTL} get nodes -o json", timeout=60).stdout))
+
+
+def control_plane(spec: ClusterSpec) -> str:
+    """Name of the node that runs the API server."""
+    return next(node.name for node in spec.nodes if node.role is Role.CLOUD_CONTROL_PLANE)
+
+
+class _Probes:
+    def __init__(
+        self, spec: ClusterSpec, shell: GuestShell, addresses: Mapping[str, GuestAddress], clock: Clock
+    ) -> None:
+        self.nodes = tuple(node.name for node in spec.nodes_of(ClusterKind.CLOUD))
+        self._timeout = spec.timeouts.verify
+        self._head = addresses[control_plane(spec)]
+        self._shell = shell
+        self._clock = clock
+        self._pods: tuple[judge.PodState, ...] = ()
+
+    def _kubectl(self, words: str, *, timeout: float = 120, stdin: str | None = None) -> tuple[str, str]:
+        """Output and complaint; a complaint means that the output is not to be trusted."""
+        try:
+            done = self._shell.run(self._head, f"{KUBECTL} {words}", timeout=timeout, check=False, stdin=stdin)
+        except HyperscalerError as error:
+            return "", error.what
+        said = (done.stderr or done.stdout).strip()
+        return done.stdout, "" if done.returncode == 0 else said or f"exit status {done.returncode}"
+
+    def wait(self, name: str, look: Callable[[], Verdict]) -> Check:
+        """The check, once it is good or the time is over."""
+        started = self._clock.now()
+        while True:
+            verdict = look()
+            waited = self._clock.now() - started
+            if verdict.ok or waited >= self._timeout:
+                return check_from(name, verdict, waited)
+            self._clock.sleep(POLL_SECONDS)
+
+    def look_at_nodes(self) -> Verdict:
+        output, complaint = self._kubectl("get nodes -o json")
+        return Verdict(False, complaint) if complaint else judge.judge_nodes(judge.parse_nodes(output), self.nodes)
+
+    def look_at_gpus(self, wanted: Mapping[str, Mapping[str, int]]) -> Verdict:
+        output, complaint = self._kubectl("get nodes -o json")
+        return Verdict(False, complaint) if complaint else judge.judge_gpus(judge.parse_nodes(output), wanted)
+
+    def look_at_system(self) -> Verdict:
+        output, complaint = self._kubectl("get pods -n kube-system -o json")
+        return Verdict(False, complaint) if complaint else judge.judge_pods(judge.parse_pods(output), _SYSTEM_PODS)
+
+    def spread(self) -> Check:
+        """Start a probe pod on every node."""
+        started = self._clock.now()
+        try:
+            record = self._shell.run(self._head, f"cat {_RELEASE}", timeout=60).stdout
+            image = json.loads(record)["tools"]
+        except (HyperscalerError, ValueError, KeyError, TypeError) as error:
+            return check_from("pods", Verdict(False, f"{_RELEASE}: {error}"), self._clock.now() - started)
+        # One of an interrupted run would answer with yesterday's pods.
+        self._kubectl(f"delete namespace {NAMESPACE} --ignore-not-found --timeout=120s", timeout=180)
+        _, complaint = self._kubectl("apply -f -", stdin=probe_manifest(str(image)))
+        if complaint:
+            return check_from("pods", Verdict(False, complaint), self._clock.now() - started)
+        return self.wait("pods", self._look_at_probes)
+
+    def _look_at_probes(self) -> Verdict:
+        output, complaint = self._kubectl(f"get pods -n {NAMESPACE} -o json")
+        if complaint:
+            return Verdict(False, complaint)
+        self._pods = judge.parse_pods(output)
+        return judge.judge_spread(self._pods, self.nodes)
+
+    def reach(self) -> tuple[Check, Check]:
+        """From every probe pod to every other one, and to the service by its name."""
+        started = self._clock.now()
+        targets = [*(pod.ip for pod in self._pods), SERVICE]
+
+        def ask(pod: judge.PodState) -> tuple[judge.Reach, ...]:
+            words = shlex.join(["exec", "-n", NAMESPACE, pod.name, "--", "/bin/sh", "-c", round_script(targets)])
+            output, _ = self._kubectl(words, timeout=_ROUND_SECONDS)
+            return judge.parse_reaches(pod.node, output)
+
+        with ThreadPoolExecutor(max_workers=4, thread_name_prefix="verify") as pool:
+            reaches = tuple(reach for found in pool.map(ask, self._pods) for reach in found)
+        seconds = self._clock.now() - started
+        return (
+            check_from("pod network", judge.judge_pod_network(reaches, self._pods), seconds),
+            check_from("service by name", judge.judge_service(reaches, SERVICE, self.nodes), 0.0),
+        )
+
+    def clean(self) -> None:
+        self._kubectl(f"delete namespace {NAMESPACE} --ignore-not-found --wait=false", timeout=60)
+
+
+def round_script(targets: list[str]) -> str:
+    """A shell script that gets a page from each target and prints a line for each. Names are asked for three times: a
+    service's first answer may be on its way through the cluster still."""
+    # busybox's own wget timeout crashes on a refused connection, so the time is kept from outside.
+    return (
+        f"for target in {shlex.join(targets)}; do answer=; "
+        "for try in 1 2 3; do "
+        f'answer=$(timeout {_PAGE_SECONDS} wget -q -O - "http://$target:{PORT}/") && break; sleep 2; done; '
+        'echo "$target $answer"; done'
+    )
+
+
+def probe_manifest(image: str) -> str:
+    """A web server on every node that answers with the node's name, behind one service; JSON documents."""
+    serve = f'mkdir -p /tmp/www && echo "$NODE" >/tmp/www/index.html && exec httpd -f -p {PORT} -h /tmp/www'
+    labels = {"app": "probe"}
+    container = {
+        "name": "probe",
+        "image": image,
+        "imagePullPolicy": "Never",
+        "command": ["/bin/sh", "-c", serve],
+        "env": [{"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}],
+        "resources": {"requests": {"cpu": "5m", "memory": "8Mi"}, "limits": {"memory": "64Mi"}},
+    }
+    pod = {
+        "metadata": {"labels": labels},
+        "spec": {
+            "containers": [container],
+            "tolerations": [{"operator": "Exists"}],
+            "terminationGracePeriodSeconds": 0,
+            "automountServiceAccountToken": False,
+        },
+    }
+    documents = [
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": "probe", "namespace": NAMESPACE},
+            "spec": {"selector": labels, "ports": [{"port": PORT, "targetPort": PORT}]},
+        },
+        {
+            "apiVersion": "apps/v1",
+            "kind": "DaemonSet",
+            "metadata": {"name": "probe", "namespace": NAMESPACE},
+            "spec": {"selector": {"matchLabels": labels}, "template": pod},
+        },
+    ]
+    return json.dumps({"apiVersion": "v1", "kind": "List", "items": documents}) + "\n"
