@@ -1,0 +1,179 @@
+"""Bundles: what goes in comes out, and nothing else."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from emulator.errors import UsageError
+from emulator.kubernetes_build.bundle import create_bundle, show_bundle, unpack_bundle, verify_bundle
+from emulator.kubernetes_build.release import (
+    MANIFEST,
+    Release,
+    ReleaseError,
+    ReleaseManifest,
+    describe_file,
+    verify_release,
+)
+
+FILES = {
+    "bin/kubeadm": b"kubeadm program " * 1000,
+    "bin/kubelet": b"kubelet program " * 2000,
+    "bin/kubectl": b"kubectl program",
+    "images/kubernetes.tar": b"layers " * 5000,
+}
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> Release:
+    directory = tmp_path / "release"
+    for name, content in FILES.items():
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    manifest = ReleaseManifest(
+        version="1.20.2",
+        architecture="amd64",
+        origin="a test",
+        repository="hyperscaler.invalid/kubernetes",
+        pause_image="hyperscaler.invalid/kubernetes/pause:3.2",
+        cluster_dns="hyperscaler.invalid/kubernetes/cluster-dns:1",
+        tools="hyperscaler.invalid/kubernetes/tools:1",
+        images=("hyperscaler.invalid/kubernetes/pause:3.2",),
+        files={name: describe_file(directory / name) for name in FILES},
+    )
+    (directory / MANIFEST).write_text(manifest.to_json())
+    return Release(directory, manifest)
+
+
+@pytest.fixture
+def bundle(release: Release, tmp_path: Path) -> Path:
+    path = tmp_path / "lab.bundle"
+    create_bundle(release, path)
+    return path
+
+
+def test_round_trip(release: Release, bundle: Path, tmp_path: Path) -> None:
+    assert show_bundle(bundle) == verify_bundle(bundle) == release.manifest
+    unpacked = unpack_bundle(bundle, tmp_path / "cache")
+    assert verify_release(unpacked) == []
+    assert {name: unpacked.path(name).read_bytes() for name in FILES} == FILES
+    assert unpack_bundle(bundle, tmp_path / "cache").directory == unpacked.directory
+
+
+def test_the_same_release_gives_the_same_bytes(release: Release, bundle: Path, tmp_path: Path) -> None:
+    create_bundle(release, tmp_path / "again.bundle")
+    assert (tmp_path / "again.bundle").read_bytes() == bundle.read_bytes()
+
+
+def test_an_existing_file_is_not_overwritten(release: Release, bundle: Path) -> None:
+    with pytest.raises(UsageError, match="exists already"):
+        create_bundle(release, bundle)
+
+
+def test_a_damaged_release_becomes_no_bundle(release: Release, tmp_path: Path) -> None:
+    release.path("bin/kubelet").write_bytes(b"something else")
+    with pytest.raises(ReleaseError, match="bin/kubelet"):
+        create_bundle(release, tmp_path / "bad.bundle")
+    assert not (tmp_path / "bad.bundle").exists()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.7, 0.8])
+def test_a_truncated_bundle_is_refused_and_leaves_nothing(bundle: Path, tmp_path: Path, share: float) -> None:
+    data = bundle.read_bytes()
+    bundle.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(ReleaseError):
+        verify_bundle(bundle)
+    cache = tmp_path / "cache"
+    with pytest.raises(ReleaseError):
+        unpack_bundle(bundle, cache)
+    assert not cache.exists() or list(cache.iterdir()) == []
+
+
+def rewrite(path: Path, change: Callable[[tarfile.TarInfo, bytes], tuple[str, bytes] | None]) -> None:
+    """Rewrite a bundle member by member; None drops one."""
+    with tarfile.open(path) as archive:
+        members = [(member, archive.extractfile(member)) for member in archive]
+        kept = [change(member, stream.read() if stream else b"") for member, stream in members]
+    with tarfile.open(path, "w") as archive:
+        for pair in kept:
+            if pair is not None:
+                member = tarfile.TarInfo(pair[0])
+                member.size = len(pair[1])
+                archive.addfile(member, io.BytesIO(pair[1]))
+
+
+def test_an_altered_file_is_named(bundle: Path) -> None:
+    rewrite(bundle, lambda m, data: (m.name, data.replace(b"kubelet", b"evilet!") if "kubelet" in m.name else data))
+    with pytest.raises(ReleaseError, match=r"bin/kubelet: sha256 is [0-9a-f]{64}, the manifest says"):
+        verify_bundle(bundle)
+
+
+def test_every_fault_is_listed(bundle: Path) -> None:
+    rewrite(
+        bundle,
+        lambda m, data: (
+            None if m.name == "images/kubernetes.tar" else (m.name, data[:-1] if "kubectl" in m.name else data)
+        ),
+    )
+    with pytest.raises(ReleaseError) as caught:
+        verify_bundle(bundle)
+    assert "bin/kubectl: 14 bytes, the manifest says 15" in str(caught.value)
+    assert "images/kubernetes.tar is missing" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["../../etc/cron.d/evil", "/etc/passwd", "bin/../../evil", "bin/extra"])
+def test_a_member_that_does_not_belong_is_refused_and_not_written(bundle: Path, tmp_path: Path, name: str) -> None:
+    with tarfile.open(bundle, "a") as archive:
+        archive.addfile(tarfile.TarInfo(name), io.BytesIO(b""))
+    with pytest.raises(ReleaseError, match="does not belong there"):
+        unpack_bundle(bundle, tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_link_in_place_of_a_file_is_refused(bundle: Path) -> None:
+    with tarfile.open(bundle, "a") as archive:
+        member = tarfile.TarInfo("bin/kubeadm")
+        member.type, member.linkname = tarfile.SYMTYPE, "/etc/shadow"
+        archive.addfile(member)
+    with pytest.raises(ReleaseError, match="does not belong there"):
+        verify_bundle(bundle)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": 2},
+        {"version": "../../1.20.2"},
+        {"version": 1.2},
+        {"files": {"../evil": {"sha256": "0" * 64, "size": 1}}},
+        {"files": {"bin/kubeadm": {"sha256": "0" * 63, "size": 1}}},
+        {"files": {"bin/kubeadm": {"sha256": "0" * 64, "size": -1}}},
+        {"files": {}},
+        {"pause_image": "pause; rm -rf /"},
+        {"pause_image": 'x:1"\n[plugins]'},
+    ],
+)
+def test_a_hostile_manifest_is_refused(bundle: Path, change: dict[str, object]) -> None:
+    def rewritten(member: tarfile.TarInfo, data: bytes) -> tuple[str, bytes]:
+        if member.name != MANIFEST:
+            return member.name, data
+        return member.name, json.dumps({**json.loads(data), **change}).encode()
+
+    rewrite(bundle, rewritten)
+    with pytest.raises(ReleaseError):
+        show_bundle(bundle)
+
+
+def test_something_else_is_no_bundle(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("not a tar file")
+    with pytest.raises(ReleaseError, match="not a bundle"):
+        show_bundle(path)
+    with pytest.raises(UsageError, match="there is no bundle"):
+        show_bundle(tmp_path / "absent")
