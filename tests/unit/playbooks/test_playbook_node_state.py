@@ -1,0 +1,294 @@
+"""The node_state module: files in a real directory, units judged from systemctl's output."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pwd
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emulator.share import share_dir
+
+SOURCE = share_dir() / "playbooks" / "library" / "node_state.py"
+ME = pwd.getpwuid(os.geteuid()).pw_name
+MINE: dict[str, Any] = {"owner": ME, "group": None if ME == "root" else ME}
+
+
+@pytest.fixture(scope="module")
+def module() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("node_state_under_test", SOURCE)
+    assert spec is not None and spec.loader is not None
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+def entry(path: Path, **fields: Any) -> dict[str, Any]:
+    return {"path": str(path), "content": None, "secret": None, "mode": None, **MINE, **fields}
+
+
+# ---------------------------------------------------------------- files
+def test_a_file_is_written_once(module: ModuleType, tmp_path: Path) -> None:
+    wanted = entry(tmp_path / "slurm.conf", content="ClusterName=demo\n", mode="0640")
+    assert module.ensure_file(wanted, check=False) == [f"file {tmp_path}/slurm.conf"]
+    assert (tmp_path / "slurm.conf").read_text() == "ClusterName=demo\n"
+    assert stat.S_IMODE((tmp_path / "slurm.conf").stat().st_mode) == 0o640
+    assert module.ensure_file(wanted, check=False) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["slurm.conf"]
+
+
+@pytest.mark.parametrize("there", ["", "ClusterName=dem", "ClusterName=demo\nmore", "\0binary"])
+def test_a_file_with_other_content_is_replaced(module: ModuleType, tmp_path: Path, there: str) -> None:
+    path = tmp_path / "slurm.conf"
+    path.write_text(there)
+    assert module.ensure_file(entry(path, content="ClusterName=demo\n"), check=False)
+    assert path.read_text() == "ClusterName=demo\n"
+
+
+def test_a_file_that_is_too_open_is_closed(module: ModuleType, tmp_path: Path) -> None:
+    path = tmp_path / "munge.key"
+    path.write_text("k")
+    path.chmod(0o644)
+    assert module.ensure_file(entry(path, secret="k", mode="0400"), check=False)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o400
+
+
+def test_a_link_in_the_place_of_a_file_is_not_followed(module: ModuleType, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_text("not ours")
+    (tmp_path / "munge.key").symlink_to(other)
+    assert module.ensure_file(entry(tmp_path / "munge.key", secret="k"), check=False)
+    assert other.read_text() == "not ours"
+    assert not (tmp_path / "munge.key").is_symlink()
+
+
+def test_check_mode_changes_nothing(module: ModuleType, tmp_path: Path) -> None:
+    assert module.ensure_file(entry(tmp_path / "a", content="x"), check=True)
+    assert module.ensure_directory(entry(tmp_path / "d"), check=True)
+    (tmp_path / "old").touch()
+    assert module.ensure_absent(str(tmp_path / "old"), check=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+
+
+def test_directories_and_removals(module: ModuleType, tmp_path: Path) -> None:
+    wanted = entry(tmp_path / "d", mode="0700")
+    assert module.ensure_directory(wanted, check=False) and not module.ensure_directory(wanted, check=False)
+    assert stat.S_IMODE((tmp_path / "d").stat().st_mode) == 0o700
+    (tmp_path / "f").touch()
+    with pytest.raises(module.NodeStateError, match="in the way"):
+        module.ensure_directory(entry(tmp_path / "f"), check=False)
+    assert module.ensure_absent(str(tmp_path / "f"), check=False)
+    assert module.ensure_absent(str(tmp_path / "f"), check=False) == []
+
+
+def test_an_unknown_owner_is_named(module: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(module.NodeStateError, match="no such owner or group"):
+        module.ensure_file(entry(tmp_path / "f", content="", owner="nobody-of-that-name"), check=False)
+
+
+def test_an_account_with_another_uid_is_an_error(module: ModuleType) -> None:
+    with pytest.raises(module.NodeStateError, match=f"user {ME} has uid {os.geteuid()} on this node, not 64999"):
+        module.ensure_user({"name": ME, "uid": 64999, "home": None, "shell": None}, check=False)
+
+
+# ---------------------------------------------------------------- units
+SHOWN = """\
+Id=slurmd.service
+LoadState=loaded
+ActiveState=active
+UnitFileState=enabled
+NeedDaemonReload=no
+ExecMainStartTimestamp=Mon 2026-11-23 19:06:06.500000 UTC
+
+Id=munge.service
+LoadState=loaded
+ActiveState=inactive
+UnitFileState=disabled
+NeedDaemonReload=no
+ExecMainStartTimestamp=
+"""
+STARTED_AT = 1795460766.5
+
+
+def test_units_as_systemd_shows_them(module: ModuleType) -> None:
+    units = module.parse_units(SHOWN)
+    assert set(units) == {"slurmd.service", "munge.service"}
+    assert module.start_time(units["slurmd.service"]["ExecMainStartTimestamp"]) == STARTED_AT
+    assert module.start_time(units["munge.service"]["ExecMainStartTimestamp"]) == 0.0
+    assert module.start_time("n/a") == 0.0
+
+
+@pytest.mark.parametrize(
+    ("state", "active", "changed_at", "action"),
+    [
+        ("started", "inactive", 0.0, "start"),
+        ("started", "failed", 0.0, "start"),
+        ("started", "active", STARTED_AT - 1, ""),
+        ("started", "active", STARTED_AT + 1, "restart"),
+        ("started", "activating", STARTED_AT + 1, "restart"),
+        ("stopped", "active", 0.0, "stop"),
+        ("stopped", "failed", 0.0, "stop"),
+        ("stopped", "inactive", STARTED_AT + 1, ""),
+    ],
+)
+def test_a_unit_that_started_before_its_files_changed_is_restarted(
+    module: ModuleType, state: str, active: str, changed_at: float, action: str
+) -> None:
+    seen = {**module.parse_units(SHOWN)["slurmd.service"], "ActiveState": active}
+    assert module.unit_action({"state": state}, seen, changed_at) == action
+
+
+def test_the_last_change_is_the_latest_of_the_files_there_are(module: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    os.utime(tmp_path / "a", (0, 0))  # setting the times back does not hide a change
+    assert module.last_change([str(tmp_path / "a"), str(tmp_path / "absent")]) == (tmp_path / "a").stat().st_ctime
+    assert module.last_change([str(tmp_path / "absent")]) == 0.0
+
+
+@given(st.text())
+def test_no_output_of_systemctl_breaks_the_parser(text: str) -> None:
+    spec = importlib.util.spec_from_file_location("node_state_fuzzed", SOURCE)
+    assert spec is not None and spec.loader is not None
+    module = sys.modules.get("node_state_fuzzed") or importlib.util.module_from_spec(spec)
+    if "node_state_fuzzed" not in sys.modules:
+        sys.modules["node_state_fuzzed"] = module
+        spec.loader.exec_module(module)
+    assert isinstance(module.parse_units(text), dict)
+
+
+class Systemd:
+    """A systemctl of two units; what it is told to do, it does, unless the unit is broken."""
+
+    def __init__(self, states: dict[str, str]) -> None:
+        self.states = dict(states)
+        self.told: list[str] = []
+        self.broken: set[str] = set()
+
+    def run(self, argv: list[str], timeout: float = 0) -> str:
+        verb, names = argv[1], argv[-1:]
+        if verb == "show":
+            blocks = []
+            for name in [word for word in argv if word.endswith(".service")]:
+                state = self.states.get(name)
+                load = "loaded" if state else "not-found"
+                blocks.append(
+                    f"Id={name}\nLoadState={load}\nActiveState={state or 'inactive'}\nUnitFileState=disabled\n"
+                    "NeedDaemonReload=no\nExecMainStartTimestamp=Mon 2026-11-23 19:06:06 UTC\n"
+                )
+            return "\n".join(blocks)
+        self.told.append(" ".join(argv[1:]))
+        for name in names:
+            if verb in ("start", "restart"):
+                self.states[name] = "failed" if name in self.broken else "active"
+            if verb == "stop":
+                self.states[name] = "inactive"
+        return ""
+
+
+@pytest.fixture
+def systemd(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Systemd]:
+    def make(**states: str) -> Systemd:
+        fake = Systemd({f"{name}.service": state for name, state in states.items()})
+        monkeypatch.setattr(module, "run", fake.run)
+        monkeypatch.setattr(module, "journal_of", lambda name: f"last words of {name}")
+        monkeypatch.setattr(module, "listening_ports", lambda: {6818})
+        monkeypatch.setattr(module.subprocess, "run", lambda *args, **kwargs: None)
+        return fake
+
+    return make
+
+
+def unit(name: str, **fields: Any) -> dict[str, Any]:
+    return {"name": name, "enabled": None, "state": "started", "reads": [], "listen": None, **fields}
+
+
+def test_units_come_up_in_the_order_given(module: ModuleType, systemd: Callable[..., Systemd]) -> None:
+    fake = systemd(munge="inactive", slurmd="active", old="active")
+    changes = module.converge_units(
+        [unit("munge", enabled=True), unit("slurmd", listen=6818), unit("old", state="stopped"),
+         unit("absent", state="stopped")],
+        5,
+        check=False,
+    )  # fmt: skip
+    assert changes == ["munge.service enabled", "munge.service start", "old.service stop"]
+    assert fake.told == ["--no-reload enable munge.service", "start munge.service", "stop old.service"]
+
+
+def test_a_unit_that_gives_up_fails_with_its_last_words(module: ModuleType, systemd: Callable[..., Systemd]) -> None:
+    fake = systemd(slurmd="inactive")
+    fake.broken.add("slurmd.service")
+    with pytest.raises(module.NodeStateError, match=r"slurmd.service did not stay up\nlast words of slurmd.service"):
+        module.converge_units([unit("slurmd")], 5, check=False)
+
+
+def test_a_port_that_never_answers_is_a_timeout(module: ModuleType, systemd: Callable[..., Systemd]) -> None:
+    systemd(slurmdbd="inactive")
+    with pytest.raises(module.NodeStateError, match=r"slurmdbd.service is not up after 0 s"):
+        module.converge_units([unit("slurmdbd", listen=6819)], 0, check=False)
+
+
+def test_a_missing_unit_is_named(module: ModuleType, systemd: Callable[..., Systemd]) -> None:
+    systemd()
+    with pytest.raises(module.NodeStateError, match=r"slurmd\.service is not installed here"):
+        module.converge_units([unit("slurmd")], 5, check=False)
+
+
+def test_check_mode_tells_systemd_nothing(module: ModuleType, systemd: Callable[..., Systemd]) -> None:
+    fake = systemd(munge="inactive")
+    changes = module.converge_units([unit("munge", enabled=True)], 5, check=True)
+    assert changes == ["munge.service enabled", "munge.service start"]
+    assert fake.told == []
+
+
+# ---------------------------------------------------------------- as Ansible runs it
+def test_ansible_hides_secrets_and_counts_changes(tmp_path: Path) -> None:
+    secret = "never-to-be-seen-9b1f"
+    (tmp_path / "key").write_text(secret)
+    play = tmp_path / "play.yml"
+    owner = "" if ME == "root" else f"            owner: {ME}\n            group: {ME}\n"
+    play.write_text(
+        "- hosts: localhost\n"
+        "  gather_facts: false\n"
+        "  tasks:\n"
+        "    - name: Lay it\n"
+        "      node_state:\n"
+        "        files:\n"
+        f"          - path: {tmp_path}/laid\n"
+        "            mode: '0400'\n"
+        f"            secret: \"{{{{ lookup('file', '{tmp_path}/key') }}}}\"\n"
+        f"{owner}"
+    )
+    bin_directory = Path(sys.executable).parent
+
+    def run() -> str:
+        done = subprocess.run(
+            [bin_directory / "ansible-playbook", "-vvv", "-i", "localhost,", "-c", "local", play],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+            env={
+                "PATH": f"{bin_directory}:/usr/bin:/bin",
+                "HOME": str(tmp_path),
+                "LC_ALL": "C.UTF-8",
+                "ANSIBLE_LIBRARY": str(SOURCE.parent),
+                "ANSIBLE_PYTHON_INTERPRETER": sys.executable,
+            },
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    first, second = run(), run()
+    assert "changed=1" in first and "changed=0" in second
+    assert secret not in first + second
+    assert (tmp_path / "laid").read_text() == secret

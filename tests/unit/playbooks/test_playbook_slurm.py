@@ -1,0 +1,189 @@
+"""The Slurm playbook: what its templates make of an inventory, and that Ansible accepts it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pytest
+import yaml
+
+from emulator.inventory.build import build_inventory
+from emulator.inventory.model import AnsibleInventory, ConnectionFacts, NodeGpu
+from emulator.inventory.render import InventoryFormat, render
+from emulator.share import share_dir
+from emulator.spec.model import ClusterSpec, NodeSpec, PartitionSpec, Role, SlurmSpec
+
+PLAYBOOKS = share_dir() / "playbooks"
+CONNECTION = ConnectionFacts("root", Path("/lab/ssh/id"), Path("/lab/ssh/known_hosts"))
+
+
+def lab(*, computes: int = 2, partitions: tuple[PartitionSpec, ...] = (PartitionSpec("main"),)) -> ClusterSpec:
+    nodes = [NodeSpec("hpc-controller", Role.HPC_CONTROLLER, 2, 2048, 8, IPv4Address("192.168.100.10"))]
+    nodes += [
+        NodeSpec(f"hpc-compute-{n}", Role.HPC_COMPUTE, n, 1024 * n, 8, IPv4Address(f"192.168.100.{10 + n}"))
+        for n in range(1, computes + 1)
+    ]
+    return ClusterSpec("demo", "", tuple(nodes), {}, slurm=SlurmSpec(partitions, "main", 3600))
+
+
+def template(name: str, inventory: AnsibleInventory, host: str) -> str:
+    """A role's template as Ansible renders it (trim_blocks on), from the inventory's own YAML."""
+    tree = yaml.safe_load(render(inventory, InventoryFormat.YAML))["all"]
+    hostvars: dict[str, dict[str, Any]] = {}
+    groups: dict[str, list[str]] = {}
+    for cluster in tree["children"].values():
+        for group, body in cluster["children"].items():
+            groups[group] = list(body["hosts"])
+            for node, variables in body["hosts"].items():
+                hostvars[node] = {**tree["vars"], **cluster["vars"], **variables}
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(PLAYBOOKS / "roles"),
+        trim_blocks=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,  # noqa: S701 -- configuration files, not HTML
+    )
+    return environment.get_template(name).render(**hostvars[host], hostvars=hostvars, groups=groups)
+
+
+def slurm_conf(spec: ClusterSpec, gpus: dict[str, tuple[NodeGpu, ...]] | None = None) -> list[str]:
+    text = template("slurm_common/templates/slurm.conf.j2", build_inventory(spec, CONNECTION, gpus), "hpc-controller")
+    return text.splitlines()
+
+
+GPUS = {
+    "hpc-compute-1": (NodeGpu("1g.10gb", 2, simulated=True), NodeGpu("3g.40gb", 1, simulated=True)),
+    "hpc-compute-2": (NodeGpu("a100", 1, device_files=("/dev/nvidia0",)),),
+}
+
+
+def test_nodes_and_partitions() -> None:
+    lines = slurm_conf(lab(), GPUS)
+    assert "ClusterName=demo" in lines
+    assert "SlurmctldHost=hpc-controller(192.168.100.10)" in lines
+    assert [line for line in lines if line.startswith("NodeName=")] == [
+        "NodeName=hpc-compute-1 NodeAddr=192.168.100.11 CPUs=1 RealMemory=924 Gres=gpu:1g.10gb:2,gpu:3g.40gb:1"
+        " State=UNKNOWN",
+        "NodeName=hpc-compute-2 NodeAddr=192.168.100.12 CPUs=2 RealMemory=1897 Gres=gpu:a100:1 State=UNKNOWN",
+    ]
+    assert "PartitionName=main Nodes=hpc-compute-1,hpc-compute-2 Default=YES MaxTime=0-01:00:00 State=UP" in lines
+    assert "ReturnToService=2" in lines and "AccountingStorageTRES=gres/gpu" in lines
+    assert "DefMemPerCPU=924" in lines  # the smallest share of any node, so that a job fits everywhere
+
+
+def test_partitions_may_hold_some_nodes() -> None:
+    partitions = (PartitionSpec("main"), PartitionSpec("debug", ("hpc-compute-2",)))
+    lines = slurm_conf(lab(partitions=partitions))
+    assert "PartitionName=debug Nodes=hpc-compute-2 Default=NO MaxTime=0-01:00:00 State=UP" in lines
+
+
+def test_every_setting_is_on_a_line_of_its_own() -> None:
+    for line in slurm_conf(lab(), GPUS):
+        assert not line or line.startswith("#") or "=" in line.split()[0], line
+        assert "{" not in line and "%" not in line
+
+
+def test_gres_has_a_device_per_unit() -> None:
+    text = template("slurm_common/templates/gres.conf.j2", build_inventory(lab(), CONNECTION, GPUS), "hpc-compute-1")
+    assert text.splitlines()[1:] == [
+        "NodeName=hpc-compute-1 Name=gpu Type=1g.10gb Count=2 File=/dev/lab-gpu0,/dev/lab-gpu1",
+        "NodeName=hpc-compute-1 Name=gpu Type=3g.40gb Count=1 File=/dev/lab-gpu2",
+        "NodeName=hpc-compute-2 Name=gpu Type=a100 Count=1 File=/dev/nvidia0",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("host", "lines"),
+    [
+        ("hpc-compute-1", [f"c /dev/lab-gpu{n} 0666 root root - 1:3" for n in range(3)]),
+        ("hpc-compute-2", []),
+        ("hpc-controller", []),
+    ],
+)
+def test_only_simulated_gpus_have_stand_ins(host: str, lines: list[str]) -> None:
+    text = template("slurm_common/templates/lab-gpu.conf.j2", build_inventory(lab(), CONNECTION, GPUS), host)
+    assert text.splitlines()[1:] == lines
+
+
+@pytest.mark.parametrize(
+    ("gpus", "constrained"),
+    [({}, "no"), ({"hpc-compute-1": GPUS["hpc-compute-1"]}, "no"), (GPUS, "yes")],
+)
+def test_devices_are_kept_apart_only_where_they_are_real(
+    gpus: dict[str, tuple[NodeGpu, ...]], constrained: str
+) -> None:
+    text = template("slurm_common/templates/cgroup.conf.j2", build_inventory(lab(), CONNECTION, gpus), "hpc-compute-1")
+    assert f"ConstrainDevices={constrained}" in text.splitlines()
+
+
+def test_the_database_knows_no_password() -> None:
+    inventory = build_inventory(lab(), CONNECTION)
+    for name in ("slurm.sql.j2", "slurmdbd.conf.j2"):
+        text = template(f"slurm_controller/templates/{name}", inventory, "hpc-controller")
+        assert "StoragePass" not in text and "IDENTIFIED BY" not in text
+
+
+SACCTMGR = """\
+case "$*" in
+*'show associations'*) cat "$DATABASE" ;;
+*'add account'*) echo 'lab|' >>"$DATABASE" ;;
+*'add user student'*) echo 'lab|student' >>"$DATABASE" ;;
+*) exit 1 ;;
+esac
+"""
+
+
+def test_accounting_script_changes_only_what_differs(tmp_path: Path) -> None:
+    """Run by a real shell with stubs: accounts come once; nodes drained by Slurm are resumed, by a person are not."""
+    script = template(
+        "slurm_accounting/templates/accounting.sh.j2", build_inventory(lab(), CONNECTION), "hpc-controller"
+    )
+    stubs = {
+        "sacctmgr": SACCTMGR,
+        "sinfo": 'cat "$DRAINED"',
+        "scontrol": '[ "$2" = nodename=hpc-compute-1 ] && [ "$3" = state=resume ] && : >"$DRAINED"',
+    }
+    (tmp_path / "bin").mkdir()
+    for name, body in stubs.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    (tmp_path / "database").write_text("root|\nroot|root\n")
+    (tmp_path / "drained").write_text("hpc-compute-1|slurm\nhpc-compute-1|slurm\nhpc-compute-2|root\n")
+    environment = {
+        "PATH": f"{tmp_path}/bin:/usr/bin:/bin",
+        "DATABASE": str(tmp_path / "database"),
+        "DRAINED": str(tmp_path / "drained"),
+    }
+    outputs = [
+        subprocess.run(
+            ["sh", "-c", script], capture_output=True, text=True, timeout=30, check=True, env=environment
+        ).stdout
+        for _ in range(2)
+    ]
+    assert outputs == ["added account lab\nadded user student\nresumed hpc-compute-1\n", ""]
+
+
+def test_ansible_accepts_the_playbook(tmp_path: Path) -> None:
+    inventory = tmp_path / "inventory.yaml"
+    inventory.write_text(render(build_inventory(lab(), CONNECTION), InventoryFormat.YAML))
+    bin_directory = Path(sys.executable).parent
+    done = subprocess.run(
+        [bin_directory / "ansible-playbook", "--syntax-check", "-i", inventory, PLAYBOOKS / "playbook-hpc.yml"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={
+            "PATH": f"{bin_directory}:{os.environ['PATH']}",
+            "HOME": str(tmp_path),
+            "LC_ALL": "C.UTF-8",
+            "ANSIBLE_CONFIG": str(PLAYBOOKS / "ansible.cfg"),
+        },
+    )
+    assert done.returncode == 0, done.stderr
