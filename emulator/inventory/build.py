@@ -13,6 +13,7 @@ from emulator.inventory.model import (
     Vars,
     VarValue,
 )
+from emulator.kubernetes.addresses import dns_address, pod_subnets
 from emulator.spec.model import ClusterKind, ClusterSpec, NodeSpec, Role
 
 GROUP_OF_ROLE: Mapping[Role, str] = {
@@ -43,7 +44,17 @@ def build_inventory(
         gpus: node name -> what the allocation gave it; nodes that are not named have none.
     """
     granted = gpus or {}
-    hosts = tuple(InventoryHost(node.name, _host_vars(node, granted.get(node.name, ()))) for node in spec.nodes)
+    pods = pod_subnets(spec)
+    hosts = tuple(
+        InventoryHost(
+            node.name,
+            {
+                **_host_vars(node, granted.get(node.name, ())),
+                **({"node_pod_subnet": str(pods[node.name])} if node.name in pods else {}),
+            },
+        )
+        for node in spec.nodes
+    )
     groups: list[InventoryGroup] = []
     for kind in ClusterKind:
         names = tuple(dict.fromkeys(group for role, group in GROUP_OF_ROLE.items() if role.cluster is kind))
@@ -149,6 +160,7 @@ def _kubernetes_vars(spec: ClusterSpec) -> Vars:
         "kubernetes_version": kubernetes.version,
         "kubernetes_pod_subnet": str(kubernetes.pod_subnet),
         "kubernetes_service_subnet": str(kubernetes.service_subnet),
+        "kubernetes_dns_ip": str(dns_address(kubernetes.service_subnet)),
         "kubernetes_mig_strategy": kubernetes.mig_strategy,
         "kubernetes_taint_gpu_workers": kubernetes.taint_gpu_workers,
     }
