@@ -82,7 +82,16 @@ def find(lab: Lab) -> tuple[Resource, ...]:
     return tuple(_with_needs(resource, found) for resource in found)
 
 
-_ORDER = ("hypervisor", "network", "gpu-instance", "whole-gpu", "domain")
+_ORDER = (
+    "hypervisor",
+    "network",
+    "mig-mode",
+    "virtual-functions",
+    "gpu-instance",
+    "vgpu",
+    "whole-gpu",
+    "domain",
+)
 
 
 def _with_needs(resource: Resource, found: list[Resource]) -> Resource:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from emulator import ids
 from emulator.app.boot import Guest, HostKeyBook, wait_for_guests
 from emulator.app.files import LoadedLab
+from emulator.app.gpu_map import write_mdev_map
 from emulator.app.gpu_planning import GPU_FACT, node_gpus
 from emulator.app.lab import Lab, open_lab
 from emulator.app.planning import HYPERVISOR_FACT, backends_of, plan_lab, refuse_blocked
@@ -73,8 +74,11 @@ def provision(world: World, loaded: LoadedLab, options: Options, reporter: Repor
             return ProvisionResult(plan, declined=True)
         _prepare(lab, store, loaded.source, options.command)
         lab = open_lab(world, spec.name, dataclasses.replace(lab.backends, dry=False))
-        if not plan.is_empty:
-            Executor(lab.handlers, store, reporter, stop=stop).apply(plan)
+        try:
+            if not plan.is_empty:
+                Executor(lab.handlers, store, reporter, stop=stop).apply(plan)
+        finally:
+            write_mdev_map(lab.paths, store.state)
         _boot(world, lab, spec, reporter, stop)
         outcome = configure_lab(world, lab, store, spec, reporter, stop)
         checks = verify_lab(world, lab, store, spec, reporter)
