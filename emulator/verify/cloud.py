@@ -71,10 +71,10 @@ def verify_cloud(
         for node, granted in (gpus or {}).items()
     }
     wanted = {node: resources for node, resources in wanted.items() if resources and node in probes.nodes}
-    healthy = done(probes.wait("nodes", probes.look_at_nodes))
+    healthy = done(probes.wait("kubernetes nodes", probes.look_at_nodes))
     healthy = done(probes.wait("system pods", probes.look_at_system)) and healthy
     if wanted:
-        done(probes.wait("gpus", lambda: probes.look_at_gpus(wanted)))
+        done(probes.wait("kubernetes gpus", lambda: probes.look_at_gpus(wanted)))
     if not healthy:
         # Probe pods in a cluster that is not up would only wait for nothing.
         done(Check("pods", False, "not tried: nodes or system pods are not ready", 0.0))

@@ -29,6 +29,7 @@ def real_world() -> World:
     """This host."""
     from emulator.host.facts import read_host_facts
     from emulator.wiring.guests import RealGuests
+    from emulator.wiring.kubernetes import KubernetesInput
 
     home = Home.default()
     runner = HostProcess()
@@ -36,7 +37,7 @@ def real_world() -> World:
         home=home,
         runner=runner,
         disks=QemuImg(runner),
-        images=LabImages(ImageStore(home.images, runner)),
+        images=LabImages(ImageStore(home.images, runner), {"kubernetes": KubernetesInput(home, runner)}),
         guests=RealGuests(runner),
         choose_hypervisor=choose_hypervisor,
         accelerate=accelerate,

@@ -18,6 +18,7 @@ from emulator.inventory.render import InventoryFormat, render
 from emulator.ports import GuestAddress, GuestShell, ProcessRunner
 from emulator.progress import Event, Reporter, Status
 from emulator.spec.model import ClusterSpec
+from emulator.verify.cloud import verify_cloud
 from emulator.verify.hpc import slurm_summary, verify_hpc
 from emulator.verify.report import Check
 
@@ -62,9 +63,7 @@ class RealGuests:
         )
         return build_inventory(spec, connection, access.gpus)
 
-    def configure(
-        self, spec: ClusterSpec, access: Access, reporter: Reporter, stop: StopFlag
-    ) -> ConfigureOutcome:
+    def configure(self, spec: ClusterSpec, access: Access, reporter: Reporter, stop: StopFlag) -> ConfigureOutcome:
         """Run the playbooks of all clusters side by side; one that fails does not stop the other."""
         inventory = self._inventory(spec, access)
         started = time.monotonic()
@@ -97,6 +96,8 @@ class RealGuests:
         checks: list[Check] = []
         if spec.slurm is not None:
             checks += verify_hpc(spec, shell, guests, access.gpus, on_check=tell).checks
+        if spec.kubernetes is not None:
+            checks += verify_cloud(spec, shell, guests, access.gpus, on_check=tell).checks
         return tuple(CheckOutcome(check.name, check.ok, check.detail, check.seconds) for check in checks)
 
     def slurm_state(self, spec: ClusterSpec, access: Access) -> str:

@@ -116,7 +116,7 @@ def test_validate_and_plan_touch_nothing(lab_file: Path, before: dict[str, list[
 
 def test_provision_verifies_itself(provisioned: dict[str, Any]) -> None:
     names = {check["name"] for check in provisioned["checks"]}
-    assert {"nodes", "system pods", "pods", "pod network", "service by name", "gpus"} <= names
+    assert {"kubernetes nodes", "system pods", "kubernetes gpus", "pods", "pod network", "service by name"} <= names
     assert all(check["ok"] for check in provisioned["checks"])
 
 

@@ -203,7 +203,7 @@ def test_a_good_cluster_passes_everything_and_is_cleaned_up() -> None:
     report = verify_cloud(spec(), cluster, ADDRESSES, GPUS, clock=cluster.clock())
     assert report.ok
     assert [name for name, _ in names(report)] == [
-        "nodes", "system pods", "gpus", "pods", "pod network", "service by name",
+        "kubernetes nodes", "system pods", "kubernetes gpus", "pods", "pod network", "service by name",
     ]  # fmt: skip
     assert "delete namespace" in cluster.commands[-1]
 
@@ -218,7 +218,7 @@ def test_it_waits_for_a_node_that_comes_late() -> None:
 def test_pods_are_not_tried_on_a_cluster_that_is_not_up() -> None:
     cluster = Cluster(nodes=[listing(node(HEAD))])
     report = verify_cloud(spec(), cluster, ADDRESSES, clock=cluster.clock())
-    assert names(report) == [("nodes", False), ("system pods", True), ("pods", False)]
+    assert names(report) == [("kubernetes nodes", False), ("system pods", True), ("pods", False)]
     assert not any("apply" in command for command in cluster.commands)
 
 

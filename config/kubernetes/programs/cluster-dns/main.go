@@ -33,6 +33,7 @@ func main() {
 	if err != nil {
 		log.Fatalf("no way to the API server: %v", err)
 	}
+	waitForServer(client)
 	factory := informers.NewSharedInformerFactory(client, 0)
 	services := factory.Core().V1().Services()
 	endpoints := factory.Core().V1().Endpoints()
@@ -66,6 +67,19 @@ func connect(kubeconfig string) (*kubernetes.Clientset, error) {
 	}
 	config.ContentType = "application/vnd.kubernetes.protobuf"
 	return kubernetes.NewForConfig(config)
+}
+
+// waitForServer returns when the API server answers. In a cluster that is coming up, kube-proxy may be minutes away;
+// informers would then wait longer and longer between their tries.
+func waitForServer(client *kubernetes.Clientset) {
+	for {
+		_, err := client.Discovery().ServerVersion()
+		if err == nil {
+			return
+		}
+		log.Printf("waiting for the API server: %v", err)
+		time.Sleep(time.Second)
+	}
 }
 
 // serveDNS answers until the process is told to stop, and then finishes what is under way.
