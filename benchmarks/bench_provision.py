@@ -86,9 +86,7 @@ def bare(spec: ClusterSpec, image: GoldenImage) -> float:
         started = time.perf_counter()
         connection = libvirt.open(daemon.start())
         nodes = {node.name: f"52:54:00:00:00:{number:02x}" for number, node in enumerate(spec.nodes)}
-        hosts = "".join(
-            f"<host mac='{nodes[node.name]}' name='{node.name}' ip='{node.ip}'/>" for node in spec.nodes
-        )
+        hosts = "".join(f"<host mac='{nodes[node.name]}' name='{node.name}' ip='{node.ip}'/>" for node in spec.nodes)
         connection.networkDefineXML(NETWORK.format(name="bare", hosts=hosts)).create()
 
         def make(name: str) -> None:

@@ -66,9 +66,7 @@ def _hypervisor(placement: Placement) -> Sequence[Hypervisor]:
 def _secrets(spec: ClusterSpec, paths: LabPaths) -> Sequence[Secret]:
     if not spec.nodes_of(ClusterKind.HPC):
         return ()
-    return (
-        Secret(name="munge", path=str(paths.secrets / "munge.key"), size_bytes=MUNGE_KEY_BYTES, encoding="text"),
-    )
+    return (Secret(name="munge", path=str(paths.secrets / "munge.key"), size_bytes=MUNGE_KEY_BYTES, encoding="text"),)
 
 
 def _image(spec: ClusterSpec, cluster: ClusterKind) -> str:

@@ -100,8 +100,6 @@ def test_simulation_is_chosen_in_one_place() -> None:
 
 def test_modules_stay_readable() -> None:
     long = {
-        str(path.relative_to(ROOT)): count
-        for path in modules()
-        if (count := len(path.read_text().splitlines())) > 400
+        str(path.relative_to(ROOT)): count for path in modules() if (count := len(path.read_text().splitlines())) > 400
     }
     assert not long, f"split these by topic: {long}"

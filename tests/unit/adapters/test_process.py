@@ -47,9 +47,7 @@ def test_a_killed_command_names_the_signal() -> None:
         ("no-such-program", "install no-such-program or put it on PATH"),
     ],
 )
-def test_a_missing_program_is_named_with_its_package(
-    program: str, fix: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_program_is_named_with_its_package(program: str, fix: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(HostNotFitError) as caught:
         HostProcess().run([program], timeout=10)
