@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from emulator.apply.handlers.gpu_carve import GpuHost
-from emulator.apply.ledger import slice_key
+from emulator.apply.ledger import slice_key, whole_boards
 from emulator.apply.state import State
 from emulator.errors import ConflictError, HostNotFitError
 from emulator.gpu.allocate import allocate, board_states, demands_of
@@ -63,7 +63,7 @@ def plan_gpus(spec: ClusterSpec, host: GpuHost | None, state: State) -> GpuPlan:
     if host is None or not spec.gpu.devices:
         return GpuPlan()
     gpus = discover_gpus(host.nvml, host.pci)
-    require_devices(spec.gpu.devices, gpus)
+    require_devices(spec.gpu.devices, gpus, out=whole_boards(host.ledger.read()))
     by_address = {gpu.pci_address: gpu for gpu in gpus}
     boards = board_states(
         spec.gpu,

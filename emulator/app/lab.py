@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -123,7 +124,17 @@ def open_lab(world: World, name: str, backends: Backends) -> Lab:
 def _gpu_opener(world: World, paths: LabPaths, backends: Backends) -> Callable[[], GpuHost] | None:
     if not backends.gpu:
         return None
-    return cache(lambda: world.gpus(backends.gpu, paths, backends.devices, dry=backends.dry))
+    lock = threading.Lock()
+
+    @cache
+    def opened() -> GpuHost:
+        return world.gpus(backends.gpu, paths, backends.devices, dry=backends.dry)
+
+    def once() -> GpuHost:
+        with lock:  # `cache` alone lets two threads open the boards twice
+            return opened()
+
+    return once
 
 
 def _hostdevs(gpus: Callable[[], GpuHost] | None) -> Callable[[Handle], tuple[Hostdev, ...]]:

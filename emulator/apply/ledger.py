@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -38,6 +38,11 @@ def functions_key(pci_address: str) -> str:
 def vgpu_key(pci_address: str, uuid: str, function: str) -> str:
     """A vGPU on a virtual function. In the vendor VFIO framework nothing on the host tells whose it is."""
     return f"{pci_address}/vgpu/{uuid}/{function}"
+
+
+def whole_boards(keys: Iterable[str]) -> tuple[str, ...]:
+    """Those of the keys that stand for whole boards: PCI addresses."""
+    return tuple(key for key in keys if "/" not in key)
 
 
 class GpuLedger:

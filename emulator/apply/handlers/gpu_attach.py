@@ -204,8 +204,8 @@ class WholeGpuHandler:
             driver = device.driver if device and device.driver else ""
             claimed = gpus.ledger.owner(resource.pci_address) == self._lab
             gpus.ledger.claim(resource.pci_address, self._lab)
-            # A board that is bound by a run that was cut off says no longer what it was bound to.
-            unknown = claimed and driver == VFIO_DRIVER
+            # A board that a run which was cut off has taken from its driver says no longer what that was.
+            unknown = claimed and driver in ("", VFIO_DRIVER)
             before = context.handle(resource.id).get("driver_before", "nvidia" if unknown else driver)
             try:
                 if driver == "nvidia":
@@ -237,8 +237,11 @@ class WholeGpuHandler:
                 return  # the board never was this lab's
             device = gpus.pci.device(resource.pci_address)
             before = handle.get("driver_before", "nvidia")
-            if device is not None and device.driver == VFIO_DRIVER and before != VFIO_DRIVER:
-                if device.iommu_group is not None and (held := gpus.pci.holders(f"/dev/vfio/{device.iommu_group}")):
+            # Also of a board that is not bound: a run that was cut off may have left some of its functions half
+            # way to vfio-pci or back, and the release of what is as it was changes nothing.
+            if device is not None and before != VFIO_DRIVER:
+                bound = device.driver == VFIO_DRIVER and device.iommu_group is not None
+                if bound and (held := gpus.pci.holders(f"/dev/vfio/{device.iommu_group}")):
                     raise GpuBusyError(
                         f"{resource.device} is still used by {held[0].name} (pid {held[0].pid})",
                         where=resource.pci_address,

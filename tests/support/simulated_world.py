@@ -1,0 +1,635 @@
+"""A whole machine in a directory: the real pipeline runs on it, and a test can stop it anywhere.
+
+Everything that outlives a process lies in files below `SimulatedHost.root`, so that a snapshot of the directory is
+what a crash at that instant leaves behind, and a restored snapshot is a machine on which the next command runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+from uuid import UUID, uuid5
+
+from emulator.adapters.simulated.calls import CallHook
+from emulator.adapters.simulated.disks import SimulatedDisks
+from emulator.adapters.simulated.gpus import SimulatedBoard, SimulatedGpus
+from emulator.adapters.simulated.guests import Answer, SimulatedShell
+from emulator.adapters.simulated.hypervisor import SimulatedHypervisor
+from emulator.adapters.ssh_shell import host_keys_from_console
+from emulator.app.destroy import destroy
+from emulator.app.files import LoadedLab, load_lab_file
+from emulator.app.lab import namespace_name, open_lab
+from emulator.app.planning import backends_of, plan_lab
+from emulator.app.provision import Options, ProvisionResult, provision
+from emulator.app.world import EMBEDDED, Access, AccelerationChoice, CheckOutcome, ConfigureOutcome, World
+from emulator.apply.handler import StopFlag
+from emulator.apply.handlers.files import write_private
+from emulator.apply.handlers.gpu_carve import GpuHost
+from emulator.apply.journal import Journal
+from emulator.apply.ledger import GpuLedger
+from emulator.apply.state import State, StateStore
+from emulator.errors import HypervisorError
+from emulator.gpu_ports import VgpuFramework
+from emulator.host.facts import HostFacts
+from emulator.ids import NAMESPACE
+from emulator.paths import Home, LabPaths
+from emulator.plan.model import Plan
+from emulator.ports import Completed, DaemonPresence, DomainState, GuestAddress
+from emulator.progress import Reporter, SilentReporter
+from emulator.spec.model import ClusterSpec, GpuBackend, GpuDeviceSpec
+from emulator.wiring.gpus import assemble_gpus
+
+SYSTEM_URI = "qemu:///system"
+FIRST, SECOND, THIRD = "0000:41:00.0", "0000:42:00.0", "0000:43:00.0"
+LAB = "demo"
+
+
+class HookedPort:
+    """Any adapter with every call going through the hook."""
+
+    def __init__(self, port: object, name: str, hook: CallHook) -> None:
+        self._port, self._name, self._hook = port, name, hook
+
+    def __getattr__(self, attribute: str) -> Any:
+        value = getattr(self._port, attribute)
+        if not callable(value):
+            return value
+
+        def call(*args: object, **options: object) -> object:
+            with self._hook.around(f"{self._name}.{attribute}"):
+                return value(*args, **options)
+
+        return call
+
+
+# ---------------------------------------------------------------- the host's parts
+class SimulatedDaemon:
+    """`HypervisorDaemon`: a marked directory, and a file in the machine's directory while its processes live."""
+
+    def __init__(self, directory: Path, namespace: str, machine: Path, hook: CallHook) -> None:
+        self._directory, self._hook = directory, hook
+        self._marker = directory / "embedded.json"
+        self._process = machine / "namespaces" / namespace
+
+    def presence(self) -> DaemonPresence:
+        with self._hook.around("daemon.presence"):
+            return self._presence()
+
+    def _presence(self) -> DaemonPresence:
+        marked, lives = self._marker.exists(), self._process.exists()
+        if marked and lives:
+            return DaemonPresence.UP
+        return DaemonPresence.DOWN if marked or lives else DaemonPresence.ABSENT
+
+    def start(self) -> str:
+        # Two effects, so two places to be stopped between.
+        with self._hook.around("daemon.start"):
+            if not self._marker.exists():
+                self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+                self._marker.write_text("{}")
+        with self._hook.around("daemon.launch"):
+            self._process.write_text(str(self._directory))
+        return f"embedded:{self._directory}"
+
+    def stop(self) -> None:
+        with self._hook.around("daemon.stop"):
+            self._process.unlink(missing_ok=True)
+        with self._hook.around("daemon.remove"):
+            for file in self._directory.glob("*"):
+                if file != self._marker:
+                    file.unlink()
+            self._marker.unlink(missing_ok=True)
+            if self._directory.exists():
+                self._directory.rmdir()
+
+
+@dataclass(frozen=True)
+class Image:
+    name: str
+    directory: Path
+    digest: str = "0123456789abcdef"
+    cmdline: tuple[str, ...] = ("root=/dev/vda1",)
+
+    @property
+    def disk(self) -> Path:
+        return self.directory / "disk.qcow2"
+
+    @property
+    def kernel(self) -> Path:
+        return self.directory / "vmlinuz"
+
+    @property
+    def initrd(self) -> Path:
+        return self.directory / "initrd"
+
+
+class SimulatedImages:
+    """`Images`: three small files for each image; the kernel last, since it tells that the image is whole."""
+
+    def __init__(self, root: Path, hook: CallHook) -> None:
+        self._root, self._hook = root, hook
+
+    def _image(self, name: str) -> Image | None:
+        image = Image(name, self._root / name)
+        return image if image.kernel.exists() else None
+
+    def current(self, name: str) -> Image | None:
+        with self._hook.around("images.current"):
+            return self._image(name)
+
+    def needs_build(self, name: str) -> str | None:
+        with self._hook.around("images.needs_build"):
+            return None if self._image(name) else "never built"
+
+    def build(self, name: str, *, progress: Callable[[str], None]) -> Image:
+        with self._hook.around("images.build"):
+            progress(f"building {name}")
+            image = Image(name, self._root / name)
+            image.directory.mkdir(parents=True, exist_ok=True)
+            for file in (image.disk, image.initrd, image.kernel):
+                file.write_text(file.name)
+            return image
+
+    def owning(self, disk: Path) -> Image | None:
+        with self._hook.around("images.owning"):
+            image = self._image(disk.parent.name)
+            return image if image and image.disk == disk else None
+
+
+class KeygenRunner:
+    """`ProcessRunner` that knows ssh-keygen alone, and writes the private half before the public one."""
+
+    def __init__(self, hook: CallHook) -> None:
+        self._hook = hook
+
+    def run(self, argv: Sequence[str | Path], **_options: object) -> Completed:
+        words = tuple(str(word) for word in argv)
+        assert words[0] == "ssh-keygen", words
+        target = Path(words[words.index("-f") + 1])
+        with self._hook.around("ssh-keygen private"):
+            target.touch(mode=0o600)
+            target.write_text("PRIVATE KEY\n")
+        with self._hook.around("ssh-keygen public"):
+            target.with_name(f"{target.name}.pub").write_text("ssh-ed25519 AAAA lab\n")
+        return Completed(words, 0, "", "")
+
+
+class Disks(SimulatedDisks):
+    """A disk that is made anew has nothing of the configuration that the guest of the old one got."""
+
+    def __init__(self, machine: Path, hook: CallHook) -> None:
+        super().__init__(hook=hook)
+        self._configured = Configured(machine)
+
+    def create_overlay(self, path: Path, *, base: Path, size_gib: int) -> None:
+        super().create_overlay(path, base=base, size_gib=size_gib)
+        self._configured.forget(path)
+
+
+class Configured:
+    """Which disks hold a configured guest, and with what."""
+
+    def __init__(self, machine: Path) -> None:
+        self._file = machine / "configured.json"
+
+    def read(self) -> dict[str, str]:
+        return cast(dict[str, str], json.loads(self._file.read_text())) if self._file.exists() else {}
+
+    def mark(self, disk: Path, role: str) -> bool:
+        before = self.read()
+        if before.get(str(disk)) == role:
+            return False
+        self._write({**before, str(disk): role})
+        return True
+
+    def forget(self, disk: Path) -> None:
+        self._write({name: role for name, role in self.read().items() if name != str(disk)})
+
+    def _write(self, content: dict[str, str]) -> None:
+        content = {name: role for name, role in content.items() if Path(name).exists()}
+        if content:
+            self._file.write_text(json.dumps(content, sort_keys=True))
+        else:
+            self._file.unlink(missing_ok=True)
+
+
+class SimulatedGuests:
+    """`Guests`: a playbook changes what is not yet so on the disk, a probe looks at the machine."""
+
+    def __init__(self, host: SimulatedHost) -> None:
+        self._host, self._hook = host, host.hook
+
+    def parse_host_keys(self, console: str) -> Sequence[str]:
+        return host_keys_from_console(console)
+
+    def write_access(self, spec: ClusterSpec, access: Access, keys: Mapping[str, Sequence[str]] | None) -> None:
+        with self._hook.around("guests.write_access"):
+            write_private(access.paths.ssh_config, "".join(f"Host {node.name}\n" for node in spec.nodes).encode())
+            if keys is not None:
+                lines = [f"{name} {key}" for name, found in sorted(keys.items()) for key in found]
+                write_private(access.paths.known_hosts, "\n".join(lines).encode())
+
+    def shell(self, access: Access) -> SimulatedShell:
+        return SimulatedShell(self._host.hypervisor(access.paths if access.prefix else None), hook=self._hook)
+
+    def configure(self, spec: ClusterSpec, access: Access, reporter: Reporter, stop: StopFlag) -> ConfigureOutcome:
+        changed = {}
+        shell = self.shell(access)
+        for node in spec.nodes:
+            with self._hook.around("guests.configure"):
+                shell.run(GuestAddress(node.name, node.ip, spec.ssh.user), "true", timeout=1)
+                gpus = [f"{gpu.type}:{gpu.count}" for gpu in access.gpus.get(node.name, ())]
+                role = f"{node.role.value} {' '.join(gpus)}".strip()
+                fresh = Configured(self._host.machine).mark(access.paths.disks / f"{node.name}.qcow2", role)
+                changed[node.name] = 3 if fresh else 0
+        return ConfigureOutcome(changed, 0.0)
+
+    def verify(self, spec: ClusterSpec, access: Access, reporter: Reporter) -> tuple[CheckOutcome, ...]:
+        with self._hook.around("guests.verify"):
+            running = self._host.hypervisor(access.paths if access.prefix else None, quiet=True).domains()
+            states = {info.name: info.state for info in running}
+            return tuple(
+                CheckOutcome(node.name, states.get(f"{spec.name}-{node.name}") is DomainState.RUNNING, "", 0.0)
+                for node in spec.nodes
+            )
+
+    def inventory(self, spec: ClusterSpec, access: Access, form: str) -> str:
+        return ""
+
+    def ssh_argv(self, access: Access, node: str, command: Sequence[str]) -> list[str]:
+        return ["ssh", node, *command]
+
+    def slurm_state(self, spec: ClusterSpec, access: Access) -> str:
+        return "2 idle"
+
+
+class HookedLedger(GpuLedger):
+    def __init__(self, path: Path, hook: CallHook) -> None:
+        super().__init__(path)
+        self._hook = hook
+
+    def _write(self, owners: dict[str, str]) -> None:
+        with self._hook.around("ledger"):
+            super()._write(owners)
+
+
+# ---------------------------------------------------------------- the machine
+Snapshot = dict[str, tuple[int, bytes | None]]
+BOARDS = tuple(
+    SimulatedBoard(f"gpu-{index}", "A100-SXM4-80GB", address) for index, address in enumerate((FIRST, SECOND, THIRD))
+)
+
+
+class SimulatedHost:
+    """A machine in `root`; `boards` are those that the driver sees (the backend `nvml`)."""
+
+    def __init__(
+        self, root: Path, *, boards: Sequence[SimulatedBoard] = (), framework: VgpuFramework = VgpuFramework.MDEV
+    ) -> None:
+        import pynvml
+
+        self._real_nvml = pynvml.nvmlLib
+        self.root = root
+        self.machine = root / "machine"
+        self.machine.mkdir(parents=True)
+        self.home = Home(root / "home")
+        self.home.root.mkdir(mode=0o700)
+        self.hook = CallHook()
+        self.files = root.with_name(f"{root.name}-files")
+        self.files.mkdir(exist_ok=True)
+        self._opened: list[GpuHost] = []
+        (self.machine / "boot_id").write_text("boot-1")
+        (self.machine / "namespaces").mkdir()
+        if boards:
+            SimulatedGpus(self.machine / "gpus", boards, framework=framework, boot_id=self.boot_id)
+
+    def boot_id(self) -> str:
+        return (self.machine / "boot_id").read_text()
+
+    def world(self) -> World:
+        """What a new process of the program sees."""
+        self._close_gpus()
+        return World(
+            home=self.home,
+            runner=cast(Any, KeygenRunner(self.hook)),
+            disks=Disks(self.machine, self.hook),
+            images=SimulatedImages(self.home.images, self.hook),
+            guests=SimulatedGuests(self),
+            choose_hypervisor=lambda wanted: EMBEDDED if wanted == EMBEDDED else SYSTEM_URI,
+            accelerate=lambda _wanted: AccelerationChoice(False),
+            daemon=lambda directory, namespace: SimulatedDaemon(directory, namespace, self.machine, self.hook),
+            connect=self._connect,
+            host_facts=lambda: HostFacts(64, 262144, 200000, 4000.0),
+            gpus=self._gpus,
+        )
+
+    # ------------------------------------------------------------ hypervisors
+    def hypervisor(self, lab: LabPaths | None = None, *, quiet: bool = False) -> SimulatedHypervisor:
+        """The host's own libvirt, or a lab's embedded one; `quiet` for a test's own looks and changes."""
+        file = self.machine / "libvirt.json" if lab is None else lab.hypervisor / "libvirt.json"
+        return SimulatedHypervisor(file, hook=CallHook() if quiet else self.hook)
+
+    def _connect(self, uri: str, prefix: tuple[str, ...]) -> SimulatedHypervisor:
+        if uri == SYSTEM_URI:
+            return self.hypervisor()
+        directory = Path(uri.removeprefix("embedded:"))
+        if not any(file.read_text() == str(directory) for file in (self.machine / "namespaces").glob("*")):
+            raise HypervisorError("no such socket", where=uri)
+        return self.hypervisor(LabPaths(directory.parent))
+
+    # ------------------------------------------------------------ boards
+    def _gpus(
+        self, backend: str, paths: LabPaths, devices: Sequence[GpuDeviceSpec] | None, *, dry: bool
+    ) -> GpuHost:
+        if backend != GpuBackend.SIMULATED:
+            return self._assemble(self.machine / "gpus", None, self.home.gpu_owners, real=True)
+        boards = [SimulatedBoard(item.id, item.model, item.pci_address) for item in devices] if devices else None
+        directory = paths.gpu
+        if dry:
+            directory = self.files / "scratch"
+            shutil.rmtree(directory, ignore_errors=True)
+            if paths.gpu.is_dir():
+                shutil.copytree(paths.gpu, directory)
+        return self._assemble(directory, boards, directory / "owners.json", real=False)
+
+    def _assemble(
+        self, directory: Path, boards: Sequence[SimulatedBoard] | None, ledger: Path, *, real: bool
+    ) -> GpuHost:
+        framework = VgpuFramework.MDEV if boards else None
+        simulation = SimulatedGpus(directory, boards, framework=framework, boot_id=self.boot_id)
+        self._hook_boards(simulation)
+        simulation.install()
+        host = assemble_gpus(
+            simulation.files, simulation.runner, HookedLedger(ledger, self.hook), real=real
+        )
+        hooked = {
+            name: cast(Any, HookedPort(getattr(host, name), name, self.hook))
+            for name in ("nvml", "pci", "sriov", "passthrough")
+        }
+        opened = dataclasses.replace(
+            host, vgpus=lambda framework: cast(Any, HookedPort(host.vgpus(framework), "vgpus", self.hook)), **hooked
+        )
+        self._opened.append(host)
+        return opened
+
+    def _hook_boards(self, simulation: SimulatedGpus) -> None:
+        """Inside one adapter call there can be several effects on a board: each is a place to be stopped at."""
+        change = simulation.store.change
+
+        @contextmanager
+        def hooked() -> Iterator[object]:
+            with self.hook.around("board"), change() as state:
+                yield state
+
+        simulation.store.change = hooked  # type: ignore[method-assign,assignment]
+
+    def gpus(self, lab: LabPaths | None = None) -> SimulatedGpus:
+        """The boards, for a test's own looks and changes."""
+        return SimulatedGpus(lab.gpu if lab else self.machine / "gpus", None, boot_id=self.boot_id)
+
+    def boards(self) -> GpuHost:
+        """The boards through the product's adapters, unhooked."""
+        simulation = self.gpus()
+        simulation.install()
+        host = assemble_gpus(simulation.files, simulation.runner, GpuLedger(self.home.gpu_owners), real=True)
+        self._opened.append(host)
+        return host
+
+    def _close_gpus(self) -> None:
+        for host in self._opened:
+            host.nvml.close()
+        self._opened.clear()
+
+    def close(self) -> None:
+        import pynvml
+
+        self._close_gpus()
+        pynvml.nvmlLib = self._real_nvml
+        pynvml._nvmlGetFunctionPointer_cache.clear()
+
+    # ------------------------------------------------------------ what happens to a machine
+    def reboot(self) -> None:
+        """Processes, namespaces and what boards were cut into are gone; files and definitions are still there."""
+        for file in (self.machine / "namespaces").iterdir():
+            file.unlink()
+        number = int(self.boot_id().removeprefix("boot-"))
+        (self.machine / "boot_id").write_text(f"boot-{number + 1}")
+        self.hypervisor(quiet=True).reboot_host()
+        for root in self.home.labs.glob("*"):
+            if LabPaths(root).hypervisor.is_dir():
+                self.hypervisor(LabPaths(root), quiet=True).reboot_host()
+
+    def seed_foreign(self) -> None:
+        """What others have on this machine, with names like those of the lab `demo`."""
+        libvirt = self.hypervisor(quiet=True)
+        for name in (f"{LAB}-2", f"{LAB}-2-hpc-compute-1", f"{LAB}-hpc", f"{LAB}-hpc-compute-10"):
+            libvirt.seed_foreign_domain(name, foreign_uuid(name))
+        libvirt.seed_foreign_network(f"{LAB}-2-hpc", foreign_uuid("network"), bridge="virbr-other")
+        other = self.home.labs / f"{LAB}-2" / "disks"
+        other.mkdir(parents=True)
+        (other / "hpc-compute-1.qcow2").write_text("somebody's data")
+        if (self.machine / "gpus").is_dir():
+            boards = self.boards()
+            boards.nvml.set_mig_mode(THIRD, enabled=True)
+            boards.sriov.enable(THIRD)
+            profile = next(item for item in boards.nvml.profiles(THIRD) if item.name == "1g.10gb")
+            boards.nvml.create_instance(THIRD, profile.gi_profile_id, (profile.placements or ())[-1])
+
+    # ------------------------------------------------------------ commands
+    def lab_file(self, text: str, name: str = LAB) -> LoadedLab:
+        file = self.files / f"{name}.yaml"
+        file.write_text(text)
+        loaded = load_lab_file(file)
+        assert not loaded.report.errors, loaded.report.errors
+        return loaded
+
+    def provision(
+        self, loaded: LoadedLab, *, stop: StopFlag | None = None, reporter: Reporter | None = None
+    ) -> ProvisionResult:
+        return provision(self.world(), loaded, Options(), reporter or SilentReporter(), stop or StopFlag())
+
+    def plan(self, loaded: LoadedLab) -> Plan:
+        world = self.world()
+        state, spec = self.state(loaded.spec.name), loaded.spec
+        lab = open_lab(world, spec.name, backends_of(world, state, spec, dry=True))
+        return plan_lab(lab, state, spec, AccelerationChoice(False))
+
+    def destroy(self, name: str = LAB, *, stop: StopFlag | None = None) -> Plan:
+        done = destroy(self.world(), name, SilentReporter(), stop or StopFlag(), confirm=lambda _plan: True)
+        return done.plan
+
+    def state(self, name: str = LAB) -> State:
+        return StateStore(Journal(self.home.lab(name).journal), boot_id="b").state
+
+    def namespace(self, name: str = LAB) -> str:
+        return namespace_name(self.home, name)
+
+    # ------------------------------------------------------------ snapshots
+    def save(self) -> Snapshot:
+        """Every file and directory: path -> mode and content (None for a directory)."""
+        return {
+            str(path.relative_to(self.root)): (path.stat().st_mode, None if path.is_dir() else path.read_bytes())
+            for path in sorted(self.root.rglob("*"))
+        }
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Bring the machine back to a snapshot; what is as it was is left alone, which is much faster."""
+        now = self.save()
+        for name in sorted(now, reverse=True):
+            if name not in snapshot or (now[name][1] is None) != (snapshot[name][1] is None):
+                path = self.root / name
+                path.rmdir() if now[name][1] is None else path.unlink()
+        for name, (mode, content) in snapshot.items():
+            if now.get(name) == (mode, content):
+                continue
+            path = self.root / name
+            if content is None:
+                path.mkdir(exist_ok=True)
+            else:
+                path.unlink(missing_ok=True)  # a new inode: caches must see that it is another file
+                path.write_bytes(content)
+            path.chmod(mode & 0o7777)
+
+
+def foreign_uuid(name: str) -> UUID:
+    return uuid5(NAMESPACE, f"foreign/{name}")
+
+
+# ---------------------------------------------------------------- comparing
+_PASSING = ("at", "run", "sum", "boot")
+
+
+def journal_entries(content: bytes) -> list[object]:
+    """What a journal says, without when and by which run."""
+    found: list[object] = []
+    for line in content.split(b"\n"):
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            found.append(line)  # torn
+            continue
+        found.append({key: value for key, value in entry.items() if key not in _PASSING})
+    return found
+
+
+def comparable(snapshot: Snapshot, *, images: bool = True, journal: str = "entries") -> dict[str, str]:
+    """A snapshot without what differs from run to run.
+
+    Args:
+        images: golden images count; they are shared, so destroy leaves them.
+        journal: `entries` compares them, `state` what they amount to, `` nothing.
+    """
+    facts: dict[str, str] = {}
+    for name, (mode, content) in snapshot.items():
+        parts = Path(name).parts
+        if "locks" in parts or parts[-1].endswith((".lock", ".layout")) or name == "home/labs" or "damaged" in name:
+            continue
+        if not images and parts[:2] == ("home", "images"):
+            continue
+        if parts[-1] in ("gpu-owners.json", "owners.json") and not json.loads(content or b"")["owners"]:
+            continue
+        facts[name] = f"{mode:o} {_content(parts, content, journal)}"
+    configured = json.loads((snapshot.get("machine/configured.json") or (0, b"{}"))[1] or b"{}")
+    kept = {name: role for name, role in configured.items() if any(name.endswith(f"/{path}") for path in snapshot)}
+    facts.pop("machine/configured.json", None)
+    return facts | ({"configured": json.dumps(kept, sort_keys=True)} if kept else {})
+
+
+def _content(parts: tuple[str, ...], content: bytes | None, journal: str) -> str:
+    if content is None:
+        return "directory"
+    if "secrets" in parts:
+        return f"{len(content)} bytes"
+    if "console" in parts:
+        return "console"
+    if parts[-1] == "journal.jsonl":
+        if not journal:
+            return "journal"
+        return repr(journal_entries(content) if journal == "entries" else _folded(content))
+    if parts[-1] == "gpus.json":
+        return _boards(content)
+    if parts[-1] in ("libvirt.json", "gpu-owners.json", "owners.json"):
+        return json.dumps(json.loads(content), sort_keys=True)
+    return content.decode()
+
+
+def _folded(content: bytes) -> object:
+    from emulator.apply.journal import decode
+    from emulator.apply.state import fold
+
+    state = fold(entry for entry in (decode(line)[0] for line in content.split(b"\n") if line) if entry)
+    records = {
+        key: (record.resource.to_json(), dict(record.handle), record.open_action)
+        for key, record in sorted(state.resources.items())
+    }
+    return records, dict(sorted(state.facts.items()))
+
+
+def _boards(content: bytes) -> str:
+    data = json.loads(content)
+    data["driver_loads"] = 0
+    for board in data["boards"]:
+        if board["driver"] == "vfio-pci":
+            board["override"] = ""  # says which driver may take a board that has none; a board that is bound needs it no more
+        board["vgpus"].sort(key=lambda item: str(item["parent"]))
+        board["instances"].sort(key=lambda item: int(item["start"]))
+    return json.dumps(data, sort_keys=True)
+
+
+def differences(one: Mapping[str, str], other: Mapping[str, str]) -> dict[str, tuple[str | None, str | None]]:
+    return {key: (one.get(key), other.get(key)) for key in sorted({*one, *other}) if one.get(key) != other.get(key)}
+
+
+# ---------------------------------------------------------------- hooks on what is no adapter
+@contextmanager
+def journal_hooked(hook: CallHook) -> Iterator[None]:
+    """Let every append to a journal and every setting aside go through the hook, too."""
+    originals = {name: getattr(Journal, name) for name in ("append", "set_aside")}
+
+    def hooked(name: str, journal: Journal, *args: object) -> object:
+        with hook.around(f"journal.{name}"):
+            return originals[name](journal, *args)
+
+    for name in originals:
+        call = partial(hooked, name)
+        setattr(Journal, name, lambda journal, *args, call=call: call(journal, *args))
+    try:
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(Journal, name, original)
+
+
+def lab_text(
+    *, hypervisor: str = EMBEDDED, compute: int = 1, memory: int = 1, disk: int = 4, extra: str = "", name: str = LAB
+) -> str:
+    """A Slurm lab of one controller and `compute` nodes; `extra` belongs below `global:`."""
+    gpu = "gpu: {count: 2}" if "gpu_allocation" in extra else "gpu_enabled: false"
+    return f"""\
+version: "1.0"
+metadata: {{name: {name}}}
+timeouts: {{boot: 10}}
+{f"global: {{{extra}}}" if extra else ""}
+clusters:
+  hpc:
+    controller: {{cpu_cores: 1, memory_gb: 1, disk_gb: 4}}
+    compute_nodes: {{count: {compute}, cpu_cores: 1, memory_gb: {memory}, disk_gb: {disk}, {gpu}}}
+hypervisor: {{uri: "{hypervisor}"}}
+"""
+
+
+def gpu_section(backend: str = "nvml") -> str:
+    """Two boards for one node: a slice of the first, and the second as a whole."""
+    boards = ", ".join(
+        f'{{id: gpu-{index}, pci_address: "{address}", model: A100-SXM4-80GB, mig_capable: true}}'
+        for index, address in enumerate((FIRST, SECOND))
+    )
+    shares = "mig_slices: {hpc: 1}, whole_gpus: {hpc: 1}"
+    return f"gpu_allocation: {{backend: {backend}, strategy: hybrid, devices: [{boards}], {shares}}}"

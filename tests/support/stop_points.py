@@ -1,0 +1,201 @@
+"""Every place where a command can be stopped: before and after each call of an adapter and each journal line."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from unittest.mock import patch
+
+from simulated_world import SimulatedHost, Snapshot, comparable, journal_hooked
+
+Command = Callable[[], object]
+Fault = Callable[[str], Exception | None]
+
+
+class PowerCut(BaseException):
+    """The process ends here. No code may swallow it."""
+
+
+class InlinePool(Executor):
+    """A pool that runs each task at once, so that the n-th call of an adapter is the same call in every run."""
+
+    def __init__(self, *_args: object, **_options: object) -> None: ...
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except BaseException as error:  # noqa: BLE001  what a pool does, too
+            future.set_exception(error)
+        return future
+
+
+@contextmanager
+def in_sequence() -> Iterator[None]:
+    """One thread; and no waiting for the disk, since it is not the machine that loses power."""
+    with ExitStack() as stack:
+        for module in ("apply.executor", "app.planning", "app.boot"):
+            stack.enter_context(patch(f"emulator.{module}.ThreadPoolExecutor", InlinePool))
+        stack.enter_context(patch("os.fsync", lambda _descriptor: None))
+        yield
+
+
+def key_of(snapshot: Snapshot) -> str:
+    return repr(sorted(comparable(snapshot).items()))
+
+
+@dataclass
+class Stops:
+    """The stop points of a command by number: where they are, and what a crash there leaves behind.
+
+    `states` holds each distinct machine once: many calls only look, so that stopping before and after them
+    leaves the same files.
+    """
+
+    names: list[str] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+    states: dict[str, Snapshot] = field(default_factory=dict)
+
+    def add(self, name: str, snapshot: Snapshot) -> None:
+        key = key_of(snapshot)
+        self.names.append(name)
+        self.keys.append(key)
+        self.states.setdefault(key, snapshot)
+
+    def where(self, key: str) -> str:
+        return self.names[self.keys.index(key)]
+
+
+def find_stops(host: SimulatedHost, command: Command) -> Stops:
+    """Run a command to its end and note what is on the machine at each stop point.
+
+    A journal line that is being written is a stop point of its own: half of it is on the disk.
+    """
+    stops = Stops()
+    before: list[Snapshot] = []
+
+    def enter(name: str) -> None:
+        before.append(host.save())
+        stops.add(f"before {name}", before[-1])
+
+    def leave(name: str) -> None:
+        now, then = host.save(), before.pop()
+        if name == "journal.append":
+            stops.add(f"within {name}", half_written(then, now))
+        stops.add(f"after {name}", now)
+
+    with _hooked(host, enter, leave):
+        command()
+    return stops
+
+
+def half_written(then: Snapshot, now: Snapshot) -> Snapshot:
+    torn = dict(now)
+    for name, (mode, content) in now.items():
+        if name.endswith("journal.jsonl") and content is not None:
+            old = (then.get(name) or (0, b""))[1] or b""
+            if content != old:
+                torn[name] = (mode, content[: len(old) + (len(content) - len(old)) // 2])
+    return torn
+
+
+def stop_at(host: SimulatedHost, command: Command, number: int, end: Callable[[], None]) -> str:
+    """Run a command and end it at a stop point; returns the point's name, or nothing when it was not reached.
+
+    The points are counted as in `find_stops`. After the end nothing reaches the machine any more.
+    """
+    count = 0
+    reached = ""
+    position = 0
+
+    def enter(name: str) -> None:
+        step(f"before {name}")
+
+    def leave(name: str) -> None:
+        nonlocal position
+        if name == "journal.append":
+            position += 1  # half a line cannot be had by an exception; `find_stops` makes that state
+        step(f"after {name}")
+
+    def step(name: str) -> None:
+        nonlocal count, reached, position
+        if reached:
+            raise PowerCut
+        if position == number:
+            reached = name
+            end()
+        count += 1
+        position += 1
+
+    with _hooked(host, enter, leave):
+        try:
+            command()
+        except PowerCut:
+            return reached
+    assert not reached, f"the command went on after it was stopped {reached}"
+    return ""
+
+
+def cut() -> None:
+    raise PowerCut
+
+
+def exits_at(host: SimulatedHost, command: Command, number: int) -> bool:
+    """The same in a process of its own that ends without a word: no `finally`, no `except`. True when it did."""
+    child = os.fork()
+    if child == 0:
+        status = 99
+        try:
+            stop_at(host, command, number, lambda: os._exit(42))
+            status = 0
+        finally:
+            os._exit(status)
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status) == 42
+
+
+def fail_at(host: SimulatedHost, command: Command, number: int, fault: Fault) -> tuple[str, BaseException | None]:
+    """Run a command in which one call reports an error, and what came of it.
+
+    The points are counted as in `find_stops`; `fault` gives the error for a name such as `after nvml.instances`.
+    """
+    position = 0
+    failed = ""
+
+    def enter(name: str) -> None:
+        step(f"before {name}")
+
+    def leave(name: str) -> None:
+        nonlocal position
+        position += name == "journal.append"
+        step(f"after {name}")
+
+    def step(name: str) -> None:
+        nonlocal position, failed
+        position += 1
+        if position - 1 == number and (error := fault(name)) is not None:
+            failed = name
+            raise error
+
+    with _hooked(host, enter, leave):
+        try:
+            command()
+        except Exception as error:  # noqa: BLE001  the caller judges it
+            return failed, error
+    return failed, None
+
+
+@contextmanager
+def _hooked(host: SimulatedHost, enter: Callable[[str], None], leave: Callable[[str], None]) -> Iterator[None]:
+    hook = host.hook
+    kept = hook.before, hook.after
+    hook.before, hook.after = enter, leave
+    try:
+        with journal_hooked(hook):
+            yield
+    finally:
+        hook.before, hook.after = kept
