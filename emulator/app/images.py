@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from emulator.app.world import World
-from emulator.images.for_labs import used_base_images
+from emulator.images.for_labs import LabImages, used_base_images
 from emulator.images.store import GoldenImage, ImageStore
 from emulator.progress import Event, Reporter, Status
 
 
-def build_image(store: ImageStore, name: str, reporter: Reporter, *, force: bool) -> GoldenImage:
+def build_image(images: LabImages, name: str, reporter: Reporter, *, force: bool) -> GoldenImage:
     """Build unless the store has the current recipe already."""
-    reason = "asked for" if force else store.needs_build(name)
-    image = store.current(name)
+    reason = "asked for" if force else images.needs_build(name)
+    image = images.current(name)
     if image is not None and reason is None:
         reporter.note(f"{name} {image.digest[:12]} is up to date; --force builds it again")
         return image
     reporter.event(Event("image", name, Status.STARTED, reason or ""))
 
-    def show(phase: str, line: str) -> None:
-        reporter.event(Event("image", name, Status.RUNNING, f"{phase}: {line}" if line else phase))
+    def show(line: str) -> None:
+        reporter.event(Event("image", name, Status.RUNNING, line))
 
-    built = store.build(name, progress=show, force=force)
+    built = images.build(name, progress=show, force=force)
     reporter.event(Event("image", name, Status.DONE, built.digest[:12], built.manifest.build_seconds))
     return built
 

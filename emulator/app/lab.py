@@ -39,20 +39,21 @@ from emulator.plan.resources import (
     Volume,
 )
 from emulator.ports import Hostdev
-from emulator.spec.model import GpuDeviceSpec
+from emulator.spec.model import GpuDeviceSpec, KubernetesSpec
 
 
 @dataclass(frozen=True, slots=True)
 class Backends:
     """What a lab runs on: `embedded` or a libvirt URI, and `nvml`, `simulated` or nothing for its GPUs.
 
-    `devices` declares simulated boards, None takes them as they are; `dry` promises that nothing is written.
+    `kubernetes` is what the image of Kubernetes nodes is made with. `devices` declares simulated boards, None takes them as they are; `dry` promises that nothing is written.
     """
 
     hypervisor: str
     gpu: str = ""
     devices: tuple[GpuDeviceSpec, ...] | None = None
     dry: bool = False
+    kubernetes: KubernetesSpec | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +101,13 @@ def open_lab(world: World, name: str, backends: Backends) -> Lab:
         return Hypervisor(name="embedded", directory=str(world.home.lab(lab).hypervisor), namespace=wanted)
 
     gpus = _gpu_opener(world, paths, backends)
+    images = world.images(backends.kubernetes)
     handlers: dict[str, Any] = {
         SshKeyPair.kind: SshKeyPairHandler(world.runner),
         Secret.kind: SecretHandler(),
-        GoldenImage.kind: GoldenImageHandler(world.images),
+        GoldenImage.kind: GoldenImageHandler(images),
         Network.kind: NetworkHandler(session, name),
-        Volume.kind: VolumeHandler(world.disks, world.images, session, name),
+        Volume.kind: VolumeHandler(world.disks, images, session, name),
         Domain.kind: DomainHandler(session, name, public_key(paths.ssh_key), _hostdevs(gpus)),
     }
     if gpus is not None:

@@ -71,3 +71,16 @@ def ssh_argv(world: World, name: str, node: str, command: Sequence[str]) -> list
         raise UsageError(f"lab {name} has no node {node}", fix=f"its nodes are {names}")
     lab, _ = _opened(world, name)
     return world.guests.ssh_argv(lab.access(spec.ssh.user), node, command)
+
+
+def kubeconfig(world: World, name: str, *, student: bool) -> str:
+    """A kubeconfig of the lab's Kubernetes cluster. Whoever has the admin's owns the cluster.
+
+    Raises:
+        UsageError: the lab has no Kubernetes cluster.
+    """
+    spec = load_recorded_lab(world.home, name).spec
+    if spec.kubernetes is None:
+        raise UsageError(f"lab {name} has no Kubernetes cluster", fix="add clusters.cloud to its file and provision it")
+    lab, _ = _opened(world, name)
+    return world.guests.kubeconfig(spec, lab.access(spec.ssh.user), student=student)

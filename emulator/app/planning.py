@@ -40,7 +40,13 @@ def hypervisor_of(world: World, state: State, spec: ClusterSpec) -> str:
 
 def backends_of(world: World, state: State, spec: ClusterSpec, *, dry: bool) -> Backends:
     """What the lab of this file runs on; see `hypervisor_of` and `backend_of`."""
-    return Backends(hypervisor_of(world, state, spec), backend_of(state, spec), spec.gpu.devices or None, dry=dry)
+    return Backends(
+        hypervisor_of(world, state, spec),
+        backend_of(state, spec),
+        spec.gpu.devices or None,
+        dry=dry,
+        kubernetes=spec.kubernetes,
+    )
 
 
 def recorded_backends(state: State) -> Backends:

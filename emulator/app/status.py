@@ -39,7 +39,7 @@ class LabStatus:
     hypervisor: str
     phases: Mapping[str, str]
     nodes: tuple[NodeStatus, ...]
-    slurm: str
+    clusters: Mapping[str, str]
     busy: str
     problems: tuple[str, ...]
 
@@ -60,7 +60,7 @@ class LabStatus:
                 }
                 for node in self.nodes
             ],
-            "slurm": self.slurm,
+            "clusters": dict(self.clusters),
             "busy": self.busy,
             "problems": list(self.problems),
         }
@@ -109,10 +109,10 @@ def lab_status(world: World, name: str) -> LabStatus:
         for record in state.resources.values()
         if record.open_action
     ]
-    slurm = _slurm(world, spec, hypervisor) if all(node.state == "running" for node in nodes) else ""
+    clusters = _clusters(world, spec, hypervisor) if all(node.state == "running" for node in nodes) else {}
     phases = {key.removeprefix("phase/"): value for key, value in state.facts.items() if key.startswith("phase/")}
     busy = holder_of(world.home.locks / f"{name}.lock")
-    return LabStatus(name, hypervisor, phases, nodes, slurm, busy, tuple(problems))
+    return LabStatus(name, hypervisor, phases, nodes, clusters, busy, tuple(problems))
 
 
 def _domains(world: World, name: str, hypervisor: str) -> tuple[Mapping[str, DomainInfo] | None, list[str]]:
@@ -133,12 +133,7 @@ def _node(spec: ClusterSpec, node: NodeSpec, domains: Mapping[str, DomainInfo] |
     return NodeStatus(node.name, node.role.value, str(node.ip), node.cpu_cores, node.memory_mib, state)
 
 
-def _slurm(world: World, spec: ClusterSpec, hypervisor: str) -> str:
-    """One line about Slurm's nodes, or why there is none."""
-    if spec.slurm is None:
-        return ""
+def _clusters(world: World, spec: ClusterSpec, hypervisor: str) -> Mapping[str, str]:
+    """What Slurm and Kubernetes say of their nodes."""
     lab = open_lab(world, spec.name, Backends(hypervisor))
-    try:
-        return world.guests.slurm_state(spec, lab.access(spec.ssh.user))
-    except HyperscalerError as error:
-        return f"no answer: {error.what.splitlines()[0]}"
+    return world.guests.cluster_state(spec, lab.access(spec.ssh.user))

@@ -15,7 +15,7 @@ from emulator.inventory.model import NodeGpu
 from emulator.paths import Home, LabPaths
 from emulator.ports import DiskTool, GuestShell, Hypervisor, HypervisorDaemon, ProcessRunner
 from emulator.progress import Reporter
-from emulator.spec.model import Acceleration, ClusterSpec, GpuDeviceSpec
+from emulator.spec.model import Acceleration, ClusterSpec, GpuDeviceSpec, KubernetesSpec
 
 EMBEDDED = "embedded"
 
@@ -77,8 +77,12 @@ class Guests(Protocol):
         """The command that opens a shell on a node, for a person."""
         ...
 
-    def slurm_state(self, spec: ClusterSpec, access: Access) -> str:
-        """One line about Slurm's nodes, for `status`."""
+    def cluster_state(self, spec: ClusterSpec, access: Access) -> Mapping[str, str]:
+        """One line about the nodes of each cluster as its scheduler sees them, for `status`: `slurm`, `kubernetes`."""
+        ...
+
+    def kubeconfig(self, spec: ClusterSpec, access: Access, *, student: bool) -> str:
+        """A kubeconfig of the lab's Kubernetes cluster: the admin's, or the restricted student's."""
         ...
 
     def verify(self, spec: ClusterSpec, access: Access, reporter: Reporter) -> tuple[CheckOutcome, ...]: ...
@@ -94,12 +98,13 @@ class GpuOpener(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Ports and choosers. `choose_hypervisor` maps the file's `hypervisor.uri` to `embedded` or a libvirt URI."""
+    """Ports and choosers. `choose_hypervisor` maps the file's `hypervisor.uri` to `embedded` or a libvirt URI;
+    `images` opens the store for labs with this Kubernetes, which is an input of their image."""
 
     home: Home
     runner: ProcessRunner
     disks: DiskTool
-    images: Images
+    images: Callable[[KubernetesSpec | None], Images]
     guests: Guests
     choose_hypervisor: Callable[[str], str]
     accelerate: Callable[[Acceleration], AccelerationChoice]

@@ -22,10 +22,10 @@ def command() -> None:
 def build(name: str, *, force: bool, as_json: bool) -> None:
     """Build the image NAME (hpc-base) from Debian packages, unless it is up to date."""
     from emulator.app.images import build_image
-    from emulator.wiring import image_store
+    from emulator.wiring import images_of_host
 
     with reporting(live=True) as reporter:
-        image = build_image(image_store(), name, reporter, force=force)
+        image = build_image(images_of_host(), name, reporter, force=force)
     if as_json:
         print_json(_fields(image))
     else:

@@ -20,6 +20,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "status": ("status", "Show the labs of this host, or the nodes of one lab."),
     "ssh": ("ssh", "Open a shell on a node, or run a command there."),
     "inventory": ("inventory", "Print the Ansible inventory of a lab."),
+    "kubeconfig": ("kubeconfig", "Print a kubeconfig of a lab's Kubernetes cluster."),
     "destroy": ("destroy", "Take a lab away, without a trace."),
     "gpu": ("gpu", "Look at GPUs, try layouts, see who uses what, give boards back."),
     "image": ("image", "Build, list and remove golden images."),

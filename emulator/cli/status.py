@@ -49,7 +49,7 @@ def _text(status: LabStatus) -> str:
     ]
     phases = ", ".join(f"{name} {value}" for name, value in status.phases.items())
     lines += [f"  phases: {phases}"] if phases else []
-    lines += [f"  slurm: {status.slurm}"] if status.slurm else []
+    lines += [f"  {name}: {state}" for name, state in status.clusters.items()]
     lines += [f"  busy: {status.busy}"] if status.busy else []
     lines += [f"  problem: {problem}" for problem in status.problems]
     return "\n".join(lines)

@@ -46,13 +46,13 @@ class LabImages:
             trees[wanted] = tree
         return self.store.needs_build(name, inputs=trees)
 
-    def build(self, name: str, *, progress: Callable[[str], None]) -> GoldenImage:
+    def build(self, name: str, *, progress: Callable[[str], None], force: bool = False) -> GoldenImage:
         def show(phase: BuildPhase, line: str) -> None:
             progress(f"{phase.value}: {line}" if line else phase.value)
 
         names = load_recipe(name).inputs
         trees = {wanted: self._inputs[wanted].make(progress) for wanted in names if wanted in self._inputs}
-        return self.store.build(name, progress=show, inputs=trees)
+        return self.store.build(name, progress=show, inputs=trees, force=force)
 
     def owning(self, disk: Path) -> GoldenImage | None:
         """The image that `disk` is the disk of; None for any other file, also for an image that is gone."""

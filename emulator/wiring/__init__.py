@@ -16,8 +16,8 @@ from emulator.apply.handlers.gpu_carve import GpuHost
 from emulator.images.for_labs import LabImages
 from emulator.images.store import ImageStore
 from emulator.paths import Home, LabPaths
-from emulator.ports import Hypervisor, HypervisorDaemon
-from emulator.spec.model import Acceleration, GpuBackend, GpuDeviceSpec
+from emulator.ports import Hypervisor, HypervisorDaemon, ProcessRunner
+from emulator.spec.model import Acceleration, GpuBackend, GpuDeviceSpec, KubernetesSpec
 
 
 def image_store() -> ImageStore:
@@ -29,7 +29,6 @@ def real_world() -> World:
     """This host."""
     from emulator.host.facts import read_host_facts
     from emulator.wiring.guests import RealGuests
-    from emulator.wiring.kubernetes import KubernetesInput
 
     home = Home.default()
     runner = HostProcess()
@@ -37,7 +36,7 @@ def real_world() -> World:
         home=home,
         runner=runner,
         disks=QemuImg(runner),
-        images=LabImages(ImageStore(home.images, runner), {"kubernetes": KubernetesInput(home, runner)}),
+        images=lambda kubernetes: lab_images(home, runner, kubernetes),
         guests=RealGuests(runner),
         choose_hypervisor=choose_hypervisor,
         accelerate=accelerate,
@@ -46,6 +45,19 @@ def real_world() -> World:
         host_facts=lambda: read_host_facts(home.root),
         gpus=_gpus,
     )
+
+
+def images_of_host() -> LabImages:
+    """The store, with the default Kubernetes for images that take it in."""
+    return lab_images(Home.default(), HostProcess(), None)
+
+
+def lab_images(home: Home, runner: ProcessRunner, kubernetes: KubernetesSpec | None) -> LabImages:
+    """The store; with `kubernetes` also what goes into the image of Kubernetes nodes."""
+    from emulator.wiring.kubernetes import KubernetesInput
+
+    inputs = {"kubernetes": KubernetesInput(home, runner, kubernetes or KubernetesSpec())}
+    return LabImages(ImageStore(home.images, runner), inputs)
 
 
 def _daemon(directory: Path, namespace: str) -> HypervisorDaemon:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from emulator.adapters.ssh_shell import OpenSshShell, host_keys_from_console, ssh_config, write_known_hosts
@@ -12,14 +12,16 @@ from emulator.apply.handler import StopFlag
 from emulator.apply.handlers.files import write_private
 from emulator.configure.model import TaskStatus
 from emulator.configure.playbook import configure_cluster
+from emulator.errors import HyperscalerError
 from emulator.inventory.build import build_inventory
 from emulator.inventory.model import AnsibleInventory, ConnectionFacts
 from emulator.inventory.render import InventoryFormat, render
 from emulator.ports import GuestAddress, GuestShell, ProcessRunner
 from emulator.progress import Event, Reporter, Status
-from emulator.spec.model import ClusterSpec
-from emulator.verify.cloud import verify_cloud
+from emulator.spec.model import ClusterSpec, Role
+from emulator.verify.cloud import cloud_summary, verify_cloud
 from emulator.verify.hpc import slurm_summary, verify_hpc
+from emulator.verify.kubeconfig import admin_kubeconfig, student_kubeconfig
 from emulator.verify.report import Check
 
 
@@ -100,8 +102,32 @@ class RealGuests:
             checks += verify_cloud(spec, shell, guests, access.gpus, on_check=tell).checks
         return tuple(CheckOutcome(check.name, check.ok, check.detail, check.seconds) for check in checks)
 
-    def slurm_state(self, spec: ClusterSpec, access: Access) -> str:
-        return slurm_summary(spec, self._shell(access), _by_name(spec))
+    def cluster_state(self, spec: ClusterSpec, access: Access) -> Mapping[str, str]:
+        asked: dict[str, Summary] = {}
+        if spec.slurm is not None:
+            asked["slurm"] = slurm_summary
+        if spec.kubernetes is not None:
+            asked["kubernetes"] = cloud_summary
+        shell, guests = self._shell(access), _by_name(spec)
+        return {name: _answer(ask, spec, shell, guests) for name, ask in asked.items()}
+
+    def kubeconfig(self, spec: ClusterSpec, access: Access, *, student: bool) -> str:
+        head = next(node.name for node in spec.nodes if node.role is Role.CLOUD_CONTROL_PLANE)
+        shell, address = self._shell(access), _by_name(spec)[head]
+        if student:
+            return student_kubeconfig(shell, address, cluster=spec.name)
+        return admin_kubeconfig(shell, address)
+
+
+Summary = Callable[[ClusterSpec, GuestShell, Mapping[str, GuestAddress]], str]
+
+
+def _answer(ask: Summary, spec: ClusterSpec, shell: GuestShell, guests: Mapping[str, GuestAddress]) -> str:
+    """What a cluster says of itself, or why it does not."""
+    try:
+        return ask(spec, shell, guests)
+    except HyperscalerError as error:
+        return f"no answer: {error.what.splitlines()[0]}"
 
 
 class _TaskProgress:

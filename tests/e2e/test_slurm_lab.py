@@ -167,7 +167,7 @@ def test_status_inventory_and_ssh(provisioned: dict, tmp_path: Path) -> None:
     status = hyperscaler("status", LAB, "--json").json()
     assert {node["state"] for node in status["nodes"]} == {"running"}
     assert status["problems"] == []
-    assert "idle" in status["slurm"]
+    assert "idle" in status["clusters"]["slurm"]
     assert hyperscaler("ssh", LAB, "hpc-compute-2", "--", "hostname").stdout.strip() == "hpc-compute-2"
     assert hyperscaler("ssh", LAB, "hpc-compute-2", "--", "exit", "7", check=False).code == 7
     inventory = tmp_path / "inventory.yaml"

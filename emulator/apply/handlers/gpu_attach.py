@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from emulator.apply.handler import ApplyContext, Handle
-from emulator.apply.handlers.gpu_carve import VFIO_DRIVER, GpuHost, Gpus, slices_of
+from emulator.apply.handlers.gpu_carve import VFIO_DRIVER, GpuHost, Gpus, slices_of, surely_not
 from emulator.apply.ledger import vgpu_key
 from emulator.errors import GpuError
 from emulator.gpu_errors import GpuBusyError, GpuNoRoomError, GpuNotSupportedError
@@ -97,7 +97,8 @@ class VgpuHandler:
         try:
             return host.create(request)
         except GpuError:
-            ledger.release(key, self._lab)
+            if surely_not(lambda: self._existing(host, resource, {}) is not None):
+                ledger.release(key, self._lab)
             raise
 
     def _request(self, resource: Vgpu, host: VgpuHost, before: str | None) -> VgpuRequest:
@@ -212,10 +213,15 @@ class WholeGpuHandler:
                     self._refuse_carved(gpus, resource)
                 endpoints = gpus.passthrough.bind(resource.pci_address)
             except GpuError:
-                if not claimed:
+                if not claimed and surely_not(lambda: self._left(resource, driver)):
                     gpus.ledger.release(resource.pci_address, self._lab)
                 raise
         return {"driver_before": before, "endpoints": list(endpoints)}
+
+    def _left(self, resource: WholeGpu, driver: str) -> bool:
+        """Whether the board is no longer bound to `driver`."""
+        device = self._gpus().pci.device(resource.pci_address)
+        return device is not None and (device.driver or "") != driver
 
     def _refuse_carved(self, gpus: GpuHost, resource: WholeGpu) -> None:
         """Binding a board to another driver erases its GPU instances; those of this lab are gone by now."""

@@ -78,7 +78,7 @@ class MigModeHandler:
                 try:
                     switch_mig_mode(gpus.nvml, gpus.pci, resource, enabled=True)
                 except GpuError:
-                    if not mode.current:
+                    if surely_not(lambda: required_mig_mode(gpus.nvml, resource).current):
                         gpus.ledger.release(key, context.lab)
                     raise
             return {"was_enabled": before}
@@ -92,8 +92,14 @@ class MigModeHandler:
                 return
             mode = gpus.nvml.mig_mode(resource.pci_address)
             device = gpus.pci.device(resource.pci_address)
-            # The driver does not leave MIG mode while there are virtual functions; those left are not ours.
+            # The driver does not leave MIG mode while there are virtual functions.
             held = device is not None and bool(device.virtfns)
+            if held and gpus.ledger.owner(functions_key(resource.pci_address)) == context.lab:
+                raise GpuBusyError(
+                    f"the virtual functions of {resource.device} are still there",
+                    where=resource.pci_address,
+                    fix="run the same command again; they go before MIG mode is switched off",
+                )
             if mode is not None and mode.current and not _still_needed(gpus, resource, key, context) and not held:
                 switch_mig_mode(gpus.nvml, gpus.pci, resource, enabled=False)
             gpus.ledger.release(key, context.lab)
@@ -102,6 +108,17 @@ class MigModeHandler:
         """Boards whose MIG mode the lab switched on."""
         boards = _boards_of(self._gpus(), lab, mode_key)
         return tuple(MigMode(name=board, device=board, pci_address=board) for board in boards)
+
+
+def surely_not(there: Callable[[], bool]) -> bool:
+    """Whether a call that reported an error left nothing behind: only then the claim on it may go.
+
+    A driver can fail after it has done what it was asked; a look that fails, too, proves nothing.
+    """
+    try:
+        return not there()
+    except HyperscalerError:
+        return False
 
 
 def _away(gpus: GpuHost, resource: BoardResource) -> bool:
@@ -177,7 +194,7 @@ class VirtualFunctionsHandler:
                 try:
                     gpus.sriov.enable(resource.pci_address)
                 except HyperscalerError:
-                    if not self._enabled(resource):
+                    if surely_not(lambda: self._enabled(resource)):
                         gpus.ledger.release(key, self._lab)
                     raise
             return {"were_enabled": before}
@@ -268,7 +285,8 @@ class GpuInstanceHandler:
                 profile_id = _profile_id(gpus, resource)
                 made = gpus.nvml.create_instance(resource.pci_address, profile_id, resource.placement)
             except GpuError:
-                gpus.ledger.release(key, self._lab)
+                if surely_not(lambda: any(_is(resource, item) for item in gpus.nvml.instances(resource.pci_address))):
+                    gpus.ledger.release(key, self._lab)
                 raise
             return {"gpu_instance_id": made.gi_id}
 

@@ -1,0 +1,27 @@
+"""hyperscaler kubeconfig LAB"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from emulator.cli.lab_file import lab_argument
+
+
+@click.command("kubeconfig")
+@lab_argument
+@click.option("--student", is_flag=True, help="The restricted account instead of the admin's.")
+@click.option("--output", "-o", type=click.Path(path_type=Path), help="Write it to this file (0600) instead of stdout.")
+def command(lab: str, *, student: bool, output: Path | None) -> None:
+    """Print a kubeconfig of the Kubernetes cluster of LAB. The admin's gives the whole cluster away: keep it."""
+    from emulator.app.operate import kubeconfig
+    from emulator.apply.handlers.files import write_private
+    from emulator.wiring import real_world
+
+    text = kubeconfig(real_world(), lab, student=student)
+    if output is None:
+        click.echo(text, nl=False)
+    else:
+        write_private(output, text.encode())
+        click.echo(f"written to {output}", err=True)
