@@ -46,7 +46,8 @@ from emulator.spec.model import GpuDeviceSpec, KubernetesSpec
 class Backends:
     """What a lab runs on: `embedded` or a libvirt URI, and `nvml`, `simulated` or nothing for its GPUs.
 
-    `kubernetes` is what the image of Kubernetes nodes is made with. `devices` declares simulated boards, None takes them as they are; `dry` promises that nothing is written.
+    `kubernetes` is what the image of Kubernetes nodes is made with. `devices` declares simulated boards, None takes
+    them as they are; `dry` promises that nothing is written.
     """
 
     hypervisor: str

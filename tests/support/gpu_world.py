@@ -32,7 +32,7 @@ class GpuWorld:
             home=home,
             runner=unused,
             disks=unused,
-            images=unused,
+            images=lambda _kubernetes: unused,
             guests=unused,
             choose_hypervisor=lambda _wanted: URI,
             accelerate=unused,
