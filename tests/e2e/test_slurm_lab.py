@@ -182,8 +182,9 @@ def test_scaling_out_applies_only_the_difference(provisioned: dict, lab_file: Pa
     plan = hyperscaler("plan", lab_file, "--json").json()
     assert [(change["action"], change["id"]) for change in plan["changes"]] == [
         ("update", "network/hpc"),
-        ("create", "gpu-instance/0000:41:00.0-1g.10gb-at-2"),
-        ("create", "vgpu/0000:41:00.0-1g.10gb-at-2"),
+        # At the far end, where it leaves the largest profile possible.
+        ("create", "gpu-instance/0000:41:00.0-1g.10gb-at-6"),
+        ("create", "vgpu/0000:41:00.0-1g.10gb-at-6"),
         ("create", "volume/hpc-compute-3"),
         ("create", "domain/hpc-compute-3"),
     ]
