@@ -61,7 +61,9 @@ def host_snapshot() -> dict[str, list[str]]:
                 continue  # ended while we looked
             if any(word in command for word in ("qemu-system", "libvirtd", "dnsmasq", "virtlogd")):
                 processes.append(command)
+    # iproute2 makes /run/netns a mount of its own the first time that anybody uses it, and keeps it.
     mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    mounts = [mount for mount in mounts if mount != "/run/netns"]
     return {
         "namespaces": lines("ip", "netns", "list"),
         "links": [line.split(":")[1] for line in lines("ip", "-o", "link")],
@@ -70,3 +72,14 @@ def host_snapshot() -> dict[str, list[str]]:
         "files": sorted(files),
         "run": sorted(str(path) for path in Path("/run").glob("*hyperscaler*/**/*")),
     }
+
+
+def left_behind(before: dict[str, list[str]], after: dict[str, list[str]]) -> dict[str, list[str]]:
+    """What came (+) and what went (-) between two snapshots, by kind; empty when the host is as it was."""
+    found = {}
+    for kind, old in before.items():
+        new = after[kind]
+        changes = [f"+{item}" for item in new if item not in old] + [f"-{item}" for item in old if item not in new]
+        if changes:
+            found[kind] = changes
+    return found
