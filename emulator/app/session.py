@@ -21,6 +21,7 @@ class LazySession:
         self._daemon = daemon
         self._lock = threading.Lock()
         self._connection: Hypervisor | None = None
+        self._down = False  # seen so; holds until `reset`, because each look walks through all processes
 
     @property
     def private(self) -> bool:
@@ -29,7 +30,10 @@ class LazySession:
     def peek(self) -> Hypervisor | None:
         with self._lock:
             if self._connection is None:
+                if self._down:
+                    return None
                 if self._daemon is not None and self._daemon.presence() is not DaemonPresence.UP:
+                    self._down = True
                     return None
                 self._connection = self._open()
             return self._connection
@@ -49,3 +53,4 @@ class LazySession:
             if self._connection is not None:
                 self._connection.close()
             self._connection = None
+            self._down = False
