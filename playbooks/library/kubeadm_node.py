@@ -22,9 +22,11 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.kubeadm_config import (
     API_PORT,
     CRI_SOCKET,
+    PATCHES,
     UnsupportedVersionError,
     init_documents,
     join_documents,
+    patches,
     to_yaml,
 )
 
@@ -241,7 +243,11 @@ def init(params, release):
     if has_remains():
         reset()
     write_private(CONFIG, to_yaml(documents))
+    for name, text in patches().items():
+        write_private(f"{PATCHES}/{name}", text)
     argv = ["kubeadm", "init", "--config", CONFIG, "--skip-token-print"]
+    if documents[0]["apiVersion"].endswith("/v1beta2"):
+        argv += ["--experimental-patches", PATCHES]
     if "coredns" not in release["cluster_dns"]:
         # The other images were found in the image when it was built; this one is not to be had, and not needed.
         argv += ["--skip-phases=addon/coredns", "--ignore-preflight-errors=ImagePull"]

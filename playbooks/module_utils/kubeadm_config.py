@@ -38,6 +38,25 @@ def dns_address(service_subnet):
     return str(ipaddress.ip_network(service_subnet)[10])
 
 
+# Where kubeadm looks for changes to the static pods that it writes.
+PATCHES = "/etc/kubernetes/patches"
+_STATIC_PODS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
+
+
+def patches():
+    """Changes to kubeadm's static pods, by file name: health checks with patience.
+
+    An API server that shares an emulated CPU misses a few checks now and then. Killing it for that makes the CPU
+    busier still, so that it would never come up again; a dead one is noticed all the same.
+    """
+    files = {}
+    for name in _STATIC_PODS:
+        probe = {"failureThreshold": 40, "periodSeconds": 15, "timeoutSeconds": 15}
+        container = {"name": name, "livenessProbe": probe, "startupProbe": {**probe, "failureThreshold": 120}}
+        files[f"{name}+strategic.json"] = json.dumps({"spec": {"containers": [container]}}, indent=2) + "\n"
+    return files
+
+
 def _is_beta4(api):
     return api.endswith("/v1beta4")
 
@@ -75,6 +94,9 @@ def init_documents(release, cluster, node, timeout):
         "localAPIEndpoint": {"advertiseAddress": node["ip"], "bindPort": API_PORT},
         "nodeRegistration": _registration(api, node["name"], node["ip"]),
     }
+    if not api.endswith("/v1beta2"):
+        # kubeadm 1.20 has only the option --experimental-patches for it.
+        init["patches"] = {"directory": PATCHES}
     # One control plane: nobody competes for leadership, and a slow disk must not cost it.
     alone = {"leader-elect": "false"}
     controllers = {**alone, "node-monitor-grace-period": "90s"}
@@ -121,6 +143,10 @@ def kubelet_document(cluster):
         "imageGCHighThresholdPercent": 100,
         "evictionHard": {"memory.available": "50Mi", "nodefs.available": "3%", "imagefs.available": "1%"},
         "runtimeRequestTimeout": "10m0s",
+        # Each of these wakes a node that has nothing to do; the controller manager waits 90 s for a sign of life.
+        "nodeLeaseDurationSeconds": 80,
+        "nodeStatusUpdateFrequency": "20s",
+        "volumeStatsAggPeriod": "10m0s",
     }
 
 

@@ -114,3 +114,13 @@ def test_kubelet_uses_systemds_cgroups_and_keeps_its_images() -> None:
 def test_versions_without_a_known_configuration_are_refused(version: str) -> None:
     with pytest.raises(config.UnsupportedVersionError, match=version):
         config.api_version(version)
+
+
+def test_static_pods_are_checked_with_patience() -> None:
+    for name, text in config.patches().items():
+        (container,) = yaml.safe_load(text)["spec"]["containers"]
+        assert name == f"{container['name']}+strategic.json"
+        probe = container["livenessProbe"]
+        assert probe["failureThreshold"] * probe["periodSeconds"] >= 600
+    assert "patches" not in init("1.20")["InitConfiguration"]
+    assert init("1.31")["InitConfiguration"]["patches"] == {"directory": config.PATCHES}

@@ -59,7 +59,7 @@ class Node:
         self.failures = 0
         self.answering = True
         self.root = root
-        for name in ("RECORD", "ADMIN", "CONFIG"):
+        for name in ("RECORD", "ADMIN", "CONFIG", "PATCHES"):
             monkeypatch.setattr(kubeadm_node, name, str(root / name.lower()))
         monkeypatch.setattr(kubeadm_node, "kubeadm", self.kubeadm)
         monkeypatch.setattr(kubeadm_node, "reset", self.reset)
