@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from emulator.errors import ConfigError, HostNotFitError
+from emulator.kubernetes.addons import missing_addons
 from emulator.kubernetes_build.bundle import show_bundle, unpack_bundle
 from emulator.kubernetes_build.debian_source import KubernetesBuild
 from emulator.kubernetes_build.go_build import Progress
@@ -36,11 +38,14 @@ class KubernetesSources:
         """
         kind = resolve_source(wants.source)
         if kind == DEBIAN_SOURCE:
+            require_version(DEBIAN_SOURCE_VERSION, wants)
+            require_addons(wants, ())
             release = self.build.cached()
             found = self.files.directory(release) if release is not None else None
         else:
             manifest = show_bundle(Path(kind.removeprefix(BUNDLE)))
             require_version(manifest.version, wants)
+            require_addons(wants, manifest.images)
             found = self.files.directory(Release(self.cache, manifest))
         return found if found is not None and found.is_dir() else None
 
@@ -54,11 +59,13 @@ class KubernetesSources:
         kind = resolve_source(wants.source)
         if kind == DEBIAN_SOURCE:
             require_version(DEBIAN_SOURCE_VERSION, wants)
+            require_addons(wants, ())
             release = self.build.build(progress=progress)
         else:
             progress("unpack the bundle", "")
             release = unpack_bundle(Path(kind.removeprefix(BUNDLE)), self.cache)
             require_version(release.manifest.version, wants)
+            require_addons(wants, release.manifest.images)
         progress("container images of a node", "")
         return self.files.make(release)
 
@@ -88,4 +95,15 @@ def require_version(version: str, wants: KubernetesSpec) -> None:
             f"the source gives Kubernetes {version}, the lab asks for {asked}",
             where="clusters.cloud.kubernetes_config.version",
             fix=f"write {version}, or remove the key",
+        )
+
+
+def require_addons(wants: KubernetesSpec, images: Collection[str]) -> None:
+    """Raises: ConfigError when the lab asks for add-ons whose container images are not among `images`."""
+    missing = missing_addons(wants, images)
+    if missing:
+        raise ConfigError(
+            "\n    ".join(missing),
+            where="clusters.cloud.kubernetes_config",
+            fix="write cni: bridge, ingress: none and storage_class: none",
         )
