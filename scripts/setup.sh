@@ -33,7 +33,7 @@ stamp=.venv/.installed-$(cat pyproject.toml scripts/setup.sh | sha256sum | cut -
 if [ ! -e "$stamp" ]; then
   echo "setup: installing Python packages into .venv"
   [ -x .venv/bin/python ] || "$python" -m venv .venv
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".${extras}"
+  .venv/bin/python -m pip install -qq --disable-pip-version-check --editable ".${extras}"
   rm -f .venv/.installed-*
   touch "$stamp"
 else

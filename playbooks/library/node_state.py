@@ -8,7 +8,6 @@ the last change (ctime) of one of the files it reads is stale, and is restarted.
 """
 
 # Paths are plain strings here: they come from JSON and go to lstat, rename and unlink.
-# ruff: noqa: PTH101, PTH103, PTH104, PTH108, PTH112, PTH113, PTH114, PTH120, PTH123
 
 from __future__ import annotations
 
