@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from emulator.app.files import load_recorded_lab
 from emulator.app.lab import Backends, Lab, open_lab
 from emulator.app.planning import plan_destroy, recorded_backends
 from emulator.app.world import EMBEDDED, World
@@ -14,10 +15,12 @@ from emulator.apply.handler import StopFlag
 from emulator.apply.journal import Journal
 from emulator.apply.ledger import GpuLedger
 from emulator.apply.lock import exclusive_lock
-from emulator.apply.state import StateStore
+from emulator.apply.state import State, StateStore
 from emulator.errors import HyperscalerError, StateError, UsageError
+from emulator.plan.gpu_resources import BoardResource
 from emulator.plan.model import Plan
 from emulator.progress import Reporter
+from emulator.spec.model import GpuBackend
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +51,7 @@ def destroy(
     with exclusive_lock(lock, purpose=f"destroy {name}", wait_seconds=wait_seconds):
         paths = world.home.lab(name)
         store = StateStore(Journal(paths.journal))
-        labs = _open(world, name, store)
-        plans = [(lab, plan_destroy(lab, store.state)) for lab in labs]
+        plans = [(lab, plan_destroy(lab, state)) for lab, state in _open(world, name, store.state)]
         plan = Plan(name, tuple(change for _, plan in plans for change in plan.changes))
         if plan.is_empty and not paths.root.exists():
             raise UsageError(f"there is no lab {name}", where=str(paths.root), fix="hyperscaler status lists the labs")
@@ -64,18 +66,37 @@ def destroy(
         return DestroyResult(plan)
 
 
-def _open(world: World, name: str, store: StateStore) -> list[Lab]:
-    """The lab on the hypervisor that it is recorded on; without a record, on each one that may have it."""
-    recorded = recorded_backends(store.state)
+def _open(world: World, name: str, state: State) -> list[tuple[Lab, State]]:
+    """The lab on the hypervisor that it is recorded on, with its record.
+
+    Where the record does not say which (it is lost or damaged), the lab is looked for by its marks on each one that
+    may have it. Guests that are found so go first, since they may hold what is on record: disks, slices of boards.
+    """
+    recorded = recorded_backends(state)
+    gpu = recorded.gpu or _gpu_backend(world, name, state)
     if recorded.hypervisor:
-        return [open_lab(world, name, recorded)]
-    # The record is lost: the host's own ledger tells whether the lab has slices of real boards.
-    gpu = recorded.gpu or ("nvml" if GpuLedger(world.home.gpu_owners).of(name) else "")
-    labs = [open_lab(world, name, Backends(EMBEDDED, gpu))]
-    elsewhere = world.choose_hypervisor("auto")
-    if elsewhere != EMBEDDED and store.state.is_empty:
-        labs.append(open_lab(world, name, Backends(elsewhere)))
+        return [(open_lab(world, name, Backends(recorded.hypervisor, gpu)), state)]
+    labs = [(open_lab(world, name, Backends(EMBEDDED, gpu)), state)]
+    elsewhere = world.choose_hypervisor(_requested_hypervisor(world, name))
+    if elsewhere != EMBEDDED:
+        labs.insert(0, (open_lab(world, name, Backends(elsewhere)), State()))
     return labs
+
+
+def _gpu_backend(world: World, name: str, state: State) -> str:
+    """Which boards a lab has something of whose record does not say so: the host's ledger and its directory tell."""
+    if world.home.lab(name).gpu.is_dir():
+        return GpuBackend.SIMULATED.value
+    on_record = any(isinstance(record.resource, BoardResource) for record in state.resources.values())
+    return GpuBackend.NVML.value if on_record or GpuLedger(world.home.gpu_owners).of(name) else ""
+
+
+def _requested_hypervisor(world: World, name: str) -> str:
+    """What the file asked for as it was last provisioned; `auto` where it is lost, too."""
+    try:
+        return load_recorded_lab(world.home, name).spec.hypervisor.uri
+    except HyperscalerError:
+        return "auto"
 
 
 def _remove_directory(world: World, name: str) -> None:

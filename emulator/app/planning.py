@@ -7,15 +7,16 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from emulator.app.gpu_planning import GPU_FACT, backend_of, plan_gpus
-from emulator.app.lab import Backends, Lab
-from emulator.app.world import AccelerationChoice, World
+from emulator.app.lab import Backends, Lab, namespace_name
+from emulator.app.world import EMBEDDED, AccelerationChoice, World
 from emulator.apply.handler import Handler
 from emulator.apply.state import State
 from emulator.errors import ConflictError, StateError
 from emulator.plan.build import Placement, build
 from emulator.plan.diff import diff
 from emulator.plan.model import Observation, Plan, Recorded
-from emulator.plan.resources import Resource
+from emulator.plan.resources import Hypervisor, Resource
+from emulator.ports import DaemonPresence
 from emulator.spec.model import ClusterSpec
 
 HYPERVISOR_FACT = "hypervisor"
@@ -27,7 +28,7 @@ def hypervisor_of(world: World, state: State, spec: ClusterSpec) -> str:
     Raises:
         ConflictError: the file now asks for another one.
     """
-    recorded = state.facts.get(HYPERVISOR_FACT)
+    recorded = state.facts.get(HYPERVISOR_FACT) or _embedded_already(world, state, spec.name)
     wanted = spec.hypervisor.uri
     if recorded and wanted not in ("auto", recorded):
         raise ConflictError(
@@ -36,6 +37,13 @@ def hypervisor_of(world: World, state: State, spec: ClusterSpec) -> str:
             fix=f"set it back to {recorded}, or `hyperscaler destroy {spec.name}` first",
         )
     return recorded or world.choose_hypervisor(wanted)
+
+
+def _embedded_already(world: World, state: State, name: str) -> str:
+    """`embedded` for a lab whose record does not say so, but that has a libvirtd of its own; else empty."""
+    daemon = world.daemon(world.home.lab(name).hypervisor, namespace_name(world.home, name))
+    marked = any(isinstance(record.resource, Hypervisor) for record in state.resources.values())
+    return EMBEDDED if marked or daemon.presence() is not DaemonPresence.ABSENT else ""
 
 
 def backends_of(world: World, state: State, spec: ClusterSpec, *, dry: bool) -> Backends:

@@ -12,7 +12,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ class Journal:
             StateError: the file cannot be written (no space, read-only); the caller must not go on with
                 the effect that it wanted to announce.
         """
-        line = encode({"v": VERSION, "at": round(time.time(), 3), **entry})
+        line = _line(entry)
         try:
             with self._lock:
                 self._write(line)
@@ -113,15 +113,40 @@ class Journal:
                 entries.append(entry)
         return JournalContents(tuple(entries), tuple(damage))
 
-    def set_aside(self) -> Path:
-        """Move a damaged journal out of the way, keeping it for a person to look at; returns where to."""
-        target = self.path.with_name(f"{self.path.name}.damaged-{time.strftime('%Y%m%dT%H%M%S')}")
-        self.path.replace(target)
-        sync_directory(self.path.parent)
-        return target
+    def rewrite(self, entries: Iterable[Mapping[str, Any]]) -> Path:
+        """Replace a damaged journal at once, keeping it for a person to look at; returns where.
+
+        Raises:
+            StateError: the new one cannot be written; the damaged one is still in its place.
+        """
+        kept = self.path.with_name(f"{self.path.name}.damaged-{time.strftime('%Y%m%dT%H%M%S')}")
+        fresh = self.path.with_name(f".{self.path.name}.new")
+        lines = b"".join(_line(entry) for entry in entries)
+        try:
+            kept.unlink(missing_ok=True)
+            os.link(self.path, kept)
+            fresh.unlink(missing_ok=True)
+            descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(lines)
+                file.flush()
+                os.fsync(file.fileno())
+            fresh.replace(self.path)
+            sync_directory(self.path.parent)
+        except OSError as error:
+            raise StateError(
+                f"the damaged journal cannot be replaced: {error.strerror}",
+                where=str(self.path),
+                fix="free space on that file system or mend its permissions, then run the command again",
+            ) from error
+        return kept
 
     def __iter__(self) -> Iterator[Mapping[str, Any]]:
         return iter(self.read().entries)
+
+
+def _line(entry: Mapping[str, Any]) -> bytes:
+    return encode({"v": VERSION, "at": round(time.time(), 3), **entry})
 
 
 def encode(entry: Mapping[str, Any]) -> bytes:

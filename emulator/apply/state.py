@@ -142,22 +142,23 @@ class StateStore:
         """Start a clean journal from the believable entries; the damaged file is kept beside it."""
         if not self.damage:
             return None
-        kept = self.journal.set_aside()
         state = self.state
-        for name, value in state.facts.items():
-            self.fact(name, value)
+        entries: list[Mapping[str, Any]] = [
+            {"type": "fact", "run": self._run, "name": name, "value": value} for name, value in state.facts.items()
+        ]
         for record in state.resources.values():
-            action = record.open_action or "record"
-            entry = {"type": "begin" if record.open_action else "end", "run": self._run, "action": action}
-            self.journal.append(
+            entries.append(
                 {
-                    **entry,
+                    "type": "begin" if record.open_action else "end",
+                    "run": self._run,
+                    "action": record.open_action or "record",
                     "boot": record.boot_id,
                     "id": record.resource.id,
                     "resource": record.resource.to_json(),
                     "handle": dict(record.handle),
                 }
             )
+        kept = self.journal.rewrite(entries)
         self.damage = ()
         return kept
 

@@ -20,7 +20,7 @@ from uuid import UUID, uuid5
 from emulator.adapters.simulated.calls import CallHook
 from emulator.adapters.simulated.disks import SimulatedDisks
 from emulator.adapters.simulated.gpus import SimulatedBoard, SimulatedGpus
-from emulator.adapters.simulated.guests import Answer, SimulatedShell
+from emulator.adapters.simulated.guests import SimulatedShell
 from emulator.adapters.simulated.hypervisor import SimulatedHypervisor
 from emulator.adapters.ssh_shell import host_keys_from_console
 from emulator.app.destroy import destroy
@@ -28,7 +28,7 @@ from emulator.app.files import LoadedLab, load_lab_file
 from emulator.app.lab import namespace_name, open_lab
 from emulator.app.planning import backends_of, plan_lab
 from emulator.app.provision import Options, ProvisionResult, provision
-from emulator.app.world import EMBEDDED, Access, AccelerationChoice, CheckOutcome, ConfigureOutcome, World
+from emulator.app.world import EMBEDDED, AccelerationChoice, Access, CheckOutcome, ConfigureOutcome, World
 from emulator.apply.handler import StopFlag
 from emulator.apply.handlers.files import write_private
 from emulator.apply.handlers.gpu_carve import GpuHost
@@ -266,8 +266,11 @@ class SimulatedGuests:
     def ssh_argv(self, access: Access, node: str, command: Sequence[str]) -> list[str]:
         return ["ssh", node, *command]
 
-    def slurm_state(self, spec: ClusterSpec, access: Access) -> str:
-        return "2 idle"
+    def cluster_state(self, spec: ClusterSpec, access: Access) -> Mapping[str, str]:
+        return {"slurm": f"{len(spec.nodes) - 1} idle"}
+
+    def kubeconfig(self, spec: ClusterSpec, access: Access, *, student: bool) -> str:
+        return ""
 
 
 class HookedLedger(GpuLedger):
@@ -320,7 +323,7 @@ class SimulatedHost:
             home=self.home,
             runner=cast(Any, KeygenRunner(self.hook)),
             disks=Disks(self.machine, self.hook),
-            images=SimulatedImages(self.home.images, self.hook),
+            images=lambda _kubernetes: SimulatedImages(self.home.images, self.hook),
             guests=SimulatedGuests(self),
             choose_hypervisor=lambda wanted: EMBEDDED if wanted == EMBEDDED else SYSTEM_URI,
             accelerate=lambda _wanted: AccelerationChoice(False),
@@ -345,9 +348,7 @@ class SimulatedHost:
         return self.hypervisor(LabPaths(directory.parent))
 
     # ------------------------------------------------------------ boards
-    def _gpus(
-        self, backend: str, paths: LabPaths, devices: Sequence[GpuDeviceSpec] | None, *, dry: bool
-    ) -> GpuHost:
+    def _gpus(self, backend: str, paths: LabPaths, devices: Sequence[GpuDeviceSpec] | None, *, dry: bool) -> GpuHost:
         if backend != GpuBackend.SIMULATED:
             return self._assemble(self.machine / "gpus", None, self.home.gpu_owners, real=True)
         boards = [SimulatedBoard(item.id, item.model, item.pci_address) for item in devices] if devices else None
@@ -366,9 +367,7 @@ class SimulatedHost:
         simulation = SimulatedGpus(directory, boards, framework=framework, boot_id=self.boot_id)
         self._hook_boards(simulation)
         simulation.install()
-        host = assemble_gpus(
-            simulation.files, simulation.runner, HookedLedger(ledger, self.hook), real=real
-        )
+        host = assemble_gpus(simulation.files, simulation.runner, HookedLedger(ledger, self.hook), real=real)
         hooked = {
             name: cast(Any, HookedPort(getattr(host, name), name, self.hook))
             for name in ("nvml", "pci", "sriov", "passthrough")
@@ -438,7 +437,6 @@ class SimulatedHost:
         if (self.machine / "gpus").is_dir():
             boards = self.boards()
             boards.nvml.set_mig_mode(THIRD, enabled=True)
-            boards.sriov.enable(THIRD)
             profile = next(item for item in boards.nvml.profiles(THIRD) if item.name == "1g.10gb")
             boards.nvml.create_instance(THIRD, profile.gi_profile_id, (profile.placements or ())[-1])
 
@@ -569,7 +567,7 @@ def _folded(content: bytes) -> object:
         key: (record.resource.to_json(), dict(record.handle), record.open_action)
         for key, record in sorted(state.resources.items())
     }
-    return records, dict(sorted(state.facts.items()))
+    return records, dict(sorted(state.facts.items())), bool(content) and not content.endswith(b"\n")
 
 
 def _boards(content: bytes) -> str:
@@ -577,7 +575,7 @@ def _boards(content: bytes) -> str:
     data["driver_loads"] = 0
     for board in data["boards"]:
         if board["driver"] == "vfio-pci":
-            board["override"] = ""  # says which driver may take a board that has none; a board that is bound needs it no more
+            board["override"] = ""  # it says who may take a board without a driver; one that is bound needs it no more
         board["vgpus"].sort(key=lambda item: str(item["parent"]))
         board["instances"].sort(key=lambda item: int(item["start"]))
     return json.dumps(data, sort_keys=True)
@@ -590,8 +588,8 @@ def differences(one: Mapping[str, str], other: Mapping[str, str]) -> dict[str, t
 # ---------------------------------------------------------------- hooks on what is no adapter
 @contextmanager
 def journal_hooked(hook: CallHook) -> Iterator[None]:
-    """Let every append to a journal and every setting aside go through the hook, too."""
-    originals = {name: getattr(Journal, name) for name in ("append", "set_aside")}
+    """Let every append to a journal and every rewriting go through the hook, too."""
+    originals = {name: getattr(Journal, name) for name in ("append", "rewrite")}
 
     def hooked(name: str, journal: Journal, *args: object) -> object:
         with hook.around(f"journal.{name}"):

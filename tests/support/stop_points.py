@@ -10,7 +10,21 @@ from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import patch
 
-from simulated_world import SimulatedHost, Snapshot, comparable, journal_hooked
+from simulated_world import LAB, SimulatedHost, Snapshot, comparable, differences, journal_hooked
+
+from emulator.app.files import LoadedLab
+from emulator.errors import (
+    CommandError,
+    CommandTimeoutError,
+    ConfigureError,
+    HyperscalerError,
+    HypervisorError,
+    StateError,
+    UsageError,
+    VerifyError,
+    WaitTimeoutError,
+)
+from emulator.gpu_errors import GpuBusyError, GpuDriverError, GpuNoRoomError
 
 Command = Callable[[], object]
 Fault = Callable[[str], Exception | None]
@@ -40,12 +54,20 @@ def in_sequence() -> Iterator[None]:
     with ExitStack() as stack:
         for module in ("apply.executor", "app.planning", "app.boot"):
             stack.enter_context(patch(f"emulator.{module}.ThreadPoolExecutor", InlinePool))
+        stack.enter_context(patch("emulator.apply.executor.wait", lambda futures, **_options: (list(futures), set())))
+        # A board has this many virtual functions where no public source counts them; fewer are looked at faster.
+        stack.enter_context(patch("emulator.adapters.simulated.nvml_engine_vgpu.DEFAULT_VFS", 4))
         stack.enter_context(patch("os.fsync", lambda _descriptor: None))
         yield
 
 
 def key_of(snapshot: Snapshot) -> str:
-    return repr(sorted(comparable(snapshot).items()))
+    """What the next command goes by: of a journal what it amounts to, and whether it is torn.
+
+    `output/` is written for people, from the record and after every run, also one that an exception has ended.
+    """
+    facts = comparable(snapshot, journal="state")
+    return repr(sorted(item for item in facts.items() if f"labs/{LAB}/output" not in item[0]))
 
 
 @dataclass
@@ -199,3 +221,83 @@ def _hooked(host: SimulatedHost, enter: Callable[[str], None], leave: Callable[[
             yield
     finally:
         hook.before, hook.after = kept
+
+
+@dataclass
+class Sweep:
+    """A lab on a machine with others' things, its stop points, and the two machines that count: before and with it."""
+
+    name: str
+    host: SimulatedHost
+    lab: LoadedLab
+
+    def __post_init__(self) -> None:
+        self.host.seed_foreign()
+        self.initial = self.host.save()
+        self.provisioning: Stops = find_stops(self.host, self.provision)
+        self.done = self.host.save()
+        self.destroying: Stops = find_stops(self.host, self.destroy)
+
+    def provision(self) -> None:
+        self.host.provision(self.lab)
+
+    def destroy(self) -> None:
+        self.host.destroy()
+
+    def assert_recovers(self, where: str, *, plan_again: bool = True) -> None:
+        """From the machine as it is: provisioning goes on to the same lab, and destroying leaves nothing."""
+        stopped = self.host.save()
+        self.provision()
+        assert not self.differences_to_done(), f"provisioned again after a stop {where}"
+        if plan_again:
+            plan = self.host.plan(self.lab)
+            assert plan.is_empty and not plan.blockers, (where, plan)
+        self.host.restore(stopped)
+        self.assert_destroys(where)
+
+    def assert_destroys(self, where: str) -> None:
+        try:
+            self.destroy()
+        except UsageError:  # nothing had begun, or all was gone
+            assert not self.host.home.lab(LAB).root.exists(), where
+        left = differences(comparable(self.host.save(), images=False), comparable(self.initial, images=False))
+        assert not left, f"destroyed after a stop {where}"
+
+    def differences_to_done(self) -> dict[str, tuple[str | None, str | None]]:
+        want = comparable(self.done, journal="state")
+        return differences(comparable(self.host.save(), journal="state"), want)
+
+
+_ERRORS: tuple[tuple[str, type[HyperscalerError]], ...] = (
+    ("journal.", StateError),
+    ("ledger", StateError),
+    ("guests.configure", ConfigureError),
+    ("guests.verify", VerifyError),
+    ("guests.", StateError),
+    ("ssh-keygen", CommandError),
+    ("images.", HyperscalerError),
+    ("nvml.", GpuBusyError),
+    ("pci.", GpuDriverError),
+    ("sriov.", GpuDriverError),
+    ("vgpus.", GpuNoRoomError),
+    ("passthrough.", GpuDriverError),
+    ("create_overlay", CommandError),
+    ("overlay_base", CommandError),
+    ("size_gib", CommandError),
+    ("resize", CommandError),
+    ("run", CommandTimeoutError),
+    ("daemon.", HypervisorError),
+    ("define_", HypervisorError),
+    ("start_", HypervisorError),
+    ("delete_", HypervisorError),
+    ("shutdown_", WaitTimeoutError),
+    ("domain", HypervisorError),
+    ("network", HypervisorError),
+)
+
+
+def documented(name: str) -> HyperscalerError | None:
+    """The error that a call can end with; None for what is no call of an adapter (a look at a port of a guest)."""
+    call = name.partition(" ")[2]
+    kind = next((kind for start, kind in _ERRORS if call.startswith(start)), None)
+    return kind(f"refused {name}") if kind else None

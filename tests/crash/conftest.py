@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from simulated_world import BOARDS, SYSTEM_URI, SimulatedHost, gpu_section, lab_text
+from stop_points import Sweep, in_sequence
+
+# A lab on a libvirtd of its own, and one on the host's libvirt with a slice of one board and the whole of another.
+LABS = {
+    "embedded": (lab_text(), ()),
+    "gpus": (lab_text(hypervisor=SYSTEM_URI, extra=gpu_section()), BOARDS),
+}
+
+
+@pytest.fixture(scope="module", params=list(LABS))
+def sweep(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sweep]:
+    text, boards = LABS[request.param]
+    host = SimulatedHost(tmp_path_factory.mktemp(request.param) / "host", boards=boards)
+    try:
+        with in_sequence():
+            yield Sweep(request.param, host, host.lab_file(text))
+    finally:
+        host.close()
+
+
+@pytest.fixture
+def embedded(tmp_path: Path) -> Iterator[SimulatedHost]:
+    host = SimulatedHost(tmp_path / "host")
+    host.seed_foreign()
+    yield host
+    host.close()
+
+
+@pytest.fixture
+def with_boards(tmp_path: Path) -> Iterator[SimulatedHost]:
+    host = SimulatedHost(tmp_path / "host", boards=BOARDS)
+    host.seed_foreign()
+    yield host
+    host.close()

@@ -1,0 +1,107 @@
+"""Stopped anywhere, a lab can be provisioned on and can be destroyed without a trace.
+
+The pipeline is the real one, on simulated adapters. A stop point is before and after every call of an adapter and
+before, within and after every line of the journal; the machine that a crash there leaves is recovered from in both
+directions. Of stops that leave the same machine one is recovered from: the next command cannot tell them apart.
+"""
+
+from __future__ import annotations
+
+import pytest
+from stop_points import Command, Stops, Sweep, cut, documented, exits_at, fail_at, key_of, stop_at
+
+from emulator.errors import HyperscalerError
+
+
+def told(sweep: Sweep, what: str, stops: Stops, number: int) -> None:
+    print(f"{sweep.name}: {what}: {number} of {len(stops.names)} stop points, {len(stops.states)} distinct machines")
+
+
+def both(sweep: Sweep) -> tuple[tuple[str, dict, Command, Stops], ...]:
+    return (
+        ("provision", sweep.initial, sweep.provision, sweep.provisioning),
+        ("destroy", sweep.done, sweep.destroy, sweep.destroying),
+    )
+
+
+def test_a_crash_anywhere_is_recovered_from(sweep: Sweep) -> None:
+    for what, _, _, stops in both(sweep):
+        for key, machine in stops.states.items():
+            sweep.host.restore(machine)
+            sweep.assert_recovers(f"of {what} {stops.where(key)}")
+        told(sweep, f"{what} recovered from", stops, len(stops.names))
+        assert len(stops.names) > 60 and set(stops.keys) == set(stops.states)
+
+
+def test_the_end_of_a_sweep_is_the_end_of_the_command(sweep: Sweep) -> None:
+    """What the sweep compares with: the commands did their work, beside what others have on the machine."""
+    assert len(sweep.done) > len(sweep.initial)
+    sweep.host.restore(sweep.done)
+    assert not sweep.differences_to_done()
+    sweep.assert_destroys("at the end")
+
+
+def test_an_exception_leaves_no_more_and_no_less_than_a_crash(sweep: Sweep) -> None:
+    """No handler swallows what it does not know, and nothing tidies up behind the journal's back."""
+    for what, start, command, stops in both(sweep):
+        stopped = 0
+        for number, name in enumerate(stops.names):
+            if name.startswith("within"):
+                continue  # half a line is no place for an exception
+            sweep.host.restore(start)
+            assert stop_at(sweep.host, command, number, cut) == name
+            assert key_of(sweep.host.save()) == stops.keys[number], f"{what} stopped {name}"
+            stopped += 1
+        told(sweep, f"{what} ended by an exception", stops, stopped)
+        assert stopped == sum(not name.startswith("within") for name in stops.names)
+
+
+@pytest.mark.parametrize("stride", [5])
+def test_a_process_that_dies_leaves_the_same(sweep: Sweep, stride: int) -> None:
+    for what, start, command, stops in both(sweep):
+        died = 0
+        numbers = [number for number, name in enumerate(stops.names) if not name.startswith("within")][::stride]
+        for number in numbers:
+            sweep.host.restore(start)
+            assert exits_at(sweep.host, command, number), stops.names[number]
+            assert key_of(sweep.host.save()) == stops.keys[number], f"{what} died {stops.names[number]}"
+            died += 1
+        told(sweep, f"{what} killed", stops, died)
+        assert died == len(numbers) > 10
+
+
+def test_a_call_that_fails_is_recovered_from(sweep: Sweep) -> None:
+    """Each call ends with its documented error: without having done anything, or after it has done it all.
+
+    Where the call only looks the two are the same to the program, so one of them is played.
+    """
+    seen: set[str] = set()
+    for what, start, command, stops in both(sweep):
+        failed = refused = 0
+        for number in failing(stops, gpus_only=sweep.name == "gpus"):
+            name = stops.names[number]
+            sweep.host.restore(start)
+            reached, error = fail_at(sweep.host, command, number, documented)
+            assert reached == name
+            assert error is None or isinstance(error, HyperscalerError), f"{what} failed {name}: {error!r}"
+            failed += 1
+            refused += error is not None
+            if (key := key_of(sweep.host.save())) not in seen:
+                seen.add(key)
+                sweep.assert_recovers(f"of {what} by an error {name}", plan_again=False)
+        told(sweep, f"{what} with a failing call ({refused} raised)", stops, failed)
+        assert refused > 10
+
+
+def failing(stops: Stops, *, gpus_only: bool) -> list[int]:
+    """The stop points at which a call can report an error; the GPU lab plays those that the other one has not."""
+    gpu = ("nvml", "pci", "sriov", "vgpus", "passthrough", "ledger")
+    found = []
+    for number, name in enumerate(stops.names):
+        call = name.partition(" ")[2]
+        looked = name.startswith("after") and number and stops.keys[number] == stops.keys[number - 1]
+        if name.startswith("within") or looked or documented(name) is None:
+            continue
+        if not gpus_only or call.partition(".")[0] in gpu:
+            found.append(number)
+    return found

@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from simulated_world import BOARDS, SimulatedHost
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[SimulatedHost]:
+    """A machine without boards, on which others have things with names like those of the lab."""
+    made = SimulatedHost(tmp_path / "host")
+    made.seed_foreign()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def gpu_host(tmp_path: Path) -> Iterator[SimulatedHost]:
+    made = SimulatedHost(tmp_path / "host", boards=BOARDS)
+    made.seed_foreign()
+    yield made
+    made.close()

@@ -1,0 +1,199 @@
+"""What is in the way is named before anything is made; who works on a lab keeps others out; a stop is clean."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from ipaddress import IPv4Network
+from uuid import uuid4
+
+import pytest
+from simulated_world import (
+    FIRST,
+    SECOND,
+    SYSTEM_URI,
+    SimulatedHost,
+    comparable,
+    differences,
+    gpu_section,
+    lab_text,
+)
+
+from emulator import ids
+from emulator.app.files import LoadedLab
+from emulator.app.status import lab_status, list_labs
+from emulator.apply.executor import InterruptedRunError
+from emulator.apply.handler import StopFlag
+from emulator.errors import ConflictError, HyperscalerError
+from emulator.ports import DomainState, NetworkRequest, Ownership
+
+MAC = ids.mac_address("demo", "hpc-compute-1")
+
+
+def system_lab(host: SimulatedHost, **options: object) -> LoadedLab:
+    return host.lab_file(lab_text(hypervisor=SYSTEM_URI, **options))  # type: ignore[arg-type]
+
+
+# ---------------------------------------------------------------- foreign things
+def foreign_domain(host: SimulatedHost) -> None:
+    host.hypervisor(quiet=True).seed_foreign_domain("demo-hpc-compute-1", uuid4())
+
+
+def foreign_address(host: SimulatedHost) -> None:
+    host.hypervisor(quiet=True).seed_foreign_domain("elsewhere", uuid4(), mac=MAC)
+
+
+def foreign_network(host: SimulatedHost) -> None:
+    host.hypervisor(quiet=True).seed_foreign_network("demo-hpc", uuid4(), bridge="virbr-theirs")
+
+
+def bridge_of_another_lab(host: SimulatedHost) -> None:
+    bridge = system_lab(host).spec.nodes and next(iter(system_lab(host).spec.networks.values())).bridge
+    subnet = IPv4Network("10.9.0.0/24")
+    owner = Ownership("other", "network/hpc", "d")
+    request = NetworkRequest("other-hpc", uuid4(), owner, bridge, subnet, subnet[1], "other.internal", ())
+    host.hypervisor(quiet=True).define_network(request)
+
+
+def foreign_disk(host: SimulatedHost) -> None:
+    disk = host.home.lab("demo").disks / "hpc-controller.qcow2"
+    disk.parent.mkdir(parents=True)
+    disk.write_text("a disk that somebody put here")
+
+
+def linked_disk(host: SimulatedHost) -> None:
+    disk = host.home.lab("demo").disks / "hpc-controller.qcow2"
+    disk.parent.mkdir(parents=True)
+    disk.symlink_to("/etc/passwd")
+
+
+FOREIGN: dict[str, tuple[Callable[[SimulatedHost], None], str]] = {
+    "domain of that name": (foreign_domain, "a domain demo-hpc-compute-1 is there already .not made by hyperscaler"),
+    "powered-off domain with that address": (foreign_address, f"domain elsewhere has the address {MAC}"),
+    "network of that name": (foreign_network, "network demo-hpc is there already .not made by hyperscaler"),
+    "bridge of another lab": (bridge_of_another_lab, "belongs to network other-hpc .of lab other"),
+    "disk file": (foreign_disk, "hpc-controller.qcow2 is a disk that no golden image is under"),
+    "link in the place of a disk": (linked_disk, "hpc-controller.qcow2 is not a regular file"),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_what_is_in_the_way_is_named_before_anything_is_made(host: SimulatedHost, name: str) -> None:
+    put, message = FOREIGN[name]
+    put(host)
+    before = comparable(host.save())
+    with pytest.raises(ConflictError, match=message):
+        host.provision(system_lab(host))
+    assert not differences(before, comparable(host.save()))
+
+
+def test_a_slice_of_others_is_planned_around(gpu_host: SimulatedHost) -> None:
+    """Board 2 goes to others as far as it is cut; the lab takes the places that are left."""
+    boards = gpu_host.boards()
+    for address in (FIRST, SECOND):
+        boards.nvml.set_mig_mode(address, enabled=True)
+    profile = next(item for item in boards.nvml.profiles(FIRST) if item.name == "7g.80gb")
+    boards.nvml.create_instance(FIRST, profile.gi_profile_id, (profile.placements or ())[0])
+    before = comparable(gpu_host.save())
+    with pytest.raises(HyperscalerError):
+        gpu_host.provision(system_lab(gpu_host, extra=gpu_section()))
+    assert not differences(before, comparable(gpu_host.save()))
+
+
+def test_a_board_of_another_lab_is_refused(gpu_host: SimulatedHost) -> None:
+    gpu_host.provision(system_lab(gpu_host, extra=gpu_section()))
+    before = comparable(gpu_host.save())
+    text = lab_text(
+        hypervisor=SYSTEM_URI,
+        name="rival",
+        extra=gpu_section() + ", networks: {hpc_network: {subnet: 192.168.150.0/24, bridge: virbr-rival}}",
+    )
+    with pytest.raises(HyperscalerError, match=r"demo|do not fit"):
+        gpu_host.provision(gpu_host.lab_file(text, "rival"))
+    assert not differences(before, comparable(gpu_host.save()))
+
+
+# ---------------------------------------------------------------- stop requests
+def test_a_stop_at_any_call_is_clean_and_the_next_run_goes_on(host: SimulatedHost) -> None:
+    lab = host.lab_file(lab_text())
+    start = host.save()
+    host.provision(lab)
+    done = comparable(host.save(), journal="state")
+    calls = sum(host.hook.counts.values())
+    stopped = 0
+    for number in range(0, calls, 3):
+        host.restore(start)
+        stop, reached = StopFlag(), []
+
+        def ask(name: str, stop: StopFlag = stop, reached: list[str] = reached, number: int = number) -> None:
+            reached.append(name)
+            if len(reached) == number + 1:
+                stop.set()
+
+        host.hook.before = ask
+        try:
+            host.provision(lab, stop=stop)
+        except HyperscalerError as error:
+            stopped += 1
+            assert "stopped on request" in error.what, error
+        finally:
+            host.hook.before = lambda _name: None
+        state = host.state()
+        assert not [key for key, record in state.resources.items() if record.open_action], "saved"
+        host.provision(lab)
+        left = differences(comparable(host.save(), journal="state"), done)
+        assert not left, f"stopped at call {number}"
+    assert stopped > calls // 6
+
+
+def test_a_stop_during_destroy_keeps_the_record(host: SimulatedHost) -> None:
+    host.provision(host.lab_file(lab_text()))
+    stop = StopFlag()
+    host.hook.before = lambda name: stop.set() if name == "delete_domain" else None
+    with pytest.raises(InterruptedRunError, match="stopped on request"):
+        host.destroy(stop=stop)
+    host.hook.before = lambda _name: None
+    assert host.state().resources
+    host.destroy()
+    assert not host.home.lab("demo").root.exists()
+
+
+# ---------------------------------------------------------------- concurrency
+def test_a_second_command_is_refused_at_once_and_status_answers(host: SimulatedHost) -> None:
+    lab = host.lab_file(lab_text())
+    inside, go_on = threading.Event(), threading.Event()
+
+    def pause(name: str) -> None:
+        if name == "define_network":
+            inside.set()
+            assert go_on.wait(30)
+
+    host.hook.before = pause
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            host.provision(lab)
+        except BaseException as error:  # noqa: BLE001  handed to the test
+            failures.append(error)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    try:
+        assert inside.wait(30)
+        for command in (lambda: host.provision(lab), host.destroy):
+            with pytest.raises(ConflictError, match=r"held by process \d+ on .* since .* \(provision demo\)") as caught:
+                command()
+            assert caught.value.exit_code == 5
+        for _ in range(50):
+            status = lab_status(host.world(), "demo")
+            assert "provision demo" in status.busy
+            assert {node.state for node in status.nodes} <= {"absent", DomainState.SHUTOFF.value}
+            assert "demo" in [line.name for line in list_labs(host.world())]
+    finally:
+        go_on.set()
+        worker.join(30)
+    assert not failures
+    assert lab_status(host.world(), "demo").busy == ""
+    assert json.dumps(lab_status(host.world(), "demo").to_json())
