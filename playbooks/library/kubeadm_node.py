@@ -11,8 +11,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import ssl
+import string
 import subprocess
 import time
 import urllib.error
@@ -28,6 +30,7 @@ from ansible.module_utils.kubeadm_config import (
     join_documents,
     patches,
     to_yaml,
+    with_token,
 )
 
 DOCUMENTATION = r"""
@@ -67,6 +70,9 @@ RELEASE = "/usr/lib/hyperscaler/kubernetes.json"
 ADMIN = "/etc/kubernetes/admin.conf"
 CA = "/etc/kubernetes/pki/ca.crt"
 CONFIG = "/etc/kubernetes/kubeadm.yaml"
+FIRST_TOKEN = "/etc/kubernetes/first-token"  # noqa: S105  a path
+# Well before the token's own end, so that a slow join is through with it.
+FIRST_TOKEN_SECONDS = 600
 # What kubeadm and kubelet leave behind. The device plugins' directory goes too: kubelet makes it again.
 REMAINS = (
     "/etc/kubernetes",
@@ -242,7 +248,8 @@ def init(params, release):
         return changed, record["ca_hash"]
     if has_remains():
         reset()
-    write_private(CONFIG, to_yaml(documents))
+    token = random_token()
+    write_private(CONFIG, to_yaml(with_token(documents, token, TOKEN_TTL)))
     for name, text in patches().items():
         write_private(f"{PATCHES}/{name}", text)
     argv = ["kubeadm", "init", "--config", CONFIG, "--skip-token-print"]
@@ -258,6 +265,8 @@ def init(params, release):
             raise
         finish_init(argv, timeout)
     pinned = ca_hash()
+    write_private(CONFIG, to_yaml(documents))
+    write_private(FIRST_TOKEN, token)
     # The record comes last: without it, the next run starts over.
     write_private(RECORD, json.dumps({"format": 1, "role": "control-plane", "digest": wanted, "ca_hash": pinned}))
     return True, pinned
@@ -321,7 +330,23 @@ def kubelet_journal():
     return run(argv, 60, check=False).stdout.strip()
 
 
+def random_token():
+    """A bootstrap token in kubeadm's form."""
+    letters = string.ascii_lowercase + string.digits
+    return ".".join("".join(secrets.choice(letters) for _ in range(length)) for length in (6, 16))
+
+
 def new_token():
+    """A token that a worker may join with: init's own while it is fresh, since asking for another costs kubeadm
+    a quarter of a minute on an emulated CPU."""
+    try:
+        age = time.time() - os.stat(FIRST_TOKEN).st_mtime
+        if 0 <= age < FIRST_TOKEN_SECONDS:
+            with open(FIRST_TOKEN, encoding="utf-8") as stream:
+                return stream.read()
+        os.unlink(FIRST_TOKEN)
+    except FileNotFoundError:
+        pass
     argv = ["kubeadm", "token", "create", "--ttl", TOKEN_TTL, "--kubeconfig", ADMIN]
     return run(argv, 300).stdout.strip().splitlines()[-1]
 

@@ -130,6 +130,12 @@ def init_documents(release, cluster, node, timeout):
     return [init, configuration, kubelet_document(cluster), proxy_document(cluster)]
 
 
+def with_token(documents, token, ttl):
+    """The documents of `init_documents` with a first bootstrap token, for the workers that join right away."""
+    init = {**documents[0], "bootstrapTokens": [{"token": token, "ttl": ttl, "description": "first join"}]}
+    return [init, *documents[1:]]
+
+
 def kubelet_document(cluster):
     """kubelet's configuration, the same on every node."""
     return {

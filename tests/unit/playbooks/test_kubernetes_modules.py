@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import re
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -59,7 +62,7 @@ class Node:
         self.failures = 0
         self.answering = True
         self.root = root
-        for name in ("RECORD", "ADMIN", "CONFIG", "PATCHES"):
+        for name in ("RECORD", "ADMIN", "CONFIG", "PATCHES", "FIRST_TOKEN"):
             monkeypatch.setattr(kubeadm_node, name, str(root / name.lower()))
         monkeypatch.setattr(kubeadm_node, "kubeadm", self.kubeadm)
         monkeypatch.setattr(kubeadm_node, "reset", self.reset)
@@ -98,6 +101,27 @@ def test_init_is_done_once(node: Node) -> None:
     assert len(node.commands) == 1
     assert node.resets == 0
     assert (node.root / "config").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_first_token_serves_while_it_is_fresh(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    kubeadm_node.init(PARAMS, RELEASE)
+    path = node.root / "first_token"
+    token = path.read_text()
+    assert re.fullmatch(r"[a-z0-9]{6}\.[a-z0-9]{16}", token)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert token not in (node.root / "config").read_text()
+    assert kubeadm_node.new_token() == token
+    os.utime(path, (1, 1))
+    asked = []
+
+    def run(argv: list[str], timeout: int, **_: Any) -> Any:
+        asked.append(argv)
+        return subprocess.CompletedProcess(argv, 0, "fresh0.0123456789abcdef\n", "")
+
+    monkeypatch.setattr(kubeadm_node, "run", run)
+    assert kubeadm_node.new_token() == "fresh0.0123456789abcdef"
+    assert asked[0][:3] == ["kubeadm", "token", "create"]
+    assert not path.exists()
 
 
 def test_an_interrupted_init_starts_over(node: Node) -> None:
