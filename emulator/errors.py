@@ -32,6 +32,8 @@ class HyperscalerError(Exception):
         self.what = what
         self.where = where
         self.fix = fix
+        #: More for `--json`, beside the error itself: JSON data by key.
+        self.details: dict[str, object] = {}
 
     def __str__(self) -> str:
         text = f"{self.where}: {self.what}" if self.where else self.what

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ class HostKeyBook:
 
     def learn(self, guest: Guest) -> bool:
         """Look for the guest's key on its console; True once it is known."""
-        keys = tuple(self._parse(read_tail(guest.console)))
+        keys = tuple(self._parse(marked_lines(guest.console)))
         if not keys:
             return False
         with self._lock:
@@ -105,6 +106,23 @@ def _wait(
                 fix="look at the console log; a slow host may need a larger timeouts.boot in the file",
             )
         stop.wait(POLL_SECONDS)
+
+
+KEY_MARK = b"hyperscaler-host-key:"
+
+
+def marked_lines(path: Path, *, kept: int = 32) -> str:
+    """The last lines of a console that speak of host keys; a guest may have printed any amount after them."""
+    found: deque[bytes] = deque(maxlen=kept)
+    try:
+        with path.open("rb") as file:
+            # Bounded reads, since a guest may write a line without end.
+            while line := file.readline(65536):
+                if KEY_MARK in line:
+                    found.append(line[:4096])
+    except FileNotFoundError:
+        return ""
+    return b"".join(line if line.endswith(b"\n") else line + b"\n" for line in found).decode("utf-8", "replace")
 
 
 def read_tail(path: Path, *, limit: int = 256 * 1024) -> str:

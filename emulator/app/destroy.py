@@ -61,9 +61,19 @@ def destroy(
         store.rewrite_damaged()
         store.start_run("destroy")
         for lab, part in plans:
+            _revive(lab, reporter)
             Executor(lab.handlers, store, reporter, stop=stop).apply(part)
         _remove_directory(world, name)
         return DestroyResult(plan)
+
+
+def _revive(lab: Lab, reporter: Reporter) -> None:
+    """Guests of a libvirtd that died still hold disks and boards; they must go first, and in order."""
+    try:
+        lab.session.revive()
+    except HyperscalerError as error:
+        # Its end takes the guests with it all the same, by their processes.
+        reporter.warn(f"the lab's hypervisor cannot be started again: {error.what}")
 
 
 def _open(world: World, name: str, state: State) -> list[tuple[Lab, State]]:

@@ -28,11 +28,13 @@ class LoadedLab:
         """Raises: ConfigError when the file has errors."""
         if self.maybe_spec is None:
             count = len(self.report.errors)
-            raise ConfigError(
+            error = ConfigError(
                 f"{count} error{'s' if count != 1 else ''} in the lab file",
                 where=str(self.file),
                 fix="mend what is listed above; `hyperscaler validate` checks without doing anything",
             )
+            error.details["findings"] = [finding.to_json() for finding in self.report.findings]
+            raise error
 
     @property
     def spec(self) -> ClusterSpec:

@@ -106,7 +106,7 @@ def refuse_running(lab: Lab, state: State) -> None:
     Raises:
         ConflictError: names them.
     """
-    connection = lab.session.peek() if lab.backends.hypervisor else None
+    connection = lab.session.revive() if lab.backends.hypervisor else None
     if connection is None:
         return
     ours = {

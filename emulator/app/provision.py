@@ -108,6 +108,9 @@ def _prepare(lab: Lab, store: StateStore, source: bytes, command: str) -> None:
     kept = store.rewrite_damaged()
     store.start_run(command, **({"damaged_journal": str(kept)} if kept else {}))
     write_private(lab.paths.spec, source)
+    for phase in ("phase/configure", "phase/verify"):
+        if store.state.facts.get(phase, "pending") != "pending":
+            store.fact(phase, "pending")
     for name, value in ((HYPERVISOR_FACT, lab.backends.hypervisor), (GPU_FACT, lab.backends.gpu)):
         if store.state.facts.get(name, "") != value:
             store.fact(name, value)

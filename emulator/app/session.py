@@ -47,6 +47,16 @@ class LazySession:
             )
         return connection
 
+    def revive(self) -> Hypervisor | None:
+        """The connection; a libvirtd of the lab's own that died is started again, so that its guests are seen.
+
+        Nothing is made for a lab that has none.
+        """
+        if self._daemon is not None and self._daemon.presence() is DaemonPresence.DOWN:
+            self._daemon.start()
+            self.reset()
+        return self.peek()
+
     def reset(self) -> None:
         """Forget the connection: the hypervisor was started or stopped."""
         with self._lock:

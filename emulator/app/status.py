@@ -120,11 +120,11 @@ def _domains(world: World, name: str, hypervisor: str) -> tuple[Mapping[str, Dom
         return {}, ["the lab was never provisioned to the end"]
     try:
         connection = open_lab(world, name, Backends(hypervisor)).session.peek()
+        if connection is None:
+            return None, ["its hypervisor does not run; `hyperscaler provision` brings it back"]
+        return {info.name: info for info in connection.domains()}, []
     except HyperscalerError as error:
         return None, [error.what]
-    if connection is None:
-        return {}, ["its hypervisor does not run; `hyperscaler provision` brings it back"]
-    return {info.name: info for info in connection.domains()}, []
 
 
 def _node(spec: ClusterSpec, node: NodeSpec, domains: Mapping[str, DomainInfo] | None) -> NodeStatus:

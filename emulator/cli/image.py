@@ -82,12 +82,21 @@ def show(ref: str, *, packages: bool, verify: bool, as_json: bool) -> None:
 
 @command.command("rm")
 @click.argument("ref")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @json_option
-def rm(ref: str, *, as_json: bool) -> None:
+def rm(ref: str, *, yes: bool, as_json: bool) -> None:
     """Remove the image REF. Refused while a lab's disk stands on it."""
     from emulator.app.images import remove_image
+    from emulator.cli.lab_file import confirmed
     from emulator.wiring import image_store, real_world
 
+    store = image_store()
+    image = store.show(ref)
+    current = store.current(image.name)
+    what = "the present" if current is not None and current.digest == image.digest else "an old"
+    if not confirmed(f"Remove {what} image {image.name} {image.digest[:12]}?", yes=yes):
+        click.echo("nothing was removed")
+        return
     _print_removed([remove_image(real_world(), image_store(), ref)], as_json=as_json)
 
 

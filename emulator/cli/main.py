@@ -93,6 +93,15 @@ def main() -> None:
     except HyperscalerError as error:
         print_error(error)
         sys.exit(error.exit_code)
+    except PermissionError as error:
+        print_error(
+            HyperscalerError(
+                f"not permitted: {error.strerror}",
+                where=str(error.filename or ""),
+                fix="run as the user that owns this directory (root for the default one), or set HYPERSCALER_HOME",
+            )
+        )
+        sys.exit(ExitCode.FAILED)
     except KeyboardInterrupt:
         print_error("aborted at once, as asked; `hyperscaler status` shows what is there")
         sys.exit(130)

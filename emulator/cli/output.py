@@ -37,7 +37,7 @@ def print_error(error: HyperscalerError | str) -> None:
     if isinstance(error, str):
         error = HyperscalerError(error)
     if _state["json"]:
-        print_json({"error": error.to_json()})
+        print_json({"error": error.to_json(), **error.details})
         return
     styled = sys.stderr.isatty()
     head = click.style("error:", fg="red", bold=True) if styled else "error:"

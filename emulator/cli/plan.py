@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -9,6 +10,7 @@ import click
 from emulator.cli.console import QuietReporter
 from emulator.cli.lab_file import file_argument, load, print_plan
 from emulator.cli.output import json_option, print_json
+from emulator.errors import ExitCode
 
 
 @click.command("plan")
@@ -26,3 +28,5 @@ def command(file: Path, *, as_json: bool) -> None:
     else:
         print_plan(plan)
         click.echo(f"plan {plan.digest}", err=True)
+    if plan.blockers:
+        sys.exit(ExitCode.CONFLICT)

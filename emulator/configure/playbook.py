@@ -15,7 +15,7 @@ from pathlib import Path
 
 from emulator.configure.events import RunRecord, parse_event
 from emulator.configure.model import ConfigureResult, EventSink, TaskStatus
-from emulator.configure.processes import RUN_TAG, end_run, reap
+from emulator.configure.processes import RUN_TAG, end_leftovers, end_run, reap
 from emulator.errors import ConfigureError, HyperscalerError
 from emulator.inventory.model import AnsibleInventory
 from emulator.inventory.render import InventoryFormat, render
@@ -124,6 +124,7 @@ def run_playbook(
         return False  # the event is not written to a file: the log says the same
 
     _private(run.directory)
+    end_leftovers(run.directory)
     # ansible-runner would read the variables of an earlier run from here and mix them with ours.
     shutil.rmtree(run.directory / "env", ignore_errors=True)
     with _control_directory(run.directory) as control_dir:

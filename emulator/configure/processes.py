@@ -34,6 +34,26 @@ def processes_of_run(tag: str, control_dir: Path, *, proc: Path = _PROC) -> tupl
     return tuple(found)
 
 
+def end_leftovers(directory: Path, *, proc: Path = _PROC) -> set[int]:
+    """End what a killed run left at work in the private directory `directory`: Ansible and its ssh masters.
+
+    The caller holds the lab's lock, so whatever works there now belongs to nobody any more.
+    """
+    inventory = os.fsencode(directory / "inventory.yaml")
+    ended: set[int] = set()
+    for entry in proc.iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            if inventory in words and any(word.endswith(b"/ansible-playbook") for word in words):
+                os.kill(int(entry.name), signal.SIGKILL)
+                ended.add(int(entry.name))
+        except OSError:  # it ended meanwhile, or it is somebody else's
+            continue
+    return ended | end_run("", directory / "cp")
+
+
 def end_run(tag: str, control_dir: Path, *, grace: float = 2.0) -> set[int]:
     """Ask every process of the run to end, and kill what is left after `grace` seconds; their process ids."""
     asked: set[int] = set()

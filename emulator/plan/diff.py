@@ -153,7 +153,13 @@ def _spread(
         # A golden image is only (re)built for a disk that is about to be made from it.
         if not any(d in changes and changes[d].action in anew for d in dependents(needs, [key])):
             del changes[key]
-    grown = [key for key, c in changes.items() if c.action is Action.UPDATE and isinstance(c.resource, Volume)]
+    grown = [
+        key
+        for key, c in changes.items()
+        if isinstance(c.resource, Volume)
+        # An interrupted growth has stopped the guest, too.
+        and (c.action is Action.UPDATE or (key in recorded and recorded[key].open_action == Action.UPDATE.value))
+    ]
     for key, wanted_needs in needs.items():
         cause = next((volume for volume in grown if volume in wanted_needs), None)
         if cause and key not in changes:

@@ -95,7 +95,7 @@ def cloud_summary(spec: ClusterSpec, shell: GuestShell, addresses: Mapping[str, 
         HyperscalerError: the control plane cannot be asked.
     """
     head = addresses[control_plane(spec)]
-    return judge.summarise(judge.parse_nodes(shell.run(head, f"{KUBECTL} get nodes -o json", timeout=60).stdout))
+    return judge.summarise(judge.parse_nodes(shell.run(head, f"{KUBECTL} get nodes -o json", timeout=15).stdout))
 
 
 def control_plane(spec: ClusterSpec) -> str:

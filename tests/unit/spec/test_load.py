@@ -75,7 +75,7 @@ def test_values_of_every_section_arrive(spec_of: Load) -> None:
             compute_nodes: {count: 2, ip_range: 10.5.0.255-10.5.1.0}
         hypervisor: {uri: embedded, acceleration: tcg, cpu_overcommit: 2}
         images: {hpc: mine, cloud: other}
-        ssh: {user: admin}
+        ssh: {user: root}
         timeouts: {boot: 10, configure: 20, verify: 30}
         """
     )
@@ -89,7 +89,7 @@ def test_values_of_every_section_arrive(spec_of: Load) -> None:
         2.0,
     )
     assert spec.images == ImageSpec("mine", "other")
-    assert spec.ssh == SshSpec("admin")
+    assert spec.ssh == SshSpec("root")
     assert spec.timeouts == TimeoutSpec(10, 20, 30)
 
 
