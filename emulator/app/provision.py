@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
@@ -22,7 +23,7 @@ from emulator.apply.handlers.files import private_directory, write_private
 from emulator.apply.journal import Journal
 from emulator.apply.lock import exclusive_lock
 from emulator.apply.state import StateStore
-from emulator.errors import ConflictError, StateError, VerifyError
+from emulator.errors import ConflictError, HyperscalerError, StateError, VerifyError
 from emulator.plan.model import Plan
 from emulator.ports import DomainState, GuestAddress
 from emulator.progress import Event, Reporter, Status
@@ -74,11 +75,7 @@ def provision(world: World, loaded: LoadedLab, options: Options, reporter: Repor
             return ProvisionResult(plan, declined=True)
         _prepare(lab, store, loaded.source, options.command)
         lab = open_lab(world, spec.name, dataclasses.replace(lab.backends, dry=False))
-        try:
-            if not plan.is_empty:
-                Executor(lab.handlers, store, reporter, stop=stop).apply(plan)
-        finally:
-            write_mdev_map(lab.paths, store.state)
+        _apply(lab, store, plan, reporter, stop)
         _boot(world, lab, spec, reporter, stop)
         outcome = configure_lab(world, lab, store, spec, reporter, stop)
         checks = verify_lab(world, lab, store, spec, reporter)
@@ -114,6 +111,18 @@ def _prepare(lab: Lab, store: StateStore, source: bytes, command: str) -> None:
     for name, value in ((HYPERVISOR_FACT, lab.backends.hypervisor), (GPU_FACT, lab.backends.gpu)):
         if store.state.facts.get(name, "") != value:
             store.fact(name, value)
+
+
+def _apply(lab: Lab, store: StateStore, plan: Plan, reporter: Reporter, stop: StopFlag) -> None:
+    """Carry out the plan; the map of GPU devices is brought up to date also when that fails half way."""
+    try:
+        if not plan.is_empty:
+            Executor(lab.handlers, store, reporter, stop=stop).apply(plan)
+    except HyperscalerError:
+        with contextlib.suppress(HyperscalerError, OSError):  # the first error is the one to tell
+            write_mdev_map(lab.paths, store.state)
+        raise
+    write_mdev_map(lab.paths, store.state)
 
 
 def _boot(world: World, lab: Lab, spec: ClusterSpec, reporter: Reporter, stop: StopFlag) -> None:
