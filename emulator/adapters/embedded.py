@@ -182,8 +182,8 @@ class EmbeddedHypervisor:
             partial.rename(self._marker)
         for name in _DIRECTORIES:
             (directory / name).mkdir(mode=0o755, exist_ok=True)
-        (directory / "etc" / "libvirtd.conf").write_text(_LIBVIRTD_CONF)
-        (directory / "etc" / "qemu.conf").write_text(_QEMU_CONF)
+        _write_settled(directory / "etc" / "libvirtd.conf", _LIBVIRTD_CONF)
+        _write_settled(directory / "etc" / "qemu.conf", _QEMU_CONF)
 
     # ------------------------------------------------------------ namespace
     def _namespace_is_ours(self) -> bool:
@@ -275,6 +275,15 @@ class EmbeddedHypervisor:
 def find_embedded(directory: Path, namespace: str, runner: ProcessRunner) -> DaemonPresence:
     """What is there of an embedded hypervisor, from the host alone and without any state file."""
     return EmbeddedHypervisor(directory, namespace, runner).presence()
+
+
+def _write_settled(path: Path, text: str) -> None:
+    """Bring a file to `text`, never through an empty one: a libvirtd that is starting may be reading it."""
+    if path.is_file() and path.read_text() == text:
+        return
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text)
+    partial.replace(path)
 
 
 def _is_daemon(process: EmbeddedProcess) -> bool:
