@@ -12,7 +12,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import jinja2
 import pytest
+import yaml
 
 PLAYBOOKS = Path(__file__).parents[3] / "playbooks"
 
@@ -231,3 +233,15 @@ def test_a_workload_says_what_it_waits_for() -> None:
     assert objects.workload_trouble(daemon) == []
     fresh = {"kind": "Deployment", "metadata": {"name": "dns", "generation": 2}, "spec": {"replicas": 1}, "status": {}}
     assert objects.workload_trouble(fresh) == ["deployment dns has not been looked at yet"]
+
+
+def test_manifests_that_kubectl_finds_unchanged_the_second_time() -> None:
+    # kubectl's patch of a Deployment whose strategy names no type is never empty.
+    template = (PLAYBOOKS / "roles/k8s_control_plane/templates/cluster-dns.yaml.j2").read_text()
+    values = {"kubernetes_dns_ip": "10.96.0.10", "kubernetes_release": RELEASE}
+    documents = list(yaml.safe_load_all(jinja2.Template(template).render(values)))
+    deployments = [document for document in documents if document["kind"] == "Deployment"]
+    assert deployments
+    for deployment in deployments:
+        assert deployment["spec"]["strategy"]["type"] == "RollingUpdate"
+        assert deployment["spec"]["template"]["spec"]["containers"][0]["image"] == RELEASE["cluster_dns"]
