@@ -141,13 +141,14 @@ esac
 
 def test_accounting_script_changes_only_what_differs(tmp_path: Path) -> None:
     """Run by a real shell with stubs: accounts come once; nodes drained by Slurm are resumed, by a person are not."""
-    script = template(
-        "slurm_accounting/templates/accounting.sh.j2", build_inventory(lab(), CONNECTION), "hpc-controller"
-    )
+    script = template("slurm_scheduler/templates/settle.sh.j2", build_inventory(lab(), CONNECTION), "hpc-controller")
     stubs = {
         "sacctmgr": SACCTMGR,
         "sinfo": 'cat "$DRAINED"',
-        "scontrol": '[ "$2" = nodename=hpc-compute-1 ] && [ "$3" = state=resume ] && : >"$DRAINED"',
+        # Refuses the first time, as Slurm does while a node is about to come back by itself.
+        "scontrol": '[ "$2" = nodename=hpc-compute-1 ] && [ "$3" = state=resume ] || exit 2\n'
+        '[ -e "$DRAINED.asked" ] || { : >"$DRAINED.asked"; exit 1; }\n: >"$DRAINED"',
+        "sleep": ":",
     }
     (tmp_path / "bin").mkdir()
     for name, body in stubs.items():
