@@ -205,11 +205,6 @@ def test_errors_are_seen_on_the_console(guest: Guest) -> None:
 
 
 # Last: it ends the guest and starts it again.
-@pytest.mark.xfail(
-    reason="known fault: logind does not always notice the button's input device, and the shutdown waits in vain",
-    raises=subprocess.TimeoutExpired,
-    strict=False,
-)
 def test_the_power_button_shuts_down_and_the_host_key_stays(guest: Guest) -> None:
     guest.output("systemctl is-system-running --wait || true")
     key = guest.output("cut -d' ' -f1,2 /etc/ssh/ssh_host_ed25519_key.pub")
