@@ -1,7 +1,7 @@
 # The two commands to know: `make demo` and `make test`.
 VENV := .venv/bin
 
-.PHONY: help demo setup setup-dev test lint types unit test-host e2e e2e-kubernetes bench destroy-demo clean
+.PHONY: help demo setup setup-dev test lint types unit test-libvirt test-host e2e e2e-demo e2e-slurm e2e-kubernetes e2e-killed e2e-thorough e2e-packer fuzz stress bench destroy-demo clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,14 +29,38 @@ unit:
 test-host: setup-dev ## tests on a real private libvirtd and QEMU (root, some minutes)
 	@$(VENV)/pytest -v -m host tests
 
-e2e: setup-dev ## the Slurm lab on real VMs, from nothing to nothing (ten minutes without KVM)
-	@$(VENV)/pytest -v -m e2e tests/e2e/test_slurm_lab.py
+test-libvirt: setup-dev ## those of test-host that boot no golden image: libvirtd, packet filter, locks, crashes (five minutes)
+	@$(VENV)/pytest -v -m host tests/contract tests/host/test_concurrency.py tests/host/test_crash_sweep.py \
+	  tests/host/test_embedded_lifecycle.py
 
-e2e-kubernetes: setup-dev ## the Kubernetes lab on real VMs (half an hour without KVM, Kubernetes' build included)
-	@$(VENV)/pytest -v -m e2e tests/e2e/test_kubernetes_lab.py
+e2e: e2e-demo e2e-slurm e2e-killed e2e-kubernetes ## all labs on real VMs, one after the other
+
+e2e-demo: setup-dev ## `make demo` from nothing to nothing (eight minutes without KVM, with the images built)
+	@$(VENV)/pytest -v -m "e2e and not thorough" tests/e2e/test_demo.py
+
+e2e-slurm: setup-dev ## the Slurm lab (ten minutes without KVM)
+	@$(VENV)/pytest -v -m "e2e and not thorough" tests/e2e/test_slurm_lab.py
+
+e2e-killed: setup-dev ## a lab whose command is killed at every stage (five minutes without KVM)
+	@$(VENV)/pytest -v -m "e2e and not thorough" tests/e2e/test_killed_lab.py
+
+e2e-kubernetes: setup-dev ## the Kubernetes lab (twenty minutes without KVM, and Kubernetes' build once)
+	@$(VENV)/pytest -v -m "e2e and not thorough" tests/e2e/test_kubernetes_lab.py
+
+e2e-thorough: setup-dev ## the killed and the Kubernetes lab with their long variants (an hour without KVM; not part of `make e2e`)
+	@THOROUGH=1 $(VENV)/pytest -v -m e2e tests/e2e/test_killed_lab.py tests/e2e/test_kubernetes_lab.py
+
+e2e-packer: setup-dev ## an image through Packer and a lab on it (half an hour without KVM; not part of `make e2e`)
+	@$(VENV)/pytest -v -s -m e2e tests/e2e/test_packer_image.py
+
+fuzz: setup-dev ## the random tests with many new examples (FUZZ_FACTOR=30 times those of `make test`)
+	@FUZZ_FACTOR=$${FUZZ_FACTOR:-30} $(VENV)/pytest -q -n 2 tests/fuzz tests/property tests/crash
+
+stress: setup-dev ## 200 small labs made and taken away on a real libvirtd; prints what leaks (half an hour; CYCLES=5: a minute)
+	@$(VENV)/python benchmarks/stress.py --cycles $${CYCLES:-200}
 
 bench: setup-dev ## the figures, as ratios
-	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(VENV)/python $$file; done
+	@failed=0; for file in benchmarks/bench_*.py; do echo "== $$file"; $(VENV)/python $$file || failed=1; done; exit $$failed
 
 destroy-demo: ## take the demo lab away
 	@$(VENV)/hyperscaler destroy demo --yes

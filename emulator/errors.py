@@ -82,6 +82,10 @@ class CommandTimeoutError(CommandError):
     """An external command did not end within its time limit."""
 
 
+class DamagedDiskError(HyperscalerError):
+    """The file was read, and it is no disk: its header cannot be believed. Not for a look that failed."""
+
+
 class HypervisorError(HyperscalerError):
     """libvirt or QEMU refused or failed an operation."""
 

@@ -10,7 +10,9 @@ Adapters of these protocols live in `adapters/`; the simulated ones differ only 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Protocol
@@ -92,7 +94,7 @@ class VgpuTypeInfo:
 class NvmlBoard:
     """One physical board as NVML reports it. `mig` None: the board has no MIG.
 
-    `profiles` is empty while MIG is off, because drivers answer the enumeration with NOT_SUPPORTED then.
+    `profiles` is empty where the driver keeps them to itself while MIG is off (580.159.04 tells them on an H100).
     `architecture` is in lower case (`ampere`), empty where the driver does not tell. Of the instances, `busy`
     says that there are compute instances in it.
     """
@@ -117,6 +119,13 @@ class NvmlBoard:
 
 class NvmlGpus(Protocol):
     """NVML. Every call may raise a `GpuError` that names the board and the remedy."""
+
+    def released(self) -> AbstractContextManager[None]:
+        """A time in which this process has no board open, as the driver demands before it lets go of one.
+
+        Calls of other threads wait for its end. Handles are found again at the next call.
+        """
+        ...
 
     def driver_version(self) -> str: ...
     def boards(self) -> tuple[NvmlBoard, ...]:
@@ -204,6 +213,11 @@ class DeviceHolder:
     pid: int
     name: str
     path: str
+
+
+def others(holders: Iterable[DeviceHolder]) -> tuple[DeviceHolder, ...]:
+    """Without this process, whose NVML has every board open."""
+    return tuple(holder for holder in holders if holder.pid != os.getpid())
 
 
 class PciBus(Protocol):

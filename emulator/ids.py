@@ -27,3 +27,13 @@ def mac_address(lab: str, node: str) -> str:
 def host_name(lab: str, name: str) -> str:
     """Name of a domain, volume or network on the host: ``<lab>-<name>``."""
     return f"{lab}-{name}"
+
+
+def table_name(lab: str) -> str:
+    """Name of the lab's nftables table."""
+    return f"hyperscaler_{lab}"
+
+
+def dns_domain(lab: str, cluster: str) -> str:
+    """Domain of the names of a cluster's nodes."""
+    return f"{cluster}.{lab}.internal"

@@ -68,16 +68,21 @@ class DomainState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Ownership:
-    """Our metadata element: whose the object is and which request made it. `digest` is the resource's digest."""
+    """Our metadata element: whose the object is and which request made it. `digest` is the resource's digest, `home`
+    the id of the home directory that the lab is in, empty where an older version made the object."""
 
     lab: str
     resource_id: str
     digest: str
+    home: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class DomainInfo:
-    """A domain as libvirt reports it; `owner` None means that it is not ours."""
+    """A domain as libvirt reports it; `owner` None means that it is not ours.
+
+    The fields are those of the stored description, which the next start uses; `live` has those that it runs with.
+    """
 
     name: str
     uuid: UUID
@@ -88,6 +93,10 @@ class DomainInfo:
     memory_mib: int = 0
     macs: tuple[str, ...] = ()
     disks: tuple[Path, ...] = ()
+    networks: tuple[str, ...] = ()
+    kernel: str = ""
+    hostdevs: tuple[Hostdev, ...] = ()
+    live: DomainInfo | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +106,14 @@ class DhcpHost:
     mac: str
     ip: IPv4Address
     name: str
+
+
+@dataclass(frozen=True, slots=True)
+class DnsName:
+    """An address and the names that DNS has for it, the proper one first."""
+
+    ip: IPv4Address
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +127,19 @@ class NetworkInfo:
     bridge: str = ""
     subnet: IPv4Network | None = None
     hosts: tuple[DhcpHost, ...] = ()
+    names: tuple[DnsName, ...] = ()
+    filtered_by_libvirt: bool = False
+    gateway: IPv4Address | None = None
+    nat: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class NetworkRequest:
-    """A libvirt network to define. `nat` False makes it isolated: guests reach each other and the bridge only."""
+    """A libvirt network to define, without any packet filter of libvirt's: what may pass is `PacketFilter`'s affair.
+
+    `names` are answered by the network's DNS beside those of `hosts`. `nat` says that there is a way out, so that
+    other names are asked for at the host's own DNS servers; without it they are answered with a refusal.
+    """
 
     name: str
     uuid: UUID
@@ -124,6 +149,7 @@ class NetworkRequest:
     gateway: IPv4Address
     dns_domain: str
     hosts: tuple[DhcpHost, ...]
+    names: tuple[DnsName, ...] = ()
     nat: bool = False
 
 
@@ -168,11 +194,18 @@ class DomainRequest:
     hostdevs: tuple[Hostdev, ...] = ()
 
 
-class Hypervisor(Protocol):
-    """A libvirt connection. Lookups by name return None when there is no such object; deletes are idempotent."""
+class HypervisorView(Protocol):
+    """What a hypervisor has. Lookups by name return None when there is no such object."""
 
     def domains(self) -> tuple[DomainInfo, ...]: ...
     def domain(self, name: str) -> DomainInfo | None: ...
+    def networks(self) -> tuple[NetworkInfo, ...]: ...
+    def network(self, name: str) -> NetworkInfo | None: ...
+
+
+class Hypervisor(HypervisorView, Protocol):
+    """A libvirt connection. Deletes are idempotent."""
+
     def define_domain(self, request: DomainRequest) -> None:
         """Define (not start). A domain of the same UUID is redefined.
 
@@ -193,8 +226,6 @@ class Hypervisor(Protocol):
         """Power off hard and undefine; an absent domain is fine."""
         ...
 
-    def networks(self) -> tuple[NetworkInfo, ...]: ...
-    def network(self, name: str) -> NetworkInfo | None: ...
     def define_network(self, request: NetworkRequest) -> None:
         """Define and start; an existing network of ours with the same UUID is updated in place where libvirt
         can (DHCP hosts come and go without a restart), otherwise restarted."""
@@ -227,7 +258,12 @@ class DiskTool(Protocol):
         ...
 
     def overlay_base(self, path: Path) -> Path | None:
-        """The backing file of a qcow2; None when the file is absent."""
+        """The backing file of a qcow2; None when the file is absent or is no overlay.
+
+        Raises:
+            DamagedDiskError: it was read, and is a qcow2 that nothing can use.
+            HyperscalerError: it could not be looked at; that says nothing of the disk.
+        """
         ...
 
 
@@ -300,10 +336,56 @@ class HypervisorSession(Protocol):
         """The connection if the hypervisor runs; never starts anything."""
         ...
 
+    def view(self) -> HypervisorView | None:
+        """What the hypervisor has, if it runs; while a plan is made, as it was when the planning began."""
+        ...
+
     def get(self) -> Hypervisor:
         """The connection.
 
         Raises:
             HypervisorError: the hypervisor does not run or does not answer.
         """
+        ...
+
+
+# ---------------------------------------------------------------- files of the host
+@dataclass(frozen=True, slots=True)
+class FileLook:
+    """An ordinary file at one moment. `digest` (SHA-256) None: there is none. Times do not count in comparisons."""
+
+    digest: str | None
+    mode: int = 0
+    uid: int = 0
+    gid: int = 0
+    mtime_ns: int = field(default=0, compare=False)
+
+
+class HostFileEditor(Protocol):
+    """Writes files of the host so that they can be put back. Paths are absolute.
+
+    Every method may raise `ConflictError` for a path that is no ordinary file, or has a symbolic link in it.
+    """
+
+    def look(self, path: str) -> FileLook: ...
+    def back_up(self, path: str, look: FileLook) -> None:
+        """Keep a copy of what `look` saw, on the disk when this returns."""
+        ...
+
+    def missing_parents(self, path: str) -> tuple[str, ...]: ...
+    def write(self, path: str, content: str, *, mode: int = 0o644) -> None: ...
+    def put_back(self, path: str, look: FileLook) -> None:
+        """What `look` saw: content, mode, owner, time; or that nothing was there."""
+        ...
+
+    def tidy(self, path: str) -> None:
+        """Remove what a write that was cut off has left beside the file."""
+        ...
+
+    def remove_directory(self, path: str) -> None:
+        """Remove it if it is empty."""
+        ...
+
+    def forget(self) -> None:
+        """Remove all copies."""
         ...

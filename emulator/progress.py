@@ -17,7 +17,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One step forward. `phase`: plan, apply, boot, configure, verify; `subject`: a node or resource id."""
+    """One step forward. `phase`: plan, drain, apply, boot, configure, verify; `subject`: a node or resource id."""
 
     phase: str
     subject: str

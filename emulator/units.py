@@ -11,6 +11,19 @@ def gib_to_mib(gib: float) -> int:
     return round(gib * 1024)
 
 
+def natural(text: str) -> int | None:
+    """The number that `text` is in decimal, None for anything else.
+
+    `str.isdigit` alone also takes digits that `int` refuses, and `int` refuses numbers of thousands of digits.
+    """
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else None
+
+
+def printable(text: str) -> str:
+    """The text with everything that could steer a terminal, or cannot be written at all, replaced; line breaks stay."""
+    return "".join(letter if letter == "\n" or letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+
+
 def human_bytes(count: int) -> str:
     """``1536 MiB`` -> ``1.5 GiB``: one decimal, binary prefixes."""
     value = float(count)

@@ -1,24 +1,45 @@
 #!/usr/bin/env bash
-# The demo: provisions the demo lab and runs a real job on it. `make demo` calls it after `make setup`.
+# The demo: provisions the demo lab, runs real jobs on Slurm and a real pod on Kubernetes. `make demo` calls it after
+# `make setup`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 hyperscaler=.venv/bin/hyperscaler
 began=$SECONDS
 
+slurm() { "$hyperscaler" ssh demo hpc-controller -- "$@"; }
+kubectl() { "$hyperscaler" ssh demo cloud-control-plane -- kubectl "$@"; }
+
 "$hyperscaler" provision config/demo.yaml --yes
+provisioned=$((SECONDS - began))
 echo
 echo "A real Slurm job on both compute nodes (srun -N2 hostname):"
-"$hyperscaler" ssh demo hpc-controller -- srun -N2 hostname
+slurm srun -N2 hostname </dev/null
 echo
-echo "Another one that asks for a slice of the (simulated) GPU:"
-"$hyperscaler" ssh demo hpc-controller -- \
-  "srun --gres=gpu:1g.10gb:1 sh -c 'echo \$(hostname) was granted GPU \$CUDA_VISIBLE_DEVICES'"
+echo "Another one that asks for a slice of the (simulated) GPU (srun --gres=gpu:1g.10gb:1):"
+slurm "srun --gres=gpu:1g.10gb:1 sh -c 'echo \$(hostname) was granted GPU \$CUDA_VISIBLE_DEVICES'" </dev/null
 echo
-echo "The demo took $(((SECONDS - began) / 60)) min $(((SECONDS - began) % 60)) s. What to try next:"
+echo "A real Kubernetes pod that asks for another slice of the same board (config/examples/gpu-pod.yaml):"
+kubectl delete pod gpu-pod --ignore-not-found --wait </dev/null
+kubectl apply -f - <config/examples/gpu-pod.yaml
+phase=
+for _ in $(seq 60); do
+  phase=$(kubectl get pod gpu-pod -o "jsonpath={.status.phase}" </dev/null)
+  case $phase in Succeeded | Failed) break ;; esac
+  sleep 2
+done
+kubectl logs gpu-pod </dev/null
+if [ "$phase" != Succeeded ]; then
+  echo "the pod did not end well: it is ${phase:-not known}. See: kubectl describe pod gpu-pod" >&2
+  exit 1
+fi
+echo
+echo "The demo took $(((SECONDS - began) / 60)) min $(((SECONDS - began) % 60)) s, of which $((provisioned / 60)) min" \
+  "$((provisioned % 60)) s until both clusters were verified. What to try next:"
 cat <<'NEXT'
-  .venv/bin/hyperscaler status demo                  the nodes and Slurm
+  .venv/bin/hyperscaler status demo                  the nodes and both clusters
   .venv/bin/hyperscaler gpu plan config/demo.yaml    the board and its slices
-  .venv/bin/hyperscaler ssh demo hpc-controller      a shell on the controller
+  .venv/bin/hyperscaler ssh demo hpc-controller      a shell on the Slurm controller
+  .venv/bin/hyperscaler ssh demo cloud-control-plane -- kubectl get nodes
   .venv/bin/hyperscaler plan config/demo.yaml        nothing to change; edit the file (count: 3) and look again
   .venv/bin/hyperscaler destroy demo                 takes everything away
 NEXT

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from uuid import UUID
 
-from emulator.adapters.ownership_xml import add_owner, parse, read_owner, render, text_of
+from emulator.adapters.ownership_xml import add_owner, parse, read_owner, render, text_of, uuid_of
 from emulator.errors import HypervisorError
 from emulator.ports import DomainInfo, DomainRequest, DomainState, Hostdev, HostdevKind
+from emulator.units import natural
 
 # PCI Express machine: vfio devices expect it.
 MACHINE = "q35"
@@ -145,19 +146,37 @@ def read_domain(text: str, *, state: DomainState, autostart: bool) -> DomainInfo
     disks = (element.get("file") for element in root.findall("devices/disk[@device='disk']/source"))
     return DomainInfo(
         name=text_of(root, "name"),
-        uuid=UUID(text_of(root, "uuid")),
+        uuid=uuid_of(root),
         state=state,
         owner=read_owner(root),
         autostart=autostart,
-        vcpus=int(text_of(root, "vcpu") or 0),
+        vcpus=natural(text_of(root, "vcpu")) or 0,
         memory_mib=_memory_mib(root),
         macs=tuple(macs),
         disks=tuple(Path(disk) for disk in disks if disk),
+        networks=tuple(element.get("network", "") for element in root.findall("devices/interface/source")),
+        kernel=text_of(root, "os/kernel"),
+        hostdevs=tuple(hostdev for element in root.findall("devices/hostdev") if (hostdev := _hostdev(element))),
     )
+
+
+def _hostdev(element: ET.Element) -> Hostdev | None:
+    """A handed-out device; None for one of another kind (USB, SCSI), which is none of ours."""
+    address = element.find("source/address")
+    if address is None:
+        return None
+    if element.get("type") == "mdev":
+        return Hostdev(HostdevKind.MDEV, address.get("uuid", "").lower())
+    parts = [address.get(name, "").removeprefix("0x").lower() for name in ("domain", "bus", "slot", "function")]
+    if element.get("type") != "pci" or not all(parts):
+        return None
+    kind = HostdevKind.PCI if element.get("managed") == "yes" else HostdevKind.VFIO_VF
+    return Hostdev(kind, f"{parts[0]}:{parts[1]}:{parts[2]}.{parts[3]}")
 
 
 def _memory_mib(root: ET.Element) -> int:
     memory = root.find("memory")
-    if memory is None or not memory.text:
+    size = None if memory is None else natural((memory.text or "").strip())
+    if memory is None or size is None:
         return 0
-    return round(float(memory.text) * _MIB_PER_UNIT.get(memory.get("unit", "KiB"), 2**-10))
+    return round(size * _MIB_PER_UNIT.get(memory.get("unit", "KiB"), 2**-10))

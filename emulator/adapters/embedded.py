@@ -109,12 +109,18 @@ class EmbeddedHypervisor:
             HypervisorError: libvirtd does not come up.
         """
         _require_root()
+        if not self._marked():
+            # The directory was removed behind our back: nobody can talk to what still runs there.
+            self._end_all()
         self._mark_directory()
         processes = find_processes(self._directory)
         daemon = next((process for process in processes if _is_daemon(process)), None)
         if daemon is not None and not self._await_answer(_PATIENCE):
             self._end((daemon,))
             processes = tuple(process for process in processes if process != daemon)
+        if not processes and self._namespace_is_ours():
+            # All processes died, as with a container that was stopped: libvirt would refuse its own old bridges.
+            self._netns.delete()
         self._ensure_namespace(processes)
         self._link_socket()
         if not self._answers():
@@ -130,11 +136,7 @@ class EmbeddedHypervisor:
         if self.presence() is DaemonPresence.ABSENT:
             return
         namespace_ours = self._namespace_is_ours()
-        # libvirtd first, so that it neither restarts nor mourns the others. The second look catches what a
-        # process started while it was being ended.
-        for _ in range(2):
-            self._end(tuple(filter(_is_daemon, find_processes(self._directory))))
-            self._end(find_processes(self._directory))
+        self._end_all()
         if namespace_ours:
             self._netns.delete()
         if self._marked():
@@ -260,6 +262,13 @@ class EmbeddedHypervisor:
                 where=str(self._directory / "log" / "libvirtd.log"),
                 fix="read that log; then run the same command again",
             )
+
+    def _end_all(self) -> None:
+        # libvirtd first, so that it neither restarts nor mourns the others. The second look catches what a
+        # process started while it was being ended.
+        for _ in range(2):
+            self._end(tuple(filter(_is_daemon, find_processes(self._directory))))
+            self._end(find_processes(self._directory))
 
     def _end(self, processes: tuple[EmbeddedProcess, ...]) -> None:
         stuck = end_processes(processes, self._directory, patience=_PATIENCE)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import threading
 import time
 from collections.abc import Callable
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from emulator.errors import ConflictError, HostNotFitError, HyperscalerError, HypervisorError
 
@@ -25,6 +26,11 @@ OPERATION_INVALID = 55
 OPERATION_TIMEOUT = 68
 RESOURCE_BUSY = 87
 DEVICE_MISSING = 99
+
+CALL_SECONDS = 300.0
+"""How long a call may take: starting a guest with a large disk on a busy host is the slowest."""
+ALIVE_SECONDS = 30.0
+"""How long a libvirtd may take to say that it is there, which each use of a connection begins with."""
 
 # Another call holds the object's lock, or it is in the middle of a change: these pass by themselves.
 _TRANSIENT = frozenset({OPERATION_TIMEOUT, RESOURCE_BUSY})
@@ -71,22 +77,61 @@ def error_code(error: Exception) -> int:
     return code if isinstance(code, int) else 0
 
 
-def call(action: Callable[[], T], *, where: str, sleep: Callable[[float], None] = time.sleep) -> T:
+def call(
+    action: Callable[[], T],
+    *,
+    where: str,
+    sleep: Callable[[float], None] = time.sleep,
+    seconds: float = CALL_SECONDS,
+) -> T:
     """Run one libvirt call. Transient errors are tried again for about four seconds in all.
 
     Raises:
         ConflictError: something that is not ours has the name, the UUID or the bridge.
-        HypervisorError: any other refusal.
+        HypervisorError: any other refusal, or no answer within `seconds`.
     """
     libvirt = load_libvirt()
     for delay in (*_RETRY_DELAYS, None):
         try:
-            return action()
+            return answered(action, seconds=seconds, where=where)
         except libvirt.libvirtError as error:
             if delay is None or error_code(error) not in _TRANSIENT:
                 raise translate(error, where=where) from error
             sleep(delay)
     raise AssertionError("unreachable")
+
+
+def answered(action: Callable[[], T], *, seconds: float, where: str) -> T:
+    """What a call answers, or its error.
+
+    libvirt's own keepalive needs an event loop in the client, and a libvirtd that hangs never ends a call. So the call
+    runs in a thread that is left behind when the time is over; it takes nothing with it, and does not keep the program
+    from ending.
+
+    Raises:
+        HypervisorError: no answer within `seconds`.
+    """
+    outcome: list[tuple[T | None, BaseException | None]] = []
+
+    def run() -> None:
+        try:
+            outcome.append((action(), None))
+        except BaseException as error:  # noqa: BLE001  handed to the caller
+            outcome.append((None, error))
+
+    thread = threading.Thread(target=run, name="libvirt", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if not outcome:
+        raise HypervisorError(
+            f"libvirtd has not answered for {seconds:g} s",
+            where=where,
+            fix="it hangs or the host is overloaded: look at its log; restart it, which leaves the guests running",
+        )
+    value, error = outcome[0]
+    if error is not None:
+        raise error
+    return cast(T, value)
 
 
 def tolerate(harmless: tuple[int, ...], action: Callable[[], Any], *, where: str) -> Any:

@@ -6,14 +6,15 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from emulator.adapters import libvirt_errors as errors
 from emulator.adapters.acceleration import capabilities_offer_kvm
 from emulator.adapters.domain_xml import domain_xml, read_domain
-from emulator.adapters.libvirt_errors import call, load_libvirt, tolerate
+from emulator.adapters.libvirt_errors import ALIVE_SECONDS, answered, call, load_libvirt, tolerate
 from emulator.adapters.libvirt_networks import LibvirtNetworks
-from emulator.errors import ConflictError, HostNotFitError, HyperscalerError
+from emulator.errors import ConflictError, HostNotFitError, HyperscalerError, HypervisorError
 from emulator.ports import DomainInfo, DomainRequest, DomainState, NetworkInfo, NetworkRequest
 
 EMBEDDED = "embedded"
@@ -56,20 +57,20 @@ class LibvirtHypervisor:
                 return self._connection
             self._drop()
             libvirt = load_libvirt()
-            self._connection = call(lambda: libvirt.open(self._uri), where=self._uri)
+            self._connection = call(lambda: libvirt.open(self._uri), where=self._uri, seconds=ALIVE_SECONDS)
             return self._connection
 
     def _is_alive(self) -> bool:
         # Not isAlive(): without an event loop it notices a dead libvirtd only after a call has failed.
         try:
-            return bool(self._connection.getLibVersion())
+            return bool(answered(self._connection.getLibVersion, seconds=ALIVE_SECONDS, where=self._uri))
         except load_libvirt().libvirtError:
             return False
 
     def _drop(self) -> None:
         if self._connection is not None:
-            with contextlib.suppress(load_libvirt().libvirtError):
-                self._connection.close()
+            with contextlib.suppress(load_libvirt().libvirtError, HypervisorError):
+                answered(self._connection.close, seconds=ALIVE_SECONDS, where=self._uri)
             self._connection = None
 
     def close(self) -> None:
@@ -174,7 +175,12 @@ class LibvirtHypervisor:
         if text is None:
             return None
         autostart = self._unless((errors.NO_DOMAIN, errors.OPERATION_INVALID), handle.autostart, handle.name())
-        return read_domain(text, state=self._state(handle), autostart=bool(autostart))
+        state = self._state(handle)
+        info = read_domain(text, state=state, autostart=bool(autostart))
+        if state not in (DomainState.RUNNING, DomainState.PAUSED):
+            return info
+        live = self._unless((errors.NO_DOMAIN,), lambda: handle.XMLDesc(0), handle.name())
+        return replace(info, live=read_domain(live, state=state, autostart=bool(autostart)) if live else None)
 
     @staticmethod
     def _unless(harmless: tuple[int, ...], action: Callable[[], Any], name: str) -> Any:
@@ -208,15 +214,19 @@ def choose_uri(requested: str, *, probe: Callable[[str], bool]) -> str:
 
 
 def probe_uri(uri: str) -> bool:
-    """Whether a libvirtd answers at `uri` and lets us change things."""
+    """Whether a libvirtd answers at `uri` and lets us change things.
+
+    Raises:
+        HypervisorError: there is one that hangs; another hypervisor must not be chosen for that.
+    """
     try:
         libvirt = load_libvirt()
     except HostNotFitError:
         return False
     try:
-        connection = libvirt.open(uri)
+        connection = answered(lambda: libvirt.open(uri), seconds=ALIVE_SECONDS, where=uri)
     except libvirt.libvirtError:
         return False
-    with contextlib.suppress(libvirt.libvirtError):
-        connection.close()
+    with contextlib.suppress(libvirt.libvirtError, HypervisorError):
+        answered(connection.close, seconds=ALIVE_SECONDS, where=uri)
     return True

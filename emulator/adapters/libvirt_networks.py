@@ -9,7 +9,7 @@ from emulator.adapters import libvirt_errors as errors
 from emulator.adapters import network_xml
 from emulator.adapters.libvirt_errors import call, load_libvirt, tolerate
 from emulator.errors import ConflictError, HyperscalerError
-from emulator.ports import DhcpHost, NetworkInfo, NetworkRequest
+from emulator.ports import DhcpHost, DnsName, NetworkInfo, NetworkRequest
 
 
 class LibvirtNetworks:
@@ -84,14 +84,25 @@ class LibvirtNetworks:
             tolerate((errors.OPERATION_INVALID,), handle.destroy, where=where)
             return
         libvirt = load_libvirt()
-        gone = [host for host in running.hosts if host not in request.hosts]
-        new = [host for host in request.hosts if host not in running.hosts]
-        for command, hosts in (
-            (libvirt.VIR_NETWORK_UPDATE_COMMAND_DELETE, gone),
-            (libvirt.VIR_NETWORK_UPDATE_COMMAND_ADD_LAST, new),
-        ):
-            for host in hosts:
-                self._change_host(handle, command, host, where)
+        remove, add = libvirt.VIR_NETWORK_UPDATE_COMMAND_DELETE, libvirt.VIR_NETWORK_UPDATE_COMMAND_ADD_LAST
+        # All that goes before all that comes: libvirt knows a DNS host by its address.
+        for name in running.names:
+            if name not in request.names:
+                self._change_name(handle, remove, name, where)
+        for command, here, there in ((remove, running.hosts, request.hosts), (add, request.hosts, running.hosts)):
+            for host in here:
+                if host not in there:
+                    self._change_host(handle, command, host, where)
+        for name in request.names:
+            if name not in running.names:
+                self._change_name(handle, add, name, where)
+
+    @staticmethod
+    def _change_name(handle: Any, command: int, name: DnsName, where: str) -> None:
+        libvirt = load_libvirt()
+        live, dns = libvirt.VIR_NETWORK_UPDATE_AFFECT_LIVE, libvirt.VIR_NETWORK_SECTION_DNS_HOST
+        text = network_xml.dns_name_xml(name)
+        call(lambda: handle.update(command, dns, -1, text, live), where=f"{where}: name {name.names[0]}")
 
     @staticmethod
     def _change_host(handle: Any, command: int, host: DhcpHost, where: str) -> None:
@@ -124,10 +135,10 @@ class LibvirtNetworks:
         return network_xml.read_network(text, active=bool(active))
 
 
-def _shape(text: str, info: NetworkInfo) -> tuple[str, str, str, str, bool]:
+def _shape(text: str, info: NetworkInfo) -> tuple[str, str, str, str, bool, bool]:
     gateway, domain = network_xml.read_gateway_and_domain(text)
-    return info.bridge, str(info.subnet), gateway, domain, network_xml.read_nat(text)
+    return info.bridge, str(info.subnet), gateway, domain, network_xml.read_nat(text), info.filtered_by_libvirt
 
 
-def _wanted_shape(request: NetworkRequest) -> tuple[str, str, str, str, bool]:
-    return request.bridge, str(request.subnet), str(request.gateway), request.dns_domain, request.nat
+def _wanted_shape(request: NetworkRequest) -> tuple[str, str, str, str, bool, bool]:
+    return request.bridge, str(request.subnet), str(request.gateway), request.dns_domain, request.nat, False

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 from ipaddress import AddressValueError, IPv4Address, IPv4Network
-from uuid import UUID
 
-from emulator.adapters.ownership_xml import add_owner, parse, read_owner, render, text_of
+from emulator.adapters.ownership_xml import add_owner, parse, read_owner, render, text_of, uuid_of
 from emulator.errors import HypervisorError
-from emulator.ports import DhcpHost, NetworkInfo, NetworkRequest
+from emulator.ports import DhcpHost, DnsName, NetworkInfo, NetworkRequest
+
+DNSMASQ_URI = "http://libvirt.org/schemas/network/dnsmasq/1.0"
+_OPTIONS = f"{{{DNSMASQ_URI}}}options"
+_OPTION = f"{{{DNSMASQ_URI}}}option"
+
+ET.register_namespace("dnsmasq", DNSMASQ_URI)
 
 
 def network_xml(request: NetworkRequest) -> str:
@@ -17,13 +22,16 @@ def network_xml(request: NetworkRequest) -> str:
     There is no `<range>`: with reservations alone libvirt starts dnsmasq with a static range, which answers the
     known MAC addresses and nobody else. The names are given twice, as DHCP and as DNS hosts, because dnsmasq
     answers a DHCP name only after its guest has taken a lease, and Slurm resolves all node names at its start.
+
+    The mode is `open`: libvirt's rules for the other modes refuse what the lab allows between its networks, and no
+    accept elsewhere can overrule them. What an isolated network of libvirt's would have beside rules is asked of
+    dnsmasq itself: not to hand on the guests' questions to the host's DNS servers, which are a way out, too.
     """
     network = ET.Element("network")
     ET.SubElement(network, "name").text = request.name
     ET.SubElement(network, "uuid").text = str(request.uuid)
     add_owner(network, request.owner)
-    if request.nat:
-        ET.SubElement(network, "forward", mode="nat")
+    ET.SubElement(network, "forward", mode="open")
     # No spanning tree and no delay: there are no loops, and a delay keeps a guest from its first DHCP answer.
     ET.SubElement(network, "bridge", name=request.bridge, stp="off", delay="0")
     # localOnly: names of the lab's domain that are not known are answered with "no such name", not forwarded.
@@ -31,6 +39,8 @@ def network_xml(request: NetworkRequest) -> str:
     dns = ET.SubElement(network, "dns")
     for host in request.hosts:
         dns.append(_dns_host(host))
+    for name in request.names:
+        dns.append(_dns_name(name))
     ip = ET.SubElement(
         network,
         "ip",
@@ -41,6 +51,8 @@ def network_xml(request: NetworkRequest) -> str:
         dhcp = ET.SubElement(ip, "dhcp")
         for host in request.hosts:
             dhcp.append(_dhcp_host(host))
+    if not request.nat:
+        ET.SubElement(ET.SubElement(network, _OPTIONS), _OPTION, value="no-resolv")
     return render(network)
 
 
@@ -54,6 +66,11 @@ def dns_host_xml(host: DhcpHost) -> str:
     return render(_dns_host(host))
 
 
+def dns_name_xml(name: DnsName) -> str:
+    """A DNS `<host>` without a reservation, for a live update."""
+    return render(_dns_name(name))
+
+
 def read_network(text: str, *, active: bool) -> NetworkInfo:
     """A network as libvirt describes it.
 
@@ -65,19 +82,30 @@ def read_network(text: str, *, active: bool) -> NetworkInfo:
     ip = _ipv4(root)
     return NetworkInfo(
         name=text_of(root, "name"),
-        uuid=UUID(text_of(root, "uuid")),
+        uuid=uuid_of(root),
         active=active,
         owner=read_owner(root),
         bridge=bridge.get("name", "") if bridge is not None else "",
         subnet=_subnet(ip),
         hosts=() if ip is None else tuple(_hosts(ip)),
+        names=tuple(_names(root, set() if ip is None else {host.ip for host in _hosts(ip)})),
+        filtered_by_libvirt=_mode(root) != "open",
+        gateway=_gateway(ip),
+        nat=read_nat(text),
     )
 
 
 def read_nat(text: str) -> bool:
-    """Whether the network forwards with NAT."""
-    forward = parse(text, "network").find("forward")
-    return forward is not None and forward.get("mode") == "nat"
+    """Whether the network's DNS asks that of the host, which it does where there is a way out."""
+    root = parse(text, "network")
+    options = [option.get("value") for option in root.iterfind(f"{_OPTIONS}/{_OPTION}")]
+    return _mode(root) in ("open", "nat") and "no-resolv" not in options
+
+
+def _mode(root: ET.Element) -> str:
+    """`open`, `nat`, ...; empty for an isolated network."""
+    forward = root.find("forward")
+    return "" if forward is None else forward.get("mode", "nat")
 
 
 def read_gateway_and_domain(text: str) -> tuple[str, str]:
@@ -95,8 +123,13 @@ def _dhcp_host(host: DhcpHost) -> ET.Element:
 
 
 def _dns_host(host: DhcpHost) -> ET.Element:
-    element = ET.Element("host", ip=str(host.ip))
-    ET.SubElement(element, "hostname").text = host.name
+    return _dns_name(DnsName(host.ip, (host.name,)))
+
+
+def _dns_name(name: DnsName) -> ET.Element:
+    element = ET.Element("host", ip=str(name.ip))
+    for each in name.names:
+        ET.SubElement(element, "hostname").text = each
     return element
 
 
@@ -114,6 +147,13 @@ def _subnet(ip: ET.Element | None) -> IPv4Network | None:
         raise HypervisorError(f"libvirt reported an address that is none: {error}") from error
 
 
+def _gateway(ip: ET.Element | None) -> IPv4Address | None:
+    try:
+        return IPv4Address(ip.get("address", "")) if ip is not None else None
+    except AddressValueError:
+        return None
+
+
 def _hosts(ip: ET.Element) -> list[DhcpHost]:
     """The reservations; those of a foreign network that lack a MAC or an address are not of our kind."""
     hosts = []
@@ -126,3 +166,16 @@ def _hosts(ip: ET.Element) -> list[DhcpHost]:
         except AddressValueError as error:
             raise HypervisorError(f"libvirt reported an address that is none: {error}") from error
     return hosts
+
+
+def _names(root: ET.Element, reserved: set[IPv4Address]) -> list[DnsName]:
+    """The names of addresses that have no reservation; of a foreign network there may be IPv6 ones, not of our kind."""
+    found = []
+    for element in root.findall("dns/host"):
+        try:
+            address = IPv4Address(element.get("ip", ""))
+        except AddressValueError:
+            continue
+        if address not in reserved:
+            found.append(DnsName(address, tuple((name.text or "").strip() for name in element.findall("hostname"))))
+    return found

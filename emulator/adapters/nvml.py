@@ -54,7 +54,8 @@ class NvmlGpus:
 
     def __init__(self) -> None:
         self._module: ModuleType | None = None
-        self._lock = threading.Lock()
+        # Held for each call, so that `released` neither cuts one short nor lets one open the boards again.
+        self._lock = threading.RLock()
 
     # ------------------------------------------------------------ session
     def _nvml(self) -> ModuleType:
@@ -79,12 +80,20 @@ class NvmlGpus:
                     log.debug("closing NVML: %s", error)
 
     @contextmanager
+    def released(self) -> Iterator[None]:
+        """See `gpu_ports.NvmlGpus.released`: an open NVML holds /dev/nvidia<minor> of every board."""
+        with self._lock:
+            self.close()
+            yield
+
+    @contextmanager
     def _calling(self, doing: str, where: str = "") -> Iterator[ModuleType]:
-        nvml = self._nvml()
-        try:
-            yield nvml
-        except nvml.NVMLError as error:
-            raise nvml_errors.translate(error.value, doing, where) from error
+        with self._lock:
+            nvml = self._nvml()
+            try:
+                yield nvml
+            except nvml.NVMLError as error:
+                raise nvml_errors.translate(error.value, doing, where) from error
 
     @contextmanager
     def _on(self, address: str, doing: str) -> Iterator[Device]:
@@ -127,8 +136,9 @@ class NvmlGpus:
         mig = _mig_mode(device)
         profiles: tuple[MigProfile, ...] = ()
         instances: tuple[GpuInstance, ...] = ()
+        if mig is not None:
+            profiles = get_profiles(device)  # drivers that tell nothing while MIG is off answer NOT_SUPPORTED to each
         if mig is not None and mig.current:
-            profiles = get_profiles(device)
             try:
                 instances = get_instances(device, profiles)
             except nvml.NVMLError_NoPermission:

@@ -50,7 +50,7 @@ class _ProfileFacts:
 
 
 def get_profiles(device: Device, *, with_placements: bool = True) -> tuple[MigProfile, ...]:
-    """The profiles of a board in MIG mode.
+    """The profiles of a board, in MIG mode or not (a driver may keep them to itself while it is off).
 
     The loop runs over the enumeration index; what every later call takes is `info.id`, another numbering.
     NOT_SUPPORTED: the board lacks that profile. INVALID_ARGUMENT: past the end of what the driver knows.

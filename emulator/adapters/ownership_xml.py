@@ -6,6 +6,7 @@ Also the few XML steps that every libvirt document needs. Pure.
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
+from uuid import UUID
 
 from emulator.errors import HypervisorError
 from emulator.ids import METADATA_URI
@@ -21,7 +22,8 @@ ET.register_namespace(OWNER_PREFIX, METADATA_URI)
 def add_owner(parent: ET.Element, owner: Ownership) -> None:
     """Append `<metadata>` with our element to a `<domain>` or `<network>`."""
     metadata = ET.SubElement(parent, "metadata")
-    ET.SubElement(metadata, OWNER_TAG, {"lab": owner.lab, "resource": owner.resource_id, "digest": owner.digest})
+    marks = {"lab": owner.lab, "resource": owner.resource_id, "digest": owner.digest}
+    ET.SubElement(metadata, OWNER_TAG, marks | ({"home": owner.home} if owner.home else {}))
 
 
 def read_owner(root: ET.Element) -> Ownership | None:
@@ -32,7 +34,7 @@ def read_owner(root: ET.Element) -> Ownership | None:
     lab, resource = element.get("lab"), element.get("resource")
     if not lab or not resource:
         return None
-    return Ownership(lab=lab, resource_id=resource, digest=element.get("digest", ""))
+    return Ownership(lab=lab, resource_id=resource, digest=element.get("digest", ""), home=element.get("home", ""))
 
 
 def parse(text: str, kind: str) -> ET.Element:
@@ -43,7 +45,7 @@ def parse(text: str, kind: str) -> ET.Element:
     """
     try:
         root = ET.fromstring(text)  # noqa: S314 - libvirt has parsed and written this text itself
-    except ET.ParseError as error:
+    except (ET.ParseError, ValueError) as error:
         raise HypervisorError(f"libvirt reported a {kind} that is not XML: {error}") from error
     if root.tag != kind:
         raise HypervisorError(f"libvirt reported <{root.tag}> where a <{kind}> was expected")
@@ -59,3 +61,17 @@ def render(root: ET.Element) -> str:
 def text_of(root: ET.Element, path: str) -> str:
     """The stripped text of the element at `path`, or an empty string."""
     return (root.findtext(path) or "").strip()
+
+
+def uuid_of(root: ET.Element) -> UUID:
+    """The object's UUID.
+
+    Raises:
+        HypervisorError: it has none.
+    """
+    text = text_of(root, "uuid")
+    try:
+        return UUID(text)
+    except ValueError:
+        name = text_of(root, "name") or "without a name"
+        raise HypervisorError(f"libvirt reported a {root.tag} {name} with the UUID {text!r}") from None

@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 
 from emulator.gpu_errors import GpuArgumentError
 from emulator.gpu_ports import DeviceHolder, FileAccess, PciDevice, VgpuFramework
+from emulator.units import natural
 
 DEVICES = "/sys/bus/pci/devices"
 DRIVERS = "/sys/bus/pci/drivers"
@@ -96,7 +97,7 @@ class SysfsPci:
             driver=link_name(self._files, f"{base}/driver"),
             # An unset override reads as the text "(null)".
             driver_override=None if override in ("", "(null)") else override,
-            iommu_group=int(group) if group and group.isdigit() else None,
+            iommu_group=natural(group or ""),
             numvfs=self._number(base, "sriov_numvfs"),
             totalvfs=self._number(base, "sriov_totalvfs"),
             virtfns=virtfns,
@@ -113,7 +114,7 @@ class SysfsPci:
     def holders(self, *paths: str) -> tuple[DeviceHolder, ...]:
         found: set[DeviceHolder] = set()
         for pid in names(self._files, "/proc"):
-            if not pid.isdigit():
+            if natural(pid) is None:
                 continue
             for number in names(self._files, f"/proc/{pid}/fd"):
                 target = self._target(f"/proc/{pid}/fd/{number}")
@@ -143,8 +144,7 @@ class SysfsPci:
         return read_or(self._files, f"{base}/{name}").removeprefix("0x").rjust(digits, "0")[-digits:]
 
     def _number(self, base: str, name: str) -> int:
-        text = read_or(self._files, f"{base}/{name}", "0")
-        return int(text) if text.isdigit() else 0
+        return natural(read_or(self._files, f"{base}/{name}")) or 0
 
     def _virtfns(self, base: str) -> tuple[str, ...]:
         found = (

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 from pathlib import Path
 
-from emulator.errors import ConflictError, HyperscalerError
-from emulator.ports import ProcessRunner
+from emulator.adapters.process import command_error
+from emulator.errors import ConflictError, DamagedDiskError, HyperscalerError
+from emulator.ports import Completed, ProcessRunner
 from emulator.units import GIB
 
 # Creating and inspecting touch headers only; a minute means that the storage hangs.
 _TIMEOUT = 60.0
+
+# How a refusal ends that comes from the kernel (a disk error, a lack of memory or permission), not from the format.
+_KERNEL_SAYS = tuple(os.strerror(number) for number in errno.errorcode)
 
 
 class QemuImg:
@@ -81,6 +86,7 @@ class QemuImg:
         """The backing file of the qcow2 at `path`; None when the file is absent or is no overlay.
 
         Raises:
+            DamagedDiskError: qemu-img has read the file and refuses its format.
             CommandError: qemu-img cannot read the file.
         """
         target = path.absolute()
@@ -110,12 +116,24 @@ class QemuImg:
 
     def _info(self, path: Path) -> dict[str, object]:
         """What qemu-img says about a file. `-U`: a running guest holds its lock, and reading a header is safe."""
-        done = self._runner.run(["qemu-img", "info", "-U", "--output=json", path], timeout=_TIMEOUT)
-        with contextlib.suppress(ValueError):
+        command: list[str | Path] = ["qemu-img", "info", "-U", "--output=json", path]
+        done = self._runner.run(command, timeout=_TIMEOUT, check=False)
+        if done.returncode != 0 and _refuses_format(done):
+            raise DamagedDiskError(f"the disk is damaged: {done.stderr.strip()}", where=str(path))
+        if done.returncode != 0:
+            raise command_error(done)
+        with contextlib.suppress(ValueError, RecursionError):
             info = json.loads(done.stdout)
             if isinstance(info, dict):
                 return info
         raise HyperscalerError("qemu-img gave no usable description", where=str(path))
+
+
+def _refuses_format(done: Completed) -> bool:
+    """Whether qemu-img has read the file and found that it is no disk; any other failure says nothing of the file."""
+    said = done.stderr.strip()
+    opened = done.returncode == 1 and said.startswith("qemu-img: Could not open ")
+    return opened and not said.endswith(_KERNEL_SAYS) and "driver requires" not in said
 
 
 def _sync(path: Path) -> None:

@@ -24,6 +24,7 @@ from emulator.gpu_errors import (
     GpuPermissionError,
 )
 from emulator.gpu_ports import FileAccess, VgpuDevice, VgpuFramework, VgpuParent, VgpuRequest
+from emulator.units import natural
 
 MDEV_DEVICES = "/sys/bus/mdev/devices"
 
@@ -122,16 +123,15 @@ class MdevHost:
     def _types(self, parent: str) -> Iterator[_Type]:
         base = f"{MDEV_BUS}/{parent}/mdev_supported_types"
         for name in names(self._files, base):
-            number = name.rpartition("-")[2]
+            number = natural(name.rpartition("-")[2])
             # The prefix of the name is GRID, NVIDIA or a product name of several words; its last word identifies.
             words = read_or(self._files, f"{base}/{name}/name").split()
-            if not words or not number.isdigit():
+            if not words or number is None:
                 continue
-            yield _Type(f"{base}/{name}", int(number), words[-1])
+            yield _Type(f"{base}/{name}", number, words[-1])
 
     def _available(self, item: _Type) -> int:
-        free = read_or(self._files, f"{item.directory}/available_instances", "0")
-        return int(free) if free.isdigit() else 0
+        return natural(read_or(self._files, f"{item.directory}/available_instances")) or 0
 
     def _type(self, parent: str, name: str) -> _Type:
         if not self._files.exists(f"{MDEV_BUS}/{parent}"):
@@ -161,11 +161,10 @@ class MdevHost:
             return None
         kind = link_name(self._files, f"{base}/mdev_type") or ""
         words = read_or(self._files, f"{base}/mdev_type/name").split()
-        number = kind.rpartition("-")[2]
         return VgpuDevice(
             framework=VgpuFramework.MDEV,
             parent=parent,
-            type_id=int(number) if number.isdigit() else 0,
+            type_id=natural(kind.rpartition("-")[2]) or 0,
             type_name=words[-1] if words else kind,
             uuid=uuid,
         )

@@ -23,23 +23,30 @@ from emulator.gpu_errors import (
 )
 from emulator.gpu_ports import FileAccess, VgpuDevice, VgpuFramework, VgpuParent, VgpuRequest
 from emulator.ports import log
+from emulator.units import natural
 
 # `ID    : vGPU Name` heads the list of the driver; the user guide prints `name id` lines instead.
 _ID_FIRST = re.compile(r"(\d+)(?:\s*:\s*|\s+)([A-Za-z].*)")
 _NAME_FIRST = re.compile(r"([A-Za-z].*?)(?:\s*:\s*|\s+)(\d+)")
+
+# The kernel gives a page at most; the patterns above take the square of a line's length.
+_MAX_LINE = 256
 
 
 def parse_creatable(text: str) -> dict[str, int]:
     """`creatable_vgpu_types` -> numbers by type name (last word). Header lines and empty text give nothing."""
     found: dict[str, int] = {}
     for line in map(str.strip, text.splitlines()):
+        if len(line) > _MAX_LINE:
+            continue
         if match := _ID_FIRST.fullmatch(line):
             number, name = match.groups()
         elif match := _NAME_FIRST.fullmatch(line):
             name, number = match.groups()
         else:
             continue
-        found[name.split()[-1]] = int(number)
+        if (known := natural(number)) is not None:
+            found[name.split()[-1]] = known
     return found
 
 
@@ -137,11 +144,11 @@ class VendorVfioHost:
 
     def _on(self, address: str) -> tuple[VgpuDevice, ...]:
         text = read_or(self._files, _current(address), "0")
-        if not text.isdigit() or int(text) == 0:
-            if text and not text.isdigit():
+        number = natural(text)
+        if not number:
+            if text and number is None:
                 log.warning("%s holds %r, which is not a vGPU type", _current(address), text)
             return ()
-        number = int(text)
         name = self._names.get(number) or self._name_of(address, number)
         return (VgpuDevice(VgpuFramework.VENDOR_VFIO, address, number, name),)
 

@@ -15,7 +15,8 @@ from emulator.errors import WaitTimeoutError
 from emulator.ports import GuestAddress, GuestShell
 from emulator.progress import Event, Reporter, Status
 
-POLL_SECONDS = 0.5
+POLL_SECONDS, LONGEST_POLL_SECONDS = 0.5, 5.0
+"""Between two tries at a guest, at first and in the end: each try that fails costs a busy host a login."""
 CONSOLE_LINES = 8
 
 
@@ -84,7 +85,7 @@ def _wait(
     name = guest.address.name
     started = time.monotonic()
     reporter.event(Event("boot", name, Status.STARTED, "waiting for ssh"))
-    cause = ""
+    cause, pause = "", POLL_SECONDS
     while not stop.is_set():
         known = keys.learn(guest)
         if known and shell.ready(guest.address, timeout=15):
@@ -105,7 +106,9 @@ def _wait(
                 where=str(guest.console),
                 fix="look at the console log; a slow host may need a larger timeouts.boot in the file",
             )
-        stop.wait(POLL_SECONDS)
+        stop.wait(pause)
+        # Looking at the console alone is cheap, so the tries become rarer only once ssh is asked.
+        pause = min(pause * 1.5, LONGEST_POLL_SECONDS) if known else POLL_SECONDS
 
 
 KEY_MARK = b"hyperscaler-host-key:"

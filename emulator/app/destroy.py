@@ -6,17 +6,22 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from emulator.app.autostart import forget_autostart, has_autostart
 from emulator.app.files import load_recorded_lab
 from emulator.app.lab import Backends, Lab, open_lab
-from emulator.app.planning import plan_destroy, recorded_backends
-from emulator.app.world import EMBEDDED, World
+from emulator.app.ledger_repair import mend_ledgers
+from emulator.app.planning import plan_destroy, recorded_backends, recorded_hypervisor, system_may_have
+from emulator.app.strangers import refuse_strangers
+from emulator.app.work import tell_damage, working_on
+from emulator.app.world import EMBEDDED, SYSTEM, World
 from emulator.apply.executor import Executor
 from emulator.apply.handler import StopFlag
-from emulator.apply.journal import Journal
+from emulator.apply.handlers.files import private_directory
+from emulator.apply.hypervisor_record import forget_hypervisor
+from emulator.apply.journal import Journal, sync_directory
 from emulator.apply.ledger import GpuLedger
-from emulator.apply.lock import exclusive_lock
 from emulator.apply.state import State, StateStore
-from emulator.errors import HyperscalerError, StateError, UsageError
+from emulator.errors import HyperscalerError, UsageError
 from emulator.plan.gpu_resources import BoardResource
 from emulator.plan.model import Plan
 from emulator.progress import Reporter
@@ -45,25 +50,33 @@ def destroy(
 
     Raises:
         UsageError: there is no such lab, neither on record nor on the host.
+        ConflictError: something in the lab's directory is not the lab's; nothing was taken away.
         HyperscalerError: something could not be taken away.
     """
-    lock = world.home.locks / f"{name}.lock"
-    with exclusive_lock(lock, purpose=f"destroy {name}", wait_seconds=wait_seconds):
+    with working_on(world, name, "destroy", reporter, wait_seconds=wait_seconds, stop=stop) as work:
         paths = world.home.lab(name)
         store = StateStore(Journal(paths.journal))
+        tell_damage(store, reporter)
+        mend_ledgers(world, name, reporter)
         plans = [(lab, plan_destroy(lab, state)) for lab, state in _open(world, name, store.state)]
         plan = Plan(name, tuple(change for _, plan in plans for change in plan.changes))
-        if plan.is_empty and not paths.root.exists():
+        traces = paths.root.exists() or world.home.hypervisor_of(name).exists() or has_autostart(world, name)
+        if plan.is_empty and not traces:
             raise UsageError(f"there is no lab {name}", where=str(paths.root), fix="hyperscaler status lists the labs")
+        refuse_strangers(world, name, store.state)
         if not confirm(plan):
             return DestroyResult(plan, declined=True)
-        paths.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_directory(paths.root)
         store.rewrite_damaged()
-        store.start_run("destroy")
+        work.begin(store)
         for lab, part in plans:
             _revive(lab, reporter)
             Executor(lab.handlers, store, reporter, stop=stop).apply(part)
+        forget_autostart(world, name)
+        # Somebody may have put something there in the meantime.
+        refuse_strangers(world, name, store.state, kept="the lab is gone, but its directory stays")
         _remove_directory(world, name)
+        forget_hypervisor(world.home, name)
         return DestroyResult(plan)
 
 
@@ -84,13 +97,26 @@ def _open(world: World, name: str, state: State) -> list[tuple[Lab, State]]:
     """
     recorded = recorded_backends(state)
     gpu = recorded.gpu or _gpu_backend(world, name, state)
-    if recorded.hypervisor:
-        return [(open_lab(world, name, Backends(recorded.hypervisor, gpu)), state)]
+    if hypervisor := recorded_hypervisor(world, state, name):
+        return [(open_lab(world, name, Backends(hypervisor, gpu)), state)]
     labs = [(open_lab(world, name, Backends(EMBEDDED, gpu)), state)]
-    elsewhere = world.choose_hypervisor(_requested_hypervisor(world, name))
-    if elsewhere != EMBEDDED:
+    if elsewhere := _elsewhere(world, name):
         labs.insert(0, (open_lab(world, name, Backends(elsewhere)), State()))
     return labs
+
+
+def _elsewhere(world: World, name: str) -> str:
+    """The URI of a libvirt that may have the lab; empty where surely none has.
+
+    Raises:
+        HypervisorError: the host's own libvirt may have it and does not answer.
+    """
+    requested = _requested_hypervisor(world, name)
+    if requested == EMBEDDED:
+        return ""
+    if requested != "auto":
+        return requested
+    return SYSTEM if system_may_have(world, name) else ""
 
 
 def _gpu_backend(world: World, name: str, state: State) -> str:
@@ -111,10 +137,9 @@ def _requested_hypervisor(world: World, name: str) -> str:
 
 def _remove_directory(world: World, name: str) -> None:
     root = world.home.lab(name).root
-    if root.is_symlink() or root.parent != world.home.labs:
-        raise StateError("the lab's directory is not where it should be; it is left alone", where=str(root))
     try:
         shutil.rmtree(root)
+        sync_directory(root.parent)
     except OSError as error:
         raise HyperscalerError(
             f"the lab is gone, but its directory cannot be removed: {error.strerror}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from emulator.errors import ConfigError, UsageError
@@ -12,6 +12,7 @@ from emulator.spec.findings import Report
 from emulator.spec.load import load_spec
 from emulator.spec.model import ClusterSpec
 
+_BUNDLE = "bundle:"
 LAB_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,28}[a-z0-9])?")
 
 
@@ -47,7 +48,15 @@ def load_lab_file(file: Path) -> LoadedLab:
     """Load and judge a file; faults are in the report, never raised."""
     spec, report = load_spec(file)
     source = file.read_bytes() if spec is not None else b""
-    return LoadedLab(file, source, report, spec)
+    return LoadedLab(file, source, report, _beside(spec, file) if spec is not None else None)
+
+
+def _beside(spec: ClusterSpec, file: Path) -> ClusterSpec:
+    """The spec with its bundle's path made absolute: it stands in the file, and counts from there."""
+    if spec.kubernetes is None or not spec.kubernetes.source.startswith(_BUNDLE):
+        return spec
+    path = file.absolute().parent / spec.kubernetes.source.removeprefix(_BUNDLE)
+    return replace(spec, kubernetes=replace(spec.kubernetes, source=f"{_BUNDLE}{path}"))
 
 
 def load_recorded_lab(home: Home, name: str) -> LoadedLab:

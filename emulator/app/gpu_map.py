@@ -59,7 +59,7 @@ def write_mdev_map(paths: LabPaths, state: State) -> None:
     Raises:
         StateError: it cannot be written.
     """
-    file = paths.root / "output" / FILE_NAME
+    file = paths.output / FILE_NAME
     if held_devices(state):
         write_private(file, (json.dumps(lab_mdev_map(paths, state), indent=2) + "\n").encode())
         return

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from emulator.apply.handlers.gpu_carve import GpuHost
+from emulator.apply.handlers.gpu_carve import GpuHost, made_in_this_boot, slices_of
 from emulator.apply.ledger import slice_key, whole_boards
 from emulator.apply.state import State
 from emulator.errors import ConflictError, HostNotFitError
 from emulator.gpu.allocate import allocate, board_states, demands_of
 from emulator.gpu.catalog import find_board
 from emulator.gpu.demand import BoardState, Infeasible
-from emulator.gpu.model import BoardModel, GpuInstance
+from emulator.gpu.model import BoardModel, GpuInstance, Placement
+from emulator.host.gpu_fitness import require_fit
 from emulator.host.gpus import Gpu, discover_gpus, require_devices
 from emulator.inventory.model import NodeGpu
 from emulator.plan.build import GpuResources
@@ -85,6 +86,10 @@ def plan_gpus(spec: ClusterSpec, host: GpuHost | None, state: State) -> GpuPlan:
             fix="; or ".join(answer.changes) or "`hyperscaler gpu plan FILE` shows the boards",
         )
     addresses = {device.id: device.pci_address for device in spec.gpu.devices}
+    require_fit(
+        {(item.board, not item.whole) for node in answer.nodes.values() for item in node},
+        {device: by_address[address] for device, address in addresses.items()},
+    )
     return GpuPlan(build_gpus(spec.name, addresses, answer.nodes), answer.notes)
 
 
@@ -112,25 +117,48 @@ def _reported(gpu: Gpu) -> BoardModel | None:
 
 def _foreign(host: GpuHost, lab: str, gpu: Gpu, state: State) -> tuple[GpuInstance, ...]:
     """Instances on the board that are not this lab's: they stay where they are."""
-    mine = set(host.ledger.of(lab))
+    mine = set(host.ledger.held(lab))
     for record in state.resources.values():
         if isinstance(record.resource, GpuInstanceResource):
             slice_ = record.resource
-            mine.add(slice_key(slice_.pci_address, slice_.profile, slice_.start))
-    return tuple(
+            key = slice_key(slice_.pci_address, slice_.profile, slice_.start)
+            if host.ledger.owner(key) is None and made_in_this_boot(host, record.handle):
+                mine.add(key)
+    there = tuple(
         instance
         for instance in (gpu.board.instances if gpu.board else ())
         if slice_key(gpu.pci_address, instance.profile, instance.placement.start) not in mine
     )
+    return (*there, *_missing_of_others(host, lab, gpu, {(item.profile, item.placement.start) for item in there}))
+
+
+def _missing_of_others(host: GpuHost, lab: str, gpu: Gpu, there: Collection[tuple[str, int]]) -> list[GpuInstance]:
+    """Places that the ledger gives to other labs and where nothing is now: a reboot took their slices, and their next
+    `provision` brings them back to where they were."""
+    model = _reported(gpu) or gpu.model
+    profiles = {profile.name: profile for profile in model.profiles} if model else {}
+    missing = []
+    for address, name, start in slices_of(host, {owner for owner in host.ledger.read().values() if owner != lab}):
+        profile = profiles.get(name)
+        if address == gpu.pci_address and profile is not None and (name, start) not in there:
+            places = [place for place in profile.placements or () if place.start == start]
+            size = places[0].size if places else profile.memory_slices or 1
+            missing.append(GpuInstance(name, Placement(start, size)))
+    return missing
 
 
 def _pinned(spec: ClusterSpec, boards: tuple[BoardState, ...], state: State) -> tuple[str, ...]:
-    """Demands that are served already and have not changed: their guests keep what they have."""
+    """Demands that are served already and have not changed: their guests keep what they have, unless others took the
+    place after a reboot."""
     wanted = {demand.id: demand for demand in demands_of(spec, boards)}
     current = current_assignments([record.resource for record in state.resources.values()])
+    taken = {board.id: board.instances for board in boards}
     served = []
     for name, assignment in current.items():
         demand = wanted.get(name)
+        rivals = taken.get(assignment.board, ())
+        if assignment.placement is not None and any(assignment.placement.overlaps(item.placement) for item in rivals):
+            continue
         if demand is not None and demand.whole == assignment.whole and demand.profile in (None, assignment.profile):
             served.append(name)
     return tuple(served)

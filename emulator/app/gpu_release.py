@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from emulator.app.gpu_map import write_mdev_map
 from emulator.app.gpus import recorded_backend
 from emulator.app.lab import Lab, open_lab
+from emulator.app.ledger_repair import mend_ledgers
 from emulator.app.planning import recorded_backends
+from emulator.app.work import tell_damage, working_on
 from emulator.app.world import World
 from emulator.apply.executor import Executor, HandlerTable
 from emulator.apply.handler import StopFlag
 from emulator.apply.journal import Journal
-from emulator.apply.lock import exclusive_lock
 from emulator.apply.state import State, StateStore
 from emulator.errors import ConflictError, UsageError
 from emulator.ids import resource_uuid
@@ -51,10 +52,11 @@ def release(
         ConflictError: guests of the lab run; names them.
         HyperscalerError: something could not be taken away; it stays on record.
     """
-    lock = world.home.locks / f"{name}.lock"
-    with exclusive_lock(lock, purpose=f"gpu release {name}", wait_seconds=wait_seconds):
+    with working_on(world, name, "gpu release", reporter, wait_seconds=wait_seconds, stop=stop) as work:
         paths = world.home.lab(name)
         store = StateStore(Journal(paths.journal))
+        tell_damage(store, reporter)
+        mend_ledgers(world, name, reporter)
         lab = _open(world, name, store.state)
         handlers = {kind: handler for kind, handler in lab.handlers.items() if kind in GPU_KINDS}
         plan = plan_release(name, store.state, handlers)
@@ -67,7 +69,7 @@ def release(
             return ReleaseResult(plan, declined=True)
         paths.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         store.rewrite_damaged()
-        store.start_run("gpu release")
+        work.begin(store)
         try:
             Executor(handlers, store, reporter, stop=stop).apply(plan)
         finally:
@@ -118,7 +120,7 @@ def refuse_running(lab: Lab, state: State) -> None:
         domain.name
         for domain in connection.domains()
         if domain.state not in (DomainState.SHUTOFF, DomainState.CRASHED)
-        and (domain.uuid in ours or (domain.owner is not None and domain.owner.lab == lab.name))
+        and (domain.uuid in ours or lab.identity.owns_domain(domain))
     ]
     if running:
         raise ConflictError(

@@ -50,7 +50,7 @@ def discover(host: GpuHost, devices: Sequence[GpuDeviceSpec] = ()) -> Discovery:
         HostNotFitError: there is no NVIDIA driver.
     """
     gpus = discover_gpus(host.nvml, host.pci)
-    owners = host.ledger.read()
+    owners = host.ledger.in_effect()
     # Boards that labs have as a whole are out of NVML's sight, as they should be.
     differences = check_devices(devices, gpus, out=[key for key in owners if "/" not in key])
     return Discovery(gpus, owners, differences, simulated=not host.real)
@@ -113,7 +113,7 @@ def usage(host: GpuHost, labs: Mapping[str, State]) -> tuple[BoardUsage, ...]:
                 slices[slice_key(item.pci_address, item.profile, item.start)] = item
             else:
                 whole[item.pci_address] = item
-    owners = host.ledger.read()
+    owners = host.ledger.in_effect()
     gpus = discover_gpus(host.nvml, host.pci)
     return tuple(_board_use(host, gpu, owners, slices, whole.get(gpu.pci_address)) for gpu in gpus)
 

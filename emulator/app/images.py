@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from emulator.app.world import World
+from emulator.errors import HyperscalerError
+from emulator.images import choices
 from emulator.images.for_labs import LabImages, used_base_images
+from emulator.images.signing import ImageSignatures
 from emulator.images.store import GoldenImage, ImageStore
 from emulator.progress import Event, Reporter, Status
 
 
 def build_image(images: LabImages, name: str, reporter: Reporter, *, force: bool) -> GoldenImage:
     """Build unless the store has the current recipe already."""
-    reason = "asked for" if force else images.needs_build(name)
-    image = images.current(name)
+    reason = "asked for" if force else images.needs_build(name, held=False)
+    image = images.store.current(name)
     if image is not None and reason is None:
         reporter.note(f"{name} {image.digest[:12]} is up to date; --force builds it again")
         return image
@@ -30,6 +33,40 @@ def remove_image(world: World, store: ImageStore, ref: str) -> GoldenImage:
     return store.remove(ref, used_base_images(world.home.labs, world.disks.overlay_base))
 
 
-def collect_images(world: World, store: ImageStore, *, keep: int) -> tuple[GoldenImage, ...]:
-    """Remove all but the newest `keep` of each name and those in use; returns what went."""
-    return store.gc(used_base_images(world.home.labs, world.disks.overlay_base), keep)
+def collect_images(world: World, store: ImageStore, *, keep: int, chosen: bool = False) -> tuple[GoldenImage, ...]:
+    """Remove old images and return them: see `ImageStore.gc`. Those under the disks of labs stay."""
+    return store.gc(used_base_images(world.home.labs, world.disks.overlay_base), keep, chosen=chosen)
+
+
+def rollback_image(store: ImageStore, name: str) -> GoldenImage:
+    """See `emulator.images.choices.rollback`."""
+    return choices.rollback(store, name)
+
+
+def tag_image(store: ImageStore, ref: str, tag: str) -> GoldenImage:
+    """See `emulator.images.choices.tag_image`."""
+    return choices.tag_image(store, ref, tag)
+
+
+def untag_image(store: ImageStore, ref: str) -> None:
+    """See `emulator.images.choices.untag_image`."""
+    choices.untag_image(store, ref)
+
+
+def verify_image(store: ImageStore, signatures: ImageSignatures, ref: str) -> tuple[GoldenImage, str | None]:
+    """The image and who signed it; None for the signer when this host asks for no signature.
+
+    Raises:
+        HyperscalerError: a file differs from its checksum, or no trusted signer signed the image.
+    """
+    image = store.show(ref)
+    if signatures.required:
+        return image, signatures.check(store, image)
+    faults = store.verify(image)
+    if faults:
+        raise HyperscalerError(
+            "the image is not what its manifest says: " + "; ".join(faults),
+            where=str(image.directory),
+            fix=f"hyperscaler image build {image.name} --force",
+        )
+    return image, None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -15,6 +15,7 @@ from emulator.apply.executor import HandlerTable
 from emulator.apply.handler import Handle
 from emulator.apply.handlers.domain import DomainHandler
 from emulator.apply.handlers.files import SecretHandler, SshKeyPairHandler, public_key
+from emulator.apply.handlers.firewall import FirewallHandler
 from emulator.apply.handlers.gpu_attach import VgpuHandler, WholeGpuHandler, hostdevs_of
 from emulator.apply.handlers.gpu_carve import (
     GpuHost,
@@ -26,11 +27,13 @@ from emulator.apply.handlers.hypervisor import HypervisorHandler
 from emulator.apply.handlers.image import GoldenImageHandler
 from emulator.apply.handlers.network import NetworkHandler
 from emulator.apply.handlers.volume import VolumeHandler
+from emulator.apply.identity import LabIdentity
 from emulator.inventory.model import NodeGpu
 from emulator.paths import Home, LabPaths
 from emulator.plan.gpu_resources import GpuInstance, MigMode, Vgpu, VirtualFunctions, WholeGpu
 from emulator.plan.resources import (
     Domain,
+    Firewall,
     GoldenImage,
     Hypervisor,
     Network,
@@ -39,7 +42,7 @@ from emulator.plan.resources import (
     Volume,
 )
 from emulator.ports import Hostdev
-from emulator.spec.model import GpuDeviceSpec, KubernetesSpec
+from emulator.spec.model import GpuDeviceSpec, KubernetesSpec, TimeoutSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,7 @@ class Backends:
     devices: tuple[GpuDeviceSpec, ...] | None = None
     dry: bool = False
     kubernetes: KubernetesSpec | None = None
+    timeouts: TimeoutSpec = field(default_factory=TimeoutSpec)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,7 @@ class Lab:
     """`namespace` is set for an embedded hypervisor; `gpus` opens the boards, None for a lab without."""
 
     name: str
+    identity: LabIdentity
     paths: LabPaths
     backends: Backends
     namespace: str | None
@@ -85,10 +90,18 @@ def namespace_name(home: Home, lab: str) -> str:
     return f"hs-{lab}-{hashlib.sha256(str(home.root).encode()).hexdigest()[:6]}"
 
 
+def identity_of(home: Home, lab: str) -> LabIdentity:
+    """By what the lab knows its own things. Those that an older version marked, without the home, count as those of
+    the home that has the lab, or of root's own, where the lab's directory may have been lost."""
+    paths = home.lab(lab)
+    return LabIdentity(lab, home.id, paths.disks, inherits=paths.root.is_dir() or home.root == Home.system().root)
+
+
 def open_lab(world: World, name: str, backends: Backends) -> Lab:
     """Assemble the lab of this name; touches nothing yet."""
     hypervisor = backends.hypervisor
     paths = world.home.lab(name)
+    identity = identity_of(world.home, name)
     namespace = namespace_name(world.home, name) if hypervisor == EMBEDDED else None
     if namespace is not None:
         daemon = world.daemon(paths.hypervisor, namespace)
@@ -107,9 +120,18 @@ def open_lab(world: World, name: str, backends: Backends) -> Lab:
         SshKeyPair.kind: SshKeyPairHandler(world.runner),
         Secret.kind: SecretHandler(),
         GoldenImage.kind: GoldenImageHandler(images),
-        Network.kind: NetworkHandler(session, name),
-        Volume.kind: VolumeHandler(world.disks, images, session, name),
-        Domain.kind: DomainHandler(session, name, public_key(paths.ssh_key), _hostdevs(gpus)),
+        Firewall.kind: FirewallHandler(world.packet_filter(guest_prefix(namespace)), session, identity),
+        Network.kind: NetworkHandler(
+            session, identity, world.host_locks / "networks.lock", wait_seconds=backends.timeouts.lock
+        ),
+        Volume.kind: VolumeHandler(world.disks, images, session, name, shutdown_seconds=backends.timeouts.shutdown),
+        Domain.kind: DomainHandler(
+            session,
+            identity,
+            public_key(paths.ssh_key),
+            _hostdevs(gpus),
+            shutdown_seconds=backends.timeouts.shutdown,
+        ),
     }
     if gpus is not None:
         handlers |= {
@@ -121,7 +143,7 @@ def open_lab(world: World, name: str, backends: Backends) -> Lab:
         }
     if namespace is not None:
         handlers = {Hypervisor.kind: HypervisorHandler(world.daemon, session, expected), **handlers}
-    return Lab(name, paths, backends, namespace, session, handlers, gpus)
+    return Lab(name, identity, paths, backends, namespace, session, handlers, gpus)
 
 
 def _gpu_opener(world: World, paths: LabPaths, backends: Backends) -> Callable[[], GpuHost] | None:

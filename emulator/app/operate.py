@@ -2,60 +2,83 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Sequence
 
+from emulator.app.clusters import work_on_clusters
 from emulator.app.files import load_recorded_lab
 from emulator.app.gpu_planning import node_gpus
-from emulator.app.lab import Lab, open_lab
-from emulator.app.planning import recorded_backends
-from emulator.app.provision import ProvisionResult, configure_lab, verify_lab
+from emulator.app.kubeconfigs import hand_out_kubeconfigs
+from emulator.app.opened import opened_lab
+from emulator.app.provision import ProvisionResult, cluster_steps
+from emulator.app.rotation import Rotator
+from emulator.app.work import working_on
 from emulator.app.world import CheckOutcome, World
 from emulator.apply.handler import StopFlag
-from emulator.apply.journal import Journal
-from emulator.apply.lock import exclusive_lock
-from emulator.apply.state import StateStore
-from emulator.errors import UsageError
+from emulator.errors import ConflictError, UsageError
 from emulator.plan.model import Plan
 from emulator.progress import Reporter
 from emulator.spec.model import ClusterSpec
 
 
-def _opened(world: World, name: str) -> tuple[Lab, StateStore]:
-    store = StateStore(Journal(world.home.lab(name).journal))
-    backends = recorded_backends(store.state)
-    if not backends.hypervisor:
-        raise UsageError(f"lab {name} is not provisioned", fix="hyperscaler provision FILE")
-    return open_lab(world, name, backends), store
+def configure(
+    world: World, spec: ClusterSpec, reporter: Reporter, stop: StopFlag, *, wait_seconds: float = 0.0
+) -> ProvisionResult:
+    """Run the playbooks of a provisioned lab with the settings of the given file.
 
-
-def configure(world: World, spec: ClusterSpec, reporter: Reporter, stop: StopFlag) -> ProvisionResult:
-    """Run the playbooks of a provisioned lab with the settings of the given file."""
+    Raises:
+        ConflictError: the file asks for other machines or networks than those that were made.
+    """
     started = time.monotonic()
-    with exclusive_lock(world.home.locks / f"{spec.name}.lock", purpose=f"configure {spec.name}"):
-        lab, store = _opened(world, spec.name)
-        store.start_run("configure")
-        changed = configure_lab(world, lab, store, spec, reporter, stop)
-    return ProvisionResult(Plan(spec.name, ()), changed=changed, seconds=time.monotonic() - started)
+    with working_on(world, spec.name, "configure", reporter, wait_seconds=wait_seconds, stop=stop) as work:
+        lab, store = opened_lab(world, spec.name)
+        _require_same_machines(load_recorded_lab(world.home, spec.name).spec, spec)
+        work.begin(store)
+        Rotator(world, lab, store, spec, reporter, stop).settle()
+        steps = dataclasses.replace(cluster_steps(world, lab, store, spec, reporter, stop), verify=None)
+        clusters = work_on_clusters(spec, steps, store)
+        clusters.conclude()
+        hand_out_kubeconfigs(world, lab, spec)
+    return ProvisionResult(Plan(spec.name, ()), changed=clusters.changed, seconds=time.monotonic() - started)
 
 
-def verify(world: World, name: str, reporter: Reporter) -> tuple[CheckOutcome, ...]:
+def _require_same_machines(recorded: ClusterSpec, wanted: ClusterSpec) -> None:
+    before = {node.name: node for node in recorded.nodes}
+    after = {node.name: node for node in wanted.nodes}
+    differing = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+    what = ", ".join(differing[:8]) + (" and more" if len(differing) > 8 else "")
+    if not differing and recorded.networks != wanted.networks:
+        what = "its networks"
+    if what:
+        raise ConflictError(
+            f"the file asks for other machines than lab {wanted.name} has ({what}); playbooks alone cannot do that",
+            where=str(wanted.source or ""),
+            fix="hyperscaler provision with this file",
+        )
+
+
+def verify(world: World, name: str, reporter: Reporter, *, wait_seconds: float = 0.0) -> tuple[CheckOutcome, ...]:
     """Probe a provisioned lab.
 
     Raises:
         VerifyError: names every check that failed.
     """
     spec = load_recorded_lab(world.home, name).spec
-    with exclusive_lock(world.home.locks / f"{name}.lock", purpose=f"verify {name}"):
-        lab, store = _opened(world, name)
-        store.start_run("verify")
-        return verify_lab(world, lab, store, spec, reporter)
+    with working_on(world, name, "verify", reporter, wait_seconds=wait_seconds) as work:
+        lab, store = opened_lab(world, name)
+        work.begin(store)
+        Rotator(world, lab, store, spec, reporter, StopFlag()).settle()
+        steps = dataclasses.replace(cluster_steps(world, lab, store, spec, reporter, StopFlag()), configure=None)
+        clusters = work_on_clusters(spec, steps, store)
+        clusters.conclude()
+        return clusters.checks
 
 
 def inventory(world: World, name: str, form: str) -> str:
     """The lab's Ansible inventory; reads only."""
     spec = load_recorded_lab(world.home, name).spec
-    lab, store = _opened(world, name)
+    lab, store = opened_lab(world, name)
     return world.guests.inventory(spec, lab.access(spec.ssh.user, node_gpus(spec, store.state)), form)
 
 
@@ -69,7 +92,7 @@ def ssh_argv(world: World, name: str, node: str, command: Sequence[str]) -> list
     if node not in {known.name for known in spec.nodes}:
         names = ", ".join(known.name for known in spec.nodes)
         raise UsageError(f"lab {name} has no node {node}", fix=f"its nodes are {names}")
-    lab, _ = _opened(world, name)
+    lab, _ = opened_lab(world, name)
     return world.guests.ssh_argv(lab.access(spec.ssh.user), node, command)
 
 
@@ -82,5 +105,13 @@ def kubeconfig(world: World, name: str, *, student: bool) -> str:
     spec = load_recorded_lab(world.home, name).spec
     if spec.kubernetes is None:
         raise UsageError(f"lab {name} has no Kubernetes cluster", fix="add clusters.cloud to its file and provision it")
-    lab, _ = _opened(world, name)
+    lab, _ = opened_lab(world, name)
     return world.guests.kubeconfig(spec, lab.access(spec.ssh.user), student=student)
+
+
+def way_to_lab(world: World, name: str) -> tuple[str, ...]:
+    """What a command on this host must begin with to reach the lab's nodes by their addresses; nothing where they are
+    reachable as they are."""
+    spec = load_recorded_lab(world.home, name).spec
+    lab, _ = opened_lab(world, name)
+    return tuple(lab.access(spec.ssh.user).prefix)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from emulator.app.gpu_planning import GPU_FACT, backend_of, plan_gpus
 from emulator.app.lab import Backends, Lab, namespace_name
-from emulator.app.world import EMBEDDED, AccelerationChoice, World
+from emulator.app.world import EMBEDDED, SYSTEM, AccelerationChoice, SystemHypervisor, World
 from emulator.apply.handler import Handler
+from emulator.apply.hypervisor_record import remembered_hypervisor
 from emulator.apply.state import State
-from emulator.errors import ConflictError, StateError
+from emulator.errors import ConflictError, HypervisorError, StateError
 from emulator.plan.build import Placement, build
 from emulator.plan.diff import diff
-from emulator.plan.model import Observation, Plan, Recorded
+from emulator.plan.model import Observation, Plan, Presence, Recorded
 from emulator.plan.resources import Hypervisor, Resource
 from emulator.ports import DaemonPresence
 from emulator.spec.model import ClusterSpec
@@ -27,8 +29,9 @@ def hypervisor_of(world: World, state: State, spec: ClusterSpec) -> str:
 
     Raises:
         ConflictError: the file now asks for another one.
+        HypervisorError: see `system_may_have`.
     """
-    recorded = state.facts.get(HYPERVISOR_FACT) or _embedded_already(world, state, spec.name)
+    recorded = recorded_hypervisor(world, state, spec.name)
     wanted = spec.hypervisor.uri
     if recorded and wanted not in ("auto", recorded):
         raise ConflictError(
@@ -36,7 +39,32 @@ def hypervisor_of(world: World, state: State, spec: ClusterSpec) -> str:
             where="hypervisor.uri",
             fix=f"set it back to {recorded}, or `hyperscaler destroy {spec.name}` first",
         )
+    if not recorded and wanted == "auto":
+        system_may_have(world, spec.name)
     return recorded or world.choose_hypervisor(wanted)
+
+
+def recorded_hypervisor(world: World, state: State, name: str) -> str:
+    """What a lab runs on by its journal or, where that does not say so, by traces outside of it; else empty."""
+    fact = state.facts.get(HYPERVISOR_FACT, "")
+    return fact or _embedded_already(world, state, name) or remembered_hypervisor(world.home, name)
+
+
+def system_may_have(world: World, name: str) -> bool:
+    """Whether the host's own libvirt answers, so that a lab without a record is to be looked for there.
+
+    Raises:
+        HypervisorError: it does not answer, and its files show that it may have the lab: nobody can tell.
+    """
+    seen = world.system_hypervisor(name)
+    if seen is SystemHypervisor.SILENT:
+        raise HypervisorError(
+            f"nothing was changed: no record tells where lab {name} runs, and the host's libvirt, which has machines "
+            "or networks of such a name, does not answer",
+            where=SYSTEM,
+            fix="start libvirtd (systemctl start libvirtd), then run the same command again",
+        )
+    return seen is SystemHypervisor.ANSWERS
 
 
 def _embedded_already(world: World, state: State, name: str) -> str:
@@ -54,6 +82,7 @@ def backends_of(world: World, state: State, spec: ClusterSpec, *, dry: bool) -> 
         spec.gpu.devices or None,
         dry=dry,
         kubernetes=spec.kubernetes,
+        timeouts=spec.timeouts,
     )
 
 
@@ -68,23 +97,53 @@ def plan_lab(lab: Lab, state: State, spec: ClusterSpec, acceleration: Accelerati
     gpus = plan_gpus(spec, lab.gpus() if lab.gpus else None, state)
     wanted = build(spec, placement, gpus.resources)
     recorded = dict(state.resources)
-    plan = diff(lab.name, wanted, recorded, observe(lab, wanted, recorded), find(lab))
+    with lab.session.pictured():
+        plan = diff(lab.name, wanted, recorded, observe(lab, wanted, recorded), find(lab))
     return dataclasses.replace(plan, notes=(*plan.notes, *gpus.notes))
 
 
 def plan_destroy(lab: Lab, state: State) -> Plan:
     """What `destroy` would do: everything on record, and everything on the host that is marked as the lab's."""
-    return diff(lab.name, (), dict(state.resources), {}, find(lab))
+    with lab.session.pictured():
+        return diff(lab.name, (), dict(state.resources), {}, find(lab))
 
 
 def observe(lab: Lab, wanted: tuple[Resource, ...], recorded: dict[str, Recorded]) -> dict[str, Observation]:
-    """A look at everything wanted, by id."""
+    """A look at everything wanted, by id.
+
+    What labs share is looked at last, and only if something is to be made from it: a lab whose disks are there needs
+    no golden image, nor the sources that it would be made from.
+    """
+    seen = _look(lab, tuple(resource for resource in wanted if not resource.shared), recorded)
+    shared = tuple(resource for resource in wanted if resource.shared)
+    idle = {resource.id for resource in shared if _only_stays(resource, wanted, recorded, seen)}
+    seen |= {key: Observation(Presence.OURS) for key in idle}
+    return seen | _look(lab, tuple(resource for resource in shared if resource.id not in idle), recorded)
+
+
+def _look(lab: Lab, resources: tuple[Resource, ...], recorded: Mapping[str, Recorded]) -> dict[str, Observation]:
     with ThreadPoolExecutor(max_workers=8, thread_name_prefix="observe") as pool:
         looks = {
             resource.id: pool.submit(_handler(lab, resource).observe, resource, recorded.get(resource.id))
-            for resource in wanted
+            for resource in resources
         }
     return {key: look.result() for key, look in looks.items()}
+
+
+def _only_stays(
+    shared: Resource,
+    wanted: tuple[Resource, ...],
+    recorded: Mapping[str, Recorded],
+    seen: Mapping[str, Observation],
+) -> bool:
+    """Whether all that needs this shared thing is there and remains as it is, but for what can change in place."""
+    for user in (resource for resource in wanted if shared.id in resource.needs):
+        record = recorded.get(user.id)
+        if record is None or type(record.resource) is not type(user) or seen[user.id].presence is not Presence.OURS:
+            return False
+        if not set(user.differences(record.resource)) <= user.updatable:
+            return False
+    return True
 
 
 def find(lab: Lab) -> tuple[Resource, ...]:
@@ -98,6 +157,7 @@ def find(lab: Lab) -> tuple[Resource, ...]:
 
 _ORDER = (
     "hypervisor",
+    "firewall",
     "network",
     "mig-mode",
     "virtual-functions",

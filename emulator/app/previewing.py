@@ -21,5 +21,5 @@ def preview(world: World, loaded: LoadedLab, reporter: Reporter) -> Plan:
         reporter.warn(acceleration.warning)
     state = StateStore(Journal(world.home.lab(spec.name).journal)).state
     lab = open_lab(world, spec.name, backends_of(world, state, spec, dry=True))
-    require_fit(world, loaded, lab.backends.hypervisor, state, reporter)
+    require_fit(world, loaded, lab, state, reporter)
     return plan_lab(lab, state, spec, acceleration)

@@ -10,24 +10,30 @@ from dataclasses import dataclass, field
 
 from emulator import ids
 from emulator.app.boot import Guest, HostKeyBook, wait_for_guests
+from emulator.app.clusters import CONFIGURE_FACT, VERIFY_FACT, ClusterSteps, work_on_clusters
+from emulator.app.departures import drain_departing
 from emulator.app.files import LoadedLab
 from emulator.app.gpu_map import write_mdev_map
 from emulator.app.gpu_planning import GPU_FACT, node_gpus
+from emulator.app.kubeconfigs import hand_out_kubeconfigs
 from emulator.app.lab import Lab, open_lab
+from emulator.app.ledger_repair import mend_ledgers
 from emulator.app.planning import HYPERVISOR_FACT, backends_of, plan_lab, refuse_blocked
+from emulator.app.rotation import Rotator
 from emulator.app.validating import require_fit
+from emulator.app.work import Work, tell_damage, working_on
 from emulator.app.world import CheckOutcome, World
-from emulator.apply.executor import Executor
+from emulator.apply.executor import Applied, Executor, InterruptedRunError
 from emulator.apply.handler import StopFlag
 from emulator.apply.handlers.files import private_directory, write_private
+from emulator.apply.hypervisor_record import remember_hypervisor
 from emulator.apply.journal import Journal
-from emulator.apply.lock import exclusive_lock
 from emulator.apply.state import StateStore
-from emulator.errors import ConflictError, HyperscalerError, StateError, VerifyError
+from emulator.errors import ConflictError, HyperscalerError
 from emulator.plan.model import Plan
 from emulator.ports import DomainState, GuestAddress
 from emulator.progress import Event, Reporter, Status
-from emulator.spec.model import ClusterSpec
+from emulator.spec.model import ClusterKind, ClusterSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +65,13 @@ def provision(world: World, loaded: LoadedLab, options: Options, reporter: Repor
     Raises:
         ConflictError: another command works on the lab, or something foreign is in the way.
         VerifyError: everything was made, but a probe failed.
+        HyperscalerError: something failed; a cluster that it does not touch was brought up all the same, and the
+            message says so.
     """
     started = time.monotonic()
     spec = loaded.spec
-    lock = world.home.locks / f"{spec.name}.lock"
-    with exclusive_lock(lock, purpose=f"{options.command} {spec.name}", wait_seconds=options.wait_seconds):
+    seconds = options.wait_seconds
+    with working_on(world, spec.name, options.command, reporter, wait_seconds=seconds, stop=stop) as work:
         lab, store, plan = _plan(world, loaded, reporter)
         if options.expected_plan not in (None, plan.digest):
             raise ConflictError(
@@ -73,13 +81,20 @@ def provision(world: World, loaded: LoadedLab, options: Options, reporter: Repor
         refuse_blocked(plan)
         if not options.confirm(plan):
             return ProvisionResult(plan, declined=True)
-        _prepare(lab, store, loaded.source, options.command)
+        _prepare(world, lab, store, loaded.source, work)
         lab = open_lab(world, spec.name, dataclasses.replace(lab.backends, dry=False))
-        _apply(lab, store, plan, reporter, stop)
-        _boot(world, lab, spec, reporter, stop)
-        outcome = configure_lab(world, lab, store, spec, reporter, stop)
-        checks = verify_lab(world, lab, store, spec, reporter)
-        return ProvisionResult(plan, False, outcome, checks, time.monotonic() - started)
+        rotator = Rotator(world, lab, store, spec, reporter, stop)
+        rotator.settle()
+        drain_departing(plan, spec, world.guests.shell(lab.access(spec.ssh.user)), reporter)
+        applied = _apply(lab, store, plan, spec, reporter, stop)
+        intact = [kind for kind in spec.clusters if applied.is_intact(kind.value)]
+        steps = cluster_steps(world, lab, store, spec, reporter, stop)
+        steps = dataclasses.replace(steps, boot=_booting(world, lab, spec, reporter, stop))
+        clusters = work_on_clusters(spec, steps, store, kinds=intact)
+        clusters.conclude(applied.error)
+        rotator.finish_pending()
+        hand_out_kubeconfigs(world, lab, spec)
+        return ProvisionResult(plan, False, clusters.changed, clusters.checks, time.monotonic() - started)
 
 
 def _plan(world: World, loaded: LoadedLab, reporter: Reporter) -> tuple[Lab, StateStore, Plan]:
@@ -88,24 +103,24 @@ def _plan(world: World, loaded: LoadedLab, reporter: Reporter) -> tuple[Lab, Sta
     if acceleration.warning:
         reporter.warn(acceleration.warning)
     store = StateStore(Journal(world.home.lab(spec.name).journal))
-    for damage in store.damage:
-        kind = "its last line was cut off by a crash" if damage.torn else damage.why
-        reporter.warn(f"{store.journal.path}:{damage.line}: {kind}; what is on the host is looked at instead")
+    tell_damage(store, reporter)
+    mend_ledgers(world, spec.name, reporter)
     lab = open_lab(world, spec.name, backends_of(world, store.state, spec, dry=True))
-    require_fit(world, loaded, lab.backends.hypervisor, store.state, reporter)
+    require_fit(world, loaded, lab, store.state, reporter)
     reporter.event(Event("plan", spec.name, Status.STARTED, "looking at the host"))
     plan = plan_lab(lab, store.state, spec, acceleration)
     reporter.event(Event("plan", spec.name, Status.DONE, f"{len(plan.changes)} changes"))
     return lab, store, plan
 
 
-def _prepare(lab: Lab, store: StateStore, source: bytes, command: str) -> None:
+def _prepare(world: World, lab: Lab, store: StateStore, source: bytes, work: Work) -> None:
     for directory in (lab.paths.root, lab.paths.logs, lab.paths.console):
         private_directory(directory)
     kept = store.rewrite_damaged()
-    store.start_run(command, **({"damaged_journal": str(kept)} if kept else {}))
+    work.begin(store, **({"damaged_journal": str(kept)} if kept else {}))
     write_private(lab.paths.spec, source)
-    for phase in ("phase/configure", "phase/verify"):
+    remember_hypervisor(world.home, lab.name, lab.backends.hypervisor)
+    for phase in (CONFIGURE_FACT, VERIFY_FACT):
         if store.state.facts.get(phase, "pending") != "pending":
             store.fact(phase, "pending")
     for name, value in ((HYPERVISOR_FACT, lab.backends.hypervisor), (GPU_FACT, lab.backends.gpu)):
@@ -113,19 +128,27 @@ def _prepare(lab: Lab, store: StateStore, source: bytes, command: str) -> None:
             store.fact(name, value)
 
 
-def _apply(lab: Lab, store: StateStore, plan: Plan, reporter: Reporter, stop: StopFlag) -> None:
-    """Carry out the plan; the map of GPU devices is brought up to date also when that fails half way."""
-    try:
-        if not plan.is_empty:
-            Executor(lab.handlers, store, reporter, stop=stop).apply(plan)
-    except HyperscalerError:
-        with contextlib.suppress(HyperscalerError, OSError):  # the first error is the one to tell
-            write_mdev_map(lab.paths, store.state)
-        raise
-    write_mdev_map(lab.paths, store.state)
+def _apply(lab: Lab, store: StateStore, plan: Plan, spec: ClusterSpec, reporter: Reporter, stop: StopFlag) -> Applied:
+    """Carry out the plan; the map of GPU devices is brought up to date also when that fails half way.
+
+    Raises:
+        HyperscalerError: something failed or a stop was asked for, and no cluster has all that it needs.
+    """
+    applied = Executor(lab.handlers, store, reporter, stop=stop).run(plan)
+    if applied.error is None:
+        write_mdev_map(lab.paths, store.state)
+        return applied
+    with contextlib.suppress(HyperscalerError, OSError):  # the first error is the one to tell
+        write_mdev_map(lab.paths, store.state)
+    if stop.is_set() or not any(applied.is_intact(kind) for kind in spec.clusters):
+        raise applied.error
+    return applied
 
 
-def _boot(world: World, lab: Lab, spec: ClusterSpec, reporter: Reporter, stop: StopFlag) -> None:
+def _booting(
+    world: World, lab: Lab, spec: ClusterSpec, reporter: Reporter, stop: StopFlag
+) -> Callable[[ClusterKind], None]:
+    """What waits for the nodes of a cluster; their host keys go into one book for the whole lab."""
     access = lab.access(spec.ssh.user)
     hypervisor = lab.session.get()
 
@@ -136,49 +159,34 @@ def _boot(world: World, lab: Lab, spec: ClusterSpec, reporter: Reporter, stop: S
 
         return look
 
-    guests = [
-        Guest(
-            GuestAddress(node.name, node.ip, spec.ssh.user),
-            lab.paths.console / f"{node.name}.log",
-            running(ids.host_name(spec.name, node.name)),
-        )
-        for node in spec.nodes
-    ]
     world.guests.write_access(spec, access, None)
     book = HostKeyBook(world.guests.parse_host_keys, lambda keys: world.guests.write_access(spec, access, keys))
     shell = world.guests.shell(access)
-    wait_for_guests(guests, book, shell, reporter, timeout=spec.timeouts.boot, stop=stop)
-    if stop.is_set():
-        raise StateError("stopped on request while the nodes booted", fix="run the same command again to go on")
+
+    def boot(kind: ClusterKind) -> None:
+        guests = [
+            Guest(
+                GuestAddress(node.name, node.ip, spec.ssh.user),
+                lab.paths.console / f"{node.name}.log",
+                running(ids.host_name(spec.name, node.name)),
+            )
+            for node in spec.nodes_of(kind)
+        ]
+        wait_for_guests(guests, book, shell, reporter, timeout=spec.timeouts.boot, stop=stop)
+        if stop.is_set():
+            raise InterruptedRunError(
+                "stopped on request while the nodes booted", fix="run the same command again to go on"
+            )
+
+    return boot
 
 
-def configure_lab(
+def cluster_steps(
     world: World, lab: Lab, store: StateStore, spec: ClusterSpec, reporter: Reporter, stop: StopFlag
-) -> Mapping[str, int]:
-    """Run the playbooks; returns changed tasks by node."""
-    store.fact("phase/configure", "begun")
+) -> ClusterSteps:
+    """How a cluster whose nodes run is configured and verified."""
     access = lab.access(spec.ssh.user, node_gpus(spec, store.state))
-    outcome = world.guests.configure(spec, access, reporter, stop)
-    store.fact("phase/configure", "done")
-    return outcome.changed
-
-
-def verify_lab(
-    world: World, lab: Lab, store: StateStore, spec: ClusterSpec, reporter: Reporter
-) -> tuple[CheckOutcome, ...]:
-    """Probe the lab.
-
-    Raises:
-        VerifyError: names every check that failed.
-    """
-    checks = world.guests.verify(spec, lab.access(spec.ssh.user, node_gpus(spec, store.state)), reporter)
-    failed = [check for check in checks if not check.ok]
-    store.fact("phase/verify", "failed" if failed else "done")
-    if failed:
-        lines = "\n    ".join(f"{check.name}: {check.detail}" for check in failed)
-        raise VerifyError(
-            f"{len(failed)} of {len(checks)} checks failed:\n    {lines}",
-            where=spec.name,
-            fix=f"hyperscaler ssh {spec.name} {spec.nodes[0].name}, then look at the services' logs",
-        )
-    return checks
+    return ClusterSteps(
+        configure=lambda kind: world.guests.configure(spec, kind, access, reporter, stop).changed,
+        verify=lambda kind: world.guests.verify(spec, kind, access, reporter),
+    )

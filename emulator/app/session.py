@@ -3,10 +3,31 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from emulator.errors import HypervisorError
-from emulator.ports import DaemonPresence, Hypervisor, HypervisorDaemon
+from emulator.ports import DaemonPresence, DomainInfo, Hypervisor, HypervisorDaemon, HypervisorView, NetworkInfo
+
+
+class HypervisorPicture:
+    """What a hypervisor had at one moment: 500 nodes are looked for in it, and each listing is done once."""
+
+    def __init__(self, hypervisor: HypervisorView) -> None:
+        self._domains = {info.name: info for info in hypervisor.domains()}
+        self._networks = {info.name: info for info in hypervisor.networks()}
+
+    def domains(self) -> tuple[DomainInfo, ...]:
+        return tuple(self._domains.values())
+
+    def domain(self, name: str) -> DomainInfo | None:
+        return self._domains.get(name)
+
+    def networks(self) -> tuple[NetworkInfo, ...]:
+        return tuple(self._networks.values())
+
+    def network(self, name: str) -> NetworkInfo | None:
+        return self._networks.get(name)
 
 
 class LazySession:
@@ -21,6 +42,7 @@ class LazySession:
         self._daemon = daemon
         self._lock = threading.Lock()
         self._connection: Hypervisor | None = None
+        self._picture: HypervisorPicture | None = None
         self._down = False  # seen so; holds until `reset`, because each look walks through all processes
 
     @property
@@ -37,6 +59,19 @@ class LazySession:
                     return None
                 self._connection = self._open()
             return self._connection
+
+    def view(self) -> HypervisorView | None:
+        return self._picture or self.peek()
+
+    @contextmanager
+    def pictured(self) -> Iterator[None]:
+        """While the block runs, `view` shows the hypervisor as it was at the block's beginning."""
+        connection = self.peek()
+        self._picture = HypervisorPicture(connection) if connection is not None else None
+        try:
+            yield
+        finally:
+            self._picture = None
 
     def get(self) -> Hypervisor:
         connection = self.peek()

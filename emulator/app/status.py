@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from emulator import ids
-from emulator.app.files import lab_names, load_recorded_lab
+from emulator.app.autostart import has_autostart
+from emulator.app.files import lab_names, load_recorded_lab, require_lab_name
 from emulator.app.lab import Backends, open_lab
-from emulator.app.planning import HYPERVISOR_FACT
+from emulator.app.planning import HYPERVISOR_FACT, backends_of, plan_lab
 from emulator.app.world import World
 from emulator.apply.journal import Journal
 from emulator.apply.lock import holder_of
-from emulator.apply.state import StateStore
-from emulator.errors import HyperscalerError
+from emulator.apply.rotation import pending_rotations
+from emulator.apply.state import State, StateStore
+from emulator.errors import HyperscalerError, UsageError
+from emulator.plan.resources import Domain
 from emulator.ports import DomainInfo
 from emulator.spec.model import ClusterSpec, NodeSpec
+
+DRIFT_LINES = 8
+"""How many differences between record and host are told one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +48,7 @@ class LabStatus:
     clusters: Mapping[str, str]
     busy: str
     problems: tuple[str, ...]
+    autostart: bool = False
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -62,29 +69,35 @@ class LabStatus:
             ],
             "clusters": dict(self.clusters),
             "busy": self.busy,
+            "autostart": self.autostart,
             "problems": list(self.problems),
         }
 
 
 @dataclass(frozen=True, slots=True)
 class LabLine:
-    """One lab in the list of all."""
+    """One lab in the list of all. `problem` tells why its record cannot be read; the figures are empty then."""
 
     name: str
     nodes: int
     resources: int
     verified: str
     busy: str
+    problem: str = ""
 
 
 def list_labs(world: World) -> tuple[LabLine, ...]:
     """All labs with a directory on this host."""
     lines = []
     for name in lab_names(world.home):
-        state = StateStore(Journal(world.home.lab(name).journal)).state
+        busy = holder_of(world.home.locks / f"{name}.lock")
+        try:
+            state = StateStore(Journal(world.home.lab(name).journal)).state
+        except HyperscalerError as error:  # one lab must not keep the others from sight
+            lines.append(LabLine(name, 0, 0, "unknown", busy, error.what))
+            continue
         nodes = sum(1 for key in state.resources if key.startswith("domain/"))
         verified = state.facts.get("phase/verify", "never")
-        busy = holder_of(world.home.locks / f"{name}.lock")
         lines.append(LabLine(name, nodes, len(state.resources), verified, busy))
     return tuple(lines)
 
@@ -92,10 +105,19 @@ def list_labs(world: World) -> tuple[LabLine, ...]:
 def lab_status(world: World, name: str) -> LabStatus:
     """One lab: what is recorded, what libvirt says, what Slurm says.
 
+    A lab whose first `provision` has just begun has no file yet: what is known of it is told all the same.
+
     Raises:
         UsageError: there is no such lab.
     """
-    spec = load_recorded_lab(world.home, name).spec
+    require_lab_name(name)
+    busy = holder_of(world.home.locks / f"{name}.lock")
+    try:
+        spec = load_recorded_lab(world.home, name).spec
+    except UsageError:
+        if not (busy or world.home.lab(name).root.is_dir()):
+            raise
+        return _unfinished(world, name, busy)
     store = StateStore(Journal(world.home.lab(name).journal))
     state = store.state
     hypervisor = state.facts.get(HYPERVISOR_FACT, "")
@@ -109,10 +131,32 @@ def lab_status(world: World, name: str) -> LabStatus:
         for record in state.resources.values()
         if record.open_action
     ]
+    problems += _rotations(world, name)
+    if domains is not None and not busy:
+        stopped = {f"{Domain.kind}/{node.name}" for node in nodes if node.state not in ("running", "absent")}
+        problems += _drift(world, spec, state, told=stopped)
     clusters = _clusters(world, spec, hypervisor) if all(node.state == "running" for node in nodes) else {}
     phases = {key.removeprefix("phase/"): value for key, value in state.facts.items() if key.startswith("phase/")}
-    busy = holder_of(world.home.locks / f"{name}.lock")
-    return LabStatus(name, hypervisor, phases, nodes, clusters, busy, tuple(problems))
+    return LabStatus(name, hypervisor, phases, nodes, clusters, busy, tuple(problems), has_autostart(world, name))
+
+
+def _rotations(world: World, name: str) -> list[str]:
+    try:
+        pending = pending_rotations(world.home.lab(name))
+    except HyperscalerError as error:
+        return [error.what]
+    return [
+        f"the rotation of {files.secret} did not end; `hyperscaler rotate {name} {files.secret}` goes on with it"
+        for files in pending
+    ]
+
+
+def _unfinished(world: World, name: str, busy: str) -> LabStatus:
+    """A lab without its file: `provision` has not come so far, or the file was lost."""
+    state = StateStore(Journal(world.home.lab(name).journal)).state
+    problem = "being made" if busy else "its file is missing; provision it again from your own, or destroy it"
+    hypervisor = state.facts.get(HYPERVISOR_FACT, "")
+    return LabStatus(name, hypervisor, {}, (), {}, busy, (problem,), has_autostart(world, name))
 
 
 def _domains(world: World, name: str, hypervisor: str) -> tuple[Mapping[str, DomainInfo] | None, list[str]]:
@@ -131,6 +175,21 @@ def _node(spec: ClusterSpec, node: NodeSpec, domains: Mapping[str, DomainInfo] |
     info = domains.get(ids.host_name(spec.name, node.name)) if domains is not None else None
     state = info.state.value if info else ("absent" if domains is not None else "unknown")
     return NodeStatus(node.name, node.role.value, str(node.ip), node.cpu_cores, node.memory_mib, state)
+
+
+def _drift(world: World, spec: ClusterSpec, state: State, *, told: Collection[str]) -> list[str]:
+    """What `provision` of the recorded file would change now, a line each; `told` is left out."""
+    try:
+        lab = open_lab(world, spec.name, backends_of(world, state, spec, dry=True))
+        plan = plan_lab(lab, state, spec, world.accelerate(spec.hypervisor.acceleration))
+    except HyperscalerError as error:
+        return [f"cannot be compared with the host: {error.what.splitlines()[0]}"]
+    lines = [f"{blocker.resource_id}: {blocker.what}" for blocker in plan.blockers]
+    for change in plan.changes:
+        if change.resource.id not in told:
+            lines.append(f"{change.resource.id}: {change.reason} ({change.action.value} by `hyperscaler provision`)")
+    shown = lines[:DRIFT_LINES]
+    return [*shown, f"and {len(lines) - len(shown)} more"] if len(lines) > len(shown) else shown
 
 
 def _clusters(world: World, spec: ClusterSpec, hypervisor: str) -> Mapping[str, str]:

@@ -2,50 +2,81 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from emulator.app.files import LoadedLab, load_lab_file
+from emulator.app.gpu_planning import plan_gpus
+from emulator.app.gpus import host_gpus
+from emulator.app.lab import Lab, open_lab
+from emulator.app.planning import backends_of
 from emulator.app.world import EMBEDDED, World
-from emulator.apply.state import State
-from emulator.errors import HostNotFitError
+from emulator.apply.journal import Journal
+from emulator.apply.state import State, StateStore
+from emulator.errors import ConflictError, HostNotFitError, HyperscalerError
 from emulator.host.facts import HostFacts
-from emulator.plan.resources import Network
+from emulator.plan.resources import Domain, Network, Resource
 from emulator.progress import Reporter
-from emulator.spec.feasibility import check_host
-from emulator.spec.findings import Report
+from emulator.spec.feasibility import CONFLICTS, check_host
+from emulator.spec.findings import Finding, Report, Severity
+from emulator.spec.model import GpuBackend
 
 
-def judge_host(loaded: LoadedLab, facts: HostFacts, *, hypervisor: str, state: State | None = None) -> Report:
-    """The file's report with what this host has to say; a lab's own nodes and bridges do not count against it."""
+def judge_host(loaded: LoadedLab, facts: HostFacts, lab: Lab, state: State) -> Report:
+    """The file's report with what this host has to say; a lab's own nodes and bridges do not count against it.
+
+    Its own are those on record, and those that bear its marks, since a record can be lost.
+    """
     if loaded.maybe_spec is None:
         return loaded.report
-    resources = state.resources if state else {}
-    networks = [record.resource for record in resources.values() if isinstance(record.resource, Network)]
-    findings = check_host(
+    ours = [record.resource for record in state.resources.values()]
+    ours += [item for kind in (Network.kind, Domain.kind) for item in lab.handlers[kind].find(lab.name)]
+    view = lab.session.view()
+    holders = {
+        info.bridge: f"network {info.name} ({lab.identity.whose(info.owner)})"
+        for info in (view.networks() if view else ())
+    }
+    private = lab.backends.hypervisor == EMBEDDED
+    return loaded.report.extended(host_findings(loaded, facts, ours, private_network=private, holders=holders))
+
+
+def host_findings(
+    loaded: LoadedLab,
+    facts: HostFacts,
+    ours: Sequence[Resource],
+    *,
+    private_network: bool,
+    holders: Mapping[str, str] | None = None,
+) -> list[Finding]:
+    """What a host has to say about a valid file; `ours` is what the lab has on it already, `holders` whose the
+    bridges are."""
+    return check_host(
         loaded.spec,
         facts,
         report=loaded.report,
-        private_network=hypervisor == EMBEDDED,
-        own_bridges=[network.bridge for network in networks],
-        existing=[key.removeprefix("domain/") for key in resources if key.startswith("domain/")],
+        private_network=private_network,
+        own_bridges=[item.bridge for item in ours if isinstance(item, Network)],
+        existing=[item.name for item in ours if isinstance(item, Domain)],
+        holders=holders,
     )
-    return loaded.report.extended(findings)
 
 
-def require_fit(world: World, loaded: LoadedLab, hypervisor: str, state: State, reporter: Reporter) -> None:
+def require_fit(world: World, loaded: LoadedLab, lab: Lab, state: State, reporter: Reporter) -> None:
     """Tell what this machine has to say about a valid file.
 
     Raises:
+        ConflictError: somebody else has a bridge or a subnet of the lab.
         HostNotFitError: the lab cannot run here.
     """
-    report = judge_host(loaded, world.host_facts(), hypervisor=hypervisor, state=state)
+    report = judge_host(loaded, world.host_facts(), lab, state)
     for finding in report.warnings:
         if finding not in loaded.report.warnings:
             reporter.warn(f"{finding.where}: {finding.path}: {finding.what}")
     if report.errors:
         first = report.errors[0]
         more = f" (and {len(report.errors) - 1} more; see `hyperscaler validate --host`)" if report.errors[1:] else ""
-        raise HostNotFitError(
+        kind = ConflictError if first.code in CONFLICTS else HostNotFitError
+        raise kind(
             f"{loaded.spec.name} does not fit on this host: {first.what}{more}", where=first.where, fix=first.fix
         )
 
@@ -55,5 +86,28 @@ def validate(file: Path, world: World | None) -> Report:
     loaded = load_lab_file(file)
     if world is None or loaded.maybe_spec is None:
         return loaded.report
-    hypervisor = world.choose_hypervisor(loaded.spec.hypervisor.uri)
-    return judge_host(loaded, world.host_facts(), hypervisor=hypervisor)
+    name = loaded.spec.name
+    state = StateStore(Journal(world.home.lab(name).journal)).state
+    lab = open_lab(world, name, backends_of(world, state, loaded.spec, dry=True))
+    report = judge_host(loaded, world.host_facts(), lab, state)
+    return report.extended(judge_boards(world, loaded, state))
+
+
+def judge_boards(world: World, loaded: LoadedLab, state: State) -> tuple[Finding, ...]:
+    """What keeps the host's boards from serving the file, as a plan would find it; simulated boards always serve."""
+    spec = loaded.spec
+    if not spec.gpu.devices or spec.gpu.backend is GpuBackend.SIMULATED:
+        return ()
+    host = host_gpus(world)
+    try:
+        plan_gpus(spec, host, state)
+    except HyperscalerError as error:
+        path = error.where if error.where.startswith("global.") else "global.gpu_allocation"
+        place = loaded.report.position_of(path)
+        finding = Finding(
+            Severity.ERROR, "gpu.host", loaded.report.file, place.line, place.column, path, error.what, error.fix
+        )
+        return (finding,)
+    finally:
+        host.nvml.close()
+    return ()

@@ -4,20 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
+from emulator.access.model import LabUser
 from emulator.apply.handler import StopFlag
 from emulator.apply.handlers.gpu_carve import GpuHost
 from emulator.apply.handlers.image import Images
+from emulator.filter_ports import PacketFilter
 from emulator.host.facts import HostFacts
 from emulator.inventory.model import NodeGpu
 from emulator.paths import Home, LabPaths
 from emulator.ports import DiskTool, GuestShell, Hypervisor, HypervisorDaemon, ProcessRunner
 from emulator.progress import Reporter
-from emulator.spec.model import Acceleration, ClusterSpec, GpuDeviceSpec, KubernetesSpec
+from emulator.rotation.model import RotatedSecret
+from emulator.spec.model import Acceleration, ClusterKind, ClusterSpec, GpuDeviceSpec, KubernetesSpec
 
 EMBEDDED = "embedded"
+SYSTEM = "qemu:///system"
+
+
+class SystemHypervisor(StrEnum):
+    """What can be said of the host's own libvirt with a view to one lab.
+
+    `empty`: it does not answer, and what it keeps on disk shows that it has nothing of the lab (or it is not
+    installed). `silent`: it does not answer, and may have something.
+    """
+
+    ANSWERS = "answers"
+    EMPTY = "empty"
+    SILENT = "silent"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +53,20 @@ class Access:
     user: str
     prefix: tuple[str, ...]
     gpus: Mapping[str, tuple[NodeGpu, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateOrder:
+    """A certificate for `user`, good for `seconds` from now. `public_key`: theirs; empty for one that is made, or was
+    made before, in `directory`. `forwarding`: whether ports and agents may be forwarded."""
+
+    user: str
+    serial: int
+    seconds: int
+    directory: Path
+    public_key: str = ""
+    forwarding: bool = False
+    nodes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +98,44 @@ class Guests(Protocol):
 
     def shell(self, access: Access) -> GuestShell: ...
 
-    def configure(self, spec: ClusterSpec, access: Access, reporter: Reporter, stop: StopFlag) -> ConfigureOutcome: ...
+    def configure(
+        self,
+        spec: ClusterSpec,
+        kind: ClusterKind,
+        access: Access,
+        reporter: Reporter,
+        stop: StopFlag,
+        tags: tuple[str, ...] = (),
+    ) -> ConfigureOutcome:
+        """Run the playbook of one cluster, or only its tasks with one of `tags`."""
+        ...
+
+    def issue(self, spec: ClusterSpec, access: Access, order: CertificateOrder) -> str:
+        """Put into the order's directory what its user logs in with: certificate, configuration and, unless the key
+        is theirs, a key pair. Returns the certified key as `TYPE BASE64`.
+        """
+        ...
+
+    def refusing(self, spec: ClusterSpec, access: Access, key: Path) -> tuple[str, ...]:
+        """Names of the nodes that do not let the tool in with the private key at `key`."""
+        ...
+
+    def prove(
+        self, spec: ClusterSpec, secret: RotatedSecret, access: Access, reporter: Reporter
+    ) -> tuple[CheckOutcome, ...]:
+        """Try a secret that was rotated: log in, run a job, check certificates."""
+        ...
+
+    def hand_kubeconfig(
+        self, spec: ClusterSpec, access: Access, user: LabUser, *, seconds: int, directory: Path
+    ) -> None:
+        """Put a kubeconfig of a user whom the cluster knows into the directory, good for `seconds` from now.
+
+        Raises:
+            VerifyError: the control plane gives no token.
+            CommandError: it cannot be asked.
+        """
+        ...
 
     def inventory(self, spec: ClusterSpec, access: Access, form: str) -> str:
         """The Ansible inventory as `ini`, `yaml` or `json`."""
@@ -85,7 +153,11 @@ class Guests(Protocol):
         """A kubeconfig of the lab's Kubernetes cluster: the admin's, or the restricted student's."""
         ...
 
-    def verify(self, spec: ClusterSpec, access: Access, reporter: Reporter) -> tuple[CheckOutcome, ...]: ...
+    def verify(
+        self, spec: ClusterSpec, kind: ClusterKind, access: Access, reporter: Reporter
+    ) -> tuple[CheckOutcome, ...]:
+        """Probe one cluster."""
+        ...
 
 
 class GpuOpener(Protocol):
@@ -96,19 +168,40 @@ class GpuOpener(Protocol):
         ...
 
 
+class Units(Protocol):
+    """What the host's init starts with the machine."""
+
+    def read(self, name: str) -> str | None: ...
+
+    def is_enabled(self, name: str) -> bool: ...
+
+    def enable(self, name: str, text: str) -> None: ...
+
+    def remove(self, name: str) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class World:
-    """Ports and choosers. `choose_hypervisor` maps the file's `hypervisor.uri` to `embedded` or a libvirt URI;
-    `images` opens the store for labs with this Kubernetes, which is an input of their image."""
+    """Ports and choosers.
+
+    `host_locks` is the directory of the locks around what labs of all homes share. `choose_hypervisor` maps the file's
+    `hypervisor.uri` to `embedded` or a libvirt URI; `system_hypervisor` looks at the host's own libvirt on behalf of a
+    lab. `images` opens the store for labs with this Kubernetes, which is an input of their image. What
+    `connect` and `packet_filter` take last is the argv prefix that enters the network namespace of the guests.
+    """
 
     home: Home
+    host_locks: Path
     runner: ProcessRunner
     disks: DiskTool
     images: Callable[[KubernetesSpec | None], Images]
     guests: Guests
     choose_hypervisor: Callable[[str], str]
+    system_hypervisor: Callable[[str], SystemHypervisor]
     accelerate: Callable[[Acceleration], AccelerationChoice]
     daemon: Callable[[Path, str], HypervisorDaemon]
     connect: Callable[[str, tuple[str, ...]], Hypervisor]
+    packet_filter: Callable[[tuple[str, ...]], PacketFilter]
     host_facts: Callable[[], HostFacts]
     gpus: GpuOpener
+    units: Units

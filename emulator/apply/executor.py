@@ -1,24 +1,30 @@
 """Carries out a plan: a bounded pool of threads over the dependency graph, every effect journalled.
 
-A step starts when everything it waits for has ended and been recorded. After a failure or a stop request no
-new step starts, those under way end, and what was done stays on record for the next run.
+A step starts when everything it waits for has ended and been recorded. After a stop request no new step starts,
+those under way end, and what was done stays on record for the next run. After a failure the same holds for all steps
+but those of a cluster that the failed ones have no part in.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from emulator.apply.handler import ApplyContext, Handler, StopFlag
 from emulator.apply.state import StateStore
 from emulator.errors import HyperscalerError, StateError
+from emulator.plan.clusters import clusters_served
 from emulator.plan.graph import dependents
 from emulator.plan.model import Action, Change, Plan
 from emulator.plan.resources import Resource
 from emulator.progress import Event, Reporter, Status
+
+EVERY_CLUSTER = "*"
+"""Doomed by the failure of a step that serves no cluster in particular."""
 
 HandlerTable = Mapping[str, Handler[Any]]
 
@@ -45,6 +51,18 @@ class StepFailure:
     error: HyperscalerError
 
 
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """How a plan went: `error` tells why not all was carried out, `doomed` holds the clusters that miss something."""
+
+    error: HyperscalerError | None = None
+    doomed: frozenset[str] = frozenset()
+
+    def is_intact(self, cluster: str) -> bool:
+        """Whether everything that this cluster (`hpc`, `cloud`) needs was carried out."""
+        return not self.doomed & {cluster, EVERY_CLUSTER}
+
+
 def steps_of(plan: Plan) -> tuple[dict[str, Step], dict[str, set[str]]]:
     """The plan as steps by key and, for each, the keys it waits for."""
     steps: dict[str, Step] = {}
@@ -58,8 +76,10 @@ def steps_of(plan: Plan) -> tuple[dict[str, Step], dict[str, set[str]]]:
         for need in _needs(step):
             if step.is_delete and f"delete {need}" in steps:
                 waits[f"delete {need}"].add(key)  # dependents go first
-            elif f"ensure {need}" in steps:
-                waits[key].add(f"ensure {need}")  # a delete, too, needs a hypervisor that runs
+            elif (made := steps.get(f"ensure {need}")) and step.is_delete and made.resource.outlives_departing:
+                waits[made.key].add(key)
+            elif made:
+                waits[key].add(made.key)  # a delete, too, needs a hypervisor that runs
         if not step.is_delete:
             group = step.resource.waits_for_group
             waits[key] |= {
@@ -96,6 +116,19 @@ def _needs(step: Step) -> tuple[str, ...]:
     return step.resource.needs
 
 
+@contextmanager
+def os_errors_told(subject: str) -> Iterator[None]:
+    """A full disk or a missing permission can meet any line of a handler; it is a failure of that step alone."""
+    try:
+        yield
+    except OSError as error:
+        raise HyperscalerError(
+            f"{subject} failed: {error.strerror or error}",
+            where=str(error.filename or subject),
+            fix="free space on that file system or mend its permissions, then run the command again",
+        ) from error
+
+
 class Executor:
     """Applies plans. `workers` bounds how many effects run at once."""
 
@@ -122,14 +155,23 @@ class Executor:
                 done until then is on record.
             InterruptedRunError: a stop was asked for.
         """
+        error = self.run(plan).error
+        if error is not None:
+            raise error
+
+    def run(self, plan: Plan) -> Applied:
+        """Carry out what can be carried out. A cluster that no failed step serves is made to its end."""
         steps, waits = steps_of(plan)
+        serves = clusters_served([step.resource for step in steps.values()])
         failures: list[StepFailure] = []
         finished: list[Step] = []
+        doomed: frozenset[str] = frozenset()
         running: dict[Future[None], str] = {}
         with ThreadPoolExecutor(max_workers=self._workers, thread_name_prefix="apply") as pool:
             while waits or running:
-                if not failures and not self._stop.is_set():
-                    for key in [key for key, blocked in waits.items() if not blocked]:
+                for key in [key for key, blocked in waits.items() if not blocked]:
+                    may_go_on = EVERY_CLUSTER not in doomed and serves[steps[key].resource.id] - doomed
+                    if not self._stop.is_set() and (not failures or may_go_on):
                         del waits[key]
                         running[pool.submit(self._run, plan.lab, steps[key])] = key
                 if not running:
@@ -144,10 +186,12 @@ class Executor:
                             blocked.discard(key)
                     elif isinstance(error, HyperscalerError):
                         failures.append(StepFailure(steps[key].resource, error))
+                        doomed |= serves[steps[key].resource.id] or {EVERY_CLUSTER}
                     else:
                         raise error
         self._roll_back(plan.lab, finished, {failure.resource.group for failure in failures} - {""})
-        self._conclude(failures, unstarted=sorted(waits))
+        left = frozenset().union(*(serves[steps[key].resource.id] for key in waits))
+        return Applied(self._error(failures, unstarted=sorted(waits)), doomed | left)
 
     def _roll_back(self, lab: str, finished: list[Step], groups: set[str]) -> None:
         """Undo, newest first, what this run made of the groups in which something failed.
@@ -162,24 +206,26 @@ class Executor:
                 except HyperscalerError as error:
                     self._reporter.warn(f"{step.resource.id} could not be rolled back: {error.what}")
 
-    def _conclude(self, failures: list[StepFailure], *, unstarted: list[str]) -> None:
+    def _error(self, failures: list[StepFailure], *, unstarted: list[str]) -> HyperscalerError | None:
         if failures:
             first = failures[0].error
-            others = ", ".join(failure.resource.id for failure in failures[1:])
+            others = [failure.resource.id for failure in failures[1:]]
             if others:
-                first.what += f" (also failed: {others})"
+                more = f" and {len(others) - 8} more" if len(others) > 8 else ""
+                first.what += f" (also failed: {', '.join(others[:8])}{more})"
             if not first.where:
                 first.where = failures[0].resource.id
-            raise first
+            return first
         if unstarted and not self._stop.is_set():
-            raise StateError(
+            return StateError(
                 "the plan cannot be carried out: its steps wait for each other", where=", ".join(unstarted[:8])
             )
         if unstarted:
-            raise InterruptedRunError(
+            return InterruptedRunError(
                 f"stopped on request with {len(unstarted)} steps still to do; everything done so far is on record",
                 fix="run the same command again to go on, or `hyperscaler destroy` to take everything away",
             )
+        return None
 
     def _run(self, lab: str, step: Step) -> None:
         handler = self._handlers.get(step.resource.kind)
@@ -196,12 +242,13 @@ class Executor:
         self._reporter.event(Event("apply", subject, Status.STARTED, f"{action}: {step.reason}"))
         self._store.begin(action, step.resource)
         try:
-            if step.is_delete:
-                handler.delete(step.resource, self._store.handle(subject), context)
-                self._store.end(action, step.resource, {})
-            else:
-                handle = handler.ensure(step.resource, step.previous, context)
-                self._store.end(action, step.resource, handle)
+            with os_errors_told(subject):
+                if step.is_delete:
+                    handler.delete(step.resource, self._store.handle(subject), context)
+                    self._store.end(action, step.resource, {})
+                else:
+                    handle = handler.ensure(step.resource, step.previous, context)
+                    self._store.end(action, step.resource, handle)
         except HyperscalerError as error:
             self._store.fail(action, step.resource, error.what)
             self._reporter.event(Event("apply", subject, Status.FAILED, error.what, time.monotonic() - started))

@@ -21,6 +21,7 @@ from emulator.errors import StateError
 
 VERSION = 1
 _SUM = "sum"
+NEWER = "format "
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +35,11 @@ class Damage:
 
 @dataclass(frozen=True, slots=True)
 class JournalContents:
-    """All believable entries in order, and what was wrong with the others."""
+    """All believable entries in order, and what was wrong with the others. `lines`: where each entry stands, from 1."""
 
     entries: tuple[Mapping[str, Any], ...]
     damage: tuple[Damage, ...]
+    lines: tuple[int, ...] = ()
 
 
 class Journal:
@@ -96,22 +98,28 @@ class Journal:
             raise StateError(f"the journal cannot be read: {error.strerror}", where=str(self.path)) from error
         entries: list[Mapping[str, Any]] = []
         damage: list[Damage] = []
+        numbers: list[int] = []
         lines = raw.split(b"\n")
+        last = 0
         for number, line in enumerate(lines, start=1):
             if not line:
                 continue
             entry, why = decode(line)
             if entry is None:
                 damage.append(Damage(number, why, torn=number == len(lines)))
-            elif entry["v"] > VERSION:
-                raise StateError(
-                    f"the journal is of format {entry['v']}, newer than this version understands ({VERSION})",
-                    where=f"{self.path}:{number}",
-                    fix="use the version of hyperscaler that wrote it, or a newer one",
-                )
             else:
                 entries.append(entry)
-        return JournalContents(tuple(entries), tuple(damage))
+                numbers.append(number)
+            last = number if entry is not None else last
+        for bad in damage:
+            # An older program never writes after a newer one, so that a line with others after it is only damaged.
+            if bad.why.startswith(NEWER) and bad.line > last:
+                raise StateError(
+                    f"the journal is of {bad.why}, newer than this version understands ({VERSION})",
+                    where=f"{self.path}:{bad.line}",
+                    fix="use the version of hyperscaler that wrote it, or a newer one",
+                )
+        return JournalContents(tuple(entries), tuple(damage), tuple(numbers))
 
     def rewrite(self, entries: Iterable[Mapping[str, Any]]) -> Path:
         """Replace a damaged journal at once, keeping it for a person to look at; returns where.
@@ -164,6 +172,11 @@ def decode(line: bytes) -> tuple[Mapping[str, Any] | None, str]:
     if not isinstance(data, dict) or not isinstance(data.get("v"), int):
         return None, "not a journal entry"
     claimed = data.pop(_SUM, None)
+    # The version comes first: a newer format may have another checksum, or other rules for it.
+    if data["v"] > VERSION:
+        same = json.dumps({**data, "v": VERSION}, sort_keys=True, separators=(",", ":"))
+        flipped = claimed == _checksum(same)  # a bit of ours, not a newer program
+        return None, "checksum differs" if flipped else f"{NEWER}{data['v']}"
     body = json.dumps(data, sort_keys=True, separators=(",", ":"))
     if claimed != _checksum(body):
         return None, "checksum differs"

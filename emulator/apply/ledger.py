@@ -7,17 +7,25 @@ effect and struck out after the removal.
 
 from __future__ import annotations
 
-import fcntl
+import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 
 from emulator.apply.handlers.files import write_private
+from emulator.apply.lock import exclusive_lock
+from emulator.apply.state import read_boot_id
 from emulator.errors import ConflictError, StateError
 
-VERSION = 1
+VERSION = 2  # 1 had neither boots nor a checksum
+LAYOUT_SECONDS = 600.0
+"""How long one may wait for another that works on the boards: a driver call of it may reset a board or hang."""
+ENTRY_SECONDS = 60.0
+"""How long one may wait for another that writes the file."""
 
 
 def slice_key(pci_address: str, profile: str, start: int) -> str:
@@ -45,14 +53,59 @@ def whole_boards(keys: Iterable[str]) -> tuple[str, ...]:
     return tuple(key for key in keys if "/" not in key)
 
 
-class GpuLedger:
-    """Keys are those of the functions above, and `<pci address>` for a whole board; values are names of labs."""
+class LedgerDamagedError(StateError):
+    """The ledger's content cannot be believed; `emulator.app.ledger_repair` writes it anew from the labs' records."""
 
-    def __init__(self, path: Path) -> None:
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A lab's claim on a key. `boot`: when it was made, by the kernel's boot id; empty where that is unknown."""
+
+    lab: str
+    boot: str = ""
+
+
+def outlives_boots(key: str) -> bool:
+    """Whether what the key stands for can be there after a reboot of the host: slices and vGPUs cannot."""
+    return "@" not in key and "/vgpu/" not in key
+
+
+class GpuLedger:
+    """Keys are those of the functions above, and `<pci address>` for a whole board; values are names of labs.
+
+    A reboot takes slices and vGPUs away. The claims on them stay, as reservations of their places, but what is found
+    there afterwards is not the lab's until it is made and claimed again (`holds`, `held`).
+
+    Args:
+        layout: lock file of `layout()`, which labs of several homes share; else it lies beside the ledger.
+        boot_id: the host's boot id.
+    """
+
+    def __init__(self, path: Path, layout: Path | None = None, boot_id: Callable[[], str] = read_boot_id) -> None:
         self._path = path
+        self._layout = layout or path.with_name(f".{path.name}.layout")
+        self.boot_id = boot_id
 
     def owner(self, key: str) -> str | None:
-        return self.read().get(key)
+        """The lab that has the claim, of whatever boot."""
+        claim = self.claims().get(key)
+        return claim.lab if claim else None
+
+    def holds(self, lab: str, key: str) -> bool:
+        """Whether what is there is the lab's: its claim is of this boot, or of something that outlives boots."""
+        claim = self.claims().get(key)
+        return claim is not None and claim.lab == lab and self._in_effect(key, claim)
+
+    def held(self, lab: str) -> tuple[str, ...]:
+        """All keys that the lab `holds`."""
+        return tuple(key for key, owner in self.in_effect().items() if owner == lab)
+
+    def in_effect(self) -> dict[str, str]:
+        """Owners by key, without reservations from before a reboot."""
+        return {key: claim.lab for key, claim in self.claims().items() if self._in_effect(key, claim)}
+
+    def _in_effect(self, key: str, claim: Claim) -> bool:
+        return outlives_boots(key) or claim.boot in ("", self.boot_id())
 
     def claim(self, key: str, lab: str) -> None:
         """Write the lab down as the owner; it may be so already.
@@ -61,74 +114,112 @@ class GpuLedger:
             ConflictError: another lab has it.
         """
         with self._locked():
-            owners = self.read()
-            if owners.get(key, lab) != lab:
+            claims = self.claims()
+            there = claims.get(key)
+            if there is not None and there.lab != lab:
                 raise ConflictError(
-                    f"{key} belongs to lab {owners[key]}",
+                    f"{key} belongs to lab {there.lab}",
                     where=str(self._path),
-                    fix=f"take another board, or hyperscaler gpu release {owners[key]}",
+                    fix=f"take another board, or hyperscaler gpu release {there.lab}",
                 )
-            if owners.get(key) != lab:
-                self._write({**owners, key: lab})
+            wanted = Claim(lab, self.boot_id())
+            if there != wanted:
+                self._write({**claims, key: wanted})
 
     def release(self, key: str, lab: str) -> None:
         """Strike the entry out if it is this lab's."""
         with self._locked():
-            owners = self.read()
-            if owners.get(key) == lab:
-                self._write({name: owner for name, owner in owners.items() if name != key})
+            claims = self.claims()
+            if key in claims and claims[key].lab == lab:
+                self._write({name: claim for name, claim in claims.items() if name != key})
 
     def pass_on(self, key: str, lab: str, heir: str) -> None:
         """Make `heir` the owner of what was `lab`'s."""
         with self._locked():
-            owners = self.read()
-            if owners.get(key) == lab:
-                self._write({**owners, key: heir})
+            claims = self.claims()
+            if key in claims and claims[key].lab == lab:
+                self._write({**claims, key: Claim(heir, claims[key].boot)})
 
     def of(self, lab: str) -> tuple[str, ...]:
+        """All keys that the lab has claimed, reservations from before a reboot included."""
         return tuple(key for key, owner in self.read().items() if owner == lab)
 
     def read(self) -> dict[str, str]:
+        """Owners of all entries, reservations from before a reboot included; raises as `claims` does."""
+        return {key: claim.lab for key, claim in self.claims().items()}
+
+    def claims(self) -> dict[str, Claim]:
         """All entries.
 
         Raises:
-            StateError: the file is damaged or of a newer version; it is never overwritten then.
+            LedgerDamagedError: its content cannot be believed.
+            StateError: it is of a newer version, or cannot be read; it is never overwritten then.
         """
         try:
             data = json.loads(self._path.read_bytes())
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError) as error:
-            raise StateError(f"cannot be read: {error}", where=str(self._path), fix=self._fix()) from error
-        if not isinstance(data, dict) or data.get("version") != VERSION or not isinstance(data.get("owners"), dict):
-            raise StateError("not a GPU ledger of this version", where=str(self._path), fix=self._fix())
-        return {str(key): str(owner) for key, owner in data["owners"].items()}
+        except OSError as error:
+            raise StateError(f"cannot be read: {error.strerror}", where=str(self._path)) from error
+        except (ValueError, RecursionError) as error:
+            raise self._damaged(f"cannot be read: {error}") from error
+        version = data.get("version") if isinstance(data, dict) else None
+        if not isinstance(version, int):
+            raise self._damaged("is no GPU ledger")
+        # A flipped bit can make a version, too; then the rest of the file is as this version wrote it.
+        if version > VERSION and data.get("sum") != _checksum({**data, "version": VERSION}):
+            raise StateError(
+                f"not a GPU ledger of this version: it is of format {version}, and this version understands {VERSION}",
+                where=str(self._path),
+                fix="use the version of hyperscaler that wrote it, or a newer one",
+            )
+        owners, boots = data.get("owners"), data.get("boots", {})
+        if not isinstance(owners, dict) or not isinstance(boots, dict):
+            raise self._damaged("is no GPU ledger")
+        if version != 1 and data.get("sum") != _checksum(data):
+            raise self._damaged("its checksum differs")
+        return {str(key): Claim(str(owner), str(boots.get(key, ""))) for key, owner in owners.items()}
 
-    def _fix(self) -> str:
-        return "compare `hyperscaler gpu discover` with your labs, then move the file away"
+    def _damaged(self, why: str) -> LedgerDamagedError:
+        fix = "the next provision or destroy of a lab with GPUs writes it anew from the labs' records"
+        return LedgerDamagedError(f"the GPU ledger is damaged: {why}", where=str(self._path), fix=fix)
 
-    def _write(self, owners: dict[str, str]) -> None:
-        text = json.dumps({"version": VERSION, "owners": owners}, indent=1, sort_keys=True)
+    def rewrite_damaged(self, claims: Mapping[str, Claim]) -> Path | None:
+        """Put `claims` in the place of a ledger that is damaged, and keep that beside it; returns where. None when
+        somebody else has done so in the meantime."""
+        with self._locked():
+            try:
+                self.claims()
+                return None
+            except LedgerDamagedError:
+                kept = self._path.with_name(f"{self._path.name}.damaged-{time.strftime('%Y%m%dT%H%M%S')}")
+                kept.unlink(missing_ok=True)
+                os.link(self._path, kept)
+                self._write(claims)
+                return kept
+
+    def _write(self, claims: Mapping[str, Claim]) -> None:
+        data: dict[str, object] = {
+            "version": VERSION,
+            "owners": {key: claim.lab for key, claim in claims.items()},
+            "boots": {key: claim.boot for key, claim in claims.items()},
+        }
+        text = json.dumps({**data, "sum": _checksum(data)}, indent=1, sort_keys=True)
         write_private(self._path, text.encode() + b"\n")
 
-    @contextmanager
-    def layout(self) -> Iterator[None]:
-        """Exclusive over all threads and labs of the host: who looks for a free place takes it before others look."""
-        with self._flock("layout"):
-            yield
+    def layout(self) -> AbstractContextManager[None]:
+        """Exclusive over all threads and labs of the host: who looks for a free place takes it before others look.
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        with self._flock("lock"):
-            yield
+        Raises:
+            ConflictError: another one has not come to its end for LAYOUT_SECONDS; names its process.
+        """
+        return exclusive_lock(self._layout, purpose="layout of the boards", wait_seconds=LAYOUT_SECONDS)
 
-    @contextmanager
-    def _flock(self, suffix: str) -> Iterator[None]:
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = self._path.with_name(f".{self._path.name}.{suffix}")
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
+    def _locked(self) -> AbstractContextManager[None]:
+        lock = self._path.with_name(f".{self._path.name}.lock")
+        return exclusive_lock(lock, purpose="GPU ledger", wait_seconds=ENTRY_SECONDS)
+
+
+def _checksum(data: Mapping[str, object]) -> str:
+    body = json.dumps({key: value for key, value in data.items() if key != "sum"}, sort_keys=True)
+    return hashlib.sha256(body.encode()).hexdigest()[:16]

@@ -6,41 +6,53 @@ stale lock cannot block. The file names the holder for the message that the lose
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
-from emulator.errors import ConflictError, StateError
+from emulator.apply.executor import InterruptedRunError
+from emulator.apply.handler import StopFlag
+from emulator.errors import StateError
+from emulator.flock import acquire, holder, name_of
 
 
 @contextmanager
-def exclusive_lock(path: Path, *, purpose: str, wait_seconds: float = 0.0) -> Iterator[None]:
+def exclusive_lock(
+    path: Path, *, purpose: str, wait_seconds: float = 0.0, stop: StopFlag | None = None
+) -> Iterator[None]:
     """Hold the lock at `path` while the block runs.
 
     Args:
         purpose: what the lock guards and which command holds it, for the loser's message.
         wait_seconds: how long to wait for another holder; 0 gives up at once.
+        stop: ends the wait when it is set.
 
     Raises:
         ConflictError: somebody else holds it; names process id, host, start time and command.
+        InterruptedRunError: a stop was asked for while we waited.
     """
     descriptor = _open(path)
     try:
-        _acquire(descriptor, path, time.monotonic() + wait_seconds)
-        holder = {
+        if not acquire(descriptor, path, seconds=wait_seconds, pause=stop.wait if stop else None):
+            raise InterruptedRunError(
+                f"stopped on request while waiting for {holder(descriptor, path)}",
+                where=str(path),
+                fix="run the same command again",
+            )
+        me = {
             "pid": os.getpid(),
+            "started": start_time(os.getpid()),
             "host": socket.gethostname(),
             "since": time.strftime("%Y-%m-%d %H:%M:%S"),
             "purpose": purpose,
         }
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+        with suppress(OSError):  # on a full disk the lock is held all the same, only its holder is not named
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps(me).encode(), 0)
         try:
             yield
         finally:
@@ -61,48 +73,40 @@ def _open(path: Path) -> int:
         ) from error
 
 
-def _acquire(descriptor: int, path: Path, deadline: float) -> None:
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                raise _conflict(descriptor, path) from None
-        time.sleep(0.1)
-
-
-def _conflict(descriptor: int, path: Path) -> ConflictError:
-    who = _who(os.pread(descriptor, 4096, 0).decode("utf-8", "replace"))
-    return ConflictError(f"held by {who}", where=str(path), fix="wait for it to end, or use --wait SECONDS")
-
-
-def _who(text: str) -> str:
-    holder: Any
+def start_time(pid: int) -> str:
+    """When the process started, in the kernel's ticks since boot: with its id it names it for good; empty if gone."""
     try:
-        holder = json.loads(text)
-    except ValueError:
-        holder = {}
-    if not isinstance(holder, dict):
-        holder = {}
-    return (
-        f"process {holder.get('pid', '?')} on {holder.get('host', '?')} since {holder.get('since', '?')}"
-        f" ({holder.get('purpose', 'unknown purpose')})"
-    )
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rsplit(")", 1)[1].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
+def _lives(text: str) -> bool:
+    """Whether the process that a lock file names is there: its id, and when it started, since ids come again."""
+    try:
+        found = json.loads(text)
+        pid, started = found["pid"], found["started"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return False
+    return isinstance(pid, int) and bool(started) and start_time(pid) == started
 
 
 def holder_of(path: Path) -> str:
     """What holds the lock now, or an empty string. Never takes the lock, so it cannot get in anybody's way.
 
-    `/proc/locks` lists flock holders by device and inode; the file's own text names them better.
+    The holder strikes its name out before it lets go, so that a name of a process that lives is the answer; on btrfs
+    and overlay file systems `/proc/locks` has another device number than the file. For a holder of another pid
+    namespace that list is asked, by device and inode.
     """
     try:
         status = path.stat()
-        text = path.read_text()
+        text = path.read_text(errors="replace")
         locks = Path("/proc/locks").read_text()
     except OSError:
         return ""
+    if _lives(text):
+        return name_of(text)
     major, minor = os.major(status.st_dev), os.minor(status.st_dev)
     if f" {major:02x}:{minor:02x}:{status.st_ino} " not in locks or not text:
         return ""
-    return _who(text)
+    return name_of(text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from emulator.apply.journal import Damage, Journal
 from emulator.errors import StateError
 from emulator.plan.model import Recorded
-from emulator.plan.resources import Resource, resource_from_json
+from emulator.plan.resources import DamagedRecordError, Resource, resource_from_json
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -34,41 +34,70 @@ class State:
         return not self.resources
 
 
-def fold(entries: Iterable[Mapping[str, Any]], damage: tuple[Damage, ...] = ()) -> State:
-    """Replay entries in order.
+def fold(entries: Iterable[Mapping[str, Any]], damage: tuple[Damage, ...] = (), lines: Sequence[int] = ()) -> State:
+    """Replay entries in order; one that lacks something, or holds what it cannot, is damage as well.
 
     Entry types: `run` (a command started), `begin` / `end` / `fail` of an effect, `fact` (an
     outcome or a decision). Unknown types of the known version are skipped: they carry no resource.
+
+    Args:
+        entries: of the journal.
+        damage: what was found already.
+        lines: where the entries stand in the journal.
 
     Raises:
         StateError: a record of a resource kind that this version does not know.
     """
     resources: dict[str, Recorded] = {}
     facts: dict[str, str] = {}
-    for entry in entries:
-        replay(entry, resources, facts)
-    return State(resources, facts, damage)
+    found = list(damage)
+    for number, entry in enumerate(entries):
+        try:
+            replay(entry, resources, facts)
+        except DamagedRecordError as error:
+            found.append(Damage(lines[number] if lines else number + 1, error.what, torn=False))
+    return State(resources, facts, tuple(sorted(found, key=lambda item: item.line)))
 
 
 def replay(entry: Mapping[str, Any], resources: dict[str, Recorded], facts: dict[str, str]) -> None:
-    """Bring `resources` and `facts` up to date with one more entry."""
+    """Bring `resources` and `facts` up to date with one more entry.
+
+    Raises:
+        DamagedRecordError: the entry lacks something or holds something of the wrong type; nothing was changed.
+        StateError: a record of a resource kind that this version does not know.
+    """
     match entry.get("type"):
         case "begin":
-            resource = resource_from_json(entry["resource"])
+            resource = resource_from_json(_object(entry, "resource"))
+            action, handle, boot = _text(entry, "action"), _object(entry, "handle", {}), _text(entry, "boot", "")
             old = resources.get(resource.id)
             # While a delete is open, the old record still says what is there; the handle always does.
-            kept = old.resource if old and entry["action"] == "delete" else resource
-            handle = old.handle if old else entry.get("handle", {})
-            resources[resource.id] = Recorded(kept, handle, entry["action"], entry.get("boot", ""))
-        case "end" if entry["action"] == "delete":
-            resources.pop(entry["id"], None)
+            kept = old.resource if old and action == "delete" else resource
+            resources[resource.id] = Recorded(kept, old.handle if old else handle, action, boot)
+        case "end" if entry.get("action") == "delete":
+            resources.pop(_text(entry, "id"), None)
         case "end":
-            resource = resource_from_json(entry["resource"])
-            resources[resource.id] = Recorded(resource, entry.get("handle", {}), None, entry.get("boot", ""))
+            resource = resource_from_json(_object(entry, "resource"))
+            handle, boot = _object(entry, "handle", {}), _text(entry, "boot", "")
+            resources[resource.id] = Recorded(resource, handle, None, boot)
         case "fact":
-            facts[entry["name"]] = entry["value"]
+            facts[_text(entry, "name")] = _text(entry, "value")
         case _:
             return
+
+
+def _text(entry: Mapping[str, Any], key: str, default: str | None = None) -> str:
+    value = entry.get(key, default)
+    if not isinstance(value, str):
+        raise DamagedRecordError(f"its {key} is {value!r:.40}")
+    return value
+
+
+def _object(entry: Mapping[str, Any], key: str, default: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
+    value = entry.get(key, default)
+    if not isinstance(value, Mapping):
+        raise DamagedRecordError(f"its {key} is {value!r:.40}")
+    return value
 
 
 class StateStore:
@@ -79,11 +108,23 @@ class StateStore:
         self._boot = boot_id if boot_id is not None else read_boot_id()
         self._run = uuid.uuid4().hex[:12]
         self._lock = threading.Lock()
+        self._done: list[tuple[str, str]] = []
         contents = journal.read()
-        state = fold(contents.entries, contents.damage)
+        state = fold(contents.entries, contents.damage, contents.lines)
         self._resources = dict(state.resources)
         self._facts = dict(state.facts)
-        self.damage = contents.damage
+        self.damage = state.damage
+
+    @property
+    def run_id(self) -> str:
+        """Names this run of a command in the journal."""
+        return self._run
+
+    @property
+    def done(self) -> tuple[tuple[str, str], ...]:
+        """What this run has brought to its end: action and resource id, in that order of time."""
+        with self._lock:
+            return tuple(self._done)
 
     @property
     def state(self) -> State:
@@ -125,6 +166,8 @@ class StateStore:
             entry |= {"resource": resource.to_json(), "handle": dict(handle)}
         self.journal.append(entry)
         self._fold(entry)
+        with self._lock:
+            self._done.append((action, resource.id))
 
     def fail(self, action: str, resource: Resource, error: str) -> None:
         """Record that an effect raised. Its `begin` stays open: the next run looks at what is there."""

@@ -7,15 +7,16 @@ from pathlib import Path
 import click
 
 from emulator.cli.console import reporting, run_log
-from emulator.cli.lab_file import file_argument, load
+from emulator.cli.lab_file import file_argument, load, wait_option
 from emulator.cli.output import json_option, print_json
 from emulator.cli.signals import stop_on_signals
 
 
 @click.command("configure")
 @file_argument
+@wait_option
 @json_option
-def command(file: Path, *, as_json: bool) -> None:
+def command(file: Path, *, wait_seconds: float, as_json: bool) -> None:
     """Run the playbooks of the provisioned lab of FILE again; machines and networks are left as they are."""
     from emulator.app.operate import configure
     from emulator.wiring import real_world
@@ -27,7 +28,7 @@ def command(file: Path, *, as_json: bool) -> None:
         run_log(world.home.lab(loaded.spec.name).logs, "configure"),
         reporting(live=True) as reporter,
     ):
-        result = configure(world, loaded.spec, reporter, stop)
+        result = configure(world, loaded.spec, reporter, stop, wait_seconds=wait_seconds)
     if as_json:
         print_json({"version": 1, "lab": loaded.spec.name, "configured": dict(result.changed)})
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from emulator.cli.console import reporting, run_log
-from emulator.cli.lab_file import confirmed, lab_argument, print_plan
+from emulator.cli.lab_file import confirmed, lab_argument, print_plan, wait_option
 from emulator.cli.output import json_option, print_json
 from emulator.cli.signals import stop_on_signals
 from emulator.plan.model import Plan
@@ -14,7 +14,7 @@ from emulator.plan.model import Plan
 @click.command("destroy")
 @lab_argument
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
-@click.option("--wait", "wait_seconds", type=float, default=0.0, metavar="SECONDS", help="Wait for the lab's lock.")
+@wait_option
 @json_option
 def command(lab: str, *, yes: bool, wait_seconds: float, as_json: bool) -> None:
     """Take LAB away: domains, disks, networks, its hypervisor, keys and state. Golden images stay."""

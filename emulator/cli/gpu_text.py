@@ -80,8 +80,12 @@ def _summary(gpu: Gpu) -> tuple[str, ...]:
         str(len(board.instances)) if board else "?",
         str(len(gpu.vfs)),
         gpu.driver or "none",
-        f"{len(_pids(gpu))} processes",
+        _count(len(_pids(gpu))),
     )
+
+
+def _count(processes: int) -> str:
+    return "nobody" if not processes else f"{processes} process" + ("es" if processes > 1 else "")
 
 
 def _pids(gpu: Gpu) -> set[int]:

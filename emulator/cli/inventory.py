@@ -9,7 +9,14 @@ from emulator.cli.lab_file import lab_argument
 
 @click.command("inventory")
 @lab_argument
-@click.option("--format", "form", type=click.Choice(["ini", "yaml", "json"]), default="yaml", show_default=True)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["ini", "yaml", "json", "kubespray"]),
+    default="yaml",
+    show_default=True,
+    help="kubespray: the Kubernetes nodes alone, as the hosts.yaml that Kubespray's playbooks read.",
+)
 def command(lab: str, *, form: str) -> None:
     """Print the Ansible inventory of LAB; `ansible-playbook -i` takes it as it is."""
     from emulator.app.operate import inventory

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -15,13 +16,18 @@ from emulator.cli.lab_file import lab_argument
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="Write it to this file (0600) instead of stdout.")
 def command(lab: str, *, student: bool, output: Path | None) -> None:
     """Print a kubeconfig of the Kubernetes cluster of LAB. The admin's gives the whole cluster away: keep it."""
-    from emulator.app.operate import kubeconfig
+    from emulator.app.operate import kubeconfig, way_to_lab
     from emulator.apply.handlers.files import write_private
     from emulator.wiring import real_world
 
-    text = kubeconfig(real_world(), lab, student=student)
+    world = real_world()
+    text = kubeconfig(world, lab, student=student)
     if output is None:
         click.echo(text, nl=False)
     else:
         write_private(output, text.encode())
         click.echo(f"written to {output}", err=True)
+    way = way_to_lab(world, lab)
+    if way:
+        shown = shlex.join([*way, "kubectl", "--kubeconfig", str(output or "FILE")])
+        click.echo(f"the lab has a network of its own; on this host, as root: {shown} get nodes", err=True)

@@ -25,6 +25,9 @@ _COLOURS = {
 
 file_argument = click.argument("file", type=click.Path(path_type=Path))
 lab_argument = click.argument("lab")
+wait_option = click.option(
+    "--wait", "wait_seconds", type=float, default=0.0, metavar="SECONDS", help="Wait for the lab's lock."
+)
 
 
 def print_findings(report: Report, *, quiet_warnings: bool = False) -> None:
@@ -69,12 +72,17 @@ def load(file: Path) -> LoadedLab:
 
 def load_by_name(world: Any, lab: str) -> LoadedLab:
     """The lab as last provisioned. A file name is taken for what people mean by it."""
+    refuse_file_name(lab)
+    return load_recorded_lab(world.home, lab)
+
+
+def refuse_file_name(lab: str) -> None:
+    """Raises: UsageError for the name of a file in the place of a lab's."""
     if "/" in lab or lab.endswith((".yaml", ".yml")):
         raise UsageError(
             f"{lab} looks like a file; this command takes the lab's name",
             fix="hyperscaler status lists the labs; the name is metadata.name in the file",
         )
-    return load_recorded_lab(world.home, lab)
 
 
 def confirmed(question: str, *, yes: bool) -> bool:

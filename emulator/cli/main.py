@@ -18,12 +18,17 @@ VERBS: dict[str, tuple[str, str]] = {
     "configure": ("configure", "Run the playbooks of a provisioned lab again."),
     "verify": ("verify", "Prove that a lab works, by running jobs on it."),
     "status": ("status", "Show the labs of this host, or the nodes of one lab."),
+    "history": ("history", "Show who changed what on this host, and how it ended."),
     "ssh": ("ssh", "Open a shell on a node, or run a command there."),
     "inventory": ("inventory", "Print the Ansible inventory of a lab."),
+    "access": ("access", "Let people into the nodes of a lab, and take it back."),
+    "rotate": ("rotate", "Change a secret of a lab for a new one: ssh, munge or tls."),
     "kubeconfig": ("kubeconfig", "Print a kubeconfig of a lab's Kubernetes cluster."),
     "destroy": ("destroy", "Take a lab away, without a trace."),
+    "host": ("host", "Check and prepare this machine, have labs started with it."),
     "gpu": ("gpu", "Look at GPUs, try layouts, see who uses what, give boards back."),
-    "image": ("image", "Build, list and remove golden images."),
+    "bundle": ("bundle", "Make, check and show offline bundles of Kubernetes."),
+    "image": ("image", "Build, list, tag, sign, import and remove golden images."),
 }
 
 
@@ -78,14 +83,14 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command; every error leaves with the exit code of its class and without a traceback."""
-    from emulator.cli.output import print_error
+    from emulator.cli.output import print_error, print_usage_error
 
     try:
         cli.main(standalone_mode=False)
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
     except click.UsageError as error:
-        error.show()
+        print_usage_error(error, sys.argv[1:])
         sys.exit(ExitCode.USAGE)
     except click.Abort:
         print_error("aborted")
@@ -108,6 +113,20 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output left (`| head`); that is no failure of ours
         sys.exit(ExitCode.DONE)
+    except OSError as error:
+        print_error(HyperscalerError(error.strerror or str(error), where=str(error.filename or "")))
+        sys.exit(ExitCode.FAILED)
+    except Exception as error:  # noqa: BLE001  a fault of ours; who reads `--json` gets JSON all the same
+        from traceback import print_exc
+
+        print_exc()
+        print_error(
+            HyperscalerError(
+                f"this is a fault of hyperscaler itself: {type(error).__name__}: {error}",
+                fix="report it with the lines above; what was done so far is on record: `hyperscaler status`",
+            )
+        )
+        sys.exit(ExitCode.FAILED)
 
 
 if __name__ == "__main__":

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 
-from emulator.errors import HyperscalerError
+from emulator.errors import HyperscalerError, UsageError
+from emulator.units import printable
 
 _state = {"json": False}
 
@@ -25,6 +25,17 @@ def json_option(function: Any) -> Any:
     return click.option(
         "--json", "as_json", is_flag=True, callback=remember, is_eager=True, help="Print JSON on stdout."
     )(function)
+
+
+def print_usage_error(error: click.UsageError, words: Sequence[str]) -> None:
+    """What the parser refused, in the form that `words`, the command line, asks for: the options are not read yet."""
+    ours = words[: words.index("--")] if "--" in words else words
+    if "--json" not in ours:
+        error.show()
+        return
+    _state["json"] = True
+    command = error.ctx.command_path if error.ctx else "hyperscaler"
+    print_error(UsageError(error.format_message(), fix=f"{command} --help"))
 
 
 def print_json(data: Mapping[str, Any] | list[Any]) -> None:
@@ -42,17 +53,6 @@ def print_error(error: HyperscalerError | str) -> None:
     styled = sys.stderr.isatty()
     head = click.style("error:", fg="red", bold=True) if styled else "error:"
     where = f"{error.where}: " if error.where else ""
-    click.echo(f"{head} {where}{error.what}", err=True)
+    click.echo(f"{head} {printable(f'{where}{error.what}')}", err=True)
     if error.fix:
-        click.echo(f"  fix: {error.fix}", err=True)
-
-
-@contextmanager
-def stdout_kept_clean() -> Iterator[None]:
-    """Whatever a library prints inside goes to stderr: stdout is data."""
-    saved = sys.stdout
-    sys.stdout = sys.stderr
-    try:
-        yield
-    finally:
-        sys.stdout = saved
+        click.echo(f"  fix: {printable(error.fix)}", err=True)

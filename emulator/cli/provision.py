@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from emulator.cli.console import reporting, run_log
-from emulator.cli.lab_file import confirmed, file_argument, load, print_plan
+from emulator.cli.lab_file import confirmed, file_argument, load, print_plan, wait_option
 from emulator.cli.output import json_option, print_json
 from emulator.cli.signals import stop_on_signals
 from emulator.cli.summary import provision_json, provision_summary
@@ -17,7 +17,7 @@ from emulator.plan.model import Plan
 @click.command("provision")
 @file_argument
 @click.option("--yes", "-y", is_flag=True, help="Do not ask before changing the host.")
-@click.option("--wait", "wait_seconds", type=float, default=0.0, metavar="SECONDS", help="Wait for the lab's lock.")
+@wait_option
 @click.option("--expect-plan", metavar="DIGEST", help="Refuse any plan but the one `plan` printed.")
 @click.option("--plain", is_flag=True, help="Plain progress lines, also on a terminal.")
 @json_option

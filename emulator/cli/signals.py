@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,11 @@ from types import FrameType
 
 from emulator.apply.handler import StopFlag
 
+ABORTED = 130
+"""Exit code after the second signal, as of a shell command that Ctrl-C ended."""
+
+_SHOW_CURSOR = "\x1b[?25h"
+
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopFlag]:
@@ -17,7 +23,7 @@ def stop_on_signals() -> Iterator[StopFlag]:
 
     def handle(number: int, _frame: FrameType | None) -> None:
         if stop.is_set():
-            raise KeyboardInterrupt
+            _abort()
         stop.set()
         name = signal.Signals(number).name
         sys.stderr.write(f"\n{name}: finishing what is under way, then stopping; once more to abort at once\n")
@@ -28,3 +34,13 @@ def stop_on_signals() -> Iterator[StopFlag]:
     finally:
         for number, old in previous.items():
             signal.signal(number, old)
+
+
+def _abort() -> None:
+    """End now, as a kill would, without waiting for the threads at work: the journal is made for that."""
+    from emulator.wiring.processes import end_descendants
+
+    end_descendants()
+    shown = _SHOW_CURSOR if sys.stderr.isatty() else ""
+    os.write(2, f"{shown}\naborted at once, as asked; run the same command again to go on\n".encode())
+    os._exit(ABORTED)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from emulator.app.status import LabStatus
-from emulator.cli.lab_file import load_by_name
+from emulator.cli.lab_file import refuse_file_name
 from emulator.cli.output import json_option, print_json
 
 
@@ -22,16 +22,24 @@ def command(lab: str | None, *, as_json: bool) -> None:
         lines = list_labs(world)
         if as_json:
             fields = [
-                {"lab": line.name, "nodes": line.nodes, "verified": line.verified, "busy": line.busy} for line in lines
+                {
+                    "lab": line.name,
+                    "nodes": line.nodes,
+                    "verified": line.verified,
+                    "busy": line.busy,
+                    **({"problem": line.problem} if line.problem else {}),
+                }
+                for line in lines
             ]
             print_json({"version": 1, "labs": fields})
         elif not lines:
             click.echo("no labs on this host; `hyperscaler provision config/demo.yaml` makes one")
         for line in lines if not as_json else ():
             busy = f"  busy: {line.busy}" if line.busy else ""
-            click.echo(f"{line.name:<20} {line.nodes} nodes  verify: {line.verified}{busy}")
+            facts = line.problem or f"{line.nodes} nodes  verify: {line.verified}"
+            click.echo(f"{line.name:<20} {facts}{busy}")
         return
-    load_by_name(world, lab)
+    refuse_file_name(lab)
     status = lab_status(world, lab)
     if as_json:
         print_json(status.to_json())
@@ -40,7 +48,7 @@ def command(lab: str | None, *, as_json: bool) -> None:
 
 
 def _text(status: LabStatus) -> str:
-    width = max(len(node.name) for node in status.nodes)
+    width = max((len(node.name) for node in status.nodes), default=0)
     lines = [f"lab {status.name} on hypervisor {status.hypervisor or 'none yet'}"]
     lines += [
         f"  {node.name:<{width}}  {node.ip:<15}  {node.cpu_cores:>2} cores"
@@ -50,6 +58,7 @@ def _text(status: LabStatus) -> str:
     phases = ", ".join(f"{name} {value}" for name, value in status.phases.items())
     lines += [f"  phases: {phases}"] if phases else []
     lines += [f"  {name}: {state}" for name, state in status.clusters.items()]
+    lines += ["  is started with this machine"] if status.autostart else []
     lines += [f"  busy: {status.busy}"] if status.busy else []
     lines += [f"  problem: {problem}" for problem in status.problems]
     return "\n".join(lines)

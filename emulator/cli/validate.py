@@ -36,9 +36,13 @@ def command(file: Path, *, host: bool, strict: bool, as_json: bool) -> None:
         print_json({"version": 1, **report.to_json(), "valid": not failed})
     else:
         print_findings(report)
-        errors, warnings = len(report.errors), len(report.warnings)
+        errors, warnings = _count(len(report.errors), "error"), _count(len(report.warnings), "warning")
         if not failed:
-            click.echo(f"{file}: valid" + (f", {warnings} warnings" if warnings else ""))
+            click.echo(f"{file}: valid" + (f", {warnings}" if report.warnings else ""))
         else:
-            click.echo(f"{file}: {errors} errors, {warnings} warnings", err=True)
+            click.echo(f"{file}: {errors}, {warnings}", err=True)
     sys.exit(ExitCode.INVALID_CONFIG if failed else ExitCode.DONE)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "s")

@@ -5,15 +5,16 @@ from __future__ import annotations
 import click
 
 from emulator.cli.console import reporting, run_log
-from emulator.cli.lab_file import lab_argument, load_by_name
+from emulator.cli.lab_file import lab_argument, load_by_name, wait_option
 from emulator.cli.output import json_option, print_json
 from emulator.cli.summary import checks_json, checks_text
 
 
 @click.command("verify")
 @lab_argument
+@wait_option
 @json_option
-def command(lab: str, *, as_json: bool) -> None:
+def command(lab: str, *, wait_seconds: float, as_json: bool) -> None:
     """Prove that LAB works, by running jobs on it."""
     from emulator.app.operate import verify
     from emulator.wiring import real_world
@@ -21,7 +22,7 @@ def command(lab: str, *, as_json: bool) -> None:
     world = real_world()
     load_by_name(world, lab)
     with run_log(world.home.lab(lab).logs, "verify"), reporting(live=True) as reporter:
-        checks = verify(world, lab, reporter)
+        checks = verify(world, lab, reporter, wait_seconds=wait_seconds)
     if as_json:
         print_json({"version": 1, "lab": lab, "checks": checks_json(checks)})
     else:

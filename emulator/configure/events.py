@@ -15,6 +15,9 @@ _STATUS_OF_EVENT: Mapping[str, TaskStatus] = {
     "runner_on_unreachable": TaskStatus.UNREACHABLE,
 }
 _BAD = (TaskStatus.FAILED, TaskStatus.UNREACHABLE)
+# Tasks that only name other tasks. Each begins on every node, also where it is skipped, which would tell of work on
+# nodes that have none.
+_INCLUDES = ("include_role", "include_tasks", "import_role", "import_tasks")
 MESSAGE_LIMIT = 2000
 """Characters of a failure's message that are kept: the log has the rest."""
 
@@ -27,6 +30,8 @@ def parse_event(raw: Mapping[str, object]) -> TaskEvent | None:
         return None
     node, task = data.get("host"), data.get("task")
     if not isinstance(node, str) or not node:
+        return None
+    if status is TaskStatus.STARTED and str(data.get("task_action")).rpartition(".")[2] in _INCLUDES:
         return None
     result = data.get("res")
     result = result if isinstance(result, Mapping) else {}

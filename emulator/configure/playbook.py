@@ -36,13 +36,15 @@ _CONTROL_DIR_LIMIT = 107 - 1 - 10 - 17
 
 @dataclass(frozen=True, slots=True)
 class PlaybookRun:
-    """One playbook on one lab; `variables` are extra variables, none of them secret."""
+    """One playbook on one lab; `variables` are extra variables, none of them secret. `tags`: only tasks with one of
+    these; empty means all."""
 
     playbook: Path
     inventory: AnsibleInventory
     paths: LabPaths
     name: str
     variables: Mapping[str, str | int | bool]
+    tags: tuple[str, ...] = ()
 
     @property
     def directory(self) -> Path:
@@ -69,6 +71,7 @@ def configure_cluster(
     on_event: EventSink = unheard,
     cancelled: Callable[[], bool] = never,
     variables: Mapping[str, str | int | bool] | None = None,
+    tags: tuple[str, ...] = (),
 ) -> ConfigureResult:
     """Run the cluster's playbook on the lab's guests. Running it again converges and changes nothing.
 
@@ -80,6 +83,7 @@ def configure_cluster(
         on_event: told of each task on each node.
         cancelled: asked about once a second; True ends the run and everything that it started.
         variables: extra variables for the playbook, none of them secret.
+        tags: run only tasks with one of these; empty means all.
 
     Raises:
         ConfigureError: a task failed (names node, task, message and log), the time was over, or it was cancelled.
@@ -90,6 +94,7 @@ def configure_cluster(
         paths=paths,
         name=kind.value,
         variables={"secrets_dir": str(paths.secrets), **(variables or {})},
+        tags=tags,
     )
     result = run_playbook(run, timeout=timeout, on_event=on_event, cancelled=cancelled)
     if not result.ok:
@@ -176,6 +181,7 @@ def _ansible(
         playbook=str(run.playbook),
         inventory=str(inventory),
         extravars=dict(run.variables),
+        tags=",".join(run.tags) or None,
         envvars=environment,
         ident=identity,
         rotate_artifacts=KEPT_RUNS,

@@ -49,7 +49,7 @@ def read_host_facts(home: Path) -> HostFacts:
         cores=len(os.sched_getaffinity(0)),
         memory_total_mib=total,
         memory_available_mib=available,
-        disk_free_gib=_disk_free_gib(home),
+        disk_free_gib=disk_free_gib(home),
         networks=parse_routes(_read_text(Path("/proc/net/route"))),
         interfaces=tuple(sorted(name for _, name in socket.if_nameindex())),
     )
@@ -90,9 +90,14 @@ def _address(word: str) -> IPv4Address:
 
 def _memory(meminfo: str, *, cgroup: Path) -> tuple[int, int]:
     """Total and available MiB; a control group (v2) with a limit makes both smaller."""
+    limit, used = (_read_text(cgroup / name).strip() for name in ("memory.max", "memory.current"))
+    return limited_memory(meminfo, limit=limit, used=used)
+
+
+def limited_memory(meminfo: str, *, limit: str, used: str) -> tuple[int, int]:
+    """Total and available MiB from `/proc/meminfo`, made smaller by the texts of `memory.max` and `memory.current`."""
     figures = parse_meminfo(meminfo)
     total, available = figures.get("MemTotal", 0), figures.get("MemAvailable", 0)
-    limit, used = (_read_text(cgroup / name).strip() for name in ("memory.max", "memory.current"))
     if limit.isdecimal():
         total = min(total, int(limit) // MIB)
         if used.isdecimal():
@@ -100,7 +105,8 @@ def _memory(meminfo: str, *, cgroup: Path) -> tuple[int, int]:
     return total, available
 
 
-def _disk_free_gib(home: Path) -> float:
+def disk_free_gib(home: Path) -> float:
+    """Free GiB for an ordinary user on the file system of `home`, or of the nearest directory above it."""
     place = home.absolute()
     while not place.exists() and place != place.parent:
         place = place.parent

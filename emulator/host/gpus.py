@@ -21,6 +21,7 @@ from emulator.gpu_ports import (
     VgpuFramework,
     VgpuParent,
     VgpuTypeInfo,
+    others,
 )
 from emulator.spec.model import GpuDeviceSpec
 
@@ -84,7 +85,7 @@ def discover_gpus(nvml: NvmlGpus, pci: PciBus) -> tuple[Gpu, ...]:
     nodes = {address: _nodes(boards.get(address), devices.get(address)) for address in addresses}
     wanted = [node for found in nodes.values() for node in found]
     # One walk through the processes for all boards: on a busy host it is the slowest part.
-    holders = pci.holders(*wanted) if wanted else ()
+    holders = others(pci.holders(*wanted)) if wanted else ()
     return tuple(
         _joined(
             address,

@@ -22,7 +22,7 @@ from emulator.ports import ProcessRunner
 from emulator.units import MIB
 
 # Part of every recipe digest: raise it when the same recipe would now be built differently.
-BUILDER_VERSION = "2"
+BUILDER_VERSION = "3"
 
 DISK, KERNEL, INITRD, LOG = "disk.qcow2", "vmlinuz", "initrd.img", "build.log"
 
@@ -213,7 +213,8 @@ def finish_script(recipe: Recipe) -> str:
     The recipe's reader admits no character that a shell would read as more than a word or a glob.
     """
     # `systemctl disable` removes every link to a unit, so the recipe's own links come after it.
-    lines = [f"rm -rf -- {path}" for path in recipe.remove]
+    lines = ["systemd-sysusers"]  # accounts that a laid-in sysusers.d file describes
+    lines += [f"rm -rf -- {path}" for path in recipe.remove]
     lines += [f": >{path}" for path in recipe.empty_files]
     lines += [f"systemctl --quiet disable {unit}" for unit in recipe.disable]
     # Not `enable`: the package enabled its own version of a unit that a laid-in file replaces.

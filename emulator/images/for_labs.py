@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from emulator.errors import HyperscalerError
+from emulator.errors import HyperscalerError, StateError, UsageError
 from emulator.images.builder import BuildPhase
 from emulator.images.recipe import load_recipe
+from emulator.images.references import parse_reference
+from emulator.images.signing import ImageSignatures
 from emulator.images.store import GoldenImage, ImageStore
 
 
@@ -30,38 +32,79 @@ class LabImages:
     `inputs` are what recipes name under `inputs`.
     """
 
-    def __init__(self, store: ImageStore, inputs: Mapping[str, ImageInput] | None = None) -> None:
+    def __init__(
+        self,
+        store: ImageStore,
+        inputs: Mapping[str, ImageInput] | None = None,
+        signatures: ImageSignatures | None = None,
+    ) -> None:
         self.store = store
         self._inputs = inputs or {}
+        self._signatures = signatures
+        self._trusted: set[str] = set()
 
     def current(self, name: str) -> GoldenImage | None:
-        return self.store.current(name)
+        """The image for a lab's disks: signed by somebody whom this host trusts, if it trusts anybody by name.
 
-    def needs_build(self, name: str) -> str | None:
+        Raises:
+            HyperscalerError: it is not, or is not what was signed.
+        """
+        image = self.store.current(name)
+        if image is not None and self._signatures is not None and image.digest not in self._trusted:
+            if self._signatures.required:
+                self._signatures.check(self.store, image)
+            self._trusted.add(image.digest)
+        return image
+
+    def needs_build(self, name: str, *, held: bool = True) -> str | None:
+        """Why a lab's image must be built, in words; None when it is there. See `ImageStore.needs_build`."""
+        reference = parse_reference(name)
+        if reference is not None and reference.fixed:
+            return self.store.needs_build(name)
         trees = {}
         for wanted in load_recipe(name).inputs:
             tree = self._inputs[wanted].ready() if wanted in self._inputs else None
             if tree is None:
                 return f"its input {wanted} has to be made first"
             trees[wanted] = tree
-        return self.store.needs_build(name, inputs=trees)
+        return self.store.needs_build(name, inputs=trees, held=held)
 
     def build(self, name: str, *, progress: Callable[[str], None], force: bool = False) -> GoldenImage:
         def show(phase: BuildPhase, line: str) -> None:
             progress(f"{phase.value}: {line}" if line else phase.value)
 
+        reference = parse_reference(name)
+        if reference is not None and reference.fixed:
+            raise UsageError(
+                f"there is no image {name!r} in the store, and a certain build cannot be built again",
+                where="images",
+                fix="see what there is with `hyperscaler image list`; name the image alone to build the recipe's",
+            )
+        return self.store.build(name, progress=show, inputs=self.inputs(name, progress), force=force)
+
+    def inputs(self, name: str, progress: Callable[[str], None]) -> dict[str, Path]:
+        """The trees that the recipe of this name takes in, built or fetched where they are not here yet."""
         names = load_recipe(name).inputs
-        trees = {wanted: self._inputs[wanted].make(progress) for wanted in names if wanted in self._inputs}
-        return self.store.build(name, progress=show, inputs=trees, force=force)
+        return {wanted: self._inputs[wanted].make(progress) for wanted in names if wanted in self._inputs}
 
     def owning(self, disk: Path) -> GoldenImage | None:
-        """The image that `disk` is the disk of; None for any other file, also for an image that is gone."""
+        """The image that `disk` is the disk of; None for any other file, also for an image that is gone.
+
+        Raises:
+            StateError: the image is there and cannot be read, which says nothing of the disks on it.
+        """
         if disk.parent.parent.parent != self.store.root:
             return None
         try:
             image = self.store.show(disk.parent.name)
-        except HyperscalerError:
-            return None  # gone or unreadable: the caller says what that means for its disk
+        except HyperscalerError as error:
+            if not disk.exists():
+                return None  # gone: the caller says what that means for its disk
+            raise StateError(
+                f"the golden image cannot be read: {error.what}",
+                where=str(disk.parent),
+                fix="`hyperscaler image list` shows what the store has; mend the image or remove it, then try again",
+            ) from error
         return image if image.disk == disk else None
 
 

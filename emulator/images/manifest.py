@@ -11,6 +11,7 @@ from emulator.errors import StateError
 
 MANIFEST_SCHEMA = 1
 MANIFEST_NAME = "manifest.json"
+SIGNATURE_NAME = "manifest.json.sig"
 MAX_MANIFEST_BYTES = 8 * 1024 * 1024
 
 
@@ -29,7 +30,8 @@ class Manifest:
     `digest` identifies the artefacts, `recipe_digest` what they were built from. `cmdline` are the kernel
     parameters that every guest of this image needs. `inputs` are the digests of the trees that the builder was given.
     `virtual_size` is the disk's size in bytes as the guest sees it,
-    and so the least size of an overlay. `built_at` is UTC in ISO 8601, `build_seconds` wall-clock.
+    and so the least size of an overlay. `built_at` is UTC in ISO 8601, `build_seconds` wall-clock. `records` are the
+    further files that the checksums (and so a signature of the manifest) cover: the bill of materials.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Manifest:
     packages: Mapping[str, str] = field(default_factory=dict)
     tools: Mapping[str, str] = field(default_factory=dict)
     inputs: Mapping[str, str] = field(default_factory=dict)
+    records: Mapping[str, Artefact] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """The file's text: sorted keys, so that two manifests can be compared with diff."""
@@ -123,6 +126,7 @@ def _parse(raw: Mapping[str, object]) -> Manifest:
         description=text("description"),
         packages={name: str(version) for name, version in mapping("packages").items()},
         tools={name: str(version) for name, version in mapping("tools").items()},
-        # Manifests of images without inputs were first written without this key.
+        # Manifests were first written without these two keys.
         inputs={name: str(digest) for name, digest in mapping("inputs").items()} if "inputs" in raw else {},
+        records={name: artefact(value) for name, value in mapping("records").items()} if "records" in raw else {},
     )

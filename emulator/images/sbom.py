@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -12,6 +12,11 @@ SBOM_NAME = "sbom.spdx.json"
 
 # One package per line of dpkg-query; the fields in the order of `Package`.
 DPKG_FORMAT = "${Package}\t${Version}\t${Architecture}\t${source:Package}\t${source:Version}\t${Maintainer}\n"
+
+# Debian's own rules for names and versions (Debian Policy, 5.6.1 and 5.6.12): nothing in them ends a line.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9+.-]*")
+_VERSION = re.compile(r"[0-9][A-Za-z0-9.+:~-]*")
+_SOURCE = re.compile(rf"built from source package (?P<name>{_NAME.pattern}) (?P<version>{_VERSION.pattern})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +44,15 @@ def parse_packages(listing: str) -> tuple[Package, ...]:
     return tuple(sorted(packages, key=lambda package: (package.name, package.architecture)))
 
 
-def spdx(image: str, packages: Iterable[Package], *, digest: str, suite: str, created: str) -> str:
+def spdx(
+    image: str,
+    packages: Iterable[Package],
+    *,
+    digest: str,
+    suite: str,
+    created: str,
+    inputs: Mapping[str, str] | None = None,
+) -> str:
     """The document's text.
 
     Args:
@@ -47,6 +60,7 @@ def spdx(image: str, packages: Iterable[Package], *, digest: str, suite: str, cr
         digest: of its artefacts, which names this document uniquely.
         suite: Debian's code name, for the package URLs.
         created: UTC, ISO 8601 ending in Z.
+        inputs: trees that came into the image beside the packages, name to digest.
 
     Licences are not asserted: Debian's copyright files stay in the image under /usr/share/doc.
     """
@@ -56,9 +70,10 @@ def spdx(image: str, packages: Iterable[Package], *, digest: str, suite: str, cr
         "versionInfo": digest[:12],
         "downloadLocation": "NOASSERTION",
         "filesAnalyzed": False,
-        "primaryPackagePurpose": "OPERATING-SYSTEM",
+        "primaryPackagePurpose": "OPERATING_SYSTEM",
     }
     members = [_package(package, suite) for package in packages]
+    members += [_input(name, tree) for name, tree in sorted((inputs or {}).items())]
     contained = [
         {"spdxElementId": "SPDXRef-image", "relationshipType": "CONTAINS", "relatedSpdxElement": item["SPDXID"]}
         for item in members
@@ -95,7 +110,7 @@ def _package(package: Package, suite: str) -> dict[str, object]:
         "SPDXID": f"SPDXRef-deb-{identifier}-{package.architecture}",
         "name": package.name,
         "versionInfo": package.version,
-        "supplier": f"Organization: {package.maintainer}",
+        "supplier": f"Organization: {_supplier(package.maintainer)}",
         "downloadLocation": "NOASSERTION",
         "filesAnalyzed": False,
         "licenseConcluded": "NOASSERTION",
@@ -110,3 +125,44 @@ def _package(package: Package, suite: str) -> dict[str, object]:
             }
         ],
     }
+
+
+def _supplier(maintainer: str) -> str:
+    """`Name (address)`, as SPDX writes what Debian writes as `Name <address>`."""
+    return re.sub(r"\s*<([^<>]*)>\s*$", r" (\1)", maintainer)
+
+
+def _input(name: str, digest: str) -> dict[str, object]:
+    return {
+        "SPDXID": f"SPDXRef-input-{name}",
+        "name": name,
+        "versionInfo": digest[:12],
+        "downloadLocation": "NOASSERTION",
+        "filesAnalyzed": False,
+        "licenseConcluded": "NOASSERTION",
+        "licenseDeclared": "NOASSERTION",
+        "copyrightText": "NOASSERTION",
+        "comment": f"built or fetched on the host that built the image; SHA-256 of its tree: {digest}",
+    }
+
+
+def packages_of(document: str) -> tuple[Package, ...]:
+    """The Debian packages of a document that `spdx` wrote; what it says of other things is left out.
+
+    Raises:
+        ValueError: it is no such document, or holds what cannot be a Debian package.
+    """
+    raw = json.loads(document)
+    if not isinstance(raw, dict) or not isinstance(raw.get("packages"), list):
+        raise ValueError("it has no list of packages")
+    found = []
+    for item in raw["packages"]:
+        if not isinstance(item, dict) or not str(item.get("SPDXID")).startswith("SPDXRef-deb-"):
+            continue
+        source = _SOURCE.fullmatch(str(item.get("sourceInfo")))
+        name, version = str(item.get("name")), str(item.get("versionInfo"))
+        if source is None or not _NAME.fullmatch(name) or not _VERSION.fullmatch(version):
+            raise ValueError(f"{name!r} is described in a way that no Debian package is")
+        architecture = str(item["SPDXID"]).rpartition("-")[2]
+        found.append(Package(name, version, architecture, source["name"], source["version"], ""))
+    return tuple(found)

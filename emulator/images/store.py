@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import builtins
 import contextlib
-import fcntl
-import re
-import tempfile
-import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
-from emulator.errors import ConflictError, HyperscalerError, StateError, UsageError
-from emulator.images.builder import BUILDER_VERSION, DISK, INITRD, KERNEL, LOG, BuildPhase, ImageBuilder, Progress
-from emulator.images.manifest import MANIFEST_NAME, Artefact, Manifest, read_manifest
+from emulator.errors import ConflictError, StateError, UsageError
+from emulator.flock import acquire
+from emulator.images.builder import BUILDER_VERSION, DISK, INITRD, KERNEL, BuildPhase, Built, ImageBuilder, Progress
+from emulator.images.importer import ImageImporter
+from emulator.images.manifest import MANIFEST_NAME, Manifest, read_manifest
+from emulator.images.packer_record import PackerRecord
+from emulator.images.pointers import CURRENT, DIGEST_DIRECTORY, HELD, Pointers
 from emulator.images.recipe import NAME, Recipe, load_recipe, tree_digest
-from emulator.images.sbom import SBOM_NAME, spdx
-from emulator.images.store_files import artefact, digest_of, fsync, remove_tree
+from emulator.images.references import parse_reference
+from emulator.images.store_builds import WORK_PREFIX, Maker, make_image
+from emulator.images.store_files import artefact, digest_of, remove_tree
 from emulator.ports import ProcessRunner, log
-from emulator.units import MIB
 
-_DIGEST_DIRECTORY = re.compile(r"[0-9a-f]{12}")
-_WORK_PREFIX = ".work-"
 _TRASH_PREFIX = ".trash-"
-_CURRENT = "current"
+_LOCK_SECONDS = 7200.0
+"""How long one may wait for another build of the image: two hours, on the slowest of hosts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,37 +64,57 @@ class ImageStore:
         self._recipes = recipes
 
     # ------------------------------------------------------------ reading
-    def current(self, name: str) -> GoldenImage | None:
-        """The image that new guests of this name start from; None when there is none or its directory is gone."""
+    def current(self, ref: str) -> GoldenImage | None:
+        """The image that new guests of this name start from, or the one that `NAME:TAG` or `NAME@DIGEST` means.
+
+        None when there is none or its directory is gone.
+        """
+        reference = parse_reference(ref)
+        if reference is None:
+            raise UsageError(
+                f"{ref!r} cannot be the name of an image",
+                fix="use lower-case letters, digits and '-', and NAME:TAG or NAME@DIGEST for a certain build",
+            )
+        home = self.root / reference.name
+        pointers = Pointers(home)
+        build: str | None
+        if reference.tag:
+            build = pointers.tag(reference.tag)
+        elif reference.digest:
+            build = reference.digest[:12] if len(reference.digest) >= 12 else self._beginning(home, reference.digest)
+            build = build if build is not None and (home / build).is_dir() else None
+        else:
+            build = pointers.read(CURRENT)
+        image = self.open(home / build) if build is not None else None
+        if image is not None and not image.digest.startswith(reference.digest):
+            return None
+        return image
+
+    def pointers(self, name: str) -> Pointers:
+        """What `current`, `previous` and the tags of a name point to."""
         _check_name(name)
-        try:
-            target = (self.root / name / _CURRENT).readlink().name
-        except OSError:
-            return None
-        if not _DIGEST_DIRECTORY.fullmatch(target) or not (self.root / name / target).is_dir():
-            return None
-        return self._open(self.root / name / target)
+        return Pointers(self.root / name)
 
     def list(self) -> tuple[GoldenImage, ...]:
         """Every readable image, by name and then the newest first. A damaged one is logged and left out."""
         found = []
         for directory in sorted(self.root.glob("*/*")):
-            if not _DIGEST_DIRECTORY.fullmatch(directory.name) or not NAME.fullmatch(directory.parent.name):
+            if not DIGEST_DIRECTORY.fullmatch(directory.name) or not NAME.fullmatch(directory.parent.name):
                 continue
             try:
-                found.append(self._open(directory))
+                found.append(self.open(directory))
             except StateError as error:
                 log.warning("image left out: %s", error)
         found.sort(key=lambda image: image.manifest.built_at, reverse=True)
         return tuple(sorted(found, key=lambda image: image.name))
 
     def show(self, ref: str) -> GoldenImage:
-        """The current image of the name `ref`, or the image whose digest begins with `ref` (4 digits or more).
+        """The current image of the name `ref`, that of `NAME:TAG`, or the one whose digest begins with `ref`.
 
         Raises:
-            UsageError: none or several match.
+            UsageError: none or several match; a digest needs 4 digits or more.
         """
-        if NAME.fullmatch(ref):
+        if parse_reference(ref) is not None:
             image = self.current(ref)
             if image is not None:
                 return image
@@ -107,9 +125,9 @@ class ImageStore:
         raise UsageError(what, where=str(self.root), fix="list the images: hyperscaler image list")
 
     def verify(self, image: GoldenImage) -> builtins.list[str]:
-        """Compare every artefact with the manifest; one line for each difference, none when all is well."""
+        """Compare every file with the manifest; one line for each difference, none when all is well."""
         faults = []
-        for name, expected in sorted(image.manifest.artefacts.items()):
+        for name, expected in sorted({**image.manifest.artefacts, **image.manifest.records}.items()):
             try:
                 actual = artefact(image.directory / name)
             except OSError as error:
@@ -123,25 +141,34 @@ class ImageStore:
             faults.append(f"{MANIFEST_NAME}: belongs to another image than its directory")
         return faults
 
-    def needs_build(self, name: str, *, inputs: Mapping[str, Path] | None = None) -> str | None:
+    def needs_build(self, ref: str, *, inputs: Mapping[str, Path] | None = None, held: bool = True) -> str | None:
         """Why `build` would build, in words for the plan; None when the current image is what the recipe says.
 
         Checks that the artefacts are there with their sizes; `verify` reads them whole. Inputs that are not given
         count as unchanged, so that a lab can use an image on a host that could not build it.
+
+        Args:
+            ref: a name, or a certain build of it, for which the recipe does not count.
+            inputs: trees that the recipe names.
+            held: whether an image that somebody rolled back to counts as up to date.
         """
-        recipe = load_recipe(name, self._recipes)
         try:
-            image = self.current(name)
+            image = self.current(ref)
         except StateError as error:
             return error.what
+        reference = parse_reference(ref)
+        fixed = reference is not None and reference.fixed
         if image is None:
-            return "not built yet"
+            return "there is no such build in the store" if fixed else "not built yet"
         for artefact_name, expected in image.manifest.artefacts.items():
             path = image.directory / artefact_name
             if not path.is_file() or path.stat().st_size != expected.size:
                 return f"{artefact_name} is missing or cut short"
+        if fixed or (held and self.pointers(image.name).read(HELD) == image.directory.name):
+            return None
         if image.manifest.builder_version != BUILDER_VERSION:
             return "built by another version of the builder"
+        recipe = load_recipe(image.name, self._recipes)
         if image.manifest.recipe_digest != recipe.digest(builder_version=BUILDER_VERSION):
             return "its recipe has changed"
         for input_name, tree in (inputs or {}).items():
@@ -168,12 +195,48 @@ class ImageStore:
         """
         recipe = load_recipe(name, self._recipes)
         inputs = inputs or {}
-        with self._locked(name, progress):
-            image = self.current(name) if self.needs_build(name, inputs=inputs) is None else None
-            if image is not None and not force:
-                return image
-            self._sweep(name)
-            return self._build(recipe, progress, inputs)
+        with self.locked(name, progress):
+            if not force and self.needs_build(name, inputs=inputs, held=False) is None:
+                image = self.current(name)
+                if image is not None:
+                    return image
+            digests = {key: tree_digest(tree) for key, tree in inputs.items()}
+
+            def make(scratch: Path, out: Path) -> Built:
+                return ImageBuilder(recipe, scratch, out, self._runner, progress, inputs).build()
+
+            return self._make(recipe, make, digests, progress)
+
+    def import_disk(
+        self, disk: Path, record: PackerRecord, *, made_by: Mapping[str, str], progress: Progress
+    ) -> GoldenImage:
+        """Take a disk that Packer made as the current image of its name; see `emulator.images.importer`.
+
+        Args:
+            disk: a qcow2, which is read only.
+            record: what the files that Packer worked with were written from.
+            made_by: the tool and its version, for the manifest.
+            progress: as for `build`.
+
+        Raises:
+            UsageError: there is no such recipe.
+            ConflictError: the recipe has changed since the files were written.
+            HyperscalerError: the disk is no finished image.
+        """
+        recipe = load_recipe(record.name, self._recipes)
+        now = (BUILDER_VERSION, recipe.digest(builder_version=BUILDER_VERSION))
+        if (record.builder_version, record.recipe_digest) != now:
+            raise ConflictError(
+                f"the recipe of {recipe.name} has changed since Packer's files were written",
+                where=str(disk),
+                fix=f"write them again with `hyperscaler image packer-files {recipe.name} DIR` and run Packer again",
+            )
+        with self.locked(recipe.name, progress):
+
+            def make(scratch: Path, out: Path) -> Built:
+                return ImageImporter(recipe, disk, scratch, out, self._runner, progress, made_by).build()
+
+            return self._make(recipe, make, record.inputs, progress)
 
     def remove(self, ref: str, in_use: Collection[Path]) -> GoldenImage:
         """Remove one image and return what it was.
@@ -186,7 +249,7 @@ class ImageStore:
             ConflictError: an overlay stands on the image, or a build of its name is running.
         """
         image = self.show(ref)
-        with self._locked(image.name, None):
+        with self.locked(image.name):
             user = _user(image, in_use)
             if user is not None:
                 raise ConflictError(
@@ -197,25 +260,28 @@ class ImageStore:
             self._discard(image)
         return image
 
-    def gc(self, in_use: Collection[Path], keep: int) -> tuple[GoldenImage, ...]:
+    def gc(self, in_use: Collection[Path], keep: int, *, chosen: bool = False) -> tuple[GoldenImage, ...]:
         """Remove images that are neither current, nor in use, nor among the `keep` newest of their name.
 
-        Left-overs of interrupted builds go too. Returns the removed images.
+        Images with a tag, and those that a rollback left or returns to, go only with `chosen`. Left-overs of
+        interrupted builds go too. Returns the removed images.
         """
         removed = []
         for name in sorted({path.parent.name for path in self.root.glob("*/*") if NAME.fullmatch(path.parent.name)}):
-            with self._locked(name, None):
+            with self.locked(name):
                 self._sweep(name)
-                current = self.current(name)
+                kept: set[str | None] = {self.pointers(name).read(CURRENT)}
+                kept |= set() if chosen else self.pointers(name).protected()
                 mine = [image for image in self.list() if image.name == name]
                 for image in mine[max(keep, 0) :]:
-                    if _user(image, in_use) is None and (current is None or image.digest != current.digest):
+                    if _user(image, in_use) is None and image.directory.name not in kept:
                         self._discard(image)
                         removed.append(image)
         return tuple(removed)
 
     # ------------------------------------------------------------ inner parts
-    def _open(self, directory: Path) -> GoldenImage:
+    def open(self, directory: Path) -> GoldenImage:
+        """The image in a directory of the store; `StateError` when its manifest is damaged or another's."""
         manifest = read_manifest(directory / MANIFEST_NAME)
         if manifest.name != directory.parent.name or not manifest.digest.startswith(directory.name):
             raise StateError("the manifest belongs to another image", where=str(directory))
@@ -229,83 +295,25 @@ class ImageStore:
             manifest=manifest,
         )
 
-    def _build(self, recipe: Recipe, progress: Progress, inputs: Mapping[str, Path]) -> GoldenImage:
-        started = time.monotonic()
+    def _make(self, recipe: Recipe, make: Maker, inputs: Mapping[str, str], progress: Progress) -> GoldenImage:
+        self._sweep(recipe.name)
         home = self.root / recipe.name
-        work = Path(tempfile.mkdtemp(prefix=_WORK_PREFIX, dir=home))
-        out = work / "image"
-        out.mkdir(mode=0o755)
-        try:
-            scratch = work / "scratch"
-            # mmdebstrap runs apt's downloads as the user _apt, who must be able to enter.
-            work.chmod(0o711)
-            scratch.mkdir(mode=0o755)
-            builder = ImageBuilder(recipe, scratch, out, self._runner, progress, inputs)
-            built = builder.build()
-            progress(BuildPhase.RECORD, "")
-            artefacts = {name: artefact(out / name) for name in (DISK, KERNEL, INITRD)}
-            _check_budget(recipe, artefacts[DISK])
-            manifest = Manifest(
-                name=recipe.name,
-                digest=digest_of(artefacts),
-                recipe_digest=recipe.digest(builder_version=BUILDER_VERSION),
-                builder_version=BUILDER_VERSION,
-                suite=recipe.suite,
-                architecture=built.architecture,
-                kernel_version=built.kernel_version,
-                cmdline=recipe.cmdline,
-                virtual_size=built.virtual_size,
-                built_at=datetime.now(UTC).isoformat(timespec="seconds"),
-                build_seconds=round(time.monotonic() - started, 1),
-                artefacts=artefacts,
-                description=recipe.description,
-                packages={package.name: package.version for package in built.packages},
-                tools=built.tools,
-                inputs={name: tree_digest(tree) for name, tree in inputs.items()},
-            )
-            created = f"{manifest.built_at.removesuffix('+00:00')}Z"
-            (out / SBOM_NAME).write_text(
-                spdx(recipe.name, built.packages, digest=manifest.digest, suite=recipe.suite, created=created),
-                encoding="utf-8",
-            )
-            return self._publish(home, out, manifest)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                (out / LOG).replace(home / "failed.log")
-            raise
-        finally:
-            remove_tree(work)
+        return self.open(make_image(home, recipe, make, inputs=inputs, progress=progress, damaged=self._is_damaged))
 
-    def _publish(self, home: Path, out: Path, manifest: Manifest) -> GoldenImage:
-        (out / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
-        for path in out.iterdir():
-            # The log may quote a package source with a password in it.
-            path.chmod(0o600 if path.name == LOG else 0o444)
-            fsync(path)
-        fsync(out)
-        final = home / manifest.digest[:12]
-        if final.exists():
-            remove_tree(final) if self._is_damaged(final) else remove_tree(out)
-        if out.exists():
-            out.rename(final)
-        pointer = home / f"{_WORK_PREFIX}pointer"
-        pointer.unlink(missing_ok=True)
-        pointer.symlink_to(final.name)
-        pointer.replace(home / _CURRENT)
-        fsync(home)
-        return self._open(final)
+    @staticmethod
+    def _beginning(home: Path, digits: str) -> str | None:
+        """The only build whose digest begins so."""
+        found = [path.name for path in home.glob(f"{digits}*") if DIGEST_DIRECTORY.fullmatch(path.name)]
+        return found[0] if len(found) == 1 else None
 
     def _is_damaged(self, directory: Path) -> bool:
         try:
-            return bool(self.verify(self._open(directory)))
+            return bool(self.verify(self.open(directory)))
         except StateError:
             return True
 
     def _discard(self, image: GoldenImage) -> None:
-        current = self.root / image.name / _CURRENT
-        with contextlib.suppress(OSError):
-            if current.readlink().name == image.directory.name:
-                current.unlink()
+        self.pointers(image.name).forget(image.directory.name)
         trash = image.directory.with_name(f"{_TRASH_PREFIX}{image.directory.name}")
         image.directory.rename(trash)
         remove_tree(trash)
@@ -313,42 +321,33 @@ class ImageStore:
     def _sweep(self, name: str) -> None:
         """Remove what interrupted builds and removals of this name left behind. The caller holds the lock."""
         for path in (self.root / name).iterdir():
-            if path.name.startswith((_WORK_PREFIX, _TRASH_PREFIX)):
+            if path.name.startswith((WORK_PREFIX, _TRASH_PREFIX)):
                 remove_tree(path)
 
     @contextlib.contextmanager
-    def _locked(self, name: str, progress: Progress | None) -> Iterator[None]:
+    def locked(self, name: str, progress: Progress | None = None) -> Iterator[None]:
         """Hold the lock of one name; with `progress` wait for it, without raise `ConflictError`."""
         _check_name(name)
         home = self.root / name
         home.mkdir(mode=0o755, parents=True, exist_ok=True)
-        with (home / ".lock").open("a") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if progress is None:
-                    raise ConflictError(
-                        f"image {name} is being built or removed by another process",
-                        where=str(home),
-                        fix="wait for it and try again",
-                    ) from None
-                progress(BuildPhase.WAIT, "")
-                fcntl.flock(stream, fcntl.LOCK_EX)
+
+        def wait(who: str) -> None:
+            if progress is None:
+                raise ConflictError(
+                    f"image {name} is being built or removed by another process",
+                    where=str(home),
+                    fix="wait for it and try again",
+                )
+            progress(BuildPhase.WAIT, f"for {who}")
+
+        with (home / ".lock").open("a+") as stream:
+            acquire(stream.fileno(), home / ".lock", seconds=_LOCK_SECONDS, on_wait=wait)
             yield
 
 
 def _check_name(name: str) -> None:
     if not NAME.fullmatch(name):
         raise UsageError(f"{name!r} cannot be the name of an image", fix="use lower-case letters, digits and '-'")
-
-
-def _check_budget(recipe: Recipe, disk: Artefact) -> None:
-    if recipe.max_image_mib and disk.size > recipe.max_image_mib * MIB:
-        raise HyperscalerError(
-            f"the disk of {recipe.name} has {disk.size // MIB} MiB; its budget is {recipe.max_image_mib} MiB",
-            where="max_image_mib",
-            fix="take something out of the recipe, or raise the budget",
-        )
 
 
 def _user(image: GoldenImage, in_use: Collection[Path]) -> str | None:

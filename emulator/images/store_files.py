@@ -33,6 +33,18 @@ def fsync(path: Path) -> None:
         os.close(descriptor)
 
 
+def write_atomic(path: Path, text: str, *, mode: int) -> None:
+    """Write a small file so that a reader sees the earlier one or the new one, whole."""
+    new = path.with_name(f".{path.name}.new")
+    new.unlink(missing_ok=True)
+    new.touch(mode=mode, exist_ok=False)
+    new.chmod(mode)
+    new.write_text(text, encoding="utf-8")
+    fsync(new)
+    new.replace(path)
+    fsync(path.parent)
+
+
 def remove_tree(path: Path) -> None:
     """Remove a file or tree, but never through a mount: a killed build tool could have left the host's /dev in it.
 

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from emulator.access.model import AccessRole
 from emulator.inventory.model import (
     AnsibleInventory,
     ConnectionFacts,
     InventoryGroup,
     InventoryHost,
     NodeGpu,
+    SshTrust,
     Vars,
     VarValue,
 )
+from emulator.kubernetes.addons import wanted_addons
 from emulator.kubernetes.addresses import dns_address, pod_subnets
-from emulator.spec.model import ClusterKind, ClusterSpec, NodeSpec, Role
+from emulator.kubernetes.resources import MigStrategy, node_resources
+from emulator.kubernetes.users import USERS_NAMESPACE, student_namespace, student_quota
+from emulator.spec.model import ADMIN, ClusterKind, ClusterSpec, NodeSpec, Role
+
+CLOUD = ClusterKind.CLOUD
 
 GROUP_OF_ROLE: Mapping[Role, str] = {
     Role.HPC_CONTROLLER: "hpc_controller",
@@ -27,6 +34,9 @@ GROUP_OF_ROLE: Mapping[Role, str] = {
 LAB_USERS: Mapping[str, int] = {"student": 2000}
 """Ordinary accounts on every node, with the uid that they have everywhere: Slurm runs a job as its submitter's uid."""
 
+QOS_OF_ROLE: Mapping[AccessRole, str] = {AccessRole.ADMIN: "normal", AccessRole.STUDENT: "student"}
+"""Slurm's quality of service for the jobs of each role; the verification's own account has no limits."""
+
 STAND_IN = "/dev/lab-gpu"
 """Path, less its number, of the device node that stands for one simulated GPU in a guest."""
 
@@ -35,6 +45,7 @@ def build_inventory(
     spec: ClusterSpec,
     connection: ConnectionFacts,
     gpus: Mapping[str, tuple[NodeGpu, ...]] | None = None,
+    trust: SshTrust | None = None,
 ) -> AnsibleInventory:
     """The inventory of a lab.
 
@@ -42,14 +53,17 @@ def build_inventory(
         spec: the lab.
         connection: how its guests are reached.
         gpus: node name -> what the allocation gave it; nodes that are not named have none.
+        trust: the lab's ssh authority and its users.
     """
     granted = gpus or {}
+    trust = trust or SshTrust()
     pods = pod_subnets(spec)
     hosts = tuple(
         InventoryHost(
             node.name,
             {
                 **_host_vars(node, granted.get(node.name, ())),
+                **_access_vars(node, trust),
                 **({"node_pod_subnet": str(pods[node.name])} if node.name in pods else {}),
             },
         )
@@ -58,18 +72,56 @@ def build_inventory(
     groups: list[InventoryGroup] = []
     for kind in ClusterKind:
         names = tuple(dict.fromkeys(group for role, group in GROUP_OF_ROLE.items() if role.cluster is kind))
-        groups.append(InventoryGroup(kind.value, children=names, vars=_CLUSTER_VARS[kind](spec)))
+        variables = {**_CLUSTER_VARS[kind](spec), **(_kubernetes_users(spec, trust, granted) if kind is CLOUD else {})}
+        groups.append(InventoryGroup(kind.value, children=names, vars=variables))
         groups += [
             InventoryGroup(name, hosts=tuple(node.name for node in spec.nodes if GROUP_OF_ROLE[node.role] == name))
             for name in names
         ]
-    return AnsibleInventory(hosts, tuple(groups), _lab_vars(spec, connection))
+    return AnsibleInventory(hosts, tuple(groups), _lab_vars(spec, connection, trust))
 
 
-def _lab_vars(spec: ClusterSpec, connection: ConnectionFacts) -> Vars:
+def _access_vars(node: NodeSpec, trust: SshTrust) -> Vars:
+    """Who may log in to the node, who may become root there, and who had access once or has it elsewhere."""
+    here = trust.book.on(node.name)
+    names = {user.name for user in here}
+    return {
+        "node_logins": tuple(user.name for user in here),
+        "node_admins": tuple(user.name for user in here if user.role is AccessRole.ADMIN),
+        "node_strangers": tuple(user.name for user in trust.book.users if user.name not in names),
+        "host_certificate": trust.host_certificates.get(node.name, ""),
+    }
+
+
+def _lab_vars(spec: ClusterSpec, connection: ConnectionFacts, trust: SshTrust) -> Vars:
+    users = [*LAB_USERS.items(), *((user.name, user.uid) for user in trust.book.users if not user.revoked)]
     return {
         "lab_name": spec.name,
-        "lab_users": tuple({"name": name, "uid": uid} for name, uid in LAB_USERS.items()),
+        "lab_networks": {kind.value: str(network.subnet) for kind, network in spec.networks.items()},
+        "lab_users": tuple({"name": name, "uid": uid} for name, uid in users),
+        "slurm_users": (
+            *({"name": name, "qos": "normal", "admin": False} for name in LAB_USERS),
+            # Who logs in as the lab's owner may run jobs and manage the cluster without becoming root first.
+            {"name": ADMIN, "qos": "normal", "admin": True},
+            *(
+                {"name": user.name, "qos": QOS_OF_ROLE[user.role], "admin": False}
+                for user in trust.book.users
+                if not user.revoked
+            ),
+        ),
+        "lab_former_users": tuple(user.name for user in trust.book.users if user.revoked),
+        "lab_ssh_authorities": trust.authorities,
+        "lab_login_keys": trust.login_keys,
+        "lab_revoked_keys": trust.book.revoked_keys,
+        "security_unattended_upgrades": spec.security.unattended_upgrades,
+        "security_apt_sources": spec.security.apt_sources,
+        **connection_vars(connection),
+    }
+
+
+def connection_vars(connection: ConnectionFacts) -> Vars:
+    """How Ansible reaches every node."""
+    return {
         "ansible_user": connection.user,
         "ansible_become": connection.user != "root",
         "ansible_ssh_private_key_file": str(connection.private_key),
@@ -155,14 +207,37 @@ def _kubernetes_vars(spec: ClusterSpec) -> Vars:
         "kubernetes_cluster_name": spec.name,
         "kubernetes_control_plane": head.name,
         "kubernetes_cni": kubernetes.cni,
-        "kubernetes_ingress": kubernetes.ingress,
-        "kubernetes_storage_class": kubernetes.storage_class,
+        "kubernetes_addons": wanted_addons(kubernetes),
+        "kubernetes_network_policy": kubernetes.network_policy,
         "kubernetes_version": kubernetes.version,
         "kubernetes_pod_subnet": str(kubernetes.pod_subnet),
         "kubernetes_service_subnet": str(kubernetes.service_subnet),
         "kubernetes_dns_ip": str(dns_address(kubernetes.service_subnet)),
         "kubernetes_mig_strategy": kubernetes.mig_strategy,
         "kubernetes_taint_gpu_workers": kubernetes.taint_gpu_workers,
+    }
+
+
+def _kubernetes_users(spec: ClusterSpec, trust: SshTrust, gpus: Mapping[str, tuple[NodeGpu, ...]]) -> Vars:
+    """The users in Kubernetes, and what a student may have there at a time."""
+    nodes = spec.nodes_of(CLOUD)
+    if spec.kubernetes is None or not nodes:
+        return {}
+    workers = [node for node in nodes if node.role is not Role.CLOUD_CONTROL_PLANE] or nodes
+    strategy = MigStrategy(spec.kubernetes.mig_strategy)
+    types = [(gpu.type, gpu.count) for node in nodes for gpu in gpus.get(node.name, ()) if gpu.count > 0]
+    cpus, memory = sum(node.cpu_cores for node in workers), sum(node.memory_mib for node in workers)
+    return {
+        "kubernetes_users": tuple(
+            {"name": user.name, "role": user.role.value, "namespace": student_namespace(user.name)}
+            for user in trust.book.users
+            if not user.revoked
+        ),
+        "kubernetes_former_users": tuple(
+            {"name": user.name, "namespace": student_namespace(user.name)} for user in trust.book.users if user.revoked
+        ),
+        "kubernetes_users_namespace": USERS_NAMESPACE,
+        "kubernetes_student_quota": student_quota(cpus, memory, node_resources(types, strategy)),
     }
 
 

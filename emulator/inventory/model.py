@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
+from emulator.access.model import AccessBook
+
 VarValue: TypeAlias = str | int | bool | tuple["VarValue", ...] | Mapping[str, "VarValue"]
 """A variable's value: what INI, YAML and JSON can all carry. There is no None and no float, by design."""
 
@@ -26,6 +28,23 @@ class NodeGpu:
     count: int
     simulated: bool = False
     device_files: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SshTrust:
+    """Whom nodes let in. Keys are public ones, as `TYPE BASE64`.
+
+    Attributes:
+        authorities: the lab's ssh authority (none yet: empty), and the one that is about to take its place.
+        host_certificates: what the authority gave to nodes, by name.
+        book: the lab's users.
+        login_keys: the tool's own key, and the one that is about to take its place; empty: left as they are.
+    """
+
+    authorities: tuple[str, ...] = ()
+    host_certificates: Mapping[str, str] = field(default_factory=dict)
+    book: AccessBook = field(default_factory=AccessBook)
+    login_keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

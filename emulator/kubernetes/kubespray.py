@@ -16,7 +16,7 @@ from emulator.spec.model import ClusterKind, ClusterSpec, Role
 _NETWORK_PLUGIN: Mapping[str, str] = {"bridge": "cni", "calico": "calico", "flannel": "flannel"}
 
 
-def kubespray_inventory(spec: ClusterSpec, connection: Mapping[str, str]) -> str:
+def kubespray_inventory(spec: ClusterSpec, connection: Mapping[str, object]) -> str:
     """YAML for `ansible-playbook -i FILE cluster.yml` of Kubespray.
 
     Args:

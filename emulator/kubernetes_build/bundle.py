@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from emulator.errors import UsageError
+from emulator.errors import StateError, UsageError
 from emulator.kubernetes_build.release import (
+    DIRECTORIES,
     MANIFEST,
     MAX_MANIFEST_BYTES,
     Release,
@@ -88,31 +89,46 @@ def verify_bundle(path: Path) -> ReleaseManifest:
 
 
 def unpack_bundle(path: Path, cache: Path) -> Release:
-    """The bundle's release under `cache`, verified while it is unpacked; what is there already is used.
+    """The bundle's release under `cache`, verified while it is unpacked; what is there already is used. To be called
+    under `cache_lock`.
 
     Raises:
         UsageError, ReleaseError: see `verify_bundle`; nothing is left of a bad bundle.
     """
     with _opened(path) as archive:
         manifest = _manifest(archive, path)
-        final = cache / f"{manifest.version}-{manifest.digest[:12]}"
-        if final.is_dir():
-            found = read_release(final)
-            if found.manifest.digest == manifest.digest:
-                return found
+        found = unpacked(manifest, cache)
+        if found is not None:
+            return found
+        final = _place(manifest, cache)
         cache.mkdir(parents=True, exist_ok=True)
         stage = cache / f".unpack-{os.getpid()}"
         shutil.rmtree(stage, ignore_errors=True)
-        for name in ("bin", "images"):
+        for name in DIRECTORIES:
             (stage / name).mkdir(parents=True)
         try:
             _walk(archive, manifest, path, stage)
             (stage / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
             shutil.rmtree(final, ignore_errors=True)
+            # What has its name counts as whole from then on, also after a loss of power.
+            os.sync()
             stage.rename(final)
         finally:
             shutil.rmtree(stage, ignore_errors=True)
     return Release(final, manifest)
+
+
+def unpacked(manifest: ReleaseManifest, cache: Path) -> Release | None:
+    """What `unpack_bundle` left of a bundle with this manifest; None when it has to be unpacked."""
+    try:
+        found = read_release(_place(manifest, cache))
+    except StateError:
+        return None
+    return found if found.manifest.digest == manifest.digest else None
+
+
+def _place(manifest: ReleaseManifest, cache: Path) -> Path:
+    return cache / f"{manifest.version}-{manifest.digest[:12]}"
 
 
 @contextmanager

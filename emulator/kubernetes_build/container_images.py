@@ -66,7 +66,7 @@ class ImageRoots:
             self._static(name, ("usr/local/bin", name))
             for name in ("kube-apiserver", "kube-controller-manager", "kube-scheduler")
         ]
-        return (*images, self._proxy(), self._static("pause", ("", "pause")), self._etcd(), self._dns(), self._tools())
+        return (*images, self._proxy(), self._static("pause", ("", "pause")), self._etcd(), self._dns(), self.tools())
 
     def _root(self, name: str) -> Path:
         root = self.work / name
@@ -109,7 +109,8 @@ class ImageRoots:
             (root / name).symlink_to("xtables-nft-multi")
         return ContainerImage(self.names["kube-proxy"], root, ("/usr/local/bin/kube-proxy",))
 
-    def _tools(self) -> ContainerImage:
+    def tools(self) -> ContainerImage:
+        """Of the pods that verify starts."""
         root = self._root("tools")
         _copy(self._found("bin/busybox"), root / "bin/busybox")
         for name in _APPLETS:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from emulator.errors import HostNotFitError
-from emulator.ports import ProcessRunner
+from emulator.ports import Completed, ProcessRunner
 
 _UPDATE_TIMEOUT = 300.0
 _FETCH_TIMEOUT = 1800.0
@@ -22,12 +22,14 @@ class DebianArchive:
     """apt with lists and caches of its own under `directory`.
 
     `lines` are one-line `deb` sources of a Debian release; source packages are looked up beside them, so the
-    host's configuration needs no deb-src. Proxy and keys stay what the host's apt configuration says.
+    host's configuration needs no deb-src, unless `with_sources` says that there are none. Proxy and keys stay what
+    the host's apt configuration says.
     """
 
     directory: Path
     lines: tuple[str, ...]
     runner: ProcessRunner
+    with_sources: bool = True
 
     def update(self) -> None:
         """Fetch the package lists.
@@ -44,7 +46,9 @@ class DebianArchive:
             )
         for name in ("lists/partial", "cache/archives/partial", "parts", "debs", "source"):
             (self.directory / name).mkdir(parents=True, exist_ok=True)
-        sources = [*self.lines, *(line.replace("deb ", "deb-src ", 1) for line in self.lines)]
+        sources = list(self.lines)
+        if self.with_sources:
+            sources += [line.replace("deb ", "deb-src ", 1) for line in self.lines]
         (self.directory / "sources.list").write_text("\n".join(sources) + "\n", encoding="utf-8")
         self._apt(["update"], timeout=_UPDATE_TIMEOUT)
 
@@ -65,20 +69,30 @@ class DebianArchive:
         )
         return descriptions[-1].name.removeprefix(f"{package}_").removesuffix(".dsc")
 
+    def versions(self, package: str) -> tuple[str, ...]:
+        """Every version of a binary package that the sources have; none of a package that they do not know."""
+        rows = self._apt(["madison", package], timeout=_UNPACK_TIMEOUT, program="apt-cache").stdout.splitlines()
+        return tuple(dict.fromkeys(row.split("|")[1].strip() for row in rows if row.count("|") >= 2))
+
     def unpack(self, packages: Sequence[str], root: Path) -> dict[str, str]:
-        """Fetch binary packages and lay their files under `root`; the versions by name. Scripts are not run."""
+        """Fetch binary packages and lay their files under `root`; the versions by name. Scripts are not run.
+
+        A package is a name, or `NAME=VERSION`.
+        """
         directory = self.directory / "debs"
         self._apt(["download", *packages], timeout=_FETCH_TIMEOUT, cwd=directory)
         versions = {}
         root.mkdir(parents=True, exist_ok=True)
-        for name in packages:
+        for name in (package.partition("=")[0] for package in packages):
             path = _newest(directory.glob(f"{name}_*.deb"))
             match = _NAME.fullmatch(path.name)
             versions[name] = match["version"].replace("%3a", ":") if match else ""
             self.runner.run(["dpkg-deb", "-x", path, root], timeout=_UNPACK_TIMEOUT)
         return versions
 
-    def _apt(self, words: Sequence[str], *, timeout: float, cwd: Path | None = None) -> None:
+    def _apt(
+        self, words: Sequence[str], *, timeout: float, cwd: Path | None = None, program: str = "apt-get"
+    ) -> Completed:
         options = {
             "Dir::Etc::SourceList": self.directory / "sources.list",
             "Dir::Etc::SourceParts": self.directory / "parts",
@@ -89,7 +103,7 @@ class DebianArchive:
             "APT::Get::List-Cleanup": "false",
         }
         settings = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
-        self.runner.run(["apt-get", "--quiet", *settings, *words], timeout=timeout, cwd=cwd)
+        return self.runner.run([program, "--quiet", *settings, *words], timeout=timeout, cwd=cwd)
 
 
 def _newest(paths: Iterable[Path]) -> Path:

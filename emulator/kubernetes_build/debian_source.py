@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from emulator.errors import HyperscalerError, StateError
@@ -62,25 +59,22 @@ class KubernetesBuild:
             return None
 
     def build(self, *, progress: Progress) -> Release:
-        """The release: the cached one, else a new one.
-
-        A second builder waits for the first and then finds its release.
+        """The release: the cached one, else a new one. To be called under `cache_lock`.
 
         Raises:
             HostNotFitError: apt has no Debian 12 sources.
             HyperscalerError: not enough space, or the packages no longer hold what is needed.
             CommandError: apt or the compiler failed.
         """
-        with self._locked(progress):
-            found = self.cached()
-            if found is not None:
-                return found
-            work = self._cache / f"build-{self._key()}"
-            work.mkdir(parents=True, exist_ok=True)
-            self._check_space(work)
-            release = self._build(work, progress)
-            shutil.rmtree(work)
-            return release
+        found = self.cached()
+        if found is not None:
+            return found
+        work = self._cache / f"build-{self._key()}"
+        work.mkdir(parents=True, exist_ok=True)
+        self._check_space(work)
+        release = self._build(work, progress)
+        shutil.rmtree(work)
+        return release
 
     def _key(self) -> str:
         """What decides the content, as far as it is known without the network."""
@@ -174,14 +168,3 @@ class KubernetesBuild:
                 where=str(work),
                 fix="free some space, or put HYPERSCALER_HOME on another file system",
             )
-
-    @contextmanager
-    def _locked(self, progress: Progress) -> Iterator[None]:
-        self._cache.mkdir(parents=True, exist_ok=True)
-        with (self._cache / "lock").open("a") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                progress("wait for another build", "")
-                fcntl.flock(stream, fcntl.LOCK_EX)
-            yield

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from emulator.errors import HyperscalerError
-from emulator.kubernetes.containerd import containerd_config
+from emulator.kubernetes.containerd import CNI_PROGRAMS, containerd_config
 from emulator.kubernetes_build.content_store import PACKAGE, ContentStore
 from emulator.kubernetes_build.debian_packages import DebianArchive
 from emulator.kubernetes_build.release import Release, missing_programs
 from emulator.ports import ProcessRunner
 
 # Raise it when the same release would give another tree.
-LAYOUT_VERSION = "2"
+LAYOUT_VERSION = "3"
 # The guest's own record of its release; the playbook reads it.
 RELEASE_FILE = "usr/lib/hyperscaler/kubernetes.json"
+MANIFESTS = "usr/share/hyperscaler/kubernetes/manifests"
+# Add-ons put their network programs here, and Debian's own lie elsewhere: containerd knows one directory.
+CNI_ADDON_PROGRAMS = "opt/cni/bin"
 CONTAINERD_ROOT = "var/lib/containerd"
 INPUT_NAME = "kubernetes"
 
@@ -36,7 +40,7 @@ class NodeFiles:
         return self.cache / f"node-{LAYOUT_VERSION}-{release.manifest.version}-{release.manifest.digest[:12]}"
 
     def make(self, release: Release) -> Path:
-        """The tree, laid out as the guest's root.
+        """The tree, laid out as the guest's root. To be called under `cache_lock`.
 
         Raises:
             HyperscalerError: the release lacks a program.
@@ -62,6 +66,8 @@ class NodeFiles:
             _check_images(release, images)
         finally:
             shutil.rmtree(work, ignore_errors=True)
+        # What has its name counts as whole from then on, also after a loss of power.
+        os.sync()
         stage.rename(final)
         return final
 
@@ -72,6 +78,12 @@ class NodeFiles:
         for program in release.programs:
             shutil.copyfile(program, programs / program.name)
             (programs / program.name).chmod(0o755)
+        (stage / MANIFESTS).mkdir(parents=True)
+        for manifest in release.manifests:
+            shutil.copyfile(manifest, stage / MANIFESTS / manifest.name)
+        link = stage / CNI_ADDON_PROGRAMS
+        link.parent.mkdir(parents=True)
+        link.symlink_to(CNI_PROGRAMS)
         record = stage / RELEASE_FILE
         record.parent.mkdir(parents=True)
         record.write_text(guest_record(release), encoding="utf-8")
@@ -92,6 +104,7 @@ def guest_record(release: Release) -> str:
         "cluster_dns": manifest.cluster_dns,
         "tools": manifest.tools,
         "images": sorted(manifest.images),
+        "addons": list(manifest.addons),
     }
     return json.dumps(document, indent=2) + "\n"
 

@@ -15,10 +15,12 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 1024 * 1024
 
-# What a node needs, by the file's directory: `bin/` are programs of the node, `images/` docker-archive tars.
-_PATH = re.compile(r"(bin|images)/[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+# What a node needs, by the file's directory: `bin/` are programs of the node, `images/` docker-archive tars,
+# `manifests/` the objects of add-ons, one file each.
+DIRECTORIES = ("bin", "images", "manifests")
+_PATH = re.compile(r"(bin|images|manifests)/[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _VERSION = re.compile(r"\d{1,2}\.\d{1,3}\.\d{1,3}")
-_IMAGE = re.compile(r"[a-z0-9][a-z0-9./-]{0,200}:[A-Za-z0-9._-]{1,100}")
+_IMAGE = re.compile(r"[a-z0-9][a-z0-9.-]{0,200}(?::\d{1,5})?(?:/[a-z0-9][a-z0-9._-]{0,100}){0,8}:[A-Za-z0-9._-]{1,100}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 NODE_PROGRAMS = ("kubeadm", "kubelet", "kubectl")
@@ -54,6 +56,12 @@ class ReleaseManifest:
     images: tuple[str, ...]
     files: Mapping[str, ReleaseFile]
     packages: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def addons(self) -> tuple[str, ...]:
+        """Names of the add-ons whose manifests are in the release."""
+        files = (PurePosixPath(path) for path in sorted(self.files))
+        return tuple(file.stem for file in files if file.parts[0] == "manifests" and file.suffix == ".yaml")
 
     @property
     def digest(self) -> str:
@@ -93,6 +101,11 @@ class Release:
     @property
     def image_tars(self) -> tuple[Path, ...]:
         return tuple(self.path(name) for name in sorted(self.manifest.files) if name.startswith("images/"))
+
+    @property
+    def manifests(self) -> tuple[Path, ...]:
+        """Objects of add-ons, one file each."""
+        return tuple(self.path(f"manifests/{name}.yaml") for name in self.manifest.addons)
 
     @property
     def programs(self) -> tuple[Path, ...]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from emulator.errors import ConfigError, HostNotFitError
-from emulator.kubernetes.addons import missing_addons
-from emulator.kubernetes_build.bundle import show_bundle, unpack_bundle
+from emulator.errors import ConfigError
+from emulator.kubernetes.addons import missing_addons, wanted_addons
+from emulator.kubernetes_build.bundle import show_bundle, unpack_bundle, unpacked, verify_bundle
+from emulator.kubernetes_build.cache_lock import cache_lock
 from emulator.kubernetes_build.debian_source import KubernetesBuild
 from emulator.kubernetes_build.go_build import Progress
 from emulator.kubernetes_build.node_files import NodeFiles
-from emulator.kubernetes_build.release import Release
+from emulator.kubernetes_build.release import Release, ReleaseManifest
+from emulator.kubernetes_build.upstream import UpstreamFetch, unreachable
 from emulator.spec.kubernetes_versions import DEBIAN_SOURCE_VERSION
 from emulator.spec.model import KubernetesSpec
 
@@ -27,6 +30,7 @@ class KubernetesSources:
     """All sources on this host. `wants` of a lab is its `KubernetesSpec`."""
 
     build: KubernetesBuild
+    upstream: UpstreamFetch
     files: NodeFiles
     cache: Path
 
@@ -36,74 +40,117 @@ class KubernetesSources:
         Raises:
             UsageError, ReleaseError, ConfigError, HostNotFitError: the source cannot give what the lab wants.
         """
-        kind = resolve_source(wants.source)
+        kind = self.resolve(wants)
         if kind == DEBIAN_SOURCE:
-            require_version(DEBIAN_SOURCE_VERSION, wants)
-            require_addons(wants, ())
+            _require_debian_source(wants)
             release = self.build.cached()
-            found = self.files.directory(release) if release is not None else None
+        elif kind == UPSTREAM:
+            require_addons(wants, self.upstream.origin.addons)
+            release = self.upstream.cached(wants.version, wanted_addons(wants))
+            if release is None and not self.upstream.is_reachable(wants.version):
+                raise unreachable(self.upstream.origin.packages)
         else:
-            manifest = show_bundle(Path(kind.removeprefix(BUNDLE)))
-            require_version(manifest.version, wants)
-            require_addons(wants, manifest.images)
-            found = self.files.directory(Release(self.cache, manifest))
+            path = Path(kind.removeprefix(BUNDLE))
+            manifest = show_bundle(path)
+            _require_bundle(manifest, wants)
+            release = Release(self.cache, manifest)
+            if not self.files.directory(release).is_dir() and unpacked(manifest, self.cache) is None:
+                _verify(path)
+        found = self.files.directory(release) if release is not None else None
         return found if found is not None and found.is_dir() else None
 
-    def make(self, wants: KubernetesSpec, *, progress: Progress) -> Path:
-        """The node files of the lab's release, built or unpacked when they are not here yet.
+    def release(self, wants: KubernetesSpec, *, progress: Progress) -> Release:
+        """The lab's release on this host: built, fetched or unpacked when it is not here yet.
 
         Raises:
             UsageError, ReleaseError, ConfigError, HostNotFitError: the source cannot give what the lab wants.
             CommandError: a step of a build failed.
         """
-        kind = resolve_source(wants.source)
+        with cache_lock(self.cache, progress):
+            return self._release(wants, progress)
+
+    def _release(self, wants: KubernetesSpec, progress: Progress) -> Release:
+        kind = self.resolve(wants)
         if kind == DEBIAN_SOURCE:
-            require_version(DEBIAN_SOURCE_VERSION, wants)
-            require_addons(wants, ())
-            release = self.build.build(progress=progress)
-        else:
-            progress("unpack the bundle", "")
-            release = unpack_bundle(Path(kind.removeprefix(BUNDLE)), self.cache)
-            require_version(release.manifest.version, wants)
-            require_addons(wants, release.manifest.images)
-        progress("container images of a node", "")
-        return self.files.make(release)
+            _require_debian_source(wants)
+            return self.build.build(progress=progress)
+        if kind == UPSTREAM:
+            require_addons(wants, self.upstream.origin.addons)
+            return self.upstream.fetch(wants.version, wanted_addons(wants), progress=progress)
+        progress("unpack the bundle", "")
+        release = unpack_bundle(Path(kind.removeprefix(BUNDLE)), self.cache)
+        _require_bundle(release.manifest, wants)
+        return release
+
+    def make(self, wants: KubernetesSpec, *, progress: Progress) -> Path:
+        """The node files of the lab's release, made when they are not here yet; raises what `release` raises."""
+        with cache_lock(self.cache, progress):
+            release = self._release(wants, progress)
+            progress("container images of a node", "")
+            return self.files.make(release)
+
+    def resolve(self, wants: KubernetesSpec) -> str:
+        """`bundle:PATH`, `upstream` or `debian-source`, what `auto` comes to on this host.
+
+        What was fetched or built for such a lab before decides first: an image must not be made anew because the
+        network came or went. Then upstream counts, if it answers within a few seconds.
+        """
+        if wants.source != AUTO:
+            return wants.source
+        if self.upstream.cached(wants.version, wanted_addons(wants)) is not None:
+            return UPSTREAM
+        fits = _fits(DEBIAN_SOURCE_VERSION, wants) and not wanted_addons(wants)
+        if fits and self.build.cached() is not None:
+            return DEBIAN_SOURCE
+        if not fits:
+            # Only upstream can help here, so that its error is the one to see.
+            return UPSTREAM
+        # The version of Debian's source, if the lab asks for it, is one that upstream's archive has no longer.
+        return UPSTREAM if not wants.version and self.upstream.is_reachable(wants.version) else DEBIAN_SOURCE
 
 
-def resolve_source(source: str) -> str:
-    """`bundle:PATH` or `debian-source`, the sources that this version can fetch from.
+def _verify(path: Path) -> None:
+    """Read a bundle whole, once for each state of the file: a command asks several times."""
+    status = path.stat()
+    _verified(path.absolute(), status.st_ino, status.st_size, status.st_mtime_ns)
 
-    Raises:
-        HostNotFitError: `upstream`, which this version cannot fetch from by itself.
-    """
-    if source.startswith(BUNDLE) or source == DEBIAN_SOURCE:
-        return source
-    if source == AUTO:
-        return DEBIAN_SOURCE
-    raise HostNotFitError(
-        "this version cannot fetch Kubernetes from the upstream project by itself",
-        where="clusters.cloud.kubernetes_config.source",
-        fix="make a bundle where upstream can be reached and use bundle:PATH, or use debian-source",
-    )
+
+@functools.cache
+def _verified(path: Path, *_state: int) -> None:
+    verify_bundle(path)
+
+
+def _require_debian_source(wants: KubernetesSpec) -> None:
+    require_version(DEBIAN_SOURCE_VERSION, wants)
+    require_addons(wants, ())
+
+
+def _require_bundle(manifest: ReleaseManifest, wants: KubernetesSpec) -> None:
+    require_version(manifest.version, wants)
+    require_addons(wants, manifest.addons)
 
 
 def require_version(version: str, wants: KubernetesSpec) -> None:
     """Raises: ConfigError when the lab asks for another version than the source gives (1.31 takes any 1.31.x)."""
-    asked = wants.version.removeprefix("v")
-    if asked and version != asked and not version.startswith(f"{asked}."):
+    if not _fits(version, wants):
         raise ConfigError(
-            f"the source gives Kubernetes {version}, the lab asks for {asked}",
+            f"the source gives Kubernetes {version}, the lab asks for {wants.version.removeprefix('v')}",
             where="clusters.cloud.kubernetes_config.version",
             fix=f"write {version}, or remove the key",
         )
 
 
-def require_addons(wants: KubernetesSpec, images: Collection[str]) -> None:
-    """Raises: ConfigError when the lab asks for add-ons whose container images are not among `images`."""
-    missing = missing_addons(wants, images)
+def _fits(version: str, wants: KubernetesSpec) -> bool:
+    asked = wants.version.removeprefix("v")
+    return not asked or version == asked or version.startswith(f"{asked}.")
+
+
+def require_addons(wants: KubernetesSpec, have: Collection[str]) -> None:
+    """Raises: ConfigError when the lab asks for add-ons that are not among `have`."""
+    missing = missing_addons(wants, have)
     if missing:
         raise ConfigError(
             "\n    ".join(missing),
             where="clusters.cloud.kubernetes_config",
-            fix="write cni: bridge, ingress: none and storage_class: none",
+            fix="write cni: bridge, ingress: none and storage_class: none, or take another source",
         )

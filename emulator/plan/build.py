@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from emulator import ids
 from emulator.paths import LabPaths
+from emulator.plan.firewall_build import aliases_for, build_firewall
 from emulator.plan.resources import (
     DhcpReservation,
     Domain,
@@ -21,6 +22,7 @@ from emulator.plan.resources import (
 )
 from emulator.spec.model import ClusterKind, ClusterSpec, NodeSpec
 
+TLS_KEY_BYTES = 32  # a private key on the curve P-256
 MUNGE_KEY_BYTES = 768  # 1024 characters as text, which Ansible can carry; MUNGE takes any key of 32 bytes or more
 
 
@@ -46,10 +48,13 @@ def build(spec: ClusterSpec, placement: Placement, gpu: GpuResources | None = No
     gpu = gpu or GpuResources()
     base = _hypervisor(placement)
     key = SshKeyPair(name="lab", path=str(placement.paths.ssh_key))
-    resources: list[Resource] = [*base, key, *_secrets(spec, placement.paths)]
+    authority = SshKeyPair(name="ca", path=str(placement.paths.ssh_ca))
+    resources: list[Resource] = [*base, key, authority, *_secrets(spec, placement.paths)]
     needs = tuple(resource.id for resource in base)
+    firewall = build_firewall(spec, needs)
+    resources.append(firewall)
     for cluster in spec.clusters:
-        resources += [GoldenImage(name=_image(spec, cluster)), _network(spec, cluster, needs)]
+        resources += [GoldenImage(name=_image(spec, cluster)), _network(spec, cluster, (*needs, firewall.id))]
     resources += gpu.resources
     for node in spec.nodes:
         resources += _node(spec, node, placement, (*needs, key.id), gpu.hostdevs.get(node.name, ()))
@@ -64,9 +69,11 @@ def _hypervisor(placement: Placement) -> Sequence[Hypervisor]:
 
 
 def _secrets(spec: ClusterSpec, paths: LabPaths) -> Sequence[Secret]:
+    authority = Secret(name="tls-ca", path=str(paths.tls_key), size_bytes=TLS_KEY_BYTES, encoding="ec-key")
     if not spec.nodes_of(ClusterKind.HPC):
-        return ()
-    return (Secret(name="munge", path=str(paths.secrets / "munge.key"), size_bytes=MUNGE_KEY_BYTES, encoding="text"),)
+        return (authority,)
+    munge = Secret(name="munge", path=str(paths.secrets / "munge.key"), size_bytes=MUNGE_KEY_BYTES, encoding="text")
+    return (munge, authority)
 
 
 def _image(spec: ClusterSpec, cluster: ClusterKind) -> str:
@@ -83,12 +90,14 @@ def _network(spec: ClusterSpec, cluster: ClusterKind, needs: tuple[str, ...]) ->
         bridge=wanted.bridge,
         subnet=str(wanted.subnet),
         gateway=str(wanted.gateway),
-        dns_domain=f"{name}.{spec.name}.internal",
+        dns_domain=ids.dns_domain(spec.name, name),
         hosts=tuple(
             DhcpReservation(mac=ids.mac_address(spec.name, node.name), ip=str(node.ip), name=node.name)
             for node in spec.nodes_of(cluster)
         ),
         nat=wanted.nat,
+        aliases=aliases_for(spec, cluster),
+        filtering="firewall",
     )
 
 
@@ -106,6 +115,7 @@ def _node(
         path=str(placement.paths.disks / f"{node.name}.qcow2"),
         image=image,
         size_gib=node.disk_gib,
+        admin=spec.ssh.user,
     )
     network = f"network/{node.role.cluster.value}"
     domain = Domain(

@@ -93,6 +93,13 @@ def _judge_ours(resource: Resource, record: Recorded | None, seen: Observation) 
                 f"the disk would shrink from {old} GiB to {new} GiB and lose data",
                 f"set disk_gb back to {old} or more, or remove the node from the file first",
             )
+    if isinstance(resource, Volume) and "admin" in differences:
+        old, new = differences["admin"]
+        return None, Blocker(
+            resource.id,
+            f"the disk was made by an earlier version, whose image lets {old} in and not {new}",
+            "save what is needed from the node, destroy the lab and provision it again; no disk is thrown away unasked",
+        )
     if differences or digest_differs:
         if differences and set(differences) <= resource.updatable:
             return Change(Action.UPDATE, resource, _describe(differences), previous=previous), None

@@ -14,7 +14,8 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from functools import cache
+from typing import Any, ClassVar, TypeVar, get_type_hints
 
 from emulator.errors import StateError
 
@@ -39,6 +40,8 @@ class Resource:
     group: ClassVar[str] = ""
     #: Everything wanted of this group is made first.
     waits_for_group: ClassVar[str] = ""
+    #: Stays as it is until what needs it and is to go has gone (a packet filter outlives the guests it confines).
+    outlives_departing: ClassVar[bool] = False
     #: Fields that the handler can change in place; any other difference means delete and create.
     updatable: ClassVar[frozenset[str]] = frozenset()
 
@@ -96,7 +99,8 @@ class SshKeyPair(Resource):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Secret(Resource):
-    """Random bytes in a 0600 file. The content never enters the journal. `encoding`: raw or text (URL-safe)."""
+    """Random bytes in a 0600 file. The content never enters the journal. `encoding`: raw, text (URL-safe), or ec-key:
+    a private key on the curve P-256, as PEM."""
 
     kind = "secret"
     path: str
@@ -125,12 +129,75 @@ class DhcpReservation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FilteredNode:
+    """A node as a `Firewall` knows it: whatever comes from its network with another pair is spoofed."""
+
+    name: str
+    mac: str
+    ip: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirewallZone:
+    """One network behind a `Firewall`. `nat`: its nodes may go out through the host."""
+
+    name: str
+    bridge: str
+    subnet: str
+    gateway: str
+    nat: bool
+    nodes: tuple[FilteredNode, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirewallRule:
+    """What may pass from one zone to another. Empty `sources` or `targets` (addresses) mean every node of the zone;
+    `ports` are numbers and ranges (`8000-8100`), empty for `icmp`."""
+
+    name: str
+    source_zone: str
+    target_zone: str
+    sources: tuple[str, ...]
+    targets: tuple[str, ...]
+    protocol: str
+    ports: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Firewall(Resource):
+    """The lab's own nftables table: what its networks may exchange with each other, the host and the world.
+
+    The networks need it, so that it is there before the first guest and until the last one.
+    """
+
+    kind = "firewall"
+    volatile = True
+    outlives_departing = True
+    updatable = frozenset({"zones", "rules"})
+    table: str
+    zones: tuple[FirewallZone, ...]
+    rules: tuple[FirewallRule, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DnsAlias:
+    """A node of the lab's other network, as this network's DNS knows it; the proper name comes first."""
+
+    name: str
+    ip: str
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Network(Resource):
-    """An isolated libvirt network with DHCP reservations and DNS names for its nodes."""
+    """A libvirt network with DHCP reservations for its nodes and DNS names for those of the whole lab.
+
+    `filtering` says whose rules confine it: `libvirt`, as older versions had it, or `firewall`, the lab's own table.
+    """
 
     kind = "network"
     volatile = True
-    updatable = frozenset({"hosts"})
+    updatable = frozenset({"hosts", "aliases"})
     uuid: str
     bridge: str
     subnet: str
@@ -138,17 +205,24 @@ class Network(Resource):
     dns_domain: str
     hosts: tuple[DhcpReservation, ...]
     nat: bool
+    aliases: tuple[DnsAlias, ...] = ()
+    filtering: str = "libvirt"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Volume(Resource):
-    """A qcow2 overlay on a golden image. It can grow; it never shrinks."""
+    """A qcow2 overlay on a golden image. It can grow; it never shrinks.
+
+    `admin` is the account that its image lets the lab's key log in as. Records that do not say were made when that was
+    root.
+    """
 
     kind = "volume"
     updatable = frozenset({"size_gib"})
     path: str
     image: str
     size_gib: int
+    admin: str = "root"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,12 +253,20 @@ class Domain(Resource):
     hostdevs: tuple[HostdevRequest, ...] = ()
 
 
+class DamagedRecordError(StateError):
+    """A record lacks something or holds something of the wrong type."""
+
+
 R = TypeVar("R", bound=type[Resource])
 _KINDS: dict[str, type[Resource]] = {
-    cls.kind: cls for cls in (Hypervisor, SshKeyPair, Secret, GoldenImage, Network, Volume, Domain)
+    cls.kind: cls for cls in (Hypervisor, SshKeyPair, Secret, GoldenImage, Firewall, Network, Volume, Domain)
 }
 _NESTED: dict[tuple[str, str], type] = {
+    ("firewall", "zones"): FirewallZone,
+    ("firewall", "rules"): FirewallRule,
+    ("firewall/zones", "nodes"): FilteredNode,
     ("network", "hosts"): DhcpReservation,
+    ("network", "aliases"): DnsAlias,
     ("domain", "hostdevs"): HostdevRequest,
 }
 
@@ -199,7 +281,8 @@ def resource_from_json(data: Mapping[str, JsonValue]) -> Resource:
     """The inverse of `Resource.to_json`.
 
     Raises:
-        StateError: unknown kind, or fields that this version does not know.
+        StateError: unknown kind.
+        DamagedRecordError: fields that are missing, of the wrong type or not known.
     """
     kind = data.get("kind")
     cls = _KINDS.get(kind) if isinstance(kind, str) else None
@@ -208,17 +291,44 @@ def resource_from_json(data: Mapping[str, JsonValue]) -> Resource:
             f"unknown kind of resource: {kind!r}",
             fix="use the version of hyperscaler that wrote this state, or a newer one",
         )
-    values: dict[str, JsonValue] = {}
-    for key, value in data.items():
-        if key == "kind":
-            continue
-        nested = _NESTED.get((cls.kind, key))
-        is_list = isinstance(value, list)
-        values[key] = tuple(nested(**item) if nested else item for item in value) if is_list else value
     try:
-        return cls(**values)
+        return cls(**{key: _read(cls.kind, cls, key, value) for key, value in data.items() if key != "kind"})
     except TypeError as error:
-        raise StateError(f"damaged record of a {kind}: {error}") from error
+        raise DamagedRecordError(f"damaged record of a {kind}: {error}") from error
+
+
+def _read(place: str, cls: type, key: str, value: JsonValue) -> JsonValue:
+    """A field's value as the class wants it; lists become tuples, of the records that `_NESTED` names for this place.
+
+    Raises:
+        TypeError: it is of another type.
+    """
+    nested = _NESTED.get((place, key))
+    wanted = _types(cls).get(key, str)
+    if isinstance(value, list):
+        if wanted in (str, int, bool):
+            raise TypeError(f"{key} is a list")
+        return tuple(_read_item(f"{place}/{key}", nested, item) for item in value)
+    if wanted not in (str, int, bool) or type(value) is not wanted:
+        raise TypeError(f"{key} is a {type(value).__name__}")
+    return value
+
+
+def _read_item(place: str, nested: type | None, item: JsonValue) -> object:
+    if nested is None:
+        if not isinstance(item, str):
+            raise TypeError(f"{item!r} is no text")
+        return item
+    if not isinstance(item, dict):
+        raise TypeError(f"{item!r} is no {nested.__name__}")
+    return nested(**{key: _read(place, nested, key, value) for key, value in item.items()})
+
+
+@cache
+def _types(cls: type) -> Mapping[str, Any]:
+    """The types of the fields of a record."""
+    hints = get_type_hints(cls)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
 
 def _plain(value: JsonValue) -> JsonValue:

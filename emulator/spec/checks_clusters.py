@@ -110,7 +110,20 @@ def check_kubernetes(draft: Draft) -> None:
             "kubernetes.no-workers", "there is no worker, so that pods have nowhere to run", "set `count: 1`"
         )
 
+    cpu_workers = sum(group.count or 0 for group in workers if group.role is Role.CLOUD_CPU_WORKER)
+    if kubernetes.taint_gpu_workers and cpu_workers == 0 and any(group.count for group in workers):
+        kubernetes.view.child("taint_gpu_workers").warning(
+            "kubernetes.taint",
+            "all workers are GPU workers, so that pods without a GPU have nowhere to run, those of add-ons included",
+            "add a worker under `cpu_workers`, or remove the taint",
+        )
     _check_mig_strategy(draft, kubernetes)
+    if kubernetes.network_policy == "default-deny" and kubernetes.cni != "calico":
+        kubernetes.view.child("network_policy").error(
+            "kubernetes.network-policy",
+            f"cni: {kubernetes.cni} stores network policies and enforces none of them",
+            "write cni: calico, or network_policy: none",
+        )
 
 
 def _check_mig_strategy(draft: Draft, kubernetes: KubernetesDraft) -> None:

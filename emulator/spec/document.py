@@ -247,6 +247,8 @@ def _syntax_stop(error: yaml.MarkedYAMLError, text: str) -> _Stop:
         mark = error.context_mark  # where the quote was opened says more than where the file ended
     at = Position(mark.line + 1, mark.column + 1) if mark else Position(1, 1)
     problem = printable(error.problem or "cannot be parsed")
+    if "nesting depth" in problem:  # libyaml since PyYAML 6.0.4 reads ahead and stops at a limit of its own
+        return _too_deep(at)
     context = f" ({printable(error.context)})" if error.context else ""
     hint = next((fix for part, fix in _HINTS if part in problem), "")
     lines = text.splitlines()

@@ -14,11 +14,25 @@ from emulator.spec.model import (
     GpuStrategy,
     HypervisorSpec,
     ImageSpec,
+    Protocol,
     Role,
+    SecuritySpec,
     SshSpec,
     TimeoutSpec,
 )
 from emulator.spec.view import View
+
+
+@dataclass(frozen=True, slots=True)
+class AllowDraft:
+    """One entry of a network's `allow`; of `ports` the text as written, a number or a range."""
+
+    view: View
+    sources: tuple[tuple[View, str | None], ...]
+    targets: tuple[tuple[View, str | None], ...]
+    protocol: Protocol | None
+    ports_view: View
+    ports: tuple[tuple[View, str | None], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +42,7 @@ class NetworkDraft:
     subnet: IPv4Network | None
     bridge: str | None
     nat: bool | None
+    allow: tuple[AllowDraft, ...]
 
     @property
     def key(self) -> str:
@@ -78,6 +93,7 @@ class KubernetesDraft:
     cni: str | None
     ingress: str | None
     storage_class: str | None
+    network_policy: str | None
     source: str | None
     version: str | None
     pod_subnet: IPv4Network | None
@@ -134,6 +150,7 @@ class Draft:
     images: ImageSpec
     ssh: SshSpec
     timeouts: TimeoutSpec
+    security: SecuritySpec
 
     def groups_of(self, cluster: ClusterKind) -> tuple[GroupDraft, ...]:
         return tuple(group for group in self.groups if group.role.cluster is cluster)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from ipaddress import IPv4Network
 
 from emulator.host.facts import HostFacts
@@ -13,6 +13,8 @@ from emulator.spec.model import ClusterSpec, NetworkSpec, NodeSpec
 OVERHEAD_MIB = 128
 # What a thin disk grows to once a lean guest has booted and been configured, GiB for each node.
 FOOTPRINT_GIB = 2
+# Findings that say not that the host is too small, but that somebody else has what the lab asks for.
+CONFLICTS = frozenset({"host.subnet", "host.bridge"})
 
 
 def check_host(
@@ -23,6 +25,7 @@ def check_host(
     private_network: bool,
     own_bridges: Collection[str] = (),
     existing: Collection[str] = (),
+    holders: Mapping[str, str] | None = None,
 ) -> list[Finding]:
     """Findings about the lab on this host.
 
@@ -32,12 +35,13 @@ def check_host(
             host's networks and bridges do not matter.
         own_bridges: bridges that this lab has made already.
         existing: names of nodes (`NodeSpec.name`) that run already: their memory and disk are not asked for again.
+        holders: whose a bridge is, where that is known, by the bridge's name.
     """
     to_come = tuple(node for node in spec.nodes if node.name not in existing)
     found = [*_memory(spec.nodes, to_come, host, report), *_disk(to_come, host, report), *_cores(spec, host, report)]
     if not private_network:
         for network in spec.networks.values():
-            found.extend(_network(network, host, report, frozenset(own_bridges)))
+            found.extend(_network(network, host, report, frozenset(own_bridges), holders or {}))
     return found
 
 
@@ -116,27 +120,31 @@ def _cores(spec: ClusterSpec, host: HostFacts, report: Report) -> Iterable[Findi
         )
 
 
-def _network(network: NetworkSpec, host: HostFacts, report: Report, own: frozenset[str]) -> Iterable[Finding]:
+def _network(
+    network: NetworkSpec, host: HostFacts, report: Report, own: frozenset[str], holders: Mapping[str, str]
+) -> Iterable[Finding]:
     path = f"global.networks.{network.cluster.value}_network"
     taken = next(
         (each for each in host.networks if each.interface not in own and each.subnet.overlaps(network.subnet)), None
     )
     if taken is not None:
+        whose = f", of {holders[taken.interface]}" if taken.interface in holders else ""
         yield _finding(
             report,
             Severity.ERROR,
             "host.subnet",
             f"{path}.subnet",
-            f"{network.subnet} overlaps {taken.subnet}, which this host reaches through {taken.interface}",
+            f"{network.subnet} overlaps {taken.subnet}, which this host reaches through {taken.interface}{whose}",
             f"choose another subnet{_free_example(host)}, or `hypervisor: {{uri: embedded}}` with networks of its own",
         )
     if network.bridge in host.interfaces and network.bridge not in own:
+        there = f"this host already has an interface {network.bridge}"
         yield _finding(
             report,
             Severity.ERROR,
             "host.bridge",
             f"{path}.bridge",
-            f"this host already has an interface {network.bridge}",
+            f"bridge {network.bridge} belongs to {holders[network.bridge]}" if network.bridge in holders else there,
             "choose another name, or `hypervisor: {uri: embedded}` with bridges of its own",
         )
 

@@ -8,6 +8,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import TypeVar
 
+from emulator.spec.checks_allow import allowed, check_allow
 from emulator.spec.checks_capacity import check_capacity
 from emulator.spec.checks_clusters import check_kubernetes, check_slurm
 from emulator.spec.checks_gpu import boards_of, can_slice, check_gpu
@@ -20,6 +21,7 @@ from emulator.spec.model import (
     ClusterKind,
     ClusterSpec,
     GpuAllocationSpec,
+    GpuBackend,
     GpuDeviceSpec,
     GpuStrategy,
     KubernetesSpec,
@@ -70,6 +72,7 @@ def parse_spec(text: str, *, file: str) -> tuple[ClusterSpec | None, Report]:
     draft = read_draft(root)
     check_networks(draft)
     addresses = assign_addresses(draft)
+    check_allow(draft)
     check_slurm(draft)
     check_kubernetes(draft)
     check_gpu(draft)
@@ -96,7 +99,13 @@ def _assemble(draft: Draft, addresses: Mapping[Role, tuple[IPv4Address, ...]]) -
         description=_known(draft.description),
         nodes=tuple(node for group in draft.groups for node in _nodes(draft, group.role, addresses)),
         networks={
-            kind: NetworkSpec(kind, _known(network.subnet), _known(network.bridge), nat=_known(network.nat))
+            kind: NetworkSpec(
+                kind,
+                _known(network.subnet),
+                _known(network.bridge),
+                nat=_known(network.nat),
+                allow=allowed(draft, network),
+            )
             for kind, network in draft.networks.items()
         },
         slurm=_slurm(draft),
@@ -106,6 +115,7 @@ def _assemble(draft: Draft, addresses: Mapping[Role, tuple[IPv4Address, ...]]) -
         images=draft.images,
         ssh=draft.ssh,
         timeouts=draft.timeouts,
+        security=draft.security,
     )
 
 
@@ -175,12 +185,15 @@ def _kubernetes(draft: Draft) -> KubernetesSpec | None:
         cni=_known(kubernetes.cni),
         ingress=_known(kubernetes.ingress),
         storage_class=_known(kubernetes.storage_class),
+        network_policy=_known(kubernetes.network_policy),
         source=_known(kubernetes.source),
         version=_known(kubernetes.version),
         pod_subnet=_known(kubernetes.pod_subnet),
         service_subnet=_known(kubernetes.service_subnet),
         mig_strategy=_known(kubernetes.mig_strategy),
         taint_gpu_workers=_known(kubernetes.taint_gpu_workers),
+        real_gpus=draft.gpu.backend is not GpuBackend.SIMULATED
+        and any(group.gpu is not None and group.names for group in draft.groups_of(ClusterKind.CLOUD)),
     )
 
 

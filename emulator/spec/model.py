@@ -60,14 +60,38 @@ class GpuBackend(StrEnum):
     SIMULATED = "simulated"
 
 
+class Protocol(StrEnum):
+    TCP = "tcp"
+    UDP = "udp"
+    ICMP = "icmp"
+
+
+@dataclass(frozen=True, slots=True)
+class AllowSpec:
+    """What nodes of one network may begin towards nodes of the other; answers always pass.
+
+    `sources` and `targets` are names of nodes, empty for all of them. `ports` are numbers and ranges (`8000-8100`)
+    in ascending order without overlaps; with ICMP, which means echo requests, there are none.
+    """
+
+    sources: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ()
+    protocol: Protocol = Protocol.TCP
+    ports: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class NetworkSpec:
-    """One isolated network; the first usable address of `subnet` is the gateway, held by the host's bridge."""
+    """One isolated network; the first usable address of `subnet` is the gateway, held by the host's bridge.
+
+    `allow` lists what its nodes may reach in the other cluster's network.
+    """
 
     cluster: ClusterKind
     subnet: IPv4Network
     bridge: str
     nat: bool = False
+    allow: tuple[AllowSpec, ...] = ()
 
     @property
     def gateway(self) -> IPv4Address:
@@ -155,17 +179,22 @@ class SlurmSpec:
 
 @dataclass(frozen=True, slots=True)
 class KubernetesSpec:
-    """`source`: auto, upstream, debian-source or bundle:PATH. `version` empty means what the source offers."""
+    """`source`: auto, upstream, debian-source or bundle:PATH. `version` empty means what the source offers.
+
+    `real_gpus` follows from the nodes and `global.gpu_allocation`: pods are to get GPUs that are not simulated.
+    """
 
     cni: str = "bridge"
     ingress: str = "none"
     storage_class: str = "none"
+    network_policy: str = "none"
     source: str = "auto"
     version: str = ""
     pod_subnet: IPv4Network = POD_SUBNET
     service_subnet: IPv4Network = SERVICE_SUBNET
     mig_strategy: str = "mixed"
     taint_gpu_workers: bool = False
+    real_gpus: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,11 +214,23 @@ class ImageSpec:
     cloud: str = "cloud-base"
 
 
+ADMIN = "labadmin"
+"""The account that the images have for the tool and the lab's owner: ssh with the lab's key, root through sudo."""
+
+
 @dataclass(frozen=True, slots=True)
 class SshSpec:
     """`user` is the admin account in the guests."""
 
-    user: str = "root"
+    user: str = ADMIN
+
+
+@dataclass(frozen=True, slots=True)
+class SecuritySpec:
+    """What of the security baseline the lab file decides. `apt_sources` are lines as in apt's sources.list."""
+
+    unattended_upgrades: bool = False
+    apt_sources: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +240,9 @@ class TimeoutSpec:
     boot: int = 600
     configure: int = 1800
     verify: int = 300
+    drain: int = 180
+    shutdown: int = 120
+    lock: int = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +260,7 @@ class ClusterSpec:
     images: ImageSpec = field(default_factory=ImageSpec)
     ssh: SshSpec = field(default_factory=SshSpec)
     timeouts: TimeoutSpec = field(default_factory=TimeoutSpec)
+    security: SecuritySpec = field(default_factory=SecuritySpec)
     source: Path | None = None
 
     def nodes_of(self, cluster: ClusterKind) -> tuple[NodeSpec, ...]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from ipaddress import IPv4Network
 
 from emulator.spec.addresses import AddressRange, parse_range
 from emulator.spec.draft import (
+    AllowDraft,
     DeviceDraft,
     Draft,
     GpuDraft,
@@ -25,7 +27,9 @@ from emulator.spec.model import (
     GpuStrategy,
     HypervisorSpec,
     ImageSpec,
+    Protocol,
     Role,
+    SecuritySpec,
     SshSpec,
     TimeoutSpec,
 )
@@ -56,6 +60,7 @@ def read_draft(root: View) -> Draft:
         images=_images(root.child("images")),
         ssh=SshSpec(user=root.child("ssh").child("user").text() or ""),
         timeouts=_timeouts(root.child("timeouts")),
+        security=_security(root.child("security")),
     )
 
 
@@ -66,7 +71,25 @@ def _network(view: View, kind: ClusterKind) -> NetworkDraft:
         subnet=_subnet(view.child("subnet")),
         bridge=view.child("bridge").text(),
         nat=view.child("nat").boolean(),
+        allow=tuple(_allow(item) for item in view.child("allow").items()),
     )
+
+
+def _allow(view: View) -> AllowDraft:
+    protocol, ports = view.child("protocol").text(), view.child("ports")
+    return AllowDraft(
+        view=view,
+        sources=tuple((item, item.text()) for item in view.child("from").items()),
+        targets=tuple((item, item.text()) for item in view.child("to").items()),
+        protocol=Protocol(protocol) if protocol else None,
+        ports_view=ports,
+        ports=tuple((item, _port(item)) for item in ports.items()),
+    )
+
+
+def _port(view: View) -> str | None:
+    number = view.integer()
+    return view.text() if number is None else str(number)
 
 
 def _subnet(view: View) -> IPv4Network | None:
@@ -170,6 +193,7 @@ def _kubernetes(view: View) -> KubernetesDraft:
         cni=view.child("cni").text(),
         ingress=view.child("ingress").text(),
         storage_class=view.child("storage_class").text(),
+        network_policy=view.child("network_policy").text(),
         source=view.child("source").text(),
         version=view.child("version").text(),
         pod_subnet=_subnet(view.child("pod_subnet")),
@@ -249,5 +273,17 @@ def _images(view: View) -> ImageSpec:
 
 
 def _timeouts(view: View) -> TimeoutSpec:
-    boot, configure, verify = (view.child(key).integer() or 1 for key in ("boot", "configure", "verify"))
-    return TimeoutSpec(boot=boot, configure=configure, verify=verify)
+    keys = [field.name for field in dataclasses.fields(TimeoutSpec)]
+    return TimeoutSpec(**{key: view.child(key).integer() or 1 for key in keys})
+
+
+def _security(view: View) -> SecuritySpec:
+    sources = view.child("apt_sources")
+    upgrades = view.child("unattended_upgrades").boolean() or False
+    if upgrades and not sources.broken and not sources.items():
+        view.child("unattended_upgrades").error(
+            "security.apt-sources",
+            "upgrades need a package source, and the images name none",
+            "add security.apt_sources with lines as in apt's sources.list",
+        )
+    return SecuritySpec(upgrades, tuple(item.text() or "" for item in sources.items()))

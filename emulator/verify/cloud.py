@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from emulator.errors import HyperscalerError, VerifyError
 from emulator.inventory.model import NodeGpu
+from emulator.kubernetes.kubectl import KUBECTL
 from emulator.kubernetes.resources import MigStrategy, node_resources
 from emulator.ports import GuestAddress, GuestShell
 from emulator.spec.model import ClusterKind, ClusterSpec, Role
@@ -20,16 +21,21 @@ from emulator.verify import kubernetes as judge
 from emulator.verify.hpc import Clock
 from emulator.verify.report import Check, Verdict, VerifyReport, check_from
 
-KUBECTL = "kubectl --kubeconfig /etc/kubernetes/admin.conf"
 NAMESPACE = "hyperscaler-verify"
 SERVICE = f"probe.{NAMESPACE}.svc.cluster.local"
 PORT = 8080
 POLL_SECONDS = 2.0
 _RELEASE = "/usr/lib/hyperscaler/kubernetes.json"
+# Where kubeadm and the add-ons have their pods, and nobody else has any.
+SYSTEM_NAMESPACES = ("kube-system", "kube-flannel", "ingress-nginx", "local-path-storage")
 _SYSTEM_PODS = ("etcd-", "kube-apiserver-", "kube-controller-manager-", "kube-scheduler-", "kube-proxy-")
 # Seconds for one page, and for a whole round of them from one pod.
 _PAGE_SECONDS = 20
 _ROUND_SECONDS = 240
+# A start of kubectl costs an emulated CPU seconds, so that one answer serves all that looks at the cluster.
+_LISTING = "get nodes,namespaces,pods --all-namespaces -o json"
+
+Look = Callable[[judge.ClusterState], Verdict]
 
 
 def verify_cloud(
@@ -71,11 +77,13 @@ def verify_cloud(
         for node, granted in (gpus or {}).items()
     }
     wanted = {node: resources for node, resources in wanted.items() if resources and node in probes.nodes}
-    healthy = done(probes.wait("kubernetes nodes", probes.look_at_nodes))
-    healthy = done(probes.wait("system pods", probes.look_at_system)) and healthy
+    looks: dict[str, Look] = {
+        "kubernetes nodes": lambda cluster: judge.judge_nodes(cluster.nodes, probes.nodes),
+        "system pods": lambda cluster: judge.judge_pods(cluster.pods_of(SYSTEM_NAMESPACES), _SYSTEM_PODS),
+    }
     if wanted:
-        done(probes.wait("kubernetes gpus", lambda: probes.look_at_gpus(wanted)))
-    if not healthy:
+        looks["kubernetes gpus"] = lambda cluster: judge.judge_gpus(cluster.nodes, wanted)
+    if not {"kubernetes nodes", "system pods"} <= set(probes.settle(looks, done)):
         # Probe pods in a cluster that is not up would only wait for nothing.
         done(Check("pods", False, "not tried: nodes or system pods are not ready", 0.0))
         return VerifyReport(tuple(checks))
@@ -113,6 +121,7 @@ class _Probes:
         self._shell = shell
         self._clock = clock
         self._pods: tuple[judge.PodState, ...] = ()
+        self._leftover = False
 
     def _kubectl(self, words: str, *, timeout: float = 120, stdin: str | None = None) -> tuple[str, str]:
         """Output and complaint; a complaint means that the output is not to be trusted."""
@@ -123,27 +132,30 @@ class _Probes:
         said = (done.stderr or done.stdout).strip()
         return done.stdout, "" if done.returncode == 0 else said or f"exit status {done.returncode}"
 
-    def wait(self, name: str, look: Callable[[], Verdict]) -> Check:
-        """The check, once it is good or the time is over."""
+    def settle(self, looks: Mapping[str, Look], done: Callable[[Check], bool]) -> tuple[str, ...]:
+        """Look at the cluster until every judge is content or the time is over; names of those that are.
+
+        `done` is told of each check in the order of `looks`.
+        """
         started = self._clock.now()
+        decided: dict[str, Check] = {}
+        told = 0
+        names = tuple(looks)
         while True:
-            verdict = look()
+            output, complaint = self._kubectl(_LISTING)
+            cluster = judge.parse_cluster(output)
+            self._leftover = NAMESPACE in cluster.namespaces
             waited = self._clock.now() - started
-            if verdict.ok or waited >= self._timeout:
-                return check_from(name, verdict, waited)
+            for name, look in looks.items():
+                verdict = Verdict(False, complaint) if complaint else look(cluster)
+                if name not in decided and (verdict.ok or waited >= self._timeout):
+                    decided[name] = check_from(name, verdict, waited)
+            while told < len(names) and names[told] in decided:
+                done(decided[names[told]])
+                told += 1
+            if told == len(names):
+                return tuple(name for name in names if decided[name].ok)
             self._clock.sleep(POLL_SECONDS)
-
-    def look_at_nodes(self) -> Verdict:
-        output, complaint = self._kubectl("get nodes -o json")
-        return Verdict(False, complaint) if complaint else judge.judge_nodes(judge.parse_nodes(output), self.nodes)
-
-    def look_at_gpus(self, wanted: Mapping[str, Mapping[str, int]]) -> Verdict:
-        output, complaint = self._kubectl("get nodes -o json")
-        return Verdict(False, complaint) if complaint else judge.judge_gpus(judge.parse_nodes(output), wanted)
-
-    def look_at_system(self) -> Verdict:
-        output, complaint = self._kubectl("get pods -n kube-system -o json")
-        return Verdict(False, complaint) if complaint else judge.judge_pods(judge.parse_pods(output), _SYSTEM_PODS)
 
     def spread(self) -> Check:
         """Start a probe pod on every node."""
@@ -151,21 +163,21 @@ class _Probes:
         try:
             record = self._shell.run(self._head, f"cat {_RELEASE}", timeout=60).stdout
             image = json.loads(record)["tools"]
-        except (HyperscalerError, ValueError, KeyError, TypeError) as error:
+        except (HyperscalerError, ValueError, KeyError, TypeError, RecursionError) as error:
             return check_from("pods", Verdict(False, f"{_RELEASE}: {error}"), self._clock.now() - started)
-        # One of an interrupted run would answer with yesterday's pods.
-        self._kubectl(f"delete namespace {NAMESPACE} --ignore-not-found --timeout=120s", timeout=180)
+        if self._leftover:
+            # One of an interrupted run would answer with yesterday's pods.
+            self._kubectl(f"delete namespace {NAMESPACE} --ignore-not-found --timeout=120s", timeout=180)
         _, complaint = self._kubectl("apply -f -", stdin=probe_manifest(str(image)))
         if complaint:
             return check_from("pods", Verdict(False, complaint), self._clock.now() - started)
-        return self.wait("pods", self._look_at_probes)
-
-    def _look_at_probes(self) -> Verdict:
+        watch = f"rollout status daemonset/probe -n {NAMESPACE} --timeout={self._timeout}s"
+        self._kubectl(watch, timeout=self._timeout + 60)
+        # Whether they run is judged by the pods themselves, also when the time was over: they say why not.
         output, complaint = self._kubectl(f"get pods -n {NAMESPACE} -o json")
-        if complaint:
-            return Verdict(False, complaint)
         self._pods = judge.parse_pods(output)
-        return judge.judge_spread(self._pods, self.nodes)
+        verdict = Verdict(False, complaint) if complaint else judge.judge_spread(self._pods, self.nodes)
+        return check_from("pods", verdict, self._clock.now() - started)
 
     def reach(self) -> tuple[Check, Check]:
         """From every probe pod to every other one, and to the service by its name."""

@@ -9,7 +9,7 @@ import shlex
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from emulator.errors import HyperscalerError, VerifyError
 from emulator.inventory.build import LAB_USERS
@@ -79,6 +79,33 @@ def verify_hpc(
     for partition in slurm.covering_partitions(spec.slurm.partitions, probes.compute):
         # A job on nodes that are down would wait for nothing.
         done(*(probes.job(partition) if nodes.ok else _not_run(partition)))
+    return VerifyReport(tuple(checks))
+
+
+def verify_realm(
+    spec: ClusterSpec, shell: GuestShell, addresses: Mapping[str, GuestAddress], *, clock: Clock | None = None
+) -> VerifyReport:
+    """Whether all nodes share one MUNGE key and Slurm works with it: a credential, the nodes' states, and a job on the
+    nodes that have nothing else to do. Jobs of others are not waited for.
+
+    Raises:
+        VerifyError: the lab has no Slurm cluster.
+    """
+    if spec.slurm is None or not spec.nodes_of(ClusterKind.HPC):
+        raise VerifyError("the lab has no Slurm cluster to verify", where=spec.name)
+    probes = _Probes(spec, shell, addresses, clock or Clock())
+    checks = list(probes.munge())
+    nodes, rows = probes.nodes(spec.timeouts.verify)
+    checks.append(nodes)
+    idle = [name for name in probes.compute if name in rows and rows[name].idle]
+    partition = slurm.covering_partitions(spec.slurm.partitions, probes.compute)[0]
+    chosen = tuple(name for name in partition.nodes if name in idle)[:1]
+    if not nodes.ok:
+        checks += _not_run(partition)
+    elif chosen:
+        checks += probes.job(replace(partition, nodes=chosen))
+    else:
+        checks.append(Check(f"job {partition.name}", True, "not tried: every node has jobs of others", 0.0))
     return VerifyReport(tuple(checks))
 
 
@@ -165,7 +192,7 @@ def job_script(partition: PartitionSpec, user: str) -> str:
     """A shell script that runs the probe job as `user` and then waits up to 30 s for its accounting record."""
     srun = shlex.join(
         [
-            "runuser", "-u", user, "--",
+            "sudo", "-n", "-u", user, "--",
             "timeout", str(JOB_SECONDS),
             "srun", "--quiet", "--job-name=lab-verify", "--time=5", f"--immediate={JOB_SECONDS - 30}",
             f"--partition={partition.name}", f"--nodes={len(partition.nodes)}", "--ntasks-per-node=1",
@@ -181,7 +208,7 @@ job=${{output%% *}}
 case $job in '' | *[!0-9]*) exit 1 ;; esac
 tries=0
 while :; do
-    record=$(sacct --noheader --parsable2 --allocations --jobs="$job" --format={slurm.SACCT_FIELDS})
+    record=$(sacct --noheader --parsable2 --allusers --allocations --jobs="$job" --format={slurm.SACCT_FIELDS})
     case $record in *'|COMPLETED|'*) break ;; esac
     tries=$((tries + 1))
     [ "$tries" -lt 15 ] || break

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from emulator.units import natural
 from emulator.verify.report import Verdict
 
 
@@ -27,6 +28,30 @@ class PodState:
     node: str
     ip: str
     trouble: str
+    namespace: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterState:
+    """What one listing of several kinds says: nodes by name, all pods, names of namespaces."""
+
+    nodes: Mapping[str, NodeState]
+    pods: tuple[PodState, ...]
+    namespaces: frozenset[str]
+
+    def pods_of(self, namespaces: Sequence[str]) -> tuple[PodState, ...]:
+        return tuple(pod for pod in self.pods if pod.namespace in namespaces)
+
+
+def parse_cluster(text: str) -> ClusterState:
+    """`kubectl get nodes,namespaces,pods -A -o json`; empty when it is not that."""
+    items = _items(text)
+    nodes = (_node(item) for item in items if item.get("kind") == "Node")
+    return ClusterState(
+        {node.name: node for node in nodes},
+        tuple(_pod(item) for item in items if item.get("kind") == "Pod"),
+        frozenset(_text(item, "metadata", "name") for item in items if item.get("kind") == "Namespace"),
+    )
 
 
 def parse_nodes(text: str) -> dict[str, NodeState]:
@@ -43,7 +68,7 @@ def parse_pods(text: str) -> tuple[PodState, ...]:
 def _items(text: str) -> Sequence[Mapping[str, object]]:
     try:
         document = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return ()
     items = document.get("items") if isinstance(document, dict) else None
     return [item for item in items if isinstance(item, dict)] if isinstance(items, list) else ()
@@ -77,9 +102,9 @@ def _node(item: Mapping[str, object]) -> NodeState:
         trouble = "is cordoned"
     raw = _at(item, "status", "allocatable")
     counts = {
-        name: int(value)
+        name: count
         for name, value in (raw.items() if isinstance(raw, dict) else ())
-        if "/" in name and isinstance(value, str) and value.isdigit()
+        if "/" in name and isinstance(value, str) and (count := natural(value)) is not None
     }
     return NodeState(
         _text(item, "metadata", "name"), trouble, _text(item, "status", "nodeInfo", "kubeletVersion"), counts
@@ -93,7 +118,11 @@ def _pod(item: Mapping[str, object]) -> PodState:
     if phase != "Succeeded" and ready.get("status") != "True":
         trouble = _waiting(item) or _scheduling(item) or phase.lower() or "unknown"
     return PodState(
-        _text(item, "metadata", "name"), _text(item, "spec", "nodeName"), _text(item, "status", "podIP"), trouble
+        _text(item, "metadata", "name"),
+        _text(item, "spec", "nodeName"),
+        _text(item, "status", "podIP"),
+        trouble,
+        _text(item, "metadata", "namespace"),
     )
 
 

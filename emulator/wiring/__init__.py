@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import atexit
+import os
 import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from emulator.adapters.acceleration import decide_acceleration, read_acceleration_facts
+from emulator.adapters.nft import NftPacketFilter
 from emulator.adapters.process import HostProcess
 from emulator.adapters.qemu_img import QemuImg
-from emulator.app.world import AccelerationChoice, World
+from emulator.adapters.systemd_units import SystemdUnits
+from emulator.app.world import AccelerationChoice, SystemHypervisor, World
 from emulator.apply.handlers.gpu_carve import GpuHost
+from emulator.ids import host_name
 from emulator.images.for_labs import LabImages
+from emulator.images.signing import ImageSignatures
 from emulator.images.store import ImageStore
+from emulator.images.vulnerabilities import VulnerabilityListing
 from emulator.paths import Home, LabPaths
 from emulator.ports import Hypervisor, HypervisorDaemon, ProcessRunner
 from emulator.spec.model import Acceleration, GpuBackend, GpuDeviceSpec, KubernetesSpec
@@ -34,17 +40,26 @@ def real_world() -> World:
     runner = HostProcess()
     return World(
         home=home,
+        host_locks=host_locks(home),
         runner=runner,
         disks=QemuImg(runner),
         images=lambda kubernetes: lab_images(home, runner, kubernetes),
         guests=RealGuests(runner),
         choose_hypervisor=choose_hypervisor,
+        system_hypervisor=look_at_system,
         accelerate=accelerate,
         daemon=_daemon,
         connect=_connect,
+        packet_filter=lambda prefix: NftPacketFilter(runner, prefix),
         host_facts=lambda: read_host_facts(home.root),
         gpus=_gpus,
+        units=SystemdUnits(runner),
     )
+
+
+def host_locks(home: Home) -> Path:
+    """One place for all homes of root's. Others share no hypervisor and no board with it."""
+    return Path("/run/lock/hyperscaler") if os.geteuid() == 0 else home.locks
 
 
 def images_of_host() -> LabImages:
@@ -57,7 +72,17 @@ def lab_images(home: Home, runner: ProcessRunner, kubernetes: KubernetesSpec | N
     from emulator.wiring.kubernetes import KubernetesInput
 
     inputs = {"kubernetes": KubernetesInput(home, runner, kubernetes or KubernetesSpec())}
-    return LabImages(ImageStore(home.images, runner), inputs)
+    return LabImages(ImageStore(home.images, runner), inputs, ImageSignatures(home.trusted_signers, runner))
+
+
+def vulnerability_listing() -> VulnerabilityListing:
+    """What Debian knows of the packages in images."""
+    return VulnerabilityListing(HostProcess())
+
+
+def image_signatures() -> ImageSignatures:
+    """Signing and checking images on this host."""
+    return ImageSignatures(Home.default().trusted_signers, HostProcess())
 
 
 def _daemon(directory: Path, namespace: str) -> HypervisorDaemon:
@@ -70,7 +95,8 @@ def _gpus(backend: str, paths: LabPaths, devices: Sequence[GpuDeviceSpec] | None
     from emulator.wiring.gpus import real_gpus, simulated_gpus
 
     if backend != GpuBackend.SIMULATED:
-        return real_gpus(HostProcess(), Home.default().gpu_owners)
+        home = Home.default()
+        return real_gpus(HostProcess(), home.gpu_owners, host_locks(home) / "gpu-layout.lock")
     if not dry:
         return simulated_gpus(paths.gpu, devices)
     # Declaring boards writes their state, so planning works on a copy.
@@ -92,6 +118,16 @@ def choose_hypervisor(requested: str) -> str:
     from emulator.adapters.libvirt_hypervisor import choose_uri, probe_uri
 
     return choose_uri(requested, probe=probe_uri)
+
+
+def look_at_system(lab: str) -> SystemHypervisor:
+    """Whether the host's own libvirt answers, or may have something of the lab all the same."""
+    from emulator.adapters.libvirt_at_rest import may_have
+    from emulator.adapters.libvirt_hypervisor import SYSTEM_URI, probe_uri
+
+    if probe_uri(SYSTEM_URI):
+        return SystemHypervisor.ANSWERS
+    return SystemHypervisor.SILENT if may_have(host_name(lab, "")) else SystemHypervisor.EMPTY
 
 
 def accelerate(requested: Acceleration) -> AccelerationChoice:

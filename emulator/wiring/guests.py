@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+from emulator.access.model import AccessRole, LabUser
 from emulator.adapters.ssh_shell import OpenSshShell, host_keys_from_console, ssh_config, write_known_hosts
-from emulator.app.world import Access, CheckOutcome, ConfigureOutcome
+from emulator.app.world import Access, CertificateOrder, CheckOutcome, ConfigureOutcome
 from emulator.apply.handler import StopFlag
 from emulator.apply.handlers.files import write_private
 from emulator.configure.model import TaskStatus
 from emulator.configure.playbook import configure_cluster
 from emulator.errors import HyperscalerError
-from emulator.inventory.build import build_inventory
+from emulator.inventory.build import build_inventory, connection_vars
 from emulator.inventory.model import AnsibleInventory, ConnectionFacts
 from emulator.inventory.render import InventoryFormat, render
+from emulator.kubernetes.kubespray import kubespray_inventory
+from emulator.kubernetes.users import student_namespace
 from emulator.ports import GuestAddress, GuestShell, ProcessRunner
 from emulator.progress import Event, Reporter, Status
-from emulator.spec.model import ClusterSpec, Role
+from emulator.rotation.model import RotatedSecret
+from emulator.spec.model import ClusterKind, ClusterSpec, Role
 from emulator.verify.cloud import cloud_summary, verify_cloud
 from emulator.verify.hpc import slurm_summary, verify_hpc
-from emulator.verify.kubeconfig import admin_kubeconfig, student_kubeconfig
-from emulator.verify.report import Check
+from emulator.verify.kubeconfig import admin_kubeconfig, student_kubeconfig, user_kubeconfig
+from emulator.verify.report import Check, VerifyReport
+from emulator.wiring.proof import closed_doors, prove_secret
+from emulator.wiring.tls import LabTls
+from emulator.wiring.trust import LabTrust
 
 
 class RealGuests:
@@ -54,53 +61,75 @@ class RealGuests:
         return ["ssh", "-F", str(access.paths.ssh_config), "--", node, *command]
 
     def inventory(self, spec: ClusterSpec, access: Access, form: str) -> str:
+        if form == KUBESPRAY:
+            return kubespray_inventory(spec, connection_vars(_connection(access)))
         return render(self._inventory(spec, access), InventoryFormat(form))
 
     def _inventory(self, spec: ClusterSpec, access: Access) -> AnsibleInventory:
-        connection = ConnectionFacts(
-            user=access.user,
-            private_key=access.paths.ssh_key,
-            known_hosts=access.paths.known_hosts,
-            ssh_config=access.paths.ssh_config,
+        return build_inventory(spec, _connection(access), access.gpus, LabTrust(access.paths, self._runner).read())
+
+    def issue(self, spec: ClusterSpec, access: Access, order: CertificateOrder) -> str:
+        return LabTrust(access.paths, self._runner).issue(spec, access, order)
+
+    def configure(
+        self,
+        spec: ClusterSpec,
+        kind: ClusterKind,
+        access: Access,
+        reporter: Reporter,
+        stop: StopFlag,
+        tags: tuple[str, ...] = (),
+    ) -> ConfigureOutcome:
+        LabTrust(access.paths, self._runner).certify(spec, spec.nodes_of(kind))
+        LabTls(access.paths).certify(spec, spec.nodes_of(kind))
+        result = configure_cluster(
+            kind,
+            self._inventory(spec, access),
+            access.paths,
+            timeout=spec.timeouts.configure,
+            on_event=_TaskProgress(reporter).event,
+            cancelled=stop.is_set,
+            tags=tags,
         )
-        return build_inventory(spec, connection, access.gpus)
+        return ConfigureOutcome(result.changed, result.seconds)
 
-    def configure(self, spec: ClusterSpec, access: Access, reporter: Reporter, stop: StopFlag) -> ConfigureOutcome:
-        """Run the playbooks of all clusters side by side; one that fails does not stop the other."""
-        inventory = self._inventory(spec, access)
-        started = time.monotonic()
-        with ThreadPoolExecutor(max_workers=2, thread_name_prefix="configure") as pool:
-            runs = [
-                pool.submit(
-                    configure_cluster,
-                    kind,
-                    inventory,
-                    access.paths,
-                    timeout=spec.timeouts.configure,
-                    on_event=_TaskProgress(reporter).event,
-                    cancelled=stop.is_set,
-                )
-                for kind in spec.clusters
-            ]
-        errors = [error for error in (run.exception() for run in runs) if error]
-        if errors:
-            raise errors[0]
-        changed = {node: count for run in runs for node, count in run.result().changed.items()}
-        return ConfigureOutcome(changed, time.monotonic() - started)
-
-    def verify(self, spec: ClusterSpec, access: Access, reporter: Reporter) -> tuple[CheckOutcome, ...]:
-        shell, guests = self._shell(access), _by_name(spec)
-
+    def verify(
+        self, spec: ClusterSpec, kind: ClusterKind, access: Access, reporter: Reporter
+    ) -> tuple[CheckOutcome, ...]:
         def tell(check: Check) -> None:
             status = Status.DONE if check.ok else Status.FAILED
             reporter.event(Event("verify", check.name, status, check.detail, check.seconds))
 
-        checks: list[Check] = []
-        if spec.slurm is not None:
-            checks += verify_hpc(spec, shell, guests, access.gpus, on_check=tell).checks
-        if spec.kubernetes is not None:
-            checks += verify_cloud(spec, shell, guests, access.gpus, on_check=tell).checks
-        return tuple(CheckOutcome(check.name, check.ok, check.detail, check.seconds) for check in checks)
+        gpus = {node.name: access.gpus[node.name] for node in spec.nodes_of(kind) if node.name in access.gpus}
+        report = _VERIFY[kind](spec, self._shell(access), _by_name(spec), gpus, on_check=tell)
+        return tuple(CheckOutcome(check.name, check.ok, check.detail, check.seconds) for check in report.checks)
+
+    def refusing(self, spec: ClusterSpec, access: Access, key: Path) -> tuple[str, ...]:
+        return closed_doors(OpenSshShell(key, access.paths.known_hosts, access.prefix, self._runner), addresses(spec))
+
+    def prove(
+        self, spec: ClusterSpec, secret: RotatedSecret, access: Access, reporter: Reporter
+    ) -> tuple[CheckOutcome, ...]:
+        checks = prove_secret(spec, secret, access.paths, self._shell(access), addresses(spec))
+        for check in checks:
+            status = Status.DONE if check.ok else Status.FAILED
+            reporter.event(Event("prove", check.name, status, check.detail, check.seconds))
+        return checks
+
+    def hand_kubeconfig(
+        self, spec: ClusterSpec, access: Access, user: LabUser, *, seconds: int, directory: Path
+    ) -> None:
+        head = next(node.name for node in spec.nodes if node.role is Role.CLOUD_CONTROL_PLANE)
+        namespace = student_namespace(user.name) if user.role is AccessRole.STUDENT else "default"
+        text = user_kubeconfig(
+            self._shell(access),
+            _by_name(spec)[head],
+            cluster=spec.name,
+            user=user.name,
+            namespace=namespace,
+            seconds=seconds,
+        )
+        write_private(directory / "kubeconfig", text.encode())
 
     def cluster_state(self, spec: ClusterSpec, access: Access) -> Mapping[str, str]:
         asked: dict[str, Summary] = {}
@@ -119,6 +148,22 @@ class RealGuests:
         return admin_kubeconfig(shell, address)
 
 
+KUBESPRAY = "kubespray"
+
+
+def _connection(access: Access) -> ConnectionFacts:
+    return ConnectionFacts(
+        user=access.user,
+        private_key=access.paths.ssh_key,
+        known_hosts=access.paths.known_hosts,
+        ssh_config=access.paths.ssh_config,
+    )
+
+
+_VERIFY: Mapping[ClusterKind, Callable[..., VerifyReport]] = {
+    ClusterKind.HPC: verify_hpc,
+    ClusterKind.CLOUD: verify_cloud,
+}
 Summary = Callable[[ClusterSpec, GuestShell, Mapping[str, GuestAddress]], str]
 
 

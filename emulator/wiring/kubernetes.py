@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from emulator.adapters.process import HostProcess
+from emulator.errors import UsageError
 from emulator.images.sources import host_sources
+from emulator.kubernetes_build.bundle import create_bundle, show_bundle, verify_bundle
 from emulator.kubernetes_build.debian_source import KubernetesBuild
+from emulator.kubernetes_build.go_build import Progress
 from emulator.kubernetes_build.node_files import NodeFiles
-from emulator.kubernetes_build.sources import KubernetesSources
+from emulator.kubernetes_build.origin import is_reachable, read_origin
+from emulator.kubernetes_build.release import ReleaseManifest
+from emulator.kubernetes_build.sources import BUNDLE, KubernetesSources
+from emulator.kubernetes_build.upstream import UpstreamFetch
 from emulator.paths import Home
 from emulator.ports import ProcessRunner
 from emulator.share import share_dir
 from emulator.spec.model import KubernetesSpec
 
+# A command asks several times; the answer must be one.
+_reachable = functools.cache(is_reachable)
+
 
 def kubernetes_sources(home: Home, runner: ProcessRunner) -> KubernetesSources:
     """Where Kubernetes can come from on this host. Asks apt for its sources; reads only."""
     cache = home.root / "cache" / "kubernetes"
+    data = share_dir() / "config" / "kubernetes"
     lines = host_sources(runner, suite="bookworm", components=("main",)).lines
-    build = KubernetesBuild(cache, runner, sources=lines, programs=share_dir() / "config" / "kubernetes" / "programs")
-    return KubernetesSources(build, NodeFiles(cache, lines, runner), cache)
+    build = KubernetesBuild(cache, runner, sources=lines, programs=data / "programs")
+    origin = read_origin(data / "upstream.yaml")
+    upstream = UpstreamFetch(cache, runner, origin, lines, reachable=_reachable)
+    return KubernetesSources(build, upstream, NodeFiles(cache, lines, runner), cache)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,3 +54,40 @@ class KubernetesInput:
             progress(f"{step}: {line}" if line else step)
 
         return kubernetes_sources(self.home, self.runner).make(self.wants, progress=show)
+
+
+class Bundles:
+    """Offline bundles, made where upstream or Debian can be reached and used where they cannot."""
+
+    def __init__(self, home: Home, runner: ProcessRunner) -> None:
+        self._home = home
+        self._runner = runner
+
+    def create(self, wants: KubernetesSpec, path: Path, *, progress: Progress) -> ReleaseManifest:
+        """Write all that a lab with these wishes needs to `path`, which must not exist.
+
+        Raises:
+            UsageError: something is there already, or the source is a bundle itself.
+            HyperscalerError: see `KubernetesSources.release`.
+        """
+        if wants.source.startswith(BUNDLE):
+            raise UsageError(
+                "that lab takes its Kubernetes from a bundle already", fix="copy that file, or use --source"
+            )
+        if path.exists():
+            raise UsageError("exists already", where=str(path), fix="choose another name, or remove it")
+        release = kubernetes_sources(self._home, self._runner).release(wants, progress=progress)
+        progress("write the bundle", str(path))
+        return create_bundle(release, path)
+
+    def show(self, path: Path) -> ReleaseManifest:
+        """Its manifest, without reading the rest."""
+        return show_bundle(path)
+
+    def verify(self, path: Path) -> ReleaseManifest:
+        """Its manifest, after everything in it was compared with it."""
+        return verify_bundle(path)
+
+
+def bundles_of_host() -> Bundles:
+    return Bundles(Home.default(), HostProcess())

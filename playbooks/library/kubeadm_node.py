@@ -8,11 +8,13 @@ included, and kubeadm starts over.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
+import re
 import secrets
-import shutil
 import ssl
 import string
 import subprocess
@@ -32,17 +34,20 @@ from ansible.module_utils.kubeadm_config import (
     to_yaml,
     with_token,
 )
+from ansible.module_utils.kubeadm_reset import RECORD, NodeError, has_remains, reset, run
 
 DOCUMENTATION = r"""
 module: kubeadm_node
 short_description: Makes a node a member of its Kubernetes cluster
 options:
   action:
-    description: C(init) a control plane; C(probe) whether this worker is a member; C(join) it; C(token) makes a token
-      on the control plane; C(reset) removes the node's membership.
+    description: C(init) a control plane; C(probe) whether this worker is a member; C(join) it; C(token) gives C(node)
+      leave to join, on the control plane: forgets an older node of that name and makes a token; C(reset) removes the
+      node's membership.
     type: str
   cluster:
-    description: C(name), C(control_plane_ip), C(pod_subnet), C(service_subnet), C(cni).
+    description: C(name), C(control_plane_ip), C(pod_subnet), C(service_subnet), C(cni), C(version), which is what the
+      lab asks for (1.31, 1.31.4, or empty for any), and for C(join) C(running), the version of the control plane.
     type: dict
   node:
     description: C(name) and C(ip).
@@ -65,37 +70,18 @@ token:
   description: A new bootstrap token (action C(token) only).
 """
 
-RECORD = "/var/lib/hyperscaler/kubeadm.json"
+LOCK = "/run/hyperscaler-kubeadm.lock"
 RELEASE = "/usr/lib/hyperscaler/kubernetes.json"
 ADMIN = "/etc/kubernetes/admin.conf"
 CA = "/etc/kubernetes/pki/ca.crt"
+# kubelet writes it when the cluster has signed its certificate.
+KUBELET_CONF = "/etc/kubernetes/kubelet.conf"
 CONFIG = "/etc/kubernetes/kubeadm.yaml"
 FIRST_TOKEN = "/etc/kubernetes/first-token"  # noqa: S105  a path
 # Well before the token's own end, so that a slow join is through with it.
 FIRST_TOKEN_SECONDS = 600
-# What kubeadm and kubelet leave behind. The device plugins' directory goes too: kubelet makes it again.
-REMAINS = (
-    "/etc/kubernetes",
-    "/var/lib/etcd",
-    "/var/lib/kubelet",
-    "/var/lib/cni/networks",
-    "/var/lib/cni/cache",
-    RECORD,
-)
-KEPT = "/etc/kubernetes/manifests"
+TOKEN = re.compile(r"[a-z0-9]{6}\.[a-z0-9]{16}")
 TOKEN_TTL = "30m"  # noqa: S105  a duration
-
-
-class NodeError(Exception):
-    """kubeadm or the node said no; the text is for the operator."""
-
-
-def run(argv, timeout, *, check=True, stdin=None):
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=timeout, check=False, input=stdin)
-    if check and done.returncode:
-        said = "\n".join((done.stdout + done.stderr).strip().splitlines()[-25:])
-        raise NodeError(f"{' '.join(argv[:3])} ended with status {done.returncode}: {said}")
-    return done
 
 
 def read_json(path):
@@ -104,6 +90,22 @@ def read_json(path):
             return json.load(stream)
     except FileNotFoundError:
         return {}
+
+
+def read_record(path):
+    """What the last kubeadm that ended well left; nothing where none did. One that cannot be read is refused: taking it
+    for none would take the node's cluster down."""
+    try:
+        record = read_json(path)
+    except (ValueError, RecursionError) as error:
+        raise NodeError(f"{path} cannot be read: {error}; without the file the node starts over") from error
+    if not isinstance(record, dict) or not all(isinstance(record.get(key, ""), str) for key in ("role", "digest")):
+        raise NodeError(f"{path} is damaged; without the file the node starts over")
+    if not isinstance(record.get("settings", {}), dict):
+        raise NodeError(f"{path} is damaged; without the file the node starts over")
+    if record.get("role") and not isinstance(record.get("ca_hash"), str):
+        raise NodeError(f"{path} lacks the cluster's hash; without the file the node starts over")
+    return record
 
 
 def write_private(path, text):
@@ -131,8 +133,31 @@ def ca_hash(path=CA):
     return "sha256:" + hashlib.sha256(der).hexdigest()
 
 
-def digest(value):
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+def settings(release, cluster, node):
+    """What a finished control plane cannot change, and nothing else: options and deadlines that a later version of
+    this program gives kubeadm are no reason to refuse a lab."""
+    names = ("name", "control_plane_ip", "pod_subnet", "service_subnet", "cni")
+    return {"version": release["version"], "node": node["name"], **{name: cluster[name] for name in names}}
+
+
+def require_version(release, asked):
+    """The version on the node's disk against the one that the lab asks for: a disk keeps its image."""
+    asked, have = (asked or "").lstrip("v"), release["version"]
+    if asked and have != asked and not have.startswith(asked + "."):
+        raise NodeError(
+            f"this node has Kubernetes {have} on its disk, and the file now asks for version {asked}, which cannot be"
+            f" changed in place: write {have}, or destroy the lab and provision it again"
+        )
+
+
+def require_skew(release, running):
+    """kubeadm joins a control plane of its own minor version only, and kubelet may not be newer than the API server."""
+    have = release["version"]
+    if running and have.split(".")[:2] != running.split(".")[:2]:
+        raise NodeError(
+            f"the image of this node holds Kubernetes {have}, and the control plane runs {running}: write"
+            f" version: {running}, or destroy the lab and provision it again"
+        )
 
 
 def answers(ip, timeout):
@@ -161,88 +186,28 @@ def start_kubelet():
     return True
 
 
-def has_remains():
-    """Whether an earlier run left anything of a cluster; an empty manifests directory is kubelet's own."""
-    if os.path.exists(RECORD):
-        return True
-    for path in (
-        "/etc/kubernetes/kubelet.conf",
-        "/etc/kubernetes/bootstrap-kubelet.conf",
-        "/etc/kubernetes/pki",
-        "/var/lib/etcd/member",
-        "/var/lib/kubelet/config.yaml",
-    ):
-        if os.path.exists(path):
-            return True
-    return False
-
-
-def reset():
-    """Remove every trace of a cluster: kubelet stopped, all of kubelet's containers ended, files, mounts, rules."""
-    run(["systemctl", "disable", "--now", "kubelet"], 180, check=False)
-    remove_containers()
-    for path in mounts_below("/var/lib/kubelet"):
-        run(["umount", "--lazy", path], 60, check=False)
-    for path in REMAINS:
-        if os.path.isdir(path) and not os.path.islink(path):
-            shutil.rmtree(path, ignore_errors=True)
-        elif os.path.lexists(path):
-            os.unlink(path)
-    for link in ("cni0", "flannel.1"):
-        run(["ip", "link", "delete", link], 60, check=False)
-    # kube-proxy's chains of the old cluster would answer for addresses that the new one hands out otherwise.
-    for table in ("nat", "filter", "mangle"):
-        saved = run(["iptables-save", "-t", table], 60, check=False).stdout
-        if "KUBE-" in saved:
-            kept = "\n".join(line for line in saved.splitlines() if "KUBE-" not in line) + "\n"
-            run(["iptables-restore", "--table", table], 60, check=False, stdin=kept)
-    os.makedirs(KEPT, exist_ok=True)
-
-
-def ctr(*words, check=False):
-    return run(["ctr", "--namespace", "k8s.io", *words], 120, check=check)
-
-
-def remove_containers():
-    """End and delete every container of kubelet's. Without the real crictl, `kubeadm reset` ends none of them, and an
-    old API server with an old CA would go on answering."""
-    names = ctr("containers", "ls", "--quiet").stdout.split()
-    if not names:
-        return
-    for name in ctr("tasks", "ls", "--quiet").stdout.split():
-        ctr("tasks", "kill", "--signal", "KILL", name)
-    for name in names:
-        for _ in range(20):
-            ctr("tasks", "delete", "--force", name)
-            if (
-                ctr("containers", "delete", name).returncode == 0
-                or name not in ctr("containers", "ls", "--quiet").stdout.split()
-            ):
-                break
-            time.sleep(0.3)
-    # containerd's CRI service keeps its own list of pods, read at its start.
-    run(["systemctl", "restart", "containerd"], 180)
-
-
-def mounts_below(top):
-    with open("/proc/self/mounts", encoding="utf-8") as stream:
-        paths = [line.split()[1] for line in stream]
-    return sorted((path for path in paths if path.startswith(top + "/")), reverse=True)
-
-
 def init(params, release):
     """A running control plane; (changed, hash of its CA)."""
     cluster, node, timeout = params["cluster"], params["node"], params["timeout"]
+    require_version(release, cluster.get("version"))
     documents = init_documents(release, cluster, node, timeout)
-    wanted = digest(documents)
-    record = read_json(RECORD)
-    if record.get("role") == "control-plane" and os.path.exists(ADMIN):
-        if record["digest"] != wanted:
+    wanted = settings(release, cluster, node)
+    record = read_record(RECORD)
+    if record.get("role") == "control-plane":
+        # Only what was recorded is compared: a later version of this program may record more.
+        recorded = record.get("settings", {})
+        changes = [
+            f"{key} was {recorded[key]}, now {wanted[key]}"
+            for key in wanted
+            if key in recorded and recorded[key] != wanted[key]
+        ]
+        if changes:
             raise NodeError(
-                "the control plane was made with other settings (version, networks, CNI or addresses), which cannot be"
-                " changed in place: destroy the lab and provision it again"
+                f"the control plane was made with other settings ({'; '.join(changes)}), which cannot be changed in"
+                " place: set them back, or destroy the lab and provision it again"
             )
-        changed = start_kubelet()
+        restored = restore_admin(timeout)
+        changed = start_kubelet() or restored
         if not answers(node["ip"], timeout):
             raise NodeError(f"the API server does not answer after {timeout} s\n{kubelet_journal()}")
         return changed, record["ca_hash"]
@@ -268,8 +233,23 @@ def init(params, release):
     write_private(CONFIG, to_yaml(documents))
     write_private(FIRST_TOKEN, token)
     # The record comes last: without it, the next run starts over.
-    write_private(RECORD, json.dumps({"format": 1, "role": "control-plane", "digest": wanted, "ca_hash": pinned}))
+    write_private(RECORD, json.dumps({"format": 1, "role": "control-plane", "settings": wanted, "ca_hash": pinned}))
     return True, pinned
+
+
+def restore_admin(timeout):
+    """Make the admin kubeconfig of a finished control plane anew where it was lost; whether that was a change. It is
+    one file of many, and no reason to start over: etcd holds all of the cluster."""
+    if os.path.exists(ADMIN):
+        return False
+    try:
+        run(["kubeadm", "init", "phase", "kubeconfig", "admin", "--config", CONFIG], timeout)
+    except NodeError as error:
+        raise NodeError(
+            f"{ADMIN} is missing on a finished control plane and cannot be made again; nothing was reset, since that"
+            f" would lose the cluster's objects: put the file back, or destroy the lab. {error}"
+        ) from error
+    return True
 
 
 # What comes before the API server answers; what comes after may be done again.
@@ -297,24 +277,45 @@ def finish_init(argv, timeout):
 def probe(params, release):
     """Whether the worker is a member: (changed, hash of its cluster's CA or nothing)."""
     del params, release
-    record = read_json(RECORD)
-    if record.get("role") == "worker" and os.path.exists("/etc/kubernetes/kubelet.conf"):
+    record = read_record(RECORD)
+    if record.get("role") == "worker" and os.path.exists(KUBELET_CONF):
         return start_kubelet(), record["ca_hash"]
     return False, ""
 
 
 def join(params, release):
     cluster, node, timeout = params["cluster"], params["node"], params["timeout"]
+    require_version(release, cluster.get("version"))
+    require_skew(release, cluster.get("running"))
     if has_remains():
         reset()
     documents = join_documents(release, cluster, node, params["token"], [params["ca_hash"]], timeout)
     write_private(CONFIG, to_yaml(documents))
     try:
         kubeadm(["kubeadm", "join", "--config", CONFIG], timeout)
+    except NodeError:
+        if not os.path.exists(KUBELET_CONF):
+            raise
+        finish_join(node["name"])
     finally:
         os.unlink(CONFIG)  # it holds the token
     write_private(RECORD, json.dumps({"format": 1, "role": "worker", "ca_hash": params["ca_hash"]}))
     return True, params["ca_hash"]
+
+
+def finish_join(name):
+    """What kubeadm does when kubelet has its own certificate: it notes the runtime's socket at the node. kubeadm waits
+    ten seconds for the API server's answer to it, which a busy emulated CPU may not keep."""
+    note = f"kubeadm.alpha.kubernetes.io/cri-socket={CRI_SOCKET}"
+    argv = ["kubectl", "--kubeconfig", KUBELET_CONF, "--request-timeout=120s", "annotate", "--overwrite", "node", name]
+    for tries in range(FINISH_TRIES):
+        try:
+            run([*argv, note], 300)
+            return
+        except NodeError:
+            if tries == FINISH_TRIES - 1:
+                raise
+            time.sleep(5)
 
 
 def kubeadm(argv, timeout):
@@ -330,10 +331,33 @@ def kubelet_journal():
     return run(argv, 60, check=False).stdout.strip()
 
 
+@contextlib.contextmanager
+def one_at_a_time(timeout):
+    """Waits until no other run of this module works on the node. One goes on here after the tool on the other end was
+    killed; what it is about to finish must not be torn down under it."""
+    with open(LOCK, "w", encoding="utf-8") as stream:
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    raise NodeError(f"an earlier run still works on this node after {timeout} s: {LOCK}") from error
+                time.sleep(1)
+        yield
+
+
 def random_token():
     """A bootstrap token in kubeadm's form."""
     letters = string.ascii_lowercase + string.digits
     return ".".join("".join(secrets.choice(letters) for _ in range(length)) for length in (6, 16))
+
+
+def forget(name):
+    """Delete the node of this name, which is about to join: kubeadm refuses one that the cluster knows as Ready, and
+    such a node is what a join leaves that was killed after kubelet had registered."""
+    run(["kubectl", "--kubeconfig", ADMIN, "delete", "node", name, "--ignore-not-found", "--timeout=120s"], 300)
 
 
 def new_token():
@@ -342,13 +366,19 @@ def new_token():
     try:
         age = time.time() - os.stat(FIRST_TOKEN).st_mtime
         if 0 <= age < FIRST_TOKEN_SECONDS:
-            with open(FIRST_TOKEN, encoding="utf-8") as stream:
-                return stream.read()
+            with open(FIRST_TOKEN, encoding="ascii", errors="replace") as stream:
+                token = stream.read()
+            if TOKEN.fullmatch(token):
+                return token
         os.unlink(FIRST_TOKEN)
     except FileNotFoundError:
         pass
     argv = ["kubeadm", "token", "create", "--ttl", TOKEN_TTL, "--kubeconfig", ADMIN]
-    return run(argv, 300).stdout.strip().splitlines()[-1]
+    # Warnings may come before it.
+    token = (run(argv, 300).stdout.split() or [""])[-1]
+    if not TOKEN.fullmatch(token):
+        raise NodeError("kubeadm token create printed no token")  # what it printed may hold a secret
+    return token
 
 
 def main():
@@ -361,22 +391,25 @@ def main():
             "ca_hash": {"type": "str"},
             "timeout": {"type": "int", "default": 900},
         },
-        required_if=[("action", "join", ("token", "ca_hash"))],
+        required_if=[("action", "join", ("token", "ca_hash")), ("action", "token", ("node",))],
     )
     params = module.params
     try:
         if params["action"] == "token":
+            forget(params["node"]["name"])
             module.exit_json(changed=False, token=new_token())
         if params["action"] == "reset":
-            found = has_remains()
-            if found:
-                reset()
+            with one_at_a_time(params["timeout"]):
+                found = has_remains()
+                if found:
+                    reset()
             module.exit_json(changed=found)
         release = read_json(RELEASE)
         if not release:
             raise NodeError(f"{RELEASE} is missing: this node was not started from a cloud-base image")
         steps = {"init": init, "probe": probe, "join": join}
-        changed, pinned = steps[params["action"]](params, release)
+        with one_at_a_time(params["timeout"]):
+            changed, pinned = steps[params["action"]](params, release)
     except (NodeError, UnsupportedVersionError, OSError, subprocess.SubprocessError) as error:
         module.fail_json(msg=str(error))
     # kubeadm's socket address is worth knowing to a person who debugs by hand.

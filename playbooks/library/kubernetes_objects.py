@@ -2,18 +2,19 @@
 """Ansible module: objects, node labels and taints of a Kubernetes cluster, in one round trip on its control plane.
 
 Objects are applied with `kubectl apply`, which changes only what differs. Nodes that are no longer the lab's are
-drained and deleted. At the end, if asked, it waits until all nodes and workloads are ready.
+drained and deleted, and nodes of the lab that a run cordoned which did not end take pods again. At the end, if asked,
+it waits until all nodes and workloads are ready.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import subprocess
 import time
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.kubernetes_apply import ClusterError, apply, kubectl
 
 DOCUMENTATION = r"""
 module: kubernetes_objects
@@ -23,9 +24,18 @@ options:
     description: Documents to apply, YAML or JSON, several per text.
     type: list
     elements: str
+  addons:
+    description: Add-ons, each with C(name), C(path) of its documents on this node and C(edits) (C(from), C(to)) made
+      to their text. One that was applied once and is not listed any more is an error.
+    type: list
+    elements: dict
+  absent:
+    description: Objects of this program to delete, each with C(api_version), C(kind), C(namespace) and C(name).
+    type: list
+    elements: dict
   nodes:
-    description: The nodes of the lab, each with C(name), C(labels) and C(taints) (C(key), C(value), C(effect)). All
-      others are drained and deleted. Empty leaves the nodes as they are.
+    description: The nodes of the lab, each with C(name), C(labels), C(taints) (C(key), C(value), C(effect)) and
+      C(joined). Others that were nodes of the lab are drained and deleted. Empty leaves the nodes as they are.
     type: list
     elements: dict
   managed_taints:
@@ -33,43 +43,59 @@ options:
     type: list
     elements: str
   wait_ready:
-    description: Wait for every node in C(nodes) and for the workloads of these namespaces.
+    description: Wait for every node in C(nodes) that has C(joined), and for the workloads of these namespaces.
     type: list
     elements: str
   timeout:
     type: int
 """
 
-KUBECONFIG = "/etc/kubernetes/admin.conf"
 READY_POLL = 3.0
-DRAIN_TIMEOUT = 120
+DRAIN_TIMEOUT = 60
+# On a node from the moment that a departure cordons it; see emulator/app/departures.py.
+DRAINING = "hyperscaler/draining"
+# On every node of the lab since its first run.
+OURS = "hyperscaler/role"
+
+STAY = {"metadata": {"annotations": {DRAINING: None}}, "spec": {"unschedulable": None}}
 
 
-class ClusterError(Exception):
-    """The cluster said no; the text is for the operator."""
+def snapshot():
+    """Nodes by name, and Deployments and DaemonSets, of one start of kubectl: each costs an emulated CPU seconds."""
+    try:
+        answer = json.loads(kubectl("get", "nodes,deployments,daemonsets", "--all-namespaces", "-o", "json"))
+    except (ValueError, RecursionError) as error:
+        raise ClusterError(f"kubectl's listing is not JSON: {error}") from error
+    items = answer.get("items") if isinstance(answer, dict) else None
+    if not isinstance(items, list) or not all(map(is_object, items)):
+        raise ClusterError("kubectl's listing is not one of nodes, deployments and daemonsets")
+    nodes = {item["metadata"]["name"]: item for item in items if item["kind"] == "Node"}
+    return nodes, [item for item in items if item["kind"] != "Node"]
 
 
-def kubectl(*words, stdin=None, timeout=300):
-    argv = ["kubectl", "--kubeconfig", KUBECONFIG, *words]
-    # kubectl keeps what it learns about the API; without a home it would ask anew each time.
-    env = {**os.environ, "HOME": "/root"}
-    done = subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=timeout, check=False, env=env)
-    if done.returncode:
-        raise ClusterError(f"kubectl {' '.join(words[:3])}: {(done.stderr or done.stdout).strip()}")
-    return done.stdout
+def is_object(item):
+    """Whether an object of a listing has what is read of it below, in the right types."""
+    if not isinstance(item, dict) or not all(
+        isinstance(item.get(key, {}), dict) for key in ("metadata", "spec", "status")
+    ):
+        return False
+    meta, spec, status = (item.get(key, {}) for key in ("metadata", "spec", "status"))
+    strings = [item.get("kind"), meta.get("name"), *([] if item.get("kind") == "Node" else [meta.get("namespace")])]
+    counts = [status.get(key, 0) for key in ("desiredNumberScheduled", "numberReady", "readyReplicas")]
+    return (
+        all(isinstance(value, str) for value in strings)
+        and all(isinstance(value, int) for value in [*counts, spec.get("replicas", 1)])
+        and isinstance(meta.get("labels", {}), dict)
+        and all_have(spec.get("taints", []), "key", "effect")
+        and all_have(status.get("conditions", []), "type", "status")
+    )
 
 
-def apply(manifests, *, check):
-    """Apply the documents; names of those that changed."""
-    if not manifests:
-        return []
-    words = ["apply", "-f", "-"] + (["--dry-run=server"] if check else [])
-    output = kubectl(*words, stdin="\n---\n".join(manifests))
-    return [line for line in output.splitlines() if line.strip() and "unchanged" not in line]
-
-
-def nodes_now():
-    return {item["metadata"]["name"]: item for item in json.loads(kubectl("get", "nodes", "-o", "json"))["items"]}
+def all_have(entries, *keys):
+    """Whether it is a list of mappings that hold a string under each of `keys`."""
+    return isinstance(entries, list) and all(
+        isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in keys) for entry in entries
+    )
 
 
 def label_changes(node, seen):
@@ -80,7 +106,7 @@ def label_changes(node, seen):
 
 def taint_changes(node, seen, managed):
     """Taints to set and managed ones to remove, as `kubectl taint` takes them."""
-    have = {(taint["key"], taint["effect"]): taint.get("value", "") for taint in seen["spec"].get("taints", [])}
+    have = {(taint["key"], taint["effect"]): taint.get("value", "") for taint in seen.get("spec", {}).get("taints", [])}
     wanted = {(taint["key"], taint["effect"]): taint.get("value", "") for taint in node.get("taints") or []}
     changes = [
         f"{key}={value}:{effect}" for (key, effect), value in sorted(wanted.items()) if have.get((key, effect)) != value
@@ -89,9 +115,9 @@ def taint_changes(node, seen, managed):
     return changes
 
 
-def converge_nodes(nodes, managed, *, check):
+def converge_nodes(nodes, present, managed, *, check):
+    """Labels and taints of the lab's nodes among those `present`, and the departure of all others."""
     changes = []
-    present = nodes_now()
     for node in nodes:
         seen = present.get(node["name"])
         if seen is None:
@@ -101,30 +127,39 @@ def converge_nodes(nodes, managed, *, check):
                 changes.append(f"{node['name']} {verb} {' '.join(words)}")
                 if not check:
                     kubectl(verb, "node", node["name"], "--overwrite", *words)
-    for name in sorted(set(present) - {node["name"] for node in nodes}):
-        changes.append(f"{name} removed")
-        if not check:
-            remove(name)
+        if DRAINING in seen["metadata"].get("annotations", {}):
+            # The run that drained it did not end, and then the file kept the node.
+            changes.append(f"{node['name']} takes pods again")
+            if not check:
+                kubectl("patch", "node", node["name"], "--type=merge", "-p", json.dumps(STAY))
+    departed = set(present) - {node["name"] for node in nodes}
+    # One without our label was never a node of this lab: whoever joined it by hand keeps it, and verify names it.
+    for name in sorted(name for name in departed if OURS in present[name]["metadata"].get("labels", {})):
+        trouble = "" if check else remove(name, ready=is_ready(present[name]))
+        changes.append(f"{name} removed" + (f", not drained: {trouble}" if trouble else ""))
     return changes
 
 
-def remove(name):
-    """Drain as far as possible, then delete: the machine may be gone already, and its pods with it."""
-    words = ["drain", name, "--ignore-daemonsets", "--delete-emptydir-data", "--force", f"--timeout={DRAIN_TIMEOUT}s"]
-    ready = any(c["type"] == "Ready" and c["status"] == "True" for c in nodes_now()[name]["status"]["conditions"])
+def is_ready(node):
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in node.get("status", {}).get("conditions", []))
+
+
+def remove(name, *, ready):
+    """Drain as far as possible, then delete; why it could not be drained. Nodes are drained before their machine goes,
+    so what is met here is mostly gone already: the wait is short, and its pods are made again elsewhere."""
+    trouble = ""
     try:
         if ready:
-            kubectl(*words, timeout=DRAIN_TIMEOUT + 60)
-        else:
-            kubectl("cordon", name)
-    except (ClusterError, subprocess.TimeoutExpired):
-        pass  # its pods are made again elsewhere once the node object is gone
-    kubectl("delete", "node", name, "--wait=true")
+            words = ["--ignore-daemonsets", "--delete-emptydir-data", "--force", f"--timeout={DRAIN_TIMEOUT}s"]
+            kubectl("drain", name, *words, timeout=DRAIN_TIMEOUT + 60)
+    except (ClusterError, subprocess.TimeoutExpired) as error:
+        trouble = str(error).splitlines()[-1]
+    kubectl("delete", "node", name, f"--timeout={DRAIN_TIMEOUT}s", timeout=DRAIN_TIMEOUT + 60)
+    return trouble
 
 
-def waiting_for(names, namespaces):
-    """What is not ready yet, one line each."""
-    present = nodes_now()
+def waiting_for(names, namespaces, present, workloads):
+    """What is not ready yet, one line each, of what `snapshot` saw."""
     lines = []
     for name in names:
         conditions = present.get(name, {}).get("status", {}).get("conditions", [])
@@ -133,9 +168,9 @@ def waiting_for(names, namespaces):
             lines.append(f"node {name} has not registered")
         elif ready[0]["status"] != "True":
             lines.append(f"node {name}: {ready[0].get('message', '')}")
-    for namespace in namespaces:
-        found = json.loads(kubectl("get", "deployments,daemonsets", "-n", namespace, "-o", "json"))["items"]
-        lines += [line for item in found for line in workload_trouble(item)]
+    lines += [
+        line for item in workloads if item["metadata"]["namespace"] in namespaces for line in workload_trouble(item)
+    ]
     return lines
 
 
@@ -147,7 +182,7 @@ def workload_trouble(item):
     if item["kind"] == "DaemonSet":
         want, have = status.get("desiredNumberScheduled", 0), status.get("numberReady", 0)
     else:
-        want, have = item["spec"].get("replicas", 1), status.get("readyReplicas", 0)
+        want, have = item.get("spec", {}).get("replicas", 1), status.get("readyReplicas", 0)
     return [] if have >= want else [f"{name}: {have} of {want} pods ready"]
 
 
@@ -155,7 +190,10 @@ def watch_until_ready(names, namespaces, timeout):
     """Wait without asking again and again: each start of kubectl costs an emulated CPU seconds that the cluster needs
     to come up. Whether all is ready is judged afterwards; here a deadline or a pod that was replaced is no error."""
     waits = [["wait", "--for=condition=Ready", *(f"node/{name}" for name in names)]] if names else []
-    waits += [["wait", "--for=condition=Ready", "pods", "--all", "-n", namespace] for namespace in namespaces]
+    # Pods of Jobs end, and are never Ready then.
+    waits += [
+        ["wait", "--for=condition=Ready", "pods", "--selector=!job-name", "-n", namespace] for namespace in namespaces
+    ]
     deadline = time.monotonic() + timeout
     for words in waits:
         left = int(deadline - time.monotonic())
@@ -164,12 +202,14 @@ def watch_until_ready(names, namespaces, timeout):
                 kubectl(*words, f"--timeout={left}s", timeout=left + 60)
 
 
-def wait_ready(names, namespaces, timeout):
+def wait_ready(names, namespaces, seen, timeout):
+    """Wait until nodes and workloads are ready; `seen` is a snapshot that may say so at once."""
     deadline = time.monotonic() + timeout
-    if waiting_for(names, namespaces):
-        watch_until_ready(names, namespaces, timeout)
+    if not waiting_for(names, namespaces, *seen):
+        return
+    watch_until_ready(names, namespaces, timeout)
     while True:
-        lines = waiting_for(names, namespaces)
+        lines = waiting_for(names, namespaces, *snapshot())
         if not lines:
             return
         if time.monotonic() > deadline:
@@ -181,6 +221,17 @@ def main():
     module = AnsibleModule(
         argument_spec={
             "manifests": {"type": "list", "elements": "str", "default": []},
+            "absent": {"type": "list", "elements": "dict", "default": []},
+            "addons": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "name": {"type": "str", "required": True},
+                    "path": {"type": "path", "required": True},
+                    "edits": {"type": "list", "elements": "dict", "default": []},
+                },
+            },
             "nodes": {"type": "list", "elements": "dict", "default": []},
             "managed_taints": {"type": "list", "elements": "str", "default": []},
             "wait_ready": {"type": "list", "elements": "str", "default": []},
@@ -190,11 +241,15 @@ def main():
     )
     params, check = module.params, module.check_mode
     try:
-        changes = apply(params["manifests"], check=check)
+        changes = []
+        if params["manifests"] or params["addons"]:
+            changes = apply(params["manifests"], params["addons"], params["absent"], check=check)
+        seen = snapshot() if params["nodes"] or params["wait_ready"] else ({}, [])
         if params["nodes"]:
-            changes += converge_nodes(params["nodes"], params["managed_taints"], check=check)
+            changes += converge_nodes(params["nodes"], seen[0], params["managed_taints"], check=check)
         if params["wait_ready"] and not check:
-            wait_ready([node["name"] for node in params["nodes"]], params["wait_ready"], params["timeout"])
+            names = [node["name"] for node in params["nodes"] if node.get("joined", True)]
+            wait_ready(names, params["wait_ready"], seen, params["timeout"])
     except (ClusterError, OSError, subprocess.SubprocessError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=bool(changes), changes=changes)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+import re
 import subprocess
 import tempfile
 import time
@@ -23,13 +24,18 @@ DOCUMENTATION = r"""
 module: node_state
 short_description: Accounts, directories, files and systemd units of a node in one round trip
 description:
-  - Applies, in this order, O(users), O(directories), O(absent), O(files) and O(units), each only where it differs.
+  - Applies, in this order, O(users), O(former_users), O(directories), O(absent), O(files), O(derived) and O(units),
+    each only where it differs.
   - A unit is restarted when it started before one of the files named in its C(reads) last changed.
 options:
   users:
     description: System or ordinary accounts, each with C(name), C(uid), C(home) and C(shell).
     type: list
     elements: dict
+  former_users:
+    description: Accounts that let nobody in any more; what they run is ended. Their files stay.
+    type: list
+    elements: str
   directories:
     description: Directories, each with C(path), C(owner), C(group) and C(mode).
     type: list
@@ -41,6 +47,11 @@ options:
   files:
     description: Files, each with C(path), C(owner), C(group), C(mode) and C(content), or C(secret) for content that
       must never be shown.
+    type: list
+    elements: dict
+  derived:
+    description: Files that a command makes of others, each with C(path), C(argv) and C(reads). The command is run when
+      one of the files (or directories) in C(reads) has changed since.
     type: list
     elements: dict
   units:
@@ -87,11 +98,38 @@ def ensure_user(user, *, check):
             shell = user["shell"] or "/bin/bash"
             ids = ["--gid", str(uid)]
             run(["groupadd", "--force", *ids, name])
-            run(["useradd", "--uid", str(uid), *ids, "--create-home", "--home-dir", home, "--shell", shell, name])
+            private = ["--create-home", "--home-dir", home, "--key", "HOME_MODE=0700"]
+            run(["useradd", "--uid", str(uid), *ids, *private, "--shell", shell, name])
         return [f"user {name}"]
     if found.pw_uid != uid:
         raise NodeStateError(f"user {name} has uid {found.pw_uid} on this node, not {uid}")
+    if expired(name):
+        if not check:
+            run(["usermod", "--expiredate", "", name])
+        return [f"user {name} again"]
     return []
+
+
+def expired(name, shadow="/etc/shadow"):
+    """Whether the account was ended by `ensure_former`."""
+    with open(shadow, encoding="utf-8", errors="surrogateescape") as stream:
+        fields = [line.rstrip("\n").split(":") for line in stream]
+    return any(entry[0] == name and entry[7] == "1" for entry in fields if len(entry) > 7)
+
+
+def ensure_former(name, *, check):
+    """Let nobody in with this account and end what it runs. Its files stay, with a uid that nobody else gets."""
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        return []
+    if expired(name):
+        return []
+    if not check:
+        run(["usermod", "--expiredate", "1970-01-02", name])
+        # Status 1: it ran nothing.
+        subprocess.run(["pkill", "-KILL", "--uid", name], capture_output=True, timeout=60, check=False)
+    return [f"ended user {name}"]
 
 
 def wanted_ids(entry):
@@ -160,6 +198,19 @@ def ensure_file(entry, *, check):
     return [f"file {path}"]
 
 
+def ensure_derived(entry, timeout, *, check):
+    """Run the command unless what it makes is younger than all that it is made of, as make does."""
+    path = entry["path"]
+    if last_change([path]) > last_change(entry["reads"]):
+        return []
+    if not check:
+        run(entry["argv"], timeout)
+        if last_change([path]) <= last_change(entry["reads"]):
+            # The command found nothing to do and left the file alone: note when it was asked.
+            os.utime(path)
+    return [f"derived {path}"]
+
+
 # ---------------------------------------------------------------- units
 def parse_units(text):
     """`systemctl show` output: blocks of KEY=VALUE lines, one block per unit, by unit name."""
@@ -172,12 +223,16 @@ def parse_units(text):
 
 
 def start_time(text):
-    """Seconds since the epoch of systemd's `Mon 2026-11-23 19:06:06.123456 UTC`; 0 for a unit that never started."""
+    """Seconds since the epoch of systemd's `Mon 2026-11-23 19:06:06.123456 UTC`; 0 for a unit that never started, or
+    whose start cannot be read: it is started anew then."""
     words = text.split()
     if len(words) < 3:
         return 0.0
     form = "%Y-%m-%d %H:%M:%S.%f" if "." in words[2] else "%Y-%m-%d %H:%M:%S"
-    return datetime.strptime(f"{words[1]} {words[2]}", form).replace(tzinfo=UTC).timestamp()
+    try:
+        return datetime.strptime(f"{words[1]} {words[2]}", form).replace(tzinfo=UTC).timestamp()
+    except ValueError:
+        return 0.0
 
 
 def last_change(paths):
@@ -187,11 +242,13 @@ def last_change(paths):
 
 def unit_action(unit, seen, changed_at):
     """What to do with a unit: `start`, `restart`, `stop` or nothing (an empty string)."""
-    running = seen["ActiveState"] in ("active", "activating", "reloading")
+    running = seen.get("ActiveState") in ("active", "activating", "reloading")
     if unit["state"] == "stopped":
-        return "stop" if running or seen["ActiveState"] == "failed" else ""
+        return "stop" if running or seen.get("ActiveState") == "failed" else ""
     if not running:
         return "start"
+    if "ExecMainStartTimestamp" not in seen:
+        return ""  # a timer, say, has no process that could have read an old file
     return "restart" if start_time(seen["ExecMainStartTimestamp"]) <= changed_at else ""
 
 
@@ -204,15 +261,17 @@ def listening_ports():
     ports = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         try:
-            with open(table, encoding="ascii") as stream:
-                rows = stream.read().splitlines()[1:]
+            with open(table, encoding="ascii", errors="replace") as stream:
+                ports |= parse_ports(stream.read())
         except FileNotFoundError:
             continue
-        for row in rows:
-            words = row.split()
-            if words[3] == "0A":
-                ports.add(int(words[1].rsplit(":", 1)[1], 16))
     return ports
+
+
+def parse_ports(text):
+    """Ports of the sockets in state LISTEN (0A) in /proc/net/tcp; a line that is none of a socket is left out."""
+    rows = (re.match(r"\s*\d+: [0-9A-F]+:([0-9A-F]{4}) [0-9A-F]+:[0-9A-F]{4} 0A\s", row) for row in text.splitlines())
+    return {int(row.group(1), 16) for row in rows if row}
 
 
 def full_name(unit):
@@ -244,7 +303,7 @@ def converge_units(units, timeout, *, check):
         action = unit_action(unit, fields, last_change(unit["reads"]))
         if action:
             changes.append(f"{name} {action}")
-        if check or (not action and fields["ActiveState"] in ("active", "inactive") and answers(unit)):
+        if check or (not action and fields.get("ActiveState") in ("active", "inactive") and answers(unit)):
             continue
         if action:
             systemctl(action, name, timeout)
@@ -278,7 +337,7 @@ def wait_until_up(unit, name, timeout):
     about to give up, so the port is the real sign."""
     deadline = time.monotonic() + timeout
     while True:
-        state = show_units([name])[name]["ActiveState"]
+        state = show_units([name]).get(name, {}).get("ActiveState", "")
         if state in ("failed", "inactive"):
             raise NodeStateError(f"{name} did not stay up\n{journal_of(name)}")
         if state == "active" and answers(unit):
@@ -300,12 +359,16 @@ def converge(params, *, check):
     changes = []
     for user in params["users"]:
         changes += ensure_user(user, check=check)
+    for name in params["former_users"]:
+        changes += ensure_former(name, check=check)
     for entry in params["directories"]:
         changes += ensure_directory(entry, check=check)
     for path in params["absent"]:
         changes += ensure_absent(path, check=check)
     for entry in params["files"]:
         changes += ensure_file(entry, check=check)
+    for entry in params["derived"]:
+        changes += ensure_derived(entry, params["timeout"], check=check)
     if params["units"]:
         changes += converge_units(params["units"], params["timeout"], check=check)
     return changes
@@ -314,6 +377,7 @@ def converge(params, *, check):
 def argument_spec():
     place = {"owner": {"type": "str"}, "group": {"type": "str"}, "mode": {"type": "str"}}
     return {
+        "former_users": {"type": "list", "elements": "str", "default": []},
         "users": {
             "type": "list",
             "elements": "dict",
@@ -345,6 +409,16 @@ def argument_spec():
             "required_one_of": [("content", "secret")],
             "mutually_exclusive": [("content", "secret")],
         },
+        "derived": {
+            "type": "list",
+            "elements": "dict",
+            "default": [],
+            "options": {
+                "path": {"type": "path", "required": True},
+                "argv": {"type": "list", "elements": "str", "required": True},
+                "reads": {"type": "list", "elements": "path", "required": True},
+            },
+        },
         "units": {
             "type": "list",
             "elements": "dict",
@@ -364,7 +438,14 @@ def argument_spec():
 def main():
     from ansible.module_utils.basic import AnsibleModule
 
-    module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
+    class UnloggedModule(AnsibleModule):
+        """Ansible writes a module's arguments into the node's journal, and masks a secret there only if it has no line
+        end: it looks for the value in a text in which line ends are already escaped."""
+
+        def _log_invocation(self):
+            pass
+
+    module = UnloggedModule(argument_spec=argument_spec(), supports_check_mode=True)
     try:
         changes = converge(module.params, check=module.check_mode)
     except (NodeStateError, OSError, subprocess.TimeoutExpired) as error:

@@ -33,6 +33,23 @@ def api_version(version):
     return "kubeadm.k8s.io/v1beta3" if minor < 31 else "kubeadm.k8s.io/v1beta4"
 
 
+def _minor(version):
+    return int(version.lstrip("v").split(".")[1])
+
+
+def has_pod_security(version):
+    """Whether namespaces are held to a pod security standard by a label alone: on by default since 1.23 (KEP-2579)."""
+    return _minor(version) >= 23
+
+
+def _api_server_arguments(version):
+    values = {"profiling": "false"}
+    if not has_pod_security(version):
+        # NodeRestriction is kubeadm's own wish, which a list of ours takes the place of.
+        values["enable-admission-plugins"] = "NodeRestriction,PodSecurityPolicy"
+    return values
+
+
 def dns_address(service_subnet):
     """Address of the cluster's DNS service: the tenth of the service network, as kubeadm has it."""
     return str(ipaddress.ip_network(service_subnet)[10])
@@ -115,7 +132,7 @@ def init_documents(release, cluster, node, timeout):
             "podSubnet": cluster["pod_subnet"],
             "serviceSubnet": cluster["service_subnet"],
         },
-        "apiServer": {"extraArgs": _arguments(api, {"profiling": "false"})},
+        "apiServer": {"extraArgs": _arguments(api, _api_server_arguments(release["version"]))},
         "controllerManager": {"extraArgs": _arguments(api, {**controllers, "profiling": "false"})},
         "scheduler": {"extraArgs": _arguments(api, {**alone, "profiling": "false"})},
     }
@@ -188,6 +205,7 @@ def join_documents(release, cluster, node, token, ca_hashes, timeout):
     if _is_beta4(api):
         join["timeouts"] = {
             "discovery": f"{timeout}s",
+            "kubernetesAPICall": "3m0s",
             "kubeletHealthCheck": f"{timeout}s",
             "tlsBootstrap": f"{timeout}s",
         }

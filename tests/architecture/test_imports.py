@@ -9,14 +9,15 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2] / "emulator"
 
-BASE = {"errors", "units", "ids", "share"}
+BASE = {"errors", "units", "ids", "share", "flock"}
 PURE = BASE | {"spec", "gpu", "paths", "progress", "host"}
-PORTS = {"ports", "gpu_ports", "gpu_errors"}
+PORTS = {"ports", "filter_ports", "gpu_ports", "gpu_errors"}
 
 # unit of `emulator/` -> other units that it may import
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "units": set(),
+    "flock": {"errors", "units"},
     "ids": set(),
     "share": {"errors"},
     "paths": set(),
@@ -26,19 +27,22 @@ ALLOWED: dict[str, set[str]] = {
     "gpu_errors": {"errors"},
     "gpu_ports": BASE | {"gpu", "gpu_errors"},
     "ports": BASE,
+    "filter_ports": {"ports"},
     "host": BASE | PORTS | {"gpu", "spec"},
     "plan": BASE | {"spec", "gpu", "paths"},
-    "inventory": BASE | {"spec", "gpu", "kubernetes"},
+    "access": BASE,
+    "rotation": BASE,
+    "inventory": BASE | {"spec", "gpu", "kubernetes", "access"},
     "images": PURE | PORTS,
     "kubernetes": PURE | PORTS,
     "kubernetes_build": PURE | PORTS | {"kubernetes"},
     "configure": PURE | PORTS | {"inventory"},
     "verify": PURE | PORTS | {"inventory", "kubernetes"},
-    "apply": PURE | PORTS | {"plan"},
+    "apply": PURE | PORTS | {"plan", "rotation"},
     "adapters": PURE | PORTS,
-    "app": PURE | PORTS | {"plan", "apply", "images", "inventory"},
+    "app": PURE | PORTS | {"plan", "apply", "images", "inventory", "access", "rotation", "kubernetes"},
     "wiring": {"*"},
-    "cli": PURE | PORTS | {"app", "plan", "wiring", "apply"},
+    "cli": PURE | PORTS | {"app", "plan", "wiring", "apply", "access", "rotation", "kubernetes_build"},
 }
 
 # Libraries that a laptop without libvirt, driver or Ansible does not have: imported inside functions only.

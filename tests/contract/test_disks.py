@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from emulator.adapters.process import HostProcess
 from emulator.adapters.qemu_img import QemuImg
 from emulator.adapters.simulated.disks import SimulatedDisks
-from emulator.errors import ConflictError, HyperscalerError
-from emulator.ports import DiskTool
+from emulator.errors import CommandError, ConflictError, DamagedDiskError, HyperscalerError
+from emulator.ports import Completed, DiskTool
 
 
 @dataclass
@@ -80,6 +81,39 @@ def test_a_file_of_another_kind_is_no_overlay(bench: Bench) -> None:
     assert bench.disks.overlay_base(bench.other) is None
     with pytest.raises(HyperscalerError):
         bench.disks.size_gib(bench.other)
+
+
+def test_a_damaged_disk_is_told_from_one_that_cannot_be_read(bench: Bench) -> None:
+    path = bench.root / "a.qcow2"
+    bench.disks.create_overlay(path, base=bench.base, size_gib=3)
+    content = bytearray(path.read_bytes())
+    content[7] = 9  # the version in a qcow2's header
+    path.write_bytes(content if isinstance(bench.disks, QemuImg) else path.read_bytes()[:60])
+    with pytest.raises(DamagedDiskError, match="the disk is damaged"):
+        bench.disks.overlay_base(path)
+
+
+@pytest.mark.parametrize(
+    "status, said",
+    [
+        (1, "qemu-img: Could not open '/a': Could not open '/a': Permission denied"),
+        (1, "qemu-img: Could not open '/a': Could not read L1 table: Input/output error"),
+        (1, "qemu-img: Could not open '/a': Cannot allocate memory"),
+        (1, "qemu-img: Failed to initialize the main loop: Too many open files"),
+        (-9, "qemu-img: Could not open '/a': Unsupported"),
+        (127, ""),
+    ],
+)
+def test_a_look_that_fails_says_nothing_of_the_disk(tmp_path: Path, status: int, said: str) -> None:
+    class Fails:
+        def run(self, argv: Sequence[str | Path], **_options: object) -> Completed:
+            return Completed(tuple(map(str, argv)), status, "", said)
+
+    disk = tmp_path / "a"
+    disk.touch()
+    with pytest.raises(CommandError) as caught:
+        QemuImg(cast(Any, Fails())).overlay_base(disk)
+    assert not isinstance(caught.value, DamagedDiskError)
 
 
 def test_disks_grow_and_do_not_shrink(bench: Bench) -> None:

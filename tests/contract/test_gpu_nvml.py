@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -11,12 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from emulator.adapters.host_files import HostFiles
 from emulator.adapters.nvml import NvmlGpus
+from emulator.adapters.pci_sysfs import SysfsPci
 from emulator.adapters.simulated import nvml_engine_instances as carving
 from emulator.adapters.simulated.gpu_store import SimBoard, SimProcess
 from emulator.adapters.simulated.gpus import SimulatedBoard, SimulatedGpus, board_at
 from emulator.adapters.simulated.nvml_engine import NvmlReturnError
-from emulator.gpu.catalog import boards, find_board
+from emulator.gpu.catalog import boards, find_board, find_board_by_pci
 from emulator.gpu.geometry import feasible_multisets, is_legal_layout
 from emulator.gpu.model import Placement
 from emulator.gpu_errors import (
@@ -83,9 +86,48 @@ def test_boards_are_read_without_changing_anything(any_nvml: NvmlGpus) -> None:
         assert any_nvml.mig_mode(board.pci_address) == board.mig
         assert any_nvml.utilisation(board.pci_address).memory_total_mib == board.memory_total_mib
         if board.mig is None or not board.mig.current:
-            assert board.profiles == () and board.instances == ()
+            assert board.instances == ()
         for profile in board.profiles:
             assert profile.placements is None or len(profile.placements) >= profile.max_instances
+
+
+def test_the_catalogue_describes_the_board(any_nvml: NvmlGpus) -> None:
+    """Also while MIG is off: the driver tells profiles and placements then, too."""
+    checked = 0
+    for board in any_nvml.boards():
+        known = find_board_by_pci(board.pci_id)
+        if known is None or board.mig is None:
+            continue
+        checked += 1
+        listed = {item.gi_profile_id: item for item in board.profiles}
+        expected = {item.gi_profile_id: item for item in known.profiles}
+        assert listed.keys() == expected.keys(), board.name
+        for number, item in expected.items():
+            seen = listed[number]
+            assert (seen.name, seen.nvml_profile, seen.compute_slices) == (
+                item.name,
+                item.nvml_profile,
+                item.compute_slices,
+            )
+            assert seen.max_instances == item.max_instances
+            assert seen.placements in (None, item.placements)  # None: told to root only
+            assert item.memory_mib in (None, seen.memory_mib) and item.sm_count in (None, seen.sm_count)
+    assert checked, "no board of the catalogue is here"
+
+
+def test_a_released_nvml_has_no_board_open(any_nvml: NvmlGpus, request: pytest.FixtureRequest) -> None:
+    """The driver lets go of a board only when nobody has its device node open, which an initialised NVML has."""
+    simulated = "simulated" in request.node.callspec.id
+    pci = SysfsPci(request.getfixturevalue("gpus").files if simulated else HostFiles())
+    nodes = [f"/dev/nvidia{board.minor_number}" for board in any_nvml.boards()]
+
+    def held() -> set[str]:
+        return {holder.path for holder in pci.holders(*nodes) if holder.pid == os.getpid()}
+
+    assert held() == set(nodes)
+    with any_nvml.released():
+        assert held() == set()
+    assert len(any_nvml.boards()) == len(nodes)
 
 
 # ---------------------------------------------------------------- discovery over the simulated library
@@ -135,8 +177,10 @@ def test_a_board_without_mig_lists_no_profiles(nvml: NvmlGpus) -> None:
     assert nvml.profiles(RTX) == ()
 
 
-def test_mig_off_means_no_profiles_and_no_carving(nvml: NvmlGpus) -> None:
-    assert nvml.profiles(A100) == ()
+def test_mig_off_means_no_carving(nvml: NvmlGpus) -> None:
+    """The driver tells what could be carved, and that nothing is, all the same."""
+    assert "1g.10gb" in {profile.name for profile in nvml.profiles(A100)}
+    assert nvml.instances(A100) == () and nvml.remaining_capacity(A100, 19) == 7
     with pytest.raises(GpuNotSupportedError, match="MIG mode is off"):
         nvml.create_instance(A100, 19, Placement(0, 1))
 

@@ -50,7 +50,15 @@ class Machine:
     def prepare(self) -> tuple[str, ...]:
         """MIG on, VFs on; returns their addresses."""
         self.nvml.set_mig_mode(PF, enabled=True)
-        return self.sriov.enable(PF)
+        return self.enable()
+
+    def enable(self) -> tuple[str, ...]:
+        with self.nvml.released():
+            return self.sriov.enable(PF)
+
+    def disable(self) -> None:
+        with self.nvml.released():
+            self.sriov.disable(PF)
 
     def hold(self, parent: str) -> None:
         with self.gpus.store.change() as state:
@@ -113,7 +121,7 @@ def test_a_taken_function_is_told_apart(machine: Machine) -> None:
 
 
 def test_the_meanings_of_unavailable_are_told_apart(machine: Machine) -> None:
-    vfs = machine.sriov.enable(PF)
+    vfs = machine.enable()
 
     def why(wanted: str, parent: str) -> Unavailable:
         (board,) = machine.nvml.boards()
@@ -131,7 +139,7 @@ def test_the_meanings_of_unavailable_are_told_apart(machine: Machine) -> None:
 
 
 def test_time_sliced_vgpus_are_of_one_kind(machine: Machine) -> None:
-    vfs = machine.sriov.enable(PF)
+    vfs = machine.enable()
     assert "A100DX-40C" in machine.host.parents(PF)[0].creatable
     for number in (0, 1):
         machine.host.create(VgpuRequest(vfs[number], "A100DX-40C", _uuid(str(number))))
@@ -191,12 +199,12 @@ def test_no_vgpu_without_virtual_functions(machine: Machine) -> None:
 def test_enabling_functions_erases_instances_and_is_done_once(machine: Machine) -> None:
     machine.nvml.set_mig_mode(PF, enabled=True)
     machine.nvml.create_instance(PF, 19, Placement(0, 1))
-    vfs = machine.sriov.enable(PF)
+    vfs = machine.enable()
     assert len(vfs) == 16 and vfs[0] == "0000:41:00.4" and vfs[4] == "0000:41:01.0"
     assert machine.nvml.instances(PF) == ()
     machine.nvml.create_instance(PF, 19, Placement(0, 1))
     machine.host.create(VgpuRequest(vfs[0], SMALL, _uuid("one")))
-    assert machine.sriov.enable(PF) == vfs  # a second run under a live vGPU would lose the board
+    assert machine.enable() == vfs  # a second run under a live vGPU would lose the board
     assert len(machine.nvml.instances(PF)) == 1
 
 
@@ -205,7 +213,7 @@ def test_running_the_script_under_live_vgpus_loses_the_board(machine: Machine) -
     machine.nvml.create_instance(PF, 19, Placement(0, 1))
     machine.host.create(VgpuRequest(vfs[0], SMALL, _uuid("one")))
     with pytest.raises(CommandError, match="unbind failed"):
-        machine.sriov.disable(PF)
+        machine.disable()
     with pytest.raises(GpuLostError):
         machine.nvml.mig_mode(PF)
 
@@ -214,7 +222,7 @@ def test_exit_0_that_did_nothing_is_an_error(machine: Machine) -> None:
     with machine.gpus.store.change() as state:
         state.faults.sriov_silent = True
     with pytest.raises(GpuDriverError, match="no virtual function appeared"):
-        machine.sriov.enable(PF)
+        machine.enable()
 
 
 @pytest.mark.parametrize(("failures", "works"), [(2, True), (4, True), (5, False)])
@@ -222,10 +230,18 @@ def test_passing_failures_are_tried_again(machine: Machine, failures: int, works
     with machine.gpus.store.change() as state:
         state.faults.sriov_flaky = failures
     if works:
-        assert len(machine.sriov.enable(PF)) == 16
+        assert len(machine.enable()) == 16
     else:
         with pytest.raises(CommandError, match="unbindLock"):
-            machine.sriov.enable(PF)
+            machine.enable()
+
+
+def test_an_open_nvml_keeps_the_driver_from_letting_go(machine: Machine) -> None:
+    """As on hardware, where NVML has /dev/nvidia0 open for as long as it is initialised."""
+    assert machine.nvml.boards()
+    with pytest.raises(CommandError, match="unbindLock"):
+        machine.sriov.enable(PF)
+    assert len(machine.enable()) == 16
 
 
 def test_a_board_without_sriov_says_so(tmp_path: Path) -> None:
@@ -238,7 +254,7 @@ def test_mig_cannot_go_off_under_virtual_functions(machine: Machine) -> None:
     machine.prepare()
     with pytest.raises(GpuBusyError):
         machine.nvml.set_mig_mode(PF, enabled=False)
-    machine.sriov.disable(PF)
+    machine.disable()
     machine.nvml.set_mig_mode(PF, enabled=False)
 
 
@@ -296,7 +312,8 @@ def test_graphics_slices_are_shared_by_vgpus_of_one_type(tmp_path: Path) -> None
     nvml = NvmlGpus()
     try:
         nvml.set_mig_mode(PF, enabled=True)
-        vfs = SriovManage(gpus.files, gpus.runner).enable(PF)
+        with nvml.released():
+            vfs = SriovManage(gpus.files, gpus.runner).enable(PF)
         nvml.create_instance(PF, 47, Placement(0, 1))
         host = VendorVfioHost(gpus.files)
         for number in range(3):

@@ -20,7 +20,7 @@ from emulator.adapters.qemu_img import QemuImg
 from emulator.adapters.simulated.disks import SimulatedDisks
 from emulator.adapters.simulated.hypervisor import SimulatedHypervisor
 from emulator.errors import ConflictError, HypervisorError
-from emulator.ports import DhcpHost, DiskTool, DomainRequest, DomainState, Hypervisor
+from emulator.ports import DhcpHost, DiskTool, DnsName, DomainRequest, DomainState, Hypervisor
 
 
 @dataclass
@@ -216,6 +216,20 @@ def test_reservations_come_and_go(bench: Bench) -> None:
     assert info.active
     assert info.hosts == (moved, new)
     assert info.owner == second.owner
+
+
+def test_names_without_a_reservation_come_and_go(bench: Bench) -> None:
+    def names(index: int, *, ip: int) -> DnsName:
+        return DnsName(IPv4Address(f"192.168.91.{ip}"), (f"m{index}.other.internal", f"m{index}"))
+
+    first = replace(bench.guests.network(hosts=1), names=(names(1, ip=11), names(2, ip=12)))
+    bench.hypervisor.define_network(first)
+    for wanted in ((names(1, ip=12), names(3, ip=11)), (names(3, ip=11),), ()):
+        bench.hypervisor.define_network(replace(first, names=wanted))
+        info = bench.hypervisor.network("net")
+        assert info is not None
+        assert (info.active, info.names, info.hosts) == (True, wanted, first.hosts)
+        assert not info.filtered_by_libvirt
 
 
 def test_first_and_last_reservation(bench: Bench) -> None:

@@ -12,7 +12,7 @@ from stop_points import find_stops, in_sequence
 
 from emulator.app.files import LoadedLab
 from emulator.apply.journal import VERSION, encode
-from emulator.errors import HyperscalerError, StateError, UsageError
+from emulator.errors import HyperscalerError, HypervisorError, StateError, UsageError
 from emulator.plan.model import Action
 
 Damage = Callable[[bytes], bytes]
@@ -94,6 +94,44 @@ def test_a_lost_directory_is_destroyed_by_marks_alone(with_boards: SimulatedHost
     assert host.plan(lab).is_empty
     host.destroy()
     assert_gone(host, before)
+
+
+LOSSES: dict[str, Callable[[SimulatedHost], None]] = {
+    "journal": lambda host: host.home.lab("demo").journal.unlink(),
+    "journal and record of the hypervisor": lambda host: [
+        path.unlink() for path in (host.home.lab("demo").journal, host.home.hypervisor_of("demo"))
+    ],
+    "directory": lambda host: shutil.rmtree(host.home.lab("demo").root),
+    "home": lambda host: (shutil.rmtree(host.home.root), host.home.root.mkdir(mode=0o700)),
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_machines_on_a_libvirt_that_does_not_answer_are_not_forgotten(embedded: SimulatedHost, loss: str) -> None:
+    """No record, and nobody to ask: neither `destroy` nor `provision` may take the lab for gone."""
+    host = embedded
+    before = comparable(host.save(), images=False)
+    lab = host.lab_file(lab_text(hypervisor="auto"))
+    host.provision(lab)
+    assert sum(info.owner is not None for info in host.hypervisor(quiet=True).domains()) == 2
+    LOSSES[loss](host)
+    host.libvirt_down.touch()
+    lost = comparable(host.save())
+    with pytest.raises(HypervisorError):
+        host.destroy()
+    assert differences(comparable(host.save()), lost) == {}
+    with pytest.raises(HypervisorError):
+        host.plan(lab)
+    host.libvirt_down.unlink()
+    host.destroy()
+    left = differences(comparable(host.save(), images=False), before)
+    assert not {name for name in left if not name.startswith("home/labs/demo-2")}
+
+
+def test_a_lab_that_never_was_is_no_matter_of_a_libvirt_that_does_not_answer(embedded: SimulatedHost) -> None:
+    embedded.libvirt_down.touch()
+    with pytest.raises(UsageError, match="there is no lab nothing"):
+        embedded.destroy("nothing")
 
 
 def test_a_lost_directory_of_an_embedded_lab(embedded: SimulatedHost) -> None:

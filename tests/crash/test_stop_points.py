@@ -7,8 +7,8 @@ directions. Of stops that leave the same machine one is recovered from: the next
 
 from __future__ import annotations
 
-import pytest
-from stop_points import Command, Stops, Sweep, cut, documented, exits_at, fail_at, key_of, stop_at
+from random_examples import FACTOR
+from stop_points import SILENT, Command, Stops, Sweep, cut, documented, exits_at, fail_at, key_of, stop_at
 
 from emulator.errors import HyperscalerError
 
@@ -56,52 +56,65 @@ def test_an_exception_leaves_no_more_and_no_less_than_a_crash(sweep: Sweep) -> N
         assert stopped == sum(not name.startswith("within") for name in stops.names)
 
 
-@pytest.mark.parametrize("stride", [5])
-def test_a_process_that_dies_leaves_the_same(sweep: Sweep, stride: int) -> None:
+def test_a_process_that_dies_leaves_the_same(sweep: Sweep) -> None:
+    """Killed at one stop point for each machine that a stop can leave, at every stop point in `make fuzz`.
+
+    That stops with the same key leave the same machine is what the test above shows for each of them.
+    """
     for what, start, command, stops in both(sweep):
-        died = 0
-        numbers = [number for number, name in enumerate(stops.names) if not name.startswith("within")][::stride]
+        died: set[str] = set()
+        numbers = [number for number, name in enumerate(stops.names) if not name.startswith("within")]
         for number in numbers:
+            if FACTOR == 1 and stops.keys[number] in died:
+                continue
             sweep.host.restore(start)
             assert exits_at(sweep.host, command, number), stops.names[number]
             assert key_of(sweep.host.save()) == stops.keys[number], f"{what} died {stops.names[number]}"
-            died += 1
-        told(sweep, f"{what} killed", stops, died)
-        assert died == len(numbers) > 10
+            died.add(stops.keys[number])
+        told(sweep, f"{what} killed", stops, len(died))
+        torn = {key for key, name in zip(stops.keys, stops.names, strict=True) if name.startswith("within")}
+        assert died | torn == set(stops.states)
 
 
 def test_a_call_that_fails_is_recovered_from(sweep: Sweep) -> None:
-    """Each call ends with its documented error: without having done anything, or after it has done it all.
+    """Each call ends with each of its documented errors: without having done anything, or after it has done it all.
 
     Where the call only looks the two are the same to the program, so one of them is played.
     """
     seen: set[str] = set()
     for what, start, command, stops in both(sweep):
         failed = refused = 0
-        for number in failing(stops, gpus_only=sweep.name == "gpus"):
+        numbers = failing(stops)
+        for number in numbers:
             name = stops.names[number]
-            sweep.host.restore(start)
-            reached, error = fail_at(sweep.host, command, number, documented)
-            assert reached == name
-            assert error is None or isinstance(error, HyperscalerError), f"{what} failed {name}: {error!r}"
-            failed += 1
-            refused += error is not None
-            if (key := key_of(sweep.host.save())) not in seen:
-                seen.add(key)
-                sweep.assert_recovers(f"of {what} by an error {name}", plan_again=False)
-        told(sweep, f"{what} with a failing call ({refused} raised)", stops, failed)
+            for which, wanted in enumerate(documented(name)):
+                sweep.host.restore(start)
+                reached, error = fail_at(sweep.host, command, number, lambda name, which=which: documented(name)[which])
+                assert reached == name
+                failure = f"{what} failed {name} by a {type(wanted).__name__}"
+                assert error is None or isinstance(error, HyperscalerError), f"{failure}: {error!r}"
+                failed += 1
+                refused += error is not None
+                if (key := key_of(sweep.host.save())) not in seen:
+                    seen.add(key)
+                    sweep.assert_recovers(failure, plan_again=False)
+        told(sweep, f"{what} with a failing call ({failed} failures at {len(numbers)})", stops, len(numbers))
         assert refused > 10
 
 
-def failing(stops: Stops, *, gpus_only: bool) -> list[int]:
-    """The stop points at which a call can report an error; the GPU lab plays those that the other one has not."""
-    gpu = ("nvml", "pci", "sriov", "vgpus", "passthrough", "ledger")
+def test_every_call_has_documented_errors(sweep: Sweep) -> None:
+    """No call of the pipeline is left out of the sweep of errors for want of an entry."""
+    for _, _, _, stops in both(sweep):
+        calls = {name.partition(" ")[2] for name in stops.names if not name.startswith("within")}
+        silent = {call for call in calls if not documented(f"before {call}")}
+        assert {call.rpartition(".")[2] for call in silent} <= set(SILENT), silent
+
+
+def failing(stops: Stops) -> list[int]:
+    """The stop points at which a call can report an error."""
     found = []
     for number, name in enumerate(stops.names):
-        call = name.partition(" ")[2]
         looked = name.startswith("after") and number and stops.keys[number] == stops.keys[number - 1]
-        if name.startswith("within") or looked or documented(name) is None:
-            continue
-        if not gpus_only or call.partition(".")[0] in gpu:
+        if not (name.startswith("within") or looked or not documented(name)):
             found.append(number)
     return found

@@ -18,7 +18,9 @@ def needs_root() -> None:
 
 
 @pytest.fixture(scope="module")
-def before() -> dict[str, list[str]]:
+def before(request: pytest.FixtureRequest) -> dict[str, list[str]]:
+    """The host without the module's lab, of which an earlier run may have left something when it was killed."""
+    hyperscaler("destroy", request.module.LAB, "--yes", check=False)
     return host_snapshot()
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import testinfra
-from labs import host_snapshot, hyperscaler, left_behind
+from labs import COMMAND, host_snapshot, hyperscaler, left_behind
+from node_baseline import check_baseline, check_secrets, check_ssh_audit, closed_from_outside, guest
 
 from emulator.paths import Home
 
@@ -33,7 +36,7 @@ clusters:
         disk_gb: 10
         gpu_enabled: true
         gpu: {{count: {slices}, profile: 1g.10gb}}
-    kubernetes_config: {{cni: bridge, mig_strategy: mixed}}
+    kubernetes_config: {{cni: bridge, mig_strategy: mixed, version: "{version}"}}
 global:
   gpu_allocation:
     backend: simulated
@@ -44,10 +47,12 @@ hypervisor: {{uri: embedded}}
 """
 # Seconds for things that Kubernetes does by itself, on an emulated CPU.
 PATIENCE = 420
+# Whether the init of the control plane is ended half way, too: another five minutes.
+THOROUGH = bool(os.environ.get("THOROUGH"))
 
 
-def write_spec(path: Path, *, workers: int) -> Path:
-    path.write_text(SPEC.format(lab=LAB, count=workers, slices=2))
+def write_spec(path: Path, *, workers: int, version: str = "") -> Path:
+    path.write_text(SPEC.format(lab=LAB, count=workers, slices=2, version=version))
     return path
 
 
@@ -56,21 +61,60 @@ def lab_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_spec(tmp_path_factory.mktemp("lab") / "cluster.yaml", workers=1)
 
 
+def kill_when(lab_file: Path, told: str, reached: Callable[[], bool] = lambda: True) -> None:
+    """Provision until progress says `told` and what it leads to is `reached`, then kill the tool outright."""
+    argv = [COMMAND, "provision", str(lab_file), "--yes"]
+    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as run:
+        assert run.stderr is not None
+        for line in run.stderr:
+            print(line, end="", flush=True)
+            if told in line:
+                try:
+                    until(reached, told)
+                finally:
+                    run.kill()
+                return
+    raise AssertionError(f"provision ended with {run.returncode} before {told!r}")
+
+
+CA = "/etc/kubernetes/pki/ca.crt"
+
+
+def api_servers() -> int:
+    """How many kube-apiservers run on the control plane."""
+    return len(guest(LAB, HEAD).run("pidof kube-apiserver").stdout.split())
+
+
 @pytest.fixture(scope="module")
-def provisioned(lab_file: Path, before: dict[str, list[str]]) -> dict[str, Any]:
+def first_ca(lab_file: Path, before: dict[str, list[str]]) -> str:
+    """The CA of an init that was ended half way: the tool was killed, and on the node kubeadm with all that watched
+    it, while the containers of the control plane had started already. Empty where that is left out."""
+    if not THOROUGH:
+        return ""
+    kill_when(lab_file, f"{HEAD}: Run the control plane", lambda: api_servers() == 1)
+    head = guest(LAB, HEAD, sudo=True)
+    authority = str(head.check_output(f"cat {CA}"))
+    # What waits for kubeadm goes first: it would finish the work of one that failed.
+    head.check_output("p=$(pidof kubeadm) && kill -9 $(ps -o ppid= -p $p) $p")
+    until(lambda: head.run("pidof kubeadm").rc != 0, "kubeadm has ended")
+    assert not head.file("/var/lib/hyperscaler/kubeadm.json").exists
+    until(lambda: api_servers() == 1, "the API server of the old control plane goes on")
+    return authority
+
+
+@pytest.fixture(scope="module")
+def provisioned(lab_file: Path, first_ca: str) -> dict[str, Any]:
+    """The lab, by a run that was ended within init, one that was killed between init and join, and a last one."""
+    kill_when(lab_file, f"{WORKER}: Take a token")
     started = time.monotonic()
     result = hyperscaler("provision", lab_file, "--yes", "--json")
     print(f"provision took {time.monotonic() - started:.0f} s")
     return result.json()
 
 
-def guest(name: str) -> Any:
-    return testinfra.get_host(f"ssh://{name}?ssh_config={Home.default().lab(LAB).ssh_config}")
-
-
 def kubectl(words: str, *, stdin: str | None = None) -> str:
     feed = "" if stdin is None else f"printf %s '{stdin}' | "
-    done = guest(HEAD).run(f"{feed}kubectl --kubeconfig /etc/kubernetes/admin.conf {words}")
+    done = guest(LAB, HEAD).run(f"{feed}kubectl {words}")
     assert done.rc == 0, f"kubectl {words}: {done.stderr}"
     return str(done.stdout)
 
@@ -87,14 +131,13 @@ def until(condition: Any, what: str) -> None:
 
 
 def ready(name: str) -> bool:
-    done = guest(HEAD).run(
-        f"kubectl --kubeconfig /etc/kubernetes/admin.conf get node {name}"
-        " -o jsonpath='{.status.conditions[?(@.type==\"Ready\")].status}'"
+    done = guest(LAB, HEAD).run(
+        f"kubectl get node {name} -o jsonpath='{{.status.conditions[?(@.type==\"Ready\")].status}}'"
     )
     return done.rc == 0 and done.stdout == "True"
 
 
-def gpu_pod(name: str) -> str:
+def gpu_pod(name: str, *, grace: int = 0) -> str:
     command = ["/bin/sh", "-c", "env | grep NVIDIA; sleep 3600"]
     container = {
         "name": "c",
@@ -103,7 +146,7 @@ def gpu_pod(name: str) -> str:
         "command": command,
         "resources": {"limits": {RESOURCE: "1"}},
     }
-    spec = {"containers": [container], "restartPolicy": "Never", "terminationGracePeriodSeconds": 0}
+    spec = {"containers": [container], "restartPolicy": "Never", "terminationGracePeriodSeconds": grace}
     return json.dumps({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec})
 
 
@@ -120,6 +163,12 @@ def test_provision_verifies_itself(provisioned: dict[str, Any]) -> None:
     assert all(check["ok"] for check in provisioned["checks"])
 
 
+@pytest.mark.thorough
+def test_a_half_finished_init_leaves_nothing_behind(provisioned: dict[str, Any], first_ca: str) -> None:
+    assert api_servers() == 1
+    assert guest(LAB, HEAD, sudo=True).check_output(f"cat {CA}") != first_ca
+
+
 def test_nodes_have_their_labels_and_no_strangers(provisioned: dict[str, Any]) -> None:
     nodes = {item["metadata"]["name"]: item["metadata"]["labels"] for item in get("nodes")["items"]}
     assert set(nodes) == {HEAD, WORKER}
@@ -129,7 +178,7 @@ def test_nodes_have_their_labels_and_no_strangers(provisioned: dict[str, Any]) -
 
 @pytest.mark.parametrize("name", [HEAD, WORKER])
 def test_services(provisioned: dict[str, Any], name: str) -> None:
-    host = guest(name)
+    host = guest(LAB, name, sudo=True)
     for service in ("containerd", "kubelet", "hyperscaler-kubernetes"):
         assert host.service(service).is_running, service
     assert host.service("hyperscaler-device-plugin").is_running == (name == WORKER)
@@ -138,7 +187,37 @@ def test_services(provisioned: dict[str, Any], name: str) -> None:
 def test_the_admin_kubeconfig_is_private(provisioned: dict[str, Any]) -> None:
     path = Home.default().lab(LAB).secrets / "kubeconfig"
     assert path.stat().st_mode & 0o777 == 0o600
-    assert guest(HEAD).file("/etc/kubernetes/admin.conf").mode == 0o600
+    for owner, path in (("root", "/etc/kubernetes/admin.conf"), ("labadmin", "/home/labadmin/.kube/config")):
+        there = guest(LAB, HEAD, sudo=True).file(path)
+        assert (there.user, there.mode) == (owner, 0o600)
+
+
+@pytest.mark.parametrize("name", [HEAD, WORKER])
+def test_security_baseline(provisioned: dict[str, Any], name: str) -> None:
+    check_baseline(LAB, name)
+
+
+def test_only_what_a_node_serves_is_open(provisioned: dict[str, Any]) -> None:
+    check_ssh_audit(LAB, "192.168.200.10")
+    assert not closed_from_outside(LAB, "192.168.200.10", 6443)
+    for port in (2379, 10250):
+        assert closed_from_outside(LAB, "192.168.200.10", port)
+    tables = guest(LAB, HEAD, sudo=True).run("nft list tables").stdout
+    assert "table ip nat" in tables, "kube-proxy's rules are there beside ours"
+
+
+def test_secrets_are_private(provisioned: dict[str, Any], lab_file: Path) -> None:
+    asked = {"provision": json.dumps(provisioned)}
+    for words in (["status", LAB], ["history", LAB], ["gpu", "map", LAB], ["plan", lab_file]):
+        asked[" ".join(map(str, words))] = hyperscaler(*words, "--json").stdout
+    asked["inventory"] = hyperscaler("inventory", LAB, "--format", "json").stdout
+    check_secrets(LAB, [HEAD, WORKER], asked)
+
+
+def test_an_idle_control_plane_needs_little_memory(provisioned: dict[str, Any]) -> None:
+    used = guest(LAB, HEAD).check_output("awk '/^MemTotal/ {t=$2} /^MemAvailable/ {print (t-$2)/1024}' /proc/meminfo")
+    print(f"the control plane uses {float(used):.0f} MiB")
+    assert float(used) <= 1536
 
 
 def test_gpu_pods_run_until_the_slices_are_gone(provisioned: dict[str, Any]) -> None:
@@ -162,17 +241,118 @@ def test_gpu_pods_run_until_the_slices_are_gone(provisioned: dict[str, Any]) -> 
 
 
 def test_devices_come_back_after_a_restart_of_kubelet(provisioned: dict[str, Any]) -> None:
-    assert guest(WORKER).run("systemctl restart kubelet").rc == 0
+    assert guest(LAB, WORKER, sudo=True).run("systemctl restart kubelet").rc == 0
     until(lambda: get(f"node {WORKER}")["status"]["allocatable"].get(RESOURCE) == "2", "the slices are offered again")
 
 
 def test_students_stay_in_their_namespace(provisioned: dict[str, Any]) -> None:
     student = "--as system:serviceaccount:students:student"
     answers = [
-        guest(HEAD).run(f"kubectl --kubeconfig /etc/kubernetes/admin.conf auth can-i {words} {student}").stdout.strip()
+        guest(LAB, HEAD).run(f"kubectl auth can-i {words} {student}").stdout.strip()
         for words in ("create pods -n students", "create pods -n default", "get nodes", "get secrets -n kube-system")
     ]
     assert answers == ["yes", "no", "no", "no"]
+
+
+def student_pod(name: str, **spec: Any) -> str:
+    """A pod, and the same in a Deployment, whose pods a controller of the system makes."""
+    container = {"name": "c", "image": TOOLS, "imagePullPolicy": "Never", "command": ["sleep", "3600"]}
+    pod = {"containers": [container], "terminationGracePeriodSeconds": 0, **spec}
+    labels = {"app": name}
+    template = {"metadata": {"labels": labels}, "spec": pod}
+    meta = {"name": name, "namespace": "students"}
+    items: list[dict[str, Any]] = [
+        {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": pod},
+        {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": meta,
+            "spec": {"selector": {"matchLabels": labels}, "template": template},
+        },
+    ]
+    return json.dumps({"apiVersion": "v1", "kind": "List", "items": items})
+
+
+def test_students_cannot_reach_the_files_of_a_node(provisioned: dict[str, Any]) -> None:
+    apply = "--as system:serviceaccount:students:student apply -f -"
+    keys = [{"name": "node", "hostPath": {"path": "/etc/kubernetes"}}]
+    tolerations = [{"operator": "Exists"}]
+    hostile = student_pod("reader", volumes=keys, nodeName=HEAD, tolerations=tolerations)
+    done = guest(LAB, HEAD).run(f"printf %s '{hostile}' | kubectl {apply}")
+    assert done.rc != 0
+    assert "hostPath" in done.stderr
+    assert 'pods "reader" is forbidden' in done.stderr
+
+    # The Deployment is only a wish; its pods are refused as well.
+    def refused() -> bool:
+        conditions = get("deployment reader -n students")["status"].get("conditions", [])
+        return any(each["type"] == "ReplicaFailure" and "hostPath" in each["message"] for each in conditions)
+
+    until(refused, "the controller is refused the pods of the Deployment")
+    kubectl(apply, stdin=student_pod("plain"))
+    until(
+        lambda: sorted(item["status"]["phase"] for item in get("pods -n students")["items"]) == ["Running"] * 2,
+        "pods that ask for nothing of the node run",
+    )
+    kubectl("delete deployments,pods --all -n students --grace-period=0")
+
+
+def as_user(user: str, words: str) -> subprocess.CompletedProcess[str]:
+    """kubectl with nothing but the kubeconfig that the user was handed."""
+    kubeconfig = (Home.default().lab(LAB).handouts / user / "kubeconfig").read_text()
+    command = f"f=$(mktemp); cat > $f; kubectl --kubeconfig $f {words}; s=$?; rm $f; exit $s"
+    argv = ["ssh", "-F", Home.default().lab(LAB).ssh_config, HEAD, command]
+    return subprocess.run(argv, input=kubeconfig, capture_output=True, text=True, timeout=180, check=False)
+
+
+def test_a_student_has_a_namespace_with_a_quota(provisioned: dict[str, Any]) -> None:
+    started = time.monotonic()
+    hyperscaler("access", "add", LAB, "ada", "--ttl", "1h")
+    print(f"access add took {time.monotonic() - started:.0f} s")
+    assert (Home.default().lab(LAB).handouts / "ada" / "kubeconfig").stat().st_mode & 0o777 == 0o600
+    answers = as_user("ada", "auth can-i --list")
+    assert answers.returncode == 0, answers.stderr
+    for words, answer in {
+        "create pods": "yes",
+        "get secrets -n hyperscaler-users": "no",
+        "create serviceaccounts/token -n hyperscaler-users": "no",
+        "create rolebindings": "no",
+        "get nodes": "no",
+        "get pods -n students": "no",
+    }.items():
+        assert as_user("ada", f"auth can-i {words}").stdout.strip() == answer, words
+    made = as_user("ada", f"run one --image={TOOLS} --image-pull-policy=Never --restart=Never -- sleep 600")
+    assert made.returncode == 0, made.stderr
+    limits = (
+        f'{{"spec":{{"containers":[{{"name":"g","image":"{TOOLS}","resources":{{"limits":{{"{RESOURCE}":"2"}}}}}}]}}}}'
+    )
+    greedy = as_user("ada", f"run two --image={TOOLS} --overrides='{limits}'")
+    assert greedy.returncode != 0
+    assert "exceeded quota" in greedy.stderr
+
+
+def test_access_of_a_student_ends_at_once(provisioned: dict[str, Any]) -> None:
+    home = Home.default().lab(LAB).handouts / "ada"
+    kept = (home / "kubeconfig").read_text()
+    hyperscaler("access", "revoke", LAB, "ada")
+    home.mkdir(mode=0o700)
+    (home / "kubeconfig").write_text(kept)
+    refused = as_user("ada", "get pods")
+    assert refused.returncode != 0
+    assert "Forbidden" in refused.stderr or "Unauthorized" in refused.stderr or "must be logged in" in refused.stderr
+    until(lambda: get("pods -n student-ada")["items"] == [], "the student's pods are gone")
+    assert get("resourcequota hyperscaler -n student-ada")["spec"]["hard"] == {"pods": "0"}
+    (home / "kubeconfig").unlink()
+    home.rmdir()
+
+
+def test_rotate_tls(provisioned: dict[str, Any]) -> None:
+    read = ("ssh", LAB, WORKER, "--", "cat", "/etc/hyperscaler/tls/ca.crt")
+    before = hyperscaler(*read).stdout
+    started = time.monotonic()
+    hyperscaler("rotate", LAB, "tls", "--yes")
+    print(f"rotate tls took {time.monotonic() - started:.0f} s")
+    assert hyperscaler(*read).stdout != before
 
 
 def test_second_provision_changes_nothing(provisioned: dict[str, Any], lab_file: Path) -> None:
@@ -181,9 +361,51 @@ def test_second_provision_changes_nothing(provisioned: dict[str, Any], lab_file:
     assert sum(again["configured"].values()) == 0
 
 
+def test_another_version_of_a_finished_lab_is_refused(provisioned: dict[str, Any], lab_file: Path) -> None:
+    write_spec(lab_file, workers=1, version="1.31")
+    try:
+        refused = hyperscaler("provision", lab_file, "--yes", check=False)
+        assert refused.code == 1
+        assert "has Kubernetes 1.20.2 on its disk, and the file now asks for version 1.31" in refused.stderr
+    finally:
+        write_spec(lab_file, workers=1)
+
+
+@pytest.mark.thorough
+def test_a_node_that_was_leaving_and_stays_takes_pods_again(provisioned: dict[str, Any], lab_file: Path) -> None:
+    """Killed between drain and delete; then the file keeps the node."""
+    # A shell that is the first process of its pod does not end when asked to, so that the drain takes its time.
+    kubectl("apply -f -", stdin=gpu_pod("slow", grace=40))
+    until(lambda: get("pod slow")["status"]["phase"] == "Running", "the pod that takes its time runs")
+    write_spec(lab_file, workers=0)
+    try:
+        kill_when(
+            lab_file, f"{WORKER}: moving its pods away", lambda: bool(get(f"node {WORKER}")["spec"].get("taints"))
+        )
+    finally:
+        write_spec(lab_file, workers=1)
+    until(lambda: not guest(LAB, HEAD).run("pidof kubectl").stdout, "what the killed run began on the node ends")
+    assert get(f"node {WORKER}")["spec"]["unschedulable"] is True
+    result = hyperscaler("provision", lab_file, "--yes", "--json").json()
+    assert result["changes"] == []
+    assert all(check["ok"] for check in result["checks"])
+    assert "unschedulable" not in get(f"node {WORKER}")["spec"]
+
+
+def test_the_students_kubeconfig_works_where_its_address_is_known(provisioned: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "kubeconfig"
+    hyperscaler("kubeconfig", LAB, "--student", "--output", file)
+    assert file.stat().st_mode & 0o777 == 0o600
+    head = guest(LAB, HEAD, sudo=True)
+    head.check_output("install -m 0600 /dev/null /root/student")
+    head.check_output("printf %%s %s >/root/student", file.read_text())
+    assert head.run("kubectl --kubeconfig /root/student get pods").rc == 0
+    assert "forbidden" in head.run("kubectl --kubeconfig /root/student get nodes").stderr
+
+
 def test_a_half_finished_join_converges(provisioned: dict[str, Any], lab_file: Path) -> None:
     # What a run leaves that was killed while kubeadm worked: everything but the record that it ended.
-    assert guest(WORKER).run("rm /var/lib/hyperscaler/kubeadm.json").rc == 0
+    assert guest(LAB, WORKER, sudo=True).run("rm /var/lib/hyperscaler/kubeadm.json").rc == 0
     result = hyperscaler("provision", lab_file, "--yes", "--json").json()
     assert result["configured"][WORKER] > 0
     assert all(check["ok"] for check in result["checks"])
@@ -202,12 +424,12 @@ def test_scale_out_and_back(provisioned: dict[str, Any], lab_file: Path) -> None
 
 @pytest.mark.parametrize("name", [WORKER, HEAD])
 def test_reboot(provisioned: dict[str, Any], name: str) -> None:
-    before_boot = guest(name).run("cat /proc/sys/kernel/random/boot_id").stdout
-    guest(name).run("systemctl reboot")
+    before_boot = guest(LAB, name).run("cat /proc/sys/kernel/random/boot_id").stdout
+    guest(LAB, name, sudo=True).run("systemctl reboot")
 
     def rebooted() -> bool:
         try:
-            done = guest(name).run("cat /proc/sys/kernel/random/boot_id")
+            done = guest(LAB, name).run("cat /proc/sys/kernel/random/boot_id")
         except Exception:  # noqa: BLE001  testinfra raises whatever ssh's end makes of it
             return False
         return done.rc == 0 and done.stdout != before_boot

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import base64
+import re
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
-import testinfra
 from labs import COMMAND, host_snapshot, hyperscaler, left_behind
+from node_baseline import check_baseline, check_secrets, check_ssh_audit, closed_from_outside, guest
 
 from emulator.paths import Home
 
@@ -52,13 +52,9 @@ def provisioned(lab_file: Path, before: dict[str, list[str]]) -> dict:
     return result.json()
 
 
-def guest(name: str):
-    config = Home.default().lab(LAB).ssh_config
-    return testinfra.get_host(f"ssh://{name}?ssh_config={config}")
-
-
 def run(name: str, command: str) -> str:
-    result = guest(name).run(command)
+    """What a command of the lab's owner prints."""
+    result = guest(LAB, name).run(command)
     assert result.rc == 0, f"{command}: {result.stderr}"
     return result.stdout.strip()
 
@@ -76,22 +72,9 @@ def test_provision_verifies_itself(provisioned: dict) -> None:
     assert sum(provisioned["configured"].values()) > 0
 
 
-def test_secrets_are_private(provisioned: dict) -> None:
-    paths = Home.default().lab(LAB)
-    assert paths.root.stat().st_mode & 0o777 == 0o700
-    for path in (*paths.secrets.iterdir(), paths.ssh_key):
-        assert path.stat().st_mode & 0o077 == 0, path
-    key = (paths.secrets / "munge.key").read_bytes()
-    for path in paths.root.rglob("*"):
-        if path.is_file() and path.suffix != ".qcow2" and path.parent != paths.secrets:
-            content = path.read_bytes()
-            assert key[:32] not in content, path
-            assert base64.b64encode(key)[:40] not in content, path
-
-
 @pytest.mark.parametrize("name", ["hpc-controller", *COMPUTE])
 def test_services(provisioned: dict, name: str) -> None:
-    host = guest(name)
+    host = guest(LAB, name, sudo=True)
     wanted = ["munge", "slurmctld", "slurmdbd", "mariadb"] if name == "hpc-controller" else ["munge", "slurmd"]
     for service in wanted:
         assert host.service(service).is_running, service
@@ -100,10 +83,19 @@ def test_services(provisioned: dict, name: str) -> None:
     assert host.file("/etc/munge/munge.key").mode == 0o400 or host.file("/etc/munge/munge.key").mode == 0o600
 
 
-def test_password_login_is_off(provisioned: dict) -> None:
-    settings = run("hpc-compute-1", "sshd -T")
-    assert "passwordauthentication no" in settings
-    assert run("hpc-compute-1", "passwd -S root").split()[1] == "L"
+@pytest.mark.parametrize("name", ["hpc-controller", *COMPUTE])
+def test_security_baseline(provisioned: dict, name: str) -> None:
+    check_baseline(LAB, name)
+
+
+def test_ssh_is_modern(provisioned: dict) -> None:
+    check_ssh_audit(LAB, "192.168.100.10")
+
+
+def test_only_nodes_of_the_cluster_reach_slurm(provisioned: dict) -> None:
+    assert closed_from_outside(LAB, "192.168.100.10", 6817)
+    assert closed_from_outside(LAB, "192.168.100.11", 6818)
+    assert "open" in run("hpc-compute-1", "timeout 20 bash -c '</dev/tcp/192.168.100.10/6817' && echo open")
 
 
 def test_slurm_runs_jobs_on_all_nodes(provisioned: dict) -> None:
@@ -140,7 +132,7 @@ def test_slurm_schedules_slices(provisioned: dict) -> None:
 
 
 def test_more_slices_than_there_are_is_refused(provisioned: dict) -> None:
-    refused = guest("hpc-controller").run("srun -N1 --gres=gpu:1g.10gb:2 hostname")
+    refused = guest(LAB, "hpc-controller").run("srun -N1 --gres=gpu:1g.10gb:2 hostname")
     assert refused.rc != 0
     assert "Requested node configuration is not available" in refused.stderr
 
@@ -175,6 +167,145 @@ def test_status_inventory_and_ssh(provisioned: dict, tmp_path: Path) -> None:
     ansible = COMMAND.with_name("ansible")
     ping = subprocess.run([ansible, "all", "-i", inventory, "-m", "ping"], capture_output=True, text=True, timeout=300)
     assert ping.stdout.count("SUCCESS") == 3, ping.stdout + ping.stderr
+
+
+def as_user(user: str, node: str, command: str) -> subprocess.CompletedProcess[str]:
+    """What a user does with the directory that the teacher handed over."""
+    config = Home.default().lab(LAB).handouts / user / "config"
+    argv = ["ssh", "-F", config, "-o", "BatchMode=yes", node, command]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL, check=False)
+
+
+def test_access_for_a_student_and_an_admin(provisioned: dict) -> None:
+    hyperscaler("access", "add", LAB, "ada", "--ttl", "1h", "--node", "hpc-controller")
+    hyperscaler("access", "add", LAB, "bob", "--role", "admin")
+    ada = as_user("ada", "hpc-controller", "id -un && srun -N2 hostname")
+    assert (ada.returncode, sorted(ada.stdout.split())) == (0, ["ada", *COMPUTE]), ada.stderr
+    assert as_user("ada", "hpc-controller", "sudo -n true").returncode != 0
+    bob = as_user("bob", "hpc-compute-1", "sudo -n id -un")
+    assert (bob.returncode, bob.stdout.strip()) == (0, "root"), bob.stderr
+    # Not on a node that she was not given, even with a configuration of somebody who was.
+    config = Home.default().lab(LAB).handouts
+    argv = ["ssh", "-F", config / "bob" / "config", "-i", config / "ada" / "id_ed25519", "-o", "BatchMode=yes"]
+    argv += ["-l", "ada", "hpc-compute-1", "true"]
+    stranger = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
+    assert stranger.returncode == 255
+    # Four keys and certificates are as many as the node lets one try.
+    assert re.search(r"Permission denied|Too many authentication failures", stranger.stderr), stranger.stderr
+
+
+def test_a_student_s_jobs_have_limits(provisioned: dict) -> None:
+    limits = run("hpc-controller", "sacctmgr -n -P show qos student format=maxtrespu,maxjobspu")
+    assert limits == "gres/gpu=1|4"
+    ask = "sbatch --parsable -p main --gres=gpu:1g.10gb:1 --mem=50 -o /dev/null --wrap 'sleep 60'"
+    jobs = [as_user("ada", "hpc-controller", f"cd /tmp && {ask}").stdout.strip() for _ in range(2)]
+    time.sleep(6)
+    states = dict(line.split() for line in run("hpc-controller", "squeue -h -o '%i %T'").splitlines())
+    assert [states[job] for job in jobs] == ["RUNNING", "PENDING"]
+    assert run("hpc-controller", f"squeue -h -j {jobs[1]} -o %r") == "QOSMaxGRESPerUser"
+
+
+def test_every_node_has_a_certificate_that_the_others_trust(provisioned: dict) -> None:
+    for name in ("hpc-controller", *COMPUTE):
+        assert run(name, "sudo -n stat -c '%a %U' /etc/hyperscaler/tls/node.key") == "600 root"
+    serving = "openssl s_server -quiet -accept 8443 -cert node.crt -key node.key"
+    unit = "sudo -n systemd-run --quiet --unit=tls-test --property=WorkingDirectory=/etc/hyperscaler/tls"
+    run("hpc-compute-1", f"{unit} {serving}; sleep 2")
+    ask = "openssl s_client -connect {host}:8443 -verify_return_error -verify_hostname {host} </dev/null 2>&1"
+    try:
+        for host in ("hpc-compute-1", f"hpc-compute-1.hpc.{LAB}.internal"):
+            assert "Verify return code: 0 (ok)" in run("hpc-controller", ask.format(host=host))
+    finally:
+        run("hpc-compute-1", "sudo -n systemctl stop tls-test")
+
+
+def test_rotate_munge_under_a_running_job(provisioned: dict) -> None:
+    job = run("hpc-controller", "sbatch --parsable -N1 -o /tmp/survivor --mem=50 --wrap 'sleep 45; echo survived'")
+    time.sleep(4)
+    assert run("hpc-controller", f"squeue -h -j {job} -o %T") == "RUNNING"
+    node = run("hpc-controller", f"squeue -h -j {job} -o %N")
+    before = {name: run(name, "sudo -n sha256sum /etc/munge/munge.key") for name in ("hpc-controller", *COMPUTE)}
+    started = time.monotonic()
+    assert hyperscaler("rotate", LAB, "munge", "--yes", "--json").json()["rotated"] is True
+    print(f"rotate munge took {time.monotonic() - started:.0f} s")
+    after = {name: run(name, "sudo -n sha256sum /etc/munge/munge.key") for name in ("hpc-controller", *COMPUTE)}
+    assert len(set(after.values())) == 1
+    assert not set(after.values()) & set(before.values())
+    deadline = time.monotonic() + 120
+    while (record := run("hpc-controller", f"sacct -n -X -P -j {job} -o State")) != "COMPLETED":
+        assert record in ("RUNNING", "COMPLETING", "") and time.monotonic() < deadline, record
+        time.sleep(3)
+    assert run(node, "cat /tmp/survivor") == "survived"
+
+
+def test_rotate_tls(provisioned: dict) -> None:
+    issuer = "openssl x509 -noout -issuer -in /etc/hyperscaler/tls/node.crt"
+    before = run("hpc-compute-1", issuer)
+    started = time.monotonic()
+    hyperscaler("rotate", LAB, "tls", "--yes")
+    print(f"rotate tls took {time.monotonic() - started:.0f} s")
+    assert run("hpc-compute-1", issuer) != before
+    assert run("hpc-compute-1", "grep -c BEGIN /etc/hyperscaler/tls/ca.crt") == "1"
+    assert run("hpc-compute-1", "ls /usr/local/share/ca-certificates") == "hyperscaler.crt"
+    assert run("hpc-compute-1", "openssl verify -CApath /etc/ssl/certs /etc/hyperscaler/tls/node.crt").endswith("OK")
+
+
+def test_rotate_ssh_killed_half_way(provisioned: dict, tmp_path: Path) -> None:
+    """The tool dies between the phases; the next run goes on. The old key and the old certificates let nobody in."""
+    paths = Home.default().lab(LAB)
+    old = tmp_path / "old"
+    old.write_bytes(paths.ssh_key.read_bytes())
+    old.chmod(0o600)
+    handed = {file.name: file.read_bytes() for file in (paths.handouts / "ada").iterdir()}
+    argv = [COMMAND, "rotate", LAB, "ssh", "--yes"]
+    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as killed:
+        assert killed.stderr is not None
+        for line in killed.stderr:
+            if "rotate    ssh drop" in line:
+                killed.kill()
+    assert any("rotation of ssh" in line for line in hyperscaler("status", LAB, "--json").json()["problems"])
+    done = hyperscaler("rotate", LAB, "ssh", "--yes", "--json").json()
+    assert (done["finished"], sorted(done["hand_again"])) == (["ssh"], ["ada", "bob"])
+    assert hyperscaler("ssh", LAB, "hpc-compute-1", "--", "hostname").stdout.strip() == "hpc-compute-1"
+    (tmp_path / "config").write_text(paths.ssh_config.read_text().replace(f'"{paths.ssh_key}"', f'"{old}"'))
+    argv = ["ssh", "-F", tmp_path / "config", "-o", "BatchMode=yes", "hpc-compute-1", "true"]
+    refused = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
+    assert refused.returncode == 255
+    assert "Permission denied" in refused.stderr
+    ada = as_user("ada", "hpc-controller", "id -un")
+    assert (ada.returncode, ada.stdout.strip()) == (0, "ada"), ada.stderr
+    fresh = {name: (paths.handouts / "ada" / name).read_bytes() for name in handed}
+    for name, content in handed.items():
+        (paths.handouts / "ada" / name).write_bytes(content)
+    stale = as_user("ada", "hpc-controller", "true")
+    assert stale.returncode == 255
+    for name, content in fresh.items():
+        (paths.handouts / "ada" / name).write_bytes(content)
+
+
+def test_revoked_access_ends_at_once(provisioned: dict) -> None:
+    home = Home.default().lab(LAB).handouts / "ada"
+    kept = {name: (home / name).read_bytes() for name in ("id_ed25519", "id_ed25519-cert.pub", "known_hosts", "config")}
+    hyperscaler("access", "revoke", LAB, "ada")
+    assert run("hpc-controller", "squeue -h -u ada") == ""
+    for name, content in kept.items():
+        home.mkdir(mode=0o700, exist_ok=True)
+        (home / name).write_bytes(content)
+        (home / name).chmod(0o600)
+    refused = as_user("ada", "hpc-controller", "true")
+    assert refused.returncode == 255
+    assert "Permission denied" in refused.stderr
+    users = {user["name"]: user["revoked"] for user in hyperscaler("access", "list", LAB, "--json").json()["users"]}
+    assert users == {"ada": True, "bob": False}
+
+
+def test_secrets_are_private(provisioned: dict, lab_file: Path) -> None:
+    """With a student's and an admin's keys handed out and revoked, too."""
+    asked = {"provision": str(provisioned)}
+    for words in (["status", LAB], ["access", "list", LAB], ["history", LAB], ["gpu", "map", LAB], ["plan", lab_file]):
+        asked[" ".join(map(str, words))] = hyperscaler(*words, "--json").stdout
+    asked["inventory"] = hyperscaler("inventory", LAB, "--format", "json").stdout
+    check_secrets(LAB, ["hpc-controller", *COMPUTE], asked)
 
 
 def test_scaling_out_applies_only_the_difference(provisioned: dict, lab_file: Path) -> None:

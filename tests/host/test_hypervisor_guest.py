@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -22,6 +23,7 @@ from emulator.adapters.ssh_shell import OpenSshShell, host_keys_from_console, ss
 from emulator.images.store import ImageStore
 from emulator.paths import Home
 from emulator.ports import GuestAddress, Hostdev, HostdevKind
+from emulator.spec.model import ADMIN
 
 pytestmark = pytest.mark.host
 
@@ -61,6 +63,32 @@ def test_libvirts_schemas_accept_our_xml(embedded: EmbeddedHypervisor, tmp_path:
     connection.close()
 
 
+@pytest.mark.parametrize("forward", ["", "<forward mode='nat'/>"])
+def test_a_network_of_an_older_version_is_made_one_without_rules_of_libvirt_s(
+    embedded: EmbeddedHypervisor, tmp_path: Path, forward: str
+) -> None:
+    request = TinyGuests.prepare(tmp_path).network()
+    libvirt = load_libvirt()
+    raw = libvirt.open(embedded.uri())
+    older = re.sub("<forward.*?/>", forward, network_xml(request), count=1)
+    older = re.sub("<dnsmasq:options>.*</dnsmasq:options>", "", older, flags=re.DOTALL)
+    raw.networkDefineXML(older).create()
+    connection = LibvirtHypervisor(embedded.uri())
+    prefix = embedded.guest_command_prefix()
+    try:
+        before = connection.network("net")
+        assert before is not None and before.filtered_by_libvirt
+        assert "hsbr0" in RUNNER.run([*prefix, "iptables-save"], timeout=30).stdout
+        connection.define_network(request)
+        after = connection.network("net")
+        assert after is not None and after.active and not after.filtered_by_libvirt
+        assert "hsbr0" not in RUNNER.run([*prefix, "iptables-save"], timeout=30).stdout
+    finally:
+        connection.delete_network("net")
+        connection.close()
+        raw.close()
+
+
 def test_a_golden_image_boots_and_lets_us_in(embedded: EmbeddedHypervisor, tmp_path: Path) -> None:
     # Takes a minute where the store has none of the present recipe.
     image = ImageStore(Home.default().images, RUNNER).build("hpc-base", progress=lambda _phase, _line: None)
@@ -76,12 +104,12 @@ def test_a_golden_image_boots_and_lets_us_in(embedded: EmbeddedHypervisor, tmp_p
         kernel=image.kernel,
         initrd=image.initrd,
         cmdline=f"{' '.join(image.cmdline)} systemd.hostname=n1 systemd.machine_id={request.uuid.hex}",
-        credentials={"ssh.authorized_keys.root": key.with_suffix(".pub").read_text().strip()},
+        credentials={"lab.authorized_key": key.with_suffix(".pub").read_text().strip()},
     )
     prefix = embedded.guest_command_prefix()
     connection = LibvirtHypervisor(embedded.uri(), prefix)
     shell = OpenSshShell(key, known_hosts, prefix, RUNNER)
-    guest = GuestAddress("n1", network.hosts[0].ip, "root")
+    guest = GuestAddress("n1", network.hosts[0].ip, ADMIN)
     try:
         connection.define_network(network)
         connection.define_domain(request)
@@ -96,7 +124,7 @@ def test_a_golden_image_boots_and_lets_us_in(embedded: EmbeddedHypervisor, tmp_p
         assert shell.run(guest, "hostname", timeout=60).stdout == "n1\n"
         config = tmp_path / "config"
         config.write_text(ssh_config([guest], key=key, known_hosts=known_hosts, guest_prefix=prefix))
-        assert RUNNER.run(["ssh", "-F", config, "n1", "id", "-un"], timeout=60).stdout == "root\n"
+        assert RUNNER.run(["ssh", "-F", config, "n1", "id", "-un"], timeout=60).stdout == f"{ADMIN}\n"
         # Another host under the same name is not let by.
         write_known_hosts(known_hosts, {})
         assert not shell.ready(guest, timeout=20)

@@ -10,14 +10,18 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from pathlib import Path
+from fnmatch import fnmatch
+from pathlib import Path, PurePosixPath
 
 import pytest
 
 from emulator.adapters.process import HostProcess
 from emulator.adapters.ssh_shell import host_keys_from_console
+from emulator.images.recipe import load_recipe, tree_paths
+from emulator.images.sbom import packages_of
 from emulator.images.store import GoldenImage, ImageStore
 from emulator.paths import Home
+from emulator.spec.model import ADMIN
 
 pytestmark = pytest.mark.host
 
@@ -68,7 +72,7 @@ class Guest:
                 *("-serial", f"file:{self.console}"),
                 *("-qmp", f"unix:{self.directory / 'qmp'},server=on,wait=off"),
                 "-smbios",
-                f"type=11,value=io.systemd.credential.binary:ssh.authorized_keys.root={public}",
+                f"type=11,value=io.systemd.credential.binary:lab.authorized_key={public}",
                 *("-kernel", self.image.kernel, "-initrd", self.image.initrd),
                 *("-append", " ".join((*self.image.manifest.cmdline, *own))),
             ]
@@ -86,7 +90,7 @@ class Guest:
     def text(self) -> str:
         return self.console.read_text(errors="replace") if self.console.exists() else ""
 
-    def ssh(self, command: str, *options: str) -> subprocess.CompletedProcess[str]:
+    def ssh(self, command: str, *options: str, user: str = ADMIN) -> subprocess.CompletedProcess[str]:
         fixed = {
             "BatchMode": "yes",
             "IdentitiesOnly": "yes",
@@ -97,7 +101,7 @@ class Guest:
             "LogLevel": "ERROR",
         }
         settings = [word for name, value in fixed.items() for word in ("-o", f"{name}={value}")]
-        argv = ["ssh", "-F", "none", *options, *settings, "-p", str(self.port), "root@127.0.0.1", command]
+        argv = ["ssh", "-F", "none", *options, *settings, "-p", str(self.port), f"{user}@127.0.0.1", command]
         return subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
 
     def wait_for_ssh(self) -> None:
@@ -139,8 +143,12 @@ def guest(image: GoldenImage, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def test_identity_comes_from_the_host(guest: Guest) -> None:
     assert guest.output("hostname") == "hpc-compute-7"
     assert guest.output("cat /etc/machine-id") == MACHINE_ID
-    assert guest.output("cat /root/.ssh/authorized_keys") == guest.key.with_suffix(".pub").read_text().strip()
-    assert guest.output("stat -c '%U %a' /root/.ssh/authorized_keys") == "root 600"
+    keys = f"/etc/ssh/lab_keys/{ADMIN}"
+    assert guest.output(f"cat {keys}") == guest.key.with_suffix(".pub").read_text().strip()
+    assert guest.output(f"stat -c '%U %a' {keys} /home/{ADMIN} /etc/sudoers.d/lab-admin | paste -sd,") == (
+        f"root 644,{ADMIN} 700,root 440"
+    )
+    assert guest.output("id -un; sudo -n id -un").split() == [ADMIN, "root"]
 
 
 def test_the_guest_comes_up_whole(guest: Guest) -> None:
@@ -167,8 +175,38 @@ def test_only_a_key_lets_in(guest: Guest) -> None:
     refused = guest.ssh("true", "-o", "PubkeyAuthentication=no", "-o", "PreferredAuthentications=password")
     assert refused.returncode == 255
     assert "Permission denied (publickey)" in refused.stderr
-    passwords = guest.output("cut -d: -f2 /etc/shadow | sort -u").split()
+    passwords = guest.output("sudo cut -d: -f2 /etc/shadow | sort -u").split()
     assert all(word[0] in "!*" for word in passwords), "somebody has a password"
+    lenient = guest.output("sudo grep -rlE '^[^#]*NOPASSWD|nullok' /etc/pam.d /etc/sudoers /etc/sudoers.d || true")
+    assert set(lenient.split()) <= {
+        "/etc/pam.d/common-auth",  # Debian's; nobody has an empty password to use it with
+        "/etc/sudoers.d/lab-admin",  # the account of the key that is its only way in
+    }
+
+
+def test_root_is_not_let_in_and_nobody_can_let_himself_in(guest: Guest) -> None:
+    guest.output("sudo install -d -m 700 /root/.ssh; sudo cp /etc/ssh/lab_keys/labadmin /root/.ssh/authorized_keys")
+    assert "Permission denied (publickey)" in guest.ssh("true", user="root").stderr
+    settings = guest.output("sudo sshd -T")
+    assert "permitrootlogin no" in settings
+    assert "authorizedkeysfile /etc/ssh/lab_keys/%u" in settings
+    guest.output("sudo rm -r /root/.ssh")
+
+
+def test_the_firewall_lets_in_ssh_alone_until_the_node_has_a_role(guest: Guest) -> None:
+    rules = guest.output("sudo nft list table inet lab")
+    assert "policy drop" in rules
+    assert "tcp dport 22 accept" in rules
+    assert guest.output("sudo nft list tables") == "table inet lab"
+
+
+def test_the_journal_is_kept_and_the_kernel_audits(guest: Guest) -> None:
+    guest.output("systemctl is-system-running --wait || true")
+    assert guest.output("ls -d /var/log/journal/*/system.journal").endswith("/system.journal")
+    assert "enabled 1" in guest.output("sudo auditctl -s")
+    assert len(guest.output("sudo auditctl -l").splitlines()) >= 12
+    guest.output("sudo -n true")
+    assert "labadmin" in guest.output("sudo ausearch --input-logs -k sudo --interpret | tail -40")
 
 
 def test_no_identity_or_secret_is_baked_in(guest: Guest) -> None:
@@ -178,9 +216,13 @@ def test_no_identity_or_secret_is_baked_in(guest: Guest) -> None:
     # Made in this guest: newer than the boot of its kernel.
     boot = int(guest.output("sed -n 's/^btime //p' /proc/stat"))
     assert int(guest.output("stat -c %Y /etc/ssh/ssh_host_ed25519_key")) >= boot - 2
-    assert guest.ssh("test -e /etc/munge/munge.key").returncode == 1
+    assert guest.ssh("sudo test -e /etc/munge/munge.key").returncode == 1
     assert guest.output("ls /etc/apt/sources.list.d /etc/apt/apt.conf.d").count("mmdebstrap") == 0
     assert guest.ssh("test -s /etc/apt/sources.list").returncode == 1
+    # Nothing of the host that built the image, or of the machine in which it was made.
+    skeleton = "! -name .bashrc ! -name .profile ! -name .bash_logout"
+    assert guest.output(f"sudo find /home /root /tmp /var/tmp -xdev -type f {skeleton}") == ""
+    assert guest.ssh("ls /etc/dpkg/dpkg.cfg.d/*hyperscaler* /usr/sbin/policy-rc.d").stdout == ""
 
 
 def test_services_of_slurm_wait_for_the_playbook(guest: Guest) -> None:
@@ -189,15 +231,61 @@ def test_services_of_slurm_wait_for_the_playbook(guest: Guest) -> None:
     guest.output("command -v srun sinfo sacctmgr mariadb munge python3")
 
 
+def test_every_unit_is_in_the_state_that_the_recipe_says(guest: Guest) -> None:
+    recipe = load_recipe("hpc-base")
+    guest.output("systemctl is-system-running --wait || true")
+    active = dict(
+        zip(recipe.enable, guest.ssh(f"systemctl is-active {' '.join(recipe.enable)}").stdout.split(), strict=True)
+    )
+    assert active == dict.fromkeys(recipe.enable, "active")
+    for units, state in ((recipe.enable, "enabled"), (recipe.disable, "disabled"), (recipe.mask, "masked")):
+        said = dict(zip(units, guest.ssh(f"systemctl is-enabled -- {' '.join(units)}").stdout.split(), strict=True))
+        assert said == dict.fromkeys(units, state)
+
+
+def test_the_packages_are_those_of_the_manifest(guest: Guest) -> None:
+    rows = guest.output("dpkg-query -W -f '${db:Status-Status} ${Package} ${Version}\\n'").splitlines()
+    installed = {name: version for state, name, version in (row.split() for row in rows) if state == "installed"}
+    assert len(installed) == len(rows), "a package was removed by halves"
+    assert installed == dict(guest.image.manifest.packages)
+    bill = packages_of((guest.image.directory / "sbom.spdx.json").read_text())
+    assert {package.name: package.version for package in bill} == installed
+    recipe = load_recipe("hpc-base")
+    assert {recipe.kernel, *recipe.packages} <= installed.keys()
+
+
 def test_installed_files_are_as_packaged(guest: Guest) -> None:
-    # dpkg reports what the recipe leaves out or replaces; anything else was damaged on the way.
-    known = ("/usr/share/", "/etc/", "/boot/", "/usr/lib/python3", "/var/log/apt")
-    lines = guest.ssh("dpkg --verify").stdout.splitlines()
-    assert [line for line in lines if not line.split()[-1].startswith(known)] == []
+    """dpkg knows a checksum of every file. Those that the recipe leaves out, removes, replaces or masks differ, and
+    what the guest's own boot writes; anything else was damaged on the way."""
+    recipe = load_recipe("hpc-base")
+    left_out = [*recipe.exclude_paths, *recipe.remove]
+    ours = {f"/{path.relative_to(tree)}" for tree in recipe.files for path in tree_paths(tree)}
+    ours |= {*recipe.mask_files, *recipe.empty_files, *recipe.symlinks}
+
+    def expected(path: str) -> bool:
+        parents = [str(parent) for parent in PurePosixPath(path).parents]
+        removed = any(fnmatch(name, pattern) for name in (path, *parents) for pattern in left_out)
+        return removed or path in ours
+
+    changed = [line.split()[-1] for line in guest.ssh("sudo dpkg --verify").stdout.splitlines()]
+    assert changed, "dpkg has no checksums: then this shows nothing"
+    assert [path for path in changed if not expected(path)] == []
+
+
+def test_the_image_keeps_to_its_size(guest: Guest) -> None:
+    recipe = load_recipe("hpc-base")
+    assert guest.image.disk.stat().st_size <= recipe.max_image_mib * 2**20
+    used = int(guest.output("df --output=used -B1M / | tail -1"))
+    assert used < 1.5 * guest.image.disk.stat().st_size / 2**20 + 64, "the disk holds much that is not in use"
+
+
+def test_the_files_of_the_image_are_as_built(guest: Guest) -> None:
+    store = ImageStore(guest.image.directory.parent.parent, HostProcess())
+    assert store.verify(guest.image) == []
 
 
 def test_errors_are_seen_on_the_console(guest: Guest) -> None:
-    guest.output("echo '<3>lab test: this is an error' >/dev/kmsg")
+    guest.output("echo '<3>lab test: this is an error' | sudo tee /dev/kmsg")
     deadline = time.monotonic() + 30
     while "lab test: this is an error" not in guest.text():
         assert time.monotonic() < deadline

@@ -10,7 +10,9 @@ from typing import Any, cast
 from gpu_lab import GpuLab, gpu_machine
 
 from emulator.adapters.simulated.hypervisor import SimulatedHypervisor
-from emulator.app.world import World
+from emulator.adapters.simulated.packet_filter import SimulatedPacketFilter
+from emulator.adapters.systemd_units import SystemdUnits
+from emulator.app.world import SystemHypervisor, World
 from emulator.paths import Home
 
 URI = "test:///simulated"
@@ -22,6 +24,7 @@ class GpuWorld:
     def __init__(self, home: Home, lab: GpuLab) -> None:
         self.home, self.lab = home, lab
         self.hypervisor = SimulatedHypervisor()
+        self.packet_filter = SimulatedPacketFilter()
         self.opened: list[tuple[str, bool]] = []
         paths = home.lab("demo")
         paths.root.mkdir(parents=True, mode=0o700)
@@ -30,16 +33,20 @@ class GpuWorld:
         unused = cast(Any, None)
         self.world = World(
             home=home,
+            host_locks=home.locks,
             runner=unused,
             disks=unused,
             images=lambda _kubernetes: unused,
             guests=unused,
             choose_hypervisor=lambda _wanted: URI,
+            system_hypervisor=lambda _lab: SystemHypervisor.ANSWERS,
             accelerate=unused,
             daemon=unused,
             connect=lambda _uri, _prefix: self.hypervisor,
+            packet_filter=lambda _prefix: self.packet_filter,
             host_facts=unused,
             gpus=self._open,
+            units=SystemdUnits(unused, home.root / "units", home.root / "none"),
         )
 
     def _open(self, backend: str, paths: object, devices: object, *, dry: bool) -> Any:

@@ -44,7 +44,7 @@ def host_snapshot() -> dict[str, list[str]]:
         return sorted(subprocess.run(argv, capture_output=True, text=True, check=True).stdout.splitlines())
 
     home = Home.default()
-    kept = {home.images, home.locks}
+    kept = {home.images, home.locks, home.hypervisors}
     files = [
         str(path)
         for top in (home.root.iterdir() if home.root.is_dir() else ())
@@ -66,6 +66,7 @@ def host_snapshot() -> dict[str, list[str]]:
     mounts = [mount for mount in mounts if mount != "/run/netns"]
     return {
         "namespaces": lines("ip", "netns", "list"),
+        "tables": lines("nft", "list", "tables"),
         "links": [line.split(":")[1] for line in lines("ip", "-o", "link")],
         "mounts": sorted(mounts),
         "processes": sorted(processes),

@@ -6,9 +6,12 @@ what a crash at that instant leaves behind, and a restored snapshot is a machine
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
+import re
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,33 +20,46 @@ from pathlib import Path
 from typing import Any, cast
 from uuid import UUID, uuid5
 
+from emulator.access.model import LabUser
 from emulator.adapters.simulated.calls import CallHook
-from emulator.adapters.simulated.disks import SimulatedDisks
+from emulator.adapters.simulated.disks import SimulatedDisks, data_of
 from emulator.adapters.simulated.gpus import SimulatedBoard, SimulatedGpus
 from emulator.adapters.simulated.guests import SimulatedShell
 from emulator.adapters.simulated.hypervisor import SimulatedHypervisor
+from emulator.adapters.simulated.packet_filter import SimulatedPacketFilter
 from emulator.adapters.ssh_shell import host_keys_from_console
+from emulator.adapters.systemd_units import SystemdUnits
 from emulator.app.destroy import destroy
 from emulator.app.files import LoadedLab, load_lab_file
 from emulator.app.lab import namespace_name, open_lab
 from emulator.app.planning import backends_of, plan_lab
 from emulator.app.provision import Options, ProvisionResult, provision
-from emulator.app.world import EMBEDDED, AccelerationChoice, Access, CheckOutcome, ConfigureOutcome, World
+from emulator.app.world import (
+    EMBEDDED,
+    AccelerationChoice,
+    Access,
+    CertificateOrder,
+    CheckOutcome,
+    ConfigureOutcome,
+    SystemHypervisor,
+    World,
+)
 from emulator.apply.handler import StopFlag
 from emulator.apply.handlers.files import write_private
 from emulator.apply.handlers.gpu_carve import GpuHost
 from emulator.apply.journal import Journal
-from emulator.apply.ledger import GpuLedger
+from emulator.apply.ledger import Claim, GpuLedger
 from emulator.apply.state import State, StateStore
 from emulator.errors import HypervisorError
 from emulator.gpu_ports import VgpuFramework
-from emulator.host.facts import HostFacts
+from emulator.host.facts import HostFacts, HostNetwork
 from emulator.ids import NAMESPACE
 from emulator.paths import Home, LabPaths
 from emulator.plan.model import Plan
 from emulator.ports import Completed, DaemonPresence, DomainState, GuestAddress
 from emulator.progress import Reporter, SilentReporter
-from emulator.spec.model import ClusterSpec, GpuBackend, GpuDeviceSpec
+from emulator.rotation.model import RotatedSecret
+from emulator.spec.model import ClusterKind, ClusterSpec, GpuBackend, GpuDeviceSpec
 from emulator.wiring.gpus import assemble_gpus
 
 SYSTEM_URI = "qemu:///system"
@@ -77,6 +93,7 @@ class SimulatedDaemon:
         self._directory, self._hook = directory, hook
         self._marker = directory / "embedded.json"
         self._process = machine / "namespaces" / namespace
+        self._tables = machine / "tables" / namespace
 
     def presence(self) -> DaemonPresence:
         with self._hook.around("daemon.presence"):
@@ -101,6 +118,7 @@ class SimulatedDaemon:
     def stop(self) -> None:
         with self._hook.around("daemon.stop"):
             self._process.unlink(missing_ok=True)
+            self._tables.unlink(missing_ok=True)
         with self._hook.around("daemon.remove"):
             for file in self._directory.glob("*"):
                 if file != self._marker:
@@ -194,7 +212,9 @@ class Disks(SimulatedDisks):
 
 
 class Configured:
-    """Which disks hold a configured guest, and with what."""
+    """Which disks hold a configured guest, and with what. The clusters of a lab are configured side by side."""
+
+    _lock = threading.RLock()
 
     def __init__(self, machine: Path) -> None:
         self._file = machine / "configured.json"
@@ -203,14 +223,16 @@ class Configured:
         return cast(dict[str, str], json.loads(self._file.read_text())) if self._file.exists() else {}
 
     def mark(self, disk: Path, role: str) -> bool:
-        before = self.read()
-        if before.get(str(disk)) == role:
-            return False
-        self._write({**before, str(disk): role})
-        return True
+        with self._lock:
+            before = self.read()
+            if before.get(str(disk)) == role:
+                return False
+            self._write({**before, str(disk): role})
+            return True
 
     def forget(self, disk: Path) -> None:
-        self._write({name: role for name, role in self.read().items() if name != str(disk)})
+        with self._lock:
+            self._write({name: role for name, role in self.read().items() if name != str(disk)})
 
     def _write(self, content: dict[str, str]) -> None:
         content = {name: role for name, role in content.items() if Path(name).exists()}
@@ -239,10 +261,25 @@ class SimulatedGuests:
     def shell(self, access: Access) -> SimulatedShell:
         return SimulatedShell(self._host.hypervisor(access.paths if access.prefix else None), hook=self._hook)
 
-    def configure(self, spec: ClusterSpec, access: Access, reporter: Reporter, stop: StopFlag) -> ConfigureOutcome:
+    def issue(self, spec: ClusterSpec, access: Access, order: CertificateOrder) -> str:
+        with self._hook.around("guests.issue"):
+            order.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            key = order.public_key or f"ssh-ed25519 {base64.b64encode(order.user.encode() * 40).decode()[:64]}"
+            (order.directory / "id_ed25519-cert.pub").write_text(f"{order.serial} {order.seconds} {key}\n")
+            return key
+
+    def configure(
+        self,
+        spec: ClusterSpec,
+        kind: ClusterKind,
+        access: Access,
+        reporter: Reporter,
+        stop: StopFlag,
+        tags: tuple[str, ...] = (),
+    ) -> ConfigureOutcome:
         changed = {}
         shell = self.shell(access)
-        for node in spec.nodes:
+        for node in spec.nodes_of(kind):
             with self._hook.around("guests.configure"):
                 shell.run(GuestAddress(node.name, node.ip, spec.ssh.user), "true", timeout=1)
                 gpus = [f"{gpu.type}:{gpu.count}" for gpu in access.gpus.get(node.name, ())]
@@ -251,14 +288,32 @@ class SimulatedGuests:
                 changed[node.name] = 3 if fresh else 0
         return ConfigureOutcome(changed, 0.0)
 
-    def verify(self, spec: ClusterSpec, access: Access, reporter: Reporter) -> tuple[CheckOutcome, ...]:
+    def verify(
+        self, spec: ClusterSpec, kind: ClusterKind, access: Access, reporter: Reporter
+    ) -> tuple[CheckOutcome, ...]:
         with self._hook.around("guests.verify"):
             running = self._host.hypervisor(access.paths if access.prefix else None, quiet=True).domains()
             states = {info.name: info.state for info in running}
             return tuple(
                 CheckOutcome(node.name, states.get(f"{spec.name}-{node.name}") is DomainState.RUNNING, "", 0.0)
-                for node in spec.nodes
+                for node in spec.nodes_of(kind)
             )
+
+    def refusing(self, spec: ClusterSpec, access: Access, key: Path) -> tuple[str, ...]:
+        with self._hook.around("guests.refusing"):
+            return ()
+
+    def prove(
+        self, spec: ClusterSpec, secret: RotatedSecret, access: Access, reporter: Reporter
+    ) -> tuple[CheckOutcome, ...]:
+        with self._hook.around("guests.prove"):
+            return ()
+
+    def hand_kubeconfig(
+        self, spec: ClusterSpec, access: Access, user: LabUser, *, seconds: int, directory: Path
+    ) -> None:
+        with self._hook.around("guests.hand_kubeconfig"):
+            write_private(directory / "kubeconfig", f"{user.name} {seconds}".encode())
 
     def inventory(self, spec: ClusterSpec, access: Access, form: str) -> str:
         return ""
@@ -274,13 +329,13 @@ class SimulatedGuests:
 
 
 class HookedLedger(GpuLedger):
-    def __init__(self, path: Path, hook: CallHook) -> None:
-        super().__init__(path)
+    def __init__(self, path: Path, hook: CallHook, boot_id: Callable[[], str]) -> None:
+        super().__init__(path, boot_id=boot_id)
         self._hook = hook
 
-    def _write(self, owners: dict[str, str]) -> None:
+    def _write(self, claims: Mapping[str, Claim]) -> None:
         with self._hook.around("ledger"):
-            super()._write(owners)
+            super()._write(claims)
 
 
 # ---------------------------------------------------------------- the machine
@@ -310,6 +365,9 @@ class SimulatedHost:
         self._opened: list[GpuHost] = []
         (self.machine / "boot_id").write_text("boot-1")
         (self.machine / "namespaces").mkdir()
+        (self.machine / "tables").mkdir()
+        self.units = self.machine / "units"
+        self.units.mkdir()
         if boards:
             SimulatedGpus(self.machine / "gpus", boards, framework=framework, boot_id=self.boot_id)
 
@@ -321,17 +379,30 @@ class SimulatedHost:
         self._close_gpus()
         return World(
             home=self.home,
-            runner=cast(Any, KeygenRunner(self.hook)),
+            host_locks=self.machine / "locks",
+            runner=cast(Any, self.keygen()),
             disks=Disks(self.machine, self.hook),
             images=lambda _kubernetes: SimulatedImages(self.home.images, self.hook),
-            guests=SimulatedGuests(self),
-            choose_hypervisor=lambda wanted: EMBEDDED if wanted == EMBEDDED else SYSTEM_URI,
+            guests=self.guests(),
+            choose_hypervisor=self._choose,
+            system_hypervisor=self._system,
             accelerate=lambda _wanted: AccelerationChoice(False),
             daemon=lambda directory, namespace: SimulatedDaemon(directory, namespace, self.machine, self.hook),
             connect=self._connect,
-            host_facts=lambda: HostFacts(64, 262144, 200000, 4000.0),
+            host_facts=self._facts,
+            packet_filter=lambda prefix: self.packet_filter(prefix[-1] if prefix else None),
             gpus=self._gpus,
+            units=cast(Any, HookedPort(self._units(), "units", self.hook)),
         )
+
+    def guests(self) -> SimulatedGuests:
+        return SimulatedGuests(self)
+
+    def keygen(self) -> KeygenRunner:
+        return KeygenRunner(self.hook)
+
+    def _units(self) -> SystemdUnits:
+        return SystemdUnits(KeygenRunner(self.hook), self.units, self.machine / "no-systemd")
 
     # ------------------------------------------------------------ hypervisors
     def hypervisor(self, lab: LabPaths | None = None, *, quiet: bool = False) -> SimulatedHypervisor:
@@ -339,8 +410,44 @@ class SimulatedHost:
         file = self.machine / "libvirt.json" if lab is None else lab.hypervisor / "libvirt.json"
         return SimulatedHypervisor(file, hook=CallHook() if quiet else self.hook)
 
+    def _facts(self) -> HostFacts:
+        """The bridges of networks that run on the host's own libvirt are interfaces of the host, with routes."""
+        running = [info for info in self.hypervisor(quiet=True).networks() if info.active and info.bridge]
+        return HostFacts(
+            64,
+            262144,
+            200000,
+            4000.0,
+            networks=tuple(HostNetwork(info.bridge, info.subnet) for info in running if info.subnet),
+            interfaces=("lo", *(info.bridge for info in running)),
+        )
+
+    @property
+    def libvirt_down(self) -> Path:
+        """While this file is there the host's own libvirt does not answer."""
+        return self.machine / "libvirt-down"
+
+    def _choose(self, wanted: str) -> str:
+        if wanted == "auto":
+            return EMBEDDED if self.libvirt_down.exists() else SYSTEM_URI
+        return wanted
+
+    def _system(self, lab: str) -> SystemHypervisor:
+        if not self.libvirt_down.exists():
+            return SystemHypervisor.ANSWERS
+        libvirt = self.hypervisor(quiet=True)
+        there = any(info.name.startswith(f"{lab}-") for info in (*libvirt.domains(), *libvirt.networks()))
+        return SystemHypervisor.SILENT if there else SystemHypervisor.EMPTY
+
+    def packet_filter(self, namespace: str | None = None, *, quiet: bool = False) -> SimulatedPacketFilter:
+        """That of the host, or of a lab's namespace."""
+        file = self.machine / "tables" / (namespace or "host")
+        return SimulatedPacketFilter(file, hook=CallHook() if quiet else self.hook)
+
     def _connect(self, uri: str, prefix: tuple[str, ...]) -> SimulatedHypervisor:
         if uri == SYSTEM_URI:
+            if self.libvirt_down.exists():
+                raise HypervisorError("Failed to connect socket", where=uri)
             return self.hypervisor()
         directory = Path(uri.removeprefix("embedded:"))
         if not any(file.read_text() == str(directory) for file in (self.machine / "namespaces").glob("*")):
@@ -367,7 +474,9 @@ class SimulatedHost:
         simulation = SimulatedGpus(directory, boards, framework=framework, boot_id=self.boot_id)
         self._hook_boards(simulation)
         simulation.install()
-        host = assemble_gpus(simulation.files, simulation.runner, HookedLedger(ledger, self.hook), real=real)
+        host = assemble_gpus(
+            simulation.files, simulation.runner, HookedLedger(ledger, self.hook, self.boot_id), real=real
+        )
         hooked = {
             name: cast(Any, HookedPort(getattr(host, name), name, self.hook))
             for name in ("nvml", "pci", "sriov", "passthrough")
@@ -397,7 +506,9 @@ class SimulatedHost:
         """The boards through the product's adapters, unhooked."""
         simulation = self.gpus()
         simulation.install()
-        host = assemble_gpus(simulation.files, simulation.runner, GpuLedger(self.home.gpu_owners), real=True)
+        host = assemble_gpus(
+            simulation.files, simulation.runner, GpuLedger(self.home.gpu_owners, boot_id=self.boot_id), real=True
+        )
         self._opened.append(host)
         return host
 
@@ -416,7 +527,7 @@ class SimulatedHost:
     # ------------------------------------------------------------ what happens to a machine
     def reboot(self) -> None:
         """Processes, namespaces and what boards were cut into are gone; files and definitions are still there."""
-        for file in (self.machine / "namespaces").iterdir():
+        for file in (*(self.machine / "namespaces").iterdir(), *(self.machine / "tables").iterdir()):
             file.unlink()
         number = int(self.boot_id().removeprefix("boot-"))
         (self.machine / "boot_id").write_text(f"boot-{number + 1}")
@@ -431,6 +542,7 @@ class SimulatedHost:
         for name in (f"{LAB}-2", f"{LAB}-2-hpc-compute-1", f"{LAB}-hpc", f"{LAB}-hpc-compute-10"):
             libvirt.seed_foreign_domain(name, foreign_uuid(name))
         libvirt.seed_foreign_network(f"{LAB}-2-hpc", foreign_uuid("network"), bridge="virbr-other")
+        self.packet_filter(quiet=True).seed_foreign_table(f"hyperscaler_{LAB}-2")
         other = self.home.labs / f"{LAB}-2" / "disks"
         other.mkdir(parents=True)
         (other / "hpc-compute-1.qcow2").write_text("somebody's data")
@@ -459,8 +571,8 @@ class SimulatedHost:
         lab = open_lab(world, spec.name, backends_of(world, state, spec, dry=True))
         return plan_lab(lab, state, spec, AccelerationChoice(False))
 
-    def destroy(self, name: str = LAB, *, stop: StopFlag | None = None) -> Plan:
-        done = destroy(self.world(), name, SilentReporter(), stop or StopFlag(), confirm=lambda _plan: True)
+    def destroy(self, name: str = LAB, *, stop: StopFlag | None = None, reporter: Reporter | None = None) -> Plan:
+        done = destroy(self.world(), name, reporter or SilentReporter(), stop or StopFlag(), confirm=lambda _plan: True)
         return done.plan
 
     def state(self, name: str = LAB) -> State:
@@ -468,6 +580,12 @@ class SimulatedHost:
 
     def namespace(self, name: str = LAB) -> str:
         return namespace_name(self.home, name)
+
+    def disk_data(self, name: str = LAB) -> dict[str, str]:
+        """What is on the lab's disks, by node."""
+        return {
+            disk.stem: data for disk in sorted(self.home.lab(name).disks.glob("*.qcow2")) if (data := data_of(disk))
+        }
 
     # ------------------------------------------------------------ snapshots
     def save(self) -> Snapshot:
@@ -502,6 +620,7 @@ def foreign_uuid(name: str) -> UUID:
 
 # ---------------------------------------------------------------- comparing
 _PASSING = ("at", "run", "sum", "boot")
+_DISK_DATA = re.compile(r', "data": "[0-9a-f]+"')
 
 
 def journal_entries(content: bytes) -> list[object]:
@@ -527,7 +646,9 @@ def comparable(snapshot: Snapshot, *, images: bool = True, journal: str = "entri
     facts: dict[str, str] = {}
     for name, (mode, content) in snapshot.items():
         parts = Path(name).parts
-        if "locks" in parts or parts[-1].endswith((".lock", ".layout")) or name == "home/labs" or "damaged" in name:
+        if parts[-1].endswith((".lock", ".layout")) or name in ("home/labs", "home/hypervisors", "home/audit.jsonl"):
+            continue
+        if "locks" in parts or "damaged" in name:
             continue
         if not images and parts[:2] == ("home", "images"):
             continue
@@ -553,7 +674,11 @@ def _content(parts: tuple[str, ...], content: bytes | None, journal: str) -> str
         return repr(journal_entries(content) if journal == "entries" else _folded(content))
     if parts[-1] == "gpus.json":
         return _boards(content)
-    if parts[-1] in ("libvirt.json", "gpu-owners.json", "owners.json"):
+    if parts[-1].endswith(".qcow2"):
+        return _DISK_DATA.sub("", content.decode())
+    if parts[-1] in ("gpu-owners.json", "owners.json"):
+        return json.dumps(json.loads(content)["owners"], sort_keys=True)
+    if parts[-1] == "libvirt.json":
         return json.dumps(json.loads(content), sort_keys=True)
     return content.decode()
 
@@ -564,7 +689,7 @@ def _folded(content: bytes) -> object:
 
     state = fold(entry for entry in (decode(line)[0] for line in content.split(b"\n") if line) if entry)
     records = {
-        key: (record.resource.to_json(), dict(record.handle), record.open_action)
+        key: (record.resource.to_json(), {**record.handle, "boot": ""}, record.open_action)
         for key, record in sorted(state.resources.items())
     }
     return records, dict(sorted(state.facts.items())), bool(content) and not content.endswith(b"\n")

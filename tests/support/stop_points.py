@@ -17,6 +17,9 @@ from emulator.errors import (
     CommandError,
     CommandTimeoutError,
     ConfigureError,
+    ConflictError,
+    DamagedDiskError,
+    HostNotFitError,
     HyperscalerError,
     HypervisorError,
     StateError,
@@ -24,7 +27,18 @@ from emulator.errors import (
     VerifyError,
     WaitTimeoutError,
 )
-from emulator.gpu_errors import GpuBusyError, GpuDriverError, GpuNoRoomError
+from emulator.gpu_errors import (
+    GpuArgumentError,
+    GpuBusyError,
+    GpuDriverError,
+    GpuLostError,
+    GpuNoRoomError,
+    GpuNotFoundError,
+    GpuNotSupportedError,
+    GpuPermissionError,
+    GpuResetRequiredError,
+    GpuTimeoutError,
+)
 
 Command = Callable[[], object]
 Fault = Callable[[str], Exception | None]
@@ -52,7 +66,7 @@ class InlinePool(Executor):
 def in_sequence() -> Iterator[None]:
     """One thread; and no waiting for the disk, since it is not the machine that loses power."""
     with ExitStack() as stack:
-        for module in ("apply.executor", "app.planning", "app.boot"):
+        for module in ("apply.executor", "app.planning", "app.boot", "app.clusters", "app.strangers"):
             stack.enter_context(patch(f"emulator.{module}.ThreadPoolExecutor", InlinePool))
         stack.enter_context(patch("emulator.apply.executor.wait", lambda futures, **_options: (list(futures), set())))
         # A board has this many virtual functions where no public source counts them; fewer are looked at faster.
@@ -268,36 +282,55 @@ class Sweep:
         return differences(comparable(self.host.save(), journal="state"), want)
 
 
-_ERRORS: tuple[tuple[str, type[HyperscalerError]], ...] = (
-    ("journal.", StateError),
-    ("ledger", StateError),
-    ("guests.configure", ConfigureError),
-    ("guests.verify", VerifyError),
-    ("guests.", StateError),
-    ("ssh-keygen", CommandError),
-    ("images.", HyperscalerError),
-    ("nvml.", GpuBusyError),
-    ("pci.", GpuDriverError),
-    ("sriov.", GpuDriverError),
-    ("vgpus.", GpuNoRoomError),
-    ("passthrough.", GpuDriverError),
-    ("create_overlay", CommandError),
-    ("overlay_base", CommandError),
-    ("size_gib", CommandError),
-    ("resize", CommandError),
-    ("run", CommandTimeoutError),
-    ("daemon.", HypervisorError),
-    ("define_", HypervisorError),
-    ("start_", HypervisorError),
-    ("delete_", HypervisorError),
-    ("shutdown_", WaitTimeoutError),
-    ("domain", HypervisorError),
-    ("network", HypervisorError),
+# What the ports document for each of their calls, by the beginning of its name in a sweep; the first entry that fits.
+# NVML and what is built on it may report any error of the driver's.
+_GPU: tuple[type[HyperscalerError], ...] = (
+    GpuArgumentError,
+    GpuBusyError,
+    GpuDriverError,
+    GpuLostError,
+    GpuNoRoomError,
+    GpuNotFoundError,
+    GpuNotSupportedError,
+    GpuPermissionError,
+    GpuResetRequiredError,
+    GpuTimeoutError,
 )
+_COMMAND = (CommandError, CommandTimeoutError, HostNotFitError)
+ERRORS: tuple[tuple[str, tuple[type[HyperscalerError], ...]], ...] = (
+    ("journal.", (StateError,)),
+    ("ledger", (StateError,)),
+    ("guests.configure", (ConfigureError, HostNotFitError)),
+    ("guests.verify", (VerifyError, ConfigureError)),
+    ("guests.", (StateError,)),
+    ("ssh-keygen", _COMMAND),
+    ("images.", (StateError, HostNotFitError, CommandError)),
+    ("nvml.", _GPU),
+    ("pci.", (GpuDriverError, GpuPermissionError, GpuTimeoutError)),
+    ("sriov.", (GpuDriverError, GpuBusyError, GpuNotSupportedError, GpuTimeoutError)),
+    ("vgpus.", (GpuNoRoomError, GpuArgumentError, GpuBusyError, GpuPermissionError, GpuTimeoutError)),
+    ("passthrough.", (GpuDriverError, GpuBusyError, GpuTimeoutError)),
+    ("create_overlay", (*_COMMAND, ConflictError)),
+    ("overlay_base", (*_COMMAND, DamagedDiskError)),
+    ("size_gib", _COMMAND),
+    ("resize", _COMMAND),
+    ("run", _COMMAND),
+    ("daemon.", (HypervisorError, HostNotFitError, ConflictError)),
+    ("define_", (HypervisorError, ConflictError)),
+    ("start_", (HypervisorError, ConflictError)),
+    ("delete_", (HypervisorError,)),
+    ("shutdown_", (WaitTimeoutError, HypervisorError)),
+    ("domain", (HypervisorError,)),
+    ("network", (HypervisorError,)),
+    ("filter.", _COMMAND),
+    ("units.", (HostNotFitError, CommandError)),
+)
+# `ready` answers yes or no and nothing else, `close` always works, and a `board` is no call but an effect inside one.
+SILENT = ("ready", "close", "board")
 
 
-def documented(name: str) -> HyperscalerError | None:
-    """The error that a call can end with; None for what is no call of an adapter (a look at a port of a guest)."""
+def documented(name: str) -> tuple[HyperscalerError, ...]:
+    """The errors that a call can end with; none for what cannot fail."""
     call = name.partition(" ")[2]
-    kind = next((kind for start, kind in _ERRORS if call.startswith(start)), None)
-    return kind(f"refused {name}") if kind else None
+    kinds = next((kinds for start, kinds in ERRORS if call.startswith(start)), ())
+    return tuple(kind(f"refused {name}") for kind in kinds)

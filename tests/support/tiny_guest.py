@@ -64,7 +64,7 @@ class TinyGuests:
             mac=f"52:54:00:00:00:{index:02x}",
             console_log=self.root / f"{name}.log",
             accelerated=False,
-            credentials={"ssh.authorized_keys.root": "ssh-ed25519 AAAA a,b=c"},
+            credentials={"lab.authorized_key": "ssh-ed25519 AAAA a,b=c"},
         )
 
     def network(self, name: str = "net", *, bridge: str = "hsbr0", hosts: int = 2) -> NetworkRequest:

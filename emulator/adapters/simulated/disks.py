@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import uuid
 from pathlib import Path
 
 from emulator.adapters.simulated.calls import CallHook
-from emulator.errors import ConflictError, HyperscalerError
+from emulator.errors import ConflictError, DamagedDiskError, HyperscalerError
 
 _FORMAT = "hyperscaler-simulated-overlay"
+_MAGIC = f'{{"format": "{_FORMAT}"'
 
 
 class SimulatedDisks:
@@ -26,14 +28,14 @@ class SimulatedDisks:
             inherited = _read(base)
             least = inherited[1] if inherited else 0
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _write(path, base.absolute(), max(size_gib, least))
+            _write(path, base.absolute(), max(size_gib, least), uuid.uuid4().hex)
 
     def resize(self, path: Path, *, size_gib: int) -> None:
         with self._hook.around("resize"):
-            base, size = self._require(path)
+            base, size, data = self._require(path)
             if size_gib < size:
                 raise HyperscalerError(f"the disk has {size} GiB and cannot shrink to {size_gib} GiB", where=str(path))
-            _write(path, base, size_gib)
+            _write(path, base, size_gib, data)
 
     def size_gib(self, path: Path) -> int:
         with self._hook.around("size_gib"):
@@ -41,10 +43,13 @@ class SimulatedDisks:
 
     def overlay_base(self, path: Path) -> Path | None:
         with self._hook.around("overlay_base"):
-            return backing_of(path) if path.exists() else None
+            overlay = backing_of(path) if path.exists() else None
+            if overlay is None and path.is_file() and path.read_text(errors="replace").startswith(_MAGIC):
+                raise DamagedDiskError("the disk is damaged: its description is cut off", where=str(path))
+            return overlay
 
     @staticmethod
-    def _require(path: Path) -> tuple[Path, int]:
+    def _require(path: Path) -> tuple[Path, int, str]:
         overlay = _read(path)
         if overlay is None:
             raise HyperscalerError("the disk is not a qcow2", where=str(path))
@@ -57,18 +62,24 @@ def backing_of(path: Path) -> Path | None:
     return overlay[0] if overlay else None
 
 
-def _read(path: Path) -> tuple[Path, int] | None:
-    """Base and size in GiB; None when the file is absent or something else."""
+def data_of(path: Path) -> str:
+    """What stands for the data on the disk: another one for each disk that is made, and kept when it grows."""
+    overlay = _read(path)
+    return overlay[2] if overlay else ""
+
+
+def _read(path: Path) -> tuple[Path, int, str] | None:
+    """Base, size in GiB and data; None when the file is absent or something else."""
     try:
         data = json.loads(path.read_text()[:65536])
     except (OSError, ValueError):
         return None
     if not isinstance(data, dict) or data.get("format") != _FORMAT:
         return None
-    return Path(data["base"]), int(data["size_gib"])
+    return Path(data["base"]), int(data["size_gib"]), str(data.get("data", ""))
 
 
-def _write(path: Path, base: Path, size_gib: int) -> None:
+def _write(path: Path, base: Path, size_gib: int, data: str) -> None:
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps({"format": _FORMAT, "base": str(base), "size_gib": size_gib}))
+    partial.write_text(json.dumps({"format": _FORMAT, "base": str(base), "size_gib": size_gib, "data": data}))
     partial.replace(path)

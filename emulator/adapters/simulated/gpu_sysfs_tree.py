@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -18,25 +19,31 @@ Entries = Mapping[str, Callable[[], Node]]
 
 
 class Tree:
-    """Gives the root directory; the same one until the state changes."""
+    """Gives the root directory; the same one until the state changes.
 
-    def __init__(self, store: GpuStore) -> None:
+    `opened` tells whether this process has NVML open, and with it every board that the nvidia driver serves.
+    """
+
+    def __init__(self, store: GpuStore, opened: Callable[[], bool]) -> None:
         self._store = store
-        self._cached: tuple[SimState, Directory] | None = None
+        self._opened = opened
+        self._cached: tuple[SimState, bool, Directory] | None = None
 
     def __call__(self) -> Directory:
-        state = self._store.look()
+        state, opened = self._store.look(), self._opened()
         cached = self._cached
-        if cached is None or cached[0] is not state:
-            cached = self._cached = (state, _root(self._store, state))
-        return cached[1]
+        if cached is None or cached[0] is not state or cached[1] is not opened:
+            cached = self._cached = (state, opened, _root(self._store, state, opened=opened))
+        return cached[2]
 
 
-def _root(store: GpuStore, state: SimState) -> Directory:
+def _root(store: GpuStore, state: SimState, *, opened: bool) -> Directory:
     return _directories(
         {
             "sys/bus/pci/devices": lambda: _links(addresses(state), "/sys/devices/{}"),
-            "sys/bus/pci/drivers": lambda: Directory({name: partial(_driver, store, state, name) for name in _DRIVERS}),
+            "sys/bus/pci/drivers": lambda: Directory(
+                {name: partial(_driver, store, state, name, opened=opened) for name in _DRIVERS}
+            ),
             "sys/bus/pci/drivers_probe": lambda: File(write=partial(_probe, store)),
             "sys/bus/mdev/devices": lambda: _mdevs(state),
             "sys/class/mdev_bus": lambda: _links(_mdev_parents(state), "/sys/devices/{}"),
@@ -48,7 +55,7 @@ def _root(store: GpuStore, state: SimState) -> Directory:
             "proc/driver/nvidia/gpus": lambda: _proc_gpus(state),
             "proc/driver/nvidia/version": lambda: File(f"NVRM version: NVIDIA UNIX {state.driver_version}\n"),
             "usr/lib/nvidia/sriov-manage": lambda: File("#!/bin/bash\n"),
-            **_processes(state),
+            **_processes(state, opened=opened),
         }
     )
 
@@ -169,12 +176,12 @@ def _reject(number: int, _text: str) -> None:
 
 
 # ---------------------------------------------------------------- drivers
-def _driver(store: GpuStore, state: SimState, name: str) -> Directory:
+def _driver(store: GpuStore, state: SimState, name: str, *, opened: bool) -> Directory:
     bound = [item.pci_address for item in state.boards if item.driver == name]
     bound += [item.address for item in state.functions if item.driver == name]
     entries = dict(_links(bound, "/sys/devices/{}").entries)
     entries["bind"] = lambda: File(write=partial(_bind, store, name))
-    entries["unbind"] = lambda: File(write=partial(_unbind, store, name))
+    entries["unbind"] = lambda: File(write=partial(_unbind, store, name, opened=opened))
     return Directory(entries)
 
 
@@ -215,13 +222,13 @@ def _natural(item: SimFunction) -> str:
     return {"0403": "snd_hda_intel", "0108": "nvme", "0200": "ixgbe", "0604": "pcieport"}.get(item.class_code[:4], "")
 
 
-def _unbind(store: GpuStore, driver: str, text: str) -> None:
+def _unbind(store: GpuStore, driver: str, text: str, *, opened: bool) -> None:
     with store.change() as state:
         item = _bindable(state, text.strip())
         if item.driver != driver:
             raise refuse(errno.ENODEV, text)
         if isinstance(item, SimBoard):
-            if item.held or item.processes:
+            if item.held or item.processes or (opened and driver == "nvidia"):
                 # On hardware this blocks until the holder ends; a simulation answers at once.
                 raise refuse(errno.EBUSY, text)
             item.numvfs = 0
@@ -292,10 +299,13 @@ def _proc_gpus(state: SimState) -> Directory:
     )
 
 
-def _processes(state: SimState) -> Entries:
+def _processes(state: SimState, *, opened: bool) -> Entries:
     found: dict[str, Callable[[], Node]] = {}
     for board in state.boards:
         node = f"/dev/nvidia{board.minor}"
+        if opened and board.driver == "nvidia":
+            found[f"proc/{os.getpid()}/comm"] = partial(File, "hyperscaler\n")
+            found[f"proc/{os.getpid()}/fd/{40 + board.minor}"] = partial(Link, node, node)
         for process in board.processes:
             found[f"proc/{process.pid}/comm"] = partial(File, f"{process.name}\n")
             found[f"proc/{process.pid}/fd/7"] = partial(Link, node, node)

@@ -75,9 +75,9 @@ class SimulatedGpus:
         self._root = os.geteuid() == 0 if root is None else root
         self._boot_id = boot_id
         self._declare(None if boards is None else _resolved(boards), framework)
-        self.files = SimulatedFiles(gpu_sysfs_tree.Tree(self.store))
-        self.runner = SimulatedSriovManage(self.store)
         self.library = nvml_library.SimulatedNvmlLibrary(self.store, root=self._root)
+        self.files = SimulatedFiles(gpu_sysfs_tree.Tree(self.store, self.library.is_open))
+        self.runner = SimulatedSriovManage(self.store, self.library.is_open)
 
     def install(self) -> Callable[[], None]:
         """Put the library under pynvml; the function returned takes it out again."""
@@ -185,8 +185,9 @@ def _with_audio(kept: list[SimFunction], boards: list[SimBoard]) -> list[SimFunc
 class SimulatedSriovManage:
     """`ProcessRunner` that knows one command: the vendor's `sriov-manage`."""
 
-    def __init__(self, store: GpuStore) -> None:
+    def __init__(self, store: GpuStore, opened: Callable[[], bool]) -> None:
         self._store = store
+        self._opened = opened
 
     def run(
         self,
@@ -203,7 +204,7 @@ class SimulatedSriovManage:
         if len(words) != 3 or not words[0].endswith("/sriov-manage") or words[1] not in ("-e", "-d"):
             raise CommandError("a simulated host runs nothing but sriov-manage", where=shlex.join(words))
         with self._store.change() as state:
-            result = nvml_engine_vgpu.sriov_manage(state, words[2], enable=words[1] == "-e")
+            result = nvml_engine_vgpu.sriov_manage(state, words[2], enable=words[1] == "-e", opened=self._opened())
         if on_line is not None and result.text:
             on_line(result.text)
         if check and result.status:

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from ipaddress import IPv4Network
 from pathlib import Path
 from uuid import UUID
 
@@ -25,6 +26,7 @@ from emulator.errors import ConflictError, HypervisorError
 from emulator.ports import DomainInfo, DomainRequest, DomainState, NetworkInfo, NetworkRequest
 
 _VERSION = 1
+_FILE_LOCK = threading.RLock()  # several connections of one process may share a file
 
 
 class SimulatedHypervisor:
@@ -38,17 +40,18 @@ class SimulatedHypervisor:
     def __init__(self, state: Path | None = None, *, hook: CallHook | None = None) -> None:
         self._file = state
         self._hook = hook or CallHook()
-        self._lock = threading.RLock()
+        self._lock = threading.RLock() if state is None else _FILE_LOCK
         # Name -> XML, and the names of what runs.
         self._domains: dict[str, str] = {}
         self._states: dict[str, str] = {}
+        self._live: dict[str, str] = {}  # what a domain that runs was started with
         self._networks: dict[str, str] = {}
         self._active: set[str] = set()
 
     # ---------------------------------------------------------------- state
     @contextmanager
     def _call(self, name: str) -> Iterator[None]:
-        with self._lock, self._hook.around(name):
+        with self._hook.around(name), self._lock:
             self._load()
             yield
             self._save()
@@ -61,6 +64,7 @@ class SimulatedHypervisor:
             raise HypervisorError("the simulated hypervisor's file has another version", where=str(self._file))
         self._domains, self._states, self._networks = data["domains"], data["states"], data["networks"]
         self._active = set(data["active"])
+        self._live = data.get("live", {})
 
     def _save(self) -> None:
         if self._file is None:
@@ -69,6 +73,7 @@ class SimulatedHypervisor:
             "version": _VERSION,
             "domains": self._domains,
             "states": self._states,
+            "live": self._live,
             "networks": self._networks,
             "active": sorted(self._active),
         }
@@ -88,12 +93,16 @@ class SimulatedHypervisor:
             self._states[name] = DomainState.SHUTOFF
             self._save()
 
-    def seed_foreign_network(self, name: str, uuid: UUID, *, bridge: str) -> None:
+    def seed_foreign_network(
+        self, name: str, uuid: UUID, *, bridge: str, subnet: IPv4Network | None = None, active: bool = True
+    ) -> None:
         """A network of somebody else's, without our metadata."""
+        ip = f"<ip address='{subnet[1]}' netmask='{subnet.netmask}'/>" if subnet else ""
         with self._lock:
             self._load()
-            self._networks[name] = f"<network><name>{name}</name><uuid>{uuid}</uuid><bridge name='{bridge}'/></network>"
-            self._active.add(name)
+            text = f"<network><name>{name}</name><uuid>{uuid}</uuid><bridge name='{bridge}'/>{ip}</network>"
+            self._networks[name] = text
+            self._active |= {name} if active else set()
             self._save()
 
     def set_state(self, name: str, state: DomainState) -> None:
@@ -101,6 +110,17 @@ class SimulatedHypervisor:
         with self._lock:
             self._load()
             self._states[name] = state
+            if state not in (DomainState.RUNNING, DomainState.PAUSED):
+                self._live.pop(name, None)
+            self._save()
+
+    def edit(self, name: str, old: str, new: str, *, live: bool = False) -> None:
+        """Somebody changes the description of a domain or network, or that which a domain runs with."""
+        with self._lock:
+            self._load()
+            stored = (self._domains, self._networks)
+            texts = next(kind for kind in ((self._live,) if live else stored) if old in kind.get(name, ""))
+            texts[name] = texts[name].replace(old, new)
             self._save()
 
     def reboot_host(self) -> None:
@@ -109,6 +129,7 @@ class SimulatedHypervisor:
             self._load()
             self._states = dict.fromkeys(self._domains, DomainState.SHUTOFF.value)
             self._active = set()
+            self._live = {}
             self._save()
 
     # -------------------------------------------------------------- domains
@@ -135,6 +156,7 @@ class SimulatedHypervisor:
             if state is not DomainState.PAUSED:
                 self._check_start(name)
                 self._say_host_key(name)
+                self._live[name] = self._domains[name]
             self._states[name] = DomainState.RUNNING
 
     def shutdown_domain(self, name: str, *, timeout: float) -> None:
@@ -142,11 +164,13 @@ class SimulatedHypervisor:
         with self._call("shutdown_domain"):
             if name in self._domains:
                 self._states[name] = DomainState.SHUTOFF
+                self._live.pop(name, None)
 
     def delete_domain(self, name: str) -> None:
         with self._call("delete_domain"):
             self._domains.pop(name, None)
             self._states.pop(name, None)
+            self._live.pop(name, None)
 
     def running_macs(self) -> tuple[str, ...]:
         """MAC addresses of the domains that run, for the simulated guests."""
@@ -156,7 +180,9 @@ class SimulatedHypervisor:
             return tuple(mac for info in running for mac in info.macs)
 
     def _info(self, name: str) -> DomainInfo:
-        return read_domain(self._domains[name], state=self._state(name), autostart=False)
+        state = self._state(name)
+        live = read_domain(self._live[name], state=state, autostart=False) if name in self._live else None
+        return replace(read_domain(self._domains[name], state=state, autostart=False), live=live)
 
     def _state(self, name: str) -> DomainState:
         if name not in self._domains:
@@ -209,7 +235,7 @@ class SimulatedHypervisor:
                         f"bridge name '{request.bridge}' already in use", where=f"network {request.name}"
                     )
             self._networks[request.name] = network_xml(request)
-            self._active.add(request.name)
+            self._start_network(request.name)
 
     def start_network(self, name: str) -> None:
         with self._call("start_network"):
@@ -217,7 +243,14 @@ class SimulatedHypervisor:
                 raise HypervisorError(
                     f"Network not found: no network with matching name '{name}'", where=f"network {name}"
                 )
-            self._active.add(name)
+            self._start_network(name)
+
+    def _start_network(self, name: str) -> None:
+        subnet = self._network(name).subnet
+        for other in map(self._network, self._active - {name}):
+            if subnet is not None and other.subnet is not None and subnet.overlaps(other.subnet):
+                raise ConflictError(f"Network is already in use by interface {other.bridge}", where=f"network {name}")
+        self._active.add(name)
 
     def delete_network(self, name: str) -> None:
         with self._call("delete_network"):

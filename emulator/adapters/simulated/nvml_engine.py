@@ -104,6 +104,11 @@ def profile_of(board: SimBoard, profile_id: int) -> MigProfile:
     raise NvmlReturnError(INVALID_ARGUMENT)
 
 
+def require_capable(board: SimBoard) -> None:
+    if not board_model(board.model).mig_capable:
+        raise NvmlReturnError(NOT_SUPPORTED)
+
+
 def require_mig(board: SimBoard) -> None:
     if not board.mig:
         raise NvmlReturnError(NOT_SUPPORTED)

@@ -17,6 +17,7 @@ from emulator.adapters.simulated.nvml_engine import (
     NvmlReturnError,
     board_model,
     profile_of,
+    require_capable,
     require_mig,
 )
 from emulator.gpu.model import BoardModel, MigProfile, Placement
@@ -31,11 +32,11 @@ COMPUTE_PROFILE_COUNT = 9
 def profile_at(board: SimBoard, index: int) -> MigProfile:
     """The profile at an index of the enumeration.
 
-    NOT_SUPPORTED: the board lacks it, or MIG is off. INVALID_ARGUMENT: past what this driver knows.
+    NOT_SUPPORTED: the board lacks it. INVALID_ARGUMENT: past what this driver knows. As on hardware (H100, driver
+    580.159.04), profiles, placements and capacity are told while MIG is off, too.
     """
-    if not 0 <= index < 0x12:
+    if not 0 <= index < 0x11:
         raise NvmlReturnError(INVALID_ARGUMENT)
-    require_mig(board)
     for profile in board_model(board.model).profiles:
         if profile.nvml_profile == index:
             return profile
@@ -44,7 +45,7 @@ def profile_at(board: SimBoard, index: int) -> MigProfile:
 
 def placements(board: SimBoard, profile_id: int) -> tuple[Placement, ...]:
     """All placements of a profile, whatever is occupied."""
-    require_mig(board)
+    require_capable(board)
     return profile_of(board, profile_id).placements or ()
 
 
@@ -70,7 +71,7 @@ def allowance(board: SimBoard, profile: MigProfile) -> int:
 
 def remaining_capacity(board: SimBoard, profile_id: int) -> int:
     """How many more instances of the profile fit into what is free now."""
-    require_mig(board)
+    require_capable(board)
     profile = profile_of(board, profile_id)
     fitting, end = 0, 0
     for place in free_placements(board, profile):  # all of one size: taking the earliest each time is optimal
@@ -118,7 +119,7 @@ def destroy(board: SimBoard, item: SimInstance) -> None:
 
 
 def of_profile(board: SimBoard, profile_id: int) -> list[SimInstance]:
-    require_mig(board)
+    require_capable(board)
     profile_of(board, profile_id)
     return [item for item in board.instances if item.profile_id == profile_id]
 

@@ -161,13 +161,18 @@ class ScriptResult:
     text: str
 
 
-def sriov_manage(state: SimState, address: str, *, enable: bool) -> ScriptResult:
-    """`sriov-manage -e|-d ADDRESS`: re-binds the driver, which erases all GPU instances of the board."""
+def sriov_manage(state: SimState, address: str, *, enable: bool, opened: bool = False) -> ScriptResult:
+    """`sriov-manage -e|-d ADDRESS`: re-binds the driver, which erases all GPU instances of the board.
+
+    `opened`: NVML is open in the caller, so that the driver gives no unbind lock.
+    """
     board = next((item for item in state.boards if item.pci_address == address), None)
     if board is None or total_vfs(board) == 0:
         return ScriptResult(1, f"{address} is not an SR-IOV capable NVIDIA GPU")
     if state.faults.sriov_flaky > 0:
         state.faults.sriov_flaky -= 1
+        return ScriptResult(1, f"Cannot obtain unbindLock for {address}")
+    if opened:
         return ScriptResult(1, f"Cannot obtain unbindLock for {address}")
     if state.faults.sriov_silent:
         return ScriptResult(0, "")

@@ -59,6 +59,10 @@ class SimulatedNvmlLibrary:
         except KeyError:
             raise AttributeError(f"undefined symbol: {name}") from None
 
+    def is_open(self) -> bool:
+        """Whether this process has the library initialised, and with it the device nodes of all boards open."""
+        return self._users > 0
+
     # ------------------------------------------------------------ calling
     def _guarded(self, name: str, function: Function) -> Callable[..., int]:
         def call(*arguments: object) -> int:

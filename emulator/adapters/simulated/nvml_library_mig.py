@@ -131,7 +131,7 @@ def _instances(session: Session) -> Symbols:
     def by_id(device: object, gi: object, out: object) -> None:
         board = session.board(device)
         session.require_root()
-        engine.require_mig(board)
+        engine.require_capable(board)
         put_handle(out, session.instance_handle(board, engine.instance(board, number(gi)).id))
 
     def info(handle: object, out: object) -> None:

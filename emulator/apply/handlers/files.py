@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import stat
@@ -17,13 +18,16 @@ from emulator.ports import ProcessRunner
 
 
 def private_directory(path: Path) -> None:
-    """Make `path` a directory that only its owner can enter.
+    """Make `path` a directory that only its owner can enter, and that is still there after a power loss.
 
     Raises:
         StateError: it is something else (a link that somebody planted), or cannot be made.
     """
     try:
+        fresh = [directory for directory in (path, *path.parents) if not directory.exists()]
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for directory in fresh:
+            sync_directory(directory.parent)
         if path.is_symlink() or path.stat().st_uid != os.geteuid():
             raise StateError("not a directory of our own", where=str(path), fix="remove it and try again")
         path.chmod(0o700)
@@ -37,18 +41,32 @@ def write_private(path: Path, content: bytes) -> None:
     """Write a 0600 file so that it is there whole or not at all, even after a power loss."""
     private_directory(path.parent)
     temporary = path.with_name(f".{path.name}.new")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
+        temporary.unlink(missing_ok=True)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+        sync_directory(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise StateError(f"cannot be written: {error.strerror}", where=str(path)) from error
-    sync_directory(path.parent)
+        with contextlib.suppress(OSError):  # the first error is the one to tell
+            temporary.unlink(missing_ok=True)
+        raise StateError(
+            f"cannot be written: {error.strerror}",
+            where=str(path),
+            fix="free space on that file system or mend its permissions, then run the command again",
+        ) from error
+
+
+def sync_file(path: Path) -> None:
+    """Make what another program wrote survive a power loss."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _observe_private(path: Path, *, size: int | None) -> Observation:
@@ -58,6 +76,8 @@ def _observe_private(path: Path, *, size: int | None) -> Observation:
         return Observation(Presence.ABSENT)
     if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
         return Observation(Presence.FOREIGN, detail=f"{path} is not a regular file of this user")
+    if size is None and status.st_size == 0:
+        return Observation(Presence.PARTIAL, detail=f"{path.name} is empty")
     if size is not None and status.st_size != size:
         return Observation(Presence.PARTIAL, detail=f"{path.name} has {status.st_size} bytes instead of {size}")
     if stat.S_IMODE(status.st_mode) & 0o077:
@@ -80,6 +100,8 @@ class SecretHandler:
             path.chmod(0o600)
         elif resource.encoding == "raw":
             write_private(path, secrets.token_bytes(resource.size_bytes))
+        elif resource.encoding == "ec-key":
+            write_private(path, new_ec_key())
         else:
             write_private(path, secrets.token_urlsafe(resource.size_bytes).encode() + b"\n")
         return {}
@@ -93,6 +115,15 @@ class SecretHandler:
         return ()
 
 
+def new_ec_key() -> bytes:
+    """A new private key on the curve P-256, which every TLS library takes, as PKCS #8 in PEM."""
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
 class SshKeyPairHandler:
     """ed25519 by ssh-keygen, without a passphrase: unattended rebuilds use it."""
 
@@ -103,7 +134,8 @@ class SshKeyPairHandler:
         del record
         private = Path(resource.path)
         seen = _observe_private(private, size=None)
-        if seen.presence is Presence.OURS and not public_key(private).is_file():
+        public = public_key(private)
+        if seen.presence is Presence.OURS and not (public.is_file() and public.stat().st_size):
             return Observation(Presence.PARTIAL, detail="the public half is missing")
         return seen
 
@@ -114,17 +146,23 @@ class SshKeyPairHandler:
             private.chmod(0o600)
             return {"public": public_key(private).read_text().strip()}
         private_directory(private.parent)
-        temporary = private.with_name(".new-key")
+        temporary = private.with_name(f".{private.name}.new")  # a lab has several pairs, made side by side
         for leftover in (temporary, public_key(temporary)):
             leftover.unlink(missing_ok=True)
         comment = f"hyperscaler {context.lab}"
         self._runner.run(
             ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", str(temporary)], timeout=60
         )
-        # The private half last: its presence means that the pair is whole.
-        public_key(temporary).replace(public_key(private))
-        temporary.replace(private)
-        sync_directory(private.parent)
+        try:
+            # ssh-keygen leaves it to the kernel when the bytes reach the disk.
+            for half in (public_key(temporary), temporary):
+                sync_file(half)
+            # The private half last: its presence means that the pair is whole.
+            public_key(temporary).replace(public_key(private))
+            temporary.replace(private)
+            sync_directory(private.parent)
+        except OSError as error:
+            raise StateError(f"cannot be written: {error.strerror}", where=str(private)) from error
         return {"public": public_key(private).read_text().strip()}
 
     def delete(self, resource: SshKeyPair, handle: Handle, context: ApplyContext) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from emulator.apply.handler import ApplyContext, Handle
-from emulator.apply.handlers.gpu_carve import VFIO_DRIVER, GpuHost, Gpus, slices_of, surely_not
+from emulator.apply.handlers.gpu_carve import VFIO_DRIVER, GpuHost, Gpus, made_in_this_boot, slices_of, surely_not
 from emulator.apply.ledger import vgpu_key
 from emulator.errors import GpuError
 from emulator.gpu_errors import GpuBusyError, GpuNoRoomError, GpuNotSupportedError
@@ -43,7 +43,10 @@ class VgpuHandler:
 
     def _existing(self, host: VgpuHost, resource: Vgpu, handle: Handle) -> VgpuDevice | None:
         """The device with our UUID or, where devices have none, on the function that the ledger or handle names."""
-        functions = {self._claimed(resource), handle.get("parent")}
+        gpus = self._gpus()
+        functions = {self._claimed(resource, gpus.ledger.held(self._lab))}
+        if made_in_this_boot(gpus, handle):
+            functions.add(handle.get("parent"))
         for device in host.devices():
             if device.uuid is not None and str(device.uuid) == resource.uuid:
                 return device
@@ -51,9 +54,9 @@ class VgpuHandler:
                 return device
         return None
 
-    def _claimed(self, resource: Vgpu) -> str | None:
+    def _claimed(self, resource: Vgpu, keys: Sequence[str]) -> str | None:
+        """The function that one of the `keys` of the ledger gives to this vGPU."""
         start = vgpu_key(resource.pci_address, resource.uuid, "")
-        keys = self._gpus().ledger.of(self._lab)
         return next((key.removeprefix(start) for key in keys if key.startswith(start)), None)
 
     def _fits(self, resource: Vgpu, device: VgpuDevice) -> bool:
@@ -84,12 +87,13 @@ class VgpuHandler:
             "type_id": device.type_id,
             "type_name": device.type_name,
             "uuid": str(device.uuid) if device.uuid else "",
+            "boot": gpus.ledger.boot_id(),
         }
 
     def _create(self, resource: Vgpu, host: VgpuHost, before: str | None) -> VgpuDevice:
         ledger = self._gpus().ledger
         request = self._request(resource, host, before)
-        stale = self._claimed(resource)
+        stale = self._claimed(resource, ledger.of(self._lab))
         if stale not in (None, request.parent):
             ledger.release(vgpu_key(resource.pci_address, resource.uuid, str(stale)), self._lab)
         key = vgpu_key(resource.pci_address, resource.uuid, request.parent)
@@ -146,7 +150,7 @@ class VgpuHandler:
                 device = self._existing(host, resource, handle)
                 if device is not None and self._fits(resource, device):
                     host.remove(device)
-            if (function := self._claimed(resource)) is not None:
+            if (function := self._claimed(resource, gpus.ledger.of(self._lab))) is not None:
                 gpus.ledger.release(vgpu_key(resource.pci_address, resource.uuid, function), self._lab)
 
     def find(self, lab: str) -> Sequence[Resource]:
@@ -154,7 +158,7 @@ class VgpuHandler:
         gpus = self._gpus()
         slices = {
             str(vgpu_uuid(lab, pci_address, profile, start)): (profile, start)
-            for pci_address, profile, start in slices_of(gpus, lab)
+            for pci_address, profile, start in slices_of(gpus, {lab})
         }
         found = []
         for key in gpus.ledger.of(lab):
@@ -211,7 +215,8 @@ class WholeGpuHandler:
             try:
                 if driver == "nvidia":
                     self._refuse_carved(gpus, resource)
-                endpoints = gpus.passthrough.bind(resource.pci_address)
+                with gpus.nvml.released():
+                    endpoints = gpus.passthrough.bind(resource.pci_address)
             except GpuError:
                 if not claimed and surely_not(lambda: self._left(resource, driver)):
                     gpus.ledger.release(resource.pci_address, self._lab)
@@ -253,7 +258,8 @@ class WholeGpuHandler:
                         where=resource.pci_address,
                         fix="shut that virtual machine down first",
                     )
-                gpus.passthrough.release(resource.pci_address, driver=before)
+                with gpus.nvml.released():
+                    gpus.passthrough.release(resource.pci_address, driver=before)
             gpus.ledger.release(resource.pci_address, self._lab)
 
     def find(self, lab: str) -> Sequence[Resource]:

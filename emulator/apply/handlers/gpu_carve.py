@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from emulator.apply.handler import ApplyContext, Handle
@@ -23,6 +23,7 @@ from emulator.gpu_ports import (
 from emulator.plan.gpu_resources import BoardResource, GpuInstance, MigMode, VirtualFunctions
 from emulator.plan.model import Observation, Presence, Recorded
 from emulator.plan.resources import Resource
+from emulator.units import natural
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,8 @@ class MigModeHandler:
         with gpus.ledger.layout():
             mode = required_mig_mode(gpus.nvml, resource)
             mine = gpus.ledger.owner(key) == context.lab
-            before = context.handle(resource.id).get("was_enabled", mode.current and not mine)
+            # What a record says of the time before counts only while it lasted: whoever finds the mode off, makes it.
+            before = mode.current and context.handle(resource.id).get("was_enabled", not mine)
             if not mode.current or mode.waits_for_reset:
                 if not before and gpus.ledger.owner(key) is None:
                     gpus.ledger.claim(key, context.lab)
@@ -137,7 +139,7 @@ def _still_needed(gpus: GpuHost, resource: MigMode | VirtualFunctions, key: str,
     heirs = [owner for owner in others if owner != context.lab]
     slices = gpus.nvml.instances(resource.pci_address)
     for item in slices:
-        if gpus.ledger.owner(slice_key(resource.pci_address, item.profile, item.placement.start)) == context.lab:
+        if gpus.ledger.holds(context.lab, slice_key(resource.pci_address, item.profile, item.placement.start)):
             raise GpuBusyError(
                 f"{item.profile} at slice {item.placement.start} of {resource.device} is still there",
                 where=resource.pci_address,
@@ -185,14 +187,16 @@ class VirtualFunctionsHandler:
         with gpus.ledger.layout():
             enabled = self._enabled(resource)
             mine = gpus.ledger.owner(key) == self._lab
-            before = context.handle(resource.id).get("were_enabled", enabled and not mine)
+            # They are gone after each reboot: whoever finds them off, makes them, whatever was recorded before.
+            before = enabled and context.handle(resource.id).get("were_enabled", not mine)
             if not enabled:
                 _refuse_to_erase(gpus, resource, self._lab)
                 if not before and gpus.ledger.owner(key) is None:
                     gpus.ledger.claim(key, self._lab)
                 context.report("sriov-manage re-binds the driver")
                 try:
-                    gpus.sriov.enable(resource.pci_address)
+                    with gpus.nvml.released():
+                        gpus.sriov.enable(resource.pci_address)
                 except HyperscalerError:
                     if surely_not(lambda: self._enabled(resource)):
                         gpus.ledger.release(key, self._lab)
@@ -206,7 +210,8 @@ class VirtualFunctionsHandler:
             if handle.get("were_enabled", True) and gpus.ledger.owner(key) != self._lab:
                 return
             if self._enabled(resource) and not _still_needed(gpus, resource, key, context):
-                gpus.sriov.disable(resource.pci_address)
+                with gpus.nvml.released():
+                    gpus.sriov.disable(resource.pci_address)
             gpus.ledger.release(key, self._lab)
 
     def find(self, lab: str) -> Sequence[Resource]:
@@ -217,7 +222,7 @@ class VirtualFunctionsHandler:
 
 def _refuse_to_erase(gpus: GpuHost, resource: VirtualFunctions, lab: str) -> None:
     """sriov-manage re-binds the driver, which erases every GPU instance of the board, ours or not."""
-    mine = set(gpus.ledger.of(lab))
+    mine = set(gpus.ledger.held(lab))
     foreign = [
         f"{instance.profile} at {instance.placement.start}"
         for instance in gpus.nvml.instances(resource.pci_address)
@@ -250,18 +255,21 @@ class GpuInstanceHandler:
             if _is(resource, instance) and self._ours(gpus, resource, record.handle if record else {}):
                 return Observation(Presence.OURS)
             key = slice_key(resource.pci_address, instance.profile, instance.placement.start)
-            whose = gpus.ledger.owner(key)
-            if whose == self._lab:
+            if gpus.ledger.holds(self._lab, key):
                 continue  # one of our own that gives way in the same plan
+            whose = gpus.ledger.in_effect().get(key)
             owner = f"of lab {whose}" if whose else "that hyperscaler did not make"
             text = f"{instance.profile} at slice {instance.placement.start} of {resource.device}, {owner}, is there"
             return Observation(Presence.FOREIGN, detail=text)
         return Observation(Presence.ABSENT)
 
     def _ours(self, gpus: GpuHost, resource: GpuInstance, handle: Handle) -> bool:
-        """By the ledger; where that was lost, by the handle of a creation that came to its end."""
-        owner = gpus.ledger.owner(slice_key(resource.pci_address, resource.profile, resource.start))
-        return owner == self._lab or (owner is None and "gpu_instance_id" in handle)
+        """By the ledger; where that was lost, by the handle of a creation that came to its end. Either counts in the
+        boot of the host that it was made in alone: no slice outlives that, so what is there now was made by others."""
+        key = slice_key(resource.pci_address, resource.profile, resource.start)
+        if gpus.ledger.owner(key) is None:
+            return made_in_this_boot(gpus, handle)
+        return gpus.ledger.holds(self._lab, key)
 
     def ensure(self, resource: GpuInstance, previous: Resource | None, context: ApplyContext) -> Handle:
         del previous
@@ -279,7 +287,7 @@ class GpuInstanceHandler:
                             fix="hyperscaler gpu discover shows it; plan again",
                         )
                     gpus.ledger.claim(key, self._lab)
-                    return {"gpu_instance_id": instance.gi_id}
+                    return {"gpu_instance_id": instance.gi_id, "boot": gpus.ledger.boot_id()}
             gpus.ledger.claim(key, self._lab)
             try:
                 profile_id = _profile_id(gpus, resource)
@@ -288,35 +296,44 @@ class GpuInstanceHandler:
                 if surely_not(lambda: any(_is(resource, item) for item in gpus.nvml.instances(resource.pci_address))):
                     gpus.ledger.release(key, self._lab)
                 raise
-            return {"gpu_instance_id": made.gi_id}
+            return {"gpu_instance_id": made.gi_id, "boot": gpus.ledger.boot_id()}
 
     def delete(self, resource: GpuInstance, handle: Handle, context: ApplyContext) -> None:
         del context
         gpus = self._gpus()
         with gpus.ledger.layout():
+            key = slice_key(resource.pci_address, resource.profile, resource.start)
             if not self._ours(gpus, resource, handle):
+                gpus.ledger.release(key, self._lab)  # a reservation from before a reboot
                 return
             mode = gpus.nvml.mig_mode(resource.pci_address)
             if mode is not None and mode.current:
                 gpus.nvml.destroy_instance(resource.pci_address, _profile_id(gpus, resource), resource.start)
-            gpus.ledger.release(slice_key(resource.pci_address, resource.profile, resource.start), self._lab)
+            gpus.ledger.release(key, self._lab)
 
     def find(self, lab: str) -> Sequence[Resource]:
         """Slices that the host's ledger gives to the lab, whether its journal knows them or not."""
         return tuple(
             gpu_instance(pci_address, pci_address, profile, Placement(start, 1))
-            for pci_address, profile, start in slices_of(self._gpus(), lab)
+            for pci_address, profile, start in slices_of(self._gpus(), {lab})
         )
 
 
-def slices_of(gpus: GpuHost, lab: str) -> tuple[tuple[str, str, int], ...]:
-    """Board, profile and start of each slice that the ledger gives to the lab."""
+def made_in_this_boot(gpus: GpuHost, handle: Handle) -> bool:
+    """Whether a handle is of something that was made since the host started; older versions did not write it down."""
+    return bool(handle) and handle.get("boot", "") in ("", gpus.ledger.boot_id())
+
+
+def slices_of(gpus: GpuHost, labs: Collection[str]) -> tuple[tuple[str, str, int], ...]:
+    """Board, profile and start of each slice that the ledger gives to one of the labs."""
     found = []
-    for key in gpus.ledger.of(lab):
+    for key, owner in gpus.ledger.read().items():
+        if owner not in labs:
+            continue
         pci_address, _, rest = key.partition("/")
         profile, at, start = rest.partition("@")
-        if at and start.isdigit():
-            found.append((pci_address, profile, int(start)))
+        if at and (place := natural(start)) is not None:
+            found.append((pci_address, profile, place))
     return tuple(found)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from emulator.gpu_errors import GpuBusyError, GpuNotSupportedError, GpuResetRequiredError
-from emulator.gpu_ports import MigActivation, MigModeState, NvmlGpus, PciBus
+from emulator.gpu_ports import MigActivation, MigModeState, NvmlGpus, PciBus, others
 from emulator.plan.gpu_resources import MigMode
 
 
@@ -58,6 +58,6 @@ def _holders(nvml: NvmlGpus, pci: PciBus, pci_address: str) -> str:
     board = next((item for item in nvml.boards() if item.pci_address == pci_address), None)
     found = {process.pid: process.name for process in nvml.processes(pci_address)}
     if board is not None and board.minor_number is not None:
-        found |= {holder.pid: holder.name for holder in pci.holders(f"/dev/nvidia{board.minor_number}")}
+        found |= {holder.pid: holder.name for holder in others(pci.holders(f"/dev/nvidia{board.minor_number}"))}
     named = ", ".join(f"{name} (pid {pid})" for pid, name in sorted(found.items()))
     return f"held by {named}" if named else "the driver does not say what holds it"

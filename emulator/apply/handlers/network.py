@@ -3,54 +3,98 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
 from uuid import UUID
 
 from emulator import ids
 from emulator.apply.handler import ApplyContext, Handle
+from emulator.apply.handlers.files import private_directory
+from emulator.apply.identity import LabIdentity
+from emulator.apply.lock import exclusive_lock
+from emulator.errors import ConflictError
 from emulator.plan.model import Observation, Presence, Recorded
 from emulator.plan.resources import DhcpReservation, Network, Resource
-from emulator.ports import DhcpHost, HypervisorSession, NetworkInfo, NetworkRequest, Ownership
+from emulator.ports import (
+    DhcpHost,
+    DnsName,
+    Hypervisor,
+    HypervisorSession,
+    HypervisorView,
+    NetworkInfo,
+    NetworkRequest,
+)
 
 
 class NetworkHandler:
-    def __init__(self, session: HypervisorSession, lab: str) -> None:
+    """`lock` is the host's: of two labs that want one bridge or subnet, the second must see the first."""
+
+    def __init__(self, session: HypervisorSession, lab: LabIdentity, lock: Path, *, wait_seconds: float) -> None:
         self._session = session
         self._lab = lab
+        self._lock = lock
+        self._wait_seconds = wait_seconds
 
     def observe(self, resource: Network, record: Recorded | None) -> Observation:
-        hypervisor = self._session.peek()
+        hypervisor = self._session.view()
         if hypervisor is None:
             if record is None:
                 return Observation(Presence.ABSENT)
             return Observation(Presence.UNKNOWN, detail="its hypervisor does not run")
-        name = ids.host_name(self._lab, resource.name)
+        name = ids.host_name(self._lab.lab, resource.name)
         info = hypervisor.network(name)
         if info is None:
-            rival = next((net for net in hypervisor.networks() if net.bridge == resource.bridge), None)
-            if rival is not None:
-                text = f"bridge {resource.bridge} belongs to network {rival.name}{_owner(rival)}"
-                return Observation(Presence.FOREIGN, detail=text)
-            return Observation(Presence.ABSENT)
-        if info.owner is None or info.owner.lab != self._lab:
-            return Observation(Presence.FOREIGN, detail=f"network {name} is there already{_owner(info)}")
-        drift = () if info.active else ("is not active",)
-        return Observation(Presence.OURS, digest=info.owner.digest, drift=drift)
+            rival = self._rival(hypervisor, resource)
+            return Observation(Presence.FOREIGN, detail=rival) if rival else Observation(Presence.ABSENT)
+        if info.owner is None or not self._lab.owns(info.owner):
+            whose = self._lab.whose(info.owner)
+            return Observation(Presence.FOREIGN, detail=f"network {name} is there already ({whose})")
+        recorded = record.resource if record and isinstance(record.resource, Network) else resource
+        return Observation(Presence.OURS, digest=info.owner.digest, drift=_drift(recorded, info))
+
+    def _rival(self, hypervisor: HypervisorView, resource: Network) -> str | None:
+        """Who else has the bridge or some of the addresses. Of two networks that share some only one can run."""
+        name, subnet = ids.host_name(self._lab.lab, resource.name), IPv4Network(resource.subnet)
+        for info in hypervisor.networks():
+            if info.name == name:
+                continue
+            if info.bridge == resource.bridge:
+                return f"bridge {resource.bridge} belongs to network {info.name} ({self._lab.whose(info.owner)})"
+            # Another network of this lab gives way, or takes other addresses, in the same plan.
+            mine = self._lab.owns(info.owner)
+            if info.subnet is not None and info.subnet.overlaps(subnet) and not mine:
+                return f"subnet {subnet} overlaps {info.subnet} of network {info.name} ({self._lab.whose(info.owner)})"
+        return None
 
     def ensure(self, resource: Network, previous: Resource | None, context: ApplyContext) -> Handle:
         del previous, context
-        name = ids.host_name(self._lab, resource.name)
         hypervisor = self._session.get()
+        with self._alone():
+            rival = self._rival(hypervisor, resource)
+            if rival is not None:
+                raise ConflictError(rival, where=resource.id, fix="choose another subnet for one of the labs")
+            return self._make(resource, hypervisor)
+
+    def _alone(self) -> AbstractContextManager[None]:
+        if self._session.private:
+            return nullcontext()
+        private_directory(self._lock.parent)
+        return exclusive_lock(self._lock, purpose=f"networks of {self._lab.lab}", wait_seconds=self._wait_seconds)
+
+    def _make(self, resource: Network, hypervisor: Hypervisor) -> Handle:
+        name = ids.host_name(self._lab.lab, resource.name)
         hypervisor.define_network(
             NetworkRequest(
                 name=name,
                 uuid=UUID(resource.uuid),
-                owner=Ownership(self._lab, resource.id, resource.digest),
+                owner=self._lab.mark(resource.id, resource.digest),
                 bridge=resource.bridge,
                 subnet=IPv4Network(resource.subnet),
                 gateway=IPv4Address(resource.gateway),
                 dns_domain=resource.dns_domain,
                 hosts=tuple(DhcpHost(host.mac, IPv4Address(host.ip), host.name) for host in resource.hosts),
+                names=tuple(DnsName(IPv4Address(alias.ip), alias.names) for alias in resource.aliases),
                 nat=resource.nat,
             )
         )
@@ -61,19 +105,42 @@ class NetworkHandler:
         del handle, context
         # The guests of a private hypervisor that does not run ended with it; any other must answer.
         hypervisor = self._session.peek() if self._session.private else self._session.get()
-        name = ids.host_name(self._lab, resource.name)
+        name = ids.host_name(self._lab.lab, resource.name)
         info = hypervisor.network(name) if hypervisor else None
-        if hypervisor and info and info.owner and info.owner.lab == self._lab:
+        if hypervisor and info and self._lab.owns(info.owner):
             hypervisor.delete_network(name)
 
     def find(self, lab: str) -> Sequence[Resource]:
-        hypervisor = self._session.peek()
+        hypervisor = self._session.view()
         infos = hypervisor.networks() if hypervisor else ()
-        return tuple(_as_resource(lab, info) for info in infos if info.owner and info.owner.lab == lab)
+        return tuple(_as_resource(lab, info) for info in infos if self._lab.owns(info.owner))
 
 
-def _owner(info: NetworkInfo) -> str:
-    return f" (of lab {info.owner.lab})" if info.owner else " (not made by hyperscaler)"
+def _drift(recorded: Network, info: NetworkInfo) -> tuple[str, ...]:
+    """Stopped, or edited behind our back; the metadata's digest does not tell of that, since an edit keeps it."""
+    drift = [] if info.active else ["is not active"]
+    if info.bridge != recorded.bridge:
+        drift.append(f"has the bridge {info.bridge or 'none'} instead of {recorded.bridge}")
+    if str(info.subnet) != recorded.subnet:
+        drift.append(f"has the subnet {info.subnet or 'none'} instead of {recorded.subnet}")
+    if info.gateway is not None and str(info.gateway) != recorded.gateway:
+        drift.append(f"has the gateway {info.gateway} instead of {recorded.gateway}")
+    if info.nat != recorded.nat:
+        drift.append(f"has NAT {'on' if info.nat else 'off'} instead of {'on' if recorded.nat else 'off'}")
+    there = {(host.mac, str(host.ip), host.name) for host in info.hosts}
+    lost = sorted(host.name for host in recorded.hosts if (host.mac, host.ip, host.name) not in there)
+    if lost:
+        drift.append(f"has lost the addresses of {', '.join(lost)}")
+    known = {(str(entry.ip), entry.names) for entry in info.names}
+    forgotten = sorted(alias.name for alias in recorded.aliases if (alias.ip, alias.names) not in known)
+    if forgotten:
+        drift.append(f"has lost the names of {', '.join(forgotten)}")
+    if info.filtered_by_libvirt and recorded.filtering == "firewall":
+        drift.append("is filtered by libvirt's rules beside the lab's own")
+    wanted = {(host.mac, host.ip, host.name) for host in recorded.hosts}
+    if more := sorted(name or mac for mac, ip, name in there - wanted if name not in lost):
+        drift.append(f"has addresses for {', '.join(more)}, which are not the lab's")
+    return tuple(drift)
 
 
 def _as_resource(lab: str, info: NetworkInfo) -> Network:

@@ -9,22 +9,23 @@ from emulator import ids
 from emulator.apply.handler import ApplyContext, Handle
 from emulator.apply.handlers.files import private_directory
 from emulator.apply.handlers.image import Images
-from emulator.errors import ConflictError, HyperscalerError
+from emulator.errors import ConflictError, DamagedDiskError, HyperscalerError
 from emulator.plan.model import Observation, Presence, Recorded
 from emulator.plan.resources import Resource, Volume
 from emulator.ports import DiskTool, HypervisorSession
-
-SHUTDOWN_SECONDS = 120.0
 
 
 class VolumeHandler:
     """A disk keeps the image that it was made from, so that a rebuilt image never changes a running node."""
 
-    def __init__(self, disks: DiskTool, images: Images, session: HypervisorSession, lab: str) -> None:
+    def __init__(
+        self, disks: DiskTool, images: Images, session: HypervisorSession, lab: str, *, shutdown_seconds: float
+    ) -> None:
         self._disks = disks
         self._images = images
         self._session = session
         self._lab = lab
+        self._shutdown_seconds = shutdown_seconds
 
     def observe(self, resource: Volume, record: Recorded | None) -> Observation:
         path = Path(resource.path)
@@ -32,10 +33,10 @@ class VolumeHandler:
             return Observation(Presence.FOREIGN, detail=f"{path} is not a regular file")
         try:
             base = self._disks.overlay_base(path)
-        except HyperscalerError as error:
+        except DamagedDiskError as error:  # any other failure of the look must not cost a node its disk
             if record is None:
                 return Observation(Presence.FOREIGN, detail=f"{path} is not a disk of ours: {error.what}")
-            return Observation(Presence.PARTIAL, detail=f"the disk cannot be read: {error.what}")
+            return Observation(Presence.PARTIAL, detail=error.what)
         if base is None:
             if path.exists():
                 return Observation(Presence.FOREIGN, detail=f"{path} is a disk that no golden image is under")
@@ -72,7 +73,8 @@ class VolumeHandler:
         hypervisor = self._session.peek()
         if hypervisor is not None:
             context.report("the node shuts down so that its disk can grow")
-            hypervisor.shutdown_domain(ids.host_name(self._lab, resource.name), timeout=SHUTDOWN_SECONDS)
+            name = ids.host_name(self._lab, resource.name)
+            hypervisor.shutdown_domain(name, timeout=self._shutdown_seconds)
 
     def _describe(self, resource: Volume) -> Handle:
         base = self._disks.overlay_base(Path(resource.path))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import pytest
 
 from emulator.adapters import libvirt_errors
@@ -110,3 +113,25 @@ def test_auto_takes_the_system_libvirt_only_when_it_answers() -> None:
 def test_a_socket_that_is_not_there_does_not_answer(capfd: pytest.CaptureFixture[str]) -> None:
     assert not probe_uri("qemu+unix:///system?socket=/nonexistent/sock")
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_libvirtd_that_hangs_is_not_waited_for_without_end() -> None:
+    """No error of libvirt comes from one: the call simply does not end."""
+    hanging = threading.Event()
+    started = time.monotonic()
+    try:
+        with pytest.raises(HypervisorError, match=r"has not answered for 0\.1 s") as caught:
+            libvirt_errors.call(hanging.wait, where="qemu:///system", seconds=0.1)
+    finally:
+        hanging.set()
+    assert time.monotonic() - started < 20
+    assert caught.value.where == "qemu:///system"
+    assert "restart it" in caught.value.fix
+
+
+def test_what_a_call_raises_reaches_the_caller() -> None:
+    def fail() -> None:
+        raise KeyError("a fault of ours")
+
+    with pytest.raises(KeyError, match="a fault of ours"):
+        libvirt_errors.call(fail, where="x")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import xml.etree.ElementTree as ET
 from dataclasses import replace
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ from emulator.adapters.domain_xml import domain_xml, hostdev_element, read_domai
 from emulator.adapters.network_xml import network_xml, read_nat, read_network
 from emulator.adapters.ownership_xml import parse, read_owner
 from emulator.errors import HypervisorError
-from emulator.ports import DomainRequest, DomainState, Hostdev, HostdevKind, Ownership
+from emulator.ports import DnsName, DomainRequest, DomainState, Hostdev, HostdevKind, Ownership
 
 GUESTS = TinyGuests(Path("/lab"))
 REQUEST = GUESTS.domain("a", disk=Path("/lab/a.qcow2"))
@@ -122,15 +122,25 @@ def test_foreign_objects_have_no_owner(metadata: str) -> None:
 @pytest.mark.parametrize("nat", [False, True])
 @pytest.mark.parametrize("hosts", [0, 2])
 def test_a_network_is_read_back_as_it_was_written(nat: bool, hosts: int) -> None:
-    request = replace(GUESTS.network(hosts=hosts), nat=nat)
+    names = (DnsName(IPv4Address("192.168.91.10"), ("x.cloud.demo.internal", "x")),)
+    request = replace(GUESTS.network(hosts=hosts), nat=nat, names=names)
     text = network_xml(request)
     info = read_network(text, active=True)
     assert (info.name, info.uuid, info.owner) == (request.name, request.uuid, request.owner)
     assert (info.bridge, info.subnet, info.hosts) == (request.bridge, request.subnet, request.hosts)
     assert read_nat(text) is nat
+    assert not info.filtered_by_libvirt
+    assert info.names == request.names
     root = parse(text, "network")
     assert root.find("ip/dhcp/range") is None
-    assert [name.text for name in root.findall("dns/host/hostname")] == [host.name for host in request.hosts]
+    written = [name.text for name in root.findall("dns/host/hostname")]
+    assert written == [*(host.name for host in request.hosts), *names[0].names]
+
+
+@pytest.mark.parametrize("forward", ["", "<forward/>", "<forward mode='nat'/>", "<forward mode='route'/>"])
+def test_networks_with_rules_of_libvirt_s_are_told_apart(forward: str) -> None:
+    text = f"<network><name>n</name><uuid>{REQUEST.uuid}</uuid>{forward}<bridge name='br9'/></network>"
+    assert read_network(text, active=True).filtered_by_libvirt
 
 
 def test_a_foreign_network_is_read_as_far_as_it_goes() -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import simulated_world
 from simulated_world import SYSTEM_URI, SimulatedHost, lab_text
 
-from emulator.errors import ConflictError
+from emulator.adapters.simulated.hypervisor import SimulatedHypervisor
+from emulator.app.files import load_lab_file
+from emulator.errors import ConflictError, UsageError
 from emulator.plan.model import Plan
 
 
@@ -19,6 +24,7 @@ EDITS = {
         {},
         {"compute": 2},
         {
+            ("update", "firewall/lab"),
             ("update", "network/hpc"),
             ("create", "volume/hpc-compute-2"),
             ("create", "domain/hpc-compute-2"),
@@ -28,6 +34,7 @@ EDITS = {
         {"compute": 2},
         {},
         {
+            ("update", "firewall/lab"),
             ("update", "network/hpc"),
             ("delete", "volume/hpc-compute-2"),
             ("delete", "domain/hpc-compute-2"),
@@ -39,6 +46,7 @@ EDITS = {
         {},
         {"extra": OTHER_SUBNET},
         {
+            ("update", "firewall/lab"),
             ("replace", "network/hpc"),
             ("replace", "domain/hpc-controller"),
             ("replace", "domain/hpc-compute-1"),
@@ -65,7 +73,7 @@ def test_a_lab_that_was_edited_is_destroyed_whole(host: SimulatedHost) -> None:
     host.provision(host.lab_file(lab_text(hypervisor=SYSTEM_URI, compute=2)))
     host.provision(host.lab_file(lab_text(hypervisor=SYSTEM_URI, extra=OTHER_SUBNET)))
     host.destroy()
-    kept = {"home/locks", "home/images"}
+    kept = {"machine/locks", "home/locks", "home/images", "home/hypervisors", "home/audit.jsonl"}
     left = {name for name in host.save() if not any(name.startswith(top) for top in kept)}
     assert left == set(before) | ({"machine/configured.json"} & left)
 
@@ -74,3 +82,96 @@ def test_a_disk_does_not_shrink(host: SimulatedHost) -> None:
     host.provision(host.lab_file(lab_text(disk=6)))
     with pytest.raises(ConflictError, match="would shrink from 6 GiB to 4 GiB"):
         host.provision(host.lab_file(lab_text(disk=4)))
+
+
+def test_images_are_looked_at_only_for_disks_that_are_to_be_made(
+    host: SimulatedHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = host.lab_file(lab_text())
+    host.provision(loaded)
+
+    def gone(_images: object, name: str) -> str | None:
+        raise UsageError(f"the sources of {name} are gone")
+
+    monkeypatch.setattr(simulated_world.SimulatedImages, "needs_build", gone)
+    assert host.plan(loaded).is_empty
+    assert host.plan(host.lab_file(lab_text(memory=2, disk=6))).changes
+    with pytest.raises(UsageError, match="the sources of hpc-base are gone"):
+        host.plan(host.lab_file(lab_text(compute=2)))
+
+
+def test_a_bundle_lies_beside_the_file_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    head = 'version: "1.0"\nmetadata: {name: x}\n'
+    monkeypatch.chdir("/")
+    for source, expected in (("sub/k8s.bundle", f"{tmp_path}/sub/k8s.bundle"), ("/srv/x.bundle", "/srv/x.bundle")):
+        (tmp_path / "lab.yaml").write_text(
+            f"{head}clusters: {{cloud: {{kubernetes_config: {{source: 'bundle:{source}'}}}}}}\n"
+        )
+        kubernetes = load_lab_file(tmp_path / "lab.yaml").spec.kubernetes
+        assert kubernetes is not None
+        assert kubernetes.source == f"bundle:{expected}"
+
+
+def both_clusters(allow: str = "", *, cloud: bool = True, nat: bool = False) -> str:
+    small = "cpu_cores: 2, memory_gb: 2, disk_gb: 20"
+    second = f"\n  cloud: {{control_plane: {{{small}}}, worker_nodes: {{cpu_workers: {{count: 1, {small}}}}}}}"
+    return (
+        lab_text(
+            hypervisor=SYSTEM_URI, extra=f"networks: {{hpc_network: {{nat: {str(nat).lower()}, allow: [{allow}]}}}}"
+        )
+    ).replace("\nhypervisor:", f"{second if cloud else ''}\nhypervisor:", 1)
+
+
+def test_an_edit_of_what_is_allowed_changes_the_firewall_alone(host: SimulatedHost) -> None:
+    host.provision(host.lab_file(both_clusters()))
+    edited = host.lab_file(both_clusters("{to: [cloud-control-plane], ports: [6443]}, {protocol: icmp}"))
+    (change,) = host.plan(edited).changes
+    assert (change.action.value, change.resource.id) == ("update", "firewall/lab")
+    assert change.reason == "rules +hpc to cloud-control-plane: tcp 6443 +hpc to cloud: icmp"
+    host.provision(edited)
+    assert host.plan(edited).is_empty
+
+
+def test_a_way_out_restarts_the_network_that_gets_one(host: SimulatedHost) -> None:
+    """Its DNS answers for the world, too, and that dnsmasq learns at its start alone."""
+    host.provision(host.lab_file(both_clusters()))
+    edited = host.lab_file(both_clusters(nat=True))
+    assert told(host.plan(edited)) == {
+        ("update", "firewall/lab"),
+        ("replace", "network/hpc"),
+        ("replace", "domain/hpc-controller"),
+        ("replace", "domain/hpc-compute-1"),
+    }
+
+
+def test_a_cluster_comes_and_goes_and_the_other_one_runs_on(host: SimulatedHost) -> None:
+    alone = host.lab_file(both_clusters(cloud=False))
+    host.provision(alone)
+    both = host.lab_file(both_clusters())
+    others = {("update", "firewall/lab"), ("update", "network/hpc")}
+    parts = {"network/cloud"} | {
+        f"{kind}/{node}" for kind in ("volume", "domain") for node in ("cloud-control-plane", "cloud-cpu-worker-1")
+    }
+    plan = host.plan(both)
+    assert told(plan) - {("create", "image/cloud-base")} == others | {("create", part) for part in parts}
+    host.provision(both)
+    assert host.plan(both).is_empty
+    alone = host.lab_file(both_clusters(cloud=False))
+    assert told(host.plan(alone)) == others | {("delete", part) for part in parts}
+    host.provision(alone)
+    assert host.plan(alone).is_empty
+
+
+def test_a_guest_s_shutdown_takes_as_long_as_the_file_allows(host: SimulatedHost, monkeypatch) -> None:
+    seen: list[float] = []
+    kept = SimulatedHypervisor.shutdown_domain
+
+    def shutdown(hypervisor: SimulatedHypervisor, name: str, *, timeout: float) -> None:
+        seen.append(timeout)
+        kept(hypervisor, name, timeout=timeout)
+
+    monkeypatch.setattr(SimulatedHypervisor, "shutdown_domain", shutdown)
+    host.provision(host.lab_file(lab_text()))
+    text = lab_text(memory=2).replace("timeouts: {boot: 10}", "timeouts: {boot: 10, shutdown: 77}")
+    host.provision(host.lab_file(text))
+    assert seen == [77]

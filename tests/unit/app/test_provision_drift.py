@@ -11,6 +11,7 @@ from simulated_world import FIRST, SECOND, SYSTEM_URI, SimulatedHost, gpu_sectio
 from emulator.adapters.simulated.gpus import board_at
 from emulator.app.files import LoadedLab
 from emulator.app.status import lab_status
+from emulator.errors import ConflictError
 from emulator.ports import DomainState
 
 Event = Callable[[SimulatedHost], object]
@@ -33,6 +34,32 @@ def stop_network(host: SimulatedHost) -> None:
     file.write_text(file.read_text().replace('"demo-2-hpc", "demo-hpc"', '"demo-2-hpc"'))
 
 
+def edit_network(host: SimulatedHost) -> None:
+    file = host.machine / "libvirt.json"
+    data = json.loads(file.read_text())
+    xml = data["networks"]["demo-hpc"]
+    data["networks"]["demo-hpc"] = xml.replace('ip="192.168.100.11"', 'ip="192.168.100.99"')
+    assert data["networks"]["demo-hpc"] != xml
+    file.write_text(json.dumps(data))
+
+
+def lose_table(host: SimulatedHost) -> None:
+    host.packet_filter(quiet=True).delete("hyperscaler_demo")
+
+
+def edit_table(host: SimulatedHost) -> None:
+    host.packet_filter(quiet=True).edit("hyperscaler_demo", "routed", "accept")
+
+
+def edited(name: str, old: str, new: str, *, live: bool = False) -> Event:
+    return lambda host: host.hypervisor(quiet=True).edit(name, old, new, live=live)
+
+
+NODE = "demo-hpc-compute-1"
+DEVICE = (
+    '<hostdev mode="subsystem" type="pci" managed="yes"><source>'
+    '<address domain="0x0000" bus="0x0a" slot="0x00" function="0x0"/></source></hostdev></devices>'
+)
 DRIFTS: dict[str, tuple[Event, dict[str, tuple[str, str]]]] = {
     "domain deleted": (
         lambda host: host.hypervisor(quiet=True).delete_domain("demo-hpc-compute-1"),
@@ -46,11 +73,52 @@ DRIFTS: dict[str, tuple[Event, dict[str, tuple[str, str]]]] = {
         lambda host: host.hypervisor(quiet=True).set_state("demo-hpc-controller", DomainState.CRASHED),
         {"domain/hpc-controller": ("repair", "is crashed")},
     ),
+    "disk edited": (
+        edited(NODE, "hpc-compute-1.qcow2", "other.qcow2"),
+        {"domain/hpc-compute-1": ("repair", "has the disks ")},
+    ),
+    "moved to another network": (
+        edited(NODE, 'network="demo-hpc"', 'network="default"'),
+        {"domain/hpc-compute-1": ("repair", "has the networks default instead of demo-hpc")},
+    ),
+    "kernel edited": (
+        edited(NODE, "vmlinuz", "vmlinuz.old"),
+        {"domain/hpc-compute-1": ("repair", "has the kernel ")},
+    ),
+    "device added": (
+        edited(NODE, "</devices>", DEVICE),
+        {"domain/hpc-compute-1": ("repair", "has the devices 0000:0a:00.0 instead of none")},
+    ),
+    "memory of the running guest edited": (
+        edited(NODE, ">1024</memory>", ">768</memory>", live=True),
+        {"domain/hpc-compute-1": ("repair", "runs with 768 MiB of memory instead of 1024")},
+    ),
+    "device added to the running guest": (
+        edited(NODE, "</devices>", DEVICE, live=True),
+        {"domain/hpc-compute-1": ("repair", "runs with the devices 0000:0a:00.0 instead of none")},
+    ),
+    "gateway edited": (
+        edited("demo-hpc", 'address="192.168.100.1"', 'address="192.168.100.254"'),
+        {"network/hpc": ("repair", "has the gateway 192.168.100.254 instead of 192.168.100.1")},
+    ),
+    "DNS asks the world": (
+        edited("demo-hpc", 'value="no-resolv"', 'value="log-queries"'),
+        {"network/hpc": ("repair", "has NAT on instead of off")},
+    ),
+    "NAT of libvirt": (
+        edited("demo-hpc", '<forward mode="open"', '<forward mode="nat"'),
+        {"network/hpc": ("repair", "is filtered by libvirt's rules beside the lab's own")},
+    ),
+    "address for a stranger": (
+        edited("demo-hpc", "</dhcp>", '<host mac="52:54:00:aa:bb:cc" ip="192.168.100.77" name="mole"/></dhcp>'),
+        {"network/hpc": ("repair", "has addresses for mole, which are not the lab's")},
+    ),
     "memory edited": (
         edit_memory,
         {"domain/hpc-compute-1": ("repair", "has 512 MiB of memory instead of 1024")},
     ),
     "network stopped": (stop_network, {"network/hpc": ("repair", "is not active")}),
+    "network edited": (edit_network, {"network/hpc": ("repair", "has lost the addresses of hpc-compute-1")}),
     "network deleted": (
         lambda host: host.hypervisor(quiet=True).delete_network("demo-hpc"),
         {
@@ -59,6 +127,8 @@ DRIFTS: dict[str, tuple[Event, dict[str, tuple[str, str]]]] = {
             "domain/hpc-compute-1": ("replace", "network/hpc is made anew"),
         },
     ),
+    "table lost": (lose_table, {"firewall/lab": ("repair", "its table is gone")}),
+    "table edited": (edit_table, {"firewall/lab": ("repair", "has been edited: routed")}),
     "disk lost": (
         lose_disk,
         {
@@ -80,10 +150,52 @@ def test_drift_is_seen_and_repaired(host: SimulatedHost, name: str) -> None:
     event, expected = DRIFTS[name]
     lab = host.lab_file(lab_text(hypervisor=SYSTEM_URI))
     host.provision(lab)
+    assert lab_status(host.world(), "demo").problems == ()
     event(host)
-    assert changes(host, lab) == expected
+    found = changes(host, lab)
+    assert found.keys() == expected.keys()
+    for resource, (action, reason) in expected.items():
+        assert found[resource][0] == action and found[resource][1].startswith(reason), found
+    problems = "\n".join(lab_status(host.world(), "demo").problems)
+    for resource, (_action, reason) in expected.items():
+        assert f"{resource}: {reason}" in problems or f"{resource.partition('/')[2]} {reason}" in problems
     made = host.provision(lab)
     assert all(check.ok for check in made.checks)
+    assert changes(host, lab) == {}
+
+
+def test_a_stranger_s_table_of_that_name_is_left_alone(host: SimulatedHost) -> None:
+    tables = host.packet_filter(quiet=True)
+    tables.seed_foreign_table("hyperscaler_demo")
+    before = tables.table("hyperscaler_demo")
+    lab = host.lab_file(lab_text(hypervisor=SYSTEM_URI))
+    (blocker,) = host.plan(lab).blockers
+    assert (blocker.resource_id, blocker.what) == (
+        "firewall/lab",
+        "a table hyperscaler_demo is there already (not made by hyperscaler)",
+    )
+    with pytest.raises(ConflictError, match="hyperscaler_demo"):
+        host.provision(lab)
+    assert tables.table("hyperscaler_demo") == before
+
+
+def test_a_table_that_lost_its_mark_is_not_taken_away(host: SimulatedHost) -> None:
+    host.provision(host.lab_file(lab_text(hypervisor=SYSTEM_URI)))
+    tables = host.packet_filter(quiet=True)
+    tables.seed_foreign_table("hyperscaler_demo")
+    host.destroy()
+    assert tables.table("hyperscaler_demo") is not None
+
+
+def test_after_a_reboot_the_table_is_there_before_the_guests(host: SimulatedHost) -> None:
+    lab = host.lab_file(lab_text(hypervisor=SYSTEM_URI))
+    host.provision(lab)
+    host.reboot()
+    assert host.packet_filter(quiet=True).table("hyperscaler_demo") is None
+    order = [change.resource.kind for change in host.plan(lab).changes]
+    assert order == ["firewall", "network", "domain", "domain"]
+    host.provision(lab)
+    assert host.packet_filter(quiet=True).table("hyperscaler_demo") is not None
     assert changes(host, lab) == {}
 
 
@@ -99,6 +211,7 @@ def test_after_a_reboot_of_the_host_everything_comes_back(host: SimulatedHost) -
     host.reboot()
     assert changes(host, lab) == {
         "hypervisor/embedded": ("repair", "does not run"),
+        "firewall/lab": ("repair", "its hypervisor does not run"),
         "network/hpc": ("repair", "its hypervisor does not run"),
         "domain/hpc-controller": ("repair", "its hypervisor does not run"),
         "domain/hpc-compute-1": ("repair", "its hypervisor does not run"),
@@ -141,6 +254,8 @@ def test_drift_of_boards_is_seen_and_repaired(gpu_host: SimulatedHost, name: str
     seen = changes(gpu_host, lab)
     assert set(kinds) <= {key.partition("/")[0] for key in seen}, seen
     assert all(reason for _, reason in seen.values())
+    problems = lab_status(gpu_host.world(), "demo").problems
+    assert any(line.startswith(f"{kinds[0]}/") for line in problems), problems
     gpu_host.provision(lab)
     assert changes(gpu_host, lab) == {}
     boards = {board.pci_address: board for board in gpu_host.gpus().store.look().boards}

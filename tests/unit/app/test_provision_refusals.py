@@ -22,11 +22,14 @@ from simulated_world import (
 
 from emulator import ids
 from emulator.app.files import LoadedLab
+from emulator.app.provision import Options, provision
 from emulator.app.status import lab_status, list_labs
+from emulator.app.validating import validate
 from emulator.apply.executor import InterruptedRunError
 from emulator.apply.handler import StopFlag
 from emulator.errors import ConflictError, HyperscalerError
 from emulator.ports import DomainState, NetworkRequest, Ownership
+from emulator.progress import SilentReporter
 
 MAC = ids.mac_address("demo", "hpc-compute-1")
 
@@ -56,6 +59,18 @@ def bridge_of_another_lab(host: SimulatedHost) -> None:
     host.hypervisor(quiet=True).define_network(request)
 
 
+def subnet_of_a_network_that_is_off(host: SimulatedHost) -> None:
+    wanted = next(iter(system_lab(host).spec.networks.values())).subnet
+    host.hypervisor(quiet=True).seed_foreign_network(
+        "isolated", uuid4(), bridge="virbr-off", subnet=wanted.supernet(2), active=False
+    )
+
+
+def subnet_of_a_network_that_runs(host: SimulatedHost) -> None:
+    wanted = next(iter(system_lab(host).spec.networks.values())).subnet
+    host.hypervisor(quiet=True).seed_foreign_network("isolated", uuid4(), bridge="virbr-on", subnet=wanted)
+
+
 def foreign_disk(host: SimulatedHost) -> None:
     disk = host.home.lab("demo").disks / "hpc-controller.qcow2"
     disk.parent.mkdir(parents=True)
@@ -73,6 +88,11 @@ FOREIGN: dict[str, tuple[Callable[[SimulatedHost], None], str]] = {
     "powered-off domain with that address": (foreign_address, f"domain elsewhere has the address {MAC}"),
     "network of that name": (foreign_network, "network demo-hpc is there already .not made by hyperscaler"),
     "bridge of another lab": (bridge_of_another_lab, "belongs to network other-hpc .of lab other"),
+    "subnet of a network that is off": (
+        subnet_of_a_network_that_is_off,
+        "of network isolated .not made by hyperscaler",
+    ),
+    "subnet of a network that runs": (subnet_of_a_network_that_runs, "of network isolated .not made by hyperscaler"),
     "disk file": (foreign_disk, "hpc-controller.qcow2 is a disk that no golden image is under"),
     "link in the place of a disk": (linked_disk, "hpc-controller.qcow2 is not a regular file"),
 }
@@ -86,6 +106,34 @@ def test_what_is_in_the_way_is_named_before_anything_is_made(host: SimulatedHost
     with pytest.raises(ConflictError, match=message):
         host.provision(system_lab(host))
     assert not differences(before, comparable(host.save()))
+
+
+def test_of_two_labs_that_race_for_a_subnet_the_second_makes_no_network(host: SimulatedHost) -> None:
+    """Another lab makes its network after this one has planned."""
+    lab = system_lab(host)
+    subnet = next(iter(lab.spec.networks.values())).subnet
+
+    def meanwhile(_plan: object) -> bool:
+        owner = Ownership("other", "network/hpc", "d")
+        request = NetworkRequest("other-hpc", uuid4(), owner, "virbr-other2", subnet, subnet[1], "o.internal", ())
+        host.hypervisor(quiet=True).define_network(request)
+        return True
+
+    with pytest.raises(ConflictError, match=f"subnet {subnet} overlaps .* of network other-hpc .of lab other"):
+        provision(host.world(), lab, Options(confirm=meanwhile), SilentReporter(), StopFlag())
+    assert host.hypervisor(quiet=True).network("demo-hpc") is None
+
+
+def test_validating_against_the_host_does_not_count_the_lab_s_own_things(host: SimulatedHost) -> None:
+    lab = system_lab(host)
+    host.provision(lab)
+    assert validate(lab.file, host.world()).errors == ()
+    host.home.lab("demo").journal.unlink()
+    assert validate(lab.file, host.world()).errors == ()
+    other = host.lab_file(lab_text(hypervisor=SYSTEM_URI, name="other"), "other")
+    found = {finding.code: finding.what for finding in validate(other.file, host.world()).errors}
+    assert set(found) == {"host.bridge", "host.subnet"}
+    assert all("network demo-hpc (of lab demo)" in what for what in found.values())
 
 
 def test_a_slice_of_others_is_planned_around(gpu_host: SimulatedHost) -> None:
@@ -197,3 +245,21 @@ def test_a_second_command_is_refused_at_once_and_status_answers(host: SimulatedH
     assert not failures
     assert lab_status(host.world(), "demo").busy == ""
     assert json.dumps(lab_status(host.world(), "demo").to_json())
+
+
+def test_a_stranger_s_file_among_the_disks_keeps_destroy_from_taking_the_directory(host: SimulatedHost) -> None:
+    lab = system_lab(host)
+    host.provision(lab)
+    mine = host.home.lab("demo").disks / "thesis.qcow2"
+    mine.write_text("somebody's years")
+    swapped = host.home.lab("demo").disks / "hpc-compute-1.qcow2"
+    swapped.unlink()
+    swapped.write_text("somebody's other years")
+    before = comparable(host.save())
+    with pytest.raises(ConflictError, match=r"not hyperscaler's: disks/hpc-compute-1.qcow2, disks/thesis.qcow2"):
+        host.destroy()
+    assert not differences(before, comparable(host.save()))
+    mine.unlink()
+    swapped.unlink()
+    host.destroy()
+    assert not host.home.lab("demo").root.exists()

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
-import pytest
+from uuid import UUID
 
+import pytest
+from simulated_world import SYSTEM_URI, SimulatedHost, lab_text
+
+from emulator.adapters.simulated.hypervisor import SimulatedHypervisor
 from emulator.app.session import LazySession
 from emulator.errors import HypervisorError
 from emulator.ports import DaemonPresence
@@ -50,3 +54,26 @@ def test_a_connection_is_opened_once_and_closed_by_reset() -> None:
     assert opened[0].closed
     session.get()
     assert len(opened) == 2
+
+
+def test_a_plan_asks_the_hypervisor_as_often_for_many_nodes_as_for_few(host: SimulatedHost) -> None:
+    asked = []
+    for compute in (1, 12):
+        lab = host.lab_file(lab_text(hypervisor=SYSTEM_URI, compute=compute))
+        before = host.hook.counts.copy()
+        assert len(host.plan(lab).changes) > 2 * compute
+        asked.append(host.hook.counts - before)
+    looks = [
+        {name: count for name, count in counts.items() if "domain" in name or "network" in name} for counts in asked
+    ]
+    assert looks == [{"domains": 1, "networks": 1}] * 2
+
+
+def test_a_picture_lasts_no_longer_than_the_planning() -> None:
+    hypervisor = SimulatedHypervisor()
+    session = LazySession(lambda: hypervisor, None)
+    with session.pictured():
+        hypervisor.seed_foreign_network("late", UUID(int=1), bridge="virbr9")
+        seen = session.view()
+        assert seen is not None and seen.network("late") is None and seen.networks() == ()
+    assert session.view() is hypervisor

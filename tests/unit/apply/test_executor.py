@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from emulator.apply.executor import Executor, InterruptedRunError
+from emulator.apply.executor import Applied, Executor, InterruptedRunError
 from emulator.apply.handler import StopFlag
 from emulator.apply.journal import Journal
 from emulator.apply.state import StateStore
 from emulator.errors import HypervisorError
 from emulator.plan.model import Action, Change, Plan
-from emulator.plan.resources import Volume
+from emulator.plan.resources import Domain, Network, Resource, Volume
 from emulator.progress import SilentReporter
 
 
@@ -132,3 +132,70 @@ def test_a_stop_lets_the_present_step_end(tmp_path: Path) -> None:
         run(tmp_path, plan(create("a"), create("b", "a")), handler, stop=stop)
     state = StateStore(Journal(tmp_path / "j"), boot_id="b").state
     assert state.resources["volume/a"].open_action is None
+
+
+def node(name: str, cluster: str, *needs: str) -> Domain:
+    return Domain(
+        name=name,
+        needs=(f"network/{cluster}", *needs),
+        uuid="",
+        node=name,
+        vcpus=1,
+        memory_mib=1024,
+        mac="",
+        ip="",
+        network=f"network/{cluster}",
+        volume=f"volume/{name}",
+        console_log="",
+        accelerated=False,
+    )
+
+
+def network(name: str) -> Network:
+    return Network(name=name, uuid="", bridge="", subnet="", gateway="", dns_domain="", hosts=(), nat=False)
+
+
+class Grouped(Volume):
+    group = "gpu"
+
+
+def two_clusters() -> Plan:
+    """A node of each cluster; `key` serves both, `slice` is part of what nodes wait for as a group."""
+    board = Grouped(name="slice", path="", image="", size_gib=1)
+    resources: list[Resource] = [volume("key"), board]
+    for cluster in ("hpc", "cloud"):
+        name = f"{cluster}-1"
+        resources += [network(cluster), volume(name, "key"), node(name, cluster, f"volume/{name}")]
+    return plan(*(Change(Action.CREATE, resource, "") for resource in resources))
+
+
+def run_two_clusters(tmp_path: Path, handler: Recorder) -> tuple[Applied, set[str]]:
+    store = StateStore(Journal(tmp_path / "j"), boot_id="b")
+    handlers = dict.fromkeys(("volume", "network", "domain"), handler)
+    applied = Executor(handlers, store, SilentReporter(), workers=1).run(two_clusters())
+    return applied, {name for name, entry in store.state.resources.items() if entry.open_action is None}
+
+
+def test_what_failed_for_one_cluster_is_no_matter_to_the_other(tmp_path: Path) -> None:
+    handler = Recorder(failing="cloud")
+    applied, made = run_two_clusters(tmp_path, handler)
+    assert isinstance(applied.error, HypervisorError)
+    assert applied.error.where == "network/cloud"
+    assert (applied.is_intact("hpc"), applied.is_intact("cloud")) == (True, False)
+    assert {"network/hpc", "volume/hpc-1", "domain/hpc-1"} <= made
+    assert "domain/cloud-1" not in made
+
+
+@pytest.mark.parametrize("shared", ["key", "slice"])
+def test_what_serves_both_clusters_stops_both(tmp_path: Path, shared: str) -> None:
+    applied, made = run_two_clusters(tmp_path, Recorder(failing=shared))
+    assert applied.error is not None
+    assert (applied.is_intact("hpc"), applied.is_intact("cloud")) == (False, False)
+    assert not {"domain/hpc-1", "domain/cloud-1"} & made
+
+
+def test_without_a_failure_both_clusters_are_intact(tmp_path: Path) -> None:
+    applied, made = run_two_clusters(tmp_path, Recorder())
+    assert applied.error is None
+    assert (applied.is_intact("hpc"), applied.is_intact("cloud")) == (True, True)
+    assert {"domain/hpc-1", "domain/cloud-1"} <= made

@@ -188,7 +188,8 @@ def test_a_middle_slice_can_go_because_it_carries_its_own_vgpu(any_lab: GpuLab) 
 
 
 def test_functions_that_were_on_while_mig_was_off(any_lab: GpuLab) -> None:
-    any_lab.host.sriov.enable(FIRST)
+    with any_lab.host.nvml.released():
+        any_lab.host.sriov.enable(FIRST)
     wanted = any_lab.wanted(n1=[sliced("a", "1g.10gb", 0)])
     any_lab.apply(wanted)
     assert any_lab.plan(wanted).is_empty

@@ -224,7 +224,8 @@ def test_a_board_that_had_no_driver_gets_none_back(lab: GpuLab) -> None:
 
 
 def test_a_board_that_was_on_vfio_before_stays_there(lab: GpuLab) -> None:
-    lab.host.passthrough.bind(SECOND)
+    with lab.host.nvml.released():
+        lab.host.passthrough.bind(SECOND)
     (change,) = lab.apply(lab.wanted(n1=WHOLE)).changes
     assert change.action is Action.ADOPT
     lab.apply([])
@@ -236,7 +237,8 @@ def test_a_run_that_was_cut_off_while_binding_still_gives_the_board_back(lab: Gp
     wanted = lab.wanted(n1=WHOLE)
     lab.store.begin("create", wanted[0])
     lab.host.ledger.claim(SECOND, "demo")
-    lab.host.passthrough.bind(SECOND)
+    with lab.host.nvml.released():
+        lab.host.passthrough.bind(SECOND)
     (change,) = lab.apply(wanted).changes
     assert change.action is Action.ADOPT
     lab.apply([])
@@ -310,7 +312,8 @@ def test_a_board_that_is_out_whole_with_another_lab_is_not_cut(lab: GpuLab, tmp_
     (blocker,) = lab.plan(slices).blockers
     assert blocker.what == "gpu-1 belongs to lab other"
     other.apply([])
-    lab.host.passthrough.bind(SECOND)
+    with lab.host.nvml.released():
+        lab.host.passthrough.bind(SECOND)
     (blocker,) = lab.plan(slices).blockers
     assert blocker.what == "gpu-1 is bound to vfio-pci, and not by hyperscaler"
 

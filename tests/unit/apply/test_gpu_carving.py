@@ -166,14 +166,16 @@ def test_functions_come_and_go_with_the_lab(lab: GpuLab) -> None:
 
 def test_functions_that_were_on_stay_on(lab: GpuLab) -> None:
     lab.host.nvml.set_mig_mode(FIRST, enabled=True)
-    lab.host.sriov.enable(FIRST)
+    with lab.host.nvml.released():
+        lab.host.sriov.enable(FIRST)
     lab.apply([MODE, FUNCTIONS])
     lab.apply([])
     assert len(lab.host.pci.device(FIRST).virtfns) == 16
 
 
 def test_mode_stays_on_below_functions_of_others(lab: GpuLab) -> None:
-    lab.host.sriov.enable(FIRST)
+    with lab.host.nvml.released():
+        lab.host.sriov.enable(FIRST)
     lab.apply([MODE, FUNCTIONS])
     lab.apply([])
     assert mode(lab) == ON  # the driver refuses to leave it; the functions are not ours to disable
@@ -226,7 +228,8 @@ def test_a_slice_is_where_it_was_asked_for(lab: GpuLab) -> None:
 @pytest.mark.parametrize("owner", [None, "other"])
 def test_a_slice_of_somebody_else_blocks_and_its_owner_is_named(lab: GpuLab, owner: str | None) -> None:
     lab.host.nvml.set_mig_mode(FIRST, enabled=True)
-    lab.host.sriov.enable(FIRST)
+    with lab.host.nvml.released():
+        lab.host.sriov.enable(FIRST)
     lab.host.nvml.create_instance(FIRST, 14, Placement(2, 2))
     if owner:
         lab.host.ledger.claim(slice_key(FIRST, "2g.20gb", 2), owner)
@@ -328,7 +331,7 @@ def test_nothing_is_seen_on_a_board_without_mig_mode(lab: GpuLab) -> None:
 # ---------------------------------------------------------------- the ledger
 def test_a_damaged_ledger_is_never_overwritten(lab: GpuLab, tmp_path: Path) -> None:
     path = tmp_path / "owners.json"
-    for text in ("{", '{"version": 9, "owners": {}}', '{"version": 1, "owners": []}'):
+    for text in ("{", '{"version": 9, "owners": {}}', '{"version": 1, "owners": []}', '{"version": 2, "owners": {}}'):
         path.write_text(text)
         with pytest.raises(StateError) as caught:
             lab.host.ledger.claim("key", "demo")

@@ -114,6 +114,28 @@ def test_a_newer_format_is_refused(journal: Journal) -> None:
         journal.read()
 
 
+def test_a_newer_format_with_another_checksum_is_refused_and_not_taken_for_damage(journal: Journal) -> None:
+    journal.append({"type": "run"})
+    with journal.path.open("ab") as file:
+        file.write(b'{"type":"run","v":2,"sum":"blake3:0011"}\n')
+    with pytest.raises(StateError, match="format 2, newer"):
+        journal.read()
+
+
+def test_a_flipped_bit_in_the_version_is_damage(journal: Journal) -> None:
+    journal.append({"type": "run"})
+    journal.path.write_bytes(journal.path.read_bytes().replace(b'"v":1', b'"v":5'))
+    contents = journal.read()
+    assert [item.why for item in contents.damage] == ["checksum differs"] and contents.entries == ()
+
+
+def test_what_looks_newer_before_lines_of_this_version_is_damage(journal: Journal) -> None:
+    journal.path.write_bytes(b'{"type":"run","v":9,"sum":"?"}\n')
+    journal.append({"type": "run"})
+    contents = journal.read()
+    assert [item.line for item in contents.damage] == [1] and len(contents.entries) == 1
+
+
 def test_an_unwritable_journal_stops_the_effect(tmp_path: Path) -> None:
     store = StateStore(Journal(tmp_path / "missing" / "journal.jsonl"), boot_id="b")
     with pytest.raises(StateError, match="cannot be written"):

@@ -1,14 +1,22 @@
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
+from emulator.apply.audit import AuditLog
+from emulator.apply.executor import InterruptedRunError
+from emulator.apply.handler import StopFlag
+from emulator.apply.ledger import GpuLedger
 from emulator.apply.lock import exclusive_lock, holder_of
 from emulator.errors import ConflictError, ExitCode
+from emulator.flock import acquire
 
 HOLD = """
 import sys
@@ -70,3 +78,73 @@ def test_a_planted_link_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="cannot be opened"), exclusive_lock(link, purpose="x"):
         pytest.fail("followed a link")
     assert target.read_text() == "keep me"
+
+
+def test_a_wait_in_vain_names_the_holder(other_holder) -> None:
+    path, process = other_holder
+    with (
+        pytest.raises(ConflictError, match=rf"process {process.pid} .*did not end within 0.2 s"),
+        exclusive_lock(path, purpose="destroy demo", wait_seconds=0.2),
+    ):
+        pytest.fail("two hold it")
+
+
+def test_a_stop_ends_the_wait(other_holder) -> None:
+    path, process = other_holder
+    stop = StopFlag()
+    threading.Timer(0.2, stop.set).start()
+    started = time.monotonic()
+    with (
+        pytest.raises(InterruptedRunError, match=f"while waiting for process {process.pid} "),
+        exclusive_lock(path, purpose="destroy demo", wait_seconds=600, stop=stop),
+    ):
+        pytest.fail("two hold it")
+    assert time.monotonic() - started < 30
+
+
+SILENT = """
+import fcntl, sys
+file = open(sys.argv[1], "a+")
+fcntl.flock(file, fcntl.LOCK_EX)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_lock_whose_file_names_nobody_is_told_by_the_kernel(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    argv = [sys.executable, "-c", SILENT, str(path)]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        with path.open("a+") as file, pytest.raises(ConflictError, match="held by") as caught:
+            acquire(file.fileno(), path, seconds=0.1)
+        if f"process {process.pid} " not in caught.value.what:  # a container may show no locks
+            assert not Path("/proc/locks").read_text().count(f":{path.stat().st_ino} ")
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+def test_a_ledger_that_another_holds_is_not_waited_for_without_end(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("emulator.apply.ledger.LAYOUT_SECONDS", 0.2)
+    ledger = GpuLedger(tmp_path / "gpu-owners.json")
+    with (
+        ledger.layout(),
+        pytest.raises(ConflictError, match=rf"process {os.getpid()} .*layout of the boards"),
+        GpuLedger(tmp_path / "gpu-owners.json").layout(),
+    ):
+        pytest.fail("two hold it")
+    with ledger.layout():
+        ledger.claim("a", "demo")
+
+
+def test_an_audit_log_that_another_holds_is_not_waited_for_without_end(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("emulator.apply.audit.WAIT_SECONDS", 0.2)
+    log = AuditLog(tmp_path / "audit.jsonl")
+    log.append({"id": "a"})
+    with log.path.open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(ConflictError, match="held by"):
+            log.append({"id": "b"})
+    log.append({"id": "c"})
+    assert [entry["id"] for entry in log.read()[0]] == ["a", "c"]

@@ -24,6 +24,14 @@ def test_kinds() -> None:
     assert skipped is not None and skipped.status is TaskStatus.SKIPPED
 
 
+def test_a_task_that_only_names_others_does_not_begin() -> None:
+    include = "ansible.builtin.include_role"
+    assert parse_event(event("runner_on_start", task_action=include)) is None
+    assert parse_event(event("runner_on_start", task_action="kubeadm_node")) is not None
+    failed = parse_event(event("runner_on_failed", task_action=include, res={"msg": "no such role"}))
+    assert failed is not None and failed.status is TaskStatus.FAILED
+
+
 def test_failure_carries_its_reason() -> None:
     failed = parse_event(event("runner_on_failed", res={"msg": "slurmd did not stay up", "stderr": "fatal: no munge"}))
     assert failed == TaskEvent(

@@ -26,7 +26,7 @@ MODELS = (A100, A100, A100, A100, board_model("a100-sxm4-40gb"), board_model("a3
 
 def small_case(seed: int, most_demands: int = 4) -> Case:
     """One or two boards with foreign instances, allow-lists and reservations; a few demands; some places held now."""
-    rng = random.Random(seed)  # noqa: S311 (reproducible, not secret)
+    rng = random.Random(seed)
     boards = [_board(rng, n) for n in range(rng.choice([1, 2, 2]))]
     names = sorted({name for board in boards for name in board.model.profile_names})
     demands = [_demand(rng, names, n) for n in range(rng.randint(1, most_demands))]
@@ -74,7 +74,7 @@ def _place(rng: random.Random, board: BoardState, demand: Demand) -> Assignment 
 
 def fleet_case(seed: int, boards: int) -> tuple[list[BoardState], list[Demand]]:
     """Empty A100s and demands cut from random legal layouts of so many boards: feasible, and often tight."""
-    rng = random.Random(seed)  # noqa: S311 (reproducible, not secret)
+    rng = random.Random(seed)
     density = rng.choice([0.2, 0.5, 0.8, 1.0])
     demands: list[Demand] = []
     options = [(profile, placement) for profile in A100.profiles for placement in profile.placements or ()]

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
+import threading
 from pathlib import Path
 
 import pytest
 
 from emulator.errors import ConfigError, HostNotFitError, UsageError
+from emulator.kubernetes_build.bundle import create_bundle
+from emulator.kubernetes_build.cache_lock import cache_lock
 from emulator.kubernetes_build.debian_source import KubernetesBuild
 from emulator.kubernetes_build.node_files import NodeFiles
-from emulator.kubernetes_build.sources import KubernetesSources, require_version, resolve_source
+from emulator.kubernetes_build.origin import Origin
+from emulator.kubernetes_build.release import Release, ReleaseError, ReleaseManifest, describe_file
+from emulator.kubernetes_build.sources import KubernetesSources, require_version
+from emulator.kubernetes_build.upstream import UpstreamFetch
 from emulator.ports import Completed
 from emulator.spec.model import KubernetesSpec
 
@@ -21,22 +29,136 @@ class NoCommands:
         raise AssertionError(f"started {argv}")
 
 
+ORIGIN = Origin(
+    "https://packages.invalid/v{minor}/deb/", "https://packages.invalid/key", "F" * 40, "registry.invalid", {}
+)
+
+
 @pytest.fixture
 def sources(tmp_path: Path) -> KubernetesSources:
-    (tmp_path / "programs").mkdir()
-    runner = NoCommands()
-    build = KubernetesBuild(tmp_path / "cache", runner, sources=(), programs=tmp_path / "programs")
-    return KubernetesSources(build, NodeFiles(tmp_path / "cache", (), runner), tmp_path / "cache")
+    """A host that reaches nothing and has nothing."""
+    return host(tmp_path, reachable=False)
 
 
-def test_auto_builds_from_debians_source() -> None:
-    assert resolve_source("auto") == "debian-source"
-    assert resolve_source("bundle:/srv/k8s.bundle") == "bundle:/srv/k8s.bundle"
+def host(tmp_path: Path, *, reachable: bool) -> KubernetesSources:
+    (tmp_path / "programs").mkdir(exist_ok=True)
+    runner, cache = NoCommands(), tmp_path / "cache"
+    build = KubernetesBuild(cache, runner, sources=(), programs=tmp_path / "programs")
+    upstream = UpstreamFetch(cache, runner, ORIGIN, (), reachable=lambda url: reachable)
+    return KubernetesSources(build, upstream, NodeFiles(cache, (), runner), cache)
 
 
-def test_upstream_is_refused_with_a_way_out() -> None:
-    with pytest.raises(HostNotFitError, match="upstream") as caught:
-        resolve_source("upstream")
+def keep(pointer: Path, version: str) -> None:
+    """What an earlier run left in the cache."""
+    release = pointer.with_name(f"{version}-kept")
+    release.mkdir(parents=True)
+    manifest = ReleaseManifest(version, "amd64", "a test", "r.invalid", "p:1", "d:1", "t:1", (), {})
+    (release / "manifest.json").write_text(manifest.to_json())
+    pointer.symlink_to(release.name)
+
+
+def test_what_is_named_is_taken(sources: KubernetesSources) -> None:
+    for source in ("bundle:/srv/k8s.bundle", "upstream", "debian-source"):
+        assert sources.resolve(KubernetesSpec(source=source)) == source
+
+
+@pytest.mark.parametrize(("reachable", "source"), [(True, "upstream"), (False, "debian-source")])
+def test_auto_takes_upstream_where_it_answers(tmp_path: Path, reachable: bool, source: str) -> None:
+    assert host(tmp_path, reachable=reachable).resolve(KubernetesSpec()) == source
+
+
+def test_the_probe_asks_for_a_file_that_is_there(tmp_path: Path) -> None:
+    # The project's package host answers 403 for a directory, which says nothing about the packages in it.
+    asked: list[str] = []
+    found = host(tmp_path, reachable=True)
+    upstream = dataclasses.replace(found.upstream, reachable=lambda url: bool(asked.append(url)) or True)
+    assert upstream.is_reachable("v1.31.4")
+    assert asked == ["https://packages.invalid/v1.31/deb/InRelease"]
+
+
+def test_real_boards_need_a_source_with_nvidias_plugin(sources: KubernetesSources) -> None:
+    with pytest.raises(ConfigError, match="NVIDIA's device plugin"):
+        sources.ready(KubernetesSpec(source="debian-source", real_gpus=True))
+    assert sources.resolve(KubernetesSpec(real_gpus=True)) == "upstream"
+
+
+def test_auto_asks_upstream_for_nothing_that_it_has_no_longer(tmp_path: Path) -> None:
+    for version in ("1.20", "v1.20.2"):
+        assert host(tmp_path, reachable=True).resolve(KubernetesSpec(version=version)) == "debian-source"
+
+
+def bundle(tmp_path: Path) -> tuple[Path, Release]:
+    """A small bundle, and the release that it was made of."""
+    directory = tmp_path / "release"
+    for name in ("kubeadm", "kubelet", "kubectl"):
+        (directory / "bin").mkdir(parents=True, exist_ok=True)
+        (directory / "bin" / name).write_text(name)
+    files = {f"bin/{path.name}": describe_file(path) for path in (directory / "bin").iterdir()}
+    release = Release(directory, ReleaseManifest("1.31.4", "amd64", "a test", "r", "p:1", "d:1", "t:1", (), files))
+    create_bundle(release, tmp_path / "k8s.bundle")
+    return tmp_path / "k8s.bundle", release
+
+
+def test_a_damaged_bundle_is_refused_by_looking(sources: KubernetesSources, tmp_path: Path) -> None:
+    path, release = bundle(tmp_path)
+    wants = KubernetesSpec(source=f"bundle:{path}")
+    assert sources.ready(wants) is None
+    # Another byte in the last file: the manifest, which comes first, is as it was.
+    data = bytearray(path.read_bytes())
+    data[data.rindex(b"kubelet") + 1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ReleaseError, match="sha256 is"):
+        sources.ready(wants)
+    assert not sources.cache.exists()
+    # What was unpacked of it before, and compared then, needs the bundle's content no more.
+    shutil.copytree(release.directory, sources.cache / f"1.31.4-{release.manifest.digest[:12]}")
+    place = sources.cache / f"1.31.4-{release.manifest.digest[:12]}"
+    (place / "manifest.json").write_text(release.manifest.to_json())
+    assert sources.ready(wants) is None
+
+
+def test_one_lab_at_a_time_makes_a_release(sources: KubernetesSources, tmp_path: Path) -> None:
+    path, _ = bundle(tmp_path)
+    wants = KubernetesSpec(source=f"bundle:{path}")
+    steps: list[str] = []
+    done = threading.Event()
+
+    def fetch() -> None:
+        sources.release(wants, progress=lambda step, line: steps.append(step))
+        done.set()
+
+    with cache_lock(sources.cache, lambda step, line: None):
+        rival = threading.Thread(target=fetch)
+        rival.start()
+        assert not done.wait(0.5)
+        assert steps == ["wait for another build"]
+    rival.join(timeout=30)
+    assert steps[-1] == "unpack the bundle"
+    assert len(list(sources.cache.glob("1.31.4-*"))) == 1
+
+
+def test_auto_stays_with_what_was_built_when_upstream_appears(tmp_path: Path) -> None:
+    found = host(tmp_path, reachable=True)
+    keep(tmp_path / "cache" / f"debian-{found.build._key()}", "1.20.2")
+    assert found.resolve(KubernetesSpec()) == "debian-source"
+    # Debian's source cannot give this one.
+    assert found.resolve(KubernetesSpec(version="1.31")) == "upstream"
+
+
+def test_auto_stays_with_what_was_fetched_when_upstream_is_gone(tmp_path: Path) -> None:
+    found = host(tmp_path, reachable=False)
+    keep(found.upstream._pointer("1.31", ()), "1.31.4")
+    assert found.resolve(KubernetesSpec(version="v1.31")) == "upstream"
+    assert found.ready(KubernetesSpec(version="1.31")) is None  # fetched, and no files of a node made of it yet
+    assert found.resolve(KubernetesSpec()) == "debian-source"
+
+
+@pytest.mark.parametrize("wants", [KubernetesSpec(source="upstream"), KubernetesSpec(version="1.31")])
+def test_upstream_out_of_reach_is_told_before_anything_is_made(
+    sources: KubernetesSources, wants: KubernetesSpec
+) -> None:
+    with pytest.raises(HostNotFitError, match="cannot be reached") as caught:
+        sources.ready(wants)
     assert "bundle:PATH" in caught.value.fix
 
 
@@ -47,7 +169,9 @@ def test_nothing_is_built_by_looking(sources: KubernetesSources, tmp_path: Path)
 
 def test_addons_that_cannot_be_had_are_refused_by_looking(sources: KubernetesSources) -> None:
     with pytest.raises(ConfigError, match="cni: calico"):
-        sources.ready(KubernetesSpec(cni="calico"))
+        sources.ready(KubernetesSpec(cni="calico", source="debian-source"))
+    with pytest.raises(ConfigError, match="cni: calico"):
+        sources.ready(KubernetesSpec(cni="calico", source="upstream"))
 
 
 @pytest.mark.parametrize("asked", ["", "1.20", "v1.20", "1.20.2", "v1.20.2"])

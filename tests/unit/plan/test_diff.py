@@ -8,10 +8,20 @@ import pytest
 
 from emulator.plan.diff import diff
 from emulator.plan.model import Action, Observation, Presence, Recorded
-from emulator.plan.resources import DhcpReservation, Domain, GoldenImage, Hypervisor, Network, Resource, Volume
+from emulator.plan.resources import (
+    DhcpReservation,
+    Domain,
+    Firewall,
+    GoldenImage,
+    Hypervisor,
+    Network,
+    Resource,
+    Volume,
+)
 
 HYPERVISOR = Hypervisor(name="embedded", directory="/lab/hypervisor", namespace="hs-demo")
 IMAGE = GoldenImage(name="hpc-base")
+FIREWALL = Firewall(name="lab", needs=(HYPERVISOR.id,), table="hyperscaler_demo", zones=(), rules=())
 NETWORK = Network(
     name="hpc",
     needs=(HYPERVISOR.id,),
@@ -45,6 +55,20 @@ RECORD = {resource.id: Recorded(resource, {}) for resource in ALL}
 
 def changes(plan) -> list[tuple[str, str]]:
     return [(change.action.value, change.resource.id) for change in plan.changes]
+
+
+def test_a_disk_that_lets_in_another_account_is_kept_and_named() -> None:
+    wanted = dataclasses.replace(VOLUME, admin="labadmin")
+    resources = [wanted if resource is VOLUME else resource for resource in ALL]
+    plan = diff("demo", resources, RECORD, HERE)
+    assert [blocker.resource_id for blocker in plan.blockers] == ["volume/a"]
+    assert "whose image lets root in and not labadmin" in plan.blockers[0].what
+    assert plan.changes == ()
+    # A disk that is gone is made anew, with the account.
+    gone = {**HERE, VOLUME.id: Observation(Presence.ABSENT)}
+    plan = diff("demo", resources, RECORD, gone)
+    assert plan.blockers == ()
+    assert changes(plan) == [("create", "volume/a"), ("replace", "domain/a")]
 
 
 def test_nothing_there_creates_everything_in_order() -> None:
@@ -200,3 +224,18 @@ def test_digest_names_exactly_these_changes() -> None:
 
 def test_every_action_has_a_sign() -> None:
     assert len({action.sign for action in Action}) == len(Action)
+
+
+def test_a_lab_of_an_older_version_gets_its_networks_made_anew() -> None:
+    """Its networks were filtered by libvirt, and there was no firewall."""
+    newer = dataclasses.replace(NETWORK, needs=(HYPERVISOR.id, FIREWALL.id), filtering="firewall")
+    wanted = (HYPERVISOR, FIREWALL, IMAGE, newer, VOLUME, DOMAIN)
+    older = (HYPERVISOR, IMAGE, NETWORK, VOLUME, DOMAIN)
+    recorded = {resource.id: Recorded(resource, {}) for resource in older}
+    observed = {resource.id: Observation(Presence.OURS) for resource in older}
+    plan = diff("demo", wanted, recorded, observed)
+    assert [(change.action, change.resource.id, change.reason) for change in plan.changes] == [
+        (Action.CREATE, FIREWALL.id, "not present"),
+        (Action.REPLACE, NETWORK.id, "filtering libvirt -> firewall"),
+        (Action.REPLACE, DOMAIN.id, f"{NETWORK.id} is made anew"),
+    ]

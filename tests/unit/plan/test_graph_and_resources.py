@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 
 from emulator.errors import StateError
 from emulator.plan.graph import dependents, topological_order
-from emulator.plan.resources import DhcpReservation, Network, Volume, resource_from_json
+from emulator.plan.resources import (
+    DhcpReservation,
+    FilteredNode,
+    Firewall,
+    FirewallRule,
+    FirewallZone,
+    Network,
+    Volume,
+    resource_from_json,
+)
 
 NETWORK = Network(
     name="hpc",
@@ -56,6 +65,42 @@ def test_dependents_are_transitive() -> None:
 
 def test_json_round_trip_keeps_nested_records() -> None:
     assert resource_from_json(json.loads(json.dumps(NETWORK.to_json()))) == NETWORK
+
+
+def test_a_network_of_an_older_version_is_read() -> None:
+    data = {key: value for key, value in NETWORK.to_json().items() if key not in ("aliases", "filtering")}
+    old = resource_from_json(json.loads(json.dumps(data)))
+    assert isinstance(old, Network)
+    assert (old.aliases, old.filtering) == ((), "libvirt")
+
+
+def test_json_round_trip_of_records_within_records() -> None:
+    firewall = Firewall(
+        name="lab",
+        table="t",
+        zones=(
+            FirewallZone(
+                name="hpc",
+                bridge="b",
+                subnet="s",
+                gateway="g",
+                nat=True,
+                nodes=(FilteredNode(name="n", mac="m", ip="i"),),
+            ),
+        ),
+        rules=(
+            FirewallRule(
+                name="r",
+                source_zone="hpc",
+                target_zone="cloud",
+                sources=("a",),
+                targets=(),
+                protocol="tcp",
+                ports=("1",),
+            ),
+        ),
+    )
+    assert resource_from_json(json.loads(json.dumps(firewall.to_json()))) == firewall
 
 
 def test_digest_covers_every_field_but_needs() -> None:

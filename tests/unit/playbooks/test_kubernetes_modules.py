@@ -2,56 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import jinja2
 import pytest
 import yaml
-
-PLAYBOOKS = Path(__file__).parents[3] / "playbooks"
-
-
-def load(path: str, name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, PLAYBOOKS / path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-load("module_utils/kubeadm_config.py", "ansible.module_utils.kubeadm_config")
-kubeadm_node = load("library/kubeadm_node.py", "kubeadm_node")
-objects = load("library/kubernetes_objects.py", "kubernetes_objects")
-
-RELEASE = {
-    "version": "1.20.2",
-    "repository": "hyperscaler.invalid/kubernetes",
-    "cluster_dns": "hyperscaler.invalid/kubernetes/cluster-dns:1",
-}
-CLUSTER = {
-    "name": "demo",
-    "control_plane_ip": "10.20.0.10",
-    "pod_subnet": "10.244.0.0/16",
-    "service_subnet": "10.96.0.0/12",
-    "cni": "bridge",
-}
-PARAMS = {
-    "cluster": CLUSTER,
-    "node": {"name": "cloud-control-plane", "ip": "10.20.0.10"},
-    "timeout": 60,
-    "token": "abcdef.0123456789abcdef",
-    "ca_hash": "sha256:new",
-}
+from playbook_modules import CLUSTER, PARAMS, PLAYBOOKS, RELEASE, kubeadm_node
+from playbook_modules import kubernetes_objects as objects
 
 
 class Node:
@@ -64,7 +26,7 @@ class Node:
         self.failures = 0
         self.answering = True
         self.root = root
-        for name in ("RECORD", "ADMIN", "CONFIG", "PATCHES", "FIRST_TOKEN"):
+        for name in ("RECORD", "ADMIN", "CONFIG", "PATCHES", "FIRST_TOKEN", "KUBELET_CONF"):
             monkeypatch.setattr(kubeadm_node, name, str(root / name.lower()))
         monkeypatch.setattr(kubeadm_node, "kubeadm", self.kubeadm)
         monkeypatch.setattr(kubeadm_node, "reset", self.reset)
@@ -158,9 +120,89 @@ def test_other_settings_of_a_finished_control_plane_are_refused(node: Node) -> N
     assert len(node.commands) == 1
 
 
+def test_a_later_version_of_this_program_goes_on_with_the_lab(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    kubeadm_node.init(PARAMS, RELEASE)
+    documents = kubeadm_node.init_documents
+
+    def later(*arguments: Any) -> Any:
+        made = documents(*arguments)
+        return [*made, {"kind": "New", "apiVersion": "v1"}]
+
+    monkeypatch.setattr(kubeadm_node, "init_documents", later)
+    assert kubeadm_node.init({**PARAMS, "timeout": 61}, RELEASE) == (False, "sha256:new")
+    record = {**node.record, "settings": {"version": "1.20.2"}}
+    (node.root / "record").write_text(json.dumps(record))
+    assert kubeadm_node.init(PARAMS, RELEASE) == (False, "sha256:new")
+
+
+@pytest.mark.parametrize("asked", ["", "1.20", "v1.20.2"])
+def test_the_version_on_the_disk_that_is_asked_for_is_taken(node: Node, asked: str) -> None:
+    assert kubeadm_node.init({**PARAMS, "cluster": {**CLUSTER, "version": asked}}, RELEASE)[0]
+
+
+@pytest.mark.parametrize("asked", ["1.31", "1.20.1", "1.2"])
+def test_another_version_of_a_finished_lab_is_refused(node: Node, asked: str) -> None:
+    kubeadm_node.init(PARAMS, RELEASE)
+    changed = {**PARAMS, "cluster": {**CLUSTER, "version": asked}}
+    for step in (kubeadm_node.init, kubeadm_node.join):
+        with pytest.raises(kubeadm_node.NodeError, match=r"has Kubernetes 1\.20\.2 on its disk"):
+            step(changed, RELEASE)
+    assert (len(node.commands), node.resets) == (1, 0)
+
+
+def test_a_worker_does_not_join_a_control_plane_of_another_version(node: Node) -> None:
+    newer = {**PARAMS, "cluster": {**CLUSTER, "running": "1.20.2"}}
+    with pytest.raises(kubeadm_node.NodeError, match=r"holds Kubernetes 1\.31\.4, and the control plane runs 1\.20\.2"):
+        kubeadm_node.join(newer, {**RELEASE, "version": "1.31.4"})
+    assert (node.commands, node.resets) == ([], 0)
+
+
+def test_a_lost_admin_kubeconfig_is_made_again_and_nothing_is_reset(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kubeadm_node.init(PARAMS, RELEASE)
+    (node.root / "admin").unlink()
+    node.remains = True
+    asked: list[list[str]] = []
+    monkeypatch.setattr(kubeadm_node, "run", lambda argv, timeout: asked.append(argv))
+    assert kubeadm_node.init(PARAMS, RELEASE) == (True, "sha256:new")
+    assert asked[0][:5] == ["kubeadm", "init", "phase", "kubeconfig", "admin"]
+    assert (len(node.commands), node.resets) == (1, 0)
+
+    def failing(argv: list[str], timeout: int) -> None:
+        raise kubeadm_node.NodeError("no CA")
+
+    monkeypatch.setattr(kubeadm_node, "run", failing)
+    with pytest.raises(kubeadm_node.NodeError, match="nothing was reset"):
+        kubeadm_node.init(PARAMS, RELEASE)
+    assert node.resets == 0
+
+
 def test_coredns_is_left_to_kubeadm_where_its_image_is_there(node: Node) -> None:
     kubeadm_node.init(PARAMS, {**RELEASE, "version": "1.31.4", "cluster_dns": "registry.invalid/coredns/coredns:v1"})
     assert not any("skip-phases" in word or "ignore" in word for word in node.commands[0])
+
+
+def test_only_one_run_works_on_a_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kubeadm_node, "LOCK", str(tmp_path / "lock"))
+    monkeypatch.setattr(kubeadm_node.time, "sleep", lambda seconds: None)
+    with (
+        kubeadm_node.one_at_a_time(1),
+        pytest.raises(kubeadm_node.NodeError, match="an earlier run still works on this node"),
+        kubeadm_node.one_at_a_time(0.01),
+    ):
+        pass
+    with kubeadm_node.one_at_a_time(0.01):
+        assert (tmp_path / "lock").exists()
+
+
+def test_a_node_that_joins_again_is_forgotten_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+    monkeypatch.setattr(kubeadm_node, "run", lambda argv, timeout: asked.append(argv))
+    kubeadm_node.forget("cloud-gpu-worker-1")
+    (argv,) = asked
+    assert argv[3:6] == ["delete", "node", "cloud-gpu-worker-1"]
+    assert "--ignore-not-found" in argv
 
 
 def test_join_pins_the_ca_and_keeps_no_token(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,6 +219,36 @@ def test_join_pins_the_ca_and_keeps_no_token(node: Node, monkeypatch: pytest.Mon
     assert '"sha256:new"' in seen[0]
     assert not (node.root / "config").exists()
     assert node.record == {"format": 1, "role": "worker", "ca_hash": "sha256:new"}
+
+
+@pytest.mark.parametrize("bootstrapped", [True, False])
+def test_a_slow_api_server_does_not_undo_a_join(
+    node: Node, monkeypatch: pytest.MonkeyPatch, bootstrapped: bool
+) -> None:
+    """kubeadm's last step, a patch of the node, has ten seconds."""
+    tries: list[list[str]] = []
+
+    def kubeadm(argv: list[str], timeout: int) -> None:
+        if bootstrapped:
+            (node.root / "kubelet_conf").write_text("signed")
+        raise kubeadm_node.NodeError("error uploading crisocket: context deadline exceeded")
+
+    def run(argv: list[str], timeout: int) -> None:
+        tries.append(argv)
+        if len(tries) == 1:
+            raise kubeadm_node.NodeError("timeout")
+
+    monkeypatch.setattr(kubeadm_node, "kubeadm", kubeadm)
+    monkeypatch.setattr(kubeadm_node, "run", run)
+    if not bootstrapped:
+        with pytest.raises(kubeadm_node.NodeError, match="crisocket"):
+            kubeadm_node.join(PARAMS, RELEASE)
+        assert (tries, node.record) == ([], {})
+        return
+    assert kubeadm_node.join(PARAMS, RELEASE) == (True, "sha256:new")
+    assert len(tries) == 2
+    assert tries[0][-2:] == ["cloud-control-plane", f"kubeadm.alpha.kubernetes.io/cri-socket={kubeadm_node.CRI_SOCKET}"]
+    assert node.record["role"] == "worker"
 
 
 def test_a_worker_without_a_record_is_no_member(node: Node) -> None:
@@ -203,23 +275,116 @@ def test_managed_taints_come_and_go_and_foreign_ones_stay() -> None:
 
 def cluster_node(name: str, *, ready: bool) -> dict[str, Any]:
     conditions = [{"type": "Ready", "status": "True" if ready else "Unknown"}]
-    return {"metadata": {"name": name, "labels": {}}, "spec": {}, "status": {"conditions": conditions}}
+    labels = {"hyperscaler/role": "cloud-cpu-worker"}
+    return {
+        "kind": "Node",
+        "metadata": {"name": name, "labels": labels},
+        "spec": {},
+        "status": {"conditions": conditions},
+    }
 
 
-@pytest.mark.parametrize(("ready", "first"), [(True, "drain"), (False, "cordon")])
-def test_departed_nodes_are_drained_and_deleted(monkeypatch: pytest.MonkeyPatch, ready: bool, first: str) -> None:
-    items = [cluster_node("a", ready=True), cluster_node("gone", ready=ready)]
-    calls = []
+class Kubectl:
+    """Answers kubectl from a list of objects and records what changes them."""
 
-    def kubectl(*words: str, stdin: str | None = None, timeout: int = 0) -> str:
-        calls.append(words[:3])
-        return json.dumps({"items": items}) if words[0] == "get" else ""
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *items: dict[str, Any]) -> None:
+        self.items = list(items)
+        self.asked = 0
+        self.changing: list[tuple[str, ...]] = []
+        self.failing: dict[str, str] = {}
+        monkeypatch.setattr(objects, "kubectl", self)
 
-    monkeypatch.setattr(objects, "kubectl", kubectl)
-    assert objects.converge_nodes([{"name": "a"}], [], check=False) == ["gone removed"]
-    changing = [call for call in calls if call[0] != "get"]
-    assert [call[0] for call in changing] == [first, "delete"]
-    assert all("gone" in call for call in changing)
+    def __call__(self, *words: str, stdin: str | None = None, timeout: int = 0) -> str:
+        if words[0] == "get":
+            self.asked += 1
+            return json.dumps({"items": self.items})
+        self.changing.append(words)
+        if words[0] in self.failing:
+            raise objects.ClusterError(f"kubectl {words[0]}: {self.failing[words[0]]}")
+        return ""
+
+
+@pytest.mark.parametrize(("ready", "verbs"), [(True, ["drain", "delete"]), (False, ["delete"])])
+def test_departed_nodes_are_drained_and_deleted(monkeypatch: pytest.MonkeyPatch, ready: bool, verbs: list[str]) -> None:
+    kubectl = Kubectl(monkeypatch, cluster_node("a", ready=True), cluster_node("gone", ready=ready))
+    present, _ = objects.snapshot()
+    assert objects.converge_nodes([{"name": "a"}], present, [], check=False) == ["gone removed"]
+    assert [words[0] for words in kubectl.changing] == verbs
+    assert all("gone" in words and any("--timeout=" in word for word in words) for words in kubectl.changing)
+
+
+def test_a_node_that_somebody_joined_by_hand_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    stranger = cluster_node("stranger", ready=True)
+    stranger["metadata"]["labels"] = {"kubernetes.io/hostname": "stranger"}
+    kubectl = Kubectl(monkeypatch, cluster_node("a", ready=True), stranger)
+    present, _ = objects.snapshot()
+    assert objects.converge_nodes([{"name": "a"}], present, [], check=False) == []
+    assert kubectl.changing == []
+
+
+def test_a_node_that_cannot_be_drained_is_deleted_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    kubectl = Kubectl(monkeypatch, cluster_node("gone", ready=True))
+    kubectl.failing["drain"] = "error: drain did not complete within 1m0s"
+    present, _ = objects.snapshot()
+    (line,) = objects.converge_nodes([], present, [], check=False)
+    assert line == "gone removed, not drained: kubectl drain: error: drain did not complete within 1m0s"
+    assert kubectl.changing[-1][:2] == ("delete", "node")
+
+
+def test_a_node_that_a_killed_run_cordoned_takes_pods_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, foreign = cluster_node("kept", ready=True), cluster_node("foreign", ready=True)
+    kept["metadata"]["annotations"] = {objects.DRAINING: "true"}
+    foreign["spec"]["unschedulable"] = kept["spec"]["unschedulable"] = True
+    kubectl = Kubectl(monkeypatch, kept, foreign)
+    present, _ = objects.snapshot()
+    nodes = [{"name": "kept"}, {"name": "foreign"}]
+    assert objects.converge_nodes(nodes, present, [], check=False) == ["kept takes pods again"]
+    ((verb, _, name, _, _, patch),) = kubectl.changing
+    assert (verb, name) == ("patch", "kept")
+    assert json.loads(patch)["spec"] == {"unschedulable": None}
+
+
+def test_pods_of_jobs_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    kubectl = Kubectl(monkeypatch)
+    objects.watch_until_ready([], ["ingress-nginx"], 10)
+    (words,) = kubectl.changing
+    assert "--selector=!job-name" in words
+    assert "--all" not in words
+
+
+def test_a_worker_that_failed_to_join_is_not_waited_for() -> None:
+    environment = jinja2.Environment()  # noqa: S701  JSON, not HTML
+    environment.filters["to_json"] = json.dumps
+    environment.tests["failed"] = lambda result: result.get("failed", False)
+    text = (PLAYBOOKS / "roles/k8s_addons/templates/nodes.json.j2").read_text()
+    worker = {"node_role": "cloud-cpu-worker", "node_gpus": []}
+    hosts = {
+        "head": {"node_role": "cloud-control-plane", "node_gpus": []},
+        "joined": {**worker, "kubernetes_join": {"changed": True}},
+        "member": {**worker, "kubernetes_join": {"skipped": True}},
+        "failed": {**worker, "kubernetes_join": {"failed": True}},
+        "unreachable": worker,
+    }
+    groups = {"cloud": list(hosts)}
+    values = {"groups": groups, "hostvars": hosts, "kubernetes_taint_gpu_workers": False}
+    nodes = json.loads(environment.from_string(text).render(values))
+    # All of them stay nodes of the lab: one that only failed in this run is not to be drained.
+    assert [node["name"] for node in nodes] == list(hosts)
+    assert [node["name"] for node in nodes if node["joined"]] == ["head", "joined", "member"]
+
+
+def test_a_ready_cluster_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    daemon = {
+        "kind": "DaemonSet",
+        "metadata": {"name": "kube-proxy", "namespace": "kube-system", "generation": 1},
+        "status": {"observedGeneration": 1, "desiredNumberScheduled": 1, "numberReady": 1},
+    }
+    stranger = {"kind": "Deployment", "metadata": {"name": "web", "namespace": "default", "generation": 1}, "spec": {}}
+    kubectl = Kubectl(monkeypatch, cluster_node("a", ready=True), daemon, stranger)
+    seen = objects.snapshot()
+    objects.wait_ready(["a"], ["kube-system"], seen, 10)
+    assert (kubectl.asked, kubectl.changing) == (1, [])
+    assert objects.waiting_for(["b"], ["kube-system"], *seen) == ["node b has not registered"]
 
 
 def test_a_workload_says_what_it_waits_for() -> None:

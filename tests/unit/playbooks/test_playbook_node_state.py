@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import pwd
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -148,6 +150,21 @@ def test_a_unit_that_started_before_its_files_changed_is_restarted(
     assert module.unit_action({"state": state}, seen, changed_at) == action
 
 
+@pytest.mark.parametrize(
+    ("state", "active", "action"),
+    [
+        ("started", "active", ""),
+        ("started", "inactive", "start"),
+        ("stopped", "active", "stop"),
+        ("stopped", "inactive", ""),
+    ],
+)
+def test_a_timer_has_no_process_that_could_be_stale(module: ModuleType, state: str, active: str, action: str) -> None:
+    shown = f"Id=apt-daily.timer\nLoadState=loaded\nActiveState={active}\nUnitFileState=disabled\nNeedDaemonReload=no\n"
+    seen = module.parse_units(shown)["apt-daily.timer"]
+    assert module.unit_action({"state": state}, seen, 0.0) == action
+
+
 def test_the_last_change_is_the_latest_of_the_files_there_are(module: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "a").touch()
     os.utime(tmp_path / "a", (0, 0))  # setting the times back does not hide a change
@@ -251,6 +268,24 @@ def test_check_mode_tells_systemd_nothing(module: ModuleType, systemd: Callable[
 
 
 # ---------------------------------------------------------------- as Ansible runs it
+@pytest.mark.parametrize("secret", ["of-one-line-3d0c", "of-several\nlines-7be1\n"])
+def test_arguments_are_not_copied_into_the_journal(tmp_path: Path, secret: str) -> None:
+    """Run as Ansible runs it, with a log of our own in the journal's place."""
+    arguments = {"files": [{"path": str(tmp_path / "laid"), "secret": secret, "owner": ME, "group": MINE["group"]}]}
+    probe = (
+        "import json, runpy, sys\n"
+        "from ansible.module_utils import basic\n"
+        f"basic._ANSIBLE_ARGS = {json.dumps({'ANSIBLE_MODULE_ARGS': arguments}).encode()!r}\n"
+        "basic._ANSIBLE_PROFILE = 'legacy'\n"
+        "basic.AnsibleModule.log = lambda self, msg, log_args=None: print('LOGGED', msg, log_args, file=sys.stderr)\n"
+        f"runpy.run_path({str(SOURCE)!r}, run_name='__main__')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, timeout=60, check=False)
+    assert json.loads(done.stdout)["changed"] is True, done.stderr
+    assert "LOGGED" not in done.stderr
+    assert (tmp_path / "laid").read_text() == secret
+
+
 def test_ansible_hides_secrets_and_counts_changes(tmp_path: Path) -> None:
     secret = "never-to-be-seen-9b1f"
     (tmp_path / "key").write_text(secret)
@@ -292,3 +327,38 @@ def test_ansible_hides_secrets_and_counts_changes(tmp_path: Path) -> None:
     assert "changed=1" in first and "changed=0" in second
     assert secret not in first + second
     assert (tmp_path / "laid").read_text() == secret
+
+
+# ---------------------------------------------------------------- derived files
+def derived(tmp_path: Path, *argv: str) -> dict[str, Any]:
+    return {"path": str(tmp_path / "bundle"), "argv": list(argv), "reads": [str(tmp_path / "sources")]}
+
+
+def test_a_derived_file_is_made_when_its_sources_change(module: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "sources").mkdir()
+    wanted = derived(tmp_path, "sh", "-c", f"ls {tmp_path}/sources > {tmp_path}/bundle")
+    assert module.ensure_derived(wanted, 60, check=True) == [f"derived {tmp_path}/bundle"]
+    assert not (tmp_path / "bundle").exists()
+    assert module.ensure_derived(wanted, 60, check=False)
+    assert module.ensure_derived(wanted, 60, check=False) == []
+    time.sleep(0.02)  # a file system's clock is coarse
+    (tmp_path / "sources" / "ca.crt").touch()
+    assert module.ensure_derived(wanted, 60, check=False)
+    assert (tmp_path / "bundle").read_text() == "ca.crt\n"
+    assert module.ensure_derived(wanted, 60, check=False) == []
+
+
+def test_a_command_that_finds_nothing_to_do_is_not_asked_for_ever(module: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "bundle").touch()
+    time.sleep(0.02)
+    (tmp_path / "sources").mkdir()
+    wanted = derived(tmp_path, "true")
+    assert module.ensure_derived(wanted, 60, check=False)
+    assert module.ensure_derived(wanted, 60, check=False) == []
+
+
+def test_a_command_that_fails_is_asked_again(module: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "sources").mkdir()
+    for _ in range(2):
+        with pytest.raises(module.NodeStateError, match="ended with status 1"):
+            module.ensure_derived(derived(tmp_path, "false"), 60, check=False)

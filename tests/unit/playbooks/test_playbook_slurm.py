@@ -13,14 +13,15 @@ import jinja2
 import pytest
 import yaml
 
+from emulator.access.model import AccessBook, AccessRole
 from emulator.inventory.build import build_inventory
-from emulator.inventory.model import AnsibleInventory, ConnectionFacts, NodeGpu
+from emulator.inventory.model import AnsibleInventory, ConnectionFacts, NodeGpu, SshTrust
 from emulator.inventory.render import InventoryFormat, render
 from emulator.share import share_dir
 from emulator.spec.model import ClusterSpec, NodeSpec, PartitionSpec, Role, SlurmSpec
 
 PLAYBOOKS = share_dir() / "playbooks"
-CONNECTION = ConnectionFacts("root", Path("/lab/ssh/id"), Path("/lab/ssh/known_hosts"))
+CONNECTION = ConnectionFacts("labadmin", Path("/lab/ssh/id"), Path("/lab/ssh/known_hosts"))
 
 
 def lab(*, computes: int = 2, partitions: tuple[PartitionSpec, ...] = (PartitionSpec("main"),)) -> ClusterSpec:
@@ -130,10 +131,17 @@ def test_the_database_knows_no_password() -> None:
 
 
 SACCTMGR = """\
+line() { printf 'lab|%s|%s\\n' "$1" "${2#qos=}"; }
 case "$*" in
 *'show associations'*) cat "$DATABASE" ;;
-*'add account'*) echo 'lab|' >>"$DATABASE" ;;
-*'add user student'*) echo 'lab|student' >>"$DATABASE" ;;
+*'show qos student'*) [ ! -e "$DATABASE.qos" ] || echo 'gres/gpu=1|4|50' ;;
+*'add qos student MaxTRESPerUser=gres/gpu=1 MaxJobsPerUser=4 MaxSubmitJobsPerUser=50') : >"$DATABASE.qos" ;;
+*'add account'*) line '' normal >>"$DATABASE" ;;
+*'add user labadmin '*' adminlevel=Administrator') line "$5" "$8" >>"$DATABASE" ;;
+*adminlevel*) exit 1 ;;
+*'add user '*) line "$5" "$8" >>"$DATABASE" ;;
+*'modify user '*) sed -i "s/^lab|$5|.*/$(line "$5" "${10}")/" "$DATABASE" ;;
+*'delete user '*) sed -i "/^lab|$5|/d" "$DATABASE" ;;
 *) exit 1 ;;
 esac
 """
@@ -149,25 +157,42 @@ def test_accounting_script_changes_only_what_differs(tmp_path: Path) -> None:
         "scontrol": '[ "$2" = nodename=hpc-compute-1 ] && [ "$3" = state=resume ] || exit 2\n'
         '[ -e "$DRAINED.asked" ] || { : >"$DRAINED.asked"; exit 1; }\n: >"$DRAINED"',
         "sleep": ":",
+        "scancel": "[ $2 = --user=ada ]",
     }
     (tmp_path / "bin").mkdir()
     for name, body in stubs.items():
         (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{body}\n")
         (tmp_path / "bin" / name).chmod(0o755)
-    (tmp_path / "database").write_text("root|\nroot|root\n")
+    (tmp_path / "database").write_text("root||normal\nroot|root|normal\n")
     (tmp_path / "drained").write_text("hpc-compute-1|slurm\nhpc-compute-1|slurm\nhpc-compute-2|root\n")
     environment = {
         "PATH": f"{tmp_path}/bin:/usr/bin:/bin",
         "DATABASE": str(tmp_path / "database"),
         "DRAINED": str(tmp_path / "drained"),
     }
-    outputs = [
-        subprocess.run(
-            ["sh", "-c", script], capture_output=True, text=True, timeout=30, check=True, env=environment
-        ).stdout
-        for _ in range(2)
-    ]
-    assert outputs == ["added account lab\nadded user student\nresumed hpc-compute-1\n", ""]
+
+    def run(text: str) -> str:
+        argv = ["sh", "-c", text]
+        return subprocess.run(argv, capture_output=True, text=True, timeout=30, check=True, env=environment).stdout
+
+    assert run(script) == "added account lab\nadded user student\nadded user labadmin\nresumed hpc-compute-1\n"
+    assert run(script) == ""
+
+    book = AccessBook()
+    for name, role in (("ada", AccessRole.STUDENT), ("bob", AccessRole.ADMIN)):
+        book = book.granted(name, role, public_key=f"key of {name}", expires=1)
+    script = _settle(book)
+    assert run(script) == "added qos student\nadded user ada\nadded user bob\n"
+    assert run(script) == ""
+    book = book.without("ada").granted("bob", AccessRole.STUDENT, public_key="key", expires=1)
+    script = _settle(book)
+    assert run(script) == "changed user bob\nremoved user ada\n"
+    assert run(script) == ""
+
+
+def _settle(book: AccessBook) -> str:
+    inventory = build_inventory(lab(), CONNECTION, trust=SshTrust(book=book))
+    return template("slurm_scheduler/templates/settle.sh.j2", inventory, "hpc-controller")
 
 
 def test_ansible_accepts_the_playbook(tmp_path: Path) -> None:

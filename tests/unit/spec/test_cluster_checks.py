@@ -197,3 +197,22 @@ def test_versions_that_are_fine(spec_of: Load, version: str) -> None:
     spec = spec_of(kube(f"version: '{version}'"))
     assert spec.kubernetes is not None
     assert spec.kubernetes.version == version
+
+
+@pytest.mark.parametrize("cni", ["bridge", "flannel"])
+def test_a_policy_that_nobody_would_enforce_is_refused(faults: Judge, cni: str) -> None:
+    (fault,) = faults(kube(f"cni: {cni}, network_policy: default-deny"))
+    assert f"cni: {cni} stores network policies and enforces none of them | write cni: calico" in fault
+
+
+def test_calico_enforces_policies(spec_of: Load) -> None:
+    spec = spec_of(kube("cni: calico, network_policy: default-deny"))
+    assert spec.kubernetes is not None
+    assert spec.kubernetes.network_policy == "default-deny"
+
+
+@pytest.mark.parametrize(("cpu", "gpu", "warned"), [(0, 1, True), (1, 1, False), (0, 0, False)])
+def test_a_taint_that_leaves_nothing_for_other_pods_is_told(faults: Judge, cpu: int, gpu: int, warned: bool) -> None:
+    workers = f"cpu_workers: {{count: {cpu}}}, gpu_workers: {{count: {gpu}}}"
+    found = faults(kube("taint_gpu_workers: true", workers=workers))
+    assert any("taint_gpu_workers: all workers are GPU workers" in line for line in found) is warned

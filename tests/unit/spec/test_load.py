@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from emulator.share import share_dir
-from emulator.spec.load import load_spec
+from emulator.spec.load import load_spec, parse_spec
 from emulator.spec.model import (
     ClusterKind,
     ClusterSpec,
@@ -20,6 +20,7 @@ from emulator.spec.model import (
     NodeSpec,
     PartitionSpec,
     Role,
+    SecuritySpec,
     SlurmSpec,
     SshSpec,
     TimeoutSpec,
@@ -75,8 +76,9 @@ def test_values_of_every_section_arrive(spec_of: Load) -> None:
             compute_nodes: {count: 2, ip_range: 10.5.0.255-10.5.1.0}
         hypervisor: {uri: embedded, acceleration: tcg, cpu_overcommit: 2}
         images: {hpc: mine, cloud: other}
-        ssh: {user: root}
-        timeouts: {boot: 10, configure: 20, verify: 30}
+        ssh: {user: labadmin}
+        security: {unattended_upgrades: true, apt_sources: [deb http://mirror.lan/debian bookworm main]}
+        timeouts: {boot: 10, configure: 20, verify: 30, drain: 40, shutdown: 50, lock: 60}
         """
     )
     assert (spec.name, spec.description) == ("lab-2", "a description")
@@ -89,8 +91,29 @@ def test_values_of_every_section_arrive(spec_of: Load) -> None:
         2.0,
     )
     assert spec.images == ImageSpec("mine", "other")
-    assert spec.ssh == SshSpec("root")
-    assert spec.timeouts == TimeoutSpec(10, 20, 30)
+    assert spec.ssh == SshSpec("labadmin")
+    assert spec.security == SecuritySpec(True, ("deb http://mirror.lan/debian bookworm main",))
+    assert spec.timeouts == TimeoutSpec(10, 20, 30, 40, 50, 60)
+
+
+def test_upgrades_without_a_package_source_are_refused() -> None:
+    text = 'version: "1.0"\nmetadata: {name: a}\nclusters: {hpc: {}}\nsecurity: {unattended_upgrades: true}\n'
+    spec, report = parse_spec(text, file="f")
+    assert spec is None
+    assert [each.render() for each in report.findings] == [
+        "f:4:33: error: security.unattended_upgrades: upgrades need a package source, and the images name none\n"
+        "    fix: add security.apt_sources with lines as in apt's sources.list"
+    ]
+
+
+@pytest.mark.parametrize(
+    "line", ["http://mirror.lan/debian bookworm main", "deb http://mirror.lan/debian", "'deb http://a b c\\nd'", "''"]
+)
+def test_what_is_no_package_source_is_refused(line: str) -> None:
+    text = f'version: "1.0"\nmetadata: {{name: a}}\nclusters: {{hpc: {{}}}}\nsecurity:\n  apt_sources:\n    - {line}\n'
+    spec, report = parse_spec(text, file="f")
+    assert spec is None
+    assert "a line such as deb http://mirror.lan/debian bookworm main" in report.findings[0].render()
 
 
 @pytest.mark.parametrize("name", ["demo", "minimal", "production"])
@@ -100,10 +123,10 @@ def test_examples_have_no_findings(name: str) -> None:
     assert spec is not None
 
 
-def test_the_demo_fits_two_cores_and_eight_gib() -> None:
+def test_the_demo_fits_two_cores_and_twelve_gib() -> None:
     spec, _ = load_spec(share_dir() / "config" / "demo.yaml")
     assert spec is not None
-    assert sum(node.memory_mib for node in spec.nodes) <= 6 * 1024
+    assert sum(node.memory_mib for node in spec.nodes) <= 9 * 1024
     assert len(spec.nodes_of(ClusterKind.HPC)) == 3
     assert max(node.cpu_cores for node in spec.nodes) <= 2
 
@@ -129,3 +152,15 @@ def test_the_production_lab_shares_two_boards() -> None:
     assert [len(spec.nodes_of(kind)) for kind in ClusterKind] == [5, 5]
     assert {kind.value: share.count for kind, share in spec.gpu.mig_slices.items()} == {"hpc": 4, "cloud": 2}
     assert {kind.value: count for kind, count in spec.gpu.whole_gpus.items()} == {"hpc": 0, "cloud": 1}
+
+
+@pytest.mark.parametrize(("backend", "real"), [("auto", True), ("nvml", True), ("simulated", False)])
+def test_boards_of_kubernetes_nodes_are_real_unless_simulated(spec_of: Load, backend: str, real: bool) -> None:
+    text = (share_dir() / "config" / "production.yaml").read_text(encoding="utf-8")
+    assert "backend: auto" in text
+    kubernetes = spec_of(text.replace("backend: auto", f"backend: {backend}")).kubernetes
+    assert kubernetes is not None
+    assert kubernetes.real_gpus is real
+    without = spec_of('version: "1.0"\nmetadata: {name: x}\nclusters: {cloud: {}}\n').kubernetes
+    assert without is not None
+    assert not without.real_gpus

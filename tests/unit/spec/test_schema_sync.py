@@ -14,6 +14,7 @@ from emulator.spec.model import (
     ImageSpec,
     KubernetesSpec,
     NetworkSpec,
+    SecuritySpec,
     SshSpec,
     TimeoutSpec,
 )
@@ -26,7 +27,7 @@ FULL = """
 version: "1.0"
 metadata: {name: x}
 global:
-  networks: {hpc_network: {}, cloud_network: {}}
+  networks: {hpc_network: {allow: [{}]}, cloud_network: {allow: [{}]}}
   gpu_allocation: {devices: [{model: x}], mig_slices: {}, whole_gpus: {}}
 clusters:
   hpc:
@@ -40,6 +41,7 @@ clusters:
 hypervisor: {}
 images: {}
 ssh: {}
+security: {}
 timeouts: {}
 """
 
@@ -63,10 +65,11 @@ def test_defaults_are_those_of_the_types() -> None:
     found = defaults()
     kubernetes, hypervisor, timeouts = KubernetesSpec(), HypervisorSpec(), TimeoutSpec()
     at = "clusters.cloud.kubernetes_config"
-    assert {key: found[f"{at}.{key}"] for key in KubernetesSpec.__dataclass_fields__} == {
+    assert {key: found[f"{at}.{key}"] for key in KubernetesSpec.__dataclass_fields__ if key != "real_gpus"} == {
         "cni": kubernetes.cni,
         "ingress": kubernetes.ingress,
         "storage_class": kubernetes.storage_class,
+        "network_policy": kubernetes.network_policy,
         "source": kubernetes.source,
         "version": kubernetes.version,
         "pod_subnet": str(kubernetes.pod_subnet),
@@ -83,9 +86,15 @@ def test_defaults_are_those_of_the_types() -> None:
         timeouts.boot,
         timeouts.configure,
         timeouts.verify,
+        timeouts.drain,
+        timeouts.shutdown,
+        timeouts.lock,
     ]
     assert (found["images.hpc"], found["images.cloud"]) == (ImageSpec().hpc, ImageSpec().cloud)
     assert found["ssh.user"] == SshSpec().user
+    security = SecuritySpec()
+    assert found["security.unattended_upgrades"] is security.unattended_upgrades
+    assert found["security.apt_sources"] == list(security.apt_sources)
     assert found["global.networks.hpc_network.nat"] is NetworkSpec.__dataclass_fields__["nat"].default
 
 

@@ -30,6 +30,7 @@ POD_IPS = {HEAD: "10.244.10.2", WORKER: "10.244.11.2"}
 
 def node(name: str, *, ready: bool = True, message: str = "", **allocatable: str) -> dict[str, Any]:
     return {
+        "kind": "Node",
         "metadata": {"name": name},
         "spec": {},
         "status": {
@@ -43,7 +44,8 @@ def node(name: str, *, ready: bool = True, message: str = "", **allocatable: str
 def pod(name: str, where: str, *, ready: bool = True, **status: Any) -> dict[str, Any]:
     conditions = [{"type": "Ready", "status": "True" if ready else "False"}]
     return {
-        "metadata": {"name": name},
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": "kube-system"},
         "spec": {"nodeName": where},
         "status": {"phase": "Running", "podIP": POD_IPS.get(where, ""), "conditions": conditions, **status},
     }
@@ -152,8 +154,9 @@ def spec() -> ClusterSpec:
 class Cluster:
     """A control plane that answers kubectl; `nodes` may change from one question to the next."""
 
-    def __init__(self, *, nodes: list[str], deaf: bool = False) -> None:
+    def __init__(self, *, nodes: list[str], deaf: bool = False, others: tuple[dict[str, Any], ...] = ()) -> None:
         self.nodes = nodes
+        self.others = others
         self.deaf = deaf
         self.commands: list[str] = []
         self.time = 0.0
@@ -176,9 +179,9 @@ class Cluster:
 
     def answer(self, command: str) -> str:
         if "get nodes" in command:
-            return self.nodes.pop(0) if len(self.nodes) > 1 else self.nodes[0]
-        if "get pods -n kube-system" in command:
-            return listing(*(pod(f"{name}{HEAD}", HEAD) for name in SYSTEM))
+            nodes = json.loads(self.nodes.pop(0) if len(self.nodes) > 1 else self.nodes[0])["items"]
+            pods = [pod(f"{name}{HEAD}", HEAD) for name in SYSTEM]
+            return listing(*nodes, *([*pods, *self.others] if "pods" in command else []))
         if f"get pods -n {NAMESPACE}" in command:
             return listing(pod("probe-a", HEAD), pod("probe-b", WORKER))
         if command.startswith("cat "):
@@ -206,6 +209,40 @@ def test_a_good_cluster_passes_everything_and_is_cleaned_up() -> None:
         "kubernetes nodes", "system pods", "kubernetes gpus", "pods", "pod network", "service by name",
     ]  # fmt: skip
     assert "delete namespace" in cluster.commands[-1]
+
+
+def test_a_good_cluster_costs_few_starts_of_kubectl() -> None:
+    cluster = Cluster(nodes=[GOOD])
+    verify_cloud(spec(), cluster, ADDRESSES, GPUS, clock=cluster.clock())
+    verbs = [command.split()[5] for command in cluster.commands if "kubectl" in command.split()[:3]]
+    assert verbs == ["get", "apply", "rollout", "get", "exec", "exec", "delete"]
+
+
+def test_probes_of_an_interrupted_run_are_removed_first() -> None:
+    leftover = {"kind": "Namespace", "metadata": {"name": NAMESPACE}}
+    cluster = Cluster(nodes=[GOOD], others=(leftover,))
+    assert verify_cloud(spec(), cluster, ADDRESSES, GPUS, clock=cluster.clock()).ok
+    verbs = [command.split()[5] for command in cluster.commands if "kubectl" in command.split()[:3]]
+    assert verbs[:3] == ["get", "delete", "apply"]
+
+
+def test_pods_of_add_ons_count_and_those_of_people_do_not() -> None:
+    waiting = pod("controller", WORKER, ready=False)
+    for namespace, ok in (("ingress-nginx", False), ("students", True)):
+        waiting["metadata"]["namespace"] = namespace
+        cluster = Cluster(nodes=[GOOD], others=(waiting,))
+        report = verify_cloud(spec(), cluster, ADDRESSES, GPUS, clock=cluster.clock())
+        assert ("system pods", ok) in names(report)
+
+
+def test_checks_are_told_in_their_order_though_they_are_done_in_another() -> None:
+    cluster = Cluster(nodes=[listing(node(HEAD)), GOOD])
+    told: list[str] = []
+    report = verify_cloud(
+        spec(), cluster, ADDRESSES, GPUS, clock=cluster.clock(), on_check=lambda check: told.append(check.name)
+    )
+    assert told[:3] == ["kubernetes nodes", "system pods", "kubernetes gpus"]
+    assert [check.seconds for check in report.checks[:2]] == [2.0, 0.0]
 
 
 def test_it_waits_for_a_node_that_comes_late() -> None:

@@ -168,7 +168,7 @@ def test_summary_for_a_status_display() -> None:
 
 
 STUBS = {
-    "runuser": '[ "$1" = -u ] && [ "$2" = student ] && shift 3 && exec "$@"',
+    "sudo": '[ "$1 $2 $3 $4" = "-n -u student --" ] && shift 4 && exec "$@"',
     "srun": 'echo "41 a a"; echo "41 b b"',
     "sacct": 'n=$(cat "$STATE" 2>/dev/null || echo 0); echo $((n + 1)) >"$STATE"\n'
     '[ "$n" -ge 1 ] && echo "41|student|COMPLETED|2|0:0" || echo "41|student|RUNNING|2|0:0"',

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from random_examples import examples
 
 from emulator.share import share_dir
 from emulator.spec.findings import Report
@@ -15,13 +16,7 @@ from emulator.spec.schema import properties
 BASES = tuple(
     (share_dir() / "config" / f"{name}.yaml").read_text(encoding="utf-8") for name in ("minimal", "demo", "production")
 )
-BOUNDED = settings(
-    max_examples=150,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+BOUNDED = examples(100)
 KEYS = sorted({path.replace("[]", "").rsplit(".", 1)[-1] for path, _ in properties()})
 
 values = st.recursive(

@@ -1,0 +1,1 @@
+"""Who may log in to a lab: users, their roles and their ssh certificates. Pure."""

@@ -1,0 +1,127 @@
+"""Access to a lab's nodes: granting it for a time, listing who has it, taking it back at once."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from emulator.access.model import AccessRole, LabUser, check_name, render_book
+from emulator.app.access_book import read_book
+from emulator.app.files import load_recorded_lab
+from emulator.app.kubeconfigs import hand_out_kubeconfigs
+from emulator.app.opened import opened_lab
+from emulator.app.rotation import Rotator
+from emulator.app.telling import tell_nodes
+from emulator.app.work import working_on
+from emulator.app.world import CertificateOrder, World
+from emulator.apply.handler import StopFlag
+from emulator.apply.handlers.files import write_private
+from emulator.errors import UsageError
+from emulator.progress import Reporter
+from emulator.spec.model import ClusterSpec
+
+TAG = "access"
+"""Of the playbooks' tasks that users matter to."""
+
+
+@dataclass(frozen=True, slots=True)
+class GrantRequest:
+    """Access for `user`. `nodes`: names, empty for all. `public_key`: `TYPE BASE64`, empty to have a pair made."""
+
+    user: str
+    role: AccessRole
+    seconds: int
+    nodes: tuple[str, ...] = ()
+    public_key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """What was granted; `directory` holds what the user is to be handed."""
+
+    user: LabUser
+    directory: Path
+
+
+def grant(world: World, lab_name: str, request: GrantRequest, reporter: Reporter, stop: StopFlag) -> Granted:
+    """Give a user an account on the lab's nodes and a certificate that ends by itself.
+
+    The grant is on record before the nodes are told: if telling them fails, the next run of the same command, of
+    `configure` or of `provision` does it.
+
+    Raises:
+        UsageError: no such lab or node, or not a possible name.
+        ConflictError: another command works on the lab.
+        ConfigureError: a node could not be told.
+    """
+    spec = load_recorded_lab(world.home, lab_name).spec
+    check_name(request.user)
+    _require_nodes(spec, request.nodes)
+    with working_on(world, lab_name, "access add", reporter) as work:
+        lab, store = opened_lab(world, lab_name)
+        work.tell(who=request.user, role=request.role.value)
+        work.begin(store)
+        Rotator(world, lab, store, spec, reporter, stop).settle()
+        book = read_book(lab)
+        expires = int(time.time()) + request.seconds
+        if request.public_key:
+            # Refused before anything is signed, if it must be.
+            book.granted(request.user, request.role, public_key=request.public_key, expires=expires)
+        directory = lab.paths.handouts / request.user
+        order = CertificateOrder(
+            request.user,
+            book.next_serial,
+            request.seconds,
+            directory,
+            request.public_key,
+            forwarding=request.role is AccessRole.ADMIN,
+            nodes=request.nodes,
+        )
+        key = world.guests.issue(spec, lab.access(spec.ssh.user), order)
+        book = book.granted(request.user, request.role, public_key=key, expires=expires, nodes=request.nodes)
+        write_private(lab.paths.access, render_book(book))
+        tell_nodes(world, lab, store, spec, reporter, stop, tags=(TAG,))
+        hand_out_kubeconfigs(world, lab, spec, renew=request.user)
+        user = book.user(request.user)
+        assert user is not None  # noqa: S101  granted a moment ago
+        return Granted(user, directory)
+
+
+def revoke(world: World, lab_name: str, name: str, reporter: Reporter, stop: StopFlag) -> LabUser:
+    """Take all access of a user back: keys, account, jobs. It is on record before the nodes are told.
+
+    Raises:
+        UsageError: no such lab or user.
+        ConflictError: another command works on the lab.
+        ConfigureError: a node could not be told; the certificate is good there until it ends, or this is run again.
+    """
+    spec = load_recorded_lab(world.home, lab_name).spec
+    with working_on(world, lab_name, "access revoke", reporter) as work:
+        lab, store = opened_lab(world, lab_name)
+        work.tell(who=name)
+        work.begin(store)
+        Rotator(world, lab, store, spec, reporter, stop).settle()
+        book = read_book(lab).without(name)
+        write_private(lab.paths.access, render_book(book))
+        shutil.rmtree(lab.paths.handouts / name, ignore_errors=True)
+        tell_nodes(world, lab, store, spec, reporter, stop, tags=(TAG,))
+        user = book.user(name)
+        assert user is not None  # noqa: S101  revoked a moment ago
+        return user
+
+
+def list_users(world: World, lab_name: str) -> Sequence[LabUser]:
+    """Everybody who ever had access, by uid; reads only."""
+    load_recorded_lab(world.home, lab_name)
+    lab, _ = opened_lab(world, lab_name)
+    return read_book(lab).users
+
+
+def _require_nodes(spec: ClusterSpec, wanted: Sequence[str]) -> None:
+    names = [node.name for node in spec.nodes]
+    strangers = [name for name in wanted if name not in names]
+    if strangers:
+        raise UsageError(f"lab {spec.name} has no node {', '.join(strangers)}", fix=f"its nodes are {', '.join(names)}")

@@ -1,0 +1,79 @@
+"""Rotating one of a lab's secrets."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from emulator.app.access_book import read_book
+from emulator.app.files import load_recorded_lab
+from emulator.app.opened import opened_lab
+from emulator.app.rotation import Rotator
+from emulator.app.work import working_on
+from emulator.app.world import World
+from emulator.apply.handler import StopFlag
+from emulator.apply.rotation import pending_rotations, secrets_on_record
+from emulator.errors import UsageError
+from emulator.progress import Reporter
+from emulator.rotation.model import RotatedSecret
+from emulator.spec.model import ClusterKind, ClusterSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Rotated:
+    """`finished`: rotations that earlier runs had begun and this one brought to their end. `declined`: nothing was
+    changed. `hand_again`: users whose directory holds a new certificate; the old one lets them in no more."""
+
+    secret: RotatedSecret
+    finished: tuple[RotatedSecret, ...] = ()
+    declined: bool = False
+    hand_again: tuple[str, ...] = ()
+
+
+def rotate(
+    world: World,
+    lab_name: str,
+    secret: RotatedSecret,
+    reporter: Reporter,
+    stop: StopFlag,
+    *,
+    confirm: Callable[[tuple[RotatedSecret, ...]], bool],
+    wait_seconds: float = 0.0,
+) -> Rotated:
+    """Change a secret for a new one on the host and on every node, and try it.
+
+    Rotations that an earlier run has begun are finished first; if the one asked for is among them, that is all.
+    `confirm` is told which they are.
+
+    Raises:
+        UsageError: no such lab, or it has no use for this secret.
+        ConflictError: another command works on the lab.
+        ConfigureError: a node could not be told.
+        VerifyError: the new secret does not do.
+    """
+    spec = load_recorded_lab(world.home, lab_name).spec
+    _require_use(spec, secret)
+    with working_on(world, lab_name, "rotate", reporter, wait_seconds=wait_seconds) as work:
+        lab, store = opened_lab(world, lab_name)
+        pending = tuple(files.secret for files in pending_rotations(lab.paths))
+        if secret not in pending:
+            secrets_on_record(secret, store)
+        if not confirm(pending):
+            return Rotated(secret, declined=True)
+        work.tell(secret=secret.value)
+        work.begin(store)
+        rotator = Rotator(world, lab, store, spec, reporter, stop)
+        finished = rotator.finish_pending()
+        if secret not in finished:
+            rotator.rotate(secret)
+        hand_again: tuple[str, ...] = ()
+        if RotatedSecret.SSH in (secret, *finished):
+            users = read_book(lab).users
+            hand_again = tuple(user.name for user in users if not user.revoked and user.expires > time.time())
+        return Rotated(secret, finished, hand_again=hand_again)
+
+
+def _require_use(spec: ClusterSpec, secret: RotatedSecret) -> None:
+    if secret is RotatedSecret.MUNGE and not spec.nodes_of(ClusterKind.HPC):
+        raise UsageError(f"lab {spec.name} has no Slurm cluster, so it has no MUNGE key", fix="rotate ssh or tls")

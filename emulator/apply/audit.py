@@ -1,0 +1,98 @@
+"""The host's record of commands that changed something: append-only, one JSON line for each begin and each end.
+
+A command that was killed leaves a begin without an end, which is how a reader knows. Lines of several commands mix;
+`id` ties an end to its begin. The file outlives the labs that it tells of.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from emulator.errors import StateError
+from emulator.flock import acquire
+
+VERSION = 1
+MAX_LINE = 1 << 20
+WAIT_SECONDS = 10.0
+"""How long one may wait for others that write a line."""
+
+
+class AuditLog:
+    """`path` is made with its directory at the first append; mode 0600, never a link."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def append(self, entry: Mapping[str, Any]) -> None:
+        """Add one line, on the disk when this returns.
+
+        Raises:
+            StateError: it cannot be written, as on a full disk.
+            ConflictError: another process holds it; names it.
+        """
+        text = json.dumps({"version": VERSION, "time": _now(), **entry}, ensure_ascii=True, separators=(",", ":"))
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            descriptor = os.open(self.path, flags, 0o600)
+            try:
+                acquire(descriptor, self.path, seconds=WAIT_SECONDS)
+                size = os.fstat(descriptor).st_size
+                # A line that a full disk or a power cut tore must not swallow this one.
+                torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+                data = (b"\n" if torn else b"") + text.encode() + b"\n"
+                if os.write(descriptor, data) != len(data):
+                    raise OSError(28, "No space left on device", str(self.path))
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise StateError(
+                f"the audit log cannot be written: {error.strerror}",
+                where=str(self.path),
+                fix="free space on that file system, or mend the file's permissions",
+            ) from error
+
+    def read(self) -> tuple[list[Mapping[str, Any]], int]:
+        """All entries, oldest first, and how many lines cannot be read.
+
+        Raises:
+            StateError: the file is there and this user may not read it.
+        """
+        entries: list[Mapping[str, Any]] = []
+        bad = 0
+        try:
+            with self.path.open("rb") as file:
+                while line := file.readline(MAX_LINE):
+                    entry = _parse(line)
+                    if entry is not None:
+                        entries.append(entry)
+                    elif line.strip():
+                        bad += 1
+        except FileNotFoundError:
+            return [], 0
+        except OSError as error:
+            raise StateError(
+                f"the audit log cannot be read: {error.strerror}", where=str(self.path), fix="run as root (sudo)"
+            ) from error
+        return entries, bad
+
+
+def _parse(line: bytes) -> Mapping[str, Any] | None:
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(entry, dict) or not isinstance(entry.get("id"), str):
+        return None
+    # A line of another format may mean something else by the same words; it counts among those that cannot be read.
+    return entry if entry.get("version") == VERSION else None
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -1,0 +1,82 @@
+"""The lab's own table of the kernel's packet filter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from emulator import ids
+from emulator.apply.handler import ApplyContext, Handle
+from emulator.apply.identity import LabIdentity
+from emulator.apply.packet_rules import filter_table
+from emulator.errors import ConflictError
+from emulator.filter_ports import PacketFilter
+from emulator.plan.model import Action, Observation, Presence, Recorded
+from emulator.plan.resources import Firewall, Resource
+from emulator.ports import HypervisorSession
+
+
+class FirewallHandler:
+    """`filter_` is that of the namespace in which the lab's bridges are."""
+
+    def __init__(self, filter_: PacketFilter, session: HypervisorSession, identity: LabIdentity) -> None:
+        self._filter = filter_
+        self._session = session
+        self._identity = identity
+
+    def observe(self, resource: Firewall, record: Recorded | None) -> Observation:
+        if self._unreachable():
+            if record is None:
+                return Observation(Presence.ABSENT)
+            return Observation(Presence.UNKNOWN, detail="its hypervisor does not run")
+        info = self._filter.table(resource.table)
+        if info is None:
+            # Not absent: what is made anew takes the guests with it, and they need no restart for a table.
+            made = record is not None and record.open_action not in (Action.CREATE, Action.DELETE)
+            return Observation(Presence.OURS, drift=("its table is gone",)) if made else Observation(Presence.ABSENT)
+        if info.owner is None or not self._identity.owns(info.owner):
+            return Observation(
+                Presence.FOREIGN, detail=f"a table {info.name} is there already ({self._identity.whose(info.owner)})"
+            )
+        parts = record.handle.get("parts") if record else None
+        drift = _drift(parts, info.parts) if isinstance(parts, Mapping) else ()
+        return Observation(Presence.OURS, digest=info.owner.digest, drift=drift)
+
+    def _unreachable(self) -> bool:
+        """The namespace of a private hypervisor that does not run may be gone, and a new one comes without tables."""
+        return self._session.private and self._session.peek() is None
+
+    def ensure(self, resource: Firewall, previous: Resource | None, context: ApplyContext) -> Handle:
+        del previous, context
+        info = self._filter.table(resource.table)
+        if info and not self._identity.owns(info.owner):
+            raise ConflictError(
+                f"a table {info.name} is there already ({self._identity.whose(info.owner)})",
+                where=resource.id,
+                fix=f"nft delete table inet {info.name}, if nobody needs it",
+            )
+        self._filter.replace(filter_table(self._identity.mark(resource.id, resource.digest), resource))
+        made = self._filter.table(resource.table)
+        # What the kernel says of it now is what later looks are compared with.
+        return {"table": resource.table, "parts": dict(made.parts) if made else {}}
+
+    def delete(self, resource: Firewall, handle: Handle, context: ApplyContext) -> None:
+        del handle, context
+        if self._unreachable():
+            return  # it goes with the namespace
+        info = self._filter.table(resource.table)
+        if info and self._identity.owns(info.owner):
+            self._filter.delete(resource.table)
+
+    def find(self, lab: str) -> Sequence[Resource]:
+        if self._unreachable():
+            return ()
+        info = self._filter.table(ids.table_name(lab))
+        if info is None or info.owner is None or not self._identity.owns(info.owner):
+            return ()
+        return (Firewall(name=info.owner.resource_id.partition("/")[2], table=info.name, zones=(), rules=()),)
+
+
+def _drift(recorded: Mapping[str, str], there: Mapping[str, str]) -> tuple[str, ...]:
+    """Parts of the table that somebody has changed, added or removed."""
+    changed = sorted(name for name in {*recorded, *there} if recorded.get(name) != there.get(name))
+    return (f"has been edited: {', '.join(changed[:6])}",) if changed else ()

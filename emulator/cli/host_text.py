@@ -1,0 +1,69 @@
+"""What `host check` found, for people and as JSON."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from collections.abc import Iterator
+
+import click
+
+from emulator.host.checks import HostReport
+from emulator.host.checks.result import CheckResult, Level
+
+_COLOURS = {Level.PASS: "green", Level.WARN: "yellow", Level.FAIL: "red"}
+_LEFT = 30  # columns before what was found: level, title
+
+
+def host_report_json(report: HostReport) -> dict[str, object]:
+    """Keys are an interface: add, do not rename."""
+    return {
+        "version": 1,
+        "fit": not report.failed,
+        "counts": {level.value: report.count(level) for level in Level},
+        "unseen": report.unseen,
+        "checks": [{"group": group.title, **result.to_json()} for group in report.groups for result in group.results],
+    }
+
+
+def host_report_text(report: HostReport, *, verbose: bool, styled: bool, subject: str) -> str:
+    """Groups of aligned lines; what is not well has its reason and its remedy below it."""
+    width = max(80, min(shutil.get_terminal_size((120, 24)).columns, 140))
+    lines: list[str] = []
+    for group in report.groups:
+        lines.append(click.style(group.title, bold=True) if styled else group.title)
+        for result in group.results:
+            lines.extend(_lines(result, verbose=verbose, styled=styled, width=width))
+        lines.append("")
+    lines.append(_summary(report, subject))
+    return "\n".join(lines)
+
+
+def _lines(result: CheckResult, *, verbose: bool, styled: bool, width: int) -> Iterator[str]:
+    first, *rest = _wrap(result.found, width - _LEFT)
+    word = click.style(result.level.value, fg=_COLOURS[result.level], bold=True) if styled else result.level.value
+    yield f"  {word}  {result.title:<{_LEFT - 8}}{first}"
+    for line in rest:
+        yield " " * _LEFT + line
+    troubled = result.level is not Level.PASS
+    if troubled or verbose:
+        yield from _labelled("why", result.why, width)
+    if troubled and result.fix:
+        # Never broken: it is there to be copied.
+        yield f"{' ' * _LEFT}fix: {result.fix}"
+
+
+def _labelled(label: str, text: str, width: int) -> Iterator[str]:
+    for number, line in enumerate(_wrap(text, width - _LEFT - 5)):
+        yield " " * _LEFT + (f"{label}: {line}" if number == 0 else f"     {line}")
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False) or [""]
+
+
+def _summary(report: HostReport, subject: str) -> str:
+    counts = ", ".join(f"{report.count(level)} {level.value}" for level in Level)
+    verdict = "is not fit: mend what says FAIL" if report.failed else "can run labs"
+    unseen = f"; {report.unseen} not to be seen by this user" if report.unseen else ""
+    return f"{counts}{unseen}: {subject} {verdict}"

@@ -1,0 +1,150 @@
+"""NVIDIA boards: there, not in nouveau's hands, with a driver of the right kind, and free."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from emulator.gpu_ports import VgpuFramework
+from emulator.host.checks.result import CheckResult, Level, Wanted, ok
+from emulator.host.readings import Board, DriverKind, HostReadings
+
+_FRAMEWORKS = {
+    VgpuFramework.MDEV: "mediated devices",
+    VgpuFramework.VENDOR_VFIO: "vendor VFIO (no mdev)",
+    VgpuFramework.NONE: "no vGPUs",
+}
+_SERVICES = ("nvidia-vgpu-mgr", "nvidia-vgpud")
+# Process (cut at 15 characters) -> unit of services that hold a board as long as they run.
+_UNITS = {"nvidia-persiste": "nvidia-persistenced", "nv-hostengine": "nvidia-dcgm", "nvsm_core": "nvsm"}
+NO_BOARD = "no NVIDIA GPU"
+
+
+def check_gpus(host: HostReadings, wanted: Wanted) -> Iterator[CheckResult]:
+    """Checks of the boards; without one they pass, unless the lab asks for it."""
+    yield _boards(host, wanted)
+    yield _nouveau(host, wanted)
+    yield _driver(host, wanted)
+    yield _vgpu(host, wanted)
+    yield _sriov(host, wanted)
+    yield _holders(host)
+
+
+def _level(wanted: Wanted) -> Level:
+    return Level.FAIL if wanted.gpus else Level.WARN
+
+
+def _boards(host: HostReadings, wanted: Wanted) -> CheckResult:
+    id_, title = "gpu.boards", "NVIDIA GPUs"
+    why = "nodes with real GPUs get them from these boards; with `backend: simulated` none is needed"
+    there = {board.pci.address for board in host.boards}
+    listed = ", ".join(f"{board.name} at {board.pci.address}" for board in host.boards) or "none"
+    missing = [f"{name} ({address})" for name, address in wanted.boards if address not in there]
+    if missing:
+        fix = "set pci_address to what `lspci -D -d 10de:` prints, or gpu_allocation.backend: simulated"
+        return CheckResult(
+            id_, title, Level.FAIL, f"the file's {', '.join(missing)} is not there; this host has {listed}", why, fix
+        )
+    return ok(id_, title, listed, why)
+
+
+def _nouveau(host: HostReadings, wanted: Wanted) -> CheckResult:
+    id_, title = "gpu.nouveau", "nouveau"
+    why = "the free driver takes the boards at boot, and neither NVIDIA's driver nor vfio-pci can have them then"
+    loaded = "nouveau" in host.kernel.loaded
+    place = host.kernel.blacklisted.get("nouveau")
+    fix = "hyperscaler host prepare --gpus, which blacklists it and renews the initramfs, and reboot"
+    if loaded:
+        where = f"loaded, although blacklisted by {place}" if place else "loaded, and not blacklisted"
+        if place:
+            fix = "update-initramfs -u, and reboot: the initramfs is from before the blacklist"
+        level = _level(wanted) if host.boards else Level.WARN
+        return CheckResult(id_, title, level, where, why, fix)
+    if place:
+        return ok(id_, title, f"not loaded, blacklisted by {place}", why)
+    if host.boards:
+        return CheckResult(id_, title, Level.WARN, "not loaded now, and not blacklisted", why, fix)
+    return ok(id_, title, f"not loaded; {NO_BOARD}", why)
+
+
+def _driver(host: HostReadings, wanted: Wanted) -> CheckResult:
+    id_, title = "gpu.driver", "NVIDIA driver"
+    why = "slices need NVIDIA's vGPU host driver (Virtual GPU Manager); whole boards need only vfio-pci"
+    driver = host.driver
+    manual = "install the vGPU host driver by hand: `hyperscaler host prepare --dry-run` tells the steps"
+    if driver is None:
+        if not host.boards and not wanted.gpus:
+            return ok(id_, title, f"none; {NO_BOARD}", why)
+        if wanted.slices:
+            return CheckResult(id_, title, Level.FAIL, "not loaded, and the lab asks for slices", why, manual)
+        fix = "apt-get install nvidia-driver (component non-free), or leave the boards to vfio-pci"
+        return CheckResult(id_, title, Level.WARN, "not loaded", why, fix)
+    kind = "vGPU host" if driver.kind is DriverKind.VGPU_HOST else "data-centre"
+    modules = "open kernel modules" if driver.open_modules else "proprietary kernel modules"
+    found = f"{driver.version or 'unknown version'}, {kind} driver, {modules}"
+    if wanted.slices and driver.kind is not DriverKind.VGPU_HOST:
+        return CheckResult(id_, title, Level.FAIL, f"{found}: it makes no vGPUs", why, manual)
+    return ok(id_, title, found, why)
+
+
+def _vgpu(host: HostReadings, wanted: Wanted) -> CheckResult:
+    id_, title = "gpu.vgpu", "vGPU framework"
+    why = "a slice reaches its guest as a vGPU, made through one of two frameworks, by the kernel's age"
+    if not host.boards:
+        return ok(id_, title, NO_BOARD, why)
+    found = "; ".join(f"{board.pci.address}: {_FRAMEWORKS[board.framework]}" for board in host.boards)
+    offers = any(board.framework is not VgpuFramework.NONE for board in host.boards)
+    if not offers:
+        if not wanted.slices:
+            return ok(id_, title, found, why)
+        fix = "see NVIDIA driver; on SR-IOV boards also: /usr/lib/nvidia/sriov-manage -e ALL"
+        return CheckResult(id_, title, Level.FAIL, found, why, fix)
+    silent = [name for name in _SERVICES if name not in host.processes]
+    if silent and wanted.slices:
+        fix = f"systemctl enable --now {' '.join(silent)}"
+        return CheckResult(id_, title, Level.WARN, f"{found}; {' and '.join(silent)} does not run", why, fix)
+    return ok(id_, title, found, why)
+
+
+def _sriov(host: HostReadings, wanted: Wanted) -> CheckResult:
+    id_, title = "gpu.sriov", "SR-IOV"
+    why = "from Ampere on each vGPU sits on a virtual function (VF) of its board"
+    if not host.boards:
+        return ok(id_, title, NO_BOARD, why)
+    found = "; ".join(_functions(board) for board in host.boards)
+    able = [board for board in host.boards if board.pci.totalvfs]
+    if not wanted.slices:
+        return ok(id_, title, found, why)
+    if not able:
+        # Boards before Ampere have mediated devices on the physical function.
+        if any(board.framework is VgpuFramework.MDEV for board in host.boards):
+            return ok(id_, title, found, why)
+        fix = "switch SR-IOV on in the firmware (Above 4G Decoding, too): systemctl reboot --firmware-setup"
+        return CheckResult(id_, title, Level.FAIL, found, why, fix)
+    if not host.sriov_manage and not any(board.pci.numvfs for board in able):
+        fix = "install the vGPU host driver, which brings /usr/lib/nvidia/sriov-manage"
+        return CheckResult(id_, title, Level.FAIL, f"{found}; sriov-manage is not installed", why, fix)
+    return ok(id_, title, found, why)
+
+
+def _functions(board: Board) -> str:
+    pci = board.pci
+    return f"{pci.address}: {pci.numvfs} of {pci.totalvfs} VFs" if pci.totalvfs else f"{pci.address}: none offered"
+
+
+def _holders(host: HostReadings) -> CheckResult:
+    id_, title = "gpu.holders", "processes on GPUs"
+    why = "a board in use can be neither cut into slices nor handed to a guest"
+    unseen = bool(host.boards) and not host.user.is_root
+    blind = " (only those of this user: run as root for all)" if unseen else ""
+    if not host.holders:
+        found = f"none{blind}" if host.boards else NO_BOARD
+        if unseen:
+            fix = "sudo hyperscaler host check"
+            return CheckResult(id_, title, Level.WARN, found, why, fix, unseen=True)
+        return ok(id_, title, found, why)
+    named = ", ".join(sorted({f"{item.name} ({item.pid})" for item in host.holders}))
+    pids = " ".join(str(pid) for pid in sorted({item.pid for item in host.holders}))
+    units = sorted({_UNITS[item.name] for item in host.holders if item.name in _UNITS})
+    stop = f"systemctl stop {' '.join(units)}; " if units else ""
+    fix = f"{stop}end them when they are done: kill {pids}"
+    return CheckResult(id_, title, Level.WARN, f"{named}{blind}", why, fix, unseen=unseen)

@@ -1,0 +1,117 @@
+"""What else on the host has to do with networks and virtual machines, and could be in the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import IPv4Network
+
+from emulator.host.checks.resources import of_finding
+from emulator.host.checks.result import CheckResult, Level, Wanted, ok
+from emulator.host.readings import HostReadings
+from emulator.spec.findings import Severity
+
+_OTHERS = {
+    "vboxdrv": "VirtualBox",
+    "vmmon": "VMware",
+    "xen_evtchn": "Xen",
+    "xen_gntdev": "Xen",
+}
+DEFAULT_SUBNETS = (IPv4Network("192.168.100.0/24"), IPv4Network("192.168.200.0/24"))
+"""Where a lab's networks are when its file does not say: the defaults of the schema."""
+_OWN = "the lab has a network namespace of its own"
+
+
+def uses_host_networks(host: HostReadings, wanted: Wanted) -> bool:
+    """Whether a lab's networks are the host's: they are with the host's libvirt, and not with one of its own."""
+    return host.system_libvirt if wanted.embedded is None else not wanted.embedded
+
+
+def check_networks(host: HostReadings, wanted: Wanted) -> Iterator[CheckResult]:
+    """Subnets and bridges of the lab, other hypervisors, Docker and firewalld."""
+    yield _subnets(host, wanted)
+    yield _bridges(host, wanted)
+    yield _hypervisors(host)
+    yield _libvirts(host)
+    yield _docker(host, wanted)
+    yield _firewalld(host, wanted)
+
+
+def _subnets(host: HostReadings, wanted: Wanted) -> CheckResult:
+    id_, title = "network.subnets", "subnets"
+    why = "a lab's subnet that the host reaches elsewhere takes that place's traffic, or loses its own"
+    taken = ", ".join(f"{each.subnet} ({each.interface})" for each in host.facts.networks) or "none"
+    if not wanted.lab and uses_host_networks(host, wanted):
+        clash = [net for net in DEFAULT_SUBNETS if any(net.overlaps(each.subnet) for each in host.facts.networks)]
+        if clash:
+            found = f"{' and '.join(map(str, clash))}, where labs are by default, is taken; in use here: {taken}"
+            fix = "give global.networks.*.subnet in the lab file, or hypervisor.uri: embedded"
+            return CheckResult(id_, title, Level.WARN, found, why, fix)
+    return _of_lab(host, wanted, id_, title, why, "host.subnet", f"in use here: {taken}")
+
+
+def _bridges(host: HostReadings, wanted: Wanted) -> CheckResult:
+    id_, title = "network.bridges", "bridges"
+    why = "a lab makes its bridges itself, under the names in the file, and takes over nobody else's"
+    bridges = [name for name in host.facts.interfaces if name.startswith(("virbr", "br", "docker", "cni"))]
+    return _of_lab(host, wanted, id_, title, why, "host.bridge", f"here: {', '.join(bridges) or 'none'}")
+
+
+def _of_lab(host: HostReadings, wanted: Wanted, id_: str, title: str, why: str, code: str, found: str) -> CheckResult:
+    if not uses_host_networks(host, wanted):
+        return ok(id_, title, f"{_OWN}; {found}", why)
+    faults = [finding for finding in wanted.findings if finding.code == code]
+    if faults:
+        return of_finding(id_, title, min(faults, key=lambda each: each.severity is not Severity.ERROR), why)
+    return ok(id_, title, found, why)
+
+
+def _hypervisors(host: HostReadings) -> CheckResult:
+    id_, title = "network.hypervisors", "other hypervisors"
+    why = "only one hypervisor can have the processor's virtualisation at a time"
+    names = sorted({_OTHERS[module] for module in host.kernel.loaded & _OTHERS.keys()})
+    if names:
+        modules = " ".join(sorted(host.kernel.loaded & _OTHERS.keys()))
+        found = f"{', '.join(names)} is loaded ({modules})"
+        return CheckResult(id_, title, Level.WARN, found, why, f"end its machines, then modprobe -r {modules}")
+    return ok(id_, title, "none loaded", why)
+
+
+def _libvirts(host: HostReadings) -> CheckResult:
+    id_, title = "network.libvirt", "libvirt daemons"
+    why = "libvirtd and the modular daemons keep the same guests, and must not both run"
+    both = {"libvirtd", "virtqemud"} <= host.processes
+    if both:
+        fix = "systemctl disable --now libvirtd.service libvirtd.socket, or the virtqemud units"
+        return CheckResult(id_, title, Level.WARN, "libvirtd and virtqemud both run", why, fix)
+    if host.system_libvirt:
+        return ok(id_, title, "the host's libvirt listens: `uri: auto` uses it", why)
+    return ok(id_, title, "the host's libvirt does not listen: labs have one of their own", why)
+
+
+def _docker(host: HostReadings, wanted: Wanted) -> CheckResult:
+    id_, title = "network.docker", "Docker's firewall"
+    why = "Docker sets iptables' FORWARD policy to DROP, which cuts off guests on the host's own bridges"
+    if not host.docker:
+        return ok(id_, title, "no Docker", why)
+    if not uses_host_networks(host, wanted):
+        return ok(id_, title, f"Docker runs; {_OWN}", why)
+    if host.forward_policy is None:
+        found = "Docker runs; the FORWARD policy is not to be seen by this user"
+        return CheckResult(id_, title, Level.WARN, found, why, "sudo iptables -S FORWARD", unseen=True)
+    if host.forward_policy != "DROP":
+        return ok(id_, title, f"Docker runs; FORWARD is {host.forward_policy}", why)
+    bridged = ", and bridged packets pass it, too (br_netfilter)" if host.bridge_filter else ""
+    fix = "iptables -I DOCKER-USER -i 'virbr+' -j ACCEPT; iptables -I DOCKER-USER -o 'virbr+' -j ACCEPT"
+    return CheckResult(id_, title, Level.WARN, f"FORWARD is DROP{bridged}", why, f"{fix}; or hypervisor.uri: embedded")
+
+
+def _firewalld(host: HostReadings, wanted: Wanted) -> CheckResult:
+    id_, title = "network.firewalld", "firewalld"
+    why = "it lets guests reach DHCP and DNS of the host only through bridges in its zone libvirt"
+    if "firewalld" not in host.processes:
+        return ok(id_, title, "does not run", why)
+    if not uses_host_networks(host, wanted):
+        return ok(id_, title, f"runs; {_OWN}", why)
+    # libvirt names the zone only for networks that it filters itself, and those of labs are not such.
+    fix = "for each bridge: firewall-cmd --permanent --zone=libvirt --add-interface=BRIDGE; firewall-cmd --reload"
+    return CheckResult(id_, title, Level.WARN, "runs", why, fix)

@@ -1,0 +1,141 @@
+"""Programs at versions that work, the product's Debian packages, and who may use libvirt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from emulator.host.checks.result import CheckResult, Level, Wanted, ok
+from emulator.host.readings import HostReadings
+
+_DEBIAN_LIKE = ("debian", "ubuntu")
+
+
+@dataclass(frozen=True, slots=True)
+class Minimum:
+    """`names`: programs of which one will do. `optional`: its absence stops no lab."""
+
+    id: str
+    title: str
+    names: tuple[str, ...]
+    version: str
+    why: str
+    fix: str
+    optional: bool = False
+
+
+_PREPARE = "hyperscaler host prepare"
+MINIMUMS = (
+    Minimum(
+        "libvirt",
+        "libvirt",
+        ("libvirtd", "virtqemud"),
+        "9.0",
+        "it runs the guests; 9.0 (Debian 12) is the oldest that labs are tested with",
+        f"{_PREPARE}, or apt-get install libvirt-daemon-system libvirt-daemon-driver-qemu",
+    ),
+    Minimum(
+        "qemu",
+        "QEMU",
+        ("qemu",),
+        "7.2",
+        "it is the guests' machine; 7.2 (Debian 12) is the oldest that labs are tested with",
+        f"{_PREPARE}, or apt-get install qemu-system-x86",
+    ),
+    Minimum(
+        "qemu-img",
+        "qemu-img",
+        ("qemu-img",),
+        "7.2",
+        "it makes the guests' disks",
+        f"{_PREPARE}, or apt-get install qemu-utils",
+    ),
+    Minimum(
+        "dnsmasq",
+        "dnsmasq",
+        ("dnsmasq",),
+        "2.67",
+        "it gives the guests addresses and names; libvirt accepts none older than 2.67",
+        f"{_PREPARE}, or apt-get install dnsmasq-base",
+    ),
+    Minimum(
+        "ansible",
+        "Ansible",
+        ("ansible",),
+        "2.15",
+        "it configures the guests; it belongs to the program's own Python environment",
+        "make setup",
+    ),
+    Minimum(
+        "packer",
+        "Packer",
+        ("packer",),
+        "1.6.6",
+        "only images built through Packer need it; the usual images do not",
+        "apt-get install packer",
+        optional=True,
+    ),
+)
+
+
+def check_programs(host: HostReadings, wanted: Wanted) -> Iterator[CheckResult]:
+    """Versions, packages and the user's rights."""
+    for minimum in MINIMUMS:
+        yield _program(host, minimum)
+    yield _packages(host)
+    yield _user(host, wanted)
+
+
+def _program(host: HostReadings, minimum: Minimum) -> CheckResult:
+    id_ = f"program.{minimum.id}"
+    found = next((host.programs[name] for name in minimum.names if name in host.programs), None)
+    if found is None:
+        if minimum.optional:
+            return ok(id_, minimum.title, f"not installed; {minimum.why}", minimum.why)
+        return CheckResult(id_, minimum.title, Level.FAIL, "not installed", minimum.why, minimum.fix)
+    if not found.numbers:
+        return CheckResult(
+            id_, minimum.title, Level.WARN, "installed, but it does not tell its version", minimum.why, minimum.fix
+        )
+    floor = tuple(int(part) for part in minimum.version.split("."))
+    if found.numbers < floor:
+        level = Level.WARN if minimum.optional else Level.FAIL
+        return CheckResult(
+            id_,
+            minimum.title,
+            level,
+            f"{found.version}, older than {minimum.version}",
+            minimum.why,
+            f"apt-get update && {minimum.fix.rpartition('or ')[2]}",
+        )
+    return ok(id_, minimum.title, f"{found.version} (at least {minimum.version})", minimum.why)
+
+
+def _packages(host: HostReadings) -> CheckResult:
+    id_, title = "program.packages", "Debian packages"
+    why = "the product's list: programs that building images, networks and guests call"
+    if host.packages is None:
+        fix = "see scripts/system-packages.txt for what is needed, and install it with this system's own means"
+        return CheckResult(id_, title, Level.WARN, f"{host.system_name} has no dpkg", why, fix)
+    missing = [name for name in host.wanted_packages if name not in host.packages]
+    if not missing:
+        return ok(id_, title, f"all {len(host.wanted_packages)} installed", why)
+    fix = f"{_PREPARE}, or apt-get install --no-install-recommends {' '.join(missing)}"
+    return CheckResult(id_, title, Level.FAIL, f"{len(missing)} missing: {', '.join(missing)}", why, fix)
+
+
+def _user(host: HostReadings, wanted: Wanted) -> CheckResult:
+    id_, title = "program.user", "user and groups"
+    why = "a lab's own libvirt needs root for its namespaces; the host's needs the group libvirt, KVM the group kvm"
+    user = host.user
+    if user.is_root:
+        return ok(id_, title, "root", why)
+    lacking = [group for group in ("libvirt", "kvm") if group not in user.groups]
+    if lacking:
+        fix = f"usermod -aG {','.join(lacking)} {user.name} (sudo hyperscaler host prepare), then log in again"
+        return CheckResult(id_, title, Level.WARN, f"{user.name} is not in {' and '.join(lacking)}", why, fix)
+    embedded = wanted.embedded if wanted.embedded is not None else not host.system_libvirt
+    if embedded:
+        found = f"{user.name} is in libvirt and kvm; labs here have a libvirt of their own, and that is root's to start"
+        return CheckResult(id_, title, Level.WARN, found, why, "sudo hyperscaler provision FILE")
+    return ok(id_, title, f"{user.name} is in libvirt and kvm", why)

@@ -1,0 +1,94 @@
+"""Memory, disk, cores and huge pages: against the lab file, or else against what the demo lab wants."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from emulator.host.checks.result import CheckResult, Level, Wanted, ok
+from emulator.host.readings import HostReadings
+from emulator.spec.findings import Finding, Severity
+
+# What the demo lab wants: README.md.
+DEMO_CORES = 2
+DEMO_MEMORY_MIB = 12 * 1024
+DEMO_DISK_GIB = 15
+
+
+def check_resources(host: HostReadings, wanted: Wanted) -> Iterator[CheckResult]:
+    """What the host has, and whether that is enough."""
+    facts = host.facts
+    gib = facts.memory_total_mib / 1024
+    free = facts.memory_available_mib / 1024
+    yield _resource(
+        wanted,
+        "memory",
+        f"{gib:.1f} GiB, {free:.1f} GiB of it free",
+        ("host.memory", "host.memory-available"),
+        # A machine sold with 12 GiB shows a little less.
+        enough=facts.memory_total_mib >= DEMO_MEMORY_MIB * 0.95,
+        demo=f"{DEMO_MEMORY_MIB // 1024} GiB",
+        why="guests that do not fit into memory do not start, or are killed",
+        fix="close other programs, or make a smaller lab (config/minimal.yaml)",
+    )
+    yield _resource(
+        wanted,
+        "disk",
+        f"{facts.disk_free_gib:.1f} GiB free",
+        ("host.disk", "host.disk-thin"),
+        enough=facts.disk_free_gib >= DEMO_DISK_GIB,
+        demo=f"{DEMO_DISK_GIB} GiB",
+        why="golden images and the guests' disks grow there; guests whose disk cannot grow stop",
+        fix="hyperscaler image gc, or HYPERSCALER_HOME=/a/larger/disk hyperscaler ...",
+    )
+    yield _resource(
+        wanted,
+        "cores",
+        f"{facts.cores}",
+        ("host.cores",),
+        enough=facts.cores >= DEMO_CORES,
+        demo=f"{DEMO_CORES}",
+        why="guests share the cores; with too few everything is slow and time limits pass",
+        fix="lower cpu_cores of the nodes; nproc tells what this process may use",
+    )
+    yield _huge_pages(host)
+
+
+def _resource(
+    wanted: Wanted,
+    name: str,
+    found: str,
+    codes: tuple[str, ...],
+    *,
+    enough: bool,
+    demo: str,
+    why: str,
+    fix: str,
+) -> CheckResult:
+    id_ = f"resource.{name}"
+    if wanted.lab:
+        finding = next((each for each in wanted.findings if each.code in codes), None)
+        if finding is not None:
+            return of_finding(id_, name, finding, why)
+        return ok(id_, name, f"{found}: enough for {wanted.lab}", why)
+    if not enough:
+        return CheckResult(id_, name, Level.WARN, f"{found}; the demo lab wants {demo}", why, fix)
+    return ok(id_, name, found, why)
+
+
+def of_finding(id_: str, title: str, finding: Finding, why: str) -> CheckResult:
+    """A finding about the lab file on this host, as a check."""
+    level = Level.FAIL if finding.severity is Severity.ERROR else Level.WARN
+    return CheckResult(id_, title, level, f"{finding.where}: {finding.what}", why, finding.fix)
+
+
+def _huge_pages(host: HostReadings) -> CheckResult:
+    id_, title = "resource.hugepages", "huge pages"
+    why = "reserved pages are taken from the memory that guests could have: labs use ordinary pages"
+    pages, facts = host.huge_pages, host.facts
+    if not pages.reserved:
+        return ok(id_, title, "none reserved", why)
+    found = f"{pages.reserved} of {pages.size_mib} MiB reserved: {pages.memory_mib / 1024:.1f} GiB"
+    if pages.memory_mib * 4 > facts.memory_total_mib:
+        fix = "sysctl vm.nr_hugepages=0, and take the reservation out of /etc/sysctl.d and the kernel's arguments"
+        return CheckResult(id_, title, Level.WARN, found, why, fix)
+    return ok(id_, title, found, why)

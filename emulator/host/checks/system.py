@@ -1,0 +1,88 @@
+"""The operating system around it: clock, limits, cgroups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from emulator.host.checks.result import CheckResult, Level, Wanted, ok
+from emulator.host.readings import HostReadings
+
+# Names are cut at 15 characters, as the kernel keeps them.
+CLOCKS = {
+    "chronyd": "chrony",
+    "ntpd": "ntpd",
+    "systemd-timesyn": "systemd-timesyncd",
+    "openntpd": "openntpd",
+    "phc2sys": "phc2sys",
+}
+# Controllers that virt-host-validate asks for, freezer being its LXC part's.
+_CONTROLLERS = ("cpu", "cpuacct", "cpuset", "memory", "devices", "blkio", "freezer")
+INOTIFY_INSTANCES = 512
+"""Each dnsmasq and each libvirt daemon takes some, and the kernel's default is 128 for all of a user's programs."""
+INOTIFY_LEAST = 256
+# Open files that a libvirtd has for itself and for each guest (monitor, log, tap, vhost, pipes), rounded up.
+_FILES_BASE = 512
+_FILES_NODE = 32
+
+
+def check_system(host: HostReadings, wanted: Wanted) -> Iterator[CheckResult]:
+    """Clock, limits of open files and inotify, cgroup controllers."""
+    yield _clock(host)
+    yield _open_files(host, wanted)
+    yield _inotify(host)
+    yield _cgroups(host)
+
+
+def _clock(host: HostReadings) -> CheckResult:
+    id_, title = "system.clock", "clock"
+    why = "guests take their time from the host; certificates and MUNGE credentials are refused when it is wrong"
+    running = [name for process, name in CLOCKS.items() if process in host.processes]
+    if host.clock_synchronised:
+        return ok(id_, title, "synchronised by systemd-timesyncd", why)
+    if running:
+        return ok(id_, title, f"kept by {', '.join(running)}", why)
+    fix = "apt-get install chrony, or systemctl enable --now systemd-timesyncd"
+    return CheckResult(id_, title, Level.WARN, "no time service runs here", why, fix)
+
+
+def _open_files(host: HostReadings, wanted: Wanted) -> CheckResult:
+    id_, title = "system.open-files", "open files"
+    why = "libvirtd and QEMU have some open for each guest, and start with this limit"
+    soft, hard = host.limits.open_files_soft, host.limits.open_files_hard
+    needed = _FILES_BASE + _FILES_NODE * max(wanted.nodes, 4)
+    if soft is None and hard is None:
+        return ok(id_, title, "unlimited", why)
+    found = f"soft limit {soft or 'unlimited'}, hard limit {hard or 'unlimited'}"
+    if soft is not None and soft < needed:
+        raise_to = max(4096, needed)
+        fix = f"ulimit -n {raise_to}"
+        if hard is not None and hard < raise_to:
+            fix = f"in /etc/security/limits.d/hyperscaler.conf: * hard nofile {raise_to}; log in again, then {fix}"
+        return CheckResult(id_, title, Level.WARN, f"{found}; about {needed} are needed", why, fix)
+    return ok(id_, title, found, why)
+
+
+def _inotify(host: HostReadings) -> CheckResult:
+    id_, title = "system.inotify", "inotify instances"
+    why = "every dnsmasq and libvirt daemon takes some; without one left a network does not start"
+    limit = host.limits.inotify_instances
+    if limit is None:
+        return ok(id_, title, "no limit shown", why)
+    if limit < INOTIFY_LEAST:
+        fix = f"hyperscaler host prepare, or sysctl fs.inotify.max_user_instances={INOTIFY_INSTANCES}"
+        return CheckResult(id_, title, Level.WARN, f"{limit} for each user", why, fix)
+    return ok(id_, title, f"{limit} for each user", why)
+
+
+def _cgroups(host: HostReadings) -> CheckResult:
+    id_, title = "system.cgroups", "cgroup controllers"
+    why = "libvirt bounds and counts the guests' cores, memory and disk with them"
+    version = host.cgroups.version
+    if not version:
+        fix = "boot with systemd, or mount -t cgroup2 none /sys/fs/cgroup"
+        return CheckResult(id_, title, Level.WARN, "none mounted", why, fix)
+    missing = [name for name in _CONTROLLERS if name not in host.cgroups.controllers]
+    if missing:
+        fix = f"take cgroup_disable= out of the kernel's arguments, or use a kernel with: {', '.join(missing)}"
+        return CheckResult(id_, title, Level.WARN, f"version {version}, without {', '.join(missing)}", why, fix)
+    return ok(id_, title, f"version {version}: {', '.join(_CONTROLLERS)}", why)

@@ -1,0 +1,56 @@
+"""Whether boards can do what a plan asks of them, found while nothing has been made yet. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from emulator.errors import HostNotFitError
+from emulator.gpu_ports import VirtualizationMode
+from emulator.host.gpus import Gpu
+
+_IOMMU = "switch VT-d or AMD-Vi on in the firmware and boot with intel_iommu=on or amd_iommu=on iommu=pt"
+
+
+def unfit(device: str, gpu: Gpu, *, sliced: bool) -> tuple[str, str] | None:
+    """What keeps a board from guests, and the remedy; None when nothing does.
+
+    Args:
+        device: the board's id in the lab file.
+        gpu: the board as discovered. One that NVML does not see is away at a guest: it was fit.
+        sliced: its slices go to guests as vGPUs; else the board as a whole does.
+    """
+    if gpu.board is None:
+        return None
+    name = f"{device} ({gpu.name} at {gpu.pci_address})"
+    mode = gpu.board.virtualization
+    # A board that a machine was handed can be handed on whole, where that machine has an IOMMU of its own.
+    if mode is VirtualizationMode.VGPU_GUEST or (mode is VirtualizationMode.PASSTHROUGH and sliced):
+        return (
+            f"this machine is itself a guest that {name} was handed to (virtualisation mode {mode.name.lower()}), and"
+            " cannot divide it further",
+            "run on the machine that owns the board, or use gpu_allocation.backend: simulated",
+        )
+    if gpu.pci is not None and gpu.pci.iommu_group is None:
+        return f"{name} is in no IOMMU group, so that nothing of it can go to a guest", _IOMMU
+    if sliced and mode is not VirtualizationMode.HOST_VGPU:
+        told = mode.name.lower() if mode is not None else "not told"
+        return (
+            f"the driver offers no vGPUs of {name} (virtualisation mode {told}): it is the data-centre driver",
+            "install NVIDIA's vGPU host driver (Virtual GPU Manager), or hand the board over whole (strategy: whole)",
+        )
+    return None
+
+
+def require_fit(uses: Collection[tuple[str, bool]], gpus: Mapping[str, Gpu]) -> None:
+    """Raise one error that names everything; `uses`: device and whether its slices are used; `gpus` by device.
+
+    Raises:
+        HostNotFitError: a board cannot do what is asked of it.
+    """
+    found = [reason for device, sliced in sorted(set(uses)) if (reason := unfit(device, gpus[device], sliced=sliced))]
+    if found:
+        raise HostNotFitError(
+            "; ".join(what for what, _ in found),
+            where="global.gpu_allocation.devices",
+            fix="; ".join(dict.fromkeys(fix for _, fix in found)),
+        )

@@ -1,0 +1,66 @@
+"""What only a person can do to a host: firmware, NVIDIA's licensed driver, licences."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from emulator.host.checks.iommu import NAMES
+from emulator.host.readings import DriverKind, HostReadings
+
+
+@dataclass(frozen=True, slots=True)
+class ManualStep:
+    """`lines`: in order, each a sentence or a command after `$ `."""
+
+    title: str
+    lines: tuple[str, ...]
+
+
+_DRIVER = ManualStep(
+    "Install NVIDIA's vGPU host driver (needed for slices; whole boards do without)",
+    (
+        "1. Download the package for Linux KVM from NVIDIA's licensing portal: it needs an account with a licence for "
+        "NVIDIA AI Enterprise (MIG-capable boards) or NVIDIA vGPU. Take the branch that your guests' driver is of.",
+        "2. Install what builds its kernel module:",
+        "   $ apt-get install build-essential dkms linux-headers-$(uname -r)",
+        "3. Under Secure Boot the module must be signed with a key that the firmware knows; see whether it is on:",
+        "   $ mokutil --sb-state",
+        "4. Install the Virtual GPU Manager out of the package, under the version that you have:",
+        "   $ sh ./NVIDIA-Linux-x86_64-VERSION-vgpu-kvm.run --dkms --silent",
+        "   On Ubuntu: $ apt-get install ./nvidia-vgpu-ubuntu-VERSION_amd64.deb",
+        "5. Restart the machine, then see that driver, module and services are there:",
+        "   $ nvidia-smi; lsmod | grep nvidia_vgpu_vfio; systemctl status nvidia-vgpud nvidia-vgpu-mgr",
+        "6. On boards from Ampere on switch the virtual functions on, and count them (the script can say that all is "
+        "well when it is not):",
+        "   $ /usr/lib/nvidia/sriov-manage -e ALL; ls -d /sys/bus/pci/devices/*/virtfn* | wc -l",
+        "7. See the result: $ hyperscaler host check && hyperscaler gpu discover",
+    ),
+)
+_LICENCE = ManualStep(
+    "License the guests (vGPUs slow down after a while without)",
+    (
+        "1. Make a licence server in NVIDIA's licensing portal (cloud, or an appliance in your own network), give it "
+        "your licences, and download a client configuration token.",
+        "2. Put the token into each guest with a vGPU, below /etc/nvidia/ClientConfigToken/, and restart its service:",
+        "   $ systemctl restart nvidia-gridd; nvidia-smi -q | grep -A2 'vGPU Software Licensed'",
+        "The guests' driver must be the vGPU guest driver of the host driver's branch, not the data-centre driver.",
+    ),
+)
+
+
+def manual_steps(host: HostReadings, *, gpus: bool) -> tuple[ManualStep, ...]:
+    """What remains to be done by hand on this host."""
+    found = []
+    name = NAMES.get(host.processor.vendor, "the IOMMU")
+    switches = []
+    if host.processor.virtualisation is None and not host.processor.is_guest:
+        switches.append("virtualisation of the processor (VT-x, or SVM)")
+    if gpus and not host.iommu.groups and not host.iommu.tables and not host.processor.is_guest:
+        switches.append(f"{name}, SR-IOV and Above 4G Decoding")
+    if switches:
+        lines = ("$ systemctl reboot --firmware-setup", f"Switch on: {'; '.join(switches)}.")
+        found.append(ManualStep("Firmware settings", lines))
+    if gpus and (host.driver is None or host.driver.kind is not DriverKind.VGPU_HOST):
+        found.append(_DRIVER)
+        found.append(_LICENCE)
+    return tuple(found)

@@ -1,0 +1,292 @@
+"""What would make a host ready for labs: steps that are safe to take, and what only a person can do. Pure.
+
+A step is planned only where the host shows that it is needed, so that a second run plans nothing. What a step does to
+files is known before it is taken, so that all of it can be put back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from emulator.host.checks.iommu import needed_arguments
+from emulator.host.checks.system import CLOCKS, INOTIFY_INSTANCES, INOTIFY_LEAST
+from emulator.host.manual import ManualStep, manual_steps
+from emulator.host.readings import CpuVendor, DeviceAnswer, HostReadings
+
+NOUVEAU_FILE = "/etc/modprobe.d/hyperscaler-nouveau.conf"
+GRUB_FILE = "/etc/default/grub.d/60-hyperscaler.cfg"
+MODULES_FILE = "/etc/modules-load.d/hyperscaler.conf"
+SYSCTL_FILE = "/etc/sysctl.d/60-hyperscaler.conf"
+FILES = (NOUVEAU_FILE, GRUB_FILE, MODULES_FILE, SYSCTL_FILE)
+
+_HEADER = "# Written by `hyperscaler host prepare`; `hyperscaler host restore` takes it away.\n"
+# All that the tools of the shadow package write when a user joins a group.
+_GROUP_FILES = ("/etc/group", "/etc/gshadow", "/etc/group-", "/etc/gshadow-", "/etc/.pwd.lock")
+_GROUPS = ("libvirt", "kvm")
+# Time services by unit, the one that is most likely wanted first.
+_CLOCK_UNITS = ("chrony.service", "systemd-timesyncd.service", "ntpsec.service", "openntpd.service")
+_VGPU_UNITS = ("nvidia-vgpud.service", "nvidia-vgpu-mgr.service")
+UNITS = (*_CLOCK_UNITS, *_VGPU_UNITS)
+# Seconds.
+_QUICK, _SLOW = 120.0, 1800.0
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing to do: a file to write, or a command to run.
+
+    Attributes:
+        id: names it in the journal; the same for the same thing in every run.
+        path: the file to write with `content`; empty for a command.
+        argv: the command; empty for a file. `first` is run before it, and may fail.
+        timeout: of the command, seconds.
+        touches: files that the command writes, besides what it makes anew from others.
+        undo: commands that take it back. They are run unless every touched file could be put back as it was.
+        lasting: what stays after it was taken back, for people; empty if nothing does.
+    """
+
+    id: str
+    title: str
+    why: str
+    path: str = ""
+    content: str = ""
+    argv: tuple[str, ...] = ()
+    first: tuple[str, ...] = ()
+    timeout: float = _QUICK
+    touches: tuple[str, ...] = ()
+    undo: tuple[tuple[str, ...], ...] = ()
+    lasting: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PreparationPlan:
+    """`reboot`: why the machine must be started again afterwards; `notes`: what was asked for and is not done."""
+
+    steps: tuple[Step, ...]
+    reboot: tuple[str, ...] = ()
+    manual: tuple[ManualStep, ...] = ()
+    notes: tuple[str, ...] = field(default=())
+
+
+PACKAGES, INITRAMFS, GRUB = "packages", "initramfs", "grub"
+
+
+def plan_preparation(
+    host: HostReadings, *, user: str | None, gpus: bool, leftover: Collection[str] = ()
+) -> PreparationPlan:
+    """The steps that this host needs.
+
+    Args:
+        user: who is to use libvirt and KVM without being root; None for nobody.
+        gpus: prepare for real GPUs, whether or not one is there already.
+        leftover: ids of steps that an earlier run planned and did not end.
+    """
+    files = [*_nouveau(host, gpus=gpus), *_grub_file(host, gpus=gpus), *_modules_file(host, gpus=gpus), *_sysctl(host)]
+    files = [step for step in files if not step.path or host.own_files.get(step.path) != step.content]
+    written = {step.path for step in files}
+    steps = [*_packages(host), *files, *_account(host, user), *_services(host, gpus=gpus), *_load(host, gpus=gpus)]
+    if NOUVEAU_FILE in written or INITRAMFS in leftover:
+        steps.extend(_initramfs(host))
+    if GRUB_FILE in written or GRUB in leftover:
+        steps.extend(_update_grub(host))
+    there = written | host.own_files.keys()
+    return PreparationPlan(
+        tuple(steps),
+        tuple(_reboot(host, there)),
+        manual_steps(host, gpus=gpus),
+        tuple(_notes(host, user, gpus=gpus, written=written)),
+    )
+
+
+def _packages(host: HostReadings) -> list[Step]:
+    if host.packages is None or "apt-get" not in host.programs:
+        return []
+    missing = tuple(name for name in host.wanted_packages if name not in host.packages)
+    if not missing:
+        return []
+    return [
+        Step(
+            PACKAGES,
+            f"install {', '.join(missing)}",
+            "programs that labs are made with",
+            first=("apt-get", "update", "-q"),
+            argv=("apt-get", "install", "-y", "-q", "--no-install-recommends", *missing),
+            timeout=_SLOW,
+            lasting=f"the packages stay installed; to remove them: apt-get purge {' '.join(missing)}",
+        )
+    ]
+
+
+def _nouveau(host: HostReadings, *, gpus: bool) -> list[Step]:
+    elsewhere = host.kernel.blacklisted.get("nouveau")
+    if not gpus or (elsewhere is not None and elsewhere != NOUVEAU_FILE):
+        return []
+    content = f"{_HEADER}blacklist nouveau\noptions nouveau modeset=0\n"
+    why = "nouveau would take the GPUs at boot"
+    return [Step(f"file:{NOUVEAU_FILE}", f"write {NOUVEAU_FILE}", why, NOUVEAU_FILE, content)]
+
+
+def _lacking_arguments(host: HostReadings) -> tuple[str, ...]:
+    if host.iommu.groups:
+        return ()
+    return tuple(word for word in needed_arguments(host.processor.vendor) if word not in host.kernel.arguments)
+
+
+def _grub_file(host: HostReadings, *, gpus: bool) -> list[Step]:
+    lacking = _lacking_arguments(host)
+    if not gpus or not lacking or "update-grub" not in host.programs:
+        return []
+    words = " ".join(needed_arguments(host.processor.vendor))
+    content = f'{_HEADER}GRUB_CMDLINE_LINUX_DEFAULT="$GRUB_CMDLINE_LINUX_DEFAULT {words}"\n'
+    why = "the IOMMU is off, and real GPUs reach guests only through it"
+    return [Step(f"file:{GRUB_FILE}", f"write {GRUB_FILE} ({words})", why, GRUB_FILE, content)]
+
+
+def _wanted_modules(host: HostReadings, *, gpus: bool) -> tuple[str, ...]:
+    """Modules that are not there now. `vfio-pci` is loaded by libvirt when a board goes to a guest, but not at boot."""
+    wanted = []
+    if host.processor.virtualisation and host.devices["/dev/kvm"] is DeviceAnswer.ABSENT:
+        wanted.append("kvm_amd" if host.processor.vendor is CpuVendor.AMD else "kvm_intel")
+    if host.devices["/dev/net/tun"] is DeviceAnswer.ABSENT:
+        wanted.append("tun")
+    if host.devices["/dev/vhost-net"] is DeviceAnswer.ABSENT:
+        wanted.append("vhost_net")
+    if gpus and "vfio_pci" not in host.kernel.loaded:
+        wanted.append("vfio_pci")
+    return tuple(wanted)
+
+
+def _modules_file(host: HostReadings, *, gpus: bool) -> list[Step]:
+    before = host.own_files.get(MODULES_FILE, "").splitlines()
+    listed = [line for line in before if line and not line.startswith("#")]
+    names = list(dict.fromkeys((*listed, *_wanted_modules(host, gpus=gpus))))
+    if not names:
+        return []
+    content = _HEADER + "".join(f"{name}\n" for name in names)
+    title = f"write {MODULES_FILE} ({', '.join(names)})"
+    return [Step(f"file:{MODULES_FILE}", title, "these modules are needed at every boot", MODULES_FILE, content)]
+
+
+def _load(host: HostReadings, *, gpus: bool) -> list[Step]:
+    return [
+        Step(
+            f"module:{name}",
+            f"load {name}",
+            "needed now, and not loaded",
+            argv=("modprobe", name),
+            lasting=f"{name} stays loaded until the next boot",
+        )
+        for name in _wanted_modules(host, gpus=gpus)
+    ]
+
+
+def _sysctl(host: HostReadings) -> list[Step]:
+    limit = host.limits.inotify_instances
+    if limit is None or limit >= INOTIFY_LEAST:
+        return []
+    key, why = "fs.inotify.max_user_instances", "every dnsmasq and libvirt daemon takes some inotify instances"
+    setting = f"{key}={INOTIFY_INSTANCES}"
+    content = f"{_HEADER}{key} = {INOTIFY_INSTANCES}\n"
+    return [
+        Step(f"file:{SYSCTL_FILE}", f"write {SYSCTL_FILE}", why, SYSCTL_FILE, content),
+        Step(
+            f"sysctl:{key}",
+            f"set {setting}",
+            f"{why}, and {limit} are few",
+            argv=("sysctl", "-q", "-w", setting),
+            undo=(("sysctl", "-q", "-w", f"{key}={limit}"),),
+        ),
+    ]
+
+
+def _account(host: HostReadings, user: str | None) -> list[Step]:
+    if user is None or user not in host.accounts:
+        return []
+    there = [name for name in _GROUPS if name in host.groups]
+    lacking = [name for name in there if user not in host.groups[name]]
+    if not lacking:
+        return []
+    return [
+        Step(
+            f"account:{user}",
+            f"add {user} to {' and '.join(lacking)} (from the next login on)",
+            "libvirt and KVM without being root",
+            argv=("usermod", "-a", "-G", ",".join(lacking), user),
+            touches=_GROUP_FILES,
+            undo=tuple(("gpasswd", "-d", user, group) for group in lacking),
+        )
+    ]
+
+
+def _services(host: HostReadings, *, gpus: bool) -> list[Step]:
+    if not host.has_systemd:
+        return []
+    wanted: list[tuple[str, str]] = []
+    if not host.clock_synchronised and not CLOCKS.keys() & host.processes:
+        clock = next((name for name in _CLOCK_UNITS if name in host.units), None)
+        if clock is not None:
+            wanted.append((clock, "nothing keeps the clock right"))
+    if gpus:
+        names = (unit for unit in _VGPU_UNITS if unit in host.units)
+        # The kernel keeps 15 characters of a process's name.
+        stopped = (unit for unit in names if unit.removesuffix(".service")[:15] not in host.processes)
+        wanted.extend((unit, "vGPUs are made and served by it") for unit in stopped)
+    return [
+        Step(
+            f"service:{unit}",
+            f"enable and start {unit}",
+            why,
+            argv=("systemctl", "enable", "--now", "-q", unit),
+            # A unit that is enabled and does not run is only stopped again.
+            undo=(("systemctl", *(("stop",) if host.units[unit] else ("disable", "--now", "-q")), unit),),
+        )
+        for unit, why in wanted
+    ]
+
+
+def _initramfs(host: HostReadings) -> list[Step]:
+    if "update-initramfs" in host.programs:
+        argv: tuple[str, ...] = ("update-initramfs", "-u", "-k", "all")
+    elif "dracut" in host.programs:
+        argv = ("dracut", "--regenerate-all", "--force")
+    else:
+        return []
+    why = "what is loaded at boot first comes from there"
+    return [Step(INITRAMFS, "renew the initramfs", why, argv=argv, timeout=_SLOW, undo=(argv,))]
+
+
+def _update_grub(host: HostReadings) -> list[Step]:
+    argv = ("update-grub",)
+    # The second is what update-grub leaves behind when it fails.
+    touches = ("/boot/grub/grub.cfg", "/boot/grub/grub.cfg.new")
+    why = "GRUB reads the kernel's arguments from there"
+    if "update-grub" not in host.programs:
+        return []
+    return [Step(GRUB, f"renew {touches[0]}", why, argv=argv, timeout=_SLOW, touches=touches, undo=(argv,))]
+
+
+def _reboot(host: HostReadings, there: Collection[str]) -> list[str]:
+    why = []
+    if GRUB_FILE in there and (lacking := _lacking_arguments(host)):
+        why.append(f"the kernel gets {' '.join(lacking)} at its next boot")
+    if "nouveau" in host.kernel.loaded and (NOUVEAU_FILE in there or "nouveau" in host.kernel.blacklisted):
+        why.append("nouveau is loaded, and is not at the next boot")
+    return why
+
+
+def _notes(host: HostReadings, user: str | None, *, gpus: bool, written: Collection[str]) -> list[str]:
+    notes = []
+    if user is not None and user not in host.accounts:
+        notes.append(f"there is no user {user} in /etc/passwd: nobody is added to groups")
+    elif user is not None and (absent := [name for name in _GROUPS if name not in host.groups]):
+        notes.append(f"there is no group {' or '.join(absent)}: {user} cannot be added")
+    lacking = _lacking_arguments(host)
+    if gpus and lacking and "update-grub" not in host.programs:
+        notes.append(f"no GRUB here: give the kernel {' '.join(lacking)} in this machine's boot loader")
+    renewer = {"update-initramfs", "dracut"} & host.programs.keys()
+    if NOUVEAU_FILE in written and not renewer:
+        notes.append("no update-initramfs or dracut here: renew the initramfs by hand if it holds nouveau")
+    if host.packages is None:
+        notes.append(f"{host.system_name} has no dpkg: install what scripts/system-packages.txt lists by hand")
+    return notes

@@ -1,0 +1,320 @@
+"""What a machine shows of itself as a host of labs, as frozen types. The checks are pure functions over them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+from emulator.gpu_ports import DeviceHolder, PciDevice, VgpuFramework
+from emulator.host.facts import HostFacts
+
+_VERSION = re.compile(r"\d+(?:\.\d+)+")
+
+
+class CpuVendor(StrEnum):
+    INTEL = "intel"
+    AMD = "amd"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Processor:
+    """The first processor of `/proc/cpuinfo`; `flags` as the kernel spells them."""
+
+    vendor: CpuVendor
+    model: str
+    flags: frozenset[str]
+
+    @property
+    def virtualisation(self) -> str | None:
+        """`vmx`, `svm` or None."""
+        return next((flag for flag in ("vmx", "svm") if flag in self.flags), None)
+
+    @property
+    def is_guest(self) -> bool:
+        """Whether this machine is itself a virtual machine."""
+        return "hypervisor" in self.flags
+
+
+class DeviceAnswer(StrEnum):
+    """What opening a device node for reading and writing gave."""
+
+    USABLE = "usable"
+    ABSENT = "absent"
+    REFUSED = "refused"
+    """Not permitted to this user."""
+    BROKEN = "broken"
+    """It is there, and does not open or does not answer (ENODEV, EIO, a wrong API version)."""
+
+
+class HostProbe(Protocol):
+    """What of a host is no file: programs that answer, devices that open, free space."""
+
+    def device(self, path: str) -> DeviceAnswer: ...
+
+    def says(self, program: str) -> str | None:
+        """What a program prints of itself (its version, or the state asked for); None when it is not installed
+        or this user may not ask it, empty when it is there and says nothing."""
+        ...
+
+    def disk_free_gib(self, directory: Path) -> float: ...
+
+
+@dataclass(frozen=True, slots=True)
+class HostUser:
+    """Who asks. `groups` are names; numbers without a name are left out."""
+
+    uid: int
+    name: str
+    groups: frozenset[str]
+
+    @property
+    def is_root(self) -> bool:
+        return self.uid == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """`parameters` are those of modules, by `module/parameter`; `loaded` are names with underscores."""
+
+    arguments: tuple[str, ...]
+    loaded: frozenset[str]
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    blacklisted: Mapping[str, str] = field(default_factory=dict)
+    """Module -> the file or kernel argument that keeps it from being loaded."""
+
+    def argument(self, name: str) -> str | None:
+        """The value of the last `name=value`, empty for a bare `name`; None when it is not there."""
+        values = [word.partition("=")[2] for word in self.arguments if word.partition("=")[0] == name]
+        return values[-1] if values else None
+
+
+@dataclass(frozen=True, slots=True)
+class Iommu:
+    """`tables`: ACPI tables that announce one (`DMAR` Intel, `IVRS` AMD); None when the directory is not readable.
+    `groups`: how many groups the kernel has made."""
+
+    tables: tuple[str, ...] | None
+    groups: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cgroups:
+    """`version` 0: none mounted. `controllers` in the names of version 1 (`blkio` for `io`)."""
+
+    version: int
+    controllers: frozenset[str]
+
+
+class DriverKind(StrEnum):
+    DATA_CENTRE = "data_centre"
+    VGPU_HOST = "vgpu_host"
+
+
+@dataclass(frozen=True, slots=True)
+class NvidiaDriver:
+    """The loaded NVIDIA kernel driver."""
+
+    version: str
+    kind: DriverKind
+    open_modules: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """A physical NVIDIA GPU on the PCI bus. `name` is the catalogue's, or the PCI id."""
+
+    pci: PciDevice
+    name: str
+    framework: VgpuFramework
+    group: tuple[PciDevice, ...]
+
+    @property
+    def strangers(self) -> tuple[PciDevice, ...]:
+        """Members of its IOMMU group that are neither bridges nor functions of the same board."""
+        slot = self.pci.address.rpartition(".")[0]
+        return tuple(
+            item
+            for item in self.group
+            if not item.is_bridge and item.address.rpartition(".")[0] != slot and item.physfn != self.pci.address
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """An installed program; `version` is empty where it does not tell one."""
+
+    version: str
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        return tuple(int(part) for part in self.version.split(".")) if self.version else ()
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of this process and this kernel. None: unlimited or not shown."""
+
+    open_files_soft: int | None
+    open_files_hard: int | None
+    inotify_instances: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class HugePages:
+    """Reserved pages of the default size: memory that guests of labs cannot use."""
+
+    reserved: int
+    size_mib: int
+
+    @property
+    def memory_mib(self) -> int:
+        return self.reserved * self.size_mib
+
+
+@dataclass(frozen=True, slots=True)
+class HostReadings:
+    """Everything the checks ask of a host.
+
+    Attributes:
+        system: `ID` of os-release, such as `debian`; `system_name` is for people.
+        packages: names of installed Debian packages; None on a system without dpkg.
+        wanted_packages: the product's own list of Debian packages.
+        processes: names of running processes, cut at 15 characters as the kernel does.
+        holders: processes that have a device node of an NVIDIA GPU open.
+        forward_policy: policy of iptables' FORWARD chain; None when it was not to be seen or not asked for.
+        bridge_filter: whether frames that cross a bridge pass iptables, too (`br_netfilter`).
+        system_libvirt: the host's own libvirt listens on its socket.
+        clock_synchronised: systemd-timesyncd says so.
+        has_systemd: systemd runs.
+        accounts: names of the users in `/etc/passwd`; `groups`: who is listed in each group of `/etc/group`.
+        units: of the units that a preparation may start, those that are installed, and whether they are enabled.
+        own_files: contents of the files that a preparation writes, where they are there.
+    """
+
+    user: HostUser
+    system: str
+    system_name: str
+    processor: Processor
+    kernel: Kernel
+    devices: Mapping[str, DeviceAnswer]
+    iommu: Iommu
+    cgroups: Cgroups
+    boards: tuple[Board, ...]
+    driver: NvidiaDriver | None
+    holders: tuple[DeviceHolder, ...]
+    sriov_manage: bool
+    programs: Mapping[str, Program]
+    packages: frozenset[str] | None
+    wanted_packages: tuple[str, ...]
+    processes: frozenset[str]
+    facts: HostFacts
+    huge_pages: HugePages
+    limits: Limits
+    forward_policy: str | None
+    bridge_filter: bool
+    system_libvirt: bool
+    clock_synchronised: bool
+    has_systemd: bool
+    accounts: frozenset[str] = frozenset()
+    groups: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    units: Mapping[str, bool] = field(default_factory=dict)
+    own_files: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def docker(self) -> bool:
+        return "dockerd" in self.processes or "docker0" in self.facts.interfaces
+
+
+# ---------------------------------------------------------------- parsing
+def parse_processor(cpuinfo: str) -> Processor:
+    """`/proc/cpuinfo`; all processors of a machine are taken to be alike, as virt-host-validate does."""
+    first = cpuinfo.split("\n\n", 1)[0]
+    values = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
+    vendors = {"GenuineIntel": CpuVendor.INTEL, "AuthenticAMD": CpuVendor.AMD, "HygonGenuine": CpuVendor.AMD}
+    return Processor(
+        vendors.get(values.get("vendor_id", ""), CpuVendor.OTHER),
+        values.get("model name", "unknown"),
+        frozenset(values.get("flags", "").split()),
+    )
+
+
+def parse_version(text: str) -> str:
+    """The first dotted number in what a program says: `libvirtd (libvirt) 9.0.0` -> `9.0.0`; empty without one."""
+    match = _VERSION.search(text)
+    return match.group() if match else ""
+
+
+def parse_driver_version(text: str) -> tuple[str, bool]:
+    """`/proc/driver/nvidia/version`: the version, and whether these are the open kernel modules."""
+    line = next((line for line in text.splitlines() if line.startswith("NVRM version")), "")
+    match = re.search(r"\b\d{3,}\.\d+(?:\.\d+)?\b", line)
+    return match.group() if match else "", "Open Kernel Module" in line
+
+
+def parse_blacklist(text: str) -> frozenset[str]:
+    """Modules that a modprobe.d file keeps from loading: `blacklist NAME`, or `install NAME` with false or true."""
+    found = set()
+    for line in text.splitlines():
+        words = line.split("#", 1)[0].split()
+        if (len(words) == 2 and words[0] == "blacklist") or (
+            len(words) >= 3 and words[0] == "install" and Path(words[2]).name in ("false", "true")
+        ):
+            found.add(words[1].replace("-", "_"))
+    return frozenset(found)
+
+
+def parse_open_files(limits: str) -> tuple[int | None, int | None]:
+    """Soft and hard limit of open files from `/proc/self/limits`."""
+    match = re.search(r"^Max open files\s+(\S+)\s+(\S+)", limits, re.MULTILINE)
+    if not match:
+        return None, None
+    soft, hard = (int(word) if word.isdecimal() else None for word in match.groups())
+    return soft, hard
+
+
+def parse_dpkg_status(text: str) -> frozenset[str]:
+    """Names of the packages that dpkg has installed."""
+    found = set()
+    for paragraph in text.split("\n\n"):
+        name = status = ""
+        for line in paragraph.split("\n", 3)[:3] if paragraph else ():
+            if line.startswith("Package: "):
+                name = line[9:].strip()
+            elif line.startswith("Status: "):
+                status = line
+        if name and status.endswith(" installed"):
+            found.add(name)
+    return frozenset(found)
+
+
+def parse_package_list(text: str) -> tuple[str, ...]:
+    """The product's list of Debian packages: a name a line, the rest is comment.
+
+    What follows a line `# setup only` is for installing the program, and no business of a host that runs it.
+    """
+    running = text.partition("\n# setup only")[0]
+    return tuple(words[0] for line in running.splitlines() if (words := line.split("#", 1)[0].split()))
+
+
+def parse_cgroup_mounts(mounts: str, unified: str) -> Cgroups:
+    """From `/proc/mounts` and the root's `cgroup.controllers` (empty text without version 2).
+
+    Version 2 has no controllers for devices (BPF programs), freezer and accounting: they are always there.
+    """
+    old: set[str] = set()
+    for line in mounts.splitlines():
+        words = line.split()
+        if len(words) >= 4 and words[2] == "cgroup":
+            old |= set(words[3].split(","))
+    known = {"cpu", "cpuacct", "cpuset", "memory", "devices", "blkio", "freezer", "pids"}
+    if old & known:
+        return Cgroups(1, frozenset(old & known))
+    if not unified.strip():
+        return Cgroups(0, frozenset())
+    new = {"blkio" if word == "io" else word for word in unified.split()}
+    return Cgroups(2, frozenset((new & known) | {"devices", "freezer", "cpuacct"}))

@@ -1,0 +1,37 @@
+"""Which clusters a resource serves: what a failure of one cluster leaves the other may go on with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from emulator.plan.resources import Domain, Resource
+
+
+def cluster_of(domain: Domain) -> str:
+    """The cluster of a node, by the name of its network: `hpc` or `cloud`."""
+    return domain.network.partition("/")[2]
+
+
+def clusters_served(resources: Iterable[Resource]) -> Mapping[str, frozenset[str]]:
+    """For each resource, by id, the clusters whose nodes need it, directly or through others.
+
+    What nodes wait for as a group (the slices of the boards) serves all of their clusters. A resource that no node
+    among `resources` needs serves none.
+    """
+    every = tuple(resources)
+    known = {resource.id: resource for resource in every}
+    serves: dict[str, set[str]] = {key: set() for key in known}
+    groups: dict[str, list[str]] = {}
+    for resource in every:
+        groups.setdefault(resource.group, []).append(resource.id)
+    for domain in every:
+        if not isinstance(domain, Domain):
+            continue
+        cluster = cluster_of(domain)
+        queue = [domain.id, *groups.get(domain.waits_for_group, ())]
+        while queue:
+            key = queue.pop()
+            if key in known and cluster not in serves[key]:
+                serves[key].add(cluster)
+                queue += known[key].needs
+    return {key: frozenset(found) for key, found in serves.items()}

@@ -1,0 +1,84 @@
+"""The firewall of a lab: its networks as zones, and what the file allows between them. Pure."""
+
+from __future__ import annotations
+
+from emulator import ids
+from emulator.plan.resources import DnsAlias, FilteredNode, Firewall, FirewallRule, FirewallZone
+from emulator.spec.model import AllowSpec, ClusterKind, ClusterSpec
+
+# How many nodes a rule is described by.
+_NAMED = 3
+
+
+def build_firewall(spec: ClusterSpec, needs: tuple[str, ...]) -> Firewall:
+    """The table of the lab, rules in the order of the file and each once."""
+    rules = [_rule(spec, cluster, entry) for cluster in spec.clusters for entry in spec.networks[cluster].allow]
+    return Firewall(
+        name="lab",
+        needs=needs,
+        table=ids.table_name(spec.name),
+        zones=tuple(_zone(spec, cluster) for cluster in spec.clusters),
+        rules=tuple(dict.fromkeys(rules)),
+    )
+
+
+def aliases_for(spec: ClusterSpec, cluster: ClusterKind) -> tuple[DnsAlias, ...]:
+    """What the DNS of this cluster's network knows of the nodes of the others: the full name, and the short one.
+
+    dnsmasq completes short names with the network's own domain, the search domain of its guests; so a guest finds
+    `cloud-control-plane` as easily as `cloud-control-plane.cloud.demo.internal`.
+    """
+    return tuple(
+        DnsAlias(
+            name=node.name,
+            ip=str(node.ip),
+            names=(f"{node.name}.{ids.dns_domain(spec.name, other.value)}", node.name),
+        )
+        for other in spec.clusters
+        if other is not cluster
+        for node in spec.nodes_of(other)
+    )
+
+
+def _zone(spec: ClusterSpec, cluster: ClusterKind) -> FirewallZone:
+    network = spec.networks[cluster]
+    return FirewallZone(
+        name=cluster.value,
+        bridge=network.bridge,
+        subnet=str(network.subnet),
+        gateway=str(network.gateway),
+        nat=network.nat,
+        nodes=tuple(
+            FilteredNode(name=node.name, mac=ids.mac_address(spec.name, node.name), ip=str(node.ip))
+            for node in spec.nodes_of(cluster)
+        ),
+    )
+
+
+def _rule(spec: ClusterSpec, cluster: ClusterKind, entry: AllowSpec) -> FirewallRule:
+    target = next(other for other in spec.clusters if other is not cluster)
+    return FirewallRule(
+        name=_described(cluster, target, entry),
+        source_zone=cluster.value,
+        target_zone=target.value,
+        sources=_addresses(spec, entry.sources),
+        targets=_addresses(spec, entry.targets),
+        protocol=entry.protocol.value,
+        ports=entry.ports,
+    )
+
+
+def _described(source: ClusterKind, target: ClusterKind, entry: AllowSpec) -> str:
+    """For people, in plans: `hpc-compute-1 to cloud: tcp 6443`."""
+    start, end = _side(entry.sources, source), _side(entry.targets, target)
+    return f"{start} to {end}: {' '.join((entry.protocol.value, *entry.ports))}"
+
+
+def _side(names: tuple[str, ...], cluster: ClusterKind) -> str:
+    if len(names) > _NAMED:
+        return f"{len(names)} nodes of {cluster.value}"
+    return ",".join(names) or cluster.value
+
+
+def _addresses(spec: ClusterSpec, names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(str(node.ip) for node in spec.nodes if node.name in names)

@@ -1,0 +1,36 @@
+"""This machine, or a recorded one, as a host that can be checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from emulator.adapters.host_edits import HostEdits
+from emulator.adapters.host_files import HostFiles
+from emulator.adapters.host_probe import LiveProbe, RecordedProbe
+from emulator.adapters.host_readings import HostReader
+from emulator.adapters.process import HostProcess
+from emulator.app.host_prepare import PreparedHost, backups_of
+from emulator.host.readings import HostProbe, HostReadings, parse_package_list
+from emulator.paths import Home
+from emulator.share import share_dir
+
+
+def wanted_packages() -> tuple[str, ...]:
+    """The product's one list of Debian packages; empty where the installation lacks it."""
+    path = share_dir() / "scripts" / "system-packages.txt"
+    return parse_package_list(path.read_text()) if path.is_file() else ()
+
+
+def this_host() -> PreparedHost:
+    """This machine as one that can be changed."""
+    home = Home.default()
+    edits = HostEdits(Path("/"), backups_of(home))
+    return PreparedHost(home, host_reader(None), edits, HostProcess())
+
+
+def host_reader(root: Path | None) -> Callable[[], HostReadings]:
+    """Reads this machine, or with `root` the host that was recorded there."""
+    probe: HostProbe = LiveProbe(HostProcess()) if root is None else RecordedProbe(root)
+    files = HostFiles(Path("/") if root is None else root)
+    return HostReader(files, probe, home=Home.default().root, wanted_packages=wanted_packages()).read

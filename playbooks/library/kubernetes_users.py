@@ -1,0 +1,240 @@
+#!/usr/bin/python3
+"""Ansible module: the users of a lab in its Kubernetes cluster, in one round trip on its control plane.
+
+A user has a service account in a namespace that only admins get into. A student works in a namespace of their own,
+with the built-in role `edit`, a quota and default limits; an admin has the role `cluster-admin`. When access ends, the
+namespace stays with what is stored in it; account, role and everything that runs there go.
+
+Only what carries the lab's label is changed or taken away.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.kubernetes_apply import ClusterError, kubectl
+
+DOCUMENTATION = r"""
+module: kubernetes_users
+short_description: Service accounts, namespaces, roles and quotas of a lab's users
+options:
+  users:
+    description: Who has access, each with C(name), C(role) (student or admin) and C(namespace).
+    type: list
+    elements: dict
+  former:
+    description: Who had access, each with C(name) and C(namespace).
+    type: list
+    elements: dict
+  accounts_namespace:
+    description: Where the service accounts are.
+    type: str
+  quota:
+    description: C(hard) of each student's ResourceQuota.
+    type: dict
+  isolate:
+    description: Whether pods of a student talk to each other and to the cluster's DNS only.
+    type: bool
+"""
+
+RETURN = r"""
+changes:
+  description: What was changed, one line each.
+  type: list
+"""
+
+LABEL = "hyperscaler/user"
+KINDS = "namespaces,serviceaccounts,rolebindings,clusterrolebindings,resourcequotas,limitranges,networkpolicies"
+# What access consists of, and so ends with it. Namespaces are never among them: they hold the users' data.
+GRANTS = ("ClusterRoleBinding", "RoleBinding", "ServiceAccount")
+CLUSTER_WIDE = ("Namespace", "ClusterRoleBinding")
+WORKLOADS = "cronjobs,deployments,statefulsets,daemonsets,replicasets,replicationcontrollers,jobs,pods"
+RBAC = "rbac.authorization.k8s.io"
+CLOSED = {"pods": "0"}
+CLUSTER_DNS = {
+    "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}},
+    "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}},
+}
+
+
+# ---------------------------------------------------------------- what is wanted
+def thing(api, kind, name, user, namespace=None, **rest):
+    metadata = {"name": name, "labels": {LABEL: user}}
+    if namespace:
+        metadata["namespace"] = namespace
+    return {"apiVersion": api, "kind": kind, "metadata": metadata, **rest}
+
+
+def binding(kind, name, user, cluster_role, accounts, namespace=None):
+    reference = {"apiGroup": RBAC, "kind": "ClusterRole", "name": cluster_role}
+    subjects = [{"kind": "ServiceAccount", "name": user, "namespace": accounts}]
+    return thing(f"{RBAC}/v1", kind, name, user, namespace, roleRef=reference, subjects=subjects)
+
+
+def quota(user, namespace, hard):
+    return thing("v1", "ResourceQuota", "hyperscaler", user, namespace, spec={"hard": hard})
+
+
+def namespace_of(user, name):
+    wanted = thing("v1", "Namespace", name, user)
+    # Takes effect from Kubernetes 1.23 on; older ones store the label and do nothing.
+    wanted["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] = "baseline"
+    return wanted
+
+
+def student_objects(user, namespace, params):
+    defaults = {
+        "type": "Container",
+        "default": {"cpu": "1", "memory": "256Mi"},
+        "defaultRequest": {"cpu": "100m", "memory": "64Mi"},
+    }
+    objects = [
+        namespace_of(user, namespace),
+        quota(user, namespace, params["quota"]),
+        thing("v1", "LimitRange", "hyperscaler", user, namespace, spec={"limits": [defaults]}),
+    ]
+    if params["isolate"]:
+        dns = [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]
+        spec = {
+            "podSelector": {},
+            "policyTypes": ["Ingress", "Egress"],
+            "ingress": [{"from": [{"podSelector": {}}]}],
+            "egress": [{"to": [{"podSelector": {}}]}, {"to": [CLUSTER_DNS], "ports": dns}],
+        }
+        objects.append(thing("networking.k8s.io/v1", "NetworkPolicy", "default-deny", user, namespace, spec=spec))
+    # The role comes last: when it is there, so are the limits.
+    objects.append(binding("RoleBinding", "hyperscaler", user, "edit", params["accounts_namespace"], namespace))
+    return objects
+
+
+def wanted_objects(params):
+    """Everything that the users of the lab have, namespaces first."""
+    accounts = params["accounts_namespace"]
+    objects = [thing("v1", "Namespace", accounts, "")]
+    for entry in params["users"]:
+        user = entry["name"]
+        account = thing("v1", "ServiceAccount", user, user, accounts, automountServiceAccountToken=False)
+        objects.append(account)
+        if entry["role"] == "admin":
+            objects.append(binding("ClusterRoleBinding", f"hyperscaler:admin:{user}", user, "cluster-admin", accounts))
+        else:
+            objects += student_objects(user, entry["namespace"], params)
+    return objects
+
+
+# ---------------------------------------------------------------- what differs
+def key_of(item):
+    metadata = item["metadata"]
+    return item["kind"], metadata.get("namespace", ""), metadata["name"]
+
+
+def covers(seen, wanted):
+    """Whether all of `wanted` is so in `seen`, which may say more: defaults, status, what the API server adds."""
+    if isinstance(wanted, dict):
+        return isinstance(seen, dict) and all(covers(seen.get(key), value) for key, value in wanted.items())
+    if isinstance(wanted, list):
+        same_length = isinstance(seen, list) and len(seen) == len(wanted)
+        return same_length and all(covers(one, other) for one, other in zip(seen, wanted, strict=True))
+    return seen == wanted
+
+
+def stale_grants(wanted, seen, *, isolate=True):
+    """Keys of grants on the cluster that nobody should have any more; without isolation its policies, too."""
+    keep = {key_of(item) for item in wanted}
+    kinds = GRANTS if isolate else (*GRANTS, "NetworkPolicy")
+    return sorted(key for key in seen if key[0] in kinds and key not in keep)
+
+
+def open_namespaces(former, seen):
+    """Namespaces of former users in which something may still run."""
+    names = []
+    for entry in former:
+        namespace = ("Namespace", "", entry["namespace"])
+        limit = seen.get(("ResourceQuota", entry["namespace"], "hyperscaler"), {})
+        if namespace in seen and limit.get("spec", {}).get("hard") != CLOSED:
+            names.append(entry)
+    return names
+
+
+# ---------------------------------------------------------------- effects
+def snapshot():
+    """What carries the lab's label, by kind, namespace and name."""
+    items = json.loads(kubectl("get", KINDS, "--all-namespaces", "--selector", LABEL, "-o", "json"))["items"]
+    return {key_of(item): item for item in items}
+
+
+def send(verb, items, *options):
+    if items:
+        text = json.dumps({"apiVersion": "v1", "kind": "List", "items": items})
+        kubectl(verb, *options, "-f", "-", stdin=text)
+
+
+def put_quotas(items, seen):
+    """A quota is replaced as a whole: merged, it would go on to limit what it does not name any more."""
+    send("replace", [item for item in items if key_of(item) in seen])
+    send("create", [item for item in items if key_of(item) not in seen], "--save-config")
+
+
+def delete(key):
+    kind, namespace, name = key
+    where = ["--namespace", namespace] if namespace else []
+    kubectl("delete", kind.lower(), name, *where, "--ignore-not-found", "--wait=false")
+
+
+def close_namespace(entry, seen):
+    """End what runs in the namespace of a former user and let nothing new begin. That it is closed is noted last."""
+    namespace = entry["namespace"]
+    kubectl("delete", WORKLOADS, "--all", "--namespace", namespace, "--wait=false")
+    put_quotas([quota(entry["name"], namespace, CLOSED)], seen)
+
+
+def converge(params, *, check):
+    """Everything the parameters ask for; the changes made."""
+    seen, wanted = snapshot(), wanted_objects(params)
+    differing = [item for item in wanted if not covers(seen.get(key_of(item)), item)]
+    stale = stale_grants(wanted, seen, isolate=params["isolate"])
+    still_open = open_namespaces(params["former"], seen)
+    changes = [" ".join(filter(None, key_of(item))) for item in differing]
+    changes += [f"removed {' '.join(filter(None, key))}" for key in stale]
+    changes += [f"closed {entry['namespace']}" for entry in still_open]
+    if check or not changes:
+        return changes
+    # Access is taken before anything is given.
+    for key in stale:
+        delete(key)
+    for entry in still_open:
+        close_namespace(entry, seen)
+    # `create` refuses what is there and not ours; only what spans the cluster can be somebody else's.
+    send("create", [item for item in differing if new_and_shared(item, seen)], "--save-config")
+    rest = [item for item in differing if not new_and_shared(item, seen)]
+    put_quotas([item for item in rest if item["kind"] == "ResourceQuota"], seen)
+    send("apply", [item for item in rest if item["kind"] != "ResourceQuota"])
+    return changes
+
+
+def new_and_shared(item, seen):
+    return item["kind"] in CLUSTER_WIDE and key_of(item) not in seen
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec={
+            "users": {"type": "list", "elements": "dict", "default": []},
+            "former": {"type": "list", "elements": "dict", "default": []},
+            "accounts_namespace": {"type": "str", "required": True},
+            "quota": {"type": "dict", "required": True},
+            "isolate": {"type": "bool", "default": False},
+        },
+        supports_check_mode=True,
+    )
+    try:
+        changes = converge(module.params, check=module.check_mode)
+    except (ClusterError, OSError, subprocess.SubprocessError) as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(changed=bool(changes), changes=changes)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""Objects of a Kubernetes cluster, applied with kubectl on its control plane. Standard library only, because it runs in
+the guests.
+
+What changed is judged by the objects themselves, before and after: kubectl's word "configured" also stands for patches
+that the API server finds empty.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+
+KUBECONFIG = "/etc/kubernetes/admin.conf"
+# Which add-ons were applied, each with the digest of its documents.
+RECORD = {
+    "apiVersion": "v1",
+    "kind": "ConfigMap",
+    "metadata": {"name": "hyperscaler-addons", "namespace": "kube-system"},
+}
+# Only what carries it is ever deleted.
+OURS = {"app.kubernetes.io/managed-by": "hyperscaler"}
+# What the cluster writes of itself into an object.
+_BOOKKEEPING = ("resourceVersion", "managedFields", "generation", "selfLink")
+_REVISION = "deployment.kubernetes.io/revision"
+
+
+class ClusterError(Exception):
+    """The cluster said no; the text is for the operator."""
+
+
+def kubectl(*words, stdin=None, timeout=300):
+    argv = ["kubectl", "--kubeconfig", KUBECONFIG, *words]
+    # kubectl keeps what it learns about the API; without a home it would ask anew each time.
+    env = {**os.environ, "HOME": "/root"}
+    done = subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=timeout, check=False, env=env)
+    if done.returncode:
+        raise ClusterError(f"kubectl {' '.join(words[:3])}: {(done.stderr or done.stdout).strip()}")
+    return done.stdout
+
+
+def edited(addon):
+    """The documents of an add-on on this node, with its edits made."""
+    path = addon["path"]
+    try:
+        with open(path, encoding="utf-8") as stream:
+            text = stream.read()
+    except FileNotFoundError as error:
+        raise ClusterError(f"{path} is not on this node: its image was made without it") from error
+    for edit in addon["edits"] or []:
+        if edit["from"] not in text:
+            raise ClusterError(f"{path} does not hold {edit['from']!r}: it is of a version not known here")
+        text = text.replace(edit["from"], edit["to"])
+    return text
+
+
+def without_jobs(text):
+    """The documents less the Jobs: a Job prepares the rest once, and may be gone by itself when it is done."""
+    documents = re.split(r"^---.*$", text, flags=re.M)
+    return "\n---\n".join(each for each in documents if not re.search(r"^kind:\s*[\"']?Job[\"']?\s*$", each, re.M))
+
+
+def items_of(output):
+    """Objects that kubectl printed as JSON, by kind, namespace and name."""
+    if not output.strip():
+        return {}
+    document = json.loads(output)
+    items = document["items"] if document.get("kind") == "List" else [document]
+    return {key_of(item): item for item in items}
+
+
+def key_of(item):
+    return (item["kind"], item["metadata"].get("namespace", ""), item["metadata"]["name"])
+
+
+def essence(item):
+    """An object less what the cluster itself notes in it."""
+    meta = {name: value for name, value in item["metadata"].items() if name not in _BOOKKEEPING}
+    notes = {name: value for name, value in meta.get("annotations", {}).items() if name != _REVISION}
+    rest = {name: value for name, value in item.items() if name not in ("status", "metadata")}
+    return {**rest, "metadata": {**meta, "annotations": notes}}
+
+
+def apply(manifests, addons, absent, *, check):
+    """Apply the documents and those of the add-ons, delete the ones in `absent`; names of what changed.
+
+    manifests: documents, several per text.
+    absent: objects, each with `api_version`, `kind`, `namespace` and `name`; only what is marked as ours goes.
+    addons: each with `name`, `path` and `edits`; one that was applied once and is not listed any more is an error.
+    """
+    texts = {addon["name"]: edited(addon) for addon in addons}
+    wanted = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in sorted(texts.items())}
+    before = look([*manifests, *texts.values(), *map(named, absent), json.dumps(RECORD)])
+    applied = before.get(key_of(RECORD), {}).get("data") or {}
+    gone = sorted(set(applied) - set(wanted))
+    if gone:
+        raise ClusterError(
+            f"{', '.join(gone)} was installed in this cluster and has left the file; add-ons are not taken out of a"
+            " running cluster: put the setting back, or destroy the lab and provision it again"
+        )
+    parts = [text if applied.get(name) != wanted[name] else without_jobs(text) for name, text in texts.items()]
+    changes = changed(before, send([*manifests, *parts], check=check))
+    changes += remove(absent, before, check=check)
+    if wanted != applied and not check:
+        # Last: an add-on whose Jobs were not all made is applied whole again.
+        send([json.dumps({**RECORD, "data": wanted})], check=False)
+    return changes
+
+
+def look(texts):
+    """Those of the documents' objects that the cluster has."""
+    return items_of(kubectl("get", "-f", "-", "--ignore-not-found", "-o", "json", stdin="\n---\n".join(texts)))
+
+
+def send(texts, *, check):
+    if not texts:
+        return {}
+    words = ["apply", "-f", "-", "-o", "json"] + (["--dry-run=server"] if check else [])
+    return items_of(kubectl(*words, stdin="\n---\n".join(texts)))
+
+
+def changed(before, after):
+    """Names of the objects that are new or differ."""
+    return [
+        f"{kind.lower()}/{name} {'changed' if (kind, space, name) in before else 'created'}"
+        for (kind, space, name), item in after.items()
+        if (kind, space, name) not in before or essence(before[kind, space, name]) != essence(item)
+    ]
+
+
+def named(entry):
+    """An entry of `absent` as a document that names the object and no more."""
+    return json.dumps(
+        {
+            "apiVersion": entry["api_version"],
+            "kind": entry["kind"],
+            "metadata": {"name": entry["name"], "namespace": entry["namespace"]},
+        }
+    )
+
+
+def remove(absent, before, *, check):
+    """Delete these objects where they are, as far as they are marked as ours."""
+    keys = [(entry["kind"], entry["namespace"], entry["name"]) for entry in absent]
+    found = [key for key in keys if key in before and is_ours(before[key])]
+    for kind, space, name in [] if check else found:
+        kubectl("delete", kind.lower(), name, "-n", space, "--ignore-not-found")
+    return [f"{kind.lower()}/{name} deleted in {space}" for kind, space, name in found]
+
+
+def is_ours(item):
+    labels = item["metadata"].get("labels", {})
+    return all(labels.get(name) == value for name, value in OURS.items())

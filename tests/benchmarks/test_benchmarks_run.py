@@ -1,0 +1,47 @@
+"""The benchmarks run, at a size that takes no time; their figures are read on a quiet machine, with `make bench`."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+# A file with the words that make it small, and a figure that it must print.
+SMALL = {
+    "bench_journal.py": (("--appends", "5", "--nodes", "6", "--runs", "1"), r"append with fsync: median [\d.]+ ms"),
+    "bench_validate.py": (("--nodes", "40", "--runs", "1"), r"median_s [\d.]+"),
+    "bench_solver.py": (("--exhaustive", "3", "--fleets", "1"), r"64 boards, 1 random fleets: mean [\d.]+ ms"),
+    "bench_carve.py": (("--runs", "1"), r"56 slices: median [\d.]+ s"),
+}
+NEEDS_A_HOST = {"bench_provision.py", "stress.py"}
+"""Root, libvirtd and QEMU: they are run by `make bench` and `make stress`; here their options are read."""
+
+
+def run(name: str, *words: str) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, BENCHMARKS / name, *words]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_benchmark_prints_its_figures(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    words, figure = SMALL[name]
+    monkeypatch.chdir(BENCHMARKS.parent)
+    done = run(name, *words)
+    # 1 says that a bound was missed, which a busy machine may do; a benchmark that cannot run leaves a traceback.
+    assert done.returncode in (0, 1), done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    assert re.search(figure, done.stdout), done.stdout
+
+
+@pytest.mark.parametrize("name", sorted(NEEDS_A_HOST))
+def test_a_benchmark_can_be_started(name: str) -> None:
+    done = run(name, "--help")
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_benchmark_is_tried() -> None:
+    assert {path.name for path in BENCHMARKS.glob("*.py")} == {*SMALL, *NEEDS_A_HOST}

@@ -1,0 +1,122 @@
+"""The power goes: of what the program wrote only that is left which it fsynced, and the host boots again.
+
+What came of it is recovered from in both directions after each fsync, in the two ways in which disks forget: the names
+that were not yet written are gone, or they are there and the files are empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from lossy_disk import LossyDisk
+from simulated_world import LAB, SimulatedHost, Snapshot, comparable, differences
+from stop_points import Command, Stops, Sweep, find_stops
+
+from emulator.apply.journal import Journal
+from emulator.apply.state import StateStore
+from emulator.errors import UsageError
+
+MODES: dict[str, Callable[[LossyDisk, Snapshot], Snapshot]] = {
+    "names lost": lambda disk, _now: disk.lost(),
+    "files empty": lambda disk, now: disk.emptied(now),
+}
+
+
+def power_losses(host: SimulatedHost, command: Command, mode: str) -> Stops:
+    """As `find_stops`, with the machines that a power loss leaves."""
+    disk = LossyDisk(host.root)
+    losses = Stops()
+    add = Stops.add
+
+    def note(stops: Stops, name: str, snapshot: Snapshot) -> None:
+        if not name.startswith("within"):
+            add(losses, name, MODES[mode](disk, snapshot))
+        add(stops, name, snapshot)
+
+    with disk.watched(), pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Stops, "add", note)
+        find_stops(host, command)
+        add(losses, "after the command", MODES[mode](disk, host.save()))
+    assert disk.synced > 15
+    return losses
+
+
+def rebooted(sweep: Sweep, machine: Snapshot) -> None:
+    sweep.host.restore(machine)
+    sweep.host.reboot()
+    if sweep.name == "gpus":
+        with sweep.host.gpus().store.change():
+            pass  # the boards notice the reboot when they are looked at; now, so that all machines compare
+
+
+def without_boot(snapshot: Snapshot, **options: object) -> dict[str, str]:
+    facts = comparable(snapshot, **options)  # type: ignore[arg-type]
+    facts.pop("machine/boot_id")
+    return facts
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("what", ["provision", "destroy"])
+def test_a_power_loss_anywhere_is_recovered_from(sweep: Sweep, what: str, mode: str) -> None:
+    host = sweep.host
+    rebooted(sweep, sweep.initial)
+    before = without_boot(host.save(), images=False)
+    rebooted(sweep, sweep.done)
+    sweep.provision()
+    done = without_boot(host.save(), journal="state")
+    start, command = (sweep.initial, sweep.provision) if what == "provision" else (sweep.done, sweep.destroy)
+    host.restore(start)
+    losses = power_losses(host, command, mode)
+    for key, machine in losses.states.items():
+        where = f"after a power loss {losses.where(key)} ({what}, {mode})"
+        rebooted(sweep, machine)
+        stopped = host.save()
+        sweep.provision()
+        left = differences(without_boot(host.save(), journal="state"), done)
+        assert {name for name in left if "damaged" not in name} == set(), f"provisioned {where}: {left}"
+        assert host.plan(sweep.lab).is_empty, where
+        host.restore(stopped)
+        try:
+            sweep.destroy()
+        except UsageError:
+            assert not host.home.lab(LAB).root.exists(), where
+        assert differences(without_boot(host.save(), images=False), before) == {}, f"destroyed {where}"
+    print(f"{sweep.name}: {what}, {mode}: {len(losses.names)} power losses, {len(losses.states)} distinct machines")
+    assert set(losses.keys) == set(losses.states) and len(losses.names) > 60
+
+
+def test_no_effect_outlives_a_power_loss_without_its_record(sweep: Sweep) -> None:
+    """The journal is written ahead also where the disk forgets: what of the lab is on the host, is on record."""
+    sweep.host.restore(sweep.initial)
+    losses = power_losses(sweep.host, sweep.provision, "names lost")
+    seen = 0
+    for key, machine in losses.states.items():
+        sweep.host.restore(machine)
+        state = StateStore(Journal(sweep.host.home.lab(LAB).journal), boot_id="b").state
+        hypervisor = sweep.host.hypervisor(None if sweep.name == "gpus" else sweep.host.home.lab(LAB), quiet=True)
+        there = sweep.name == "gpus" or sweep.host.home.lab(LAB).hypervisor.is_dir()
+        for info in (*hypervisor.domains(), *hypervisor.networks()) if there else ():
+            if info.owner is not None and info.owner.lab == LAB:
+                seen += 1
+                assert info.owner.resource_id in state.resources, losses.where(key)
+    assert seen > 10
+
+
+def test_a_finished_command_is_on_the_disk(sweep: Sweep) -> None:
+    """Once a command has said that it is done, a power loss takes nothing back."""
+    for start, command, end in (
+        (sweep.initial, sweep.provision, sweep.done),
+        (sweep.done, sweep.destroy, sweep.initial),
+    ):
+        sweep.host.restore(start)
+        losses = power_losses(sweep.host, command, "names lost")
+        assert losses.names[-1] == "after the command"
+        last = losses.states[losses.keys[-1]]
+        facts, wanted = (without_output(comparable(item, images=False, journal="state")) for item in (last, end))
+        assert differences(facts, wanted) == {}
+
+
+def without_output(facts: dict[str, str]) -> dict[str, str]:
+    """`output/` is written for people, from the record and after every run."""
+    return {name: text for name, text in facts.items() if "/output" not in name}

@@ -1,0 +1,91 @@
+"""`make demo`, as a new user meets it: both clusters in one lab on one board, with a job and a pod that really ran."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from labs import host_snapshot, hyperscaler, left_behind
+
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("no_lab_left")]
+
+LAB = "demo"
+CHECKOUT = Path(__file__).parents[2]
+SLICE = r"MIG-[0-9a-f-]{36}"
+
+
+@pytest.fixture(scope="module")
+def demo(before: dict[str, list[str]]) -> str:
+    """What the demo prints."""
+    done = subprocess.run(
+        ["scripts/demo.sh"],
+        cwd=CHECKOUT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        timeout=2400,
+        check=False,
+    )
+    print(done.stdout, flush=True)
+    assert done.returncode == 0
+    return done.stdout
+
+
+def test_both_clusters_are_verified(demo: str) -> None:
+    assert re.search(r"verify +job main: ok job \d+: hpc-compute-1 hpc-compute-2", demo)
+    assert re.search(r"verify +pods: ok a pod runs on each of cloud-control-plane, cloud-gpu-worker-1", demo)
+    assert "FAILED" not in demo
+
+
+def test_a_slurm_job_ran_on_both_nodes(demo: str) -> None:
+    assert {"hpc-compute-1", "hpc-compute-2"} <= set(demo.splitlines())
+
+
+def test_a_slurm_job_and_a_pod_were_granted_a_slice(demo: str) -> None:
+    assert re.search(r"^hpc-compute-\d was granted GPU \d+$", demo, re.MULTILINE)
+    assert re.search(rf"^gpu-pod on cloud-gpu-worker-1 was granted GPU {SLICE}$", demo, re.MULTILINE)
+
+
+def test_the_clusters_share_the_board_and_no_slice(demo: str) -> None:
+    nodes = hyperscaler("gpu", "map", LAB, "--json").json()["nodes"]
+    assert {name: len(slices) for name, slices in nodes.items()} == {
+        "hpc-compute-1": 1,
+        "hpc-compute-2": 1,
+        "cloud-gpu-worker-1": 2,
+    }
+    places = [(one["pci_address"], one["placement"]["start"]) for slices in nodes.values() for one in slices]
+    assert len({board for board, _ in places}) == 1
+    assert len(set(places)) == len(places)
+
+
+def test_the_clusters_know_each_other_by_name_and_are_kept_apart(demo: str) -> None:
+    for here, there, ip, port in (
+        ("hpc-controller", "cloud-control-plane", "192.168.200.10", 6443),
+        ("cloud-control-plane", "hpc-controller", "192.168.100.10", 22),
+    ):
+        domain = f"{there.partition('-')[0]}.{LAB}.internal"
+        for name in (there, f"{there}.{domain}"):
+            assert hyperscaler("ssh", LAB, here, "--", f"getent ahostsv4 {name}").stdout.startswith(ip)
+        opened = f"timeout 20 bash -c '</dev/tcp/{there}/{port}'"
+        refused = hyperscaler("ssh", LAB, here, "--", opened, check=False)
+        assert refused.code not in (0, 124, 255), (refused.stdout, refused.stderr)
+        assert hyperscaler("ssh", LAB, there, "--", opened.replace(there, ip)).code == 0
+
+
+def test_status_shows_both_clusters(demo: str) -> None:
+    status = hyperscaler("status", LAB, "--json").json()
+    assert status["problems"] == []
+    assert {node["state"] for node in status["nodes"]} == {"running"}
+    assert set(status["clusters"]) == {"slurm", "kubernetes"}
+
+
+def test_nothing_differs_afterwards(demo: str) -> None:
+    assert hyperscaler("plan", CHECKOUT / "config" / "demo.yaml", "--json").json()["changes"] == []
+
+
+def test_destroy_leaves_nothing(demo: str, before: dict[str, list[str]]) -> None:
+    hyperscaler("destroy", LAB, "--yes")
+    assert left_behind(before, host_snapshot()) == {}

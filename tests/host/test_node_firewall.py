@@ -1,0 +1,180 @@
+"""The firewall of the nodes with real packets: a node, another one, the host and a pod, each a network namespace."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from baseline_templates import rendered
+
+pytestmark = pytest.mark.host
+
+POD, POD_GATEWAY = "10.244.10.2", "10.244.10.1"
+# What kube-proxy does for two services of type NodePort: one with a pod behind it, one with a process of the node.
+KUBE_PROXY = f"""
+table ip nat {{
+    chain prerouting {{
+        type nat hook prerouting priority dstnat;
+        tcp dport 30080 dnat to {POD}:8080
+        tcp dport 30081 dnat to {{node}}:5000
+    }}
+}}
+"""
+LISTEN = """
+import selectors, socket, sys
+ready = selectors.DefaultSelector()
+for port in map(int, sys.argv[1:]):
+    ready.register(socket.create_server(("0.0.0.0", port)), selectors.EVENT_READ)
+print("listening", flush=True)
+while True:
+    for key, _ in ready.select():
+        key.fileobj.accept()[0].close()
+"""
+
+
+def run(*argv: str | Path, check: bool = True, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, input=stdin, check=False)
+    assert done.returncode == 0 or not check, (argv, done.stderr)
+    return done
+
+
+@dataclass
+class Net:
+    """`node` under test, `peer` of the same cluster, the `host` at the gateway's address, a `pod` on the node."""
+
+    prefix: str
+    node: str
+    peer: str
+    gateway: str
+
+    def name(self, role: str) -> str:
+        return f"{self.prefix}-{role}"
+
+    def inside(self, role: str, *argv: str | Path, check: bool = True, stdin: str | None = None) -> str:
+        return run("ip", "netns", "exec", self.name(role), *argv, check=check, stdin=stdin).stdout
+
+    def build(self) -> None:
+        for role in ("host", "node", "peer", "pod"):
+            run("ip", "netns", "add", self.name(role))
+            self.inside(role, "ip", "link", "set", "lo", "up")
+        self.bridge("host", "br0", f"{self.gateway}/24")
+        self.bridge("node", "cni0", f"{POD_GATEWAY}/24")
+        self.plug("host", "br0", "node", f"{self.node}/24")
+        self.plug("host", "br0", "peer", f"{self.peer}/24")
+        self.plug("node", "cni0", "pod", f"{POD}/24")
+        self.inside("node", "sysctl", "-qw", "net.ipv4.ip_forward=1")
+        self.inside("pod", "ip", "route", "add", "default", "via", POD_GATEWAY)
+        self.inside("peer", "ip", "route", "add", "10.244.10.0/24", "via", self.node)
+        self.inside("host", "ip", "route", "add", "10.244.10.0/24", "via", self.node)
+
+    def bridge(self, role: str, bridge: str, address: str) -> None:
+        self.inside(role, "ip", "link", "add", bridge, "type", "bridge")
+        self.inside(role, "ip", "address", "add", address, "dev", bridge)
+        self.inside(role, "ip", "link", "set", bridge, "up")
+
+    def plug(self, role: str, bridge: str, other: str, address: str) -> None:
+        port = f"to-{other}"
+        far = ["peer", "name", "eth0", "netns", self.name(other)]
+        self.inside(role, "ip", "link", "add", port, "type", "veth", *far)
+        self.inside(role, "ip", "link", "set", port, "master", bridge, "up")
+        self.inside(other, "ip", "address", "add", address, "dev", "eth0")
+        self.inside(other, "ip", "link", "set", "eth0", "up")
+
+    def load(self, rules: str) -> None:
+        self.inside("node", "nft", "-f", "-", stdin=rules)
+
+    def serve(self, role: str, *ports: int) -> subprocess.Popen[str]:
+        argv = ["ip", "netns", "exec", self.name(role), sys.executable, "-c", LISTEN, *map(str, ports)]
+        server = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+        assert server.stdout is not None and server.stdout.readline() == "listening\n"
+        return server
+
+    def reaches(self, role: str, address: str, port: int) -> bool:
+        argv = ["ip", "netns", "exec", self.name(role), "nc", "-z", "-w", "2", address, str(port)]
+        return run(*argv, check=False).returncode == 0
+
+    def remove(self) -> None:
+        for role in ("host", "node", "peer", "pod"):
+            run("ip", "netns", "delete", self.name(role), check=False)
+
+
+def built(prefix: str, node: str, peer: str, ports: tuple[int, ...]) -> Iterator[Net]:
+    if os.geteuid() != 0 or shutil.which("nft") is None or shutil.which("nc") is None:
+        pytest.skip("needs root, nft and nc")
+    net = Net(f"{prefix}{os.getpid()}", node, peer, node.rpartition(".")[0] + ".1")
+    servers: list[subprocess.Popen[str]] = []
+    try:
+        net.build()
+        servers += [net.serve("node", *ports), net.serve("pod", 8080)]
+        yield net
+    finally:
+        for server in servers:
+            server.kill()
+            server.wait()
+        net.remove()
+
+
+@pytest.fixture(scope="module")
+def control_plane() -> Iterator[Net]:
+    yield from built("hsfwk", "192.168.200.10", "192.168.200.11", (22, 2379, 5000, 6443, 10250))
+
+
+@pytest.fixture(scope="module")
+def compute() -> Iterator[Net]:
+    yield from built("hsfws", "192.168.100.11", "192.168.100.10", (22, 111, 6818, 50000))
+
+
+def seen(net: Net, role: str, ports: tuple[int, ...]) -> list[int]:
+    """Which of these ports of the node answer."""
+    return [port for port in ports if net.reaches(role, net.node, port)]
+
+
+def test_a_control_plane(control_plane: Net) -> None:
+    net, ports = control_plane, (22, 2379, 5000, 6443, 10250)
+    assert seen(net, "host", ports) == list(ports), "without rules everything answers"
+    net.load(KUBE_PROXY.replace("{node}", net.node))
+    net.load(rendered("firewall.nft.j2", "cloud-control-plane"))
+    assert seen(net, "host", ports) == [22, 6443]
+    assert seen(net, "peer", ports) == list(ports)
+    assert seen(net, "pod", ports) == [22, 6443, 10250]
+    assert seen(net, "node", ports) == list(ports), "the node reaches itself"
+
+
+def test_what_is_forwarded_or_sent_by_kube_proxy_passes(control_plane: Net) -> None:
+    net = control_plane
+    net.load(rendered("firewall.nft.j2", "cloud-control-plane"))
+    assert net.reaches("peer", POD, 8080), "from node to pod"
+    assert net.reaches("node", POD, 8080), "kubelet's probe"
+    assert net.reaches("host", net.node, 30080), "a service with a pod behind it"
+    assert net.reaches("host", net.node, 30081), "a service with a process of the node behind it"
+    assert not net.reaches("host", net.node, 5000), "that process itself"
+
+
+def test_loading_again_leaves_the_rules_of_others(control_plane: Net) -> None:
+    net = control_plane
+    before = net.inside("node", "nft", "list", "table", "ip", "nat")
+    for _ in range(2):
+        net.load(rendered("firewall.nft.j2", "cloud-control-plane"))
+    assert net.inside("node", "nft", "list", "table", "ip", "nat") == before
+    tables = net.inside("node", "nft", "list", "tables").split("\n")
+    assert sorted(filter(None, tables)) == ["table inet lab", "table ip nat"]
+
+
+def test_a_compute_node(compute: Net) -> None:
+    net, ports = compute, (22, 111, 6818, 50000)
+    net.load(rendered("firewall.nft.j2", "hpc-compute-1"))
+    assert seen(net, "host", ports) == [22]
+    assert seen(net, "peer", ports) == [22, 6818, 50000]
+
+
+def test_before_the_playbook_a_node_lets_in_ssh_alone(compute: Net) -> None:
+    net = compute
+    image = Path(__file__).parents[2] / "config/images/files/common/etc/hyperscaler/firewall.nft"
+    net.load(image.read_text())
+    assert seen(net, "peer", (22, 6818)) == [22]

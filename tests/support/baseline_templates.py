@@ -1,0 +1,51 @@
+"""Templates of the role that both playbooks share, as Ansible renders them from an inventory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+
+from emulator.inventory.build import build_inventory
+from emulator.inventory.model import ConnectionFacts
+from emulator.inventory.render import InventoryFormat, render
+from emulator.share import share_dir
+from emulator.spec.load import parse_spec
+from emulator.spec.model import ADMIN
+
+PLAYBOOKS = share_dir() / "playbooks"
+LAB = """
+version: "1.0"
+metadata: {name: x}
+clusters:
+  hpc: {compute_nodes: {count: 2}}
+  cloud: {worker_nodes: {cpu_workers: {count: 1}}}
+"""
+
+
+def rendered(template: str, host: str, text: str = LAB) -> str:
+    spec, report = parse_spec(text, file="f")
+    assert spec is not None, report.findings
+    inventory = build_inventory(spec, ConnectionFacts(ADMIN, Path("/k"), Path("/h")))
+    tree = yaml.safe_load(render(inventory, InventoryFormat.YAML))["all"]
+    hostvars: dict[str, dict[str, Any]] = {}
+    groups: dict[str, list[str]] = {}
+    for name, cluster in tree["children"].items():
+        groups[name] = []
+        for group, body in cluster["children"].items():
+            groups[group] = list(body["hosts"])
+            groups[name] += groups[group]
+            for node, variables in body["hosts"].items():
+                hostvars[node] = {**tree["vars"], **cluster.get("vars", {}), **variables, "inventory_hostname": node}
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(PLAYBOOKS / "roles" / "baseline" / "templates"),
+        trim_blocks=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,  # noqa: S701 -- configuration files, not HTML
+    )
+    # Ansible's own filter: the entry of a mapping, and then one of that entry.
+    environment.filters["extract"] = lambda key, container, inner: container[key][inner]
+    return environment.get_template(template).render(**hostvars[host], hostvars=hostvars, groups=groups)

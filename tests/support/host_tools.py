@@ -1,0 +1,129 @@
+"""The programs that change a host, played over a tree: each does to the files what the real one does."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from emulator.errors import CommandError
+from emulator.ports import Completed
+
+
+class HostTools:
+    """`ProcessRunner` over the host in `root`. Programs named in `broken` fail; update-grub leaves half a file then."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.broken: dict[str, str] = {}
+        self.calls: list[tuple[str, ...]] = []
+
+    def run(
+        self,
+        argv: Sequence[str | Path],
+        *,
+        timeout: float,
+        check: bool = True,
+        env: Mapping[str, str] | None = None,
+        stdin: str | None = None,
+        cwd: Path | None = None,
+        on_line: Callable[[str], None] | None = None,
+    ) -> Completed:
+        words = tuple(map(str, argv))
+        self.calls.append(words)
+        if words[0] in self.broken:
+            if words[0] == "update-grub":
+                self._edit("/boot/grub/grub.cfg.new", lambda _: "half of it\n")
+            if check:
+                raise CommandError(self.broken[words[0]], where=" ".join(words))
+            return Completed(words, 100, "", self.broken[words[0]])
+        getattr(self, "_" + words[0].replace("-", "_"))(*words[1:])
+        return Completed(words, 0, "", "")
+
+    def _path(self, path: str) -> Path:
+        return self.root / path.lstrip("/")
+
+    def _edit(self, path: str, change: Callable[[str], str]) -> None:
+        file = self._path(path)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # Written anew, as these programs do: another inode, another time.
+        fresh = file.with_name(file.name + "+")
+        fresh.write_text(change(file.read_text() if file.exists() else ""))
+        fresh.replace(file)
+
+    def _apt_get(self, verb: str, *words: str) -> None:
+        if verb == "install":
+            names = [word for word in words if not word.startswith("-")]
+            added = "".join(f"\nPackage: {name}\nStatus: install ok installed\nPriority: optional\n" for name in names)
+            self._edit("/var/lib/dpkg/status", lambda text: text + added)
+
+    def _usermod(self, *words: str) -> None:
+        groups, user = words[2].split(","), words[3]
+        for path in ("/etc/group", "/etc/gshadow"):
+            before = self._path(path).read_text()
+            self._edit(f"{path}-", lambda _, kept=before: kept)
+            self._edit(path, lambda text: _joined(text, groups, user))
+        self._edit("/etc/.pwd.lock", lambda text: text)
+
+    def _gpasswd(self, _option: str, user: str, group: str) -> None:
+        for path in ("/etc/group", "/etc/gshadow"):
+            self._edit(path, lambda text: re.sub(rf"^({group}:.*[:,]){user}$", r"\1", text, flags=re.MULTILINE))
+
+    def _sysctl(self, *words: str) -> None:
+        key, _, value = words[-1].partition("=")
+        self._edit("/proc/sys/" + key.replace(".", "/"), lambda _: value + "\n")
+
+    def _modprobe(self, name: str) -> None:
+        self._edit("/proc/modules", lambda text: f"{text}{name} 16384 0 - Live 0x0\n")
+        devices = {"kvm_intel": "/dev/kvm", "vhost_net": "/dev/vhost-net", "tun": "/dev/net/tun"}
+        if name in devices:
+            self._edit(devices[name], lambda _: "usable")
+
+    def _systemctl(self, verb: str, *words: str) -> None:
+        unit = words[-1]
+        link = self._path(f"/etc/systemd/system/sysinit.target.wants/{unit}")
+        process = self._path("/proc/4321")
+        if verb == "enable":
+            link.parent.mkdir(exist_ok=True)
+            link.unlink(missing_ok=True)
+            link.symlink_to(f"/usr/lib/systemd/system/{unit}")
+            self._edit("/proc/4321/comm", lambda _: unit[:15] + "\n")
+        else:
+            if verb == "disable":
+                link.unlink(missing_ok=True)
+                if link.parent.is_dir() and not any(link.parent.iterdir()):
+                    link.parent.rmdir()
+            (process / "comm").unlink(missing_ok=True)
+
+    def _update_initramfs(self, *_words: str) -> None:
+        files = sorted(path.name for path in self._path("/etc/modprobe.d").glob("*.conf"))
+        self._edit("/boot/initrd.img", lambda _: f"modprobe.d: {' '.join(files)}\n")
+
+    def _update_grub(self) -> None:
+        arguments = ["quiet"]
+        for path in sorted(self._path("/etc/default/grub.d").glob("*.cfg")):
+            arguments += re.findall(r"DEFAULT (.*)\"$", path.read_text(), re.MULTILINE)
+        self._path("/boot/grub/grub.cfg.new").unlink(missing_ok=True)
+        self._edit("/boot/grub/grub.cfg", lambda _: f"linux /boot/vmlinuz ro {' '.join(arguments)}\n")
+
+
+def _joined(text: str, groups: Sequence[str], user: str) -> str:
+    lines = []
+    for line in text.splitlines():
+        name, _, rest = line.partition(":")
+        members = rest.rpartition(":")[2].split(",") if rest.rpartition(":")[2] else []
+        if name in groups and user not in members:
+            line += f",{user}" if members else user
+        lines.append(line + "\n")
+    return "".join(lines)
+
+
+def tree(root: Path, *parts: str) -> dict[str, tuple[int, str]]:
+    """Every file, directory and link below `parts` of `root`, with mode and content."""
+    found = {}
+    for part in parts:
+        for path in sorted((root / part).rglob("*")):
+            text = "" if path.is_dir() or path.is_symlink() else path.read_text()
+            content = f"-> {path.readlink()}" if path.is_symlink() else text
+            found[str(path.relative_to(root))] = (path.lstat().st_mode, content)
+    return found

@@ -1,0 +1,50 @@
+"""The modules of the playbooks, loaded as Ansible would load them on a node."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+PLAYBOOKS = Path(__file__).parents[2] / "playbooks"
+
+
+def load(path: str, name: str) -> ModuleType:
+    """The file at `path` below `playbooks/`, under a name of its own; loaded once."""
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, PLAYBOOKS / path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+kubeadm_config = load("module_utils/kubeadm_config.py", "ansible.module_utils.kubeadm_config")
+kubeadm_reset = load("module_utils/kubeadm_reset.py", "ansible.module_utils.kubeadm_reset")
+kubernetes_apply = load("module_utils/kubernetes_apply.py", "ansible.module_utils.kubernetes_apply")
+kubeadm_node = load("library/kubeadm_node.py", "kubeadm_node")
+kubernetes_objects = load("library/kubernetes_objects.py", "kubernetes_objects")
+
+RELEASE = {
+    "version": "1.20.2",
+    "repository": "hyperscaler.invalid/kubernetes",
+    "cluster_dns": "hyperscaler.invalid/kubernetes/cluster-dns:1",
+}
+CLUSTER = {
+    "name": "demo",
+    "control_plane_ip": "10.20.0.10",
+    "pod_subnet": "10.244.0.0/16",
+    "service_subnet": "10.96.0.0/12",
+    "cni": "bridge",
+}
+PARAMS = {
+    "cluster": CLUSTER,
+    "node": {"name": "cloud-control-plane", "ip": "10.20.0.10"},
+    "timeout": 60,
+    "token": "abcdef.0123456789abcdef",
+    "ca_hash": "sha256:new",
+}

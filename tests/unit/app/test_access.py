@@ -1,0 +1,125 @@
+"""Granting and revoking access: on record first, told to the nodes then, gone with the lab."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import simulated_world
+from simulated_world import SimulatedHost, lab_text
+
+from emulator.access.model import AccessRole
+from emulator.app.access import GrantRequest, grant, list_users, revoke
+from emulator.app.clusters import CONFIGURE_FACT
+from emulator.apply.handler import StopFlag
+from emulator.apply.lock import exclusive_lock
+from emulator.errors import ConfigureError, ConflictError, StateError, UsageError
+from emulator.progress import SilentReporter
+
+ADA = GrantRequest("ada", AccessRole.STUDENT, 3600)
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMoe+mH2elGa8VXf8MNkZOYF08DGeWUvGeJ47mhyUjgZ"
+
+
+def give(host: SimulatedHost, request: GrantRequest = ADA) -> Any:
+    return grant(host.world(), "demo", request, SilentReporter(), StopFlag())
+
+
+def take(host: SimulatedHost, name: str = "ada") -> Any:
+    return revoke(host.world(), "demo", name, SilentReporter(), StopFlag())
+
+
+@pytest.fixture
+def lab(host: SimulatedHost) -> SimulatedHost:
+    host.provision(host.lab_file(lab_text()))
+    return host
+
+
+def test_granted_then_revoked(lab: SimulatedHost) -> None:
+    granted = give(lab)
+    assert (granted.user.name, granted.user.uid, granted.user.revoked) == ("ada", 3000, False)
+    assert (granted.directory / "id_ed25519-cert.pub").read_text().startswith("1 3600 ")
+    assert granted.directory.stat().st_mode & 0o077 == 0
+    assert lab.home.lab("demo").access.stat().st_mode & 0o777 == 0o600
+    assert [user.name for user in list_users(lab.world(), "demo")] == ["ada"]
+
+    assert take(lab).revoked
+    assert not granted.directory.exists()
+    assert [user.revoked for user in list_users(lab.world(), "demo")] == [True]
+
+
+def test_a_second_grant_takes_the_next_serial(lab: SimulatedHost) -> None:
+    give(lab)
+    again = give(lab, GrantRequest("ada", AccessRole.ADMIN, 60, ("hpc-controller",), KEY))
+    assert [each.serial for each in again.user.certificates] == [1, 2]
+    assert (again.user.role, again.user.nodes) == (AccessRole.ADMIN, ("hpc-controller",))
+
+
+def test_nodes_that_cannot_be_told_are_told_by_the_next_run(
+    lab: SimulatedHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[str, ...]] = []
+    whole = simulated_world.SimulatedGuests.configure
+
+    def broken(self: Any, *args: Any) -> Any:
+        told.append(args[5])
+        raise ConfigureError("a node does not answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(simulated_world.SimulatedGuests, "configure", broken)
+        with pytest.raises(ConfigureError):
+            give(lab)
+    assert told == [("access",)]
+    assert [user.name for user in list_users(lab.world(), "demo")] == ["ada"]
+    # Nobody's access makes a configured lab an unfinished one.
+    assert lab.state().facts[CONFIGURE_FACT] == "done"
+    assert whole is simulated_world.SimulatedGuests.configure
+    give(lab)
+
+
+@pytest.mark.parametrize(
+    ("request_", "match"),
+    [
+        (GrantRequest("root", AccessRole.ADMIN, 60), "account of the nodes themselves"),
+        (GrantRequest("../x", AccessRole.STUDENT, 60), "cannot be a user name"),
+        (GrantRequest("ada", AccessRole.STUDENT, 60, ("hpc-compute-9",)), "has no node hpc-compute-9"),
+    ],
+)
+def test_refusals_change_nothing(lab: SimulatedHost, request_: GrantRequest, match: str) -> None:
+    with pytest.raises(UsageError, match=match):
+        give(lab, request_)
+    assert list_users(lab.world(), "demo") == ()
+    assert not lab.home.lab("demo").handouts.exists()
+
+
+def test_a_revoked_key_is_not_signed_again(lab: SimulatedHost) -> None:
+    give(lab, GrantRequest("ada", AccessRole.STUDENT, 60, public_key=KEY))
+    take(lab)
+    with pytest.raises(UsageError, match="was revoked and stays so"):
+        give(lab, GrantRequest("ada", AccessRole.STUDENT, 60, public_key=KEY))
+    assert not (lab.home.lab("demo").handouts / "ada").exists()
+
+
+def test_a_damaged_list_is_told_and_kept(lab: SimulatedHost) -> None:
+    give(lab)
+    file = lab.home.lab("demo").access
+    file.write_bytes(file.read_bytes()[:-20])
+    damaged = file.read_bytes()
+    with pytest.raises(StateError, match="list of the lab's users is damaged"):
+        give(lab)
+    assert file.read_bytes() == damaged
+
+
+def test_only_one_command_at_a_time(lab: SimulatedHost) -> None:
+    with exclusive_lock(lab.home.locks / "demo.lock", purpose="provision demo"), pytest.raises(ConflictError):
+        give(lab)
+
+
+def test_no_lab_no_access(host: SimulatedHost) -> None:
+    with pytest.raises(UsageError):
+        give(host)
+
+
+def test_access_goes_with_the_lab(lab: SimulatedHost) -> None:
+    give(lab)
+    lab.destroy()
+    assert not lab.home.lab("demo").root.exists()

@@ -1,0 +1,108 @@
+"""Two clusters in one lab: the failure of one leaves the other usable, and the message says how each is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import simulated_world
+from simulated_world import SimulatedHost
+
+from emulator.app.clusters import CONFIGURE_FACT, VERIFY_FACT
+from emulator.app.files import LoadedLab
+from emulator.app.world import CheckOutcome
+from emulator.errors import ConfigureError, HyperscalerError, StateError, VerifyError
+from emulator.spec.model import ClusterKind
+
+BOTH = """\
+version: "1.0"
+metadata: {name: demo}
+timeouts: {boot: 10}
+clusters:
+  hpc:
+    controller: {cpu_cores: 1, memory_gb: 1, disk_gb: 4}
+    compute_nodes: {count: 1, cpu_cores: 1, memory_gb: 1, disk_gb: 4, gpu_enabled: false}
+  cloud:
+    control_plane: {cpu_cores: 2, memory_gb: 3, disk_gb: 10}
+    worker_nodes:
+      cpu_workers: {count: 1, cpu_cores: 1, memory_gb: 2, disk_gb: 10}
+hypervisor: {uri: embedded}
+"""
+CLOUD = {"cloud-control-plane", "cloud-cpu-worker-1"}
+HPC = {"hpc-controller", "hpc-compute-1"}
+
+Broken = Callable[[pytest.MonkeyPatch], type[HyperscalerError]]
+
+
+def image(patch: pytest.MonkeyPatch) -> type[HyperscalerError]:
+    whole = simulated_world.SimulatedImages.build
+
+    def build(self: Any, name: str, **options: Any) -> Any:
+        if name == "cloud-base":
+            raise StateError("the compiler ran out of memory")
+        return whole(self, name, **options)
+
+    patch.setattr(simulated_world.SimulatedImages, "build", build)
+    return StateError
+
+
+def configure(patch: pytest.MonkeyPatch) -> type[HyperscalerError]:
+    whole = simulated_world.SimulatedGuests.configure
+
+    def broken(self: Any, spec: Any, kind: ClusterKind, *rest: Any) -> Any:
+        if kind is ClusterKind.CLOUD:
+            raise ConfigureError("task 'Join the cluster' failed")
+        return whole(self, spec, kind, *rest)
+
+    patch.setattr(simulated_world.SimulatedGuests, "configure", broken)
+    return ConfigureError
+
+
+def verify(patch: pytest.MonkeyPatch) -> type[HyperscalerError]:
+    whole = simulated_world.SimulatedGuests.verify
+
+    def broken(self: Any, spec: Any, kind: ClusterKind, *rest: Any) -> Any:
+        if kind is ClusterKind.CLOUD:
+            return (CheckOutcome("pods", False, "none runs", 0.0),)
+        return whole(self, spec, kind, *rest)
+
+    patch.setattr(simulated_world.SimulatedGuests, "verify", broken)
+    return VerifyError
+
+
+def lab(host: SimulatedHost) -> LoadedLab:
+    return host.lab_file(BOTH)
+
+
+@pytest.mark.parametrize("broken", [image, configure, verify])
+def test_the_other_cluster_is_brought_up_and_told_of(
+    host: SimulatedHost, monkeypatch: pytest.MonkeyPatch, broken: Broken
+) -> None:
+    with monkeypatch.context() as patch:
+        error = broken(patch)
+        with pytest.raises(error, match=r"the Slurm cluster is not affected: all of its 2 checks passed") as caught:
+            host.provision(lab(host))
+    assert caught.value.details["clusters"]["hpc"] == "done"
+    facts = host.state().facts
+    assert facts.get(VERIFY_FACT) != "done"
+    assert facts.get(CONFIGURE_FACT) == ("done" if broken is verify else "begun")
+    nodes = {name.removeprefix("domain/") for name in host.state().resources if name.startswith("domain/")}
+    assert nodes >= HPC
+
+    done = host.provision(lab(host))
+    assert {check.name for check in done.checks} == HPC | CLOUD
+    assert host.state().facts[VERIFY_FACT] == "done"
+
+
+def test_a_failure_of_both_clusters_tells_of_both(host: SimulatedHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: Any, spec: Any, kind: ClusterKind, *rest: Any) -> Any:
+        raise ConfigureError(f"{kind.value} is broken")
+
+    monkeypatch.setattr(simulated_world.SimulatedGuests, "configure", broken)
+    with pytest.raises(ConfigureError) as caught:
+        host.provision(lab(host))
+    assert caught.value.what.splitlines() == [
+        "hpc is broken",
+        "    the Kubernetes cluster failed, too: cloud is broken",
+    ]

@@ -1,0 +1,439 @@
+"""`host prepare` and `host restore` over a tree in the place of `/`, with the programs that change it played."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from unittest.mock import patch
+
+import host_trees
+import pytest
+from host_tools import HostTools, tree
+from simulated_world import HookedPort
+
+from emulator.adapters.host_edits import HostEdits
+from emulator.adapters.simulated.calls import CallHook
+from emulator.app.host_prepare import PreparedHost, Wish, backups_of, plan, prepare, restore, standing
+from emulator.apply.audit import AuditLog
+from emulator.apply.journal import Journal
+from emulator.errors import ConflictError, StateError
+from emulator.host.preparation import GRUB_FILE, MODULES_FILE, NOUVEAU_FILE, SYSCTL_FILE
+from emulator.paths import Home
+from emulator.progress import SilentReporter
+
+ADA = Wish("ada")
+QUIET = SilentReporter()
+
+
+class PowerCut(BaseException):
+    """The program ends here. No code may swallow it."""
+
+
+@dataclass
+class Machine:
+    """A host in `root` and what is on it."""
+
+    root: Path
+
+    def __post_init__(self) -> None:
+        self.home = Home(self.root / "home")
+        self.tools = HostTools(self.root / "host")
+        self.hook = CallHook()
+
+    @classmethod
+    def planted(cls, root: Path, name: str = "unprepared", **changes: object) -> Machine:
+        host_trees.plant(root / "host", name, **changes)
+        return cls(root)
+
+    @property
+    def host(self) -> PreparedHost:
+        root = self.root / "host"
+        edits = HookedPort(HostEdits(root, backups_of(self.home)), "files", self.hook)
+        runner = HookedPort(self.tools, "tools", self.hook)
+        return PreparedHost(self.home, lambda: host_trees.read(root), edits, runner)  # type: ignore[arg-type]
+
+    def look(self) -> dict[str, tuple[int, str]]:
+        """What a preparation changes: configuration, boot files, limits, running services."""
+        limit = (self.root / "host/proc/sys/fs/inotify/max_user_instances").read_text()
+        service = (self.root / "host/proc/4321/comm").exists()
+        return {**tree(self.root / "host", "etc", "boot"), "limit": (0, limit), "service": (0, str(service))}
+
+    def text(self, path: str) -> str:
+        return (self.root / "host" / path.lstrip("/")).read_text()
+
+    def write(self, path: str, text: str) -> None:
+        (self.root / "host" / path.lstrip("/")).write_text(text)
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine.planted(tmp_path)
+
+
+# ---------------------------------------------------------------- what is planned
+def test_a_ready_host_needs_nothing(tmp_path: Path) -> None:
+    for name in ("intel", "amd"):
+        ready = Machine.planted(tmp_path / name, name)
+        before = ready.look()
+        assert plan(ready.host, Wish()).steps == ()
+        outcome = prepare(ready.host, Wish(), QUIET)
+        assert (outcome.done, outcome.failed, ready.tools.calls) == ([], [], [])
+        assert ready.look() == before
+
+
+def test_a_plan_changes_nothing(machine: Machine) -> None:
+    before = machine.look()
+    ids = [step.id for step in plan(machine.host, ADA).steps]
+    assert ids == [
+        "packages",
+        f"file:{NOUVEAU_FILE}",
+        f"file:{GRUB_FILE}",
+        f"file:{MODULES_FILE}",
+        f"file:{SYSCTL_FILE}",
+        "sysctl:fs.inotify.max_user_instances",
+        "account:ada",
+        "service:systemd-timesyncd.service",
+        "module:kvm_intel",
+        "module:vhost_net",
+        "module:vfio_pci",
+        "initramfs",
+        "grub",
+    ]
+    assert machine.look() == before
+    assert not machine.home.root.exists()
+
+
+def test_without_gpus_nothing_is_done_for_them(machine: Machine) -> None:
+    ids = {step.id for step in plan(machine.host, Wish("ada", gpus=False)).steps}
+    assert not ids & {f"file:{NOUVEAU_FILE}", f"file:{GRUB_FILE}", "initramfs", "grub", "module:vfio_pci"}
+
+
+def test_what_only_a_person_can_do_is_told(machine: Machine, tmp_path: Path) -> None:
+    titles = [step.title for step in plan(machine.host, ADA).manual]
+    assert titles == [
+        "Install NVIDIA's vGPU host driver (needed for slices; whole boards do without)",
+        "License the guests (vGPUs slow down after a while without)",
+    ]
+    assert plan(Machine.planted(tmp_path / "i", "intel").host, ADA).manual == ()
+
+
+def test_without_grub_the_arguments_are_told(tmp_path: Path) -> None:
+    machine = Machine.planted(tmp_path, programs={"update-grub": None, "update-initramfs": None})
+    made = plan(machine.host, ADA)
+    assert f"file:{GRUB_FILE}" not in {step.id for step in made.steps}
+    assert "no GRUB here: give the kernel intel_iommu=on iommu=pt in this machine's boot loader" in made.notes
+
+
+def test_an_unknown_user_is_added_to_nothing(machine: Machine) -> None:
+    made = plan(machine.host, Wish("root:x; reboot"))
+    assert not [step for step in made.steps if step.id.startswith("account:")]
+    assert made.notes == ("there is no user root:x; reboot in /etc/passwd: nobody is added to groups",)
+
+
+# ---------------------------------------------------------------- there and back
+def test_prepare_then_nothing_then_restore(machine: Machine) -> None:
+    before = machine.look()
+    outcome = prepare(machine.host, ADA, QUIET)
+    assert outcome.failed == []
+    assert len(outcome.done) == 13
+    assert machine.text(GRUB_FILE).splitlines()[1] == (
+        'GRUB_CMDLINE_LINUX_DEFAULT="$GRUB_CMDLINE_LINUX_DEFAULT intel_iommu=on iommu=pt"'
+    )
+    assert machine.text("/boot/grub/grub.cfg") == "linux /boot/vmlinuz ro quiet intel_iommu=on iommu=pt\n"
+    assert machine.text("/boot/initrd.img") == "modprobe.d: hyperscaler-nouveau.conf mine.conf\n"
+    assert machine.text(MODULES_FILE).splitlines()[1:] == ["kvm_intel", "vhost_net", "vfio_pci"]
+    assert "libvirt:x:109:ada\n" in machine.text("/etc/group")
+    assert outcome.plan.reboot == (
+        "the kernel gets intel_iommu=on iommu=pt at its next boot",
+        "nouveau is loaded, and is not at the next boot",
+    )
+
+    prepared, calls = machine.look(), len(machine.tools.calls)
+    again = prepare(machine.host, ADA, QUIET)
+    assert (again.done, again.failed) == ([], [])
+    assert machine.look() == prepared
+    assert len(machine.tools.calls) == calls
+    assert again.plan.reboot == outcome.plan.reboot
+
+    back = restore(machine.host, QUIET)
+    assert back.failed == []
+    assert machine.look() == before
+    assert back.lasting == [
+        "vfio_pci stays loaded until the next boot",
+        "vhost_net stays loaded until the next boot",
+        "kvm_intel stays loaded until the next boot",
+        "the packages stay installed; to remove them: apt-get purge nftables zstd",
+    ]
+    assert not machine.home.preparation.exists()
+    entries, unreadable = AuditLog(machine.home.audit).read()
+    ends = [entry for entry in entries if entry["event"] == "end"]
+    assert [len(entry["changes"]) for entry in ends] == [13, 0, len(back.done)]
+    assert unreadable == 0
+    assert restore(machine.host, QUIET).done == []
+
+
+def test_modes_and_times_come_back(machine: Machine) -> None:
+    group = machine.root / "host/etc/group"
+    group.chmod(0o640)
+    status = group.stat()
+    prepare(machine.host, ADA, QUIET)
+    assert group.read_text() != "" and standing(machine.host)
+    restore(machine.host, QUIET)
+    assert (group.stat().st_mode, group.stat().st_mtime_ns) == (status.st_mode, status.st_mtime_ns)
+
+
+def test_copies_are_closed_to_others(machine: Machine) -> None:
+    prepare(machine.host, ADA, QUIET)
+    assert machine.home.preparation.stat().st_mode & 0o777 == 0o700
+    copies = list(backups_of(machine.home).iterdir())
+    assert copies and all(copy.stat().st_mode & 0o777 == 0o600 for copy in copies)
+
+
+def test_one_step_that_fails_leaves_the_others_to_go_on(machine: Machine) -> None:
+    before = machine.look()
+    machine.tools.broken = {"apt-get": "E: Unable to locate package nftables", "modprobe": "Module not found"}
+    outcome = prepare(machine.host, ADA, QUIET)
+    assert outcome.failed == [
+        ("install nftables, zstd", "E: Unable to locate package nftables"),
+        ("load kvm_intel", "Module not found"),
+        ("load vhost_net", "Module not found"),
+        ("load vfio_pci", "Module not found"),
+    ]
+    assert len(outcome.done) == 9
+    machine.tools.broken = {}
+    assert prepare(machine.host, ADA, QUIET).done == [title for title, _ in outcome.failed]
+    assert restore(machine.host, QUIET).failed == []
+    assert machine.look() == before
+
+
+def test_a_command_that_failed_is_tried_again_though_its_file_is_there(machine: Machine) -> None:
+    machine.tools.broken = {"update-grub": "no space left on device", "update-initramfs": "no space left on device"}
+    assert [title for title, _ in prepare(machine.host, ADA, QUIET).failed] == [
+        "renew the initramfs",
+        "renew /boot/grub/grub.cfg",
+    ]
+    machine.tools.broken = {}
+    prepare(machine.host, ADA, QUIET)
+    assert "intel_iommu=on" in machine.text("/boot/grub/grub.cfg")
+    assert plan(machine.host, ADA).steps == ()
+
+
+def test_what_never_came_about_needs_not_be_taken_back(machine: Machine) -> None:
+    before = machine.look()
+    machine.tools.broken = {"sysctl": "permission denied", "systemctl": "no systemd", "update-grub": "no device"}
+    prepare(machine.host, ADA, QUIET)
+    assert restore(machine.host, QUIET).failed == []
+    assert machine.look() == before
+
+
+# ---------------------------------------------------------------- others
+def test_a_file_that_somebody_changed_since_is_left(machine: Machine) -> None:
+    before = machine.look()
+    prepare(machine.host, ADA, QUIET)
+    machine.write(SYSCTL_FILE, "mine now\n")
+    outcome = restore(machine.host, QUIET)
+    assert outcome.failed == [(SYSCTL_FILE, "somebody has changed it since")]
+    left = {path: value for path, value in machine.look().items() if before.get(path) != value}
+    assert left == {SYSCTL_FILE.lstrip("/"): left[SYSCTL_FILE.lstrip("/")]}
+    assert machine.home.preparation.exists()
+    calls = len(machine.tools.calls)
+    assert restore(machine.host, QUIET, force=True).failed == []
+    assert machine.look() == before
+    assert len(machine.tools.calls) == calls, "what was taken back is not taken back twice"
+
+
+def test_a_group_file_that_others_changed_keeps_their_change(machine: Machine) -> None:
+    before = machine.text("/etc/group")
+    prepare(machine.host, ADA, QUIET)
+    machine.write("/etc/group", machine.text("/etc/group") + "later:x:2000:\n")
+    assert restore(machine.host, QUIET).failed == []
+    assert machine.text("/etc/group") == before + "later:x:2000:\n"
+    assert ("gpasswd", "-d", "ada", "libvirt") in machine.tools.calls
+
+
+def test_a_grub_configuration_that_was_renewed_since_is_renewed(machine: Machine) -> None:
+    before = machine.text("/boot/grub/grub.cfg")
+    prepare(machine.host, ADA, QUIET)
+    machine.write("/boot/grub/grub.cfg", machine.text("/boot/grub/grub.cfg") + "linux /boot/vmlinuz-new ro\n")
+    assert restore(machine.host, QUIET).failed == []
+    assert machine.text("/boot/grub/grub.cfg") == before
+
+
+def test_a_service_that_was_enabled_stays_enabled(machine: Machine) -> None:
+    wants = machine.root / "host/etc/systemd/system/sysinit.target.wants"
+    wants.mkdir()
+    (wants / "systemd-timesyncd.service").symlink_to("/usr/lib/systemd/system/systemd-timesyncd.service")
+    before = machine.look()
+    prepare(machine.host, ADA, QUIET)
+    restore(machine.host, QUIET)
+    assert machine.look() == before
+
+
+def test_a_file_of_that_name_that_is_not_ours_is_not_written_over(machine: Machine) -> None:
+    machine.write(MODULES_FILE, "dm_crypt\n")
+    outcome = prepare(machine.host, ADA, QUIET)
+    ((title, why),) = outcome.failed
+    assert title.startswith(f"write {MODULES_FILE}")
+    assert "not as this program left it" in why
+    assert machine.text(MODULES_FILE) == "dm_crypt\n"
+
+
+@pytest.mark.parametrize("link", ["etc/sysctl.d/60-hyperscaler.conf", "etc/sysctl.d"])
+def test_no_link_is_followed(machine: Machine, link: str) -> None:
+    target = machine.root / "elsewhere"
+    at = machine.root / "host" / link
+    if at.is_dir():
+        at.rename(target)
+    else:
+        target.write_text("precious\n")
+    at.symlink_to(target)
+    before = target.read_text() if target.is_file() else sorted(path.name for path in target.iterdir())
+    outcome = prepare(machine.host, ADA, QUIET)
+    assert [title for title, _ in outcome.failed] == [f"write {SYSCTL_FILE}"]
+    assert before == (target.read_text() if target.is_file() else sorted(path.name for path in target.iterdir()))
+
+
+# ---------------------------------------------------------------- crashes
+# Calls after which the machine is another one; a stop before a call is a stop after the one before it.
+_CHANGING = ("back_up", "write", "put_back", "remove_directory", "forget", "run")
+
+
+@contextmanager
+def cut_at(machine: Machine, number: int) -> Iterator[list[str]]:
+    """The program ends at the n-th place: after a call that changes something, or a line of the journal."""
+    places: list[str] = []
+
+    def step(name: str) -> None:
+        places.append(name)
+        if len(places) > number:
+            raise PowerCut
+
+    def after(name: str) -> None:
+        if name.endswith(_CHANGING):
+            step(f"after {name}")
+
+    append = Journal.append
+
+    def hooked(journal: Journal, entry: dict[str, object]) -> None:
+        append(journal, entry)
+        step(f"after the journal's {entry['type']}")
+
+    machine.hook.after = after
+    with patch.object(Journal, "append", hooked):
+        yield places
+    machine.hook.after = lambda _name: None
+
+
+@pytest.fixture
+def no_waiting_for_disks() -> Iterator[None]:
+    """It is not the machine that loses power here."""
+    with patch("os.fsync", lambda _: None):
+        yield
+
+
+def places_of(root: Path, command: str) -> int:
+    machine = Machine.planted(root)
+    if command == "restore":
+        prepare(machine.host, ADA, QUIET)
+    with cut_at(machine, 100000) as places:
+        prepare(machine.host, ADA, QUIET) if command == "prepare" else restore(machine.host, QUIET)
+    return len(places)
+
+
+def test_a_preparation_cut_off_anywhere_goes_on_or_is_taken_back(tmp_path: Path, no_waiting_for_disks: None) -> None:
+    whole = Machine.planted(tmp_path / "whole")
+    before = whole.look()
+    prepare(whole.host, ADA, QUIET)
+    prepared = whole.look()
+    count = places_of(tmp_path / "count", "prepare")
+    assert count > 40
+    for number in range(count):
+        machine = Machine.planted(tmp_path / f"{number}")
+        with cut_at(machine, number) as places, pytest.raises(PowerCut):
+            prepare(machine.host, ADA, QUIET)
+        other = Machine(tmp_path / f"{number}-restored")
+        shutil.copytree(machine.root, other.root, symlinks=True)
+        assert restore(other.host, QUIET).failed == [], places[-1]
+        assert other.look() == before, places[-1]
+        assert not other.home.preparation.exists(), places[-1]
+        assert prepare(machine.host, ADA, QUIET).failed == [], places[-1]
+        assert machine.look() == prepared, places[-1]
+        assert restore(machine.host, QUIET).failed == [], places[-1]
+        assert machine.look() == before, places[-1]
+
+
+def test_a_restoration_cut_off_anywhere_goes_on(tmp_path: Path, no_waiting_for_disks: None) -> None:
+    count = places_of(tmp_path / "count", "restore")
+    assert count > 15
+    for number in range(count):
+        machine = Machine.planted(tmp_path / str(number))
+        before = machine.look()
+        prepare(machine.host, ADA, QUIET)
+        with cut_at(machine, number) as places, pytest.raises(PowerCut):
+            restore(machine.host, QUIET)
+        assert restore(machine.host, QUIET).failed == [], places[-1]
+        assert machine.look() == before, places[-1]
+        assert not machine.home.preparation.exists(), places[-1]
+
+
+def test_half_a_file_is_never_seen_and_does_not_stay(machine: Machine) -> None:
+    before = machine.look()
+
+    replace = Path.replace
+
+    def cut(self: Path, target: Path) -> Path:
+        if target.name == Path(NOUVEAU_FILE).name:
+            raise PowerCut
+        return replace(self, target)
+
+    with patch.object(Path, "replace", cut), pytest.raises(PowerCut):
+        prepare(machine.host, ADA, QUIET)
+    directory = machine.root / "host/etc/modprobe.d"
+    assert sorted(path.name for path in directory.iterdir()) == [
+        ".hyperscaler-nouveau.conf.hyperscaler-new",
+        "mine.conf",
+    ]
+    assert restore(machine.host, QUIET).failed == []
+    assert machine.look() == before
+
+
+def test_a_torn_last_line_is_no_obstacle(machine: Machine) -> None:
+    before = machine.look()
+    prepare(machine.host, ADA, QUIET)
+    journal = machine.home.preparation / "journal.jsonl"
+    journal.write_bytes(journal.read_bytes()[:-20])
+    assert prepare(machine.host, ADA, QUIET).failed == []
+    assert restore(machine.host, QUIET).failed == []
+    assert machine.look() == before
+    assert not machine.home.preparation.exists()
+
+
+def test_a_record_that_others_can_write_is_not_believed(machine: Machine) -> None:
+    """Its commands would be run as root."""
+    prepare(machine.host, ADA, QUIET)
+    prepared, calls = machine.look(), len(machine.tools.calls)
+    machine.home.preparation.chmod(0o777)
+    for command in (lambda: restore(machine.host, QUIET), lambda: prepare(machine.host, ADA, QUIET)):
+        with pytest.raises(ConflictError, match="not believed"):
+            command()
+    machine.home.preparation.chmod(0o700)
+    real = machine.home.preparation.with_name("elsewhere")
+    machine.home.preparation.rename(real)
+    machine.home.preparation.symlink_to(real)
+    with pytest.raises(ConflictError, match="not believed"):
+        restore(machine.host, QUIET)
+    assert machine.look() == prepared
+    assert len(machine.tools.calls) == calls
+
+
+def test_a_damaged_journal_is_not_guessed_at(machine: Machine) -> None:
+    prepare(machine.host, ADA, QUIET)
+    journal = machine.home.preparation / "journal.jsonl"
+    journal.write_text(journal.read_text().replace("sysctl.d", "sudoers.d", 1))
+    prepared = machine.look()
+    with pytest.raises(StateError, match="cannot be believed"):
+        restore(machine.host, QUIET)
+    assert machine.look() == prepared

@@ -1,0 +1,149 @@
+"""Rotating a secret: what is asked, what is refused, what is told; the stops are swept in tests/crash."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rotation_world import KeyedGuests, KeyedHost
+from simulated_world import lab_text
+
+from emulator.access.model import AccessRole
+from emulator.app.access import GrantRequest, grant
+from emulator.app.history import history
+from emulator.app.rotate import Rotated, rotate
+from emulator.app.status import lab_status
+from emulator.app.world import CheckOutcome
+from emulator.apply.handler import StopFlag
+from emulator.apply.rotation import pending_rotations
+from emulator.apply.state import StateStore
+from emulator.errors import ConfigureError, ConflictError, HyperscalerError, StateError, UsageError, VerifyError
+from emulator.progress import SilentReporter
+from emulator.rotation.model import RotatedSecret
+
+SSH, MUNGE, TLS = RotatedSecret
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[KeyedHost]:
+    made = KeyedHost(tmp_path / "host")
+    made.provision(made.lab_file(lab_text()))
+    yield made
+    made.close()
+
+
+def run(host: KeyedHost, secret: RotatedSecret, *, stop: StopFlag | None = None, yes: bool = True) -> Rotated:
+    return rotate(host.world(), "demo", secret, SilentReporter(), stop or StopFlag(), confirm=lambda _pending: yes)
+
+
+def test_declined_nothing_changes(host: KeyedHost) -> None:
+    before = host.save()
+    assert run(host, SSH, yes=False).declined
+    after = {name: what for name, what in host.save().items() if "/locks" not in name}
+    assert after == {name: what for name, what in before.items() if "/locks" not in name}
+
+
+def test_users_are_named_who_need_their_directory_again(host: KeyedHost) -> None:
+    grant(host.world(), "demo", GrantRequest("ada", AccessRole.STUDENT, 3600), SilentReporter(), StopFlag())
+    certificate = host.home.lab("demo").handouts / "ada" / "id_ed25519-cert.pub"
+    before = certificate.read_text()
+    assert run(host, SSH).hand_again == ("ada",)
+    assert certificate.read_text() != before
+    assert run(host, TLS).hand_again == ()
+
+
+def test_a_user_s_own_key_is_certified_again_without_its_private_half(host: KeyedHost) -> None:
+    key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMoe+mH2elGa8VXf8MNkZOYF08DGeWUvGeJ47mhyUjgZ"
+    request = GrantRequest("eve", AccessRole.STUDENT, 3600, public_key=key)
+    grant(host.world(), "demo", request, SilentReporter(), StopFlag())
+    assert run(host, SSH).hand_again == ("eve",)
+    directory = host.home.lab("demo").handouts / "eve"
+    assert key.split()[1] in (directory / "id_ed25519-cert.pub").read_text()
+    assert not (directory / "id_ed25519").exists()
+
+
+def test_the_old_key_stays_while_the_new_one_opens_not_every_door(
+    host: KeyedHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = host.home.lab("demo")
+    before = paths.ssh_key.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(KeyedGuests, "refusing", lambda *_args: ("hpc-compute-1",))
+        with pytest.raises(ConfigureError, match="does not let us into hpc-compute-1; the old one stays in use"):
+            run(host, SSH)
+    assert paths.ssh_key.read_bytes() == before
+    assert [files.secret for files in pending_rotations(paths)] == [SSH]
+    assert any("rotation of ssh did not end" in line for line in lab_status(host.world(), "demo").problems)
+    assert run(host, SSH).finished == (SSH,)
+    assert paths.ssh_key.read_bytes() != before
+
+
+def test_another_rotation_finishes_the_one_that_has_begun(host: KeyedHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(KeyedGuests, "prove", lambda *_args: (CheckOutcome("munge x", False, "Invalid credential", 0.0),))
+        with pytest.raises(VerifyError, match="not all works with it:\n    munge x: Invalid credential"):
+            run(host, MUNGE)
+    asked: list[Any] = []
+    done = rotate(
+        host.world(), "demo", TLS, SilentReporter(), StopFlag(), confirm=lambda pending: not asked.append(pending)
+    )
+    assert asked == [(MUNGE,)]
+    assert (done.secret, done.finished) == (TLS, (MUNGE,))
+    assert pending_rotations(host.home.lab("demo")) == ()
+
+
+def test_a_stop_is_taken_between_phases(host: KeyedHost) -> None:
+    stop = StopFlag()
+    stop.set()
+    with pytest.raises(HyperscalerError, match="stopped on request while ssh was rotated, before: trust"):
+        run(host, SSH, stop=stop)
+    assert run(host, SSH).finished == (SSH,)
+
+
+def test_a_lab_without_slurm_has_no_munge_key(tmp_path: Path) -> None:
+    text = """
+version: "1.0"
+metadata: {name: demo}
+clusters: {cloud: {}}
+"""
+    made = KeyedHost(tmp_path / "other")
+    try:
+        paths = made.home.lab("demo")
+        paths.root.mkdir(parents=True)
+        paths.spec.write_text(text)
+        with pytest.raises(UsageError, match="no Slurm cluster, so it has no MUNGE key"):
+            run(made, MUNGE)
+    finally:
+        made.close()
+
+
+def test_a_lab_of_an_older_version_is_told_what_to_do(host: KeyedHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = StateStore.state.fget  # type: ignore[attr-defined]
+
+    def older(store: StateStore) -> Any:
+        state = whole(store)
+        return type(state)(
+            {key: value for key, value in state.resources.items() if key != "secret/tls-ca"}, state.facts
+        )
+
+    monkeypatch.setattr(StateStore, "state", property(older))
+    with pytest.raises(StateError, match="no secret/tls-ca on record") as caught:
+        run(host, TLS)
+    assert "hyperscaler provision" in caught.value.fix
+    assert not host.home.lab("demo").rotation.exists()
+
+
+def test_only_one_command_at_a_time(host: KeyedHost) -> None:
+    from emulator.apply.lock import exclusive_lock
+
+    with exclusive_lock(host.home.locks / "demo.lock", purpose="provision demo"), pytest.raises(ConflictError):
+        run(host, SSH)
+
+
+def test_history_tells_which_secret(host: KeyedHost) -> None:
+    run(host, MUNGE)
+    last = history(host.world(), "demo", last=1).commands[-1]
+    assert (last.command, last.details, last.result) == ("rotate", {"secret": "munge"}, "done")
+    assert last.changes == (("rotate", "secret/munge"),)

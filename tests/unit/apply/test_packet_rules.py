@@ -1,0 +1,191 @@
+"""The rules of a lab's table, line by line."""
+
+from __future__ import annotations
+
+from emulator.adapters.nft_text import read_table, replacement
+from emulator.apply.executor import steps_of
+from emulator.apply.packet_rules import filter_table
+from emulator.plan.firewall_build import aliases_for, build_firewall
+from emulator.plan.model import Action, Change, Plan
+from emulator.plan.resources import Domain, Firewall, Network
+from emulator.ports import Ownership
+from emulator.spec.load import parse_spec
+from emulator.spec.model import ClusterKind, ClusterSpec
+
+OWNER = Ownership("demo", "firewall/lab", "0123456789abcdef")
+TEXT = """\
+version: "1.0"
+metadata: {name: demo}
+global:
+  networks:
+    hpc_network:
+      nat: true
+      allow:
+        - {from: [hpc-compute], to: [cloud-control-plane], ports: [443, 6443, "440-445"]}
+        - {protocol: icmp}
+        - {protocol: icmp}
+    cloud_network:
+      allow: [{to: [hpc-controller], protocol: udp, ports: [53]}]
+clusters: {hpc: {compute_nodes: {count: 2}}, cloud: {}}
+"""
+
+
+def spec_of(text: str = TEXT) -> ClusterSpec:
+    spec, report = parse_spec(text, file="lab.yaml")
+    assert spec is not None, [finding.render() for finding in report.findings]
+    return spec
+
+
+def rules(chain: str, firewall: Firewall) -> list[str]:
+    (found,) = [each for each in filter_table(OWNER, firewall).chains if each.name == chain]
+    return [rule.text for rule in found.rules]
+
+
+def test_what_is_routed() -> None:
+    assert rules("routed", build_firewall(spec_of(), ())) == [
+        'iifname "virbr100" oifname "virbr100" accept',
+        'iifname "virbr200" oifname "virbr200" accept',
+        "meta nfproto ipv6 counter drop",
+        "jump spoofed",
+        "ct state established,related accept",
+        'iifname "virbr100" oifname "virbr200" ip saddr { 192.168.100.11, 192.168.100.12 }'
+        " ip daddr { 192.168.200.10 } tcp dport { 440-445, 6443 } accept",
+        'iifname "virbr100" oifname "virbr200" ip daddr 192.168.200.0/24 icmp type echo-request accept',
+        'iifname "virbr200" oifname "virbr100" ip daddr { 192.168.100.10 } udp dport { 53 } accept',
+        'iifname "virbr100" oifname != { "virbr100", "virbr200" } accept',
+        "counter reject with icmpx admin-prohibited",
+    ]
+
+
+def test_what_guests_may_ask_of_the_host() -> None:
+    assert rules("guest_to_host", build_firewall(spec_of(), ())) == [
+        "meta nfproto ipv6 counter drop",
+        "meta nfproto ipv4 udp sport 68 udp dport 67 accept",
+        "jump spoofed",
+        "ct state established,related accept",
+        'iifname "virbr100" ip daddr 192.168.100.1 udp dport 53 accept',
+        'iifname "virbr100" ip daddr 192.168.100.1 tcp dport 53 accept',
+        'iifname "virbr200" ip daddr 192.168.200.1 udp dport 53 accept',
+        'iifname "virbr200" ip daddr 192.168.200.1 tcp dport 53 accept',
+        "counter reject with icmpx admin-prohibited",
+    ]
+
+
+def test_every_base_chain_looks_at_the_lab_s_own_bridges_alone() -> None:
+    firewall = build_firewall(spec_of(), ())
+    bridges = '{ "virbr100", "virbr200" }'
+    assert rules("input", firewall) == [f"iifname {bridges} goto guest_to_host"]
+    assert rules("forward", firewall) == [f"iifname {bridges} goto routed", f"oifname {bridges} goto routed"]
+    assert rules("postrouting", firewall) == [
+        f"ip saddr 192.168.100.0/24 ip saddr != 192.168.100.1 oifname != {bridges} masquerade"
+    ]
+
+
+def test_without_nat_nothing_is_rewritten() -> None:
+    firewall = build_firewall(spec_of(TEXT.replace("nat: true", "nat: false")), ())
+    assert rules("postrouting", firewall) == []
+    assert not any("oifname !=" in rule for rule in rules("routed", firewall))
+
+
+def test_a_node_is_known_by_both_of_its_addresses() -> None:
+    hpc, cloud = rules("spoofed", build_firewall(spec_of(), ()))
+    assert hpc.startswith('iifname "virbr100" ether saddr . ip saddr != { 52:54:00:')
+    assert hpc.count("192.168.100.1") == 3 and hpc.endswith("} counter drop")
+    assert cloud.startswith('iifname "virbr200"')
+    nobody = build_firewall(spec_of(), ()).zones[0]
+    empty = Firewall(name="lab", table="t", zones=(type(nobody)(**{**fields(nobody), "nodes": ()}),), rules=())
+    assert rules("spoofed", empty) == ['iifname "virbr100" counter drop']
+
+
+def fields(zone: object) -> dict[str, object]:
+    return {name: getattr(zone, name) for name in ("name", "bridge", "subnet", "gateway", "nat", "nodes")}
+
+
+def test_each_rule_of_the_file_is_there_once_and_named() -> None:
+    assert [rule.name for rule in build_firewall(spec_of(), ()).rules] == [
+        "hpc-compute-1,hpc-compute-2 to cloud-control-plane: tcp 440-445 6443",
+        "hpc to cloud: icmp",
+        "cloud to hpc-controller: udp 53",
+    ]
+
+
+def test_a_network_knows_the_nodes_of_the_other_by_their_proper_name_first() -> None:
+    (alias, _worker) = aliases_for(spec_of(), ClusterKind.HPC)
+    assert (alias.name, alias.ip) == ("cloud-control-plane", "192.168.200.10")
+    assert alias.names == ("cloud-control-plane.cloud.demo.internal", "cloud-control-plane")
+
+
+def test_the_text_replaces_a_table_in_one_go_and_quotes_nothing_foreign() -> None:
+    text = replacement(filter_table(OWNER, build_firewall(spec_of(), ())))
+    lines = text.splitlines()
+    assert lines[:2] == ["table inet hyperscaler_demo", "delete table inet hyperscaler_demo"]
+    assert lines[2:4] == ["table inet hyperscaler_demo {", "\tchain owner {"]
+    assert text.count("{") == text.count("}")
+    assert all(line.count('"') % 2 == 0 for line in text.splitlines())
+
+
+def test_a_table_with_two_marks_or_a_strange_one_is_nobody_s() -> None:
+    def listing(*comments: str) -> str:
+        rows = ", ".join(
+            f'{{"rule": {{"chain": "owner", "handle": {index}, "comment": "{comment}", "expr": []}}}}'
+            for index, comment in enumerate(comments)
+        )
+        return f'{{"nftables": [{{"metainfo": {{}}}}, {{"table": {{"name": "t"}}}}, {rows}]}}'
+
+    mark = "hyperscaler lab=demo resource=firewall/lab digest=ab"
+    owner = read_table("t", listing(mark)).owner
+    assert owner is not None and (owner.lab, owner.resource_id, owner.digest) == ("demo", "firewall/lab", "ab")
+    for comments in ((mark, mark), (f"{mark} more",), ("hyperscaler lab= resource=x digest=",)):
+        assert read_table("t", listing(*comments)).owner is None
+
+
+def test_the_firewall_outlives_what_departs_and_comes_before_what_arrives() -> None:
+    """A cluster that leaves the file is confined by the old table until its last guest has gone."""
+    firewall = Firewall(name="lab", table="t", zones=(), rules=())
+    gone, new = (network(name, firewall) for name in ("cloud", "hpc"))
+    guest = Domain(
+        name="n",
+        needs=(gone.id,),
+        uuid="",
+        node="n",
+        vcpus=1,
+        memory_mib=1,
+        mac="",
+        ip="",
+        network=gone.id,
+        volume="",
+        console_log="",
+        accelerated=False,
+    )
+    plan = Plan(
+        "demo",
+        (
+            Change(Action.DELETE, guest, ""),
+            Change(Action.DELETE, gone, ""),
+            Change(Action.UPDATE, firewall, ""),
+            Change(Action.CREATE, new, ""),
+        ),
+    )
+    _, waits = steps_of(plan)
+    assert waits == {
+        "delete domain/n": set(),
+        "delete network/cloud": {"delete domain/n"},
+        "ensure firewall/lab": {"delete network/cloud"},
+        "ensure network/hpc": {"ensure firewall/lab"},
+    }
+    _, waits = steps_of(Plan("demo", (Change(Action.DELETE, gone, ""), Change(Action.DELETE, firewall, ""))))
+    assert waits["delete firewall/lab"] == {"delete network/cloud"}
+
+
+def network(name: str, firewall: Firewall) -> Network:
+    return Network(
+        name=name,
+        needs=(firewall.id,),
+        uuid="",
+        bridge="",
+        subnet="",
+        gateway="",
+        dns_domain="",
+        hosts=(),
+        nat=False,
+    )

@@ -1,0 +1,90 @@
+"""`host check` as a user calls it: exit code, pure JSON, this machine, and its cost."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import host_trees
+import pytest
+
+from emulator.errors import ExitCode
+
+
+def call(*words: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", "emulator.cli.main", "host", *map(str, words)]
+    environment = {**os.environ, **variables}
+    return subprocess.run(
+        argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False, env=environment
+    )
+
+
+@pytest.mark.parametrize(("name", "code"), [("intel", ExitCode.DONE), ("broken", ExitCode.HOST_NOT_FIT)])
+def test_the_exit_code_says_whether_the_host_is_fit(tmp_path: Path, name: str, code: ExitCode) -> None:
+    done = call("check", "--json", "--root", host_trees.plant(tmp_path, name))
+    assert done.returncode == code
+    assert json.loads(done.stdout)["fit"] is (code is ExitCode.DONE)
+
+
+def test_a_lab_file_with_faults_is_not_judged(tmp_path: Path) -> None:
+    (tmp_path / "lab.yaml").write_text("version: 7\n")
+    done = call("check", tmp_path / "lab.yaml", "--json")
+    assert done.returncode == ExitCode.INVALID_CONFIG
+    assert json.loads(done.stdout)["error"]["exit_code"] == ExitCode.INVALID_CONFIG
+
+
+def test_this_machine_is_judged_within_two_seconds_of_its_processors() -> None:
+    # The clock on the wall also counts what others do here meanwhile.
+    before = os.times()
+    done = call("check", "--json")
+    after = os.times()
+    assert done.returncode in (ExitCode.DONE, ExitCode.HOST_NOT_FIT), done.stderr
+    assert after.children_user + after.children_system - before.children_user - before.children_system < 2.0
+    checks = {check["id"]: check for check in json.loads(done.stdout)["checks"]}
+    assert checks["program.ansible"]["level"] == "PASS"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become somebody else")
+def test_an_ordinary_user_gets_an_answer() -> None:
+    """The first reading imports everything: nobody may not look where Python itself is on some hosts."""
+    script = (
+        "import os; from emulator.wiring.host import host_reader; read = host_reader(None); "
+        "from emulator.host.checks import check_host_readings as judge; "
+        "from emulator.host.checks.result import Wanted; "
+        "read(); os.setgroups([]); os.setgid(65534); os.setuid(65534); "
+        "report = judge(read(), Wanted()); print({r.id: r.found for r in report.results}['program.user'])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "nobody is not in libvirt and kvm"
+
+
+def test_a_dry_run_of_prepare_is_pure_json_and_leaves_nothing(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    done = call("prepare", "--dry-run", "--gpus", "--json", HYPERSCALER_HOME=str(home))
+    assert done.returncode == ExitCode.DONE, done.stderr
+    told = json.loads(done.stdout)
+    assert {"version", "steps", "reboot", "notes", "manual"} == told.keys()
+    assert all({"id", "title", "why", "file", "command"} == step.keys() for step in told["steps"])
+    assert not home.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="as root, nothing is refused before the question")
+def test_nobody_there_to_ask_means_no_change(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    done = call("prepare", "--gpus", HYPERSCALER_HOME=str(home))
+    assert done.returncode == ExitCode.USAGE
+    assert "use --yes" in done.stderr
+    assert not (home / "host").exists()
+
+
+def test_a_restore_without_a_preparation_has_nothing_to_do(tmp_path: Path) -> None:
+    done = call("restore", "--json", HYPERSCALER_HOME=str(tmp_path / "home"))
+    if os.geteuid() != 0:
+        assert done.returncode == ExitCode.HOST_NOT_FIT
+        return
+    assert done.returncode == ExitCode.DONE
+    assert json.loads(done.stdout)["done"] == []

@@ -1,0 +1,143 @@
+"""The image verbs as a person calls them, on a store with two builds."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import zlib
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+import emulator.wiring
+from emulator.cli.image import command
+from emulator.errors import HyperscalerError, UsageError
+from emulator.images.builder import BuildPhase
+from emulator.images.store import GoldenImage, ImageStore
+
+
+def quiet(phase: BuildPhase, line: str) -> None:
+    """Progress of nobody."""
+
+
+@pytest.fixture
+def builds(tmp_path: Path, recipes: Path, tools, monkeypatch: pytest.MonkeyPatch) -> tuple[GoldenImage, GoldenImage]:
+    """An older and the current build of `demo` in the home's store."""
+    home = tmp_path / "home"
+    monkeypatch.setenv("HYPERSCALER_HOME", str(home))
+    store = ImageStore(home / "images", tools, recipes=recipes)
+    made = []
+    for payload in (b"1", b"2"):
+        tools.payload = payload
+        made.append(store.build("demo", progress=quiet, force=True))
+    manifest = made[0].directory / "manifest.json"
+    manifest.chmod(0o644)
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"built_at": "2026-01-01T00:00:00+00:00"}))
+    return made[0], made[1]
+
+
+def call(*words: object) -> Result:
+    result = CliRunner().invoke(command, [str(word) for word in words])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def listed() -> dict[str, dict[str, object]]:
+    return {row["digest"]: row for row in json.loads(call("list", "--json").stdout)}
+
+
+def test_tags_and_the_way_back_are_seen_in_the_list(builds) -> None:
+    old, new = builds
+    assert call("tag", f"demo@{old.digest}", "v1").output.startswith(f"demo {old.digest[:12]} ")
+    rows = listed()
+    assert (rows[new.digest]["current"], rows[new.digest]["tags"]) == (True, [])
+    assert (rows[old.digest]["previous"], rows[old.digest]["tags"]) == (True, ["v1"])
+    assert "v1 (previous)\n" in call("list").stdout
+    assert json.loads(call("rollback", "demo", "--json").stdout)["digest"] == old.digest
+    assert listed()[old.digest]["current"] is True
+    assert call("rollback", "demo").output.startswith(f"demo {new.digest[:12]} ")
+    call("untag", "demo:v1")
+    assert listed()[old.digest]["tags"] == []
+    with pytest.raises(UsageError, match="has no tag 'v1'"):
+        call("untag", "demo:v1")
+    with pytest.raises(UsageError, match="there is no image 'demo:v1'"):
+        call("show", "demo:v1")
+
+
+def test_signing_and_verifying(builds, tmp_path: Path) -> None:
+    _, new = builds
+    assert call("verify", "demo").stdout == f"demo {new.digest[:12]} is as it was built; no signature asked for\n"
+    key = tmp_path / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+    signers = tmp_path / "home" / "trusted-signers"
+    signers.write_text(f'me namespaces="hyperscaler-image" {key.with_suffix(".pub").read_text()}')
+    signers.chmod(0o644)
+    with pytest.raises(HyperscalerError, match="has no signature"):
+        call("verify", "demo")
+    call("sign", "demo", "--key", key)
+    assert json.loads(call("verify", "demo", "--json").stdout)["signed_by"] == "me"
+    new.disk.chmod(0o644)
+    new.disk.write_bytes(b"other")
+    with pytest.raises(HyperscalerError, match=r"not what its manifest says: disk\.qcow2"):
+        call("verify", "demo")
+
+
+def test_a_damaged_image_fails_the_check_without_signatures_too(builds) -> None:
+    _, new = builds
+    new.kernel.unlink()
+    with pytest.raises(HyperscalerError, match="vmlinuz: No such file"):
+        call("verify", "demo")
+
+
+def test_the_listing_of_vulnerabilities(builds, tmp_path: Path) -> None:
+    _, new = builds
+    data = tmp_path / "tracker"
+    data.write_bytes(zlib.compress(b"VERSION 1\nCVE-2026-1,,bad\n\nmunge,0, HRF,9,\n\n\n"))
+    assert call("vulnerabilities", "demo", "--data", data).stdout.split() == [
+        *("CVE-2026-1", "munge", "0.5.15-2", "high,", "remote,", "fixed")
+    ]
+    document = json.loads(call("vulnerabilities", "demo", "--data", data, "--json").stdout)
+    assert (document["digest"], len(document["vulnerabilities"])) == (new.digest, 1)
+    assert document["vulnerabilities"][0]["fixed"] is True
+
+
+def test_gc_says_what_it_took(builds, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Nothing:
+        """A world without labs."""
+
+        class home:  # noqa: N801
+            labs = tmp_path / "home" / "labs"
+
+        class disks:  # noqa: N801
+            @staticmethod
+            def overlay_base(path: Path) -> None:
+                return None
+
+    monkeypatch.setattr(emulator.wiring, "real_world", Nothing)
+    assert call("gc").stdout == "nothing to remove\n"
+    assert call("gc", "--all").stdout == f"removed demo {builds[0].digest[:12]}\n"
+
+
+def test_an_import_without_a_disk_or_from_elsewhere(builds, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no directory of a Packer build"):
+        call("import", tmp_path)
+    (tmp_path / "image.json").write_text(
+        json.dumps({"version": 1, "name": "hpc-base", "recipe_digest": "x", "builder_version": "1", "inputs": {}})
+    )
+    with pytest.raises(UsageError, match="there is no disk in the directory"):
+        call("import", tmp_path)
+    with pytest.raises(UsageError, match="there is no such disk"):
+        call("import", tmp_path, "--disk", tmp_path / "absent.qcow2")
+    disk = tmp_path / "output-base" / "disk.qcow2"
+    disk.parent.mkdir()
+    disk.touch()
+    with pytest.raises(HyperscalerError, match="the recipe of hpc-base has changed"):
+        call("import", tmp_path)
+
+
+def test_packer_files_for_a_recipe_that_is_not_there(builds, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no image recipe 'nothing'"):
+        call("packer-files", "nothing", tmp_path / "build")
+    assert not (tmp_path / "build").exists()

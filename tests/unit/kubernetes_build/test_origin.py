@@ -1,0 +1,115 @@
+"""Upstream's manifests made fit for nodes that pull nothing."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from emulator.errors import HostNotFitError, StateError
+from emulator.kubernetes.addons import _ADDON_OF_VALUE
+from emulator.kubernetes_build.origin import (
+    archive_name,
+    download,
+    full_reference,
+    is_reachable,
+    prepare_manifest,
+    read_origin,
+)
+from emulator.kubernetes_build.release import _IMAGE, _PATH
+from emulator.kubernetes_build.upstream import newest
+from emulator.share import share_dir
+
+DIGEST = "sha256:" + "0" * 64
+CONTROLLER = "registry.k8s.io/ingress-nginx/controller:v1.12.0"
+MANIFEST = f"""\
+kind: Deployment
+spec:
+  template:
+    spec:
+      initContainers:
+        - image: "docker.io/calico/cni:v3.29.1"
+          name: install
+      containers:
+        - name: c
+          image: {CONTROLLER}@{DIGEST}
+          args: [--image=kept]
+---
+kind: ConfigMap
+data:
+  helperPod.yaml: |-
+    spec:
+      containers:
+        - name: helper
+          image: busybox
+"""
+
+
+def test_images_are_found_everywhere_and_named_in_full() -> None:
+    prepared = prepare_manifest(MANIFEST)
+    assert prepared.images == {
+        "docker.io/calico/cni:v3.29.1": "docker.io/calico/cni:v3.29.1",
+        CONTROLLER: f"{CONTROLLER}@{DIGEST}",
+        "docker.io/library/busybox:latest": "docker.io/library/busybox:latest",
+    }
+    found = re.findall(r"image: (\S+)", prepared.text)
+    assert found == list(prepared.images)
+    assert "--image=kept" in prepared.text
+    assert prepare_manifest(prepared.text).text == prepared.text
+
+
+@pytest.mark.parametrize(
+    ("name", "full"),
+    [
+        ("busybox", "docker.io/library/busybox:latest"),
+        ("busybox:1.36", "docker.io/library/busybox:1.36"),
+        ("rancher/local-path-provisioner:v0.0.30", "docker.io/rancher/local-path-provisioner:v0.0.30"),
+        ("localhost/x", "localhost/x:latest"),
+        ("127.0.0.1:5000/x:1", "127.0.0.1:5000/x:1"),
+        (f"quay.io/a/b@{DIGEST}", f"quay.io/a/b:latest@{DIGEST}"),
+    ],
+)
+def test_full_references(name: str, full: str) -> None:
+    assert full_reference(name) == full
+
+
+@pytest.mark.parametrize("name", ["", "$(IMAGE)", "a b", "-x", "x;rm", "../x@y"])
+def test_what_is_no_reference_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="is no container image"):
+        full_reference(name)
+
+
+def test_archive_names_are_plain() -> None:
+    assert archive_name("registry.k8s.io/coredns/coredns:v1.11.3") == "registry.k8s.io-coredns-coredns-v1.11.3.tar"
+
+
+def test_the_published_origin_has_every_addon_of_a_lab_file() -> None:
+    origin = read_origin(share_dir() / "config" / "kubernetes" / "upstream.yaml")
+    assert set(_ADDON_OF_VALUE.values()) <= set(origin.addons)
+    assert re.fullmatch(r"[0-9A-F]{40}", origin.fingerprint)
+    for url in (origin.packages, origin.key, *(addon.manifest for addon in origin.addons.values())):
+        assert url.startswith("https://")
+    assert all(_PATH.fullmatch(f"manifests/{name}.yaml") for name in origin.addons)
+    assert _IMAGE.fullmatch(f"{origin.registry}/pause:3.10")
+
+
+def test_a_damaged_origin_is_told(tmp_path: Path) -> None:
+    (tmp_path / "upstream.yaml").write_text("format: 2\n")
+    with pytest.raises(StateError, match="format 2"):
+        read_origin(tmp_path / "upstream.yaml")
+
+
+@pytest.mark.parametrize("url", ["http://example.invalid/x", "file:///etc/passwd", "ftp://x/y", ""])
+def test_only_https_is_fetched(url: str) -> None:
+    assert not is_reachable(url)
+    with pytest.raises(HostNotFitError, match="only https"):
+        download(url)
+
+
+def test_the_newest_fitting_version_is_taken() -> None:
+    have = ("1.31.4-1.1", "1.31.10-1.1", "1.31.9-1.1", "1.30.11-1.1")
+    assert newest(have, "1.31") == "1.31.10-1.1"
+    assert newest(have, "v1.31.4") == "1.31.4-1.1"
+    assert newest(have, "") == "1.31.10-1.1"
+    assert newest(have, "1.3") is None

@@ -1,0 +1,96 @@
+"""Objects that the playbook applies: what counts as a change, what runs once, what is deleted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playbook_modules import kubernetes_apply as apply
+
+
+def crd(version: str = "1", **changes: Any) -> dict[str, Any]:
+    meta = {"name": "pools.example.org", "resourceVersion": version, "generation": int(version)}
+    spec = {"group": "example.org", **changes}
+    return {"kind": "CustomResourceDefinition", "metadata": meta, "spec": spec, "status": {"seen": version}}
+
+
+class Cluster:
+    """Answers `kubectl get -f` from what it has, and `kubectl apply` with what it is told to have afterwards."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *items: dict[str, Any]) -> None:
+        self.before = list(items)
+        self.after = list(items)
+        self.sent: list[str] = []
+        self.deleted: list[tuple[str, ...]] = []
+        monkeypatch.setattr(apply, "kubectl", self)
+
+    def __call__(self, *words: str, stdin: str | None = None, timeout: int = 0) -> str:
+        if words[0] == "delete":
+            self.deleted.append(words)
+            return ""
+        if words[0] == "apply":
+            self.sent.append(stdin or "")
+        items = self.before if words[0] == "get" else self.after
+        return json.dumps({"kind": "List", "items": items}) if items else ""
+
+
+def record(**data: str) -> dict[str, Any]:
+    return {**apply.RECORD, "data": data}
+
+
+def addon(tmp_path: Path, text: str) -> dict[str, Any]:
+    (tmp_path / "x.yaml").write_text(text)
+    return {"name": "x", "path": str(tmp_path / "x.yaml"), "edits": []}
+
+
+def test_a_patch_that_comes_to_nothing_is_no_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    # kubectl says "configured" for it, and the API server counts a version on.
+    cluster = Cluster(monkeypatch, crd("1"))
+    cluster.after = [crd("2")]
+    assert apply.apply(["kind: CustomResourceDefinition"], [], [], check=False) == []
+    cluster.after = [crd("2", scope="Cluster")]
+    changes = apply.apply(["kind: CustomResourceDefinition"], [], [], check=False)
+    assert changes == ["customresourcedefinition/pools.example.org changed"]
+    cluster.before = []
+    assert apply.apply(["kind: x"], [], [], check=False) == ["customresourcedefinition/pools.example.org created"]
+
+
+def test_jobs_of_an_addon_run_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "kind: Deployment\nmetadata: {name: a}\n---\nkind: Job\nmetadata: {name: b}\n"
+    cluster = Cluster(monkeypatch)
+    apply.apply([], [addon(tmp_path, text)], [], check=False)
+    assert "kind: Job" in cluster.sent[0]
+    written = json.loads(cluster.sent[1])
+    assert list(written["data"]) == ["x"]
+    cluster.before, cluster.sent = [written], []
+    assert apply.apply([], [addon(tmp_path, text)], [], check=False) == []
+    (sent,) = cluster.sent
+    assert "kind: Deployment" in sent
+    assert "kind: Job" not in sent
+
+
+def test_an_addon_that_left_the_file_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(monkeypatch, record(calico="0", **{"ingress-nginx": "0"}))
+    with pytest.raises(apply.ClusterError, match="calico, ingress-nginx was installed"):
+        apply.apply(["kind: x"], [], [], check=False)
+    assert cluster.sent == []
+
+
+def policy(labels: dict[str, str]) -> dict[str, Any]:
+    return {"kind": "NetworkPolicy", "metadata": {"name": "default-deny", "namespace": "default", "labels": labels}}
+
+
+@pytest.mark.parametrize(("labels", "gone"), [(apply.OURS, True), ({}, False)])
+def test_only_objects_of_ours_are_deleted(monkeypatch: pytest.MonkeyPatch, labels: dict[str, str], gone: bool) -> None:
+    entry = {
+        "api_version": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "namespace": "default",
+        "name": "default-deny",
+    }
+    cluster = Cluster(monkeypatch, policy(labels))
+    changes = apply.apply(["kind: x"], [], [entry], check=False)
+    assert (changes == ["networkpolicy/default-deny deleted in default"]) is gone
+    assert bool(cluster.deleted) is gone

@@ -1,0 +1,226 @@
+"""The module kubernetes_users against a cluster of objects: who gets what, what goes, and that a second run is idle."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+from typing import Any
+
+import pytest
+from playbook_modules import load
+
+QUOTA = {"pods": "20", "requests.cpu": "2", "requests.nvidia.com/mig-1g.10gb": "1"}
+
+
+users = load("library/kubernetes_users.py", "kubernetes_users")
+
+
+class Cluster:
+    """An API server that keeps objects, adds what real ones add, and knows the verbs that the module may use."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.objects: dict[tuple[str, str, str], dict[str, Any]] = {}
+        self.calls: list[tuple[str, ...]] = []
+        self.ended: list[str] = []
+        monkeypatch.setattr(users, "kubectl", self)
+
+    def __call__(self, *words: str, stdin: str | None = None, timeout: int = 300) -> str:
+        self.calls.append(words)
+        verb = words[0]
+        if verb == "get":
+            assert words[words.index("--selector") :][:2] == ("--selector", "hyperscaler/user")
+            return json.dumps({"items": [item for item in self.objects.values() if self._labelled(item)]})
+        if verb == "delete" and "--all" in words:
+            self.ended.append(words[words.index("--namespace") + 1])
+            return ""
+        if verb == "delete":
+            kinds = {kind.lower(): kind for kind in (*users.GRANTS, "NetworkPolicy")}
+            namespace = words[words.index("--namespace") + 1] if "--namespace" in words else ""
+            del self.objects[(kinds[words[1]], namespace, words[2])]
+            return ""
+        assert stdin is not None
+        for item in json.loads(stdin)["items"]:
+            self._put(verb, item)
+        return ""
+
+    def _labelled(self, item: dict[str, Any]) -> bool:
+        return "hyperscaler/user" in item["metadata"].get("labels", {})
+
+    def _put(self, verb: str, item: dict[str, Any]) -> None:
+        key = users.key_of(item)
+        there = key in self.objects
+        if verb == "create" and there:
+            raise users.ClusterError(f"Error from server (AlreadyExists): {key}")
+        assert verb != "replace" or there
+        stored = copy.deepcopy(item)
+        stored["metadata"]["uid"] = "1"
+        if item["kind"] == "Namespace":
+            stored["spec"] = {"finalizers": ["kubernetes"]}
+        self.objects[key] = stored
+
+    def kinds(self) -> list[tuple[str, str, str]]:
+        return sorted(self.objects)
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    return Cluster(monkeypatch)
+
+
+def entry(name: str, role: str = "student") -> dict[str, str]:
+    return {"name": name, "role": role, "namespace": f"student-{name}"}
+
+
+def converge(*present: dict[str, str], former: tuple[str, ...] = (), isolate: bool = False, check: bool = False) -> Any:
+    params = {
+        "users": list(present),
+        "former": [{"name": name, "namespace": f"student-{name}"} for name in former],
+        "accounts_namespace": "hyperscaler-users",
+        "quota": QUOTA,
+        "isolate": isolate,
+    }
+    return users.converge(params, check=check)
+
+
+ADA = [
+    ("LimitRange", "student-ada", "hyperscaler"),
+    ("Namespace", "", "hyperscaler-users"),
+    ("Namespace", "", "student-ada"),
+    ("ResourceQuota", "student-ada", "hyperscaler"),
+    ("RoleBinding", "student-ada", "hyperscaler"),
+    ("ServiceAccount", "hyperscaler-users", "ada"),
+]
+
+
+def test_a_student_gets_a_namespace_with_limits_and_no_more(cluster: Cluster) -> None:
+    assert converge(entry("ada"))
+    assert cluster.kinds() == ADA
+    binding = cluster.objects[("RoleBinding", "student-ada", "hyperscaler")]
+    assert binding["roleRef"]["name"] == "edit"
+    assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "ada", "namespace": "hyperscaler-users"}]
+    assert cluster.objects[("ResourceQuota", "student-ada", "hyperscaler")]["spec"]["hard"] == QUOTA
+    labels = cluster.objects[("Namespace", "", "student-ada")]["metadata"]["labels"]
+    assert labels["pod-security.kubernetes.io/enforce"] == "baseline"
+
+
+def test_a_second_run_only_looks(cluster: Cluster) -> None:
+    converge(entry("ada"), entry("bob", "admin"), isolate=True)
+    cluster.calls.clear()
+    assert converge(entry("ada"), entry("bob", "admin"), isolate=True) == []
+    assert [words[0] for words in cluster.calls] == ["get"]
+
+
+def test_an_admin_has_the_cluster(cluster: Cluster) -> None:
+    converge(entry("bob", "admin"))
+    assert cluster.kinds() == [
+        ("ClusterRoleBinding", "", "hyperscaler:admin:bob"),
+        ("Namespace", "", "hyperscaler-users"),
+        ("ServiceAccount", "hyperscaler-users", "bob"),
+    ]
+
+
+def test_an_admin_who_becomes_a_student_is_one(cluster: Cluster) -> None:
+    converge(entry("ada", "admin"))
+    converge(entry("ada"))
+    assert cluster.kinds() == ADA
+
+
+def test_revoked_access_leaves_what_is_stored_and_nothing_that_runs(cluster: Cluster) -> None:
+    converge(entry("ada"), entry("eve"))
+    assert converge(entry("eve"), former=("ada",))
+    left = [key for key in cluster.kinds() if "ada" in " ".join(key)]
+    assert left == [
+        ("LimitRange", "student-ada", "hyperscaler"),
+        ("Namespace", "", "student-ada"),
+        ("ResourceQuota", "student-ada", "hyperscaler"),
+    ]
+    assert cluster.ended == ["student-ada"]
+    assert cluster.objects[("ResourceQuota", "student-ada", "hyperscaler")]["spec"]["hard"] == {"pods": "0"}
+    assert converge(entry("eve"), former=("ada",)) == []
+    # Taken before anything else is done: a run that dies then has left nobody in.
+    verbs = [words[:2] for words in cluster.calls if words[0] != "get"]
+    first_end = next(number for number, words in enumerate(verbs) if words[1] == users.WORKLOADS)
+    assert {words[1] for words in verbs[first_end - 2 : first_end]} == {"rolebinding", "serviceaccount"}
+
+
+def test_granted_again_the_namespace_opens_again(cluster: Cluster) -> None:
+    converge(entry("ada"))
+    converge(former=("ada",))
+    converge(entry("ada"))
+    assert cluster.kinds() == ADA
+    assert cluster.objects[("ResourceQuota", "student-ada", "hyperscaler")]["spec"]["hard"] == QUOTA
+
+
+@pytest.mark.parametrize("died_after", range(1, 6))
+def test_a_run_that_died_is_finished_by_the_next(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, died_after: int
+) -> None:
+    converge(entry("ada"))
+    whole, left = Cluster.__call__, died_after
+
+    def dying(self: Cluster, *words: str, **rest: Any) -> str:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise users.ClusterError("killed")
+        return whole(self, *words, **rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Cluster, "__call__", dying)
+        with contextlib.suppress(users.ClusterError):
+            converge(former=("ada",))
+    converge(former=("ada",))
+    assert "student-ada" in cluster.ended
+    assert ("RoleBinding", "student-ada", "hyperscaler") not in cluster.objects
+    assert converge(former=("ada",)) == []
+
+
+def test_a_former_user_who_never_had_a_namespace_gets_none(cluster: Cluster) -> None:
+    converge(entry("bob", "admin"))
+    converge(former=("bob",))
+    assert cluster.kinds() == [("Namespace", "", "hyperscaler-users")]
+
+
+def test_a_namespace_of_somebody_else_is_refused(cluster: Cluster) -> None:
+    foreign = {"kind": "Namespace", "metadata": {"name": "student-ada"}, "apiVersion": "v1"}
+    cluster.objects[users.key_of(foreign)] = foreign
+    with pytest.raises(users.ClusterError, match="AlreadyExists"):
+        converge(entry("ada"))
+    assert cluster.objects[("Namespace", "", "student-ada")] == foreign
+    assert ("RoleBinding", "student-ada", "hyperscaler") not in cluster.objects
+
+
+def test_what_was_edited_by_hand_is_put_back(cluster: Cluster) -> None:
+    converge(entry("ada"))
+    key = ("ResourceQuota", "student-ada", "hyperscaler")
+    cluster.objects[key]["spec"]["hard"]["requests.cpu"] = "64"
+    assert converge(entry("ada")) == ["ResourceQuota student-ada hyperscaler"]
+    assert cluster.objects[key]["spec"]["hard"] == QUOTA
+
+
+def test_pods_of_a_student_are_isolated_where_the_lab_says_so(cluster: Cluster) -> None:
+    converge(entry("ada"), isolate=True)
+    policy = cluster.objects[("NetworkPolicy", "student-ada", "default-deny")]
+    assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
+
+
+def test_check_mode_changes_nothing(cluster: Cluster) -> None:
+    assert converge(entry("ada"), check=True)
+    assert cluster.kinds() == []
+
+
+def test_names_are_asked_for_at_the_cluster_s_dns_alone(cluster: Cluster) -> None:
+    converge(entry("ada"), isolate=True)
+    rules = cluster.objects[("NetworkPolicy", "student-ada", "default-deny")]["spec"]["egress"]
+    (dns,) = [rule for rule in rules if "ports" in rule]
+    assert {port["port"] for port in dns["ports"]} == {53}
+    (to,) = dns["to"]
+    assert to["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "kube-system"}
+    assert to["podSelector"]["matchLabels"] == {"k8s-app": "kube-dns"}
+
+
+def test_isolation_ends_when_the_file_no_longer_asks_for_it(cluster: Cluster) -> None:
+    converge(entry("ada"), isolate=True)
+    assert converge(entry("ada")) == ["removed NetworkPolicy student-ada default-deny"]
+    assert converge(entry("ada")) == []

@@ -1,0 +1,53 @@
+"""What the wiring hands on to the probes of a cluster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import yaml
+
+from emulator.app.world import Access
+from emulator.inventory.model import NodeGpu
+from emulator.paths import LabPaths
+from emulator.progress import SilentReporter
+from emulator.share import share_dir
+from emulator.spec.load import load_spec
+from emulator.spec.model import ClusterKind
+from emulator.verify.report import VerifyReport
+from emulator.wiring import guests
+
+
+@pytest.mark.parametrize(
+    ("kind", "nodes"),
+    [(ClusterKind.HPC, {"hpc-compute-1", "hpc-compute-2"}), (ClusterKind.CLOUD, {"cloud-gpu-worker-1"})],
+)
+def test_a_cluster_is_asked_for_its_own_gpus_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: ClusterKind, nodes: set[str]
+) -> None:
+    spec, _ = load_spec(share_dir() / "config" / "demo.yaml")
+    assert spec is not None
+    with_gpus = [node.name for node in spec.nodes if node.name not in ("hpc-controller", "cloud-control-plane")]
+    granted = {name: (NodeGpu("1g.10gb", 1),) for name in with_gpus}
+    seen: list[set[str]] = []
+
+    def probe(_spec: Any, _shell: Any, _guests: Any, gpus: Any, *, on_check: Any) -> VerifyReport:
+        seen.append(set(gpus))
+        return VerifyReport(())
+
+    monkeypatch.setattr(guests, "_VERIFY", {kind: probe})
+    access = Access(LabPaths(tmp_path), "root", (), granted)
+    guests.RealGuests(cast(Any, None)).verify(spec, kind, access, SilentReporter())
+    assert seen == [nodes]
+
+
+def test_the_inventory_is_also_to_be_had_for_kubespray(tmp_path: Path) -> None:
+    spec, _ = load_spec(share_dir() / "config" / "demo.yaml")
+    assert spec is not None
+    access = Access(LabPaths(tmp_path), "root", (), {})
+    inventory = yaml.safe_load(guests.RealGuests(cast(Any, None)).inventory(spec, access, "kubespray"))["all"]
+    assert set(inventory["hosts"]) == {"cloud-control-plane", "cloud-gpu-worker-1"}
+    assert {"kube_control_plane", "etcd", "kube_node", "k8s_cluster"} <= set(inventory["children"])
+    assert inventory["vars"]["ansible_ssh_private_key_file"] == str(access.paths.ssh_key)
+    assert "StrictHostKeyChecking=yes" in inventory["vars"]["ansible_ssh_common_args"]
