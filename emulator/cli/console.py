@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("hyperscaler")
 log.addHandler(logging.NullHandler())  # without a run log, records go nowhere instead of to Python's last resort
 
+_DETAIL_SECONDS = 15.0
 _MARKS = {
     Status.STARTED: ("…", "cyan"),
     Status.RUNNING: ("…", "cyan"),
@@ -30,18 +31,25 @@ _MARKS = {
 
 
 class PlainReporter:
-    """One line per step: start and end, with the time since the run began. For logs and unattended runs."""
+    """One line per step: start and end, with the time since the run began. For logs and unattended runs.
+
+    Of a step that tells its details line by line ("install packages: Get:1 ..."), one in `_DETAIL_SECONDS` is shown.
+    """
 
     def __init__(self) -> None:
         self._started = time.monotonic()
         self._lock = threading.Lock()
-        self._last: dict[tuple[str, str], str] = {}
+        self._last: dict[tuple[str, str], tuple[str, float]] = {}
 
     def event(self, event: Event) -> None:
         log.info("%s %s %s: %s", event.phase, event.subject, event.status.value, event.message)
-        if event.status is Status.RUNNING and self._last.get((event.phase, event.subject)) == event.message:
-            return
-        self._last[(event.phase, event.subject)] = event.message
+        key, (step, _, detail) = (event.phase, event.subject), event.message.partition(": ")
+        now = time.monotonic()
+        if event.status is Status.RUNNING:
+            last_step, last_shown = self._last.get(key, ("", 0.0))
+            if last_step == step and (not detail or now - last_shown < _DETAIL_SECONDS):
+                return
+        self._last[key] = (step, now)
         spent = f" ({human_duration(event.seconds)})" if event.status is Status.DONE and event.seconds else ""
         mark = {Status.DONE: "ok ", Status.FAILED: "FAILED "}.get(event.status, "")
         self._line(f"{event.phase:<9} {event.subject}: {mark}{event.message}{spent}")
