@@ -21,6 +21,10 @@ _PCI_ADDRESS = re.compile(
     r"(?P<domain>[0-9a-f]{4,8}):(?P<bus>[0-9a-f]{2}):(?P<slot>[01][0-9a-f])\.(?P<function>[0-7])", re.IGNORECASE
 )
 _CREDENTIAL_NAME = re.compile(r"[A-Za-z0-9._-]{1,255}")
+# Kernel parameters of a guest whose CPU is emulated. All its CPUs read one counter (QEMU's cpu_get_ticks). The kernel
+# cannot know and takes them for unsynchronised: each look at the clock, which programs written in Go take all the time,
+# is then a trip through the emulated HPET under QEMU's one big lock.
+EMULATED_CMDLINE = ("tsc=reliable",)
 _MIB_PER_UNIT: Mapping[str, float] = {"b": 2**-20, "bytes": 2**-20, "k": 2**-10, "KiB": 2**-10, "MiB": 1, "GiB": 1024}
 
 
@@ -56,7 +60,8 @@ def _add_boot(domain: ET.Element, request: DomainRequest) -> None:
     ET.SubElement(boot, "type", arch="x86_64", machine=MACHINE).text = "hvm"
     ET.SubElement(boot, "kernel").text = str(request.kernel)
     ET.SubElement(boot, "initrd").text = str(request.initrd)
-    ET.SubElement(boot, "cmdline").text = request.cmdline
+    extra = () if request.accelerated else EMULATED_CMDLINE
+    ET.SubElement(boot, "cmdline").text = " ".join((request.cmdline, *extra))
     if request.credentials:
         ET.SubElement(boot, "smbios", mode="sysinfo")
 

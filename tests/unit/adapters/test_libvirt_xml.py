@@ -43,12 +43,13 @@ def test_acceleration_chooses_type_and_cpu(accelerated: bool, kind: str, cpu: st
     element = root.find("cpu")
     assert element is not None
     assert element.get("mode") == cpu
+    assert root.findtext("os/cmdline") == (REQUEST.cmdline if accelerated else f"{REQUEST.cmdline} tsc=reliable")
 
 
 def test_text_is_escaped_not_interpreted() -> None:
     hostile = "a b<'\"&</cmdline><evil/>"
     owner = Ownership('l"ab', "domain/<x>", "&")
-    root = xml_of(replace(REQUEST, cmdline=hostile, owner=owner))
+    root = xml_of(replace(REQUEST, cmdline=hostile, owner=owner, accelerated=True))
     assert root.findtext("os/cmdline") == hostile
     assert root.find(".//evil") is None
     assert read_owner(root) == owner
