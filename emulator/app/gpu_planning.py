@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from emulator.apply.handlers.gpu_carve import GpuHost, made_in_this_boot, slices_of
@@ -21,7 +23,8 @@ from emulator.inventory.model import NodeGpu
 from emulator.plan.build import GpuResources
 from emulator.plan.gpu_build import build_gpus, current_assignments
 from emulator.plan.gpu_resources import GpuInstance as GpuInstanceResource
-from emulator.plan.gpu_resources import Vgpu, WholeGpu
+from emulator.plan.gpu_resources import MigMode, Vgpu, VirtualFunctions, WholeGpu
+from emulator.plan.model import Action, Plan
 from emulator.spec.model import ClusterSpec, GpuBackend
 
 GPU_FACT = "gpu"
@@ -91,6 +94,30 @@ def plan_gpus(spec: ClusterSpec, host: GpuHost | None, state: State) -> GpuPlan:
         {device: by_address[address] for device, address in addresses.items()},
     )
     return GpuPlan(build_gpus(spec.name, addresses, answer.nodes), answer.notes)
+
+
+def boards_kept(gpus: Callable[[], GpuHost] | None) -> AbstractContextManager[None]:
+    """While this is held nobody else cuts boards or claims places on them; nothing for a lab without GPUs."""
+    return contextlib.nullcontext() if gpus is None else gpus().ledger.layout()
+
+
+def slices_made(plan: Plan) -> tuple[GpuInstanceResource, ...]:
+    """The slices that the plan cuts."""
+    return tuple(
+        change.resource
+        for change in plan.changes
+        if change.action is not Action.DELETE and isinstance(change.resource, GpuInstanceResource)
+    )
+
+
+# What another place of a slice changes beside the slice: the vGPU on it, and where its board is new to the lab, that.
+_FOLLOWS_SLICES = (GpuInstanceResource, Vgpu, MigMode, VirtualFunctions)
+
+
+def beside_slices(plan: Plan) -> tuple[tuple[Action, str], ...]:
+    """What the plan does to all that does not depend on where slices are."""
+    others = (change for change in plan.changes if not isinstance(change.resource, _FOLLOWS_SLICES))
+    return tuple(sorted((change.action, change.resource.id) for change in others))
 
 
 def _reported(gpu: Gpu) -> BoardModel | None:

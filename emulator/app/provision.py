@@ -14,7 +14,7 @@ from emulator.app.clusters import CONFIGURE_FACT, VERIFY_FACT, ClusterSteps, wor
 from emulator.app.departures import drain_departing
 from emulator.app.files import LoadedLab
 from emulator.app.gpu_map import write_mdev_map
-from emulator.app.gpu_planning import GPU_FACT, node_gpus
+from emulator.app.gpu_planning import GPU_FACT, beside_slices, boards_kept, node_gpus, slices_made
 from emulator.app.kubeconfigs import hand_out_kubeconfigs
 from emulator.app.lab import Lab, open_lab
 from emulator.app.ledger_repair import mend_ledgers
@@ -28,6 +28,7 @@ from emulator.apply.handler import StopFlag
 from emulator.apply.handlers.files import private_directory, write_private
 from emulator.apply.hypervisor_record import remember_hypervisor
 from emulator.apply.journal import Journal
+from emulator.apply.ledger import slice_key
 from emulator.apply.state import StateStore
 from emulator.errors import ConflictError, HyperscalerError
 from emulator.plan.model import Plan
@@ -83,6 +84,7 @@ def provision(world: World, loaded: LoadedLab, options: Options, reporter: Repor
             return ProvisionResult(plan, declined=True)
         _prepare(world, lab, store, loaded.source, work)
         lab = open_lab(world, spec.name, dataclasses.replace(lab.backends, dry=False))
+        plan = _hold_places(world, lab, store, spec, plan, reporter)
         rotator = Rotator(world, lab, store, spec, reporter, stop)
         rotator.settle()
         drain_departing(plan, spec, world.guests.shell(lab.access(spec.ssh.user)), reporter)
@@ -108,9 +110,37 @@ def _plan(world: World, loaded: LoadedLab, reporter: Reporter) -> tuple[Lab, Sta
     lab = open_lab(world, spec.name, backends_of(world, store.state, spec, dry=True))
     require_fit(world, loaded, lab, store.state, reporter)
     reporter.event(Event("plan", spec.name, Status.STARTED, "looking at the host"))
-    plan = plan_lab(lab, store.state, spec, acceleration)
+    with boards_kept(lab.gpus):
+        plan = plan_lab(lab, store.state, spec, acceleration)
     reporter.event(Event("plan", spec.name, Status.DONE, f"{len(plan.changes)} changes"))
     return lab, store, plan
+
+
+def _hold_places(
+    world: World, lab: Lab, store: StateStore, spec: ClusterSpec, agreed: Plan, reporter: Reporter
+) -> Plan:
+    """The plan with the places of its slices claimed, before another lab plans for them; where one was taken since the
+    plan was agreed to, its slices go elsewhere.
+
+    Raises:
+        ConflictError: they cannot, or not without changing more than was agreed to.
+    """
+    if lab.gpus is None or not slices_made(agreed):
+        return agreed
+    acceleration = world.accelerate(spec.hypervisor.acceleration)
+    with boards_kept(lab.gpus):
+        plan = plan_lab(lab, store.state, spec, acceleration)
+        if plan.digest != agreed.digest:
+            refuse_blocked(plan)
+            if beside_slices(plan) != beside_slices(agreed):
+                raise ConflictError(
+                    "nothing was changed: since the plan was made, the host has changed",
+                    fix="run the same command again, it plans anew",
+                )
+            reporter.warn("somebody has taken places on the boards in the meantime; the slices go to others")
+        for item in slices_made(plan):
+            lab.gpus().ledger.claim(slice_key(item.pci_address, item.profile, item.start), lab.name)
+    return plan
 
 
 def _prepare(world: World, lab: Lab, store: StateStore, source: bytes, work: Work) -> None:

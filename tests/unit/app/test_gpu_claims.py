@@ -11,8 +11,13 @@ import pytest
 from simulated_world import SECOND, SYSTEM_URI, SimulatedHost, comparable, differences, gpu_section, lab_text
 
 from emulator.app.files import LoadedLab
+from emulator.app.gpu_planning import slices_made
+from emulator.app.provision import Options, provision
+from emulator.apply.handler import StopFlag
 from emulator.apply.ledger import Claim, GpuLedger, LedgerDamagedError, outlives_boots, slice_key
 from emulator.errors import StateError
+from emulator.plan.gpu_resources import GpuInstance
+from emulator.plan.model import Plan
 from emulator.progress import SilentReporter
 
 
@@ -154,3 +159,38 @@ def test_destroy_says_that_the_journal_is_damaged(host: SimulatedHost) -> None:
     told = Told()
     host.destroy(reporter=told)
     assert [line for line in told.warnings if f"{journal}:2: " in line]
+
+
+# ---------------------------------------------------------------- places taken between plan and carving
+def test_a_place_that_is_taken_after_the_plan_is_planned_around(gpu_host: SimulatedHost) -> None:
+    host, told = gpu_host, Told()
+    planned: list[GpuInstance] = []
+
+    def taken_meanwhile(plan: Plan) -> bool:
+        planned.extend(slices_made(plan))
+        stranger_takes(host, planned[0].profile, planned[0].start)
+        return True
+
+    provision(host.world(), gpu_lab(host), Options(confirm=taken_meanwhile), told, StopFlag())
+    theirs = (planned[0].profile, planned[0].start)
+    assert theirs in slices(host)
+    assert len(slices(host)) == 2
+    assert ["places on the boards" in warning for warning in told.warnings] == [True]
+    host.destroy()
+    assert slices(host) == [theirs]
+
+
+def test_places_are_claimed_before_anything_is_made(gpu_host: SimulatedHost) -> None:
+    """So that a lab that plans while this one makes its networks and disks does not count on the same places."""
+    host = gpu_host
+    ledger = GpuLedger(host.home.gpu_owners)
+    claimed: dict[str, bool] = {}
+
+    def look(call: str) -> None:
+        claimed.setdefault(call, any("@" in key for key in ledger.of("demo")))
+
+    host.hook.before = look
+    host.provision(gpu_lab(host))
+    assert {call: held for call, held in claimed.items() if call == "define_network"} == {"define_network": True}, (
+        claimed
+    )
