@@ -21,15 +21,13 @@ _PCI_ADDRESS = re.compile(
     r"(?P<domain>[0-9a-f]{4,8}):(?P<bus>[0-9a-f]{2}):(?P<slot>[01][0-9a-f])\.(?P<function>[0-7])", re.IGNORECASE
 )
 _CREDENTIAL_NAME = re.compile(r"[A-Za-z0-9._-]{1,255}")
-# Kernel parameters of a guest whose CPU is emulated. All its CPUs read one counter (QEMU's cpu_get_ticks). The kernel
-# cannot know and takes them for unsynchronised: each look at the clock, which programs written in Go take all the time,
-# is then a trip through the emulated HPET under QEMU's one big lock.
-EMULATED_CMDLINE = ("tsc=reliable",)
 _MIB_PER_UNIT: Mapping[str, float] = {"b": 2**-20, "bytes": 2**-20, "k": 2**-10, "KiB": 2**-10, "MiB": 1, "GiB": 1024}
 
 
-def domain_xml(request: DomainRequest) -> str:
+def domain_xml(request: DomainRequest, tsc_khz: int | None = None) -> str:
     """The `<domain>` of a request: direct kernel boot, virtio devices, a serial console with a log, no graphics.
+
+    `tsc_khz` is the frequency of the host's time stamp counter, None where it is not known.
 
     Raises:
         HypervisorError: a hostdev address or a credential name that cannot be expressed.
@@ -42,7 +40,7 @@ def domain_xml(request: DomainRequest) -> str:
     ET.SubElement(domain, "vcpu", placement="static").text = str(request.vcpus)
     if request.credentials:
         _add_credentials(domain, request.credentials)
-    _add_boot(domain, request)
+    _add_boot(domain, request, () if request.accelerated else emulated_clock(tsc_khz))
     features = ET.SubElement(domain, "features")
     for name in ("acpi", "apic"):
         ET.SubElement(features, name)
@@ -55,13 +53,23 @@ def domain_xml(request: DomainRequest) -> str:
     return render(domain)
 
 
-def _add_boot(domain: ET.Element, request: DomainRequest) -> None:
+def emulated_clock(tsc_khz: int | None) -> tuple[str, ...]:
+    """Kernel parameters by which a guest on an emulated CPU takes the CPU's counter for its clock.
+
+    All such CPUs read the host's counter (QEMU's cpu_get_ticks). The kernel cannot know and takes them for
+    unsynchronised; each look at the clock, which programs written in Go take all the time, is then a trip through the
+    emulated HPET, under QEMU's one big lock. The frequency must be given, too: what a guest measures while its host is
+    busy can be wrong by a factor, and its clock with it.
+    """
+    return () if tsc_khz is None else ("tsc=reliable", f"tsc_early_khz={tsc_khz}")
+
+
+def _add_boot(domain: ET.Element, request: DomainRequest, clock: tuple[str, ...]) -> None:
     boot = ET.SubElement(domain, "os")
     ET.SubElement(boot, "type", arch="x86_64", machine=MACHINE).text = "hvm"
     ET.SubElement(boot, "kernel").text = str(request.kernel)
     ET.SubElement(boot, "initrd").text = str(request.initrd)
-    extra = () if request.accelerated else EMULATED_CMDLINE
-    ET.SubElement(boot, "cmdline").text = " ".join((request.cmdline, *extra))
+    ET.SubElement(boot, "cmdline").text = " ".join((request.cmdline, *clock))
     if request.credentials:
         ET.SubElement(boot, "smbios", mode="sysinfo")
 

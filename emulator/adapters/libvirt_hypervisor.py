@@ -12,6 +12,7 @@ from typing import Any
 from emulator.adapters import libvirt_errors as errors
 from emulator.adapters.acceleration import capabilities_offer_kvm
 from emulator.adapters.domain_xml import domain_xml, read_domain
+from emulator.adapters.host_clock import tsc_khz
 from emulator.adapters.libvirt_errors import ALIVE_SECONDS, answered, call, load_libvirt, tolerate
 from emulator.adapters.libvirt_networks import LibvirtNetworks
 from emulator.errors import ConflictError, HostNotFitError, HyperscalerError, HypervisorError
@@ -105,7 +106,7 @@ class LibvirtHypervisor:
                 where=where,
                 fix=f"virsh undefine {request.name}, if nobody needs it",
             )
-        xml = domain_xml(request)
+        xml = domain_xml(request, None if request.accelerated else tsc_khz())
         call(lambda: self._connect().defineXML(xml), where=where)
 
     def start_domain(self, name: str) -> None:

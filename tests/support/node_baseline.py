@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,9 @@ def check_baseline(lab: str, name: str) -> None:
         assert done.rc == 0, f"{name}: {command}: {done.stderr}"
         return str(done.stdout).strip()
 
+    began = time.time()
+    now = int(out("date +%s"))
+    assert began - 5 < now < time.time() + 5, f"the clock of {name} is {now - began:.0f} s off"
     assert set(out("sshd -T").splitlines()) >= SSHD
     assert [line for line in out("cut -d: -f2 /etc/shadow").split() if line[0] not in "!*"] == [], "a password"
     assert [out(f"passwd -S {name}").split()[1] for name in (ADMIN, "root")] == ["L", "L"]

@@ -43,13 +43,22 @@ def test_acceleration_chooses_type_and_cpu(accelerated: bool, kind: str, cpu: st
     element = root.find("cpu")
     assert element is not None
     assert element.get("mode") == cpu
-    assert root.findtext("os/cmdline") == (REQUEST.cmdline if accelerated else f"{REQUEST.cmdline} tsc=reliable")
+
+
+def test_only_an_emulated_guest_is_told_how_fast_the_host_s_counter_is() -> None:
+    def cmdline(tsc_khz: int | None, *, accelerated: bool) -> str | None:
+        request = replace(REQUEST, accelerated=accelerated)
+        return parse(domain_xml(request, tsc_khz), "domain").findtext("os/cmdline")
+
+    told = f"{REQUEST.cmdline} tsc=reliable tsc_early_khz=2100000"
+    assert cmdline(2_100_000, accelerated=False) == told
+    assert cmdline(None, accelerated=False) == cmdline(2_100_000, accelerated=True) == REQUEST.cmdline
 
 
 def test_text_is_escaped_not_interpreted() -> None:
     hostile = "a b<'\"&</cmdline><evil/>"
     owner = Ownership('l"ab', "domain/<x>", "&")
-    root = xml_of(replace(REQUEST, cmdline=hostile, owner=owner, accelerated=True))
+    root = xml_of(replace(REQUEST, cmdline=hostile, owner=owner))
     assert root.findtext("os/cmdline") == hostile
     assert root.find(".//evil") is None
     assert read_owner(root) == owner
