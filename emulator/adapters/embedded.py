@@ -89,7 +89,7 @@ class EmbeddedHypervisor:
         return ("ip", "netns", "exec", self._netns.name)
 
     def uri(self) -> str:
-        """The libvirt URI while it runs."""
+        """See `HypervisorDaemon.uri`."""
         return f"qemu+unix:///system?socket={quote(str(self._socket()), safe='/')}"
 
     def presence(self) -> DaemonPresence:

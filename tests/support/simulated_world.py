@@ -113,6 +113,9 @@ class SimulatedDaemon:
                 self._marker.write_text("{}")
         with self._hook.around("daemon.launch"):
             self._process.write_text(str(self._directory))
+        return self.uri()
+
+    def uri(self) -> str:
         return f"embedded:{self._directory}"
 
     def stop(self) -> None:
