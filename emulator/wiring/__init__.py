@@ -16,6 +16,7 @@ from emulator.adapters.qemu_img import QemuImg
 from emulator.adapters.systemd_units import SystemdUnits
 from emulator.app.world import AccelerationChoice, SystemHypervisor, World
 from emulator.apply.handlers.gpu_carve import GpuHost
+from emulator.apply.lock import HOST_LOCKS
 from emulator.ids import host_name
 from emulator.images.for_labs import LabImages
 from emulator.images.signing import ImageSignatures
@@ -59,7 +60,7 @@ def real_world() -> World:
 
 def host_locks(home: Home) -> Path:
     """One place for all homes of root's. Others share no hypervisor and no board with it."""
-    return Path("/run/lock/hyperscaler") if os.geteuid() == 0 else home.locks
+    return HOST_LOCKS if os.geteuid() == 0 else home.locks
 
 
 def images_of_host() -> LabImages:
