@@ -7,6 +7,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,9 @@ def _conflict(descriptor: int, path: Path, seconds: float) -> ConflictError:
 
 def holder(descriptor: int, path: Path) -> str:
     """Who holds the lock, by the file's own text or, where it has none, by what the kernel knows of it."""
-    text = os.pread(descriptor, 4096, 0).decode("utf-8", "replace")
+    text = ""
+    with suppress(IsADirectoryError):
+        text = os.pread(descriptor, 4096, 0).decode("utf-8", "replace")
     return name_of(text) if text.startswith('{"pid"') else _by_the_kernel(path)
 
 

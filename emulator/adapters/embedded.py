@@ -25,7 +25,7 @@ from urllib.parse import quote
 
 from emulator.adapters import embedded_entry
 from emulator.adapters.embedded_processes import EmbeddedProcess, end_processes, find_processes
-from emulator.adapters.netns import NetworkNamespace, drop_notes, notes_directory
+from emulator.adapters.netns import NetworkNamespace, shared_notes
 from emulator.adapters.process import missing_program
 from emulator.errors import ConflictError, HostNotFitError, HypervisorError
 from emulator.ports import DaemonPresence, ProcessRunner
@@ -151,8 +151,8 @@ class EmbeddedHypervisor:
             for name in _DIRECTORIES:
                 shutil.rmtree(self._directory / name, ignore_errors=True)
             shutil.rmtree(self._directory)
-        self._short_link().unlink(missing_ok=True)
-        drop_notes()
+        with shared_notes():
+            self._short_link().unlink(missing_ok=True)
 
     # ------------------------------------------------------------ directory
     @property
@@ -248,8 +248,8 @@ class EmbeddedHypervisor:
         """A short way to a socket whose path is too long for the kernel."""
         link = self._short_link()
         if self._socket().parent == link and not link.is_symlink():
-            notes_directory()
-            link.symlink_to(self._directory / "run")
+            with shared_notes():
+                link.symlink_to(self._directory / "run")
 
     def _answers(self) -> bool:
         try:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from emulator.adapters import embedded
+from emulator.adapters import embedded, netns
 from emulator.adapters.embedded import EmbeddedHypervisor
 from emulator.adapters.embedded_processes import EmbeddedProcess
 from emulator.errors import ConflictError
@@ -86,7 +86,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setattr(embedded, "find_processes", machine.find)
     monkeypatch.setattr(embedded, "end_processes", machine.end)
     monkeypatch.setattr(embedded, "_is_root", lambda: True)
-    monkeypatch.setattr(embedded, "drop_notes", lambda: None)
+    monkeypatch.setattr(netns, "_NOTES", tmp_path / "notes")
     monkeypatch.setattr(embedded, "_sync_directory", lambda path: None)
     monkeypatch.setattr(embedded.shutil, "which", lambda program: f"/usr/bin/{program}")
     monkeypatch.setattr(EmbeddedHypervisor, "_answers", lambda self: machine.answers())
