@@ -165,6 +165,11 @@ class SimulatedImages:
         with self._hook.around("images.current"):
             return self._image(name)
 
+    @contextmanager
+    def kept(self, name: str) -> Iterator[None]:
+        with self._hook.around("images.kept"):
+            yield
+
     def needs_build(self, name: str) -> str | None:
         with self._hook.around("images.needs_build"):
             return None if self._image(name) else "never built"
