@@ -190,10 +190,9 @@ def watch_until_ready(names, namespaces, timeout):
     """Wait without asking again and again: each start of kubectl costs an emulated CPU seconds that the cluster needs
     to come up. Whether all is ready is judged afterwards; here a deadline or a pod that was replaced is no error."""
     waits = [["wait", "--for=condition=Ready", *(f"node/{name}" for name in names)]] if names else []
-    # Pods of Jobs end, and are never Ready then.
-    waits += [
-        ["wait", "--for=condition=Ready", "pods", "--selector=!job-name", "-n", namespace] for namespace in namespaces
-    ]
+    # Pods of Jobs end, and are never Ready then; nor are those that failed, which controllers make anew.
+    which = ["--selector=!job-name", "--field-selector=status.phase!=Failed"]
+    waits += [["wait", "--for=condition=Ready", "pods", *which, "-n", namespace] for namespace in namespaces]
     deadline = time.monotonic() + timeout
     for words in waits:
         left = int(deadline - time.monotonic())

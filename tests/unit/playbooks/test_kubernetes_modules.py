@@ -344,11 +344,12 @@ def test_a_node_that_a_killed_run_cordoned_takes_pods_again(monkeypatch: pytest.
     assert json.loads(patch)["spec"] == {"unschedulable": None}
 
 
-def test_pods_of_jobs_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pods_of_jobs_and_failed_ones_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     kubectl = Kubectl(monkeypatch)
     objects.watch_until_ready([], ["ingress-nginx"], 10)
     (words,) = kubectl.changing
     assert "--selector=!job-name" in words
+    assert "--field-selector=status.phase!=Failed" in words
     assert "--all" not in words
 
 
