@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any, cast
 
@@ -51,3 +52,22 @@ def test_the_inventory_is_also_to_be_had_for_kubespray(tmp_path: Path) -> None:
     assert {"kube_control_plane", "etcd", "kube_node", "k8s_cluster"} <= set(inventory["children"])
     assert inventory["vars"]["ansible_ssh_private_key_file"] == str(access.paths.ssh_key)
     assert "StrictHostKeyChecking=yes" in inventory["vars"]["ansible_ssh_common_args"]
+
+
+@pytest.mark.parametrize("kinds", [(ClusterKind.HPC, ClusterKind.CLOUD), (ClusterKind.CLOUD,), ()])
+def test_the_clusters_asked_for_are_asked_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kinds: tuple[ClusterKind, ...]
+) -> None:
+    spec, _ = load_spec(share_dir() / "config" / "demo.yaml")
+    assert spec is not None
+    together = threading.Barrier(max(1, len(kinds)))
+
+    def ask(*_: Any) -> str:
+        together.wait(timeout=20)  # one after the other, they would wait for each other in vain
+        return "all is well"
+
+    monkeypatch.setattr(guests, "slurm_summary", ask)
+    monkeypatch.setattr(guests, "cloud_summary", ask)
+    state = guests.RealGuests(cast(Any, None)).cluster_state(spec, Access(LabPaths(tmp_path), "root", ()), kinds)
+    names = {ClusterKind.HPC: "slurm", ClusterKind.CLOUD: "kubernetes"}
+    assert state == {names[kind]: "all is well" for kind in kinds}
