@@ -30,7 +30,8 @@ options:
     type: list
     elements: dict
   absent:
-    description: Objects of this program to delete, each with C(api_version), C(kind), C(namespace) and C(name).
+    description: Objects of this program to delete, each with C(api_version), C(kind), C(namespace) and C(name), and
+      C(unmarked) for one that an older version made, which did not mark it.
     type: list
     elements: dict
   nodes:

@@ -87,7 +87,8 @@ def apply(manifests, addons, absent, *, check):
     """Apply the documents and those of the add-ons, delete the ones in `absent`; names of what changed.
 
     manifests: documents, several per text.
-    absent: objects, each with `api_version`, `kind`, `namespace` and `name`; only what is marked as ours goes.
+    absent: objects, each with `api_version`, `kind`, `namespace` and `name`; only what is marked as ours goes, or with
+        `unmarked` what an older version made, which marked nothing.
     addons: each with `name`, `path` and `edits`; one that was applied once and is not listed any more is an error.
     """
     texts = {addon["name"]: edited(addon) for addon in addons}
@@ -142,9 +143,9 @@ def named(entry):
 
 
 def remove(absent, before, *, check):
-    """Delete these objects where they are, as far as they are marked as ours."""
-    keys = [(entry["kind"], entry["namespace"], entry["name"]) for entry in absent]
-    found = [key for key in keys if key in before and is_ours(before[key])]
+    """Delete these objects where they are, as far as they are marked as ours or `unmarked` stands for it."""
+    keys = {(entry["kind"], entry["namespace"], entry["name"]): entry.get("unmarked", False) for entry in absent}
+    found = [key for key, unmarked in keys.items() if key in before and (unmarked or is_ours(before[key]))]
     for kind, space, name in [] if check else found:
         kubectl("delete", kind.lower(), name, "-n", space, "--ignore-not-found")
     return [f"{kind.lower()}/{name} deleted in {space}" for kind, space, name in found]

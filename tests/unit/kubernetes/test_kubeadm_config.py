@@ -116,6 +116,21 @@ def test_versions_without_a_known_configuration_are_refused(version: str) -> Non
         config.api_version(version)
 
 
+@pytest.mark.parametrize(
+    ("minor", "plugins"),
+    [
+        ("1.20", "NodeRestriction,PodSecurityPolicy"),
+        ("1.22", "NodeRestriction,PodSecurityPolicy,DenyServiceExternalIPs"),
+        ("1.31", "NodeRestriction,DenyServiceExternalIPs"),
+    ],
+)
+def test_admission_refuses_services_with_addresses_of_others_where_it_can(minor: str, plugins: str) -> None:
+    arguments = init(minor)["ClusterConfiguration"]["apiServer"]["extraArgs"]
+    if isinstance(arguments, list):
+        arguments = {entry["name"]: entry["value"] for entry in arguments}
+    assert arguments["enable-admission-plugins"] == plugins
+
+
 def test_static_pods_are_checked_with_patience() -> None:
     for name, text in config.patches().items():
         (container,) = yaml.safe_load(text)["spec"]["containers"]

@@ -82,9 +82,14 @@ def policy(labels: dict[str, str]) -> dict[str, Any]:
     return {"kind": "NetworkPolicy", "metadata": {"name": "default-deny", "namespace": "default", "labels": labels}}
 
 
-@pytest.mark.parametrize(("labels", "gone"), [(apply.OURS, True), ({}, False)])
-def test_only_objects_of_ours_are_deleted(monkeypatch: pytest.MonkeyPatch, labels: dict[str, str], gone: bool) -> None:
+@pytest.mark.parametrize(
+    ("labels", "more", "gone"), [(apply.OURS, {}, True), ({}, {}, False), ({}, {"unmarked": True}, True)]
+)
+def test_only_objects_of_ours_are_deleted(
+    monkeypatch: pytest.MonkeyPatch, labels: dict[str, str], more: dict[str, Any], gone: bool
+) -> None:
     entry = {
+        **more,
         "api_version": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
         "namespace": "default",
