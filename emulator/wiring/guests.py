@@ -121,7 +121,8 @@ class RealGuests:
         self, spec: ClusterSpec, access: Access, user: LabUser, *, seconds: int, directory: Path
     ) -> None:
         head = next(node.name for node in spec.nodes if node.role is Role.CLOUD_CONTROL_PLANE)
-        namespace = student_namespace(user.name) if user.role is AccessRole.STUDENT else "default"
+        student = user.role_at(head) is AccessRole.STUDENT
+        namespace = student_namespace(user.name) if student else "default"
         text = user_kubeconfig(
             self._shell(access),
             _by_name(spec)[head],

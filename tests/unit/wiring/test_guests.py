@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 import yaml
 
+from emulator.access.model import AccessRole, LabUser
 from emulator.app.world import Access
 from emulator.inventory.model import NodeGpu
 from emulator.paths import LabPaths
@@ -71,3 +72,25 @@ def test_the_clusters_asked_for_are_asked_at_once(
     state = guests.RealGuests(cast(Any, None)).cluster_state(spec, Access(LabPaths(tmp_path), "root", ()), kinds)
     names = {ClusterKind.HPC: "slurm", ClusterKind.CLOUD: "kubernetes"}
     assert state == {names[kind]: "all is well" for kind in kinds}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "namespace"),
+    [((), "default"), (("cloud-control-plane",), "default"), (("hpc-controller",), "student-bob")],
+)
+def test_the_kubeconfig_of_an_admin_without_the_control_plane_is_for_their_own_namespace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nodes: tuple[str, ...], namespace: str
+) -> None:
+    spec, _ = load_spec(share_dir() / "config" / "demo.yaml")
+    assert spec is not None
+    seen: list[str] = []
+
+    def user_kubeconfig(*_: Any, namespace: str, **_rest: Any) -> str:
+        seen.append(namespace)
+        return "kubeconfig"
+
+    monkeypatch.setattr(guests, "user_kubeconfig", user_kubeconfig)
+    user = LabUser("bob", 3000, AccessRole.ADMIN, nodes)
+    access = Access(LabPaths(tmp_path), "root", ())
+    guests.RealGuests(cast(Any, None)).hand_kubeconfig(spec, access, user, seconds=600, directory=tmp_path)
+    assert seen == [namespace]
