@@ -189,7 +189,12 @@ def proxy_document(cluster):
 
 
 def join_documents(release, cluster, node, token, ca_hashes, timeout):
-    """What `kubeadm join` reads. `ca_hashes` pins the cluster's CA: discovery is never without it."""
+    """What `kubeadm join` reads.
+
+    node: `name` and `ip`, and `taints` (`key`, `value`, `effect`) that it registers with: one that comes later leaves
+        time for pods that it is to keep away.
+    ca_hashes: pins the cluster's CA: discovery is never without it.
+    """
     if not ca_hashes:
         raise ValueError("joining without the hash of the cluster's CA is refused")
     api = api_version(release["version"])
@@ -203,7 +208,7 @@ def join_documents(release, cluster, node, token, ca_hashes, timeout):
                 "caCertHashes": list(ca_hashes),
             },
         },
-        "nodeRegistration": _registration(api, node["name"], node["ip"]),
+        "nodeRegistration": _registration(api, node["name"], node["ip"], taints=node.get("taints") or None),
     }
     if _is_beta4(api):
         join["timeouts"] = {

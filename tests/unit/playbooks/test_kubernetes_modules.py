@@ -12,6 +12,8 @@ from typing import Any
 import jinja2
 import pytest
 import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
 from playbook_modules import CLUSTER, PARAMS, PLAYBOOKS, RELEASE, kubeadm_node
 from playbook_modules import kubernetes_objects as objects
 
@@ -353,11 +355,35 @@ def test_pods_of_jobs_and_failed_ones_are_not_waited_for(monkeypatch: pytest.Mon
     assert "--all" not in words
 
 
-def test_a_worker_that_failed_to_join_is_not_waited_for() -> None:
+def nodes_of(hosts: dict[str, Any], *, taint: bool) -> list[dict[str, Any]]:
     environment = jinja2.Environment()  # noqa: S701  JSON, not HTML
     environment.filters["to_json"] = json.dumps
     environment.tests["failed"] = lambda result: result.get("failed", False)
     text = (PLAYBOOKS / "roles/k8s_addons/templates/nodes.json.j2").read_text()
+    values = {"groups": {"cloud": list(hosts)}, "hostvars": hosts, "kubernetes_taint_gpu_workers": taint}
+    return json.loads(environment.from_string(text).render(values))
+
+
+@pytest.mark.parametrize("taint", [True, False])
+@pytest.mark.parametrize(
+    ("role", "gpus"),
+    [("cloud-cpu-worker", []), ("cloud-gpu-worker", []), ("cloud-gpu-worker", [{}]), ("cloud-cpu-worker", [{}])],
+)
+def test_a_worker_joins_with_the_taints_that_it_keeps(taint: bool, role: str, gpus: list[Any]) -> None:
+    """Set afterwards, they would come too late for pods that are to stay away."""
+    host = {"node_role": role, "node_gpus": gpus}
+    (kept,) = nodes_of({"worker": host}, taint=taint)
+    values = {**yaml.safe_load((PLAYBOOKS / "roles/k8s_worker/vars/main.yml").read_text()), **host}
+    values["kubernetes_taint_gpu_workers"] = taint
+    values = {key: trust_as_template(value) if isinstance(value, str) else value for key, value in values.items()}
+    templar = Templar(loader=DataLoader(), variables=values)
+    assert templar.template(values["kubernetes_worker_taints"]) == kept["taints"]
+    tasks = yaml.safe_load((PLAYBOOKS / "roles/k8s_worker/tasks/main.yml").read_text())
+    (join,) = [task["kubeadm_node"] for task in tasks if task.get("kubeadm_node", {}).get("action") == "join"]
+    assert "kubernetes_worker_taints" in join["node"]
+
+
+def test_a_worker_that_failed_to_join_is_not_waited_for() -> None:
     worker = {"node_role": "cloud-cpu-worker", "node_gpus": []}
     hosts = {
         "head": {"node_role": "cloud-control-plane", "node_gpus": []},
@@ -366,9 +392,7 @@ def test_a_worker_that_failed_to_join_is_not_waited_for() -> None:
         "failed": {**worker, "kubernetes_join": {"failed": True}},
         "unreachable": worker,
     }
-    groups = {"cloud": list(hosts)}
-    values = {"groups": groups, "hostvars": hosts, "kubernetes_taint_gpu_workers": False}
-    nodes = json.loads(environment.from_string(text).render(values))
+    nodes = nodes_of(hosts, taint=False)
     # All of them stay nodes of the lab: one that only failed in this run is not to be drained.
     assert [node["name"] for node in nodes] == list(hosts)
     assert [node["name"] for node in nodes if node["joined"]] == ["head", "joined", "member"]
