@@ -83,17 +83,19 @@ def essence(item):
     return {**rest, "metadata": {**meta, "annotations": notes}}
 
 
-def apply(manifests, addons, absent, *, check):
-    """Apply the documents and those of the add-ons, delete the ones in `absent`; names of what changed.
+def apply(manifests, addons, absent, nodes=(), *, check):
+    """Apply the documents and those of the add-ons, delete the ones in `absent`; (names of what changed, those of
+    `nodes` that the cluster knows).
 
     manifests: documents, several per text.
     absent: objects, each with `api_version`, `kind`, `namespace` and `name`; only what is marked as ours goes, or with
         `unmarked` what an older version made, which marked nothing.
+    nodes: names, looked for in the same start of kubectl, which costs an emulated CPU seconds.
     addons: each with `name`, `path` and `edits`; one that was applied once and is not listed any more is an error.
     """
     texts = {addon["name"]: edited(addon) for addon in addons}
     wanted = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in sorted(texts.items())}
-    before = look([*manifests, *texts.values(), *map(named, absent), json.dumps(RECORD)])
+    before = look([*manifests, *texts.values(), *map(named, absent), *map(node, nodes), json.dumps(RECORD)])
     applied = before.get(key_of(RECORD), {}).get("data") or {}
     gone = sorted(set(applied) - set(wanted))
     if gone:
@@ -107,7 +109,7 @@ def apply(manifests, addons, absent, *, check):
     if wanted != applied and not check:
         # Last: an add-on whose Jobs were not all made is applied whole again.
         send([json.dumps({**RECORD, "data": wanted})], check=False)
-    return changes
+    return changes, [name for name in nodes if ("Node", "", name) in before]
 
 
 def look(texts):
@@ -129,6 +131,10 @@ def changed(before, after):
         for (kind, space, name), item in after.items()
         if (kind, space, name) not in before or essence(before[kind, space, name]) != essence(item)
     ]
+
+
+def node(name):
+    return json.dumps({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}})
 
 
 def named(entry):

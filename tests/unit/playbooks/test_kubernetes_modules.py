@@ -383,6 +383,39 @@ def test_a_worker_joins_with_the_taints_that_it_keeps(taint: bool, role: str, gp
     assert "kubernetes_worker_taints" in join["node"]
 
 
+@pytest.mark.parametrize(
+    ("member_of", "objects_task", "joins"),
+    [
+        ("sha256:1", {"known": ["other", "worker"]}, False),
+        ("sha256:1", {"known": ["other"]}, True),
+        ("sha256:2", {"known": ["worker"]}, True),
+        ("", {"known": []}, True),
+        ("sha256:1", {"failed": True}, False),
+        ("sha256:1", None, False),
+        ("", None, True),
+    ],
+)
+def test_a_worker_that_the_control_plane_does_not_know_joins_anew(
+    member_of: str, objects_task: dict[str, Any] | None, joins: bool
+) -> None:
+    head = {"kubernetes_member": {"ca_hash": "sha256:1"}}
+    if objects_task is not None:
+        head["kubernetes_own_objects"] = objects_task
+    values: dict[str, Any] = yaml.safe_load((PLAYBOOKS / "roles/k8s_worker/vars/main.yml").read_text())
+    values = {key: trust_as_template(value) for key, value in values.items()}
+    values |= {
+        "inventory_hostname": "worker",
+        "kubernetes_control_plane": "head",
+        "hostvars": {"head": head},
+        "kubernetes_worker_member": {"ca_hash": member_of},
+    }
+    templar = Templar(loader=DataLoader(), variables=values)
+    assert templar.evaluate_conditional(trust_as_template("kubernetes_must_join")) is joins
+    tasks = yaml.safe_load((PLAYBOOKS / "roles/k8s_control_plane/tasks/main.yml").read_text())
+    (own,) = [task for task in tasks if task.get("register") == "kubernetes_own_objects"]
+    assert own["kubernetes_objects"]["known"] == "{{ groups['cloud_workers'] | default([]) }}"
+
+
 def test_a_worker_that_failed_to_join_is_not_waited_for() -> None:
     worker = {"node_role": "cloud-cpu-worker", "node_gpus": []}
     hosts = {
