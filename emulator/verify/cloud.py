@@ -34,7 +34,7 @@ _SYSTEM_PODS = ("etcd-", "kube-apiserver-", "kube-controller-manager-", "kube-sc
 _PAGE_SECONDS = 20
 _PAGE_TRIES = 3
 # A start of kubectl costs an emulated CPU seconds, so that one answer serves all that looks at the cluster.
-_LISTING = "get nodes,namespaces,pods --all-namespaces -o json"
+_LISTING = "get nodes,namespaces,pods,deployments,daemonsets --all-namespaces -o json"
 
 Look = Callable[[judge.ClusterState], Verdict]
 
@@ -80,7 +80,9 @@ def verify_cloud(
     wanted = {node: resources for node, resources in wanted.items() if resources and node in probes.nodes}
     looks: dict[str, Look] = {
         "kubernetes nodes": lambda cluster: judge.judge_nodes(cluster.nodes, probes.nodes),
-        "system pods": lambda cluster: judge.judge_pods(cluster.pods_of(SYSTEM_NAMESPACES), _SYSTEM_PODS),
+        "system pods": lambda cluster: judge.judge_pods(
+            cluster.pods_of(SYSTEM_NAMESPACES), _SYSTEM_PODS, cluster.workloads_of(SYSTEM_NAMESPACES)
+        ),
     }
     if wanted:
         looks["kubernetes gpus"] = lambda cluster: judge.judge_gpus(cluster.nodes, wanted)

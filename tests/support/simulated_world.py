@@ -329,8 +329,9 @@ class SimulatedGuests:
     def ssh_argv(self, access: Access, node: str, command: Sequence[str]) -> list[str]:
         return ["ssh", node, *command]
 
-    def cluster_state(self, spec: ClusterSpec, access: Access) -> Mapping[str, str]:
-        return {"slurm": f"{len(spec.nodes) - 1} idle"}
+    def cluster_state(self, spec: ClusterSpec, access: Access, kinds: Sequence[ClusterKind]) -> Mapping[str, str]:
+        names = {ClusterKind.HPC: "slurm", ClusterKind.CLOUD: "kubernetes"}
+        return {names[kind]: f"{len(spec.nodes_of(kind)) - 1} idle" for kind in kinds}
 
     def kubeconfig(self, spec: ClusterSpec, access: Access, *, student: bool) -> str:
         return ""
