@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from emulator.apply.handlers.files import write_private
+from emulator.apply.handlers.files import write_whole
 from emulator.apply.lock import exclusive_lock
 from emulator.apply.state import read_boot_id
 from emulator.errors import ConflictError, StateError
@@ -205,7 +205,7 @@ class GpuLedger:
             "boots": {key: claim.boot for key, claim in claims.items()},
         }
         text = json.dumps({**data, "sum": _checksum(data)}, indent=1, sort_keys=True)
-        write_private(self._path, text.encode() + b"\n")
+        write_whole(self._path, text.encode() + b"\n")
 
     def layout(self) -> AbstractContextManager[None]:
         """Exclusive over all threads and labs of the host: who looks for a free place takes it before others look.

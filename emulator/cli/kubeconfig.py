@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from emulator.cli.lab_file import lab_argument
+from emulator.errors import UsageError
 
 
 @click.command("kubeconfig")
@@ -17,15 +18,18 @@ from emulator.cli.lab_file import lab_argument
 def command(lab: str, *, student: bool, output: Path | None) -> None:
     """Print a kubeconfig of the Kubernetes cluster of LAB. The admin's gives the whole cluster away: keep it."""
     from emulator.app.operate import kubeconfig, way_to_lab
-    from emulator.apply.handlers.files import write_private
+    from emulator.apply.handlers.files import write_whole
     from emulator.wiring import real_world
 
+    if output is not None and output.exists() and not output.is_file():
+        # The file takes the place of what is there, which must not be /dev/stdout.
+        raise UsageError("is there, and is not a regular file", where=str(output), fix="leave --output out for stdout")
     world = real_world()
     text = kubeconfig(world, lab, student=student)
     if output is None:
         click.echo(text, nl=False)
     else:
-        write_private(output, text.encode())
+        write_whole(output, text.encode())
         click.echo(f"written to {output}", err=True)
     way = way_to_lab(world, lab)
     if way:

@@ -38,8 +38,18 @@ def private_directory(path: Path) -> None:
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Write a 0600 file so that it is there whole or not at all, even after a power loss."""
+    """As `write_whole`, in a directory of the program's own, which is made where it is missing and closed to others."""
     private_directory(path.parent)
+    write_whole(path, content)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a 0600 file so that it is there whole or not at all, even after a power loss. Its directory may be
+    somebody else's: it stays as it is.
+
+    Raises:
+        StateError: it cannot be written; what was at `path` before is untouched.
+    """
     temporary = path.with_name(f".{path.name}.new")
     try:
         temporary.unlink(missing_ok=True)
