@@ -98,6 +98,11 @@ class LabPaths:
         return self.secrets / "rotation"
 
     @property
+    def munge_key(self) -> Path:
+        """The key of Slurm's realm."""
+        return self.secrets / "munge.key"
+
+    @property
     def tls(self) -> Path:
         """The lab's internal TLS authority, and `nodes/<node>.key` and `.crt`."""
         return self.secrets / "tls"

@@ -19,7 +19,7 @@ from emulator.app.work import working_on
 from emulator.app.world import CertificateOrder, World
 from emulator.apply.handler import StopFlag
 from emulator.apply.handlers.files import write_private
-from emulator.errors import UsageError
+from emulator.errors import HyperscalerError, UsageError
 from emulator.progress import Reporter
 from emulator.spec.model import ClusterSpec
 
@@ -103,9 +103,12 @@ def revoke(world: World, lab_name: str, name: str, reporter: Reporter, stop: Sto
         lab, store = opened_lab(world, lab_name)
         work.tell(who=name)
         work.begin(store)
-        Rotator(world, lab, store, spec, reporter, stop).settle()
         book = read_book(lab).without(name)
         write_private(lab.paths.access, render_book(book))
+        try:
+            Rotator(world, lab, store, spec, reporter, stop).settle()
+        except HyperscalerError as error:  # trouble with a rotation must not keep anybody's access alive
+            reporter.warn(str(error))
         shutil.rmtree(lab.paths.handouts / name, ignore_errors=True)
         tell_nodes(world, lab, store, spec, reporter, stop, tags=(TAG,))
         user = book.user(name)

@@ -19,7 +19,7 @@ from emulator.app.world import CertificateOrder, World
 from emulator.apply.executor import InterruptedRunError
 from emulator.apply.handler import StopFlag
 from emulator.apply.handlers.files import write_private
-from emulator.apply.rotation import RotationFiles, pending_rotations
+from emulator.apply.rotation import RotationFiles, mend_records, pending_rotations
 from emulator.apply.state import StateStore
 from emulator.errors import ConfigureError, VerifyError
 from emulator.progress import Event, Reporter, Status
@@ -41,6 +41,7 @@ class Rotator:
     def settle(self) -> None:
         """Finish what a killed run has left half done on this host; without it a key may fit no lock. Nodes are not
         needed for it."""
+        self._mend_records()
         for files in pending_rotations(self.lab.paths):
             if files.phase() is Phase.SWITCH:
                 self._switch(files)
@@ -52,10 +53,15 @@ class Rotator:
         Raises:
             HyperscalerError: a node could not be told, or the new secret does not do; nothing is lost by it.
         """
+        self._mend_records()
         pending = pending_rotations(self.lab.paths)
         for files in pending:
             self._finish(files)
         return tuple(files.secret for files in pending)
+
+    def _mend_records(self) -> None:
+        for told in mend_records(self.lab.paths):
+            self.reporter.warn(told)
 
     def rotate(self, secret: RotatedSecret) -> None:
         """Make a new secret and carry it through; see `finish_pending`."""

@@ -7,8 +7,10 @@ record is, the record before any effect; the directory goes when the rotation ha
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from emulator.apply.executor import HandlerTable
@@ -19,7 +21,15 @@ from emulator.apply.state import StateStore
 from emulator.errors import StateError
 from emulator.paths import LabPaths
 from emulator.plan.resources import Secret, SshKeyPair
-from emulator.rotation.model import RESOURCES, Phase, RotatedSecret, first_phase, parse_record, render_record
+from emulator.rotation.model import (
+    RESOURCES,
+    Phase,
+    RecordDamagedError,
+    RotatedSecret,
+    first_phase,
+    parse_record,
+    render_record,
+)
 
 RECORD = "rotation.json"
 OLD_CA = "old-ca.crt"
@@ -34,15 +44,60 @@ class RotationFiles:
         self.directory = paths.rotation / secret.value
 
     def phase(self) -> Phase | None:
-        """The phase under way; None when the secret is not being rotated.
+        """The phase under way; None when the secret is not being rotated. With a damaged record it is the phase to
+        begin anew with.
 
         Raises:
-            StateError: the record is damaged.
+            StateError: the record is of a newer version, or cannot be read.
         """
         try:
-            return parse_record(self.secret, (self.directory / RECORD).read_bytes())
+            return self._recorded()
+        except RecordDamagedError:
+            return self._to_begin_anew()
+
+    def _recorded(self) -> Phase | None:
+        record = self.directory / RECORD
+        try:
+            return parse_record(self.secret, record.read_bytes())
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise StateError(f"cannot be read: {error.strerror}", where=str(record)) from error
+
+    def _to_begin_anew(self) -> Phase | None:
+        """Phases can be carried out again, so the first one will do, unless a new secret has begun to take the old
+        one's place: half a pair opens no door. None when the new secrets are not all there, so that the old stay."""
+        pairs = self.secret is RotatedSecret.SSH
+        halves = [
+            half
+            for path in _secrets_of(self._paths)[self.secret]
+            for half in ((public_key(path), path) if pairs else (path,))
+        ]
+        try:
+            staged = {half: self.staged(half).read_bytes() for half in halves}
+        except FileNotFoundError:
+            return None
+        switched = any(half.is_file() and half.read_bytes() == new for half, new in staged.items())
+        return Phase.SWITCH if switched else first_phase(self.secret)
+
+    def mend(self) -> str:
+        """Write a damaged record anew and keep the damaged one; what to tell of it, empty when the record is whole."""
+        try:
+            self._recorded()
+            return ""
+        except RecordDamagedError:
+            kept = self._paths.rotation / f"{self.secret}.damaged-{time.strftime('%Y%m%dT%H%M%S')}"
+            kept.unlink(missing_ok=True)
+            os.link(self.directory / RECORD, kept)
+            phase = self.phase()
+            if phase is None:
+                (self.directory / RECORD).unlink()
+                sync_directory(self.directory)
+                done = "its new secrets are not all there, so the ones in use stay"
+            else:
+                self.record(phase)
+                done = f"it begins anew with: {phase}"
+            return f"the record of the rotation of {self.secret} was damaged and is kept as {kept}; {done}"
 
     def record(self, phase: Phase) -> None:
         """Note that `phase` begins; on the disk when this returns."""
@@ -95,6 +150,24 @@ class RotationFiles:
         shutil.rmtree(self.directory)
 
 
+def _secrets_of(paths: LabPaths) -> Mapping[RotatedSecret, tuple[Path, ...]]:
+    """Where the secrets in use lie, in the order in which they are replaced."""
+    return {
+        RotatedSecret.SSH: (paths.ssh_key, paths.ssh_ca),
+        RotatedSecret.MUNGE: (paths.munge_key,),
+        RotatedSecret.TLS: (paths.tls_key,),
+    }
+
+
+def mend_records(paths: LabPaths) -> tuple[str, ...]:
+    """Write damaged records of rotations anew; what to tell of each.
+
+    Raises:
+        StateError: a record is of a newer version, or cannot be read.
+    """
+    return tuple(told for secret in RotatedSecret if (told := RotationFiles(paths, secret).mend()))
+
+
 def secrets_on_record(secret: RotatedSecret, store: StateStore) -> Sequence[SshKeyPair | Secret]:
     """The resources that make up the secret.
 
@@ -124,7 +197,7 @@ def pending_rotations(paths: LabPaths) -> tuple[RotationFiles, ...]:
     """Rotations of the lab that have begun and not ended.
 
     Raises:
-        StateError: a record is damaged.
+        StateError: a record is of a newer version, or cannot be read.
     """
     if not paths.rotation.is_dir():
         return ()

@@ -72,7 +72,7 @@ def _secrets(spec: ClusterSpec, paths: LabPaths) -> Sequence[Secret]:
     authority = Secret(name="tls-ca", path=str(paths.tls_key), size_bytes=TLS_KEY_BYTES, encoding="ec-key")
     if not spec.nodes_of(ClusterKind.HPC):
         return (authority,)
-    munge = Secret(name="munge", path=str(paths.secrets / "munge.key"), size_bytes=MUNGE_KEY_BYTES, encoding="text")
+    munge = Secret(name="munge", path=str(paths.munge_key), size_bytes=MUNGE_KEY_BYTES, encoding="text")
     return (munge, authority)
 
 

@@ -6,13 +6,14 @@ a phase can be carried out again, and leads to the same end whatever a killed ru
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from enum import StrEnum
 
 from emulator.errors import StateError
 
-FORMAT = 1
+FORMAT = 2  # 1 had no checksum
 
 
 class RotatedSecret(StrEnum):
@@ -70,24 +71,49 @@ def next_phase(secret: RotatedSecret, phase: Phase) -> Phase | None:
     return phases[following] if following < len(phases) else None
 
 
+class RecordDamagedError(StateError):
+    """A record's content cannot be believed: how far the rotation has come must be seen from its files."""
+
+
 def render_record(secret: RotatedSecret, phase: Phase) -> bytes:
-    return json.dumps({"format": FORMAT, "secret": secret.value, "phase": phase.value}).encode() + b"\n"
+    data: dict[str, object] = {"format": FORMAT, "secret": secret.value, "phase": phase.value}
+    return json.dumps({**data, "sum": _checksum(data)}).encode() + b"\n"
 
 
 def parse_record(secret: RotatedSecret, text: bytes) -> Phase:
     """The phase that is under way.
 
     Raises:
-        StateError: damaged, or written by another version.
+        RecordDamagedError: its content cannot be believed.
+        StateError: it is of a newer version.
     """
     try:
         data = json.loads(text)
-        phase = Phase(data["phase"])
-        if data["format"] == FORMAT and data["secret"] == secret.value and phase in PHASES[secret]:
-            return phase
-    except (ValueError, KeyError, TypeError, RecursionError):
-        pass
-    raise StateError(
-        f"the record of the rotation of {secret} is damaged, or of another version",
-        fix="use the version of hyperscaler that wrote it; nodes trust the old secret as long as it is there",
+    except (ValueError, RecursionError):
+        data = None
+    if not isinstance(data, dict):
+        raise _damaged(secret)
+    form = data.get("format")
+    # A flipped bit can make a format, too; then the rest of the record is as this version wrote it.
+    if type(form) is int and form > FORMAT and data.get("sum") != _checksum({**data, "format": FORMAT}):
+        raise StateError(
+            f"the record of the rotation of {secret} has format {form}, this version knows {FORMAT}",
+            fix="use the version of hyperscaler that wrote it, or a newer one",
+        )
+    whole = data.get("sum") == _checksum(data) if form == FORMAT else form == 1 and "sum" not in data
+    phase = next((each for each in PHASES[secret] if data.get("phase") == each.value), None)
+    if not whole or phase is None or data.get("secret") != secret.value:
+        raise _damaged(secret)
+    return phase
+
+
+def _checksum(data: Mapping[str, object]) -> str:
+    body = json.dumps({key: value for key, value in data.items() if key != "sum"}, sort_keys=True)
+    return hashlib.sha256(body.encode()).hexdigest()[:16]
+
+
+def _damaged(secret: RotatedSecret) -> RecordDamagedError:
+    return RecordDamagedError(
+        f"the record of the rotation of {secret} is damaged",
+        fix="the next rotate or provision goes on from the rotation's files",
     )

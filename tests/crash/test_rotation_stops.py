@@ -126,6 +126,27 @@ def test_a_stop_anywhere_is_recovered_from(rotation: Rotation) -> None:
     rotation.host.restore(start)
 
 
+def test_a_damaged_record_is_recovered_from(rotation: Rotation) -> None:
+    """However far the rotation had come: half a pair opens no door, so that it is not always the first phase."""
+    before, start = rotation.contents(), rotation.host.save()
+    record = rotation.host.home.lab(LAB).rotation / rotation.secret / "rotation.json"
+    stops = stops_of(rotation.host, rotation.rotate)
+    damaged = 0
+    for where, machine in stops.items():
+        rotation.host.restore(machine)
+        if not record.is_file():
+            continue
+        content = b"" if damaged % 2 else record.read_bytes()[:-9]
+        record.write_bytes(content)
+        rotation.provision()
+        require_rotated(rotation, before, f"provision after a damaged record {where}")
+        (kept,) = (path for path in record.parent.parent.iterdir() if "damaged" in path.name)
+        assert kept.read_bytes() == content
+        damaged += 1
+    assert damaged > 5
+    rotation.host.restore(start)
+
+
 def begun(rotation: Rotation, machine: Snapshot, before: dict[Path, bytes]) -> bool:
     """Whether the rotation was on record when the machine stopped, or had ended."""
     record = f"home/labs/{LAB}/secrets/rotation/{rotation.secret}/rotation.json"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from rotation_world import KeyedGuests, KeyedHost
 from simulated_world import lab_text
 
 from emulator.access.model import AccessRole
-from emulator.app.access import GrantRequest, grant
+from emulator.app.access import GrantRequest, grant, list_users, revoke
 from emulator.app.history import history
 from emulator.app.rotate import Rotated, rotate
 from emulator.app.status import lab_status
@@ -100,6 +101,60 @@ def test_a_stop_is_taken_between_phases(host: KeyedHost) -> None:
     with pytest.raises(HyperscalerError, match="stopped on request while ssh was rotated, before: trust"):
         run(host, SSH, stop=stop)
     assert run(host, SSH).finished == (SSH,)
+
+
+@dataclass
+class Told(SilentReporter):
+    warnings: list[str] = field(default_factory=list)
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
+
+
+def damage(host: KeyedHost, secret: RotatedSecret, content: bytes = b"") -> Path:
+    """A rotation that was stopped before its first phase, and whose record was damaged then."""
+    stop = StopFlag()
+    stop.set()
+    with pytest.raises(HyperscalerError, match="stopped on request"):
+        run(host, secret, stop=stop)
+    record = host.home.lab("demo").rotation / secret / "rotation.json"
+    record.write_bytes(content)
+    return record
+
+
+def test_a_damaged_record_is_kept_aside_and_told(host: KeyedHost) -> None:
+    record = damage(host, TLS)
+    status = lab_status(host.world(), "demo")
+    assert any("rotation of tls did not end" in line for line in status.problems)
+    assert record.read_bytes() == b"", "status only reads"
+    told = Told()
+    done = rotate(host.world(), "demo", TLS, told, StopFlag(), confirm=lambda _pending: True)
+    assert done.finished == (TLS,)
+    assert [line for line in told.warnings if "begins anew with: trust" in line]
+    assert len([path for path in record.parent.parent.iterdir() if path.name.startswith("tls.damaged-")]) == 1
+
+
+def test_with_a_damaged_record_and_no_new_secrets_the_old_ones_stay(host: KeyedHost) -> None:
+    record = damage(host, SSH, b"junk")
+    (record.parent / "ca_ed25519").unlink()
+    before = host.home.lab("demo").ssh_key.read_bytes()
+    host.provision(host.lab_file(lab_text()))
+    assert host.home.lab("demo").ssh_key.read_bytes() == before
+    assert pending_rotations(host.home.lab("demo")) == ()
+    assert run(host, SSH).finished == ()
+    assert host.home.lab("demo").ssh_key.read_bytes() != before
+
+
+def test_a_record_of_a_newer_version_does_not_keep_access_alive(host: KeyedHost) -> None:
+    """The nodes cannot be told by this version, but no command of a newer one lets the user back in."""
+    grant(host.world(), "demo", GrantRequest("ada", AccessRole.STUDENT, 3600), SilentReporter(), StopFlag())
+    damage(host, TLS, b'{"format": 99, "secret": "tls", "phase": "trust"}')
+    told = Told()
+    with pytest.raises(HyperscalerError, match="has format 99"):
+        revoke(host.world(), "demo", "ada", told, StopFlag())
+    assert [user.revoked for user in list_users(host.world(), "demo")] == [True]
+    assert not (host.home.lab("demo").handouts / "ada").exists()
+    assert any("has format 99" in line for line in told.warnings)
 
 
 def test_a_lab_without_slurm_has_no_munge_key(tmp_path: Path) -> None:

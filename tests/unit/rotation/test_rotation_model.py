@@ -9,6 +9,7 @@ from emulator.rotation.model import (
     PHASES,
     TAGS,
     Phase,
+    RecordDamagedError,
     RotatedSecret,
     first_phase,
     next_phase,
@@ -37,6 +38,27 @@ def test_nodes_trust_the_new_one_before_anything_else(secret: RotatedSecret) -> 
 def test_the_record_is_read_back(secret: RotatedSecret) -> None:
     for phase in PHASES[secret]:
         assert parse_record(secret, render_record(secret, phase)) is phase
+
+
+def test_a_record_of_the_format_without_a_checksum_is_read() -> None:
+    assert parse_record(RotatedSecret.SSH, b'{"format": 1, "secret": "ssh", "phase": "drop"}\n') is Phase.DROP
+
+
+def test_a_changed_letter_is_seen() -> None:
+    """Also where what it makes is a record that could be one."""
+    good = render_record(RotatedSecret.TLS, Phase.TRUST)
+    for bad in (good.replace(b"trust", b"drop"), good.replace(b'"format": 2', b'"format": 1'), good[:-3]):
+        with pytest.raises(RecordDamagedError):
+            parse_record(RotatedSecret.TLS, bad)
+
+
+def test_a_newer_version_s_record_is_no_damage() -> None:
+    with pytest.raises(StateError, match="has format 3, this version knows 2") as caught:
+        parse_record(RotatedSecret.SSH, b'{"format": 3, "secret": "ssh", "phase": "trust", "sum": "of its own"}')
+    assert not isinstance(caught.value, RecordDamagedError)
+    flipped = render_record(RotatedSecret.SSH, Phase.TRUST).replace(b'"format": 2', b'"format": 3')
+    with pytest.raises(RecordDamagedError):
+        parse_record(RotatedSecret.SSH, flipped)
 
 
 @pytest.mark.parametrize(
