@@ -16,7 +16,7 @@ from emulator.apply.journal import Journal
 from emulator.apply.lock import holder_of
 from emulator.apply.rotation import pending_rotations
 from emulator.apply.state import State, StateStore
-from emulator.errors import HyperscalerError, UsageError
+from emulator.errors import ConfigError, HyperscalerError, UsageError
 from emulator.plan.resources import Domain
 from emulator.ports import DomainInfo
 from emulator.spec.model import ClusterKind, ClusterSpec, NodeSpec, Role
@@ -120,7 +120,9 @@ def lab_status(world: World, name: str) -> LabStatus:
     except UsageError:
         if not (busy or world.home.lab(name).root.is_dir()):
             raise
-        return _unfinished(world, name, busy)
+        return _unfinished(world, name, busy, "its file is missing")
+    except ConfigError:
+        return _unfinished(world, name, busy, f"its file ({world.home.lab(name).spec}) is damaged")
     store = StateStore(Journal(world.home.lab(name).journal))
     state = store.state
     hypervisor = state.facts.get(HYPERVISOR_FACT, "")
@@ -156,10 +158,10 @@ def _rotations(world: World, name: str) -> list[str]:
     ]
 
 
-def _unfinished(world: World, name: str, busy: str) -> LabStatus:
-    """A lab without its file: `provision` has not come so far, or the file was lost."""
+def _unfinished(world: World, name: str, busy: str, why: str) -> LabStatus:
+    """A lab without its file: `provision` has not come so far, or the file was lost or damaged."""
     state = StateStore(Journal(world.home.lab(name).journal)).state
-    problem = "being made" if busy else "its file is missing; provision it again from your own, or destroy it"
+    problem = "being made" if busy else f"{why}; provision it again from your own, or destroy it"
     hypervisor = state.facts.get(HYPERVISOR_FACT, "")
     return LabStatus(name, hypervisor, {}, (), {}, busy, (problem,), has_autostart(world, name))
 

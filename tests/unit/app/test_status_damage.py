@@ -73,6 +73,18 @@ def test_each_cluster_whose_head_runs_is_asked(host: SimulatedHost, down: tuple[
     assert {f"{name} is shutoff" for name in down} <= set(status.problems)
 
 
+@pytest.mark.parametrize("left", [0, 40])
+def test_a_lab_with_a_damaged_file_is_told_of(host: SimulatedHost, left: int) -> None:
+    host.provision(host.lab_file(lab_text()))
+    kept = host.home.lab("demo").spec
+    kept.write_bytes(kept.read_bytes()[:left])
+    status = lab_status(host.world(), "demo")
+    assert (status.nodes, status.hypervisor) == ((), "embedded")
+    assert f"its file ({kept}) is damaged; provision it again from your own" in status.problems[0]
+    host.provision(host.lab_file(lab_text()))
+    assert lab_status(host.world(), "demo").problems == ()
+
+
 def test_a_holder_is_seen_where_proc_locks_has_another_device(host: SimulatedHost) -> None:
     """As on btrfs and overlay file systems."""
     path = host.home.locks / "demo.lock"
