@@ -80,9 +80,12 @@ def grant(world: World, lab_name: str, request: GrantRequest, reporter: Reporter
             forwarding=request.role is AccessRole.ADMIN,
             nodes=request.nodes,
         )
-        key = world.guests.issue(spec, lab.access(spec.ssh.user), order)
+        access = lab.access(spec.ssh.user)
+        key = world.guests.user_key(spec, access, order, revoked=book.revoked_keys)
         book = book.granted(request.user, request.role, public_key=key, expires=expires, nodes=request.nodes)
+        # On record before it is signed: a certificate that nobody knows of could not be revoked.
         write_private(lab.paths.access, render_book(book))
+        world.guests.issue(spec, access, order)
         tell_nodes(world, lab, store, spec, reporter, stop, tags=(TAG,))
         hand_out_kubeconfigs(world, lab, spec, renew=request.user)
         user = book.user(request.user)
@@ -109,11 +112,21 @@ def revoke(world: World, lab_name: str, name: str, reporter: Reporter, stop: Sto
             Rotator(world, lab, store, spec, reporter, stop).settle()
         except HyperscalerError as error:  # trouble with a rotation must not keep anybody's access alive
             reporter.warn(str(error))
-        shutil.rmtree(lab.paths.handouts / name, ignore_errors=True)
+        _forget_handout(lab.paths.handouts / name, reporter)
         tell_nodes(world, lab, store, spec, reporter, stop, tags=(TAG,))
         user = book.user(name)
         assert user is not None  # noqa: S101  revoked a moment ago
         return user
+
+
+def _forget_handout(directory: Path, reporter: Reporter) -> None:
+    """Remove what was handed out. What cannot be removed is told: the nodes refuse it all the same."""
+    try:
+        shutil.rmtree(directory)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        reporter.warn(f"{directory} cannot be removed: {error.strerror or error}; remove it by hand")
 
 
 def list_users(world: World, lab_name: str) -> Sequence[LabUser]:

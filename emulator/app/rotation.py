@@ -127,7 +127,6 @@ class Rotator:
             left = user.expires - int(time.time())
             if not user.revoked and left > 0:
                 book = self._certify_again(book, user, left)
-                write_private(self.lab.paths.access, render_book(book))
 
     def _certify_again(self, book: AccessBook, user: LabUser, left: int) -> AccessBook:
         directory = self.lab.paths.handouts / user.name
@@ -141,8 +140,12 @@ class Rotator:
             forwarding=user.role is AccessRole.ADMIN,
             nodes=user.nodes,
         )
-        key = self.world.guests.issue(self.spec, self.lab.access(self.spec.ssh.user), order)
-        return book.granted(user.name, user.role, public_key=key, expires=user.expires, nodes=user.nodes)
+        access = self.lab.access(self.spec.ssh.user)
+        key = self.world.guests.user_key(self.spec, access, order, revoked=book.revoked_keys)
+        book = book.granted(user.name, user.role, public_key=key, expires=user.expires, nodes=user.nodes)
+        write_private(self.lab.paths.access, render_book(book))
+        self.world.guests.issue(self.spec, access, order)
+        return book
 
     def _prove(self, secret: RotatedSecret) -> None:
         access = self.lab.access(self.spec.ssh.user, node_gpus(self.spec, self.store.state))

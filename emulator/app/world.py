@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -110,10 +110,14 @@ class Guests(Protocol):
         """Run the playbook of one cluster, or only its tasks with one of `tags`."""
         ...
 
-    def issue(self, spec: ClusterSpec, access: Access, order: CertificateOrder) -> str:
-        """Put into the order's directory what its user logs in with: certificate, configuration and, unless the key
-        is theirs, a key pair. Returns the certified key as `TYPE BASE64`.
+    def user_key(self, spec: ClusterSpec, access: Access, order: CertificateOrder, *, revoked: Collection[str]) -> str:
+        """Have the key that is to be certified lie in the order's directory; that key as `TYPE BASE64`. Unless it is
+        the user's own, a pair is made there; one that is there stays, unless its key is among the `revoked`.
         """
+        ...
+
+    def issue(self, spec: ClusterSpec, access: Access, order: CertificateOrder) -> None:
+        """Certify the key that `user_key` has laid there, and put the certificate and a configuration beside it."""
         ...
 
     def refusing(self, spec: ClusterSpec, access: Access, key: Path) -> tuple[str, ...]:

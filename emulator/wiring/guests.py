@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -69,8 +69,11 @@ class RealGuests:
     def _inventory(self, spec: ClusterSpec, access: Access) -> AnsibleInventory:
         return build_inventory(spec, _connection(access), access.gpus, LabTrust(access.paths, self._runner).read())
 
-    def issue(self, spec: ClusterSpec, access: Access, order: CertificateOrder) -> str:
-        return LabTrust(access.paths, self._runner).issue(spec, access, order)
+    def user_key(self, spec: ClusterSpec, access: Access, order: CertificateOrder, *, revoked: Collection[str]) -> str:
+        return LabTrust(access.paths, self._runner).user_key(spec, order, revoked=revoked)
+
+    def issue(self, spec: ClusterSpec, access: Access, order: CertificateOrder) -> None:
+        LabTrust(access.paths, self._runner).issue(spec, access, order)
 
     def configure(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from emulator import ids
@@ -86,39 +86,40 @@ class LabTrust:
             write_private(public, f"{key}\n".encode())
             self._authority.sign_host(public, node=node.name, names=_names(spec, node))
 
-    def issue(self, spec: ClusterSpec, access: Access, order: CertificateOrder) -> str:
-        """See `Guests.issue`."""
+    def user_key(self, spec: ClusterSpec, order: CertificateOrder, *, revoked: Collection[str]) -> str:
+        """See `Guests.user_key`."""
         if not self._paths.ssh_ca.is_file():
             raise StateError(
                 "the lab has no certificate authority yet",
                 where=spec.name,
                 fix="it was made by an older version: run `hyperscaler provision` with its file once",
             )
-        directory = order.directory
-        private_directory(directory)
-        private = directory / KEY_NAME
+        private_directory(order.directory)
+        private = order.directory / KEY_NAME
         public = public_key(private)
         if order.public_key:
             private.unlink(missing_ok=True)
             write_private(public, f"{order.public_key} {order.user}\n".encode())
-        elif not private.is_file() or not public.is_file():
-            for leftover in (private, public):
+            return order.public_key
+        key = _public_of(private) if private.is_file() and public.is_file() else ""
+        if not key or key in revoked:
+            # Half a pair, or one that a revocation which was cut off has left.
+            for leftover in (private, public, private.with_name(f"{KEY_NAME}-cert.pub")):
                 leftover.unlink(missing_ok=True)
-            argv = [
-                "ssh-keygen",
-                "-q",
-                "-t",
-                "ed25519",
-                "-N",
-                "",
-                "-C",
-                f"{order.user} {spec.name}",
-                "-f",
-                str(private),
-            ]
-            self._runner.run(argv, timeout=60)
+            argv = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"{order.user} {spec.name}"]
+            self._runner.run([*argv, "-f", str(private)], timeout=60)
+        return _public_of(private)
+
+    def issue(self, spec: ClusterSpec, access: Access, order: CertificateOrder) -> None:
+        """See `Guests.issue`."""
+        directory = order.directory
+        private = directory / KEY_NAME
         self._authority.sign_user(
-            public, user=order.user, serial=order.serial, seconds=order.seconds, forwarding=order.forwarding
+            public_key(private),
+            user=order.user,
+            serial=order.serial,
+            seconds=order.seconds,
+            forwarding=order.forwarding,
         )
         known_hosts = directory / "known_hosts"
         write_private(known_hosts, f"@cert-authority * {self._authority.public_key}\n".encode())
@@ -126,7 +127,6 @@ class LabTrust:
         guests = [GuestAddress(node.name, node.ip, order.user) for node in nodes]
         config = ssh_config(guests, key=private, known_hosts=known_hosts, guest_prefix=access.prefix)
         write_private(directory / "config", config.encode())
-        return " ".join(public.read_text().split()[:2])
 
 
 def _public_of(private: Path) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -80,8 +80,11 @@ class KeyedGuests(SimulatedGuests):
     def _trust(self, access: Access) -> LabTrust:
         return LabTrust(access.paths, cast(Any, self._runner))
 
-    def issue(self, spec: ClusterSpec, access: Access, order: CertificateOrder) -> str:
-        return self._trust(access).issue(spec, access, order)
+    def user_key(self, spec: ClusterSpec, access: Access, order: CertificateOrder, *, revoked: Collection[str]) -> str:
+        return self._trust(access).user_key(spec, order, revoked=revoked)
+
+    def issue(self, spec: ClusterSpec, access: Access, order: CertificateOrder) -> None:
+        self._trust(access).issue(spec, access, order)
 
     def configure(
         self,

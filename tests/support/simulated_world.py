@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import itertools
 import json
 import re
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -269,12 +270,19 @@ class SimulatedGuests:
     def shell(self, access: Access) -> SimulatedShell:
         return SimulatedShell(self._host.hypervisor(access.paths if access.prefix else None), hook=self._hook)
 
-    def issue(self, spec: ClusterSpec, access: Access, order: CertificateOrder) -> str:
-        with self._hook.around("guests.issue"):
+    def user_key(self, spec: ClusterSpec, access: Access, order: CertificateOrder, *, revoked: Collection[str]) -> str:
+        with self._hook.around("guests.user_key"):
             order.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            key = order.public_key or f"ssh-ed25519 {base64.b64encode(order.user.encode() * 40).decode()[:64]}"
-            (order.directory / "id_ed25519-cert.pub").write_text(f"{order.serial} {order.seconds} {key}\n")
+            blobs = (base64.b64encode(f"{order.user}{n}".encode() * 40).decode()[:64] for n in itertools.count())
+            made = (f"ssh-ed25519 {blob}" for blob in blobs)
+            key = order.public_key or next(key for key in made if key not in revoked)
+            (order.directory / "id_ed25519.pub").write_text(key)
             return key
+
+    def issue(self, spec: ClusterSpec, access: Access, order: CertificateOrder) -> None:
+        with self._hook.around("guests.issue"):
+            key = (order.directory / "id_ed25519.pub").read_text()
+            (order.directory / "id_ed25519-cert.pub").write_text(f"{order.serial} {order.seconds} {key}\n")
 
     def configure(
         self,

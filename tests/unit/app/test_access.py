@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import simulated_world
+from rotation_world import KeyedGuests, KeyedHost
 from simulated_world import SimulatedHost, lab_text
 
 from emulator.access.model import AccessRole
@@ -97,6 +100,76 @@ def test_a_revoked_key_is_not_signed_again(lab: SimulatedHost) -> None:
     with pytest.raises(UsageError, match="was revoked and stays so"):
         give(lab, GrantRequest("ada", AccessRole.STUDENT, 60, public_key=KEY))
     assert not (lab.home.lab("demo").handouts / "ada").exists()
+
+
+class Stopped(BaseException):
+    pass
+
+
+@pytest.fixture
+def keyed(tmp_path: Path) -> Iterator[KeyedHost]:
+    """A lab whose users have real files."""
+    made = KeyedHost(tmp_path / "keyed")
+    made.provision(made.lab_file(lab_text()))
+    yield made
+    made.close()
+
+
+def private_key(host: SimulatedHost) -> Path:
+    return host.home.lab("demo").handouts / "ada" / "id_ed25519"
+
+
+def test_a_revocation_that_was_cut_off_does_not_leave_the_key_to_the_next_grant(
+    keyed: KeyedHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = give(keyed).user.certificates[0].public_key
+    before = private_key(keyed).read_bytes()
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr("emulator.app.access.shutil.rmtree", raising(Stopped()))
+        take(keyed)
+    assert private_key(keyed).read_bytes() == before
+    again = give(keyed).user
+    assert again.certificates[0].public_key != old
+    assert private_key(keyed).read_bytes() != before
+    assert (
+        again.certificates[0].public_key.split()[1] in private_key(keyed).with_name("id_ed25519-cert.pub").read_text()
+    )
+
+
+def test_half_a_pair_is_made_anew(keyed: KeyedHost) -> None:
+    give(keyed)
+    public = private_key(keyed).with_name("id_ed25519.pub")
+    public.write_bytes(b"")
+    assert give(keyed).user.certificates[-1].public_key == " ".join(public.read_text().split()[:2])
+
+
+def test_what_cannot_be_removed_is_told_and_the_nodes_hear_of_the_revocation(
+    lab: SimulatedHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give(lab)
+    told: list[str] = []
+    monkeypatch.setattr("emulator.app.access.shutil.rmtree", raising(OSError(30, "Read-only file system")))
+    monkeypatch.setattr(SilentReporter, "warn", lambda _self, text: told.append(text))
+    assert take(lab).revoked
+    assert [line for line in told if "Read-only file system; remove it by hand" in line]
+
+
+def test_nothing_is_signed_that_is_not_on_record(keyed: KeyedHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(KeyedGuests, "issue", raising(Stopped()))
+        give(keyed)
+    (user,) = list_users(keyed.world(), "demo")
+    assert user.certificates[0].public_key == " ".join(
+        private_key(keyed).with_name("id_ed25519.pub").read_text().split()[:2]
+    )
+    assert take(keyed).revoked
+
+
+def raising(error: BaseException) -> Callable[..., None]:
+    def fail(*_words: object, **_options: object) -> None:
+        raise error
+
+    return fail
 
 
 def test_a_damaged_list_is_told_and_kept(lab: SimulatedHost) -> None:
