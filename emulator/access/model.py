@@ -23,11 +23,16 @@ MIN_SECONDS = 60
 _NAME = re.compile(r"[a-z](?:[a-z0-9-]{0,29}[a-z0-9])?")
 _PUBLIC_KEY = re.compile(r"(ssh-ed25519|ecdsa-sha2-nistp(?:256|384|521)|ssh-rsa) [A-Za-z0-9+/]{16,2048}={0,2}")
 
-# Accounts that the images have, or that a role makes.
-_SYSTEM = """root daemon bin sys sync games man lp mail news uucp proxy www-data backup list irc nobody sshd messagebus
-munge slurm mysql"""
+# Users and groups of Debian's base-passwd (/usr/share/base-passwd/*.master): each user has a group of the same name.
+_BASE = """root daemon bin sys sync games man lp mail news uucp proxy www-data backup list irc gnats nobody adm tty disk
+kmem dialout fax voice cdrom floppy tape sudo audio dip operator src shadow utmp video sasl plugdev staff users
+nogroup"""
+# Those that packages make, of the images or such as people install.
+_PACKAGES = """sshd messagebus munge slurm mysql input sgx kvm render crontab netdev polkitd tss uuidd ntp ntpsec chrony
+dnsmasq docker containerd etcd postfix tcpdump ssl-cert statd rtkit wheel lxd nvidia-persistenced"""
 _OURS = "labadmin student admin default students"
-RESERVED = frozenset(f"{_SYSTEM} {_OURS}".split())
+RESERVED = frozenset(f"{_BASE} {_PACKAGES} {_OURS}".split())
+RESERVED_PREFIXES = ("systemd-", "debian-", "libvirt")
 
 
 class AccessRole(StrEnum):
@@ -95,7 +100,8 @@ class AccessBook:
         Raises:
             UsageError: not a name that a node can have an account for, or a key that was revoked.
         """
-        check_name(name)
+        if self.user(name) is None:  # what is reserved may have grown since a user was taken in
+            check_name(name)
         if public_key in self.revoked_keys:
             raise UsageError(
                 f"this key of {name} was revoked and stays so", fix="make a new key, or leave --public-key out"
@@ -146,7 +152,7 @@ def check_name(name: str) -> None:
         raise UsageError(
             f"{name!r} cannot be a user name", fix="use up to 31 lower-case letters, digits and -, a letter first"
         )
-    if name in RESERVED:
+    if name in RESERVED or name.startswith(RESERVED_PREFIXES):
         raise UsageError(f"{name!r} is an account of the nodes themselves", fix="choose another name")
 
 
@@ -201,7 +207,8 @@ def _user(entry: Mapping[str, object]) -> LabUser:
     if not isinstance(certificates, list) or not isinstance(nodes, list):
         raise TypeError("not a list")
     name = str(entry["name"])
-    check_name(name)
+    if not _NAME.fullmatch(name):
+        raise ValueError("not a name")
     uid = int(str(entry["uid"]))
     if not FIRST_UID <= uid <= LAST_UID:
         raise ValueError("uid out of range")

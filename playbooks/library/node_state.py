@@ -70,6 +70,9 @@ changes:
   type: list
 """
 
+# Of people whom the lab lets in; the nodes' own accounts are below, and `nobody` is above.
+USER_UIDS = range(3000, 60000)
+
 UNIT_PROPERTIES = "Id,LoadState,ActiveState,UnitFileState,NeedDaemonReload,ExecMainStartTimestamp"
 
 
@@ -118,18 +121,33 @@ def expired(name, shadow="/etc/shadow"):
 
 
 def ensure_former(name, *, check):
-    """Let nobody in with this account and end what it runs. Its files stay, with a uid that nobody else gets."""
+    """Let nobody in with this account and end what it runs. Its files stay, with a uid that nobody else gets.
+
+    What it runs is looked for each time: a run may have been cut off between the two. An account with a uid that no
+    user of a lab gets is one of the system's that bears the same name, and is left alone."""
     try:
-        pwd.getpwnam(name)
+        uid = pwd.getpwnam(name).pw_uid
     except KeyError:
         return []
-    if expired(name):
+    if uid not in USER_UIDS:
         return []
-    if not check:
-        run(["usermod", "--expiredate", "1970-01-02", name])
-        # Status 1: it ran nothing.
-        subprocess.run(["pkill", "-KILL", "--uid", name], capture_output=True, timeout=60, check=False)
-    return [f"ended user {name}"]
+    changes = []
+    if not expired(name):
+        if not check:
+            run(["usermod", "--expiredate", "1970-01-02", name])
+        changes.append(f"ended user {name}")
+    if end_processes(uid, check=check):
+        changes.append(f"ended what user {name} ran")
+    return changes
+
+
+def end_processes(uid, *, check):
+    """Kill all that runs under the uid; whether there was anything."""
+    argv = ["pgrep", "--uid", str(uid)] if check else ["pkill", "-KILL", "--uid", str(uid)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    if done.returncode > 1:  # 1: nothing runs
+        raise NodeStateError(f"{' '.join(argv)} ended with status {done.returncode}: {done.stderr.strip()}")
+    return done.returncode == 0
 
 
 def wanted_ids(entry):

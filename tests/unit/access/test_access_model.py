@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -65,6 +67,34 @@ BAD_NAMES = ["", "-x", "Ada", "a_b", "a-", "a b", "a/b", "a" * 32, "root", "laba
 def test_bad_names_are_refused(name: str) -> None:
     with pytest.raises(UsageError):
         check_name(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["systemd-network", "debian-tor", "adm", "sudo", "disk", "shadow", "mail", "docker", "nogroup", "mysql"]
+)
+def test_accounts_and_groups_of_the_nodes_are_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="an account of the nodes themselves"):
+        check_name(name)
+
+
+@pytest.mark.parametrize("master", ["passwd.master", "group.master"])
+def test_all_base_accounts_and_groups_of_debian_are_refused(master: str) -> None:
+    file = Path("/usr/share/base-passwd") / master
+    if not file.is_file():
+        pytest.skip("not on Debian")
+    names = [line.split(":")[0] for line in file.read_text().splitlines() if ":" in line]
+    assert len(names) > 10
+    for name in names:
+        with pytest.raises(UsageError):
+            check_name(name)
+
+
+def test_a_user_whose_name_has_been_reserved_since_can_be_revoked() -> None:
+    made = book("ada")
+    text = render_book(made).replace(b'"ada"', b'"systemd-network"')
+    old = parse_book(text)
+    assert [user.name for user in old.without("systemd-network").users] == ["systemd-network"]
+    assert old.granted("systemd-network", AccessRole.STUDENT, public_key=OTHER, expires=5).users
 
 
 @pytest.mark.parametrize(

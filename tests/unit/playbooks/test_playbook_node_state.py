@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from emulator.access.model import FIRST_UID, LAST_UID
 from emulator.share import share_dir
 
 SOURCE = share_dir() / "playbooks" / "library" / "node_state.py"
@@ -101,6 +102,69 @@ def test_an_unknown_owner_is_named(module: ModuleType, tmp_path: Path) -> None:
 def test_an_account_with_another_uid_is_an_error(module: ModuleType) -> None:
     with pytest.raises(module.NodeStateError, match=f"user {ME} has uid {os.geteuid()} on this node, not 64999"):
         module.ensure_user({"name": ME, "uid": 64999, "home": None, "shell": None}, check=False)
+
+
+class Accounts:
+    """A node's account `ada` and what it runs."""
+
+    def __init__(self, module: ModuleType, monkeypatch: pytest.MonkeyPatch, uid: int) -> None:
+        self.expired, self.runs, self.asked = False, True, []  # type: ignore[var-annotated]
+        entry = pwd.struct_passwd(("ada", "x", uid, uid, "", "/home/ada", "/bin/bash"))
+        monkeypatch.setattr(module.pwd, "getpwnam", lambda _name: entry)
+        monkeypatch.setattr(module, "expired", lambda _name: self.expired)
+        monkeypatch.setattr(module.subprocess, "run", self.run)
+
+    def run(self, argv: list[str], **_options: object) -> subprocess.CompletedProcess[str]:
+        self.asked.append(argv)
+        found = self.runs
+        match argv[0]:
+            case "usermod":
+                self.expired = True
+                return subprocess.CompletedProcess(argv, 0, "", "")
+            case "pkill":
+                self.runs = False
+        return subprocess.CompletedProcess(argv, 0 if found else 1, "", "")
+
+
+def test_a_former_user_is_ended_with_what_they_run(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    ada = Accounts(module, monkeypatch, 3000)
+    assert module.ensure_former("ada", check=True) == ["ended user ada", "ended what user ada ran"]
+    assert (ada.expired, ada.runs) == (False, True)
+    module.ensure_former("ada", check=False)
+    assert (ada.expired, ada.runs) == (True, False)
+    assert ["pkill", "-KILL", "--uid", "3000"] in ada.asked
+    assert module.ensure_former("ada", check=False) == []
+
+
+def test_what_a_former_user_runs_is_ended_by_the_run_after_one_that_was_cut_off(
+    module: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada = Accounts(module, monkeypatch, 3000)
+    ada.expired = True
+    assert module.ensure_former("ada", check=False) == ["ended what user ada ran"]
+    assert not ada.runs
+
+
+@pytest.mark.parametrize("uid", [0, 998, 2000, 2999, 60000, 65534])
+def test_an_account_of_the_system_is_never_ended(module: ModuleType, monkeypatch: pytest.MonkeyPatch, uid: int) -> None:
+    ada = Accounts(module, monkeypatch, uid)
+    assert module.ensure_former("ada", check=False) == []
+    assert ada.asked == []
+
+
+def test_the_module_and_the_book_of_users_know_the_same_uids(module: ModuleType) -> None:
+    assert (module.USER_UIDS[0], module.USER_UIDS[-1]) == (FIRST_UID, LAST_UID)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to run something as another user")
+def test_processes_are_really_killed(module: ModuleType) -> None:
+    uid = 58231
+    with subprocess.Popen(["sleep", "300"], user=uid) as program:
+        assert module.end_processes(uid, check=True)
+        assert program.poll() is None
+        assert module.end_processes(uid, check=False)
+        assert program.wait(timeout=30) == -9
+    assert not module.end_processes(uid, check=False)
 
 
 # ---------------------------------------------------------------- units
