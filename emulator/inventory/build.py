@@ -15,6 +15,7 @@ from emulator.inventory.model import (
     Vars,
     VarValue,
 )
+from emulator.inventory.slurm_limits import student_tres
 from emulator.kubernetes.addons import wanted_addons
 from emulator.kubernetes.addresses import dns_address, pod_subnets
 from emulator.kubernetes.resources import MigStrategy, node_resources
@@ -181,12 +182,14 @@ def _slurm_vars(spec: ClusterSpec) -> Vars:
     if spec.slurm is None or not spec.nodes_of(ClusterKind.HPC):
         return {}
     slurm = spec.slurm
-    compute = tuple(node.name for node in spec.nodes if node.role is Role.HPC_COMPUTE)
+    computes = [node for node in spec.nodes if node.role is Role.HPC_COMPUTE]
+    compute = tuple(node.name for node in computes)
     head = next(node for node in spec.nodes if node.role is Role.HPC_CONTROLLER)
     return {
         "slurm_cluster_name": spec.name,
         "slurm_controller": head.name,
         "slurm_max_time": slurm_time(slurm.max_job_seconds),
+        "slurm_student_tres": student_tres([(node.cpu_cores, usable_memory_mib(node.memory_mib)) for node in computes]),
         "slurm_partitions": tuple(
             {
                 "name": partition.name,

@@ -196,7 +196,9 @@ def test_access_for_a_student_and_an_admin(provisioned: dict) -> None:
 
 def test_a_student_s_jobs_have_limits(provisioned: dict) -> None:
     limits = run("hpc-controller", "sacctmgr -n -P show qos student format=maxtrespu,maxjobspu")
-    assert limits == "gres/gpu=1|4"
+    tres, jobs = limits.split("|")
+    # A core of each node, with its share of the memory.
+    assert (sorted(tres.split(",")), jobs) == (["cpu=2", "gres/gpu=1", "mem=1848M"], "4")
     ask = "sbatch --parsable -p main --gres=gpu:1g.10gb:1 --mem=50 -o /dev/null --wrap 'sleep 60'"
     jobs = [as_user("ada", "hpc-controller", f"cd /tmp && {ask}").stdout.strip() for _ in range(2)]
     time.sleep(6)

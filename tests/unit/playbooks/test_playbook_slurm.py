@@ -17,6 +17,7 @@ from emulator.access.model import AccessBook, AccessRole
 from emulator.inventory.build import build_inventory
 from emulator.inventory.model import AnsibleInventory, ConnectionFacts, NodeGpu, SshTrust
 from emulator.inventory.render import InventoryFormat, render
+from emulator.inventory.slurm_limits import student_tres
 from emulator.share import share_dir
 from emulator.spec.model import ClusterSpec, NodeSpec, PartitionSpec, Role, SlurmSpec
 
@@ -134,8 +135,9 @@ SACCTMGR = """\
 line() { printf 'lab|%s|%s\\n' "$1" "${2#qos=}"; }
 case "$*" in
 *'show associations'*) cat "$DATABASE" ;;
-*'show qos student'*) [ ! -e "$DATABASE.qos" ] || echo 'gres/gpu=1|4|50' ;;
-*'add qos student MaxTRESPerUser=gres/gpu=1 MaxJobsPerUser=4 MaxSubmitJobsPerUser=50') : >"$DATABASE.qos" ;;
+*'show qos student'*) [ ! -e "$DATABASE.qos" ] || cat "$DATABASE.qos" ;;
+*' qos student '*MaxTRESPerUser=cpu=2,gres/gpu=1,mem=2048M' MaxJobsPerUser=4 MaxSubmitJobsPerUser=50')
+    echo 'cpu=2,gres/gpu=1,mem=2G|4|50' >"$DATABASE.qos" ;;
 *'add account'*) line '' normal >>"$DATABASE" ;;
 *'add user labadmin '*' adminlevel=Administrator') line "$5" "$8" >>"$DATABASE" ;;
 *adminlevel*) exit 1 ;;
@@ -184,6 +186,11 @@ def test_accounting_script_changes_only_what_differs(tmp_path: Path) -> None:
     script = _settle(book)
     assert run(script) == "added qos student\nadded user ada\nadded user bob\n"
     assert run(script) == ""
+    # Of an older version of the playbook, or of the lab with fewer nodes.
+    for other in ("gres/gpu=1|4|50", "cpu=1,gres/gpu=1,mem=2G|4|50", "cpu=2,gres/gpu=1,mem=2000M|4|50"):
+        (tmp_path / "database.qos").write_text(f"{other}\n")
+        assert run(script) == "changed qos student\n"
+        assert run(script) == ""
     book = book.without("ada").granted("bob", AccessRole.STUDENT, public_key="key", expires=1)
     script = _settle(book)
     assert run(script) == "changed user bob\nremoved user ada\n"
@@ -192,7 +199,25 @@ def test_accounting_script_changes_only_what_differs(tmp_path: Path) -> None:
 
 def _settle(book: AccessBook) -> str:
     inventory = build_inventory(lab(), CONNECTION, trust=SshTrust(book=book))
-    return template("slurm_scheduler/templates/settle.sh.j2", inventory, "hpc-controller")
+    script = template("slurm_scheduler/templates/settle.sh.j2", inventory, "hpc-controller")
+    assert script.count("mem=1848M") == 2
+    return script.replace("mem=1848M", "mem=2048M")  # which Slurm shows as 2G
+
+
+@pytest.mark.parametrize(
+    ("nodes", "limit"),
+    [
+        ([(8, 16000), (8, 16000)], "cpu=8,gres/gpu=1,mem=16000M"),
+        ([(8, 16000)], "cpu=4,gres/gpu=1,mem=8000M"),
+        # A core of each node, with its memory, whatever half would be.
+        ([(1, 924), (1, 924)], "cpu=2,gres/gpu=1,mem=1848M"),
+        ([(1, 924)], "cpu=1,gres/gpu=1,mem=924M"),
+        ([(1, 924), (1, 924), (6, 9000)], "cpu=4,gres/gpu=1,mem=5424M"),
+        ([], "cpu=1,gres/gpu=1,mem=1M"),
+    ],
+)
+def test_a_student_has_half_of_the_cluster(nodes: list[tuple[int, int]], limit: str) -> None:
+    assert student_tres(nodes) == limit
 
 
 def test_ansible_accepts_the_playbook(tmp_path: Path) -> None:
