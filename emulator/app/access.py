@@ -46,7 +46,15 @@ class Granted:
     directory: Path
 
 
-def grant(world: World, lab_name: str, request: GrantRequest, reporter: Reporter, stop: StopFlag) -> Granted:
+def grant(
+    world: World,
+    lab_name: str,
+    request: GrantRequest,
+    reporter: Reporter,
+    stop: StopFlag,
+    *,
+    wait_seconds: float = 0.0,
+) -> Granted:
     """Give a user an account on the lab's nodes and a certificate that ends by itself.
 
     The grant is on record before the nodes are told: if telling them fails, the next run of the same command, of
@@ -60,7 +68,7 @@ def grant(world: World, lab_name: str, request: GrantRequest, reporter: Reporter
     spec = load_recorded_lab(world.home, lab_name).spec
     check_name(request.user)
     _require_nodes(spec, request.nodes)
-    with working_on(world, lab_name, "access add", reporter) as work:
+    with working_on(world, lab_name, "access add", reporter, wait_seconds=wait_seconds, stop=stop) as work:
         lab, store = opened_lab(world, lab_name)
         work.tell(who=request.user, role=request.role.value)
         work.begin(store)
@@ -93,7 +101,9 @@ def grant(world: World, lab_name: str, request: GrantRequest, reporter: Reporter
         return Granted(user, directory)
 
 
-def revoke(world: World, lab_name: str, name: str, reporter: Reporter, stop: StopFlag) -> LabUser:
+def revoke(
+    world: World, lab_name: str, name: str, reporter: Reporter, stop: StopFlag, *, wait_seconds: float = 0.0
+) -> LabUser:
     """Take all access of a user back: keys, account, jobs. It is on record before the nodes are told.
 
     Raises:
@@ -102,7 +112,7 @@ def revoke(world: World, lab_name: str, name: str, reporter: Reporter, stop: Sto
         ConfigureError: a node could not be told; the certificate is good there until it ends, or this is run again.
     """
     spec = load_recorded_lab(world.home, lab_name).spec
-    with working_on(world, lab_name, "access revoke", reporter) as work:
+    with working_on(world, lab_name, "access revoke", reporter, wait_seconds=wait_seconds, stop=stop) as work:
         lab, store = opened_lab(world, lab_name)
         work.tell(who=name)
         work.begin(store)

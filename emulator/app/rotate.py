@@ -12,6 +12,7 @@ from emulator.app.opened import opened_lab
 from emulator.app.rotation import Rotator
 from emulator.app.work import working_on
 from emulator.app.world import World
+from emulator.apply.executor import InterruptedRunError
 from emulator.apply.handler import StopFlag
 from emulator.apply.rotation import pending_rotations, secrets_on_record
 from emulator.errors import UsageError
@@ -49,12 +50,13 @@ def rotate(
     Raises:
         UsageError: no such lab, or it has no use for this secret.
         ConflictError: another command works on the lab.
+        InterruptedRunError: stopped on request; says whether there is something to be finished.
         ConfigureError: a node could not be told.
         VerifyError: the new secret does not do.
     """
     spec = load_recorded_lab(world.home, lab_name).spec
     _require_use(spec, secret)
-    with working_on(world, lab_name, "rotate", reporter, wait_seconds=wait_seconds) as work:
+    with working_on(world, lab_name, "rotate", reporter, wait_seconds=wait_seconds, stop=stop) as work:
         lab, store = opened_lab(world, lab_name)
         pending = tuple(files.secret for files in pending_rotations(lab.paths))
         if secret not in pending:
@@ -66,6 +68,10 @@ def rotate(
         rotator = Rotator(world, lab, store, spec, reporter, stop)
         finished = rotator.finish_pending()
         if secret not in finished:
+            if stop.is_set():  # once there is a new secret, the rotation has to be finished
+                raise InterruptedRunError(
+                    f"stopped on request before {secret} was rotated", fix="run the same command again"
+                )
             rotator.rotate(secret)
         hand_again: tuple[str, ...] = ()
         if RotatedSecret.SSH in (secret, *finished):

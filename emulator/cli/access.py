@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from emulator.cli.console import reporting, run_log
-from emulator.cli.lab_file import lab_argument
+from emulator.cli.lab_file import lab_argument, wait_option
 from emulator.cli.output import json_option, print_json
 from emulator.cli.signals import stop_on_signals
 from emulator.errors import UsageError
@@ -36,9 +36,18 @@ def command() -> None:
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="The user's own key (.pub); otherwise a key pair is made.",
 )
+@wait_option
 @json_option
 def add(
-    lab: str, user: str, *, role: str, ttl: str, nodes: tuple[str, ...], public_key: Path | None, as_json: bool
+    lab: str,
+    user: str,
+    *,
+    role: str,
+    ttl: str,
+    nodes: tuple[str, ...],
+    public_key: Path | None,
+    wait_seconds: float,
+    as_json: bool,
 ) -> None:
     """Give USER an account on the nodes of LAB and a certificate that ends by itself.
 
@@ -56,7 +65,7 @@ def add(
         run_log(world.home.lab(lab).logs, "access"),
         reporting(live=True) as reporter,
     ):
-        granted = grant(world, lab, request, reporter, stop)
+        granted = grant(world, lab, request, reporter, stop, wait_seconds=wait_seconds)
     if as_json:
         print_json({"version": 1, "lab": lab, "user": _json(granted.user), "directory": str(granted.directory)})
         return
@@ -88,8 +97,9 @@ def show(lab: str, *, as_json: bool) -> None:
 @command.command("revoke")
 @lab_argument
 @user_argument
+@wait_option
 @json_option
-def revoke(lab: str, user: str, *, as_json: bool) -> None:
+def revoke(lab: str, user: str, *, wait_seconds: float, as_json: bool) -> None:
     """Take the access of USER to LAB back at once: keys, account, running jobs. Files stay."""
     from emulator.app.access import revoke
     from emulator.wiring import real_world
@@ -100,7 +110,7 @@ def revoke(lab: str, user: str, *, as_json: bool) -> None:
         run_log(world.home.lab(lab).logs, "access"),
         reporting(live=True) as reporter,
     ):
-        gone = revoke(world, lab, user, reporter, stop)
+        gone = revoke(world, lab, user, reporter, stop, wait_seconds=wait_seconds)
     if as_json:
         print_json({"version": 1, "lab": lab, "user": _json(gone)})
     else:

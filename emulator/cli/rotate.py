@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from emulator.cli.console import reporting, run_log
-from emulator.cli.lab_file import confirmed, lab_argument
+from emulator.cli.lab_file import confirmed, lab_argument, wait_option
 from emulator.cli.output import json_option, print_json
 from emulator.cli.signals import stop_on_signals
 
@@ -25,7 +25,7 @@ _ASKS = {
 @lab_argument
 @click.argument("secret", type=click.Choice(["ssh", "munge", "tls"]))
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
-@click.option("--wait", "wait_seconds", type=float, default=0.0, metavar="SECONDS", help="Wait for the lab's lock.")
+@wait_option
 @json_option
 def command(lab: str, secret: str, *, yes: bool, wait_seconds: float, as_json: bool) -> None:
     """Change a secret of LAB for a new one: ssh (the lab's key and certificate authority), munge or tls.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +18,10 @@ from emulator.app.history import history
 from emulator.app.rotate import Rotated, rotate
 from emulator.app.status import lab_status
 from emulator.app.world import CheckOutcome
+from emulator.apply.executor import InterruptedRunError
 from emulator.apply.handler import StopFlag
-from emulator.apply.rotation import pending_rotations
+from emulator.apply.lock import exclusive_lock
+from emulator.apply.rotation import RotationFiles, pending_rotations
 from emulator.apply.state import StateStore
 from emulator.errors import ConfigureError, ConflictError, HyperscalerError, StateError, UsageError, VerifyError
 from emulator.progress import SilentReporter
@@ -95,12 +98,56 @@ def test_another_rotation_finishes_the_one_that_has_begun(host: KeyedHost, monke
     assert pending_rotations(host.home.lab("demo")) == ()
 
 
+def stop_once_staged(host: KeyedHost, secret: RotatedSecret) -> None:
+    """A rotation that is asked to stop while its new secrets are made."""
+    stop, whole = StopFlag(), RotationFiles.stage
+
+    def stage(files: RotationFiles, *words: Any) -> None:
+        whole(files, *words)
+        stop.set()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RotationFiles, "stage", stage)
+        with pytest.raises(HyperscalerError, match=f"stopped on request while {secret} was rotated, before: "):
+            run(host, secret, stop=stop)
+
+
 def test_a_stop_is_taken_between_phases(host: KeyedHost) -> None:
+    stop_once_staged(host, SSH)
+    assert run(host, SSH).finished == (SSH,)
+
+
+def test_a_stop_before_there_is_a_new_secret_leaves_nothing_to_finish(host: KeyedHost) -> None:
+    stop = StopFlag()
+    asked: list[Any] = []
+
+    def confirm(pending: tuple[RotatedSecret, ...]) -> bool:
+        asked.append(pending)
+        stop.set()
+        return True
+
+    with pytest.raises(InterruptedRunError, match="stopped on request before ssh was rotated"):
+        rotate(host.world(), "demo", SSH, SilentReporter(), stop, confirm=confirm)
+    assert asked == [()]
+    assert pending_rotations(host.home.lab("demo")) == ()
+
+
+def test_a_stop_ends_the_wait_for_the_lab(host: KeyedHost) -> None:
     stop = StopFlag()
     stop.set()
-    with pytest.raises(HyperscalerError, match="stopped on request while ssh was rotated, before: trust"):
-        run(host, SSH, stop=stop)
-    assert run(host, SSH).finished == (SSH,)
+    started = time.monotonic()
+    world, lock = host.world(), host.home.locks / "demo.lock"
+    with exclusive_lock(lock, purpose="provision demo"):
+        for begin in (
+            lambda: rotate(world, "demo", SSH, SilentReporter(), stop, confirm=lambda _pending: True, wait_seconds=60),
+            lambda: revoke(world, "demo", "ada", SilentReporter(), stop, wait_seconds=60),
+            lambda: grant(
+                world, "demo", GrantRequest("ada", AccessRole.STUDENT, 60), SilentReporter(), stop, wait_seconds=60
+            ),
+        ):
+            with pytest.raises(HyperscalerError):
+                begin()
+    assert time.monotonic() - started < 30
 
 
 @dataclass
@@ -113,10 +160,7 @@ class Told(SilentReporter):
 
 def damage(host: KeyedHost, secret: RotatedSecret, content: bytes = b"") -> Path:
     """A rotation that was stopped before its first phase, and whose record was damaged then."""
-    stop = StopFlag()
-    stop.set()
-    with pytest.raises(HyperscalerError, match="stopped on request"):
-        run(host, secret, stop=stop)
+    stop_once_staged(host, secret)
     record = host.home.lab("demo").rotation / secret / "rotation.json"
     record.write_bytes(content)
     return record
@@ -191,8 +235,6 @@ def test_a_lab_of_an_older_version_is_told_what_to_do(host: KeyedHost, monkeypat
 
 
 def test_only_one_command_at_a_time(host: KeyedHost) -> None:
-    from emulator.apply.lock import exclusive_lock
-
     with exclusive_lock(host.home.locks / "demo.lock", purpose="provision demo"), pytest.raises(ConflictError):
         run(host, SSH)
 

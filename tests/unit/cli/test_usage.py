@@ -63,6 +63,8 @@ def test_a_fault_of_ours_is_told_in_the_form_that_was_asked_for(words: tuple[str
     assert "a fault of hyperscaler itself: ZeroDivisionError" in said
 
 
-@pytest.mark.parametrize("verb", ["provision", "destroy", "configure", "verify"])
+@pytest.mark.parametrize(
+    "verb", ["provision", "destroy", "configure", "verify", "rotate", "access add", "access revoke"]
+)
 def test_verbs_that_lock_a_lab_can_wait_for_it(verb: str) -> None:
-    assert "--wait SECONDS" in call(verb, "--help").stdout
+    assert "--wait SECONDS" in call(*verb.split(), "--help").stdout
