@@ -34,6 +34,11 @@ def table_name(lab: str) -> str:
     return f"hyperscaler_{lab}"
 
 
+def handout_home(lab: str) -> str:
+    """Where a user of the lab keeps what was handed over, as ssh writes it."""
+    return f"~/.ssh/hyperscaler-{lab}"
+
+
 def dns_domain(lab: str, cluster: str) -> str:
     """Domain of the names of a cluster's nodes."""
     return f"{cluster}.{lab}.internal"

@@ -87,7 +87,8 @@ class OpenSshShell:
 def ssh_config(guests: Sequence[GuestAddress], *, key: Path, known_hosts: Path, guest_prefix: tuple[str, ...]) -> str:
     """A configuration with which `ssh -F FILE NODE` works from the host, for people and for Ansible.
 
-    A node answers to its name and to its address. Where the guests live in a namespace, `nc -F` (package
+    A node answers to its name and to its address. Other hosts are not touched, so that the file can be included into
+    somebody's own. Where the guests live in a namespace, `nc -F` (package
     netcat-openbsd) connects inside it and hands the connected socket to ssh, so that no process stays between.
     """
     lines = ["# Written by hyperscaler at each provision; changes are lost."]
@@ -98,7 +99,7 @@ def ssh_config(guests: Sequence[GuestAddress], *, key: Path, known_hosts: Path, 
             f"    HostKeyAlias {guest.name}",
             f"    User {_checked_name(guest.user)}",
         ]
-    lines.append("Host *")
+    lines.append(f"Host {' '.join(f'{guest.name} {guest.ip}' for guest in guests) or '!*'}")
     lines += [f"    {name} {value}" for name, value in _settings(key, known_hosts).items()]
     lines.append(f"    ConnectTimeout {_CONNECT_TIMEOUT}")
     if guest_prefix:
@@ -167,12 +168,12 @@ def _settings(key: Path, known_hosts: Path) -> dict[str, str]:
 
 
 def _quoted(path: Path) -> str:
-    """A path as ssh's option parser reads it: in quotes, percent signs doubled.
+    """A path as ssh's option parser reads it: in quotes, percent signs doubled; `~` is left for ssh to resolve.
 
     Raises:
         HyperscalerError: the path holds a character that ssh's syntax has no place for.
     """
-    text = str(path.absolute())
+    text = str(path) if path.parts[:1] == ("~",) else str(path.absolute())
     if any(character in text for character in '"\n\r\\') or "${" in text:
         raise HyperscalerError("the path holds characters that ssh's configuration cannot express", where=text)
     return '"' + text.replace("%", "%%") + '"'

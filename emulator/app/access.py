@@ -40,10 +40,12 @@ class GrantRequest:
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """What was granted; `directory` holds what the user is to be handed."""
+    """What was granted; `directory` holds what the user is to be handed. `namespaced`: only root of this host gets to
+    the nodes."""
 
     user: LabUser
     directory: Path
+    namespaced: bool = False
 
 
 def grant(
@@ -98,7 +100,7 @@ def grant(
         hand_out_kubeconfigs(world, lab, spec, renew=request.user)
         user = book.user(request.user)
         assert user is not None  # noqa: S101  granted a moment ago
-        return Granted(user, directory)
+        return Granted(user, directory, namespaced=bool(access.prefix))
 
 
 def revoke(

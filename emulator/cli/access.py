@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from emulator import ids
 from emulator.cli.console import reporting, run_log
 from emulator.cli.lab_file import lab_argument, wait_option
 from emulator.cli.output import json_option, print_json
@@ -72,8 +73,12 @@ def add(
     click.echo(
         f"{user} may use {', '.join(granted.user.nodes) or 'all nodes'} of {lab} as {role}, {_until(granted.user)}."
     )
+    home = ids.handout_home(lab)
     click.echo(f"Hand over this directory: {granted.directory}")
-    click.echo(f"  ssh -F {granted.directory}/config NODE")
+    click.echo(f"  {user} copies it (cp -rT, mode 0700) to {home} and logs in with: ssh -F {home}/config NODE")
+    click.echo(f"  or, with the line `Include {home}/config` at the top of ~/.ssh/config: ssh NODE")
+    if granted.namespaced:
+        click.echo("  The nodes are in a network of the lab's own: all this works for root of this host only.")
 
 
 @command.command("list")

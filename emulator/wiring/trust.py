@@ -125,7 +125,11 @@ class LabTrust:
         write_private(known_hosts, f"@cert-authority * {self._authority.public_key}\n".encode())
         nodes = [node for node in spec.nodes if not order.nodes or node.name in order.nodes]
         guests = [GuestAddress(node.name, node.ip, order.user) for node in nodes]
-        config = ssh_config(guests, key=private, known_hosts=known_hosts, guest_prefix=access.prefix)
+        # Where the user keeps the files: nobody else can read them here.
+        home = Path(ids.handout_home(spec.name))
+        config = ssh_config(
+            guests, key=home / KEY_NAME, known_hosts=home / known_hosts.name, guest_prefix=access.prefix
+        )
         write_private(directory / "config", config.encode())
 
 

@@ -169,10 +169,16 @@ def test_status_inventory_and_ssh(provisioned: dict, tmp_path: Path) -> None:
     assert ping.stdout.count("SUCCESS") == 3, ping.stdout + ping.stderr
 
 
+def ssh_as(user: str) -> list[str | Path]:
+    """ssh with what the teacher hands over, from where that lies: `config` counts on its place at the user's."""
+    handed = Home.default().lab(LAB).handouts / user
+    here = ["-o", f"IdentityFile={handed / 'id_ed25519'}", "-o", f"UserKnownHostsFile={handed / 'known_hosts'}"]
+    return ["ssh", "-F", handed / "config", *here, "-o", "BatchMode=yes"]
+
+
 def as_user(user: str, node: str, command: str) -> subprocess.CompletedProcess[str]:
     """What a user does with the directory that the teacher handed over."""
-    config = Home.default().lab(LAB).handouts / user / "config"
-    argv = ["ssh", "-F", config, "-o", "BatchMode=yes", node, command]
+    argv = [*ssh_as(user), node, command]
     return subprocess.run(argv, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL, check=False)
 
 
@@ -185,8 +191,7 @@ def test_access_for_a_student_and_an_admin(provisioned: dict) -> None:
     bob = as_user("bob", "hpc-compute-1", "sudo -n id -un")
     assert (bob.returncode, bob.stdout.strip()) == (0, "root"), bob.stderr
     # Not on a node that she was not given, even with a configuration of somebody who was.
-    config = Home.default().lab(LAB).handouts
-    argv = ["ssh", "-F", config / "bob" / "config", "-i", config / "ada" / "id_ed25519", "-o", "BatchMode=yes"]
+    argv = [*ssh_as("bob"), "-i", Home.default().lab(LAB).handouts / "ada" / "id_ed25519"]
     argv += ["-l", "ada", "hpc-compute-1", "true"]
     stranger = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
     assert stranger.returncode == 255

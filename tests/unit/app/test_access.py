@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,26 @@ def test_a_revocation_that_was_cut_off_does_not_leave_the_key_to_the_next_grant(
     assert (
         again.certificates[0].public_key.split()[1] in private_key(keyed).with_name("id_ed25519-cert.pub").read_text()
     )
+
+
+def test_what_is_handed_over_works_from_where_the_user_puts_it(keyed: KeyedHost, tmp_path: Path) -> None:
+    """As ssh itself reads it, included into a configuration of the user's own, whose other hosts it leaves alone."""
+    granted = give(keyed, GrantRequest("ada", AccessRole.STUDENT, 3600, ("hpc-controller",)))
+    assert granted.namespaced, "an embedded lab has a network of its own"
+    own = tmp_path / "config"
+    own.write_text(f"Include {granted.directory}/config\n")
+    settings = settings_of(own, "hpc-controller")
+    assert settings["identityfile"].endswith("/.ssh/hyperscaler-demo/id_ed25519")
+    assert settings["userknownhostsfile"].endswith("/.ssh/hyperscaler-demo/known_hosts")
+    assert settings["user"] == "ada"
+    assert "secrets" not in (granted.directory / "config").read_text()
+    for other in ("hpc-compute-1", "example.org"):
+        assert "hyperscaler" not in "".join(settings_of(own, other).values())
+
+
+def settings_of(config: Path, host: str) -> dict[str, str]:
+    done = subprocess.run(["ssh", "-G", "-F", config, host], capture_output=True, text=True, check=True, timeout=60)
+    return dict(line.split(" ", 1) for line in done.stdout.splitlines() if " " in line)
 
 
 def test_half_a_pair_is_made_anew(keyed: KeyedHost) -> None:
