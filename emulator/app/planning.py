@@ -19,6 +19,7 @@ from emulator.plan.diff import diff
 from emulator.plan.model import Observation, Plan, Presence, Recorded
 from emulator.plan.resources import Hypervisor, Resource
 from emulator.ports import DaemonPresence
+from emulator.spec.checks_network import NAT_EMBEDDED, UPGRADES_EMBEDDED
 from emulator.spec.model import ClusterSpec
 
 HYPERVISOR_FACT = "hypervisor"
@@ -99,7 +100,17 @@ def plan_lab(lab: Lab, state: State, spec: ClusterSpec, acceleration: Accelerati
     recorded = dict(state.resources)
     with lab.session.pictured():
         plan = diff(lab.name, wanted, recorded, observe(lab, wanted, recorded), find(lab))
-    return dataclasses.replace(plan, notes=(*plan.notes, *gpus.notes))
+    return dataclasses.replace(plan, notes=(*plan.notes, *gpus.notes, *_without_effect(lab, spec)))
+
+
+def _without_effect(lab: Lab, spec: ClusterSpec) -> tuple[str, ...]:
+    """Settings that do nothing where `auto` has chosen the embedded hypervisor; `validate` warns of it where the file
+    asks for that one."""
+    if lab.backends.hypervisor != EMBEDDED or spec.hypervisor.uri == EMBEDDED:
+        return ()
+    nat = any(network.nat for network in spec.networks.values())
+    upgrades = spec.security.unattended_upgrades
+    return (*((NAT_EMBEDDED,) if nat else ()), *((UPGRADES_EMBEDDED,) if upgrades else ()))
 
 
 def plan_destroy(lab: Lab, state: State) -> Plan:

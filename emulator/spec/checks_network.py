@@ -12,6 +12,11 @@ from emulator.spec.model import Role
 
 LARGEST_PREFIX, SMALLEST_PREFIX = 16, 29
 
+NAT_EMBEDDED = "nat lets nobody out: the network namespace of an embedded hypervisor has no way to the world of its own"
+UPGRADES_EMBEDDED = (
+    "nodes reach no package source: the network namespace of an embedded hypervisor has no way to the world of its own"
+)
+
 # Networks that a lab must not take even when nothing else in the file has them.
 _RESERVED = (
     (IPv4Network("0.0.0.0/8"), "means 'this network'"),
@@ -62,6 +67,18 @@ def _check_subnet(network: NetworkDraft) -> None:
             f"{subnet} is not a private network; the real hosts of that network cannot be reached from the lab",
             "take one inside 10.0.0.0/8, 172.16.0.0/12 or 192.168.0.0/16",
         )
+
+
+def check_way_out(draft: Draft) -> None:
+    """With the embedded hypervisor some settings are without effect."""
+    if draft.hypervisor.uri != "embedded":
+        return
+    fix = "hypervisor.uri qemu:///system, or join the lab's namespace to a network of yours"
+    for network in draft.networks.values():
+        if network.nat:
+            network.view.child("nat").warning("network.no-way-out", NAT_EMBEDDED, fix)
+    if draft.security.unattended_upgrades:
+        draft.root.child("security").child("unattended_upgrades").warning("security.no-way-out", UPGRADES_EMBEDDED, fix)
 
 
 def _elsewhere(taken: IPv4Network) -> IPv4Network:

@@ -13,7 +13,7 @@ from emulator.spec.checks_capacity import check_capacity
 from emulator.spec.checks_clusters import check_kubernetes, check_slurm
 from emulator.spec.checks_gpu import boards_of, can_slice, check_gpu
 from emulator.spec.checks_gpu_shares import check_shares, share_of
-from emulator.spec.checks_network import assign_addresses, check_networks
+from emulator.spec.checks_network import assign_addresses, check_networks, check_way_out
 from emulator.spec.document import parse_document
 from emulator.spec.draft import Draft
 from emulator.spec.findings import Finding, Position, Report, Severity
@@ -71,6 +71,7 @@ def parse_spec(text: str, *, file: str) -> tuple[ClusterSpec | None, Report]:
     root = View(context, merged(cluster_schema()), (), document.root, document.root.at)
     draft = read_draft(root)
     check_networks(draft)
+    check_way_out(draft)
     addresses = assign_addresses(draft)
     check_allow(draft)
     check_slurm(draft)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from simulated_world import SimulatedHost, lab_text
+from simulated_world import SYSTEM_URI, SimulatedHost, lab_text
 
 from emulator.app.files import load_recorded_lab
 from emulator.app.operate import configure
+from emulator.app.world import EMBEDDED
 from emulator.apply.handler import StopFlag
 from emulator.errors import ConflictError
 from emulator.progress import SilentReporter
@@ -52,3 +53,19 @@ def test_configure_keeps_the_file_by_which_the_lab_is_now(host: SimulatedHost) -
     with pytest.raises(ConflictError):
         configure(host.world(), refused, SilentReporter(), StopFlag())
     assert recorded() == "single"
+
+
+def test_the_plan_says_what_does_nothing_where_auto_takes_an_embedded_hypervisor(
+    host: SimulatedHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = {"auto": EMBEDDED, SYSTEM_URI: SYSTEM_URI}
+    monkeypatch.setattr(SimulatedHost, "_choose", lambda _host, wanted: chosen[wanted])
+    source = "security: {unattended_upgrades: true, apt_sources: [deb http://mirror.lan/debian bookworm main]}\n"
+
+    def notes(uri: str) -> list[str]:
+        text = lab_text(hypervisor=uri, extra="networks: {hpc_network: {nat: true}}") + source
+        return [note.partition(":")[0] for note in host.plan(host.lab_file(text)).notes]
+
+    assert notes("auto") == ["nat lets nobody out", "nodes reach no package source"]
+    assert notes(SYSTEM_URI) == []
+    assert host.plan(host.lab_file(lab_text(hypervisor="auto"))).notes == ()

@@ -231,3 +231,24 @@ def test_one_more_cpu_worker_moves_nobody(spec_of: Load) -> None:
         return addresses(spec_of(f"{HEAD}clusters: {{cloud: {{worker_nodes: {workers}}}}}\n"))
 
     assert load(1).items() <= load(2).items()
+
+
+WAYS_OUT = (
+    "security: {unattended_upgrades: true, apt_sources: [deb http://mirror.lan/debian bookworm main]}\n"
+    "hypervisor: {uri: %s}\n"
+)
+
+
+def test_what_does_nothing_with_an_embedded_hypervisor_is_told(faults: Judge) -> None:
+    fix = "hypervisor.uri qemu:///system, or join the lab's namespace to a network of yours"
+    assert faults(hpc("nat: true") + WAYS_OUT % "embedded") == [
+        "3:40: warning: global.networks.hpc_network.nat: nat lets nobody out: the network namespace of an embedded"
+        f" hypervisor has no way to the world of its own | {fix}",
+        "8:33: warning: security.unattended_upgrades: nodes reach no package source: the network namespace of an"
+        f" embedded hypervisor has no way to the world of its own | {fix}",
+    ]
+
+
+@pytest.mark.parametrize("uri", ["auto", "qemu:///system"])
+def test_elsewhere_it_may_do_something(faults: Judge, uri: str) -> None:
+    assert faults(hpc("nat: true") + WAYS_OUT % f'"{uri}"') == []
