@@ -13,6 +13,7 @@ from emulator.kubernetes_build.debian_packages import DebianArchive
 from emulator.kubernetes_build.docker_archive import write_archive
 from emulator.kubernetes_build.go_build import TOOLCHAIN_PACKAGES, GoTree, Progress
 from emulator.kubernetes_build.release import (
+    ARCHITECTURE,
     MANIFEST,
     Release,
     ReleaseManifest,
@@ -100,10 +101,10 @@ class KubernetesBuild:
         progress("container images", "")
         names = self._image_names(compiled / "kubeadm")
         images = ImageRoots(work / "roots", compiled, debian, names).build()
-        write_archive(stage / "images" / "kubernetes.tar", images, architecture="amd64")
+        write_archive(stage / "images" / "kubernetes.tar", images, architecture=ARCHITECTURE)
         manifest = ReleaseManifest(
             version=DEBIAN_SOURCE_VERSION,
-            architecture="amd64",
+            architecture=ARCHITECTURE,
             origin=f"Debian source package {SOURCE_PACKAGE} {packages[SOURCE_PACKAGE]}",
             repository=REPOSITORY,
             pause_image=names["pause"],

@@ -24,6 +24,10 @@ _IMAGE = re.compile(r"[a-z0-9][a-z0-9.-]{0,200}(?::\d{1,5})?(?:/[a-z0-9][a-z0-9.
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 NODE_PROGRAMS = ("kubeadm", "kubelet", "kubectl")
+# What kubeadm starts, under the names that it gives to the images; the first four have the version of the release.
+_VERSIONED_IMAGES = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy")
+ARCHITECTURE = "amd64"
+"""Of the guests, and so of every release that they can use."""
 
 
 class ReleaseError(HyperscalerError):
@@ -206,3 +210,14 @@ def verify_release(release: Release) -> list[str]:
 def missing_programs(manifest: ReleaseManifest) -> tuple[str, ...]:
     """Programs that a node needs and the release lacks."""
     return tuple(name for name in NODE_PROGRAMS if f"bin/{name}" not in manifest.files)
+
+
+def missing_images(manifest: ReleaseManifest) -> tuple[str, ...]:
+    """Container images that a cluster needs and the release lacks."""
+    fixed = [f"{manifest.repository}/{name}:v{manifest.version}" for name in _VERSIONED_IMAGES]
+    fixed += [manifest.pause_image, manifest.cluster_dns, manifest.tools]
+    missing = [reference for reference in dict.fromkeys(fixed) if reference not in manifest.images]
+    etcd = f"{manifest.repository}/etcd"
+    if not any(reference.rpartition(":")[0] == etcd for reference in manifest.images):
+        missing.append(etcd)
+    return tuple(missing)

@@ -14,9 +14,9 @@ from emulator.kubernetes_build.cache_lock import cache_lock
 from emulator.kubernetes_build.debian_source import KubernetesBuild
 from emulator.kubernetes_build.go_build import Progress
 from emulator.kubernetes_build.node_files import NodeFiles
-from emulator.kubernetes_build.release import Release, ReleaseManifest
+from emulator.kubernetes_build.release import ARCHITECTURE, Release, ReleaseError, ReleaseManifest, missing_images
 from emulator.kubernetes_build.upstream import UpstreamFetch, unreachable
-from emulator.spec.kubernetes_versions import DEBIAN_SOURCE_VERSION
+from emulator.spec.kubernetes_versions import BUNDLE_MINORS, DEBIAN_SOURCE_VERSION, minor_of
 from emulator.spec.model import KubernetesSpec
 
 BUNDLE = "bundle:"
@@ -52,7 +52,7 @@ class KubernetesSources:
         else:
             path = Path(kind.removeprefix(BUNDLE))
             manifest = show_bundle(path)
-            _require_bundle(manifest, wants)
+            _require_bundle(manifest, wants, where=str(path))
             release = Release(self.cache, manifest)
             if not self.files.directory(release).is_dir() and unpacked(manifest, self.cache) is None:
                 _verify(path)
@@ -78,9 +78,9 @@ class KubernetesSources:
             require_addons(wants, self.upstream.origin.addons)
             return self.upstream.fetch(wants.version, wanted_addons(wants), progress=progress)
         progress("unpack the bundle", "")
-        release = unpack_bundle(Path(kind.removeprefix(BUNDLE)), self.cache)
-        _require_bundle(release.manifest, wants)
-        return release
+        path = Path(kind.removeprefix(BUNDLE))
+        _require_bundle(show_bundle(path), wants, where=str(path))
+        return unpack_bundle(path, self.cache)
 
     def make(self, wants: KubernetesSpec, *, progress: Progress) -> Path:
         """The node files of the lab's release, made when they are not here yet; raises what `release` raises."""
@@ -125,7 +125,26 @@ def _require_debian_source(wants: KubernetesSpec) -> None:
     require_addons(wants, ())
 
 
-def _require_bundle(manifest: ReleaseManifest, wants: KubernetesSpec) -> None:
+def _require_bundle(manifest: ReleaseManifest, wants: KubernetesSpec, *, where: str) -> None:
+    if minor_of(manifest.version) not in BUNDLE_MINORS:
+        raise ReleaseError(
+            f"the bundle holds Kubernetes {manifest.version}, which this version of the program cannot set up",
+            where=where,
+            fix=f"take a bundle of one of {', '.join(BUNDLE_MINORS)}",
+        )
+    if manifest.architecture != ARCHITECTURE:
+        raise ReleaseError(
+            f"the bundle is for {manifest.architecture}, and the nodes are {ARCHITECTURE}",
+            where=where,
+            fix=f"make the bundle on an {ARCHITECTURE} machine: hyperscaler bundle create",
+        )
+    missing = missing_images(manifest)
+    if missing:
+        raise ReleaseError(
+            f"the bundle lacks container images that a cluster needs: {', '.join(missing)}",
+            where=where,
+            fix="make the bundle anew: hyperscaler bundle create",
+        )
     require_version(manifest.version, wants)
     require_addons(wants, manifest.addons)
 

@@ -25,6 +25,7 @@ from emulator.kubernetes_build.origin import (
     prepare_manifest,
 )
 from emulator.kubernetes_build.release import (
+    ARCHITECTURE,
     MANIFEST,
     NODE_PROGRAMS,
     Release,
@@ -40,7 +41,6 @@ SKOPEO_PACKAGES = ("skopeo", "libgpgme11", "libassuan0", "libgpg-error0", "libde
 _TOOLS_PACKAGES = ("busybox-static",)
 _COPY_TIMEOUT = 1800.0
 _LIST_TIMEOUT = 60.0
-_ARCHITECTURE = "amd64"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ class UpstreamFetch:
         names = {reference.rsplit("/", 1)[1].split(":")[0]: reference for reference in wanted}
         document = ReleaseManifest(
             version=exact,
-            architecture=_ARCHITECTURE,
+            architecture=ARCHITECTURE,
             origin=f"upstream, {self._packages(version)}"[:300],
             repository=self.origin.registry,
             pause_image=names["pause"],
@@ -172,7 +172,7 @@ class UpstreamFetch:
             progress("container images", f"{number} of {len(sources)}: {reference}")
             self._copy(tools, policy, source, target / archive_name(reference), reference)
         roots = ImageRoots(work / "roots", work, tools, {"tools": TOOLS_IMAGE})
-        write_archive(target / "tools.tar", [roots.tools()], architecture=_ARCHITECTURE)
+        write_archive(target / "tools.tar", [roots.tools()], architecture=ARCHITECTURE)
         return packages
 
     def _copy(self, tools: Path, policy: Path, source: str, archive: Path, reference: str) -> None:
@@ -180,7 +180,7 @@ class UpstreamFetch:
         name, _, digest = source.partition("@")
         # A digest says all; skopeo refuses a tag beside it.
         origin = f"{name.rpartition(':')[0]}@{digest}" if digest else name
-        options = ["--policy", str(policy), "--override-arch", _ARCHITECTURE, "--override-os", "linux"]
+        options = ["--policy", str(policy), "--override-arch", ARCHITECTURE, "--override-os", "linux"]
         insecure = ["--src-tls-verify=false"] if self.origin.insecure else []
         argv = [str(tools / "usr/bin/skopeo"), *options, "copy", "--quiet", "--retry-times", "3", *insecure]
         argv += ["--src-no-creds", f"docker://{origin}", f"docker-archive:{archive}:{reference}"]

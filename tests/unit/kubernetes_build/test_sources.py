@@ -87,14 +87,29 @@ def test_auto_asks_upstream_for_nothing_that_it_has_no_longer(tmp_path: Path) ->
         assert host(tmp_path, reachable=True).resolve(KubernetesSpec(version=version)) == "debian-source"
 
 
-def bundle(tmp_path: Path) -> tuple[Path, Release]:
+REPOSITORY = "registry.invalid"
+PARTS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy")
+
+
+def images(version: str) -> tuple[str, ...]:
+    """What a cluster needs."""
+    others = ("etcd:3.5.15-0", "pause:3.10", "coredns/coredns:v1.11.3", "tools:1")
+    return tuple(f"{REPOSITORY}/{name}" for name in (*(f"{part}:v{version}" for part in PARTS), *others))
+
+
+def bundle(
+    tmp_path: Path, *, version: str = "1.31.4", architecture: str = "amd64", without: str = "(nothing)"
+) -> tuple[Path, Release]:
     """A small bundle, and the release that it was made of."""
     directory = tmp_path / "release"
     for name in ("kubeadm", "kubelet", "kubectl"):
         (directory / "bin").mkdir(parents=True, exist_ok=True)
         (directory / "bin" / name).write_text(name)
     files = {f"bin/{path.name}": describe_file(path) for path in (directory / "bin").iterdir()}
-    release = Release(directory, ReleaseManifest("1.31.4", "amd64", "a test", "r", "p:1", "d:1", "t:1", (), files))
+    held = tuple(image for image in images(version) if without not in image)
+    names = tuple(f"{REPOSITORY}/{name}" for name in ("pause:3.10", "coredns/coredns:v1.11.3", "tools:1"))
+    manifest = ReleaseManifest(version, architecture, "a test", REPOSITORY, *names, held, files)
+    release = Release(directory, manifest)
     create_bundle(release, tmp_path / "k8s.bundle")
     return tmp_path / "k8s.bundle", release
 
@@ -115,6 +130,33 @@ def test_a_damaged_bundle_is_refused_by_looking(sources: KubernetesSources, tmp_
     place = sources.cache / f"1.31.4-{release.manifest.digest[:12]}"
     (place / "manifest.json").write_text(release.manifest.to_json())
     assert sources.ready(wants) is None
+
+
+@pytest.mark.parametrize("version", ["1.19.16", "1.27.3", "1.99.0", "2.0.0"])
+def test_a_bundle_of_a_version_that_cannot_be_set_up_is_refused(
+    sources: KubernetesSources, tmp_path: Path, version: str
+) -> None:
+    path, _ = bundle(tmp_path, version=version)
+    for use in (sources.ready, lambda wants: sources.make(wants, progress=lambda step, line: None)):
+        with pytest.raises(ReleaseError, match=f"Kubernetes {version}, which this version") as caught:
+            use(KubernetesSpec(source=f"bundle:{path}"))
+        assert "1.20, 1.28" in caught.value.fix
+    assert [each.name for each in sources.cache.glob("*")] == ["lock"]
+
+
+def test_a_bundle_for_other_machines_is_refused(sources: KubernetesSources, tmp_path: Path) -> None:
+    path, _ = bundle(tmp_path, architecture="arm64")
+    with pytest.raises(ReleaseError, match="for arm64, and the nodes are amd64"):
+        sources.ready(KubernetesSpec(source=f"bundle:{path}"))
+
+
+@pytest.mark.parametrize("part", [*PARTS, "etcd", "pause", "coredns", "tools"])
+def test_a_bundle_without_an_image_that_every_cluster_needs_is_refused(
+    sources: KubernetesSources, tmp_path: Path, part: str
+) -> None:
+    path, _ = bundle(tmp_path, without=f"/{part}")
+    with pytest.raises(ReleaseError, match=f"needs: {REPOSITORY}/(coredns/)?{part}"):
+        sources.ready(KubernetesSpec(source=f"bundle:{path}"))
 
 
 def test_one_lab_at_a_time_makes_a_release(sources: KubernetesSources, tmp_path: Path) -> None:
