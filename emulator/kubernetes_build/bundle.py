@@ -25,7 +25,7 @@ from emulator.kubernetes_build.release import (
     read_release,
     verify_release,
 )
-from emulator.kubernetes_build.room import remove_leftovers, require_room
+from emulator.kubernetes_build.room import require_room
 
 _BLOCK = 1024 * 1024
 _BROKEN_FIX = "copy the bundle again, or make it anew: hyperscaler bundle create"
@@ -107,10 +107,9 @@ def unpack_bundle(path: Path, cache: Path) -> Release:
             return found
         final = _place(manifest, cache)
         cache.mkdir(parents=True, exist_ok=True)
-        # Under the lock nobody else unpacks: what is there was left by a run that was killed.
-        remove_leftovers(cache, ".unpack-*")
         require_unpack_room(manifest, cache)
         stage = cache / f".unpack-{os.getpid()}"
+        shutil.rmtree(stage, ignore_errors=True)
         for name in DIRECTORIES:
             (stage / name).mkdir(parents=True)
         try:

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from emulator.errors import ConfigError
 from emulator.kubernetes.addons import missing_addons, wanted_addons
-from emulator.kubernetes_build.bundle import show_bundle, unpack_bundle, unpacked, verify_bundle
+from emulator.kubernetes_build.bundle import (
+    require_unpack_room,
+    show_bundle,
+    unpack_bundle,
+    unpacked,
+    verify_bundle,
+)
 from emulator.kubernetes_build.cache_lock import cache_lock
 from emulator.kubernetes_build.debian_source import KubernetesBuild
 from emulator.kubernetes_build.go_build import Progress
 from emulator.kubernetes_build.node_files import NodeFiles
 from emulator.kubernetes_build.release import ARCHITECTURE, Release, ReleaseError, ReleaseManifest, missing_images
-from emulator.kubernetes_build.upstream import UpstreamFetch, unreachable
+from emulator.kubernetes_build.room import remove_leftovers
+from emulator.kubernetes_build.upstream import UpstreamFetch
 from emulator.spec.kubernetes_versions import BUNDLE_MINORS, DEBIAN_SOURCE_VERSION, minor_of
 from emulator.spec.model import KubernetesSpec
 
@@ -23,6 +31,9 @@ BUNDLE = "bundle:"
 DEBIAN_SOURCE = "debian-source"
 UPSTREAM = "upstream"
 AUTO = "auto"
+# Directories of work under way. What has such a name while nobody works was left by a run that was killed. A build of
+# Debian's source is not among them, because the next one goes on with it.
+_WORK = (".unpack-*", "upstream-*.work", "node-*.new", "node-*.work")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +55,13 @@ class KubernetesSources:
         if kind == DEBIAN_SOURCE:
             _require_debian_source(wants)
             release = self.build.cached()
+            if release is None:
+                self.build.require_host()
         elif kind == UPSTREAM:
             require_addons(wants, self.upstream.origin.addons)
             release = self.upstream.cached(wants.version, wanted_addons(wants))
             if release is None and not self.upstream.is_reachable(wants.version):
-                raise unreachable(self.upstream.origin.packages)
+                raise self.upstream.unreachable(wants.version)
         else:
             path = Path(kind.removeprefix(BUNDLE))
             manifest = show_bundle(path)
@@ -56,8 +69,12 @@ class KubernetesSources:
             release = Release(self.cache, manifest)
             if not self.files.directory(release).is_dir() and unpacked(manifest, self.cache) is None:
                 _verify(path)
+                require_unpack_room(manifest, self.cache)
         found = self.files.directory(release) if release is not None else None
-        return found if found is not None and found.is_dir() else None
+        if found is not None and found.is_dir():
+            return found
+        self.files.require_host()
+        return None
 
     def release(self, wants: KubernetesSpec, *, progress: Progress) -> Release:
         """The lab's release on this host: built, fetched or unpacked when it is not here yet.
@@ -66,8 +83,15 @@ class KubernetesSources:
             UsageError, ReleaseError, ConfigError, HostNotFitError: the source cannot give what the lab wants.
             CommandError: a step of a build failed.
         """
-        with cache_lock(self.cache, progress):
+        with self._locked(progress):
             return self._release(wants, progress)
+
+    @contextmanager
+    def _locked(self, progress: Progress) -> Iterator[None]:
+        with cache_lock(self.cache, progress):
+            for pattern in _WORK:
+                remove_leftovers(self.cache, pattern)
+            yield
 
     def _release(self, wants: KubernetesSpec, progress: Progress) -> Release:
         kind = self.resolve(wants)
@@ -84,7 +108,7 @@ class KubernetesSources:
 
     def make(self, wants: KubernetesSpec, *, progress: Progress) -> Path:
         """The node files of the lab's release, made when they are not here yet; raises what `release` raises."""
-        with cache_lock(self.cache, progress):
+        with self._locked(progress):
             release = self._release(wants, progress)
             progress("container images of a node", "")
             return self.files.make(release)

@@ -61,6 +61,14 @@ class UpstreamFetch:
         # The index, not the directory: the project's package host lists no directories, and says 403 for them.
         return self.reachable(self._packages(version).rstrip("/") + "/InRelease")
 
+    def unreachable(self, version: str) -> HostNotFitError:
+        """What to say when the repository of this version does not answer."""
+        return HostNotFitError(
+            "the Kubernetes project's packages cannot be reached from here",
+            where=self._packages(version),
+            fix="check the way to the internet (https_proxy), or write source: bundle:PATH or source: debian-source",
+        )
+
     def cached(self, version: str, addons: Collection[str]) -> Release | None:
         """What was fetched for the same wish before; upstream is not asked whether there is something newer."""
         try:
@@ -85,7 +93,7 @@ class UpstreamFetch:
         if found is not None:
             return found
         if not self.is_reachable(version):
-            raise unreachable(self._packages(version))
+            raise self.unreachable(version)
         work = self.cache / f"upstream-{os.getpid()}.work"
         shutil.rmtree(work, ignore_errors=True)
         try:
@@ -224,12 +232,3 @@ def _fits(version: str, asked: str) -> bool:
 
 def _order(version: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", version))
-
-
-def unreachable(url: str) -> HostNotFitError:
-    """What to say when upstream does not answer."""
-    return HostNotFitError(
-        "the Kubernetes project's packages cannot be reached from here",
-        where=url,
-        fix="check the way to the internet (https_proxy), or write source: bundle:PATH or source: debian-source",
-    )

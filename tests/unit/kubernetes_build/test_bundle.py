@@ -238,11 +238,3 @@ def test_a_bundle_larger_than_the_free_disk_is_refused_before_anything_is_made(
     with pytest.raises(HostNotFitError, match=r"unpacking the bundle needs 0 MiB of disk"):
         unpack_bundle(bundle, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
-
-
-def test_what_a_killed_run_left_half_unpacked_goes(bundle: Path, tmp_path: Path) -> None:
-    left = tmp_path / "cache" / ".unpack-1"
-    left.mkdir(parents=True)
-    (left / "kubelet").write_bytes(b"half")
-    unpack_bundle(bundle, tmp_path / "cache")
-    assert not left.exists()

@@ -19,6 +19,7 @@ from emulator.kubernetes_build.release import Release, ReleaseError, ReleaseMani
 from emulator.kubernetes_build.sources import KubernetesSources, require_version
 from emulator.kubernetes_build.upstream import UpstreamFetch
 from emulator.ports import Completed
+from emulator.spec.kubernetes_versions import UPSTREAM_MINORS
 from emulator.spec.model import KubernetesSpec
 
 
@@ -34,18 +35,21 @@ ORIGIN = Origin(
 )
 
 
+DEBIAN = "deb http://debian.invalid bookworm main"
+
+
 @pytest.fixture
 def sources(tmp_path: Path) -> KubernetesSources:
     """A host that reaches nothing and has nothing."""
     return host(tmp_path, reachable=False)
 
 
-def host(tmp_path: Path, *, reachable: bool) -> KubernetesSources:
+def host(tmp_path: Path, *, reachable: bool, debian: tuple[str, ...] = (DEBIAN,)) -> KubernetesSources:
     (tmp_path / "programs").mkdir(exist_ok=True)
     runner, cache = NoCommands(), tmp_path / "cache"
-    build = KubernetesBuild(cache, runner, sources=(), programs=tmp_path / "programs")
-    upstream = UpstreamFetch(cache, runner, ORIGIN, (), reachable=lambda url: reachable)
-    return KubernetesSources(build, upstream, NodeFiles(cache, (), runner), cache)
+    build = KubernetesBuild(cache, runner, sources=debian, programs=tmp_path / "programs")
+    upstream = UpstreamFetch(cache, runner, ORIGIN, debian, reachable=lambda url: reachable)
+    return KubernetesSources(build, upstream, NodeFiles(cache, debian, runner), cache)
 
 
 def keep(pointer: Path, version: str) -> None:
@@ -201,6 +205,7 @@ def test_upstream_out_of_reach_is_told_before_anything_is_made(
 ) -> None:
     with pytest.raises(HostNotFitError, match="cannot be reached") as caught:
         sources.ready(wants)
+    assert caught.value.where == f"https://packages.invalid/v{wants.version or UPSTREAM_MINORS[-1]}/deb/"
     assert "bundle:PATH" in caught.value.fix
 
 
@@ -232,7 +237,43 @@ def test_an_absent_bundle_is_named(sources: KubernetesSources) -> None:
         sources.ready(KubernetesSpec(source="bundle:/absent/k8s.bundle"))
 
 
-def test_a_host_without_debians_sources_is_told_what_to_do(sources: KubernetesSources) -> None:
-    with pytest.raises(HostNotFitError, match="no sources of Debian 12") as caught:
-        sources.make(KubernetesSpec(), progress=lambda step, line: None)
-    assert "bundle create" in caught.value.fix
+def test_a_host_without_debians_sources_is_told_what_to_do(tmp_path: Path) -> None:
+    sources = host(tmp_path, reachable=False, debian=())
+    for use in (sources.ready, lambda wants: sources.make(wants, progress=lambda step, line: None)):
+        with pytest.raises(HostNotFitError, match="no sources of Debian 12") as caught:
+            use(KubernetesSpec())
+        assert "bundle create" in caught.value.fix
+    # What was built before needs them no more; the files of the nodes do.
+    keep(tmp_path / "cache" / f"debian-{sources.build._key()}", "1.20.2")
+    with pytest.raises(HostNotFitError, match="the nodes' containerd comes from Debian 12"):
+        sources.ready(KubernetesSpec())
+
+
+def test_a_bundle_on_a_host_without_debians_sources_is_refused_by_looking(tmp_path: Path) -> None:
+    path, _ = bundle(tmp_path)
+    with pytest.raises(HostNotFitError, match="the nodes' containerd comes from Debian 12"):
+        host(tmp_path, reachable=False, debian=()).ready(KubernetesSpec(source=f"bundle:{path}"))
+
+
+def test_a_host_without_room_for_a_build_is_told_by_looking(
+    sources: KubernetesSources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 5 * 1024**3})())
+    with pytest.raises(HostNotFitError, match="building Kubernetes needs 6 GiB of disk, 5 GiB are free"):
+        sources.ready(KubernetesSpec(source="debian-source"))
+    assert not sources.cache.exists()
+    # What was built before takes no more room.
+    keep(tmp_path / "cache" / f"debian-{sources.build._key()}", "1.20.2")
+    assert sources.ready(KubernetesSpec(source="debian-source")) is None
+
+
+def test_what_killed_runs_left_goes_with_the_next_and_a_build_that_can_go_on_stays(
+    sources: KubernetesSources, tmp_path: Path
+) -> None:
+    gone = (".unpack-1", "upstream-17.work", "node-3-1.31.4-0123456789ab.new", "node-3-1.31.4-0123456789ab.work")
+    kept = ("build-0123456789ab", "1.30.1-0123456789ab", "node-3-1.30.1-0123456789ab")
+    for name in (*gone, *kept):
+        (sources.cache / name / "bin").mkdir(parents=True)
+    path, _ = bundle(tmp_path)
+    sources.release(KubernetesSpec(source=f"bundle:{path}"), progress=lambda step, line: None)
+    assert [name for name in (*gone, *kept) if (sources.cache / name).exists()] == list(kept)
