@@ -31,9 +31,11 @@ class BuiltImage(Protocol):
 
 
 class Images(Protocol):
-    """The image store."""
+    """The image store, as one lab sees it."""
 
-    def current(self, name: str) -> BuiltImage | None: ...
+    def current(self, name: str) -> BuiltImage | None:
+        """The image that the lab's disks are made from: what `needs_build` or `build` settled on."""
+        ...
 
     def needs_build(self, name: str) -> str | None:
         """Why the image must be built, or None."""

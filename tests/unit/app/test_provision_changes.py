@@ -175,3 +175,26 @@ def test_a_guest_s_shutdown_takes_as_long_as_the_file_allows(host: SimulatedHost
     text = lab_text(memory=2).replace("timeouts: {boot: 10}", "timeouts: {boot: 10, shutdown: 77}")
     host.provision(host.lab_file(text))
     assert seen == [77]
+
+
+def test_disks_are_made_from_the_images_that_the_plan_looked_at(
+    host: SimulatedHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is current may be another lab's by then; only what looked knows what it was."""
+    looked: list[object] = []
+    taken: list[object] = []
+
+    class Images(simulated_world.SimulatedImages):
+        def needs_build(self, name: str) -> str | None:
+            looked.append(self)
+            return super().needs_build(name)
+
+        def current(self, name: str) -> simulated_world.Image | None:
+            taken.append(self)
+            return super().current(name)
+
+    host.provision(host.lab_file(lab_text()))
+    monkeypatch.setattr(simulated_world, "SimulatedImages", Images)
+    host.provision(host.lab_file(lab_text(compute=2)))
+    assert taken
+    assert all(each is looked[0] for each in (*looked, *taken))
