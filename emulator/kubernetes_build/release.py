@@ -21,6 +21,7 @@ DIRECTORIES = ("bin", "images", "manifests")
 _PATH = re.compile(r"(bin|images|manifests)/[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _VERSION = re.compile(r"\d{1,2}\.\d{1,3}\.\d{1,3}")
 _IMAGE = re.compile(r"[a-z0-9][a-z0-9.-]{0,200}(?::\d{1,5})?(?:/[a-z0-9][a-z0-9._-]{0,100}){0,8}:[A-Za-z0-9._-]{1,100}")
+_ADDON = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 NODE_PROGRAMS = ("kubeadm", "kubelet", "kubectl")
@@ -47,7 +48,8 @@ class ReleaseManifest:
     """`version` such as 1.20.2; `origin` says in words where it came from.
 
     `repository` is kubeadm's imageRepository; `images` are the references that the tars hold; `cluster_dns` and
-    `tools` name the image of the cluster's DNS server and of the pods that verify starts.
+    `tools` name the image of the cluster's DNS server and of the pods that verify starts. `fetched` has, by add-on, the
+    SHA-256 of its manifest as upstream had it, before anything was changed in it.
     """
 
     version: str
@@ -60,6 +62,7 @@ class ReleaseManifest:
     images: tuple[str, ...]
     files: Mapping[str, ReleaseFile]
     packages: Mapping[str, str] = field(default_factory=dict)
+    fetched: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def addons(self) -> tuple[str, ...]:
@@ -87,6 +90,7 @@ class ReleaseManifest:
             "tools": self.tools,
             "images": list(self.images),
             "packages": dict(sorted(self.packages.items())),
+            "fetched": dict(sorted(self.fetched.items())),
             "files": {path: {"sha256": file.sha256, "size": file.size} for path, file in sorted(self.files.items())},
         }
         return json.dumps(document, indent=2) + "\n"
@@ -145,6 +149,9 @@ def parse_manifest(text: str, *, where: str) -> ReleaseManifest:
             images=tuple(_checked(image, _IMAGE) for image in raw["images"]),
             files=files,
             packages={str(name): str(version) for name, version in raw.get("packages", {}).items()},
+            fetched={
+                _checked(name, _ADDON): _checked(sha256, _SHA256) for name, sha256 in raw.get("fetched", {}).items()
+            },
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ReleaseError(f"not a release manifest: {error}", where=where) from error

@@ -17,12 +17,11 @@ from emulator.kubernetes_build.debian_source import TOOLS_IMAGE
 from emulator.kubernetes_build.docker_archive import write_archive
 from emulator.kubernetes_build.go_build import Progress
 from emulator.kubernetes_build.origin import (
-    AddonManifest,
     Origin,
     archive_name,
     download,
+    fetch_manifest,
     is_reachable,
-    prepare_manifest,
 )
 from emulator.kubernetes_build.release import (
     ARCHITECTURE,
@@ -70,11 +69,18 @@ class UpstreamFetch:
         )
 
     def cached(self, version: str, addons: Collection[str]) -> Release | None:
-        """What was fetched for the same wish before; upstream is not asked whether there is something newer."""
+        """What was fetched for the same wish before; upstream is not asked whether there is something newer.
+
+        None also when the manifest of an add-on was another one then than the one whose checksum is known now.
+        """
         try:
-            return read_release(self._pointer(version, addons).resolve(strict=True))
+            found = read_release(self._pointer(version, addons).resolve(strict=True))
         except (OSError, StateError):
             return None
+        for name, fetched in found.manifest.fetched.items():
+            if name in self.origin.addons and self.origin.addons[name].sha256 not in ("", fetched):
+                return None
+        return found
 
     def fetch(self, version: str, addons: Collection[str], *, progress: Progress) -> Release:
         """The release: the cached one, else a new one. To be called under `cache_lock`.
@@ -109,7 +115,7 @@ class UpstreamFetch:
         packages = self._programs(version, work, stage / "bin")
         exact = packages["kubeadm"].partition("-")[0]
         progress("add-ons", ", ".join(sorted(addons)))
-        manifests = {name: self._addon(name) for name in sorted(addons)}
+        manifests = {name: fetch_manifest(self.origin.addons[name]) for name in sorted(addons)}
         for name, manifest in manifests.items():
             (stage / "manifests" / f"{name}.yaml").write_text(manifest.text, encoding="utf-8")
         wanted = self._kubeadm_images(stage / "bin/kubeadm", exact)
@@ -131,6 +137,7 @@ class UpstreamFetch:
                 str(path.relative_to(stage)): describe_file(path) for path in sorted(stage.rglob("*")) if path.is_file()
             },
             packages=packages,
+            fetched={name: manifest.sha256 for name, manifest in manifests.items()},
         )
         return self._keep(stage, document, self._pointer(version, addons))
 
@@ -161,13 +168,6 @@ class UpstreamFetch:
         return tuple(self.runner.run(argv, timeout=_LIST_TIMEOUT).stdout.split())
 
     # ---------------------------------------------------------------- images
-    def _addon(self, name: str) -> AddonManifest:
-        url = self.origin.addons[name].manifest
-        try:
-            return prepare_manifest(download(url).decode("utf-8"))
-        except ValueError as error:
-            raise HostNotFitError(f"is not a manifest: {error}", where=url) from error
-
     def _images(self, sources: Mapping[str, str], work: Path, target: Path, progress: Progress) -> dict[str, str]:
         archive = DebianArchive(work / "debian", self.debian, self.runner)
         archive.update()

@@ -46,6 +46,7 @@ def release(tmp_path: Path) -> Release:
         tools="hyperscaler.invalid/kubernetes/tools:1",
         images=("hyperscaler.invalid/kubernetes/pause:3.2",),
         files={name: describe_file(directory / name) for name in FILES},
+        fetched={"calico": "a" * 64},
     )
     (directory / MANIFEST).write_text(manifest.to_json())
     return Release(directory, manifest)
@@ -155,6 +156,9 @@ def test_a_link_in_place_of_a_file_is_refused(bundle: Path) -> None:
         {"files": {"bin/kubeadm": {"sha256": "0" * 63, "size": 1}}},
         {"files": {"bin/kubeadm": {"sha256": "0" * 64, "size": -1}}},
         {"files": {}},
+        {"fetched": {"calico": "0"}},
+        {"fetched": {"../calico": "0" * 64}},
+        {"fetched": ["calico"]},
         {"pause_image": "pause; rm -rf /"},
         {"pause_image": 'x:1"\n[plugins]'},
     ],

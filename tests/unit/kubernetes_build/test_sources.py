@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from emulator.kubernetes_build.bundle import create_bundle
 from emulator.kubernetes_build.cache_lock import cache_lock
 from emulator.kubernetes_build.debian_source import KubernetesBuild
 from emulator.kubernetes_build.node_files import NodeFiles
-from emulator.kubernetes_build.origin import Origin
+from emulator.kubernetes_build.origin import Addon, Origin
 from emulator.kubernetes_build.release import Release, ReleaseError, ReleaseManifest, describe_file
 from emulator.kubernetes_build.sources import KubernetesSources, require_version
 from emulator.kubernetes_build.upstream import UpstreamFetch
@@ -52,11 +53,13 @@ def host(tmp_path: Path, *, reachable: bool, debian: tuple[str, ...] = (DEBIAN,)
     return KubernetesSources(build, upstream, NodeFiles(cache, debian, runner), cache)
 
 
-def keep(pointer: Path, version: str) -> None:
+def keep(pointer: Path, version: str, *, fetched: Mapping[str, str] | None = None) -> None:
     """What an earlier run left in the cache."""
     release = pointer.with_name(f"{version}-kept")
     release.mkdir(parents=True)
-    manifest = ReleaseManifest(version, "amd64", "a test", "r.invalid", "p:1", "d:1", "t:1", (), {})
+    manifest = ReleaseManifest(
+        version, "amd64", "a test", "r.invalid", "p:1", "d:1", "t:1", (), {}, fetched=fetched or {}
+    )
     (release / "manifest.json").write_text(manifest.to_json())
     pointer.symlink_to(release.name)
 
@@ -197,6 +200,17 @@ def test_auto_stays_with_what_was_fetched_when_upstream_is_gone(tmp_path: Path) 
     assert found.resolve(KubernetesSpec(version="v1.31")) == "upstream"
     assert found.ready(KubernetesSpec(version="1.31")) is None  # fetched, and no files of a node made of it yet
     assert found.resolve(KubernetesSpec()) == "debian-source"
+
+
+def test_what_was_fetched_with_another_manifest_than_the_known_one_is_fetched_anew(tmp_path: Path) -> None:
+    addon = Addon("v0.26.2", "https://x.invalid/flannel.yml")
+    origin = dataclasses.replace(ORIGIN, addons={"flannel": addon})
+    fetch = dataclasses.replace(host(tmp_path, reachable=True).upstream, origin=origin)
+    keep(fetch._pointer("1.31", ["flannel"]), "1.31.4", fetched={"flannel": "a" * 64})
+    for sha256, is_cached in (("", True), ("a" * 64, True), ("b" * 64, False)):
+        known = dataclasses.replace(origin, addons={"flannel": dataclasses.replace(addon, sha256=sha256)})
+        found = dataclasses.replace(fetch, origin=known).cached("1.31", ["flannel"])
+        assert (found is not None) is is_cached
 
 
 @pytest.mark.parametrize("wants", [KubernetesSpec(source="upstream"), KubernetesSpec(version="1.31")])
