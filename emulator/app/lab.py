@@ -24,7 +24,7 @@ from emulator.apply.handlers.gpu_carve import (
     VirtualFunctionsHandler,
 )
 from emulator.apply.handlers.hypervisor import HypervisorHandler
-from emulator.apply.handlers.image import GoldenImageHandler
+from emulator.apply.handlers.image import GoldenImageHandler, Images
 from emulator.apply.handlers.network import NetworkHandler
 from emulator.apply.handlers.volume import VolumeHandler
 from emulator.apply.identity import LabIdentity
@@ -63,7 +63,9 @@ class Backends:
 
 @dataclass(frozen=True, slots=True)
 class Lab:
-    """`namespace` is set for an embedded hypervisor; `gpus` opens the boards, None for a lab without."""
+    """`namespace` is set for an embedded hypervisor; `images` knows which images were looked at; `gpus` opens the
+    boards, None for a lab without.
+    """
 
     name: str
     identity: LabIdentity
@@ -72,6 +74,7 @@ class Lab:
     namespace: str | None
     session: LazySession
     handlers: HandlerTable
+    images: Images
     gpus: Callable[[], GpuHost] | None = None
 
     def access(self, user: str, gpus: Mapping[str, tuple[NodeGpu, ...]] | None = None) -> Access:
@@ -97,8 +100,12 @@ def identity_of(home: Home, lab: str) -> LabIdentity:
     return LabIdentity(lab, home.id, paths.disks, inherits=paths.root.is_dir() or home.root == Home.system().root)
 
 
-def open_lab(world: World, name: str, backends: Backends) -> Lab:
-    """Assemble the lab of this name; touches nothing yet."""
+def open_lab(world: World, name: str, backends: Backends, *, images: Images | None = None) -> Lab:
+    """Assemble the lab of this name; touches nothing yet.
+
+    `images` are those of the lab as it was opened for the plan that is now applied: disks are made from what the plan
+    looked at.
+    """
     hypervisor = backends.hypervisor
     paths = world.home.lab(name)
     identity = identity_of(world.home, name)
@@ -115,7 +122,7 @@ def open_lab(world: World, name: str, backends: Backends) -> Lab:
         return Hypervisor(name="embedded", directory=str(world.home.lab(lab).hypervisor), namespace=wanted)
 
     gpus = _gpu_opener(world, paths, backends)
-    images = world.images(backends.kubernetes)
+    images = images or world.images(backends.kubernetes)
     handlers: dict[str, Any] = {
         SshKeyPair.kind: SshKeyPairHandler(world.runner),
         Secret.kind: SecretHandler(),
@@ -143,7 +150,7 @@ def open_lab(world: World, name: str, backends: Backends) -> Lab:
         }
     if namespace is not None:
         handlers = {Hypervisor.kind: HypervisorHandler(world.daemon, session, expected), **handlers}
-    return Lab(name, identity, paths, backends, namespace, session, handlers, gpus)
+    return Lab(name, identity, paths, backends, namespace, session, handlers, images, gpus)
 
 
 def _gpu_opener(world: World, paths: LabPaths, backends: Backends) -> Callable[[], GpuHost] | None:

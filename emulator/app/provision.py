@@ -83,7 +83,7 @@ def provision(world: World, loaded: LoadedLab, options: Options, reporter: Repor
         if not options.confirm(plan):
             return ProvisionResult(plan, declined=True)
         _prepare(world, lab, store, loaded.source, work)
-        lab = open_lab(world, spec.name, dataclasses.replace(lab.backends, dry=False))
+        lab = open_lab(world, spec.name, dataclasses.replace(lab.backends, dry=False), images=lab.images)
         plan = _hold_places(world, lab, store, spec, plan, reporter)
         rotator = Rotator(world, lab, store, spec, reporter, stop)
         rotator.settle()

@@ -87,6 +87,7 @@ def _tell(manifest: ReleaseManifest, path: Path, *, as_json: bool, verdict: str)
         "origin": manifest.origin,
         "digest": manifest.digest,
         "addons": list(manifest.addons),
+        "fetched": dict(manifest.fetched),
         "images": list(manifest.images),
     }
     if as_json:
@@ -98,5 +99,7 @@ def _tell(manifest: ReleaseManifest, path: Path, *, as_json: bool, verdict: str)
     click.echo(f"{path}: {verdict}")
     click.echo(f"  Kubernetes {manifest.version}, {size}, {manifest.origin}")
     click.echo(f"  add-ons: {', '.join(manifest.addons) or 'none'}")
+    for addon, sha256 in manifest.fetched.items():
+        click.echo(f"  {addon}: manifest fetched with sha256 {sha256}")
     for image in manifest.images:
         click.echo(f"  image {image}")

@@ -99,7 +99,7 @@ def allocate(
         pinned: demands whose guests run, which must not move.
 
     Raises:
-        ConfigError: see `board_states`.
+        ConfigError: see `board_states`; Kubernetes' nodes got slices that `mig_strategy` cannot offer to pods.
     """
     states = tuple(board_states(spec.gpu) if boards is None else boards)
     demands = demands_of(spec, states)
@@ -110,8 +110,23 @@ def allocate(
     nodes: dict[str, list[Assignment]] = {node.name: [] for node in spec.nodes if node.gpu}
     for assignment in answer.assignments:
         nodes[node_of(assignment.demand)].append(assignment)
+    _require_strategy(spec, nodes)
     notes = (*_idle_notes(spec, demands), *_pair_notes(nodes))
     return GpuAllocation({name: tuple(found) for name, found in nodes.items()}, answer, states, notes)
+
+
+def _require_strategy(spec: ClusterSpec, nodes: Mapping[str, Sequence[Assignment]]) -> None:
+    """What nodes ask for by name was looked at with the file; here is what was chosen for those that name nothing."""
+    strategy = spec.kubernetes.mig_strategy if spec.kubernetes else ""
+    cloud = [item for node in spec.nodes_of(ClusterKind.CLOUD) for item in nodes.get(node.name, ())]
+    profiles = sorted({item.profile for item in cloud if item.profile is not None})
+    if strategy == "none" and profiles:
+        why = f"`none` offers no slices to pods, and the nodes get {', '.join(profiles)}"
+    elif strategy == "single" and len(profiles) > 1:
+        why = f"`single` needs slices all alike, and the nodes get {', '.join(profiles)}"
+    else:
+        return
+    raise ConfigError(why, where="clusters.cloud.kubernetes_config.mig_strategy", fix="write `mig_strategy: mixed`")
 
 
 def node_of(demand: str) -> str:

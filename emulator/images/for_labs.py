@@ -31,6 +31,10 @@ class LabImages:
     """Translates between the store and the handlers: progress as one line, and the way back from a disk.
 
     `inputs` are what recipes name under `inputs`.
+
+    The store has one `current` pointer for all labs, and two labs may want images of one name with other inputs. What
+    was looked at and found right, or built, is therefore kept here: it is what the lab's disks are made from, wherever
+    the pointer goes in the meantime.
     """
 
     def __init__(
@@ -43,14 +47,16 @@ class LabImages:
         self._inputs = inputs or {}
         self._signatures = signatures
         self._trusted: set[str] = set()
+        self._chosen: dict[str, str] = {}
 
     def current(self, name: str) -> GoldenImage | None:
-        """The image for a lab's disks: signed by somebody whom this host trusts, if it trusts anybody by name.
+        """The image for a lab's disks, which is the one that `needs_build` or `build` settled on: signed by somebody
+        whom this host trusts, if it trusts anybody by name.
 
         Raises:
             HyperscalerError: it is not, or is not what was signed.
         """
-        image = self.store.current(name)
+        image = self.store.current(self._chosen.get(name, name))
         if image is not None and self._signatures is not None and image.digest not in self._trusted:
             if self._signatures.required:
                 self._signatures.check(self.store, image)
@@ -62,7 +68,28 @@ class LabImages:
         return self.store.kept(name)
 
     def needs_build(self, name: str, *, held: bool = True) -> str | None:
-        """Why a lab's image must be built, in words; None when it is there. See `ImageStore.needs_build`."""
+        """Why a lab's image must be built, in words; None when it is there, and then `current` gives this one from now
+        on. See `ImageStore.needs_build`."""
+        while True:
+            seen = self._pointed_at(name)
+            reason = self._needs_build(name, held=held)
+            if reason is not None:
+                self._chosen.pop(name, None)
+                return reason
+            if seen is not None and self._pointed_at(name) == seen:  # else another image came while this looked
+                self._choose(name, seen)
+                return None
+
+    def _pointed_at(self, name: str) -> GoldenImage | None:
+        try:
+            return self.store.current(name)
+        except StateError:
+            return None
+
+    def _choose(self, name: str, image: GoldenImage) -> None:
+        self._chosen[name] = f"{image.name}@{image.digest}"
+
+    def _needs_build(self, name: str, *, held: bool) -> str | None:
         reference = parse_reference(name)
         if reference is not None and reference.fixed:
             return self.store.needs_build(name)
@@ -85,7 +112,9 @@ class LabImages:
                 where="images",
                 fix="see what there is with `hyperscaler image list`; name the image alone to build the recipe's",
             )
-        return self.store.build(name, progress=show, inputs=self.inputs(name, progress), force=force)
+        image = self.store.build(name, progress=show, inputs=self.inputs(name, progress), force=force)
+        self._choose(name, image)
+        return image
 
     def inputs(self, name: str, progress: Callable[[str], None]) -> dict[str, Path]:
         """The trees that the recipe of this name takes in, built or fetched where they are not here yet."""

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import yaml
 
 from emulator.errors import ConfigError
+from emulator.spec.kubernetes_versions import is_full_version
 from emulator.spec.model import ClusterKind, ClusterSpec, Role
 
 # The CNI `bridge` is the lab's own; Kubespray knows it as "cni": it lays the programs and leaves configuration alone.
@@ -44,7 +45,8 @@ def kubespray_inventory(spec: ClusterSpec, connection: Mapping[str, object]) -> 
                 "kube_pods_subnet": str(spec.kubernetes.pod_subnet),
                 "kube_service_addresses": str(spec.kubernetes.service_subnet),
                 "container_manager": "containerd",
-                **({"kube_version": spec.kubernetes.version} if spec.kubernetes.version else {}),
+                # Kubespray looks the version up in its list of checksums, which has full ones only.
+                **({"kube_version": spec.kubernetes.version} if is_full_version(spec.kubernetes.version) else {}),
             },
             "children": {
                 "kube_control_plane": {"hosts": {name: {} for name in heads}},

@@ -25,9 +25,13 @@ from emulator.kubernetes_build.release import (
     read_release,
     verify_release,
 )
+from emulator.kubernetes_build.room import require_room
 
 _BLOCK = 1024 * 1024
 _BROKEN_FIX = "copy the bundle again, or make it anew: hyperscaler bundle create"
+# What Python's tarfile lets out at a header that makes no sense, beside errors of its own: numbers that are none, sizes
+# that no file has, headers of headers of headers.
+_MALFORMED = (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError, MemoryError)
 
 
 def create_bundle(release: Release, path: Path) -> ReleaseManifest:
@@ -94,6 +98,7 @@ def unpack_bundle(path: Path, cache: Path) -> Release:
 
     Raises:
         UsageError, ReleaseError: see `verify_bundle`; nothing is left of a bad bundle.
+        HostNotFitError: the bundle's files are larger than the room that is free.
     """
     with _opened(path) as archive:
         manifest = _manifest(archive, path)
@@ -102,6 +107,7 @@ def unpack_bundle(path: Path, cache: Path) -> Release:
             return found
         final = _place(manifest, cache)
         cache.mkdir(parents=True, exist_ok=True)
+        require_unpack_room(manifest, cache)
         stage = cache / f".unpack-{os.getpid()}"
         shutil.rmtree(stage, ignore_errors=True)
         for name in DIRECTORIES:
@@ -127,6 +133,11 @@ def unpacked(manifest: ReleaseManifest, cache: Path) -> Release | None:
     return found if found.manifest.digest == manifest.digest else None
 
 
+def require_unpack_room(manifest: ReleaseManifest, cache: Path) -> None:
+    """Raises: HostNotFitError when `cache`, which need not be there yet, has no room for the bundle's files."""
+    require_room(cache, sum(file.size for file in manifest.files.values()), "unpacking the bundle")
+
+
 def _place(manifest: ReleaseManifest, cache: Path) -> Path:
     return cache / f"{manifest.version}-{manifest.digest[:12]}"
 
@@ -138,13 +149,13 @@ def _opened(path: Path) -> Iterator[tarfile.TarFile]:
     try:
         with tarfile.open(path, mode="r:") as archive:
             yield archive
-    except (tarfile.TarError, EOFError) as error:
+    except _MALFORMED as error:
         raise ReleaseError(f"not a bundle, or cut short: {error}", where=str(path), fix=_BROKEN_FIX) from error
 
 
 def _manifest(archive: tarfile.TarFile, path: Path) -> ReleaseManifest:
     member = archive.next()
-    if member is None or member.name != MANIFEST or not member.isreg() or member.size > MAX_MANIFEST_BYTES:
+    if member is None or member.name != MANIFEST or not _is_plain(member) or member.size > MAX_MANIFEST_BYTES:
         raise ReleaseError(f"not a bundle: {MANIFEST} does not come first", where=str(path), fix=_BROKEN_FIX)
     stream = archive.extractfile(member)
     text = stream.read().decode("utf-8", errors="replace") if stream is not None else ""
@@ -162,7 +173,7 @@ def _walk(archive: tarfile.TarFile, manifest: ReleaseManifest, path: Path, targe
     try:
         while (member := archive.next()) is not None:
             expected = manifest.files.get(member.name)
-            if expected is None or not member.isreg() or member.name in seen:
+            if expected is None or not _is_plain(member) or member.name in seen:
                 faults.append(f"{member.name!r} does not belong there")
                 continue
             seen.add(member.name)
@@ -173,13 +184,18 @@ def _walk(archive: tarfile.TarFile, manifest: ReleaseManifest, path: Path, targe
             digest = _copy(stream, None if target is None else target / member.name)
             if digest != expected.sha256:
                 faults.append(f"{member.name}: sha256 is {digest}, the manifest says {expected.sha256}")
-    except (tarfile.TarError, EOFError) as error:
-        faults.append(f"cut short: {error}")
+    except _MALFORMED as error:
+        faults.append(f"cut short or damaged: {error}")
     faults += [f"{name} is missing" for name in sorted(set(manifest.files) - seen)]
     if faults:
         raise ReleaseError(
             "the bundle is not what its manifest says:\n    " + "\n    ".join(faults), where=str(path), fix=_BROKEN_FIX
         )
+
+
+def _is_plain(member: tarfile.TarInfo) -> bool:
+    """Whether it is a file with all of its bytes in the bundle, which a sparse one is not."""
+    return member.type == tarfile.REGTYPE and not member.issparse()
 
 
 def _copy(source: IO[bytes], target: Path | None) -> str:

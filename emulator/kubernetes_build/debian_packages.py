@@ -38,12 +38,7 @@ class DebianArchive:
             HostNotFitError: the host's apt has no sources of the Debian release.
             CommandError: apt could not reach them.
         """
-        if not self.lines:
-            raise HostNotFitError(
-                "Kubernetes cannot be built from source: this host's apt has no sources of Debian 12",
-                fix="build on a Debian 12 host and carry the result over: hyperscaler bundle create, then"
-                " kubernetes.source: bundle:PATH",
-            )
+        require_sources(self.lines)
         for name in ("lists/partial", "cache/archives/partial", "parts", "debs", "source"):
             (self.directory / name).mkdir(parents=True, exist_ok=True)
         sources = list(self.lines)
@@ -104,6 +99,16 @@ class DebianArchive:
         }
         settings = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
         return self.runner.run([program, "--quiet", *settings, *words], timeout=timeout, cwd=cwd)
+
+
+def require_sources(lines: Sequence[str]) -> None:
+    """Raises: HostNotFitError when there are no sources of the Debian release."""
+    if not lines:
+        raise HostNotFitError(
+            "Kubernetes cannot be built from source: this host's apt has no sources of Debian 12",
+            fix="build on a Debian 12 host and carry the result over: hyperscaler bundle create, then"
+            " kubernetes.source: bundle:PATH",
+        )
 
 
 def _newest(paths: Iterable[Path]) -> Path:

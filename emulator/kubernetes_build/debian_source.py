@@ -7,18 +7,20 @@ import os
 import shutil
 from pathlib import Path
 
-from emulator.errors import HyperscalerError, StateError
+from emulator.errors import StateError
 from emulator.kubernetes_build.container_images import IMAGE_PACKAGES, REPOSITORY, ImageRoots
-from emulator.kubernetes_build.debian_packages import DebianArchive
+from emulator.kubernetes_build.debian_packages import DebianArchive, require_sources
 from emulator.kubernetes_build.docker_archive import write_archive
 from emulator.kubernetes_build.go_build import TOOLCHAIN_PACKAGES, GoTree, Progress
 from emulator.kubernetes_build.release import (
+    ARCHITECTURE,
     MANIFEST,
     Release,
     ReleaseManifest,
     describe_file,
     read_release,
 )
+from emulator.kubernetes_build.room import require_room
 from emulator.ports import ProcessRunner
 from emulator.spec.kubernetes_versions import DEBIAN_SOURCE_VERSION
 
@@ -58,20 +60,29 @@ class KubernetesBuild:
         except (OSError, StateError):
             return None
 
+    def require_host(self) -> None:
+        """What a build needs of this host; reads only.
+
+        Raises:
+            HostNotFitError: apt has no Debian 12 sources, or there is not enough space.
+        """
+        require_sources(self._sources)
+        require_room(self._cache, _SPACE_BYTES, "building Kubernetes")
+
     def build(self, *, progress: Progress) -> Release:
         """The release: the cached one, else a new one. To be called under `cache_lock`.
 
         Raises:
-            HostNotFitError: apt has no Debian 12 sources.
-            HyperscalerError: not enough space, or the packages no longer hold what is needed.
+            HostNotFitError: apt has no Debian 12 sources, or there is not enough space.
+            HyperscalerError: the packages no longer hold what is needed.
             CommandError: apt or the compiler failed.
         """
         found = self.cached()
         if found is not None:
             return found
         work = self._cache / f"build-{self._key()}"
+        self.require_host()
         work.mkdir(parents=True, exist_ok=True)
-        self._check_space(work)
         release = self._build(work, progress)
         shutil.rmtree(work)
         return release
@@ -100,10 +111,10 @@ class KubernetesBuild:
         progress("container images", "")
         names = self._image_names(compiled / "kubeadm")
         images = ImageRoots(work / "roots", compiled, debian, names).build()
-        write_archive(stage / "images" / "kubernetes.tar", images, architecture="amd64")
+        write_archive(stage / "images" / "kubernetes.tar", images, architecture=ARCHITECTURE)
         manifest = ReleaseManifest(
             version=DEBIAN_SOURCE_VERSION,
-            architecture="amd64",
+            architecture=ARCHITECTURE,
             origin=f"Debian source package {SOURCE_PACKAGE} {packages[SOURCE_PACKAGE]}",
             repository=REPOSITORY,
             pause_image=names["pause"],
@@ -159,12 +170,3 @@ class KubernetesBuild:
         temporary.symlink_to(final.name)
         temporary.rename(pointer)
         return Release(final, manifest)
-
-    def _check_space(self, work: Path) -> None:
-        free = shutil.disk_usage(work).free
-        if free < _SPACE_BYTES:
-            raise HyperscalerError(
-                f"building Kubernetes needs 6 GiB of disk, {free / 1024**3:.1f} GiB are free",
-                where=str(work),
-                fix="free some space, or put HYPERSCALER_HOME on another file system",
-            )

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from emulator.errors import HyperscalerError
+from emulator.errors import HostNotFitError, HyperscalerError
 from emulator.kubernetes.containerd import CNI_PROGRAMS, containerd_config
 from emulator.kubernetes_build.content_store import PACKAGE, ContentStore
 from emulator.kubernetes_build.debian_packages import DebianArchive
@@ -39,6 +39,14 @@ class NodeFiles:
         """Where the tree of a release lies or will lie."""
         return self.cache / f"node-{LAYOUT_VERSION}-{release.manifest.version}-{release.manifest.digest[:12]}"
 
+    def require_host(self) -> None:
+        """Raises: HostNotFitError when this host cannot make the files of any release; reads only."""
+        if not self.sources:
+            raise HostNotFitError(
+                "the nodes' containerd comes from Debian 12, and this host's apt has no sources of it",
+                fix="add sources of Debian 12 (bookworm) to this host's apt, with a priority below its own release's",
+            )
+
     def make(self, release: Release) -> Path:
         """The tree, laid out as the guest's root. To be called under `cache_lock`.
 
@@ -64,11 +72,12 @@ class NodeFiles:
             store = ContentStore(work / "tools", work / "store", self.runner)
             images = store.fill(stage / CONTAINERD_ROOT, release.image_tars)
             _check_images(release, images)
+            # What has its name counts as whole from then on, also after a loss of power.
+            os.sync()
+            stage.rename(final)
         finally:
-            shutil.rmtree(work, ignore_errors=True)
-        # What has its name counts as whole from then on, also after a loss of power.
-        os.sync()
-        stage.rename(final)
+            for path in (stage, work):
+                shutil.rmtree(path, ignore_errors=True)
         return final
 
     @staticmethod

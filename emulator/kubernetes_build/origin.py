@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import yaml
@@ -23,15 +24,18 @@ PROBE_SECONDS = 4.0
 _IMAGE_LINE = re.compile(
     r"""^(?P<before>\s*(?:-\s+)?image:\s*)(?P<quote>["']?)(?P<name>[^\s"'{}]+)(?P=quote)\s*$""", re.M
 )
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _REFERENCE = re.compile(r"[a-z0-9][a-z0-9./:_-]{0,200}(?:@sha256:[0-9a-f]{64})?", re.I)
 
 
 @dataclass(frozen=True, slots=True)
 class Addon:
-    """`version` is the add-on's own; `manifest` a URL."""
+    """`version` is the add-on's own; `manifest` a URL. `sha256` is what the file there must have, if it is known."""
 
     version: str
     manifest: str
+    # Not part of what a wish for a release is known by: a checksum that is written down later changes no file.
+    sha256: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +59,17 @@ def read_origin(path: Path) -> Origin:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
         if raw["format"] != FORMAT:
             raise ValueError(f"format {raw['format']!r}")
-        addons = {str(name): Addon(str(each["version"]), str(each["manifest"])) for name, each in raw["addons"].items()}
+        addons = {str(name): _addon(each) for name, each in raw["addons"].items()}
         return Origin(str(raw["packages"]), str(raw["key"]), str(raw["fingerprint"]), str(raw["registry"]), addons)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise StateError(f"cannot be used: {error}", where=str(path), fix="install hyperscaler again") from error
+
+
+def _addon(raw: Mapping[str, object]) -> Addon:
+    sha256 = str(raw.get("sha256", ""))
+    if sha256 and not _SHA256.fullmatch(sha256):
+        raise ValueError(f"{sha256!r} is not a sha256")
+    return Addon(str(raw["version"]), str(raw["manifest"]), sha256)
 
 
 def is_reachable(url: str, *, timeout: float = PROBE_SECONDS) -> bool:
@@ -118,10 +129,14 @@ def full_reference(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class AddonManifest:
-    """`text` names its images by tag alone, as the nodes have them; `images` maps that name to what to fetch."""
+    """`text` names its images by tag alone, as the nodes have them; `images` maps that name to what to fetch.
+
+    `sha256` is that of the file before anything was changed in it; empty for one that was not fetched.
+    """
 
     text: str
     images: Mapping[str, str]
+    sha256: str = ""
 
 
 def prepare_manifest(text: str) -> AddonManifest:
@@ -142,6 +157,26 @@ def prepare_manifest(text: str) -> AddonManifest:
         return f"{found['before']}{plain}"
 
     return AddonManifest(_IMAGE_LINE.sub(rename, text), images)
+
+
+def fetch_manifest(addon: Addon) -> AddonManifest:
+    """An add-on's manifest from upstream.
+
+    Raises:
+        HostNotFitError: it cannot be had, is no manifest, or is another file than the one whose checksum is known.
+    """
+    data = download(addon.manifest)
+    sha256 = hashlib.sha256(data).hexdigest()
+    if addon.sha256 not in ("", sha256):
+        raise HostNotFitError(
+            f"its sha256 is {sha256}, and should be {addon.sha256}: the file was changed since",
+            where=addon.manifest,
+            fix="look at what is there now; if it can be trusted, write its sha256 in config/kubernetes/upstream.yaml",
+        )
+    try:
+        return replace(prepare_manifest(data.decode("utf-8")), sha256=sha256)
+    except ValueError as error:
+        raise HostNotFitError(f"is not a manifest: {error}", where=addon.manifest) from error
 
 
 def archive_name(reference: str) -> str:

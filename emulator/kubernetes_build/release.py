@@ -21,9 +21,14 @@ DIRECTORIES = ("bin", "images", "manifests")
 _PATH = re.compile(r"(bin|images|manifests)/[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _VERSION = re.compile(r"\d{1,2}\.\d{1,3}\.\d{1,3}")
 _IMAGE = re.compile(r"[a-z0-9][a-z0-9.-]{0,200}(?::\d{1,5})?(?:/[a-z0-9][a-z0-9._-]{0,100}){0,8}:[A-Za-z0-9._-]{1,100}")
+_ADDON = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 NODE_PROGRAMS = ("kubeadm", "kubelet", "kubectl")
+# What kubeadm starts, under the names that it gives to the images; the first four have the version of the release.
+_VERSIONED_IMAGES = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy")
+ARCHITECTURE = "amd64"
+"""Of the guests, and so of every release that they can use."""
 
 
 class ReleaseError(HyperscalerError):
@@ -43,7 +48,8 @@ class ReleaseManifest:
     """`version` such as 1.20.2; `origin` says in words where it came from.
 
     `repository` is kubeadm's imageRepository; `images` are the references that the tars hold; `cluster_dns` and
-    `tools` name the image of the cluster's DNS server and of the pods that verify starts.
+    `tools` name the image of the cluster's DNS server and of the pods that verify starts. `fetched` has, by add-on, the
+    SHA-256 of its manifest as upstream had it, before anything was changed in it.
     """
 
     version: str
@@ -56,6 +62,7 @@ class ReleaseManifest:
     images: tuple[str, ...]
     files: Mapping[str, ReleaseFile]
     packages: Mapping[str, str] = field(default_factory=dict)
+    fetched: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def addons(self) -> tuple[str, ...]:
@@ -83,6 +90,7 @@ class ReleaseManifest:
             "tools": self.tools,
             "images": list(self.images),
             "packages": dict(sorted(self.packages.items())),
+            "fetched": dict(sorted(self.fetched.items())),
             "files": {path: {"sha256": file.sha256, "size": file.size} for path, file in sorted(self.files.items())},
         }
         return json.dumps(document, indent=2) + "\n"
@@ -141,6 +149,9 @@ def parse_manifest(text: str, *, where: str) -> ReleaseManifest:
             images=tuple(_checked(image, _IMAGE) for image in raw["images"]),
             files=files,
             packages={str(name): str(version) for name, version in raw.get("packages", {}).items()},
+            fetched={
+                _checked(name, _ADDON): _checked(sha256, _SHA256) for name, sha256 in raw.get("fetched", {}).items()
+            },
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ReleaseError(f"not a release manifest: {error}", where=where) from error
@@ -206,3 +217,14 @@ def verify_release(release: Release) -> list[str]:
 def missing_programs(manifest: ReleaseManifest) -> tuple[str, ...]:
     """Programs that a node needs and the release lacks."""
     return tuple(name for name in NODE_PROGRAMS if f"bin/{name}" not in manifest.files)
+
+
+def missing_images(manifest: ReleaseManifest) -> tuple[str, ...]:
+    """Container images that a cluster needs and the release lacks."""
+    fixed = [f"{manifest.repository}/{name}:v{manifest.version}" for name in _VERSIONED_IMAGES]
+    fixed += [manifest.pause_image, manifest.cluster_dns, manifest.tools]
+    missing = [reference for reference in dict.fromkeys(fixed) if reference not in manifest.images]
+    etcd = f"{manifest.repository}/etcd"
+    if not any(reference.rpartition(":")[0] == etcd for reference in manifest.images):
+        missing.append(etcd)
+    return tuple(missing)

@@ -3,26 +3,37 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from emulator.errors import ConfigError
 from emulator.kubernetes.addons import missing_addons, wanted_addons
-from emulator.kubernetes_build.bundle import show_bundle, unpack_bundle, unpacked, verify_bundle
+from emulator.kubernetes_build.bundle import (
+    require_unpack_room,
+    show_bundle,
+    unpack_bundle,
+    unpacked,
+    verify_bundle,
+)
 from emulator.kubernetes_build.cache_lock import cache_lock
 from emulator.kubernetes_build.debian_source import KubernetesBuild
 from emulator.kubernetes_build.go_build import Progress
 from emulator.kubernetes_build.node_files import NodeFiles
-from emulator.kubernetes_build.release import Release, ReleaseManifest
-from emulator.kubernetes_build.upstream import UpstreamFetch, unreachable
-from emulator.spec.kubernetes_versions import DEBIAN_SOURCE_VERSION
+from emulator.kubernetes_build.release import ARCHITECTURE, Release, ReleaseError, ReleaseManifest, missing_images
+from emulator.kubernetes_build.room import remove_leftovers
+from emulator.kubernetes_build.upstream import UpstreamFetch
+from emulator.spec.kubernetes_versions import BUNDLE_MINORS, DEBIAN_SOURCE_VERSION, minor_of
 from emulator.spec.model import KubernetesSpec
 
 BUNDLE = "bundle:"
 DEBIAN_SOURCE = "debian-source"
 UPSTREAM = "upstream"
 AUTO = "auto"
+# Directories of work under way. What has such a name while nobody works was left by a run that was killed. A build of
+# Debian's source is not among them, because the next one goes on with it.
+_WORK = (".unpack-*", "upstream-*.work", "node-*.new", "node-*.work")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,20 +55,26 @@ class KubernetesSources:
         if kind == DEBIAN_SOURCE:
             _require_debian_source(wants)
             release = self.build.cached()
+            if release is None:
+                self.build.require_host()
         elif kind == UPSTREAM:
             require_addons(wants, self.upstream.origin.addons)
             release = self.upstream.cached(wants.version, wanted_addons(wants))
             if release is None and not self.upstream.is_reachable(wants.version):
-                raise unreachable(self.upstream.origin.packages)
+                raise self.upstream.unreachable(wants.version)
         else:
             path = Path(kind.removeprefix(BUNDLE))
             manifest = show_bundle(path)
-            _require_bundle(manifest, wants)
+            _require_bundle(manifest, wants, where=str(path))
             release = Release(self.cache, manifest)
             if not self.files.directory(release).is_dir() and unpacked(manifest, self.cache) is None:
                 _verify(path)
+                require_unpack_room(manifest, self.cache)
         found = self.files.directory(release) if release is not None else None
-        return found if found is not None and found.is_dir() else None
+        if found is not None and found.is_dir():
+            return found
+        self.files.require_host()
+        return None
 
     def release(self, wants: KubernetesSpec, *, progress: Progress) -> Release:
         """The lab's release on this host: built, fetched or unpacked when it is not here yet.
@@ -66,8 +83,15 @@ class KubernetesSources:
             UsageError, ReleaseError, ConfigError, HostNotFitError: the source cannot give what the lab wants.
             CommandError: a step of a build failed.
         """
-        with cache_lock(self.cache, progress):
+        with self._locked(progress):
             return self._release(wants, progress)
+
+    @contextmanager
+    def _locked(self, progress: Progress) -> Iterator[None]:
+        with cache_lock(self.cache, progress):
+            for pattern in _WORK:
+                remove_leftovers(self.cache, pattern)
+            yield
 
     def _release(self, wants: KubernetesSpec, progress: Progress) -> Release:
         kind = self.resolve(wants)
@@ -78,13 +102,13 @@ class KubernetesSources:
             require_addons(wants, self.upstream.origin.addons)
             return self.upstream.fetch(wants.version, wanted_addons(wants), progress=progress)
         progress("unpack the bundle", "")
-        release = unpack_bundle(Path(kind.removeprefix(BUNDLE)), self.cache)
-        _require_bundle(release.manifest, wants)
-        return release
+        path = Path(kind.removeprefix(BUNDLE))
+        _require_bundle(show_bundle(path), wants, where=str(path))
+        return unpack_bundle(path, self.cache)
 
     def make(self, wants: KubernetesSpec, *, progress: Progress) -> Path:
         """The node files of the lab's release, made when they are not here yet; raises what `release` raises."""
-        with cache_lock(self.cache, progress):
+        with self._locked(progress):
             release = self._release(wants, progress)
             progress("container images of a node", "")
             return self.files.make(release)
@@ -125,7 +149,26 @@ def _require_debian_source(wants: KubernetesSpec) -> None:
     require_addons(wants, ())
 
 
-def _require_bundle(manifest: ReleaseManifest, wants: KubernetesSpec) -> None:
+def _require_bundle(manifest: ReleaseManifest, wants: KubernetesSpec, *, where: str) -> None:
+    if minor_of(manifest.version) not in BUNDLE_MINORS:
+        raise ReleaseError(
+            f"the bundle holds Kubernetes {manifest.version}, which this version of the program cannot set up",
+            where=where,
+            fix=f"take a bundle of one of {', '.join(BUNDLE_MINORS)}",
+        )
+    if manifest.architecture != ARCHITECTURE:
+        raise ReleaseError(
+            f"the bundle is for {manifest.architecture}, and the nodes are {ARCHITECTURE}",
+            where=where,
+            fix=f"make the bundle on an {ARCHITECTURE} machine: hyperscaler bundle create",
+        )
+    missing = missing_images(manifest)
+    if missing:
+        raise ReleaseError(
+            f"the bundle lacks container images that a cluster needs: {', '.join(missing)}",
+            where=where,
+            fix="make the bundle anew: hyperscaler bundle create",
+        )
     require_version(manifest.version, wants)
     require_addons(wants, manifest.addons)
 

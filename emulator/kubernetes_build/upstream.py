@@ -17,14 +17,14 @@ from emulator.kubernetes_build.debian_source import TOOLS_IMAGE
 from emulator.kubernetes_build.docker_archive import write_archive
 from emulator.kubernetes_build.go_build import Progress
 from emulator.kubernetes_build.origin import (
-    AddonManifest,
     Origin,
     archive_name,
     download,
+    fetch_manifest,
     is_reachable,
-    prepare_manifest,
 )
 from emulator.kubernetes_build.release import (
+    ARCHITECTURE,
     MANIFEST,
     NODE_PROGRAMS,
     Release,
@@ -40,7 +40,6 @@ SKOPEO_PACKAGES = ("skopeo", "libgpgme11", "libassuan0", "libgpg-error0", "libde
 _TOOLS_PACKAGES = ("busybox-static",)
 _COPY_TIMEOUT = 1800.0
 _LIST_TIMEOUT = 60.0
-_ARCHITECTURE = "amd64"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +60,27 @@ class UpstreamFetch:
         # The index, not the directory: the project's package host lists no directories, and says 403 for them.
         return self.reachable(self._packages(version).rstrip("/") + "/InRelease")
 
+    def unreachable(self, version: str) -> HostNotFitError:
+        """What to say when the repository of this version does not answer."""
+        return HostNotFitError(
+            "the Kubernetes project's packages cannot be reached from here",
+            where=self._packages(version),
+            fix="check the way to the internet (https_proxy), or write source: bundle:PATH or source: debian-source",
+        )
+
     def cached(self, version: str, addons: Collection[str]) -> Release | None:
-        """What was fetched for the same wish before; upstream is not asked whether there is something newer."""
+        """What was fetched for the same wish before; upstream is not asked whether there is something newer.
+
+        None also when the manifest of an add-on was another one then than the one whose checksum is known now.
+        """
         try:
-            return read_release(self._pointer(version, addons).resolve(strict=True))
+            found = read_release(self._pointer(version, addons).resolve(strict=True))
         except (OSError, StateError):
             return None
+        for name, fetched in found.manifest.fetched.items():
+            if name in self.origin.addons and self.origin.addons[name].sha256 not in ("", fetched):
+                return None
+        return found
 
     def fetch(self, version: str, addons: Collection[str], *, progress: Progress) -> Release:
         """The release: the cached one, else a new one. To be called under `cache_lock`.
@@ -85,7 +99,7 @@ class UpstreamFetch:
         if found is not None:
             return found
         if not self.is_reachable(version):
-            raise unreachable(self._packages(version))
+            raise self.unreachable(version)
         work = self.cache / f"upstream-{os.getpid()}.work"
         shutil.rmtree(work, ignore_errors=True)
         try:
@@ -101,7 +115,7 @@ class UpstreamFetch:
         packages = self._programs(version, work, stage / "bin")
         exact = packages["kubeadm"].partition("-")[0]
         progress("add-ons", ", ".join(sorted(addons)))
-        manifests = {name: self._addon(name) for name in sorted(addons)}
+        manifests = {name: fetch_manifest(self.origin.addons[name]) for name in sorted(addons)}
         for name, manifest in manifests.items():
             (stage / "manifests" / f"{name}.yaml").write_text(manifest.text, encoding="utf-8")
         wanted = self._kubeadm_images(stage / "bin/kubeadm", exact)
@@ -112,7 +126,7 @@ class UpstreamFetch:
         names = {reference.rsplit("/", 1)[1].split(":")[0]: reference for reference in wanted}
         document = ReleaseManifest(
             version=exact,
-            architecture=_ARCHITECTURE,
+            architecture=ARCHITECTURE,
             origin=f"upstream, {self._packages(version)}"[:300],
             repository=self.origin.registry,
             pause_image=names["pause"],
@@ -123,6 +137,7 @@ class UpstreamFetch:
                 str(path.relative_to(stage)): describe_file(path) for path in sorted(stage.rglob("*")) if path.is_file()
             },
             packages=packages,
+            fetched={name: manifest.sha256 for name, manifest in manifests.items()},
         )
         return self._keep(stage, document, self._pointer(version, addons))
 
@@ -153,13 +168,6 @@ class UpstreamFetch:
         return tuple(self.runner.run(argv, timeout=_LIST_TIMEOUT).stdout.split())
 
     # ---------------------------------------------------------------- images
-    def _addon(self, name: str) -> AddonManifest:
-        url = self.origin.addons[name].manifest
-        try:
-            return prepare_manifest(download(url).decode("utf-8"))
-        except ValueError as error:
-            raise HostNotFitError(f"is not a manifest: {error}", where=url) from error
-
     def _images(self, sources: Mapping[str, str], work: Path, target: Path, progress: Progress) -> dict[str, str]:
         archive = DebianArchive(work / "debian", self.debian, self.runner)
         archive.update()
@@ -172,7 +180,7 @@ class UpstreamFetch:
             progress("container images", f"{number} of {len(sources)}: {reference}")
             self._copy(tools, policy, source, target / archive_name(reference), reference)
         roots = ImageRoots(work / "roots", work, tools, {"tools": TOOLS_IMAGE})
-        write_archive(target / "tools.tar", [roots.tools()], architecture=_ARCHITECTURE)
+        write_archive(target / "tools.tar", [roots.tools()], architecture=ARCHITECTURE)
         return packages
 
     def _copy(self, tools: Path, policy: Path, source: str, archive: Path, reference: str) -> None:
@@ -180,7 +188,7 @@ class UpstreamFetch:
         name, _, digest = source.partition("@")
         # A digest says all; skopeo refuses a tag beside it.
         origin = f"{name.rpartition(':')[0]}@{digest}" if digest else name
-        options = ["--policy", str(policy), "--override-arch", _ARCHITECTURE, "--override-os", "linux"]
+        options = ["--policy", str(policy), "--override-arch", ARCHITECTURE, "--override-os", "linux"]
         insecure = ["--src-tls-verify=false"] if self.origin.insecure else []
         argv = [str(tools / "usr/bin/skopeo"), *options, "copy", "--quiet", "--retry-times", "3", *insecure]
         argv += ["--src-no-creds", f"docker://{origin}", f"docker-archive:{archive}:{reference}"]
@@ -224,12 +232,3 @@ def _fits(version: str, asked: str) -> bool:
 
 def _order(version: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", version))
-
-
-def unreachable(url: str) -> HostNotFitError:
-    """What to say when upstream does not answer."""
-    return HostNotFitError(
-        "the Kubernetes project's packages cannot be reached from here",
-        where=url,
-        fix="check the way to the internet (https_proxy), or write source: bundle:PATH or source: debian-source",
-    )

@@ -51,10 +51,9 @@ def _check_subnet(network: NetworkDraft) -> None:
     subnet, view = network.subnet, network.view.child("subnet")
     if subnet is None:
         return
-    for reserved, why in _RESERVED:
-        if subnet.overlaps(reserved):
-            view.error("network.reserved", f"{subnet} cannot be used: {reserved} {why}", "for example 192.168.100.0/24")
-            return
+    if why := reserved(subnet):
+        view.error("network.reserved", f"{subnet} cannot be used: {why}", "for example 192.168.100.0/24")
+        return
     if not LARGEST_PREFIX <= subnet.prefixlen <= SMALLEST_PREFIX:
         view.error(
             "network.size",
@@ -85,6 +84,11 @@ def _elsewhere(taken: IPv4Network) -> IPv4Network:
     """A /24 that does not overlap `taken`, for the remedy's example."""
     candidates = (IPv4Network("192.168.200.0/24"), IPv4Network("192.168.100.0/24"), IPv4Network("172.20.0.0/24"))
     return next((network for network in candidates if not network.overlaps(taken)), candidates[0])
+
+
+def reserved(subnet: IPv4Network) -> str:
+    """Why no network of a lab can be there; empty when one can."""
+    return next((f"{network} {why}" for network, why in _RESERVED if subnet.overlaps(network)), "")
 
 
 def assign_addresses(draft: Draft) -> Mapping[Role, tuple[IPv4Address, ...]]:

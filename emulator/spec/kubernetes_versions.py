@@ -21,6 +21,11 @@ def minor_of(version: str) -> str | None:
     return match[1] if match else None
 
 
+def is_full_version(version: str) -> bool:
+    """Whether it names one release: 1.31.4 does, 1.31 does not."""
+    return minor_of(version) is not None and version.count(".") == 2
+
+
 def supported_minors(source: str) -> tuple[str, ...]:
     """Minor versions that a source can give; `auto` offers what any of them does."""
     by_source: Mapping[str, tuple[str, ...]] = {

@@ -10,10 +10,11 @@ from typing import TypeVar
 
 from emulator.spec.checks_allow import allowed, check_allow
 from emulator.spec.checks_capacity import check_capacity
-from emulator.spec.checks_clusters import check_kubernetes, check_slurm
 from emulator.spec.checks_gpu import boards_of, can_slice, check_gpu
 from emulator.spec.checks_gpu_shares import check_shares, share_of
+from emulator.spec.checks_kubernetes import check_kubernetes
 from emulator.spec.checks_network import assign_addresses, check_networks, check_way_out
+from emulator.spec.checks_slurm import check_slurm
 from emulator.spec.document import parse_document
 from emulator.spec.draft import Draft
 from emulator.spec.findings import Finding, Position, Report, Severity
@@ -75,7 +76,7 @@ def parse_spec(text: str, *, file: str) -> tuple[ClusterSpec | None, Report]:
     addresses = assign_addresses(draft)
     check_allow(draft)
     check_slurm(draft)
-    check_kubernetes(draft)
+    check_kubernetes(draft, addresses)
     check_gpu(draft)
     check_shares(draft)
     check_capacity(draft)

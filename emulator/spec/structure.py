@@ -154,6 +154,8 @@ def _value_fix(schema: Schema, node: Node | None) -> str:
     examples = schema.get("examples")
     if isinstance(examples, list) and examples and isinstance(examples[0], str | int | float):
         return f"for example {examples[0]}"
+    if isinstance(choices, list) and choices:
+        return f"write {', '.join(str(each) for each in choices[:-1])} or {choices[-1]}"
     return ""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import http.server
 import os
 import socket
@@ -22,7 +23,7 @@ from emulator.images.sources import host_sources
 from emulator.kubernetes_build.bundle import create_bundle, unpack_bundle, verify_bundle
 from emulator.kubernetes_build.docker_archive import ContainerImage, write_archive
 from emulator.kubernetes_build.node_files import MANIFESTS, NodeFiles
-from emulator.kubernetes_build.origin import Addon, Origin, is_reachable
+from emulator.kubernetes_build.origin import Addon, Origin, download, is_reachable
 from emulator.kubernetes_build.upstream import SKOPEO_PACKAGES, UpstreamFetch
 
 pytestmark = pytest.mark.host
@@ -188,6 +189,8 @@ def test_a_release_is_fetched_once_and_makes_a_node(fetch: UpstreamFetch, origin
     assert manifest.pause_image == f"{origin.registry}/pause:3.10"
     assert manifest.cluster_dns == f"{origin.registry}/coredns/coredns:v1.11.3"
     assert set(manifest.images) == {*(f"{origin.registry}/{name}" for name in IMAGES), manifest.tools}
+    content = download(origin.addons["flannel"].manifest)
+    assert manifest.fetched == {"flannel": hashlib.sha256(content).hexdigest()}
     assert fetch.cached("v1.31", ["flannel"]) == release
     assert fetch.cached("1.31", []) is None
     # Out of reach from now on: what was fetched serves, anything else is told.

@@ -25,7 +25,8 @@ clusters:
 """
 
 
-def rendered(template: str, host: str, text: str = LAB) -> str:
+def inventory_of(text: str) -> tuple[dict[str, dict[str, Any]], dict[str, list[str]]]:
+    """Variables of every node, with those of the lab and its cluster, and the nodes of every group."""
     spec, report = parse_spec(text, file="f")
     assert spec is not None, report.findings
     inventory = build_inventory(spec, ConnectionFacts(ADMIN, Path("/k"), Path("/h")))
@@ -39,6 +40,11 @@ def rendered(template: str, host: str, text: str = LAB) -> str:
             groups[name] += groups[group]
             for node, variables in body["hosts"].items():
                 hostvars[node] = {**tree["vars"], **cluster.get("vars", {}), **variables, "inventory_hostname": node}
+    return hostvars, groups
+
+
+def rendered(template: str, host: str, text: str = LAB) -> str:
+    hostvars, groups = inventory_of(text)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(PLAYBOOKS / "roles" / "baseline" / "templates"),
         trim_blocks=True,

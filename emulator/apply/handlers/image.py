@@ -32,9 +32,11 @@ class BuiltImage(Protocol):
 
 
 class Images(Protocol):
-    """The image store."""
+    """The image store, as one lab sees it."""
 
-    def current(self, name: str) -> BuiltImage | None: ...
+    def current(self, name: str) -> BuiltImage | None:
+        """The image that the lab's disks are made from: what `needs_build` or `build` settled on."""
+        ...
 
     def kept(self, name: str) -> AbstractContextManager[None]:
         """While the block runs, no image of this name is removed: a disk can be made on it."""

@@ -188,3 +188,26 @@ def test_a_golden_image_is_kept_from_removal_until_the_disk_is_on_it(host: Simul
     whole = ["images.kept", "images.current", "images.current done", "create_overlay", "create_overlay done"]
     start = log.index("images.kept")
     assert log[start:] == [*whole, "images.kept done"] * 2
+
+
+def test_disks_are_made_from_the_images_that_the_plan_looked_at(
+    host: SimulatedHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is current may be another lab's by then; only what looked knows what it was."""
+    looked: list[object] = []
+    taken: list[object] = []
+
+    class Images(simulated_world.SimulatedImages):
+        def needs_build(self, name: str) -> str | None:
+            looked.append(self)
+            return super().needs_build(name)
+
+        def current(self, name: str) -> simulated_world.Image | None:
+            taken.append(self)
+            return super().current(name)
+
+    host.provision(host.lab_file(lab_text()))
+    monkeypatch.setattr(simulated_world, "SimulatedImages", Images)
+    host.provision(host.lab_file(lab_text(compute=2)))
+    assert taken
+    assert all(each is looked[0] for each in (*looked, *taken))

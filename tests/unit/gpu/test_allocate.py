@@ -19,6 +19,7 @@ from emulator.spec.model import (
     GpuDeviceSpec,
     GpuRequest,
     GpuStrategy,
+    KubernetesSpec,
     NodeSpec,
     Role,
     SliceDemand,
@@ -175,3 +176,19 @@ def test_an_unknown_board_to_be_cut_is_an_error_with_suggestions() -> None:
 def test_a_lab_without_gpus_has_no_demands() -> None:
     assert demands_of(lab(None, None), ()) == ()
     assert given(lab(None, devices=())).nodes == {}
+
+
+@pytest.mark.parametrize("strategy", ["none", "single", "mixed"])
+def test_slices_that_were_chosen_are_ones_that_kubernetes_can_offer(strategy: str) -> None:
+    chosen = {CLOUD: SliceDemand(2, {"1g.10gb": 1, "2g.20gb": 1})}
+    spec = replace(
+        lab(cloud=(GpuRequest(1), GpuRequest(1)), slices=chosen), kubernetes=KubernetesSpec(mig_strategy=strategy)
+    )
+    if strategy == "mixed":
+        assert isinstance(allocate(spec), GpuAllocation)
+        return
+    with pytest.raises(ConfigError, match=f"`{strategy}` .* the nodes get 1g.10gb, 2g.20gb") as caught:
+        allocate(spec)
+    assert caught.value.where.endswith("mig_strategy")
+    # Slurm's nodes have nothing to do with it.
+    assert isinstance(allocate(replace(lab(GpuRequest(1), GpuRequest(1)), kubernetes=spec.kubernetes)), GpuAllocation)

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from emulator.errors import ConflictError, StateError, UsageError
+from emulator.images import for_labs
 from emulator.images.builder import BuildPhase
 from emulator.images.choices import rollback, tag_image, untag_image
 from emulator.images.for_labs import LabImages
 from emulator.images.pointers import Pointers
+from emulator.images.recipe import load_recipe
 from emulator.images.references import Reference, parse_reference
 from emulator.images.store import GoldenImage, ImageStore
 
@@ -165,6 +167,50 @@ def test_a_lab_with_a_tag_gets_that_build_whatever_the_recipe_says(store, tools,
     assert labs.needs_build("demo:v2") == "there is no such build in the store"
     with pytest.raises(UsageError, match="there is no image 'demo:v2' in the store"):
         labs.build("demo:v2", progress=lambda line: None)
+
+
+@pytest.fixture
+def labs(store, recipes: Path, monkeypatch: pytest.MonkeyPatch) -> LabImages:
+    monkeypatch.setattr(for_labs, "load_recipe", lambda name: load_recipe(name, recipes))
+    return LabImages(store)
+
+
+def test_a_labs_disks_are_made_from_what_its_plan_looked_at(store, tools, labs: LabImages) -> None:
+    """Another lab, with another Kubernetes, has an image of the same name built in the meantime."""
+    first = build(store, tools, b"1")
+    assert labs.needs_build("demo") is None
+    second = build(store, tools, b"2")
+    assert labs.current("demo") == first
+    assert LabImages(store).current("demo") == second
+    # Looking again is another plan.
+    assert labs.needs_build("demo") is None
+    assert labs.current("demo") == second
+
+
+def test_a_labs_disks_are_made_from_what_was_built_for_it(store, tools, labs: LabImages) -> None:
+    assert labs.needs_build("demo") == "not built yet"
+    first = labs.build("demo", progress=lambda line: None)
+    build(store, tools, b"2")
+    assert labs.current("demo") == first
+    store.remove(first.digest, [])
+    assert labs.current("demo") is None, "another's is not taken instead"
+
+
+def test_an_image_that_comes_while_a_plan_looks_is_looked_at_too(
+    store, tools, labs: LabImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = build(store, tools, b"1")
+    look, looked = store.needs_build, []
+
+    def needs_build(*arguments: object, **options: object) -> str | None:
+        answer = look(*arguments, **options)
+        if not looked:
+            looked.append(build(store, tools, b"2"))
+        return answer
+
+    monkeypatch.setattr(store, "needs_build", needs_build)
+    assert labs.needs_build("demo") is None
+    assert labs.current("demo") == looked[0] != first
 
 
 def test_a_digest_that_only_begins_like_the_directory_is_another_image(store, tools) -> None:

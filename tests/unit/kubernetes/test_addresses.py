@@ -14,7 +14,7 @@ from emulator.kubernetes.kubespray import kubespray_inventory
 from emulator.spec.model import ClusterKind, ClusterSpec, KubernetesSpec, NetworkSpec, NodeSpec, Role
 
 
-def lab(*last_octets: int, pods: str = "10.244.0.0/16", cni: str = "bridge") -> ClusterSpec:
+def lab(*last_octets: int, pods: str = "10.244.0.0/16", cni: str = "bridge", version: str = "") -> ClusterSpec:
     nodes = tuple(
         NodeSpec(
             "cloud-control-plane" if index == 0 else f"cloud-cpu-worker-{index}",
@@ -27,7 +27,7 @@ def lab(*last_octets: int, pods: str = "10.244.0.0/16", cni: str = "bridge") -> 
         for index, octet in enumerate(last_octets)
     )
     network = NetworkSpec(ClusterKind.CLOUD, IPv4Network("10.20.0.0/24"), "virbr-cloud")
-    kubernetes = KubernetesSpec(cni=cni, pod_subnet=IPv4Network(pods))
+    kubernetes = KubernetesSpec(cni=cni, pod_subnet=IPv4Network(pods), version=version)
     return ClusterSpec("demo", "", nodes, {ClusterKind.CLOUD: network}, kubernetes=kubernetes)
 
 
@@ -76,3 +76,11 @@ def test_kubespray_gets_its_groups_and_variables(cni: str, plugin: str) -> None:
     assert set(children["k8s_cluster"]["children"]) == {"kube_control_plane", "kube_node"}
     assert document["vars"]["kube_network_plugin"] == plugin
     assert document["vars"]["ansible_user"] == "root"
+
+
+@pytest.mark.parametrize(
+    ("version", "given"), [("", None), ("1.31", None), ("v1.31", None), ("1.31.4", "1.31.4"), ("v1.31.4", "v1.31.4")]
+)
+def test_kubespray_is_told_full_versions_only(version: str, given: str | None) -> None:
+    document = yaml.safe_load(kubespray_inventory(lab(10, 11, version=version), {}))["all"]
+    assert document["vars"].get("kube_version") == given

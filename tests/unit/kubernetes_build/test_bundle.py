@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from emulator.errors import UsageError
+from emulator.errors import HostNotFitError, UsageError
 from emulator.kubernetes_build.bundle import create_bundle, show_bundle, unpack_bundle, verify_bundle
 from emulator.kubernetes_build.release import (
     MANIFEST,
@@ -46,6 +46,7 @@ def release(tmp_path: Path) -> Release:
         tools="hyperscaler.invalid/kubernetes/tools:1",
         images=("hyperscaler.invalid/kubernetes/pause:3.2",),
         files={name: describe_file(directory / name) for name in FILES},
+        fetched={"calico": "a" * 64},
     )
     (directory / MANIFEST).write_text(manifest.to_json())
     return Release(directory, manifest)
@@ -155,6 +156,9 @@ def test_a_link_in_place_of_a_file_is_refused(bundle: Path) -> None:
         {"files": {"bin/kubeadm": {"sha256": "0" * 63, "size": 1}}},
         {"files": {"bin/kubeadm": {"sha256": "0" * 64, "size": -1}}},
         {"files": {}},
+        {"fetched": {"calico": "0"}},
+        {"fetched": {"../calico": "0" * 64}},
+        {"fetched": ["calico"]},
         {"pause_image": "pause; rm -rf /"},
         {"pause_image": 'x:1"\n[plugins]'},
     ],
@@ -177,3 +181,64 @@ def test_something_else_is_no_bundle(tmp_path: Path) -> None:
         show_bundle(path)
     with pytest.raises(UsageError, match="there is no bundle"):
         show_bundle(tmp_path / "absent")
+
+
+def sparse(member: tarfile.TarInfo, form: str) -> bytes:
+    """One zero byte that says of itself to be a file of the member's size, in one of the ways of GNU tar."""
+    size = member.size
+    if form == "gnu":
+        member.type, member.size = tarfile.GNUTYPE_SPARSE, 0
+        block = bytearray(member.tobuf(tarfile.GNU_FORMAT))
+        block[386:398], block[398:410], block[483:495] = b"0" * 11 + b"\0", b"0" * 11 + b"\0", b"%011o\0" % size
+        total = 256 + sum(block[:148]) + sum(block[156:])
+        block[148:156] = f"{total:06o}\0 ".encode()
+        return bytes(block)
+    member.size = 0
+    member.pax_headers = {"GNU.sparse.map": "0,0", "GNU.sparse.size": str(size)}
+    return member.tobuf(tarfile.PAX_FORMAT)
+
+
+@pytest.mark.parametrize("form", ["gnu", "pax"])
+def test_a_sparse_file_is_refused_and_takes_no_room(tmp_path: Path, form: str) -> None:
+    # 1 MiB of zeros is the kubelet of this bundle, and its manifest says so truthfully.
+    content = {**FILES, "bin/kubelet": bytes(1024 * 1024)}
+    stream = io.BytesIO()
+    files = {}
+    for name, data in content.items():
+        (tmp_path / "one").write_bytes(data)
+        files[name] = describe_file(tmp_path / "one")
+    manifest = ReleaseManifest("1.20.2", "amd64", "a test", "r", "p:1", "d:1", "t:1", (), files)
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        for name, data in {MANIFEST: manifest.to_json().encode(), **content}.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            if name == "bin/kubelet":
+                stream.write(sparse(member, form))
+                archive.offset = stream.tell()
+            else:
+                archive.addfile(member, io.BytesIO(data))
+    path = tmp_path / "sparse.bundle"
+    path.write_bytes(stream.getvalue())
+    with tarfile.open(path) as archive:
+        assert archive.getmember("bin/kubelet").issparse()
+    with pytest.raises(ReleaseError, match="'bin/kubelet' does not belong there"):
+        verify_bundle(path)
+
+
+@pytest.mark.parametrize("records", [{"GNU.sparse.map": "x"}, {"GNU.sparse.size": "9" * 30}, {"size": "1" + "0" * 30}])
+def test_an_extended_header_with_garbage_is_told(bundle: Path, records: dict[str, str]) -> None:
+    with tarfile.open(bundle, "a", format=tarfile.PAX_FORMAT) as archive:
+        member = tarfile.TarInfo("bin/extra")
+        member.pax_headers = records
+        archive.addfile(member, io.BytesIO(b""))
+    with pytest.raises(ReleaseError, match="not what its manifest says"):
+        verify_bundle(bundle)
+
+
+def test_a_bundle_larger_than_the_free_disk_is_refused_before_anything_is_made(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 50_000})())
+    with pytest.raises(HostNotFitError, match=r"unpacking the bundle needs 0 MiB of disk"):
+        unpack_bundle(bundle, tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []

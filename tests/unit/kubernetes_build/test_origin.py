@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -9,9 +10,12 @@ import pytest
 
 from emulator.errors import HostNotFitError, StateError
 from emulator.kubernetes.addons import _ADDON_OF_VALUE
+from emulator.kubernetes_build import origin
 from emulator.kubernetes_build.origin import (
+    Addon,
     archive_name,
     download,
+    fetch_manifest,
     full_reference,
     is_reachable,
     prepare_manifest,
@@ -113,3 +117,36 @@ def test_the_newest_fitting_version_is_taken() -> None:
     assert newest(have, "v1.31.4") == "1.31.4-1.1"
     assert newest(have, "") == "1.31.10-1.1"
     assert newest(have, "1.3") is None
+
+
+def test_a_manifest_is_the_one_whose_checksum_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = MANIFEST.encode()
+    monkeypatch.setattr(origin, "download", lambda url: data)
+    right = hashlib.sha256(data).hexdigest()
+    for sha256 in ("", right):
+        fetched = fetch_manifest(Addon("v1", "https://x.invalid/y", sha256))
+        assert fetched.sha256 == right, "of the file, not of what was made of it"
+        assert fetched.images == prepare_manifest(MANIFEST).images
+    with pytest.raises(HostNotFitError, match=f"its sha256 is {right}, and should be {'0' * 64}") as caught:
+        fetch_manifest(Addon("v1", "https://x.invalid/y", "0" * 64))
+    assert caught.value.where == "https://x.invalid/y"
+
+
+@pytest.mark.parametrize("data", [b"\xff\xfe", b"image: $(X)\n"])
+def test_what_is_no_manifest_is_told(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
+    monkeypatch.setattr(origin, "download", lambda url: data)
+    with pytest.raises(HostNotFitError, match="is not a manifest"):
+        fetch_manifest(Addon("v1", "https://x.invalid/y"))
+
+
+def test_checksums_of_addons_are_read_and_judged(tmp_path: Path) -> None:
+    text = (share_dir() / "config" / "kubernetes" / "upstream.yaml").read_text()
+    path = tmp_path / "upstream.yaml"
+    path.write_text(text.replace("    version: v0.26.2\n", f"    version: v0.26.2\n    sha256: {'a' * 64}\n"))
+    assert {name: addon.sha256 for name, addon in read_origin(path).addons.items() if addon.sha256} == {
+        "flannel": "a" * 64
+    }
+    assert repr(read_origin(path)) == repr(read_origin(share_dir() / "config" / "kubernetes" / "upstream.yaml"))
+    path.write_text(text.replace("    version: v0.26.2\n", "    version: v0.26.2\n    sha256: abc\n"))
+    with pytest.raises(StateError, match="'abc' is not a sha256"):
+        read_origin(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,12 @@ from emulator.kubernetes_build.bundle import create_bundle
 from emulator.kubernetes_build.cache_lock import cache_lock
 from emulator.kubernetes_build.debian_source import KubernetesBuild
 from emulator.kubernetes_build.node_files import NodeFiles
-from emulator.kubernetes_build.origin import Origin
+from emulator.kubernetes_build.origin import Addon, Origin
 from emulator.kubernetes_build.release import Release, ReleaseError, ReleaseManifest, describe_file
 from emulator.kubernetes_build.sources import KubernetesSources, require_version
 from emulator.kubernetes_build.upstream import UpstreamFetch
 from emulator.ports import Completed
+from emulator.spec.kubernetes_versions import UPSTREAM_MINORS
 from emulator.spec.model import KubernetesSpec
 
 
@@ -34,25 +36,30 @@ ORIGIN = Origin(
 )
 
 
+DEBIAN = "deb http://debian.invalid bookworm main"
+
+
 @pytest.fixture
 def sources(tmp_path: Path) -> KubernetesSources:
     """A host that reaches nothing and has nothing."""
     return host(tmp_path, reachable=False)
 
 
-def host(tmp_path: Path, *, reachable: bool) -> KubernetesSources:
+def host(tmp_path: Path, *, reachable: bool, debian: tuple[str, ...] = (DEBIAN,)) -> KubernetesSources:
     (tmp_path / "programs").mkdir(exist_ok=True)
     runner, cache = NoCommands(), tmp_path / "cache"
-    build = KubernetesBuild(cache, runner, sources=(), programs=tmp_path / "programs")
-    upstream = UpstreamFetch(cache, runner, ORIGIN, (), reachable=lambda url: reachable)
-    return KubernetesSources(build, upstream, NodeFiles(cache, (), runner), cache)
+    build = KubernetesBuild(cache, runner, sources=debian, programs=tmp_path / "programs")
+    upstream = UpstreamFetch(cache, runner, ORIGIN, debian, reachable=lambda url: reachable)
+    return KubernetesSources(build, upstream, NodeFiles(cache, debian, runner), cache)
 
 
-def keep(pointer: Path, version: str) -> None:
+def keep(pointer: Path, version: str, *, fetched: Mapping[str, str] | None = None) -> None:
     """What an earlier run left in the cache."""
     release = pointer.with_name(f"{version}-kept")
     release.mkdir(parents=True)
-    manifest = ReleaseManifest(version, "amd64", "a test", "r.invalid", "p:1", "d:1", "t:1", (), {})
+    manifest = ReleaseManifest(
+        version, "amd64", "a test", "r.invalid", "p:1", "d:1", "t:1", (), {}, fetched=fetched or {}
+    )
     (release / "manifest.json").write_text(manifest.to_json())
     pointer.symlink_to(release.name)
 
@@ -87,14 +94,29 @@ def test_auto_asks_upstream_for_nothing_that_it_has_no_longer(tmp_path: Path) ->
         assert host(tmp_path, reachable=True).resolve(KubernetesSpec(version=version)) == "debian-source"
 
 
-def bundle(tmp_path: Path) -> tuple[Path, Release]:
+REPOSITORY = "registry.invalid"
+PARTS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy")
+
+
+def images(version: str) -> tuple[str, ...]:
+    """What a cluster needs."""
+    others = ("etcd:3.5.15-0", "pause:3.10", "coredns/coredns:v1.11.3", "tools:1")
+    return tuple(f"{REPOSITORY}/{name}" for name in (*(f"{part}:v{version}" for part in PARTS), *others))
+
+
+def bundle(
+    tmp_path: Path, *, version: str = "1.31.4", architecture: str = "amd64", without: str = "(nothing)"
+) -> tuple[Path, Release]:
     """A small bundle, and the release that it was made of."""
     directory = tmp_path / "release"
     for name in ("kubeadm", "kubelet", "kubectl"):
         (directory / "bin").mkdir(parents=True, exist_ok=True)
         (directory / "bin" / name).write_text(name)
     files = {f"bin/{path.name}": describe_file(path) for path in (directory / "bin").iterdir()}
-    release = Release(directory, ReleaseManifest("1.31.4", "amd64", "a test", "r", "p:1", "d:1", "t:1", (), files))
+    held = tuple(image for image in images(version) if without not in image)
+    names = tuple(f"{REPOSITORY}/{name}" for name in ("pause:3.10", "coredns/coredns:v1.11.3", "tools:1"))
+    manifest = ReleaseManifest(version, architecture, "a test", REPOSITORY, *names, held, files)
+    release = Release(directory, manifest)
     create_bundle(release, tmp_path / "k8s.bundle")
     return tmp_path / "k8s.bundle", release
 
@@ -115,6 +137,33 @@ def test_a_damaged_bundle_is_refused_by_looking(sources: KubernetesSources, tmp_
     place = sources.cache / f"1.31.4-{release.manifest.digest[:12]}"
     (place / "manifest.json").write_text(release.manifest.to_json())
     assert sources.ready(wants) is None
+
+
+@pytest.mark.parametrize("version", ["1.19.16", "1.27.3", "1.99.0", "2.0.0"])
+def test_a_bundle_of_a_version_that_cannot_be_set_up_is_refused(
+    sources: KubernetesSources, tmp_path: Path, version: str
+) -> None:
+    path, _ = bundle(tmp_path, version=version)
+    for use in (sources.ready, lambda wants: sources.make(wants, progress=lambda step, line: None)):
+        with pytest.raises(ReleaseError, match=f"Kubernetes {version}, which this version") as caught:
+            use(KubernetesSpec(source=f"bundle:{path}"))
+        assert "1.20, 1.28" in caught.value.fix
+    assert [each.name for each in sources.cache.glob("*")] == ["lock"]
+
+
+def test_a_bundle_for_other_machines_is_refused(sources: KubernetesSources, tmp_path: Path) -> None:
+    path, _ = bundle(tmp_path, architecture="arm64")
+    with pytest.raises(ReleaseError, match="for arm64, and the nodes are amd64"):
+        sources.ready(KubernetesSpec(source=f"bundle:{path}"))
+
+
+@pytest.mark.parametrize("part", [*PARTS, "etcd", "pause", "coredns", "tools"])
+def test_a_bundle_without_an_image_that_every_cluster_needs_is_refused(
+    sources: KubernetesSources, tmp_path: Path, part: str
+) -> None:
+    path, _ = bundle(tmp_path, without=f"/{part}")
+    with pytest.raises(ReleaseError, match=f"needs: {REPOSITORY}/(coredns/)?{part}"):
+        sources.ready(KubernetesSpec(source=f"bundle:{path}"))
 
 
 def test_one_lab_at_a_time_makes_a_release(sources: KubernetesSources, tmp_path: Path) -> None:
@@ -153,12 +202,24 @@ def test_auto_stays_with_what_was_fetched_when_upstream_is_gone(tmp_path: Path) 
     assert found.resolve(KubernetesSpec()) == "debian-source"
 
 
+def test_what_was_fetched_with_another_manifest_than_the_known_one_is_fetched_anew(tmp_path: Path) -> None:
+    addon = Addon("v0.26.2", "https://x.invalid/flannel.yml")
+    origin = dataclasses.replace(ORIGIN, addons={"flannel": addon})
+    fetch = dataclasses.replace(host(tmp_path, reachable=True).upstream, origin=origin)
+    keep(fetch._pointer("1.31", ["flannel"]), "1.31.4", fetched={"flannel": "a" * 64})
+    for sha256, is_cached in (("", True), ("a" * 64, True), ("b" * 64, False)):
+        known = dataclasses.replace(origin, addons={"flannel": dataclasses.replace(addon, sha256=sha256)})
+        found = dataclasses.replace(fetch, origin=known).cached("1.31", ["flannel"])
+        assert (found is not None) is is_cached
+
+
 @pytest.mark.parametrize("wants", [KubernetesSpec(source="upstream"), KubernetesSpec(version="1.31")])
 def test_upstream_out_of_reach_is_told_before_anything_is_made(
     sources: KubernetesSources, wants: KubernetesSpec
 ) -> None:
     with pytest.raises(HostNotFitError, match="cannot be reached") as caught:
         sources.ready(wants)
+    assert caught.value.where == f"https://packages.invalid/v{wants.version or UPSTREAM_MINORS[-1]}/deb/"
     assert "bundle:PATH" in caught.value.fix
 
 
@@ -190,7 +251,43 @@ def test_an_absent_bundle_is_named(sources: KubernetesSources) -> None:
         sources.ready(KubernetesSpec(source="bundle:/absent/k8s.bundle"))
 
 
-def test_a_host_without_debians_sources_is_told_what_to_do(sources: KubernetesSources) -> None:
-    with pytest.raises(HostNotFitError, match="no sources of Debian 12") as caught:
-        sources.make(KubernetesSpec(), progress=lambda step, line: None)
-    assert "bundle create" in caught.value.fix
+def test_a_host_without_debians_sources_is_told_what_to_do(tmp_path: Path) -> None:
+    sources = host(tmp_path, reachable=False, debian=())
+    for use in (sources.ready, lambda wants: sources.make(wants, progress=lambda step, line: None)):
+        with pytest.raises(HostNotFitError, match="no sources of Debian 12") as caught:
+            use(KubernetesSpec())
+        assert "bundle create" in caught.value.fix
+    # What was built before needs them no more; the files of the nodes do.
+    keep(tmp_path / "cache" / f"debian-{sources.build._key()}", "1.20.2")
+    with pytest.raises(HostNotFitError, match="the nodes' containerd comes from Debian 12"):
+        sources.ready(KubernetesSpec())
+
+
+def test_a_bundle_on_a_host_without_debians_sources_is_refused_by_looking(tmp_path: Path) -> None:
+    path, _ = bundle(tmp_path)
+    with pytest.raises(HostNotFitError, match="the nodes' containerd comes from Debian 12"):
+        host(tmp_path, reachable=False, debian=()).ready(KubernetesSpec(source=f"bundle:{path}"))
+
+
+def test_a_host_without_room_for_a_build_is_told_by_looking(
+    sources: KubernetesSources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 5 * 1024**3})())
+    with pytest.raises(HostNotFitError, match="building Kubernetes needs 6 GiB of disk, 5 GiB are free"):
+        sources.ready(KubernetesSpec(source="debian-source"))
+    assert not sources.cache.exists()
+    # What was built before takes no more room.
+    keep(tmp_path / "cache" / f"debian-{sources.build._key()}", "1.20.2")
+    assert sources.ready(KubernetesSpec(source="debian-source")) is None
+
+
+def test_what_killed_runs_left_goes_with_the_next_and_a_build_that_can_go_on_stays(
+    sources: KubernetesSources, tmp_path: Path
+) -> None:
+    gone = (".unpack-1", "upstream-17.work", "node-3-1.31.4-0123456789ab.new", "node-3-1.31.4-0123456789ab.work")
+    kept = ("build-0123456789ab", "1.30.1-0123456789ab", "node-3-1.30.1-0123456789ab")
+    for name in (*gone, *kept):
+        (sources.cache / name / "bin").mkdir(parents=True)
+    path, _ = bundle(tmp_path)
+    sources.release(KubernetesSpec(source=f"bundle:{path}"), progress=lambda step, line: None)
+    assert [name for name in (*gone, *kept) if (sources.cache / name).exists()] == list(kept)

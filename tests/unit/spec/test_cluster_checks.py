@@ -102,7 +102,78 @@ def test_times_that_are_none(text: str) -> None:
             kube("cni: cilium"),
             [
                 "7:30: error: clusters.cloud.kubernetes_config.cni: expected one of bridge, calico, flannel,"
-                " got 'cilium'"
+                " got 'cilium' | write bridge, calico or flannel"
+            ],
+        ),
+        (
+            kube("mig_strategy: foo, ingress: traefik"),
+            [
+                "7:39: error: clusters.cloud.kubernetes_config.mig_strategy: expected one of none, single, mixed,"
+                " got 'foo' | write none, single or mixed",
+                "7:53: error: clusters.cloud.kubernetes_config.ingress: expected one of none, nginx, got 'traefik'"
+                " | write none or nginx",
+            ],
+        ),
+        (
+            kube("source: debian-source, cni: flannel, ingress: nginx, storage_class: local-path"),
+            [
+                "7:53: error: clusters.cloud.kubernetes_config.cni: 'flannel' needs a manifest and images from"
+                " upstream: debian-source has no add-ons | write bridge, or take source: upstream, or a bundle made"
+                " there",
+                "7:71: error: clusters.cloud.kubernetes_config.ingress: 'nginx' needs a manifest and images from"
+                " upstream: debian-source has no add-ons | write none, or take source: upstream, or a bundle made"
+                " there",
+                "7:93: error: clusters.cloud.kubernetes_config.storage_class: 'local-path' needs a manifest and images"
+                " from upstream: debian-source has no add-ons | write none, or take source: upstream, or a bundle made"
+                " there",
+            ],
+        ),
+        (
+            kube("version: '1.20.2', cni: calico"),
+            [
+                "7:49: error: clusters.cloud.kubernetes_config.cni: 'calico' needs a manifest and images from"
+                " upstream: only debian-source has Kubernetes 1.20.2, and it has no add-ons | write bridge, or take a"
+                " version of upstream's (1.28 to 1.34)"
+            ],
+        ),
+        (
+            kube("version: 1.20.9, cni: calico"),
+            [
+                "7:34: error: clusters.cloud.kubernetes_config.version: no source gives Kubernetes 1.20.9: Debian's"
+                " source package is 1.20.2, and upstream has 1.28 to 1.34 | write 1.20.2 or for example 1.34, or"
+                " remove the key"
+            ],
+        ),
+        (
+            kube("pod_subnet: 127.0.0.0/16, service_subnet: 224.0.0.0/16"),
+            [
+                "7:37: error: clusters.cloud.kubernetes_config.pod_subnet: 127.0.0.0/16 cannot be used for pods:"
+                " 127.0.0.0/8 is the loopback network of every machine | for example 10.244.0.0/16",
+                "7:67: error: clusters.cloud.kubernetes_config.service_subnet: 224.0.0.0/16 cannot be used for"
+                " services: 224.0.0.0/3 is for multicast and reserved addresses | for example 10.96.0.0/12",
+            ],
+        ),
+        (
+            kube("pod_subnet: 169.254.0.0/16"),
+            [
+                "7:37: error: clusters.cloud.kubernetes_config.pod_subnet: 169.254.0.0/16 cannot be used for pods:"
+                " 169.254.0.0/16 is for link-local addresses | for example 10.244.0.0/16"
+            ],
+        ),
+        (
+            kube("pod_subnet: 10.244.0.0/21", workers="cpu_workers: {count: 2}"),
+            [
+                "7:37: error: clusters.cloud.kubernetes_config.pod_subnet: 10.244.0.0/21 has 8 networks of pods,"
+                " numbered from 0, and the node 192.168.200.12 has number 12: it follows from its address, so that it"
+                " stays while other nodes come and go | choose a /20 or larger, for example 10.244.0.0/16, or give"
+                " the nodes addresses up to 192.168.200.7"
+            ],
+        ),
+        (
+            kube(workers="cpu_workers: {count: 1, memory_gb: 0.5}"),
+            [
+                "6:55: warning: clusters.cloud.worker_nodes.cpu_workers.memory_gb: 512 MiB of memory leave next to"
+                " nothing for pods beside the system and kubelet | give it 1 GB or more"
             ],
         ),
         (
@@ -216,3 +287,28 @@ def test_a_taint_that_leaves_nothing_for_other_pods_is_told(faults: Judge, cpu: 
     workers = f"cpu_workers: {{count: {cpu}}}, gpu_workers: {{count: {gpu}}}"
     found = faults(kube("taint_gpu_workers: true", workers=workers))
     assert any("taint_gpu_workers: all workers are GPU workers" in line for line in found) is warned
+
+
+@pytest.mark.parametrize("settings", ["pod_subnet: 10.244.0.0/20", "pod_subnet: 10.244.0.0/16", "", "cni: calico"])
+def test_a_pod_network_with_room_for_the_number_of_every_node(spec_of: Load, settings: str) -> None:
+    spec_of(kube(settings, workers="cpu_workers: {count: 5}"))
+
+
+def test_only_the_built_in_network_numbers_nodes_by_their_addresses(spec_of: Load) -> None:
+    spec_of(kube("cni: flannel, pod_subnet: 10.244.0.0/22", workers="cpu_workers: {count: 2}"))
+
+
+@pytest.mark.parametrize("settings", ["source: upstream, cni: calico", "cni: calico", "version: 1.31, ingress: nginx"])
+def test_addons_that_some_source_can_have(spec_of: Load, settings: str) -> None:
+    spec_of(kube(settings))
+
+
+@pytest.mark.parametrize(("settings", "key"), [("source: debian-source", "source"), ("version: 1.20", "version")])
+def test_real_boards_need_a_source_with_nvidias_plugin(faults: Judge, settings: str, key: str) -> None:
+    text = (
+        f"{HEAD}global:\n  gpu_allocation:\n    strategy: mig\n    devices:\n"
+        '      - {id: GPU-0, pci_address: "0000:41:00.0", model: A100-SXM4-80GB, mig_capable: true}\n'
+        f"clusters:\n  cloud:\n    worker_nodes: {{gpu_workers: {{count: 1}}}}\n    kubernetes_config: {{{settings}}}\n"
+    )
+    (fault,) = faults(text)
+    assert f"kubernetes_config.{key}: real GPUs of Kubernetes nodes need NVIDIA's device plugin" in fault
