@@ -6,12 +6,13 @@ cut off is taken again by the next `prepare`, or taken back by `restore`.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from emulator.app.work import begin_entry, outcome
 from emulator.apply.audit import AuditLog
 from emulator.apply.journal import Journal
 from emulator.apply.lock import exclusive_lock
-from emulator.apply.preparation import Record, fold, look_to_json
+from emulator.apply.preparation import DoneStep, Record, fold, look_to_json
 from emulator.errors import ConflictError, HyperscalerError, StateError
 from emulator.host.preparation import PACKAGES, PreparationPlan, Step, plan_preparation
 from emulator.host.readings import HostReadings
@@ -131,7 +132,7 @@ def _plan(host: PreparedHost, wish: Wish, record: Record) -> PreparationPlan:
 
 def _take(host: PreparedHost, step: Step, result: Outcome, reporter: Reporter) -> None:
     journal = _journal(host)
-    touches = (step.path,) if step.path else step.touches
+    touches = (step.path,) if step.path else (*step.touches, *step.traces)
     try:
         looks = {path: host.files.look(path) for path in touches}
         if step.path:
@@ -148,6 +149,8 @@ def _take(host: PreparedHost, step: Step, result: Outcome, reporter: Reporter) -
             "step": step.id,
             "title": step.title,
             "touches": {path: look_to_json(look) for path, look in looks.items()},
+            "traces": list(step.traces),
+            "writes": hashlib.sha256(step.content.encode()).hexdigest() if step.path else None,
             "made": list(made),
             "undo": [list(words) for words in step.undo],
             "lasting": step.lasting,
@@ -162,17 +165,28 @@ def _take(host: PreparedHost, step: Step, result: Outcome, reporter: Reporter) -
         after = {path: look_to_json(host.files.look(path)) for path in touches}
     except (HyperscalerError, OSError) as error:
         why = error.what if isinstance(error, HyperscalerError) else str(error)
-        journal.append({"type": "failed", "step": step.id, "why": why[:500]})
+        journal.append({"type": "failed", "step": step.id, "why": why[:500], "after": _left_by(host, touches)})
         result.failed.append((step.title, why))
         return
     journal.append({"type": "end", "step": step.id, "after": after})
     result.done.append(step.title)
 
 
+def _left_by(host: PreparedHost, touches: tuple[str, ...]) -> dict[str, list[object]]:
+    """How a step that failed has left the files that can be looked at."""
+    looks = {}
+    for path in touches:
+        with suppress(HyperscalerError, OSError):
+            looks[path] = look_to_json(host.files.look(path))
+    return looks
+
+
 def _refuse_stranger(host: PreparedHost, step: Step, digest: str | None) -> None:
     """A file of ours that is there and not as we left it belongs to whoever changed it."""
     known = _record(host).touched.get(step.path)
-    ours = {None} if known is None else {None, known.before.digest, known.after.digest if known.after else digest}
+    ours: set[str | None] = {None}
+    if known is not None:
+        ours |= {known.before.digest, *(known.possible if known.after is None else (known.after.digest,))}
     if digest not in ours:
         raise HyperscalerError(
             "it is there, and not as this program left it",
@@ -199,7 +213,7 @@ def _files_back(
             now = host.files.look(path)
             host.files.tidy(path)
             if now != touched.before:
-                if not force and not (touched.exact and touched.after in (None, now)):
+                if not force and not (touched.exact and touched.left_by_us(now)):
                     left[path] = "somebody has changed it since"
                     continue
                 reporter.note(f"put back {path}")
@@ -223,19 +237,45 @@ def _undo(host: PreparedHost, record: Record, left: dict[str, str], result: Outc
             result.failed.extend((path, left[path]) for path in open_paths)
             continue
         try:
-            for words in step.undo:
-                reporter.note(" ".join(words))
-                host.runner.run(words, timeout=1800.0, env=_ENVIRONMENT)
-                result.done.append(" ".join(words))
+            if not step.paths or not step.traces.issuperset(open_paths):
+                _run_back(host, step, result, reporter)
+            _traces_back(host, record, step, open_paths)
             settled.add(step.id)
-        except HyperscalerError as error:
+        except (HyperscalerError, OSError) as error:
             if not step.failed:
-                result.failed.append((f"take back: {step.title}", error.what))
+                why = error.what if isinstance(error, HyperscalerError) else str(error)
+                result.failed.append((f"take back: {step.title}", why))
                 continue
             settled.add(step.id)  # it never came about, so that there is nothing to take back
         if step.lasting and step.ended:
             result.lasting.append(step.lasting)
     return settled
+
+
+def _run_back(host: PreparedHost, step: DoneStep, result: Outcome, reporter: Reporter) -> None:
+    for words in step.undo:
+        if _has_no_effect(host, words):
+            continue
+        reporter.note(" ".join(words))
+        host.runner.run(words, timeout=1800.0, env=_ENVIRONMENT)
+        result.done.append(" ".join(words))
+
+
+def _has_no_effect(host: PreparedHost, words: tuple[str, ...]) -> bool:
+    """gpasswd fails for who is not in the group: a step that was cut off may not have come so far."""
+    match words:
+        case ("gpasswd", "-d", user, group):
+            return user not in host.read().groups.get(group, ())
+    return False
+
+
+def _traces_back(host: PreparedHost, record: Record, step: DoneStep, open_paths: list[str]) -> None:
+    """Where commands have led the files back to what they were, nobody else has changed them: then times, and copies
+    and locks beside them, come back, too. Else they are others' by now."""
+    told = [path for path in step.paths if path not in step.traces]
+    if all(host.files.look(path) == record.touched[path].before for path in told):
+        for path in open_paths:
+            host.files.put_back(path, record.touched[path].before)
 
 
 # ---------------------------------------------------------------- record

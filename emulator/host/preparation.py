@@ -21,8 +21,9 @@ SYSCTL_FILE = "/etc/sysctl.d/60-hyperscaler.conf"
 FILES = (NOUVEAU_FILE, GRUB_FILE, MODULES_FILE, SYSCTL_FILE)
 
 _HEADER = "# Written by `hyperscaler host prepare`; `hyperscaler host restore` takes it away.\n"
-# All that the tools of the shadow package write when a user joins a group.
-_GROUP_FILES = ("/etc/group", "/etc/gshadow", "/etc/group-", "/etc/gshadow-", "/etc/.pwd.lock")
+# All that the tools of the shadow package write when a user joins a group: the files, and what stays beside them.
+_GROUP_FILES = ("/etc/group", "/etc/gshadow")
+_GROUP_TRACES = ("/etc/group-", "/etc/gshadow-", "/etc/.pwd.lock")
 _GROUPS = ("libvirt", "kvm")
 # Time services by unit, the one that is most likely wanted first.
 _CLOCK_UNITS = ("chrony.service", "systemd-timesyncd.service", "ntpsec.service", "openntpd.service")
@@ -42,6 +43,8 @@ class Step:
         argv: the command; empty for a file. `first` is run before it, and may fail.
         timeout: of the command, seconds.
         touches: files that the command writes, besides what it makes anew from others.
+        traces: files that the command leaves beside those: copies of how they were, locks, unfinished ones. They tell
+            nothing of their own.
         undo: commands that take it back. They are run unless every touched file could be put back as it was.
         lasting: what stays after it was taken back, for people; empty if nothing does.
     """
@@ -55,6 +58,7 @@ class Step:
     first: tuple[str, ...] = ()
     timeout: float = _QUICK
     touches: tuple[str, ...] = ()
+    traces: tuple[str, ...] = ()
     undo: tuple[tuple[str, ...], ...] = ()
     lasting: str = ""
 
@@ -214,6 +218,7 @@ def _account(host: HostReadings, user: str | None) -> list[Step]:
             "libvirt and KVM without being root",
             argv=("usermod", "-a", "-G", ",".join(lacking), user),
             touches=_GROUP_FILES,
+            traces=_GROUP_TRACES,
             undo=tuple(("gpasswd", "-d", user, group) for group in lacking),
         )
     ]
@@ -258,12 +263,23 @@ def _initramfs(host: HostReadings) -> list[Step]:
 
 def _update_grub(host: HostReadings) -> list[Step]:
     argv = ("update-grub",)
-    # The second is what update-grub leaves behind when it fails.
-    touches = ("/boot/grub/grub.cfg", "/boot/grub/grub.cfg.new")
+    written = "/boot/grub/grub.cfg"
+    traces = (f"{written}.new",)  # what update-grub leaves behind when it fails
     why = "GRUB reads the kernel's arguments from there"
     if "update-grub" not in host.programs:
         return []
-    return [Step(GRUB, f"renew {touches[0]}", why, argv=argv, timeout=_SLOW, touches=touches, undo=(argv,))]
+    return [
+        Step(
+            GRUB,
+            f"renew {written}",
+            why,
+            argv=argv,
+            timeout=_SLOW,
+            touches=(written,),
+            traces=traces,
+            undo=(argv,),
+        )
+    ]
 
 
 def _reboot(host: HostReadings, there: Collection[str]) -> list[str]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import host_trees
@@ -22,6 +23,7 @@ from emulator.apply.journal import Journal
 from emulator.errors import ConflictError, StateError
 from emulator.host.preparation import GRUB_FILE, MODULES_FILE, NOUVEAU_FILE, SYSCTL_FILE
 from emulator.paths import Home
+from emulator.ports import Completed
 from emulator.progress import SilentReporter
 
 ADA = Wish("ada")
@@ -252,6 +254,71 @@ def test_a_group_file_that_others_changed_keeps_their_change(machine: Machine) -
     assert restore(machine.host, QUIET).failed == []
     assert machine.text("/etc/group") == before + "later:x:2000:\n"
     assert ("gpasswd", "-d", "ada", "libvirt") in machine.tools.calls
+
+
+def failed_then(machine: Machine, program: str) -> None:
+    machine.tools.broken = {program: "interrupted"}
+    assert prepare(machine.host, ADA, QUIET).failed
+    machine.tools.broken = {}
+
+
+def cut_off_in(machine: Machine, program: str) -> None:
+    """The program ends when the command has done its work, before that is on record."""
+    run = machine.tools.run
+
+    def and_cut(argv: Sequence[str | Path], **options: Any) -> Completed:
+        done = run(argv, **options)
+        if argv[0] == program:
+            raise PowerCut
+        return done
+
+    with patch.object(machine.tools, "run", and_cut), pytest.raises(PowerCut):
+        prepare(machine.host, ADA, QUIET)
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["once", "then done"])
+@pytest.mark.parametrize("ends", [failed_then, cut_off_in])
+def test_what_others_change_after_a_step_that_did_not_end_stays(
+    machine: Machine, ends: Callable[[Machine, str], None], *, again: bool
+) -> None:
+    before = machine.text("/etc/group")
+    ends(machine, "usermod")
+    machine.write("/etc/group", machine.text("/etc/group") + "later:x:2000:\n")
+    if again:
+        assert prepare(machine.host, ADA, QUIET).failed == []
+        assert "libvirt:x:109:ada\n" in machine.text("/etc/group")
+    assert restore(machine.host, QUIET).failed == []
+    assert machine.text("/etc/group") == before + "later:x:2000:\n"
+
+
+def test_a_command_that_was_cut_off_before_it_did_anything_has_nothing_to_take_back(machine: Machine) -> None:
+    before = machine.text("/etc/group")
+    with patch.object(machine.tools, "_usermod", side_effect=PowerCut), pytest.raises(PowerCut):
+        prepare(machine.host, ADA, QUIET)
+    machine.write("/etc/group", before + "later:x:2000:\n")
+    assert restore(machine.host, QUIET).failed == []
+    assert machine.text("/etc/group") == before + "later:x:2000:\n"
+    assert not [call for call in machine.tools.calls if call[0] == "gpasswd"]
+
+
+@pytest.mark.parametrize("mine", [False, True])
+def test_a_write_that_was_cut_off_is_taken_back_unless_others_wrote_since(machine: Machine, *, mine: bool) -> None:
+    before = machine.look()
+
+    def after(name: str) -> None:
+        if name == "files.write" and (machine.root / "host" / SYSCTL_FILE.lstrip("/")).exists():
+            raise PowerCut
+
+    machine.hook.after = after
+    with pytest.raises(PowerCut):
+        prepare(machine.host, ADA, QUIET)
+    machine.hook.after = lambda _name: None
+    if mine:
+        machine.write(SYSCTL_FILE, "mine now\n")
+    failed = restore(machine.host, QUIET).failed
+    assert failed == ([(SYSCTL_FILE, "somebody has changed it since")] if mine else [])
+    assert mine or machine.look() == before
+    assert not mine or machine.text(SYSCTL_FILE) == "mine now\n"
 
 
 def test_a_grub_configuration_that_was_renewed_since_is_renewed(machine: Machine) -> None:
