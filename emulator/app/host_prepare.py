@@ -18,11 +18,13 @@ from pathlib import Path
 
 from emulator.app.work import begin_entry, outcome
 from emulator.apply.audit import AuditLog
+from emulator.apply.executor import InterruptedRunError
+from emulator.apply.handler import StopFlag
 from emulator.apply.journal import Journal
 from emulator.apply.lock import exclusive_lock
 from emulator.apply.preparation import DoneStep, Record, fold, look_to_json
 from emulator.errors import ConflictError, HyperscalerError, StateError
-from emulator.host.preparation import PACKAGES, PreparationPlan, Step, plan_preparation
+from emulator.host.preparation import FINISH_PACKAGES, PreparationPlan, Step, installs_packages, plan_preparation
 from emulator.host.readings import HostReadings
 from emulator.paths import Home
 from emulator.ports import HostFileEditor, ProcessRunner
@@ -69,11 +71,12 @@ def plan(host: PreparedHost, wish: Wish) -> PreparationPlan:
     return _plan(host, wish, _record(host))
 
 
-def prepare(host: PreparedHost, wish: Wish, reporter: Reporter) -> Outcome:
+def prepare(host: PreparedHost, wish: Wish, reporter: Reporter, *, stop: StopFlag | None = None) -> Outcome:
     """Take every step that this host needs; one that fails leaves the others to go on.
 
     Raises:
         ConflictError: another command prepares or restores this host.
+        InterruptedRunError: `stop` was set: the step under way has ended, and no other was begun.
         StateError: the journal cannot be written: nothing is done that is not announced there.
     """
     result = Outcome()
@@ -86,26 +89,28 @@ def prepare(host: PreparedHost, wish: Wish, reporter: Reporter) -> Outcome:
             if not todo:
                 break
             _journal(host).append({"type": "plan", "steps": [step.id for step in todo]})
-            packages = [step for step in todo if step.id == PACKAGES]
+            packages = [step for step in todo if installs_packages(step.id)]
             for step in packages or todo:
+                _go_on(stop, step.title)
                 tried.add(step.id)
                 _take(host, step, result, reporter)
         result.plan = _plan(host, wish, _record(host))
         return result
 
 
-def restore(host: PreparedHost, reporter: Reporter, *, force: bool = False) -> Outcome:
+def restore(host: PreparedHost, reporter: Reporter, *, force: bool = False, stop: StopFlag | None = None) -> Outcome:
     """Put everything back as it was before the first `prepare`; a file that others have changed since is left, unless
     `force` is given.
 
     Raises:
         ConflictError: another command prepares or restores this host.
+        InterruptedRunError: `stop` was set: what was under way has ended, and the record tells of all of it still.
     """
     result = Outcome()
     with _alone(host, "host restore", result, reporter):
         record = _record(host)
         paths, left = _files_back(host, record, result, reporter, force=force)
-        steps = _undo(host, record, left, result, reporter)
+        steps = _undo(host, record, left, result, reporter, stop)
         settled = {path for step in steps for path in record.steps[step].paths} | set(paths)
         for directory in reversed(record.made):
             host.files.remove_directory(directory)
@@ -128,6 +133,14 @@ def _plan(host: PreparedHost, wish: Wish, record: Record) -> PreparationPlan:
     readings = host.read()
     gpus = bool(readings.boards) if wish.gpus is None else wish.gpus
     return plan_preparation(readings, user=wish.user, gpus=gpus, leftover=record.leftover)
+
+
+def _go_on(stop: StopFlag | None, following: str) -> None:
+    if stop is not None and stop.is_set():
+        raise InterruptedRunError(
+            f"stopped on request, before: {following}",
+            fix="run the same command again to go on",
+        )
 
 
 def _take(host: PreparedHost, step: Step, result: Outcome, reporter: Reporter) -> None:
@@ -196,8 +209,8 @@ def _refuse_stranger(host: PreparedHost, step: Step, digest: str | None) -> None
 
 
 def _run(host: PreparedHost, step: Step) -> None:
-    if step.first:
-        host.runner.run(step.first, timeout=step.timeout, check=False, env=_ENVIRONMENT)
+    for words in step.first:
+        host.runner.run(words, timeout=step.timeout, check=False, env=_ENVIRONMENT)
     host.runner.run(step.argv, timeout=step.timeout, env=_ENVIRONMENT)
 
 
@@ -225,7 +238,14 @@ def _files_back(
     return settled, left
 
 
-def _undo(host: PreparedHost, record: Record, left: dict[str, str], result: Outcome, reporter: Reporter) -> set[str]:
+def _undo(
+    host: PreparedHost,
+    record: Record,
+    left: dict[str, str],
+    result: Outcome,
+    reporter: Reporter,
+    stop: StopFlag | None,
+) -> set[str]:
     """Steps that are taken back. Their commands run unless the files that they touched are all back as they were."""
     settled: set[str] = set()
     for step in reversed(record.steps.values()):
@@ -236,6 +256,7 @@ def _undo(host: PreparedHost, record: Record, left: dict[str, str], result: Outc
         if not step.undo and open_paths:
             result.failed.extend((path, left[path]) for path in open_paths)
             continue
+        _go_on(stop, f"take back: {step.title}")
         try:
             if not step.paths or not step.traces.issuperset(open_paths):
                 _run_back(host, step, result, reporter)
@@ -253,7 +274,9 @@ def _undo(host: PreparedHost, record: Record, left: dict[str, str], result: Outc
 
 
 def _run_back(host: PreparedHost, step: DoneStep, result: Outcome, reporter: Reporter) -> None:
-    for words in step.undo:
+    # Packages stay, but not by halves.
+    finish = (FINISH_PACKAGES,) if installs_packages(step.id) and not step.ended else ()
+    for words in step.undo or finish:
         if _has_no_effect(host, words):
             continue
         reporter.note(" ".join(words))

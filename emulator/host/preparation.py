@@ -40,7 +40,7 @@ class Step:
     Attributes:
         id: names it in the journal; the same for the same thing in every run.
         path: the file to write with `content`; empty for a command.
-        argv: the command; empty for a file. `first` is run before it, and may fail.
+        argv: the command; empty for a file. Those of `first` are run before it, and may fail.
         timeout: of the command, seconds.
         touches: files that the command writes, besides what it makes anew from others.
         traces: files that the command leaves beside those: copies of how they were, locks, unfinished ones. They tell
@@ -55,7 +55,7 @@ class Step:
     path: str = ""
     content: str = ""
     argv: tuple[str, ...] = ()
-    first: tuple[str, ...] = ()
+    first: tuple[tuple[str, ...], ...] = ()
     timeout: float = _QUICK
     touches: tuple[str, ...] = ()
     traces: tuple[str, ...] = ()
@@ -74,6 +74,12 @@ class PreparationPlan:
 
 
 PACKAGES, INITRAMFS, GRUB = "packages", "initramfs", "grub"
+# What dpkg was cut off in must be finished before apt takes another package.
+FINISH_PACKAGES = ("dpkg", "--configure", "-a")
+
+
+def installs_packages(step_id: str) -> bool:
+    return step_id == PACKAGES
 
 
 def plan_preparation(
@@ -89,7 +95,13 @@ def plan_preparation(
     files = [*_nouveau(host, gpus=gpus), *_grub_file(host, gpus=gpus), *_modules_file(host, gpus=gpus), *_sysctl(host)]
     files = [step for step in files if not step.path or host.own_files.get(step.path) != step.content]
     written = {step.path for step in files}
-    steps = [*_packages(host), *files, *_account(host, user), *_services(host, gpus=gpus), *_load(host, gpus=gpus)]
+    steps = [
+        *_packages(host, leftover),
+        *files,
+        *_account(host, user),
+        *_services(host, gpus=gpus),
+        *_load(host, gpus=gpus),
+    ]
     if NOUVEAU_FILE in written or INITRAMFS in leftover:
         steps.extend(_initramfs(host))
     if GRUB_FILE in written or GRUB in leftover:
@@ -103,23 +115,28 @@ def plan_preparation(
     )
 
 
-def _packages(host: HostReadings) -> list[Step]:
+def _packages(host: HostReadings, leftover: Collection[str]) -> list[Step]:
     if host.packages is None or "apt-get" not in host.programs:
         return []
     missing = tuple(name for name in host.wanted_packages if name not in host.packages)
     if not missing:
-        return []
+        return [_finish(PACKAGES)] if PACKAGES in leftover else []
     return [
         Step(
             PACKAGES,
             f"install {', '.join(missing)}",
             "programs that labs are made with",
-            first=("apt-get", "update", "-q"),
+            first=(*([FINISH_PACKAGES] if PACKAGES in leftover else []), ("apt-get", "update", "-q")),
             argv=("apt-get", "install", "-y", "-q", "--no-install-recommends", *missing),
             timeout=_SLOW,
             lasting=f"the packages stay installed; to remove them: apt-get purge {' '.join(missing)}",
         )
     ]
+
+
+def _finish(step_id: str) -> Step:
+    why = "an earlier run did not see them installed to the end"
+    return Step(step_id, "finish packages that were begun", why, argv=FINISH_PACKAGES, timeout=_SLOW)
 
 
 def _nouveau(host: HostReadings, *, gpus: bool) -> list[Step]:

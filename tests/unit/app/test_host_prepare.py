@@ -19,6 +19,8 @@ from emulator.adapters.host_edits import HostEdits
 from emulator.adapters.simulated.calls import CallHook
 from emulator.app.host_prepare import PreparedHost, Wish, backups_of, plan, prepare, restore, standing
 from emulator.apply.audit import AuditLog
+from emulator.apply.executor import InterruptedRunError
+from emulator.apply.handler import StopFlag
 from emulator.apply.journal import Journal
 from emulator.errors import ConflictError, StateError
 from emulator.host.preparation import GRUB_FILE, MODULES_FILE, NOUVEAU_FILE, SYSCTL_FILE
@@ -229,6 +231,63 @@ def test_what_never_came_about_needs_not_be_taken_back(machine: Machine) -> None
     prepare(machine.host, ADA, QUIET)
     assert restore(machine.host, QUIET).failed == []
     assert machine.look() == before
+
+
+# ---------------------------------------------------------------- stopped
+def stopped_in(machine: Machine, program: str) -> StopFlag:
+    """Ctrl-C comes while the command runs."""
+    stop = StopFlag()
+    machine.hook.after = lambda _name: stop.set() if machine.tools.calls[-1][0] == program else None
+    return stop
+
+
+def test_a_stop_ends_the_step_under_way_and_begins_no_other(machine: Machine) -> None:
+    stop = stopped_in(machine, "usermod")
+    with pytest.raises(InterruptedRunError, match="stopped on request, before: enable and start systemd-timesyncd"):
+        prepare(machine.host, ADA, QUIET, stop=stop)
+    machine.hook.after = lambda _name: None
+    assert machine.tools.calls[-1][0] == "usermod"
+    assert Journal(machine.home.preparation / "journal.jsonl").read().entries[-1]["type"] == "end"
+    (_, last) = AuditLog(machine.home.audit).read()[0]
+    assert last["result"] == "interrupted"
+    assert prepare(machine.host, ADA, QUIET).failed == []
+    assert plan(machine.host, ADA).steps == ()
+
+
+def test_a_restoration_that_was_stopped_goes_on(machine: Machine) -> None:
+    before = machine.look()
+    prepare(machine.host, ADA, QUIET)
+    stop = stopped_in(machine, "update-initramfs")
+    with pytest.raises(InterruptedRunError, match="stopped on request, before: take back: "):
+        restore(machine.host, QUIET, stop=stop)
+    machine.hook.after = lambda _name: None
+    assert machine.tools.calls[-1][0] == "update-initramfs"
+    assert restore(machine.host, QUIET).failed == []
+    assert machine.look() == before
+
+
+@pytest.mark.parametrize("back", [False, True], ids=["prepare", "restore"])
+def test_packages_that_were_cut_off_are_finished_before_all_else(machine: Machine, *, back: bool) -> None:
+    def half(*words: str) -> None:
+        if words[0] == "install":
+            text = "\nPackage: nftables\nStatus: install ok unpacked\nPriority: optional\n"
+            machine.write("/var/lib/dpkg/status", machine.text("/var/lib/dpkg/status") + text)
+            raise PowerCut
+
+    with patch.object(machine.tools, "_apt_get", half), pytest.raises(PowerCut):
+        prepare(machine.host, ADA, QUIET)
+    machine.tools.calls.clear()
+    outcome = restore(machine.host, QUIET) if back else prepare(machine.host, ADA, QUIET)
+    assert outcome.failed == []
+    assert machine.tools.calls[0] == ("dpkg", "--configure", "-a")
+    assert "unpacked" not in machine.text("/var/lib/dpkg/status")
+    if not back:
+        assert machine.tools.calls[1:3] == [
+            ("apt-get", "update", "-q"),
+            ("apt-get", "install", "-y", "-q", "--no-install-recommends", "nftables", "zstd"),
+        ]
+        assert ("dpkg", "--configure", "-a") not in machine.tools.calls[1:]
+        assert plan(machine.host, ADA).steps == ()
 
 
 # ---------------------------------------------------------------- others
