@@ -16,7 +16,7 @@ from pathlib import Path
 
 from emulator.errors import HyperscalerError
 from emulator.ids import NAMESPACE
-from emulator.images.builder import DISK, INITRD, KERNEL, LOG, BuildPhase, Built, Progress
+from emulator.images.builder import DISK, INITRD, KERNEL, BuildPhase, Built, Progress, open_log
 from emulator.images.guest_tree import GuestTree, check_finished
 from emulator.images.initrd import build_initrd, load_order
 from emulator.images.recipe import Recipe
@@ -185,7 +185,7 @@ class ImageImporter:
     ) -> Completed:
         """One tool; its output goes to the log. `fine` are the exit statuses that mean success."""
         done = self.runner.run(argv, timeout=_TIMEOUT, check=check and fine == (0,), cwd=cwd)
-        with (self.out / LOG).open("a", encoding="utf-8") as log:
+        with open_log(self.out) as log:
             log.write(f"# {' '.join(str(word) for word in argv)}\n{done.stdout}{done.stderr}")
         if check and done.returncode not in fine:
             raise HyperscalerError(

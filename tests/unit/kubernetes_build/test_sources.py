@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import stat
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ import pytest
 from emulator.errors import ConfigError, HostNotFitError, UsageError
 from emulator.kubernetes_build.bundle import create_bundle
 from emulator.kubernetes_build.cache_lock import cache_lock
+from emulator.kubernetes_build.debian_packages import DebianArchive
 from emulator.kubernetes_build.debian_source import KubernetesBuild
 from emulator.kubernetes_build.node_files import NodeFiles
 from emulator.kubernetes_build.origin import Origin
@@ -194,3 +197,19 @@ def test_a_host_without_debians_sources_is_told_what_to_do(sources: KubernetesSo
     with pytest.raises(HostNotFitError, match="no sources of Debian 12") as caught:
         sources.make(KubernetesSpec(), progress=lambda step, line: None)
     assert "bundle create" in caught.value.fix
+
+
+def test_nobody_else_reads_the_package_sources(tmp_path: Path) -> None:
+    """They may hold a password, and stay in the cache after a failure."""
+    modes = []
+
+    class Apt:
+        def run(self, argv: Sequence[str | Path], **_: object) -> Completed:
+            modes.append(stat.S_IMODE(apt.stat().st_mode))
+            return Completed(tuple(map(str, argv)), 0, "", "")
+
+    apt = tmp_path / "build" / "apt"
+    apt.mkdir(mode=0o755, parents=True)
+    DebianArchive(apt, ("deb http://user:secret@mirror.invalid bookworm main",), Apt()).update()
+    assert "secret" in (apt / "sources.list").read_text()
+    assert modes == [0o700]
