@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -52,13 +53,13 @@ class HostReader:
         files: the host's files.
         probe: the rest of it.
         home: the product's directory, whose file system the free space is asked of.
-        wanted_packages: the product's list of Debian packages.
+        wanted_packages: the product's list of Debian packages, True for optional ones.
     """
 
     def __init__(
-        self, files: FileAccess, probe: HostProbe, *, home: Path, wanted_packages: tuple[str, ...] = ()
+        self, files: FileAccess, probe: HostProbe, *, home: Path, wanted_packages: Mapping[str, bool] | None = None
     ) -> None:
-        self._files, self._probe, self._home, self._wanted = files, probe, home, wanted_packages
+        self._files, self._probe, self._home, self._wanted = files, probe, home, wanted_packages or {}
         self._pci = SysfsPci(files)
 
     def read(self) -> HostReadings:
@@ -91,7 +92,8 @@ class HostReader:
             sriov_manage=self._files.exists("/usr/lib/nvidia/sriov-manage"),
             programs={name: Program(parse_version(text)) for name, text in answers.items() if text is not None},
             packages=self._packages(),
-            wanted_packages=self._wanted,
+            wanted_packages=tuple(self._wanted),
+            optional_packages=frozenset(name for name, optional in self._wanted.items() if optional),
             processes=processes,
             facts=facts,
             huge_pages=self._huge_pages(),

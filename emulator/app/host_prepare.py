@@ -58,9 +58,11 @@ class Wish:
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of it. `failed`: title of a step and why it could not be done; `lasting`: what stays all the same."""
+    """What came of it. `failed`: title of a step and why it could not be done; `skipped`: the same of what labs do
+    without; `lasting`: what stays all the same."""
 
     done: list[str] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
     failed: list[tuple[str, str]] = field(default_factory=list)
     lasting: list[str] = field(default_factory=list)
     plan: PreparationPlan = field(default_factory=lambda: PreparationPlan(()))
@@ -179,7 +181,7 @@ def _take(host: PreparedHost, step: Step, result: Outcome, reporter: Reporter) -
     except (HyperscalerError, OSError) as error:
         why = error.what if isinstance(error, HyperscalerError) else str(error)
         journal.append({"type": "failed", "step": step.id, "why": why[:500], "after": _left_by(host, touches)})
-        result.failed.append((step.title, why))
+        (result.skipped if step.optional else result.failed).append((step.title, why))
         return
     journal.append({"type": "end", "step": step.id, "after": after})
     result.done.append(step.title)
@@ -277,7 +279,7 @@ def _run_back(host: PreparedHost, step: DoneStep, result: Outcome, reporter: Rep
     # Packages stay, but not by halves.
     finish = (FINISH_PACKAGES,) if installs_packages(step.id) and not step.ended else ()
     for words in step.undo or finish:
-        if _has_no_effect(host, words):
+        if _has_no_effect(host, words) or (words == FINISH_PACKAGES and " ".join(words) in result.done):
             continue
         reporter.note(" ".join(words))
         host.runner.run(words, timeout=1800.0, env=_ENVIRONMENT)

@@ -7,7 +7,7 @@ files is known before it is taken, so that all of it can be put back.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from emulator.host.checks.iommu import needed_arguments
 from emulator.host.checks.system import CLOCKS, INOTIFY_INSTANCES, INOTIFY_LEAST
@@ -47,6 +47,7 @@ class Step:
             nothing of their own.
         undo: commands that take it back. They are run unless every touched file could be put back as it was.
         lasting: what stays after it was taken back, for people; empty if nothing does.
+        optional: labs run without it, so that it may fail.
     """
 
     id: str
@@ -61,6 +62,7 @@ class Step:
     traces: tuple[str, ...] = ()
     undo: tuple[tuple[str, ...], ...] = ()
     lasting: str = ""
+    optional: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +80,11 @@ PACKAGES, INITRAMFS, GRUB = "packages", "initramfs", "grub"
 FINISH_PACKAGES = ("dpkg", "--configure", "-a")
 
 
+_OPTIONAL_PACKAGE = "package:"
+
+
 def installs_packages(step_id: str) -> bool:
-    return step_id == PACKAGES
+    return step_id == PACKAGES or step_id.startswith(_OPTIONAL_PACKAGE)
 
 
 def plan_preparation(
@@ -119,19 +124,32 @@ def _packages(host: HostReadings, leftover: Collection[str]) -> list[Step]:
     if host.packages is None or "apt-get" not in host.programs:
         return []
     missing = tuple(name for name in host.wanted_packages if name not in host.packages)
-    if not missing:
-        return [_finish(PACKAGES)] if PACKAGES in leftover else []
-    return [
-        Step(
-            PACKAGES,
-            f"install {', '.join(missing)}",
-            "programs that labs are made with",
-            first=(*([FINISH_PACKAGES] if PACKAGES in leftover else []), ("apt-get", "update", "-q")),
-            argv=("apt-get", "install", "-y", "-q", "--no-install-recommends", *missing),
-            timeout=_SLOW,
-            lasting=f"the packages stay installed; to remove them: apt-get purge {' '.join(missing)}",
-        )
+    needed = tuple(name for name in missing if name not in host.optional_packages)
+    steps = [_install(PACKAGES, needed, "programs that labs are made with")] if needed else []
+    # Each on its own: apt installs all that it is asked for or nothing, and not every release has them.
+    steps += [
+        _install(f"{_OPTIONAL_PACKAGE}{name}", (name,), "optional: labs run without", optional=True)
+        for name in missing
+        if name in host.optional_packages
     ]
+    begun = sorted(filter(installs_packages, leftover))
+    if steps:
+        first = (*([FINISH_PACKAGES] if begun else []), ("apt-get", "update", "-q"))
+        steps[0] = replace(steps[0], first=first)
+    planned = {step.id for step in steps}
+    return [*steps, *(_finish(step_id) for step_id in begun if step_id not in planned)]
+
+
+def _install(step_id: str, names: tuple[str, ...], why: str, *, optional: bool = False) -> Step:
+    return Step(
+        step_id,
+        f"install {', '.join(names)}",
+        why,
+        argv=("apt-get", "install", "-y", "-q", "--no-install-recommends", *names),
+        timeout=_SLOW,
+        lasting=f"the packages stay installed; to remove them: apt-get purge {' '.join(names)}",
+        optional=optional,
+    )
 
 
 def _finish(step_id: str) -> Step:

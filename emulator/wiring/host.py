@@ -16,10 +16,10 @@ from emulator.paths import Home
 from emulator.share import share_dir
 
 
-def wanted_packages() -> tuple[str, ...]:
-    """The product's one list of Debian packages; empty where the installation lacks it."""
+def wanted_packages() -> dict[str, bool]:
+    """The product's one list of Debian packages, True for optional ones; empty where the installation lacks it."""
     path = share_dir() / "scripts" / "system-packages.txt"
-    return parse_package_list(path.read_text()) if path.is_file() else ()
+    return parse_package_list(path.read_text()) if path.is_file() else {}
 
 
 def this_host() -> PreparedHost:

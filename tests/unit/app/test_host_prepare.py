@@ -22,7 +22,8 @@ from emulator.apply.audit import AuditLog
 from emulator.apply.executor import InterruptedRunError
 from emulator.apply.handler import StopFlag
 from emulator.apply.journal import Journal
-from emulator.errors import ConflictError, StateError
+from emulator.cli.host_prepare_text import outcome_json, outcome_text
+from emulator.errors import CommandError, ConflictError, StateError
 from emulator.host.preparation import GRUB_FILE, MODULES_FILE, NOUVEAU_FILE, SYSCTL_FILE
 from emulator.paths import Home
 from emulator.ports import Completed
@@ -211,6 +212,38 @@ def test_one_step_that_fails_leaves_the_others_to_go_on(machine: Machine) -> Non
     assert prepare(machine.host, ADA, QUIET).done == [title for title, _ in outcome.failed]
     assert restore(machine.host, QUIET).failed == []
     assert machine.look() == before
+
+
+def test_an_optional_package_that_cannot_be_had_stops_nothing(tmp_path: Path) -> None:
+    machine = Machine.planted(tmp_path, packages=["nftables", "packer", "debsecan"])
+    before = machine.look()
+    install = machine.tools._apt_get
+
+    def without_packer(verb: str, *words: str) -> None:
+        if "packer" in words:
+            raise CommandError("E: Unable to locate package packer")
+        install(verb, *words)
+
+    with patch.object(machine.tools, "_apt_get", without_packer):
+        outcome = prepare(machine.host, ADA, QUIET)
+    assert (outcome.failed, outcome.skipped) == ([], [("install packer", "E: Unable to locate package packer")])
+    assert {"install nftables", "install debsecan"} <= set(outcome.done)
+    assert [words for words in machine.tools.calls if words[1:2] == ("update",)] == [("apt-get", "update", "-q")]
+    assert [step.id for step in plan(machine.host, ADA).steps] == ["package:packer"]
+    assert "left out: install packer (optional)\n    E: Unable to locate" in outcome_text(outcome, "done")
+    assert outcome_json(outcome)["skipped"] == [{"title": "install packer", "why": outcome.skipped[0][1]}]
+    back = restore(machine.host, QUIET)
+    assert (back.failed, machine.look()) == ([], before)
+    assert "the packages stay installed; to remove them: apt-get purge debsecan" in back.lasting
+    assert not [text for text in back.lasting if "packer" in text]
+
+
+def test_packages_that_came_otherwise_after_a_failure_are_finished_once(machine: Machine) -> None:
+    failed_then(machine, "apt-get")
+    machine.tools.run(["apt-get", "install", "nftables", "zstd"], timeout=1.0)
+    assert prepare(machine.host, ADA, QUIET).done == ["finish packages that were begun"]
+    assert machine.tools.calls[-1] == ("dpkg", "--configure", "-a")
+    assert plan(machine.host, ADA).steps == ()
 
 
 def test_a_command_that_failed_is_tried_again_though_its_file_is_there(machine: Machine) -> None:
