@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from emulator.adapters.pci_sysfs import NVIDIA_VENDOR, SysfsPci, names, read_or
-from emulator.gpu.catalog import find_board_by_pci
 from emulator.gpu_ports import DeviceHolder, FileAccess, PciDevice, VgpuFramework
 from emulator.host.facts import HostFacts, limited_memory, parse_routes
 from emulator.host.preparation import FILES, UNITS
@@ -254,6 +253,8 @@ class HostReader:
 
 
 def _board_name(device: PciDevice) -> str:
+    from emulator.gpu.catalog import find_board_by_pci  # it reads YAML: not where there is no board
+
     pci_id = f"{device.vendor}:{device.device}"
     model = find_board_by_pci(pci_id)
     return model.product_name if model else f"NVIDIA device {pci_id}"

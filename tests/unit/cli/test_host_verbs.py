@@ -60,6 +60,23 @@ def test_this_machine_is_judged_within_two_seconds_of_its_processors() -> None:
     assert checks["program.ansible"]["level"] == "PASS"
 
 
+def test_a_check_without_a_lab_file_loads_little_of_the_program(tmp_path: Path) -> None:
+    """Most of what a check costs is loading modules."""
+    root = host_trees.plant(tmp_path, "no-virtualisation", pci=[])
+    script = (
+        "import sys; from emulator.cli.main import cli; "
+        f"sys.argv = ['hyperscaler', 'host', 'check', '--json', '--root', {str(root)!r}]\n"
+        "try: cli()\nexcept SystemExit: pass\n"
+        "print(*sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert json.loads(done.stdout)["checks"], done.stderr
+    loaded = set(done.stderr.split())
+    assert "emulator.host.checks" in loaded
+    heavy = ("yaml", "jsonschema", "emulator.spec.load", "emulator.plan", "emulator.images", "emulator.apply")
+    assert [name for name in loaded if name.startswith(heavy)] == []
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become somebody else")
 def test_an_ordinary_user_gets_an_answer() -> None:
     """The first reading imports everything: nobody may not look where Python itself is on some hosts."""
