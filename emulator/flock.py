@@ -7,6 +7,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,9 @@ def acquire(
     seconds: float,
     pause: Callable[[float], bool] | None = None,
     on_wait: Callable[[str], None] | None = None,
+    shared: bool = False,
 ) -> bool:
-    """Take the exclusive lock of an open file; the kernel lets go when the holder ends, however it ends.
+    """Take the lock of an open file; the kernel lets go when the holder ends, however it ends.
 
     Args:
         descriptor: of the file, open for reading.
@@ -32,6 +34,7 @@ def acquire(
         seconds: how long to wait for another holder; 0 gives up at once.
         pause: waits so many seconds; true when the wait is to end, and then so does this.
         on_wait: told once who holds it, when it is not free at once; what it raises ends the wait.
+        shared: others may have it, too, if they share it; else it is this one's alone.
 
     Returns:
         Whether it was taken; False when `pause` said so.
@@ -41,9 +44,10 @@ def acquire(
     """
     deadline = time.monotonic() + seconds
     delay = _FIRST_PAUSE
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     while True:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
             return True
         except BlockingIOError:
             if on_wait is not None:
@@ -68,7 +72,9 @@ def _conflict(descriptor: int, path: Path, seconds: float) -> ConflictError:
 
 def holder(descriptor: int, path: Path) -> str:
     """Who holds the lock, by the file's own text or, where it has none, by what the kernel knows of it."""
-    text = os.pread(descriptor, 4096, 0).decode("utf-8", "replace")
+    text = ""
+    with suppress(IsADirectoryError):
+        text = os.pread(descriptor, 4096, 0).decode("utf-8", "replace")
     return name_of(text) if text.startswith('{"pid"') else _by_the_kernel(path)
 
 

@@ -34,7 +34,8 @@ class LabPaths:
     """Paths of one lab."""
 
     #: All that the program puts into a lab's directory, by name. Whatever else is there is somebody's own, which
-    #: `destroy` refuses to remove: a new file or directory has its name here, too.
+    #: `destroy` refuses to remove: a new file or directory has its name here, too. For what is in them,
+    #: `emulator/app/strangers.py` has patterns.
     ENTRIES: ClassVar[frozenset[str]] = frozenset(
         {
             "journal.jsonl",

@@ -311,8 +311,12 @@ class HypervisorDaemon(Protocol):
 
     def presence(self) -> DaemonPresence: ...
 
+    def uri(self) -> str:
+        """Its libvirt URI while it is up; touches nothing."""
+        ...
+
     def start(self) -> str:
-        """Bring it up (whatever half of it is there) and return its libvirt URI."""
+        """Bring it up (whatever half of it is there) and return its libvirt URI. The caller holds the lab's lock."""
         ...
 
     def stop(self) -> None:

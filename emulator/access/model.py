@@ -61,6 +61,11 @@ class LabUser:
     def may_use(self, node: str) -> bool:
         return not self.revoked and (not self.nodes or node in self.nodes)
 
+    def role_at(self, head: str) -> AccessRole:
+        """The role in a cluster that the node `head` rules. Who rules a cluster can become root on all of its nodes, so
+        that an admin of some nodes is one of the cluster only where its head is among them."""
+        return self.role if self.may_use(head) else AccessRole.STUDENT
+
     @property
     def expires(self) -> int:
         """When the last certificate ends, in seconds since the epoch."""

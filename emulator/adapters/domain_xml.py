@@ -17,6 +17,9 @@ from emulator.units import natural
 # PCI Express machine: vfio devices expect it.
 MACHINE = "q35"
 
+# Owner and group as libvirt's DAC driver writes them; the plus keeps it from looking for a user of that name.
+_ROOT = "+0:+0"
+
 _PCI_ADDRESS = re.compile(
     r"(?P<domain>[0-9a-f]{4,8}):(?P<bus>[0-9a-f]{2}):(?P<slot>[01][0-9a-f])\.(?P<function>[0-7])", re.IGNORECASE
 )
@@ -24,10 +27,13 @@ _CREDENTIAL_NAME = re.compile(r"[A-Za-z0-9._-]{1,255}")
 _MIB_PER_UNIT: Mapping[str, float] = {"b": 2**-20, "bytes": 2**-20, "k": 2**-10, "KiB": 2**-10, "MiB": 1, "GiB": 1024}
 
 
-def domain_xml(request: DomainRequest, tsc_khz: int | None = None) -> str:
+def domain_xml(request: DomainRequest, tsc_khz: int | None = None, *, as_root: bool = False) -> str:
     """The `<domain>` of a request: direct kernel boot, virtio devices, a serial console with a log, no graphics.
 
-    `tsc_khz` is the frequency of the host's time stamp counter, None where it is not known.
+    Args:
+        request: what to define.
+        tsc_khz: the frequency of the host's time stamp counter, None where it is not known.
+        as_root: ask for a QEMU of root's where libvirt would take another user, see `guests_run_as_another_user`.
 
     Raises:
         HypervisorError: a hostdev address or a credential name that cannot be expressed.
@@ -50,7 +56,26 @@ def domain_xml(request: DomainRequest, tsc_khz: int | None = None) -> str:
     ET.SubElement(domain, "on_reboot").text = "restart"
     ET.SubElement(domain, "on_crash").text = "destroy"
     _add_devices(domain, request)
+    if as_root:
+        # relabel no: disks, kernels and images keep their owner, which dynamic ownership would change for all labs on
+        # the same image. A driver beside DAC, such as AppArmor, still makes its own label for the domain.
+        label = ET.SubElement(domain, "seclabel", type="static", model="dac", relabel="no")
+        ET.SubElement(label, "label").text = _ROOT
     return render(domain)
+
+
+def guests_run_as_another_user(capabilities: str) -> bool:
+    """Whether a libvirt with this `<capabilities>` document runs QEMU as a user of its own unless a domain says whom.
+
+    Debian's does (libvirt-qemu). That user cannot enter the directories of disks and images, which are closed to all
+    but their owner. A libvirt without the DAC driver, such as `qemu:///session`, refuses labels of it.
+    """
+    try:
+        root = ET.fromstring(capabilities)  # noqa: S314 - written by libvirt
+    except ET.ParseError:
+        return False
+    models = (model for model in root.findall("host/secmodel") if model.findtext("model") == "dac")
+    return any(label.text != _ROOT for model in models for label in model.findall("baselabel"))
 
 
 def emulated_clock(tsc_khz: int | None) -> tuple[str, ...]:

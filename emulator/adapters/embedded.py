@@ -25,7 +25,7 @@ from urllib.parse import quote
 
 from emulator.adapters import embedded_entry
 from emulator.adapters.embedded_processes import EmbeddedProcess, end_processes, find_processes
-from emulator.adapters.netns import NetworkNamespace, drop_notes, notes_directory
+from emulator.adapters.netns import NetworkNamespace, shared_notes
 from emulator.adapters.process import missing_program
 from emulator.errors import ConflictError, HostNotFitError, HypervisorError
 from emulator.ports import DaemonPresence, ProcessRunner
@@ -67,6 +67,7 @@ stdio_handler = "file"
 """
 
 _DIRECTORIES = tuple(embedded_entry.BINDS)
+_MARKER = "embedded.json"
 
 
 class EmbeddedHypervisor:
@@ -88,15 +89,20 @@ class EmbeddedHypervisor:
         return ("ip", "netns", "exec", self._netns.name)
 
     def uri(self) -> str:
-        """The libvirt URI while it runs."""
+        """See `HypervisorDaemon.uri`."""
         return f"qemu+unix:///system?socket={quote(str(self._socket()), safe='/')}"
 
     def presence(self) -> DaemonPresence:
-        """Whether it is up, partly there, or gone without a trace."""
-        if os.geteuid() != 0:
+        """Whether it is up, partly there, or gone without a trace.
+
+        Up means that nothing is missing that `start` would make: with a damaged marker, or without the name by which
+        the guests are reached, it is partly there.
+        """
+        if not _is_root():
             # Others cannot look into our processes; root alone can have started one.
             return DaemonPresence.ABSENT
-        if any(_is_daemon(process) for process in find_processes(self._directory)) and self._answers():
+        daemon = next(filter(_is_daemon, find_processes(self._directory)), None)
+        if daemon is not None and self._marked() and daemon.netns == self._netns.inode() and self._answers():
             return DaemonPresence.UP
         return DaemonPresence.DOWN if self._remains() else DaemonPresence.ABSENT
 
@@ -109,8 +115,9 @@ class EmbeddedHypervisor:
             HypervisorError: libvirtd does not come up.
         """
         _require_root()
-        if not self._marked():
-            # The directory was removed behind our back: nobody can talk to what still runs there.
+        if not (self._directory / "run").exists():
+            # It was removed behind our back: nobody can talk to what still runs there. A marker that is damaged or
+            # lost says nothing of the kind, and costs no guest its life.
             self._end_all()
         self._mark_directory()
         processes = find_processes(self._directory)
@@ -135,42 +142,65 @@ class EmbeddedHypervisor:
         """
         if self.presence() is DaemonPresence.ABSENT:
             return
-        namespace_ours = self._namespace_is_ours()
+        namespace_ours, directory_ours = self._namespace_is_ours(), self._directory_is_ours()
         self._end_all()
         if namespace_ours:
             self._netns.delete()
-        if self._marked():
+        if directory_ours:
             # The marker goes last: a removal that is cut short can still be told from a stranger's directory.
             for name in _DIRECTORIES:
                 shutil.rmtree(self._directory / name, ignore_errors=True)
             shutil.rmtree(self._directory)
-        self._short_link().unlink(missing_ok=True)
-        drop_notes()
+        with shared_notes():
+            self._short_link().unlink(missing_ok=True)
 
     # ------------------------------------------------------------ directory
     @property
     def _marker(self) -> Path:
-        return self._directory / "embedded.json"
+        return self._directory / _MARKER
+
+    def _marked_namespace(self) -> str | None:
+        """The namespace that the marker names: empty when it is damaged, None when there is no such file."""
+        if self._marker.is_symlink() or not self._marker.is_file():
+            return None
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
+            return str(json.loads(self._marker.read_text())["namespace"])
+        return ""
 
     def _marked(self) -> bool:
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            return bool(json.loads(self._marker.read_text()).get("namespace") == self._netns.name)
+        return self._marked_namespace() == self._netns.name
+
+    def _directory_is_ours(self) -> bool:
+        """Whether it is marked, or holds nothing but what we make, with a damaged marker or something of ours alive."""
+        if self._marked():
+            return True
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            if {path.name for path in self._directory.iterdir()} <= {*_DIRECTORIES, _MARKER, self._partial.name}:
+                named = self._marked_namespace()
+                return not named and (named is not None or self._netns.is_ours() or self._lives())
         return False
 
+    @property
+    def _partial(self) -> Path:
+        return self._marker.with_suffix(".partial")
+
+    def _lives(self) -> bool:
+        return bool(find_processes(self._directory))
+
     def _remains(self) -> bool:
-        return self._marked() or self._namespace_is_ours() or bool(find_processes(self._directory))
+        return self._directory_is_ours() or self._namespace_is_ours() or self._lives()
 
     def _mark_directory(self) -> None:
         """Write the intent, before anything else is made."""
         directory = self._directory
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if directory.is_symlink() or directory.stat().st_uid != 0:
+        if directory.is_symlink() or directory.stat().st_uid != os.geteuid():
             raise ConflictError("not a directory of root's own", where=str(directory))
         directory.chmod(0o700)
         if not self._marked():
-            partial = self._marker.with_suffix(".partial")
+            partial = self._partial
             partial.unlink(missing_ok=True)
-            if any(directory.iterdir()):
+            if any(directory.iterdir()) and not self._directory_is_ours():
                 raise ConflictError(
                     "the directory holds files that are not ours", where=str(directory), fix="move them away"
                 )
@@ -182,6 +212,7 @@ class EmbeddedHypervisor:
                 file.flush()
                 os.fsync(file.fileno())
             partial.rename(self._marker)
+            _sync_directory(directory)
         for name in _DIRECTORIES:
             (directory / name).mkdir(mode=0o755, exist_ok=True)
         _write_settled(directory / "etc" / "libvirtd.conf", _LIBVIRTD_CONF)
@@ -217,8 +248,8 @@ class EmbeddedHypervisor:
         """A short way to a socket whose path is too long for the kernel."""
         link = self._short_link()
         if self._socket().parent == link and not link.is_symlink():
-            notes_directory()
-            link.symlink_to(self._directory / "run")
+            with shared_notes():
+                link.symlink_to(self._directory / "run")
 
     def _answers(self) -> bool:
         try:
@@ -286,6 +317,15 @@ def find_embedded(directory: Path, namespace: str, runner: ProcessRunner) -> Dae
     return EmbeddedHypervisor(directory, namespace, runner).presence()
 
 
+def _sync_directory(path: Path) -> None:
+    """Make a rename in it survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _write_settled(path: Path, text: str) -> None:
     """Bring a file to `text`, never through an empty one: a libvirtd that is starting may be reading it."""
     if path.is_file() and path.read_text() == text:
@@ -299,8 +339,12 @@ def _is_daemon(process: EmbeddedProcess) -> bool:
     return process.name == "libvirtd"
 
 
+def _is_root() -> bool:
+    return os.geteuid() == 0
+
+
 def _require_root() -> None:
-    if os.geteuid() != 0:
+    if not _is_root():
         raise HostNotFitError(
             "the embedded hypervisor needs root, for its namespaces and bridges",
             where="hypervisor.uri",

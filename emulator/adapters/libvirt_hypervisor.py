@@ -11,7 +11,7 @@ from typing import Any
 
 from emulator.adapters import libvirt_errors as errors
 from emulator.adapters.acceleration import capabilities_offer_kvm
-from emulator.adapters.domain_xml import domain_xml, read_domain
+from emulator.adapters.domain_xml import domain_xml, guests_run_as_another_user, read_domain
 from emulator.adapters.host_clock import tsc_khz
 from emulator.adapters.libvirt_errors import ALIVE_SECONDS, answered, call, load_libvirt, tolerate
 from emulator.adapters.libvirt_networks import LibvirtNetworks
@@ -47,6 +47,7 @@ class LibvirtHypervisor:
         self._prefix = guest_prefix
         self._lock = threading.Lock()
         self._connection: Any = None
+        self._as_root: bool | None = None
         self._networks = LibvirtNetworks(self._connect)
         self._connect()
 
@@ -106,8 +107,14 @@ class LibvirtHypervisor:
                 where=where,
                 fix=f"virsh undefine {request.name}, if nobody needs it",
             )
-        xml = domain_xml(request, None if request.accelerated else tsc_khz())
+        xml = domain_xml(request, None if request.accelerated else tsc_khz(), as_root=self._must_ask_for_root())
         call(lambda: self._connect().defineXML(xml), where=where)
+
+    def _must_ask_for_root(self) -> bool:
+        if self._as_root is None:
+            capabilities = call(self._connect().getCapabilities, where=self._uri)
+            self._as_root = guests_run_as_another_user(capabilities)
+        return self._as_root
 
     def start_domain(self, name: str) -> None:
         """See `Hypervisor.start_domain`; a paused domain goes on."""

@@ -6,9 +6,11 @@ import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from emulator.errors import ConflictError, HyperscalerError
+from emulator.flock import acquire
 from emulator.ports import ProcessRunner
 
 NETNS_DIRECTORY = Path("/run/netns")
@@ -18,6 +20,9 @@ _NOTES = Path("/run/hyperscaler")
 _MOUNT_NOTE = _NOTES / "netns-mount"
 
 _TIMEOUT = 30.0
+
+# Seconds to wait for another lab that makes or removes a namespace; it runs two or three commands meanwhile.
+_LOCK_SECONDS = 120.0
 
 
 class NetworkNamespace:
@@ -60,9 +65,10 @@ class NetworkNamespace:
             ConflictError: somebody else's namespace has the name.
         """
         if self.inode() is None:
-            self.path.unlink(missing_ok=True)
-            self._note_mount()
-            self._ip("netns", "add", self.name)
+            with shared_notes():
+                self.path.unlink(missing_ok=True)
+                self._note_mount()
+                self._ip("netns", "add", self.name)
         elif not self.is_ours() and not adopt:
             raise ConflictError(
                 f"a network namespace {self.name} is there and is not ours",
@@ -74,16 +80,21 @@ class NetworkNamespace:
 
     def attach(self, pid: int) -> None:
         """Give the name back to the namespace that process `pid` lives in."""
-        self.delete()
-        self._note_mount()
-        self._ip("netns", "attach", self.name, str(pid))
+        with shared_notes():
+            self._remove_name()
+            self._note_mount()
+            self._ip("netns", "attach", self.name, str(pid))
 
     def delete(self) -> None:
         """Remove the name; the namespace ends with its last process. Absent is fine."""
+        with shared_notes():
+            self._remove_name()
+            self._drop_mount()
+
+    def _remove_name(self) -> None:
         if self.inode() is not None:
             self._ip("netns", "del", self.name)
         self.path.unlink(missing_ok=True)
-        self._drop_mount()
 
     def _ip(self, *words: str, check: bool = True) -> str:
         return self._runner.run(["ip", *words], timeout=_TIMEOUT, check=check).stdout
@@ -91,7 +102,6 @@ class NetworkNamespace:
     def _note_mount(self) -> None:
         """`ip netns add` mounts /run/netns onto itself at its first use. Remember that it was us who caused it."""
         if not NETNS_DIRECTORY.exists() or not _is_mount(NETNS_DIRECTORY):
-            _NOTES.mkdir(mode=0o700, exist_ok=True)
             _MOUNT_NOTE.touch()
 
     def _drop_mount(self) -> None:
@@ -102,19 +112,44 @@ class NetworkNamespace:
                 with contextlib.suppress(OSError):  # not empty below the mount: others use it
                     NETNS_DIRECTORY.rmdir()
                 _MOUNT_NOTE.unlink(missing_ok=True)
-        drop_notes()
 
 
-def notes_directory() -> Path:
-    """The directory of volatile notes (0700), made when it is missing."""
-    _NOTES.mkdir(mode=0o700, exist_ok=True)
-    return _NOTES
+@contextlib.contextmanager
+def shared_notes() -> Iterator[Path]:
+    """The directory of volatile notes (0700), for this process alone while the block runs; removed when it is empty.
+
+    It guards what the namespaces of all labs share: the mount of /run/netns, which the first one makes and the last
+    one removes, and the directory itself. Its own lock is taken, so that no file has to stay for that.
+
+    Raises:
+        ConflictError: another process kept it for two minutes.
+    """
+    with contextlib.ExitStack() as stack:
+        while True:
+            with contextlib.suppress(FileExistsError):
+                _NOTES.mkdir(mode=0o700)
+            try:
+                descriptor = os.open(_NOTES, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue
+            with contextlib.ExitStack() as opened:
+                opened.callback(os.close, descriptor)
+                acquire(descriptor, _NOTES, seconds=_LOCK_SECONDS)
+                if _is_still(descriptor, _NOTES):  # else its last holder has removed it
+                    stack.push(opened.pop_all())
+                    break
+        try:
+            yield _NOTES
+        finally:
+            with contextlib.suppress(OSError):  # not empty
+                _NOTES.rmdir()
 
 
-def drop_notes() -> None:
-    """Remove the directory of notes once it is empty."""
-    with contextlib.suppress(OSError):
-        _NOTES.rmdir()
+def _is_still(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
+    except FileNotFoundError:
+        return False
 
 
 def _is_mount(path: Path) -> bool:

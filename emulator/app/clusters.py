@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from emulator.app.world import CheckOutcome
 from emulator.apply.state import StateStore
 from emulator.errors import HyperscalerError, VerifyError
+from emulator.ports import log
 from emulator.spec.model import ClusterKind, ClusterSpec
 
 CONFIGURE_FACT = "phase/configure"
@@ -123,7 +124,23 @@ def _work_on(spec: ClusterSpec, kind: ClusterKind, steps: ClusterSteps) -> Clust
             _require(spec, kind, outcome.checks)
     except HyperscalerError as error:
         return dataclasses.replace(outcome, error=error)
+    except Exception as error:  # noqa: BLE001  whatever it is, the other cluster goes on and is told of
+        log.exception("the %s cluster ended with an error that nobody expected", NAMES[kind])
+        return dataclasses.replace(outcome, error=_unexpected(error))
     return outcome
+
+
+def _unexpected(error: Exception) -> HyperscalerError:
+    """The error as one that a person can act on; its traceback is in the log."""
+    if isinstance(error, OSError):
+        told = HyperscalerError(error.strerror or str(error), where=str(error.filename or ""))
+    else:
+        told = HyperscalerError(
+            f"this is a fault of hyperscaler itself: {type(error).__name__}: {error}",
+            fix="report it with the traceback at the end of this run's log, in the directory logs of the lab",
+        )
+    told.__cause__ = error
+    return told
 
 
 def _require(spec: ClusterSpec, kind: ClusterKind, checks: Sequence[CheckOutcome]) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 from collections.abc import Mapping
 
+from emulator.apply.executor import InterruptedRunError
+from emulator.apply.handler import StopFlag
 from emulator.errors import ConflictError, HyperscalerError
 from emulator.kubernetes.kubectl import KUBECTL
 from emulator.plan.model import Action, Plan
@@ -35,13 +38,14 @@ def departing_nodes(plan: Plan, spec: ClusterSpec) -> tuple[str, ...]:
     )
 
 
-def drain_departing(plan: Plan, spec: ClusterSpec, shell: GuestShell, reporter: Reporter) -> None:
+def drain_departing(plan: Plan, spec: ClusterSpec, shell: GuestShell, reporter: Reporter, stop: StopFlag) -> None:
     """Drain the nodes that are about to go, one after the other, each within `timeouts.drain`.
 
     A node that is down has nothing to move, and one whose cluster cannot be asked is only warned about.
 
     Raises:
-        ConflictError: pods of a node cannot be moved away. Nothing was deleted, and the node takes pods again.
+        ConflictError: pods of a node cannot be moved away. Nothing was deleted, and all nodes take pods again.
+        InterruptedRunError: a stop was asked for; the same holds.
     """
     nodes = departing_nodes(plan, spec)
     if not nodes:
@@ -53,11 +57,31 @@ def drain_departing(plan: Plan, spec: ClusterSpec, shell: GuestShell, reporter: 
     except HyperscalerError as error:
         reporter.warn(f"{', '.join(nodes)} cannot be drained, their pods end with them: {error.what.splitlines()[0]}")
         return
-    for name in nodes:
-        if name in ready:
+    cordoned: list[str] = []
+    try:
+        for name in nodes:
+            _require_no_stop(stop)
+            if name not in ready:
+                continue
             reporter.event(Event("drain", name, Status.STARTED, "moving its pods away"))
+            if not ready[name]:
+                cordoned.append(name)
             _drain(name, shell, head, spec.timeouts.drain, cordoned=ready[name])
             reporter.event(Event("drain", name, Status.DONE, "drained"))
+        _require_no_stop(stop)
+    except Exception:
+        for name in cordoned:
+            with contextlib.suppress(HyperscalerError, OSError):  # the first error is the one to tell
+                shell.run(head, _patch(name, _STAY), timeout=_ASK_SECONDS, check=False)
+        raise
+
+
+def _require_no_stop(stop: StopFlag) -> None:
+    if stop.is_set():
+        raise InterruptedRunError(
+            "stopped on request while nodes were drained; nothing was deleted",
+            fix="run the same command again to go on",
+        )
 
 
 def _ready_nodes(shell: GuestShell, head: GuestAddress) -> Mapping[str, bool]:
@@ -88,8 +112,6 @@ def _drain(name: str, shell: GuestShell, head: GuestAddress, seconds: int, *, co
         said, failed = error.what, True
     if not failed:
         return
-    if not cordoned:
-        shell.run(head, _patch(name, _STAY), timeout=_ASK_SECONDS, check=False)
     raise ConflictError(
         f"{name} cannot be drained within {seconds} s, so that it was kept: "
         + "\n    ".join(said.splitlines()[-4:] or ["kubectl said nothing"]),

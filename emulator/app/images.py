@@ -30,12 +30,12 @@ def build_image(images: LabImages, name: str, reporter: Reporter, *, force: bool
 
 def remove_image(world: World, store: ImageStore, ref: str) -> GoldenImage:
     """Remove one image; one that a lab's disk stands on is refused by name."""
-    return store.remove(ref, used_base_images(world.home.labs, world.disks.overlay_base))
+    return store.remove(ref, lambda: used_base_images(world.home.labs, world.disks.overlay_base))
 
 
 def collect_images(world: World, store: ImageStore, *, keep: int, chosen: bool = False) -> tuple[GoldenImage, ...]:
     """Remove old images and return them: see `ImageStore.gc`. Those under the disks of labs stay."""
-    return store.gc(used_base_images(world.home.labs, world.disks.overlay_base), keep, chosen=chosen)
+    return store.gc(lambda: used_base_images(world.home.labs, world.disks.overlay_base), keep, chosen=chosen)
 
 
 def rollback_image(store: ImageStore, name: str) -> GoldenImage:

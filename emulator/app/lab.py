@@ -105,8 +105,8 @@ def open_lab(world: World, name: str, backends: Backends) -> Lab:
     namespace = namespace_name(world.home, name) if hypervisor == EMBEDDED else None
     if namespace is not None:
         daemon = world.daemon(paths.hypervisor, namespace)
-        # start() of a daemon that is up only returns its URI.
-        session = LazySession(lambda: world.connect(daemon.start(), guest_prefix(namespace)), daemon)
+        # Never its start(): those who only look hold no lock, and what they see up may be on its way out.
+        session = LazySession(lambda: world.connect(daemon.uri(), guest_prefix(namespace)), daemon)
     else:
         session = LazySession(lambda: world.connect(hypervisor, ()), None)
 

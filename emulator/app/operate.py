@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 
 from emulator.app.clusters import work_on_clusters
-from emulator.app.files import load_recorded_lab
+from emulator.app.files import LoadedLab, load_recorded_lab
 from emulator.app.gpu_planning import node_gpus
 from emulator.app.kubeconfigs import hand_out_kubeconfigs
 from emulator.app.opened import opened_lab
@@ -16,6 +16,7 @@ from emulator.app.rotation import Rotator
 from emulator.app.work import working_on
 from emulator.app.world import CheckOutcome, World
 from emulator.apply.handler import StopFlag
+from emulator.apply.handlers.files import write_private
 from emulator.errors import ConflictError, UsageError
 from emulator.plan.model import Plan
 from emulator.progress import Reporter
@@ -23,18 +24,21 @@ from emulator.spec.model import ClusterSpec
 
 
 def configure(
-    world: World, spec: ClusterSpec, reporter: Reporter, stop: StopFlag, *, wait_seconds: float = 0.0
+    world: World, loaded: LoadedLab, reporter: Reporter, stop: StopFlag, *, wait_seconds: float = 0.0
 ) -> ProvisionResult:
-    """Run the playbooks of a provisioned lab with the settings of the given file.
+    """Run the playbooks of a provisioned lab with the settings of the given file, which is kept with the lab like that
+    of `provision`: whatever works on the lab later, a verification or a start of the host, goes by it.
 
     Raises:
         ConflictError: the file asks for other machines or networks than those that were made.
     """
     started = time.monotonic()
+    spec = loaded.spec
     with working_on(world, spec.name, "configure", reporter, wait_seconds=wait_seconds, stop=stop) as work:
         lab, store = opened_lab(world, spec.name)
         _require_same_machines(load_recorded_lab(world.home, spec.name).spec, spec)
         work.begin(store)
+        write_private(lab.paths.spec, loaded.source)
         Rotator(world, lab, store, spec, reporter, stop).settle()
         steps = dataclasses.replace(cluster_steps(world, lab, store, spec, reporter, stop), verify=None)
         clusters = work_on_clusters(spec, steps, store)

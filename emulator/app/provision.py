@@ -87,7 +87,7 @@ def provision(world: World, loaded: LoadedLab, options: Options, reporter: Repor
         plan = _hold_places(world, lab, store, spec, plan, reporter)
         rotator = Rotator(world, lab, store, spec, reporter, stop)
         rotator.settle()
-        drain_departing(plan, spec, world.guests.shell(lab.access(spec.ssh.user)), reporter)
+        drain_departing(plan, spec, world.guests.shell(lab.access(spec.ssh.user)), reporter, stop)
         applied = _apply(lab, store, plan, spec, reporter, stop)
         intact = [kind for kind in spec.clusters if applied.is_intact(kind.value)]
         steps = cluster_steps(world, lab, store, spec, reporter, stop)

@@ -85,7 +85,7 @@ class LazySession:
     def revive(self) -> Hypervisor | None:
         """The connection; a libvirtd of the lab's own that died is started again, so that its guests are seen.
 
-        Nothing is made for a lab that has none.
+        Nothing is made for a lab that has none. For commands that hold the lab's lock.
         """
         if self._daemon is not None and self._daemon.presence() is DaemonPresence.DOWN:
             self._daemon.start()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,10 @@ from emulator.apply.state import State, StateStore
 from emulator.errors import HyperscalerError, UsageError
 from emulator.plan.resources import Domain
 from emulator.ports import DomainInfo
-from emulator.spec.model import ClusterSpec, NodeSpec
+from emulator.spec.model import ClusterKind, ClusterSpec, NodeSpec, Role
+
+HEADS = (Role.HPC_CONTROLLER, Role.CLOUD_CONTROL_PLANE)
+"""The nodes that can say how their cluster is."""
 
 DRIFT_LINES = 8
 """How many differences between record and host are told one by one."""
@@ -135,7 +138,9 @@ def lab_status(world: World, name: str) -> LabStatus:
     if domains is not None and not busy:
         stopped = {f"{Domain.kind}/{node.name}" for node in nodes if node.state not in ("running", "absent")}
         problems += _drift(world, spec, state, told=stopped)
-    clusters = _clusters(world, spec, hypervisor) if all(node.state == "running" for node in nodes) else {}
+    running = {node.name for node in nodes if node.state == "running"}
+    answering = [node.role.cluster for node in spec.nodes if node.role in HEADS and node.name in running]
+    clusters = _clusters(world, spec, hypervisor, answering) if answering else {}
     phases = {key.removeprefix("phase/"): value for key, value in state.facts.items() if key.startswith("phase/")}
     return LabStatus(name, hypervisor, phases, nodes, clusters, busy, tuple(problems), has_autostart(world, name))
 
@@ -192,7 +197,7 @@ def _drift(world: World, spec: ClusterSpec, state: State, *, told: Collection[st
     return [*shown, f"and {len(lines) - len(shown)} more"] if len(lines) > len(shown) else shown
 
 
-def _clusters(world: World, spec: ClusterSpec, hypervisor: str) -> Mapping[str, str]:
+def _clusters(world: World, spec: ClusterSpec, hypervisor: str, kinds: Sequence[ClusterKind]) -> Mapping[str, str]:
     """What Slurm and Kubernetes say of their nodes."""
     lab = open_lab(world, spec.name, Backends(hypervisor))
-    return world.guests.cluster_state(spec, lab.access(spec.ssh.user))
+    return world.guests.cluster_state(spec, lab.access(spec.ssh.user), kinds)

@@ -145,8 +145,9 @@ class Guests(Protocol):
         """The command that opens a shell on a node, for a person."""
         ...
 
-    def cluster_state(self, spec: ClusterSpec, access: Access) -> Mapping[str, str]:
-        """One line about the nodes of each cluster as its scheduler sees them, for `status`: `slurm`, `kubernetes`."""
+    def cluster_state(self, spec: ClusterSpec, access: Access, kinds: Sequence[ClusterKind]) -> Mapping[str, str]:
+        """One line about the nodes of each of these clusters as its scheduler sees them, for `status`: `slurm`,
+        `kubernetes`. They are asked at once."""
         ...
 
     def kubeconfig(self, spec: ClusterSpec, access: Access, *, student: bool) -> str:

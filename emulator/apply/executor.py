@@ -250,7 +250,14 @@ class Executor:
                     handle = handler.ensure(step.resource, step.previous, context)
                     self._store.end(action, step.resource, handle)
         except HyperscalerError as error:
-            self._store.fail(action, step.resource, error.what)
+            self._record_failure(action, step.resource, error)
             self._reporter.event(Event("apply", subject, Status.FAILED, error.what, time.monotonic() - started))
             raise
         self._reporter.event(Event("apply", subject, Status.DONE, action, time.monotonic() - started))
+
+    def _record_failure(self, action: str, resource: Resource, failure: HyperscalerError) -> None:
+        """Nothing depends on this record, since the open `begin` says enough: what is told is the step's own error."""
+        try:
+            self._store.fail(action, resource, failure.what)
+        except HyperscalerError as error:
+            self._reporter.warn(f"{resource.id}: that it failed could not be recorded: {error.what}")

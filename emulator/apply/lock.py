@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +19,10 @@ from emulator.apply.executor import InterruptedRunError
 from emulator.apply.handler import StopFlag
 from emulator.errors import StateError
 from emulator.flock import acquire, holder, name_of
+
+# Locks around what labs of all homes share. Not in /run/lock, which everybody may write to: who made the directory
+# first could keep root out, or take the locks.
+HOST_LOCKS = Path("/run/hyperscaler/locks")
 
 
 @contextmanager
@@ -63,6 +68,8 @@ def exclusive_lock(
 
 def _open(path: Path) -> int:
     try:
+        if path.parent == HOST_LOCKS:
+            _make_host_locks()
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
@@ -71,6 +78,31 @@ def _open(path: Path) -> int:
             where=str(path),
             fix="run as the user that owns this directory (root for the default one), or set HYPERSCALER_HOME",
         ) from error
+
+
+def _make_host_locks() -> None:
+    """Make the directory, and refuse one that others own or may write to, or that lies in such a one."""
+    while True:
+        try:
+            for directory in (HOST_LOCKS.parent, HOST_LOCKS):
+                with suppress(FileExistsError):
+                    directory.mkdir(mode=0o700)
+                _require_own(directory)
+            return
+        except FileNotFoundError:
+            # The outer one goes when the last namespace does, if nothing is in it yet (`adapters/netns.py`).
+            if not HOST_LOCKS.parent.parent.is_dir():
+                raise
+
+
+def _require_own(directory: Path) -> None:
+    found = directory.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        raise StateError(
+            "the directory of the host's locks is not root's alone",
+            where=str(directory),
+            fix=f"find out who made it and remove it (rm -r {directory})",
+        )
 
 
 def start_time(pid: int) -> str:

@@ -28,7 +28,7 @@ def command(file: Path, *, wait_seconds: float, as_json: bool) -> None:
         run_log(world.home.lab(loaded.spec.name).logs, "configure"),
         reporting(live=True) as reporter,
     ):
-        result = configure(world, loaded.spec, reporter, stop, wait_seconds=wait_seconds)
+        result = configure(world, loaded, reporter, stop, wait_seconds=wait_seconds)
     if as_json:
         print_json({"version": 1, "lab": loaded.spec.name, "configured": dict(result.changed)})
     else:

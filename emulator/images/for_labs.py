@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
@@ -55,6 +56,10 @@ class LabImages:
                 self._signatures.check(self.store, image)
             self._trusted.add(image.digest)
         return image
+
+    def kept(self, name: str) -> AbstractContextManager[None]:
+        """See `ImageStore.kept`."""
+        return self.store.kept(name)
 
     def needs_build(self, name: str, *, held: bool = True) -> str | None:
         """Why a lab's image must be built, in words; None when it is there. See `ImageStore.needs_build`."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import builtins
 import contextlib
-from collections.abc import Collection, Iterator, Mapping
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,11 @@ from emulator.ports import ProcessRunner, log
 _TRASH_PREFIX = ".trash-"
 _LOCK_SECONDS = 7200.0
 """How long one may wait for another build of the image: two hours, on the slowest of hosts."""
+_USE_SECONDS = 600.0
+"""How long one may wait for disks that are made on an image, or for a removal: checking a signature reads it whole."""
+
+UsedImages = Callable[[], Collection[Path]]
+"""Base images that overlays of any lab stand on; a mapping may give the overlay for each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +54,8 @@ class ImageStore:
     """Images under `root`: `<name>/<digest>/` with the artefacts, and `<name>/current` that points to one of them.
 
     Readers need no lock: an image appears under its final name complete, and `current` changes in one step.
-    Builds and removals of one name exclude each other, across processes.
+    Builds and removals of one name exclude each other, across processes; so do removals and those who are about to put
+    a disk on an image (`kept`), whom a build does not hinder.
     """
 
     def __init__(self, root: Path, runner: ProcessRunner, *, recipes: Path | None = None) -> None:
@@ -238,19 +245,19 @@ class ImageStore:
 
             return self._make(recipe, make, record.inputs, progress)
 
-    def remove(self, ref: str, in_use: Collection[Path]) -> GoldenImage:
+    def remove(self, ref: str, in_use: UsedImages) -> GoldenImage:
         """Remove one image and return what it was.
 
         Args:
             ref: name (its current image) or digest.
-            in_use: base images that overlays of any lab stand on; a mapping may give the overlay for each.
+            in_use: looked at when nobody can put a disk on the image any more.
 
         Raises:
             ConflictError: an overlay stands on the image, or a build of its name is running.
         """
         image = self.show(ref)
-        with self.locked(image.name):
-            user = _user(image, in_use)
+        with self.locked(image.name), self._unused(image.name):
+            user = _user(image, in_use())
             if user is not None:
                 raise ConflictError(
                     f"image {image.name} {image.digest[:12]} is in use by {user}",
@@ -260,7 +267,7 @@ class ImageStore:
             self._discard(image)
         return image
 
-    def gc(self, in_use: Collection[Path], keep: int, *, chosen: bool = False) -> tuple[GoldenImage, ...]:
+    def gc(self, in_use: UsedImages, keep: int, *, chosen: bool = False) -> tuple[GoldenImage, ...]:
         """Remove images that are neither current, nor in use, nor among the `keep` newest of their name.
 
         Images with a tag, and those that a rollback left or returns to, go only with `chosen`. Left-overs of
@@ -268,13 +275,14 @@ class ImageStore:
         """
         removed = []
         for name in sorted({path.parent.name for path in self.root.glob("*/*") if NAME.fullmatch(path.parent.name)}):
-            with self.locked(name):
+            with self.locked(name), self._unused(name):
                 self._sweep(name)
+                used = in_use()
                 kept: set[str | None] = {self.pointers(name).read(CURRENT)}
                 kept |= set() if chosen else self.pointers(name).protected()
                 mine = [image for image in self.list() if image.name == name]
                 for image in mine[max(keep, 0) :]:
-                    if _user(image, in_use) is None and image.directory.name not in kept:
+                    if _user(image, used) is None and image.directory.name not in kept:
                         self._discard(image)
                         removed.append(image)
         return tuple(removed)
@@ -323,6 +331,33 @@ class ImageStore:
         for path in (self.root / name).iterdir():
             if path.name.startswith((WORK_PREFIX, _TRASH_PREFIX)):
                 remove_tree(path)
+
+    @contextlib.contextmanager
+    def kept(self, ref: str) -> Iterator[None]:
+        """No image of the name in `ref` is removed while the block runs; a disk that is on one at its end keeps it.
+
+        Raises:
+            ConflictError: one was being removed all the time.
+        """
+        reference = parse_reference(ref)
+        if reference is None or not (self.root / reference.name).is_dir():
+            yield  # there is nothing to keep
+            return
+        with self._used(reference.name, shared=True):
+            yield
+
+    def _unused(self, name: str) -> contextlib.AbstractContextManager[None]:
+        return self._used(name, shared=False)
+
+    @contextlib.contextmanager
+    def _used(self, name: str, *, shared: bool) -> Iterator[None]:
+        path = self.root / name / ".use.lock"
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            acquire(descriptor, path, seconds=_USE_SECONDS, shared=shared)
+            yield
+        finally:
+            os.close(descriptor)
 
     @contextlib.contextmanager
     def locked(self, name: str, progress: Progress | None = None) -> Iterator[None]:

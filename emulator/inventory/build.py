@@ -223,13 +223,14 @@ def _kubernetes_users(spec: ClusterSpec, trust: SshTrust, gpus: Mapping[str, tup
     nodes = spec.nodes_of(CLOUD)
     if spec.kubernetes is None or not nodes:
         return {}
+    head = next(node.name for node in nodes if node.role is Role.CLOUD_CONTROL_PLANE)
     workers = [node for node in nodes if node.role is not Role.CLOUD_CONTROL_PLANE] or nodes
     strategy = MigStrategy(spec.kubernetes.mig_strategy)
     types = [(gpu.type, gpu.count) for node in nodes for gpu in gpus.get(node.name, ()) if gpu.count > 0]
     cpus, memory = sum(node.cpu_cores for node in workers), sum(node.memory_mib for node in workers)
     return {
         "kubernetes_users": tuple(
-            {"name": user.name, "role": user.role.value, "namespace": student_namespace(user.name)}
+            {"name": user.name, "role": user.role_at(head).value, "namespace": student_namespace(user.name)}
             for user in trust.book.users
             if not user.revoked
         ),

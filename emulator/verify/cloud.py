@@ -7,6 +7,7 @@ deleted at the end whatever happened.
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -29,11 +30,11 @@ _RELEASE = "/usr/lib/hyperscaler/kubernetes.json"
 # Where kubeadm and the add-ons have their pods, and nobody else has any.
 SYSTEM_NAMESPACES = ("kube-system", "kube-flannel", "ingress-nginx", "local-path-storage")
 _SYSTEM_PODS = ("etcd-", "kube-apiserver-", "kube-controller-manager-", "kube-scheduler-", "kube-proxy-")
-# Seconds for one page, and for a whole round of them from one pod.
+# Seconds and least tries for one page.
 _PAGE_SECONDS = 20
-_ROUND_SECONDS = 240
+_PAGE_TRIES = 3
 # A start of kubectl costs an emulated CPU seconds, so that one answer serves all that looks at the cluster.
-_LISTING = "get nodes,namespaces,pods --all-namespaces -o json"
+_LISTING = "get nodes,namespaces,pods,deployments,daemonsets --all-namespaces -o json"
 
 Look = Callable[[judge.ClusterState], Verdict]
 
@@ -79,7 +80,9 @@ def verify_cloud(
     wanted = {node: resources for node, resources in wanted.items() if resources and node in probes.nodes}
     looks: dict[str, Look] = {
         "kubernetes nodes": lambda cluster: judge.judge_nodes(cluster.nodes, probes.nodes),
-        "system pods": lambda cluster: judge.judge_pods(cluster.pods_of(SYSTEM_NAMESPACES), _SYSTEM_PODS),
+        "system pods": lambda cluster: judge.judge_pods(
+            cluster.pods_of(SYSTEM_NAMESPACES), _SYSTEM_PODS, cluster.workloads_of(SYSTEM_NAMESPACES)
+        ),
     }
     if wanted:
         looks["kubernetes gpus"] = lambda cluster: judge.judge_gpus(cluster.nodes, wanted)
@@ -185,8 +188,10 @@ class _Probes:
         targets = [*(pod.ip for pod in self._pods), SERVICE]
 
         def ask(pod: judge.PodState) -> tuple[judge.Reach, ...]:
-            words = shlex.join(["exec", "-n", NAMESPACE, pod.name, "--", "/bin/sh", "-c", round_script(targets)])
-            output, _ = self._kubectl(words, timeout=_ROUND_SECONDS)
+            script = round_script(targets, self._timeout)
+            words = shlex.join(["exec", "-n", NAMESPACE, pod.name, "--", "/bin/sh", "-c", script])
+            longest = self._timeout + len(targets) * _PAGE_TRIES * (_PAGE_SECONDS + POLL_SECONDS)
+            output, _ = self._kubectl(words, timeout=longest)
             return judge.parse_reaches(pod.node, output)
 
         with ThreadPoolExecutor(max_workers=4, thread_name_prefix="verify") as pool:
@@ -201,14 +206,16 @@ class _Probes:
         self._kubectl(f"delete namespace {NAMESPACE} --ignore-not-found --wait=false", timeout=60)
 
 
-def round_script(targets: list[str]) -> str:
-    """A shell script that gets a page from each target and prints a line for each. Names are asked for three times: a
-    service's first answer may be on its way through the cluster still."""
+def round_script(targets: list[str], seconds: float) -> str:
+    """A shell script that gets a page from each target and prints a line for each. What does not answer is asked again
+    until the `seconds` of the whole round are over: the first news of a service may be on its way to kube-proxy and the
+    DNS still."""
     # busybox's own wget timeout crashes on a refused connection, so the time is kept from outside.
+    page = f'timeout {_PAGE_SECONDS} wget -q -O - "http://$target:{PORT}/"'
+    given_up = f'{{ tries=$((tries + 1)); [ "$tries" -ge {_PAGE_TRIES} ] && [ "$(date +%s)" -ge "$end" ]; }}'
     return (
-        f"for target in {shlex.join(targets)}; do answer=; "
-        "for try in 1 2 3; do "
-        f'answer=$(timeout {_PAGE_SECONDS} wget -q -O - "http://$target:{PORT}/") && break; sleep 2; done; '
+        f"end=$(($(date +%s) + {math.ceil(seconds)})); for target in {shlex.join(targets)}; do tries=0; "
+        f"until answer=$({page}) || {given_up}; do sleep {POLL_SECONDS:.0f}; done; "
         'echo "$target $answer"; done'
     )
 

@@ -32,25 +32,39 @@ class PodState:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkloadState:
+    """A Deployment or DaemonSet; `trouble` is empty when all of its pods are Ready."""
+
+    name: str
+    namespace: str
+    trouble: str
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterState:
-    """What one listing of several kinds says: nodes by name, all pods, names of namespaces."""
+    """What one listing of several kinds says: nodes by name, pods that count, names of namespaces, workloads."""
 
     nodes: Mapping[str, NodeState]
     pods: tuple[PodState, ...]
     namespaces: frozenset[str]
+    workloads: tuple[WorkloadState, ...] = ()
 
     def pods_of(self, namespaces: Sequence[str]) -> tuple[PodState, ...]:
         return tuple(pod for pod in self.pods if pod.namespace in namespaces)
 
+    def workloads_of(self, namespaces: Sequence[str]) -> tuple[WorkloadState, ...]:
+        return tuple(workload for workload in self.workloads if workload.namespace in namespaces)
+
 
 def parse_cluster(text: str) -> ClusterState:
-    """`kubectl get nodes,namespaces,pods -A -o json`; empty when it is not that."""
+    """`kubectl get nodes,namespaces,pods,deployments,daemonsets -A -o json`; empty when it is not that."""
     items = _items(text)
     nodes = (_node(item) for item in items if item.get("kind") == "Node")
     return ClusterState(
         {node.name: node for node in nodes},
-        tuple(_pod(item) for item in items if item.get("kind") == "Pod"),
+        _pods(item for item in items if item.get("kind") == "Pod"),
         frozenset(_text(item, "metadata", "name") for item in items if item.get("kind") == "Namespace"),
+        tuple(_workload(item) for item in items if item.get("kind") in ("Deployment", "DaemonSet")),
     )
 
 
@@ -61,8 +75,8 @@ def parse_nodes(text: str) -> dict[str, NodeState]:
 
 
 def parse_pods(text: str) -> tuple[PodState, ...]:
-    """`kubectl get pods -o json`."""
-    return tuple(_pod(item) for item in _items(text))
+    """`kubectl get pods -o json`, less the pods that a controller replaces."""
+    return _pods(_items(text))
 
 
 def _items(text: str) -> Sequence[Mapping[str, object]]:
@@ -111,6 +125,37 @@ def _node(item: Mapping[str, object]) -> NodeState:
     )
 
 
+def _pods(items: Iterable[Mapping[str, object]]) -> tuple[PodState, ...]:
+    return tuple(_pod(item) for item in items if not _is_replaced(item))
+
+
+def _is_replaced(item: object) -> bool:
+    """Whether it is a pod that failed (was evicted, or its node was switched off) and that its controller makes anew
+    under another name: what is left of it stays listed for long. A node owns its static pods and replaces none."""
+    owners = _at(item, "metadata", "ownerReferences")
+    return _text(item, "status", "phase") == "Failed" and any(
+        _at(owner, "controller") is True and _at(owner, "kind") != "Node"
+        for owner in (owners if isinstance(owners, list) else ())
+    )
+
+
+def _workload(item: Mapping[str, object]) -> WorkloadState:
+    kind, name = _text(item, "kind").lower(), _text(item, "metadata", "name")
+    if kind == "daemonset":
+        wanted, ready = _count(item, "status", "desiredNumberScheduled"), _count(item, "status", "numberReady")
+    else:
+        wanted, ready = _count(item, "spec", "replicas", default=1), _count(item, "status", "readyReplicas")
+    trouble = f"{kind} {name}: {ready} of {wanted} pods ready" if ready < wanted else ""
+    if _at(item, "status", "observedGeneration") != _at(item, "metadata", "generation"):
+        trouble = f"{kind} {name} has not been looked at yet"
+    return WorkloadState(name, _text(item, "metadata", "namespace"), trouble)
+
+
+def _count(item: object, *path: str, default: int = 0) -> int:
+    found = _at(item, *path)
+    return found if isinstance(found, int) else default
+
+
 def _pod(item: Mapping[str, object]) -> PodState:
     phase = _text(item, "status", "phase")
     ready = _conditions(item).get("Ready", {})
@@ -152,10 +197,14 @@ def judge_nodes(nodes: Mapping[str, NodeState], expected: Sequence[str]) -> Verd
     return Verdict(True, f"{len(expected)} nodes Ready, {versions}")
 
 
-def judge_pods(pods: Iterable[PodState], needed: Sequence[str] = ()) -> Verdict:
-    """Every pod is Ready, and for each name in `needed` there is a pod whose name begins with it."""
+def judge_pods(
+    pods: Iterable[PodState], needed: Sequence[str] = (), workloads: Iterable[WorkloadState] = ()
+) -> Verdict:
+    """Every pod is Ready, for each name in `needed` there is a pod whose name begins with it, and every workload has
+    all of its pods."""
     pods = tuple(pods)
     lines = [f"{pod.name}: {pod.trouble}" for pod in pods if pod.trouble]
+    lines += [workload.trouble for workload in workloads if workload.trouble]
     lines += [f"no pod of {name}" for name in needed if not any(pod.name.startswith(name) for pod in pods)]
     if lines or not pods:
         return Verdict(False, "; ".join(lines) or "there are no pods")

@@ -64,7 +64,9 @@ def real_world() -> World:
 
 def host_locks(home: Home) -> Path:
     """One place for all homes of root's. Others share no hypervisor and no board with it."""
-    return Path("/run/lock/hyperscaler") if os.geteuid() == 0 else home.locks
+    from emulator.apply.lock import HOST_LOCKS
+
+    return HOST_LOCKS if os.geteuid() == 0 else home.locks
 
 
 def images_of_host() -> LabImages:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from emulator.access.model import AccessRole, LabUser
@@ -120,7 +121,8 @@ class RealGuests:
         self, spec: ClusterSpec, access: Access, user: LabUser, *, seconds: int, directory: Path
     ) -> None:
         head = next(node.name for node in spec.nodes if node.role is Role.CLOUD_CONTROL_PLANE)
-        namespace = student_namespace(user.name) if user.role is AccessRole.STUDENT else "default"
+        student = user.role_at(head) is AccessRole.STUDENT
+        namespace = student_namespace(user.name) if student else "default"
         text = user_kubeconfig(
             self._shell(access),
             _by_name(spec)[head],
@@ -131,14 +133,16 @@ class RealGuests:
         )
         write_private(directory / "kubeconfig", text.encode())
 
-    def cluster_state(self, spec: ClusterSpec, access: Access) -> Mapping[str, str]:
+    def cluster_state(self, spec: ClusterSpec, access: Access, kinds: Sequence[ClusterKind]) -> Mapping[str, str]:
         asked: dict[str, Summary] = {}
-        if spec.slurm is not None:
+        if spec.slurm is not None and ClusterKind.HPC in kinds:
             asked["slurm"] = slurm_summary
-        if spec.kubernetes is not None:
+        if spec.kubernetes is not None and ClusterKind.CLOUD in kinds:
             asked["kubernetes"] = cloud_summary
         shell, guests = self._shell(access), _by_name(spec)
-        return {name: _answer(ask, spec, shell, guests) for name, ask in asked.items()}
+        with ThreadPoolExecutor(max_workers=max(1, len(asked)), thread_name_prefix="status") as pool:
+            answers = pool.map(lambda ask: _answer(ask, spec, shell, guests), asked.values())
+        return dict(zip(asked, answers, strict=True))
 
     def kubeconfig(self, spec: ClusterSpec, access: Access, *, student: bool) -> str:
         head = next(node.name for node in spec.nodes if node.role is Role.CLOUD_CONTROL_PLANE)

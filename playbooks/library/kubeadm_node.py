@@ -50,7 +50,7 @@ options:
       lab asks for (1.31, 1.31.4, or empty for any), and for C(join) C(running), the version of the control plane.
     type: dict
   node:
-    description: C(name) and C(ip).
+    description: C(name) and C(ip), and for C(join) C(taints) that the node registers with.
     type: dict
   token:
     description: Bootstrap token for C(join).

@@ -30,9 +30,14 @@ options:
     type: list
     elements: dict
   absent:
-    description: Objects of this program to delete, each with C(api_version), C(kind), C(namespace) and C(name).
+    description: Objects of this program to delete, each with C(api_version), C(kind), C(namespace) and C(name), and
+      C(unmarked) for one that an older version made, which did not mark it.
     type: list
     elements: dict
+  known:
+    description: Names of nodes to look for while objects are applied; those that the cluster has come back.
+    type: list
+    elements: str
   nodes:
     description: The nodes of the lab, each with C(name), C(labels), C(taints) (C(key), C(value), C(effect)) and
       C(joined). Others that were nodes of the lab are drained and deleted. Empty leaves the nodes as they are.
@@ -48,6 +53,15 @@ options:
     elements: str
   timeout:
     type: int
+"""
+
+RETURN = r"""
+changes:
+  description: What was changed, one line each.
+  type: list
+known:
+  description: Those nodes of C(known) that the cluster has.
+  type: list
 """
 
 READY_POLL = 3.0
@@ -190,10 +204,9 @@ def watch_until_ready(names, namespaces, timeout):
     """Wait without asking again and again: each start of kubectl costs an emulated CPU seconds that the cluster needs
     to come up. Whether all is ready is judged afterwards; here a deadline or a pod that was replaced is no error."""
     waits = [["wait", "--for=condition=Ready", *(f"node/{name}" for name in names)]] if names else []
-    # Pods of Jobs end, and are never Ready then.
-    waits += [
-        ["wait", "--for=condition=Ready", "pods", "--selector=!job-name", "-n", namespace] for namespace in namespaces
-    ]
+    # Pods of Jobs end, and are never Ready then; nor are those that failed, which controllers make anew.
+    which = ["--selector=!job-name", "--field-selector=status.phase!=Failed"]
+    waits += [["wait", "--for=condition=Ready", "pods", *which, "-n", namespace] for namespace in namespaces]
     deadline = time.monotonic() + timeout
     for words in waits:
         left = int(deadline - time.monotonic())
@@ -232,6 +245,7 @@ def main():
                     "edits": {"type": "list", "elements": "dict", "default": []},
                 },
             },
+            "known": {"type": "list", "elements": "str", "default": []},
             "nodes": {"type": "list", "elements": "dict", "default": []},
             "managed_taints": {"type": "list", "elements": "str", "default": []},
             "wait_ready": {"type": "list", "elements": "str", "default": []},
@@ -241,9 +255,10 @@ def main():
     )
     params, check = module.params, module.check_mode
     try:
-        changes = []
+        changes, known = [], []
         if params["manifests"] or params["addons"]:
-            changes = apply(params["manifests"], params["addons"], params["absent"], check=check)
+            manifests, addons, absent = (params[name] for name in ("manifests", "addons", "absent"))
+            changes, known = apply(manifests, addons, absent, params["known"], check=check)
         seen = snapshot() if params["nodes"] or params["wait_ready"] else ({}, [])
         if params["nodes"]:
             changes += converge_nodes(params["nodes"], seen[0], params["managed_taints"], check=check)
@@ -252,7 +267,7 @@ def main():
             wait_ready(names, params["wait_ready"], seen, params["timeout"])
     except (ClusterError, OSError, subprocess.SubprocessError) as error:
         module.fail_json(msg=str(error))
-    module.exit_json(changed=bool(changes), changes=changes)
+    module.exit_json(changed=bool(changes), changes=changes, known=known)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 """Ansible module: the users of a lab in its Kubernetes cluster, in one round trip on its control plane.
 
 A user has a service account in a namespace that only admins get into. A student works in a namespace of their own,
-with the built-in role `edit`, a quota and default limits; an admin has the role `cluster-admin`. When access ends, the
-namespace stays with what is stored in it; account, role and everything that runs there go.
+with a role like the built-in `edit`, quotas and default limits; an admin has the role `cluster-admin`. When access
+ends, the namespace stays with what is stored in it; account, role and everything that runs there go.
 
 Only what carries the lab's label is changed or taken away.
 """
@@ -34,6 +34,9 @@ options:
   quota:
     description: C(hard) of each student's ResourceQuota.
     type: dict
+  student_role:
+    description: The ClusterRole that each student has in their namespace, as a document.
+    type: dict
   isolate:
     description: Whether pods of a student talk to each other and to the cluster's DNS only.
     type: bool
@@ -46,13 +49,21 @@ changes:
 """
 
 LABEL = "hyperscaler/user"
-KINDS = "namespaces,serviceaccounts,rolebindings,clusterrolebindings,resourcequotas,limitranges,networkpolicies"
+KINDS = "namespaces,serviceaccounts,clusterroles,rolebindings,clusterrolebindings,resourcequotas,limitranges"
+KINDS += ",networkpolicies"
 # What access consists of, and so ends with it. Namespaces are never among them: they hold the users' data.
 GRANTS = ("ClusterRoleBinding", "RoleBinding", "ServiceAccount")
-CLUSTER_WIDE = ("Namespace", "ClusterRoleBinding")
+CLUSTER_WIDE = ("Namespace", "ClusterRole", "ClusterRoleBinding")
 WORKLOADS = "cronjobs,deployments,statefulsets,daemonsets,replicasets,replicationcontrollers,jobs,pods"
 RBAC = "rbac.authorization.k8s.io"
 CLOSED = {"pods": "0"}
+# Pods of the system's own priorities take the place of others, those of the cluster's DNS included. Since Kubernetes
+# 1.17 any namespace may have them, unless a quota says otherwise.
+SYSTEM_PRIORITIES = {
+    "matchExpressions": [
+        {"scopeName": "PriorityClass", "operator": "In", "values": ["system-cluster-critical", "system-node-critical"]}
+    ]
+}
 CLUSTER_DNS = {
     "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}},
     "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}},
@@ -77,6 +88,11 @@ def quota(user, namespace, hard):
     return thing("v1", "ResourceQuota", "hyperscaler", user, namespace, spec={"hard": hard})
 
 
+def no_system_priorities(user, namespace):
+    spec = {"hard": {"pods": "0"}, "scopeSelector": SYSTEM_PRIORITIES}
+    return thing("v1", "ResourceQuota", "hyperscaler-priority", user, namespace, spec=spec)
+
+
 def namespace_of(user, name):
     wanted = thing("v1", "Namespace", name, user)
     # Takes effect from Kubernetes 1.23 on; older ones store the label and do nothing.
@@ -93,6 +109,7 @@ def student_objects(user, namespace, params):
     objects = [
         namespace_of(user, namespace),
         quota(user, namespace, params["quota"]),
+        no_system_priorities(user, namespace),
         thing("v1", "LimitRange", "hyperscaler", user, namespace, spec={"limits": [defaults]}),
     ]
     if params["isolate"]:
@@ -104,8 +121,10 @@ def student_objects(user, namespace, params):
             "egress": [{"to": [{"podSelector": {}}]}, {"to": [CLUSTER_DNS], "ports": dns}],
         }
         objects.append(thing("networking.k8s.io/v1", "NetworkPolicy", "default-deny", user, namespace, spec=spec))
-    # The role comes last: when it is there, so are the limits.
-    objects.append(binding("RoleBinding", "hyperscaler", user, "edit", params["accounts_namespace"], namespace))
+    # The role comes last: when it is there, so are the limits. What a binding binds to cannot be changed: those of
+    # older versions, to another role, had another name and go as stale.
+    role = params["student_role"]["metadata"]["name"]
+    objects.append(binding("RoleBinding", "hyperscaler-student", user, role, params["accounts_namespace"], namespace))
     return objects
 
 
@@ -113,6 +132,8 @@ def wanted_objects(params):
     """Everything that the users of the lab have, namespaces first."""
     accounts = params["accounts_namespace"]
     objects = [thing("v1", "Namespace", accounts, "")]
+    if any(entry["role"] != "admin" for entry in params["users"]):
+        objects.append(params["student_role"])
     for entry in params["users"]:
         user = entry["name"]
         account = thing("v1", "ServiceAccount", user, user, accounts, automountServiceAccountToken=False)
@@ -225,6 +246,7 @@ def main():
             "former": {"type": "list", "elements": "dict", "default": []},
             "accounts_namespace": {"type": "str", "required": True},
             "quota": {"type": "dict", "required": True},
+            "student_role": {"type": "dict", "required": True},
             "isolate": {"type": "bool", "default": False},
         },
         supports_check_mode=True,

@@ -43,11 +43,14 @@ def has_pod_security(version):
 
 
 def _api_server_arguments(version):
-    values = {"profiling": "false"}
+    # NodeRestriction is kubeadm's own wish, which a list of ours takes the place of.
+    plugins = ["NodeRestriction"]
     if not has_pod_security(version):
-        # NodeRestriction is kubeadm's own wish, which a list of ours takes the place of.
-        values["enable-admission-plugins"] = "NodeRestriction,PodSecurityPolicy"
-    return values
+        plugins.append("PodSecurityPolicy")
+    if _minor(version) >= 21:
+        # A service that claims addresses of others gets what pods send there (CVE-2020-8554). 1.20 has no such plugin.
+        plugins.append("DenyServiceExternalIPs")
+    return {"profiling": "false", "enable-admission-plugins": ",".join(plugins)}
 
 
 def dns_address(service_subnet):
@@ -186,7 +189,12 @@ def proxy_document(cluster):
 
 
 def join_documents(release, cluster, node, token, ca_hashes, timeout):
-    """What `kubeadm join` reads. `ca_hashes` pins the cluster's CA: discovery is never without it."""
+    """What `kubeadm join` reads.
+
+    node: `name` and `ip`, and `taints` (`key`, `value`, `effect`) that it registers with: one that comes later leaves
+        time for pods that it is to keep away.
+    ca_hashes: pins the cluster's CA: discovery is never without it.
+    """
     if not ca_hashes:
         raise ValueError("joining without the hash of the cluster's CA is refused")
     api = api_version(release["version"])
@@ -200,7 +208,7 @@ def join_documents(release, cluster, node, token, ca_hashes, timeout):
                 "caCertHashes": list(ca_hashes),
             },
         },
-        "nodeRegistration": _registration(api, node["name"], node["ip"]),
+        "nodeRegistration": _registration(api, node["name"], node["ip"], taints=node.get("taints") or None),
     }
     if _is_beta4(api):
         join["timeouts"] = {

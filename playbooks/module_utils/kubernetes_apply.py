@@ -83,16 +83,19 @@ def essence(item):
     return {**rest, "metadata": {**meta, "annotations": notes}}
 
 
-def apply(manifests, addons, absent, *, check):
-    """Apply the documents and those of the add-ons, delete the ones in `absent`; names of what changed.
+def apply(manifests, addons, absent, nodes=(), *, check):
+    """Apply the documents and those of the add-ons, delete the ones in `absent`; (names of what changed, those of
+    `nodes` that the cluster knows).
 
     manifests: documents, several per text.
-    absent: objects, each with `api_version`, `kind`, `namespace` and `name`; only what is marked as ours goes.
+    absent: objects, each with `api_version`, `kind`, `namespace` and `name`; only what is marked as ours goes, or with
+        `unmarked` what an older version made, which marked nothing.
+    nodes: names, looked for in the same start of kubectl, which costs an emulated CPU seconds.
     addons: each with `name`, `path` and `edits`; one that was applied once and is not listed any more is an error.
     """
     texts = {addon["name"]: edited(addon) for addon in addons}
     wanted = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in sorted(texts.items())}
-    before = look([*manifests, *texts.values(), *map(named, absent), json.dumps(RECORD)])
+    before = look([*manifests, *texts.values(), *map(named, absent), *map(node, nodes), json.dumps(RECORD)])
     applied = before.get(key_of(RECORD), {}).get("data") or {}
     gone = sorted(set(applied) - set(wanted))
     if gone:
@@ -106,7 +109,7 @@ def apply(manifests, addons, absent, *, check):
     if wanted != applied and not check:
         # Last: an add-on whose Jobs were not all made is applied whole again.
         send([json.dumps({**RECORD, "data": wanted})], check=False)
-    return changes
+    return changes, [name for name in nodes if ("Node", "", name) in before]
 
 
 def look(texts):
@@ -130,6 +133,10 @@ def changed(before, after):
     ]
 
 
+def node(name):
+    return json.dumps({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}})
+
+
 def named(entry):
     """An entry of `absent` as a document that names the object and no more."""
     return json.dumps(
@@ -142,9 +149,9 @@ def named(entry):
 
 
 def remove(absent, before, *, check):
-    """Delete these objects where they are, as far as they are marked as ours."""
-    keys = [(entry["kind"], entry["namespace"], entry["name"]) for entry in absent]
-    found = [key for key in keys if key in before and is_ours(before[key])]
+    """Delete these objects where they are, as far as they are marked as ours or `unmarked` stands for it."""
+    keys = {(entry["kind"], entry["namespace"], entry["name"]): entry.get("unmarked", False) for entry in absent}
+    found = [key for key, unmarked in keys.items() if key in before and (unmarked or is_ours(before[key]))]
     for kind, space, name in [] if check else found:
         kubectl("delete", kind.lower(), name, "-n", space, "--ignore-not-found")
     return [f"{kind.lower()}/{name} deleted in {space}" for kind, space, name in found]

@@ -411,6 +411,15 @@ def test_a_half_finished_join_converges(provisioned: dict[str, Any], lab_file: P
     assert all(check["ok"] for check in result["checks"])
 
 
+@pytest.mark.thorough
+def test_a_node_that_was_deleted_joins_anew(provisioned: dict[str, Any], lab_file: Path) -> None:
+    kubectl(f"delete node {WORKER}")
+    result = hyperscaler("provision", lab_file, "--yes", "--json").json()
+    assert result["changes"] == []
+    assert result["configured"][WORKER] > 0
+    assert all(check["ok"] for check in result["checks"])
+
+
 def test_scale_out_and_back(provisioned: dict[str, Any], lab_file: Path) -> None:
     write_spec(lab_file, workers=2)
     result = hyperscaler("provision", lab_file, "--yes", "--json").json()

@@ -312,6 +312,7 @@ def test_scaling_out_applies_only_the_difference(provisioned: dict, lab_file: Pa
     lab_file.write_text(SPEC.format(lab=LAB, count=3))
     plan = hyperscaler("plan", lab_file, "--json").json()
     assert [(change["action"], change["id"]) for change in plan["changes"]] == [
+        ("update", "firewall/lab"),  # whose packets are the node's own
         ("update", "network/hpc"),
         # At the far end, where it leaves the largest profile possible.
         ("create", "gpu-instance/0000:41:00.0-1g.10gb-at-6"),

@@ -96,7 +96,7 @@ def test_kubectl_s_listings(text: str) -> None:
     cluster = answered(kubernetes.parse_cluster, text)
     assert cluster is not None
     answered(kubernetes.judge_nodes, cluster.nodes, ["w"])
-    answered(kubernetes.judge_pods, cluster.pods, ["p"])
+    answered(kubernetes.judge_pods, cluster.pods, ["p"], cluster.workloads)
     answered(kubernetes.judge_spread, cluster.pods, ["w"])
     answered(kubernetes.parse_nodes, text)
     answered(kubernetes.parse_pods, text)

@@ -66,7 +66,7 @@ def provision_it(host: SimulatedHost, lab: LoadedLab) -> None:
 
 
 def configure_it(host: SimulatedHost, lab: LoadedLab) -> None:
-    configure(host.world(), lab.spec, SilentReporter(), StopFlag())
+    configure(host.world(), lab, SilentReporter(), StopFlag())
 
 
 def release_it(host: SimulatedHost, _lab: LoadedLab) -> None:

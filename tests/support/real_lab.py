@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -96,6 +97,9 @@ class TinyImages:
 
     def current(self, name: str) -> Image:
         return self._image
+
+    def kept(self, name: str) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def needs_build(self, name: str) -> str | None:
         return None

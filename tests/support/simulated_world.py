@@ -113,6 +113,9 @@ class SimulatedDaemon:
                 self._marker.write_text("{}")
         with self._hook.around("daemon.launch"):
             self._process.write_text(str(self._directory))
+        return self.uri()
+
+    def uri(self) -> str:
         return f"embedded:{self._directory}"
 
     def stop(self) -> None:
@@ -161,6 +164,11 @@ class SimulatedImages:
     def current(self, name: str) -> Image | None:
         with self._hook.around("images.current"):
             return self._image(name)
+
+    @contextmanager
+    def kept(self, name: str) -> Iterator[None]:
+        with self._hook.around("images.kept"):
+            yield
 
     def needs_build(self, name: str) -> str | None:
         with self._hook.around("images.needs_build"):
@@ -321,8 +329,9 @@ class SimulatedGuests:
     def ssh_argv(self, access: Access, node: str, command: Sequence[str]) -> list[str]:
         return ["ssh", node, *command]
 
-    def cluster_state(self, spec: ClusterSpec, access: Access) -> Mapping[str, str]:
-        return {"slurm": f"{len(spec.nodes) - 1} idle"}
+    def cluster_state(self, spec: ClusterSpec, access: Access, kinds: Sequence[ClusterKind]) -> Mapping[str, str]:
+        names = {ClusterKind.HPC: "slurm", ClusterKind.CLOUD: "kubernetes"}
+        return {names[kind]: f"{len(spec.nodes_of(kind)) - 1} idle" for kind in kinds}
 
     def kubeconfig(self, spec: ClusterSpec, access: Access, *, student: bool) -> str:
         return ""

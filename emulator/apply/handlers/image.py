@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
@@ -34,6 +35,10 @@ class Images(Protocol):
     """The image store."""
 
     def current(self, name: str) -> BuiltImage | None: ...
+
+    def kept(self, name: str) -> AbstractContextManager[None]:
+        """While the block runs, no image of this name is removed: a disk can be made on it."""
+        ...
 
     def needs_build(self, name: str) -> str | None:
         """Why the image must be built, or None."""

@@ -55,19 +55,23 @@ class VolumeHandler:
         if seen.presence is Presence.FOREIGN:
             raise ConflictError(seen.detail, where=resource.id, fix="move that file away")
         if seen.presence is Presence.ABSENT:
-            image = self._images.current(resource.image)
-            if image is None:
-                raise HyperscalerError(
-                    f"there is no golden image {resource.image}",
-                    where=resource.id,
-                    fix=f"hyperscaler image build {resource.image}",
-                )
             private_directory(path.parent)
-            self._disks.create_overlay(path, base=image.disk, size_gib=resource.size_gib)
+            with self._images.kept(resource.image):  # until the disk is there, which keeps it from then on
+                self._disks.create_overlay(path, base=self._base(resource), size_gib=resource.size_gib)
         elif self._disks.size_gib(path) < resource.size_gib:
             self._stop_guest(resource, context)
             self._disks.resize(path, size_gib=resource.size_gib)
         return self._describe(resource)
+
+    def _base(self, resource: Volume) -> Path:
+        image = self._images.current(resource.image)
+        if image is None:
+            raise HyperscalerError(
+                f"there is no golden image {resource.image}",
+                where=resource.id,
+                fix=f"hyperscaler image build {resource.image}",
+            )
+        return image.disk
 
     def _stop_guest(self, resource: Volume, context: ApplyContext) -> None:
         hypervisor = self._session.peek()

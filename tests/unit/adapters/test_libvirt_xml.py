@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from tiny_guest import TinyGuests
 
-from emulator.adapters.domain_xml import domain_xml, hostdev_element, read_domain
+from emulator.adapters.domain_xml import domain_xml, guests_run_as_another_user, hostdev_element, read_domain
+from emulator.adapters.libvirt_hypervisor import LibvirtHypervisor
 from emulator.adapters.network_xml import network_xml, read_nat, read_network
 from emulator.adapters.ownership_xml import parse, read_owner
 from emulator.errors import HypervisorError
@@ -53,6 +54,66 @@ def test_only_an_emulated_guest_is_told_how_fast_the_host_s_counter_is() -> None
     told = f"{REQUEST.cmdline} tsc=reliable tsc_early_khz=2100000"
     assert cmdline(2_100_000, accelerated=False) == told
     assert cmdline(None, accelerated=False) == cmdline(2_100_000, accelerated=True) == REQUEST.cmdline
+
+
+def capabilities(*models: tuple[str, str]) -> str:
+    def model(name: str, label: str) -> str:
+        return f"<secmodel><model>{name}</model><baselabel type='kvm'>{label}</baselabel></secmodel>"
+
+    return f"<capabilities><host>{''.join(model(*each) for each in models)}</host></capabilities>"
+
+
+@pytest.mark.parametrize(
+    ("text", "another"),
+    [
+        (capabilities(("apparmor", "\n"), ("dac", "+64055:+64055")), True),
+        (capabilities(("none", ""), ("dac", "+0:+0")), False),
+        (capabilities(("selinux", "system_u:system_r:svirt_t:s0")), False),  # no DAC: qemu:///session
+        ("<capabilities/>", False),
+        ("not xml", False),
+    ],
+)
+def test_a_libvirt_that_runs_guests_as_another_user_is_seen(text: str, another: bool) -> None:
+    assert guests_run_as_another_user(text) is another
+
+
+def test_root_is_asked_for_only_where_libvirt_would_take_another_user() -> None:
+    root = parse(domain_xml(REQUEST, as_root=True), "domain")
+    labels = root.findall("seclabel")
+    assert [label.attrib for label in labels] == [{"type": "static", "model": "dac", "relabel": "no"}]
+    assert labels[0].findtext("label") == "+0:+0"
+    assert xml_of(REQUEST).find("seclabel") is None
+
+
+class SystemLibvirt:
+    """A libvirt connection of the driver's own user; keeps what is defined."""
+
+    def __init__(self, text: str) -> None:
+        self.text, self.asked, self.defined = text, 0, list[str]()
+
+    def getLibVersion(self) -> int:  # noqa: N802 - libvirt's name
+        return 9_000_000
+
+    def getCapabilities(self) -> str:  # noqa: N802 - libvirt's name
+        self.asked += 1
+        return self.text
+
+    def defineXML(self, xml: str) -> None:  # noqa: N802 - libvirt's name
+        self.defined.append(xml)
+
+
+@pytest.mark.parametrize(("label", "count"), [("+64055:+64055", 1), ("+0:+0", 0)])
+def test_a_domain_is_defined_for_the_user_that_its_files_belong_to(
+    label: str, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    libvirt = SystemLibvirt(capabilities(("dac", label)))
+    monkeypatch.setattr(LibvirtHypervisor, "_connect", lambda self: libvirt)
+    monkeypatch.setattr(LibvirtHypervisor, "domain", lambda self, name: None)
+    hypervisor = LibvirtHypervisor("qemu:///system")
+    for _ in range(2):
+        hypervisor.define_domain(REQUEST)
+    assert [len(parse(xml, "domain").findall("seclabel")) for xml in libvirt.defined] == [count] * 2
+    assert libvirt.asked == 1
 
 
 def test_text_is_escaped_not_interpreted() -> None:

@@ -59,6 +59,27 @@ def configure(patch: pytest.MonkeyPatch) -> type[HyperscalerError]:
     return ConfigureError
 
 
+def disk_full(patch: pytest.MonkeyPatch) -> type[HyperscalerError]:
+    raising(patch, OSError(28, "No space left on device", "/labs/demo/known_hosts"))
+    return HyperscalerError
+
+
+def fault(patch: pytest.MonkeyPatch) -> type[HyperscalerError]:
+    raising(patch, KeyError("pods"))
+    return HyperscalerError
+
+
+def raising(patch: pytest.MonkeyPatch, error: Exception) -> None:
+    whole = simulated_world.SimulatedGuests.configure
+
+    def broken(self: Any, spec: Any, kind: ClusterKind, *rest: Any) -> Any:
+        if kind is ClusterKind.CLOUD:
+            raise error
+        return whole(self, spec, kind, *rest)
+
+    patch.setattr(simulated_world.SimulatedGuests, "configure", broken)
+
+
 def verify(patch: pytest.MonkeyPatch) -> type[HyperscalerError]:
     whole = simulated_world.SimulatedGuests.verify
 
@@ -75,7 +96,7 @@ def lab(host: SimulatedHost) -> LoadedLab:
     return host.lab_file(BOTH)
 
 
-@pytest.mark.parametrize("broken", [image, configure, verify])
+@pytest.mark.parametrize("broken", [image, configure, verify, disk_full, fault])
 def test_the_other_cluster_is_brought_up_and_told_of(
     host: SimulatedHost, monkeypatch: pytest.MonkeyPatch, broken: Broken
 ) -> None:
@@ -106,3 +127,28 @@ def test_a_failure_of_both_clusters_tells_of_both(host: SimulatedHost, monkeypat
         "hpc is broken",
         "    the Kubernetes cluster failed, too: cloud is broken",
     ]
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(28, "No space left on device", "/labs/x"), "/labs/x: No space left on device"),
+        (KeyError("pods"), "this is a fault of hyperscaler itself: KeyError: 'pods'"),
+    ],
+)
+def test_an_error_that_nobody_expected_is_told_and_its_traceback_logged(
+    host: SimulatedHost,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+    told: str,
+) -> None:
+    raising(monkeypatch, error)
+    with pytest.raises(HyperscalerError) as caught:
+        host.provision(lab(host))
+    assert str(caught.value).startswith(told)
+    assert caught.value.__cause__ is error
+    (record,) = [record for record in caplog.records if record.exc_info]
+    assert record.exc_info is not None
+    assert record.exc_info[1] is error
+    assert "Kubernetes" in record.getMessage()

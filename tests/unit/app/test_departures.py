@@ -11,7 +11,9 @@ from simulated_world import SimulatedHost
 
 from emulator.adapters.simulated.guests import Answer, SimulatedShell
 from emulator.app.departures import departing_nodes
-from emulator.errors import ConflictError
+from emulator.apply.executor import InterruptedRunError
+from emulator.apply.handler import StopFlag
+from emulator.errors import CommandTimeoutError, ConflictError
 from emulator.ports import Completed, DomainState, GuestAddress
 from emulator.progress import Event, Reporter, SilentReporter
 
@@ -114,6 +116,64 @@ def test_a_node_that_cannot_be_drained_is_kept_and_takes_pods_again(
     info = host.hypervisor(host.home.lab("demo"), quiet=True).domain(f"demo-{SECOND}")
     assert info is not None
     assert info.state is DomainState.RUNNING
+
+
+def patched(asked: list[str]) -> list[tuple[str, Any]]:
+    """Nodes that were patched by a step of its own, each with whether it was cordoned."""
+    alone = [command for command in asked if " patch node " in command and " drain " not in command]
+    return [
+        (command.split(" patch node ")[1].split()[0], json.loads(command.split("-p ")[1].strip("'"))["spec"])
+        for command in alone
+    ]
+
+
+@pytest.mark.parametrize("deaf", [False, True], ids=["the cluster answers", "it does not"])
+def test_when_one_node_cannot_be_drained_all_take_pods_again(
+    host: SimulatedHost, monkeypatch: pytest.MonkeyPatch, deaf: bool
+) -> None:
+    provision(host, 2)
+    answers = (READY, ASKED, Answer(f".* drain {FIRST} .*"), Answer(f".* drain {SECOND} .*", returncode=1))
+    asked = answering(monkeypatch, *answers)
+    if deaf:
+        whole = simulated_world.SimulatedGuests.shell
+
+        def shell(self: Any, access: Any) -> Any:
+            made = whole(self, access)
+            run = made.run
+
+            def raising(guest: GuestAddress, command: str, **options: Any) -> Completed:
+                done = run(guest, command, **options)
+                if patched([command]):
+                    raise CommandTimeoutError("no answer within 60 s")
+                return done
+
+            made.run = raising  # type: ignore[method-assign]
+            return made
+
+        monkeypatch.setattr(simulated_world.SimulatedGuests, "shell", shell)
+    with pytest.raises(ConflictError, match=f"{SECOND} cannot be drained"):
+        provision(host, 0)
+    assert patched(asked) == [(name, {"unschedulable": None}) for name in (FIRST, SECOND)]
+    assert f"domain/{FIRST}" in host.state().resources
+
+
+@pytest.mark.parametrize("during", [FIRST, SECOND])
+def test_a_stop_is_heard_between_nodes(host: SimulatedHost, monkeypatch: pytest.MonkeyPatch, during: str) -> None:
+    provision(host, 2)
+    asked = answering(monkeypatch, READY, ASKED, Answer(".* drain .*"), Answer(".* patch node .*"))
+    stop = StopFlag()
+
+    class Stopping(SilentReporter):
+        def event(self, event: Event) -> None:
+            if event.phase == "drain" and event.subject == during:
+                stop.set()
+
+    with pytest.raises(InterruptedRunError, match="nothing was deleted"):
+        host.provision(host.lab_file(LAB.format(workers=0, cores=2)), stop=stop, reporter=Stopping())
+    begun = [FIRST, SECOND][: 1 if during == FIRST else 2]
+    assert [command.split(" drain ")[1].split()[0] for command in asked if " drain " in command] == begun
+    assert patched(asked) == [(name, {"unschedulable": None}) for name in begun]
+    assert {f"domain/{FIRST}", f"domain/{SECOND}"} <= host.state().resources.keys()
 
 
 def test_a_node_that_somebody_else_cordoned_stays_so(host: SimulatedHost, monkeypatch: pytest.MonkeyPatch) -> None:

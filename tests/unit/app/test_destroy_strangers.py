@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from simulated_world import SimulatedHost, comparable, differences, lab_text
 
-from emulator.app.strangers import _mounts_below
+from emulator.app.strangers import _mounts_below, refuse_strangers
 from emulator.errors import ConflictError, StateError
 from emulator.paths import LabPaths
 
@@ -23,6 +23,11 @@ def directory_among_the_disks(lab: LabPaths) -> None:
     (lab.disks / "old" / "thesis.qcow2").write_text("years of work")
 
 
+def leave(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("years of work")
+
+
 STRANGERS: dict[str, tuple[Callable[[LabPaths], object], str]] = {
     "a copy of a disk": (copy_of_a_disk, "disks/hpc-compute-1.backup.qcow2"),
     "a directory among the disks": (directory_among_the_disks, "disks/old"),
@@ -34,6 +39,23 @@ STRANGERS: dict[str, tuple[Callable[[LabPaths], object], str]] = {
     ),
     "notes": (lambda lab: (lab.root / "notes.txt").write_text("notes"), "notes.txt"),
     "a hidden directory": (lambda lab: (lab.root / ".git").mkdir(), ".git"),
+    "a disk beside the keys": (lambda lab: leave(lab.ssh / "data.bin"), "ssh/data.bin"),
+    "a directory beside the keys": (lambda lab: leave(lab.ssh / "old" / "id"), "ssh/old"),
+    "a directory of a file's name": (lambda lab: leave(lab.console / "notes.log" / "x"), "console/notes.log"),
+    "results among the host keys": (lambda lab: leave(lab.ssh / "hosts" / "table.csv"), "ssh/hosts/table.csv"),
+    "results among the consoles": (lambda lab: leave(lab.console / "run1.txt"), "console/run1.txt"),
+    "results among the logs": (lambda lab: leave(lab.logs / "thesis.log"), "logs/thesis.log"),
+    "results in the output": (lambda lab: leave(lab.output / "plot.png"), "output/plot.png"),
+    "a playbook": (lambda lab: leave(lab.ansible / "my.yaml"), "ansible/my.yaml"),
+    "a disk with Ansible's": (lambda lab: leave(lab.ansible / "hpc" / "x" / "home.RAW"), "ansible/hpc/x/home.RAW"),
+    "a disk in libvirt's pool": (
+        lambda lab: leave(lab.hypervisor / "lib" / "images" / "a.qcow2"),
+        "hypervisor/lib/images/a.qcow2",
+    ),
+    "a disk with the secrets": (
+        lambda lab: leave(lab.secrets / "access" / "ann" / "d.img"),
+        "secrets/access/ann/d.img",
+    ),
     "a directory": (lambda lab: (lab.root / "results").mkdir(), "results"),
 }
 
@@ -61,6 +83,31 @@ def test_half_made_files_are_the_lab_s_own(host: SimulatedHost) -> None:
     (lab.root / "journal.jsonl.damaged-20260101T000000").write_text("?")
     host.destroy()
     assert not lab.root.exists()
+
+
+def test_what_the_program_and_its_tools_make_is_the_lab_s_own(host: SimulatedHost) -> None:
+    host.provision(host.lab_file(lab_text()))
+    lab = host.home.lab("demo")
+    for file in (
+        *(lab.ssh / name for name in ("ca_ed25519.pub", "known_hosts.old", ".config.new", ".id_ed25519.new.pub")),
+        *(lab.ssh / "hosts" / name for name in ("authority", "hpc-compute-1.pub", "hpc-compute-1-cert.pub")),
+        *(lab.console / f"hpc-compute-1.log{end}" for end in ("", ".0", ".12")),
+        *(lab.logs / f"20260101T000000-{verb}.log" for verb in ("provision", "gpu-release")),
+        *(lab.output / name for name in ("mdev_map.json", ".mdev_map.json.new")),
+        *(lab.gpu / name for name in ("gpus.json", "gpus.lock", "gpus.new", "owners.json.damaged-20260101T000000")),
+        *(lab.gpu / name for name in (".owners.json.lock", ".owners.json.layout", ".owners.json.new")),
+        lab.ansible / "hpc" / "artifacts" / "run" / "job_events" / "1-a.json",
+        lab.ansible / "cloud" / ".ansible" / "tmp" / "x",
+    ):
+        leave(file)
+    refuse_strangers(host.world(), "demo", host.state())
+
+
+def test_a_file_beside_the_simulated_boards_is_named(host: SimulatedHost) -> None:
+    host.provision(host.lab_file(lab_text()))
+    leave(host.home.lab("demo").gpu / "notes")
+    with pytest.raises(ConflictError, match="not hyperscaler's: gpu/notes\n"):
+        refuse_strangers(host.world(), "demo", host.state())
 
 
 def test_a_lab_s_directory_that_is_a_link_is_left_alone(host: SimulatedHost, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import simulated_world
 from simulated_world import SYSTEM_URI, SimulatedHost, lab_text
+from stop_points import in_sequence
 
 from emulator.adapters.simulated.hypervisor import SimulatedHypervisor
 from emulator.app.files import load_lab_file
@@ -175,3 +176,15 @@ def test_a_guest_s_shutdown_takes_as_long_as_the_file_allows(host: SimulatedHost
     text = lab_text(memory=2).replace("timeouts: {boot: 10}", "timeouts: {boot: 10, shutdown: 77}")
     host.provision(host.lab_file(text))
     assert seen == [77]
+
+
+def test_a_golden_image_is_kept_from_removal_until_the_disk_is_on_it(host: SimulatedHost) -> None:
+    log: list[str] = []
+    host.hook.before = lambda name: log.append(name)
+    host.hook.after = lambda name: log.append(f"{name} done")
+    with in_sequence():
+        host.provision(host.lab_file(lab_text()))
+    log = [line for line in log if line.startswith(("images.kept", "images.current", "create_overlay"))]
+    whole = ["images.kept", "images.current", "images.current done", "create_overlay", "create_overlay done"]
+    start = log.index("images.kept")
+    assert log[start:] == [*whole, "images.kept done"] * 2

@@ -7,6 +7,7 @@ from simulated_world import SYSTEM_URI, SimulatedHost, lab_text
 
 from emulator.adapters.simulated.hypervisor import SimulatedHypervisor
 from emulator.app.session import LazySession
+from emulator.app.status import lab_status
 from emulator.errors import HypervisorError
 from emulator.ports import DaemonPresence
 
@@ -77,3 +78,27 @@ def test_a_picture_lasts_no_longer_than_the_planning() -> None:
         seen = session.view()
         assert seen is not None and seen.network("late") is None and seen.networks() == ()
     assert session.view() is hypervisor
+
+
+@pytest.mark.parametrize("look", ["status", "plan"])
+def test_a_look_never_starts_a_hypervisor_that_is_taken_away_meanwhile(host: SimulatedHost, look: str) -> None:
+    lab = host.lab_file(lab_text())
+    host.provision(lab)
+    nothing = host.hook.after
+    gone: list[str] = []
+
+    def take_away(name: str) -> None:
+        if name == "daemon.presence" and not gone:
+            gone.append(name)
+            host.hook.after = nothing
+            host.destroy()
+
+    host.hook.after = take_away
+    if look == "status":
+        assert any("no such socket" in problem for problem in lab_status(host.world(), "demo").problems)
+    else:
+        with pytest.raises(HypervisorError, match="no such socket"):
+            host.plan(lab)
+    assert gone
+    assert not list((host.machine / "namespaces").iterdir())
+    assert not host.home.lab("demo").root.exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from unittest.mock import patch
 
 import pytest
+from journeys import DUAL
 from simulated_world import SimulatedHost, lab_text
 from stop_points import in_sequence
 
@@ -13,6 +14,7 @@ from emulator.apply import lock
 from emulator.apply.journal import VERSION, encode
 from emulator.apply.lock import exclusive_lock, holder_of
 from emulator.errors import UsageError
+from emulator.ports import DomainState
 
 
 def test_a_newer_journal_of_one_lab_leaves_the_others_in_sight(host: SimulatedHost) -> None:
@@ -49,6 +51,26 @@ def test_a_lab_without_its_file_is_told_of_and_an_unknown_one_is_not(host: Simul
     for name in ("unknown", "../../etc"):
         with pytest.raises(UsageError):
             lab_status(host.world(), name)
+
+
+@pytest.mark.parametrize(
+    ("down", "told"),
+    [
+        ((), {"slurm", "kubernetes"}),
+        (("hpc-compute-1", "cloud-cpu-worker-1"), {"slurm", "kubernetes"}),
+        (("hpc-controller",), {"kubernetes"}),
+        (("cloud-control-plane", "hpc-compute-1"), {"slurm"}),
+        (("hpc-controller", "cloud-control-plane"), set()),
+    ],
+)
+def test_each_cluster_whose_head_runs_is_asked(host: SimulatedHost, down: tuple[str, ...], told: set[str]) -> None:
+    host.provision(host.lab_file(DUAL))
+    libvirt = host.hypervisor(host.home.lab("demo"), quiet=True)
+    for name in down:
+        libvirt.set_state(f"demo-{name}", DomainState.SHUTOFF)
+    status = lab_status(host.world(), "demo")
+    assert set(status.clusters) == told
+    assert {f"{name} is shutoff" for name in down} <= set(status.problems)
 
 
 def test_a_holder_is_seen_where_proc_locks_has_another_device(host: SimulatedHost) -> None:

@@ -10,10 +10,10 @@ from emulator.apply.executor import Applied, Executor, InterruptedRunError
 from emulator.apply.handler import StopFlag
 from emulator.apply.journal import Journal
 from emulator.apply.state import StateStore
-from emulator.errors import HypervisorError
+from emulator.errors import HypervisorError, StateError
 from emulator.plan.model import Action, Change, Plan
 from emulator.plan.resources import Domain, Network, Resource, Volume
-from emulator.progress import SilentReporter
+from emulator.progress import Event, SilentReporter, Status
 
 
 def volume(name: str, *needs: str) -> Volume:
@@ -199,3 +199,32 @@ def test_without_a_failure_both_clusters_are_intact(tmp_path: Path) -> None:
     assert applied.error is None
     assert (applied.is_intact("hpc"), applied.is_intact("cloud")) == (True, True)
     assert {"domain/hpc-1", "domain/cloud-1"} <= made
+
+
+class Listener(SilentReporter):
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.warnings: list[str] = []
+
+    def event(self, event: Event) -> None:
+        self.events.append(event)
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+def test_a_failure_that_cannot_be_recorded_is_told_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_arguments: object) -> None:
+        raise StateError("the journal cannot be written: No space left on device")
+
+    monkeypatch.setattr(StateStore, "fail", full)
+    store, listener = StateStore(Journal(tmp_path / "j"), boot_id="b"), Listener()
+    with pytest.raises(HypervisorError, match="refused"):
+        Executor({"volume": Recorder(failing="a")}, store, listener).apply(plan(create("a")))
+    assert [(event.status, event.message) for event in listener.events][-1] == (Status.FAILED, "refused")
+    assert listener.warnings == [
+        "volume/a: that it failed could not be recorded: the journal cannot be written: No space left on device"
+    ]
+    assert store.state.resources["volume/a"].open_action

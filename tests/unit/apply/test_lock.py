@@ -6,17 +6,21 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from emulator import wiring
+from emulator.apply import lock
 from emulator.apply.audit import AuditLog
 from emulator.apply.executor import InterruptedRunError
 from emulator.apply.handler import StopFlag
 from emulator.apply.ledger import GpuLedger
 from emulator.apply.lock import exclusive_lock, holder_of
-from emulator.errors import ConflictError, ExitCode
+from emulator.errors import ConflictError, ExitCode, StateError
 from emulator.flock import acquire
+from emulator.paths import Home
 
 HOLD = """
 import sys
@@ -148,3 +152,74 @@ def test_an_audit_log_that_another_holds_is_not_waited_for_without_end(tmp_path:
             log.append({"id": "b"})
     log.append({"id": "c"})
     assert [entry["id"] for entry in log.read()[0]] == ["a", "c"]
+
+
+@pytest.fixture
+def host_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(lock, "HOST_LOCKS", tmp_path / "run" / "locks")
+    return lock.HOST_LOCKS
+
+
+def test_locks_of_the_host_lie_in_directories_of_root_s_alone(host_locks: Path) -> None:
+    with exclusive_lock(host_locks / "networks.lock", purpose="a"):
+        for directory in (host_locks.parent, host_locks):
+            assert directory.stat().st_mode & 0o777 == 0o700
+    with exclusive_lock(host_locks / "networks.lock", purpose="b"):
+        pass
+
+
+def test_the_outer_directory_may_go_while_the_inner_one_is_made(
+    host_locks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[Path] = []
+
+    def look(directory: Path) -> None:
+        looked.append(directory)
+        if len(looked) == 1:
+            directory.rmdir()
+
+    monkeypatch.setattr(lock, "_require_own", look)
+    with exclusive_lock(host_locks / "gpu.lock", purpose="a"):
+        assert looked == [host_locks.parent, host_locks.parent, host_locks]
+
+
+def others_may_write(directory: Path) -> None:
+    directory.mkdir()
+    directory.chmod(0o777)
+
+
+def a_link(directory: Path) -> None:
+    directory.with_name("elsewhere").mkdir(mode=0o700)
+    directory.symlink_to(directory.with_name("elsewhere"))
+
+
+@pytest.mark.parametrize("make", [others_may_write, a_link, Path.touch])
+@pytest.mark.parametrize("outer", [True, False])
+def test_a_directory_of_locks_that_somebody_else_may_have_made_is_refused(
+    host_locks: Path, make: Callable[[Path], object], outer: bool
+) -> None:
+    if not outer:
+        host_locks.parent.mkdir(mode=0o700)
+    bad = host_locks.parent if outer else host_locks
+    make(bad)
+    with (
+        pytest.raises(StateError, match="root's alone") as caught,
+        exclusive_lock(host_locks / "gpu.lock", purpose="a"),
+    ):
+        pytest.fail("taken")
+    assert caught.value.where == str(bad)
+
+
+def test_a_directory_of_locks_of_another_user_is_refused(host_locks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    host_locks.mkdir(mode=0o700, parents=True)
+    monkeypatch.setattr(lock.os, "geteuid", lambda: os.getuid() + 1)
+    with pytest.raises(StateError, match="root's alone"), exclusive_lock(host_locks / "gpu.lock", purpose="a"):
+        pytest.fail("taken")
+
+
+def test_root_s_locks_of_the_host_are_not_where_everybody_may_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    home = Home(Path("/somewhere"))
+    monkeypatch.setattr(wiring.os, "geteuid", lambda: 0)
+    assert wiring.host_locks(home) == lock.HOST_LOCKS == Path("/run/hyperscaler/locks")
+    monkeypatch.setattr(wiring.os, "geteuid", lambda: 1000)
+    assert wiring.host_locks(home) == home.locks

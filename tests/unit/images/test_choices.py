@@ -185,10 +185,10 @@ def test_references() -> None:
 def test_gc_leaves_what_was_chosen_and_removes_it_when_asked(store, tools) -> None:
     tagged, plain, previous, current = (build(store, tools, str(index).encode()) for index in range(4))
     tag_image(store, tagged.digest, "v1")
-    assert [image.digest for image in store.gc([], keep=0)] == [plain.digest]
+    assert [image.digest for image in store.gc(list, keep=0)] == [plain.digest]
     rollback(store, "demo")
-    assert store.gc([], keep=0) == (), "the image that a second rollback returns to stays"
-    assert {image.digest for image in store.gc([], keep=0, chosen=True)} == {tagged.digest, current.digest}
+    assert store.gc(list, keep=0) == (), "the image that a second rollback returns to stays"
+    assert {image.digest for image in store.gc(list, keep=0, chosen=True)} == {tagged.digest, current.digest}
     assert now(store) == previous.digest
     assert store.pointers("demo").tags() == {}
 
@@ -197,7 +197,7 @@ def test_a_removed_image_takes_its_tags_along(store, tools) -> None:
     first = build(store, tools, b"1")
     build(store, tools, b"2")
     tag_image(store, first.digest, "v1")
-    store.remove("demo:v1", [])
+    store.remove("demo:v1", list)
     assert store.current("demo:v1") is None
     assert not list((store.root / "demo" / "tags").iterdir())
     with pytest.raises(UsageError, match="only one build"):

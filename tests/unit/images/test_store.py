@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -180,7 +181,7 @@ def test_a_build_waits_for_another_and_finds_its_image(store, tools, recipes: Pa
     try:
         assert holder.stdout.readline() == "held\n"
         with pytest.raises(ConflictError, match="being built or removed by another process"):
-            store.gc([], keep=0)
+            store.gc(list, keep=0)
         phases: list[BuildPhase] = []
 
         def progress(phase: BuildPhase, line: str) -> None:
@@ -258,20 +259,60 @@ def test_an_image_in_use_is_not_removed_and_the_disk_is_named(store) -> None:
     image = store.build("demo", progress=quiet)
     overlay = Path("/labs/a/disks/hpc-controller.qcow2")
     with pytest.raises(ConflictError, match=r"in use by /labs/a/disks/hpc-controller\.qcow2"):
-        store.remove("demo", {image.disk: overlay})
+        store.remove("demo", lambda: {image.disk: overlay})
     with pytest.raises(ConflictError, match=f"in use by an overlay of {image.disk}"):
-        store.remove("demo", [image.disk])
+        store.remove("demo", lambda: [image.disk])
     assert store.verify(image) == []
 
 
 def test_a_removed_image_is_gone_with_its_pointer(store, tools) -> None:
     first = build(store, tools, b"1")
     second = build(store, tools, b"2")
-    assert store.remove("demo", []) == second
+    assert store.remove("demo", list) == second
     assert store.current("demo") is None
     assert [image.digest for image in store.list()] == [first.digest]
-    store.remove(first.digest, [])
-    assert entries(store) == [".lock"]
+    store.remove(first.digest, list)
+    assert entries(store) == [".lock", ".use.lock"]
+
+
+@pytest.mark.parametrize("verb", ["remove", "gc"])
+def test_an_image_that_a_disk_is_being_made_on_is_not_removed(store, tools, verb: str) -> None:
+    """The look at who uses it comes when no disk can be put on it any more."""
+    image = build(store, tools, b"1")
+    build(store, tools, b"2")
+    disks: list[Path] = []
+    outcome: list[object] = []
+
+    def remove() -> None:
+        try:
+            outcome.append(
+                store.remove(image.digest, lambda: disks) if verb == "remove" else store.gc(lambda: disks, 0)
+            )
+        except ConflictError as error:
+            outcome.append(error.what)
+
+    thread = threading.Thread(target=remove)
+    with store.kept("demo"):
+        thread.start()
+        thread.join(0.3)
+        assert thread.is_alive(), "it waits"
+        disks.append(image.disk)
+    thread.join(10)
+    told = f"image demo {image.digest[:12]} is in use by an overlay of {image.disk}"
+    assert outcome == [told if verb == "remove" else ()]
+    assert store.verify(image) == []
+
+
+def test_disks_are_made_side_by_side_and_while_an_image_is_built(store) -> None:
+    store.build("demo", progress=quiet)
+    with store.locked("demo"), store.kept("demo"), store.kept("demo:v1"):
+        pass
+
+
+def test_of_a_name_without_images_nothing_is_kept_and_nothing_made(store) -> None:
+    with store.kept("demo"), store.kept("no such name"):
+        pass
+    assert not os.path.lexists(store.root)
 
 
 def test_gc_keeps_current_and_used_and_newest(store, tools) -> None:
@@ -282,12 +323,12 @@ def test_gc_keeps_current_and_used_and_newest(store, tools) -> None:
         path.chmod(0o644)
         path.write_text(json.dumps(raw))
     oldest, older, newer, current = images
-    assert [image.digest for image in store.gc([oldest.disk], keep=2)] == [older.digest]
+    assert [image.digest for image in store.gc(lambda: [oldest.disk], keep=2)] == [older.digest]
     assert {image.digest for image in store.list()} == {oldest.digest, newer.digest, current.digest}
-    store.gc([], keep=0, chosen=True)
+    store.gc(list, keep=0, chosen=True)
     assert [image.digest for image in store.list()] == [current.digest]
 
 
 def test_gc_of_an_empty_store_is_fine(store) -> None:
-    assert store.gc([], keep=1) == ()
+    assert store.gc(list, keep=1) == ()
     assert not os.path.lexists(store.root)

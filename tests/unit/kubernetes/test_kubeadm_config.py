@@ -85,6 +85,17 @@ def test_timeouts_are_where_the_api_version_has_them(minor: str) -> None:
         assert join["timeouts"]["discovery"] == "900s"
 
 
+@pytest.mark.parametrize("minor", BUNDLE_MINORS)
+def test_a_worker_registers_with_its_taints(minor: str) -> None:
+    taint = {"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}
+    for taints, expected in (([taint], [taint]), ([], None)):
+        node = {**NODE, "taints": taints}
+        join = config.join_documents(release(minor), CLUSTER, node, "abcdef.0123456789abcdef", ["sha256:00"], 900)[0]
+        assert join["nodeRegistration"].get("taints") == expected
+    # Without the key, kubeadm gives the control plane its own.
+    assert "taints" not in init(minor)["InitConfiguration"]["nodeRegistration"]
+
+
 def test_the_cas_hash_is_pinned_and_never_skipped() -> None:
     hashes = ["sha256:" + "ab" * 32]
     join = config.join_documents(release("1.20"), CLUSTER, NODE, "abcdef.0123456789abcdef", hashes, 900)[0]
@@ -114,6 +125,21 @@ def test_kubelet_uses_systemds_cgroups_and_keeps_its_images() -> None:
 def test_versions_without_a_known_configuration_are_refused(version: str) -> None:
     with pytest.raises(config.UnsupportedVersionError, match=version):
         config.api_version(version)
+
+
+@pytest.mark.parametrize(
+    ("minor", "plugins"),
+    [
+        ("1.20", "NodeRestriction,PodSecurityPolicy"),
+        ("1.22", "NodeRestriction,PodSecurityPolicy,DenyServiceExternalIPs"),
+        ("1.31", "NodeRestriction,DenyServiceExternalIPs"),
+    ],
+)
+def test_admission_refuses_services_with_addresses_of_others_where_it_can(minor: str, plugins: str) -> None:
+    arguments = init(minor)["ClusterConfiguration"]["apiServer"]["extraArgs"]
+    if isinstance(arguments, list):
+        arguments = {entry["name"]: entry["value"] for entry in arguments}
+    assert arguments["enable-admission-plugins"] == plugins
 
 
 def test_static_pods_are_checked_with_patience() -> None:

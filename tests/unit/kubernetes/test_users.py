@@ -48,3 +48,28 @@ def test_the_playbook_is_told_who_has_access_and_who_had(tmp_path: Path) -> None
     assert quota["requests.nvidia.com/mig-1g.10gb"] == "1"
     (hpc,) = [group for group in inventory.groups if group.name == "hpc"]
     assert "kubernetes_users" not in hpc.vars
+
+
+@pytest.mark.parametrize(
+    ("nodes", "role"),
+    [
+        ((), "admin"),
+        (("cloud-control-plane", "hpc-controller"), "admin"),
+        (("cloud-gpu-worker-1",), "student"),
+        (("hpc-controller",), "student"),
+    ],
+)
+def test_only_who_is_admin_of_the_control_plane_is_admin_of_the_cluster(
+    tmp_path: Path, nodes: tuple[str, ...], role: str
+) -> None:
+    spec, _ = load_spec(share_dir() / "config" / "demo.yaml")
+    assert spec is not None
+    book = AccessBook().granted("bob", AccessRole.ADMIN, public_key=KEYS[0], expires=1, nodes=nodes)
+    book = book.granted("ada", AccessRole.STUDENT, public_key=KEYS[1], expires=1, nodes=nodes)
+    connection = ConnectionFacts("root", tmp_path / "id", tmp_path / "known_hosts")
+    inventory = build_inventory(spec, connection, {}, SshTrust(book=book))
+    (cloud,) = [group for group in inventory.groups if group.name == "cloud"]
+    assert cloud.vars["kubernetes_users"] == (
+        {"name": "bob", "role": role, "namespace": "student-bob"},
+        {"name": "ada", "role": "student", "namespace": "student-ada"},
+    )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from playbook_modules import kubernetes_apply as apply
 
 
@@ -23,10 +24,12 @@ class Cluster:
         self.before = list(items)
         self.after = list(items)
         self.sent: list[str] = []
+        self.calls: list[tuple[str, str]] = []
         self.deleted: list[tuple[str, ...]] = []
         monkeypatch.setattr(apply, "kubectl", self)
 
     def __call__(self, *words: str, stdin: str | None = None, timeout: int = 0) -> str:
+        self.calls.append((words[0], stdin or ""))
         if words[0] == "delete":
             self.deleted.append(words)
             return ""
@@ -34,6 +37,27 @@ class Cluster:
             self.sent.append(stdin or "")
         items = self.before if words[0] == "get" else self.after
         return json.dumps({"kind": "List", "items": items}) if items else ""
+
+
+def applied(*arguments: Any) -> list[str]:
+    """What changed."""
+    changes, _ = apply.apply(*arguments, check=False)
+    return changes
+
+
+def test_nodes_are_looked_for_beside_the_objects(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = {"kind": "Node", "metadata": {"name": "worker-1", "resourceVersion": "1"}}
+    cluster = Cluster(monkeypatch, there)
+    assert apply.apply(["kind: x"], [], [], ["worker-1", "worker-2"], check=True) == ([], ["worker-1"])
+    (asked,) = [text for verb, text in cluster.calls if verb == "get"]
+    documents = list(yaml.safe_load_all(asked))
+    assert [item["metadata"] for item in documents if item["kind"] == "Node"] == [
+        {"name": "worker-1"},
+        {"name": "worker-2"},
+    ]
+    # Nodes are never applied.
+    assert not any("worker-1" in text for verb, text in cluster.calls if verb == "apply")
+    assert apply.apply(["kind: x"], [], [], check=True) == ([], [])
 
 
 def record(**data: str) -> dict[str, Any]:
@@ -49,12 +73,12 @@ def test_a_patch_that_comes_to_nothing_is_no_change(monkeypatch: pytest.MonkeyPa
     # kubectl says "configured" for it, and the API server counts a version on.
     cluster = Cluster(monkeypatch, crd("1"))
     cluster.after = [crd("2")]
-    assert apply.apply(["kind: CustomResourceDefinition"], [], [], check=False) == []
+    assert applied(["kind: CustomResourceDefinition"], [], []) == []
     cluster.after = [crd("2", scope="Cluster")]
-    changes = apply.apply(["kind: CustomResourceDefinition"], [], [], check=False)
+    changes = applied(["kind: CustomResourceDefinition"], [], [])
     assert changes == ["customresourcedefinition/pools.example.org changed"]
     cluster.before = []
-    assert apply.apply(["kind: x"], [], [], check=False) == ["customresourcedefinition/pools.example.org created"]
+    assert applied(["kind: x"], [], []) == ["customresourcedefinition/pools.example.org created"]
 
 
 def test_jobs_of_an_addon_run_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,7 +89,7 @@ def test_jobs_of_an_addon_run_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     written = json.loads(cluster.sent[1])
     assert list(written["data"]) == ["x"]
     cluster.before, cluster.sent = [written], []
-    assert apply.apply([], [addon(tmp_path, text)], [], check=False) == []
+    assert applied([], [addon(tmp_path, text)], []) == []
     (sent,) = cluster.sent
     assert "kind: Deployment" in sent
     assert "kind: Job" not in sent
@@ -82,15 +106,20 @@ def policy(labels: dict[str, str]) -> dict[str, Any]:
     return {"kind": "NetworkPolicy", "metadata": {"name": "default-deny", "namespace": "default", "labels": labels}}
 
 
-@pytest.mark.parametrize(("labels", "gone"), [(apply.OURS, True), ({}, False)])
-def test_only_objects_of_ours_are_deleted(monkeypatch: pytest.MonkeyPatch, labels: dict[str, str], gone: bool) -> None:
+@pytest.mark.parametrize(
+    ("labels", "more", "gone"), [(apply.OURS, {}, True), ({}, {}, False), ({}, {"unmarked": True}, True)]
+)
+def test_only_objects_of_ours_are_deleted(
+    monkeypatch: pytest.MonkeyPatch, labels: dict[str, str], more: dict[str, Any], gone: bool
+) -> None:
     entry = {
+        **more,
         "api_version": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
         "namespace": "default",
         "name": "default-deny",
     }
     cluster = Cluster(monkeypatch, policy(labels))
-    changes = apply.apply(["kind: x"], [], [entry], check=False)
+    changes = applied(["kind: x"], [], [entry])
     assert (changes == ["networkpolicy/default-deny deleted in default"]) is gone
     assert bool(cluster.deleted) is gone

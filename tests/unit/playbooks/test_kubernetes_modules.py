@@ -12,6 +12,8 @@ from typing import Any
 import jinja2
 import pytest
 import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
 from playbook_modules import CLUSTER, PARAMS, PLAYBOOKS, RELEASE, kubeadm_node
 from playbook_modules import kubernetes_objects as objects
 
@@ -344,19 +346,77 @@ def test_a_node_that_a_killed_run_cordoned_takes_pods_again(monkeypatch: pytest.
     assert json.loads(patch)["spec"] == {"unschedulable": None}
 
 
-def test_pods_of_jobs_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pods_of_jobs_and_failed_ones_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     kubectl = Kubectl(monkeypatch)
     objects.watch_until_ready([], ["ingress-nginx"], 10)
     (words,) = kubectl.changing
     assert "--selector=!job-name" in words
+    assert "--field-selector=status.phase!=Failed" in words
     assert "--all" not in words
 
 
-def test_a_worker_that_failed_to_join_is_not_waited_for() -> None:
+def nodes_of(hosts: dict[str, Any], *, taint: bool) -> list[dict[str, Any]]:
     environment = jinja2.Environment()  # noqa: S701  JSON, not HTML
     environment.filters["to_json"] = json.dumps
     environment.tests["failed"] = lambda result: result.get("failed", False)
     text = (PLAYBOOKS / "roles/k8s_addons/templates/nodes.json.j2").read_text()
+    values = {"groups": {"cloud": list(hosts)}, "hostvars": hosts, "kubernetes_taint_gpu_workers": taint}
+    return json.loads(environment.from_string(text).render(values))
+
+
+@pytest.mark.parametrize("taint", [True, False])
+@pytest.mark.parametrize(
+    ("role", "gpus"),
+    [("cloud-cpu-worker", []), ("cloud-gpu-worker", []), ("cloud-gpu-worker", [{}]), ("cloud-cpu-worker", [{}])],
+)
+def test_a_worker_joins_with_the_taints_that_it_keeps(taint: bool, role: str, gpus: list[Any]) -> None:
+    """Set afterwards, they would come too late for pods that are to stay away."""
+    host = {"node_role": role, "node_gpus": gpus}
+    (kept,) = nodes_of({"worker": host}, taint=taint)
+    values = {**yaml.safe_load((PLAYBOOKS / "roles/k8s_worker/vars/main.yml").read_text()), **host}
+    values["kubernetes_taint_gpu_workers"] = taint
+    values = {key: trust_as_template(value) if isinstance(value, str) else value for key, value in values.items()}
+    templar = Templar(loader=DataLoader(), variables=values)
+    assert templar.template(values["kubernetes_worker_taints"]) == kept["taints"]
+    tasks = yaml.safe_load((PLAYBOOKS / "roles/k8s_worker/tasks/main.yml").read_text())
+    (join,) = [task["kubeadm_node"] for task in tasks if task.get("kubeadm_node", {}).get("action") == "join"]
+    assert "kubernetes_worker_taints" in join["node"]
+
+
+@pytest.mark.parametrize(
+    ("member_of", "objects_task", "joins"),
+    [
+        ("sha256:1", {"known": ["other", "worker"]}, False),
+        ("sha256:1", {"known": ["other"]}, True),
+        ("sha256:2", {"known": ["worker"]}, True),
+        ("", {"known": []}, True),
+        ("sha256:1", {"failed": True}, False),
+        ("sha256:1", None, False),
+        ("", None, True),
+    ],
+)
+def test_a_worker_that_the_control_plane_does_not_know_joins_anew(
+    member_of: str, objects_task: dict[str, Any] | None, joins: bool
+) -> None:
+    head = {"kubernetes_member": {"ca_hash": "sha256:1"}}
+    if objects_task is not None:
+        head["kubernetes_own_objects"] = objects_task
+    values: dict[str, Any] = yaml.safe_load((PLAYBOOKS / "roles/k8s_worker/vars/main.yml").read_text())
+    values = {key: trust_as_template(value) for key, value in values.items()}
+    values |= {
+        "inventory_hostname": "worker",
+        "kubernetes_control_plane": "head",
+        "hostvars": {"head": head},
+        "kubernetes_worker_member": {"ca_hash": member_of},
+    }
+    templar = Templar(loader=DataLoader(), variables=values)
+    assert templar.evaluate_conditional(trust_as_template("kubernetes_must_join")) is joins
+    tasks = yaml.safe_load((PLAYBOOKS / "roles/k8s_control_plane/tasks/main.yml").read_text())
+    (own,) = [task for task in tasks if task.get("register") == "kubernetes_own_objects"]
+    assert own["kubernetes_objects"]["known"] == "{{ groups['cloud_workers'] | default([]) }}"
+
+
+def test_a_worker_that_failed_to_join_is_not_waited_for() -> None:
     worker = {"node_role": "cloud-cpu-worker", "node_gpus": []}
     hosts = {
         "head": {"node_role": "cloud-control-plane", "node_gpus": []},
@@ -365,9 +425,7 @@ def test_a_worker_that_failed_to_join_is_not_waited_for() -> None:
         "failed": {**worker, "kubernetes_join": {"failed": True}},
         "unreachable": worker,
     }
-    groups = {"cloud": list(hosts)}
-    values = {"groups": groups, "hostvars": hosts, "kubernetes_taint_gpu_workers": False}
-    nodes = json.loads(environment.from_string(text).render(values))
+    nodes = nodes_of(hosts, taint=False)
     # All of them stay nodes of the lab: one that only failed in this run is not to be drained.
     assert [node["name"] for node in nodes] == list(hosts)
     assert [node["name"] for node in nodes if node["joined"]] == ["head", "joined", "member"]

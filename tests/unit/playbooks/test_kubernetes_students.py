@@ -7,7 +7,7 @@ from typing import Any
 
 import jinja2
 import yaml
-from playbook_modules import CLUSTER, PARAMS, PLAYBOOKS, RELEASE, kubeadm_node
+from playbook_modules import CLUSTER, PARAMS, PLAYBOOKS, RELEASE, kubeadm_node, load
 from playbook_modules import kubernetes_apply as apply
 
 
@@ -18,14 +18,55 @@ def rendered(name: str, **values: Any) -> list[dict[str, Any]]:
     return [document for document in yaml.safe_load_all(environment.from_string(text).render(values)) if document]
 
 
-def role_vars() -> dict[str, Any]:
-    return yaml.safe_load((PLAYBOOKS / "roles/k8s_control_plane/vars/main.yml").read_text())
+def role_vars(role: str) -> dict[str, Any]:
+    return yaml.safe_load((PLAYBOOKS / f"roles/{role}/vars/main.yml").read_text())
+
+
+users = load("library/kubernetes_users.py", "kubernetes_users")
+QUOTA = {"pods": "20", "requests.cpu": "2"}
 
 
 def students(policy: str) -> list[dict[str, Any]]:
-    values = role_vars()
-    names = ("kubernetes_student_labels", "kubernetes_default_deny")
+    values = {**role_vars("k8s_common"), **role_vars("k8s_control_plane"), "kubernetes_student_quota": QUOTA}
+    names = (
+        "kubernetes_student_labels",
+        "kubernetes_default_deny",
+        "kubernetes_student_role",
+        "kubernetes_student_quota",
+    )
     return rendered("students.yaml.j2", kubernetes_network_policy=policy, **{name: values[name] for name in names})
+
+
+def test_the_namespace_of_all_has_the_limits_of_each() -> None:
+    documents = students("none")
+    params = {
+        "users": [{"name": "ada", "role": "student", "namespace": "students"}],
+        "accounts_namespace": "hyperscaler-users",
+        "quota": QUOTA,
+        "student_role": role_vars("k8s_common")["kubernetes_student_role"],
+        "isolate": False,
+    }
+    each = {(item["kind"], item["metadata"]["name"]): item for item in users.wanted_objects(params)}
+    for kind, name in (
+        ("LimitRange", "hyperscaler"),
+        ("ResourceQuota", "hyperscaler"),
+        ("ResourceQuota", "hyperscaler-priority"),
+    ):
+        (found,) = [item for item in documents if (item["kind"], item["metadata"]["name"]) == (kind, name)]
+        assert found["metadata"]["namespace"] == "students"
+        assert found["spec"] == each[kind, name]["spec"]
+    assert each["ClusterRole", "hyperscaler:student"] in documents
+    # The role comes after the limits.
+    kinds = [item["kind"] for item in documents]
+    assert kinds[-1] == "RoleBinding"
+    assert documents[-1]["roleRef"]["name"] == "hyperscaler:student"
+
+
+def test_the_role_that_an_older_version_gave_to_all_is_taken() -> None:
+    (old,) = role_vars("k8s_control_plane")["kubernetes_superseded"]
+    assert (old["kind"], old["namespace"], old["name"]) == ("RoleBinding", "students", "student")
+    names = [item["metadata"]["name"] for item in students("none") if item["kind"] == "RoleBinding"]
+    assert old["name"] not in names
 
 
 def test_students_pods_keep_to_the_baseline() -> None:

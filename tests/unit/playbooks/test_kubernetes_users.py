@@ -8,8 +8,10 @@ import json
 from typing import Any
 
 import pytest
-from playbook_modules import load
+import yaml
+from playbook_modules import PLAYBOOKS, load
 
+ROLE = yaml.safe_load((PLAYBOOKS / "roles/k8s_common/vars/main.yml").read_text())["kubernetes_student_role"]
 QUOTA = {"pods": "20", "requests.cpu": "2", "requests.nvidia.com/mig-1g.10gb": "1"}
 
 
@@ -78,17 +80,20 @@ def converge(*present: dict[str, str], former: tuple[str, ...] = (), isolate: bo
         "former": [{"name": name, "namespace": f"student-{name}"} for name in former],
         "accounts_namespace": "hyperscaler-users",
         "quota": QUOTA,
+        "student_role": ROLE,
         "isolate": isolate,
     }
     return users.converge(params, check=check)
 
 
 ADA = [
+    ("ClusterRole", "", "hyperscaler:student"),
     ("LimitRange", "student-ada", "hyperscaler"),
     ("Namespace", "", "hyperscaler-users"),
     ("Namespace", "", "student-ada"),
     ("ResourceQuota", "student-ada", "hyperscaler"),
-    ("RoleBinding", "student-ada", "hyperscaler"),
+    ("ResourceQuota", "student-ada", "hyperscaler-priority"),
+    ("RoleBinding", "student-ada", "hyperscaler-student"),
     ("ServiceAccount", "hyperscaler-users", "ada"),
 ]
 
@@ -96,8 +101,8 @@ ADA = [
 def test_a_student_gets_a_namespace_with_limits_and_no_more(cluster: Cluster) -> None:
     assert converge(entry("ada"))
     assert cluster.kinds() == ADA
-    binding = cluster.objects[("RoleBinding", "student-ada", "hyperscaler")]
-    assert binding["roleRef"]["name"] == "edit"
+    binding = cluster.objects[("RoleBinding", "student-ada", "hyperscaler-student")]
+    assert binding["roleRef"]["name"] == "hyperscaler:student"
     assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "ada", "namespace": "hyperscaler-users"}]
     assert cluster.objects[("ResourceQuota", "student-ada", "hyperscaler")]["spec"]["hard"] == QUOTA
     labels = cluster.objects[("Namespace", "", "student-ada")]["metadata"]["labels"]
@@ -134,6 +139,7 @@ def test_revoked_access_leaves_what_is_stored_and_nothing_that_runs(cluster: Clu
         ("LimitRange", "student-ada", "hyperscaler"),
         ("Namespace", "", "student-ada"),
         ("ResourceQuota", "student-ada", "hyperscaler"),
+        ("ResourceQuota", "student-ada", "hyperscaler-priority"),
     ]
     assert cluster.ended == ["student-ada"]
     assert cluster.objects[("ResourceQuota", "student-ada", "hyperscaler")]["spec"]["hard"] == {"pods": "0"}
@@ -172,7 +178,7 @@ def test_a_run_that_died_is_finished_by_the_next(
             converge(former=("ada",))
     converge(former=("ada",))
     assert "student-ada" in cluster.ended
-    assert ("RoleBinding", "student-ada", "hyperscaler") not in cluster.objects
+    assert ("RoleBinding", "student-ada", "hyperscaler-student") not in cluster.objects
     assert converge(former=("ada",)) == []
 
 
@@ -188,7 +194,36 @@ def test_a_namespace_of_somebody_else_is_refused(cluster: Cluster) -> None:
     with pytest.raises(users.ClusterError, match="AlreadyExists"):
         converge(entry("ada"))
     assert cluster.objects[("Namespace", "", "student-ada")] == foreign
-    assert ("RoleBinding", "student-ada", "hyperscaler") not in cluster.objects
+    assert ("RoleBinding", "student-ada", "hyperscaler-student") not in cluster.objects
+
+
+def test_pods_of_a_student_never_take_the_place_of_the_system_s(cluster: Cluster) -> None:
+    converge(entry("ada"))
+    spec = cluster.objects[("ResourceQuota", "student-ada", "hyperscaler-priority")]["spec"]
+    assert spec["hard"] == {"pods": "0"}
+    (match,) = spec["scopeSelector"]["matchExpressions"]
+    assert (match["scopeName"], match["operator"]) == ("PriorityClass", "In")
+    assert set(match["values"]) == {"system-node-critical", "system-cluster-critical"}
+
+
+def test_a_role_that_an_older_version_gave_is_taken(cluster: Cluster) -> None:
+    """What a binding binds to cannot be changed, so that the new one is another."""
+    old = users.binding("RoleBinding", "hyperscaler", "ada", "edit", "hyperscaler-users", "student-ada")
+    cluster.objects[users.key_of(old)] = old
+    changes = converge(entry("ada"))
+    assert "removed RoleBinding student-ada hyperscaler" in changes
+    assert cluster.kinds() == ADA
+
+
+def test_a_student_does_not_write_what_isolates_them() -> None:
+    reading = {"get", "list", "watch"}
+    for rule in ROLE["rules"]:
+        if {"networkpolicies", "endpoints", "endpointslices", "resourcequotas", "limitranges"} & set(rule["resources"]):
+            assert set(rule["verbs"]) == reading, rule
+        assert "*" not in [*rule["verbs"], *rule["resources"], *rule["apiGroups"]]
+        assert "rbac.authorization.k8s.io" not in rule["apiGroups"]
+    written = {name for rule in ROLE["rules"] if "create" in rule["verbs"] for name in rule["resources"]}
+    assert written >= {"pods", "pods/exec", "services", "deployments", "jobs", "ingresses", "persistentvolumeclaims"}
 
 
 def test_what_was_edited_by_hand_is_put_back(cluster: Cluster) -> None:

@@ -22,6 +22,7 @@ from emulator.spec.model import (
 from emulator.verify import kubernetes as judge
 from emulator.verify.cloud import NAMESPACE, SERVICE, cloud_summary, probe_manifest, verify_cloud
 from emulator.verify.hpc import Clock
+from emulator.verify.report import Verdict
 
 HEAD, WORKER = "cloud-control-plane", "cloud-gpu-worker-1"
 IPS = {HEAD: "10.20.0.10", WORKER: "10.20.0.11"}
@@ -109,6 +110,57 @@ def test_an_unscheduled_pod_gives_the_schedulers_reason() -> None:
 def test_a_missing_system_pod_is_named() -> None:
     pods = judge.parse_pods(listing(pod("etcd-x", HEAD)))
     assert judge.judge_pods(pods, ["etcd-", "kube-proxy-"]).detail == "no pod of kube-proxy-"
+
+
+def failed(name: str, owner: dict[str, Any] | None) -> dict[str, Any]:
+    item = pod(name, WORKER, ready=False, phase="Failed", reason="Evicted")
+    item["metadata"]["ownerReferences"] = [owner] if owner else []
+    return item
+
+
+@pytest.mark.parametrize(
+    ("owner", "counts"),
+    [
+        ({"kind": "ReplicaSet", "controller": True}, False),
+        ({"kind": "DaemonSet", "controller": True}, False),
+        ({"kind": "Node", "controller": True}, True),
+        ({"kind": "ConfigMap"}, True),
+        (None, True),
+    ],
+)
+def test_what_is_left_of_a_pod_that_its_controller_replaces_is_no_fault(
+    owner: dict[str, Any] | None, counts: bool
+) -> None:
+    text = listing(pod("cluster-dns-1", HEAD), failed("cluster-dns-0", owner))
+    pods = judge.parse_pods(text)
+    assert judge.parse_cluster(text).pods == pods
+    verdict = judge.judge_pods(pods)
+    assert verdict == (Verdict(False, "cluster-dns-0: failed") if counts else Verdict(True, "1 pods Ready"))
+
+
+def workload(kind: str, wanted: int, ready: int, *, seen: int = 1) -> dict[str, Any]:
+    status = {
+        "observedGeneration": seen,
+        "desiredNumberScheduled": wanted,
+        "numberReady": ready,
+        "readyReplicas": ready,
+    }
+    meta = {"name": "cluster-dns", "namespace": "kube-system", "generation": 1}
+    return {"kind": kind, "metadata": meta, "spec": {"replicas": wanted}, "status": status}
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "DaemonSet"])
+def test_a_workload_whose_pods_are_not_all_there_is_a_fault(kind: str) -> None:
+    lacking = Cluster(nodes=[GOOD], others=(failed("cluster-dns-0", {"kind": "x", "controller": True}),))
+    for item, words in (
+        (workload(kind, 2, 1), f"{kind.lower()} cluster-dns: 1 of 2 pods ready"),
+        (workload(kind, 2, 2, seen=0), f"{kind.lower()} cluster-dns has not been looked at yet"),
+        (workload(kind, 2, 2), ""),
+    ):
+        lacking.others = (*lacking.others[:1], item)
+        report = verify_cloud(spec(), lacking, ADDRESSES, GPUS, clock=lacking.clock())
+        (check,) = [check for check in report.checks if check.name == "system pods"]
+        assert (check.ok, check.detail if words else "") == (not words, words)
 
 
 def test_pod_network_wants_every_pair() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import yaml
 
+from emulator.access.model import AccessRole, LabUser
 from emulator.app.world import Access
 from emulator.inventory.model import NodeGpu
 from emulator.paths import LabPaths
@@ -51,3 +53,44 @@ def test_the_inventory_is_also_to_be_had_for_kubespray(tmp_path: Path) -> None:
     assert {"kube_control_plane", "etcd", "kube_node", "k8s_cluster"} <= set(inventory["children"])
     assert inventory["vars"]["ansible_ssh_private_key_file"] == str(access.paths.ssh_key)
     assert "StrictHostKeyChecking=yes" in inventory["vars"]["ansible_ssh_common_args"]
+
+
+@pytest.mark.parametrize("kinds", [(ClusterKind.HPC, ClusterKind.CLOUD), (ClusterKind.CLOUD,), ()])
+def test_the_clusters_asked_for_are_asked_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kinds: tuple[ClusterKind, ...]
+) -> None:
+    spec, _ = load_spec(share_dir() / "config" / "demo.yaml")
+    assert spec is not None
+    together = threading.Barrier(max(1, len(kinds)))
+
+    def ask(*_: Any) -> str:
+        together.wait(timeout=20)  # one after the other, they would wait for each other in vain
+        return "all is well"
+
+    monkeypatch.setattr(guests, "slurm_summary", ask)
+    monkeypatch.setattr(guests, "cloud_summary", ask)
+    state = guests.RealGuests(cast(Any, None)).cluster_state(spec, Access(LabPaths(tmp_path), "root", ()), kinds)
+    names = {ClusterKind.HPC: "slurm", ClusterKind.CLOUD: "kubernetes"}
+    assert state == {names[kind]: "all is well" for kind in kinds}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "namespace"),
+    [((), "default"), (("cloud-control-plane",), "default"), (("hpc-controller",), "student-bob")],
+)
+def test_the_kubeconfig_of_an_admin_without_the_control_plane_is_for_their_own_namespace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nodes: tuple[str, ...], namespace: str
+) -> None:
+    spec, _ = load_spec(share_dir() / "config" / "demo.yaml")
+    assert spec is not None
+    seen: list[str] = []
+
+    def user_kubeconfig(*_: Any, namespace: str, **_rest: Any) -> str:
+        seen.append(namespace)
+        return "kubeconfig"
+
+    monkeypatch.setattr(guests, "user_kubeconfig", user_kubeconfig)
+    user = LabUser("bob", 3000, AccessRole.ADMIN, nodes)
+    access = Access(LabPaths(tmp_path), "root", ())
+    guests.RealGuests(cast(Any, None)).hand_kubeconfig(spec, access, user, seconds=600, directory=tmp_path)
+    assert seen == [namespace]
