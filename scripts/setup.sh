@@ -4,21 +4,31 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-mapfile -t wanted < <(sed 's/#.*//' scripts/system-packages.txt | awk 'NF { print $1 }')
-missing=()
+list=scripts/system-packages.txt
+mapfile -t wanted < <(grep -v '# optional' "$list" | sed 's/#.*//' | awk 'NF { print $1 }')
+mapfile -t optional < <(grep '# optional' "$list" | sed 's/#.*//' | awk 'NF { print $1 }')
+is_missing() { ! dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null | grep -qx installed; }
+missing=() lacking=()
 for package in "${wanted[@]}"; do
-  dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed || missing+=("$package")
+  if is_missing "$package"; then missing+=("$package"); fi
 done
-if [ ${#missing[@]} -gt 0 ]; then
-  echo "setup: installing Debian packages: ${missing[*]}"
+for package in "${optional[@]}"; do
+  if is_missing "$package"; then lacking+=("$package"); fi
+done
+if [ ${#missing[@]} -gt 0 ] || [ ${#lacking[@]} -gt 0 ]; then
+  echo "setup: installing Debian packages: ${missing[*]} ${lacking[*]}"
   as_root=()
   if [ "$(id -u)" -ne 0 ]; then
     command -v sudo >/dev/null || { echo "setup: run as root, or install sudo, to install them" >&2; exit 1; }
     as_root=(sudo)
   fi
   "${as_root[@]}" apt-get update -q
-  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
-    apt-get install -y -q --no-install-recommends "${missing[@]}" >/dev/null
+  install=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends)
+  if [ ${#missing[@]} -gt 0 ]; then "${install[@]}" "${missing[@]}" >/dev/null; fi
+  # One by one: apt installs all that it is asked for or nothing, and not every release has them.
+  for package in "${lacking[@]}"; do
+    "${install[@]}" "$package" >/dev/null || echo "setup: without $package, which labs do not need" >&2
+  done
 else
   echo "setup: all Debian packages are there"
 fi

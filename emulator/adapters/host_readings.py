@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from emulator.adapters.pci_sysfs import NVIDIA_VENDOR, SysfsPci, names, read_or
-from emulator.gpu.catalog import find_board_by_pci
 from emulator.gpu_ports import DeviceHolder, FileAccess, PciDevice, VgpuFramework
 from emulator.host.facts import HostFacts, limited_memory, parse_routes
 from emulator.host.preparation import FILES, UNITS
@@ -52,13 +52,13 @@ class HostReader:
         files: the host's files.
         probe: the rest of it.
         home: the product's directory, whose file system the free space is asked of.
-        wanted_packages: the product's list of Debian packages.
+        wanted_packages: the product's list of Debian packages, True for optional ones.
     """
 
     def __init__(
-        self, files: FileAccess, probe: HostProbe, *, home: Path, wanted_packages: tuple[str, ...] = ()
+        self, files: FileAccess, probe: HostProbe, *, home: Path, wanted_packages: Mapping[str, bool] | None = None
     ) -> None:
-        self._files, self._probe, self._home, self._wanted = files, probe, home, wanted_packages
+        self._files, self._probe, self._home, self._wanted = files, probe, home, wanted_packages or {}
         self._pci = SysfsPci(files)
 
     def read(self) -> HostReadings:
@@ -91,7 +91,8 @@ class HostReader:
             sriov_manage=self._files.exists("/usr/lib/nvidia/sriov-manage"),
             programs={name: Program(parse_version(text)) for name, text in answers.items() if text is not None},
             packages=self._packages(),
-            wanted_packages=self._wanted,
+            wanted_packages=tuple(self._wanted),
+            optional_packages=frozenset(name for name, optional in self._wanted.items() if optional),
             processes=processes,
             facts=facts,
             huge_pages=self._huge_pages(),
@@ -252,6 +253,8 @@ class HostReader:
 
 
 def _board_name(device: PciDevice) -> str:
+    from emulator.gpu.catalog import find_board_by_pci  # it reads YAML: not where there is no board
+
     pci_id = f"{device.vendor}:{device.device}"
     model = find_board_by_pci(pci_id)
     return model.product_name if model else f"NVIDIA device {pci_id}"

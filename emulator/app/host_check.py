@@ -5,18 +5,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from emulator.app.files import LoadedLab, load_lab_file
-from emulator.app.validating import host_findings
-from emulator.app.world import EMBEDDED
-from emulator.apply.journal import Journal
-from emulator.apply.state import State, StateStore
 from emulator.errors import HyperscalerError
 from emulator.host.checks import HostReport, check_host_readings
 from emulator.host.checks.networks import uses_host_networks
 from emulator.host.checks.result import Wanted, wanted_of
 from emulator.host.readings import HostReadings
 from emulator.paths import Home
+
+if TYPE_CHECKING:
+    # What reads lab files is most of the program: without one, it is not loaded.
+    from emulator.app.files import LoadedLab
+    from emulator.apply.state import State
 
 
 def check_host(read: Callable[[], HostReadings], file: Path | None, home: Home | None) -> HostReport:
@@ -30,14 +31,20 @@ def check_host(read: Callable[[], HostReadings], file: Path | None, home: Home |
     Raises:
         ConfigError: the file has errors.
     """
-    loaded = load_lab_file(file) if file is not None else None
-    if loaded is not None:
-        loaded.require_valid()
+    if file is None:
+        return check_host_readings(read(), Wanted())
+    from emulator.app.files import load_lab_file
+
+    loaded = load_lab_file(file)
+    loaded.require_valid()
     host = read()
-    return check_host_readings(host, Wanted() if loaded is None else _wanted(loaded, host, home))
+    return check_host_readings(host, _wanted(loaded, host, home))
 
 
 def _wanted(loaded: LoadedLab, host: HostReadings, home: Home | None) -> Wanted:
+    from emulator.app.validating import host_findings
+    from emulator.app.world import EMBEDDED
+
     wanted = wanted_of(loaded.spec)
     hypervisor = "system" if uses_host_networks(host, wanted) else EMBEDDED
     ours = [] if home is None else [record.resource for record in _state(home, wanted.lab).resources.values()]
@@ -47,6 +54,9 @@ def _wanted(loaded: LoadedLab, host: HostReadings, home: Home | None) -> Wanted:
 
 def _state(home: Home, lab: str) -> State:
     """The record of a lab; an empty one where there is none, or none for this user to see."""
+    from emulator.apply.journal import Journal
+    from emulator.apply.state import State, StateStore
+
     path = home.lab(lab).journal
     try:
         return StateStore(Journal(path)).state if path.exists() else State()

@@ -6,22 +6,25 @@ cut off is taken again by the next `prepare`, or taken back by `restore`.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from emulator.app.work import begin_entry, outcome
 from emulator.apply.audit import AuditLog
+from emulator.apply.executor import InterruptedRunError
+from emulator.apply.handler import StopFlag
 from emulator.apply.journal import Journal
 from emulator.apply.lock import exclusive_lock
-from emulator.apply.preparation import Record, fold, look_to_json
+from emulator.apply.preparation import DoneStep, Record, fold, look_to_json
 from emulator.errors import ConflictError, HyperscalerError, StateError
-from emulator.host.preparation import PACKAGES, PreparationPlan, Step, plan_preparation
+from emulator.host.preparation import FINISH_PACKAGES, PreparationPlan, Step, installs_packages, plan_preparation
 from emulator.host.readings import HostReadings
 from emulator.paths import Home
 from emulator.ports import HostFileEditor, ProcessRunner
@@ -55,9 +58,11 @@ class Wish:
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of it. `failed`: title of a step and why it could not be done; `lasting`: what stays all the same."""
+    """What came of it. `failed`: title of a step and why it could not be done; `skipped`: the same of what labs do
+    without; `lasting`: what stays all the same."""
 
     done: list[str] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
     failed: list[tuple[str, str]] = field(default_factory=list)
     lasting: list[str] = field(default_factory=list)
     plan: PreparationPlan = field(default_factory=lambda: PreparationPlan(()))
@@ -68,11 +73,12 @@ def plan(host: PreparedHost, wish: Wish) -> PreparationPlan:
     return _plan(host, wish, _record(host))
 
 
-def prepare(host: PreparedHost, wish: Wish, reporter: Reporter) -> Outcome:
+def prepare(host: PreparedHost, wish: Wish, reporter: Reporter, *, stop: StopFlag | None = None) -> Outcome:
     """Take every step that this host needs; one that fails leaves the others to go on.
 
     Raises:
         ConflictError: another command prepares or restores this host.
+        InterruptedRunError: `stop` was set: the step under way has ended, and no other was begun.
         StateError: the journal cannot be written: nothing is done that is not announced there.
     """
     result = Outcome()
@@ -85,26 +91,28 @@ def prepare(host: PreparedHost, wish: Wish, reporter: Reporter) -> Outcome:
             if not todo:
                 break
             _journal(host).append({"type": "plan", "steps": [step.id for step in todo]})
-            packages = [step for step in todo if step.id == PACKAGES]
+            packages = [step for step in todo if installs_packages(step.id)]
             for step in packages or todo:
+                _go_on(stop, step.title)
                 tried.add(step.id)
                 _take(host, step, result, reporter)
         result.plan = _plan(host, wish, _record(host))
         return result
 
 
-def restore(host: PreparedHost, reporter: Reporter, *, force: bool = False) -> Outcome:
+def restore(host: PreparedHost, reporter: Reporter, *, force: bool = False, stop: StopFlag | None = None) -> Outcome:
     """Put everything back as it was before the first `prepare`; a file that others have changed since is left, unless
     `force` is given.
 
     Raises:
         ConflictError: another command prepares or restores this host.
+        InterruptedRunError: `stop` was set: what was under way has ended, and the record tells of all of it still.
     """
     result = Outcome()
     with _alone(host, "host restore", result, reporter):
         record = _record(host)
         paths, left = _files_back(host, record, result, reporter, force=force)
-        steps = _undo(host, record, left, result, reporter)
+        steps = _undo(host, record, left, result, reporter, stop)
         settled = {path for step in steps for path in record.steps[step].paths} | set(paths)
         for directory in reversed(record.made):
             host.files.remove_directory(directory)
@@ -129,9 +137,17 @@ def _plan(host: PreparedHost, wish: Wish, record: Record) -> PreparationPlan:
     return plan_preparation(readings, user=wish.user, gpus=gpus, leftover=record.leftover)
 
 
+def _go_on(stop: StopFlag | None, following: str) -> None:
+    if stop is not None and stop.is_set():
+        raise InterruptedRunError(
+            f"stopped on request, before: {following}",
+            fix="run the same command again to go on",
+        )
+
+
 def _take(host: PreparedHost, step: Step, result: Outcome, reporter: Reporter) -> None:
     journal = _journal(host)
-    touches = (step.path,) if step.path else step.touches
+    touches = (step.path,) if step.path else (*step.touches, *step.traces)
     try:
         looks = {path: host.files.look(path) for path in touches}
         if step.path:
@@ -148,6 +164,8 @@ def _take(host: PreparedHost, step: Step, result: Outcome, reporter: Reporter) -
             "step": step.id,
             "title": step.title,
             "touches": {path: look_to_json(look) for path, look in looks.items()},
+            "traces": list(step.traces),
+            "writes": hashlib.sha256(step.content.encode()).hexdigest() if step.path else None,
             "made": list(made),
             "undo": [list(words) for words in step.undo],
             "lasting": step.lasting,
@@ -162,17 +180,28 @@ def _take(host: PreparedHost, step: Step, result: Outcome, reporter: Reporter) -
         after = {path: look_to_json(host.files.look(path)) for path in touches}
     except (HyperscalerError, OSError) as error:
         why = error.what if isinstance(error, HyperscalerError) else str(error)
-        journal.append({"type": "failed", "step": step.id, "why": why[:500]})
-        result.failed.append((step.title, why))
+        journal.append({"type": "failed", "step": step.id, "why": why[:500], "after": _left_by(host, touches)})
+        (result.skipped if step.optional else result.failed).append((step.title, why))
         return
     journal.append({"type": "end", "step": step.id, "after": after})
     result.done.append(step.title)
 
 
+def _left_by(host: PreparedHost, touches: tuple[str, ...]) -> dict[str, list[object]]:
+    """How a step that failed has left the files that can be looked at."""
+    looks = {}
+    for path in touches:
+        with suppress(HyperscalerError, OSError):
+            looks[path] = look_to_json(host.files.look(path))
+    return looks
+
+
 def _refuse_stranger(host: PreparedHost, step: Step, digest: str | None) -> None:
     """A file of ours that is there and not as we left it belongs to whoever changed it."""
     known = _record(host).touched.get(step.path)
-    ours = {None} if known is None else {None, known.before.digest, known.after.digest if known.after else digest}
+    ours: set[str | None] = {None}
+    if known is not None:
+        ours |= {known.before.digest, *(known.possible if known.after is None else (known.after.digest,))}
     if digest not in ours:
         raise HyperscalerError(
             "it is there, and not as this program left it",
@@ -182,8 +211,8 @@ def _refuse_stranger(host: PreparedHost, step: Step, digest: str | None) -> None
 
 
 def _run(host: PreparedHost, step: Step) -> None:
-    if step.first:
-        host.runner.run(step.first, timeout=step.timeout, check=False, env=_ENVIRONMENT)
+    for words in step.first:
+        host.runner.run(words, timeout=step.timeout, check=False, env=_ENVIRONMENT)
     host.runner.run(step.argv, timeout=step.timeout, env=_ENVIRONMENT)
 
 
@@ -199,7 +228,7 @@ def _files_back(
             now = host.files.look(path)
             host.files.tidy(path)
             if now != touched.before:
-                if not force and not (touched.exact and touched.after in (None, now)):
+                if not force and not (touched.exact and touched.left_by_us(now)):
                     left[path] = "somebody has changed it since"
                     continue
                 reporter.note(f"put back {path}")
@@ -211,7 +240,14 @@ def _files_back(
     return settled, left
 
 
-def _undo(host: PreparedHost, record: Record, left: dict[str, str], result: Outcome, reporter: Reporter) -> set[str]:
+def _undo(
+    host: PreparedHost,
+    record: Record,
+    left: dict[str, str],
+    result: Outcome,
+    reporter: Reporter,
+    stop: StopFlag | None,
+) -> set[str]:
     """Steps that are taken back. Their commands run unless the files that they touched are all back as they were."""
     settled: set[str] = set()
     for step in reversed(record.steps.values()):
@@ -222,20 +258,49 @@ def _undo(host: PreparedHost, record: Record, left: dict[str, str], result: Outc
         if not step.undo and open_paths:
             result.failed.extend((path, left[path]) for path in open_paths)
             continue
+        _go_on(stop, f"take back: {step.title}")
         try:
-            for words in step.undo:
-                reporter.note(" ".join(words))
-                host.runner.run(words, timeout=1800.0, env=_ENVIRONMENT)
-                result.done.append(" ".join(words))
+            if not step.paths or not step.traces.issuperset(open_paths):
+                _run_back(host, step, result, reporter)
+            _traces_back(host, record, step, open_paths)
             settled.add(step.id)
-        except HyperscalerError as error:
+        except (HyperscalerError, OSError) as error:
             if not step.failed:
-                result.failed.append((f"take back: {step.title}", error.what))
+                why = error.what if isinstance(error, HyperscalerError) else str(error)
+                result.failed.append((f"take back: {step.title}", why))
                 continue
             settled.add(step.id)  # it never came about, so that there is nothing to take back
         if step.lasting and step.ended:
             result.lasting.append(step.lasting)
     return settled
+
+
+def _run_back(host: PreparedHost, step: DoneStep, result: Outcome, reporter: Reporter) -> None:
+    # Packages stay, but not by halves.
+    finish = (FINISH_PACKAGES,) if installs_packages(step.id) and not step.ended else ()
+    for words in step.undo or finish:
+        if _has_no_effect(host, words) or (words == FINISH_PACKAGES and " ".join(words) in result.done):
+            continue
+        reporter.note(" ".join(words))
+        host.runner.run(words, timeout=1800.0, env=_ENVIRONMENT)
+        result.done.append(" ".join(words))
+
+
+def _has_no_effect(host: PreparedHost, words: tuple[str, ...]) -> bool:
+    """gpasswd fails for who is not in the group: a step that was cut off may not have come so far."""
+    match words:
+        case ("gpasswd", "-d", user, group):
+            return user not in host.read().groups.get(group, ())
+    return False
+
+
+def _traces_back(host: PreparedHost, record: Record, step: DoneStep, open_paths: list[str]) -> None:
+    """Where commands have led the files back to what they were, nobody else has changed them: then times, and copies
+    and locks beside them, come back, too. Else they are others' by now."""
+    told = [path for path in step.paths if path not in step.traces]
+    if all(host.files.look(path) == record.touched[path].before for path in told):
+        for path in open_paths:
+            host.files.put_back(path, record.touched[path].before)
 
 
 # ---------------------------------------------------------------- record

@@ -1,7 +1,7 @@
 """The record of what was done to a host: a fold over the journal of `host prepare` and `host restore`.
 
 Entries: `plan` (ids of the steps of a run), `begin` (a step, what it touches and how that was before), `end` (how it
-is now), `failed`, and `restored` (paths and steps that are back as they were).
+is now), `failed` (why, and how it is now), and `restored` (paths and steps that are back as they were).
 """
 
 from __future__ import annotations
@@ -20,21 +20,29 @@ class Touched:
     Attributes:
         before: what was there before the first of them.
         after: what the last one left; None while it is not known, because a step was cut off.
+        possible: digests that the step that was cut off can have left, as far as that is known: what it found, and
+            what it was about to write. A command may leave anything.
         exact: nobody else has changed it between two steps, so that `before` is all that is to be put back.
     """
 
     before: FileLook
     after: FileLook | None = None
+    possible: frozenset[str | None] = frozenset()
     exact: bool = True
+
+    def left_by_us(self, look: FileLook) -> bool:
+        """Whether `look` is how the steps have left it. Not knowing is no: it may have others' changes."""
+        return look.digest in self.possible if self.after is None else look == self.after
 
 
 @dataclass(slots=True)
 class DoneStep:
-    """A step that has begun. Neither `ended` nor `failed`: it was cut off."""
+    """A step that has begun. Neither `ended` nor `failed`: it was cut off. `traces`: see `Step`."""
 
     id: str
     title: str
     paths: tuple[str, ...]
+    traces: frozenset[str]
     undo: tuple[tuple[str, ...], ...]
     lasting: str
     ended: bool = False
@@ -69,6 +77,7 @@ def fold(entries: Iterable[Mapping[str, Any]]) -> Record:
             case "restored":
                 _restored(record, entry)
             case "failed":
+                _looked(record, entry)
                 record.steps[entry["step"]].failed = True
     return record
 
@@ -80,14 +89,16 @@ def _begin(record: Record, entry: Mapping[str, Any]) -> None:
         look = look_of(seen)
         known = record.touched.get(path)
         if known is None or known.before == look:
-            record.touched[path] = Touched(look)
-            continue
-        known.exact = known.exact and known.after in (None, look)
+            known = record.touched[path] = Touched(look)
+        else:
+            known.exact = known.exact and known.left_by_us(look)
         known.after = None
+        known.possible = frozenset((look.digest, entry.get("writes") or look.digest))
     step = DoneStep(
         entry["step"],
         entry["title"],
         tuple(paths),
+        frozenset(entry.get("traces", ())),
         tuple(tuple(words) for words in entry["undo"]),
         entry["lasting"],
     )
@@ -107,9 +118,13 @@ def _subject(words: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(word.partition("=")[0] for word in words)
 
 
-def _end(record: Record, entry: Mapping[str, Any]) -> None:
-    for path, seen in entry["after"].items():
+def _looked(record: Record, entry: Mapping[str, Any]) -> None:
+    for path, seen in entry.get("after", {}).items():
         record.touched[path].after = look_of(seen)
+
+
+def _end(record: Record, entry: Mapping[str, Any]) -> None:
+    _looked(record, entry)
     record.steps[entry["step"]].ended = True
     record.leftover.discard(entry["step"])
 

@@ -32,6 +32,7 @@ def prepare(*, dry_run: bool, gpus: bool | None, user: str | None, yes: bool, as
     from emulator.app import host_prepare as app
     from emulator.cli.host_prepare_text import outcome_json, outcome_text, plan_json, plan_text
     from emulator.cli.lab_file import confirmed
+    from emulator.cli.signals import stop_on_signals
 
     host = _host(dry=dry_run)
     wish = app.Wish(user or os.environ.get("SUDO_USER") or None, gpus)
@@ -45,8 +46,8 @@ def prepare(*, dry_run: bool, gpus: bool | None, user: str | None, yes: bool, as
             return
     outcome = _nothing(plan)
     if plan.steps:
-        with reporting(live=False) as reporter:
-            outcome = app.prepare(host, wish, reporter)
+        with stop_on_signals() as stop, reporting(live=False) as reporter:
+            outcome = app.prepare(host, wish, reporter, stop=stop)
     _say(outcome_json(outcome), outcome_text(outcome, "done"), as_json=as_json)
     sys.exit(ExitCode.FAILED if outcome.failed else ExitCode.DONE)
 
@@ -60,6 +61,7 @@ def restore(*, force: bool, yes: bool, as_json: bool) -> None:
     from emulator.app import host_prepare as app
     from emulator.cli.host_prepare_text import outcome_json, outcome_text
     from emulator.cli.lab_file import confirmed
+    from emulator.cli.signals import stop_on_signals
 
     host = _host(dry=False)
     standing = app.standing(host)
@@ -67,8 +69,8 @@ def restore(*, force: bool, yes: bool, as_json: bool) -> None:
         click.echo("to take back: " + "; ".join(standing), err=True)
         if not confirmed("Put all of this back as it was?", yes=yes):
             return
-    with reporting(live=False) as reporter:
-        outcome = app.restore(host, reporter, force=force)
+    with stop_on_signals() as stop, reporting(live=False) as reporter:
+        outcome = app.restore(host, reporter, force=force, stop=stop)
     _say(outcome_json(outcome), outcome_text(outcome, "back"), as_json=as_json)
     sys.exit(ExitCode.FAILED if outcome.failed else ExitCode.DONE)
 

@@ -32,6 +32,7 @@ def outcome_json(outcome: Outcome) -> dict[str, object]:
         "version": 1,
         "done": outcome.done,
         "failed": [{"title": title, "why": why} for title, why in outcome.failed],
+        "skipped": [{"title": title, "why": why} for title, why in outcome.skipped],
         "lasting": outcome.lasting,
         **_rest(outcome.plan),
     }
@@ -57,6 +58,7 @@ def outcome_text(outcome: Outcome, word: str) -> str:
     """What was done, what could not be, and what stays."""
     lines = [f"{word}: {title}" for title in outcome.done]
     lines += [f"could not: {title}\n    {_indented(why)}" for title, why in outcome.failed]
+    lines += [f"left out: {title} (optional)\n    {_indented(why)}" for title, why in outcome.skipped]
     lines += [f"stays: {text}" for text in outcome.lasting]
     if not lines:
         lines.append("nothing to do")

@@ -5,22 +5,25 @@ from __future__ import annotations
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from emulator.app.files import LoadedLab, load_lab_file, load_recorded_lab
 from emulator.errors import UsageError
-from emulator.plan.model import Action, Plan
-from emulator.spec.findings import Report
 
+if TYPE_CHECKING:
+    from emulator.app.files import LoadedLab
+    from emulator.plan.model import Plan
+    from emulator.spec.findings import Report
+
+# By the name of the action.
 _COLOURS = {
-    Action.CREATE: "green",
-    Action.ADOPT: "cyan",
-    Action.UPDATE: "yellow",
-    Action.REPAIR: "yellow",
-    Action.REPLACE: "magenta",
-    Action.DELETE: "red",
+    "CREATE": "green",
+    "ADOPT": "cyan",
+    "UPDATE": "yellow",
+    "REPAIR": "yellow",
+    "REPLACE": "magenta",
+    "DELETE": "red",
 }
 
 file_argument = click.argument("file", type=click.Path(path_type=Path))
@@ -54,7 +57,7 @@ def print_plan(plan: Plan, *, err: bool = False) -> None:
         kind, _, name = change.resource.id.partition("/")
         shown = f"{plan.lab}-{name}" if kind in ("domain", "volume", "network") else name
         line = f"{change.action.sign} {kind} {shown}: {change.reason}"
-        click.echo(click.style(line, fg=_COLOURS[change.action]) if styled else line, err=err)
+        click.echo(click.style(line, fg=_COLOURS[change.action.name]) if styled else line, err=err)
     for blocker in plan.blockers:
         line = f"x {blocker.resource_id}: {blocker.what}\n    fix: {blocker.fix}"
         click.echo(click.style(line, fg="red", bold=True) if styled else line, err=err)
@@ -64,6 +67,8 @@ def print_plan(plan: Plan, *, err: bool = False) -> None:
 
 def load(file: Path) -> LoadedLab:
     """The lab of a file; findings are printed, and errors end the command with exit code 3."""
+    from emulator.app.files import load_lab_file
+
     loaded = load_lab_file(file)
     print_findings(loaded.report)
     loaded.require_valid()
@@ -72,6 +77,8 @@ def load(file: Path) -> LoadedLab:
 
 def load_by_name(world: Any, lab: str) -> LoadedLab:
     """The lab as last provisioned. A file name is taken for what people mean by it."""
+    from emulator.app.files import load_recorded_lab
+
     refuse_file_name(lab)
     return load_recorded_lab(world.home, lab)
 

@@ -7,7 +7,7 @@ files is known before it is taken, so that all of it can be put back.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from emulator.host.checks.iommu import needed_arguments
 from emulator.host.checks.system import CLOCKS, INOTIFY_INSTANCES, INOTIFY_LEAST
@@ -21,8 +21,9 @@ SYSCTL_FILE = "/etc/sysctl.d/60-hyperscaler.conf"
 FILES = (NOUVEAU_FILE, GRUB_FILE, MODULES_FILE, SYSCTL_FILE)
 
 _HEADER = "# Written by `hyperscaler host prepare`; `hyperscaler host restore` takes it away.\n"
-# All that the tools of the shadow package write when a user joins a group.
-_GROUP_FILES = ("/etc/group", "/etc/gshadow", "/etc/group-", "/etc/gshadow-", "/etc/.pwd.lock")
+# All that the tools of the shadow package write when a user joins a group: the files, and what stays beside them.
+_GROUP_FILES = ("/etc/group", "/etc/gshadow")
+_GROUP_TRACES = ("/etc/group-", "/etc/gshadow-", "/etc/.pwd.lock")
 _GROUPS = ("libvirt", "kvm")
 # Time services by unit, the one that is most likely wanted first.
 _CLOCK_UNITS = ("chrony.service", "systemd-timesyncd.service", "ntpsec.service", "openntpd.service")
@@ -39,11 +40,14 @@ class Step:
     Attributes:
         id: names it in the journal; the same for the same thing in every run.
         path: the file to write with `content`; empty for a command.
-        argv: the command; empty for a file. `first` is run before it, and may fail.
+        argv: the command; empty for a file. Those of `first` are run before it, and may fail.
         timeout: of the command, seconds.
         touches: files that the command writes, besides what it makes anew from others.
+        traces: files that the command leaves beside those: copies of how they were, locks, unfinished ones. They tell
+            nothing of their own.
         undo: commands that take it back. They are run unless every touched file could be put back as it was.
         lasting: what stays after it was taken back, for people; empty if nothing does.
+        optional: labs run without it, so that it may fail.
     """
 
     id: str
@@ -52,11 +56,13 @@ class Step:
     path: str = ""
     content: str = ""
     argv: tuple[str, ...] = ()
-    first: tuple[str, ...] = ()
+    first: tuple[tuple[str, ...], ...] = ()
     timeout: float = _QUICK
     touches: tuple[str, ...] = ()
+    traces: tuple[str, ...] = ()
     undo: tuple[tuple[str, ...], ...] = ()
     lasting: str = ""
+    optional: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +76,15 @@ class PreparationPlan:
 
 
 PACKAGES, INITRAMFS, GRUB = "packages", "initramfs", "grub"
+# What dpkg was cut off in must be finished before apt takes another package.
+FINISH_PACKAGES = ("dpkg", "--configure", "-a")
+
+
+_OPTIONAL_PACKAGE = "package:"
+
+
+def installs_packages(step_id: str) -> bool:
+    return step_id == PACKAGES or step_id.startswith(_OPTIONAL_PACKAGE)
 
 
 def plan_preparation(
@@ -85,7 +100,13 @@ def plan_preparation(
     files = [*_nouveau(host, gpus=gpus), *_grub_file(host, gpus=gpus), *_modules_file(host, gpus=gpus), *_sysctl(host)]
     files = [step for step in files if not step.path or host.own_files.get(step.path) != step.content]
     written = {step.path for step in files}
-    steps = [*_packages(host), *files, *_account(host, user), *_services(host, gpus=gpus), *_load(host, gpus=gpus)]
+    steps = [
+        *_packages(host, leftover),
+        *files,
+        *_account(host, user),
+        *_services(host, gpus=gpus),
+        *_load(host, gpus=gpus),
+    ]
     if NOUVEAU_FILE in written or INITRAMFS in leftover:
         steps.extend(_initramfs(host))
     if GRUB_FILE in written or GRUB in leftover:
@@ -99,23 +120,41 @@ def plan_preparation(
     )
 
 
-def _packages(host: HostReadings) -> list[Step]:
+def _packages(host: HostReadings, leftover: Collection[str]) -> list[Step]:
     if host.packages is None or "apt-get" not in host.programs:
         return []
     missing = tuple(name for name in host.wanted_packages if name not in host.packages)
-    if not missing:
-        return []
-    return [
-        Step(
-            PACKAGES,
-            f"install {', '.join(missing)}",
-            "programs that labs are made with",
-            first=("apt-get", "update", "-q"),
-            argv=("apt-get", "install", "-y", "-q", "--no-install-recommends", *missing),
-            timeout=_SLOW,
-            lasting=f"the packages stay installed; to remove them: apt-get purge {' '.join(missing)}",
-        )
+    needed = tuple(name for name in missing if name not in host.optional_packages)
+    steps = [_install(PACKAGES, needed, "programs that labs are made with")] if needed else []
+    # Each on its own: apt installs all that it is asked for or nothing, and not every release has them.
+    steps += [
+        _install(f"{_OPTIONAL_PACKAGE}{name}", (name,), "optional: labs run without", optional=True)
+        for name in missing
+        if name in host.optional_packages
     ]
+    begun = sorted(filter(installs_packages, leftover))
+    if steps:
+        first = (*([FINISH_PACKAGES] if begun else []), ("apt-get", "update", "-q"))
+        steps[0] = replace(steps[0], first=first)
+    planned = {step.id for step in steps}
+    return [*steps, *(_finish(step_id) for step_id in begun if step_id not in planned)]
+
+
+def _install(step_id: str, names: tuple[str, ...], why: str, *, optional: bool = False) -> Step:
+    return Step(
+        step_id,
+        f"install {', '.join(names)}",
+        why,
+        argv=("apt-get", "install", "-y", "-q", "--no-install-recommends", *names),
+        timeout=_SLOW,
+        lasting=f"the packages stay installed; to remove them: apt-get purge {' '.join(names)}",
+        optional=optional,
+    )
+
+
+def _finish(step_id: str) -> Step:
+    why = "an earlier run did not see them installed to the end"
+    return Step(step_id, "finish packages that were begun", why, argv=FINISH_PACKAGES, timeout=_SLOW)
 
 
 def _nouveau(host: HostReadings, *, gpus: bool) -> list[Step]:
@@ -214,6 +253,7 @@ def _account(host: HostReadings, user: str | None) -> list[Step]:
             "libvirt and KVM without being root",
             argv=("usermod", "-a", "-G", ",".join(lacking), user),
             touches=_GROUP_FILES,
+            traces=_GROUP_TRACES,
             undo=tuple(("gpasswd", "-d", user, group) for group in lacking),
         )
     ]
@@ -258,12 +298,23 @@ def _initramfs(host: HostReadings) -> list[Step]:
 
 def _update_grub(host: HostReadings) -> list[Step]:
     argv = ("update-grub",)
-    # The second is what update-grub leaves behind when it fails.
-    touches = ("/boot/grub/grub.cfg", "/boot/grub/grub.cfg.new")
+    written = "/boot/grub/grub.cfg"
+    traces = (f"{written}.new",)  # what update-grub leaves behind when it fails
     why = "GRUB reads the kernel's arguments from there"
     if "update-grub" not in host.programs:
         return []
-    return [Step(GRUB, f"renew {touches[0]}", why, argv=argv, timeout=_SLOW, touches=touches, undo=(argv,))]
+    return [
+        Step(
+            GRUB,
+            f"renew {written}",
+            why,
+            argv=argv,
+            timeout=_SLOW,
+            touches=(written,),
+            traces=traces,
+            undo=(argv,),
+        )
+    ]
 
 
 def _reboot(host: HostReadings, there: Collection[str]) -> list[str]:

@@ -184,6 +184,7 @@ class HostReadings:
         system: `ID` of os-release, such as `debian`; `system_name` is for people.
         packages: names of installed Debian packages; None on a system without dpkg.
         wanted_packages: the product's own list of Debian packages.
+        optional_packages: those of them without which labs run all the same.
         processes: names of running processes, cut at 15 characters as the kernel does.
         holders: processes that have a device node of an NVIDIA GPU open.
         forward_policy: policy of iptables' FORWARD chain; None when it was not to be seen or not asked for.
@@ -211,6 +212,7 @@ class HostReadings:
     programs: Mapping[str, Program]
     packages: frozenset[str] | None
     wanted_packages: tuple[str, ...]
+    optional_packages: frozenset[str]
     processes: frozenset[str]
     facts: HostFacts
     huge_pages: HugePages
@@ -292,13 +294,17 @@ def parse_dpkg_status(text: str) -> frozenset[str]:
     return frozenset(found)
 
 
-def parse_package_list(text: str) -> tuple[str, ...]:
-    """The product's list of Debian packages: a name a line, the rest is comment.
+def parse_package_list(text: str) -> dict[str, bool]:
+    """The product's list of Debian packages: a name a line, the rest is comment. True for the optional ones.
 
     What follows a line `# setup only` is for installing the program, and no business of a host that runs it.
     """
-    running = text.partition("\n# setup only")[0]
-    return tuple(words[0] for line in running.splitlines() if (words := line.split("#", 1)[0].split()))
+    found = {}
+    for line in text.partition("\n# setup only")[0].splitlines():
+        name, _, comment = line.partition("#")
+        if name.strip():
+            found[name.strip()] = comment.strip().startswith("optional")
+    return found
 
 
 def parse_cgroup_mounts(mounts: str, unified: str) -> Cgroups:

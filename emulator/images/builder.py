@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
+from typing import TextIO
 
 from emulator.errors import HostNotFitError, HyperscalerError
 from emulator.ids import NAMESPACE
@@ -18,6 +19,7 @@ from emulator.images.initrd import build_initrd
 from emulator.images.recipe import Recipe, file_mode, tree_paths
 from emulator.images.sbom import DPKG_FORMAT, Package, parse_packages
 from emulator.images.sources import AptSources, host_sources
+from emulator.images.store_files import private, write_private
 from emulator.ports import ProcessRunner
 from emulator.units import MIB
 
@@ -141,14 +143,14 @@ class ImageBuilder:
         if not sources.options:
             return []
         path = self.work / "apt.conf"
-        path.write_text("\n".join(sources.options) + "\n", encoding="utf-8")
+        write_private(path, "\n".join(sources.options) + "\n")
         return [f"--aptopt={path}"]
 
     def _mirror(self, sources: AptSources) -> list[Path]:
         if not sources.lines:
             return []
         path = self.work / "sources.list"
-        path.write_text("\n".join(sources.lines) + "\n", encoding="utf-8")
+        write_private(path, "\n".join(sources.lines) + "\n")
         return [path]
 
     # ------------------------------------------------------------ boot files
@@ -195,7 +197,7 @@ class ImageBuilder:
     def _run(self, phase: BuildPhase, argv: list[str | Path], *, timeout: float = _DISK_TIMEOUT) -> None:
         # The environment of the caller may name a language that the image does not have.
         env = {"LC_ALL": "C.UTF-8", "TMPDIR": str(self.work)}
-        with (self.out / LOG).open("a", encoding="utf-8") as log:
+        with open_log(self.out) as log:
 
             def show(line: str) -> None:
                 log.write(line + "\n")
@@ -204,6 +206,11 @@ class ImageBuilder:
 
             log.write(f"# {phase}\n")
             self.runner.run(argv, timeout=timeout, env=env, on_line=show)
+
+
+def open_log(out: Path) -> TextIO:
+    """The log of a build, to be added to. What it quotes of package sources may hold a password."""
+    return open(out / LOG, "a", encoding="utf-8", opener=private)
 
 
 def finish_script(recipe: Recipe) -> str:

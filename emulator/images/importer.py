@@ -8,7 +8,10 @@ deleted while the image was made (keys, package sources) is not in it any more.
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
+import stat
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +19,7 @@ from pathlib import Path
 
 from emulator.errors import HyperscalerError
 from emulator.ids import NAMESPACE
-from emulator.images.builder import DISK, INITRD, KERNEL, LOG, BuildPhase, Built, Progress
+from emulator.images.builder import DISK, INITRD, KERNEL, BuildPhase, Built, Progress, open_log
 from emulator.images.guest_tree import GuestTree, check_finished
 from emulator.images.initrd import build_initrd, load_order
 from emulator.images.recipe import Recipe
@@ -77,7 +80,8 @@ class ImageImporter:
     # ------------------------------------------------------------ the file system on the disk
     def _extract(self) -> Path:
         """The root file system as a raw file, out of its partition if it is in one."""
-        described = json.loads(self._run(["qemu-img", "info", "--output=json", "-f", "qcow2", self.disk]).stdout)
+        mine = self._copy()
+        described = json.loads(self._run(["qemu-img", "info", "--output=json", "-f", "qcow2", mine]).stdout)
         special = described.get("format-specific", {}).get("data", {})
         if "backing-filename" in described or "data-file" in special or special.get("encrypt"):
             raise HyperscalerError(
@@ -86,7 +90,8 @@ class ImageImporter:
         if not 0 < int(described["virtual-size"]) <= _MAX_VIRTUAL_BYTES:
             raise HyperscalerError("the disk is larger than 256 GiB", where=str(self.disk), fix="use a smaller one")
         whole = self.work / "whole.raw"
-        self._run(["qemu-img", "convert", "-f", "qcow2", "-O", "raw", self.disk, whole])
+        self._run(["qemu-img", "convert", "-f", "qcow2", "-O", "raw", mine, whole])
+        mine.unlink()
         place = self._partition(whole)
         if place is None:
             return whole
@@ -96,6 +101,34 @@ class ImageImporter:
         self._run(["qemu-img", "convert", "--image-opts", source, "-O", "raw", raw], cwd=self.work)
         whole.unlink()
         return raw
+
+    def _copy(self) -> Path:
+        """The disk as it is now, where only root can change it: what is checked must be what is converted.
+
+        Raises:
+            HyperscalerError: it is no file, it changes, or there is no room for it.
+        """
+        # A pipe in its place must not hold the program up.
+        with os.fdopen(os.open(self.disk, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as source:
+            status = os.fstat(source.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise HyperscalerError("the disk is no ordinary file", where=str(self.disk))
+            # Whatever the step, one form of the disk is read and another is written.
+            needed, free = 2 * status.st_size, shutil.disk_usage(self.work).free
+            if free < needed:
+                raise HyperscalerError(
+                    f"importing the disk takes {-(-needed // MIB)} MiB, and {free // MIB} MiB are free",
+                    where=str(self.work.parent.parent),
+                    fix="make room there, or remove images that nothing needs: hyperscaler image gc",
+                )
+            mine, left = self.work / "given.qcow2", status.st_size
+            with mine.open("xb") as copy:
+                while left and (chunk := source.read(min(left, MIB))):
+                    copy.write(chunk)
+                    left -= len(chunk)
+        if left:
+            raise HyperscalerError("the disk changes while it is read", where=str(self.disk))
+        return mine
 
     def _partition(self, whole: Path) -> tuple[int, int] | None:
         """Offset and size in bytes of the only partition; None when the disk has no partition table."""
@@ -185,7 +218,7 @@ class ImageImporter:
     ) -> Completed:
         """One tool; its output goes to the log. `fine` are the exit statuses that mean success."""
         done = self.runner.run(argv, timeout=_TIMEOUT, check=check and fine == (0,), cwd=cwd)
-        with (self.out / LOG).open("a", encoding="utf-8") as log:
+        with open_log(self.out) as log:
             log.write(f"# {' '.join(str(word) for word in argv)}\n{done.stdout}{done.stderr}")
         if check and done.returncode not in fine:
             raise HyperscalerError(

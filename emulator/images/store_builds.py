@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import pwd
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -51,8 +53,7 @@ def make_image(
     out.mkdir(mode=0o755)
     try:
         scratch = work / "scratch"
-        # mmdebstrap runs apt's downloads as the user _apt, who must be able to enter.
-        work.chmod(0o711)
+        _let_apt_enter(work)
         scratch.mkdir(mode=0o755)
         built = make(scratch, out)
         progress(BuildPhase.RECORD, "")
@@ -64,6 +65,18 @@ def make_image(
         raise
     finally:
         remove_tree(work)
+
+
+def _let_apt_enter(work: Path) -> None:
+    """mmdebstrap runs apt's downloads as the user _apt. Nobody else is let in: the tree that is made holds the package
+    sources until it is finished, with their passwords."""
+    try:
+        group = pwd.getpwnam("_apt").pw_gid
+    except KeyError:  # no apt here, or one that downloads as root
+        return
+    with contextlib.suppress(PermissionError):  # not root: then nothing is built here
+        os.chown(work, -1, group)
+        work.chmod(0o710)
 
 
 def _described(recipe: Recipe, built: Built, out: Path, inputs: Mapping[str, str], started: float) -> Manifest:

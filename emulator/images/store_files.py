@@ -45,6 +45,21 @@ def write_atomic(path: Path, text: str, *, mode: int) -> None:
     fsync(path.parent)
 
 
+def private(path: str, flags: int) -> int:
+    """An `opener` for `open`: a file that it makes is closed to others from its first byte on."""
+    return os.open(path, flags, 0o600)
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a new file that only its owner reads, ever.
+
+    Raises:
+        FileExistsError: something is there already, and may be readable.
+    """
+    with open(path, "x", encoding="utf-8", opener=private) as stream:
+        stream.write(text)
+
+
 def remove_tree(path: Path) -> None:
     """Remove a file or tree, but never through a mount: a killed build tool could have left the host's /dev in it.
 

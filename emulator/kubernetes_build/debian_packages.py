@@ -39,6 +39,9 @@ class DebianArchive:
             CommandError: apt could not reach them.
         """
         require_sources(self.lines)
+        # The sources may hold a password: nobody else gets in.
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.directory.chmod(0o700)
         for name in ("lists/partial", "cache/archives/partial", "parts", "debs", "source"):
             (self.directory / name).mkdir(parents=True, exist_ok=True)
         sources = list(self.lines)

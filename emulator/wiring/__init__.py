@@ -8,32 +8,36 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from emulator.adapters.acceleration import decide_acceleration, read_acceleration_facts
-from emulator.adapters.nft import NftPacketFilter
 from emulator.adapters.process import HostProcess
-from emulator.adapters.qemu_img import QemuImg
-from emulator.adapters.systemd_units import SystemdUnits
-from emulator.app.world import AccelerationChoice, SystemHypervisor, World
-from emulator.apply.handlers.gpu_carve import GpuHost
-from emulator.apply.lock import HOST_LOCKS
-from emulator.ids import host_name
-from emulator.images.for_labs import LabImages
-from emulator.images.signing import ImageSignatures
-from emulator.images.store import ImageStore
-from emulator.images.vulnerabilities import VulnerabilityListing
 from emulator.paths import Home, LabPaths
 from emulator.ports import Hypervisor, HypervisorDaemon, ProcessRunner
 from emulator.spec.model import Acceleration, GpuBackend, GpuDeviceSpec, KubernetesSpec
 
+if TYPE_CHECKING:
+    # What a verb does not use it does not load, so that the light ones answer at once.
+    from emulator.app.world import AccelerationChoice, SystemHypervisor, World
+    from emulator.apply.handlers.gpu_carve import GpuHost
+    from emulator.images.for_labs import LabImages
+    from emulator.images.signing import ImageSignatures
+    from emulator.images.store import ImageStore
+    from emulator.images.vulnerabilities import VulnerabilityListing
+
 
 def image_store() -> ImageStore:
     """The golden images of this host."""
+    from emulator.images.store import ImageStore
+
     return ImageStore(Home.default().images, HostProcess())
 
 
 def real_world() -> World:
     """This host."""
+    from emulator.adapters.nft import NftPacketFilter
+    from emulator.adapters.qemu_img import QemuImg
+    from emulator.adapters.systemd_units import SystemdUnits
+    from emulator.app.world import World
     from emulator.host.facts import read_host_facts
     from emulator.wiring.guests import RealGuests
 
@@ -60,6 +64,8 @@ def real_world() -> World:
 
 def host_locks(home: Home) -> Path:
     """One place for all homes of root's. Others share no hypervisor and no board with it."""
+    from emulator.apply.lock import HOST_LOCKS
+
     return HOST_LOCKS if os.geteuid() == 0 else home.locks
 
 
@@ -70,6 +76,9 @@ def images_of_host() -> LabImages:
 
 def lab_images(home: Home, runner: ProcessRunner, kubernetes: KubernetesSpec | None) -> LabImages:
     """The store; with `kubernetes` also what goes into the image of Kubernetes nodes."""
+    from emulator.images.for_labs import LabImages
+    from emulator.images.signing import ImageSignatures
+    from emulator.images.store import ImageStore
     from emulator.wiring.kubernetes import KubernetesInput
 
     inputs = {"kubernetes": KubernetesInput(home, runner, kubernetes or KubernetesSpec())}
@@ -78,11 +87,15 @@ def lab_images(home: Home, runner: ProcessRunner, kubernetes: KubernetesSpec | N
 
 def vulnerability_listing() -> VulnerabilityListing:
     """What Debian knows of the packages in images."""
+    from emulator.images.vulnerabilities import VulnerabilityListing
+
     return VulnerabilityListing(HostProcess())
 
 
 def image_signatures() -> ImageSignatures:
     """Signing and checking images on this host."""
+    from emulator.images.signing import ImageSignatures
+
     return ImageSignatures(Home.default().trusted_signers, HostProcess())
 
 
@@ -125,6 +138,8 @@ def look_at_system(lab: str) -> SystemHypervisor:
     """Whether the host's own libvirt answers, or may have something of the lab all the same."""
     from emulator.adapters.libvirt_at_rest import may_have
     from emulator.adapters.libvirt_hypervisor import SYSTEM_URI, probe_uri
+    from emulator.app.world import SystemHypervisor
+    from emulator.ids import host_name
 
     if probe_uri(SYSTEM_URI):
         return SystemHypervisor.ANSWERS
@@ -137,6 +152,9 @@ def accelerate(requested: Acceleration) -> AccelerationChoice:
     libvirt is not asked: the embedded one may not run yet, and what it reports is that QEMU was built with KVM
     and /dev/kvm opens, which the other two signs cover.
     """
+    from emulator.adapters.acceleration import decide_acceleration, read_acceleration_facts
+    from emulator.app.world import AccelerationChoice
+
     facts = read_acceleration_facts()
     decision = decide_acceleration(
         requested, cpuinfo=facts.cpuinfo, kvm_usable=facts.kvm_usable, libvirt_offers_kvm=facts.kvm_usable

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from emulator.adapters.host_edits import HostEdits
 from emulator.adapters.host_files import HostFiles
 from emulator.adapters.host_probe import LiveProbe, RecordedProbe
 from emulator.adapters.host_readings import HostReader
 from emulator.adapters.process import HostProcess
-from emulator.app.host_prepare import PreparedHost, backups_of
 from emulator.host.readings import HostProbe, HostReadings, parse_package_list
 from emulator.paths import Home
 from emulator.share import share_dir
 
+if TYPE_CHECKING:
+    from emulator.app.host_prepare import PreparedHost
 
-def wanted_packages() -> tuple[str, ...]:
-    """The product's one list of Debian packages; empty where the installation lacks it."""
+
+def wanted_packages() -> dict[str, bool]:
+    """The product's one list of Debian packages, True for optional ones; empty where the installation lacks it."""
     path = share_dir() / "scripts" / "system-packages.txt"
-    return parse_package_list(path.read_text()) if path.is_file() else ()
+    return parse_package_list(path.read_text()) if path.is_file() else {}
 
 
 def this_host() -> PreparedHost:
     """This machine as one that can be changed."""
+    from emulator.adapters.host_edits import HostEdits
+    from emulator.app.host_prepare import PreparedHost, backups_of
+
     home = Home.default()
     edits = HostEdits(Path("/"), backups_of(home))
     return PreparedHost(home, host_reader(None), edits, HostProcess())

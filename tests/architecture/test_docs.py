@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from emulator.cli.main import VERBS
+from emulator.images.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -36,6 +37,14 @@ def test_readme_names_every_verb_and_no_other() -> None:
 def test_commands_in_documents_exist(path: Path) -> None:
     for verb in re.findall(r"^\s*(?:\S*/)?hyperscaler ([a-z][a-z-]*)", path.read_text(), re.MULTILINE):
         assert verb in VERBS, f"{path.name} names a verb {verb}"
+
+
+@pytest.mark.parametrize("image", ["hpc-base", "cloud-base"])
+def test_protection_that_images_switch_off_is_told(image: str) -> None:
+    told = (ROOT / "docs" / "user" / "security.md").read_text()
+    kept_out = ("apparmor=", "selinux=", "security=", "lsm=", "mitigations=", "audit=", "nokaslr", "lockdown=")
+    for word in load_recipe(image).cmdline:
+        assert not word.startswith(kept_out) or word in told, f"{image} is started with {word}"
 
 
 def test_make_targets_in_documents_exist() -> None:

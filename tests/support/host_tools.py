@@ -57,6 +57,10 @@ class HostTools:
             added = "".join(f"\nPackage: {name}\nStatus: install ok installed\nPriority: optional\n" for name in names)
             self._edit("/var/lib/dpkg/status", lambda text: text + added)
 
+    def _dpkg(self, *words: str) -> None:
+        assert words == ("--configure", "-a")
+        self._edit("/var/lib/dpkg/status", lambda text: text.replace("install ok unpacked", "install ok installed"))
+
     def _usermod(self, *words: str) -> None:
         groups, user = words[2].split(","), words[3]
         for path in ("/etc/group", "/etc/gshadow"):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import host_trees
@@ -18,10 +19,14 @@ from emulator.adapters.host_edits import HostEdits
 from emulator.adapters.simulated.calls import CallHook
 from emulator.app.host_prepare import PreparedHost, Wish, backups_of, plan, prepare, restore, standing
 from emulator.apply.audit import AuditLog
+from emulator.apply.executor import InterruptedRunError
+from emulator.apply.handler import StopFlag
 from emulator.apply.journal import Journal
-from emulator.errors import ConflictError, StateError
+from emulator.cli.host_prepare_text import outcome_json, outcome_text
+from emulator.errors import CommandError, ConflictError, StateError
 from emulator.host.preparation import GRUB_FILE, MODULES_FILE, NOUVEAU_FILE, SYSCTL_FILE
 from emulator.paths import Home
+from emulator.ports import Completed
 from emulator.progress import SilentReporter
 
 ADA = Wish("ada")
@@ -209,6 +214,38 @@ def test_one_step_that_fails_leaves_the_others_to_go_on(machine: Machine) -> Non
     assert machine.look() == before
 
 
+def test_an_optional_package_that_cannot_be_had_stops_nothing(tmp_path: Path) -> None:
+    machine = Machine.planted(tmp_path, packages=["nftables", "packer", "debsecan"])
+    before = machine.look()
+    install = machine.tools._apt_get
+
+    def without_packer(verb: str, *words: str) -> None:
+        if "packer" in words:
+            raise CommandError("E: Unable to locate package packer")
+        install(verb, *words)
+
+    with patch.object(machine.tools, "_apt_get", without_packer):
+        outcome = prepare(machine.host, ADA, QUIET)
+    assert (outcome.failed, outcome.skipped) == ([], [("install packer", "E: Unable to locate package packer")])
+    assert {"install nftables", "install debsecan"} <= set(outcome.done)
+    assert [words for words in machine.tools.calls if words[1:2] == ("update",)] == [("apt-get", "update", "-q")]
+    assert [step.id for step in plan(machine.host, ADA).steps] == ["package:packer"]
+    assert "left out: install packer (optional)\n    E: Unable to locate" in outcome_text(outcome, "done")
+    assert outcome_json(outcome)["skipped"] == [{"title": "install packer", "why": outcome.skipped[0][1]}]
+    back = restore(machine.host, QUIET)
+    assert (back.failed, machine.look()) == ([], before)
+    assert "the packages stay installed; to remove them: apt-get purge debsecan" in back.lasting
+    assert not [text for text in back.lasting if "packer" in text]
+
+
+def test_packages_that_came_otherwise_after_a_failure_are_finished_once(machine: Machine) -> None:
+    failed_then(machine, "apt-get")
+    machine.tools.run(["apt-get", "install", "nftables", "zstd"], timeout=1.0)
+    assert prepare(machine.host, ADA, QUIET).done == ["finish packages that were begun"]
+    assert machine.tools.calls[-1] == ("dpkg", "--configure", "-a")
+    assert plan(machine.host, ADA).steps == ()
+
+
 def test_a_command_that_failed_is_tried_again_though_its_file_is_there(machine: Machine) -> None:
     machine.tools.broken = {"update-grub": "no space left on device", "update-initramfs": "no space left on device"}
     assert [title for title, _ in prepare(machine.host, ADA, QUIET).failed] == [
@@ -227,6 +264,63 @@ def test_what_never_came_about_needs_not_be_taken_back(machine: Machine) -> None
     prepare(machine.host, ADA, QUIET)
     assert restore(machine.host, QUIET).failed == []
     assert machine.look() == before
+
+
+# ---------------------------------------------------------------- stopped
+def stopped_in(machine: Machine, program: str) -> StopFlag:
+    """Ctrl-C comes while the command runs."""
+    stop = StopFlag()
+    machine.hook.after = lambda _name: stop.set() if machine.tools.calls[-1][0] == program else None
+    return stop
+
+
+def test_a_stop_ends_the_step_under_way_and_begins_no_other(machine: Machine) -> None:
+    stop = stopped_in(machine, "usermod")
+    with pytest.raises(InterruptedRunError, match="stopped on request, before: enable and start systemd-timesyncd"):
+        prepare(machine.host, ADA, QUIET, stop=stop)
+    machine.hook.after = lambda _name: None
+    assert machine.tools.calls[-1][0] == "usermod"
+    assert Journal(machine.home.preparation / "journal.jsonl").read().entries[-1]["type"] == "end"
+    (_, last) = AuditLog(machine.home.audit).read()[0]
+    assert last["result"] == "interrupted"
+    assert prepare(machine.host, ADA, QUIET).failed == []
+    assert plan(machine.host, ADA).steps == ()
+
+
+def test_a_restoration_that_was_stopped_goes_on(machine: Machine) -> None:
+    before = machine.look()
+    prepare(machine.host, ADA, QUIET)
+    stop = stopped_in(machine, "update-initramfs")
+    with pytest.raises(InterruptedRunError, match="stopped on request, before: take back: "):
+        restore(machine.host, QUIET, stop=stop)
+    machine.hook.after = lambda _name: None
+    assert machine.tools.calls[-1][0] == "update-initramfs"
+    assert restore(machine.host, QUIET).failed == []
+    assert machine.look() == before
+
+
+@pytest.mark.parametrize("back", [False, True], ids=["prepare", "restore"])
+def test_packages_that_were_cut_off_are_finished_before_all_else(machine: Machine, *, back: bool) -> None:
+    def half(*words: str) -> None:
+        if words[0] == "install":
+            text = "\nPackage: nftables\nStatus: install ok unpacked\nPriority: optional\n"
+            machine.write("/var/lib/dpkg/status", machine.text("/var/lib/dpkg/status") + text)
+            raise PowerCut
+
+    with patch.object(machine.tools, "_apt_get", half), pytest.raises(PowerCut):
+        prepare(machine.host, ADA, QUIET)
+    machine.tools.calls.clear()
+    outcome = restore(machine.host, QUIET) if back else prepare(machine.host, ADA, QUIET)
+    assert outcome.failed == []
+    assert machine.tools.calls[0] == ("dpkg", "--configure", "-a")
+    assert "unpacked" not in machine.text("/var/lib/dpkg/status")
+    if not back:
+        assert machine.tools.calls[1:3] == [
+            ("apt-get", "update", "-q"),
+            ("apt-get", "install", "-y", "-q", "--no-install-recommends", "nftables", "zstd"),
+        ]
+        assert ("dpkg", "--configure", "-a") not in machine.tools.calls[1:]
+        assert plan(machine.host, ADA).steps == ()
 
 
 # ---------------------------------------------------------------- others
@@ -252,6 +346,71 @@ def test_a_group_file_that_others_changed_keeps_their_change(machine: Machine) -
     assert restore(machine.host, QUIET).failed == []
     assert machine.text("/etc/group") == before + "later:x:2000:\n"
     assert ("gpasswd", "-d", "ada", "libvirt") in machine.tools.calls
+
+
+def failed_then(machine: Machine, program: str) -> None:
+    machine.tools.broken = {program: "interrupted"}
+    assert prepare(machine.host, ADA, QUIET).failed
+    machine.tools.broken = {}
+
+
+def cut_off_in(machine: Machine, program: str) -> None:
+    """The program ends when the command has done its work, before that is on record."""
+    run = machine.tools.run
+
+    def and_cut(argv: Sequence[str | Path], **options: Any) -> Completed:
+        done = run(argv, **options)
+        if argv[0] == program:
+            raise PowerCut
+        return done
+
+    with patch.object(machine.tools, "run", and_cut), pytest.raises(PowerCut):
+        prepare(machine.host, ADA, QUIET)
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["once", "then done"])
+@pytest.mark.parametrize("ends", [failed_then, cut_off_in])
+def test_what_others_change_after_a_step_that_did_not_end_stays(
+    machine: Machine, ends: Callable[[Machine, str], None], *, again: bool
+) -> None:
+    before = machine.text("/etc/group")
+    ends(machine, "usermod")
+    machine.write("/etc/group", machine.text("/etc/group") + "later:x:2000:\n")
+    if again:
+        assert prepare(machine.host, ADA, QUIET).failed == []
+        assert "libvirt:x:109:ada\n" in machine.text("/etc/group")
+    assert restore(machine.host, QUIET).failed == []
+    assert machine.text("/etc/group") == before + "later:x:2000:\n"
+
+
+def test_a_command_that_was_cut_off_before_it_did_anything_has_nothing_to_take_back(machine: Machine) -> None:
+    before = machine.text("/etc/group")
+    with patch.object(machine.tools, "_usermod", side_effect=PowerCut), pytest.raises(PowerCut):
+        prepare(machine.host, ADA, QUIET)
+    machine.write("/etc/group", before + "later:x:2000:\n")
+    assert restore(machine.host, QUIET).failed == []
+    assert machine.text("/etc/group") == before + "later:x:2000:\n"
+    assert not [call for call in machine.tools.calls if call[0] == "gpasswd"]
+
+
+@pytest.mark.parametrize("mine", [False, True])
+def test_a_write_that_was_cut_off_is_taken_back_unless_others_wrote_since(machine: Machine, *, mine: bool) -> None:
+    before = machine.look()
+
+    def after(name: str) -> None:
+        if name == "files.write" and (machine.root / "host" / SYSCTL_FILE.lstrip("/")).exists():
+            raise PowerCut
+
+    machine.hook.after = after
+    with pytest.raises(PowerCut):
+        prepare(machine.host, ADA, QUIET)
+    machine.hook.after = lambda _name: None
+    if mine:
+        machine.write(SYSCTL_FILE, "mine now\n")
+    failed = restore(machine.host, QUIET).failed
+    assert failed == ([(SYSCTL_FILE, "somebody has changed it since")] if mine else [])
+    assert mine or machine.look() == before
+    assert not mine or machine.text(SYSCTL_FILE) == "mine now\n"
 
 
 def test_a_grub_configuration_that_was_renewed_since_is_renewed(machine: Machine) -> None:

@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import host_trees
 import pytest
+from click.testing import CliRunner
+from host_tools import HostTools
 
+from emulator.adapters.host_edits import HostEdits
+from emulator.app import host_prepare
+from emulator.app.host_prepare import PreparedHost, backups_of
+from emulator.apply.executor import InterruptedRunError
+from emulator.cli.host import command
 from emulator.errors import ExitCode
+from emulator.paths import Home
+from emulator.ports import Completed
+from emulator.progress import SilentReporter
 
 
 def call(*words: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -45,6 +58,23 @@ def test_this_machine_is_judged_within_two_seconds_of_its_processors() -> None:
     assert after.children_user + after.children_system - before.children_user - before.children_system < 2.0
     checks = {check["id"]: check for check in json.loads(done.stdout)["checks"]}
     assert checks["program.ansible"]["level"] == "PASS"
+
+
+def test_a_check_without_a_lab_file_loads_little_of_the_program(tmp_path: Path) -> None:
+    """Most of what a check costs is loading modules."""
+    root = host_trees.plant(tmp_path, "no-virtualisation", pci=[])
+    script = (
+        "import sys; from emulator.cli.main import cli; "
+        f"sys.argv = ['hyperscaler', 'host', 'check', '--json', '--root', {str(root)!r}]\n"
+        "try: cli()\nexcept SystemExit: pass\n"
+        "print(*sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert json.loads(done.stdout)["checks"], done.stderr
+    loaded = set(done.stderr.split())
+    assert "emulator.host.checks" in loaded
+    heavy = ("yaml", "jsonschema", "emulator.spec.load", "emulator.plan", "emulator.images", "emulator.apply")
+    assert [name for name in loaded if name.startswith(heavy)] == []
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become somebody else")
@@ -88,3 +118,35 @@ def test_a_restore_without_a_preparation_has_nothing_to_do(tmp_path: Path) -> No
         return
     assert done.returncode == ExitCode.DONE
     assert json.loads(done.stdout)["done"] == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("verb", ["prepare", "restore"])
+def test_a_signal_lets_the_command_under_way_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str, number: signal.Signals
+) -> None:
+    """What it would cut off is apt, dpkg or update-grub."""
+    root, home = host_trees.plant(tmp_path / "root", "unprepared"), Home(tmp_path / "home")
+    tools = HostTools(root)
+    host = PreparedHost(home, lambda: host_trees.read(root), HostEdits(root, backups_of(home)), tools)
+    monkeypatch.setattr("emulator.cli.host_prepare._host", lambda **_: host)
+    if verb == "restore":
+        host_prepare.prepare(host, host_prepare.Wish(), SilentReporter())
+        tools.calls.clear()
+    run = tools.run
+    ended: list[str | Path] = []
+
+    def signalled(argv: Sequence[str | Path], **options: Any) -> Completed:
+        if not ended:
+            os.kill(os.getpid(), number)
+        done = run(argv, **options)
+        ended.append(argv[0])
+        return done
+
+    monkeypatch.setattr(tools, "run", signalled)
+    before = signal.getsignal(number)
+    result = CliRunner().invoke(command, [verb, "--yes"])
+    assert isinstance(result.exception, InterruptedRunError), result.output
+    assert "finishing what is under way" in result.stderr
+    assert ended == (["apt-get"] * 2 if verb == "prepare" else ["update-initramfs"])
+    assert signal.getsignal(number) is before

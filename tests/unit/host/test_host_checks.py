@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 from collections.abc import Mapping
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -326,3 +328,53 @@ def test_json_has_every_check(tmp_path: Path) -> None:
     checks = data["checks"]
     assert isinstance(checks, list)
     assert len(checks) == len(report.results) and all(set(check) == keys for check in checks)
+
+
+@pytest.mark.parametrize(
+    ("missing", "level", "found"),
+    [
+        (["packer"], "WARN", "optional ones missing: packer"),
+        (["uidmap", "debsecan"], "WARN", "optional ones missing: debsecan, uidmap"),
+        (["zstd", "packer"], "FAIL", "1 missing: zstd; optional ones missing: packer"),
+    ],
+)
+def test_packages_that_labs_do_without_stop_none(tmp_path: Path, missing: list[str], level: str, found: str) -> None:
+    report = judge(tmp_path, "intel", packages=missing)
+    (result,) = [result for result in report.results if result.id == "program.packages"]
+    assert (result.level, result.found) == (Level(level), found)
+    assert report.failed == (level == "FAIL")
+    asked = {"zstd"} if "zstd" in missing else set(missing)
+    assert set(result.fix.partition("--no-install-recommends ")[2].split()) == asked
+
+
+SETUP_STUB = """\
+#!/bin/sh
+case "$(basename "$0") $*" in
+*sudo*) exec "$@" ;;
+*dpkg-query*zstd* | *dpkg-query*packer* | *dpkg-query*debsecan*) exit 1 ;;
+*dpkg-query*) printf installed ;;
+*install*) echo "$*" >>"$CALLS"; case "$*" in *packer*) exit 100 ;; esac ;;
+esac
+"""
+
+
+def test_setup_goes_on_without_an_optional_package(tmp_path: Path) -> None:
+    scripts, programs = tmp_path / "scripts", tmp_path / "bin"
+    shutil.copytree(share_dir() / "scripts", scripts)
+    programs.mkdir()
+    for name in ("sudo", "dpkg-query", "apt-get"):
+        (programs / name).write_text(SETUP_STUB)
+        (programs / name).chmod(0o755)
+    calls = tmp_path / "calls"
+    # It ends where it would look at Python.
+    variables = {"PATH": f"{programs}:/usr/bin:/bin", "CALLS": str(calls), "PYTHON": "false"}
+    done = subprocess.run(
+        ["bash", scripts / "setup.sh"], env=variables, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert "Python 3.11 or newer is needed" in done.stderr
+    assert "setup: without packer, which labs do not need" in done.stderr
+    assert [line.split("--no-install-recommends ")[1] for line in calls.read_text().splitlines()] == [
+        "zstd",
+        "packer",
+        "debsecan",
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -44,6 +45,8 @@ class BuildTools:
         self.targets = ""
         self.apt_config = ""
         self.seen_files: dict[str, str] = {}
+        self.seen_modes: dict[str, int] = {}
+        self.seen_group = -1
 
     def run(
         self,
@@ -81,6 +84,13 @@ class BuildTools:
             path = Path(word.partition("=")[2] or word)
             if path.name in ("apt.conf", "sources.list", "finish"):
                 self.seen_files[path.name] = path.read_text(encoding="utf-8")
+                self.seen_modes[path.name] = stat.S_IMODE(path.stat().st_mode)
+        work = next(path for path in Path(words[-1]).parents if path.name.startswith(".work-"))
+        self.seen_group = work.stat().st_gid
+        self.seen_modes |= {
+            "work": stat.S_IMODE(work.stat().st_mode),
+            "build.log": stat.S_IMODE((work / "image" / "build.log").stat().st_mode),
+        }
         root = next(Path(word) for word in words if word.endswith("/root"))
         for relative, content in (
             ("boot/vmlinuz-6.1.0-test", b"kernel"),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import pwd
+import stat
 import subprocess
 import tarfile
 from pathlib import Path
 
 import pytest
 
-from emulator.errors import HostNotFitError, HyperscalerError
+from emulator.errors import CommandError, HostNotFitError, HyperscalerError
 from emulator.images import builder
 from emulator.images.builder import BuildPhase, finish_script, write_overlay
 from emulator.images.recipe import load_recipe
@@ -41,6 +44,35 @@ def test_proxy_and_mirror_reach_mmdebstrap_by_file_never_by_argument(store, tool
     assert "proxy.invalid" in tools.seen_files["apt.conf"]
     for call in tools.calls:
         assert not any("secret" in word or "hidden" in word for word in call)
+
+
+def test_secrets_of_package_sources_are_closed_to_others_from_the_first_byte(store, tools) -> None:
+    tools.targets = "http://user:secret@mirror.invalid/debian/|bookworm|main||Debian|no\n"
+    tools.apt_config = 'Acquire::http::Proxy "http://me:hidden@proxy.invalid:1";\n'
+    tools.fail = "mke2fs"
+    before = os.umask(0)
+    try:
+        with pytest.raises(CommandError):
+            store.build("demo", progress=quiet)
+    finally:
+        os.umask(before)
+    assert {name: oct(mode) for name, mode in tools.seen_modes.items() if mode & 0o007} == {}
+    assert {name: tools.seen_modes[name] for name in ("apt.conf", "sources.list", "build.log")} == {
+        "apt.conf": 0o600,
+        "sources.list": 0o600,
+        "build.log": 0o600,
+    }
+    assert stat.S_IMODE((store.root / "demo" / "failed.log").stat().st_mode) == 0o600
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can hand a directory to a group")
+def test_apts_own_user_gets_into_the_tree_and_nobody_else(store, tools) -> None:
+    try:
+        account = pwd.getpwnam("_apt")
+    except KeyError:
+        pytest.skip("no apt here")
+    store.build("demo", progress=quiet)
+    assert (tools.seen_modes["work"], tools.seen_group) == (0o710, account.pw_gid)
 
 
 def test_without_root_nothing_is_started(store, tools, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -15,6 +19,7 @@ from emulator.images.guest_tree import GuestTree, accounts_with_password
 from emulator.images.packer_record import record_of
 from emulator.images.recipe import load_recipe
 from emulator.images.store import GoldenImage, ImageStore
+from emulator.ports import Completed
 
 KERNEL = "6.1.0-test"
 STATUS = "".join(
@@ -170,6 +175,43 @@ def test_a_disk_that_refers_to_another_file_is_refused(real, recipes, tree, tmp_
     run("qemu-img", "create", "-q", "-f", "qcow2", "-b", disk, "-F", "qcow2", overlay)
     with pytest.raises(HyperscalerError, match="refers to other files"):
         take(real, overlay, recipes)
+
+
+def test_what_was_checked_is_what_is_converted(recipes, tree, tmp_path: Path) -> None:
+    """Whoever owns the disk puts one that reads a file of this host in its place, right after the check."""
+    disk = disk_of(tree, tmp_path / "d.qcow2")
+    (tree / "usr/bin/busybox").write_text("of another disk")
+    other = disk_of(tree, tmp_path / "other.qcow2")
+    overlay = tmp_path / "overlay.qcow2"
+    run("qemu-img", "create", "-q", "-f", "qcow2", "-b", other, "-F", "qcow2", overlay)
+
+    class Swapping(HostProcess):
+        def run(self, argv: Sequence[str | Path], **options: Any) -> Completed:
+            done = super().run(argv, **options)
+            if list(argv[:2]) == ["qemu-img", "info"] and overlay.exists():
+                overlay.replace(disk)
+            return done
+
+    image = take(ImageStore(tmp_path / "images", Swapping(), recipes=recipes), disk, recipes)
+    assert not overlay.exists(), "it was swapped"
+    assert b"of another disk" not in image.initrd.read_bytes()
+
+
+def test_a_disk_without_room_for_it_is_refused_before_it_is_read(
+    real, recipes, tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = disk_of(tree, tmp_path / "d.qcow2")
+    monkeypatch.setattr("emulator.images.importer.shutil.disk_usage", lambda _: SimpleNamespace(free=1 << 20))
+    with pytest.raises(HyperscalerError, match=r"importing the disk takes \d+ MiB, and 1 MiB are free") as caught:
+        take(real, disk, recipes)
+    assert caught.value.where == str(real.root / "demo")
+
+
+def test_what_is_no_file_is_refused(real, recipes, tmp_path: Path) -> None:
+    pipe = tmp_path / "d.qcow2"
+    os.mkfifo(pipe)
+    with pytest.raises(HyperscalerError, match="no ordinary file"):
+        take(real, pipe, recipes)
 
 
 def test_two_partitions_are_refused(real, recipes, tmp_path: Path) -> None:

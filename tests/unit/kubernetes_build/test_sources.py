@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import stat
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from emulator.errors import ConfigError, HostNotFitError, UsageError
 from emulator.kubernetes_build.bundle import create_bundle
 from emulator.kubernetes_build.cache_lock import cache_lock
+from emulator.kubernetes_build.debian_packages import DebianArchive
 from emulator.kubernetes_build.debian_source import KubernetesBuild
 from emulator.kubernetes_build.node_files import NodeFiles
 from emulator.kubernetes_build.origin import Addon, Origin
@@ -291,3 +293,19 @@ def test_what_killed_runs_left_goes_with_the_next_and_a_build_that_can_go_on_sta
     path, _ = bundle(tmp_path)
     sources.release(KubernetesSpec(source=f"bundle:{path}"), progress=lambda step, line: None)
     assert [name for name in (*gone, *kept) if (sources.cache / name).exists()] == list(kept)
+
+
+def test_nobody_else_reads_the_package_sources(tmp_path: Path) -> None:
+    """They may hold a password, and stay in the cache after a failure."""
+    modes = []
+
+    class Apt:
+        def run(self, argv: Sequence[str | Path], **_: object) -> Completed:
+            modes.append(stat.S_IMODE(apt.stat().st_mode))
+            return Completed(tuple(map(str, argv)), 0, "", "")
+
+    apt = tmp_path / "build" / "apt"
+    apt.mkdir(mode=0o755, parents=True)
+    DebianArchive(apt, ("deb http://user:secret@mirror.invalid bookworm main",), Apt()).update()
+    assert "secret" in (apt / "sources.list").read_text()
+    assert modes == [0o700]
