@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -84,6 +85,10 @@ class Images:
     def current(self, name: str) -> Image:
         del name
         return self._image
+
+    def kept(self, name: str) -> AbstractContextManager[None]:
+        del name
+        return nullcontext()
 
     def needs_build(self, name: str) -> None:
         del name

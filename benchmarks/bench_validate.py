@@ -50,6 +50,7 @@ clusters:
     control_plane: {{cpu_cores: 4, memory_gb: 8}}
     worker_nodes:
       gpu_workers: {{count: {WORKERS}, cpu_cores: 8, memory_gb: 16, gpu_enabled: true}}
+    kubernetes_config: {{pod_subnet: 172.16.0.0/12}}
 """
 
 

@@ -192,7 +192,7 @@ def test_a_labs_disks_are_made_from_what_was_built_for_it(store, tools, labs: La
     first = labs.build("demo", progress=lambda line: None)
     build(store, tools, b"2")
     assert labs.current("demo") == first
-    store.remove(first.digest, [])
+    store.remove(first.digest, lambda: [])
     assert labs.current("demo") is None, "another's is not taken instead"
 
 
