@@ -1,7 +1,7 @@
 # The two commands to know: `make demo` and `make test`.
 VENV := .venv/bin
 
-.PHONY: help demo setup setup-dev test lint types unit test-libvirt test-host e2e e2e-demo e2e-slurm e2e-kubernetes e2e-killed e2e-thorough e2e-packer fuzz stress bench destroy-demo clean
+.PHONY: help demo setup setup-dev test lint types unit test-libvirt test-host e2e e2e-demo e2e-slurm e2e-kubernetes e2e-kubernetes-short e2e-killed e2e-thorough e2e-packer fuzz stress bench destroy-demo clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ e2e-killed: setup-dev ## a lab whose command is killed at every stage (five minu
 
 e2e-kubernetes: setup-dev ## the Kubernetes lab (twenty minutes without KVM, and Kubernetes' build once)
 	@$(VENV)/pytest -v -m "e2e and not thorough" tests/e2e/test_kubernetes_lab.py
+
+e2e-kubernetes-short: setup-dev ## the same without scaling, reboots, rotation and a half-finished join
+	@$(VENV)/pytest -v -m "e2e and not thorough and not long" tests/e2e/test_kubernetes_lab.py
 
 e2e-thorough: setup-dev ## the killed and the Kubernetes lab with their long variants (an hour without KVM; not part of `make e2e`)
 	@THOROUGH=1 $(VENV)/pytest -v -m e2e tests/e2e/test_killed_lab.py tests/e2e/test_kubernetes_lab.py

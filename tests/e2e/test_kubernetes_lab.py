@@ -346,6 +346,7 @@ def test_access_of_a_student_ends_at_once(provisioned: dict[str, Any]) -> None:
     home.rmdir()
 
 
+@pytest.mark.long
 def test_rotate_tls(provisioned: dict[str, Any]) -> None:
     read = ("ssh", LAB, WORKER, "--", "cat", "/etc/hyperscaler/tls/ca.crt")
     before = hyperscaler(*read).stdout
@@ -403,6 +404,7 @@ def test_the_students_kubeconfig_works_where_its_address_is_known(provisioned: d
     assert "forbidden" in head.run("kubectl --kubeconfig /root/student get nodes").stderr
 
 
+@pytest.mark.long
 def test_a_half_finished_join_converges(provisioned: dict[str, Any], lab_file: Path) -> None:
     # What a run leaves that was killed while kubeadm worked: everything but the record that it ended.
     assert guest(LAB, WORKER, sudo=True).run("rm /var/lib/hyperscaler/kubeadm.json").rc == 0
@@ -420,6 +422,7 @@ def test_a_node_that_was_deleted_joins_anew(provisioned: dict[str, Any], lab_fil
     assert all(check["ok"] for check in result["checks"])
 
 
+@pytest.mark.long
 def test_scale_out_and_back(provisioned: dict[str, Any], lab_file: Path) -> None:
     write_spec(lab_file, workers=2)
     result = hyperscaler("provision", lab_file, "--yes", "--json").json()
@@ -431,6 +434,7 @@ def test_scale_out_and_back(provisioned: dict[str, Any], lab_file: Path) -> None
     assert {item["metadata"]["name"] for item in get("nodes")["items"]} == {HEAD, WORKER}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [WORKER, HEAD])
 def test_reboot(provisioned: dict[str, Any], name: str) -> None:
     before_boot = guest(LAB, name).run("cat /proc/sys/kernel/random/boot_id").stdout
