@@ -35,16 +35,16 @@ test-libvirt: setup-dev ## those of test-host that boot no golden image: libvirt
 
 e2e: e2e-demo e2e-slurm e2e-killed e2e-kubernetes ## all labs on real VMs, one after the other
 
-e2e-demo: setup-dev ## `make demo` from nothing to nothing (eight minutes without KVM, with the images built)
+e2e-demo: setup-dev ## `make demo` from nothing to nothing (twenty minutes without KVM, with the images built)
 	@$(VENV)/pytest -v -m "e2e and not thorough" tests/e2e/test_demo.py
 
-e2e-slurm: setup-dev ## the Slurm lab (ten minutes without KVM)
+e2e-slurm: setup-dev ## the Slurm lab (a quarter of an hour without KVM)
 	@$(VENV)/pytest -v -m "e2e and not thorough" tests/e2e/test_slurm_lab.py
 
 e2e-killed: setup-dev ## a lab whose command is killed at every stage (five minutes without KVM)
 	@$(VENV)/pytest -v -m "e2e and not thorough" tests/e2e/test_killed_lab.py
 
-e2e-kubernetes: setup-dev ## the Kubernetes lab (twenty minutes without KVM, and Kubernetes' build once)
+e2e-kubernetes: setup-dev ## the Kubernetes lab (an hour without KVM, and Kubernetes' build once)
 	@$(VENV)/pytest -v -m "e2e and not thorough" tests/e2e/test_kubernetes_lab.py
 
 e2e-kubernetes-short: setup-dev ## the same without scaling, reboots, rotation and a half-finished join
