@@ -95,6 +95,8 @@ def test_two_interrupts_abort_at_once(lab_file: Path, before: dict[str, list[str
     assert "aborted at once" in said
     print(f"aborted within {seconds:.1f} s")
     assert hyperscaler("status", LAB, "--json").json()["busy"] == ""
+    hyperscaler("destroy", LAB, "--yes")
+    assert left_behind(before, host_snapshot()) == {}
 
 
 def assert_finished(lab_file: Path) -> None:
