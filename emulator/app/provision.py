@@ -22,7 +22,7 @@ from emulator.app.planning import HYPERVISOR_FACT, backends_of, plan_lab, refuse
 from emulator.app.rotation import Rotator
 from emulator.app.validating import require_fit
 from emulator.app.work import Work, tell_damage, working_on
-from emulator.app.world import CheckOutcome, World
+from emulator.app.world import AccelerationChoice, CheckOutcome, World
 from emulator.apply.executor import Applied, Executor, InterruptedRunError
 from emulator.apply.handler import StopFlag
 from emulator.apply.handlers.files import private_directory, write_private
@@ -73,7 +73,10 @@ def provision(world: World, loaded: LoadedLab, options: Options, reporter: Repor
     spec = loaded.spec
     seconds = options.wait_seconds
     with working_on(world, spec.name, options.command, reporter, wait_seconds=seconds, stop=stop) as work:
-        lab, store, plan = _plan(world, loaded, reporter)
+        acceleration = world.accelerate(spec.hypervisor.acceleration)
+        if acceleration.warning:
+            reporter.warn(acceleration.warning)
+        lab, store, plan = _plan(world, loaded, acceleration, reporter)
         if options.expected_plan not in (None, plan.digest):
             raise ConflictError(
                 f"the plan is now {plan.digest}, not {options.expected_plan}: the host or the file has changed",
@@ -84,7 +87,7 @@ def provision(world: World, loaded: LoadedLab, options: Options, reporter: Repor
             return ProvisionResult(plan, declined=True)
         _prepare(world, lab, store, loaded.source, work)
         lab = open_lab(world, spec.name, dataclasses.replace(lab.backends, dry=False), images=lab.images)
-        plan = _hold_places(world, lab, store, spec, plan, reporter)
+        plan = _hold_places(lab, store, spec, acceleration, plan, reporter)
         rotator = Rotator(world, lab, store, spec, reporter, stop)
         rotator.settle()
         drain_departing(plan, spec, world.guests.shell(lab.access(spec.ssh.user)), reporter, stop)
@@ -99,11 +102,10 @@ def provision(world: World, loaded: LoadedLab, options: Options, reporter: Repor
         return ProvisionResult(plan, False, clusters.changed, clusters.checks, time.monotonic() - started)
 
 
-def _plan(world: World, loaded: LoadedLab, reporter: Reporter) -> tuple[Lab, StateStore, Plan]:
+def _plan(
+    world: World, loaded: LoadedLab, acceleration: AccelerationChoice, reporter: Reporter
+) -> tuple[Lab, StateStore, Plan]:
     spec = loaded.spec
-    acceleration = world.accelerate(spec.hypervisor.acceleration)
-    if acceleration.warning:
-        reporter.warn(acceleration.warning)
     store = StateStore(Journal(world.home.lab(spec.name).journal))
     tell_damage(store, reporter)
     mend_ledgers(world, spec.name, reporter)
@@ -117,7 +119,7 @@ def _plan(world: World, loaded: LoadedLab, reporter: Reporter) -> tuple[Lab, Sta
 
 
 def _hold_places(
-    world: World, lab: Lab, store: StateStore, spec: ClusterSpec, agreed: Plan, reporter: Reporter
+    lab: Lab, store: StateStore, spec: ClusterSpec, acceleration: AccelerationChoice, agreed: Plan, reporter: Reporter
 ) -> Plan:
     """The plan with the places of its slices claimed, before another lab plans for them; where one was taken since the
     plan was agreed to, its slices go elsewhere.
@@ -127,7 +129,6 @@ def _hold_places(
     """
     if lab.gpus is None or not slices_made(agreed):
         return agreed
-    acceleration = world.accelerate(spec.hypervisor.acceleration)
     with boards_kept(lab.gpus):
         plan = plan_lab(lab, store.state, spec, acceleration)
         if plan.digest != agreed.digest:
