@@ -17,9 +17,12 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
+
+from simulated_world import Image
 
 from emulator import ids
 from emulator.adapters.simulated.disks import SimulatedDisks
@@ -54,31 +57,11 @@ hypervisor: {{uri: "qemu:///system"}}
 """
 
 
-@dataclass(frozen=True)
-class Image:
-    directory: Path
-    name: str = "hpc-base"
-    digest: str = "0123456789abcdef"
-    cmdline: tuple[str, ...] = ("root=/dev/vda1",)
-
-    @property
-    def disk(self) -> Path:
-        return self.directory / "disk.qcow2"
-
-    @property
-    def kernel(self) -> Path:
-        return self.directory / "vmlinuz"
-
-    @property
-    def initrd(self) -> Path:
-        return self.directory / "initrd"
-
-
 class Images:
     """One image that is always there."""
 
     def __init__(self, directory: Path) -> None:
-        self._image = Image(directory)
+        self._image = Image("hpc-base", directory)
         for file in (self._image.disk, self._image.kernel, self._image.initrd):
             file.write_bytes(b"x")
 
