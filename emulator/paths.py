@@ -3,6 +3,7 @@
 Layout under the home directory (`/var/lib/hyperscaler` for root, else `$XDG_STATE_HOME/hyperscaler`;
 `HYPERSCALER_HOME` overrides both):
 
+    cache/                       what can be made again: Kubernetes' files, what libvirt knows of QEMU
     images/                      content-addressed golden images, shared by all labs
     host/                        journal of `host prepare`, and copies of the files that it changed (0700)
     hypervisors/<lab>.json       which hypervisor the lab is on
@@ -222,6 +223,11 @@ class Home:
     def preparation(self) -> Path:
         """What was done to this host to make it ready for labs."""
         return self.root / "host"
+
+    @property
+    def qemu_capabilities(self) -> Path:
+        """What private libvirtds found out about this host's QEMU; removing it costs the next lab some seconds."""
+        return self.root / "cache" / "qemu"
 
     @property
     def hypervisors(self) -> Path:

@@ -27,6 +27,7 @@ from emulator.adapters import embedded_entry
 from emulator.adapters.embedded_processes import EmbeddedProcess, end_processes, find_processes
 from emulator.adapters.netns import NetworkNamespace, shared_notes
 from emulator.adapters.process import missing_program
+from emulator.adapters.qemu_capabilities import QemuCapabilities
 from emulator.errors import ConflictError, HostNotFitError, HypervisorError
 from emulator.ports import DaemonPresence, ProcessRunner
 
@@ -77,12 +78,16 @@ class EmbeddedHypervisor:
         directory: where it keeps everything; made and removed by this class.
         namespace: name of its network namespace.
         runner: runs `ip` and starts the daemon.
+        known: what is known of this host's QEMU; without it, each libvirtd finds that out for itself.
     """
 
-    def __init__(self, directory: Path, namespace: str, runner: ProcessRunner) -> None:
+    def __init__(
+        self, directory: Path, namespace: str, runner: ProcessRunner, known: QemuCapabilities | None = None
+    ) -> None:
         self._directory = directory.absolute()
         self._netns = NetworkNamespace(namespace, str(self._directory), runner)
         self._runner = runner
+        self._known = known
 
     def guest_command_prefix(self) -> tuple[str, ...]:
         """Argv prefix that runs a command where the guests can be reached."""
@@ -147,6 +152,8 @@ class EmbeddedHypervisor:
         if namespace_ours:
             self._netns.delete()
         if directory_ours:
+            if self._known is not None:
+                self._known.keep(self._directory / "cache")
             # The marker goes last: a removal that is cut short can still be told from a stranger's directory.
             for name in _DIRECTORIES:
                 shutil.rmtree(self._directory / name, ignore_errors=True)
@@ -281,6 +288,8 @@ class EmbeddedHypervisor:
         for program in ("libvirtd", "dnsmasq", "qemu-system-x86_64"):
             if shutil.which(program) is None:
                 raise missing_program(program)
+        if self._known is not None:
+            self._known.give(self._directory / "cache")
         entry = Path(embedded_entry.__file__)
         daemon = ["libvirtd", "-d", "-f", "/etc/libvirt/libvirtd.conf", "-p", "/run/libvirt/libvirtd.pid"]
         self._runner.run(

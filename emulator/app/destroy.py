@@ -69,6 +69,7 @@ def destroy(
         private_directory(paths.root)
         store.rewrite_damaged()
         work.begin(store)
+        world.guests.end_work(paths)
         for lab, part in plans:
             _revive(lab, reporter)
             Executor(lab.handlers, store, reporter, stop=stop).apply(part)

@@ -110,6 +110,10 @@ class Guests(Protocol):
         """Run the playbook of one cluster, or only its tasks with one of `tags`."""
         ...
 
+    def end_work(self, paths: LabPaths) -> None:
+        """End what `configure` of a killed command left at work. To be called under the lab's lock."""
+        ...
+
     def user_key(self, spec: ClusterSpec, access: Access, order: CertificateOrder, *, revoked: Collection[str]) -> str:
         """Have the key that is to be certified lie in the order's directory; that key as `TYPE BASE64`. Unless it is
         the user's own, a pair is made there; one that is there stays, unless its key is among the `revoked`.

@@ -102,6 +102,11 @@ def configure_cluster(
     return result
 
 
+def end_work(paths: LabPaths) -> set[int]:
+    """End what killed runs left at work on the lab's guests; the process ids. To be called under the lab's lock."""
+    return {pid for kind in PLAYBOOK_OF_CLUSTER for pid in end_leftovers(paths.ansible / kind.value)}
+
+
 def run_playbook(
     run: PlaybookRun,
     *,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 RUN_TAG = "HYPERSCALER_RUN"
@@ -18,14 +19,22 @@ _PROC = Path("/proc")
 
 def processes_of_run(tag: str, control_dir: Path, *, proc: Path = _PROC) -> tuple[int, ...]:
     """Process ids (never our own) with `HYPERSCALER_RUN=<tag>` in their environment or `control_dir` in their title."""
-    wanted = f"{RUN_TAG}={tag}".encode()
+    return _processes(f"{RUN_TAG}={tag}".encode(), control_dir, proc)
+
+
+def processes_left(directory: Path, *, proc: Path = _PROC) -> tuple[int, ...]:
+    """Process ids of all runs in the private directory `directory`: those that have it as HOME, and ssh's masters."""
+    return _processes(b"HOME=" + os.fsencode(directory), directory / "cp", proc)
+
+
+def _processes(variable: bytes, control_dir: Path, proc: Path) -> tuple[int, ...]:
     inside = os.fsencode(control_dir) + b"/"
     found = []
     for entry in proc.iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         try:
-            ours = wanted in (entry / "environ").read_bytes().split(b"\0")
+            ours = variable in (entry / "environ").read_bytes().split(b"\0")
             ours = ours or inside in (entry / "cmdline").read_bytes()
         except OSError:  # it ended meanwhile, or it is somebody else's
             continue
@@ -34,31 +43,24 @@ def processes_of_run(tag: str, control_dir: Path, *, proc: Path = _PROC) -> tupl
     return tuple(found)
 
 
-def end_leftovers(directory: Path, *, proc: Path = _PROC) -> set[int]:
-    """End what a killed run left at work in the private directory `directory`: Ansible and its ssh masters.
+def end_leftovers(directory: Path) -> set[int]:
+    """End what killed runs left at work in the private directory `directory`; their process ids.
 
     The caller holds the lab's lock, so whatever works there now belongs to nobody any more.
     """
-    inventory = os.fsencode(directory / "inventory.yaml")
-    ended: set[int] = set()
-    for entry in proc.iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
-            continue
-        try:
-            words = (entry / "cmdline").read_bytes().split(b"\0")
-            if inventory in words and any(word.endswith(b"/ansible-playbook") for word in words):
-                os.kill(int(entry.name), signal.SIGKILL)
-                ended.add(int(entry.name))
-        except OSError:  # it ended meanwhile, or it is somebody else's
-            continue
-    return ended | end_run("", directory / "cp")
+    return _end(lambda: processes_left(directory), (signal.SIGKILL, signal.SIGKILL), grace=2.0)
 
 
 def end_run(tag: str, control_dir: Path, *, grace: float = 2.0) -> set[int]:
     """Ask every process of the run to end, and kill what is left after `grace` seconds; their process ids."""
+    return _end(lambda: processes_of_run(tag, control_dir), (signal.SIGTERM, signal.SIGKILL), grace=grace)
+
+
+def _end(look: Callable[[], tuple[int, ...]], signals: Sequence[signal.Signals], *, grace: float) -> set[int]:
+    """Send the signals one after the other, each to what `look` finds then; what was found."""
     asked: set[int] = set()
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        alive = processes_of_run(tag, control_dir)
+    for number in signals:
+        alive = look()
         if not alive:
             break
         asked.update(alive)
@@ -68,7 +70,7 @@ def end_run(tag: str, control_dir: Path, *, grace: float = 2.0) -> set[int]:
             except (ProcessLookupError, PermissionError):
                 continue
         deadline = time.monotonic() + grace
-        while time.monotonic() < deadline and processes_of_run(tag, control_dir):
+        while time.monotonic() < deadline and look():
             time.sleep(0.05)
     return asked
 

@@ -17,13 +17,16 @@ from emulator.kubernetes_build.release import Release, missing_programs
 from emulator.ports import ProcessRunner
 
 # Raise it when the same release would give another tree.
-LAYOUT_VERSION = "3"
+LAYOUT_VERSION = "4"
 # The guest's own record of its release; the playbook reads it.
 RELEASE_FILE = "usr/lib/hyperscaler/kubernetes.json"
 MANIFESTS = "usr/share/hyperscaler/kubernetes/manifests"
 # Add-ons put their network programs here, and Debian's own lie elsewhere: containerd knows one directory.
 CNI_ADDON_PROGRAMS = "opt/cni/bin"
 CONTAINERD_ROOT = "var/lib/containerd"
+# kubelet looks here for static pods. kubeadm makes it on a control plane only, and without it a worker's kubelet logs
+# an error every second.
+STATIC_PODS = "etc/kubernetes/manifests"
 INPUT_NAME = "kubernetes"
 
 
@@ -93,6 +96,8 @@ class NodeFiles:
         link = stage / CNI_ADDON_PROGRAMS
         link.parent.mkdir(parents=True)
         link.symlink_to(CNI_PROGRAMS)
+        (stage / STATIC_PODS).mkdir(parents=True)
+        (stage / STATIC_PODS).chmod(0o700)
         record = stage / RELEASE_FILE
         record.parent.mkdir(parents=True)
         record.write_text(guest_record(release), encoding="utf-8")

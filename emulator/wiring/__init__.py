@@ -101,8 +101,9 @@ def image_signatures() -> ImageSignatures:
 
 def _daemon(directory: Path, namespace: str) -> HypervisorDaemon:
     from emulator.adapters.embedded import EmbeddedHypervisor
+    from emulator.adapters.qemu_capabilities import QemuCapabilities
 
-    return EmbeddedHypervisor(directory, namespace, HostProcess())
+    return EmbeddedHypervisor(directory, namespace, HostProcess(), QemuCapabilities(Home.default().qemu_capabilities))
 
 
 def _gpus(backend: str, paths: LabPaths, devices: Sequence[GpuDeviceSpec] | None, *, dry: bool) -> GpuHost:

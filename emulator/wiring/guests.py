@@ -13,13 +13,14 @@ from emulator.app.world import Access, CertificateOrder, CheckOutcome, Configure
 from emulator.apply.handler import StopFlag
 from emulator.apply.handlers.files import write_private
 from emulator.configure.model import TaskStatus
-from emulator.configure.playbook import configure_cluster
+from emulator.configure.playbook import configure_cluster, end_work
 from emulator.errors import HyperscalerError
 from emulator.inventory.build import build_inventory, connection_vars
 from emulator.inventory.model import AnsibleInventory, ConnectionFacts
 from emulator.inventory.render import InventoryFormat, render
 from emulator.kubernetes.kubespray import kubespray_inventory
 from emulator.kubernetes.users import student_namespace
+from emulator.paths import LabPaths
 from emulator.ports import GuestAddress, GuestShell, ProcessRunner
 from emulator.progress import Event, Reporter, Status
 from emulator.rotation.model import RotatedSecret
@@ -96,6 +97,9 @@ class RealGuests:
             tags=tags,
         )
         return ConfigureOutcome(result.changed, result.seconds)
+
+    def end_work(self, paths: LabPaths) -> None:
+        end_work(paths)
 
     def verify(
         self, spec: ClusterSpec, kind: ClusterKind, access: Access, reporter: Reporter

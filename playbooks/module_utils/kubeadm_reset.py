@@ -77,7 +77,7 @@ def reset():
         if "KUBE-" in saved:
             kept = "\n".join(line for line in saved.splitlines() if "KUBE-" not in line) + "\n"
             run(["iptables-restore", "--table", table], 60, check=False, stdin=kept)
-    os.makedirs(KEPT, exist_ok=True)
+    os.makedirs(KEPT, mode=0o700, exist_ok=True)
 
 
 def ctr(*words, check=False):

@@ -99,6 +99,13 @@ def test_two_interrupts_abort_at_once(lab_file: Path, before: dict[str, list[str
     assert left_behind(before, host_snapshot()) == {}
 
 
+def test_what_a_killed_run_started_goes_with_the_lab(lab_file: Path, before: dict[str, list[str]]) -> None:
+    """Ansible goes on when the tool is killed, and waits for nodes that are no more."""
+    assert kill_at("configure hpc-controller", "provision", lab_file, "--yes")
+    hyperscaler("destroy", LAB, "--yes")
+    assert left_behind(before, host_snapshot()) == {}
+
+
 def assert_finished(lab_file: Path) -> None:
     done = hyperscaler("provision", lab_file, "--yes", "--json").json()
     assert done["checks"]

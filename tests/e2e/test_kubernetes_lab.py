@@ -182,6 +182,8 @@ def test_services(provisioned: dict[str, Any], name: str) -> None:
     for service in ("containerd", "kubelet", "hyperscaler-kubernetes"):
         assert host.service(service).is_running, service
     assert host.service("hyperscaler-device-plugin").is_running == (name == WORKER)
+    # A worker's kubelet would say so every second.
+    assert "does not exist, ignoring" not in host.check_output("journalctl --unit kubelet --output cat --lines 300")
 
 
 def test_the_admin_kubeconfig_is_private(provisioned: dict[str, Any]) -> None:

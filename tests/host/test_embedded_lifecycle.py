@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import libvirt
 import pytest
 from tiny_guest import TinyGuests
 
@@ -15,6 +16,7 @@ from emulator.adapters.embedded import EmbeddedHypervisor, find_embedded
 from emulator.adapters.embedded_processes import end_processes, find_processes
 from emulator.adapters.libvirt_hypervisor import LibvirtHypervisor
 from emulator.adapters.process import HostProcess
+from emulator.adapters.qemu_capabilities import QemuCapabilities
 from emulator.adapters.qemu_img import QemuImg
 from emulator.errors import ConflictError
 from emulator.ports import Completed, DaemonPresence, DomainState
@@ -108,6 +110,38 @@ def test_start_is_idempotent_and_stop_leaves_nothing(embedded: EmbeddedHyperviso
     embedded.stop()
     embedded.stop()
     assert embedded.presence() is DaemonPresence.ABSENT
+
+
+def ask_for_capabilities(uri: str) -> None:
+    """Has libvirtd know what QEMU can do."""
+    connection = libvirt.open(uri)
+    try:
+        assert "<domainCapabilities>" in connection.getDomainCapabilities(None, "x86_64", None, "qemu")
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_the_next_libvirtd_is_told_what_qemu_can_do(directory: Path, tmp_path: Path, *, damaged: bool) -> None:
+    kept = tmp_path / "kept"
+    daemon = EmbeddedHypervisor(directory, NAME, RUNNER, QemuCapabilities(kept))
+    try:
+        ask_for_capabilities(daemon.start())
+        daemon.stop()
+        (entry,) = [path for path in kept.iterdir() if b"qemu-system-x86_64<" in path.read_bytes()]
+        content = entry.read_bytes()
+        if damaged:
+            entry.write_bytes(content[:1000])
+        uri = daemon.start()
+        own = directory / "cache" / "qemu" / "capabilities" / entry.name
+        given = own.stat()
+        ask_for_capabilities(uri)
+        # libvirt writes an entry that it made itself: it ran QEMU for that.
+        assert ((own.stat().st_ino, own.stat().st_mtime_ns) != (given.st_ino, given.st_mtime_ns)) == damaged
+        daemon.stop()
+        assert b"</qemuCaps>" in entry.read_bytes()
+    finally:
+        daemon.stop()
 
 
 def test_stop_ends_the_guests_too(guest: LibvirtHypervisor, embedded: EmbeddedHypervisor, directory: Path) -> None:

@@ -59,7 +59,8 @@ def host_snapshot() -> dict[str, list[str]]:
                 command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
             except OSError:
                 continue  # ended while we looked
-            if any(word in command for word in ("qemu-system", "libvirtd", "dnsmasq", "virtlogd")):
+            # The last are Ansible's and ssh's of a lab, which name its directory.
+            if any(word in command for word in ("qemu-system", "libvirtd", "dnsmasq", "virtlogd", f"{home.labs}/")):
                 processes.append(command)
     # iproute2 makes /run/netns a mount of its own the first time that anybody uses it, and keeps it.
     mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]

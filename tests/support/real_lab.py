@@ -21,6 +21,7 @@ from emulator.adapters.embedded import EmbeddedHypervisor
 from emulator.adapters.libvirt_hypervisor import LibvirtHypervisor
 from emulator.adapters.nft import NftPacketFilter
 from emulator.adapters.process import HostProcess
+from emulator.adapters.qemu_capabilities import QemuCapabilities
 from emulator.adapters.qemu_img import QemuImg
 from emulator.adapters.simulated.calls import CallHook
 from emulator.adapters.systemd_units import SystemdUnits
@@ -131,6 +132,9 @@ class SilentGuests:
     def configure(self, spec: ClusterSpec, kind: ClusterKind, *_rest: object) -> ConfigureOutcome:
         return ConfigureOutcome({node.name: 0 for node in spec.nodes_of(kind)}, 0.0)
 
+    def end_work(self, paths: LabPaths) -> None:
+        return None
+
     def verify(
         self, spec: ClusterSpec, kind: ClusterKind, access: Access, _reporter: Reporter
     ) -> Sequence[CheckOutcome]:
@@ -185,7 +189,7 @@ class RealLab:
 
     def world(self) -> World:
         self.close()
-        runner = HostProcess()
+        runner, known = HostProcess(), QemuCapabilities(self.home.qemu_capabilities)
         return World(
             home=self.home,
             host_locks=self.home.locks,
@@ -197,7 +201,8 @@ class RealLab:
             system_hypervisor=lambda _lab: SystemHypervisor.EMPTY,
             accelerate=lambda _wanted: AccelerationChoice(False),
             daemon=lambda directory, namespace: self._hooked(
-                "daemon", EmbeddedHypervisor(directory, namespace, runner)
+                "daemon",
+                EmbeddedHypervisor(directory, namespace, runner, known),
             ),
             connect=lambda uri, prefix: self._hooked("libvirt", LibvirtHypervisor(uri, prefix)),
             packet_filter=lambda prefix: self._hooked("filter", NftPacketFilter(runner, prefix)),

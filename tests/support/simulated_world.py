@@ -304,6 +304,10 @@ class SimulatedGuests:
                 changed[node.name] = 3 if fresh else 0
         return ConfigureOutcome(changed, 0.0)
 
+    def end_work(self, paths: LabPaths) -> None:
+        with self._hook.around("guests.end_work"):
+            pass
+
     def verify(
         self, spec: ClusterSpec, kind: ClusterKind, access: Access, reporter: Reporter
     ) -> tuple[CheckOutcome, ...]:

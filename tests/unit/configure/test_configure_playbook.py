@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import stat
 import sys
 import time
@@ -13,7 +15,7 @@ import pytest
 
 from emulator.configure import playbook as under_test
 from emulator.configure.model import TaskStatus
-from emulator.configure.playbook import PlaybookRun, run_playbook
+from emulator.configure.playbook import PlaybookRun, end_work, run_playbook
 from emulator.errors import ConfigureError
 from emulator.inventory.model import AnsibleInventory, InventoryGroup, InventoryHost
 from emulator.paths import LabPaths
@@ -156,6 +158,28 @@ def test_an_exception_leaves_nothing_running(make_run: Callable[[str], PlaybookR
 
     with pytest.raises(KeyboardInterrupt):
         run_playbook(run, timeout=60, on_event=quiet, cancelled=interrupted)
+    assert processes_of(run) == []
+
+
+def test_what_a_killed_command_left_at_work_is_ended(make_run: Callable[[str], PlaybookRun], tmp_path: Path) -> None:
+    marker = tmp_path / "pid"
+    base = make_run(SLEEPER)
+    run = PlaybookRun(base.playbook, base.inventory, base.paths, "hpc", {"secrets_dir": str(marker)})
+    killed = os.fork()
+    if killed == 0:
+        with contextlib.suppress(BaseException):
+            run_playbook(run, timeout=120, on_event=quiet, cancelled=bool)
+        os._exit(1)
+    deadline = time.monotonic() + 60
+    while not (marker.exists() and marker.read_text().strip()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(killed, signal.SIGKILL)
+    os.waitpid(killed, 0)
+    assert processes_of(run) != []
+    other = LabPaths(tmp_path / "other")
+    assert end_work(other) == set()
+    assert end_work(base.paths)
     assert processes_of(run) == []
 
 
