@@ -29,7 +29,8 @@ TAG = "access"
 
 @dataclass(frozen=True, slots=True)
 class GrantRequest:
-    """Access for `user`. `nodes`: names, empty for all. `public_key`: `TYPE BASE64`, empty to have a pair made."""
+    """Access for `user`. `nodes`: names; empty for all of an admin's, and for the heads of a student's clusters.
+    `public_key`: `TYPE BASE64`, empty to have a pair made."""
 
     user: str
     role: AccessRole
@@ -70,6 +71,7 @@ def grant(
     spec = load_recorded_lab(world.home, lab_name).spec
     check_name(request.user)
     _require_nodes(spec, request.nodes)
+    nodes = request.nodes or _usual_nodes(spec, request.role)
     with working_on(world, lab_name, "access add", reporter, wait_seconds=wait_seconds, stop=stop) as work:
         lab, store = opened_lab(world, lab_name)
         work.tell(who=request.user, role=request.role.value)
@@ -88,11 +90,11 @@ def grant(
             directory,
             request.public_key,
             forwarding=request.role is AccessRole.ADMIN,
-            nodes=request.nodes,
+            nodes=nodes,
         )
         access = lab.access(spec.ssh.user)
         key = world.guests.user_key(spec, access, order, revoked=book.revoked_keys)
-        book = book.granted(request.user, request.role, public_key=key, expires=expires, nodes=request.nodes)
+        book = book.granted(request.user, request.role, public_key=key, expires=expires, nodes=nodes)
         # On record before it is signed: a certificate that nobody knows of could not be revoked.
         write_private(lab.paths.access, render_book(book))
         world.guests.issue(spec, access, order)
@@ -146,6 +148,14 @@ def list_users(world: World, lab_name: str) -> Sequence[LabUser]:
     load_recorded_lab(world.home, lab_name)
     lab, _ = opened_lab(world, lab_name)
     return read_book(lab).users
+
+
+def _usual_nodes(spec: ClusterSpec, role: AccessRole) -> tuple[str, ...]:
+    """Where a role may log in unless that is said; empty means everywhere. On a node that runs jobs, what is started
+    from a login is outside of the scheduler's limits: cores, memory and GPUs of others."""
+    if role is not AccessRole.STUDENT:
+        return ()
+    return tuple(node.name for node in spec.nodes if node.role.is_head)
 
 
 def _require_nodes(spec: ClusterSpec, wanted: Sequence[str]) -> None:

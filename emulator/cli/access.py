@@ -31,7 +31,13 @@ def command() -> None:
 @user_argument
 @click.option("--role", type=click.Choice(["student", "admin"]), default="student", show_default=True)
 @click.option("--ttl", default="8h", show_default=True, metavar="TIME", help="How long: 45m, 8h, 30d.")
-@click.option("--node", "nodes", multiple=True, metavar="NODE", help="Only this node; may be given several times.")
+@click.option(
+    "--node",
+    "nodes",
+    multiple=True,
+    metavar="NODE",
+    help="Only this node; may be given several times. Without it: all for an admin, the clusters' heads for a student.",
+)
 @click.option(
     "--public-key",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from emulator.access.model import AccessRole
+from emulator.inventory.inbound import inbound_from_others
 from emulator.inventory.model import (
     AnsibleInventory,
     ConnectionFacts,
@@ -64,6 +65,7 @@ def build_inventory(
             node.name,
             {
                 **_host_vars(node, granted.get(node.name, ())),
+                "node_inbound": inbound_from_others(spec, node),
                 **_access_vars(node, trust),
                 **({"node_pod_subnet": str(pods[node.name])} if node.name in pods else {}),
             },
@@ -98,7 +100,6 @@ def _lab_vars(spec: ClusterSpec, connection: ConnectionFacts, trust: SshTrust) -
     users = [*LAB_USERS.items(), *((user.name, user.uid) for user in trust.book.users if not user.revoked)]
     return {
         "lab_name": spec.name,
-        "lab_networks": {kind.value: str(network.subnet) for kind, network in spec.networks.items()},
         "lab_users": tuple({"name": name, "uid": uid} for name, uid in users),
         "slurm_users": (
             *({"name": name, "qos": "normal", "admin": False} for name in LAB_USERS),

@@ -99,7 +99,7 @@ def read_record(path):
         record = read_json(path)
     except (ValueError, RecursionError) as error:
         raise NodeError(f"{path} cannot be read: {error}; without the file the node starts over") from error
-    if not isinstance(record, dict) or not all(isinstance(record.get(key, ""), str) for key in ("role", "digest")):
+    if not isinstance(record, dict) or not all(isinstance(record.get(key, ""), str) for key in ("role", "ip")):
         raise NodeError(f"{path} is damaged; without the file the node starts over")
     if not isinstance(record.get("settings", {}), dict):
         raise NodeError(f"{path} is damaged; without the file the node starts over")
@@ -275,10 +275,12 @@ def finish_init(argv, timeout):
 
 
 def probe(params, release):
-    """Whether the worker is a member: (changed, hash of its cluster's CA or nothing)."""
-    del params, release
+    """Whether the worker is a member: (changed, hash of its cluster's CA or nothing). One that joined with another
+    address is none: kubelet would go on announcing that, and its pods have the network that belonged to it."""
+    del release
     record = read_record(RECORD)
-    if record.get("role") == "worker" and os.path.exists(KUBELET_CONF):
+    here = record.get("ip", params["node"]["ip"]) == params["node"]["ip"]  # older versions recorded none
+    if record.get("role") == "worker" and here and os.path.exists(KUBELET_CONF):
         return start_kubelet(), record["ca_hash"]
     return False, ""
 
@@ -299,7 +301,8 @@ def join(params, release):
         finish_join(node["name"])
     finally:
         os.unlink(CONFIG)  # it holds the token
-    write_private(RECORD, json.dumps({"format": 1, "role": "worker", "ca_hash": params["ca_hash"]}))
+    record = {"format": 1, "role": "worker", "ip": node["ip"], "ca_hash": params["ca_hash"]}
+    write_private(RECORD, json.dumps(record))
     return True, params["ca_hash"]
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from baseline_templates import rendered
+from baseline_templates import LAB, rendered
 
 pytestmark = pytest.mark.host
 
@@ -171,6 +171,23 @@ def test_a_compute_node(compute: Net) -> None:
     net.load(rendered("firewall.nft.j2", "hpc-compute-1"))
     assert seen(net, "host", ports) == [22]
     assert seen(net, "peer", ports) == [22, 6818, 50000]
+
+
+def test_what_the_file_allows_from_the_other_cluster_and_nothing_else(compute: Net) -> None:
+    net, ports = compute, (22, 111, 6818, 50000)
+    # The peer stands for a node of the other cluster: it comes from an address of that network.
+    net.inside("peer", "ip", "address", "add", "192.168.200.10/32", "dev", "lo")
+    net.inside("peer", "ip", "route", "replace", "192.168.100.0/24", "dev", "eth0", "src", "192.168.200.10")
+    net.inside("node", "ip", "route", "add", "192.168.200.0/24", "via", net.peer)
+    try:
+        net.load(rendered("firewall.nft.j2", "hpc-compute-1"))
+        assert seen(net, "peer", ports) == [22]
+        allow = "global: {networks: {cloud_network: {allow: [{to: [hpc-compute-1], ports: [6818]}]}}}\n"
+        net.load(rendered("firewall.nft.j2", "hpc-compute-1", LAB + allow))
+        assert seen(net, "peer", ports) == [22, 6818]
+    finally:
+        net.inside("node", "ip", "route", "delete", "192.168.200.0/24")
+        net.inside("peer", "ip", "route", "replace", "192.168.100.0/24", "dev", "eth0", "src", net.peer)
 
 
 def test_before_the_playbook_a_node_lets_in_ssh_alone(compute: Net) -> None:

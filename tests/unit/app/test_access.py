@@ -51,6 +51,12 @@ def test_granted_then_revoked(lab: SimulatedHost) -> None:
     assert [user.revoked for user in list_users(lab.world(), "demo")] == [True]
 
 
+def test_students_come_in_at_the_heads_and_admins_everywhere(lab: SimulatedHost) -> None:
+    assert give(lab).user.nodes == ("hpc-controller",)
+    assert give(lab, GrantRequest("bob", AccessRole.ADMIN, 60)).user.nodes == ()
+    assert give(lab, GrantRequest("ada", AccessRole.STUDENT, 60, ("hpc-compute-1",))).user.nodes == ("hpc-compute-1",)
+
+
 def test_a_second_grant_takes_the_next_serial(lab: SimulatedHost) -> None:
     give(lab)
     again = give(lab, GrantRequest("ada", AccessRole.ADMIN, 60, ("hpc-controller",), KEY))

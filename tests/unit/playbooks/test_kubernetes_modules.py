@@ -220,7 +220,7 @@ def test_join_pins_the_ca_and_keeps_no_token(node: Node, monkeypatch: pytest.Mon
     assert node.resets == 1
     assert '"sha256:new"' in seen[0]
     assert not (node.root / "config").exists()
-    assert node.record == {"format": 1, "role": "worker", "ca_hash": "sha256:new"}
+    assert node.record == {"format": 1, "role": "worker", "ip": PARAMS["node"]["ip"], "ca_hash": "sha256:new"}
 
 
 @pytest.mark.parametrize("bootstrapped", [True, False])
@@ -251,6 +251,17 @@ def test_a_slow_api_server_does_not_undo_a_join(
     assert len(tries) == 2
     assert tries[0][-2:] == ["cloud-control-plane", f"kubeadm.alpha.kubernetes.io/cri-socket={kubeadm_node.CRI_SOCKET}"]
     assert node.record["role"] == "worker"
+
+
+def test_a_worker_that_joined_with_another_address_joins_again(node: Node) -> None:
+    kubeadm_node.join(PARAMS, RELEASE)
+    (node.root / "kubelet_conf").write_text("signed")
+    assert kubeadm_node.probe(PARAMS, RELEASE) == (False, "sha256:new")
+    moved = {**PARAMS, "node": {**PARAMS["node"], "ip": "192.168.200.99"}}
+    assert kubeadm_node.probe(moved, RELEASE) == (False, "")
+    record = {key: value for key, value in node.record.items() if key != "ip"}
+    (node.root / "record").write_text(json.dumps(record))
+    assert kubeadm_node.probe(moved, RELEASE) == (False, "sha256:new"), "an older version wrote no address"
 
 
 def test_a_worker_without_a_record_is_no_member(node: Node) -> None:

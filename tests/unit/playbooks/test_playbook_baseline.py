@@ -33,15 +33,42 @@ PODS = "ip saddr 10.244.0.0/16 tcp dport { 6443, 10250 } accept"
     ],
 )
 def test_a_node_lets_in_what_its_role_needs(host: str, expected: list[str]) -> None:
-    other = "192.168.200.0/24" if host.startswith("hpc") else "192.168.100.0/24"
-    let_through = (
-        f'ip saddr {other} accept comment "what the lab\'s table on the host lets through from the other cluster"'
-    )
-    assert rules(host) == [*ALWAYS, let_through, *expected]
+    assert rules(host) == [*ALWAYS, *expected]
     text = rendered("firewall.nft.j2", host)
     assert "policy drop" in text
     own = "192.168.100.10, 192.168.100.11, 192.168.100.12" if host.startswith("hpc") else "192.168.200.10"
     assert f"elements = {{ {own}" in text
+
+
+ALLOWED = """
+global:
+  networks:
+    hpc_network:
+      allow:
+        - {from: [hpc-compute-2, hpc-controller], to: [cloud-control-plane], ports: [5000, 8000-8100]}
+        - {protocol: udp, ports: [514]}
+        - {protocol: icmp}
+"""
+COMMENT = 'accept comment "allowed in the lab file, from the other cluster"'
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        (
+            "cloud-control-plane",
+            [
+                f"ip saddr {{ 192.168.100.10, 192.168.100.12 }} tcp dport {{ 5000, 8000-8100 }} {COMMENT}",
+                f"ip saddr {{ 192.168.100.0/24 }} udp dport {{ 514 }} {COMMENT}",
+            ],
+        ),
+        ("cloud-cpu-worker-1", [f"ip saddr {{ 192.168.100.0/24 }} udp dport {{ 514 }} {COMMENT}"]),
+        ("hpc-compute-1", []),
+    ],
+)
+def test_a_node_lets_in_from_the_other_cluster_what_the_file_allows(host: str, expected: list[str]) -> None:
+    lines = [line.strip() for line in rendered("firewall.nft.j2", host, LAB + ALLOWED).splitlines()]
+    assert [line for line in lines if COMMENT in line] == expected
 
 
 def test_only_our_own_table_is_replaced() -> None:
