@@ -170,6 +170,8 @@ class Executor:
         with ThreadPoolExecutor(max_workers=self._workers, thread_name_prefix="apply") as pool:
             while waits or running:
                 for key in [key for key, blocked in waits.items() if not blocked]:
+                    if len(running) == self._workers:
+                        break  # what waits in a queue would be begun after a stop or a failure, too
                     may_go_on = EVERY_CLUSTER not in doomed and serves[steps[key].resource.id] - doomed
                     if not self._stop.is_set() and (not failures or may_go_on):
                         del waits[key]

@@ -6,8 +6,8 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -212,6 +212,18 @@ def run_log(directory: Path, command: str) -> Iterator[None]:
         handler.close()
 
 
+class _LogFile(logging.FileHandler):
+    """A log file whose failures are told in a line, where `logging` would print a traceback for each record."""
+
+    def __init__(self, path: Path, tell: Callable[[BaseException], None]) -> None:
+        super().__init__(path, encoding="utf-8")
+        self._tell = tell
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
+        del record
+        self._tell(sys.exc_info()[1] or OSError("not known"))
+
+
 class _LateFileHandler(logging.Handler):
     """Keeps records until the log directory exists, then writes them and all later ones."""
 
@@ -220,11 +232,18 @@ class _LateFileHandler(logging.Handler):
         self._path = path
         self._early: list[logging.LogRecord] = []
         self._file: logging.FileHandler | None = None
+        self._told = False
 
     def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._emit(record)
+        except OSError as error:
+            self._tell(error)
+
+    def _emit(self, record: logging.LogRecord) -> None:
         if self._file is None and self._path.parent.is_dir():
             self._path.touch(mode=0o600)
-            self._file = logging.FileHandler(self._path, encoding="utf-8")
+            self._file = _LogFile(self._path, self._tell)
             self._file.setFormatter(self.formatter)
             for early in self._early:
                 self._file.emit(early)
@@ -234,7 +253,18 @@ class _LateFileHandler(logging.Handler):
         elif self._path.parent.is_dir():
             self._file.emit(record)
 
+    def _tell(self, error: BaseException) -> None:
+        """Once: a full disk is no reason to stop, nor to fill the screen."""
+        if not self._told:
+            self._told = True
+            why = error.strerror if isinstance(error, OSError) else str(error)
+            with suppress(OSError):
+                sys.stderr.write(f"warning: {self._path} cannot be written: {why}; the log has gaps\n")
+
     def close(self) -> None:
         if self._file is not None:
-            self._file.close()
+            try:
+                self._file.close()
+            except OSError as error:  # what was not written yet is written now
+                self._tell(error)
         super().close()

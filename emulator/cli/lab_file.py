@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 from pathlib import Path
@@ -28,8 +29,23 @@ _COLOURS = {
 
 file_argument = click.argument("file", type=click.Path(path_type=Path))
 lab_argument = click.argument("lab")
+
+
+def _seconds(_context: click.Context, _option: click.Parameter, value: float) -> float:
+    """A time to wait. Every comparison with `nan` is false, so that such a wait would never end."""
+    if not (math.isfinite(value) and value >= 0):
+        raise click.BadParameter("a number of seconds, 0 or more")
+    return value
+
+
 wait_option = click.option(
-    "--wait", "wait_seconds", type=float, default=0.0, metavar="SECONDS", help="Wait for the lab's lock."
+    "--wait",
+    "wait_seconds",
+    type=float,
+    default=0.0,
+    callback=_seconds,
+    metavar="SECONDS",
+    help="Wait for the lab's lock.",
 )
 
 

@@ -1,4 +1,5 @@
-"""Ctrl-C and SIGTERM: the first asks for a clean stop, the second ends the program at once."""
+"""Ctrl-C and SIGTERM: the first asks for a clean stop, the second ends the program at once. The loss of the terminal
+asks, too, and never ends at once: kernel and shell both tell of it."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from emulator.apply.handler import StopFlag
@@ -22,18 +23,41 @@ def stop_on_signals() -> Iterator[StopFlag]:
     stop = StopFlag()
 
     def handle(number: int, _frame: FrameType | None) -> None:
-        if stop.is_set():
+        if number == signal.SIGHUP:
+            _leave_terminal()
+        elif stop.is_set():
             _abort()
         stop.set()
         name = signal.Signals(number).name
         sys.stderr.write(f"\n{name}: finishing what is under way, then stopping; once more to abort at once\n")
 
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup means to go on
+        numbers.append(signal.SIGHUP)
+    previous = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield stop
     finally:
         for number, old in previous.items():
             signal.signal(number, old)
+
+
+def _leave_terminal() -> None:
+    """Write to nowhere from now on: a write to a terminal that is gone would fail, and the step under way with it."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (1, 2):
+        with suppress(OSError):  # closed
+            if os.isatty(descriptor) or not _writable(descriptor):
+                os.dup2(nowhere, descriptor)
+    os.close(nowhere)
+
+
+def _writable(descriptor: int) -> bool:
+    try:
+        os.write(descriptor, b"")
+    except OSError:
+        return False
+    return True
 
 
 def _abort() -> None:

@@ -17,6 +17,7 @@ from emulator.ports import Completed, ProcessRunner
 NAMESPACE = "k8s.io"
 PACKAGE = "containerd"
 _BLOBS = "io.containerd.content.v1.content/blobs/sha256"
+_SOCKETS, _SOCKET = Path("/run"), "hyperscaler-containerd-"
 _START_TIMEOUT = 30.0
 _IMPORT_TIMEOUT = 900.0
 _STOP_TIMEOUT = 20.0
@@ -59,14 +60,16 @@ class ContentStore:
         shutil.rmtree(self.work, ignore_errors=True)
         shutil.rmtree(root, ignore_errors=True)
         self.work.mkdir(parents=True)
+        _forget_sockets_of_the_dead()
         # Socket addresses are short; the store's own path may not be.
-        socket = Path(f"/run/hyperscaler-containerd-{os.getpid()}.sock")
+        socket = _SOCKETS / f"{_SOCKET}{os.getpid()}.sock"
         config = self.work / "config.toml"
         config.write_text(_CONFIG.format(root=root, work=self.work, socket=socket), encoding="utf-8")
         try:
             with (self.work / "log").open("wb") as log:
                 process = subprocess.Popen(
-                    [self.tools / "usr/bin/containerd", "--config", config],
+                    # In a session of its own, so that a Ctrl-C leaves it to us; with us gone, it has nobody to end it.
+                    ["setpriv", "--pdeathsig", "KILL", self.tools / "usr/bin/containerd", "--config", config],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
@@ -110,6 +113,14 @@ class ContentStore:
     def _ctr(self, socket: Path, words: Sequence[str], *, timeout: float, check: bool = True) -> Completed:
         argv = [str(self.tools / "usr/bin/ctr"), "--address", str(socket), "--namespace", NAMESPACE, *words]
         return self.runner.run(argv, timeout=timeout, check=check)
+
+
+def _forget_sockets_of_the_dead() -> None:
+    """Remove the sockets of runs that were killed."""
+    for path in _SOCKETS.glob(f"{_SOCKET}*.sock*"):
+        pid = path.name.removeprefix(_SOCKET).partition(".")[0]
+        if pid.isdigit() and not Path("/proc", pid).exists():
+            path.unlink(missing_ok=True)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import atexit
 import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -107,19 +104,15 @@ def _daemon(directory: Path, namespace: str) -> HypervisorDaemon:
 
 
 def _gpus(backend: str, paths: LabPaths, devices: Sequence[GpuDeviceSpec] | None, *, dry: bool) -> GpuHost:
-    from emulator.wiring.gpus import real_gpus, simulated_gpus
+    from emulator.wiring.gpus import real_gpus, scratch_copy, simulated_gpus
 
     if backend != GpuBackend.SIMULATED:
         home = Home.default()
         return real_gpus(HostProcess(), home.gpu_owners, host_locks(home) / "gpu-layout.lock")
     if not dry:
         return simulated_gpus(paths.gpu, devices)
-    # Declaring boards writes their state, so planning works on a copy.
-    scratch = Path(tempfile.mkdtemp(prefix="hyperscaler-gpu-"))
-    atexit.register(shutil.rmtree, scratch, ignore_errors=True)
-    if paths.gpu.is_dir():
-        shutil.copytree(paths.gpu, scratch, dirs_exist_ok=True)
-    return simulated_gpus(scratch, devices)
+    # Declaring boards writes their state.
+    return simulated_gpus(scratch_copy(paths.gpu), devices)
 
 
 def _connect(uri: str, prefix: tuple[str, ...]) -> Hypervisor:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import os
+import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from emulator.adapters.host_files import HostFiles
@@ -32,6 +37,27 @@ def simulated_gpus(directory: Path, devices: Sequence[GpuDeviceSpec] | None) -> 
     simulation = SimulatedGpus(directory, boards, framework=VgpuFramework.MDEV if boards else None)
     simulation.install()
     return assemble_gpus(simulation.files, simulation.runner, GpuLedger(directory / "owners.json"), real=False)
+
+
+_SCRATCH = "hyperscaler-gpu-"
+
+
+def scratch_copy(boards: Path) -> Path:
+    """A copy of simulated boards to plan on, which goes when this process ends; empty when there are none.
+
+    What processes have left that were killed is removed.
+    """
+    for old in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*"):
+        pid = old.name.removeprefix(_SCRATCH).partition("-")[0]
+        with suppress(FileNotFoundError):  # others plan and tidy up at the same time
+            if pid.isdigit() and not Path("/proc", pid).exists() and old.lstat().st_uid == os.geteuid():
+                shutil.rmtree(old, ignore_errors=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f"{_SCRATCH}{os.getpid()}-"))
+    atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+    if boards.is_dir():
+        # Somebody may be carving: files are replaced whole, by others that are there for a moment.
+        shutil.copytree(boards, scratch, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.new", "*.lock"))
+    return scratch
 
 
 def assemble_gpus(files: FileAccess, runner: ProcessRunner, ledger: GpuLedger, *, real: bool) -> GpuHost:

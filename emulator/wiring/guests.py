@@ -10,11 +10,12 @@ from pathlib import Path
 from emulator.access.model import AccessRole, LabUser
 from emulator.adapters.ssh_shell import OpenSshShell, host_keys_from_console, ssh_config, write_known_hosts
 from emulator.app.world import Access, CertificateOrder, CheckOutcome, ConfigureOutcome
+from emulator.apply.executor import InterruptedRunError
 from emulator.apply.handler import StopFlag
 from emulator.apply.handlers.files import write_private
 from emulator.configure.model import TaskStatus
 from emulator.configure.playbook import configure_cluster, end_work
-from emulator.errors import HyperscalerError
+from emulator.errors import ConfigureError, HyperscalerError
 from emulator.inventory.build import build_inventory, connection_vars
 from emulator.inventory.model import AnsibleInventory, ConnectionFacts
 from emulator.inventory.render import InventoryFormat, render
@@ -87,15 +88,22 @@ class RealGuests:
     ) -> ConfigureOutcome:
         LabTrust(access.paths, self._runner).certify(spec, spec.nodes_of(kind))
         LabTls(access.paths).certify(spec, spec.nodes_of(kind))
-        result = configure_cluster(
-            kind,
-            self._inventory(spec, access),
-            access.paths,
-            timeout=spec.timeouts.configure,
-            on_event=_TaskProgress(reporter).event,
-            cancelled=stop.is_set,
-            tags=tags,
-        )
+        try:
+            result = configure_cluster(
+                kind,
+                self._inventory(spec, access),
+                access.paths,
+                timeout=spec.timeouts.configure,
+                on_event=_TaskProgress(reporter).event,
+                cancelled=stop.is_set,
+                tags=tags,
+            )
+        except ConfigureError as error:
+            if not stop.is_set():
+                raise
+            raise InterruptedRunError(
+                f"stopped on request: {error.what}", where=error.where, fix="run the same command again to go on"
+            ) from error
         return ConfigureOutcome(result.changed, result.seconds)
 
     def end_work(self, paths: LabPaths) -> None:

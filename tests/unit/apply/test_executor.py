@@ -134,6 +134,20 @@ def test_a_stop_lets_the_present_step_end(tmp_path: Path) -> None:
     assert state.resources["volume/a"].open_action is None
 
 
+def test_a_stop_holds_back_what_nobody_works_on_yet(tmp_path: Path) -> None:
+    stop = StopFlag()
+    begun: list[bool] = []
+
+    def work(_name: str) -> None:
+        begun.append(stop.is_set())
+        if len(begun) == 2:
+            stop.set()
+
+    with pytest.raises(InterruptedRunError, match="steps still to do"):
+        run(tmp_path, plan(*(create(f"v{n}") for n in range(40))), Recorder(on_ensure=work), stop=stop, workers=2)
+    assert len(begun) < 6, "two were under way, and each may have given way to another before it was noticed"
+
+
 def node(name: str, cluster: str, *needs: str) -> Domain:
     return Domain(
         name=name,

@@ -80,3 +80,46 @@ def test_outside_of_the_block_signals_are_as_before() -> None:
         while not stop.is_set():
             assert time.monotonic() < deadline
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+TERMINAL = """
+import sys, time
+from emulator.cli.signals import stop_on_signals
+
+with stop_on_signals() as stop:
+    print("ready", flush=True)
+    while not stop.is_set():
+        time.sleep(0.02)
+    time.sleep(0.5)  # the shell tells of it, too
+    print("written to a terminal that is gone", flush=True)
+    open(sys.argv[1], "w").write("stopped cleanly")
+"""
+
+
+def test_the_loss_of_the_terminal_asks_and_no_more(tmp_path: Path) -> None:
+    note = tmp_path / "note"
+    keeper, terminal = os.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-c", TERMINAL, note], stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True
+    ) as program:
+        os.close(terminal)
+        assert os.read(keeper, 100).startswith(b"ready")
+        os.close(keeper)
+        program.send_signal(signal.SIGHUP)
+        time.sleep(0.2)
+        program.send_signal(signal.SIGHUP)
+        assert program.wait(timeout=30) == 0
+    assert note.read_text() == "stopped cleanly"
+
+
+def test_with_nohup_it_goes_on() -> None:
+    from emulator.cli.signals import stop_on_signals
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_on_signals() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(0.05)
+            assert not stop.is_set()
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -36,6 +36,13 @@ def test_without_it_is_text(words: tuple[str, ...]) -> None:
     assert "Usage: hyperscaler" in done.stderr
 
 
+@pytest.mark.parametrize("seconds", ["nan", "inf", "-1"])
+def test_a_wait_has_an_end(seconds: str) -> None:
+    done = call("destroy", "no-such-lab", "--wait", seconds)
+    assert done.returncode == 2
+    assert "a number of seconds, 0 or more" in done.stderr
+
+
 FAULT = """
 import sys
 import emulator.app.history
