@@ -10,8 +10,9 @@ from emulator.apply.handlers.domain import SSH_CREDENTIAL
 from emulator.errors import HostNotFitError, UsageError
 from emulator.images.builder import BuildPhase
 from emulator.images.for_labs import LabImages
+from emulator.images.own_paths import require_own
 from emulator.images.packer_files import VARIABLES_NAME, Machine, prepare_directory, write_packer_files
-from emulator.images.packer_record import read_record
+from emulator.images.packer_record import RECORD_NAME, read_record
 from emulator.images.recipe import load_recipe
 from emulator.images.sources import host_sources
 from emulator.images.store import GoldenImage
@@ -21,6 +22,10 @@ from emulator.spec.model import Acceleration, SshSpec
 BASE = "debian-base"
 # Enough for apt and a database's first start; more does not make the build faster.
 _CPUS, _MEMORY_MIB = 2, 2048
+_ROOTS_OWN = (
+    "run `image packer-files` and Packer as root too, in a new directory; a disk that you trust can be copied into a"
+    " directory of root's own and named with --disk"
+)
 
 
 def write_files(
@@ -32,7 +37,8 @@ def write_files(
         world: this host.
         images: the store, and the inputs of recipes.
         name: of the recipe.
-        directory: absent or empty; it is made readable by its owner only, since it holds Packer's key.
+        directory: absent, or empty and this user's own; it is made readable by its owner only, since it holds
+            Packer's key.
         reporter: told of what has to be built first.
         base: the image that the template's source `base` starts from, built if it is a recipe's and missing.
     """
@@ -92,6 +98,7 @@ def import_disk(world: World, images: LabImages, directory: Path, disk: Path | N
     Raises:
         HostNotFitError: not root.
         UsageError: there is no disk, or there are two.
+        ConflictError: another account could have written the disk, or the record beside it.
     """
     if os.geteuid() != 0:
         raise HostNotFitError("only root can change the image store", fix="run the same command with sudo")
@@ -104,6 +111,9 @@ def import_disk(world: World, images: LabImages, directory: Path, disk: Path | N
         disk = found[0]
     if not disk.is_file():
         raise UsageError("there is no such disk", where=str(disk))
+    # Whoever writes these decides what runs as root in every guest of the image.
+    for path in (directory / RECORD_NAME, disk):
+        require_own(path, fix=_ROOTS_OWN)
 
     def show(phase: BuildPhase, line: str) -> None:
         reporter.event(Event("image", record.name, Status.RUNNING, f"{phase.value}: {line}" if line else phase.value))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import zlib
 from pathlib import Path
@@ -12,7 +13,7 @@ from click.testing import CliRunner, Result
 
 import emulator.wiring
 from emulator.cli.image import command
-from emulator.errors import HyperscalerError, UsageError
+from emulator.errors import ConflictError, HyperscalerError, UsageError
 from emulator.images.builder import BuildPhase
 from emulator.images.store import GoldenImage, ImageStore
 
@@ -135,6 +136,28 @@ def test_an_import_without_a_disk_or_from_elsewhere(builds, tmp_path: Path) -> N
     disk.touch()
     with pytest.raises(HyperscalerError, match="the recipe of hpc-base has changed"):
         call("import", tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to somebody else")
+@pytest.mark.parametrize("name", ["image.json", "output-base/disk.qcow2", "output-base", "."])
+@pytest.mark.parametrize("how", ["owner", "mode"])
+def test_an_import_of_what_others_can_change_is_refused(builds, tmp_path: Path, name: str, how: str) -> None:
+    build = tmp_path / "build"
+    (build / "output-base").mkdir(parents=True)
+    (build / "output-base" / "disk.qcow2").touch()
+    (build / "image.json").write_text(
+        json.dumps({"version": 1, "name": "hpc-base", "recipe_digest": "x", "builder_version": "1", "inputs": {}})
+    )
+    if how == "owner":
+        os.chown(build / name, 12345, -1)
+    else:
+        (build / name).chmod(0o777)
+    with pytest.raises(
+        ConflictError, match="belongs to another user" if how == "owner" else "others can write"
+    ) as told:
+        call("import", build)
+    assert told.value.where == str(build / name)
+    assert "as root too" in told.value.fix
 
 
 def test_packer_files_for_a_recipe_that_is_not_there(builds, tmp_path: Path) -> None:
