@@ -23,9 +23,11 @@ def command() -> None:
 @json_option
 def build(name: str, *, force: bool, tag: str | None, as_json: bool) -> None:
     """Build the image NAME (hpc-base) from Debian packages, unless it is up to date."""
-    from emulator.app.images import build_image, tag_image
+    from emulator.app.images import build_image, require_tag, tag_image
     from emulator.wiring import images_of_host
 
+    if tag is not None:
+        require_tag(tag)
     images = images_of_host()
     with reporting(live=True) as reporter:
         image = build_image(images, name, reporter, force=force)
@@ -191,10 +193,12 @@ def packer_files(name: str, directory: Path, *, base: str, passwords: bool, as_j
 @json_option
 def import_(directory: Path, *, disk: Path | None, tag: str | None, as_json: bool) -> None:
     """Take the disk of a Packer build into the store; DIRECTORY is what packer-files wrote."""
-    from emulator.app.images import tag_image
+    from emulator.app.images import require_tag, tag_image
     from emulator.app.packer import import_disk
     from emulator.wiring import images_of_host, real_world
 
+    if tag is not None:
+        require_tag(tag)
     images = images_of_host()
     with reporting(live=True) as reporter:
         image = import_disk(real_world(), images, directory, disk, reporter)

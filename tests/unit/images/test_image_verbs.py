@@ -160,6 +160,15 @@ def test_an_import_of_what_others_can_change_is_refused(builds, tmp_path: Path, 
     assert "as root too" in told.value.fix
 
 
+@pytest.mark.parametrize("words", [("build", "demo", "--force"), ("import", "/nonexistent")])
+def test_a_tag_that_cannot_be_is_refused_before_anything_is_made(builds, tools, words: tuple[str, ...]) -> None:
+    tools.calls.clear()
+    with pytest.raises(UsageError, match="'V1' cannot be a tag"):
+        call(*words, "--tag", "V1")
+    assert tools.calls == []
+    assert listed()[builds[1].digest]["current"] is True
+
+
 def test_packer_files_for_a_recipe_that_is_not_there(builds, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no image recipe 'nothing'"):
         call("packer-files", "nothing", tmp_path / "build")
