@@ -64,7 +64,7 @@ def list_(*, as_json: bool) -> None:
 @click.option("--verify", is_flag=True, help="Compare the files with the manifest's checksums; exit 1 if they differ.")
 @json_option
 def show(ref: str, *, packages: bool, verify: bool, as_json: bool) -> None:
-    """Show the image REF: a name, or the beginning of a digest."""
+    """Show the image REF, a name or the beginning of a digest: kernel, sizes, the checksums of its files."""
     import sys
 
     from emulator.wiring import image_store
@@ -72,7 +72,8 @@ def show(ref: str, *, packages: bool, verify: bool, as_json: bool) -> None:
     store = image_store()
     image = store.show(ref)
     faults = store.verify(image) if verify else []
-    fields = _fields(image) | _names(store, image)
+    checked = {**image.manifest.artefacts, **image.manifest.records}
+    fields = _fields(image) | _names(store, image) | {"sha256": {name: file.sha256 for name, file in checked.items()}}
     if packages or as_json:
         fields["packages"] = dict(image.manifest.packages)
     if verify:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -102,6 +103,20 @@ def test_the_listing_of_vulnerabilities(builds, tmp_path: Path) -> None:
     document = json.loads(call("vulnerabilities", "demo", "--data", data, "--json").stdout)
     assert (document["digest"], len(document["vulnerabilities"])) == (new.digest, 1)
     assert document["vulnerabilities"][0]["fixed"] is True
+
+
+def test_show_prints_what_the_files_can_be_compared_with(builds) -> None:
+    _, new = builds
+    sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (new.disk, new.kernel, new.initrd)}
+    text = call("show", new.digest[:8]).stdout
+    for name, checksum in sums.items():
+        assert f"  {name} {checksum}\n" in text
+    assert "munge" not in text
+    assert "  munge 0.5.15-2\n" in call("show", "demo", "--packages").stdout
+    document = json.loads(call("show", "demo", "--json").stdout)
+    assert document["sha256"].items() >= sums.items()
+    assert "sbom.spdx.json" in document["sha256"]
+    assert document["packages"] == {"munge": "0.5.15-2"}
 
 
 def test_gc_says_what_it_took(builds, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
