@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from emulator.app.world import World
 from emulator.errors import HyperscalerError
-from emulator.images import choices
+from emulator.images import choices, pointers
 from emulator.images.for_labs import LabImages, used_base_images
 from emulator.images.signing import ImageSignatures
 from emulator.images.store import GoldenImage, ImageStore
@@ -41,6 +41,11 @@ def collect_images(world: World, store: ImageStore, *, keep: int, chosen: bool =
 def rollback_image(store: ImageStore, name: str) -> GoldenImage:
     """See `emulator.images.choices.rollback`."""
     return choices.rollback(store, name)
+
+
+def require_tag(tag: str) -> None:
+    """Raises `UsageError` when this cannot be a tag: to be asked before an image is made that is to have it."""
+    pointers.require_tag(tag)
 
 
 def tag_image(store: ImageStore, ref: str, tag: str) -> GoldenImage:

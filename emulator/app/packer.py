@@ -7,13 +7,14 @@ from pathlib import Path
 
 from emulator.app.world import World
 from emulator.apply.handlers.domain import SSH_CREDENTIAL
-from emulator.errors import HostNotFitError, UsageError
+from emulator.errors import HostNotFitError, HyperscalerError, UsageError
 from emulator.images.builder import BuildPhase
 from emulator.images.for_labs import LabImages
+from emulator.images.own_paths import require_own
 from emulator.images.packer_files import VARIABLES_NAME, Machine, prepare_directory, write_packer_files
-from emulator.images.packer_record import read_record
+from emulator.images.packer_record import RECORD_NAME, read_record
 from emulator.images.recipe import load_recipe
-from emulator.images.sources import host_sources
+from emulator.images.sources import AptSources, host_sources
 from emulator.images.store import GoldenImage
 from emulator.progress import Event, Reporter, Status
 from emulator.spec.model import Acceleration, SshSpec
@@ -21,10 +22,21 @@ from emulator.spec.model import Acceleration, SshSpec
 BASE = "debian-base"
 # Enough for apt and a database's first start; more does not make the build faster.
 _CPUS, _MEMORY_MIB = 2, 2048
+_ROOTS_OWN = (
+    "run `image packer-files` and Packer as root too, in a new directory; a disk that you trust can be copied into a"
+    " directory of root's own and named with --disk"
+)
 
 
 def write_files(
-    world: World, images: LabImages, name: str, directory: Path, reporter: Reporter, *, base: str = BASE
+    world: World,
+    images: LabImages,
+    name: str,
+    directory: Path,
+    reporter: Reporter,
+    *,
+    base: str = BASE,
+    passwords: bool = False,
 ) -> Path:
     """Write what the template `packer/NAME.pkr.hcl` needs into a new directory; the file of variables.
 
@@ -32,11 +44,20 @@ def write_files(
         world: this host.
         images: the store, and the inputs of recipes.
         name: of the recipe.
-        directory: absent or empty; it is made readable by its owner only, since it holds Packer's key.
+        directory: absent, or empty and this user's own; it is made readable by its owner only, since it holds
+            Packer's key.
         reporter: told of what has to be built first.
         base: the image that the template's source `base` starts from, built if it is a recipe's and missing.
+        passwords: write package sources and a proxy that hold one, too.
+
+    Raises:
+        ConflictError: another account could change what will be in the directory.
+        HyperscalerError: a source or proxy of this host holds a password, and `passwords` is not set.
     """
     recipe = load_recipe(name)
+    sources = host_sources(world.runner, suite=recipe.suite, components=recipe.components)
+    if not passwords:
+        _require_no_password(sources)
     acceleration = world.accelerate(Acceleration.AUTO)
     start = _base(images, base, reporter)
 
@@ -51,7 +72,7 @@ def write_files(
         directory,
         recipe,
         inputs=inputs,
-        sources=host_sources(world.runner, suite=recipe.suite, components=recipe.components),
+        sources=sources,
         base=start,
         machine=Machine(
             accelerated=acceleration.accelerated,
@@ -63,6 +84,19 @@ def write_files(
         public_key=key.with_suffix(".pub").read_text(encoding="ascii").strip(),
     )
     return directory / VARIABLES_NAME
+
+
+def _require_no_password(sources: AptSources) -> None:
+    """`qemu.installer` gets its files over HTTP from Packer, which asks nobody who they are."""
+    found = sources.with_account()
+    if found:
+        raise HyperscalerError(
+            "a package source or proxy of this host holds a user name or password, and while Packer builds"
+            " qemu.installer every account of this host can fetch it from Packer's HTTP server",
+            where="; ".join(found),
+            fix="use a source and proxy without one for the build; or add --with-passwords and build qemu.base only,"
+            " which is given its files over ssh",
+        )
 
 
 def _base(images: LabImages, base: str, reporter: Reporter) -> GoldenImage:
@@ -92,6 +126,7 @@ def import_disk(world: World, images: LabImages, directory: Path, disk: Path | N
     Raises:
         HostNotFitError: not root.
         UsageError: there is no disk, or there are two.
+        ConflictError: another account could have written the disk, or the record beside it.
     """
     if os.geteuid() != 0:
         raise HostNotFitError("only root can change the image store", fix="run the same command with sudo")
@@ -104,6 +139,9 @@ def import_disk(world: World, images: LabImages, directory: Path, disk: Path | N
         disk = found[0]
     if not disk.is_file():
         raise UsageError("there is no such disk", where=str(disk))
+    # Whoever writes these decides what runs as root in every guest of the image.
+    for path in (directory / RECORD_NAME, disk):
+        require_own(path, fix=_ROOTS_OWN)
 
     def show(phase: BuildPhase, line: str) -> None:
         reporter.event(Event("image", record.name, Status.RUNNING, f"{phase.value}: {line}" if line else phase.value))

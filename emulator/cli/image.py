@@ -23,9 +23,11 @@ def command() -> None:
 @json_option
 def build(name: str, *, force: bool, tag: str | None, as_json: bool) -> None:
     """Build the image NAME (hpc-base) from Debian packages, unless it is up to date."""
-    from emulator.app.images import build_image, tag_image
+    from emulator.app.images import build_image, require_tag, tag_image
     from emulator.wiring import images_of_host
 
+    if tag is not None:
+        require_tag(tag)
     images = images_of_host()
     with reporting(live=True) as reporter:
         image = build_image(images, name, reporter, force=force)
@@ -62,7 +64,7 @@ def list_(*, as_json: bool) -> None:
 @click.option("--verify", is_flag=True, help="Compare the files with the manifest's checksums; exit 1 if they differ.")
 @json_option
 def show(ref: str, *, packages: bool, verify: bool, as_json: bool) -> None:
-    """Show the image REF: a name, or the beginning of a digest."""
+    """Show the image REF, a name or the beginning of a digest: kernel, sizes, the checksums of its files."""
     import sys
 
     from emulator.wiring import image_store
@@ -70,7 +72,8 @@ def show(ref: str, *, packages: bool, verify: bool, as_json: bool) -> None:
     store = image_store()
     image = store.show(ref)
     faults = store.verify(image) if verify else []
-    fields = _fields(image) | _names(store, image)
+    checked = {**image.manifest.artefacts, **image.manifest.records}
+    fields = _fields(image) | _names(store, image) | {"sha256": {name: file.sha256 for name, file in checked.items()}}
     if packages or as_json:
         fields["packages"] = dict(image.manifest.packages)
     if verify:
@@ -161,14 +164,23 @@ def _fields(image: Any) -> dict[str, Any]:
 @click.argument("name")
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--base", default="debian-base", show_default=True, help="Image that Packer's machine starts from.")
+@click.option(
+    "--with-passwords",
+    "passwords",
+    is_flag=True,
+    help="Also write package sources and a proxy that hold a password. For qemu.base only: during qemu.installer"
+    " every account of this host could read them.",
+)
 @json_option
-def packer_files(name: str, directory: Path, *, base: str, as_json: bool) -> None:
+def packer_files(name: str, directory: Path, *, base: str, passwords: bool, as_json: bool) -> None:
     """Write what packer/NAME.pkr.hcl needs into the new DIRECTORY, from the recipe NAME. See packer/README.md."""
     from emulator.app.packer import write_files
     from emulator.wiring import images_of_host, real_world
 
     with reporting(live=True) as reporter:
-        variables = write_files(real_world(), images_of_host(), name, directory, reporter, base=base)
+        variables = write_files(
+            real_world(), images_of_host(), name, directory, reporter, base=base, passwords=passwords
+        )
     if as_json:
         print_json({"version": 1, "name": name, "directory": str(variables.parent), "variables": str(variables)})
     else:
@@ -182,10 +194,12 @@ def packer_files(name: str, directory: Path, *, base: str, as_json: bool) -> Non
 @json_option
 def import_(directory: Path, *, disk: Path | None, tag: str | None, as_json: bool) -> None:
     """Take the disk of a Packer build into the store; DIRECTORY is what packer-files wrote."""
-    from emulator.app.images import tag_image
+    from emulator.app.images import require_tag, tag_image
     from emulator.app.packer import import_disk
     from emulator.wiring import images_of_host, real_world
 
+    if tag is not None:
+        require_tag(tag)
     images = images_of_host()
     with reporting(live=True) as reporter:
         image = import_disk(real_world(), images, directory, disk, reporter)

@@ -235,8 +235,8 @@ def finish_script(recipe: Recipe) -> str:
 
 
 def write_overlay(path: Path, trees: list[Path]) -> None:
-    """A tar of `trees`, later ones over earlier ones: owned by root, modes from the executable bit, times 0."""
-    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as archive:
+    """A new tar of `trees`, later ones over earlier ones: owned by root, modes from the executable bit, times 0."""
+    with tarfile.open(path, "x", format=tarfile.GNU_FORMAT) as archive:
         for tree in trees:
             for source in tree_paths(tree):
                 member = tarfile.TarInfo(str(source.relative_to(tree)))

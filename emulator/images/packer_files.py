@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from emulator.errors import ConflictError, HyperscalerError
+from emulator.errors import HyperscalerError
 from emulator.images.builder import finish_script, write_overlay
+from emulator.images.own_paths import make_own_empty_directory
 from emulator.images.packer_record import RECORD_NAME, record_of
 from emulator.images.packer_scripts import install_script, seal_script
 from emulator.images.recipe import Recipe
 from emulator.images.sources import AptSources
 from emulator.images.store import GoldenImage
+from emulator.images.store_files import private, write_private
 from emulator.share import share_dir
 
 VARIABLES_NAME = "packer.pkrvars.json"
@@ -79,8 +81,10 @@ def write_packer_files(
         "sources.list": "".join(f"{line}\n" for line in lines),
         "apt.conf": "".join(f"{option}\n" for option in options),
     }
-    with (served / ARCHIVE_NAME).open("xb") as stream, tarfile.open(fileobj=stream, mode="w") as archive:
-        (served / ARCHIVE_NAME).chmod(0o600)
+    with (
+        open(served / ARCHIVE_NAME, "xb", opener=private) as stream,
+        tarfile.open(fileobj=stream, mode="w") as archive,
+    ):
         for name, text in texts.items():
             _add(archive, name, text.encode(), 0o700 if name in ("install", "finish", "seal") else 0o600)
         for name, source in keyrings.items():
@@ -88,10 +92,12 @@ def write_packer_files(
         archive.add(overlay, "overlay.tar", filter=_root_owned)
     overlay.unlink()
     for preseed in sorted((share_dir() / "packer" / "http").glob("*.cfg")):
-        (served / preseed.name).write_bytes(preseed.read_bytes())
-    _private(served / "answers.cfg", installer_answers(recipe, lines, options))
-    _private(directory / VARIABLES_NAME, json.dumps(_variables(directory, base, machine, public_key), indent=1) + "\n")
-    _private(directory / RECORD_NAME, record_of(recipe, inputs).to_json() + "\n")
+        write_private(served / preseed.name, preseed.read_text(encoding="utf-8"))
+    write_private(served / "answers.cfg", installer_answers(recipe, lines, options))
+    write_private(
+        directory / VARIABLES_NAME, json.dumps(_variables(directory, base, machine, public_key), indent=1) + "\n"
+    )
+    write_private(directory / RECORD_NAME, record_of(recipe, inputs).to_json() + "\n")
 
 
 def guest_sources(sources: AptSources) -> tuple[list[str], dict[str, Path]]:
@@ -159,16 +165,13 @@ def _variables(directory: Path, base: GoldenImage, machine: Machine, public_key:
 
 
 def prepare_directory(directory: Path) -> Path:
-    """Make the directory of a build, 0700; an empty one is taken, anything else is refused. Returns its full path."""
+    """Make the directory of a build, 0700; an empty one of this user is taken. Returns its full path.
+
+    Raises:
+        ConflictError: it is something else, or another account could change what will be in it.
+    """
     directory = directory.absolute()
-    try:
-        directory.mkdir(mode=0o700, parents=True)
-    except FileExistsError:
-        if directory.is_symlink() or not directory.is_dir() or any(directory.iterdir()):
-            raise ConflictError(
-                "this is there already and is not an empty directory", where=str(directory), fix="name a new directory"
-            ) from None
-        directory.chmod(0o700)
+    make_own_empty_directory(directory)
     (directory / "ssh").mkdir(mode=0o700)
     return directory
 
@@ -184,8 +187,3 @@ def _root_owned(member: tarfile.TarInfo) -> tarfile.TarInfo:
     member.uname = member.gname = ""
     member.mode, member.mtime = 0o600, 0
     return member
-
-
-def _private(path: Path, text: str) -> None:
-    path.touch(mode=0o600, exist_ok=False)
-    path.write_text(text, encoding="utf-8")

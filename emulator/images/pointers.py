@@ -22,6 +22,12 @@ _TAGS = "tags"
 _NEW = ".work-pointer"
 
 
+def require_tag(tag: str) -> None:
+    """Raises `UsageError` when this cannot be a tag."""
+    if not _TAG.fullmatch(tag):
+        raise UsageError(f"{tag!r} cannot be a tag", fix="use lower-case letters, digits, '.', '_' and '-', 63 at most")
+
+
 @dataclass(frozen=True, slots=True)
 class Pointers:
     """The pointers in the directory of one image name. Reading needs no lock; who writes holds the name's lock."""
@@ -50,10 +56,7 @@ class Pointers:
 
     def set_tag(self, tag: str, build: str) -> None:
         """Raises `UsageError` when this cannot be a tag."""
-        if not _TAG.fullmatch(tag):
-            raise UsageError(
-                f"{tag!r} cannot be a tag", fix="use lower-case letters, digits, '.', '_' and '-', 63 at most"
-            )
+        require_tag(tag)
         (self.home / _TAGS).mkdir(mode=0o755, exist_ok=True)
         self._replace(self.home / _TAGS / tag, f"../{build}")
 

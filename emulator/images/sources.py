@@ -15,6 +15,8 @@ _PASSED_OPTIONS = re.compile(
     r"|Max-ValidTime) \"(?P<value>[^\"]+)\";"
 )
 _FORMAT = "$(REPO_URI)|$(RELEASE)|$(COMPONENT)|$(SIGNED_BY)|$(ORIGIN)|$(TRUSTED)"
+# Up to the last '@': an account's password may have one in it too.
+_ACCOUNT = re.compile(r"(?<=//)[^/\s\"]*@")
 _PLAIN_PATH = re.compile(r"/[^\s\[\]|,]+")
 
 
@@ -28,6 +30,11 @@ class AptSources:
 
     lines: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
+
+    def with_account(self) -> tuple[str, ...]:
+        """Those lines and options that log in somewhere (`//user:password@host`), without user and password."""
+        found = (_ACCOUNT.subn("***@", line) for line in (*self.lines, *self.options))
+        return tuple(masked for masked, count in found if count)
 
 
 def host_sources(runner: ProcessRunner, *, suite: str, components: Iterable[str]) -> AptSources:

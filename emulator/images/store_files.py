@@ -46,8 +46,8 @@ def write_atomic(path: Path, text: str, *, mode: int) -> None:
 
 
 def private(path: str, flags: int) -> int:
-    """An `opener` for `open`: a file that it makes is closed to others from its first byte on."""
-    return os.open(path, flags, 0o600)
+    """An `opener` for `open`: a file that it makes is closed to others from its first byte on; no link is followed."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
 
 
 def write_private(path: Path, text: str) -> None:

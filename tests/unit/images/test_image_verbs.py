@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import subprocess
 import zlib
 from pathlib import Path
@@ -12,7 +14,7 @@ from click.testing import CliRunner, Result
 
 import emulator.wiring
 from emulator.cli.image import command
-from emulator.errors import HyperscalerError, UsageError
+from emulator.errors import ConflictError, HyperscalerError, UsageError
 from emulator.images.builder import BuildPhase
 from emulator.images.store import GoldenImage, ImageStore
 
@@ -103,6 +105,20 @@ def test_the_listing_of_vulnerabilities(builds, tmp_path: Path) -> None:
     assert document["vulnerabilities"][0]["fixed"] is True
 
 
+def test_show_prints_what_the_files_can_be_compared_with(builds) -> None:
+    _, new = builds
+    sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (new.disk, new.kernel, new.initrd)}
+    text = call("show", new.digest[:8]).stdout
+    for name, checksum in sums.items():
+        assert f"  {name} {checksum}\n" in text
+    assert "munge" not in text
+    assert "  munge 0.5.15-2\n" in call("show", "demo", "--packages").stdout
+    document = json.loads(call("show", "demo", "--json").stdout)
+    assert document["sha256"].items() >= sums.items()
+    assert "sbom.spdx.json" in document["sha256"]
+    assert document["packages"] == {"munge": "0.5.15-2"}
+
+
 def test_gc_says_what_it_took(builds, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     class Nothing:
         """A world without labs."""
@@ -135,6 +151,37 @@ def test_an_import_without_a_disk_or_from_elsewhere(builds, tmp_path: Path) -> N
     disk.touch()
     with pytest.raises(HyperscalerError, match="the recipe of hpc-base has changed"):
         call("import", tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to somebody else")
+@pytest.mark.parametrize("name", ["image.json", "output-base/disk.qcow2", "output-base", "."])
+@pytest.mark.parametrize("how", ["owner", "mode"])
+def test_an_import_of_what_others_can_change_is_refused(builds, tmp_path: Path, name: str, how: str) -> None:
+    build = tmp_path / "build"
+    (build / "output-base").mkdir(parents=True)
+    (build / "output-base" / "disk.qcow2").touch()
+    (build / "image.json").write_text(
+        json.dumps({"version": 1, "name": "hpc-base", "recipe_digest": "x", "builder_version": "1", "inputs": {}})
+    )
+    if how == "owner":
+        os.chown(build / name, 12345, -1)
+    else:
+        (build / name).chmod(0o777)
+    with pytest.raises(
+        ConflictError, match="belongs to another user" if how == "owner" else "others can write"
+    ) as told:
+        call("import", build)
+    assert told.value.where == str(build / name)
+    assert "as root too" in told.value.fix
+
+
+@pytest.mark.parametrize("words", [("build", "demo", "--force"), ("import", "/nonexistent")])
+def test_a_tag_that_cannot_be_is_refused_before_anything_is_made(builds, tools, words: tuple[str, ...]) -> None:
+    tools.calls.clear()
+    with pytest.raises(UsageError, match="'V1' cannot be a tag"):
+        call(*words, "--tag", "V1")
+    assert tools.calls == []
+    assert listed()[builds[1].digest]["current"] is True
 
 
 def test_packer_files_for_a_recipe_that_is_not_there(builds, tmp_path: Path) -> None:

@@ -58,9 +58,10 @@ def sources(keyring: Path) -> AptSources:
 
 
 @pytest.fixture
-def directory(tmp_path: Path, store, sources: AptSources) -> Path:
+def directory(tmp_path: Path, sources: AptSources, request: pytest.FixtureRequest) -> Path:
     """Files for the real recipe of Slurm nodes, starting from an image of the test's store."""
     directory = prepare_directory(tmp_path / "build")
+    store = request.getfixturevalue("store")  # from here on the test is root, and the directory may not be
     key = directory / "ssh" / "id"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
     write_packer_files(
@@ -163,7 +164,14 @@ def test_excluded_files_of_a_system_that_was_there_before_go(tmp_path: Path) -> 
 # ------------------------------------------------------------ private, and the guest's view of the host
 def test_only_the_owner_can_read_what_may_hold_a_password(directory: Path) -> None:
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
-    for name in ("http/image-files.tar", "http/answers.cfg", "packer.pkrvars.json", "image.json", "ssh/id"):
+    for name in (
+        "http/image-files.tar",
+        "http/answers.cfg",
+        "http/preseed-hpc.cfg",
+        "packer.pkrvars.json",
+        "image.json",
+        "ssh/id",
+    ):
         assert stat.S_IMODE((directory / name).stat().st_mode) == 0o600, name
     assert "secret" not in (directory / "packer.pkrvars.json").read_text(), "Packer prints its variables"
 
@@ -222,6 +230,30 @@ def test_a_directory_that_is_in_use_is_refused(tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir(mode=0o755)
     assert stat.S_IMODE(prepare_directory(empty).stat().st_mode) == 0o700
+
+
+def test_files_of_others_are_never_written_to(tmp_path: Path, directory: Path, store, sources: AptSources) -> None:
+    """A link in the place of a file stops the command; what it leads to stays as it is."""
+    mine = tmp_path / "mine"
+    mine.write_text("mine")
+    for name in ("overlay.tar", "packer.pkrvars.json", "image.json"):
+        for path in (directory / "http").iterdir():
+            path.unlink()
+        (directory / "http").rmdir()
+        (directory / name).unlink(missing_ok=True)
+        (directory / name).symlink_to(mine)
+        with pytest.raises(FileExistsError):
+            write_packer_files(
+                directory,
+                load_recipe("hpc-base"),
+                inputs={},
+                sources=sources,
+                base=store.current("demo"),
+                machine=MACHINE,
+                public_key="ssh-ed25519 AAAA",
+            )
+        assert mine.read_text() == "mine"
+        (directory / name).unlink()
 
 
 def test_the_real_host_gives_sources_that_a_guest_can_use() -> None:
