@@ -17,7 +17,9 @@ from simulated_world import HookedPort
 
 from emulator.adapters.host_edits import HostEdits
 from emulator.adapters.simulated.calls import CallHook
-from emulator.app.host_prepare import PreparedHost, Wish, backups_of, plan, prepare, restore, standing
+from emulator.app.host_prepare import Wish, plan, prepare
+from emulator.app.host_record import PreparedHost, backups_of, standing
+from emulator.app.host_restore import restore
 from emulator.apply.audit import AuditLog
 from emulator.apply.executor import InterruptedRunError
 from emulator.apply.handler import StopFlag

@@ -18,7 +18,7 @@ from host_tools import HostTools
 
 from emulator.adapters.host_edits import HostEdits
 from emulator.app import host_prepare
-from emulator.app.host_prepare import PreparedHost, backups_of
+from emulator.app.host_record import PreparedHost, backups_of
 from emulator.apply.executor import InterruptedRunError
 from emulator.cli.host import command
 from emulator.errors import ExitCode
