@@ -7,7 +7,7 @@ import stat
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -110,14 +110,16 @@ def _require_ours(host: PreparedHost) -> None:
 
 
 def forget(host: PreparedHost) -> None:
-    """Copies first: the journal is what tells of them."""
+    """Copies first: the journal is what tells of them. What was kept for people stays."""
     directory = host.home.preparation
     if not directory.is_dir():
         return
     host.files.forget()
     for path in directory.iterdir():
-        path.unlink()  # the journal, and what was torn of it
-    directory.rmdir()
+        if not path.is_dir():
+            path.unlink()  # the journal, and what was torn of it
+    with suppress(OSError):  # not empty: there is something to keep
+        directory.rmdir()
 
 
 @contextmanager

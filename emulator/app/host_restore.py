@@ -11,8 +11,10 @@ from emulator.progress import Reporter
 
 
 def restore(host: PreparedHost, reporter: Reporter, *, force: bool = False, stop: StopFlag | None = None) -> Outcome:
-    """Put everything back as it was before the first `prepare`; a file that others have changed since is left, unless
-    `force` is given.
+    """Put everything back as it was before the first `prepare`; a file that others have changed since is left.
+
+    `force`: a file that `prepare` wrote itself is put back all the same, and what others made of it is kept aside.
+    Files that a command changed (groups, GRUB's) are others' too: commands take back what was added there.
 
     Raises:
         ConflictError: another command prepares or restores this host.
@@ -46,9 +48,13 @@ def _files_back(
             now = host.files.look(path)
             host.files.tidy(path)
             if now != touched.before:
-                if not force and not (touched.exact and touched.left_by_us(now)):
+                ours = touched.exact and touched.left_by_us(now)
+                if not ours and not (force and touched.written):
                     left[path] = "somebody has changed it since"
                     continue
+                if not ours and now.digest is not None:
+                    kept = host.files.keep(path, now)
+                    result.lasting.append(f"what was in {path} is kept: {kept}")
                 reporter.note(f"put back {path}")
                 host.files.put_back(path, touched.before)
                 result.done.append(f"{path} is {'as it was' if touched.before.digest else 'gone, as it was'}")

@@ -23,12 +23,14 @@ class Touched:
         possible: digests that the step that was cut off can have left, as far as that is known: what it found, and
             what it was about to write. A command may leave anything.
         exact: nobody else has changed it between two steps, so that `before` is all that is to be put back.
+        written: a step wrote it itself, as a whole. What a command changed is others' file.
     """
 
     before: FileLook
     after: FileLook | None = None
     possible: frozenset[str | None] = frozenset()
     exact: bool = True
+    written: bool = False
 
     def left_by_us(self, look: FileLook) -> bool:
         """Whether `look` is how the steps have left it. Not knowing is no: it may have others' changes."""
@@ -93,6 +95,7 @@ def _begin(record: Record, entry: Mapping[str, Any]) -> None:
         else:
             known.exact = known.exact and known.left_by_us(look)
         known.after = None
+        known.written = known.written or bool(entry.get("writes"))
         known.possible = frozenset((look.digest, entry.get("writes") or look.digest))
     step = DoneStep(
         entry["step"],

@@ -53,7 +53,11 @@ def prepare(*, dry_run: bool, gpus: bool | None, user: str | None, yes: bool, as
 
 
 @click.command("restore")
-@click.option("--force", is_flag=True, help="Put files back that others have changed since, too.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Put files that prepare wrote back though others have changed them, and keep theirs aside.",
+)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 def restore(*, force: bool, yes: bool, as_json: bool) -> None:

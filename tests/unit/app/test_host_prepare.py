@@ -336,9 +336,30 @@ def test_a_file_that_somebody_changed_since_is_left(machine: Machine) -> None:
     assert left == {SYSCTL_FILE.lstrip("/"): left[SYSCTL_FILE.lstrip("/")]}
     assert machine.home.preparation.exists()
     calls = len(machine.tools.calls)
-    assert restore(machine.host, QUIET, force=True).failed == []
+    forced = restore(machine.host, QUIET, force=True)
+    assert forced.failed == []
     assert machine.look() == before
     assert len(machine.tools.calls) == calls, "what was taken back is not taken back twice"
+    (kept,) = backups_of(machine.home).glob("*/*")
+    assert (kept.read_text(), kept.stat().st_mode & 0o777) == ("mine now\n", 0o600)
+    assert forced.lasting == [f"what was in {SYSCTL_FILE} is kept: {kept}"]
+    assert [path.name for path in machine.home.preparation.iterdir()] == ["backups"]
+
+    prepare(machine.host, ADA, QUIET)
+    assert restore(machine.host, QUIET).failed == []
+    assert (machine.look(), kept.read_text()) == (before, "mine now\n")
+
+
+def test_force_puts_back_nothing_that_is_others_as_well(machine: Machine) -> None:
+    """A whole group file or grub.cfg of before would take away groups and kernels that came since."""
+    before = machine.text("/etc/group")
+    prepare(machine.host, ADA, QUIET)
+    machine.write("/etc/group", machine.text("/etc/group") + "later:x:2000:\n")
+    machine.write("/boot/grub/grub.cfg", machine.text("/boot/grub/grub.cfg") + "linux /boot/vmlinuz-new ro\n")
+    machine.tools.calls.clear()
+    assert restore(machine.host, QUIET, force=True).failed == []
+    assert machine.text("/etc/group") == before + "later:x:2000:\n"
+    assert {("update-grub",), ("gpasswd", "-d", "ada", "libvirt")} <= set(machine.tools.calls)
 
 
 def test_a_group_file_that_others_changed_keeps_their_change(machine: Machine) -> None:
