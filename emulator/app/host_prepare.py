@@ -7,6 +7,7 @@ cut off is taken again by the next `prepare`, or taken back by `restore`.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -14,7 +15,9 @@ from emulator.app.host_record import ENVIRONMENT, Outcome, PreparedHost, alone, 
 from emulator.apply.handler import StopFlag
 from emulator.apply.preparation import Record, look_to_json
 from emulator.errors import HyperscalerError
-from emulator.host.preparation import PreparationPlan, Step, installs_packages, plan_preparation
+from emulator.host.modules import loads_module, tried_modules
+from emulator.host.preparation import PreparationPlan, installs_packages, plan_preparation
+from emulator.host.step import Step
 from emulator.progress import Reporter
 
 
@@ -42,27 +45,35 @@ def prepare(host: PreparedHost, wish: Wish, reporter: Reporter, *, stop: StopFla
     result = Outcome()
     with alone(host, "host prepare", result, reporter):
         tried: set[str] = set()
-        # What packages bring (groups, units, programs) is seen only after they are there: plan again then.
-        for _ in range(2):
-            result.plan = _plan(host, wish, record_of(host))
+        # What packages bring (groups, units, programs) is seen only after they are there, and which modules this kernel
+        # loads only after they were tried: plan again then.
+        for _ in range(3):
+            result.plan = _plan(host, wish, record_of(host), tried)
             todo = [step for step in result.plan.steps if step.id not in tried]
             if not todo:
                 break
             journal_of(host).append({"type": "plan", "steps": [step.id for step in todo]})
             packages = [step for step in todo if installs_packages(step.id)]
-            for step in packages or todo:
+            modules = [step for step in todo if loads_module(step.id)]
+            for step in packages or modules or todo:
                 go_on(stop, step.title)
                 tried.add(step.id)
                 _take(host, step, result, reporter)
-        result.plan = _plan(host, wish, record_of(host))
+        result.plan = _plan(host, wish, record_of(host), tried)
         return result
 
 
 # ---------------------------------------------------------------- doing
-def _plan(host: PreparedHost, wish: Wish, record: Record) -> PreparationPlan:
+def _plan(host: PreparedHost, wish: Wish, record: Record, tried: Collection[str] = ()) -> PreparationPlan:
+    """`tried`: ids of steps that this run has taken; another run tries again what failed."""
     readings = host.read()
     gpus = bool(readings.boards) if wish.gpus is None else wish.gpus
-    return plan_preparation(readings, user=wish.user, gpus=gpus, leftover=record.leftover)
+    modules = tried_modules(
+        # One that was cut off has loaded its module, or is planned again.
+        [step.id for step in record.steps.values() if not step.failed],
+        {step.id for step in record.steps.values() if step.failed and step.id in tried},
+    )
+    return plan_preparation(readings, user=wish.user, gpus=gpus, leftover=record.leftover, modules=modules)
 
 
 def _take(host: PreparedHost, step: Step, result: Outcome, reporter: Reporter) -> None:

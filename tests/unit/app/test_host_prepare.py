@@ -96,16 +96,16 @@ def test_a_plan_changes_nothing(machine: Machine) -> None:
     ids = [step.id for step in plan(machine.host, ADA).steps]
     assert ids == [
         "packages",
+        "module:kvm_intel",
+        "module:vhost_net",
+        "module:vfio_pci",
+        f"file:{MODULES_FILE}",
         f"file:{NOUVEAU_FILE}",
         f"file:{GRUB_FILE}",
-        f"file:{MODULES_FILE}",
         f"file:{SYSCTL_FILE}",
         "sysctl:fs.inotify.max_user_instances",
         "account:ada",
         "service:systemd-timesyncd.service",
-        "module:kvm_intel",
-        "module:vhost_net",
-        "module:vfio_pci",
         "initramfs",
         "grub",
     ]
@@ -206,12 +206,18 @@ def test_one_step_that_fails_leaves_the_others_to_go_on(machine: Machine) -> Non
     assert outcome.failed == [
         ("install nftables, zstd", "E: Unable to locate package nftables"),
         ("load kvm_intel", "Module not found"),
-        ("load vhost_net", "Module not found"),
         ("load vfio_pci", "Module not found"),
     ]
-    assert len(outcome.done) == 9
+    assert outcome.skipped == [("load vhost_net", "Module not found")]
+    assert len(outcome.done) == 8
     machine.tools.broken = {}
-    assert prepare(machine.host, ADA, QUIET).done == [title for title, _ in outcome.failed]
+    assert prepare(machine.host, ADA, QUIET).done == [
+        "install nftables, zstd",
+        "load kvm_intel",
+        "load vhost_net",
+        "load vfio_pci",
+        f"write {MODULES_FILE} (kvm_intel, vhost_net, vfio_pci)",
+    ]
     assert restore(machine.host, QUIET).failed == []
     assert machine.look() == before
 
@@ -258,6 +264,62 @@ def test_a_command_that_failed_is_tried_again_though_its_file_is_there(machine: 
     prepare(machine.host, ADA, QUIET)
     assert "intel_iommu=on" in machine.text("/boot/grub/grub.cfg")
     assert plan(machine.host, ADA).steps == ()
+
+
+KERNEL = "/lib/modules/6.1.0-44-amd64/modules"
+
+
+def test_a_module_that_the_kernel_lacks_is_told_and_not_tried(tmp_path: Path) -> None:
+    machine = Machine.planted(tmp_path, files={f"{KERNEL}.dep": "kernel/arch/x86/kvm/kvm-intel.ko:\n"})
+    before = machine.look()
+    outcome = prepare(machine.host, ADA, QUIET)
+    assert (outcome.failed, outcome.skipped) == ([], [])
+    assert machine.text(MODULES_FILE).splitlines()[1:] == ["kvm_intel"]
+    lacking = (
+        "this kernel has no module vhost_net: without it the network of guests is slower",
+        "this kernel has no module vfio_pci: without it no guest gets a real GPU",
+    )
+    assert outcome.plan.notes == lacking
+
+    calls = len(machine.tools.calls)
+    assert plan(machine.host, ADA).steps == ()
+    again = prepare(machine.host, ADA, QUIET)
+    assert (again.done, again.failed, again.skipped, again.plan.notes) == ([], [], [], lacking)
+    assert len(machine.tools.calls) == calls
+    assert restore(machine.host, QUIET).failed == []
+    assert machine.look() == before
+
+
+def test_a_module_that_cannot_be_loaded_is_not_listed_for_the_next_boot(machine: Machine) -> None:
+    load = machine.tools._modprobe
+
+    def without_kvm(name: str) -> None:
+        if name == "kvm_intel":
+            raise CommandError("Operation not supported")
+        load(name)
+
+    with patch.object(machine.tools, "_modprobe", without_kvm):
+        assert prepare(machine.host, ADA, QUIET).failed == [("load kvm_intel", "Operation not supported")]
+        assert machine.text(MODULES_FILE).splitlines()[1:] == ["vhost_net", "vfio_pci"]
+        assert prepare(machine.host, ADA, QUIET).done == []
+    assert prepare(machine.host, ADA, QUIET).done == [
+        "load kvm_intel",
+        f"write {MODULES_FILE} (vhost_net, vfio_pci, kvm_intel)",
+    ]
+
+
+def test_what_another_kernel_had_is_listed_no_more(machine: Machine) -> None:
+    prepare(machine.host, ADA, QUIET)
+    machine.write("/proc/modules", "kvm_intel 16384 0 - Live 0x0\nvfio_pci 16384 0 - Live 0x0\n")
+    machine.write(f"{KERNEL}.dep", "kernel/arch/x86/kvm/kvm-intel.ko:\n")
+    assert prepare(machine.host, ADA, QUIET).done == [f"write {MODULES_FILE} (kvm_intel, vfio_pci)"]
+
+
+def test_what_is_built_into_the_kernel_is_not_loaded(tmp_path: Path) -> None:
+    built_in = {f"{KERNEL}.builtin": "kernel/drivers/vfio/pci/vfio-pci.ko\nkernel/arch/x86/kvm/kvm-intel.ko\n"}
+    machine = Machine.planted(tmp_path, files=built_in)
+    steps = {step.id for step in plan(machine.host, ADA).steps}
+    assert {step for step in steps if step.startswith("module:")} == {"module:vhost_net"}
 
 
 def test_what_never_came_about_needs_not_be_taken_back(machine: Machine) -> None:
