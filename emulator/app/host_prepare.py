@@ -99,6 +99,7 @@ def _take(host: PreparedHost, step: Step, result: Outcome, reporter: Reporter) -
             "writes": hashlib.sha256(step.content.encode()).hexdigest() if step.path else None,
             "made": list(made),
             "undo": [list(words) for words in step.undo],
+            "sets": step.sets,
             "lasting": step.lasting,
         }
     )

@@ -7,6 +7,7 @@ from emulator.apply.handler import StopFlag
 from emulator.apply.preparation import DoneStep, Record
 from emulator.errors import HyperscalerError
 from emulator.host.preparation import FINISH_PACKAGES, installs_packages
+from emulator.host.undo import why_not_undone
 from emulator.progress import Reporter
 
 
@@ -103,19 +104,16 @@ def _run_back(host: PreparedHost, step: DoneStep, result: Outcome, reporter: Rep
     # Packages stay, but not by halves.
     finish = (FINISH_PACKAGES,) if installs_packages(step.id) and not step.ended else ()
     for words in step.undo or finish:
-        if _has_no_effect(host, words) or (words == FINISH_PACKAGES and " ".join(words) in result.done):
+        if words == FINISH_PACKAGES and " ".join(words) in result.done:
+            continue
+        stays = why_not_undone(words, step.sets, host.read())
+        if stays is not None:
+            if stays and step.ended:
+                result.lasting.append(stays)
             continue
         reporter.note(" ".join(words))
         host.runner.run(words, timeout=1800.0, env=ENVIRONMENT)
         result.done.append(" ".join(words))
-
-
-def _has_no_effect(host: PreparedHost, words: tuple[str, ...]) -> bool:
-    """gpasswd fails for who is not in the group: a step that was cut off may not have come so far."""
-    match words:
-        case ("gpasswd", "-d", user, group):
-            return user not in host.read().groups.get(group, ())
-    return False
 
 
 def _traces_back(host: PreparedHost, record: Record, step: DoneStep, open_paths: list[str]) -> None:

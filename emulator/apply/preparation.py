@@ -39,7 +39,7 @@ class Touched:
 
 @dataclass(slots=True)
 class DoneStep:
-    """A step that has begun. Neither `ended` nor `failed`: it was cut off. `traces`: see `Step`."""
+    """A step that has begun. Neither `ended` nor `failed`: it was cut off. `traces`, `sets`: see `Step`."""
 
     id: str
     title: str
@@ -47,6 +47,7 @@ class DoneStep:
     traces: frozenset[str]
     undo: tuple[tuple[str, ...], ...]
     lasting: str
+    sets: str = ""
     ended: bool = False
     failed: bool = False
 
@@ -104,6 +105,7 @@ def _begin(record: Record, entry: Mapping[str, Any]) -> None:
         frozenset(entry.get("traces", ())),
         tuple(tuple(words) for words in entry["undo"]),
         entry["lasting"],
+        entry.get("sets", ""),
     )
     earlier = record.steps.get(step.id)
     if earlier is not None:

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
 from emulator.host.checks.iommu import needed_arguments
-from emulator.host.checks.system import CLOCKS, INOTIFY_INSTANCES, INOTIFY_LEAST
+from emulator.host.checks.system import CLOCKS, INOTIFY_INSTANCES, INOTIFY_KEY, INOTIFY_LEAST
 from emulator.host.manual import ManualStep, manual_steps
 from emulator.host.modules import MODULES_FILE, NONE_TRIED, TriedModules, lacking_modules, modules_steps
 from emulator.host.readings import HostReadings
@@ -164,7 +164,7 @@ def _sysctl(host: HostReadings) -> list[Step]:
     limit = host.limits.inotify_instances
     if limit is None or limit >= INOTIFY_LEAST:
         return []
-    key, why = "fs.inotify.max_user_instances", "every dnsmasq and libvirt daemon takes some inotify instances"
+    key, why = INOTIFY_KEY, "every dnsmasq and libvirt daemon takes some inotify instances"
     setting = f"{key}={INOTIFY_INSTANCES}"
     content = f"{HEADER}{key} = {INOTIFY_INSTANCES}\n"
     return [
@@ -174,6 +174,7 @@ def _sysctl(host: HostReadings) -> list[Step]:
             f"set {setting}",
             f"{why}, and {limit} are few",
             argv=("sysctl", "-q", "-w", setting),
+            sets=setting,
             undo=(("sysctl", "-q", "-w", f"{key}={limit}"),),
         ),
     ]

@@ -22,6 +22,7 @@ class Step:
         traces: files that the command leaves beside those: copies of how they were, locks, unfinished ones. They tell
             nothing of their own.
         undo: commands that take it back. They are run unless every touched file could be put back as it was.
+        sets: the `key=value` that the command sets; it is taken back only while that is the value.
         lasting: what stays after it was taken back, for people; empty if nothing does.
         optional: labs run without it, so that it may fail.
     """
@@ -37,5 +38,6 @@ class Step:
     touches: tuple[str, ...] = ()
     traces: tuple[str, ...] = ()
     undo: tuple[tuple[str, ...], ...] = ()
+    sets: str = ""
     lasting: str = ""
     optional: bool = False

@@ -433,6 +433,59 @@ def test_a_group_file_that_others_changed_keeps_their_change(machine: Machine) -
     assert ("gpasswd", "-d", "ada", "libvirt") in machine.tools.calls
 
 
+LIMIT = "/proc/sys/fs/inotify/max_user_instances"
+
+
+def test_a_limit_that_somebody_set_since_stays(machine: Machine) -> None:
+    prepare(machine.host, ADA, QUIET)
+    machine.write(LIMIT, "8192\n")
+    back = restore(machine.host, QUIET)
+    assert (back.failed, machine.text(LIMIT)) == ([], "8192\n")
+    assert "fs.inotify.max_user_instances as somebody has set it since: 8192" in back.lasting
+    assert not machine.home.preparation.exists()
+
+
+def test_a_limit_that_is_back_already_is_not_set_again(machine: Machine) -> None:
+    prepare(machine.host, ADA, QUIET)
+    machine.write(LIMIT, "128\n")
+    machine.tools.calls.clear()
+    back = restore(machine.host, QUIET)
+    assert not [words for words in machine.tools.calls if words[0] == "sysctl"]
+    assert not [text for text in back.lasting if "inotify" in text]
+
+
+def test_a_record_that_does_not_tell_the_limit_is_restored_all_the_same(machine: Machine) -> None:
+    """Older ones do not."""
+    before, append = machine.look(), Journal.append
+
+    def older(journal: Journal, entry: dict[str, object]) -> None:
+        append(journal, {key: value for key, value in entry.items() if key != "sets"})
+
+    with patch.object(Journal, "append", older):
+        prepare(machine.host, ADA, QUIET)
+    assert restore(machine.host, QUIET).failed == []
+    assert machine.look() == before
+
+
+def test_a_service_that_somebody_disabled_since_is_not_stopped(machine: Machine) -> None:
+    prepare(machine.host, ADA, QUIET)
+    (machine.root / "host/etc/systemd/system/sysinit.target.wants/systemd-timesyncd.service").unlink()
+    machine.tools.calls.clear()
+    back = restore(machine.host, QUIET)
+    assert back.failed == []
+    assert not [words for words in machine.tools.calls if words[0] == "systemctl"]
+    assert "systemd-timesyncd.service as it is: it is not enabled any more" in back.lasting
+
+
+def test_a_service_that_is_gone_needs_not_be_disabled(machine: Machine) -> None:
+    """Another time service took its place: Debian's remove each other."""
+    prepare(machine.host, ADA, QUIET)
+    (machine.root / "host/usr/lib/systemd/system/systemd-timesyncd.service").unlink()
+    machine.tools.calls.clear()
+    assert restore(machine.host, QUIET).failed == []
+    assert not [words for words in machine.tools.calls if words[0] == "systemctl"]
+
+
 def failed_then(machine: Machine, program: str) -> None:
     machine.tools.broken = {program: "interrupted"}
     assert prepare(machine.host, ADA, QUIET).failed
