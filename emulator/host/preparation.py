@@ -66,11 +66,12 @@ def plan_preparation(
     """The steps that this host needs.
 
     Args:
-        user: who is to use libvirt and KVM without being root; None for nobody.
+        user: who is to use libvirt and KVM without being root; None for nobody, and root needs no groups for it.
         gpus: prepare for real GPUs, whether or not one is there already.
         leftover: ids of steps that an earlier run planned and did not end.
         modules: those that steps have loaded, or could not load just now.
     """
+    user = None if user == "root" else user
     files = [
         *modules_steps(host, modules, gpus=gpus),
         *_nouveau(host, gpus=gpus),

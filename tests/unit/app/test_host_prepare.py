@@ -140,6 +140,14 @@ def test_an_unknown_user_is_added_to_nothing(machine: Machine) -> None:
     assert made.notes == ("there is no user root:x; reboot in /etc/passwd: nobody is added to groups",)
 
 
+def test_root_needs_no_groups(machine: Machine) -> None:
+    """`sudo` says that root called it where root did."""
+    made = plan(machine.host, Wish("root"))
+    assert not [step for step in made.steps if step.id.startswith("account:")]
+    machine.write("/etc/group", "root:x:0:\n")
+    assert plan(machine.host, Wish("root")).notes == ()
+
+
 # ---------------------------------------------------------------- there and back
 def test_prepare_then_nothing_then_restore(machine: Machine) -> None:
     before = machine.look()

@@ -120,6 +120,19 @@ def test_a_restore_without_a_preparation_has_nothing_to_do(tmp_path: Path) -> No
     assert json.loads(done.stdout)["done"] == []
 
 
+@pytest.mark.parametrize(("caller", "added"), [("ada", ["account:ada"]), ("root", [])])
+def test_who_called_sudo_is_added_to_groups_unless_it_is_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caller: str, added: list[str]
+) -> None:
+    root, home = host_trees.plant(tmp_path / "root", "unprepared"), Home(tmp_path / "home")
+    host = PreparedHost(home, lambda: host_trees.read(root), HostEdits(root, backups_of(home)), HostTools(root))
+    monkeypatch.setattr("emulator.cli.host_prepare._host", lambda **_: host)
+    monkeypatch.setenv("SUDO_USER", caller)
+    result = CliRunner().invoke(command, ["prepare", "--dry-run", "--json"])
+    steps = json.loads(result.stdout)["steps"]
+    assert [step["id"] for step in steps if step["id"].startswith("account:")] == added
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("verb", ["prepare", "restore"])
 def test_a_signal_lets_the_command_under_way_end(
