@@ -50,15 +50,26 @@ class HostEdits:
         """Keep a copy under the digest of its content, on the disk when this returns."""
         if look.digest is None:
             return
-        self._backups.mkdir(mode=0o700, parents=True, exist_ok=True)
-        copy = self._backups / look.digest
+        self._copy(path, look, self._backups / look.digest)
+
+    def keep(self, path: str, look: FileLook) -> str:
+        """Keep a copy under the file's path and the start of its digest, for people, where `forget` leaves it."""
+        name = f"{path.strip('/').replace('/', '_')}.{(look.digest or '')[:12]}"
+        copy = self._backups / "replaced" / name
+        self._copy(path, look, copy)
+        return str(copy)
+
+    def _copy(self, path: str, look: FileLook, copy: Path) -> None:
+        for directory in (self._backups, copy.parent):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if copy.exists():
             return
         content = self._target(path).read_bytes()
         if hashlib.sha256(content).hexdigest() != look.digest:
             raise ConflictError("changes while it is copied", where=path, fix="run the command again")
         _replace(copy, content, FileLook(look.digest, 0o600, os.geteuid(), os.getegid()))
-        _sync(self._backups.parent)
+        for directory in (copy.parent.parent, self._backups.parent):
+            _sync(directory)
 
     def missing_parents(self, path: str) -> tuple[str, ...]:
         """Directories that `write` would have to make, the outermost first."""
@@ -110,11 +121,13 @@ class HostEdits:
             self._target(path).rmdir()
 
     def forget(self) -> None:
-        """Remove all copies."""
+        """Remove all copies but those to keep."""
         if self._backups.is_dir():
             for copy in self._backups.iterdir():
-                copy.unlink()
-            self._backups.rmdir()
+                if not copy.is_dir():
+                    copy.unlink()
+            with contextlib.suppress(OSError):  # not empty: there are some to keep
+                self._backups.rmdir()
 
     def _target(self, path: str) -> Path:
         target = self._root / path.lstrip("/")

@@ -28,6 +28,7 @@ from emulator.host.readings import (
     parse_cgroup_mounts,
     parse_dpkg_status,
     parse_driver_version,
+    parse_modules,
     parse_open_files,
     parse_processor,
     parse_version,
@@ -145,8 +146,13 @@ class HostReader:
 
     def _loaded(self) -> frozenset[str]:
         listed = {line.split()[0] for line in self._read("/proc/modules").splitlines() if line.split()}
-        # A module that is built into the kernel is listed here alone, and only if it has parameters or a version.
-        return frozenset(name.replace("-", "_") for name in (*listed, *names(self._files, "/sys/module")))
+        # Of the modules that are built into the kernel, sysfs has those with parameters or a version.
+        here = {name.replace("-", "_") for name in (*listed, *names(self._files, "/sys/module"))}
+        return frozenset(here | parse_modules(self._modules("builtin")))
+
+    def _modules(self, table: str) -> str:
+        release = self._read("/proc/sys/kernel/osrelease")
+        return self._read(f"/lib/modules/{release}/modules.{table}") if release else ""
 
     def _kernel(self, loaded: frozenset[str]) -> Kernel:
         arguments = tuple(self._read("/proc/cmdline").split())
@@ -166,7 +172,8 @@ class HostReader:
             text = self._read(f"/sys/module/{module}/parameters/{parameter}")
             if text:
                 parameters[key] = text
-        return Kernel(arguments, loaded, parameters, blacklisted)
+        loadable = parse_modules(self._modules("dep"))
+        return Kernel(arguments, loaded, loadable, parameters, blacklisted)
 
     def _iommu(self) -> Iommu:
         groups = len(names(self._files, "/sys/kernel/iommu_groups"))

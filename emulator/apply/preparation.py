@@ -23,12 +23,14 @@ class Touched:
         possible: digests that the step that was cut off can have left, as far as that is known: what it found, and
             what it was about to write. A command may leave anything.
         exact: nobody else has changed it between two steps, so that `before` is all that is to be put back.
+        written: a step wrote it itself, as a whole. What a command changed is others' file.
     """
 
     before: FileLook
     after: FileLook | None = None
     possible: frozenset[str | None] = frozenset()
     exact: bool = True
+    written: bool = False
 
     def left_by_us(self, look: FileLook) -> bool:
         """Whether `look` is how the steps have left it. Not knowing is no: it may have others' changes."""
@@ -37,7 +39,7 @@ class Touched:
 
 @dataclass(slots=True)
 class DoneStep:
-    """A step that has begun. Neither `ended` nor `failed`: it was cut off. `traces`: see `Step`."""
+    """A step that has begun. Neither `ended` nor `failed`: it was cut off. `traces`, `sets`: see `Step`."""
 
     id: str
     title: str
@@ -45,6 +47,7 @@ class DoneStep:
     traces: frozenset[str]
     undo: tuple[tuple[str, ...], ...]
     lasting: str
+    sets: str = ""
     ended: bool = False
     failed: bool = False
 
@@ -93,6 +96,7 @@ def _begin(record: Record, entry: Mapping[str, Any]) -> None:
         else:
             known.exact = known.exact and known.left_by_us(look)
         known.after = None
+        known.written = known.written or bool(entry.get("writes"))
         known.possible = frozenset((look.digest, entry.get("writes") or look.digest))
     step = DoneStep(
         entry["step"],
@@ -101,6 +105,7 @@ def _begin(record: Record, entry: Mapping[str, Any]) -> None:
         frozenset(entry.get("traces", ())),
         tuple(tuple(words) for words in entry["undo"]),
         entry["lasting"],
+        entry.get("sets", ""),
     )
     earlier = record.steps.get(step.id)
     if earlier is not None:

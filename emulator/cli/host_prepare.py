@@ -13,7 +13,7 @@ from emulator.cli.output import json_option, print_json
 from emulator.errors import ExitCode, HostNotFitError
 
 if TYPE_CHECKING:
-    from emulator.app.host_prepare import Outcome, PreparedHost
+    from emulator.app.host_record import Outcome, PreparedHost
     from emulator.host.preparation import PreparationPlan
 
 
@@ -53,24 +53,29 @@ def prepare(*, dry_run: bool, gpus: bool | None, user: str | None, yes: bool, as
 
 
 @click.command("restore")
-@click.option("--force", is_flag=True, help="Put files back that others have changed since, too.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Put files that prepare wrote back though others have changed them, and keep theirs aside.",
+)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 def restore(*, force: bool, yes: bool, as_json: bool) -> None:
     """Take back what `host prepare` did to this machine."""
-    from emulator.app import host_prepare as app
+    from emulator.app.host_record import standing
+    from emulator.app.host_restore import restore as take_back
     from emulator.cli.host_prepare_text import outcome_json, outcome_text
     from emulator.cli.lab_file import confirmed
     from emulator.cli.signals import stop_on_signals
 
     host = _host(dry=False)
-    standing = app.standing(host)
-    if standing:
-        click.echo("to take back: " + "; ".join(standing), err=True)
+    titles = standing(host)
+    if titles:
+        click.echo("to take back: " + "; ".join(titles), err=True)
         if not confirmed("Put all of this back as it was?", yes=yes):
             return
     with stop_on_signals() as stop, reporting(live=False) as reporter:
-        outcome = app.restore(host, reporter, force=force, stop=stop)
+        outcome = take_back(host, reporter, force=force, stop=stop)
     _say(outcome_json(outcome), outcome_text(outcome, "back"), as_json=as_json)
     sys.exit(ExitCode.FAILED if outcome.failed else ExitCode.DONE)
 
@@ -84,7 +89,7 @@ def _host(*, dry: bool) -> PreparedHost:
 
 
 def _nothing(plan: PreparationPlan) -> Outcome:
-    from emulator.app.host_prepare import Outcome
+    from emulator.app.host_record import Outcome
 
     return Outcome(plan=plan)
 

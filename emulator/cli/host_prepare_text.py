@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from emulator.app.host_prepare import Outcome
+from emulator.app.host_record import Outcome
 from emulator.host.preparation import PreparationPlan
 
 

@@ -10,17 +10,17 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
 from emulator.host.checks.iommu import needed_arguments
-from emulator.host.checks.system import CLOCKS, INOTIFY_INSTANCES, INOTIFY_LEAST
+from emulator.host.checks.system import CLOCKS, INOTIFY_INSTANCES, INOTIFY_KEY, INOTIFY_LEAST
 from emulator.host.manual import ManualStep, manual_steps
-from emulator.host.readings import CpuVendor, DeviceAnswer, HostReadings
+from emulator.host.modules import MODULES_FILE, NONE_TRIED, TriedModules, lacking_modules, modules_steps
+from emulator.host.readings import HostReadings
+from emulator.host.step import HEADER, Step
 
 NOUVEAU_FILE = "/etc/modprobe.d/hyperscaler-nouveau.conf"
 GRUB_FILE = "/etc/default/grub.d/60-hyperscaler.cfg"
-MODULES_FILE = "/etc/modules-load.d/hyperscaler.conf"
 SYSCTL_FILE = "/etc/sysctl.d/60-hyperscaler.conf"
 FILES = (NOUVEAU_FILE, GRUB_FILE, MODULES_FILE, SYSCTL_FILE)
 
-_HEADER = "# Written by `hyperscaler host prepare`; `hyperscaler host restore` takes it away.\n"
 # All that the tools of the shadow package write when a user joins a group: the files, and what stays beside them.
 _GROUP_FILES = ("/etc/group", "/etc/gshadow")
 _GROUP_TRACES = ("/etc/group-", "/etc/gshadow-", "/etc/.pwd.lock")
@@ -30,39 +30,7 @@ _CLOCK_UNITS = ("chrony.service", "systemd-timesyncd.service", "ntpsec.service",
 _VGPU_UNITS = ("nvidia-vgpud.service", "nvidia-vgpu-mgr.service")
 UNITS = (*_CLOCK_UNITS, *_VGPU_UNITS)
 # Seconds.
-_QUICK, _SLOW = 120.0, 1800.0
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One thing to do: a file to write, or a command to run.
-
-    Attributes:
-        id: names it in the journal; the same for the same thing in every run.
-        path: the file to write with `content`; empty for a command.
-        argv: the command; empty for a file. Those of `first` are run before it, and may fail.
-        timeout: of the command, seconds.
-        touches: files that the command writes, besides what it makes anew from others.
-        traces: files that the command leaves beside those: copies of how they were, locks, unfinished ones. They tell
-            nothing of their own.
-        undo: commands that take it back. They are run unless every touched file could be put back as it was.
-        lasting: what stays after it was taken back, for people; empty if nothing does.
-        optional: labs run without it, so that it may fail.
-    """
-
-    id: str
-    title: str
-    why: str
-    path: str = ""
-    content: str = ""
-    argv: tuple[str, ...] = ()
-    first: tuple[tuple[str, ...], ...] = ()
-    timeout: float = _QUICK
-    touches: tuple[str, ...] = ()
-    traces: tuple[str, ...] = ()
-    undo: tuple[tuple[str, ...], ...] = ()
-    lasting: str = ""
-    optional: bool = False
+_SLOW = 1800.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,16 +56,28 @@ def installs_packages(step_id: str) -> bool:
 
 
 def plan_preparation(
-    host: HostReadings, *, user: str | None, gpus: bool, leftover: Collection[str] = ()
+    host: HostReadings,
+    *,
+    user: str | None,
+    gpus: bool,
+    leftover: Collection[str] = (),
+    modules: TriedModules = NONE_TRIED,
 ) -> PreparationPlan:
     """The steps that this host needs.
 
     Args:
-        user: who is to use libvirt and KVM without being root; None for nobody.
+        user: who is to use libvirt and KVM without being root; None for nobody, and root needs no groups for it.
         gpus: prepare for real GPUs, whether or not one is there already.
         leftover: ids of steps that an earlier run planned and did not end.
+        modules: those that steps have loaded, or could not load just now.
     """
-    files = [*_nouveau(host, gpus=gpus), *_grub_file(host, gpus=gpus), *_modules_file(host, gpus=gpus), *_sysctl(host)]
+    user = None if user == "root" else user
+    files = [
+        *modules_steps(host, modules, gpus=gpus),
+        *_nouveau(host, gpus=gpus),
+        *_grub_file(host, gpus=gpus),
+        *_sysctl(host),
+    ]
     files = [step for step in files if not step.path or host.own_files.get(step.path) != step.content]
     written = {step.path for step in files}
     steps = [
@@ -105,7 +85,6 @@ def plan_preparation(
         *files,
         *_account(host, user),
         *_services(host, gpus=gpus),
-        *_load(host, gpus=gpus),
     ]
     if NOUVEAU_FILE in written or INITRAMFS in leftover:
         steps.extend(_initramfs(host))
@@ -161,7 +140,7 @@ def _nouveau(host: HostReadings, *, gpus: bool) -> list[Step]:
     elsewhere = host.kernel.blacklisted.get("nouveau")
     if not gpus or (elsewhere is not None and elsewhere != NOUVEAU_FILE):
         return []
-    content = f"{_HEADER}blacklist nouveau\noptions nouveau modeset=0\n"
+    content = f"{HEADER}blacklist nouveau\noptions nouveau modeset=0\n"
     why = "nouveau would take the GPUs at boot"
     return [Step(f"file:{NOUVEAU_FILE}", f"write {NOUVEAU_FILE}", why, NOUVEAU_FILE, content)]
 
@@ -177,56 +156,18 @@ def _grub_file(host: HostReadings, *, gpus: bool) -> list[Step]:
     if not gpus or not lacking or "update-grub" not in host.programs:
         return []
     words = " ".join(needed_arguments(host.processor.vendor))
-    content = f'{_HEADER}GRUB_CMDLINE_LINUX_DEFAULT="$GRUB_CMDLINE_LINUX_DEFAULT {words}"\n'
+    content = f'{HEADER}GRUB_CMDLINE_LINUX_DEFAULT="$GRUB_CMDLINE_LINUX_DEFAULT {words}"\n'
     why = "the IOMMU is off, and real GPUs reach guests only through it"
     return [Step(f"file:{GRUB_FILE}", f"write {GRUB_FILE} ({words})", why, GRUB_FILE, content)]
-
-
-def _wanted_modules(host: HostReadings, *, gpus: bool) -> tuple[str, ...]:
-    """Modules that are not there now. `vfio-pci` is loaded by libvirt when a board goes to a guest, but not at boot."""
-    wanted = []
-    if host.processor.virtualisation and host.devices["/dev/kvm"] is DeviceAnswer.ABSENT:
-        wanted.append("kvm_amd" if host.processor.vendor is CpuVendor.AMD else "kvm_intel")
-    if host.devices["/dev/net/tun"] is DeviceAnswer.ABSENT:
-        wanted.append("tun")
-    if host.devices["/dev/vhost-net"] is DeviceAnswer.ABSENT:
-        wanted.append("vhost_net")
-    if gpus and "vfio_pci" not in host.kernel.loaded:
-        wanted.append("vfio_pci")
-    return tuple(wanted)
-
-
-def _modules_file(host: HostReadings, *, gpus: bool) -> list[Step]:
-    before = host.own_files.get(MODULES_FILE, "").splitlines()
-    listed = [line for line in before if line and not line.startswith("#")]
-    names = list(dict.fromkeys((*listed, *_wanted_modules(host, gpus=gpus))))
-    if not names:
-        return []
-    content = _HEADER + "".join(f"{name}\n" for name in names)
-    title = f"write {MODULES_FILE} ({', '.join(names)})"
-    return [Step(f"file:{MODULES_FILE}", title, "these modules are needed at every boot", MODULES_FILE, content)]
-
-
-def _load(host: HostReadings, *, gpus: bool) -> list[Step]:
-    return [
-        Step(
-            f"module:{name}",
-            f"load {name}",
-            "needed now, and not loaded",
-            argv=("modprobe", name),
-            lasting=f"{name} stays loaded until the next boot",
-        )
-        for name in _wanted_modules(host, gpus=gpus)
-    ]
 
 
 def _sysctl(host: HostReadings) -> list[Step]:
     limit = host.limits.inotify_instances
     if limit is None or limit >= INOTIFY_LEAST:
         return []
-    key, why = "fs.inotify.max_user_instances", "every dnsmasq and libvirt daemon takes some inotify instances"
+    key, why = INOTIFY_KEY, "every dnsmasq and libvirt daemon takes some inotify instances"
     setting = f"{key}={INOTIFY_INSTANCES}"
-    content = f"{_HEADER}{key} = {INOTIFY_INSTANCES}\n"
+    content = f"{HEADER}{key} = {INOTIFY_INSTANCES}\n"
     return [
         Step(f"file:{SYSCTL_FILE}", f"write {SYSCTL_FILE}", why, SYSCTL_FILE, content),
         Step(
@@ -234,6 +175,7 @@ def _sysctl(host: HostReadings) -> list[Step]:
             f"set {setting}",
             f"{why}, and {limit} are few",
             argv=("sysctl", "-q", "-w", setting),
+            sets=setting,
             undo=(("sysctl", "-q", "-w", f"{key}={limit}"),),
         ),
     ]
@@ -327,7 +269,7 @@ def _reboot(host: HostReadings, there: Collection[str]) -> list[str]:
 
 
 def _notes(host: HostReadings, user: str | None, *, gpus: bool, written: Collection[str]) -> list[str]:
-    notes = []
+    notes = lacking_modules(host, gpus=gpus)
     if user is not None and user not in host.accounts:
         notes.append(f"there is no user {user} in /etc/passwd: nobody is added to groups")
     elif user is not None and (absent := [name for name in _GROUPS if name not in host.groups]):

@@ -79,10 +79,12 @@ class HostUser:
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """`parameters` are those of modules, by `module/parameter`; `loaded` are names with underscores."""
+    """`parameters` are those of modules, by `module/parameter`. Names of modules have underscores: `loaded` are there,
+    built in or not, `loadable` are those that modprobe finds for this kernel."""
 
     arguments: tuple[str, ...]
     loaded: frozenset[str]
+    loadable: frozenset[str] = frozenset()
     parameters: Mapping[str, str] = field(default_factory=dict)
     blacklisted: Mapping[str, str] = field(default_factory=dict)
     """Module -> the file or kernel argument that keeps it from being loaded."""
@@ -233,6 +235,13 @@ class HostReadings:
 
 
 # ---------------------------------------------------------------- parsing
+def parse_modules(text: str) -> frozenset[str]:
+    """Names out of `modules.dep` or `modules.builtin`: lines that begin with the path of a module."""
+    paths = (line.partition(":")[0] for line in text.splitlines())
+    # With the ending of a compression: vfio-pci.ko.xz
+    return frozenset(path.rpartition("/")[2].partition(".")[0].replace("-", "_") for path in paths if path)
+
+
 def parse_processor(cpuinfo: str) -> Processor:
     """`/proc/cpuinfo`; all processors of a machine are taken to be alike, as virt-host-validate does."""
     first = cpuinfo.split("\n\n", 1)[0]

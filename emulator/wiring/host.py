@@ -15,7 +15,7 @@ from emulator.paths import Home
 from emulator.share import share_dir
 
 if TYPE_CHECKING:
-    from emulator.app.host_prepare import PreparedHost
+    from emulator.app.host_record import PreparedHost
 
 
 def wanted_packages() -> dict[str, bool]:
@@ -27,7 +27,7 @@ def wanted_packages() -> dict[str, bool]:
 def this_host() -> PreparedHost:
     """This machine as one that can be changed."""
     from emulator.adapters.host_edits import HostEdits
-    from emulator.app.host_prepare import PreparedHost, backups_of
+    from emulator.app.host_record import PreparedHost, backups_of
 
     home = Home.default()
     edits = HostEdits(Path("/"), backups_of(home))

@@ -78,6 +78,9 @@ class HostTools:
         self._edit("/proc/sys/" + key.replace(".", "/"), lambda _: value + "\n")
 
     def _modprobe(self, name: str) -> None:
+        tables = self.root.glob("lib/modules/*/modules.dep")
+        if not any(f"/{name}.ko" in table.read_text().replace("-", "_") for table in tables):
+            raise CommandError(f"modprobe: FATAL: Module {name} not found in directory /lib/modules/6.1.0-44-amd64")
         self._edit("/proc/modules", lambda text: f"{text}{name} 16384 0 - Live 0x0\n")
         devices = {"kvm_intel": "/dev/kvm", "vhost_net": "/dev/vhost-net", "tun": "/dev/net/tun"}
         if name in devices:

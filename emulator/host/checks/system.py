@@ -17,6 +17,7 @@ CLOCKS = {
 }
 # Controllers that virt-host-validate asks for, freezer being its LXC part's.
 _CONTROLLERS = ("cpu", "cpuacct", "cpuset", "memory", "devices", "blkio", "freezer")
+INOTIFY_KEY = "fs.inotify.max_user_instances"
 INOTIFY_INSTANCES = 512
 """Each dnsmasq and each libvirt daemon takes some, and the kernel's default is 128 for all of a user's programs."""
 INOTIFY_LEAST = 256
@@ -69,7 +70,7 @@ def _inotify(host: HostReadings) -> CheckResult:
     if limit is None:
         return ok(id_, title, "no limit shown", why)
     if limit < INOTIFY_LEAST:
-        fix = f"hyperscaler host prepare, or sysctl fs.inotify.max_user_instances={INOTIFY_INSTANCES}"
+        fix = f"hyperscaler host prepare, or sysctl {INOTIFY_KEY}={INOTIFY_INSTANCES}"
         return CheckResult(id_, title, Level.WARN, f"{limit} for each user", why, fix)
     return ok(id_, title, f"{limit} for each user", why)
 

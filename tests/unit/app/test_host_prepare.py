@@ -17,7 +17,9 @@ from simulated_world import HookedPort
 
 from emulator.adapters.host_edits import HostEdits
 from emulator.adapters.simulated.calls import CallHook
-from emulator.app.host_prepare import PreparedHost, Wish, backups_of, plan, prepare, restore, standing
+from emulator.app.host_prepare import Wish, plan, prepare
+from emulator.app.host_record import PreparedHost, backups_of, standing
+from emulator.app.host_restore import restore
 from emulator.apply.audit import AuditLog
 from emulator.apply.executor import InterruptedRunError
 from emulator.apply.handler import StopFlag
@@ -94,16 +96,16 @@ def test_a_plan_changes_nothing(machine: Machine) -> None:
     ids = [step.id for step in plan(machine.host, ADA).steps]
     assert ids == [
         "packages",
+        "module:kvm_intel",
+        "module:vhost_net",
+        "module:vfio_pci",
+        f"file:{MODULES_FILE}",
         f"file:{NOUVEAU_FILE}",
         f"file:{GRUB_FILE}",
-        f"file:{MODULES_FILE}",
         f"file:{SYSCTL_FILE}",
         "sysctl:fs.inotify.max_user_instances",
         "account:ada",
         "service:systemd-timesyncd.service",
-        "module:kvm_intel",
-        "module:vhost_net",
-        "module:vfio_pci",
         "initramfs",
         "grub",
     ]
@@ -136,6 +138,14 @@ def test_an_unknown_user_is_added_to_nothing(machine: Machine) -> None:
     made = plan(machine.host, Wish("root:x; reboot"))
     assert not [step for step in made.steps if step.id.startswith("account:")]
     assert made.notes == ("there is no user root:x; reboot in /etc/passwd: nobody is added to groups",)
+
+
+def test_root_needs_no_groups(machine: Machine) -> None:
+    """`sudo` says that root called it where root did."""
+    made = plan(machine.host, Wish("root"))
+    assert not [step for step in made.steps if step.id.startswith("account:")]
+    machine.write("/etc/group", "root:x:0:\n")
+    assert plan(machine.host, Wish("root")).notes == ()
 
 
 # ---------------------------------------------------------------- there and back
@@ -204,12 +214,18 @@ def test_one_step_that_fails_leaves_the_others_to_go_on(machine: Machine) -> Non
     assert outcome.failed == [
         ("install nftables, zstd", "E: Unable to locate package nftables"),
         ("load kvm_intel", "Module not found"),
-        ("load vhost_net", "Module not found"),
         ("load vfio_pci", "Module not found"),
     ]
-    assert len(outcome.done) == 9
+    assert outcome.skipped == [("load vhost_net", "Module not found")]
+    assert len(outcome.done) == 8
     machine.tools.broken = {}
-    assert prepare(machine.host, ADA, QUIET).done == [title for title, _ in outcome.failed]
+    assert prepare(machine.host, ADA, QUIET).done == [
+        "install nftables, zstd",
+        "load kvm_intel",
+        "load vhost_net",
+        "load vfio_pci",
+        f"write {MODULES_FILE} (kvm_intel, vhost_net, vfio_pci)",
+    ]
     assert restore(machine.host, QUIET).failed == []
     assert machine.look() == before
 
@@ -256,6 +272,62 @@ def test_a_command_that_failed_is_tried_again_though_its_file_is_there(machine: 
     prepare(machine.host, ADA, QUIET)
     assert "intel_iommu=on" in machine.text("/boot/grub/grub.cfg")
     assert plan(machine.host, ADA).steps == ()
+
+
+KERNEL = "/lib/modules/6.1.0-44-amd64/modules"
+
+
+def test_a_module_that_the_kernel_lacks_is_told_and_not_tried(tmp_path: Path) -> None:
+    machine = Machine.planted(tmp_path, files={f"{KERNEL}.dep": "kernel/arch/x86/kvm/kvm-intel.ko:\n"})
+    before = machine.look()
+    outcome = prepare(machine.host, ADA, QUIET)
+    assert (outcome.failed, outcome.skipped) == ([], [])
+    assert machine.text(MODULES_FILE).splitlines()[1:] == ["kvm_intel"]
+    lacking = (
+        "this kernel has no module vhost_net: without it the network of guests is slower",
+        "this kernel has no module vfio_pci: without it no guest gets a real GPU",
+    )
+    assert outcome.plan.notes == lacking
+
+    calls = len(machine.tools.calls)
+    assert plan(machine.host, ADA).steps == ()
+    again = prepare(machine.host, ADA, QUIET)
+    assert (again.done, again.failed, again.skipped, again.plan.notes) == ([], [], [], lacking)
+    assert len(machine.tools.calls) == calls
+    assert restore(machine.host, QUIET).failed == []
+    assert machine.look() == before
+
+
+def test_a_module_that_cannot_be_loaded_is_not_listed_for_the_next_boot(machine: Machine) -> None:
+    load = machine.tools._modprobe
+
+    def without_kvm(name: str) -> None:
+        if name == "kvm_intel":
+            raise CommandError("Operation not supported")
+        load(name)
+
+    with patch.object(machine.tools, "_modprobe", without_kvm):
+        assert prepare(machine.host, ADA, QUIET).failed == [("load kvm_intel", "Operation not supported")]
+        assert machine.text(MODULES_FILE).splitlines()[1:] == ["vhost_net", "vfio_pci"]
+        assert prepare(machine.host, ADA, QUIET).done == []
+    assert prepare(machine.host, ADA, QUIET).done == [
+        "load kvm_intel",
+        f"write {MODULES_FILE} (vhost_net, vfio_pci, kvm_intel)",
+    ]
+
+
+def test_what_another_kernel_had_is_listed_no_more(machine: Machine) -> None:
+    prepare(machine.host, ADA, QUIET)
+    machine.write("/proc/modules", "kvm_intel 16384 0 - Live 0x0\nvfio_pci 16384 0 - Live 0x0\n")
+    machine.write(f"{KERNEL}.dep", "kernel/arch/x86/kvm/kvm-intel.ko:\n")
+    assert prepare(machine.host, ADA, QUIET).done == [f"write {MODULES_FILE} (kvm_intel, vfio_pci)"]
+
+
+def test_what_is_built_into_the_kernel_is_not_loaded(tmp_path: Path) -> None:
+    built_in = {f"{KERNEL}.builtin": "kernel/drivers/vfio/pci/vfio-pci.ko\nkernel/arch/x86/kvm/kvm-intel.ko\n"}
+    machine = Machine.planted(tmp_path, files=built_in)
+    steps = {step.id for step in plan(machine.host, ADA).steps}
+    assert {step for step in steps if step.startswith("module:")} == {"module:vhost_net"}
 
 
 def test_what_never_came_about_needs_not_be_taken_back(machine: Machine) -> None:
@@ -334,9 +406,30 @@ def test_a_file_that_somebody_changed_since_is_left(machine: Machine) -> None:
     assert left == {SYSCTL_FILE.lstrip("/"): left[SYSCTL_FILE.lstrip("/")]}
     assert machine.home.preparation.exists()
     calls = len(machine.tools.calls)
-    assert restore(machine.host, QUIET, force=True).failed == []
+    forced = restore(machine.host, QUIET, force=True)
+    assert forced.failed == []
     assert machine.look() == before
     assert len(machine.tools.calls) == calls, "what was taken back is not taken back twice"
+    (kept,) = backups_of(machine.home).glob("*/*")
+    assert (kept.read_text(), kept.stat().st_mode & 0o777) == ("mine now\n", 0o600)
+    assert forced.lasting == [f"what was in {SYSCTL_FILE} is kept: {kept}"]
+    assert [path.name for path in machine.home.preparation.iterdir()] == ["backups"]
+
+    prepare(machine.host, ADA, QUIET)
+    assert restore(machine.host, QUIET).failed == []
+    assert (machine.look(), kept.read_text()) == (before, "mine now\n")
+
+
+def test_force_puts_back_nothing_that_is_others_as_well(machine: Machine) -> None:
+    """A whole group file or grub.cfg of before would take away groups and kernels that came since."""
+    before = machine.text("/etc/group")
+    prepare(machine.host, ADA, QUIET)
+    machine.write("/etc/group", machine.text("/etc/group") + "later:x:2000:\n")
+    machine.write("/boot/grub/grub.cfg", machine.text("/boot/grub/grub.cfg") + "linux /boot/vmlinuz-new ro\n")
+    machine.tools.calls.clear()
+    assert restore(machine.host, QUIET, force=True).failed == []
+    assert machine.text("/etc/group") == before + "later:x:2000:\n"
+    assert {("update-grub",), ("gpasswd", "-d", "ada", "libvirt")} <= set(machine.tools.calls)
 
 
 def test_a_group_file_that_others_changed_keeps_their_change(machine: Machine) -> None:
@@ -346,6 +439,59 @@ def test_a_group_file_that_others_changed_keeps_their_change(machine: Machine) -
     assert restore(machine.host, QUIET).failed == []
     assert machine.text("/etc/group") == before + "later:x:2000:\n"
     assert ("gpasswd", "-d", "ada", "libvirt") in machine.tools.calls
+
+
+LIMIT = "/proc/sys/fs/inotify/max_user_instances"
+
+
+def test_a_limit_that_somebody_set_since_stays(machine: Machine) -> None:
+    prepare(machine.host, ADA, QUIET)
+    machine.write(LIMIT, "8192\n")
+    back = restore(machine.host, QUIET)
+    assert (back.failed, machine.text(LIMIT)) == ([], "8192\n")
+    assert "fs.inotify.max_user_instances as somebody has set it since: 8192" in back.lasting
+    assert not machine.home.preparation.exists()
+
+
+def test_a_limit_that_is_back_already_is_not_set_again(machine: Machine) -> None:
+    prepare(machine.host, ADA, QUIET)
+    machine.write(LIMIT, "128\n")
+    machine.tools.calls.clear()
+    back = restore(machine.host, QUIET)
+    assert not [words for words in machine.tools.calls if words[0] == "sysctl"]
+    assert not [text for text in back.lasting if "inotify" in text]
+
+
+def test_a_record_that_does_not_tell_the_limit_is_restored_all_the_same(machine: Machine) -> None:
+    """Older ones do not."""
+    before, append = machine.look(), Journal.append
+
+    def older(journal: Journal, entry: dict[str, object]) -> None:
+        append(journal, {key: value for key, value in entry.items() if key != "sets"})
+
+    with patch.object(Journal, "append", older):
+        prepare(machine.host, ADA, QUIET)
+    assert restore(machine.host, QUIET).failed == []
+    assert machine.look() == before
+
+
+def test_a_service_that_somebody_disabled_since_is_not_stopped(machine: Machine) -> None:
+    prepare(machine.host, ADA, QUIET)
+    (machine.root / "host/etc/systemd/system/sysinit.target.wants/systemd-timesyncd.service").unlink()
+    machine.tools.calls.clear()
+    back = restore(machine.host, QUIET)
+    assert back.failed == []
+    assert not [words for words in machine.tools.calls if words[0] == "systemctl"]
+    assert "systemd-timesyncd.service as it is: it is not enabled any more" in back.lasting
+
+
+def test_a_service_that_is_gone_needs_not_be_disabled(machine: Machine) -> None:
+    """Another time service took its place: Debian's remove each other."""
+    prepare(machine.host, ADA, QUIET)
+    (machine.root / "host/usr/lib/systemd/system/systemd-timesyncd.service").unlink()
+    machine.tools.calls.clear()
+    assert restore(machine.host, QUIET).failed == []
+    assert not [words for words in machine.tools.calls if words[0] == "systemctl"]
 
 
 def failed_then(machine: Machine, program: str) -> None:

@@ -18,7 +18,7 @@ from host_tools import HostTools
 
 from emulator.adapters.host_edits import HostEdits
 from emulator.app import host_prepare
-from emulator.app.host_prepare import PreparedHost, backups_of
+from emulator.app.host_record import PreparedHost, backups_of
 from emulator.apply.executor import InterruptedRunError
 from emulator.cli.host import command
 from emulator.errors import ExitCode
@@ -118,6 +118,19 @@ def test_a_restore_without_a_preparation_has_nothing_to_do(tmp_path: Path) -> No
         return
     assert done.returncode == ExitCode.DONE
     assert json.loads(done.stdout)["done"] == []
+
+
+@pytest.mark.parametrize(("caller", "added"), [("ada", ["account:ada"]), ("root", [])])
+def test_who_called_sudo_is_added_to_groups_unless_it_is_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caller: str, added: list[str]
+) -> None:
+    root, home = host_trees.plant(tmp_path / "root", "unprepared"), Home(tmp_path / "home")
+    host = PreparedHost(home, lambda: host_trees.read(root), HostEdits(root, backups_of(home)), HostTools(root))
+    monkeypatch.setattr("emulator.cli.host_prepare._host", lambda **_: host)
+    monkeypatch.setenv("SUDO_USER", caller)
+    result = CliRunner().invoke(command, ["prepare", "--dry-run", "--json"])
+    steps = json.loads(result.stdout)["steps"]
+    assert [step["id"] for step in steps if step["id"].startswith("account:")] == added
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

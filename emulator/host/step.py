@@ -1,0 +1,43 @@
+"""One step of preparing a host, as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+HEADER = "# Written by `hyperscaler host prepare`; `hyperscaler host restore` takes it away.\n"
+# Seconds.
+_QUICK = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing to do: a file to write, or a command to run.
+
+    Attributes:
+        id: names it in the journal; the same for the same thing in every run.
+        path: the file to write with `content`; empty for a command.
+        argv: the command; empty for a file. Those of `first` are run before it, and may fail.
+        timeout: of the command, seconds.
+        touches: files that the command writes, besides what it makes anew from others.
+        traces: files that the command leaves beside those: copies of how they were, locks, unfinished ones. They tell
+            nothing of their own.
+        undo: commands that take it back. They are run unless every touched file could be put back as it was.
+        sets: the `key=value` that the command sets; it is taken back only while that is the value.
+        lasting: what stays after it was taken back, for people; empty if nothing does.
+        optional: labs run without it, so that it may fail.
+    """
+
+    id: str
+    title: str
+    why: str
+    path: str = ""
+    content: str = ""
+    argv: tuple[str, ...] = ()
+    first: tuple[tuple[str, ...], ...] = ()
+    timeout: float = _QUICK
+    touches: tuple[str, ...] = ()
+    traces: tuple[str, ...] = ()
+    undo: tuple[tuple[str, ...], ...] = ()
+    sets: str = ""
+    lasting: str = ""
+    optional: bool = False
