@@ -26,6 +26,7 @@ from emulator.host.readings import (
     Program,
     parse_blacklist,
     parse_cgroup_mounts,
+    parse_device_minor,
     parse_dpkg_status,
     parse_driver_version,
     parse_open_files,
@@ -186,8 +187,16 @@ class HostReader:
         for device in self._pci.devices(vendor=NVIDIA_VENDOR):
             if device.physfn is None and device.class_code.startswith("03"):
                 group = () if device.iommu_group is None else self._pci.iommu_group(device.iommu_group)
-                found.append(Board(device, _board_name(device), self._pci.framework(device.address), group))
+                framework = self._pci.framework(device.address)
+                found.append(Board(device, _board_name(device), framework, group, self._node(device)))
         return tuple(found)
+
+    def _node(self, device: PciDevice) -> str:
+        """NVIDIA's driver numbers the nodes in its own order, and tells the number in /proc alone."""
+        if device.driver == "vfio-pci":
+            return "" if device.iommu_group is None else f"/dev/vfio/{device.iommu_group}"
+        minor = parse_device_minor(self._read(f"/proc/driver/nvidia/gpus/{device.address}/information"))
+        return "" if minor is None else f"/dev/nvidia{minor}"
 
     def _driver(
         self, loaded: frozenset[str], boards: tuple[Board, ...], processes: frozenset[str]

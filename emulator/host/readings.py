@@ -126,12 +126,19 @@ class NvidiaDriver:
 
 @dataclass(frozen=True, slots=True)
 class Board:
-    """A physical NVIDIA GPU on the PCI bus. `name` is the catalogue's, or the PCI id."""
+    """A physical NVIDIA GPU on the PCI bus.
+
+    Attributes:
+        name: the catalogue's, or the PCI id.
+        group: members of its IOMMU group.
+        node: the device node through which a process holds it; empty where its driver has none or does not tell.
+    """
 
     pci: PciDevice
     name: str
     framework: VgpuFramework
     group: tuple[PciDevice, ...]
+    node: str = ""
 
     @property
     def strangers(self) -> tuple[PciDevice, ...]:
@@ -256,6 +263,12 @@ def parse_driver_version(text: str) -> tuple[str, bool]:
     line = next((line for line in text.splitlines() if line.startswith("NVRM version")), "")
     match = re.search(r"\b\d{3,}\.\d+(?:\.\d+)?\b", line)
     return match.group() if match else "", "Open Kernel Module" in line
+
+
+def parse_device_minor(text: str) -> int | None:
+    """The number N of /dev/nvidiaN from `/proc/driver/nvidia/gpus/<address>/information`."""
+    match = re.search(r"^Device Minor:\s*(\d+)", text, re.MULTILINE)
+    return int(match.group(1)) if match else None
 
 
 def parse_blacklist(text: str) -> frozenset[str]:

@@ -60,6 +60,7 @@ class Wanted:
         whole: some node gets a whole board.
         embedded: the lab has a libvirt and networks of its own; None leaves it to what the host has.
         nodes: how many; 0 without a file.
+        own_boards: PCI addresses of boards that the lab has already, so that its own guests hold them.
         findings: what the file says about memory, disk, cores and networks of this host.
     """
 
@@ -70,6 +71,7 @@ class Wanted:
     whole: bool = False
     embedded: bool | None = None
     nodes: int = 0
+    own_boards: frozenset[str] = frozenset()
     findings: tuple[Finding, ...] = field(default=())
 
     @property
