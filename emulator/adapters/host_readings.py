@@ -18,7 +18,6 @@ from emulator.host.readings import (
     HostProbe,
     HostReadings,
     HostUser,
-    HugePages,
     Iommu,
     Kernel,
     Limits,
@@ -96,7 +95,6 @@ class HostReader:
             optional_packages=frozenset(name for name, optional in self._wanted.items() if optional),
             processes=processes,
             facts=facts,
-            huge_pages=self._huge_pages(),
             limits=self._limits(),
             forward_policy=_forward_policy(policy),
             bridge_filter=read_or(self._files, "/proc/sys/net/bridge/bridge-nf-call-iptables") == "1",
@@ -227,15 +225,16 @@ class HostReader:
         return frozenset(filter(None, (self._read(f"/proc/{pid}/comm") for pid in pids)))
 
     def _facts(self) -> HostFacts:
-        total, available = limited_memory(
+        memory = limited_memory(
             self._read("/proc/meminfo"),
             limit=self._read("/sys/fs/cgroup/memory.max"),
             used=self._read("/sys/fs/cgroup/memory.current"),
         )
         return HostFacts(
             cores=self._cores(),
-            memory_total_mib=total,
-            memory_available_mib=available,
+            memory_total_mib=memory.total,
+            memory_available_mib=memory.available,
+            memory_reserved_mib=memory.reserved,
             disk_free_gib=self._probe.disk_free_gib(self._home),
             networks=parse_routes(self._read("/proc/net/route")),
             interfaces=names(self._files, "/sys/class/net"),
@@ -247,13 +246,6 @@ class HostReader:
         listed = next((line.split(":")[1] for line in text.splitlines() if line.startswith("Cpus_allowed_list:")), "")
         spans = [word.strip().partition("-") for word in listed.split(",") if word.strip()]
         return sum(int(last or first) - int(first) + 1 for first, _, last in spans)
-
-    def _huge_pages(self) -> HugePages:
-        lines = (line.partition(":") for line in self._read("/proc/meminfo").splitlines())
-        values = {key: rest.split() for key, _, rest in lines}
-        reserved = values.get("HugePages_Total") or ["0"]
-        size_kib = values.get("Hugepagesize") or ["0"]
-        return HugePages(int(reserved[0]), int(size_kib[0]) // 1024)
 
     def _limits(self) -> Limits:
         soft, hard = parse_open_files(self._read("/proc/self/limits"))

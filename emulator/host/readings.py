@@ -172,18 +172,6 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class HugePages:
-    """Reserved pages of the default size: memory that guests of labs cannot use."""
-
-    reserved: int
-    size_mib: int
-
-    @property
-    def memory_mib(self) -> int:
-        return self.reserved * self.size_mib
-
-
-@dataclass(frozen=True, slots=True)
 class HostReadings:
     """Everything the checks ask of a host.
 
@@ -222,7 +210,6 @@ class HostReadings:
     optional_packages: frozenset[str]
     processes: frozenset[str]
     facts: HostFacts
-    huge_pages: HugePages
     limits: Limits
     forward_policy: str | None
     bridge_filter: bool

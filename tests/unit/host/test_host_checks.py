@@ -281,6 +281,16 @@ def test_a_lab_file_is_held_against_the_host(tmp_path: Path) -> None:
     assert str(tmp_path / "lab.yaml") in found
 
 
+def test_a_lab_does_not_fit_beside_huge_pages(tmp_path: Path) -> None:
+    file = tmp_path / "lab.yaml"
+    file.write_text(LAB.replace("URI", "embedded"))  # 12 GiB in three nodes
+    meminfo = "MemTotal: 33554432 kB\nMemAvailable: 30000000 kB\nHugetlb: 25165824 kB\n"
+    root = host_trees.plant(tmp_path / "root", "intel", files={"/proc/meminfo": meminfo})
+    level, found = result_of(check_host(lambda: host_trees.read(root), file, None), "resource.memory")
+    assert level is Level.FAIL
+    assert found.endswith("this host has 32.0 GiB in all, 24.0 GiB of it reserved as huge pages, which labs do not use")
+
+
 def test_a_lab_with_networks_of_its_own_has_no_neighbours(tmp_path: Path) -> None:
     report = _check(tmp_path, LAB.replace("URI", "embedded"), "broken")
     levels = {result.id: result.level.value for result in report.results if result.id.startswith("network.")}
