@@ -36,7 +36,10 @@ _QUESTIONS: Mapping[str, tuple[str, ...]] = {
     "dnsmasq": ("dnsmasq", "--version"),
     "packer": ("packer", "version"),
     "iptables-forward": ("iptables", "-S", "FORWARD"),
+    "nft-chains": ("nft", "list", "chains"),
 }
+# They answer root alone.
+_ROOT_ONLY = frozenset({"iptables-forward", "nft-chains"})
 _SILENT = {"CHECKPOINT_DISABLE": "1"}
 
 
@@ -74,7 +77,7 @@ class LiveProbe:
             done = self._runner.run([path, *question[1:]], timeout=_TIMEOUT, check=False, env=_SILENT)
         except HyperscalerError:
             return ""
-        if program == "iptables-forward" and done.returncode != 0:
+        if program in _ROOT_ONLY and done.returncode != 0:
             return None
         return done.stdout
 

@@ -28,6 +28,7 @@ from emulator.host.readings import (
     parse_device_minor,
     parse_dpkg_status,
     parse_driver_version,
+    parse_forward_drops,
     parse_open_files,
     parse_processor,
     parse_version,
@@ -63,19 +64,23 @@ class HostReader:
 
     def read(self) -> HostReadings:
         """One look at everything. What cannot be read is empty in the result."""
-        with ThreadPoolExecutor(len(PROGRAMS) + 1) as pool:
+        with ThreadPoolExecutor(len(PROGRAMS) + 2) as pool:
             said = {name: pool.submit(self._probe.says, name) for name in (*PROGRAMS, *TOOLS)}
             processes = self._processes()
             facts = self._facts()
             docker = "dockerd" in processes or "docker0" in facts.interfaces
+            loaded = self._loaded()
             # Only where it matters: asking loads the kernel's filter modules on hosts that have none yet.
-            forward = pool.submit(self._probe.says, "iptables-forward") if docker else None
+            iptables = docker or "iptable_filter" in loaded
+            forward = pool.submit(self._probe.says, "iptables-forward") if iptables else None
+            chains = pool.submit(self._probe.says, "nft-chains") if "nf_tables" in loaded else None
             boards = self._boards()
             user = self._user()
             release = self._pairs("/etc/os-release")
             answers = {name: future.result() for name, future in said.items()}
             policy = None if forward is None else forward.result()
-        loaded = self._loaded()
+            # Without the kernel's module there are no tables.
+            tables = "" if chains is None else chains.result()
         return HostReadings(
             user=user,
             system=release.get("ID", ""),
@@ -97,6 +102,8 @@ class HostReader:
             facts=facts,
             limits=self._limits(),
             forward_policy=_forward_policy(policy),
+            forward_drops=None if tables is None else parse_forward_drops(tables),
+            ufw=self._pairs("/etc/ufw/ufw.conf").get("ENABLED", "").lower() == "yes",
             bridge_filter=read_or(self._files, "/proc/sys/net/bridge/bridge-nf-call-iptables") == "1",
             system_libvirt=any(self._files.exists(path) for path in _LIBVIRT_SOCKETS),
             clock_synchronised=self._files.exists("/run/systemd/timesync/synchronized"),

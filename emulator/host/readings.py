@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -172,6 +173,15 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class ForwardChain:
+    """A base chain of nftables at the hook `forward`."""
+
+    family: str
+    table: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class HostReadings:
     """Everything the checks ask of a host.
 
@@ -183,6 +193,8 @@ class HostReadings:
         processes: names of running processes, cut at 15 characters as the kernel does.
         holders: processes that have a device node of an NVIDIA GPU open.
         forward_policy: policy of iptables' FORWARD chain; None when it was not to be seen or not asked for.
+        forward_drops: chains of nftables that drop what they do not let through; None when they were not to be seen.
+        ufw: it is enabled at boot.
         bridge_filter: whether frames that cross a bridge pass iptables, too (`br_netfilter`).
         system_libvirt: the host's own libvirt listens on its socket.
         clock_synchronised: systemd-timesyncd says so.
@@ -212,6 +224,8 @@ class HostReadings:
     facts: HostFacts
     limits: Limits
     forward_policy: str | None
+    forward_drops: tuple[ForwardChain, ...] | None
+    ufw: bool
     bridge_filter: bool
     system_libvirt: bool
     clock_synchronised: bool
@@ -277,6 +291,26 @@ def parse_open_files(limits: str) -> tuple[int | None, int | None]:
         return None, None
     soft, hard = (int(word) if word.isdecimal() else None for word in match.groups())
     return soft, hard
+
+
+def parse_forward_drops(text: str) -> tuple[ForwardChain, ...]:
+    """From `nft list chains`: those at the hook `forward` whose policy is to drop, that IPv4 packets of guests pass.
+
+    The family `bridge` is among them: packets from guest to guest pass it.
+    """
+    found = []
+    family = table = chain = ""
+    for line in text.splitlines():
+        words = line.replace(";", " ").split()
+        if words[:1] == ["table"] and len(words) >= 3:
+            family, table = words[1:3]
+        elif words[:1] == ["chain"] and len(words) >= 2:
+            chain = words[1]
+        elif words[:1] == ["type"]:
+            settings = dict(itertools.pairwise(words))
+            if settings.get("hook") == "forward" and settings.get("policy") == "drop":
+                found.append(ForwardChain(family, table, chain))
+    return tuple(item for item in found if item.family in ("ip", "inet", "bridge"))
 
 
 def parse_dpkg_status(text: str) -> frozenset[str]:

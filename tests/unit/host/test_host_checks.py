@@ -115,6 +115,8 @@ def test_every_check_is_seen_to_fail_or_warn_somewhere(tmp_path: Path) -> None:
         "gpu.sriov",
         "gpu.vgpu",
         "network.bridges",
+        "network.forward",
+        "network.ufw",
         "program.qemu-img",
         "program.user",
     }
