@@ -83,7 +83,7 @@ def check_programs(host: HostReadings, wanted: Wanted) -> Iterator[CheckResult]:
     for minimum in MINIMUMS:
         yield _program(host, minimum)
     yield _packages(host)
-    yield _user(host, wanted)
+    yield _user(host)
 
 
 def _program(host: HostReadings, minimum: Minimum) -> CheckResult:
@@ -129,18 +129,16 @@ def _packages(host: HostReadings) -> CheckResult:
     return CheckResult(id_, title, Level.FAIL if needed else Level.WARN, "; ".join(found), why, fix)
 
 
-def _user(host: HostReadings, wanted: Wanted) -> CheckResult:
+def _user(host: HostReadings) -> CheckResult:
     id_, title = "program.user", "user and groups"
-    why = "a lab's own libvirt needs root for its namespaces; the host's needs the group libvirt, KVM the group kvm"
+    why = (
+        "images, the packet filter and a lab's own libvirt are root's; the groups libvirt and kvm let others look at "
+        "guests and open /dev/kvm, and no more"
+    )
     user = host.user
     if user.is_root:
         return ok(id_, title, "root", why)
     lacking = [group for group in ("libvirt", "kvm") if group not in user.groups]
-    if lacking:
-        fix = f"usermod -aG {','.join(lacking)} {user.name} (sudo hyperscaler host prepare), then log in again"
-        return CheckResult(id_, title, Level.WARN, f"{user.name} is not in {' and '.join(lacking)}", why, fix)
-    embedded = wanted.embedded if wanted.embedded is not None else not host.system_libvirt
-    if embedded:
-        found = f"{user.name} is in libvirt and kvm; labs here have a libvirt of their own, and that is root's to start"
-        return CheckResult(id_, title, Level.WARN, found, why, "sudo hyperscaler provision FILE")
-    return ok(id_, title, f"{user.name} is in libvirt and kvm", why)
+    groups = f"not in {' and '.join(lacking)}" if lacking else "in libvirt and kvm"
+    found = f"{user.name}, {groups}: only root can provision"
+    return CheckResult(id_, title, Level.WARN, found, why, "sudo hyperscaler provision FILE")
