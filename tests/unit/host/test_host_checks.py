@@ -182,6 +182,37 @@ def test_an_old_qemu_img_and_a_silent_one(tmp_path: Path) -> None:
     assert result_of(silent, "program.qemu-img")[0] is Level.WARN
 
 
+@pytest.mark.parametrize(
+    ("answer", "level"),
+    [(None, Level.WARN), ("broken", Level.WARN), ("refused", Level.PASS), ("usable", Level.PASS)],
+)
+def test_vhost_net_in_all_its_states(tmp_path: Path, answer: str | None, level: Level) -> None:
+    """Where it is refused to this user, it is there all the same for QEMU, which root starts."""
+    report = judge(tmp_path, "intel", devices={"/dev/vhost-net": answer})
+    assert result_of(report, "cpu.vhost-net")[0] is level
+
+
+@pytest.mark.parametrize(
+    ("embedded", "socket", "level"),
+    [
+        (True, True, Level.FAIL),
+        (False, True, Level.PASS),
+        (None, True, Level.PASS),  # `uri: auto` takes the host's where it answers
+        (None, False, Level.FAIL),
+    ],
+)
+def test_virtqemud_alone_serves_only_labs_on_the_host_s_libvirt(
+    tmp_path: Path, embedded: bool | None, socket: bool, level: Level
+) -> None:
+    files = {"/run/libvirt/virtqemud-sock": ""} if socket else {}
+    programs = {"libvirtd": None, "virtqemud": "virtqemud (libvirt) 11.0.0\n"}
+    report = judge(tmp_path, "intel", Wanted(embedded=embedded), files=files, programs=programs)
+    found = "11.0.0 (at least 9.0)"
+    if level is Level.FAIL:
+        found = "virtqemud alone is installed, and a lab's own libvirt is a libvirtd"
+    assert result_of(report, "program.libvirt") == (level, found)
+
+
 def test_the_vgpu_services_and_those_that_hold_a_board(tmp_path: Path) -> None:
     wanted = Wanted(lab="l", boards=(("GPU-0", "0000:41:00.0"),), slices=True)
     changes = {"processes": {700: "sshd", 701: "nvidia-persiste"}, "holds": {701: ["/dev/nvidia0"]}}
