@@ -106,7 +106,9 @@ class HostReader:
             ufw=self._pairs("/etc/ufw/ufw.conf").get("ENABLED", "").lower() == "yes",
             bridge_filter=read_or(self._files, "/proc/sys/net/bridge/bridge-nf-call-iptables") == "1",
             system_libvirt=any(self._files.exists(path) for path in _LIBVIRT_SOCKETS),
-            clock_synchronised=self._files.exists("/run/systemd/timesync/synchronized"),
+            # systemd-timesyncd leaves that file once it has set the clock.
+            clock_synchronised=self._files.exists("/run/systemd/timesync/synchronized")
+            or self._probe.clock_synchronised(),
             has_systemd=self._files.exists("/run/systemd/system"),
             accounts=frozenset(words[0] for words in self._records("/etc/passwd") if words[0]),
             groups={words[0]: _members(words) for words in self._records("/etc/group") if words[0]},

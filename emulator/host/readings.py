@@ -64,6 +64,10 @@ class HostProbe(Protocol):
 
     def disk_free_gib(self, directory: Path) -> float: ...
 
+    def clock_synchronised(self) -> bool | None:
+        """Whether the kernel counts its clock as synchronised; None where that is not to be known."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class HostUser:
@@ -197,7 +201,7 @@ class HostReadings:
         ufw: it is enabled at boot.
         bridge_filter: whether frames that cross a bridge pass iptables, too (`br_netfilter`).
         system_libvirt: the host's own libvirt listens on its socket.
-        clock_synchronised: systemd-timesyncd says so.
+        clock_synchronised: the kernel says so, or systemd-timesyncd; None when neither tells.
         has_systemd: systemd runs.
         accounts: names of the users in `/etc/passwd`; `groups`: who is listed in each group of `/etc/group`.
         units: of the units that a preparation may start, those that are installed, and whether they are enabled.
@@ -228,7 +232,7 @@ class HostReadings:
     ufw: bool
     bridge_filter: bool
     system_libvirt: bool
-    clock_synchronised: bool
+    clock_synchronised: bool | None
     has_systemd: bool
     accounts: frozenset[str] = frozenset()
     groups: Mapping[str, frozenset[str]] = field(default_factory=dict)

@@ -213,6 +213,35 @@ def test_virtqemud_alone_serves_only_labs_on_the_host_s_libvirt(
     assert result_of(report, "program.libvirt") == (level, found)
 
 
+@pytest.mark.parametrize(
+    ("process", "files", "level", "found"),
+    [
+        ("chronyd", {"/recorded/clock_synchronised": "yes\n"}, Level.PASS, "synchronised; chrony runs here"),
+        (
+            "chronyd",
+            {"/recorded/clock_synchronised": "no\n"},
+            Level.WARN,
+            "chrony runs, not known to have synchronised the clock",
+        ),
+        ("chronyd", {}, Level.PASS, "chrony runs; whether the clock is synchronised is not to be seen"),
+        (
+            "systemd-timesyn",
+            {"/recorded/clock_synchronised": "no\n", "/run/systemd/timesync/synchronized": ""},
+            Level.PASS,
+            "synchronised; systemd-timesyncd runs here",
+        ),
+        ("sshd", {"/recorded/clock_synchronised": "yes\n"}, Level.PASS, "synchronised; no time service runs here"),
+        ("sshd", {"/recorded/clock_synchronised": "no\n"}, Level.WARN, "no time service runs here"),
+        ("sshd", {}, Level.WARN, "no time service runs here"),
+    ],
+)
+def test_a_clock_that_is_right_and_one_that_somebody_means_to_set(
+    tmp_path: Path, process: str, files: dict[str, str], level: Level, found: str
+) -> None:
+    report = judge(tmp_path, "no-virtualisation", processes={612: process}, files=files)
+    assert result_of(report, "system.clock") == (level, found)
+
+
 def test_the_vgpu_services_and_those_that_hold_a_board(tmp_path: Path) -> None:
     wanted = Wanted(lab="l", boards=(("GPU-0", "0000:41:00.0"),), slices=True)
     changes = {"processes": {700: "sshd", 701: "nvidia-persiste"}, "holds": {701: ["/dev/nvidia0"]}}
