@@ -23,6 +23,8 @@ from emulator.host.readings import (
     Limits,
     NvidiaDriver,
     Program,
+)
+from emulator.host.texts import (
     parse_blacklist,
     parse_cgroup_mounts,
     parse_device_minor,

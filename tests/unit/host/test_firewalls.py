@@ -12,7 +12,8 @@ import pytest
 from emulator.app.host_check import check_host
 from emulator.host.checks.firewalls import DEFAULT_BRIDGES, check_firewalls
 from emulator.host.checks.result import CheckResult, Level, Wanted
-from emulator.host.readings import ForwardChain, parse_forward_drops
+from emulator.host.readings import ForwardChain
+from emulator.host.texts import parse_forward_drops
 from emulator.share import share_dir
 
 # What nft 1.0.6 prints.
