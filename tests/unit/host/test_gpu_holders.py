@@ -7,8 +7,13 @@ from pathlib import Path
 import host_trees
 import pytest
 
+from emulator.app.host_check import check_host
+from emulator.apply.journal import Journal
+from emulator.apply.state import StateStore
 from emulator.host.checks.gpu_holders import check_holders
 from emulator.host.checks.result import CheckResult, Level, Wanted
+from emulator.paths import Home
+from emulator.plan.gpu_resources import WholeGpu
 
 A100, QUADRO = "0000:41:00.0", "0000:ca:00.0"
 MINORS = {
@@ -55,3 +60,38 @@ def test_a_board_at_another_guest_and_at_the_lab_s_own(tmp_path: Path) -> None:
     own = Wanted(lab="l", boards=(("GPU-0", board),), whole=True, own_boards=frozenset({board}))
     mine = judge(tmp_path / "b", own, "qemu-system-x86", "/dev/vfio/15", tree="amd")
     assert (mine.level, mine.found) == (Level.PASS, "none")
+
+
+LAB = """\
+version: "1.0"
+metadata: {name: owner}
+global:
+  gpu_allocation:
+    strategy: whole
+    backend: nvml
+    devices: [{id: GPU-0, pci_address: "0000:c1:00.0", model: A100-PCIE-40GB}]
+clusters: {hpc: {controller: {memory_gb: 4}, compute_nodes: {count: 1, memory_gb: 4}}}
+"""
+
+
+def test_which_boards_are_the_lab_s_own_is_on_its_record(tmp_path: Path) -> None:
+    (tmp_path / "lab.yaml").write_text(LAB)
+    table = host_trees.table("amd")
+    changes = {"processes": {**table["processes"], 800: "qemu-system-x86"}, "holds": {800: ["/dev/vfio/15"]}}
+    root = host_trees.plant(tmp_path / "root", "amd", **changes)
+    home = Home(tmp_path / "home")
+
+    def level() -> Level:
+        report = check_host(lambda: host_trees.read(root), tmp_path / "lab.yaml", home)
+        return next(result.level for result in report.results if result.id == "gpu.holders")
+
+    assert level() is Level.FAIL
+    home.lab("owner").journal.parent.mkdir(parents=True)
+    store = StateStore(Journal(home.lab("owner").journal), boot_id="b")
+    board = WholeGpu(
+        name="GPU-0", device="GPU-0", pci_address="0000:c1:00.0", node="hpc-compute-1", demand="hpc-compute-1"
+    )
+    store.start_run("provision")
+    store.begin("create", board)
+    store.end("create", board, {"driver_before": "nvidia"})
+    assert level() is Level.PASS
