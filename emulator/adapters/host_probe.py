@@ -2,7 +2,7 @@
 
 A recorded host is a directory in the place of `/`. A device node is a file there that says what opening it gave
 (`usable`, `refused`, `broken`); `recorded/programs/<name>` holds what a program printed, `recorded/disk_free_gib` a
-number.
+number and `recorded/clock_synchronised` `yes` or `no`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
+from emulator.adapters.kernel_ntp import clock_synchronised
 from emulator.errors import HyperscalerError
 from emulator.host.facts import disk_free_gib
 from emulator.host.readings import DeviceAnswer
@@ -36,7 +37,10 @@ _QUESTIONS: Mapping[str, tuple[str, ...]] = {
     "dnsmasq": ("dnsmasq", "--version"),
     "packer": ("packer", "version"),
     "iptables-forward": ("iptables", "-S", "FORWARD"),
+    "nft-chains": ("nft", "list", "chains"),
 }
+# They answer root alone.
+_ROOT_ONLY = frozenset({"iptables-forward", "nft-chains"})
 _SILENT = {"CHECKPOINT_DISABLE": "1"}
 
 
@@ -74,12 +78,15 @@ class LiveProbe:
             done = self._runner.run([path, *question[1:]], timeout=_TIMEOUT, check=False, env=_SILENT)
         except HyperscalerError:
             return ""
-        if program == "iptables-forward" and done.returncode != 0:
+        if program in _ROOT_ONLY and done.returncode != 0:
             return None
         return done.stdout
 
     def disk_free_gib(self, directory: Path) -> float:
         return disk_free_gib(directory)
+
+    def clock_synchronised(self) -> bool | None:
+        return clock_synchronised()
 
 
 class RecordedProbe:
@@ -108,6 +115,13 @@ class RecordedProbe:
             return float((self._root / "recorded" / "disk_free_gib").read_text())
         except (OSError, ValueError):
             return 0.0
+
+    def clock_synchronised(self) -> bool | None:
+        try:
+            said = (self._root / "recorded" / "clock_synchronised").read_text().strip()
+        except OSError:
+            return None
+        return {"yes": True, "no": False}.get(said)
 
 
 def _answer(number: int | None) -> DeviceAnswer:

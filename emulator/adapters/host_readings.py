@@ -18,16 +18,19 @@ from emulator.host.readings import (
     HostProbe,
     HostReadings,
     HostUser,
-    HugePages,
     Iommu,
     Kernel,
     Limits,
     NvidiaDriver,
     Program,
+)
+from emulator.host.texts import (
     parse_blacklist,
     parse_cgroup_mounts,
+    parse_device_minor,
     parse_dpkg_status,
     parse_driver_version,
+    parse_forward_drops,
     parse_modules,
     parse_open_files,
     parse_processor,
@@ -64,19 +67,23 @@ class HostReader:
 
     def read(self) -> HostReadings:
         """One look at everything. What cannot be read is empty in the result."""
-        with ThreadPoolExecutor(len(PROGRAMS) + 1) as pool:
+        with ThreadPoolExecutor(len(PROGRAMS) + 2) as pool:
             said = {name: pool.submit(self._probe.says, name) for name in (*PROGRAMS, *TOOLS)}
             processes = self._processes()
             facts = self._facts()
             docker = "dockerd" in processes or "docker0" in facts.interfaces
+            loaded = self._loaded()
             # Only where it matters: asking loads the kernel's filter modules on hosts that have none yet.
-            forward = pool.submit(self._probe.says, "iptables-forward") if docker else None
+            iptables = docker or "iptable_filter" in loaded
+            forward = pool.submit(self._probe.says, "iptables-forward") if iptables else None
+            chains = pool.submit(self._probe.says, "nft-chains") if "nf_tables" in loaded else None
             boards = self._boards()
             user = self._user()
             release = self._pairs("/etc/os-release")
             answers = {name: future.result() for name, future in said.items()}
             policy = None if forward is None else forward.result()
-        loaded = self._loaded()
+            # Without the kernel's module there are no tables.
+            tables = "" if chains is None else chains.result()
         return HostReadings(
             user=user,
             system=release.get("ID", ""),
@@ -96,12 +103,15 @@ class HostReader:
             optional_packages=frozenset(name for name, optional in self._wanted.items() if optional),
             processes=processes,
             facts=facts,
-            huge_pages=self._huge_pages(),
             limits=self._limits(),
             forward_policy=_forward_policy(policy),
+            forward_drops=None if tables is None else parse_forward_drops(tables),
+            ufw=self._pairs("/etc/ufw/ufw.conf").get("ENABLED", "").lower() == "yes",
             bridge_filter=read_or(self._files, "/proc/sys/net/bridge/bridge-nf-call-iptables") == "1",
             system_libvirt=any(self._files.exists(path) for path in _LIBVIRT_SOCKETS),
-            clock_synchronised=self._files.exists("/run/systemd/timesync/synchronized"),
+            # systemd-timesyncd leaves that file once it has set the clock.
+            clock_synchronised=self._files.exists("/run/systemd/timesync/synchronized")
+            or self._probe.clock_synchronised(),
             has_systemd=self._files.exists("/run/systemd/system"),
             accounts=frozenset(words[0] for words in self._records("/etc/passwd") if words[0]),
             groups={words[0]: _members(words) for words in self._records("/etc/group") if words[0]},
@@ -193,8 +203,16 @@ class HostReader:
         for device in self._pci.devices(vendor=NVIDIA_VENDOR):
             if device.physfn is None and device.class_code.startswith("03"):
                 group = () if device.iommu_group is None else self._pci.iommu_group(device.iommu_group)
-                found.append(Board(device, _board_name(device), self._pci.framework(device.address), group))
+                framework = self._pci.framework(device.address)
+                found.append(Board(device, _board_name(device), framework, group, self._node(device)))
         return tuple(found)
+
+    def _node(self, device: PciDevice) -> str:
+        """NVIDIA's driver numbers the nodes in its own order, and tells the number in /proc alone."""
+        if device.driver == "vfio-pci":
+            return "" if device.iommu_group is None else f"/dev/vfio/{device.iommu_group}"
+        minor = parse_device_minor(self._read(f"/proc/driver/nvidia/gpus/{device.address}/information"))
+        return "" if minor is None else f"/dev/nvidia{minor}"
 
     def _driver(
         self, loaded: frozenset[str], boards: tuple[Board, ...], processes: frozenset[str]
@@ -225,15 +243,16 @@ class HostReader:
         return frozenset(filter(None, (self._read(f"/proc/{pid}/comm") for pid in pids)))
 
     def _facts(self) -> HostFacts:
-        total, available = limited_memory(
+        memory = limited_memory(
             self._read("/proc/meminfo"),
             limit=self._read("/sys/fs/cgroup/memory.max"),
             used=self._read("/sys/fs/cgroup/memory.current"),
         )
         return HostFacts(
             cores=self._cores(),
-            memory_total_mib=total,
-            memory_available_mib=available,
+            memory_total_mib=memory.total,
+            memory_available_mib=memory.available,
+            memory_reserved_mib=memory.reserved,
             disk_free_gib=self._probe.disk_free_gib(self._home),
             networks=parse_routes(self._read("/proc/net/route")),
             interfaces=names(self._files, "/sys/class/net"),
@@ -245,13 +264,6 @@ class HostReader:
         listed = next((line.split(":")[1] for line in text.splitlines() if line.startswith("Cpus_allowed_list:")), "")
         spans = [word.strip().partition("-") for word in listed.split(",") if word.strip()]
         return sum(int(last or first) - int(first) + 1 for first, _, last in spans)
-
-    def _huge_pages(self) -> HugePages:
-        lines = (line.partition(":") for line in self._read("/proc/meminfo").splitlines())
-        values = {key: rest.split() for key, _, rest in lines}
-        reserved = values.get("HugePages_Total") or ["0"]
-        size_kib = values.get("Hugepagesize") or ["0"]
-        return HugePages(int(reserved[0]), int(size_kib[0]) // 1024)
 
     def _limits(self) -> Limits:
         soft, hard = parse_open_files(self._read("/proc/self/limits"))

@@ -44,12 +44,17 @@ def check_host(read: Callable[[], HostReadings], file: Path | None, home: Home |
 def _wanted(loaded: LoadedLab, host: HostReadings, home: Home | None) -> Wanted:
     from emulator.app.validating import host_findings
     from emulator.app.world import EMBEDDED
+    from emulator.plan.gpu_resources import WholeGpu
 
     wanted = wanted_of(loaded.spec)
     hypervisor = "system" if uses_host_networks(host, wanted) else EMBEDDED
     ours = [] if home is None else [record.resource for record in _state(home, wanted.lab).resources.values()]
     findings = host_findings(loaded, host.facts, ours, private_network=hypervisor == EMBEDDED)
-    return dataclasses.replace(wanted, findings=tuple(item for item in findings if item.code.startswith("host.")))
+    return dataclasses.replace(
+        wanted,
+        findings=tuple(item for item in findings if item.code.startswith("host.")),
+        own_boards=frozenset(item.pci_address.lower() for item in ours if isinstance(item, WholeGpu)),
+    )
 
 
 def _state(home: Home, lab: str) -> State:

@@ -29,6 +29,7 @@ class HostFacts:
         cores: CPUs that this process may use.
         memory_total_mib: memory of the machine, or of the control group that we are confined to.
         memory_available_mib: what could be used now without swapping (`MemAvailable`).
+        memory_reserved_mib: what of the total is reserved as huge pages, which guests of labs do not use.
         disk_free_gib: free space, for an ordinary user, on the file system of the product's directory.
         networks: routes of the main table except default, loopback and multicast.
         interfaces: names of all network interfaces in this network namespace.
@@ -40,15 +41,30 @@ class HostFacts:
     disk_free_gib: float
     networks: tuple[HostNetwork, ...] = ()
     interfaces: tuple[str, ...] = ()
+    memory_reserved_mib: int = 0
+
+    @property
+    def memory_usable_mib(self) -> int:
+        return self.memory_total_mib - self.memory_reserved_mib
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryFigures:
+    """MiB; see `HostFacts`."""
+
+    total: int
+    available: int
+    reserved: int
 
 
 def read_host_facts(home: Path) -> HostFacts:
     """The facts of this machine; `home` need not exist yet, the nearest directory above it counts."""
-    total, available = _memory(_read_text(Path("/proc/meminfo")), cgroup=Path("/sys/fs/cgroup"))
+    memory = _memory(_read_text(Path("/proc/meminfo")), cgroup=Path("/sys/fs/cgroup"))
     return HostFacts(
         cores=len(os.sched_getaffinity(0)),
-        memory_total_mib=total,
-        memory_available_mib=available,
+        memory_total_mib=memory.total,
+        memory_available_mib=memory.available,
+        memory_reserved_mib=memory.reserved,
         disk_free_gib=disk_free_gib(home),
         networks=parse_routes(_read_text(Path("/proc/net/route"))),
         interfaces=tuple(sorted(name for _, name in socket.if_nameindex())),
@@ -88,21 +104,32 @@ def _address(word: str) -> IPv4Address:
     return IPv4Address(struct.pack("=I", int(word, 16)))
 
 
-def _memory(meminfo: str, *, cgroup: Path) -> tuple[int, int]:
-    """Total and available MiB; a control group (v2) with a limit makes both smaller."""
+def _memory(meminfo: str, *, cgroup: Path) -> MemoryFigures:
+    """A control group (v2) with a limit makes the figures smaller."""
     limit, used = (_read_text(cgroup / name).strip() for name in ("memory.max", "memory.current"))
     return limited_memory(meminfo, limit=limit, used=used)
 
 
-def limited_memory(meminfo: str, *, limit: str, used: str) -> tuple[int, int]:
-    """Total and available MiB from `/proc/meminfo`, made smaller by the texts of `memory.max` and `memory.current`."""
+def limited_memory(meminfo: str, *, limit: str, used: str) -> MemoryFigures:
+    """From `/proc/meminfo`, made smaller by the texts of `memory.max` and `memory.current`."""
     figures = parse_meminfo(meminfo)
     total, available = figures.get("MemTotal", 0), figures.get("MemAvailable", 0)
+    usable = max(total - reserved_huge_pages(meminfo), 0)
     if limit.isdecimal():
-        total = min(total, int(limit) // MIB)
+        # The limit is one of ordinary memory: huge pages are counted apart.
+        total, usable = (min(figure, int(limit) // MIB) for figure in (total, usable))
         if used.isdecimal():
             available = min(available, max(int(limit) - int(used), 0) // MIB)
-    return total, available
+    return MemoryFigures(total, available, total - usable)
+
+
+def reserved_huge_pages(meminfo: str) -> int:
+    """MiB of memory in huge pages of every size; kernels before 4.19 (no `Hugetlb`) tell only of the default size."""
+    figures = parse_meminfo(meminfo)
+    if "Hugetlb" in figures:
+        return figures["Hugetlb"]
+    pages = next((line.split()[1] for line in meminfo.splitlines() if line.startswith("HugePages_Total:")), "0")
+    return int(pages) * figures.get("Hugepagesize", 0)
 
 
 def disk_free_gib(home: Path) -> float:

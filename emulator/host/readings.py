@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -11,8 +10,6 @@ from typing import Protocol
 
 from emulator.gpu_ports import DeviceHolder, PciDevice, VgpuFramework
 from emulator.host.facts import HostFacts
-
-_VERSION = re.compile(r"\d+(?:\.\d+)+")
 
 
 class CpuVendor(StrEnum):
@@ -62,6 +59,10 @@ class HostProbe(Protocol):
         ...
 
     def disk_free_gib(self, directory: Path) -> float: ...
+
+    def clock_synchronised(self) -> bool | None:
+        """Whether the kernel counts its clock as synchronised; None where that is not to be known."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,12 +129,19 @@ class NvidiaDriver:
 
 @dataclass(frozen=True, slots=True)
 class Board:
-    """A physical NVIDIA GPU on the PCI bus. `name` is the catalogue's, or the PCI id."""
+    """A physical NVIDIA GPU on the PCI bus.
+
+    Attributes:
+        name: the catalogue's, or the PCI id.
+        group: members of its IOMMU group.
+        node: the device node through which a process holds it; empty where its driver has none or does not tell.
+    """
 
     pci: PciDevice
     name: str
     framework: VgpuFramework
     group: tuple[PciDevice, ...]
+    node: str = ""
 
     @property
     def strangers(self) -> tuple[PciDevice, ...]:
@@ -167,15 +175,12 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class HugePages:
-    """Reserved pages of the default size: memory that guests of labs cannot use."""
+class ForwardChain:
+    """A base chain of nftables at the hook `forward`."""
 
-    reserved: int
-    size_mib: int
-
-    @property
-    def memory_mib(self) -> int:
-        return self.reserved * self.size_mib
+    family: str
+    table: str
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,9 +195,11 @@ class HostReadings:
         processes: names of running processes, cut at 15 characters as the kernel does.
         holders: processes that have a device node of an NVIDIA GPU open.
         forward_policy: policy of iptables' FORWARD chain; None when it was not to be seen or not asked for.
+        forward_drops: chains of nftables that drop what they do not let through; None when they were not to be seen.
+        ufw: it is enabled at boot.
         bridge_filter: whether frames that cross a bridge pass iptables, too (`br_netfilter`).
         system_libvirt: the host's own libvirt listens on its socket.
-        clock_synchronised: systemd-timesyncd says so.
+        clock_synchronised: the kernel says so, or systemd-timesyncd; None when neither tells.
         has_systemd: systemd runs.
         accounts: names of the users in `/etc/passwd`; `groups`: who is listed in each group of `/etc/group`.
         units: of the units that a preparation may start, those that are installed, and whether they are enabled.
@@ -217,12 +224,13 @@ class HostReadings:
     optional_packages: frozenset[str]
     processes: frozenset[str]
     facts: HostFacts
-    huge_pages: HugePages
     limits: Limits
     forward_policy: str | None
+    forward_drops: tuple[ForwardChain, ...] | None
+    ufw: bool
     bridge_filter: bool
     system_libvirt: bool
-    clock_synchronised: bool
+    clock_synchronised: bool | None
     has_systemd: bool
     accounts: frozenset[str] = frozenset()
     groups: Mapping[str, frozenset[str]] = field(default_factory=dict)
@@ -232,104 +240,3 @@ class HostReadings:
     @property
     def docker(self) -> bool:
         return "dockerd" in self.processes or "docker0" in self.facts.interfaces
-
-
-# ---------------------------------------------------------------- parsing
-def parse_modules(text: str) -> frozenset[str]:
-    """Names out of `modules.dep` or `modules.builtin`: lines that begin with the path of a module."""
-    paths = (line.partition(":")[0] for line in text.splitlines())
-    # With the ending of a compression: vfio-pci.ko.xz
-    return frozenset(path.rpartition("/")[2].partition(".")[0].replace("-", "_") for path in paths if path)
-
-
-def parse_processor(cpuinfo: str) -> Processor:
-    """`/proc/cpuinfo`; all processors of a machine are taken to be alike, as virt-host-validate does."""
-    first = cpuinfo.split("\n\n", 1)[0]
-    values = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
-    vendors = {"GenuineIntel": CpuVendor.INTEL, "AuthenticAMD": CpuVendor.AMD, "HygonGenuine": CpuVendor.AMD}
-    return Processor(
-        vendors.get(values.get("vendor_id", ""), CpuVendor.OTHER),
-        values.get("model name", "unknown"),
-        frozenset(values.get("flags", "").split()),
-    )
-
-
-def parse_version(text: str) -> str:
-    """The first dotted number in what a program says: `libvirtd (libvirt) 9.0.0` -> `9.0.0`; empty without one."""
-    match = _VERSION.search(text)
-    return match.group() if match else ""
-
-
-def parse_driver_version(text: str) -> tuple[str, bool]:
-    """`/proc/driver/nvidia/version`: the version, and whether these are the open kernel modules."""
-    line = next((line for line in text.splitlines() if line.startswith("NVRM version")), "")
-    match = re.search(r"\b\d{3,}\.\d+(?:\.\d+)?\b", line)
-    return match.group() if match else "", "Open Kernel Module" in line
-
-
-def parse_blacklist(text: str) -> frozenset[str]:
-    """Modules that a modprobe.d file keeps from loading: `blacklist NAME`, or `install NAME` with false or true."""
-    found = set()
-    for line in text.splitlines():
-        words = line.split("#", 1)[0].split()
-        if (len(words) == 2 and words[0] == "blacklist") or (
-            len(words) >= 3 and words[0] == "install" and Path(words[2]).name in ("false", "true")
-        ):
-            found.add(words[1].replace("-", "_"))
-    return frozenset(found)
-
-
-def parse_open_files(limits: str) -> tuple[int | None, int | None]:
-    """Soft and hard limit of open files from `/proc/self/limits`."""
-    match = re.search(r"^Max open files\s+(\S+)\s+(\S+)", limits, re.MULTILINE)
-    if not match:
-        return None, None
-    soft, hard = (int(word) if word.isdecimal() else None for word in match.groups())
-    return soft, hard
-
-
-def parse_dpkg_status(text: str) -> frozenset[str]:
-    """Names of the packages that dpkg has installed."""
-    found = set()
-    for paragraph in text.split("\n\n"):
-        name = status = ""
-        for line in paragraph.split("\n", 3)[:3] if paragraph else ():
-            if line.startswith("Package: "):
-                name = line[9:].strip()
-            elif line.startswith("Status: "):
-                status = line
-        if name and status.endswith(" installed"):
-            found.add(name)
-    return frozenset(found)
-
-
-def parse_package_list(text: str) -> dict[str, bool]:
-    """The product's list of Debian packages: a name a line, the rest is comment. True for the optional ones.
-
-    What follows a line `# setup only` is for installing the program, and no business of a host that runs it.
-    """
-    found = {}
-    for line in text.partition("\n# setup only")[0].splitlines():
-        name, _, comment = line.partition("#")
-        if name.strip():
-            found[name.strip()] = comment.strip().startswith("optional")
-    return found
-
-
-def parse_cgroup_mounts(mounts: str, unified: str) -> Cgroups:
-    """From `/proc/mounts` and the root's `cgroup.controllers` (empty text without version 2).
-
-    Version 2 has no controllers for devices (BPF programs), freezer and accounting: they are always there.
-    """
-    old: set[str] = set()
-    for line in mounts.splitlines():
-        words = line.split()
-        if len(words) >= 4 and words[2] == "cgroup":
-            old |= set(words[3].split(","))
-    known = {"cpu", "cpuacct", "cpuset", "memory", "devices", "blkio", "freezer", "pids"}
-    if old & known:
-        return Cgroups(1, frozenset(old & known))
-    if not unified.strip():
-        return Cgroups(0, frozenset())
-    new = {"blkio" if word == "io" else word for word in unified.split()}
-    return Cgroups(2, frozenset((new & known) | {"devices", "freezer", "cpuacct"}))

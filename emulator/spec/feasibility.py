@@ -55,14 +55,18 @@ def _memory(
 ) -> Iterable[Finding]:
     wanted = sum(node.memory_mib + OVERHEAD_MIB for node in nodes)
     fix = f"lower memory_gb or the number of nodes; the largest is {_largest(nodes)}"
-    if wanted > host.memory_total_mib:
+    if wanted > host.memory_usable_mib:
+        reserved = host.memory_reserved_mib
+        pages = f", {_gib(reserved)} of it reserved as huge pages, which labs do not use" if reserved else ""
+        if wanted <= host.memory_total_mib:
+            fix = f"sysctl vm.nr_hugepages=0 if nobody needs them; or {fix}"
         yield _finding(
             report,
             Severity.ERROR,
             "host.memory",
             "clusters",
             f"{counted(len(nodes), 'node')} and QEMU beside each ({OVERHEAD_MIB} MiB) take {_gib(wanted)} of memory, "
-            f"and this host has {_gib(host.memory_total_mib)} in all",
+            f"and this host has {_gib(host.memory_total_mib)} in all{pages}",
             fix,
         )
         return

@@ -10,7 +10,8 @@ from emulator.adapters.host_files import HostFiles
 from emulator.adapters.host_probe import LiveProbe, RecordedProbe
 from emulator.adapters.host_readings import HostReader
 from emulator.adapters.process import HostProcess
-from emulator.host.readings import HostProbe, HostReadings, parse_package_list
+from emulator.host.readings import HostProbe, HostReadings
+from emulator.host.texts import parse_package_list
 from emulator.paths import Home
 from emulator.share import share_dir
 

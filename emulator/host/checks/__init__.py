@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from emulator.host.checks.firewalls import check_firewalls
 from emulator.host.checks.gpus import check_gpus
 from emulator.host.checks.iommu import check_iommu
 from emulator.host.checks.networks import check_networks
@@ -25,6 +26,7 @@ GROUPS: tuple[tuple[str, Check], ...] = (
     ("Programs and users", check_programs),
     ("Resources", check_resources),
     ("Networks and neighbours", check_networks),
+    ("Firewalls", check_firewalls),
     ("System", check_system),
 )
 

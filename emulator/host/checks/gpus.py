@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from emulator.gpu_ports import VgpuFramework
+from emulator.host.checks.gpu_holders import NO_BOARD, check_holders
 from emulator.host.checks.result import CheckResult, Level, Wanted, ok
 from emulator.host.readings import Board, DriverKind, HostReadings
 
@@ -14,9 +15,6 @@ _FRAMEWORKS = {
     VgpuFramework.NONE: "no vGPUs",
 }
 _SERVICES = ("nvidia-vgpu-mgr", "nvidia-vgpud")
-# Process (cut at 15 characters) -> unit of services that hold a board as long as they run.
-_UNITS = {"nvidia-persiste": "nvidia-persistenced", "nv-hostengine": "nvidia-dcgm", "nvsm_core": "nvsm"}
-NO_BOARD = "no NVIDIA GPU"
 
 
 def check_gpus(host: HostReadings, wanted: Wanted) -> Iterator[CheckResult]:
@@ -26,7 +24,7 @@ def check_gpus(host: HostReadings, wanted: Wanted) -> Iterator[CheckResult]:
     yield _driver(host, wanted)
     yield _vgpu(host, wanted)
     yield _sriov(host, wanted)
-    yield _holders(host)
+    yield check_holders(host, wanted)
 
 
 def _level(wanted: Wanted) -> Level:
@@ -129,22 +127,3 @@ def _sriov(host: HostReadings, wanted: Wanted) -> CheckResult:
 def _functions(board: Board) -> str:
     pci = board.pci
     return f"{pci.address}: {pci.numvfs} of {pci.totalvfs} VFs" if pci.totalvfs else f"{pci.address}: none offered"
-
-
-def _holders(host: HostReadings) -> CheckResult:
-    id_, title = "gpu.holders", "processes on GPUs"
-    why = "a board in use can be neither cut into slices nor handed to a guest"
-    unseen = bool(host.boards) and not host.user.is_root
-    blind = " (only those of this user: run as root for all)" if unseen else ""
-    if not host.holders:
-        found = f"none{blind}" if host.boards else NO_BOARD
-        if unseen:
-            fix = "sudo hyperscaler host check"
-            return CheckResult(id_, title, Level.WARN, found, why, fix, unseen=True)
-        return ok(id_, title, found, why)
-    named = ", ".join(sorted({f"{item.name} ({item.pid})" for item in host.holders}))
-    pids = " ".join(str(pid) for pid in sorted({item.pid for item in host.holders}))
-    units = sorted({_UNITS[item.name] for item in host.holders if item.name in _UNITS})
-    stop = f"systemctl stop {' '.join(units)}; " if units else ""
-    fix = f"{stop}end them when they are done: kill {pids}"
-    return CheckResult(id_, title, Level.WARN, f"{named}{blind}", why, fix, unseen=unseen)

@@ -18,7 +18,7 @@ _OTHERS = {
 }
 DEFAULT_SUBNETS = (IPv4Network("192.168.100.0/24"), IPv4Network("192.168.200.0/24"))
 """Where a lab's networks are when its file does not say: the defaults of the schema."""
-_OWN = "the lab has a network namespace of its own"
+OWN_NETWORKS = "the lab has a network namespace of its own"
 
 
 def uses_host_networks(host: HostReadings, wanted: Wanted) -> bool:
@@ -27,13 +27,11 @@ def uses_host_networks(host: HostReadings, wanted: Wanted) -> bool:
 
 
 def check_networks(host: HostReadings, wanted: Wanted) -> Iterator[CheckResult]:
-    """Subnets and bridges of the lab, other hypervisors, Docker and firewalld."""
+    """Subnets and bridges of the lab, other hypervisors, other libvirts."""
     yield _subnets(host, wanted)
     yield _bridges(host, wanted)
     yield _hypervisors(host)
     yield _libvirts(host)
-    yield _docker(host, wanted)
-    yield _firewalld(host, wanted)
 
 
 def _subnets(host: HostReadings, wanted: Wanted) -> CheckResult:
@@ -58,7 +56,7 @@ def _bridges(host: HostReadings, wanted: Wanted) -> CheckResult:
 
 def _of_lab(host: HostReadings, wanted: Wanted, id_: str, title: str, why: str, code: str, found: str) -> CheckResult:
     if not uses_host_networks(host, wanted):
-        return ok(id_, title, f"{_OWN}; {found}", why)
+        return ok(id_, title, f"{OWN_NETWORKS}; {found}", why)
     faults = [finding for finding in wanted.findings if finding.code == code]
     if faults:
         return of_finding(id_, title, min(faults, key=lambda each: each.severity is not Severity.ERROR), why)
@@ -86,32 +84,3 @@ def _libvirts(host: HostReadings) -> CheckResult:
     if host.system_libvirt:
         return ok(id_, title, "the host's libvirt listens: `uri: auto` uses it", why)
     return ok(id_, title, "the host's libvirt does not listen: labs have one of their own", why)
-
-
-def _docker(host: HostReadings, wanted: Wanted) -> CheckResult:
-    id_, title = "network.docker", "Docker's firewall"
-    why = "Docker sets iptables' FORWARD policy to DROP, which cuts off guests on the host's own bridges"
-    if not host.docker:
-        return ok(id_, title, "no Docker", why)
-    if not uses_host_networks(host, wanted):
-        return ok(id_, title, f"Docker runs; {_OWN}", why)
-    if host.forward_policy is None:
-        found = "Docker runs; the FORWARD policy is not to be seen by this user"
-        return CheckResult(id_, title, Level.WARN, found, why, "sudo iptables -S FORWARD", unseen=True)
-    if host.forward_policy != "DROP":
-        return ok(id_, title, f"Docker runs; FORWARD is {host.forward_policy}", why)
-    bridged = ", and bridged packets pass it, too (br_netfilter)" if host.bridge_filter else ""
-    fix = "iptables -I DOCKER-USER -i 'virbr+' -j ACCEPT; iptables -I DOCKER-USER -o 'virbr+' -j ACCEPT"
-    return CheckResult(id_, title, Level.WARN, f"FORWARD is DROP{bridged}", why, f"{fix}; or hypervisor.uri: embedded")
-
-
-def _firewalld(host: HostReadings, wanted: Wanted) -> CheckResult:
-    id_, title = "network.firewalld", "firewalld"
-    why = "it lets guests reach DHCP and DNS of the host only through bridges in its zone libvirt"
-    if "firewalld" not in host.processes:
-        return ok(id_, title, "does not run", why)
-    if not uses_host_networks(host, wanted):
-        return ok(id_, title, f"runs; {_OWN}", why)
-    # libvirt names the zone only for networks that it filters itself, and those of labs are not such.
-    fix = "for each bridge: firewall-cmd --permanent --zone=libvirt --add-interface=BRIDGE; firewall-cmd --reload"
-    return CheckResult(id_, title, Level.WARN, "runs", why, fix)

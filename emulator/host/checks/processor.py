@@ -110,8 +110,12 @@ def _secure_guest(host: HostReadings) -> CheckResult:
 def _vhost_net(host: HostReadings) -> CheckResult:
     id_, title = "cpu.vhost-net", "/dev/vhost-net"
     why = "the kernel then moves the guests' packets itself; without it QEMU does, and a network is slower"
-    if host.devices["/dev/vhost-net"] is DeviceAnswer.ABSENT:
+    answer = host.devices["/dev/vhost-net"]
+    if answer is DeviceAnswer.ABSENT:
         return CheckResult(id_, title, Level.WARN, "absent", why, "modprobe vhost_net (hyperscaler host prepare)")
+    if answer is DeviceAnswer.BROKEN:
+        fix = "modprobe -r vhost_net; modprobe vhost_net; dmesg | grep vhost tells what is in the way"
+        return CheckResult(id_, title, Level.WARN, "there, but it does not open", why, fix)
     return ok(id_, title, "there", why)
 
 

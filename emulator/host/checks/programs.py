@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from emulator.host.checks.networks import uses_host_networks
 from emulator.host.checks.result import CheckResult, Level, Wanted, ok
 from emulator.host.readings import HostReadings
 
@@ -25,15 +26,17 @@ class Minimum:
 
 
 _PREPARE = "hyperscaler host prepare"
-MINIMUMS = (
-    Minimum(
-        "libvirt",
-        "libvirt",
-        ("libvirtd", "virtqemud"),
-        "9.0",
-        "it runs the guests; 9.0 (Debian 12) is the oldest that labs are tested with",
-        f"{_PREPARE}, or apt-get install libvirt-daemon-system libvirt-daemon-driver-qemu",
-    ),
+_LIBVIRTD = Minimum(
+    "libvirt",
+    "libvirt",
+    ("libvirtd",),
+    "9.0",
+    "it runs the guests; 9.0 (Debian 12) is the oldest that labs are tested with",
+    f"{_PREPARE}, or apt-get install libvirt-daemon-system libvirt-daemon-driver-qemu",
+)
+# A lab on the host's libvirt does not mind which daemon answers there; one of its own is always libvirtd.
+_HOST_LIBVIRT = replace(_LIBVIRTD, names=("libvirtd", "virtqemud"))
+_OTHERS = (
     Minimum(
         "qemu",
         "QEMU",
@@ -80,10 +83,21 @@ MINIMUMS = (
 
 def check_programs(host: HostReadings, wanted: Wanted) -> Iterator[CheckResult]:
     """Versions, packages and the user's rights."""
-    for minimum in MINIMUMS:
+    yield _libvirt(host, wanted)
+    for minimum in _OTHERS:
         yield _program(host, minimum)
     yield _packages(host)
-    yield _user(host, wanted)
+    yield _user(host)
+
+
+def _libvirt(host: HostReadings, wanted: Wanted) -> CheckResult:
+    if uses_host_networks(host, wanted):
+        return _program(host, _HOST_LIBVIRT)
+    result = _program(host, _LIBVIRTD)
+    if "libvirtd" not in host.programs and "virtqemud" in host.programs:
+        found = "virtqemud alone is installed, and a lab's own libvirt is a libvirtd"
+        return replace(result, found=found, fix=f"{_LIBVIRTD.fix}; or hypervisor.uri: qemu:///system")
+    return result
 
 
 def _program(host: HostReadings, minimum: Minimum) -> CheckResult:
@@ -129,18 +143,16 @@ def _packages(host: HostReadings) -> CheckResult:
     return CheckResult(id_, title, Level.FAIL if needed else Level.WARN, "; ".join(found), why, fix)
 
 
-def _user(host: HostReadings, wanted: Wanted) -> CheckResult:
+def _user(host: HostReadings) -> CheckResult:
     id_, title = "program.user", "user and groups"
-    why = "a lab's own libvirt needs root for its namespaces; the host's needs the group libvirt, KVM the group kvm"
+    why = (
+        "images, the packet filter and a lab's own libvirt are root's; the groups libvirt and kvm let others look at "
+        "guests and open /dev/kvm, and no more"
+    )
     user = host.user
     if user.is_root:
         return ok(id_, title, "root", why)
     lacking = [group for group in ("libvirt", "kvm") if group not in user.groups]
-    if lacking:
-        fix = f"usermod -aG {','.join(lacking)} {user.name} (sudo hyperscaler host prepare), then log in again"
-        return CheckResult(id_, title, Level.WARN, f"{user.name} is not in {' and '.join(lacking)}", why, fix)
-    embedded = wanted.embedded if wanted.embedded is not None else not host.system_libvirt
-    if embedded:
-        found = f"{user.name} is in libvirt and kvm; labs here have a libvirt of their own, and that is root's to start"
-        return CheckResult(id_, title, Level.WARN, found, why, "sudo hyperscaler provision FILE")
-    return ok(id_, title, f"{user.name} is in libvirt and kvm", why)
+    groups = f"not in {' and '.join(lacking)}" if lacking else "in libvirt and kvm"
+    found = f"{user.name}, {groups}: only root can provision"
+    return CheckResult(id_, title, Level.WARN, found, why, "sudo hyperscaler provision FILE")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from emulator.host.checks.result import CheckResult, Level, Wanted, ok
+from emulator.host.facts import HostFacts
 from emulator.host.readings import HostReadings
 from emulator.spec.findings import Finding, Severity
 
@@ -22,10 +23,10 @@ def check_resources(host: HostReadings, wanted: Wanted) -> Iterator[CheckResult]
     yield _resource(
         wanted,
         "memory",
-        f"{gib:.1f} GiB, {free:.1f} GiB of it free",
+        f"{gib:.1f} GiB{_reserved(facts)}, {free:.1f} GiB of it free",
         ("host.memory", "host.memory-available"),
         # A machine sold with 12 GiB shows a little less.
-        enough=facts.memory_total_mib >= DEMO_MEMORY_MIB * 0.95,
+        enough=facts.memory_usable_mib >= DEMO_MEMORY_MIB * 0.95,
         demo=f"{DEMO_MEMORY_MIB // 1024} GiB",
         why="guests that do not fit into memory do not start, or are killed",
         fix="close other programs, or make a smaller lab (config/minimal.yaml)",
@@ -81,14 +82,19 @@ def of_finding(id_: str, title: str, finding: Finding, why: str) -> CheckResult:
     return CheckResult(id_, title, level, f"{finding.where}: {finding.what}", why, finding.fix)
 
 
+def _reserved(facts: HostFacts) -> str:
+    reserved = facts.memory_reserved_mib
+    return f" ({reserved / 1024:.1f} GiB reserved as huge pages)" if reserved else ""
+
+
 def _huge_pages(host: HostReadings) -> CheckResult:
     id_, title = "resource.hugepages", "huge pages"
     why = "reserved pages are taken from the memory that guests could have: labs use ordinary pages"
-    pages, facts = host.huge_pages, host.facts
-    if not pages.reserved:
+    reserved = host.facts.memory_reserved_mib
+    if not reserved:
         return ok(id_, title, "none reserved", why)
-    found = f"{pages.reserved} of {pages.size_mib} MiB reserved: {pages.memory_mib / 1024:.1f} GiB"
-    if pages.memory_mib * 4 > facts.memory_total_mib:
+    found = f"{reserved / 1024:.1f} GiB reserved"
+    if reserved * 4 > host.facts.memory_total_mib:
         fix = "sysctl vm.nr_hugepages=0, and take the reservation out of /etc/sysctl.d and the kernel's arguments"
         return CheckResult(id_, title, Level.WARN, found, why, fix)
     return ok(id_, title, found, why)

@@ -59,7 +59,9 @@ class Wanted:
         slices: some node gets a slice of a board, so that vGPUs are needed.
         whole: some node gets a whole board.
         embedded: the lab has a libvirt and networks of its own; None leaves it to what the host has.
+        bridges: those of the file's networks.
         nodes: how many; 0 without a file.
+        own_boards: PCI addresses of boards that the lab has already, so that its own guests hold them.
         findings: what the file says about memory, disk, cores and networks of this host.
     """
 
@@ -69,7 +71,9 @@ class Wanted:
     slices: bool = False
     whole: bool = False
     embedded: bool | None = None
+    bridges: tuple[str, ...] = ()
     nodes: int = 0
+    own_boards: frozenset[str] = frozenset()
     findings: tuple[Finding, ...] = field(default=())
 
     @property
@@ -91,6 +95,7 @@ def wanted_of(spec: ClusterSpec) -> Wanted:
         slices=bool(real) and not boards_only and any(not request.whole for request in requests),
         whole=bool(real) and (boards_only or any(request.whole for request in requests)),
         embedded=None if uri == "auto" else uri == "embedded",
+        bridges=tuple(network.bridge for network in spec.networks.values()),
         nodes=len(spec.nodes),
     )
 

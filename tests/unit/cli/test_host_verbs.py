@@ -89,7 +89,7 @@ def test_an_ordinary_user_gets_an_answer() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "nobody is not in libvirt and kvm"
+    assert done.stdout.strip() == "nobody, not in libvirt and kvm: only root can provision"
 
 
 def test_a_dry_run_of_prepare_is_pure_json_and_leaves_nothing(tmp_path: Path) -> None:

@@ -5,7 +5,15 @@ from __future__ import annotations
 from ipaddress import IPv4Network
 from pathlib import Path
 
-from emulator.host.facts import HostNetwork, _memory, parse_meminfo, parse_routes, read_host_facts
+from emulator.host.facts import (
+    HostNetwork,
+    MemoryFigures,
+    _memory,
+    limited_memory,
+    parse_meminfo,
+    parse_routes,
+    read_host_facts,
+)
 
 ROUTES = """\
 Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT
@@ -35,12 +43,22 @@ def test_meminfo_is_read_in_mib() -> None:
 
 def test_a_control_group_limit_makes_the_host_smaller(tmp_path: Path) -> None:
     meminfo = "MemTotal: 8388608 kB\nMemAvailable: 6291456 kB\n"
-    assert _memory(meminfo, cgroup=tmp_path) == (8192, 6144)
+    assert _memory(meminfo, cgroup=tmp_path) == MemoryFigures(8192, 6144, 0)
     (tmp_path / "memory.max").write_text("max\n")
-    assert _memory(meminfo, cgroup=tmp_path) == (8192, 6144)
+    assert _memory(meminfo, cgroup=tmp_path) == MemoryFigures(8192, 6144, 0)
     (tmp_path / "memory.max").write_text(f"{4 * 1024**3}\n")
     (tmp_path / "memory.current").write_text(f"{1024**3}\n")
-    assert _memory(meminfo, cgroup=tmp_path) == (4096, 3072)
+    assert _memory(meminfo, cgroup=tmp_path) == MemoryFigures(4096, 3072, 0)
+
+
+def test_huge_pages_of_every_size_are_no_room_for_labs() -> None:
+    meminfo = "MemTotal: 33554432 kB\nMemAvailable: 6291456 kB\nHugePages_Total: 512\nHugepagesize: 2048 kB\n"
+    assert limited_memory(meminfo, limit="max", used="0") == MemoryFigures(32768, 6144, 1024)
+    all_sizes = f"{meminfo}Hugetlb: 25165824 kB\n"
+    assert limited_memory(all_sizes, limit="max", used="0") == MemoryFigures(32768, 6144, 24576)
+    # A control group with a limit above what is left, and one below it.
+    assert limited_memory(all_sizes, limit=str(16 * 1024**3), used="0") == MemoryFigures(16384, 6144, 8192)
+    assert limited_memory(all_sizes, limit=str(4 * 1024**3), used="0") == MemoryFigures(4096, 4096, 0)
 
 
 def test_this_machine_has_facts(tmp_path: Path) -> None:

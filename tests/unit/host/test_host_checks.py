@@ -35,7 +35,7 @@ EXPECTED: Mapping[str, Mapping[str, str]] = {
         "system.clock": "WARN",
         "system.inotify": "WARN",
     },
-    "ubuntu-24.04-vendor-vfio": {"gpu.holders": "WARN", "network.docker": "WARN"},
+    "ubuntu-24.04-vendor-vfio": {"gpu.holders": "WARN", "program.user": "WARN", "network.docker": "WARN"},
     "unprepared": {
         "cpu.kvm": "WARN",
         "cpu.vhost-net": "WARN",
@@ -115,8 +115,9 @@ def test_every_check_is_seen_to_fail_or_warn_somewhere(tmp_path: Path) -> None:
         "gpu.sriov",
         "gpu.vgpu",
         "network.bridges",
+        "network.forward",
+        "network.ufw",
         "program.qemu-img",
-        "program.user",
     }
     nothing_to_mend = {"cpu.secure-guest"}
     assert {result.id for result in report.results} == spoken | in_tests_below | nothing_to_mend
@@ -138,7 +139,7 @@ def test_every_check_is_seen_to_fail_or_warn_somewhere(tmp_path: Path) -> None:
         ("amd", "gpu.nouveau", "not loaded, blacklisted by modprobe.blacklist=nouveau,nova-core"),
         ("amd", "system.cgroups", "version 1: cpu, cpuacct, cpuset, memory, devices, blkio, freezer"),
         ("ubuntu-24.04-vendor-vfio", "gpu.vgpu", "0000:17:00.0: vendor VFIO (no mdev)"),
-        ("ubuntu-24.04-vendor-vfio", "program.user", "ada is in libvirt and kvm"),
+        ("ubuntu-24.04-vendor-vfio", "program.user", "ada, in libvirt and kvm: only root can provision"),
         (
             "no-virtualisation",
             "cpu.kvm",
@@ -181,6 +182,66 @@ def test_an_old_qemu_img_and_a_silent_one(tmp_path: Path) -> None:
     assert result_of(silent, "program.qemu-img")[0] is Level.WARN
 
 
+@pytest.mark.parametrize(
+    ("answer", "level"),
+    [(None, Level.WARN), ("broken", Level.WARN), ("refused", Level.PASS), ("usable", Level.PASS)],
+)
+def test_vhost_net_in_all_its_states(tmp_path: Path, answer: str | None, level: Level) -> None:
+    """Where it is refused to this user, it is there all the same for QEMU, which root starts."""
+    report = judge(tmp_path, "intel", devices={"/dev/vhost-net": answer})
+    assert result_of(report, "cpu.vhost-net")[0] is level
+
+
+@pytest.mark.parametrize(
+    ("embedded", "socket", "level"),
+    [
+        (True, True, Level.FAIL),
+        (False, True, Level.PASS),
+        (None, True, Level.PASS),  # `uri: auto` takes the host's where it answers
+        (None, False, Level.FAIL),
+    ],
+)
+def test_virtqemud_alone_serves_only_labs_on_the_host_s_libvirt(
+    tmp_path: Path, embedded: bool | None, socket: bool, level: Level
+) -> None:
+    files = {"/run/libvirt/virtqemud-sock": ""} if socket else {}
+    programs = {"libvirtd": None, "virtqemud": "virtqemud (libvirt) 11.0.0\n"}
+    report = judge(tmp_path, "intel", Wanted(embedded=embedded), files=files, programs=programs)
+    found = "11.0.0 (at least 9.0)"
+    if level is Level.FAIL:
+        found = "virtqemud alone is installed, and a lab's own libvirt is a libvirtd"
+    assert result_of(report, "program.libvirt") == (level, found)
+
+
+@pytest.mark.parametrize(
+    ("process", "files", "level", "found"),
+    [
+        ("chronyd", {"/recorded/clock_synchronised": "yes\n"}, Level.PASS, "synchronised; chrony runs here"),
+        (
+            "chronyd",
+            {"/recorded/clock_synchronised": "no\n"},
+            Level.WARN,
+            "chrony runs, not known to have synchronised the clock",
+        ),
+        ("chronyd", {}, Level.PASS, "chrony runs; whether the clock is synchronised is not to be seen"),
+        (
+            "systemd-timesyn",
+            {"/recorded/clock_synchronised": "no\n", "/run/systemd/timesync/synchronized": ""},
+            Level.PASS,
+            "synchronised; systemd-timesyncd runs here",
+        ),
+        ("sshd", {"/recorded/clock_synchronised": "yes\n"}, Level.PASS, "synchronised; no time service runs here"),
+        ("sshd", {"/recorded/clock_synchronised": "no\n"}, Level.WARN, "no time service runs here"),
+        ("sshd", {}, Level.WARN, "no time service runs here"),
+    ],
+)
+def test_a_clock_that_is_right_and_one_that_somebody_means_to_set(
+    tmp_path: Path, process: str, files: dict[str, str], level: Level, found: str
+) -> None:
+    report = judge(tmp_path, "no-virtualisation", processes={612: process}, files=files)
+    assert result_of(report, "system.clock") == (level, found)
+
+
 def test_the_vgpu_services_and_those_that_hold_a_board(tmp_path: Path) -> None:
     wanted = Wanted(lab="l", boards=(("GPU-0", "0000:41:00.0"),), slices=True)
     changes = {"processes": {700: "sshd", 701: "nvidia-persiste"}, "holds": {701: ["/dev/nvidia0"]}}
@@ -193,7 +254,15 @@ def test_the_vgpu_services_and_those_that_hold_a_board(tmp_path: Path) -> None:
 
 def test_a_user_outside_the_groups(tmp_path: Path) -> None:
     report = judge(tmp_path, "intel", uid=1000, groups=["kvm"])
-    assert result_of(report, "program.user") == (Level.WARN, "ada is not in libvirt")
+    assert result_of(report, "program.user") == (Level.WARN, "ada, not in libvirt: only root can provision")
+
+
+@pytest.mark.parametrize("embedded", [True, False, None])
+def test_no_group_lets_an_ordinary_user_provision(tmp_path: Path, embedded: bool | None) -> None:
+    report = judge(tmp_path, "ubuntu-24.04-vendor-vfio", Wanted(embedded=embedded))
+    (result,) = [result for result in report.results if result.id == "program.user"]
+    assert (result.level, result.found) == (Level.WARN, "ada, in libvirt and kvm: only root can provision")
+    assert result.fix == "sudo hyperscaler provision FILE"
 
 
 def test_a_board_that_shares_its_group(tmp_path: Path) -> None:
@@ -279,6 +348,16 @@ def test_a_lab_file_is_held_against_the_host(tmp_path: Path) -> None:
     _, found = result_of(report, "network.subnets")
     assert found.endswith("192.168.100.0/24 overlaps 192.168.100.0/24, which this host reaches through eth0")
     assert str(tmp_path / "lab.yaml") in found
+
+
+def test_a_lab_does_not_fit_beside_huge_pages(tmp_path: Path) -> None:
+    file = tmp_path / "lab.yaml"
+    file.write_text(LAB.replace("URI", "embedded"))  # 12 GiB in three nodes
+    meminfo = "MemTotal: 33554432 kB\nMemAvailable: 30000000 kB\nHugetlb: 25165824 kB\n"
+    root = host_trees.plant(tmp_path / "root", "intel", files={"/proc/meminfo": meminfo})
+    level, found = result_of(check_host(lambda: host_trees.read(root), file, None), "resource.memory")
+    assert level is Level.FAIL
+    assert found.endswith("this host has 32.0 GiB in all, 24.0 GiB of it reserved as huge pages, which labs do not use")
 
 
 def test_a_lab_with_networks_of_its_own_has_no_neighbours(tmp_path: Path) -> None:

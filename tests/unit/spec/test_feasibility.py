@@ -55,6 +55,13 @@ def test_a_roomy_host_has_nothing_to_say() -> None:
             " | lower memory_gb or the number of nodes; the largest is hpc-controller with 2.0 GiB",
         ),
         (
+            replace(ROOMY, memory_reserved_mib=30 * 1024),
+            "lab.yaml:6:1: error: clusters: 3 nodes and QEMU beside each (128 MiB) take 4.4 GiB of memory, and this"
+            " host has 32.0 GiB in all, 30.0 GiB of it reserved as huge pages, which labs do not use"
+            " | sysctl vm.nr_hugepages=0 if nobody needs them; or lower memory_gb or the number of nodes; the largest"
+            " is hpc-controller with 2.0 GiB",
+        ),
+        (
             replace(ROOMY, memory_available_mib=4096),
             "lab.yaml:6:1: warning: clusters: 4.4 GiB of memory for 3 nodes to start, and 4.0 GiB is free now"
             " | end other programs, or lower memory_gb",

@@ -1,0 +1,63 @@
+"""Processes that have a board open, and whether a lab can be made all the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from emulator.gpu_ports import DeviceHolder
+from emulator.host.checks.result import CheckResult, Level, Wanted, ok
+from emulator.host.readings import HostReadings
+
+# Process (cut at 15 characters) -> unit of services that hold a board as long as they run.
+_UNITS = {"nvidia-persiste": "nvidia-persistenced", "nv-hostengine": "nvidia-dcgm", "nvsm_core": "nvsm"}
+# They hold a board that vGPUs are made on, or keep it awake for that; a board that goes away whole they keep here.
+_BESIDE_SLICES = frozenset({"nvidia-persiste", "nvidia-vgpu-mgr", "nvidia-vgpud"})
+NO_BOARD = "no NVIDIA GPU"
+
+
+def check_holders(host: HostReadings, wanted: Wanted) -> CheckResult:
+    """A failure only where the lab asks for a board that is known to be in others' hands."""
+    id_, title = "gpu.holders", "processes on GPUs"
+    why = "a board in use can be neither cut into slices nor handed to a guest"
+    unseen = bool(host.boards) and not host.user.is_root
+    blind = " (only those of this user: run as root for all)" if unseen else ""
+    holders = _strangers(host, wanted)
+    if not holders:
+        found = f"none{blind}" if host.boards else NO_BOARD
+        if unseen:
+            fix = "sudo hyperscaler host check"
+            return CheckResult(id_, title, Level.WARN, found, why, fix, unseen=True)
+        return ok(id_, title, found, why)
+    held = _held(host, wanted, holders)
+    level = Level.FAIL if held else Level.WARN
+    asked = f"; the lab asks for {' and '.join(held)}" if held else ""
+    return CheckResult(id_, title, level, f"{_named(holders)}{asked}{blind}", why, _fix(holders), unseen=unseen)
+
+
+def _strangers(host: HostReadings, wanted: Wanted) -> tuple[DeviceHolder, ...]:
+    """Without the guests to which the lab has given its boards."""
+    own = {board.node for board in host.boards if board.pci.address in wanted.own_boards}
+    return tuple(item for item in host.holders if not (item.path in own and item.path.startswith("/dev/vfio/")))
+
+
+def _held(host: HostReadings, wanted: Wanted, holders: Iterable[DeviceHolder]) -> list[str]:
+    """The boards of the lab file that cannot be had, each with who has it."""
+    names = {address: name for name, address in wanted.boards}
+    in_the_way = [item for item in holders if wanted.whole or item.name not in _BESIDE_SLICES]
+    found = []
+    for board in host.boards:
+        mine = [item for item in in_the_way if board.node and item.path == board.node]
+        if mine and board.pci.address in names:
+            found.append(f"{names[board.pci.address]} ({board.pci.address}), which {_named(mine)} has open")
+    return found
+
+
+def _named(holders: Iterable[DeviceHolder]) -> str:
+    return ", ".join(sorted({f"{item.name} ({item.pid})" for item in holders}))
+
+
+def _fix(holders: Iterable[DeviceHolder]) -> str:
+    units = sorted({_UNITS[item.name] for item in holders if item.name in _UNITS})
+    stop = f"systemctl stop {' '.join(units)}; " if units else ""
+    pids = " ".join(str(pid) for pid in sorted({item.pid for item in holders}))
+    return f"{stop}end them when they are done: kill {pids}"

@@ -1,0 +1,137 @@
+"""What the kernel, programs and configuration files of a host say, as the types of `readings.py`. Pure."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from pathlib import Path
+
+from emulator.host.readings import Cgroups, CpuVendor, ForwardChain, Processor
+
+_VERSION = re.compile(r"\d+(?:\.\d+)+")
+
+
+def parse_modules(text: str) -> frozenset[str]:
+    """Names out of `modules.dep` or `modules.builtin`: lines that begin with the path of a module."""
+    paths = (line.partition(":")[0] for line in text.splitlines())
+    # With the ending of a compression: vfio-pci.ko.xz
+    return frozenset(path.rpartition("/")[2].partition(".")[0].replace("-", "_") for path in paths if path)
+
+
+def parse_processor(cpuinfo: str) -> Processor:
+    """`/proc/cpuinfo`; all processors of a machine are taken to be alike, as virt-host-validate does."""
+    first = cpuinfo.split("\n\n", 1)[0]
+    values = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
+    vendors = {"GenuineIntel": CpuVendor.INTEL, "AuthenticAMD": CpuVendor.AMD, "HygonGenuine": CpuVendor.AMD}
+    return Processor(
+        vendors.get(values.get("vendor_id", ""), CpuVendor.OTHER),
+        values.get("model name", "unknown"),
+        frozenset(values.get("flags", "").split()),
+    )
+
+
+def parse_version(text: str) -> str:
+    """The first dotted number in what a program says: `libvirtd (libvirt) 9.0.0` -> `9.0.0`; empty without one."""
+    match = _VERSION.search(text)
+    return match.group() if match else ""
+
+
+def parse_driver_version(text: str) -> tuple[str, bool]:
+    """`/proc/driver/nvidia/version`: the version, and whether these are the open kernel modules."""
+    line = next((line for line in text.splitlines() if line.startswith("NVRM version")), "")
+    match = re.search(r"\b\d{3,}\.\d+(?:\.\d+)?\b", line)
+    return match.group() if match else "", "Open Kernel Module" in line
+
+
+def parse_device_minor(text: str) -> int | None:
+    """The number N of /dev/nvidiaN from `/proc/driver/nvidia/gpus/<address>/information`."""
+    match = re.search(r"^Device Minor:\s*(\d+)", text, re.MULTILINE)
+    return int(match.group(1)) if match else None
+
+
+def parse_blacklist(text: str) -> frozenset[str]:
+    """Modules that a modprobe.d file keeps from loading: `blacklist NAME`, or `install NAME` with false or true."""
+    found = set()
+    for line in text.splitlines():
+        words = line.split("#", 1)[0].split()
+        if (len(words) == 2 and words[0] == "blacklist") or (
+            len(words) >= 3 and words[0] == "install" and Path(words[2]).name in ("false", "true")
+        ):
+            found.add(words[1].replace("-", "_"))
+    return frozenset(found)
+
+
+def parse_open_files(limits: str) -> tuple[int | None, int | None]:
+    """Soft and hard limit of open files from `/proc/self/limits`."""
+    match = re.search(r"^Max open files\s+(\S+)\s+(\S+)", limits, re.MULTILINE)
+    if not match:
+        return None, None
+    soft, hard = (int(word) if word.isdecimal() else None for word in match.groups())
+    return soft, hard
+
+
+def parse_forward_drops(text: str) -> tuple[ForwardChain, ...]:
+    """From `nft list chains`: those at the hook `forward` whose policy is to drop, that IPv4 packets of guests pass.
+
+    The family `bridge` is among them: packets from guest to guest pass it.
+    """
+    found = []
+    family = table = chain = ""
+    for line in text.splitlines():
+        words = line.replace(";", " ").split()
+        if words[:1] == ["table"] and len(words) >= 3:
+            family, table = words[1:3]
+        elif words[:1] == ["chain"] and len(words) >= 2:
+            chain = words[1]
+        elif words[:1] == ["type"]:
+            settings = dict(itertools.pairwise(words))
+            if settings.get("hook") == "forward" and settings.get("policy") == "drop":
+                found.append(ForwardChain(family, table, chain))
+    return tuple(item for item in found if item.family in ("ip", "inet", "bridge"))
+
+
+def parse_dpkg_status(text: str) -> frozenset[str]:
+    """Names of the packages that dpkg has installed."""
+    found = set()
+    for paragraph in text.split("\n\n"):
+        name = status = ""
+        for line in paragraph.split("\n", 3)[:3] if paragraph else ():
+            if line.startswith("Package: "):
+                name = line[9:].strip()
+            elif line.startswith("Status: "):
+                status = line
+        if name and status.endswith(" installed"):
+            found.add(name)
+    return frozenset(found)
+
+
+def parse_package_list(text: str) -> dict[str, bool]:
+    """The product's list of Debian packages: a name a line, the rest is comment. True for the optional ones.
+
+    What follows a line `# setup only` is for installing the program, and no business of a host that runs it.
+    """
+    found = {}
+    for line in text.partition("\n# setup only")[0].splitlines():
+        name, _, comment = line.partition("#")
+        if name.strip():
+            found[name.strip()] = comment.strip().startswith("optional")
+    return found
+
+
+def parse_cgroup_mounts(mounts: str, unified: str) -> Cgroups:
+    """From `/proc/mounts` and the root's `cgroup.controllers` (empty text without version 2).
+
+    Version 2 has no controllers for devices (BPF programs), freezer and accounting: they are always there.
+    """
+    old: set[str] = set()
+    for line in mounts.splitlines():
+        words = line.split()
+        if len(words) >= 4 and words[2] == "cgroup":
+            old |= set(words[3].split(","))
+    known = {"cpu", "cpuacct", "cpuset", "memory", "devices", "blkio", "freezer", "pids"}
+    if old & known:
+        return Cgroups(1, frozenset(old & known))
+    if not unified.strip():
+        return Cgroups(0, frozenset())
+    new = {"blkio" if word == "io" else word for word in unified.split()}
+    return Cgroups(2, frozenset((new & known) | {"devices", "freezer", "cpuacct"}))
