@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from emulator.app.gpu_planning import GPU_FACT, backend_of, plan_gpus
+from emulator.app.kubernetes_planning import follow_control_plane, refuse_other_version, tell_contents
 from emulator.app.lab import Backends, Lab, namespace_name
 from emulator.app.world import EMBEDDED, SYSTEM, AccelerationChoice, SystemHypervisor, World
 from emulator.apply.handler import Handler
@@ -99,8 +100,13 @@ def plan_lab(lab: Lab, state: State, spec: ClusterSpec, acceleration: Accelerati
     wanted = build(spec, placement, gpus.resources)
     recorded = dict(state.resources)
     with lab.session.pictured():
-        plan = diff(lab.name, wanted, recorded, observe(lab, wanted, recorded), find(lab))
-    return dataclasses.replace(plan, notes=(*plan.notes, *gpus.notes, *_without_effect(lab, spec)))
+        seen = observe(lab, spec, wanted, recorded)
+        plan = tell_contents(lab.images, diff(lab.name, wanted, recorded, seen, find(lab)))
+    return dataclasses.replace(
+        plan,
+        blockers=(*plan.blockers, *refuse_other_version(lab.images, spec, seen, plan)),
+        notes=(*plan.notes, *gpus.notes, *_without_effect(lab, spec)),
+    )
 
 
 def _without_effect(lab: Lab, spec: ClusterSpec) -> tuple[str, ...]:
@@ -119,13 +125,17 @@ def plan_destroy(lab: Lab, state: State) -> Plan:
         return diff(lab.name, (), dict(state.resources), {}, find(lab))
 
 
-def observe(lab: Lab, wanted: tuple[Resource, ...], recorded: dict[str, Recorded]) -> dict[str, Observation]:
+def observe(
+    lab: Lab, spec: ClusterSpec, wanted: tuple[Resource, ...], recorded: dict[str, Recorded]
+) -> dict[str, Observation]:
     """A look at everything wanted, by id.
 
     What labs share is looked at last, and only if something is to be made from it: a lab whose disks are there needs
     no golden image, nor the sources that it would be made from.
     """
     seen = _look(lab, tuple(resource for resource in wanted if not resource.shared), recorded)
+    remade = {resource.id for resource in wanted if _is_remade(resource, recorded.get(resource.id))}
+    follow_control_plane(lab.images, spec, seen, remade)
     shared = tuple(resource for resource in wanted if resource.shared)
     idle = {resource.id for resource in shared if _only_stays(resource, wanted, recorded, seen)}
     seen |= {key: Observation(Presence.OURS) for key in idle}
@@ -148,13 +158,20 @@ def _only_stays(
     seen: Mapping[str, Observation],
 ) -> bool:
     """Whether all that needs this shared thing is there and remains as it is, but for what can change in place."""
-    for user in (resource for resource in wanted if shared.id in resource.needs):
-        record = recorded.get(user.id)
-        if record is None or type(record.resource) is not type(user) or seen[user.id].presence is not Presence.OURS:
-            return False
-        if not set(user.differences(record.resource)) <= user.updatable:
-            return False
-    return True
+    users = [resource for resource in wanted if shared.id in resource.needs]
+    return all(
+        user.id in recorded and seen[user.id].presence is Presence.OURS and not _is_remade(user, recorded[user.id])
+        for user in users
+    )
+
+
+def _is_remade(resource: Resource, record: Recorded | None) -> bool:
+    """Whether it differs from its record by more than can change in place."""
+    if record is None:
+        return False
+    if type(record.resource) is not type(resource):
+        return True
+    return not set(resource.differences(record.resource)) <= resource.updatable
 
 
 def find(lab: Lab) -> tuple[Resource, ...]:

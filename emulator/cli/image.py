@@ -157,6 +157,7 @@ def _fields(image: Any) -> dict[str, Any]:
         "build_seconds": manifest.build_seconds,
         "bytes": sum(artefact.size for artefact in manifest.artefacts.values()),
         "recipe_digest": manifest.recipe_digest,
+        "versions": dict(manifest.versions),
     }
 
 

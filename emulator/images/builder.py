@@ -8,7 +8,7 @@ import re
 import tarfile
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import TextIO
@@ -16,6 +16,7 @@ from typing import TextIO
 from emulator.errors import HostNotFitError, HyperscalerError
 from emulator.ids import NAMESPACE
 from emulator.images.initrd import build_initrd
+from emulator.images.input_version import input_versions
 from emulator.images.recipe import Recipe, file_mode, tree_paths
 from emulator.images.sbom import DPKG_FORMAT, Package, parse_packages
 from emulator.images.sources import AptSources, host_sources
@@ -51,13 +52,15 @@ Progress = Callable[[BuildPhase, str], None]
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """What the builder leaves in its output directory besides the files. Sizes are bytes."""
+    """What the builder leaves in its output directory besides the files. Sizes are bytes; `versions` are those of the
+    inputs, as far as they say."""
 
     kernel_version: str
     architecture: str
     virtual_size: int
     packages: tuple[Package, ...]
     tools: Mapping[str, str]
+    versions: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,7 @@ class ImageBuilder:
             virtual_size=virtual_size,
             packages=packages,
             tools=self._tool_versions(),
+            versions=input_versions({name: self.inputs[name] for name in self.recipe.inputs}),
         )
 
     def _check(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
@@ -22,6 +22,10 @@ class ImageInput(Protocol):
         """The tree, if nothing has to be built or fetched for it; reads only."""
         ...
 
+    def describe(self) -> str:
+        """What the tree is or will be, in words: version and source. May raise what `ready` raises."""
+        ...
+
     def make(self, progress: Callable[[str], None]) -> Path:
         """The tree, built or fetched when it is not here yet."""
         ...
@@ -35,6 +39,8 @@ class LabImages:
     The store has one `current` pointer for all labs, and two labs may want images of one name with other inputs. What
     was looked at and found right, or built, is therefore kept here: it is what the lab's disks are made from, wherever
     the pointer goes in the meantime.
+
+    A cluster that is there takes new nodes only with the inputs that its others have (`follow`).
     """
 
     def __init__(
@@ -48,6 +54,7 @@ class LabImages:
         self._signatures = signatures
         self._trusted: set[str] = set()
         self._chosen: dict[str, str] = {}
+        self._leaders: dict[str, GoldenImage] = {}
 
     def current(self, name: str) -> GoldenImage | None:
         """The image for a lab's disks, which is the one that `needs_build` or `build` settled on: signed by somebody
@@ -67,9 +74,54 @@ class LabImages:
         """See `ImageStore.kept`."""
         return self.store.kept(name)
 
+    def follow(self, name: str, disk: Path | None) -> None:
+        """From now on `needs_build` settles on an image with the inputs of the one that `disk` is the disk of, whatever
+        their sources would give now, and never asks for a build; with None no longer.
+
+        An image without inputs is not followed, and a name with tag or digest says itself which build is meant.
+
+        Raises:
+            StateError: see `owning`.
+        """
+        self._leaders.pop(name, None)
+        leader = self.owning(disk) if disk is not None else None
+        if leader is not None and leader.name == name and leader.manifest.inputs:
+            self._leaders[name] = leader
+
+    def _like(self, leader: GoldenImage) -> GoldenImage:
+        """The current image where it has the same inputs, since its packages may be newer; else `leader` itself.
+
+        Raises:
+            StateError: files of both are missing.
+        """
+        current = self._pointed_at(leader.name)
+        fault: str | None = None
+        for image in (current, leader):
+            if image is not None and image.manifest.inputs == leader.manifest.inputs:
+                fault = self.store.needs_build(f"{image.name}@{image.digest}")
+                if fault is None:
+                    return image
+        raise StateError(
+            f"the image that the nodes of the lab were made from cannot be used for new ones: {fault}",
+            where=str(leader.directory),
+            fix="put its files back, or destroy the lab and provision it again",
+        )
+
+    def contents(self, name: str) -> str:
+        """The image that `needs_build` or `build` settled on and what went into it, in words; empty for none, and for
+        one without inputs."""
+        image = self.store.current(self._chosen[name]) if name in self._chosen else None
+        if image is None or not image.manifest.inputs:
+            return ""
+        versions = "".join(f", {key} {version}" for key, version in sorted(image.versions.items()))
+        return f"{image.name} {image.digest[:12]}{versions}"
+
     def needs_build(self, name: str, *, held: bool = True) -> str | None:
         """Why a lab's image must be built, in words; None when it is there, and then `current` gives this one from now
         on. See `ImageStore.needs_build`."""
+        if name in self._leaders:
+            self._choose(name, self._like(self._leaders[name]))
+            return None
         while True:
             seen = self._pointed_at(name)
             reason = self._needs_build(name, held=held)
@@ -93,8 +145,17 @@ class LabImages:
         reference = parse_reference(name)
         if reference is not None and reference.fixed:
             return self.store.needs_build(name)
+        names = load_recipe(name).inputs
+        reason = self._reason(name, names, held=held)
+        if reason is None:
+            return None
+        # A plan is known by its reasons: one for another release must be another plan.
+        made_with = [self._inputs[wanted].describe() for wanted in names if wanted in self._inputs]
+        return f"{reason}: {'; '.join(made_with)}" if made_with else reason
+
+    def _reason(self, name: str, inputs: Sequence[str], *, held: bool) -> str | None:
         trees = {}
-        for wanted in load_recipe(name).inputs:
+        for wanted in inputs:
             tree = self._inputs[wanted].ready() if wanted in self._inputs else None
             if tree is None:
                 return f"its input {wanted} has to be made first"

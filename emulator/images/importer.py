@@ -15,13 +15,14 @@ import stat
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from emulator.errors import HyperscalerError
 from emulator.ids import NAMESPACE
 from emulator.images.builder import DISK, INITRD, KERNEL, BuildPhase, Built, Progress, open_log
 from emulator.images.guest_tree import GuestTree, check_finished
 from emulator.images.initrd import build_initrd, load_order
+from emulator.images.input_version import input_versions, record_path
 from emulator.images.recipe import Recipe
 from emulator.images.sbom import DPKG_FORMAT, Package, parse_packages
 from emulator.ports import Completed, ProcessRunner
@@ -63,6 +64,7 @@ class ImageImporter:
         tree = GuestTree(raw, self.work / "root", self.runner)
         packages = self._packages(tree)
         check_finished(self.recipe, tree, packages)
+        versions = self._versions(tree)
         kernel_version = self._boot_files(tree)
         self.progress(BuildPhase.FILESYSTEM, "")
         clean, virtual_size = self._compact(raw)
@@ -75,6 +77,7 @@ class ImageImporter:
             virtual_size=virtual_size,
             packages=packages,
             tools=self._tools(),
+            versions=versions,
         )
 
     # ------------------------------------------------------------ the file system on the disk
@@ -181,6 +184,13 @@ class ImageImporter:
         listing = self._run(["dpkg-query", f"--admindir={database}", "-W", "-f", "${db:Status-Status}\t" + DPKG_FORMAT])
         rows = (row.partition("\t") for row in listing.stdout.splitlines())
         return parse_packages("".join(f"{fields}\n" for status, _, fields in rows if status == "installed"))
+
+    def _versions(self, tree: GuestTree) -> dict[str, str]:
+        for name in self.recipe.inputs:
+            path = PurePosixPath("/", record_path(name))
+            if path.name in tree.names(str(path.parent)):
+                tree.fetch(str(path))
+        return input_versions(dict.fromkeys(self.recipe.inputs, tree.directory))
 
     def _boot_files(self, tree: GuestTree) -> str:
         found = [match for name in tree.names("/boot") if (match := _KERNEL_NAME.fullmatch(name))]

@@ -28,10 +28,11 @@ class Manifest:
     """What is known of one built image.
 
     `digest` identifies the artefacts, `recipe_digest` what they were built from. `cmdline` are the kernel
-    parameters that every guest of this image needs. `inputs` are the digests of the trees that the builder was given.
-    `virtual_size` is the disk's size in bytes as the guest sees it,
-    and so the least size of an overlay. `built_at` is UTC in ISO 8601, `build_seconds` wall-clock. `records` are the
-    further files that the checksums (and so a signature of the manifest) cover: the bill of materials.
+    parameters that every guest of this image needs. `inputs` are the digests of the trees that the builder was given,
+    `versions` what these trees say of themselves (`kubernetes`: 1.31.4). `virtual_size` is the disk's size in bytes as
+    the guest sees it, and so the least size of an overlay. `built_at` is UTC in ISO 8601, `build_seconds` wall-clock.
+    `records` are the further files that the checksums (and so a signature of the manifest) cover: the bill of
+    materials.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Manifest:
     tools: Mapping[str, str] = field(default_factory=dict)
     inputs: Mapping[str, str] = field(default_factory=dict)
     records: Mapping[str, Artefact] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """The file's text: sorted keys, so that two manifests can be compared with diff."""
@@ -126,7 +128,8 @@ def _parse(raw: Mapping[str, object]) -> Manifest:
         description=text("description"),
         packages={name: str(version) for name, version in mapping("packages").items()},
         tools={name: str(version) for name, version in mapping("tools").items()},
-        # Manifests were first written without these two keys.
+        # Manifests were first written without these keys.
         inputs={name: str(digest) for name, digest in mapping("inputs").items()} if "inputs" in raw else {},
         records={name: artefact(value) for name, value in mapping("records").items()} if "records" in raw else {},
+        versions={name: str(version) for name, version in mapping("versions").items()} if "versions" in raw else {},
     )

@@ -49,6 +49,11 @@ class GoldenImage:
         """Kernel arguments that the image needs to boot; the host adds the guest's identity."""
         return self.manifest.cmdline
 
+    @property
+    def versions(self) -> Mapping[str, str]:
+        """Of its inputs, by name; an image of an earlier version of this program does not say."""
+        return self.manifest.versions
+
 
 class ImageStore:
     """Images under `root`: `<name>/<digest>/` with the artefacts, and `<name>/current` that points to one of them.

@@ -111,6 +111,7 @@ def _described(recipe: Recipe, built: Built, out: Path, inputs: Mapping[str, str
         packages={package.name: package.version for package in built.packages},
         tools=built.tools,
         inputs=inputs,
+        versions=built.versions,
         records={SBOM_NAME: artefact(out / SBOM_NAME)},
     )
 

@@ -24,7 +24,14 @@ from emulator.kubernetes_build.node_files import NodeFiles
 from emulator.kubernetes_build.release import ARCHITECTURE, Release, ReleaseError, ReleaseManifest, missing_images
 from emulator.kubernetes_build.room import remove_leftovers
 from emulator.kubernetes_build.upstream import UpstreamFetch
-from emulator.spec.kubernetes_versions import BUNDLE_MINORS, DEBIAN_SOURCE_VERSION, minor_of
+from emulator.spec.kubernetes_versions import (
+    BUNDLE_MINORS,
+    DEBIAN_SOURCE_VERSION,
+    UPSTREAM_MINORS,
+    is_asked_for,
+    is_full_version,
+    minor_of,
+)
 from emulator.spec.model import KubernetesSpec
 
 BUNDLE = "bundle:"
@@ -76,6 +83,26 @@ class KubernetesSources:
         self.files.require_host()
         return None
 
+    def describe(self, wants: KubernetesSpec) -> str:
+        """What the lab gets, and from where, in words for a plan; two releases never read the same, but for the newest
+        of a version that is yet to be fetched.
+
+        Raises:
+            UsageError, ReleaseError: the bundle cannot be read.
+        """
+        kind = self.resolve(wants)
+        if kind == DEBIAN_SOURCE:
+            return f"Kubernetes {DEBIAN_SOURCE_VERSION} from {DEBIAN_SOURCE}"
+        if kind == UPSTREAM:
+            found = self.upstream.cached(wants.version, wanted_addons(wants))
+            if found is not None:
+                return f"Kubernetes {found.manifest.version} from {UPSTREAM}, digest {found.manifest.digest[:12]}"
+            asked = wants.version.removeprefix("v") or UPSTREAM_MINORS[-1]
+            newest = "" if is_full_version(asked) else "the newest "
+            return f"{newest}Kubernetes {asked} from {UPSTREAM}"
+        manifest = show_bundle(Path(kind.removeprefix(BUNDLE)))
+        return f"Kubernetes {manifest.version} from {kind}, digest {manifest.digest[:12]}"
+
     def release(self, wants: KubernetesSpec, *, progress: Progress) -> Release:
         """The lab's release on this host: built, fetched or unpacked when it is not here yet.
 
@@ -123,7 +150,7 @@ class KubernetesSources:
             return wants.source
         if self.upstream.cached(wants.version, wanted_addons(wants)) is not None:
             return UPSTREAM
-        fits = _fits(DEBIAN_SOURCE_VERSION, wants) and not wanted_addons(wants)
+        fits = is_asked_for(DEBIAN_SOURCE_VERSION, wants.version) and not wanted_addons(wants)
         if fits and self.build.cached() is not None:
             return DEBIAN_SOURCE
         if not fits:
@@ -175,17 +202,12 @@ def _require_bundle(manifest: ReleaseManifest, wants: KubernetesSpec, *, where: 
 
 def require_version(version: str, wants: KubernetesSpec) -> None:
     """Raises: ConfigError when the lab asks for another version than the source gives (1.31 takes any 1.31.x)."""
-    if not _fits(version, wants):
+    if not is_asked_for(version, wants.version):
         raise ConfigError(
             f"the source gives Kubernetes {version}, the lab asks for {wants.version.removeprefix('v')}",
             where="clusters.cloud.kubernetes_config.version",
             fix=f"write {version}, or remove the key",
         )
-
-
-def _fits(version: str, wants: KubernetesSpec) -> bool:
-    asked = wants.version.removeprefix("v")
-    return not asked or version == asked or version.startswith(f"{asked}.")
 
 
 def require_addons(wants: KubernetesSpec, have: Collection[str]) -> None:

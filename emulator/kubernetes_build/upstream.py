@@ -33,7 +33,7 @@ from emulator.kubernetes_build.release import (
     read_release,
 )
 from emulator.ports import ProcessRunner
-from emulator.spec.kubernetes_versions import UPSTREAM_MINORS, minor_of
+from emulator.spec.kubernetes_versions import UPSTREAM_MINORS, is_asked_for, minor_of
 
 # skopeo and those of its libraries that a lean host lacks.
 SKOPEO_PACKAGES = ("skopeo", "libgpgme11", "libassuan0", "libgpg-error0", "libdevmapper1.02.1")
@@ -221,13 +221,8 @@ class UpstreamFetch:
 
 def newest(versions: Sequence[str], wanted: str) -> str | None:
     """The newest of apt's `versions` (1.31.4-1.1) that is `wanted` (1.31, 1.31.4, or empty for any)."""
-    asked = wanted.removeprefix("v")
-    fitting = [version for version in versions if _fits(version.partition("-")[0], asked)]
+    fitting = [version for version in versions if is_asked_for(version.partition("-")[0], wanted)]
     return max(fitting, key=_order, default=None)
-
-
-def _fits(version: str, asked: str) -> bool:
-    return not asked or version == asked or version.startswith(f"{asked}.")
 
 
 def _order(version: str) -> tuple[int, ...]:

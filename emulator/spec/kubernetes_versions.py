@@ -26,6 +26,12 @@ def is_full_version(version: str) -> bool:
     return minor_of(version) is not None and version.count(".") == 2
 
 
+def is_asked_for(version: str, asked: str) -> bool:
+    """Whether the release `version` (1.31.4) is what a lab file asks for: 1.31 takes any 1.31.x, nothing takes all."""
+    asked = asked.removeprefix("v")
+    return not asked or version == asked or version.startswith(f"{asked}.")
+
+
 def supported_minors(source: str) -> tuple[str, ...]:
     """Minor versions that a source can give; `auto` offers what any of them does."""
     by_source: Mapping[str, tuple[str, ...]] = {

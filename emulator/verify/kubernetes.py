@@ -289,4 +289,6 @@ def summarise(nodes: Mapping[str, NodeState]) -> str:
             if name.startswith("nvidia.com/") and count:
                 gpus[name] = gpus.get(name, 0) + count
     parts = [f"{ready} of {len(nodes)} nodes Ready"]
-    return ", ".join([*parts, *([_counts(gpus)] if gpus else [])])
+    versions = sorted({node.version for node in nodes.values() if node.version})
+    told = [f"Kubernetes {' and '.join(versions)}"] if versions else []
+    return ", ".join([*parts, *told, *([_counts(gpus)] if gpus else [])])

@@ -49,6 +49,9 @@ class KubernetesInput:
     def ready(self) -> Path | None:
         return kubernetes_sources(self.home, self.runner).ready(self.wants)
 
+    def describe(self) -> str:
+        return kubernetes_sources(self.home, self.runner).describe(self.wants)
+
     def make(self, progress: Callable[[str], None]) -> Path:
         def show(step: str, line: str) -> None:
             progress(f"{step}: {line}" if line else step)

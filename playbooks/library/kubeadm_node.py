@@ -140,23 +140,33 @@ def settings(release, cluster, node):
     return {"version": release["version"], "node": node["name"], **{name: cluster[name] for name in names}}
 
 
+def is_asked_for(version, asked):
+    """Whether 1.31.4 is what the lab asks for: 1.31 takes any 1.31.x, nothing takes all."""
+    return not asked or version == asked or version.startswith(asked + ".")
+
+
 def require_version(release, asked):
-    """The version on the node's disk against the one that the lab asks for: a disk keeps its image."""
+    """The version on the control plane's disk against the one that the lab asks for: a disk keeps its image."""
     asked, have = (asked or "").lstrip("v"), release["version"]
-    if asked and have != asked and not have.startswith(asked + "."):
+    if not is_asked_for(have, asked):
         raise NodeError(
             f"this node has Kubernetes {have} on its disk, and the file now asks for version {asked}, which cannot be"
             f" changed in place: write {have}, or destroy the lab and provision it again"
         )
 
 
-def require_skew(release, running):
-    """kubeadm joins a control plane of its own minor version only, and kubelet may not be newer than the API server."""
-    have = release["version"]
-    if running and have.split(".")[:2] != running.split(".")[:2]:
+def require_skew(release, cluster):
+    """kubeadm joins a control plane of its own minor version only, and kubelet may not be newer than the API server.
+
+    The file's version is no way out: it is the control plane's, and the worker's disk stays as it is. A new disk is
+    made with the Kubernetes of the control plane's.
+    """
+    have, running, asked = release["version"], cluster.get("running") or "", (cluster.get("version") or "").lstrip("v")
+    if (running and have.split(".")[:2] != running.split(".")[:2]) or not is_asked_for(have, asked):
         raise NodeError(
-            f"the image of this node holds Kubernetes {have}, and the control plane runs {running}: write"
-            f" version: {running}, or destroy the lab and provision it again"
+            f"the disk of this worker holds Kubernetes {have}, and the control plane runs {running or asked}: take the"
+            " worker out of the lab file and provision, then put it back and provision again; its new disk gets the"
+            " control plane's Kubernetes"
         )
 
 
@@ -287,8 +297,7 @@ def probe(params, release):
 
 def join(params, release):
     cluster, node, timeout = params["cluster"], params["node"], params["timeout"]
-    require_version(release, cluster.get("version"))
-    require_skew(release, cluster.get("running"))
+    require_skew(release, cluster)
     if has_remains():
         reset()
     documents = join_documents(release, cluster, node, params["token"], [params["ca_hash"]], timeout)

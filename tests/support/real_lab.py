@@ -105,6 +105,12 @@ class TinyImages:
     def needs_build(self, name: str) -> str | None:
         return None
 
+    def follow(self, name: str, disk: Path | None) -> None:
+        return None
+
+    def contents(self, name: str) -> str:
+        return ""
+
     def owning(self, disk: Path) -> Image | None:
         return self._image if disk == self._image.disk else None
 

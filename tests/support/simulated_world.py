@@ -138,6 +138,7 @@ class Image:
     directory: Path
     digest: str = "0123456789abcdef"
     cmdline: tuple[str, ...] = ("root=/dev/vda1",)
+    versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def disk(self) -> Path:
@@ -174,6 +175,12 @@ class SimulatedImages:
     def needs_build(self, name: str) -> str | None:
         with self._hook.around("images.needs_build"):
             return None if self._image(name) else "never built"
+
+    def follow(self, name: str, disk: Path | None) -> None:
+        """There is one build of each name."""
+
+    def contents(self, name: str) -> str:
+        return ""
 
     def build(self, name: str, *, progress: Callable[[str], None]) -> Image:
         with self._hook.around("images.build"):

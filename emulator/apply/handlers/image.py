@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
@@ -30,6 +30,11 @@ class BuiltImage(Protocol):
         """Kernel arguments that the image needs to boot."""
         ...
 
+    @property
+    def versions(self) -> Mapping[str, str]:
+        """Of what went into it beside its recipe, by name, as far as it is known."""
+        ...
+
 
 class Images(Protocol):
     """The image store, as one lab sees it."""
@@ -44,6 +49,14 @@ class Images(Protocol):
 
     def needs_build(self, name: str) -> str | None:
         """Why the image must be built, or None."""
+        ...
+
+    def follow(self, name: str, disk: Path | None) -> None:
+        """New disks get what went into the image with this disk, from now on; with None what the file asks for."""
+        ...
+
+    def contents(self, name: str) -> str:
+        """The image that was settled on and what went into it, in words; empty where there is nothing to tell."""
         ...
 
     def build(self, name: str, *, progress: Callable[[str], None]) -> BuiltImage: ...

@@ -46,7 +46,7 @@ class VolumeHandler:
             if record is None:
                 return Observation(Presence.FOREIGN, detail=f"{path} is a disk on {base}, not on a golden image")
             return Observation(Presence.PARTIAL, detail=f"its golden image {base} is gone; the disk cannot be read")
-        return Observation(Presence.OURS)
+        return Observation(Presence.OURS, handle={"base": str(base)})
 
     def ensure(self, resource: Volume, previous: Resource | None, context: ApplyContext) -> Handle:
         del previous

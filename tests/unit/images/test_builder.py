@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pwd
 import stat
@@ -14,6 +15,8 @@ import pytest
 from emulator.errors import CommandError, HostNotFitError, HyperscalerError
 from emulator.images import builder
 from emulator.images.builder import BuildPhase, finish_script, write_overlay
+from emulator.images.input_version import input_version, record_path
+from emulator.images.manifest import read_manifest
 from emulator.images.recipe import load_recipe
 
 
@@ -94,6 +97,34 @@ def test_inputs_must_be_given(store, tools, recipes: Path, tmp_path: Path) -> No
     (tree / "kubelet").write_text("other")
     assert store.needs_build("demo", inputs={"binaries": tree}) == "its input binaries has changed"
     assert store.needs_build("demo") is None, "a host without the inputs can use the image"
+
+
+def test_the_version_that_an_input_says_is_kept_with_the_image(store, recipes: Path, tmp_path: Path) -> None:
+    (recipes / "demo.yaml").write_text("version: 1\nextends: common\ninputs: [binaries, silent]\n")
+    trees = {name: tmp_path / name for name in ("binaries", "silent")}
+    for tree in trees.values():
+        (tree / "usr" / "lib" / "hyperscaler").mkdir(parents=True)
+    (trees["binaries"] / record_path("binaries")).write_text('{"version": "1.31.4"}')
+    (trees["silent"] / record_path("silent")).write_text("{")
+    assert store.build("demo", progress=quiet, inputs=trees).versions == {"binaries": "1.31.4"}
+    image = store.current("demo")
+    assert image is not None
+    assert image.versions == {"binaries": "1.31.4"}
+    raw = json.loads(image.manifest.to_json())
+    del raw["versions"]
+    old = tmp_path / "manifest.json"
+    old.write_text(json.dumps(raw))
+    assert read_manifest(old).versions == {}, "an earlier version of this program wrote none"
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "{}", '{"version": 1}', '{"version": "1\\n2"}', '{"version": ""}', "[" * 100000]
+)
+def test_a_record_that_is_none_says_no_version(tmp_path: Path, text: str) -> None:
+    record = tmp_path / record_path("binaries")
+    record.parent.mkdir(parents=True)
+    record.write_text(text)
+    assert input_version("binaries", tmp_path) == ""
 
 
 def test_laid_in_files_belong_to_root_and_have_plain_modes(tmp_path: Path) -> None:

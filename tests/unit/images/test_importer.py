@@ -16,6 +16,7 @@ from emulator.adapters.process import HostProcess
 from emulator.errors import ConflictError, HyperscalerError
 from emulator.images.builder import BuildPhase
 from emulator.images.guest_tree import GuestTree, accounts_with_password
+from emulator.images.input_version import record_path
 from emulator.images.packer_record import record_of
 from emulator.images.recipe import load_recipe
 from emulator.images.store import GoldenImage, ImageStore
@@ -118,6 +119,16 @@ def test_a_finished_disk_becomes_the_current_image(real, recipes, tree, tmp_path
     assert guest.fetch("/etc/shadow").read_text().startswith("root:*")
     header = subprocess.run(["dumpe2fs", "-h", raw], capture_output=True, text=True, check=True).stdout
     assert "Filesystem volume name:   root" in header
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_the_version_of_an_input_is_read_from_the_disk(real, recipes, tree, tmp_path: Path, *, given: bool) -> None:
+    (recipes / "demo.yaml").write_text("version: 1\nextends: common\npackages: [munge]\ninputs: [binaries]\n")
+    if given:
+        (tree / "usr" / "lib" / "hyperscaler").mkdir(parents=True)
+        (tree / record_path("binaries")).write_text('{"version": "1.31.4"}')
+    image = take(real, disk_of(tree, tmp_path / "d.qcow2"), recipes)
+    assert image.versions == ({"binaries": "1.31.4"} if given else {})
 
 
 def test_what_was_deleted_is_not_in_the_image(real, recipes, tree, tmp_path: Path) -> None:

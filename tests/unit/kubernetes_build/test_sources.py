@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 
 from emulator.errors import ConfigError, HostNotFitError, UsageError
+from emulator.images.input_version import input_version
 from emulator.kubernetes_build.bundle import create_bundle
 from emulator.kubernetes_build.cache_lock import cache_lock
 from emulator.kubernetes_build.debian_packages import DebianArchive
 from emulator.kubernetes_build.debian_source import KubernetesBuild
-from emulator.kubernetes_build.node_files import NodeFiles
+from emulator.kubernetes_build.node_files import INPUT_NAME, RELEASE_FILE, NodeFiles, guest_record
 from emulator.kubernetes_build.origin import Addon, Origin
 from emulator.kubernetes_build.release import Release, ReleaseError, ReleaseManifest, describe_file
 from emulator.kubernetes_build.sources import KubernetesSources, require_version
@@ -223,6 +224,35 @@ def test_upstream_out_of_reach_is_told_before_anything_is_made(
         sources.ready(wants)
     assert caught.value.where == f"https://packages.invalid/v{wants.version or UPSTREAM_MINORS[-1]}/deb/"
     assert "bundle:PATH" in caught.value.fix
+
+
+def test_each_release_is_described_by_its_own_words(sources: KubernetesSources, tmp_path: Path) -> None:
+    path, release = bundle(tmp_path)
+    digest = release.manifest.digest[:12]
+    for wants, words in (
+        (KubernetesSpec(), "Kubernetes 1.20.2 from debian-source"),
+        (KubernetesSpec(source="upstream"), f"the newest Kubernetes {UPSTREAM_MINORS[-1]} from upstream"),
+        (KubernetesSpec(source="upstream", version="v1.31"), "the newest Kubernetes 1.31 from upstream"),
+        (KubernetesSpec(source="upstream", version="1.31.4"), "Kubernetes 1.31.4 from upstream"),
+        (KubernetesSpec(source=f"bundle:{path}"), f"Kubernetes 1.31.4 from bundle:{path}, digest {digest}"),
+    ):
+        assert sources.describe(wants) == words
+    keep(sources.upstream._pointer("1.31", ()), "1.31.9")
+    assert sources.describe(KubernetesSpec(version="1.31")).startswith("Kubernetes 1.31.9 from upstream, digest ")
+    # The same version with other programs in it.
+    path.unlink()
+    (tmp_path / "release" / "bin" / "kubelet").write_text("another kubelet")
+    files = {f"bin/{each.name}": describe_file(each) for each in (tmp_path / "release" / "bin").iterdir()}
+    create_bundle(Release(tmp_path / "release", dataclasses.replace(release.manifest, files=files)), path)
+    assert digest not in sources.describe(KubernetesSpec(source=f"bundle:{path}"))
+
+
+def test_the_files_of_a_node_say_their_version_where_images_look_for_it(tmp_path: Path) -> None:
+    _, release = bundle(tmp_path)
+    record = tmp_path / "tree" / RELEASE_FILE
+    record.parent.mkdir(parents=True)
+    record.write_text(guest_record(release))
+    assert input_version(INPUT_NAME, tmp_path / "tree") == "1.31.4"
 
 
 def test_nothing_is_built_by_looking(sources: KubernetesSources, tmp_path: Path) -> None:

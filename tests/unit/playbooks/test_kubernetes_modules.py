@@ -146,17 +146,29 @@ def test_the_version_on_the_disk_that_is_asked_for_is_taken(node: Node, asked: s
 def test_another_version_of_a_finished_lab_is_refused(node: Node, asked: str) -> None:
     kubeadm_node.init(PARAMS, RELEASE)
     changed = {**PARAMS, "cluster": {**CLUSTER, "version": asked}}
-    for step in (kubeadm_node.init, kubeadm_node.join):
-        with pytest.raises(kubeadm_node.NodeError, match=r"has Kubernetes 1\.20\.2 on its disk"):
-            step(changed, RELEASE)
+    with pytest.raises(kubeadm_node.NodeError, match=r"has Kubernetes 1\.20\.2 on its disk"):
+        kubeadm_node.init(changed, RELEASE)
     assert (len(node.commands), node.resets) == (1, 0)
 
 
 def test_a_worker_does_not_join_a_control_plane_of_another_version(node: Node) -> None:
-    newer = {**PARAMS, "cluster": {**CLUSTER, "running": "1.20.2"}}
-    with pytest.raises(kubeadm_node.NodeError, match=r"holds Kubernetes 1\.31\.4, and the control plane runs 1\.20\.2"):
-        kubeadm_node.join(newer, {**RELEASE, "version": "1.31.4"})
+    """Whether the file names the control plane's version or none: the worker's disk is the one to go, so that no
+    version that could be written is told as the way out."""
+    for asked in ("", "1.20", "1.20.2"):
+        newer = {**PARAMS, "cluster": {**CLUSTER, "running": "1.20.2", "version": asked}}
+        with pytest.raises(
+            kubeadm_node.NodeError, match=r"holds Kubernetes 1\.31\.4, and the control plane runs 1\.20\.2"
+        ) as caught:
+            kubeadm_node.join(newer, {**RELEASE, "version": "1.31.4"})
+        assert "take the worker out of the lab file and provision, then put it back" in str(caught.value)
+        assert "write" not in str(caught.value)
     assert (node.commands, node.resets) == ([], 0)
+
+
+def test_a_worker_with_another_patch_release_than_the_one_asked_for_does_not_join(node: Node) -> None:
+    cluster = {**CLUSTER, "running": "1.20.2", "version": "1.20.2"}
+    with pytest.raises(kubeadm_node.NodeError, match=r"holds Kubernetes 1\.20\.9, and the control plane runs 1\.20\.2"):
+        kubeadm_node.join({**PARAMS, "cluster": cluster}, {**RELEASE, "version": "1.20.9"})
 
 
 def test_a_lost_admin_kubeconfig_is_made_again_and_nothing_is_reset(

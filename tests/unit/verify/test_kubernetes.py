@@ -320,7 +320,9 @@ def test_a_service_without_a_name_fails_and_is_cleaned_up() -> None:
 
 def test_summary_counts_nodes_and_gpus() -> None:
     cluster = Cluster(nodes=[GOOD])
-    assert cloud_summary(spec(), cluster, ADDRESSES) == "2 of 2 nodes Ready, 2 nvidia.com/mig-1g.10gb"
+    assert (
+        cloud_summary(spec(), cluster, ADDRESSES) == "2 of 2 nodes Ready, Kubernetes v1.20.2, 2 nvidia.com/mig-1g.10gb"
+    )
 
 
 def test_the_probe_runs_on_every_node_whatever_its_taints() -> None:
