@@ -8,7 +8,7 @@ from ipaddress import IPv4Address
 from emulator.spec.checks_network import reserved
 from emulator.spec.draft import Draft, GroupDraft, KubernetesDraft
 from emulator.spec.findings import counted, quoted
-from emulator.spec.kubernetes_versions import DEBIAN_SOURCE_VERSION, UPSTREAM_MINORS, minor_of, supported_minors
+from emulator.spec.kubernetes_versions import UPSTREAM_MINORS, minor_of, version_fault
 from emulator.spec.model import ClusterKind, GpuBackend, Role
 
 # kubeadm's preflight asks a control plane for 2 CPUs and 1700 MB.
@@ -99,42 +99,10 @@ def _check_mig_strategy(draft: Draft, kubernetes: KubernetesDraft) -> None:
 
 def _check_version(kubernetes: KubernetesDraft) -> bool:
     """Whether there is a source with that version."""
-    version, source = kubernetes.version, kubernetes.source or "auto"
-    view = kubernetes.view.child("version")
-    if not version:
-        return True
-    minor = minor_of(version)
-    if minor is None:
-        view.error("kubernetes.version", f"{quoted(version)} is not a version", "write for example 1.31 or 1.31.4")
-        return False
-    minors = supported_minors(source)
-    origin = "any source" if source == "auto" else quoted(source)
-    if minor not in minors:
-        view.error(
-            "kubernetes.version",
-            f"Kubernetes {version} is not supported from {origin}",
-            f"supported: {', '.join(minors)}",
-        )
-    elif source == "debian-source" and not _is_debians(version):
-        view.error(
-            "kubernetes.version",
-            f"Debian's source package is Kubernetes {DEBIAN_SOURCE_VERSION}, not {version}",
-            f"write {DEBIAN_SOURCE_VERSION}, or remove the key",
-        )
-    elif source == "auto" and minor not in UPSTREAM_MINORS and not _is_debians(version):
-        view.error(
-            "kubernetes.version",
-            f"no source gives Kubernetes {version}: Debian's source package is {DEBIAN_SOURCE_VERSION}, and upstream"
-            f" has {UPSTREAM_MINORS[0]} to {UPSTREAM_MINORS[-1]}",
-            f"write {DEBIAN_SOURCE_VERSION} or for example {UPSTREAM_MINORS[-1]}, or remove the key",
-        )
-    else:
-        return True
-    return False
-
-
-def _is_debians(version: str) -> bool:
-    return version.removeprefix("v") in (minor_of(DEBIAN_SOURCE_VERSION), DEBIAN_SOURCE_VERSION)
+    fault = version_fault(kubernetes.version or "", kubernetes.source or "auto")
+    if fault is not None:
+        kubernetes.view.child("version").error("kubernetes.version", *fault)
+    return fault is None
 
 
 def _check_addons(draft: Draft, kubernetes: KubernetesDraft) -> None:

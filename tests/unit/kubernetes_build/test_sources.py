@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
+from image_archives import image_archive
 
 from emulator.errors import ConfigError, HostNotFitError, UsageError
 from emulator.kubernetes_build.bundle import create_bundle
@@ -114,8 +115,10 @@ def bundle(
     for name in ("kubeadm", "kubelet", "kubectl"):
         (directory / "bin").mkdir(parents=True, exist_ok=True)
         (directory / "bin" / name).write_text(name)
-    files = {f"bin/{path.name}": describe_file(path) for path in (directory / "bin").iterdir()}
     held = tuple(image for image in images(version) if without not in image)
+    (directory / "images").mkdir(exist_ok=True)
+    (directory / "images/kubernetes.tar").write_bytes(image_archive(*held))
+    files = {str(path.relative_to(directory)): describe_file(path) for path in sorted(directory.glob("*/*"))}
     names = tuple(f"{REPOSITORY}/{name}" for name in ("pause:3.10", "coredns/coredns:v1.11.3", "tools:1"))
     manifest = ReleaseManifest(version, architecture, "a test", REPOSITORY, *names, held, files)
     release = Release(directory, manifest)

@@ -194,7 +194,7 @@ def test_times_that_are_none(text: str) -> None:
             kube("version: latest"),
             [
                 "7:34: error: clusters.cloud.kubernetes_config.version: 'latest' is not a version"
-                " | write for example 1.31 or 1.31.4"
+                " | write for example 1.31 or 1.31.4; supported: 1.20, 1.28, 1.29, 1.30, 1.31, 1.32, 1.33, 1.34"
             ],
         ),
         (
