@@ -36,8 +36,8 @@ def kubespray_inventory(spec: ClusterSpec, connection: Mapping[str, object]) -> 
         raise ConfigError("the lab has no Kubernetes cluster", where=spec.name)
     heads = [node.name for node in nodes if node.role is Role.CLOUD_CONTROL_PLANE]
     workers = [node.name for node in nodes if node.role is not Role.CLOUD_CONTROL_PLANE]
-    # Variables of hosts, because Kubespray's sample brings group_vars that set most of these, and Ansible takes a file of
-    # group_vars before a group's variables in the inventory.
+    # Variables of hosts, because Kubespray's sample brings group_vars that set most of these, and to Ansible a file of
+    # group_vars counts for more than a group's variables in the inventory.
     settings = _settings(spec.kubernetes)
     document = {
         "all": {
