@@ -61,8 +61,8 @@ class KubernetesSources:
         elif kind == UPSTREAM:
             require_addons(wants, self.upstream.origin.addons)
             release = self.upstream.cached(wants.version, wanted_addons(wants))
-            if release is None and not self.upstream.is_reachable(wants.version):
-                raise self.upstream.unreachable(wants.version)
+            if release is None:
+                self.upstream.require(wants.version, wanted_addons(wants))
         else:
             path = Path(kind.removeprefix(BUNDLE))
             manifest = show_bundle(path)

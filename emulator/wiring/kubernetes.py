@@ -17,7 +17,7 @@ from emulator.kubernetes_build.bundle_use import require_usable
 from emulator.kubernetes_build.debian_source import KubernetesBuild
 from emulator.kubernetes_build.go_build import Progress
 from emulator.kubernetes_build.node_files import NodeFiles
-from emulator.kubernetes_build.origin import is_reachable, read_origin
+from emulator.kubernetes_build.origin import download, is_reachable, read_origin
 from emulator.kubernetes_build.release import ReleaseManifest
 from emulator.kubernetes_build.sources import BUNDLE, KubernetesSources
 from emulator.kubernetes_build.upstream import UpstreamFetch
@@ -29,6 +29,7 @@ from emulator.spec.model import KubernetesSpec
 
 # A command asks several times; the answer must be one.
 _reachable = functools.cache(is_reachable)
+_index = functools.cache(download)
 
 
 def kubernetes_sources(home: Home, runner: ProcessRunner) -> KubernetesSources:
@@ -38,7 +39,7 @@ def kubernetes_sources(home: Home, runner: ProcessRunner) -> KubernetesSources:
     lines = host_sources(runner, suite="bookworm", components=("main",)).lines
     build = KubernetesBuild(cache, runner, sources=lines, programs=data / "programs")
     origin = read_origin(data / "upstream.yaml")
-    upstream = UpstreamFetch(cache, runner, origin, lines, reachable=_reachable)
+    upstream = UpstreamFetch(cache, runner, origin, lines, reachable=_reachable, index=_index)
     return KubernetesSources(build, upstream, NodeFiles(cache, lines, runner), cache)
 
 
@@ -85,7 +86,7 @@ class Bundles:
         _require_directory(path.absolute().parent)
         fault = version_fault(wants.version, wants.source)
         if fault is not None:
-            raise UsageError(fault[0], where=wants.version, fix=fault[1])
+            raise UsageError(fault[0], where="version", fix=fault[1])
         release = kubernetes_sources(self._home, self._runner).release(wants, progress=progress)
         progress("write the bundle", str(path))
         return create_bundle(release, path)

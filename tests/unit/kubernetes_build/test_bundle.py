@@ -280,14 +280,12 @@ def test_images_that_no_archive_holds_are_named(bundle: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"layers " * 5000, image_archive()[:600] + b"\xff" * 600, b'manifest.json: {"RepoTags": 1}'],
+    [b"", b"layers " * 5000, image_archive("x:1")[:520], b'manifest.json: {"RepoTags": 1}'],
 )
 def test_an_archive_of_images_that_is_none_is_named(release: Release, tmp_path: Path, content: bytes) -> None:
     release.path("images/kubernetes.tar").write_bytes(content)
     files = {**release.manifest.files, "images/kubernetes.tar": describe_file(release.path("images/kubernetes.tar"))}
     bundle = tmp_path / "odd.bundle"
     create_bundle(dataclasses.replace(release, manifest=dataclasses.replace(release.manifest, files=files)), bundle)
-    with pytest.raises(
-        ReleaseError, match=r"images/kubernetes\.tar is no archive of container images|no archive in it"
-    ):
+    with pytest.raises(ReleaseError, match=r"images/kubernetes\.tar is no archive of container images"):
         verify_bundle(bundle)
