@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -53,10 +54,18 @@ def load_lab_file(file: Path) -> LoadedLab:
 
 def _beside(spec: ClusterSpec, file: Path) -> ClusterSpec:
     """The spec with its bundle's path made absolute: it stands in the file, and counts from there."""
-    if spec.kubernetes is None or not spec.kubernetes.source.startswith(_BUNDLE):
+    written = bundle_of(spec)
+    if spec.kubernetes is None or written is None:
         return spec
-    path = file.absolute().parent / spec.kubernetes.source.removeprefix(_BUNDLE)
+    path = file.absolute().parent / os.path.expanduser(written)  # noqa: PTH111  an unknown ~user stays as it is
     return replace(spec, kubernetes=replace(spec.kubernetes, source=f"{_BUNDLE}{path}"))
+
+
+def bundle_of(spec: ClusterSpec) -> str | None:
+    """The path of the bundle from which the lab takes its Kubernetes; None when it takes it from elsewhere."""
+    if spec.kubernetes is None or not spec.kubernetes.source.startswith(_BUNDLE):
+        return None
+    return spec.kubernetes.source.removeprefix(_BUNDLE).strip()
 
 
 def load_recorded_lab(home: Home, name: str) -> LoadedLab:

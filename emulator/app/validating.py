@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from emulator.app.files import LoadedLab, load_lab_file
+from emulator.app.files import LoadedLab, bundle_of, load_lab_file
 from emulator.app.gpu_planning import plan_gpus
 from emulator.app.gpus import host_gpus
 from emulator.app.lab import Lab, open_lab
@@ -15,11 +15,13 @@ from emulator.apply.journal import Journal
 from emulator.apply.state import State, StateStore
 from emulator.errors import ConflictError, HostNotFitError, HyperscalerError
 from emulator.host.facts import HostFacts
-from emulator.plan.resources import Domain, Network, Resource
+from emulator.images.references import parse_reference
+from emulator.plan.resources import Domain, Network, Resource, Volume
 from emulator.progress import Reporter
 from emulator.spec.feasibility import CONFLICTS, check_host
 from emulator.spec.findings import Finding, Report, Severity
-from emulator.spec.model import GpuBackend
+from emulator.spec.model import ClusterKind, GpuBackend
+from emulator.units import printable
 
 
 def judge_host(loaded: LoadedLab, facts: HostFacts, lab: Lab, state: State) -> Report:
@@ -90,7 +92,31 @@ def validate(file: Path, world: World | None) -> Report:
     state = StateStore(Journal(world.home.lab(name).journal)).state
     lab = open_lab(world, name, backends_of(world, state, loaded.spec, dry=True))
     report = judge_host(loaded, world.host_facts(), lab, state)
-    return report.extended(judge_boards(world, loaded, state))
+    return report.extended((*judge_boards(world, loaded, state), *judge_bundle(loaded, state)))
+
+
+def judge_bundle(loaded: LoadedLab, state: State) -> tuple[Finding, ...]:
+    """Whether the bundle that the file names is there, where one is needed: for disks that are to be made of an image
+    that follows the recipe."""
+    spec = loaded.spec
+    path, image = bundle_of(spec), parse_reference(spec.images.cloud)
+    disks = {record.resource.name for record in state.resources.values() if isinstance(record.resource, Volume)}
+    to_come = [node for node in spec.nodes_of(ClusterKind.CLOUD) if node.name not in disks]
+    if path is None or not to_come or (image is not None and image.fixed) or Path(path).is_file():
+        return ()
+    field = "clusters.cloud.kubernetes_config.source"
+    place = loaded.report.position_of(field)
+    finding = Finding(
+        Severity.ERROR,
+        "kubernetes.bundle",
+        loaded.report.file,
+        place.line,
+        place.column,
+        field,
+        f"there is no bundle {printable(path)}",
+        "correct the path, which counts from the directory of this file, or make one: hyperscaler bundle create",
+    )
+    return (finding,)
 
 
 def judge_boards(world: World, loaded: LoadedLab, state: State) -> tuple[Finding, ...]:

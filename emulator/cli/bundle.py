@@ -50,7 +50,10 @@ def create(path: Path, *, file: Path | None, source: str | None, version: str | 
 @path_argument
 @json_option
 def verify(path: Path, *, as_json: bool) -> None:
-    """Compare everything in the bundle PATH with its manifest; exit 1 and every fault if it differs."""
+    """Compare everything in the bundle PATH with its manifest, and see whether labs can be provisioned from it.
+
+    Exit 1 and every fault if it differs, or what keeps it from being of use.
+    """
     _tell(_bundles().verify(path), path, as_json=as_json, verdict="whole")
 
 
@@ -84,6 +87,7 @@ def _tell(manifest: ReleaseManifest, path: Path, *, as_json: bool, verdict: str)
         "path": str(path),
         "verdict": verdict,
         "kubernetes": manifest.version,
+        "architecture": manifest.architecture,
         "origin": manifest.origin,
         "digest": manifest.digest,
         "addons": list(manifest.addons),
@@ -97,7 +101,8 @@ def _tell(manifest: ReleaseManifest, path: Path, *, as_json: bool, verdict: str)
 
     size = human_bytes(sum(file.size for file in manifest.files.values()))
     click.echo(f"{path}: {verdict}")
-    click.echo(f"  Kubernetes {manifest.version}, {size}, {manifest.origin}")
+    click.echo(f"  Kubernetes {manifest.version} for {manifest.architecture}, {size}, {manifest.origin}")
+    click.echo(f"  digest: {manifest.digest}")
     click.echo(f"  add-ons: {', '.join(manifest.addons) or 'none'}")
     for addon, sha256 in manifest.fetched.items():
         click.echo(f"  {addon}: manifest fetched with sha256 {sha256}")

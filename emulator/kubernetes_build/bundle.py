@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from emulator.errors import StateError, UsageError
+from emulator.kubernetes_build.docker_archive import references
 from emulator.kubernetes_build.release import (
     DIRECTORIES,
     MANIFEST,
@@ -84,7 +85,8 @@ def verify_bundle(path: Path) -> ReleaseManifest:
 
     Raises:
         UsageError: there is no such file.
-        ReleaseError: cut short, altered, or with more or less in it than the manifest says; all faults are listed.
+        ReleaseError: cut short, altered, or with more or less in it than the manifest says, images in the archives
+            included; all faults are listed.
     """
     with _opened(path) as archive:
         manifest = _manifest(archive, path)
@@ -170,6 +172,7 @@ def _walk(archive: tarfile.TarFile, manifest: ReleaseManifest, path: Path, targe
     """Read every member, comparing; below `target` it is written too. Only names of the manifest are ever written."""
     faults: list[str] = []
     seen: set[str] = set()
+    images: set[str] = set()
     try:
         while (member := archive.next()) is not None:
             expected = manifest.files.get(member.name)
@@ -184,13 +187,42 @@ def _walk(archive: tarfile.TarFile, manifest: ReleaseManifest, path: Path, targe
             digest = _copy(stream, None if target is None else target / member.name)
             if digest != expected.sha256:
                 faults.append(f"{member.name}: sha256 is {digest}, the manifest says {expected.sha256}")
+            elif member.name.startswith("images/"):
+                images |= _images(stream, member.name, faults)
+        faults += _behind(archive)
     except _MALFORMED as error:
         faults.append(f"cut short or damaged: {error}")
     faults += [f"{name} is missing" for name in sorted(set(manifest.files) - seen)]
+    if not faults:
+        faults += [f"no archive in it holds the image {name}" for name in sorted(set(manifest.images) - images)]
     if faults:
         raise ReleaseError(
             "the bundle is not what its manifest says:\n    " + "\n    ".join(faults), where=str(path), fix=_BROKEN_FIX
         )
+
+
+def _images(stream: IO[bytes], name: str, faults: list[str]) -> frozenset[str]:
+    """Images of an archive in the bundle. What the manifest says of images is worth nothing without them: the name of a
+    program's image carries the version of the release."""
+    stream.seek(0)
+    try:
+        return references(stream)
+    except _MALFORMED as error:
+        faults.append(f"{name} is no archive of container images: {error}")
+        return frozenset()
+
+
+def _behind(archive: tarfile.TarFile) -> list[str]:
+    """Faults behind the last member: a tar file ends with two empty blocks, filled up with zeros to a whole record."""
+    stream = archive.fileobj
+    if stream is None:
+        return []
+    stream.seek(archive.offset)
+    end, most = 2 * tarfile.BLOCKSIZE, 2 * tarfile.BLOCKSIZE + tarfile.RECORDSIZE
+    rest = stream.read(most)
+    if rest.strip(b"\0") or len(rest) == most:
+        return ["there is more behind the end of the bundle"]
+    return ["cut short: its end is missing"] if len(rest) < end else []
 
 
 def _is_plain(member: tarfile.TarInfo) -> bool:

@@ -1,4 +1,4 @@
-"""Container images as docker-archive tars of one layer, written without any container tool."""
+"""Container images as docker-archive tars: written, of one layer, and asked for their names. No container tool."""
 
 from __future__ import annotations
 
@@ -10,6 +10,12 @@ import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
+
+_LISTING = "manifest.json"
+_MAX_LISTING_BYTES = 1024 * 1024
+# Far more files than the images of a release have layers.
+_MAX_MEMBERS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +54,30 @@ def write_archive(path: Path, images: Sequence[ContainerImage], *, architecture:
             archive.addfile(_member(config_name, len(config)), io.BytesIO(config))
             entries.append({"Config": config_name, "RepoTags": [image.reference], "Layers": [name]})
         listing = json.dumps(entries).encode()
-        archive.addfile(_member("manifest.json", len(listing)), io.BytesIO(listing))
+        archive.addfile(_member(_LISTING, len(listing)), io.BytesIO(listing))
+
+
+def references(stream: IO[bytes]) -> frozenset[str]:
+    """Names of the images in a docker-archive, which comes from anywhere.
+
+    Raises:
+        ValueError: it is no docker-archive; `tarfile` raises more at headers that make no sense.
+    """
+    with tarfile.open(fileobj=stream, mode="r:") as archive:
+        for count, member in enumerate(archive):
+            if member.name == _LISTING and member.type == tarfile.REGTYPE and member.size <= _MAX_LISTING_BYTES:
+                listing = archive.extractfile(member)
+                return _names(json.loads(listing.read() if listing is not None else b""))
+            if count > _MAX_MEMBERS:
+                break
+    raise ValueError(f"there is no {_LISTING} in it")
+
+
+def _names(entries: object) -> frozenset[str]:
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ValueError(f"its {_LISTING} is no list of images")
+    tags = [entry.get("RepoTags") or () for entry in entries]
+    return frozenset(str(tag) for each in tags if isinstance(each, list) for tag in each)
 
 
 def _config(image: ContainerImage, layer_digest: str, architecture: str) -> bytes:

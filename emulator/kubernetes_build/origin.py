@@ -97,11 +97,21 @@ def download(url: str) -> bytes:
         raise HostNotFitError(
             f"cannot be fetched: {error}",
             where=url,
-            fix="check the way to the internet (https_proxy), or use bundle:PATH or debian-source",
+            fix="check the way to the internet (https_proxy), or use source: bundle:PATH",
         ) from error
     if len(data) > MAX_DOWNLOAD_BYTES:
         raise HostNotFitError("is larger than anything expected there", where=url)
     return data
+
+
+def package_versions(index: str, package: str) -> tuple[str, ...]:
+    """Versions of a package in the text of a Debian repository's `Packages`."""
+    found = []
+    for paragraph in index.split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in paragraph.splitlines() if ": " in line and line[0] != " ")
+        if fields.get("Package") == package and "Version" in fields:
+            found.append(fields["Version"].strip())
+    return tuple(dict.fromkeys(found))
 
 
 def _request(url: str, method: str) -> urllib.request.Request:

@@ -27,6 +27,8 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 NODE_PROGRAMS = ("kubeadm", "kubelet", "kubectl")
 # What kubeadm starts, under the names that it gives to the images; the first four have the version of the release.
 _VERSIONED_IMAGES = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy")
+# Which images may serve as what, by the last part of the name.
+_ROLES = {"pause_image": ("pause",), "cluster_dns": ("coredns", "cluster-dns"), "tools": ("tools",)}
 ARCHITECTURE = "amd64"
 """Of the guests, and so of every release that they can use."""
 
@@ -72,7 +74,11 @@ class ReleaseManifest:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over all that decides what a node gets, hexadecimal."""
+        """SHA-256 over all that decides what a node gets, hexadecimal.
+
+        The names of images are not in it, since they follow from the files: `verify_bundle` finds them in the archives,
+        and `missing_images` and `misnamed_images` bind `pause_image`, `cluster_dns` and `tools` to them.
+        """
         total = hashlib.sha256(f"{FORMAT} {self.version} {self.architecture} {self.repository}\n".encode())
         for path, file in sorted(self.files.items()):
             total.update(f"{path} {file.sha256} {file.size}\n".encode())
@@ -228,3 +234,13 @@ def missing_images(manifest: ReleaseManifest) -> tuple[str, ...]:
     if not any(reference.rpartition(":")[0] == etcd for reference in manifest.images):
         missing.append(etcd)
     return tuple(missing)
+
+
+def misnamed_images(manifest: ReleaseManifest) -> tuple[str, ...]:
+    """One line for each image that the release names for what it is not, such as kube-proxy as the pause image."""
+    named = {"pause_image": manifest.pause_image, "cluster_dns": manifest.cluster_dns, "tools": manifest.tools}
+    return tuple(
+        f"{key}: {named[key]}"
+        for key, programs in _ROLES.items()
+        if named[key].rpartition("/")[2].partition(":")[0] not in programs
+    )

@@ -17,20 +17,19 @@ from emulator.kubernetes_build.bundle import (
     unpacked,
     verify_bundle,
 )
+from emulator.kubernetes_build.bundle_use import require_usable
 from emulator.kubernetes_build.cache_lock import cache_lock
 from emulator.kubernetes_build.debian_source import KubernetesBuild
 from emulator.kubernetes_build.go_build import Progress
 from emulator.kubernetes_build.node_files import NodeFiles
-from emulator.kubernetes_build.release import ARCHITECTURE, Release, ReleaseError, ReleaseManifest, missing_images
+from emulator.kubernetes_build.release import Release, ReleaseManifest
 from emulator.kubernetes_build.room import remove_leftovers
 from emulator.kubernetes_build.upstream import UpstreamFetch
 from emulator.spec.kubernetes_versions import (
-    BUNDLE_MINORS,
     DEBIAN_SOURCE_VERSION,
     UPSTREAM_MINORS,
     is_asked_for,
     is_full_version,
-    minor_of,
 )
 from emulator.spec.model import KubernetesSpec
 
@@ -67,8 +66,8 @@ class KubernetesSources:
         elif kind == UPSTREAM:
             require_addons(wants, self.upstream.origin.addons)
             release = self.upstream.cached(wants.version, wanted_addons(wants))
-            if release is None and not self.upstream.is_reachable(wants.version):
-                raise self.upstream.unreachable(wants.version)
+            if release is None:
+                self.upstream.require(wants.version, wanted_addons(wants))
         else:
             path = Path(kind.removeprefix(BUNDLE))
             manifest = show_bundle(path)
@@ -177,25 +176,7 @@ def _require_debian_source(wants: KubernetesSpec) -> None:
 
 
 def _require_bundle(manifest: ReleaseManifest, wants: KubernetesSpec, *, where: str) -> None:
-    if minor_of(manifest.version) not in BUNDLE_MINORS:
-        raise ReleaseError(
-            f"the bundle holds Kubernetes {manifest.version}, which this version of the program cannot set up",
-            where=where,
-            fix=f"take a bundle of one of {', '.join(BUNDLE_MINORS)}",
-        )
-    if manifest.architecture != ARCHITECTURE:
-        raise ReleaseError(
-            f"the bundle is for {manifest.architecture}, and the nodes are {ARCHITECTURE}",
-            where=where,
-            fix=f"make the bundle on an {ARCHITECTURE} machine: hyperscaler bundle create",
-        )
-    missing = missing_images(manifest)
-    if missing:
-        raise ReleaseError(
-            f"the bundle lacks container images that a cluster needs: {', '.join(missing)}",
-            where=where,
-            fix="make the bundle anew: hyperscaler bundle create",
-        )
+    require_usable(manifest, where=where)
     require_version(manifest.version, wants)
     require_addons(wants, manifest.addons)
 

@@ -22,6 +22,7 @@ from emulator.kubernetes_build.origin import (
     download,
     fetch_manifest,
     is_reachable,
+    package_versions,
 )
 from emulator.kubernetes_build.release import (
     ARCHITECTURE,
@@ -33,7 +34,7 @@ from emulator.kubernetes_build.release import (
     read_release,
 )
 from emulator.ports import ProcessRunner
-from emulator.spec.kubernetes_versions import UPSTREAM_MINORS, is_asked_for, minor_of
+from emulator.spec.kubernetes_versions import UPSTREAM_MINORS, is_asked_for, is_full_version, minor_of, version_fault
 
 # skopeo and those of its libraries that a lean host lacks.
 SKOPEO_PACKAGES = ("skopeo", "libgpgme11", "libassuan0", "libgpg-error0", "libdevmapper1.02.1")
@@ -54,19 +55,42 @@ class UpstreamFetch:
     origin: Origin
     debian: tuple[str, ...]
     reachable: Callable[[str], bool] = is_reachable
+    index: Callable[[str], bytes] = download
 
     def is_reachable(self, version: str) -> bool:
         """Whether the repository of this version answers within a few seconds."""
         # The index, not the directory: the project's package host lists no directories, and says 403 for them.
         return self.reachable(self._packages(version).rstrip("/") + "/InRelease")
 
-    def unreachable(self, version: str) -> HostNotFitError:
-        """What to say when the repository of this version does not answer."""
-        return HostNotFitError(
-            "the Kubernetes project's packages cannot be reached from here",
-            where=self._packages(version),
-            fix="check the way to the internet (https_proxy), or write source: bundle:PATH or source: debian-source",
-        )
+    def require(self, version: str, addons: Collection[str]) -> None:
+        """See before anything is made that this release can be fetched.
+
+        Raises:
+            HostNotFitError: upstream is out of reach.
+            ConfigError: upstream does not have this version.
+        """
+        if not self.is_reachable(version):
+            others = "source: bundle:PATH"
+            if not addons and version_fault(version, "debian-source") is None:
+                others += " or source: debian-source"
+            raise HostNotFitError(
+                "the Kubernetes project's packages cannot be reached from here",
+                where=self._packages(version),
+                fix=f"check the way to the internet (https_proxy), or write {others}",
+            )
+        if is_full_version(version):
+            known = self._known_versions(version)
+            if known and newest(known, version) is None:
+                raise _no_such_version(version, known)
+
+    def _known_versions(self, version: str) -> tuple[str, ...]:
+        """What upstream's index says; empty when it cannot be had. For the early answer alone: apt looks again, and
+        checks the signature."""
+        try:
+            index = self.index(self._packages(version).rstrip("/") + "/Packages")
+        except HostNotFitError:
+            return ()
+        return package_versions(index.decode("utf-8", errors="replace"), "kubeadm")
 
     def cached(self, version: str, addons: Collection[str]) -> Release | None:
         """What was fetched for the same wish before; upstream is not asked whether there is something newer.
@@ -98,8 +122,7 @@ class UpstreamFetch:
         found = self.cached(version, addons)
         if found is not None:
             return found
-        if not self.is_reachable(version):
-            raise self.unreachable(version)
+        self.require(version, addons)
         work = self.cache / f"upstream-{os.getpid()}.work"
         shutil.rmtree(work, ignore_errors=True)
         try:
@@ -148,13 +171,10 @@ class UpstreamFetch:
         line = f"deb [signed-by={key},{self.origin.fingerprint}] {self._packages(version)} /"
         archive = DebianArchive(work / "apt", (line,), self.runner, with_sources=False)
         archive.update()
-        exact = newest(archive.versions("kubeadm"), version)
+        known = archive.versions("kubeadm")
+        exact = newest(known, version)
         if exact is None:
-            raise ConfigError(
-                f"upstream has no Kubernetes {version}",
-                where="clusters.cloud.kubernetes_config.version",
-                fix=f"write a minor version alone, such as {minor_of(version) or UPSTREAM_MINORS[-1]}",
-            )
+            raise _no_such_version(version, known)
         root = work / "root"
         packages = archive.unpack([f"{name}={exact}" for name in NODE_PROGRAMS], root)
         for name in NODE_PROGRAMS:
@@ -223,6 +243,16 @@ def newest(versions: Sequence[str], wanted: str) -> str | None:
     """The newest of apt's `versions` (1.31.4-1.1) that is `wanted` (1.31, 1.31.4, or empty for any)."""
     fitting = [version for version in versions if is_asked_for(version.partition("-")[0], wanted)]
     return max(fitting, key=_order, default=None)
+
+
+def _no_such_version(version: str, known: Sequence[str]) -> ConfigError:
+    last = newest(known, "")
+    has = f"; its newest of that minor version is {last.partition('-')[0]}" if last else ""
+    return ConfigError(
+        f"upstream has no Kubernetes {version}{has}",
+        where="clusters.cloud.kubernetes_config.version",
+        fix=f"write a minor version alone, such as {minor_of(version) or UPSTREAM_MINORS[-1]}",
+    )
 
 
 def _order(version: str) -> tuple[int, ...]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from ipaddress import IPv4Address
 
 from emulator.spec.checks_network import reserved
 from emulator.spec.draft import Draft, GroupDraft, KubernetesDraft
+from emulator.spec.feasibility import FOOTPRINT_GIB
 from emulator.spec.findings import counted, quoted
-from emulator.spec.kubernetes_versions import DEBIAN_SOURCE_VERSION, UPSTREAM_MINORS, minor_of, supported_minors
+from emulator.spec.kubernetes_versions import UPSTREAM_MINORS, minor_of, version_fault
 from emulator.spec.model import ClusterKind, GpuBackend, Role
 
 # kubeadm's preflight asks a control plane for 2 CPUs and 1700 MB.
@@ -17,6 +19,11 @@ KUBEADM_MIN_MEMORY_MIB = 1792
 # Kubernetes' documentation ("Installing kubeadm") asks for 2 GB on every machine, "any less will leave little room for
 # your apps". With half of it a worker of a small lab still runs its pods.
 WORKER_MIN_MEMORY_MIB = 1024
+# Below this nothing is left for a single pod beside the system, containerd, kubelet and the 100 MiB that kubelet keeps
+# free by evicting pods (Kubernetes' documentation, "Node-pressure Eviction": memory.available<100Mi).
+WORKER_LEAST_MEMORY_MIB = 512
+# kubelet also evicts pods, and starts no more, when less than 15% of the disk is free (imagefs.available<15%).
+NODE_LEAST_DISK_GIB = math.ceil(FOOTPRINT_GIB / 0.85)
 # The kubelet of every node takes a /24 of the pod network.
 POD_PREFIX_PER_NODE = 24
 # What is built in, by the key of an add-on: any other value is an add-on, whose manifest and images come from upstream.
@@ -70,8 +77,25 @@ def _check_sizes(draft: Draft, workers: list[GroupDraft]) -> None:
                 f"kubeadm refuses a control plane with {group.memory_mib} MiB of memory",
                 f"give it {KUBEADM_MIN_MEMORY_MIB / 1024:g} GB or more",
             )
+    for group in draft.groups_of(ClusterKind.CLOUD):
+        if group.count and group.disk_gib is not None and group.disk_gib < NODE_LEAST_DISK_GIB:
+            group.view.child("disk_gb").error(
+                "kubernetes.minimum",
+                f"a node takes about {FOOTPRINT_GIB} GiB with its image and all that is set up, which leaves kubelet"
+                f" too little of {group.disk_gib} GiB to run pods",
+                f"give it {NODE_LEAST_DISK_GIB} GB or more",
+            )
     for group in workers:
-        if group.count and group.memory_mib is not None and group.memory_mib < WORKER_MIN_MEMORY_MIB:
+        if not group.count or group.memory_mib is None:
+            continue
+        if group.memory_mib < WORKER_LEAST_MEMORY_MIB:
+            group.view.child("memory_gb").error(
+                "kubernetes.minimum",
+                f"{group.memory_mib} MiB of memory do not hold the system, containerd and kubelet",
+                f"give it {WORKER_LEAST_MEMORY_MIB / 1024:g} GB at least, and {WORKER_MIN_MEMORY_MIB / 1024:g} GB or"
+                " more for pods to have room",
+            )
+        elif group.memory_mib < WORKER_MIN_MEMORY_MIB:
             group.view.child("memory_gb").warning(
                 "kubernetes.minimum",
                 f"{group.memory_mib} MiB of memory leave next to nothing for pods beside the system and kubelet",
@@ -99,42 +123,10 @@ def _check_mig_strategy(draft: Draft, kubernetes: KubernetesDraft) -> None:
 
 def _check_version(kubernetes: KubernetesDraft) -> bool:
     """Whether there is a source with that version."""
-    version, source = kubernetes.version, kubernetes.source or "auto"
-    view = kubernetes.view.child("version")
-    if not version:
-        return True
-    minor = minor_of(version)
-    if minor is None:
-        view.error("kubernetes.version", f"{quoted(version)} is not a version", "write for example 1.31 or 1.31.4")
-        return False
-    minors = supported_minors(source)
-    origin = "any source" if source == "auto" else quoted(source)
-    if minor not in minors:
-        view.error(
-            "kubernetes.version",
-            f"Kubernetes {version} is not supported from {origin}",
-            f"supported: {', '.join(minors)}",
-        )
-    elif source == "debian-source" and not _is_debians(version):
-        view.error(
-            "kubernetes.version",
-            f"Debian's source package is Kubernetes {DEBIAN_SOURCE_VERSION}, not {version}",
-            f"write {DEBIAN_SOURCE_VERSION}, or remove the key",
-        )
-    elif source == "auto" and minor not in UPSTREAM_MINORS and not _is_debians(version):
-        view.error(
-            "kubernetes.version",
-            f"no source gives Kubernetes {version}: Debian's source package is {DEBIAN_SOURCE_VERSION}, and upstream"
-            f" has {UPSTREAM_MINORS[0]} to {UPSTREAM_MINORS[-1]}",
-            f"write {DEBIAN_SOURCE_VERSION} or for example {UPSTREAM_MINORS[-1]}, or remove the key",
-        )
-    else:
-        return True
-    return False
-
-
-def _is_debians(version: str) -> bool:
-    return version.removeprefix("v") in (minor_of(DEBIAN_SOURCE_VERSION), DEBIAN_SOURCE_VERSION)
+    fault = version_fault(kubernetes.version or "", kubernetes.source or "auto")
+    if fault is not None:
+        kubernetes.view.child("version").error("kubernetes.version", *fault)
+    return fault is None
 
 
 def _check_addons(draft: Draft, kubernetes: KubernetesDraft) -> None:

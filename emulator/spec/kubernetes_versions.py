@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from emulator.spec.findings import quoted
+
 # Debian 12's source package `kubernetes` is 1.20.5+really1.20.2.
 DEBIAN_SOURCE_VERSION = "1.20.2"
 # Minor versions in the Kubernetes project's archive for which kubeadm's configuration is rendered and tested
@@ -39,3 +41,40 @@ def supported_minors(source: str) -> tuple[str, ...]:
         "upstream": UPSTREAM_MINORS,
     }
     return by_source.get(source, BUNDLE_MINORS)
+
+
+def version_fault(version: str, source: str) -> tuple[str, str] | None:
+    """Why no Kubernetes of this version can come from a source, and the fix; None when one can.
+
+    Args:
+        version: `1.31`, `1.31.4`, or empty for any.
+        source: as `kubernetes_config.source`.
+    """
+    if not version:
+        return None
+    minor = minor_of(version)
+    minors = supported_minors(source)
+    if minor is None:
+        return (
+            f"{quoted(version)} is not a version",
+            f"write for example 1.31 or 1.31.4; supported: {', '.join(minors)}",
+        )
+    if minor not in minors:
+        origin = "any source" if source == "auto" else quoted(source)
+        return f"Kubernetes {version} is not supported from {origin}", f"supported: {', '.join(minors)}"
+    if source == "debian-source" and not _is_debians(version):
+        return (
+            f"Debian's source package is Kubernetes {DEBIAN_SOURCE_VERSION}, not {version}",
+            f"write {DEBIAN_SOURCE_VERSION}, or remove the key",
+        )
+    if source == "auto" and minor not in UPSTREAM_MINORS and not _is_debians(version):
+        return (
+            f"no source gives Kubernetes {version}: Debian's source package is {DEBIAN_SOURCE_VERSION}, and upstream"
+            f" has {UPSTREAM_MINORS[0]} to {UPSTREAM_MINORS[-1]}",
+            f"write {DEBIAN_SOURCE_VERSION} or for example {UPSTREAM_MINORS[-1]}, or remove the key",
+        )
+    return None
+
+
+def _is_debians(version: str) -> bool:
+    return version.removeprefix("v") in (minor_of(DEBIAN_SOURCE_VERSION), DEBIAN_SOURCE_VERSION)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import os
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,20 +13,23 @@ from emulator.adapters.process import HostProcess
 from emulator.errors import UsageError
 from emulator.images.sources import host_sources
 from emulator.kubernetes_build.bundle import create_bundle, show_bundle, verify_bundle
+from emulator.kubernetes_build.bundle_use import require_usable
 from emulator.kubernetes_build.debian_source import KubernetesBuild
 from emulator.kubernetes_build.go_build import Progress
 from emulator.kubernetes_build.node_files import NodeFiles
-from emulator.kubernetes_build.origin import is_reachable, read_origin
+from emulator.kubernetes_build.origin import download, is_reachable, read_origin
 from emulator.kubernetes_build.release import ReleaseManifest
 from emulator.kubernetes_build.sources import BUNDLE, KubernetesSources
 from emulator.kubernetes_build.upstream import UpstreamFetch
 from emulator.paths import Home
 from emulator.ports import ProcessRunner
 from emulator.share import share_dir
+from emulator.spec.kubernetes_versions import version_fault
 from emulator.spec.model import KubernetesSpec
 
 # A command asks several times; the answer must be one.
 _reachable = functools.cache(is_reachable)
+_index = functools.cache(download)
 
 
 def kubernetes_sources(home: Home, runner: ProcessRunner) -> KubernetesSources:
@@ -34,7 +39,7 @@ def kubernetes_sources(home: Home, runner: ProcessRunner) -> KubernetesSources:
     lines = host_sources(runner, suite="bookworm", components=("main",)).lines
     build = KubernetesBuild(cache, runner, sources=lines, programs=data / "programs")
     origin = read_origin(data / "upstream.yaml")
-    upstream = UpstreamFetch(cache, runner, origin, lines, reachable=_reachable)
+    upstream = UpstreamFetch(cache, runner, origin, lines, reachable=_reachable, index=_index)
     return KubernetesSources(build, upstream, NodeFiles(cache, lines, runner), cache)
 
 
@@ -70,15 +75,21 @@ class Bundles:
         """Write all that a lab with these wishes needs to `path`, which must not exist.
 
         Raises:
-            UsageError: something is there already, or the source is a bundle itself.
+            UsageError: something is there already, nothing can be written there, the source is a bundle itself, or no
+                source has that version.
             HyperscalerError: see `KubernetesSources.release`.
         """
         if wants.source.startswith(BUNDLE):
             raise UsageError(
                 "that lab takes its Kubernetes from a bundle already", fix="copy that file, or use --source"
             )
+        # All of this comes first: a release takes minutes to be built or fetched.
         if path.exists():
             raise UsageError("exists already", where=str(path), fix="choose another name, or remove it")
+        _require_directory(path.absolute().parent)
+        fault = version_fault(wants.version, wants.source)
+        if fault is not None:
+            raise UsageError(fault[0], where="version", fix=fault[1])
         release = kubernetes_sources(self._home, self._runner).release(wants, progress=progress)
         progress("write the bundle", str(path))
         return create_bundle(release, path)
@@ -88,8 +99,23 @@ class Bundles:
         return show_bundle(path)
 
     def verify(self, path: Path) -> ReleaseManifest:
-        """Its manifest, after everything in it was compared with it."""
-        return verify_bundle(path)
+        """Its manifest, after everything in it was compared with it and it was found to be of use here.
+
+        Raises:
+            UsageError, ReleaseError: see `verify_bundle` and `require_usable`.
+        """
+        manifest = verify_bundle(path)
+        require_usable(manifest, where=str(path))
+        return manifest
+
+
+def _require_directory(directory: Path) -> None:
+    if not directory.is_dir():
+        raise UsageError(
+            "there is no such directory", where=str(directory), fix=f"mkdir -p {shlex.quote(str(directory))}"
+        )
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise UsageError("nothing can be written there", where=str(directory), fix="choose another place, or use sudo")
 
 
 def bundles_of_host() -> Bundles:

@@ -51,8 +51,8 @@ clusters:
     controller: {{cpu_cores: 1, memory_gb: 0.25, disk_gb: 2}}
     compute_nodes: {{count: 1, cpu_cores: 1, memory_gb: 0.25, disk_gb: 2, gpu_enabled: false}}
   cloud:
-    control_plane: {{cpu_cores: 2, memory_gb: 1.75, disk_gb: 2}}
-    worker_nodes: {{cpu_workers: {{count: 1, cpu_cores: 1, memory_gb: 0.25, disk_gb: 2}}}}
+    control_plane: {{cpu_cores: 2, memory_gb: 1.75, disk_gb: 3}}
+    worker_nodes: {{cpu_workers: {{count: 1, cpu_cores: 1, memory_gb: 0.5, disk_gb: 3}}}}
 hypervisor: {{uri: embedded}}
 """
 

@@ -104,7 +104,15 @@ def test_images_are_looked_at_only_for_disks_that_are_to_be_made(
 def test_a_bundle_lies_beside_the_file_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     head = 'version: "1.0"\nmetadata: {name: x}\n'
     monkeypatch.chdir("/")
-    for source, expected in (("sub/k8s.bundle", f"{tmp_path}/sub/k8s.bundle"), ("/srv/x.bundle", "/srv/x.bundle")):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    for source, expected in (
+        ("sub/k8s.bundle", f"{tmp_path}/sub/k8s.bundle"),
+        ("/srv/x.bundle", "/srv/x.bundle"),
+        (" /srv/x.bundle ", "/srv/x.bundle"),
+        ("~/x.bundle", "/home/somebody/x.bundle"),
+        (" ~/x y.bundle", "/home/somebody/x y.bundle"),
+        ("~nobody-of-this-name/x.bundle", f"{tmp_path}/~nobody-of-this-name/x.bundle"),
+    ):
         (tmp_path / "lab.yaml").write_text(
             f"{head}clusters: {{cloud: {{kubernetes_config: {{source: 'bundle:{source}'}}}}}}\n"
         )

@@ -24,12 +24,16 @@ from emulator import ids
 from emulator.app.files import LoadedLab
 from emulator.app.provision import Options, provision
 from emulator.app.status import lab_status, list_labs
-from emulator.app.validating import validate
+from emulator.app.validating import judge_bundle, validate
 from emulator.apply.executor import InterruptedRunError
 from emulator.apply.handler import StopFlag
+from emulator.apply.state import State
 from emulator.errors import ConflictError, HyperscalerError
+from emulator.plan.model import Recorded
+from emulator.plan.resources import Volume
 from emulator.ports import DomainState, NetworkRequest, Ownership
 from emulator.progress import SilentReporter
+from emulator.spec.model import ClusterKind
 
 MAC = ids.mac_address("demo", "hpc-compute-1")
 
@@ -263,3 +267,33 @@ def test_a_stranger_s_file_among_the_disks_keeps_destroy_from_taking_the_directo
     swapped.unlink()
     host.destroy()
     assert not host.home.lab("demo").root.exists()
+
+
+def bundle_lab(host: SimulatedHost, *, image: str = "cloud-base") -> LoadedLab:
+    kubernetes = "clusters: {cloud: {kubernetes_config: {source: 'bundle:k8s.bundle'}}}"
+    head = f'version: "1.0"\nmetadata: {{name: demo}}\nimages: {{cloud: "{image}"}}\n'
+    return host.lab_file(f"{head}hypervisor: {{uri: embedded}}\n{kubernetes}\n")
+
+
+def test_validating_against_the_host_looks_for_the_bundle(host: SimulatedHost) -> None:
+    lab = bundle_lab(host)
+    path = lab.file.parent / "k8s.bundle"
+    found = [each for each in validate(lab.file, host.world()).errors if each.code == "kubernetes.bundle"]
+    assert [(each.path, each.what) for each in found] == [
+        ("clusters.cloud.kubernetes_config.source", f"there is no bundle {path}")
+    ]
+    assert "bundle create" in found[0].fix
+    assert not validate(lab.file, None).errors
+    path.write_text("a bundle")
+    assert not [each for each in validate(lab.file, host.world()).errors if each.code == "kubernetes.bundle"]
+
+
+def test_a_bundle_that_is_not_needed_may_be_gone(host: SimulatedHost) -> None:
+    lab = bundle_lab(host)
+    nodes = lab.spec.nodes_of(ClusterKind.CLOUD)
+    disks = [Volume(name=node.name, path="", image="cloud-base", size_gib=20, admin="") for node in nodes]
+    made = {disk.id: Recorded(disk, {}) for disk in disks}
+    assert judge_bundle(lab, State(made)) == ()
+    made.popitem()
+    assert len(judge_bundle(lab, State(made))) == 1
+    assert judge_bundle(bundle_lab(host, image="cloud-base:kept"), State()) == ()

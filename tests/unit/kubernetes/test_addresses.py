@@ -1,20 +1,18 @@
-"""Networks of the pods, the DNS address, and the export for Kubespray."""
+"""Networks of the pods, and the DNS address."""
 
 from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network
 
 import pytest
-import yaml
 
 from emulator.errors import ConfigError
 from emulator.kubernetes.addresses import dns_address, pod_subnets
 from emulator.kubernetes.containerd import containerd_config
-from emulator.kubernetes.kubespray import kubespray_inventory
 from emulator.spec.model import ClusterKind, ClusterSpec, KubernetesSpec, NetworkSpec, NodeSpec, Role
 
 
-def lab(*last_octets: int, pods: str = "10.244.0.0/16", cni: str = "bridge", version: str = "") -> ClusterSpec:
+def lab(*last_octets: int, pods: str = "10.244.0.0/16") -> ClusterSpec:
     nodes = tuple(
         NodeSpec(
             "cloud-control-plane" if index == 0 else f"cloud-cpu-worker-{index}",
@@ -27,7 +25,7 @@ def lab(*last_octets: int, pods: str = "10.244.0.0/16", cni: str = "bridge", ver
         for index, octet in enumerate(last_octets)
     )
     network = NetworkSpec(ClusterKind.CLOUD, IPv4Network("10.20.0.0/24"), "virbr-cloud")
-    kubernetes = KubernetesSpec(cni=cni, pod_subnet=IPv4Network(pods), version=version)
+    kubernetes = KubernetesSpec(pod_subnet=IPv4Network(pods))
     return ClusterSpec("demo", "", nodes, {ClusterKind.CLOUD: network}, kubernetes=kubernetes)
 
 
@@ -62,25 +60,3 @@ def test_containerd_gets_the_systemd_driver_and_the_pause_image() -> None:
     text = containerd_config("hyperscaler.invalid/kubernetes/pause:3.2")
     assert "SystemdCgroup = true" in text
     assert 'sandbox_image = "hyperscaler.invalid/kubernetes/pause:3.2"' in text
-
-
-@pytest.mark.parametrize(("cni", "plugin"), [("bridge", "cni"), ("calico", "calico"), ("flannel", "flannel")])
-def test_kubespray_gets_its_groups_and_variables(cni: str, plugin: str) -> None:
-    document = yaml.safe_load(kubespray_inventory(lab(10, 11, cni=cni), {"ansible_user": "root"}))["all"]
-    assert document["hosts"]["cloud-cpu-worker-1"] == {
-        "ansible_host": "10.20.0.11", "ip": "10.20.0.11", "access_ip": "10.20.0.11",
-    }  # fmt: skip
-    children = document["children"]
-    assert list(children["kube_control_plane"]["hosts"]) == list(children["etcd"]["hosts"]) == ["cloud-control-plane"]
-    assert list(children["kube_node"]["hosts"]) == ["cloud-cpu-worker-1"]
-    assert set(children["k8s_cluster"]["children"]) == {"kube_control_plane", "kube_node"}
-    assert document["vars"]["kube_network_plugin"] == plugin
-    assert document["vars"]["ansible_user"] == "root"
-
-
-@pytest.mark.parametrize(
-    ("version", "given"), [("", None), ("1.31", None), ("v1.31", None), ("1.31.4", "1.31.4"), ("v1.31.4", "v1.31.4")]
-)
-def test_kubespray_is_told_full_versions_only(version: str, given: str | None) -> None:
-    document = yaml.safe_load(kubespray_inventory(lab(10, 11, version=version), {}))["all"]
-    assert document["vars"].get("kube_version") == given

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import tarfile
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from image_archives import image_archive
 
 from emulator.errors import HostNotFitError, UsageError
 from emulator.kubernetes_build.bundle import create_bundle, show_bundle, unpack_bundle, verify_bundle
@@ -25,7 +27,7 @@ FILES = {
     "bin/kubeadm": b"kubeadm program " * 1000,
     "bin/kubelet": b"kubelet program " * 2000,
     "bin/kubectl": b"kubectl program",
-    "images/kubernetes.tar": b"layers " * 5000,
+    "images/kubernetes.tar": image_archive("hyperscaler.invalid/kubernetes/pause:3.2"),
 }
 
 
@@ -242,3 +244,48 @@ def test_a_bundle_larger_than_the_free_disk_is_refused_before_anything_is_made(
     with pytest.raises(HostNotFitError, match=r"unpacking the bundle needs 0 MiB of disk"):
         unpack_bundle(bundle, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+@pytest.mark.parametrize("more", [b"x", b"\0" * 10240, b"more of it" * 10_000])
+def test_bytes_behind_the_end_are_refused(bundle: Path, tmp_path: Path, more: bytes) -> None:
+    bundle.write_bytes(bundle.read_bytes() + more)
+    for use in (verify_bundle, lambda path: unpack_bundle(path, tmp_path / "cache")):
+        with pytest.raises(ReleaseError, match="more behind the end"):
+            use(bundle)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_bundle_without_its_end_is_cut_short(bundle: Path) -> None:
+    bundle.write_bytes(bundle.read_bytes().rstrip(b"\0"))
+    with pytest.raises(ReleaseError, match="cut short"):
+        verify_bundle(bundle)
+
+
+def relabelled(path: Path, **changes: object) -> None:
+    """Let the manifest of a bundle say something else."""
+    rewrite(
+        path,
+        lambda m, data: (m.name, json.dumps({**json.loads(data), **changes}).encode() if m.name == MANIFEST else data),
+    )
+
+
+def test_images_that_no_archive_holds_are_named(bundle: Path, tmp_path: Path) -> None:
+    # Another version than the archives are of, with the manifest in order by itself.
+    relabelled(bundle, images=["hyperscaler.invalid/kubernetes/pause:3.3"])
+    for use in (verify_bundle, lambda path: unpack_bundle(path, tmp_path / "cache")):
+        with pytest.raises(ReleaseError, match=r"no archive in it holds the image hyperscaler\S+/pause:3\.3"):
+            use(bundle)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"layers " * 5000, image_archive("x:1")[:520], b'manifest.json: {"RepoTags": 1}'],
+)
+def test_an_archive_of_images_that_is_none_is_named(release: Release, tmp_path: Path, content: bytes) -> None:
+    release.path("images/kubernetes.tar").write_bytes(content)
+    files = {**release.manifest.files, "images/kubernetes.tar": describe_file(release.path("images/kubernetes.tar"))}
+    bundle = tmp_path / "odd.bundle"
+    create_bundle(dataclasses.replace(release, manifest=dataclasses.replace(release.manifest, files=files)), bundle)
+    with pytest.raises(ReleaseError, match=r"images/kubernetes\.tar is no archive of container images"):
+        verify_bundle(bundle)

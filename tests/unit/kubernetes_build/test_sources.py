@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
+from image_archives import image_archive
 
 from emulator.errors import ConfigError, HostNotFitError, UsageError
 from emulator.images.input_version import input_version
@@ -115,8 +116,10 @@ def bundle(
     for name in ("kubeadm", "kubelet", "kubectl"):
         (directory / "bin").mkdir(parents=True, exist_ok=True)
         (directory / "bin" / name).write_text(name)
-    files = {f"bin/{path.name}": describe_file(path) for path in (directory / "bin").iterdir()}
     held = tuple(image for image in images(version) if without not in image)
+    (directory / "images").mkdir(exist_ok=True)
+    (directory / "images/kubernetes.tar").write_bytes(image_archive(*held))
+    files = {str(path.relative_to(directory)): describe_file(path) for path in sorted(directory.glob("*/*"))}
     names = tuple(f"{REPOSITORY}/{name}" for name in ("pause:3.10", "coredns/coredns:v1.11.3", "tools:1"))
     manifest = ReleaseManifest(version, architecture, "a test", REPOSITORY, *names, held, files)
     release = Release(directory, manifest)
@@ -253,6 +256,75 @@ def test_the_files_of_a_node_say_their_version_where_images_look_for_it(tmp_path
     record.parent.mkdir(parents=True)
     record.write_text(guest_record(release))
     assert input_version(INPUT_NAME, tmp_path / "tree") == "1.31.4"
+
+
+def test_only_what_can_serve_the_lab_is_advised_instead_of_upstream(tmp_path: Path) -> None:
+    found = host(tmp_path, reachable=False)
+    addons = {name: Addon("v1", "https://x.invalid") for name in ("calico", "nvidia-device-plugin")}
+    upstream = dataclasses.replace(found.upstream, origin=dataclasses.replace(ORIGIN, addons=addons))
+    sources = dataclasses.replace(found, upstream=upstream)
+    for wants, can_be_built in (
+        (KubernetesSpec(source="upstream"), True),
+        (KubernetesSpec(source="upstream", cni="calico"), False),
+        (KubernetesSpec(cni="calico"), False),
+        (KubernetesSpec(real_gpus=True), False),
+        (KubernetesSpec(version="1.31"), False),
+    ):
+        with pytest.raises(HostNotFitError, match="cannot be reached") as caught:
+            sources.ready(wants)
+        assert ("debian-source" in caught.value.fix) is can_be_built, wants
+
+
+INDEX = """\
+Package: kubeadm
+Version: 1.31.4-1.1
+Architecture: amd64
+Description: the program
+ Version: 1.31.999-1.1
+
+Package: kubeadm
+Version: 1.31.10-1.1
+
+Version: 1.31.999-1.1
+Package: kubelet
+"""
+
+
+def with_index(sources: KubernetesSources, index: bytes | HostNotFitError) -> tuple[KubernetesSources, list[str]]:
+    """Sources whose upstream has this index, and the addresses from which it was read."""
+    asked: list[str] = []
+
+    def fetched(url: str) -> bytes:
+        asked.append(url)
+        if isinstance(index, HostNotFitError):
+            raise index
+        return index
+
+    return dataclasses.replace(sources, upstream=dataclasses.replace(sources.upstream, index=fetched)), asked
+
+
+@pytest.mark.parametrize("source", ["auto", "upstream"])
+def test_a_version_that_upstream_does_not_have_is_told_before_anything_is_made(tmp_path: Path, source: str) -> None:
+    sources, asked = with_index(host(tmp_path, reachable=True), INDEX.encode())
+    with pytest.raises(
+        ConfigError, match=r"upstream has no Kubernetes v1\.31\.999; its newest .* is 1\.31\.10"
+    ) as caught:
+        sources.ready(KubernetesSpec(source=source, version="v1.31.999"))
+    assert caught.value.where == "clusters.cloud.kubernetes_config.version"
+    assert "such as 1.31" in caught.value.fix
+    assert asked == ["https://packages.invalid/v1.31/deb/Packages"]
+    assert not sources.cache.exists()
+
+
+@pytest.mark.parametrize("index", [INDEX.encode(), b"", b"\xff: \n\n:", HostNotFitError("cannot be fetched")])
+def test_versions_that_upstream_has_or_may_have_are_fine_by_looking(
+    tmp_path: Path, index: bytes | HostNotFitError
+) -> None:
+    sources, asked = with_index(host(tmp_path, reachable=True), index)
+    assert sources.ready(KubernetesSpec(version="1.31.4")) is None
+    assert len(asked) == 1
+    assert sources.ready(KubernetesSpec(version="1.31")) is None
+    assert len(asked) == 1, "a minor version has a newest one"
 
 
 def test_nothing_is_built_by_looking(sources: KubernetesSources, tmp_path: Path) -> None:

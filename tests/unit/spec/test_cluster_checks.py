@@ -177,6 +177,31 @@ def test_times_that_are_none(text: str) -> None:
             ],
         ),
         (
+            kube(workers="cpu_workers: {count: 1, memory_gb: 0.25}"),
+            [
+                "6:55: error: clusters.cloud.worker_nodes.cpu_workers.memory_gb: 256 MiB of memory do not hold the"
+                " system, containerd and kubelet | give it 0.5 GB at least, and 1 GB or more for pods to have room"
+            ],
+        ),
+        (
+            kube(head="disk_gb: 2", workers="cpu_workers: {count: 1, disk_gb: 2}, gpu_workers: {count: 0, disk_gb: 2}"),
+            [
+                f"{place}.disk_gb: a node takes about 2 GiB with its image and all that is set up, which leaves kubelet"
+                " too little of 2 GiB to run pods | give it 3 GB or more"
+                for place in (
+                    "5:30: error: clusters.cloud.control_plane",
+                    "6:53: error: clusters.cloud.worker_nodes.cpu_workers",
+                )
+            ],
+        ),
+        (
+            kube("source: 'bundle:  '"),
+            [
+                "7:33: error: clusters.cloud.kubernetes_config.source: expected auto, upstream, debian-source or"
+                " bundle:PATH, got 'bundle:  ' | for example auto"
+            ],
+        ),
+        (
             kube("source: 'http://x'"),
             [
                 "7:33: error: clusters.cloud.kubernetes_config.source: expected auto, upstream, debian-source or"
@@ -194,7 +219,7 @@ def test_times_that_are_none(text: str) -> None:
             kube("version: latest"),
             [
                 "7:34: error: clusters.cloud.kubernetes_config.version: 'latest' is not a version"
-                " | write for example 1.31 or 1.31.4"
+                " | write for example 1.31 or 1.31.4; supported: 1.20, 1.28, 1.29, 1.30, 1.31, 1.32, 1.33, 1.34"
             ],
         ),
         (
