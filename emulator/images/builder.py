@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
-import tarfile
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,10 +15,12 @@ from emulator.errors import HostNotFitError, HyperscalerError
 from emulator.ids import NAMESPACE
 from emulator.images.initrd import build_initrd
 from emulator.images.input_version import input_versions
-from emulator.images.recipe import Recipe, file_mode, tree_paths
+from emulator.images.overlay import write_overlay
+from emulator.images.recipe import Recipe
 from emulator.images.sbom import DPKG_FORMAT, Package, parse_packages
 from emulator.images.sources import AptSources, host_sources
 from emulator.images.store_files import private, write_private
+from emulator.images.tree_size import used_bytes
 from emulator.ports import ProcessRunner
 from emulator.units import MIB
 
@@ -121,7 +121,7 @@ class ImageBuilder:
         recipe = self.recipe
         sources = host_sources(self.runner, suite=recipe.suite, components=recipe.components)
         overlay = self.work / "overlay.tar"
-        write_overlay(overlay, [*recipe.files, *(self.inputs[name] for name in recipe.inputs)])
+        write_overlay(overlay, recipe.files, [self.inputs[name] for name in recipe.inputs])
         finish = self.work / "finish"
         finish.write_text(finish_script(recipe), encoding="utf-8")
         finish.chmod(0o700)
@@ -135,6 +135,7 @@ class ImageBuilder:
             *(f"--dpkgopt=path-include={path}" for path in recipe.include_paths),
             "--dpkgopt=force-unsafe-io",
             *self._apt_options(sources),
+            # Unpacks with numeric owners and extended attributes of every namespace; `mke2fs -d` keeps both, and links.
             f"--customize-hook=tar-in {overlay} /",
             f"--customize-hook={finish}",
             recipe.suite,
@@ -170,7 +171,7 @@ class ImageBuilder:
 
     # ------------------------------------------------------------ disk
     def _write_filesystem(self, root: Path) -> tuple[Path, int]:
-        used = _used_bytes(root)
+        used = used_bytes(root)
         # Inode tables, journal and bitmaps take about 6% beside the contents.
         size = -(-(int(used * 1.08) + (self.recipe.free_mib + 64) * MIB) // (64 * MIB)) * 64 * MIB
         raw = self.work / "disk.raw"
@@ -236,32 +237,3 @@ def finish_script(recipe: Recipe) -> str:
         lines += [f"mkdir -p {PurePosixPath(path).parent}", f"ln -sfn {target} {path}"]
     inside = ["chroot \"$1\" /bin/sh -eu <<'END_OF_RECIPE'", *lines, "END_OF_RECIPE"]
     return "\n".join(["#!/bin/sh", "set -eu", "export SYSTEMD_OFFLINE=1", *inside, ""])
-
-
-def write_overlay(path: Path, trees: list[Path]) -> None:
-    """A new tar of `trees`, later ones over earlier ones: owned by root, modes from the executable bit, times 0."""
-    with tarfile.open(path, "x", format=tarfile.GNU_FORMAT) as archive:
-        for tree in trees:
-            for source in tree_paths(tree):
-                member = tarfile.TarInfo(str(source.relative_to(tree)))
-                member.mode = file_mode(source)
-                data = b""
-                if source.is_symlink():
-                    member.type, member.linkname = tarfile.SYMTYPE, str(source.readlink())
-                elif source.is_dir():
-                    member.type = tarfile.DIRTYPE
-                else:
-                    data = source.read_bytes()
-                    member.size = len(data)
-                archive.addfile(member, io.BytesIO(data))
-
-
-def _used_bytes(root: Path) -> int:
-    """Bytes that the tree takes on a file system of 4 KiB blocks; links and devices live in their inodes."""
-    total = 0
-    for directory, _, names in os.walk(root):
-        total += 4096
-        for name in names:
-            status = os.lstat(os.path.join(directory, name))  # noqa: PTH118
-            total += -(-min(status.st_size, status.st_blocks * 512 + 4096) // 4096) * 4096
-    return total

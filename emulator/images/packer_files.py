@@ -13,7 +13,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from emulator.errors import HyperscalerError
-from emulator.images.builder import finish_script, write_overlay
+from emulator.images.builder import finish_script
+from emulator.images.overlay import write_overlay
 from emulator.images.own_paths import make_own_empty_directory
 from emulator.images.packer_record import RECORD_NAME, record_of
 from emulator.images.packer_scripts import install_script, seal_script
@@ -71,7 +72,7 @@ def write_packer_files(
     served = directory / "http"
     served.mkdir(mode=0o700)
     overlay = directory / "overlay.tar"
-    write_overlay(overlay, [*recipe.files, *(inputs[name] for name in recipe.inputs)])
+    write_overlay(overlay, recipe.files, [inputs[name] for name in recipe.inputs])
     lines, keyrings = guest_sources(sources)
     options = [_LOOPBACK.sub(rf"\g<1>{HOST_FROM_GUEST}", option) for option in sources.options]
     texts = {

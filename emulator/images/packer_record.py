@@ -10,7 +10,8 @@ from pathlib import Path
 
 from emulator.errors import StateError, UsageError
 from emulator.images.builder import BUILDER_VERSION
-from emulator.images.recipe import NAME, Recipe, tree_digest
+from emulator.images.input_tree import described
+from emulator.images.recipe import NAME, Recipe
 
 RECORD_NAME = "image.json"
 RECORD_VERSION = 1
@@ -25,6 +26,8 @@ class PackerRecord:
     recipe_digest: str
     builder_version: str
     inputs: Mapping[str, str]
+    input_bytes: int = 0
+    """What the inputs take in the image."""
 
     def to_json(self) -> str:
         return json.dumps(
@@ -34,6 +37,7 @@ class PackerRecord:
                 "recipe_digest": self.recipe_digest,
                 "builder_version": self.builder_version,
                 "inputs": dict(self.inputs),
+                "input_bytes": self.input_bytes,
             },
             indent=1,
         )
@@ -55,7 +59,10 @@ def read_record(directory: Path) -> PackerRecord:
         inputs = {str(name): str(digest) for name, digest in raw["inputs"].items()}
         if not all(NAME.fullmatch(name) and _SHA256.fullmatch(digest) for name, digest in inputs.items()):
             raise ValueError("inputs are damaged")
-        return PackerRecord(str(raw["name"]), str(raw["recipe_digest"]), str(raw["builder_version"]), inputs)
+        size = raw.get("input_bytes", 0)  # records of earlier versions do not have it
+        if isinstance(size, bool) or not isinstance(size, int) or size < 0:
+            raise ValueError("input_bytes is no number of bytes")
+        return PackerRecord(str(raw["name"]), str(raw["recipe_digest"]), str(raw["builder_version"]), inputs, size)
     except FileNotFoundError as error:
         fix = "write it with `hyperscaler image packer-files NAME DIR`, and run Packer with it"
         raise UsageError("this is no directory of a Packer build", where=str(path), fix=fix) from error
@@ -65,9 +72,11 @@ def read_record(directory: Path) -> PackerRecord:
 
 def record_of(recipe: Recipe, inputs: Mapping[str, Path]) -> PackerRecord:
     """What a build of this recipe with these trees would be recorded as now."""
+    laid = described(inputs)
     return PackerRecord(
         name=recipe.name,
         recipe_digest=recipe.digest(builder_version=BUILDER_VERSION),
         builder_version=BUILDER_VERSION,
-        inputs={name: tree_digest(tree) for name, tree in inputs.items()},
+        inputs=laid.digests,
+        input_bytes=laid.size,
     )

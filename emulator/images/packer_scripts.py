@@ -103,7 +103,7 @@ left=$(dpkg-query -W -f '${{db:Status-Status}} ${{Package}}\\n' | sed -n 's/^con
 $apt clean
 
 {_remove_excluded(recipe)}
-tar -xp --numeric-owner -f "$here/overlay.tar" -C /
+tar -xp --numeric-owner --xattrs --xattrs-include='*' -f "$here/overlay.tar" -C /
 rm -f /etc/dpkg/dpkg.cfg.d/99hyperscaler-image /usr/sbin/policy-rc.d
 sync
 """

@@ -80,12 +80,15 @@ class Recipe:
 
 
 def tree_paths(tree: Path) -> list[Path]:
-    """Everything under a tree that is laid into an image: regular files, links and directories, sorted."""
+    """Everything under a tree that is laid into an image, sorted."""
     return sorted(tree.rglob("*"))
 
 
 def tree_digest(tree: Path) -> str:
-    """SHA-256 over names, modes and contents of a tree, hexadecimal; where the tree lies does not count."""
+    """SHA-256 over names, modes and contents of one of a recipe's own trees, hexadecimal; where it lies does not count.
+
+    Inputs have more to them: see `emulator.images.input_tree`.
+    """
     total = hashlib.sha256()
     for path in tree_paths(tree):
         total.update(f"{path.relative_to(tree)}\0{file_mode(path):o}\0".encode())

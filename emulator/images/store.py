@@ -13,10 +13,11 @@ from emulator.errors import ConflictError, StateError, UsageError
 from emulator.flock import acquire
 from emulator.images.builder import BUILDER_VERSION, DISK, INITRD, KERNEL, BuildPhase, Built, ImageBuilder, Progress
 from emulator.images.importer import ImageImporter
+from emulator.images.input_tree import Inputs, described, input_digest
 from emulator.images.manifest import MANIFEST_NAME, Manifest, read_manifest
 from emulator.images.packer_record import PackerRecord
 from emulator.images.pointers import CURRENT, DIGEST_DIRECTORY, HELD, Pointers
-from emulator.images.recipe import NAME, Recipe, load_recipe, tree_digest
+from emulator.images.recipe import NAME, Recipe, load_recipe
 from emulator.images.references import parse_reference
 from emulator.images.store_builds import WORK_PREFIX, Maker, make_image
 from emulator.images.store_files import artefact, digest_of, remove_tree
@@ -184,7 +185,7 @@ class ImageStore:
         if image.manifest.recipe_digest != recipe.digest(builder_version=BUILDER_VERSION):
             return "its recipe has changed"
         for input_name, tree in (inputs or {}).items():
-            if image.manifest.inputs.get(input_name) != tree_digest(tree):
+            if image.manifest.inputs.get(input_name) != input_digest(tree):
                 return f"its input {input_name} has changed"
         return None
 
@@ -212,12 +213,11 @@ class ImageStore:
                 image = self.current(name)
                 if image is not None:
                     return image
-            digests = {key: tree_digest(tree) for key, tree in inputs.items()}
 
             def make(scratch: Path, out: Path) -> Built:
                 return ImageBuilder(recipe, scratch, out, self._runner, progress, inputs).build()
 
-            return self._make(recipe, make, digests, progress)
+            return self._make(recipe, make, described(inputs), progress)
 
     def import_disk(
         self, disk: Path, record: PackerRecord, *, made_by: Mapping[str, str], progress: Progress
@@ -248,7 +248,7 @@ class ImageStore:
             def make(scratch: Path, out: Path) -> Built:
                 return ImageImporter(recipe, disk, scratch, out, self._runner, progress, made_by).build()
 
-            return self._make(recipe, make, record.inputs, progress)
+            return self._make(recipe, make, Inputs(record.inputs, record.input_bytes), progress)
 
     def remove(self, ref: str, in_use: UsedImages) -> GoldenImage:
         """Remove one image and return what it was.
@@ -308,7 +308,7 @@ class ImageStore:
             manifest=manifest,
         )
 
-    def _make(self, recipe: Recipe, make: Maker, inputs: Mapping[str, str], progress: Progress) -> GoldenImage:
+    def _make(self, recipe: Recipe, make: Maker, inputs: Inputs, progress: Progress) -> GoldenImage:
         self._sweep(recipe.name)
         home = self.root / recipe.name
         return self.open(make_image(home, recipe, make, inputs=inputs, progress=progress, damaged=self._is_damaged))

@@ -74,6 +74,8 @@ class ContentStore:
                     stdout=log,
                     stderr=log,
                     start_new_session=True,
+                    # Modes in the store go into the image; they must not depend on who makes it.
+                    umask=0o022,
                 )
             try:
                 self._wait(process, socket)

@@ -17,13 +17,14 @@ from emulator.kubernetes_build.release import Release, missing_programs
 from emulator.ports import ProcessRunner
 
 # Raise it when the same release would give another tree.
-LAYOUT_VERSION = "4"
+LAYOUT_VERSION = "5"
 # The guest's own record of its release; the playbook reads it.
 RELEASE_FILE = "usr/lib/hyperscaler/kubernetes.json"
 MANIFESTS = "usr/share/hyperscaler/kubernetes/manifests"
 # Add-ons put their network programs here, and Debian's own lie elsewhere: containerd knows one directory.
 CNI_ADDON_PROGRAMS = "opt/cni/bin"
 CONTAINERD_ROOT = "var/lib/containerd"
+PROGRAMS = "usr/local/bin"
 # kubelet looks here for static pods. kubeadm makes it on a control plane only, and without it a worker's kubelet logs
 # an error every second.
 STATIC_PODS = "etc/kubernetes/manifests"
@@ -69,6 +70,7 @@ class NodeFiles:
             shutil.rmtree(path, ignore_errors=True)
         try:
             self._lay(release, stage)
+            _settle(stage)
             archive = DebianArchive(work / "apt", self.sources, self.runner)
             archive.update()
             archive.unpack([PACKAGE], work / "tools")
@@ -85,11 +87,10 @@ class NodeFiles:
 
     @staticmethod
     def _lay(release: Release, stage: Path) -> None:
-        programs = stage / "usr/local/bin"
+        programs = stage / PROGRAMS
         programs.mkdir(parents=True)
         for program in release.programs:
             shutil.copyfile(program, programs / program.name)
-            (programs / program.name).chmod(0o755)
         (stage / MANIFESTS).mkdir(parents=True)
         for manifest in release.manifests:
             shutil.copyfile(manifest, stage / MANIFESTS / manifest.name)
@@ -97,13 +98,30 @@ class NodeFiles:
         link.parent.mkdir(parents=True)
         link.symlink_to(CNI_PROGRAMS)
         (stage / STATIC_PODS).mkdir(parents=True)
-        (stage / STATIC_PODS).chmod(0o700)
+        # containerd makes its own directory, and would close those above to everybody else.
+        (stage / CONTAINERD_ROOT).parent.mkdir(parents=True)
         record = stage / RELEASE_FILE
         record.parent.mkdir(parents=True)
         record.write_text(guest_record(release), encoding="utf-8")
         config = stage / "etc/containerd/config.toml"
         config.parent.mkdir(parents=True)
         config.write_text(containerd_config(release.manifest.pause_image), encoding="utf-8")
+
+
+def _settle(stage: Path) -> None:
+    """Give what was laid out root as its owner and plain modes: the image takes them over, and neither the umask here
+    nor a directory that hands on its group may come through."""
+    for path in (stage, *stage.rglob("*")):
+        if os.geteuid() == 0:  # another user's run ends where containerd is to be started
+            os.chown(path, 0, 0, follow_symlinks=False)
+        if not path.is_symlink():
+            path.chmod(_mode(path.relative_to(stage), directory=path.is_dir()))
+
+
+def _mode(name: Path, *, directory: bool) -> int:
+    if name == Path(STATIC_PODS):
+        return 0o700
+    return 0o755 if directory or name.parent == Path(PROGRAMS) else 0o644
 
 
 def guest_record(release: Release) -> str:

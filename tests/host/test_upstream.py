@@ -9,6 +9,7 @@ import hashlib
 import http.server
 import os
 import socket
+import stat
 import subprocess
 import threading
 import time
@@ -16,20 +17,28 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from layered_image import CAPABILITY, GROUP, OWNER, write_layered_image
 
 from emulator.adapters.process import HostProcess
 from emulator.errors import CommandError, ConfigError, HostNotFitError
+from emulator.images.input_tree import input_digest
+from emulator.images.overlay import write_overlay
 from emulator.images.sources import host_sources
 from emulator.kubernetes_build.bundle import create_bundle, unpack_bundle, verify_bundle
 from emulator.kubernetes_build.docker_archive import ContainerImage, write_archive
-from emulator.kubernetes_build.node_files import MANIFESTS, NodeFiles
+from emulator.kubernetes_build.node_files import CONTAINERD_ROOT, MANIFESTS, NodeFiles
 from emulator.kubernetes_build.origin import Addon, Origin, download, is_reachable
 from emulator.kubernetes_build.upstream import SKOPEO_PACKAGES, UpstreamFetch
 
 pytestmark = pytest.mark.host
 
 RUNNER = HostProcess()
-IMAGES = ("kube-apiserver:v1.31.4", "coredns/coredns:v1.11.3", "pause:3.10", "etcd:3.5.15-0", "flannel/flannel:v0.26.2")
+LAYERED = "flannel/flannel-cni-plugin:v1.6.0"
+IMAGES = (
+    *("kube-apiserver:v1.31.4", "coredns/coredns:v1.11.3", "pause:3.10", "etcd:3.5.15-0"),
+    *("flannel/flannel:v0.26.2", LAYERED),
+)
+SNAPSHOTS = f"{CONTAINERD_ROOT}/io.containerd.snapshotter.v1.overlayfs/snapshots"
 
 
 def run(*argv: str | Path, cwd: Path | None = None, **environment: str | Path) -> str:
@@ -114,7 +123,10 @@ def push_images(tools: Path, directory: Path, host: str) -> None:
     libraries = ":".join(str(tools / path) for path in ("usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"))
     for name in IMAGES:
         archive = directory / "image.tar"
-        write_archive(archive, [ContainerImage(f"x.invalid/{name}", root)], architecture="amd64")
+        if name == LAYERED:
+            write_layered_image(archive, f"x.invalid/{name}")
+        else:
+            write_archive(archive, [ContainerImage(f"x.invalid/{name}", root)], architecture="amd64")
         run(
             *(tools / "usr/bin/skopeo", "--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false"),
             *(f"docker-archive:{archive}", f"docker://{host}/{name}"),
@@ -165,7 +177,8 @@ def origin(tools: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Or
         make_packages(repository)
         fingerprint = sign(tools, repository, directory / "gpg")
         (directory / "www/flannel.yaml").write_text(
-            f"kind: DaemonSet\nspec:\n  containers:\n    - image: {host}/flannel/flannel:v0.26.2\n"
+            "kind: DaemonSet\nspec:\n  containers:\n"
+            f"    - image: {host}/flannel/flannel:v0.26.2\n    - image: {host}/{LAYERED}\n"
         )
         addons = {"flannel": Addon("v0.26.2", f"{url}/flannel.yaml")}
         yield Origin(f"{url}/v{{minor}}/", f"{url}/v{{minor}}/Release.key", fingerprint, host, addons, insecure=True)
@@ -180,6 +193,35 @@ def fetch(origin: Origin, tmp_path: Path) -> UpstreamFetch:
 
 def ignore(step: str, line: str) -> None:
     del step, line
+
+
+def laid(tree: Path, work: Path) -> Path:
+    """The tree as it is in the image of a node: unpacked from the builder's archive as mmdebstrap's `tar-in` does."""
+    write_overlay(work / "overlay.tar", [], [tree])
+    root = work / "root"
+    root.mkdir()
+    tar = ("tar", "--numeric-owner", "--xattrs", "--format=pax", "--xattrs-include=*", "--extract")
+    run(*tar, "--directory", root, "--file", work / "overlay.tar", LC_ALL="C.UTF-8")
+    assert input_digest(root) == input_digest(tree)
+    return root
+
+
+def check_layers(root: Path) -> None:
+    ours = ("etc", "usr/local/bin", "var", "var/lib")
+    assert {stat.S_IMODE((root / name).stat().st_mode) for name in ours} == {0o755}
+    (lower,) = (path.parents[2] for path in root.glob(f"{SNAPSHOTS}/*/fs/srv/own/file"))
+    (upper,) = (path.parents[2] for path in root.glob(f"{SNAPSHOTS}/*/fs/srv/emptied/new"))
+    assert stat.S_IMODE((lower / "tmp").stat().st_mode) == 0o1777
+    programs = [(lower / "bin" / name).stat() for name in ("busybox", "ls", "su")]
+    assert {(stat.S_IMODE(status.st_mode), status.st_nlink) for status in programs} == {(0o4755, 3)}
+    assert len({status.st_ino for status in programs}) == 1
+    for name, mode in (("srv/own", 0o2750), ("srv/own/file", 0o640)):
+        status = (lower / name).stat()
+        assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (OWNER, GROUP, mode)
+    assert os.getxattr(lower / "bin/ping", "security.capability") == CAPABILITY
+    deleted = (upper / "srv/deleted").lstat()
+    assert (stat.S_ISCHR(deleted.st_mode), deleted.st_rdev) == (True, 0)
+    assert os.getxattr(upper / "srv/emptied", "trusted.overlay.opaque") == b"y"
 
 
 def test_a_release_is_fetched_once_and_makes_a_node(fetch: UpstreamFetch, origin: Origin, tmp_path: Path) -> None:
@@ -205,6 +247,7 @@ def test_a_release_is_fetched_once_and_makes_a_node(fetch: UpstreamFetch, origin
     assert "flannel" in (tree / MANIFESTS / "flannel.yaml").read_text()
     assert (tree / "opt/cni/bin").readlink() == Path("/usr/lib/cni")
     assert os.access(tree / "usr/local/bin/kubeadm", os.X_OK)
+    check_layers(laid(tree, tmp_path))
 
     bundle = tmp_path / "k8s.bundle"
     create_bundle(release, bundle)

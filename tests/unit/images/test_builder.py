@@ -14,9 +14,10 @@ import pytest
 
 from emulator.errors import CommandError, HostNotFitError, HyperscalerError
 from emulator.images import builder
-from emulator.images.builder import BuildPhase, finish_script, write_overlay
+from emulator.images.builder import BuildPhase, finish_script
 from emulator.images.input_version import input_version, record_path
 from emulator.images.manifest import read_manifest
+from emulator.images.overlay import write_overlay
 from emulator.images.recipe import load_recipe
 
 
@@ -138,7 +139,7 @@ def test_laid_in_files_belong_to_root_and_have_plain_modes(tmp_path: Path) -> No
     (first / "etc" / "link").symlink_to("/run/x")
     (second / "etc" / "a").write_text("second")
     archive = tmp_path / "overlay.tar"
-    write_overlay(archive, [first, second])
+    write_overlay(archive, [first, second], [])
     with tarfile.open(archive) as tar:
         members = {member.name: member for member in tar.getmembers()}
         content = tar.extractfile(members["etc/a"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -266,6 +267,10 @@ def test_the_record_beside_packers_files(tmp_path: Path, recipes: Path) -> None:
         read_record(tmp_path)
     path.write_text(record.to_json())
     assert read_record(tmp_path) == record
+    assert record.input_bytes > 0
+    # As versions wrote it that did not know how large the inputs are.
+    path.write_text(record.to_json().replace('"input_bytes"', '"other"'))
+    assert read_record(tmp_path) == dataclasses.replace(record, input_bytes=0)
     for text in (
         "",
         "[]",
@@ -273,6 +278,8 @@ def test_the_record_beside_packers_files(tmp_path: Path, recipes: Path) -> None:
         json.dumps({"version": 2}),
         record.to_json().replace("binaries", "../x"),
         record.to_json().replace('{\n  "binaries"', '["'),
+        dataclasses.replace(record, input_bytes=-1).to_json(),
+        record.to_json().replace(f'"input_bytes": {record.input_bytes}', '"input_bytes": true'),
     ):
         path.write_text(text)
         with pytest.raises(StateError, match="cannot be read"):

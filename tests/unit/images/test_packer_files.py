@@ -90,6 +90,8 @@ def test_the_guest_installs_what_the_recipe_says_and_ends_like_a_fast_build(dire
     for path in recipe.exclude_paths:
         assert f"path-exclude={path}\n" in install
     assert files["finish"].decode() == finish_script(recipe)
+    # Inputs bring owners and file capabilities of their own.
+    assert "tar -xp --numeric-owner --xattrs --xattrs-include='*' " in install
     with tarfile.open(fileobj=io.BytesIO(files["overlay.tar"])) as overlay:
         assert {"etc/fstab", "etc/systemd/system/ssh.service"} <= set(overlay.getnames())
     assert read_record(directory) == record_of(recipe, {})
