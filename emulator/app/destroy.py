@@ -10,6 +10,7 @@ from emulator.app.autostart import forget_autostart, has_autostart
 from emulator.app.files import load_recorded_lab
 from emulator.app.lab import Backends, Lab, open_lab
 from emulator.app.ledger_repair import mend_ledgers
+from emulator.app.own_record import open_record
 from emulator.app.planning import plan_destroy, recorded_backends, recorded_hypervisor, system_may_have
 from emulator.app.strangers import refuse_strangers
 from emulator.app.work import tell_damage, working_on
@@ -18,9 +19,9 @@ from emulator.apply.executor import Executor
 from emulator.apply.handler import StopFlag
 from emulator.apply.handlers.files import private_directory
 from emulator.apply.hypervisor_record import forget_hypervisor
-from emulator.apply.journal import Journal, sync_directory
+from emulator.apply.journal import sync_directory
 from emulator.apply.ledger import GpuLedger
-from emulator.apply.state import State, StateStore
+from emulator.apply.state import State
 from emulator.errors import HyperscalerError, UsageError
 from emulator.plan.gpu_resources import BoardResource
 from emulator.plan.model import Plan
@@ -50,12 +51,13 @@ def destroy(
 
     Raises:
         UsageError: there is no such lab, neither on record nor on the host.
-        ConflictError: something in the lab's directory is not the lab's; nothing was taken away.
+        ConflictError: something in the lab's directory is not the lab's, or its journal is another lab's (the directory
+            was copied or renamed); nothing was taken away.
         HyperscalerError: something could not be taken away.
     """
     with working_on(world, name, "destroy", reporter, wait_seconds=wait_seconds, stop=stop) as work:
+        world, store = open_record(world, name)
         paths = world.home.lab(name)
-        store = StateStore(Journal(paths.journal))
         tell_damage(store, reporter)
         mend_ledgers(world, name, reporter)
         plans = [(lab, plan_destroy(lab, state)) for lab, state in _open(world, name, store.state)]
