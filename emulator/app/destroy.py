@@ -71,11 +71,12 @@ def destroy(
         private_directory(paths.root)
         store.rewrite_damaged()
         work.begin(store)
+        # First of all, lest a power cut half way has the unit make the whole lab again when the machine starts.
+        forget_autostart(world, name)
         world.guests.end_work(paths)
         for lab, part in plans:
             _revive(lab, reporter)
             Executor(lab.handlers, store, reporter, stop=stop).apply(part)
-        forget_autostart(world, name)
         # Somebody may have put something there in the meantime.
         refuse_strangers(world, name, store.state, kept="the lab is gone, but its directory stays")
         _remove_directory(world, name)
