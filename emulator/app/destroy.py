@@ -31,8 +31,11 @@ from emulator.spec.model import GpuBackend
 
 @dataclass(frozen=True, slots=True)
 class DestroyResult:
+    """`declined`: the person said no. `missing`: there is no such lab, which `missing_ok` allowed."""
+
     plan: Plan
     declined: bool = False
+    missing: bool = False
 
 
 def destroy(
@@ -43,6 +46,7 @@ def destroy(
     *,
     confirm: Callable[[Plan], bool],
     wait_seconds: float = 0.0,
+    missing_ok: bool = False,
 ) -> DestroyResult:
     """Take away everything that the lab owns; golden images stay.
 
@@ -50,7 +54,7 @@ def destroy(
     that the next destroy goes on.
 
     Raises:
-        UsageError: there is no such lab, neither on record nor on the host.
+        UsageError: there is no such lab, neither on record nor on the host; not with `missing_ok`.
         ConflictError: something in the lab's directory is not the lab's, or its journal is another lab's (the directory
             was copied or renamed); nothing was taken away.
         HyperscalerError: something could not be taken away.
@@ -63,6 +67,8 @@ def destroy(
         plans = [(lab, plan_destroy(lab, state)) for lab, state in _open(world, name, store.state)]
         plan = Plan(name, tuple(change for _, plan in plans for change in plan.changes))
         traces = paths.root.exists() or world.home.hypervisor_of(name).exists() or has_autostart(world, name)
+        if plan.is_empty and not traces and missing_ok:
+            return DestroyResult(plan, missing=True)
         if plan.is_empty and not traces:
             raise UsageError(f"there is no lab {name}", where=str(paths.root), fix="hyperscaler status lists the labs")
         refuse_strangers(world, name, store.state)
