@@ -218,6 +218,11 @@ class Home:
         return self.root / "locks"
 
     @property
+    def host_locks(self) -> Path:
+        """Locks around what is not one lab's, in a directory of their own: a lab may have any of their names."""
+        return self.locks / "host"
+
+    @property
     def gpu_owners(self) -> Path:
         """Ledger of the slices that labs have on this host's boards."""
         return self.root / "gpu-owners.json"
