@@ -1,4 +1,4 @@
-"""Where things are kept on the host. Pure path arithmetic: nothing here creates or reads a file.
+"""Where things are kept on the host. Path arithmetic: nothing here creates or reads a file, links are followed at most.
 
 Layout under the home directory (`/var/lib/hyperscaler` for root, else `$XDG_STATE_HOME/hyperscaler`;
 `HYPERSCALER_HOME` overrides both):
@@ -181,14 +181,17 @@ class Home:
 
     @classmethod
     def default(cls) -> Home:
-        """The home for this user and environment."""
+        """The home for this user and environment, under its one name: however it was spelled, without links and `..`.
+
+        Its path is in disks, machines and the names of namespaces, so that with two names it would be two homes.
+        """
         chosen = os.environ.get("HYPERSCALER_HOME")
-        if chosen:
-            return cls(Path(chosen).absolute())
-        if os.geteuid() == 0:
+        if not chosen and os.geteuid() == 0:
             return cls.system()
         state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-        return cls(Path(state) / "hyperscaler")
+        real = Path(os.path.realpath(chosen or Path(state) / "hyperscaler"))
+        # Where /var/lib/hyperscaler is a link to a larger disk, it is root's own home under both names.
+        return cls.system() if real == Path(os.path.realpath(cls.system().root)) else cls(real)
 
     @property
     def id(self) -> str:
@@ -213,6 +216,11 @@ class Home:
     def locks(self) -> Path:
         """Lock files outlive the labs that they guard, so that unlinking one never races with a waiter."""
         return self.root / "locks"
+
+    @property
+    def host_locks(self) -> Path:
+        """Locks around what is not one lab's, in a directory of their own: a lab may have any of their names."""
+        return self.locks / "host"
 
     @property
     def gpu_owners(self) -> Path:

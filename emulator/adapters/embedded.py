@@ -125,6 +125,7 @@ class EmbeddedHypervisor:
             # lost says nothing of the kind, and costs no guest its life.
             self._end_all()
         self._mark_directory()
+        self._link_socket()  # before anything is asked there: a stop that was cut short has removed it first
         processes = find_processes(self._directory)
         daemon = next((process for process in processes if _is_daemon(process)), None)
         if daemon is not None and not self._await_answer(_PATIENCE):
@@ -134,7 +135,6 @@ class EmbeddedHypervisor:
             # All processes died, as with a container that was stopped: libvirt would refuse its own old bridges.
             self._netns.delete()
         self._ensure_namespace(processes)
-        self._link_socket()
         if not self._answers():
             self._launch(fresh=not processes)
         return self.uri()
@@ -148,6 +148,9 @@ class EmbeddedHypervisor:
         if self.presence() is DaemonPresence.ABSENT:
             return
         namespace_ours, directory_ours = self._namespace_is_ours(), self._directory_is_ours()
+        # Nothing of ours leads to it: if it went last, a kill before that would leave it for good.
+        with shared_notes():
+            self._short_link().unlink(missing_ok=True)
         self._end_all()
         if namespace_ours:
             self._netns.delete()
@@ -158,8 +161,6 @@ class EmbeddedHypervisor:
             for name in _DIRECTORIES:
                 shutil.rmtree(self._directory / name, ignore_errors=True)
             shutil.rmtree(self._directory)
-        with shared_notes():
-            self._short_link().unlink(missing_ok=True)
 
     # ------------------------------------------------------------ directory
     @property

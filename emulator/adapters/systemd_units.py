@@ -55,10 +55,12 @@ class SystemdUnits:
         self._reload()
 
     def remove(self, name: str) -> None:
-        """Take the unit away; absent is fine. What it started goes on."""
+        """Take the unit away, for good when this returns; absent is fine. What it started goes on."""
         self._link(name).unlink(missing_ok=True)
         (self._directory / name).unlink(missing_ok=True)
         (self._directory / f".{name}.new").unlink(missing_ok=True)
+        for directory in (self._link(name).parent, self._directory):
+            _sync(directory)
         with contextlib.suppress(OSError):  # others are enabled, too
             self._link(name).parent.rmdir()
         self._reload()
@@ -69,3 +71,15 @@ class SystemdUnits:
     def _reload(self) -> None:
         if self._running.is_dir():
             self._runner.run(["systemctl", "daemon-reload"], timeout=_TIMEOUT)
+
+
+def _sync(directory: Path) -> None:
+    """Have what went from a directory stay away after a power cut; there may be no such directory."""
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

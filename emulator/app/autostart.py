@@ -9,17 +9,20 @@ from __future__ import annotations
 from pathlib import Path
 
 from emulator.app.files import load_recorded_lab
+from emulator.app.own_record import open_record
 from emulator.app.planning import HYPERVISOR_FACT
 from emulator.app.work import working_on
 from emulator.app.world import EMBEDDED, World
 from emulator.apply.journal import Journal
 from emulator.apply.state import StateStore
 from emulator.errors import ConflictError, UsageError
+from emulator.paths import Home
 from emulator.progress import Reporter
 
 WAIT_SECONDS = 600
 """How long the unit waits for a command that works on the lab."""
 
+_MARK = "X-Hyperscaler-Lab="
 _AFTER = ("network-online.target", "time-sync.target", "nvidia-persistenced.service", "nvidia-vgpu-mgr.service")
 _AFTER_SYSTEM_LIBVIRT = ("libvirtd.service", "virtqemud.socket", "virtnetworkd.socket")
 
@@ -40,7 +43,7 @@ def enable_autostart(world: World, lab: str, program: Path, reporter: Reporter) 
     """
     load_recorded_lab(world.home, lab)
     with working_on(world, lab, "host enable-autostart", reporter) as work:
-        store = StateStore(Journal(world.home.lab(lab).journal))
+        store = open_record(world, lab)[1]
         hypervisor = store.state.facts.get(HYPERVISOR_FACT, "")
         if not hypervisor:
             raise UsageError(f"lab {lab} is not provisioned", fix="hyperscaler provision FILE")
@@ -74,7 +77,7 @@ def disable_autostart(world: World, lab: str, reporter: Reporter) -> bool:
 def has_autostart(world: World, lab: str) -> bool:
     """Whether a unit of this lab is there."""
     there = world.units.read(unit_name(lab))
-    return there is not None and _mark(world, lab) in there.splitlines()
+    return there is not None and _is_marked(world, lab, there)
 
 
 def forget_autostart(world: World, lab: str) -> None:
@@ -135,11 +138,17 @@ def quoted(word: str, *, variables: bool = True) -> str:
 def _mark(world: World, lab: str) -> str:
     # Only ever read back as a whole line, so that it needs no quoting; a line break in it is refused by `quoted`.
     # The lab's name comes last: a backslash at the end of a line would have systemd take the next one for its part.
-    return f"X-Hyperscaler-Lab={world.home.root} {lab}"
+    return f"{_MARK}{world.home.root} {lab}"
+
+
+def _is_marked(world: World, lab: str, text: str) -> bool:
+    """Whether the unit is this lab's; its home may be named by another path, such as one through a link."""
+    marks = [line.removeprefix(_MARK).rpartition(" ") for line in text.splitlines() if line.startswith(_MARK)]
+    return any(name == lab and Home(Path(root)).id == world.home.id for root, _, name in marks)
 
 
 def _require_ours(world: World, lab: str, text: str | None) -> None:
-    if text is not None and _mark(world, lab) not in text.splitlines():
+    if text is not None and not _is_marked(world, lab, text):
         raise ConflictError(
             "a unit of this name is there, and it is not this lab's",
             where=unit_name(lab),

@@ -10,6 +10,7 @@ from emulator.app.autostart import forget_autostart, has_autostart
 from emulator.app.files import load_recorded_lab
 from emulator.app.lab import Backends, Lab, open_lab
 from emulator.app.ledger_repair import mend_ledgers
+from emulator.app.own_record import open_record
 from emulator.app.planning import plan_destroy, recorded_backends, recorded_hypervisor, system_may_have
 from emulator.app.strangers import refuse_strangers
 from emulator.app.work import tell_damage, working_on
@@ -18,9 +19,9 @@ from emulator.apply.executor import Executor
 from emulator.apply.handler import StopFlag
 from emulator.apply.handlers.files import private_directory
 from emulator.apply.hypervisor_record import forget_hypervisor
-from emulator.apply.journal import Journal, sync_directory
+from emulator.apply.journal import sync_directory
 from emulator.apply.ledger import GpuLedger
-from emulator.apply.state import State, StateStore
+from emulator.apply.state import State
 from emulator.errors import HyperscalerError, UsageError
 from emulator.plan.gpu_resources import BoardResource
 from emulator.plan.model import Plan
@@ -30,8 +31,11 @@ from emulator.spec.model import GpuBackend
 
 @dataclass(frozen=True, slots=True)
 class DestroyResult:
+    """`declined`: the person said no. `missing`: there is no such lab, which `missing_ok` allowed."""
+
     plan: Plan
     declined: bool = False
+    missing: bool = False
 
 
 def destroy(
@@ -42,6 +46,7 @@ def destroy(
     *,
     confirm: Callable[[Plan], bool],
     wait_seconds: float = 0.0,
+    missing_ok: bool = False,
 ) -> DestroyResult:
     """Take away everything that the lab owns; golden images stay.
 
@@ -49,18 +54,21 @@ def destroy(
     that the next destroy goes on.
 
     Raises:
-        UsageError: there is no such lab, neither on record nor on the host.
-        ConflictError: something in the lab's directory is not the lab's; nothing was taken away.
+        UsageError: there is no such lab, neither on record nor on the host; not with `missing_ok`.
+        ConflictError: something in the lab's directory is not the lab's, or its journal is another lab's (the directory
+            was copied or renamed); nothing was taken away.
         HyperscalerError: something could not be taken away.
     """
     with working_on(world, name, "destroy", reporter, wait_seconds=wait_seconds, stop=stop) as work:
+        world, store = open_record(world, name)
         paths = world.home.lab(name)
-        store = StateStore(Journal(paths.journal))
         tell_damage(store, reporter)
         mend_ledgers(world, name, reporter)
         plans = [(lab, plan_destroy(lab, state)) for lab, state in _open(world, name, store.state)]
         plan = Plan(name, tuple(change for _, plan in plans for change in plan.changes))
         traces = paths.root.exists() or world.home.hypervisor_of(name).exists() or has_autostart(world, name)
+        if plan.is_empty and not traces and missing_ok:
+            return DestroyResult(plan, missing=True)
         if plan.is_empty and not traces:
             raise UsageError(f"there is no lab {name}", where=str(paths.root), fix="hyperscaler status lists the labs")
         refuse_strangers(world, name, store.state)
@@ -69,11 +77,12 @@ def destroy(
         private_directory(paths.root)
         store.rewrite_damaged()
         work.begin(store)
+        # First of all, lest a power cut half way has the unit make the whole lab again when the machine starts.
+        forget_autostart(world, name)
         world.guests.end_work(paths)
         for lab, part in plans:
             _revive(lab, reporter)
             Executor(lab.handlers, store, reporter, stop=stop).apply(part)
-        forget_autostart(world, name)
         # Somebody may have put something there in the meantime.
         refuse_strangers(world, name, store.state, kept="the lab is gone, but its directory stays")
         _remove_directory(world, name)

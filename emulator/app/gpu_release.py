@@ -10,13 +10,13 @@ from emulator.app.gpu_map import write_mdev_map
 from emulator.app.gpus import recorded_backend
 from emulator.app.lab import Lab, open_lab
 from emulator.app.ledger_repair import mend_ledgers
+from emulator.app.own_record import open_record
 from emulator.app.planning import recorded_backends
 from emulator.app.work import tell_damage, working_on
 from emulator.app.world import World
 from emulator.apply.executor import Executor, HandlerTable
 from emulator.apply.handler import StopFlag
-from emulator.apply.journal import Journal
-from emulator.apply.state import State, StateStore
+from emulator.apply.state import State
 from emulator.errors import ConflictError, UsageError
 from emulator.ids import resource_uuid
 from emulator.plan.diff import diff
@@ -49,12 +49,12 @@ def release(
 
     Raises:
         UsageError: there is no such lab, neither on record nor in the GPU ledger.
-        ConflictError: guests of the lab run; names them.
+        ConflictError: guests of the lab run (named), or the journal in its directory is another lab's.
         HyperscalerError: something could not be taken away; it stays on record.
     """
     with working_on(world, name, "gpu release", reporter, wait_seconds=wait_seconds, stop=stop) as work:
         paths = world.home.lab(name)
-        store = StateStore(Journal(paths.journal))
+        world, store = open_record(world, name)
         tell_damage(store, reporter)
         mend_ledgers(world, name, reporter)
         lab = _open(world, name, store.state)

@@ -126,7 +126,7 @@ def forget(host: PreparedHost) -> None:
 def alone(host: PreparedHost, command: str, result: Outcome, reporter: Reporter) -> Iterator[None]:
     """One at a time, and on the host's record of who changed what."""
     log, identity = AuditLog(host.home.audit), uuid.uuid4().hex
-    with exclusive_lock(host.home.locks / "host.lock", purpose=command):
+    with exclusive_lock(host.home.host_locks / "preparation.lock", purpose=command):
         started = time.monotonic()
         _require_ours(host)
         contents = host.journal.read()

@@ -124,14 +124,16 @@ def open_lab(world: World, name: str, backends: Backends, *, images: Images | No
     gpus = _gpu_opener(world, paths, backends)
     images = images or world.images(backends.kubernetes)
     handlers: dict[str, Any] = {
-        SshKeyPair.kind: SshKeyPairHandler(world.runner),
-        Secret.kind: SecretHandler(),
+        SshKeyPair.kind: SshKeyPairHandler(world.runner, paths.root),
+        Secret.kind: SecretHandler(paths.root),
         GoldenImage.kind: GoldenImageHandler(images),
         Firewall.kind: FirewallHandler(world.packet_filter(guest_prefix(namespace)), session, identity),
         Network.kind: NetworkHandler(
             session, identity, world.host_locks / "networks.lock", wait_seconds=backends.timeouts.lock
         ),
-        Volume.kind: VolumeHandler(world.disks, images, session, name, shutdown_seconds=backends.timeouts.shutdown),
+        Volume.kind: VolumeHandler(
+            world.disks, images, session, name, root=paths.root, shutdown_seconds=backends.timeouts.shutdown
+        ),
         Domain.kind: DomainHandler(
             session,
             identity,

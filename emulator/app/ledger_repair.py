@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from emulator.app.files import lab_names
+from emulator.app.own_record import open_record
 from emulator.app.world import World
-from emulator.apply.journal import Journal
 from emulator.apply.ledger import Claim, GpuLedger, LedgerDamagedError, functions_key, mode_key, slice_key, vgpu_key
-from emulator.apply.state import State, StateStore
+from emulator.apply.state import State
 from emulator.errors import HyperscalerError
 from emulator.plan.gpu_resources import GpuInstance, MigMode, Vgpu, VirtualFunctions, WholeGpu
 from emulator.plan.model import Recorded
@@ -32,7 +32,7 @@ def _mend(world: World, path: Path, labs: list[str], reporter: Reporter) -> None
         claims: dict[str, Claim] = {}
         for lab in labs:
             try:
-                state = StateStore(Journal(world.home.lab(lab).journal)).state
+                state = open_record(world, lab)[1].state
             except HyperscalerError as error:
                 reporter.warn(f"what lab {lab} has on the boards is not known: {error.what}")
                 continue

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from emulator.app.lab import Lab, open_lab
+from emulator.app.own_record import open_record
 from emulator.app.planning import recorded_backends
 from emulator.app.world import World
-from emulator.apply.journal import Journal
 from emulator.apply.state import StateStore
 from emulator.errors import UsageError
 
@@ -15,8 +15,9 @@ def opened_lab(world: World, name: str) -> tuple[Lab, StateStore]:
 
     Raises:
         UsageError: nothing was ever made of it.
+        ConflictError: the journal in its directory is another lab's.
     """
-    store = StateStore(Journal(world.home.lab(name).journal))
+    world, store = open_record(world, name)
     backends = recorded_backends(store.state)
     if not backends.hypervisor:
         raise UsageError(f"lab {name} is not provisioned", fix="hyperscaler provision FILE")

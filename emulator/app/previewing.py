@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from emulator.app.files import LoadedLab
 from emulator.app.lab import open_lab
+from emulator.app.own_record import open_record
 from emulator.app.planning import backends_of, plan_lab
 from emulator.app.validating import require_fit
 from emulator.app.world import World
-from emulator.apply.journal import Journal
-from emulator.apply.state import StateStore
 from emulator.plan.model import Plan
 from emulator.progress import Reporter
 
@@ -19,7 +18,8 @@ def preview(world: World, loaded: LoadedLab, reporter: Reporter) -> Plan:
     acceleration = world.accelerate(spec.hypervisor.acceleration)
     if acceleration.warning:
         reporter.warn(acceleration.warning)
-    state = StateStore(Journal(world.home.lab(spec.name).journal)).state
+    world, store = open_record(world, spec.name)
+    state = store.state
     lab = open_lab(world, spec.name, backends_of(world, state, spec, dry=True))
     require_fit(world, loaded, lab, state, reporter)
     return plan_lab(lab, state, spec, acceleration)

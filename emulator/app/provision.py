@@ -18,6 +18,7 @@ from emulator.app.gpu_planning import GPU_FACT, beside_slices, boards_kept, node
 from emulator.app.kubeconfigs import hand_out_kubeconfigs
 from emulator.app.lab import Lab, open_lab
 from emulator.app.ledger_repair import mend_ledgers
+from emulator.app.own_record import open_record
 from emulator.app.planning import HYPERVISOR_FACT, backends_of, plan_lab, refuse_blocked
 from emulator.app.rotation import Rotator
 from emulator.app.validating import require_fit
@@ -27,7 +28,6 @@ from emulator.apply.executor import Applied, Executor, InterruptedRunError
 from emulator.apply.handler import StopFlag
 from emulator.apply.handlers.files import private_directory, write_private
 from emulator.apply.hypervisor_record import remember_hypervisor
-from emulator.apply.journal import Journal
 from emulator.apply.ledger import slice_key
 from emulator.apply.state import StateStore
 from emulator.errors import ConflictError, HyperscalerError
@@ -64,7 +64,8 @@ def provision(world: World, loaded: LoadedLab, options: Options, reporter: Repor
     The file's own bytes are kept with the lab, so that later commands need only its name.
 
     Raises:
-        ConflictError: another command works on the lab, or something foreign is in the way.
+        ConflictError: another command works on the lab, something foreign is in the way, or the journal in the lab's
+            directory is another lab's.
         VerifyError: everything was made, but a probe failed.
         HyperscalerError: something failed; a cluster that it does not touch was brought up all the same, and the
             message says so.
@@ -76,7 +77,8 @@ def provision(world: World, loaded: LoadedLab, options: Options, reporter: Repor
         acceleration = world.accelerate(spec.hypervisor.acceleration)
         if acceleration.warning:
             reporter.warn(acceleration.warning)
-        lab, store, plan = _plan(world, loaded, acceleration, reporter)
+        world, store = open_record(world, spec.name)
+        lab, plan = _plan(world, store, loaded, acceleration, reporter)
         if options.expected_plan not in (None, plan.digest):
             raise ConflictError(
                 f"the plan is now {plan.digest}, not {options.expected_plan}: the host or the file has changed",
@@ -103,10 +105,9 @@ def provision(world: World, loaded: LoadedLab, options: Options, reporter: Repor
 
 
 def _plan(
-    world: World, loaded: LoadedLab, acceleration: AccelerationChoice, reporter: Reporter
-) -> tuple[Lab, StateStore, Plan]:
+    world: World, store: StateStore, loaded: LoadedLab, acceleration: AccelerationChoice, reporter: Reporter
+) -> tuple[Lab, Plan]:
     spec = loaded.spec
-    store = StateStore(Journal(world.home.lab(spec.name).journal))
     tell_damage(store, reporter)
     mend_ledgers(world, spec.name, reporter)
     lab = open_lab(world, spec.name, backends_of(world, store.state, spec, dry=True))
@@ -115,7 +116,7 @@ def _plan(
     with boards_kept(lab.gpus):
         plan = plan_lab(lab, store.state, spec, acceleration)
     reporter.event(Event("plan", spec.name, Status.DONE, f"{len(plan.changes)} changes"))
-    return lab, store, plan
+    return lab, plan
 
 
 def _hold_places(

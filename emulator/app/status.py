@@ -10,13 +10,13 @@ from emulator import ids
 from emulator.app.autostart import has_autostart
 from emulator.app.files import lab_names, load_recorded_lab, require_lab_name
 from emulator.app.lab import Backends, open_lab
+from emulator.app.own_record import open_record
 from emulator.app.planning import HYPERVISOR_FACT, backends_of, plan_lab
 from emulator.app.world import World
-from emulator.apply.journal import Journal
 from emulator.apply.lock import holder_of
 from emulator.apply.rotation import pending_rotations
-from emulator.apply.state import State, StateStore
-from emulator.errors import ConfigError, HyperscalerError, UsageError
+from emulator.apply.state import State
+from emulator.errors import ConfigError, ConflictError, HyperscalerError, UsageError
 from emulator.plan.resources import Domain
 from emulator.ports import DomainInfo
 from emulator.spec.model import ClusterKind, ClusterSpec, NodeSpec, Role
@@ -95,7 +95,7 @@ def list_labs(world: World) -> tuple[LabLine, ...]:
     for name in lab_names(world.home):
         busy = holder_of(world.home.locks / f"{name}.lock")
         try:
-            state = StateStore(Journal(world.home.lab(name).journal)).state
+            state = open_record(world, name)[1].state
         except HyperscalerError as error:  # one lab must not keep the others from sight
             lines.append(LabLine(name, 0, 0, "unknown", busy, error.what))
             continue
@@ -116,15 +116,18 @@ def lab_status(world: World, name: str) -> LabStatus:
     require_lab_name(name)
     busy = holder_of(world.home.locks / f"{name}.lock")
     try:
+        world, store = open_record(world, name)
+    except ConflictError as error:  # a copy of another lab, or one that was renamed: nothing in it can be followed
+        return LabStatus(name, "", {}, (), {}, busy, (f"{error.what}; {error.fix}",), has_autostart(world, name))
+    state = store.state
+    try:
         spec = load_recorded_lab(world.home, name).spec
     except UsageError:
         if not (busy or world.home.lab(name).root.is_dir()):
             raise
-        return _unfinished(world, name, busy, "its file is missing")
+        return _unfinished(world, name, state, busy, "its file is missing")
     except ConfigError:
-        return _unfinished(world, name, busy, f"its file ({world.home.lab(name).spec}) is damaged")
-    store = StateStore(Journal(world.home.lab(name).journal))
-    state = store.state
+        return _unfinished(world, name, state, busy, f"its file ({world.home.lab(name).spec}) is damaged")
     hypervisor = state.facts.get(HYPERVISOR_FACT, "")
     problems = [f"journal line {damage.line}: {damage.why}" for damage in store.damage if not damage.torn]
     domains, trouble = _domains(world, name, hypervisor)
@@ -158,9 +161,8 @@ def _rotations(world: World, name: str) -> list[str]:
     ]
 
 
-def _unfinished(world: World, name: str, busy: str, why: str) -> LabStatus:
+def _unfinished(world: World, name: str, state: State, busy: str, why: str) -> LabStatus:
     """A lab without its file: `provision` has not come so far, or the file was lost or damaged."""
-    state = StateStore(Journal(world.home.lab(name).journal)).state
     problem = "being made" if busy else f"{why}; provision it again from your own, or destroy it"
     hypervisor = state.facts.get(HYPERVISOR_FACT, "")
     return LabStatus(name, hypervisor, {}, (), {}, busy, (problem,), has_autostart(world, name))

@@ -9,10 +9,10 @@ from emulator.app.files import LoadedLab, bundle_of, load_lab_file
 from emulator.app.gpu_planning import plan_gpus
 from emulator.app.gpus import host_gpus
 from emulator.app.lab import Lab, open_lab
+from emulator.app.own_record import open_record
 from emulator.app.planning import backends_of
 from emulator.app.world import EMBEDDED, World
-from emulator.apply.journal import Journal
-from emulator.apply.state import State, StateStore
+from emulator.apply.state import State
 from emulator.errors import ConflictError, HostNotFitError, HyperscalerError
 from emulator.host.facts import HostFacts
 from emulator.images.references import parse_reference
@@ -89,7 +89,8 @@ def validate(file: Path, world: World | None) -> Report:
     if world is None or loaded.maybe_spec is None:
         return loaded.report
     name = loaded.spec.name
-    state = StateStore(Journal(world.home.lab(name).journal)).state
+    world, store = open_record(world, name)
+    state = store.state
     lab = open_lab(world, name, backends_of(world, state, loaded.spec, dry=True))
     report = judge_host(loaded, world.host_facts(), lab, state)
     return report.extended((*judge_boards(world, loaded, state), *judge_bundle(loaded, state)))

@@ -14,9 +14,10 @@ from emulator.plan.model import Plan
 @click.command("destroy")
 @lab_argument
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@click.option("--missing-ok", is_flag=True, help="End with code 0 where there is no such lab.")
 @wait_option
 @json_option
-def command(lab: str, *, yes: bool, wait_seconds: float, as_json: bool) -> None:
+def command(lab: str, *, yes: bool, missing_ok: bool, wait_seconds: float, as_json: bool) -> None:
     """Take LAB away: domains, disks, networks, its hypervisor, keys and state. Golden images stay."""
     from emulator.app.destroy import destroy
     from emulator.app.files import require_lab_name
@@ -35,8 +36,11 @@ def command(lab: str, *, yes: bool, wait_seconds: float, as_json: bool) -> None:
         run_log(world.home.lab(lab).logs, "destroy"),
         reporting(live=yes) as reporter,
     ):
-        result = destroy(world, lab, reporter, stop, confirm=confirm, wait_seconds=wait_seconds)
+        result = destroy(world, lab, reporter, stop, confirm=confirm, wait_seconds=wait_seconds, missing_ok=missing_ok)
     if as_json:
-        print_json({"version": 1, "lab": lab, "destroyed": not result.declined, **result.plan.to_json()})
+        done = not (result.declined or result.missing)
+        print_json({"version": 1, "lab": lab, "destroyed": done, "missing": result.missing, **result.plan.to_json()})
+    elif result.missing:
+        click.echo(f"there is no lab {lab}")
     else:
         click.echo("nothing was changed" if result.declined else f"{lab}: gone ({len(result.plan.changes)} removed)")

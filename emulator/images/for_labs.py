@@ -188,7 +188,9 @@ class LabImages:
         Raises:
             StateError: the image is there and cannot be read, which says nothing of the disks on it.
         """
-        if disk.parent.parent.parent != self.store.root:
+        # Disks know their base by the path that the store had when they were made, which may lead through a link.
+        store = disk.parent.parent.parent
+        if store != self.store.root and store.resolve() != self.store.root.resolve():
             return None
         try:
             image = self.store.show(disk.parent.name)
@@ -200,7 +202,7 @@ class LabImages:
                 where=str(disk.parent),
                 fix="`hyperscaler image list` shows what the store has; mend the image or remove it, then try again",
             ) from error
-        return image if image.disk == disk else None
+        return image if image.disk.parts[-3:] == disk.parts[-3:] else None
 
 
 def used_base_images(labs: Path, overlay_base: Callable[[Path], Path | None]) -> dict[Path, Path]:

@@ -52,6 +52,8 @@ def diff(
 
 
 def _judge(resource: Resource, record: Recorded | None, seen: Observation) -> tuple[Change | None, Blocker | None]:
+    if moved := _moved_disk(resource, record):
+        return None, moved
     match seen.presence:
         case Presence.FOREIGN:
             return None, Blocker(
@@ -68,6 +70,19 @@ def _judge(resource: Resource, record: Recorded | None, seen: Observation) -> tu
             return Change(Action.REPAIR, resource, seen.detail or "cannot be seen yet"), None
         case Presence.OURS:
             return _judge_ours(resource, record, seen)
+
+
+def _moved_disk(resource: Resource, record: Recorded | None) -> Blocker | None:
+    """A disk on record at another path: what is at the wanted one is not what the node has worked on."""
+    old = record.resource if record else None
+    if not isinstance(resource, Volume) or not isinstance(old, Volume) or old.path == resource.path:
+        return None
+    return Blocker(
+        resource.id,
+        f"the disk is on record as {old.path}, and would now be {resource.path}; no disk is thrown away unasked",
+        "use HYPERSCALER_HOME as the lab was made with; or save what is needed from the node, destroy the lab and "
+        "provision it again",
+    )
 
 
 def _absent_reason(record: Recorded | None) -> str:

@@ -63,7 +63,7 @@ def host_locks(home: Home) -> Path:
     """One place for all homes of root's. Others share no hypervisor and no board with it."""
     from emulator.apply.lock import HOST_LOCKS
 
-    return HOST_LOCKS if os.geteuid() == 0 else home.locks
+    return HOST_LOCKS if os.geteuid() == 0 else home.host_locks
 
 
 def images_of_host() -> LabImages:

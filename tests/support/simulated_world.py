@@ -194,7 +194,7 @@ class SimulatedImages:
     def owning(self, disk: Path) -> Image | None:
         with self._hook.around("images.owning"):
             image = self._image(disk.parent.name)
-            return image if image and image.disk == disk else None
+            return image if image and image.disk.resolve() == disk.resolve() else None
 
 
 class KeygenRunner:

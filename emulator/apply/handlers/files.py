@@ -11,6 +11,7 @@ from pathlib import Path
 
 from emulator.apply.handler import ApplyContext, Handle
 from emulator.apply.journal import sync_directory
+from emulator.apply.own_paths import require_below
 from emulator.errors import StateError
 from emulator.plan.model import Observation, Presence, Recorded
 from emulator.plan.resources import Resource, Secret, SshKeyPair
@@ -96,7 +97,13 @@ def _observe_private(path: Path, *, size: int | None) -> Observation:
 
 
 class SecretHandler:
-    """Random bytes that never pass through the journal, a log or a command line."""
+    """Random bytes that never pass through the journal, a log or a command line.
+
+    `root` is the lab's directory: nothing outside of it is ever removed.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
 
     def observe(self, resource: Secret, record: Recorded | None) -> Observation:
         del record
@@ -118,6 +125,7 @@ class SecretHandler:
 
     def delete(self, resource: Secret, handle: Handle, context: ApplyContext) -> None:
         del handle, context
+        require_below(self._root, Path(resource.path), resource.id)
         Path(resource.path).unlink(missing_ok=True)
 
     def find(self, lab: str) -> Sequence[Resource]:
@@ -135,10 +143,11 @@ def new_ec_key() -> bytes:
 
 
 class SshKeyPairHandler:
-    """ed25519 by ssh-keygen, without a passphrase: unattended rebuilds use it."""
+    """ed25519 by ssh-keygen, without a passphrase: unattended rebuilds use it. `root`: as with `SecretHandler`."""
 
-    def __init__(self, runner: ProcessRunner) -> None:
+    def __init__(self, runner: ProcessRunner, root: Path) -> None:
         self._runner = runner
+        self._root = root
 
     def observe(self, resource: SshKeyPair, record: Recorded | None) -> Observation:
         del record
@@ -178,6 +187,7 @@ class SshKeyPairHandler:
     def delete(self, resource: SshKeyPair, handle: Handle, context: ApplyContext) -> None:
         del handle, context
         private = Path(resource.path)
+        require_below(self._root, private, resource.id)
         private.unlink(missing_ok=True)
         public_key(private).unlink(missing_ok=True)
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from emulator.apply.handler import ApplyContext, Handle
+from emulator.apply.own_paths import require_below
+from emulator.errors import ConflictError
 from emulator.plan.model import Observation, Presence, Recorded
 from emulator.plan.resources import Hypervisor, Resource
 from emulator.ports import DaemonPresence, HypervisorDaemon, HypervisorSession
@@ -45,7 +47,17 @@ class HypervisorHandler:
         return {"uri": uri}
 
     def delete(self, resource: Hypervisor, handle: Handle, context: ApplyContext) -> None:
-        del handle, context
+        del handle
+        mine = self._expected(context.lab)
+        directory = Path(resource.directory)
+        require_below(Path(mine.directory).parent, directory, resource.id)
+        if resource.namespace != mine.namespace:
+            raise ConflictError(
+                f"network namespace {resource.namespace} is on record, and the lab's is {mine.namespace}; "
+                "the libvirtd in it was left alone",
+                where=resource.id,
+                fix="find out whose it is; the lab's journal may be a copy of another lab's",
+            )
         self._session.reset()
         self._of(resource).stop()
 

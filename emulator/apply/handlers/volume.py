@@ -9,6 +9,7 @@ from emulator import ids
 from emulator.apply.handler import ApplyContext, Handle
 from emulator.apply.handlers.files import private_directory
 from emulator.apply.handlers.image import Images
+from emulator.apply.own_paths import require_below
 from emulator.errors import ConflictError, DamagedDiskError, HyperscalerError
 from emulator.plan.model import Observation, Presence, Recorded
 from emulator.plan.resources import Resource, Volume
@@ -16,15 +17,26 @@ from emulator.ports import DiskTool, HypervisorSession
 
 
 class VolumeHandler:
-    """A disk keeps the image that it was made from, so that a rebuilt image never changes a running node."""
+    """A disk keeps the image that it was made from, so that a rebuilt image never changes a running node.
+
+    `root` is the lab's directory: nothing outside of it is ever removed.
+    """
 
     def __init__(
-        self, disks: DiskTool, images: Images, session: HypervisorSession, lab: str, *, shutdown_seconds: float
+        self,
+        disks: DiskTool,
+        images: Images,
+        session: HypervisorSession,
+        lab: str,
+        *,
+        root: Path,
+        shutdown_seconds: float,
     ) -> None:
         self._disks = disks
         self._images = images
         self._session = session
         self._lab = lab
+        self._root = root
         self._shutdown_seconds = shutdown_seconds
 
     def observe(self, resource: Volume, record: Recorded | None) -> Observation:
@@ -96,6 +108,7 @@ class VolumeHandler:
     def delete(self, resource: Volume, handle: Handle, context: ApplyContext) -> None:
         del handle, context
         path = Path(resource.path)
+        require_below(self._root, path, resource.id)
         if path.is_file() or path.is_symlink():  # of a planted link only the link itself goes
             path.unlink(missing_ok=True)
 

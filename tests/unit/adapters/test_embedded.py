@@ -195,3 +195,66 @@ def test_a_lost_name_of_the_namespace_is_something_that_a_start_brings_back(
     running.start()
     assert running.presence() is DaemonPresence.UP
     assert (machine.namespace, machine.ended) == (GUESTS_NAMESPACE, [])
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.fixture
+def long(machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> EmbeddedHypervisor:
+    """One whose socket is reached by a short link, since its own path is too long; with a guest."""
+    machine.directory = tmp_path / ("d" * 100) / "hypervisor"
+    link = tmp_path / "notes" / "link"
+    monkeypatch.setattr(EmbeddedHypervisor, "_short_link", lambda self: link)
+    monkeypatch.setattr(EmbeddedHypervisor, "_answers", lambda self: machine.answers() and link.is_symlink())
+    daemon = EmbeddedHypervisor(machine.directory, NAME, machine)
+    daemon._netns = FakeNamespace(machine)  # type: ignore[assignment]
+    daemon.start()
+    machine.boot_guest()
+    assert daemon.presence() is DaemonPresence.UP and link.is_symlink()
+    return daemon
+
+
+def killed(*_words: object, **_options: object) -> None:
+    raise Killed
+
+
+@pytest.mark.parametrize(
+    ("owner", "step"),
+    [
+        (embedded, "shared_notes"),
+        (EmbeddedHypervisor, "_end_all"),
+        (FakeNamespace, "delete"),
+        (embedded.shutil, "rmtree"),
+    ],
+)
+@pytest.mark.parametrize("lose", [False, True], ids=["", "without its directory"])
+def test_no_kill_leaves_the_short_link_for_good(
+    tmp_path: Path, machine: Machine, long: EmbeddedHypervisor, owner: object, step: str, lose: bool
+) -> None:
+    if lose:
+        shutil.rmtree(machine.directory)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, step, killed)
+        if not (lose and step == "rmtree"):
+            with pytest.raises(Killed):
+                long.stop()
+    if long.presence() is not DaemonPresence.ABSENT:
+        long.stop()
+    assert long.presence() is DaemonPresence.ABSENT and not machine.directory.exists()
+    assert not (tmp_path / "notes").exists()
+
+
+def test_a_stop_that_was_cut_short_costs_no_guest_its_life_when_the_lab_is_brought_back(
+    machine: Machine, long: EmbeddedHypervisor
+) -> None:
+    processes = dict(machine.processes)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EmbeddedHypervisor, "_end_all", killed)
+        with pytest.raises(Killed):
+            long.stop()
+    assert long.presence() is DaemonPresence.DOWN
+    long.start()
+    assert (machine.ended, machine.processes) == ([], processes)
+    assert long.presence() is DaemonPresence.UP

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from simulated_world import SYSTEM_URI, SimulatedHost, lab_text
+from stop_points import find_stops, in_sequence
 
 from emulator.adapters.process import HostProcess
 from emulator.adapters.systemd_units import SystemdUnits
@@ -96,6 +97,25 @@ def test_a_stop_between_any_two_steps_is_gone_on_from(host: SimulatedHost, monke
     assert names(host) == [UNIT, "multi-user.target.wants"]
     assert enable_autostart(host.world(), "demo", PROGRAM, QUIET)
     assert f"multi-user.target.wants/{UNIT}" in names(host)
+
+
+@pytest.mark.parametrize("hypervisor", [EMBEDDED, SYSTEM_URI])
+def test_a_destroy_that_is_cut_off_does_not_come_back_with_the_machine(host: SimulatedHost, hypervisor: str) -> None:
+    """Whatever is still there, the unit is not: nothing rebuilds a lab whose end was asked for."""
+    with in_sequence():
+        host.provision(host.lab_file(lab_text(hypervisor=hypervisor)))
+        enable_autostart(host.world(), "demo", PROGRAM, QUIET)
+        whole = {name for name in host.save() if name.startswith("home/labs/demo/disks/")}
+        stops = find_stops(host, host.destroy)
+    gone = stops.names.index("after units.remove")
+    taking = [
+        number for number, name in enumerate(stops.names) if name.startswith(("before delete_", "before daemon.st"))
+    ]
+    assert gone < min(taking)
+    for key in stops.keys[gone:]:
+        assert not [name for name in stops.states[key] if name.startswith("machine/units/")]
+    for key in stops.keys[:gone]:
+        assert whole <= stops.states[key].keys()
 
 
 def test_a_host_without_systemd_says_so(tmp_path: Path) -> None:

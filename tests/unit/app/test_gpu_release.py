@@ -47,7 +47,7 @@ def carved(demo: GpuWorld) -> str:
 
 def test_only_what_is_on_boards_goes(demo: GpuWorld) -> None:
     blank = carved(demo)
-    other = Secret(name="munge", path="/nowhere", size_bytes=1, encoding="raw")
+    other = Secret(name="munge", path=str(demo.paths.munge_key), size_bytes=1, encoding="raw")
     demo.lab.store.end("create", other, {})
     demo.lab.host.nvml.create_instance(FIRST, 19, Placement(2, 1))  # somebody else's
     result = give_back(demo)
@@ -101,7 +101,7 @@ def record_domain(demo: GpuWorld, node: str) -> None:
         ip="10.0.0.2",
         network="network/hpc",
         volume=f"volume/{node}",
-        console_log="/nowhere",
+        console_log=str(demo.paths.console / f"{node}.log"),
         accelerated=False,
     )
     demo.lab.store.end("create", domain, {})

@@ -222,4 +222,15 @@ def test_root_s_locks_of_the_host_are_not_where_everybody_may_write(monkeypatch:
     monkeypatch.setattr(wiring.os, "geteuid", lambda: 0)
     assert wiring.host_locks(home) == lock.HOST_LOCKS == Path("/run/hyperscaler/locks")
     monkeypatch.setattr(wiring.os, "geteuid", lambda: 1000)
-    assert wiring.host_locks(home) == home.locks
+    assert wiring.host_locks(home) == home.host_locks
+
+
+@pytest.mark.parametrize("name", ["networks", "gpu-layout", "preparation", "host"])
+def test_a_lab_of_any_name_does_not_wait_for_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Users other than root have the locks of the host in their home, where those of their labs are, too."""
+    home = Home(tmp_path)
+    monkeypatch.setattr(wiring.os, "geteuid", lambda: 1000)
+    with exclusive_lock(home.locks / f"{name}.lock", purpose=f"provision {name}"):
+        for shared in ("networks", "gpu-layout", "preparation"):
+            with exclusive_lock(wiring.host_locks(home) / f"{shared}.lock", purpose="a network"):
+                pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -185,6 +186,16 @@ def test_a_labs_disks_are_made_from_what_its_plan_looked_at(store, tools, labs: 
     # Looking again is another plan.
     assert labs.needs_build("demo") is None
     assert labs.current("demo") == second
+
+
+def test_an_image_is_known_by_every_path_to_the_store(store, labs: LabImages, tmp_path: Path) -> None:
+    image = labs.build("demo", progress=lambda _line: None)
+    (tmp_path / "link").symlink_to(store.root)
+    inside = image.disk.relative_to(store.root)
+    assert labs.owning(image.disk) == labs.owning(tmp_path / "link" / inside) == image
+    shutil.copytree(store.root, tmp_path / "copy")
+    assert labs.owning(tmp_path / "copy" / inside) is None
+    assert labs.owning(image.kernel) is None
 
 
 def test_a_labs_disks_are_made_from_what_was_built_for_it(store, tools, labs: LabImages) -> None:

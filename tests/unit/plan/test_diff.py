@@ -71,6 +71,16 @@ def test_a_disk_that_lets_in_another_account_is_kept_and_named() -> None:
     assert changes(plan) == [("create", "volume/a"), ("replace", "domain/a")]
 
 
+@pytest.mark.parametrize("presence", [Presence.OURS, Presence.ABSENT, Presence.PARTIAL])
+def test_a_disk_on_record_at_another_path_is_never_replaced(presence: Presence) -> None:
+    elsewhere = dataclasses.replace(VOLUME, path="/link/disks/a.qcow2")
+    record = {**RECORD, VOLUME.id: Recorded(elsewhere, {})}
+    plan = diff("demo", ALL, record, {**HERE, VOLUME.id: Observation(presence)})
+    assert [blocker.resource_id for blocker in plan.blockers] == ["volume/a"]
+    assert "on record as /link/disks/a.qcow2, and would now be /lab/disks/a.qcow2" in plan.blockers[0].what
+    assert plan.changes == ()
+
+
 def test_nothing_there_creates_everything_in_order() -> None:
     plan = diff("demo", ALL, {}, {})
     assert changes(plan) == [
