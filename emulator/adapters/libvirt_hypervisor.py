@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
+from uuid import UUID
 
 from emulator.adapters import libvirt_errors as errors
 from emulator.adapters.acceleration import capabilities_offer_kvm
@@ -97,6 +98,11 @@ class LibvirtHypervisor:
         handle = self._lookup(name)
         return self._describe(handle) if handle is not None else None
 
+    def domain_by_uuid(self, uuid: UUID) -> DomainInfo | None:
+        connection = self._connect()
+        handle = self._unless((errors.NO_DOMAIN,), lambda: connection.lookupByUUIDString(str(uuid)), str(uuid))
+        return self._describe(handle) if handle is not None else None
+
     def define_domain(self, request: DomainRequest) -> None:
         """See `Hypervisor.define_domain`."""
         where = f"domain {request.name}"
@@ -115,6 +121,11 @@ class LibvirtHypervisor:
             capabilities = call(self._connect().getCapabilities, where=self._uri)
             self._as_root = guests_run_as_another_user(capabilities)
         return self._as_root
+
+    def rename_domain(self, name: str, new: str) -> None:
+        """See `Hypervisor.rename_domain`."""
+        handle = self._require(name)
+        call(lambda: handle.rename(new, 0), where=f"domain {name}")
 
     def start_domain(self, name: str) -> None:
         """See `Hypervisor.start_domain`; a paused domain goes on."""
@@ -200,6 +211,9 @@ class LibvirtHypervisor:
 
     def network(self, name: str) -> NetworkInfo | None:
         return self._networks.find(name)
+
+    def network_by_uuid(self, uuid: UUID) -> NetworkInfo | None:
+        return self._networks.find_by_uuid(uuid)
 
     def define_network(self, request: NetworkRequest) -> None:
         self._networks.define(request)

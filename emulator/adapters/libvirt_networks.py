@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from uuid import UUID
 
 from emulator.adapters import libvirt_errors as errors
 from emulator.adapters import network_xml
@@ -25,6 +26,11 @@ class LibvirtNetworks:
 
     def find(self, name: str) -> NetworkInfo | None:
         handle = self._lookup(name)
+        return self._describe(handle) if handle is not None else None
+
+    def find_by_uuid(self, uuid: UUID) -> NetworkInfo | None:
+        connection, where = self._connect(), f"network {uuid}"
+        handle = tolerate((errors.NO_NETWORK,), lambda: connection.networkLookupByUUIDString(str(uuid)), where=where)
         return self._describe(handle) if handle is not None else None
 
     def define(self, request: NetworkRequest) -> None:

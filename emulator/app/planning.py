@@ -9,6 +9,7 @@ from typing import Any
 
 from emulator.app.gpu_planning import GPU_FACT, backend_of, plan_gpus
 from emulator.app.lab import Backends, Lab, namespace_name
+from emulator.app.likenesses import copy_notes, disk_blockers, lost_blockers
 from emulator.app.world import EMBEDDED, SYSTEM, AccelerationChoice, SystemHypervisor, World
 from emulator.apply.handler import Handler
 from emulator.apply.hypervisor_record import remembered_hypervisor
@@ -100,7 +101,14 @@ def plan_lab(lab: Lab, state: State, spec: ClusterSpec, acceleration: Accelerati
     recorded = dict(state.resources)
     with lab.session.pictured():
         plan = diff(lab.name, wanted, recorded, observe(lab, wanted, recorded), find(lab))
-    return dataclasses.replace(plan, notes=(*plan.notes, *gpus.notes, *_without_effect(lab, spec)))
+        copies = copy_notes(lab)
+        ids = {resource.id for resource in wanted}
+        blockers = lost_blockers(lab, [item.resource for key, item in recorded.items() if key not in ids])
+    return dataclasses.replace(
+        plan,
+        blockers=(*plan.blockers, *blockers),
+        notes=(*plan.notes, *gpus.notes, *_without_effect(lab, spec), *copies),
+    )
 
 
 def _without_effect(lab: Lab, spec: ClusterSpec) -> tuple[str, ...]:
@@ -116,7 +124,9 @@ def _without_effect(lab: Lab, spec: ClusterSpec) -> tuple[str, ...]:
 def plan_destroy(lab: Lab, state: State) -> Plan:
     """What `destroy` would do: everything on record, and everything on the host that is marked as the lab's."""
     with lab.session.pictured():
-        return diff(lab.name, (), dict(state.resources), {}, find(lab))
+        plan = diff(lab.name, (), dict(state.resources), {}, find(lab))
+        blockers = lost_blockers(lab, [record.resource for record in state.resources.values()])
+        return dataclasses.replace(plan, blockers=(*blockers, *disk_blockers(lab)), notes=copy_notes(lab))
 
 
 def observe(lab: Lab, wanted: tuple[Resource, ...], recorded: dict[str, Recorded]) -> dict[str, Observation]:
