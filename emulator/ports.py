@@ -230,7 +230,7 @@ class Hypervisor(HypervisorView, Protocol):
         ...
 
     def shutdown_domain(self, name: str, *, timeout: float) -> None:
-        """Ask the guest to power off and wait; at the deadline power it off hard."""
+        """Ask the guest to power off and wait; at the deadline power it off hard. A paused one goes on first."""
         ...
 
     def delete_domain(self, name: str) -> None:

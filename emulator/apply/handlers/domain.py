@@ -96,12 +96,13 @@ class DomainHandler:
         if info is not None and info.name != name:
             info = self._rename(info, name, hypervisor, context)
         fits = info is not None and info.owner is not None and info.owner.digest == resource.digest
-        running = info is not None and info.state is DomainState.RUNNING
+        # A paused one goes on where it stopped: QEMU pauses a guest whose disk cannot grow because the host's is full.
+        alive = info is not None and info.state in (DomainState.RUNNING, DomainState.PAUSED)
         request = self._request(resource, name, context)
         handle = _handle(request)
         # One that does not run is defined again in any case: its disk may be new, and it must be let in by the key that
         # the lab has now.
-        if not (info and running and fits and not _settings_drift(Expected.of(resource, handle), info)):
+        if not (info and alive and fits and not _settings_drift(Expected.of(resource, handle), info)):
             if info and info.state not in _OFF:
                 context.report("shutting down, its settings change")
                 hypervisor.shutdown_domain(name, timeout=self._shutdown_seconds)

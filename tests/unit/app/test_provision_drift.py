@@ -199,6 +199,37 @@ def test_after_a_reboot_the_table_is_there_before_the_guests(host: SimulatedHost
     assert changes(host, lab) == {}
 
 
+def calls_of(host: SimulatedHost) -> list[str]:
+    """What is asked of the hypervisor's domains from now on."""
+    calls: list[str] = []
+    host.hook.before = lambda name: calls.append(name) if name.endswith("_domain") else None
+    return calls
+
+
+def test_a_paused_guest_goes_on_without_a_restart(host: SimulatedHost) -> None:
+    """QEMU pauses guests whose disks cannot grow; to power them off would cost what they are about to write."""
+    lab = host.lab_file(lab_text(hypervisor=SYSTEM_URI))
+    host.provision(lab)
+    host.hypervisor(quiet=True).set_state(NODE, DomainState.PAUSED)
+    assert changes(host, lab) == {"domain/hpc-compute-1": ("repair", "is paused")}
+    calls = calls_of(host)
+    host.provision(lab)
+    assert calls == ["start_domain"]
+    assert changes(host, lab) == {}
+
+
+def test_a_paused_guest_with_other_settings_is_restarted(host: SimulatedHost) -> None:
+    lab = host.lab_file(lab_text(hypervisor=SYSTEM_URI))
+    host.provision(lab)
+    edit_memory(host)
+    host.hypervisor(quiet=True).edit(NODE, ">1024</memory>", ">512</memory>", live=True)
+    host.hypervisor(quiet=True).set_state(NODE, DomainState.PAUSED)
+    calls = calls_of(host)
+    host.provision(lab)
+    assert calls == ["shutdown_domain", "define_domain", "start_domain"]
+    assert changes(host, lab) == {}
+
+
 def test_a_stopped_domain_is_in_the_status(host: SimulatedHost) -> None:
     host.provision(host.lab_file(lab_text(hypervisor=SYSTEM_URI)))
     host.hypervisor(quiet=True).set_state("demo-hpc-compute-1", DomainState.SHUTOFF)
