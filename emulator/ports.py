@@ -82,6 +82,8 @@ class DomainInfo:
     """A domain as libvirt reports it; `owner` None means that it is not ours.
 
     The fields are those of the stored description, which the next start uses; `live` has those that it runs with.
+    `cmdline` is without what `define_domain` adds for the host's clock. `extras` are phrases for what no request leads
+    to: somebody added it.
     """
 
     name: str
@@ -95,7 +97,13 @@ class DomainInfo:
     disks: tuple[Path, ...] = ()
     networks: tuple[str, ...] = ()
     kernel: str = ""
+    initrd: str = ""
+    cmdline: str = ""
+    console_log: str = ""
+    accelerated: bool = False
+    credentials: tuple[tuple[str, str], ...] = ()
     hostdevs: tuple[Hostdev, ...] = ()
+    extras: tuple[str, ...] = ()
     live: DomainInfo | None = None
 
 
