@@ -126,7 +126,11 @@ class DnsName:
 
 @dataclass(frozen=True, slots=True)
 class NetworkInfo:
-    """A network as libvirt reports it; `owner` None means that it is not ours."""
+    """A network as libvirt reports it; `owner` None means that it is not ours.
+
+    The fields are those of the stored description; `live` has those that it runs with, which `virsh net-update --live`
+    changes alone.
+    """
 
     name: str
     uuid: UUID
@@ -139,6 +143,7 @@ class NetworkInfo:
     filtered_by_libvirt: bool = False
     gateway: IPv4Address | None = None
     nat: bool = False
+    live: NetworkInfo | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -138,7 +139,9 @@ class LibvirtNetworks:
         if text is None:
             return None
         active = tolerate(harmless, handle.isActive, where=where)
-        return network_xml.read_network(text, active=bool(active))
+        info = network_xml.read_network(text, active=bool(active))
+        live = tolerate(harmless, lambda: handle.XMLDesc(0), where=where) if active else None
+        return info if live is None else replace(info, live=network_xml.read_network(live, active=True))
 
 
 def _shape(text: str, info: NetworkInfo) -> tuple[str, str, str, str, bool, bool]:

@@ -13,8 +13,10 @@ from uuid import uuid4
 import pytest
 from tiny_guest import TinyGuests, with_digest
 
+from emulator.adapters import libvirt_errors
 from emulator.adapters.embedded import EmbeddedHypervisor
 from emulator.adapters.libvirt_hypervisor import LibvirtHypervisor
+from emulator.adapters.network_xml import dhcp_host_xml
 from emulator.adapters.process import HostProcess
 from emulator.adapters.qemu_img import QemuImg
 from emulator.adapters.simulated.disks import SimulatedDisks
@@ -81,6 +83,18 @@ def pause(hypervisor: Hypervisor, name: str) -> None:
     else:
         assert isinstance(hypervisor, LibvirtHypervisor)
         hypervisor._connect().lookupByName(name).suspend()
+
+
+def lose_reservation(hypervisor: Hypervisor, network: str, host: DhcpHost) -> None:
+    """`virsh net-update --live`."""
+    text = dhcp_host_xml(host)
+    if isinstance(hypervisor, SimulatedHypervisor):
+        hypervisor.edit(network, text, "", live=True)
+    else:
+        assert isinstance(hypervisor, LibvirtHypervisor)
+        handle = hypervisor._connect().networkLookupByName(network)
+        section = libvirt_errors.load_libvirt().VIR_NETWORK_SECTION_IP_DHCP_HOST
+        handle.update(2, section, -1, text, 1)  # delete, live
 
 
 def edit(hypervisor: Hypervisor, name: str, old: str, new: str) -> None:
@@ -334,6 +348,24 @@ def test_reservations_come_and_go(bench: Bench) -> None:
     assert info.active
     assert info.hosts == (moved, new)
     assert info.owner == second.owner
+
+
+def test_a_reservation_that_is_lost_while_the_network_runs_comes_back(bench: Bench) -> None:
+    request = replace(
+        bench.guests.network(hosts=2), names=(DnsName(IPv4Address("192.168.91.11"), ("m1.other.internal", "m1")),)
+    )
+    bench.hypervisor.define_network(request)
+    made = bench.hypervisor.network("net")
+    assert made is not None and made.live is not None
+    assert (made.live.hosts, made.live.names) == (made.hosts, made.names) == (request.hosts, request.names)
+    lose_reservation(bench.hypervisor, "net", request.hosts[0])
+    edited = bench.hypervisor.network("net")
+    assert edited is not None and edited.live is not None
+    assert (edited.hosts, edited.live.hosts) == (request.hosts, request.hosts[1:])
+    bench.hypervisor.define_network(request)
+    mended = bench.hypervisor.network("net")
+    assert mended is not None and mended.live is not None
+    assert set(mended.live.hosts) == set(mended.hosts) == set(request.hosts)
 
 
 def test_names_without_a_reservation_come_and_go(bench: Bench) -> None:

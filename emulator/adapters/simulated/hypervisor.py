@@ -48,6 +48,7 @@ class SimulatedHypervisor:
         self._live: dict[str, str] = {}  # what a domain that runs was started with
         self._networks: dict[str, str] = {}
         self._active: set[str] = set()
+        self._live_networks: dict[str, str] = {}  # what an active network runs with
 
     # ---------------------------------------------------------------- state
     @contextmanager
@@ -66,6 +67,7 @@ class SimulatedHypervisor:
         self._domains, self._states, self._networks = data["domains"], data["states"], data["networks"]
         self._active = set(data["active"])
         self._live = data.get("live", {})
+        self._live_networks = data.get("live_networks", {})
 
     def _save(self) -> None:
         if self._file is None:
@@ -77,6 +79,7 @@ class SimulatedHypervisor:
             "live": self._live,
             "networks": self._networks,
             "active": sorted(self._active),
+            "live_networks": self._live_networks,
         }
         partial = self._file.with_name(f".{self._file.name}.partial")
         partial.write_text(json.dumps(data))
@@ -160,7 +163,8 @@ class SimulatedHypervisor:
         with self._lock:
             self._load()
             stored = (self._domains, self._networks)
-            texts = next(kind for kind in ((self._live,) if live else stored) if old in kind.get(name, ""))
+            kinds = (self._live, self._live_networks) if live else stored
+            texts = next(kind for kind in kinds if old in kind.get(name, ""))
             texts[name] = texts[name].replace(old, new)
             self._save()
 
@@ -171,6 +175,7 @@ class SimulatedHypervisor:
             self._states = dict.fromkeys(self._domains, DomainState.SHUTOFF.value)
             self._active = set()
             self._live = {}
+            self._live_networks = {}
             self._save()
 
     # -------------------------------------------------------------- domains
@@ -294,6 +299,7 @@ class SimulatedHypervisor:
                     )
             self._networks[request.name] = network_xml(request)
             self._start_network(request.name)
+            self._live_networks[request.name] = self._networks[request.name]
 
     def start_network(self, name: str) -> None:
         with self._call("start_network"):
@@ -308,15 +314,21 @@ class SimulatedHypervisor:
         for other in map(self._network, self._active - {name}):
             if subnet is not None and other.subnet is not None and subnet.overlaps(other.subnet):
                 raise ConflictError(f"Network is already in use by interface {other.bridge}", where=f"network {name}")
+        if name not in self._active:
+            self._live_networks[name] = self._networks[name]
         self._active.add(name)
 
     def delete_network(self, name: str) -> None:
         with self._call("delete_network"):
             self._networks.pop(name, None)
             self._active.discard(name)
+            self._live_networks.pop(name, None)
 
     def _network(self, name: str) -> NetworkInfo:
-        return replace(read_network(self._networks[name], active=False), active=name in self._active)
+        active = name in self._active
+        info = read_network(self._networks[name], active=active)
+        text = self._live_networks.get(name) if active else None
+        return info if text is None else replace(info, live=read_network(text, active=True))
 
     # ------------------------------------------------------------ connection
     def guest_command_prefix(self) -> tuple[str, ...]:

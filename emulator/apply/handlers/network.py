@@ -156,20 +156,31 @@ def _drift(recorded: Network, info: NetworkInfo) -> tuple[str, ...]:
         drift.append(f"has the gateway {info.gateway} instead of {recorded.gateway}")
     if info.nat != recorded.nat:
         drift.append(f"has NAT {'on' if info.nat else 'off'} instead of {'on' if recorded.nat else 'off'}")
+    stored = _lists(recorded, info, has="has", lacks="has lost")
+    drift += stored
+    if info.filtered_by_libvirt and recorded.filtering == "firewall":
+        drift.append("is filtered by libvirt's rules beside the lab's own")
+    # What guests run with can be edited alone, and mended without a restart.
+    if info.live is not None and not stored:
+        drift += _lists(recorded, info.live, has="runs with", lacks="runs without")
+    return tuple(drift)
+
+
+def _lists(recorded: Network, info: NetworkInfo, *, has: str, lacks: str) -> list[str]:
+    """How the reservations and names differ from the recorded ones."""
+    drift = []
+    wanted = {(host.mac, host.ip, host.name) for host in recorded.hosts}
     there = {(host.mac, str(host.ip), host.name) for host in info.hosts}
-    lost = sorted(host.name for host in recorded.hosts if (host.mac, host.ip, host.name) not in there)
+    lost = sorted(name for _mac, _ip, name in wanted - there)
     if lost:
-        drift.append(f"has lost the addresses of {', '.join(lost)}")
+        drift.append(f"{lacks} the addresses of {', '.join(lost)}")
     known = {(str(entry.ip), entry.names) for entry in info.names}
     forgotten = sorted(alias.name for alias in recorded.aliases if (alias.ip, alias.names) not in known)
     if forgotten:
-        drift.append(f"has lost the names of {', '.join(forgotten)}")
-    if info.filtered_by_libvirt and recorded.filtering == "firewall":
-        drift.append("is filtered by libvirt's rules beside the lab's own")
-    wanted = {(host.mac, host.ip, host.name) for host in recorded.hosts}
-    if more := sorted(name or mac for mac, ip, name in there - wanted if name not in lost):
-        drift.append(f"has addresses for {', '.join(more)}, which are not the lab's")
-    return tuple(drift)
+        drift.append(f"{lacks} the names of {', '.join(forgotten)}")
+    if more := sorted(name or mac for mac, _ip, name in there - wanted if name not in lost):
+        drift.append(f"{has} addresses for {', '.join(more)}, which are not the lab's")
+    return drift
 
 
 def _as_resource(info: NetworkInfo, owner: Ownership) -> Network:

@@ -148,6 +148,14 @@ DRIFTS: dict[str, tuple[Event, dict[str, tuple[str, str]]]] = {
         edited("demo-hpc", "</dhcp>", '<host mac="52:54:00:aa:bb:cc" ip="192.168.100.77" name="mole"/></dhcp>'),
         {"network/hpc": ("repair", "has addresses for mole, which are not the lab's")},
     ),
+    "address lost while it runs": (
+        edited("demo-hpc", 'ip="192.168.100.11"', 'ip="192.168.100.99"', live=True),
+        {"network/hpc": ("repair", "runs without the addresses of hpc-compute-1")},
+    ),
+    "address for a stranger while it runs": (
+        edited("demo-hpc", "</dhcp>", '<host mac="52:54:00:aa:bb:cc" ip="192.168.100.77"/></dhcp>', live=True),
+        {"network/hpc": ("repair", "runs with addresses for 52:54:00:aa:bb:cc, which are not the lab's")},
+    ),
     "memory edited": (
         edit_memory,
         {"domain/hpc-compute-1": ("repair", "has 512 MiB of memory instead of 1024")},
