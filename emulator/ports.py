@@ -82,6 +82,8 @@ class DomainInfo:
     """A domain as libvirt reports it; `owner` None means that it is not ours.
 
     The fields are those of the stored description, which the next start uses; `live` has those that it runs with.
+    `cmdline` is without what `define_domain` adds for the host's clock. `extras` are phrases for what no request leads
+    to: somebody added it.
     """
 
     name: str
@@ -95,7 +97,13 @@ class DomainInfo:
     disks: tuple[Path, ...] = ()
     networks: tuple[str, ...] = ()
     kernel: str = ""
+    initrd: str = ""
+    cmdline: str = ""
+    console_log: str = ""
+    accelerated: bool = False
+    credentials: tuple[tuple[str, str], ...] = ()
     hostdevs: tuple[Hostdev, ...] = ()
+    extras: tuple[str, ...] = ()
     live: DomainInfo | None = None
 
 
@@ -118,7 +126,11 @@ class DnsName:
 
 @dataclass(frozen=True, slots=True)
 class NetworkInfo:
-    """A network as libvirt reports it; `owner` None means that it is not ours."""
+    """A network as libvirt reports it; `owner` None means that it is not ours.
+
+    The fields are those of the stored description; `live` has those that it runs with, which `virsh net-update --live`
+    changes alone.
+    """
 
     name: str
     uuid: UUID
@@ -131,6 +143,7 @@ class NetworkInfo:
     filtered_by_libvirt: bool = False
     gateway: IPv4Address | None = None
     nat: bool = False
+    live: NetworkInfo | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,12 +208,14 @@ class DomainRequest:
 
 
 class HypervisorView(Protocol):
-    """What a hypervisor has. Lookups by name return None when there is no such object."""
+    """What a hypervisor has. Lookups by name or UUID return None when there is no such object."""
 
     def domains(self) -> tuple[DomainInfo, ...]: ...
     def domain(self, name: str) -> DomainInfo | None: ...
+    def domain_by_uuid(self, uuid: UUID) -> DomainInfo | None: ...
     def networks(self) -> tuple[NetworkInfo, ...]: ...
     def network(self, name: str) -> NetworkInfo | None: ...
+    def network_by_uuid(self, uuid: UUID) -> NetworkInfo | None: ...
 
 
 class Hypervisor(HypervisorView, Protocol):
@@ -214,12 +229,21 @@ class Hypervisor(HypervisorView, Protocol):
         """
         ...
 
+    def rename_domain(self, name: str, new: str) -> None:
+        """Give a domain that is off another name.
+
+        Raises:
+            HypervisorError: it runs, or has snapshots.
+            ConflictError: another domain has the new name.
+        """
+        ...
+
     def start_domain(self, name: str) -> None:
-        """Start; a running domain is left as it is."""
+        """Start; a running domain is left as it is, a paused one goes on."""
         ...
 
     def shutdown_domain(self, name: str, *, timeout: float) -> None:
-        """Ask the guest to power off and wait; at the deadline power it off hard."""
+        """Ask the guest to power off and wait; at the deadline power it off hard. A paused one goes on first."""
         ...
 
     def delete_domain(self, name: str) -> None:
@@ -350,50 +374,4 @@ class HypervisorSession(Protocol):
         Raises:
             HypervisorError: the hypervisor does not run or does not answer.
         """
-        ...
-
-
-# ---------------------------------------------------------------- files of the host
-@dataclass(frozen=True, slots=True)
-class FileLook:
-    """An ordinary file at one moment. `digest` (SHA-256) None: there is none. Times do not count in comparisons."""
-
-    digest: str | None
-    mode: int = 0
-    uid: int = 0
-    gid: int = 0
-    mtime_ns: int = field(default=0, compare=False)
-
-
-class HostFileEditor(Protocol):
-    """Writes files of the host so that they can be put back. Paths are absolute.
-
-    Every method may raise `ConflictError` for a path that is no ordinary file, or has a symbolic link in it.
-    """
-
-    def look(self, path: str) -> FileLook: ...
-    def back_up(self, path: str, look: FileLook) -> None:
-        """Keep a copy of what `look` saw, on the disk when this returns."""
-        ...
-
-    def keep(self, path: str, look: FileLook) -> str:
-        """Keep a copy of what `look` saw where `forget` leaves it, on the disk when this returns. Returns where."""
-        ...
-
-    def missing_parents(self, path: str) -> tuple[str, ...]: ...
-    def write(self, path: str, content: str, *, mode: int = 0o644) -> None: ...
-    def put_back(self, path: str, look: FileLook) -> None:
-        """What `look` saw: content, mode, owner, time; or that nothing was there."""
-        ...
-
-    def tidy(self, path: str) -> None:
-        """Remove what a write that was cut off has left beside the file."""
-        ...
-
-    def remove_directory(self, path: str) -> None:
-        """Remove it if it is empty."""
-        ...
-
-    def forget(self) -> None:
-        """Remove all copies but those to keep."""
         ...

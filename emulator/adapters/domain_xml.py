@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from uuid import UUID
 
+from emulator.adapters.domain_extras import read_credentials, read_extras
 from emulator.adapters.ownership_xml import add_owner, parse, read_owner, render, text_of, uuid_of
 from emulator.errors import HypervisorError
 from emulator.ports import DomainInfo, DomainRequest, DomainState, Hostdev, HostdevKind
@@ -24,6 +25,8 @@ _PCI_ADDRESS = re.compile(
     r"(?P<domain>[0-9a-f]{4,8}):(?P<bus>[0-9a-f]{2}):(?P<slot>[01][0-9a-f])\.(?P<function>[0-7])", re.IGNORECASE
 )
 _CREDENTIAL_NAME = re.compile(r"[A-Za-z0-9._-]{1,255}")
+# What `emulated_clock` gives: the frequency is measured anew at each boot of the host.
+_CLOCK = re.compile(r"tsc=reliable|tsc_early_khz=[0-9]+")
 _MIB_PER_UNIT: Mapping[str, float] = {"b": 2**-20, "bytes": 2**-20, "k": 2**-10, "KiB": 2**-10, "MiB": 1, "GiB": 1024}
 
 
@@ -194,8 +197,19 @@ def read_domain(text: str, *, state: DomainState, autostart: bool) -> DomainInfo
         disks=tuple(Path(disk) for disk in disks if disk),
         networks=tuple(element.get("network", "") for element in root.findall("devices/interface/source")),
         kernel=text_of(root, "os/kernel"),
+        initrd=text_of(root, "os/initrd"),
+        cmdline=" ".join(word for word in text_of(root, "os/cmdline").split() if not _CLOCK.fullmatch(word)),
+        console_log=_console_log(root),
+        accelerated=root.get("type") == "kvm",
+        credentials=read_credentials(root),
         hostdevs=tuple(hostdev for element in root.findall("devices/hostdev") if (hostdev := _hostdev(element))),
+        extras=read_extras(root),
     )
+
+
+def _console_log(root: ET.Element) -> str:
+    log = root.find("devices/serial/log")
+    return "" if log is None else log.get("file", "")
 
 
 def _hostdev(element: ET.Element) -> Hostdev | None:

@@ -13,7 +13,7 @@ import stat
 from pathlib import Path
 
 from emulator.errors import ConflictError, StateError
-from emulator.ports import FileLook
+from emulator.file_ports import FileLook
 
 _LIMIT = 64 * 1024 * 1024
 _ABSENT = FileLook(None)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
+from uuid import UUID
 
 from emulator.adapters import libvirt_errors as errors
 from emulator.adapters.acceleration import capabilities_offer_kvm
@@ -29,6 +30,10 @@ _STATES = {
     5: DomainState.SHUTOFF,
     6: DomainState.CRASHED,
 }
+
+# virDomainPausedReason of <libvirt/libvirt-domain.h>: unknown, a user, an I/O error (a full disk), the watchdog,
+# restored from a snapshot. In the others (migration, save, dump, a crash) somebody else is at work on it or it is lost.
+_MAY_RESUME = frozenset({0, 1, 5, 6, 7})
 
 # A guest that is still booting does not hear the power button, so it is pressed again, seconds.
 _PRESS_AGAIN = 10.0
@@ -97,6 +102,11 @@ class LibvirtHypervisor:
         handle = self._lookup(name)
         return self._describe(handle) if handle is not None else None
 
+    def domain_by_uuid(self, uuid: UUID) -> DomainInfo | None:
+        connection = self._connect()
+        handle = self._unless((errors.NO_DOMAIN,), lambda: connection.lookupByUUIDString(str(uuid)), str(uuid))
+        return self._describe(handle) if handle is not None else None
+
     def define_domain(self, request: DomainRequest) -> None:
         """See `Hypervisor.define_domain`."""
         where = f"domain {request.name}"
@@ -115,6 +125,11 @@ class LibvirtHypervisor:
             capabilities = call(self._connect().getCapabilities, where=self._uri)
             self._as_root = guests_run_as_another_user(capabilities)
         return self._as_root
+
+    def rename_domain(self, name: str, new: str) -> None:
+        """See `Hypervisor.rename_domain`."""
+        handle = self._require(name)
+        call(lambda: handle.rename(new, 0), where=f"domain {name}")
 
     def start_domain(self, name: str) -> None:
         """See `Hypervisor.start_domain`; a paused domain goes on."""
@@ -135,16 +150,28 @@ class LibvirtHypervisor:
         handle = self._lookup(name)
         deadline = time.monotonic() + timeout
         pressed = -_PRESS_AGAIN
-        while handle is not None and self._state(handle) is DomainState.RUNNING:
+        while handle is not None and self._can_hear(handle):
             now = time.monotonic()
             if now >= deadline:
                 break
             if now - pressed >= _PRESS_AGAIN:
+                # A paused guest hears nothing. One that a full disk has stopped stops again as long as that is full.
+                if self._state(handle) is DomainState.PAUSED:
+                    with contextlib.suppress(HypervisorError):  # what cannot go on is off after the deadline
+                        call(handle.resume, where=f"domain {name}")
                 self._unless((errors.OPERATION_INVALID, errors.NO_DOMAIN), handle.shutdown, name)
                 pressed = now
             time.sleep(0.2)
         if handle is not None and self._state(handle) is not DomainState.SHUTOFF:
             self._unless((errors.OPERATION_INVALID, errors.NO_DOMAIN), handle.destroy, name)
+
+    def _can_hear(self, handle: Any) -> bool:
+        """Whether the guest runs, or was paused for a reason that does not forbid to let it go on."""
+        seen = self._unless((errors.NO_DOMAIN,), handle.state, handle.name())
+        if seen is None:
+            return False
+        state = _STATES.get(seen[0])
+        return state is DomainState.RUNNING or (state is DomainState.PAUSED and seen[1] in _MAY_RESUME)
 
     def delete_domain(self, name: str) -> None:
         """See `Hypervisor.delete_domain`; saved states and snapshots go with it."""
@@ -200,6 +227,9 @@ class LibvirtHypervisor:
 
     def network(self, name: str) -> NetworkInfo | None:
         return self._networks.find(name)
+
+    def network_by_uuid(self, uuid: UUID) -> NetworkInfo | None:
+        return self._networks.find_by_uuid(uuid)
 
     def define_network(self, request: NetworkRequest) -> None:
         self._networks.define(request)

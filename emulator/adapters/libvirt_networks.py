@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
+from uuid import UUID
 
 from emulator.adapters import libvirt_errors as errors
 from emulator.adapters import network_xml
@@ -25,6 +27,11 @@ class LibvirtNetworks:
 
     def find(self, name: str) -> NetworkInfo | None:
         handle = self._lookup(name)
+        return self._describe(handle) if handle is not None else None
+
+    def find_by_uuid(self, uuid: UUID) -> NetworkInfo | None:
+        connection, where = self._connect(), f"network {uuid}"
+        handle = tolerate((errors.NO_NETWORK,), lambda: connection.networkLookupByUUIDString(str(uuid)), where=where)
         return self._describe(handle) if handle is not None else None
 
     def define(self, request: NetworkRequest) -> None:
@@ -132,7 +139,9 @@ class LibvirtNetworks:
         if text is None:
             return None
         active = tolerate(harmless, handle.isActive, where=where)
-        return network_xml.read_network(text, active=bool(active))
+        info = network_xml.read_network(text, active=bool(active))
+        live = tolerate(harmless, lambda: handle.XMLDesc(0), where=where) if active else None
+        return info if live is None else replace(info, live=network_xml.read_network(live, active=True))
 
 
 def _shape(text: str, info: NetworkInfo) -> tuple[str, str, str, str, bool, bool]:

@@ -11,7 +11,7 @@ from emulator.app.files import load_recorded_lab
 from emulator.app.lab import Backends, Lab, open_lab
 from emulator.app.ledger_repair import mend_ledgers
 from emulator.app.own_record import open_record
-from emulator.app.planning import plan_destroy, recorded_backends, recorded_hypervisor, system_may_have
+from emulator.app.planning import plan_destroy, recorded_backends, recorded_hypervisor, refuse_blocked, system_may_have
 from emulator.app.strangers import refuse_strangers
 from emulator.app.work import tell_damage, working_on
 from emulator.app.world import EMBEDDED, SYSTEM, World
@@ -55,8 +55,9 @@ def destroy(
 
     Raises:
         UsageError: there is no such lab, neither on record nor on the host; not with `missing_ok`.
-        ConflictError: something in the lab's directory is not the lab's, or its journal is another lab's (the directory
-            was copied or renamed); nothing was taken away.
+        ConflictError: something in the lab's directory is not the lab's, its journal is another lab's (the directory
+            was copied or renamed), or a machine that cannot be told to be the lab's has a node's UUID or runs on a
+            node's disk; nothing was taken away.
         HyperscalerError: something could not be taken away.
     """
     with working_on(world, name, "destroy", reporter, wait_seconds=wait_seconds, stop=stop) as work:
@@ -65,12 +66,18 @@ def destroy(
         tell_damage(store, reporter)
         mend_ledgers(world, name, reporter)
         plans = [(lab, plan_destroy(lab, state)) for lab, state in _open(world, name, store.state)]
-        plan = Plan(name, tuple(change for _, plan in plans for change in plan.changes))
+        plan = Plan(
+            name,
+            tuple(change for _, plan in plans for change in plan.changes),
+            tuple(blocker for _, plan in plans for blocker in plan.blockers),
+            tuple(note for _, plan in plans for note in plan.notes),
+        )
         traces = paths.root.exists() or world.home.hypervisor_of(name).exists() or has_autostart(world, name)
         if plan.is_empty and not traces and missing_ok:
             return DestroyResult(plan, missing=True)
         if plan.is_empty and not traces:
             raise UsageError(f"there is no lab {name}", where=str(paths.root), fix="hyperscaler status lists the labs")
+        refuse_blocked(plan)
         refuse_strangers(world, name, store.state)
         if not confirm(plan):
             return DestroyResult(plan, declined=True)

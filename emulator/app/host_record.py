@@ -19,10 +19,11 @@ from emulator.apply.journal import Journal
 from emulator.apply.lock import exclusive_lock
 from emulator.apply.preparation import Record, fold
 from emulator.errors import ConflictError, HyperscalerError, StateError
+from emulator.file_ports import HostFileEditor
 from emulator.host.preparation import PreparationPlan
 from emulator.host.readings import HostReadings
 from emulator.paths import Home
-from emulator.ports import HostFileEditor, ProcessRunner
+from emulator.ports import ProcessRunner
 from emulator.progress import Reporter
 
 # Packages ask nothing, and a unit is enabled without the scripts that would rewrite /etc/rc*.d for System V init.

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from emulator.app.world import World
-from emulator.apply.handlers.domain import SSH_CREDENTIAL
+from emulator.apply.domain_drift import SSH_CREDENTIAL
 from emulator.errors import HostNotFitError, HyperscalerError, UsageError
 from emulator.images.builder import BuildPhase
 from emulator.images.for_labs import LabImages

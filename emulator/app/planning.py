@@ -10,6 +10,7 @@ from typing import Any
 from emulator.app.gpu_planning import GPU_FACT, backend_of, plan_gpus
 from emulator.app.kubernetes_planning import follow_control_plane, refuse_other_version, tell_contents
 from emulator.app.lab import Backends, Lab, namespace_name
+from emulator.app.likenesses import copy_notes, disk_blockers, lost_blockers
 from emulator.app.world import EMBEDDED, SYSTEM, AccelerationChoice, SystemHypervisor, World
 from emulator.apply.handler import Handler
 from emulator.apply.hypervisor_record import remembered_hypervisor
@@ -102,10 +103,13 @@ def plan_lab(lab: Lab, state: State, spec: ClusterSpec, acceleration: Accelerati
     with lab.session.pictured():
         seen = observe(lab, spec, wanted, recorded)
         plan = tell_contents(lab.images, diff(lab.name, wanted, recorded, seen, find(lab)))
+        copies = copy_notes(lab)
+        ids = {resource.id for resource in wanted}
+        blockers = lost_blockers(lab, [item.resource for key, item in recorded.items() if key not in ids])
     return dataclasses.replace(
         plan,
-        blockers=(*plan.blockers, *refuse_other_version(lab.images, spec, seen, plan)),
-        notes=(*plan.notes, *gpus.notes, *_without_effect(lab, spec)),
+        blockers=(*plan.blockers, *refuse_other_version(lab.images, spec, seen, plan), *blockers),
+        notes=(*plan.notes, *gpus.notes, *_without_effect(lab, spec), *copies),
     )
 
 
@@ -122,7 +126,9 @@ def _without_effect(lab: Lab, spec: ClusterSpec) -> tuple[str, ...]:
 def plan_destroy(lab: Lab, state: State) -> Plan:
     """What `destroy` would do: everything on record, and everything on the host that is marked as the lab's."""
     with lab.session.pictured():
-        return diff(lab.name, (), dict(state.resources), {}, find(lab))
+        plan = diff(lab.name, (), dict(state.resources), {}, find(lab))
+        blockers = lost_blockers(lab, [record.resource for record in state.resources.values()])
+        return dataclasses.replace(plan, blockers=(*blockers, *disk_blockers(lab)), notes=copy_notes(lab))
 
 
 def observe(

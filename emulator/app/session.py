@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from uuid import UUID
 
 from emulator.errors import HypervisorError
 from emulator.ports import DaemonPresence, DomainInfo, Hypervisor, HypervisorDaemon, HypervisorView, NetworkInfo
@@ -15,7 +16,9 @@ class HypervisorPicture:
 
     def __init__(self, hypervisor: HypervisorView) -> None:
         self._domains = {info.name: info for info in hypervisor.domains()}
+        self._domains_by_uuid = {info.uuid: info for info in self._domains.values()}
         self._networks = {info.name: info for info in hypervisor.networks()}
+        self._networks_by_uuid = {info.uuid: info for info in self._networks.values()}
 
     def domains(self) -> tuple[DomainInfo, ...]:
         return tuple(self._domains.values())
@@ -23,11 +26,17 @@ class HypervisorPicture:
     def domain(self, name: str) -> DomainInfo | None:
         return self._domains.get(name)
 
+    def domain_by_uuid(self, uuid: UUID) -> DomainInfo | None:
+        return self._domains_by_uuid.get(uuid)
+
     def networks(self) -> tuple[NetworkInfo, ...]:
         return tuple(self._networks.values())
 
     def network(self, name: str) -> NetworkInfo | None:
         return self._networks.get(name)
+
+    def network_by_uuid(self, uuid: UUID) -> NetworkInfo | None:
+        return self._networks_by_uuid.get(uuid)
 
 
 class LazySession:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 from emulator import ids
 from emulator.app.autostart import has_autostart
 from emulator.app.files import lab_names, load_recorded_lab, require_lab_name
 from emulator.app.lab import Backends, open_lab
+from emulator.app.likenesses import copy_notes
 from emulator.app.own_record import open_record
 from emulator.app.planning import HYPERVISOR_FACT, backends_of, plan_lab
 from emulator.app.world import World
@@ -42,7 +44,8 @@ class NodeStatus:
 
 @dataclass(frozen=True, slots=True)
 class LabStatus:
-    """`busy` names the command that works on the lab now; `problems` is what a person should look at."""
+    """`busy` names the command that works on the lab now; `problems` is what a person should look at, `notes` what he
+    may want to know."""
 
     name: str
     hypervisor: str
@@ -52,6 +55,7 @@ class LabStatus:
     busy: str
     problems: tuple[str, ...]
     autostart: bool = False
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -74,6 +78,7 @@ class LabStatus:
             "busy": self.busy,
             "autostart": self.autostart,
             "problems": list(self.problems),
+            "notes": list(self.notes),
         }
 
 
@@ -140,14 +145,17 @@ def lab_status(world: World, name: str) -> LabStatus:
         if record.open_action
     ]
     problems += _rotations(world, name)
+    notes: tuple[str, ...] = ()
     if domains is not None and not busy:
         stopped = {f"{Domain.kind}/{node.name}" for node in nodes if node.state not in ("running", "absent")}
-        problems += _drift(world, spec, state, told=stopped)
+        drift, notes = _drift(world, spec, state, told=stopped)
+        problems += drift
     running = {node.name for node in nodes if node.state == "running"}
     answering = [node.role.cluster for node in spec.nodes if node.role in HEADS and node.name in running]
     clusters = _clusters(world, spec, hypervisor, answering) if answering else {}
     phases = {key.removeprefix("phase/"): value for key, value in state.facts.items() if key.startswith("phase/")}
-    return LabStatus(name, hypervisor, phases, nodes, clusters, busy, tuple(problems), has_autostart(world, name))
+    autostart = has_autostart(world, name)
+    return LabStatus(name, hypervisor, phases, nodes, clusters, busy, tuple(problems), autostart, notes)
 
 
 def _rotations(world: World, name: str) -> list[str]:
@@ -168,37 +176,43 @@ def _unfinished(world: World, name: str, state: State, busy: str, why: str) -> L
     return LabStatus(name, hypervisor, {}, (), {}, busy, (problem,), has_autostart(world, name))
 
 
-def _domains(world: World, name: str, hypervisor: str) -> tuple[Mapping[str, DomainInfo] | None, list[str]]:
+def _domains(world: World, name: str, hypervisor: str) -> tuple[Mapping[UUID, DomainInfo] | None, list[str]]:
+    """By UUID: somebody may have given one another name."""
     if not hypervisor:
         return {}, ["the lab was never provisioned to the end"]
     try:
         connection = open_lab(world, name, Backends(hypervisor)).session.peek()
         if connection is None:
             return None, ["its hypervisor does not run; `hyperscaler provision` brings it back"]
-        return {info.name: info for info in connection.domains()}, []
+        return {info.uuid: info for info in connection.domains()}, []
     except HyperscalerError as error:
         return None, [error.what]
 
 
-def _node(spec: ClusterSpec, node: NodeSpec, domains: Mapping[str, DomainInfo] | None) -> NodeStatus:
-    info = domains.get(ids.host_name(spec.name, node.name)) if domains is not None else None
+def _node(spec: ClusterSpec, node: NodeSpec, domains: Mapping[UUID, DomainInfo] | None) -> NodeStatus:
+    uuid = ids.resource_uuid(spec.name, f"{Domain.kind}/{node.name}")
+    info = domains.get(uuid) if domains is not None else None
     state = info.state.value if info else ("absent" if domains is not None else "unknown")
     return NodeStatus(node.name, node.role.value, str(node.ip), node.cpu_cores, node.memory_mib, state)
 
 
-def _drift(world: World, spec: ClusterSpec, state: State, *, told: Collection[str]) -> list[str]:
-    """What `provision` of the recorded file would change now, a line each; `told` is left out."""
+def _drift(
+    world: World, spec: ClusterSpec, state: State, *, told: Collection[str]
+) -> tuple[list[str], tuple[str, ...]]:
+    """What `provision` of the recorded file would change now, a line each, and what it would leave alone; `told` is
+    left out."""
     try:
         lab = open_lab(world, spec.name, backends_of(world, state, spec, dry=True))
         plan = plan_lab(lab, state, spec, world.accelerate(spec.hypervisor.acceleration))
+        notes = copy_notes(lab)
     except HyperscalerError as error:
-        return [f"cannot be compared with the host: {error.what.splitlines()[0]}"]
+        return [f"cannot be compared with the host: {error.what.splitlines()[0]}"], ()
     lines = [f"{blocker.resource_id}: {blocker.what}" for blocker in plan.blockers]
     for change in plan.changes:
         if change.resource.id not in told:
             lines.append(f"{change.resource.id}: {change.reason} ({change.action.value} by `hyperscaler provision`)")
     shown = lines[:DRIFT_LINES]
-    return [*shown, f"and {len(lines) - len(shown)} more"] if len(lines) > len(shown) else shown
+    return [*shown, *([f"and {len(lines) - len(shown)} more"] if len(lines) > len(shown) else [])], notes
 
 
 def _clusters(world: World, spec: ClusterSpec, hypervisor: str, kinds: Sequence[ClusterKind]) -> Mapping[str, str]:

@@ -35,7 +35,7 @@ def judge_host(loaded: LoadedLab, facts: HostFacts, lab: Lab, state: State) -> R
     ours += [item for kind in (Network.kind, Domain.kind) for item in lab.handlers[kind].find(lab.name)]
     view = lab.session.view()
     holders = {
-        info.bridge: f"network {info.name} ({lab.identity.whose(info.owner)})"
+        info.bridge: f"network {info.name} ({lab.identity.whose_is(info)})"
         for info in (view.networks() if view else ())
     }
     private = lab.backends.hypervisor == EMBEDDED

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from emulator.ports import FileLook
+from emulator.file_ports import FileLook
 
 
 @dataclass(slots=True)

@@ -61,4 +61,5 @@ def _text(status: LabStatus) -> str:
     lines += ["  is started with this machine"] if status.autostart else []
     lines += [f"  busy: {status.busy}"] if status.busy else []
     lines += [f"  problem: {problem}" for problem in status.problems]
+    lines += [f"  note: {note}" for note in status.notes]
     return "\n".join(lines)

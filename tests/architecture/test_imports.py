@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2] / "emulator"
 
 BASE = {"errors", "units", "ids", "share", "flock"}
 PURE = BASE | {"spec", "gpu", "paths", "progress", "host"}
-PORTS = {"ports", "filter_ports", "gpu_ports", "gpu_errors"}
+PORTS = {"ports", "file_ports", "filter_ports", "gpu_ports", "gpu_errors"}
 
 # unit of `emulator/` -> other units that it may import
 ALLOWED: dict[str, set[str]] = {
@@ -27,6 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "gpu_errors": {"errors"},
     "gpu_ports": BASE | {"gpu", "gpu_errors"},
     "ports": BASE,
+    "file_ports": set(),
     "filter_ports": {"ports"},
     "host": BASE | PORTS | {"gpu", "spec"},
     "plan": BASE | {"spec", "gpu", "paths"},

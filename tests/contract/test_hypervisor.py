@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from uuid import uuid4
@@ -13,14 +13,16 @@ from uuid import uuid4
 import pytest
 from tiny_guest import TinyGuests, with_digest
 
+from emulator.adapters import libvirt_errors
 from emulator.adapters.embedded import EmbeddedHypervisor
 from emulator.adapters.libvirt_hypervisor import LibvirtHypervisor
+from emulator.adapters.network_xml import dhcp_host_xml
 from emulator.adapters.process import HostProcess
 from emulator.adapters.qemu_img import QemuImg
 from emulator.adapters.simulated.disks import SimulatedDisks
 from emulator.adapters.simulated.hypervisor import SimulatedHypervisor
 from emulator.errors import ConflictError, HypervisorError
-from emulator.ports import DhcpHost, DiskTool, DnsName, DomainRequest, DomainState, Hypervisor
+from emulator.ports import DhcpHost, DiskTool, DnsName, DomainInfo, DomainRequest, DomainState, Hypervisor
 
 
 @dataclass
@@ -72,6 +74,39 @@ def state_of(bench: Bench, name: str) -> DomainState:
     info = bench.hypervisor.domain(name)
     assert info is not None
     return info.state
+
+
+def pause(hypervisor: Hypervisor, name: str) -> None:
+    """Behind the adapter's back."""
+    if isinstance(hypervisor, SimulatedHypervisor):
+        hypervisor.set_state(name, DomainState.PAUSED)
+    else:
+        assert isinstance(hypervisor, LibvirtHypervisor)
+        hypervisor._connect().lookupByName(name).suspend()
+
+
+def lose_reservation(hypervisor: Hypervisor, network: str, host: DhcpHost) -> None:
+    """`virsh net-update --live`."""
+    text = dhcp_host_xml(host)
+    if isinstance(hypervisor, SimulatedHypervisor):
+        hypervisor.edit(network, text, "", live=True)
+    else:
+        assert isinstance(hypervisor, LibvirtHypervisor)
+        handle = hypervisor._connect().networkLookupByName(network)
+        section = libvirt_errors.load_libvirt().VIR_NETWORK_SECTION_IP_DHCP_HOST
+        handle.update(2, section, -1, text, 1)  # delete, live
+
+
+def edit(hypervisor: Hypervisor, name: str, old: str, new: str) -> None:
+    """`virsh edit`."""
+    if isinstance(hypervisor, SimulatedHypervisor):
+        hypervisor.edit(name, old, new)
+    else:
+        assert isinstance(hypervisor, LibvirtHypervisor)
+        connection = hypervisor._connect()
+        text = connection.lookupByName(name).XMLDesc()
+        assert old in text
+        connection.defineXML(text.replace(old, new))
 
 
 # ------------------------------------------------------------------ domains
@@ -174,6 +209,101 @@ def test_a_guest_that_hears_nothing_is_off_after_the_deadline(bench: Bench) -> N
     bench.hypervisor.shutdown_domain("a", timeout=0.5)
 
 
+def test_a_domain_is_found_by_its_uuid_under_any_name(bench: Bench) -> None:
+    request = bench.domain()
+    bench.hypervisor.define_network(bench.guests.network())
+    bench.hypervisor.define_domain(request)
+    assert bench.hypervisor.domain_by_uuid(request.uuid) == bench.hypervisor.domain("a")
+    assert bench.hypervisor.domain_by_uuid(uuid4()) is None
+    bench.hypervisor.rename_domain("a", "b")
+    info = bench.hypervisor.domain_by_uuid(request.uuid)
+    assert info is not None and (info.name, info.owner) == ("b", request.owner)
+    assert bench.hypervisor.domain("a") is None
+    bench.hypervisor.define_domain(bench.domain("c", index=2))
+    with pytest.raises(ConflictError):
+        bench.hypervisor.rename_domain("b", "c")
+    bench.hypervisor.start_domain("b")
+    with pytest.raises(HypervisorError):
+        bench.hypervisor.rename_domain("b", "a")
+
+
+def test_a_paused_guest_goes_on(bench: Bench) -> None:
+    bench.hypervisor.define_network(bench.guests.network())
+    bench.hypervisor.define_domain(bench.domain())
+    bench.hypervisor.start_domain("a")
+    pause(bench.hypervisor, "a")
+    assert state_of(bench, "a") is DomainState.PAUSED
+    bench.hypervisor.start_domain("a")
+    assert state_of(bench, "a") is DomainState.RUNNING
+    pause(bench.hypervisor, "a")
+    bench.hypervisor.shutdown_domain("a", timeout=0.5)
+    assert state_of(bench, "a") is DomainState.SHUTOFF
+
+
+def settings(info: DomainInfo) -> dict[str, object]:
+    """What is compared with the record: it must not differ between what was asked for, is stored, and runs."""
+    passing = {"state", "live", "autostart"}
+    return {field.name: getattr(info, field.name) for field in fields(info) if field.name not in passing}
+
+
+def test_nothing_of_a_domain_is_changed_by_libvirt_itself(bench: Bench) -> None:
+    request = bench.domain()
+    bench.hypervisor.define_network(bench.guests.network())
+    bench.hypervisor.define_domain(request)
+    stored = bench.hypervisor.domain("a")
+    bench.hypervisor.start_domain("a")
+    bench.hypervisor.define_domain(request)  # also while it runs: the guest goes on
+    running = bench.hypervisor.domain("a")
+    assert stored is not None and running is not None and running.live is not None
+    assert settings(stored) == settings(running) == settings(running.live)
+    assert (stored.initrd, stored.cmdline) == (str(request.initrd), request.cmdline)
+    assert (stored.console_log, stored.accelerated) == (str(request.console_log), False)
+    assert (dict(stored.credentials), stored.extras) == (request.credentials, ())
+    assert running.state is DomainState.RUNNING
+
+
+ADDED = {
+    "a block disk (/dev/sdz)": '<disk type="block" device="disk"><source dev="/dev/sdz"/><target dev="vdb"/></disk>',
+    "a file cdrom (/x.iso)": '<disk type="file" device="cdrom"><source file="/x.iso"/><target dev="sda"/></disk>',
+    "a file cdrom (empty)": '<disk type="file" device="cdrom"><target dev="sda" bus="sata"/></disk>',
+    "a network disk (a/b)": '<disk type="network" device="disk"><source protocol="rbd" name="a/b"/>'
+    '<target dev="vdc" bus="virtio"/></disk>',
+    "the directory /srv of the host": '<filesystem type="mount"><source dir="/srv"/><target dir="host"/></filesystem>',
+    "a vnc display on 0.0.0.0": '<graphics type="vnc" port="5900" listen="0.0.0.0"/>',
+    "a channel device": '<channel type="unix"><target type="virtio" name="org.qemu.guest_agent.0"/></channel>',
+}
+
+
+@pytest.mark.parametrize("phrase", ADDED)
+def test_what_is_added_to_a_domain_is_seen(bench: Bench, phrase: str) -> None:
+    bench.hypervisor.define_domain(bench.domain())
+    edit(bench.hypervisor, "a", "</devices>", f"{ADDED[phrase]}</devices>")
+    info = bench.hypervisor.domain("a")
+    assert info is not None and info.extras == (phrase,)
+
+
+EDITS: dict[str, tuple[str, str, dict[str, object]]] = {
+    "initrd": ("/initrd<", "/initrd.other<", {}),
+    "cmdline": ("console=ttyS0", "console=ttyS0 init=/bin/sh", {"cmdline": "console=ttyS0 init=/bin/sh"}),
+    "console_log": ("/a.log", "/b.log", {}),
+    "credentials": ("AAAA a,b=c", "EVIL", {"credentials": (("lab.authorized_key", "ssh-ed25519 EVIL"),)}),
+    "extras": ("writeback", "unsafe", {}),
+}
+
+
+@pytest.mark.parametrize("field", EDITS)
+def test_what_is_edited_in_a_domain_is_seen(bench: Bench, field: str) -> None:
+    bench.hypervisor.define_domain(bench.domain())
+    before = bench.hypervisor.domain("a")
+    old, new, expected = EDITS[field]
+    edit(bench.hypervisor, "a", old, new)
+    after = bench.hypervisor.domain("a")
+    assert before is not None and after is not None
+    changed = {key: value for key, value in settings(after).items() if settings(before)[key] != value}
+    assert changed.keys() == {field}
+    assert expected.items() <= changed.items()
+
+
 def test_domains_can_be_made_from_many_threads(bench: Bench) -> None:
     bench.hypervisor.define_network(bench.guests.network(hosts=4))
     requests = [bench.domain(f"t{index}", index=index) for index in range(1, 5)]
@@ -202,6 +332,8 @@ def test_a_network_is_defined_started_and_reported(bench: Bench) -> None:
     assert info.owner == request.owner
     assert (info.bridge, info.subnet, info.hosts) == ("hsbr0", request.subnet, request.hosts)
     assert bench.hypervisor.networks() == (info,)
+    assert bench.hypervisor.network_by_uuid(request.uuid) == info
+    assert bench.hypervisor.network_by_uuid(uuid4()) is None
 
 
 def test_reservations_come_and_go(bench: Bench) -> None:
@@ -216,6 +348,24 @@ def test_reservations_come_and_go(bench: Bench) -> None:
     assert info.active
     assert info.hosts == (moved, new)
     assert info.owner == second.owner
+
+
+def test_a_reservation_that_is_lost_while_the_network_runs_comes_back(bench: Bench) -> None:
+    request = replace(
+        bench.guests.network(hosts=2), names=(DnsName(IPv4Address("192.168.91.11"), ("m1.other.internal", "m1")),)
+    )
+    bench.hypervisor.define_network(request)
+    made = bench.hypervisor.network("net")
+    assert made is not None and made.live is not None
+    assert (made.live.hosts, made.live.names) == (made.hosts, made.names) == (request.hosts, request.names)
+    lose_reservation(bench.hypervisor, "net", request.hosts[0])
+    edited = bench.hypervisor.network("net")
+    assert edited is not None and edited.live is not None
+    assert (edited.hosts, edited.live.hosts) == (request.hosts, request.hosts[1:])
+    bench.hypervisor.define_network(request)
+    mended = bench.hypervisor.network("net")
+    assert mended is not None and mended.live is not None
+    assert set(mended.live.hosts) == set(mended.hosts) == set(request.hosts)
 
 
 def test_names_without_a_reservation_come_and_go(bench: Bench) -> None:

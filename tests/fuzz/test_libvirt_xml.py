@@ -51,7 +51,9 @@ THEIRS = """<domain type='kvm' id='3'><name>elsewhere</name><uuid>6c1e2bd6-9c3e-
 <memory unit='KiB'>4194304</memory><vcpu placement='static' current='2'>4</vcpu><devices>
 <disk type='block' device='disk'><source dev='/dev/vg/x'/></disk>
 <disk type='file' device='cdrom'><source file='/i'/></disk>
-<interface type='bridge'><mac address='52:54:00:aa:bb:cc'/></interface></devices></domain>"""
+<filesystem><source dir='/'/></filesystem><hostdev type='usb'/><graphics type='vnc' listen='::'/>
+<interface type='bridge'><mac address='52:54:00:aa:bb:cc'/></interface></devices><sysinfo type='smbios'><oemStrings>
+<entry>io.systemd.credential.binary:a=YQ==</entry><entry>b</entry></oemStrings></sysinfo></domain>"""
 NETWORKS = (
     network_xml(
         NetworkRequest(

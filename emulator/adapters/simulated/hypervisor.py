@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,6 +48,7 @@ class SimulatedHypervisor:
         self._live: dict[str, str] = {}  # what a domain that runs was started with
         self._networks: dict[str, str] = {}
         self._active: set[str] = set()
+        self._live_networks: dict[str, str] = {}  # what an active network runs with
 
     # ---------------------------------------------------------------- state
     @contextmanager
@@ -65,6 +67,7 @@ class SimulatedHypervisor:
         self._domains, self._states, self._networks = data["domains"], data["states"], data["networks"]
         self._active = set(data["active"])
         self._live = data.get("live", {})
+        self._live_networks = data.get("live_networks", {})
 
     def _save(self) -> None:
         if self._file is None:
@@ -76,6 +79,7 @@ class SimulatedHypervisor:
             "live": self._live,
             "networks": self._networks,
             "active": sorted(self._active),
+            "live_networks": self._live_networks,
         }
         partial = self._file.with_name(f".{self._file.name}.partial")
         partial.write_text(json.dumps(data))
@@ -105,6 +109,46 @@ class SimulatedHypervisor:
             self._active |= {name} if active else set()
             self._save()
 
+    def copy_domain(self, name: str, new: str, uuid: UUID, *, mac: str = "52:54:00:ff:ff:fe") -> None:
+        """What `virt-clone` makes of a domain: name, UUID and address are new, the metadata stays."""
+        with self._lock:
+            self._load()
+            old = self._info(name)
+            text = self._domains[name].replace(f"<name>{name}</name>", f"<name>{new}</name>")
+            self._domains[new] = text.replace(str(old.uuid), str(uuid)).replace(old.macs[0], mac)
+            self._states[new] = DomainState.SHUTOFF
+            self._save()
+
+    def copy_network(self, name: str, new: str, uuid: UUID, *, bridge: str, active: bool = True) -> None:
+        """A network that was dumped and defined again under another name, with other addresses."""
+        with self._lock:
+            self._load()
+            old = self._network(name)
+            text = self._networks[name].replace(f"<name>{name}</name>", f"<name>{new}</name>")
+            text = re.sub("<ip .*</ip>", "", text, flags=re.DOTALL)
+            self._networks[new] = text.replace(str(old.uuid), str(uuid)).replace(f'"{old.bridge}"', f'"{bridge}"')
+            self._active |= {new} if active else set()
+            self._save()
+
+    def call_domain(self, name: str, new: str) -> None:
+        """Somebody gives a domain another name, and starts it again if it ran."""
+        with self._lock:
+            self._load()
+            self._domains[new] = self._domains.pop(name).replace(f"<name>{name}</name>", f"<name>{new}</name>")
+            self._states[new] = self._states.pop(name)
+            if self._live.pop(name, None) is not None:
+                self._live[new] = self._domains[new]
+            self._save()
+
+    def unmark(self, name: str) -> None:
+        """Somebody takes the metadata out of a domain or network."""
+        with self._lock:
+            self._load()
+            for texts in (self._domains, self._networks):
+                if name in texts:
+                    texts[name] = re.sub("<metadata>.*</metadata>", "", texts[name], flags=re.DOTALL)
+            self._save()
+
     def set_state(self, name: str, state: DomainState) -> None:
         """What happens to a domain behind the program's back: a crash, a pause, a power-off inside."""
         with self._lock:
@@ -119,7 +163,8 @@ class SimulatedHypervisor:
         with self._lock:
             self._load()
             stored = (self._domains, self._networks)
-            texts = next(kind for kind in ((self._live,) if live else stored) if old in kind.get(name, ""))
+            kinds = (self._live, self._live_networks) if live else stored
+            texts = next(kind for kind in kinds if old in kind.get(name, ""))
             texts[name] = texts[name].replace(old, new)
             self._save()
 
@@ -130,6 +175,7 @@ class SimulatedHypervisor:
             self._states = dict.fromkeys(self._domains, DomainState.SHUTOFF.value)
             self._active = set()
             self._live = {}
+            self._live_networks = {}
             self._save()
 
     # -------------------------------------------------------------- domains
@@ -141,12 +187,25 @@ class SimulatedHypervisor:
         with self._call("domain"):
             return self._info(name) if name in self._domains else None
 
+    def domain_by_uuid(self, uuid: UUID) -> DomainInfo | None:
+        with self._call("domain"):
+            return next((info for info in map(self._info, self._domains) if info.uuid == uuid), None)
+
     def define_domain(self, request: DomainRequest) -> None:
         with self._call("define_domain"):
             for other in map(self._info, self._domains):
                 _refuse_rival("domain", request.name, request.uuid, other.name, other.uuid)
             self._domains[request.name] = domain_xml(request)
             self._states.setdefault(request.name, DomainState.SHUTOFF)
+
+    def rename_domain(self, name: str, new: str) -> None:
+        with self._call("rename_domain"):
+            if self._state(name) is not DomainState.SHUTOFF:
+                raise HypervisorError("Requested operation is not valid: cannot rename active domain", where=name)
+            if new in self._domains:
+                raise ConflictError(f"domain with name '{new}' already exists", where=f"domain {name}")
+            self._domains[new] = self._domains.pop(name).replace(f"<name>{name}</name>", f"<name>{new}</name>")
+            self._states[new] = self._states.pop(name)
 
     def start_domain(self, name: str) -> None:
         with self._call("start_domain"):
@@ -226,6 +285,10 @@ class SimulatedHypervisor:
         with self._call("network"):
             return self._network(name) if name in self._networks else None
 
+    def network_by_uuid(self, uuid: UUID) -> NetworkInfo | None:
+        with self._call("network"):
+            return next((info for info in map(self._network, self._networks) if info.uuid == uuid), None)
+
     def define_network(self, request: NetworkRequest) -> None:
         with self._call("define_network"):
             for other in map(self._network, self._networks):
@@ -236,6 +299,7 @@ class SimulatedHypervisor:
                     )
             self._networks[request.name] = network_xml(request)
             self._start_network(request.name)
+            self._live_networks[request.name] = self._networks[request.name]
 
     def start_network(self, name: str) -> None:
         with self._call("start_network"):
@@ -250,15 +314,21 @@ class SimulatedHypervisor:
         for other in map(self._network, self._active - {name}):
             if subnet is not None and other.subnet is not None and subnet.overlaps(other.subnet):
                 raise ConflictError(f"Network is already in use by interface {other.bridge}", where=f"network {name}")
+        if name not in self._active:
+            self._live_networks[name] = self._networks[name]
         self._active.add(name)
 
     def delete_network(self, name: str) -> None:
         with self._call("delete_network"):
             self._networks.pop(name, None)
             self._active.discard(name)
+            self._live_networks.pop(name, None)
 
     def _network(self, name: str) -> NetworkInfo:
-        return replace(read_network(self._networks[name], active=False), active=name in self._active)
+        active = name in self._active
+        info = read_network(self._networks[name], active=active)
+        text = self._live_networks.get(name) if active else None
+        return info if text is None else replace(info, live=read_network(text, active=True))
 
     # ------------------------------------------------------------ connection
     def guest_command_prefix(self) -> tuple[str, ...]:

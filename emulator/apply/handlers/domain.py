@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
 from emulator import ids
+from emulator.apply.domain_drift import SSH_CREDENTIAL, Expected, drift_of, handle_of, held_to, settings_drift
 from emulator.apply.handler import ApplyContext, Handle
 from emulator.apply.handlers.files import private_directory
 from emulator.apply.identity import LabIdentity
+from emulator.apply.lost_marks import lost_mark
 from emulator.errors import ConflictError, StateError
 from emulator.plan.model import Observation, Presence, Recorded
 from emulator.plan.resources import Domain, Resource
@@ -19,11 +20,13 @@ from emulator.ports import (
     DomainRequest,
     DomainState,
     Hostdev,
+    Hypervisor,
     HypervisorSession,
     HypervisorView,
+    Ownership,
 )
 
-SSH_CREDENTIAL = "lab.authorized_key"  # read by the image's /etc/tmpfiles.d/lab.conf
+_OFF = (DomainState.SHUTOFF, DomainState.CRASHED)
 
 HostdevResolver = Callable[[Handle], Sequence[Hostdev]]
 
@@ -52,45 +55,82 @@ class DomainHandler:
             if record is None:
                 return Observation(Presence.ABSENT)
             return Observation(Presence.UNKNOWN, detail="its hypervisor does not run")
-        info = hypervisor.domain(ids.host_name(self._lab.lab, resource.name))
-        if info is None:
+        info = hypervisor.domain_by_uuid(UUID(resource.uuid))
+        obstacle = self._obstacle(hypervisor, resource, info)
+        if obstacle is not None:
+            return Observation(Presence.FOREIGN, detail=obstacle)
+        if info is None or info.owner is None:
             return self._rival(hypervisor, resource) or Observation(Presence.ABSENT)
-        if info.owner is None or not self._lab.owns_domain(info):
-            whose = self._lab.whose(info.owner)
-            return Observation(Presence.FOREIGN, detail=f"a domain {info.name} is there already ({whose})")
         recorded = record.resource if record and isinstance(record.resource, Domain) else resource
-        expected = Expected.of(recorded, record.handle if record else {})
-        return Observation(Presence.OURS, digest=info.owner.digest, drift=_drift(expected, info))
+        expected = Expected.of(recorded, record.handle if record else {}, self._key())
+        name = ids.host_name(self._lab.lab, resource.name)
+        called = () if info.name == name else (f"is called {info.name} instead of {name}",)
+        return Observation(Presence.OURS, digest=info.owner.digest, drift=(*called, *drift_of(expected, info)))
+
+    def _key(self) -> str:
+        try:
+            return self._public_key.read_text().strip()
+        except OSError:
+            return ""
+
+    def _obstacle(self, hypervisor: HypervisorView, resource: Domain, info: DomainInfo | None) -> str | None:
+        """What has the node's UUID (`info`) or its name, and is not the lab's."""
+        if info is not None and not self._lab.owns_domain(info):
+            lost = lost_mark(self._lab, info, resource.id)
+            return lost.what if lost else f"a domain {info.name} is there already ({self._lab.whose_is(info)})"
+        named = hypervisor.domain(ids.host_name(self._lab.lab, resource.name))
+        if named is not None and str(named.uuid) != resource.uuid:
+            return f"a domain {named.name} is there already ({self._lab.whose_is(named)})"
+        return None
 
     def _rival(self, hypervisor: HypervisorView, resource: Domain) -> Observation | None:
         for info in hypervisor.domains():
             if resource.mac in info.macs:
                 return Observation(Presence.FOREIGN, detail=f"domain {info.name} has the address {resource.mac}")
-            if str(info.uuid) == resource.uuid:
-                return Observation(Presence.FOREIGN, detail=f"domain {info.name} has the UUID {resource.uuid}")
         return None
 
     def ensure(self, resource: Domain, previous: Resource | None, context: ApplyContext) -> Handle:
         del previous
         hypervisor = self._session.get()
         name = ids.host_name(self._lab.lab, resource.name)
-        info = hypervisor.domain(name)
-        if info and not self._lab.owns_domain(info):
-            raise ConflictError(f"a domain {name} that is not this lab's is in the way", where=resource.id)
+        info = hypervisor.domain_by_uuid(UUID(resource.uuid))
+        obstacle = self._obstacle(hypervisor, resource, info)
+        if obstacle is not None:
+            raise ConflictError(obstacle, where=resource.id)
+        if info is not None and info.name != name:
+            info = self._rename(info, name, hypervisor, context)
         fits = info is not None and info.owner is not None and info.owner.digest == resource.digest
-        running = info is not None and info.state is DomainState.RUNNING
+        # A paused one goes on where it stopped: QEMU pauses a guest whose disk cannot grow because the host's is full.
+        alive = info is not None and info.state in (DomainState.RUNNING, DomainState.PAUSED)
         request = self._request(resource, name, context)
-        handle = _handle(request)
+        handle, recorded = handle_of(request), context.handle(resource.id)
         # One that does not run is defined again in any case: its disk may be new, and it must be let in by the key that
         # the lab has now.
-        if not (info and running and fits and not _settings_drift(Expected.of(resource, handle), info)):
-            if info and info.state not in (DomainState.SHUTOFF, DomainState.CRASHED):
-                context.report("shutting down, its settings change")
-                hypervisor.shutdown_domain(name, timeout=self._shutdown_seconds)
-            private_directory(Path(resource.console_log).parent)
-            hypervisor.define_domain(request)
+        if info is not None and alive and fits:
+            held = Expected.of(resource, held_to(handle, recorded), handle["public_key"])
+            stored, live = settings_drift(held, info)
+            if not stored and not live:
+                hypervisor.start_domain(name)
+                return _kept(resource, info, handle, recorded)
+            restarts = bool(live) or info.live is None  # else the running guest is as it should be
+        else:
+            restarts = True
+        if restarts and info is not None and info.state not in _OFF:
+            context.report("shutting down, its settings change")
+            hypervisor.shutdown_domain(name, timeout=self._shutdown_seconds)
+        private_directory(Path(resource.console_log).parent)
+        hypervisor.define_domain(request)
+        made = hypervisor.domain(name)
         hypervisor.start_domain(name)
-        return handle
+        return {**handle, "extras": list(made.extras) if made else []}
+
+    def _rename(self, info: DomainInfo, name: str, hypervisor: Hypervisor, context: ApplyContext) -> DomainInfo | None:
+        """Back to its own name, by which everything else finds it. libvirt renames only what is off."""
+        if info.state not in _OFF:
+            context.report(f"shutting down, it is called {info.name}")
+            hypervisor.shutdown_domain(info.name, timeout=self._shutdown_seconds)
+        hypervisor.rename_domain(info.name, name)
+        return hypervisor.domain(name)
 
     def _request(self, resource: Domain, name: str, context: ApplyContext) -> DomainRequest:
         volume = context.handle(resource.volume)
@@ -124,100 +164,36 @@ class DomainHandler:
         del handle, context
         # The guests of a private hypervisor that does not run ended with it; any other must answer.
         hypervisor = self._session.peek() if self._session.private else self._session.get()
-        name = ids.host_name(self._lab.lab, resource.name)
-        info = hypervisor.domain(name) if hypervisor else None
-        if hypervisor and info and self._lab.owns_domain(info):
-            hypervisor.delete_domain(name)
+        info = hypervisor.domain_by_uuid(UUID(resource.uuid)) if hypervisor else None
+        if hypervisor is None or info is None:
+            return
+        lost = lost_mark(self._lab, info, resource.id)
+        if lost is not None and not self._session.private:
+            raise lost
+        # On the lab's own hypervisor nothing is another's.
+        if lost is not None or self._lab.owns_domain(info):
+            hypervisor.delete_domain(info.name)
 
     def find(self, lab: str) -> Sequence[Resource]:
+        del lab
         hypervisor = self._session.view()
         infos = hypervisor.domains() if hypervisor else ()
-        return tuple(_as_resource(lab, info) for info in infos if self._lab.owns_domain(info))
-
-
-@dataclass(frozen=True, slots=True)
-class Expected:
-    """What a domain should be like. Fields that an older version did not record are None, and not compared."""
-
-    memory_mib: int
-    vcpus: int
-    macs: tuple[str, ...]
-    disks: tuple[str, ...] | None = None
-    networks: tuple[str, ...] | None = None
-    kernel: str | None = None
-    hostdevs: tuple[str, ...] | None = None
-
-    @classmethod
-    def of(cls, resource: Domain, handle: Handle) -> Expected:
-        """By the resource, and by what its handle says of the things that it was put together from."""
-
-        def listed(key: str) -> tuple[str, ...] | None:
-            return tuple(map(str, handle[key])) if isinstance(handle.get(key), (list, tuple)) else None
-
-        kernel = handle.get("kernel")
-        return cls(
-            memory_mib=resource.memory_mib,
-            vcpus=resource.vcpus,
-            macs=(resource.mac,),
-            disks=listed("disks"),
-            networks=listed("networks"),
-            kernel=kernel if isinstance(kernel, str) else None,
-            hostdevs=listed("hostdevs"),
+        return tuple(
+            _as_resource(info, info.owner) for info in infos if info.owner is not None and self._lab.owns_domain(info)
         )
 
 
-def _handle(request: DomainRequest) -> Handle:
-    return {
-        "name": request.name,
-        "disks": [str(request.disk)],
-        "networks": [request.network],
-        "kernel": str(request.kernel),
-        "hostdevs": sorted(device.address.lower() for device in request.hostdevs),
-    }
+def _kept(resource: Domain, info: DomainInfo, handle: Handle, recorded: Handle) -> Handle:
+    """The handle of a domain that was left as it is: all of it where nothing differs, else what it can be held to."""
+    whole = {**handle, "extras": []}
+    if not any(settings_drift(Expected.of(resource, whole, handle["public_key"]), info)):
+        return whole
+    return held_to(handle, recorded)
 
 
-def _drift(expected: Expected, info: DomainInfo) -> tuple[str, ...]:
-    stopped = () if info.state is DomainState.RUNNING else (f"is {info.state.value}",)
-    return (*stopped, *_settings_drift(expected, info))
-
-
-def _settings_drift(expected: Expected, info: DomainInfo) -> tuple[str, ...]:
-    """What was edited behind our back, in the stored description or in the running guest; the metadata's digest does
-    not tell, since an edit keeps it."""
-    stored = _differences(expected, info)
-    if info.live is None:
-        return tuple(f"has {text}" for text in stored)
-    live = [text for text in _differences(expected, info.live) if text not in stored]
-    return (*(f"has {text}" for text in stored), *(f"runs with {text}" for text in live))
-
-
-def _differences(expected: Expected, info: DomainInfo) -> list[str]:
-    found = []
-    if info.memory_mib != expected.memory_mib:
-        found.append(f"{info.memory_mib} MiB of memory instead of {expected.memory_mib}")
-    if info.vcpus != expected.vcpus:
-        found.append(f"{info.vcpus} vCPUs instead of {expected.vcpus}")
-    if info.macs != expected.macs:
-        found.append(f"the network cards {_listed(info.macs)} instead of {_listed(expected.macs)}")
-    if expected.kernel not in (None, info.kernel):
-        found.append(f"the kernel {info.kernel or 'none'} instead of {expected.kernel}")
-    there = {
-        "disks": (tuple(map(str, info.disks)), expected.disks),
-        "networks": (info.networks, expected.networks),
-        "devices": (tuple(sorted(device.address for device in info.hostdevs)), expected.hostdevs),
-    }
-    for what, (seen, wanted) in there.items():
-        if wanted is not None and seen != wanted:
-            found.append(f"the {what} {_listed(seen)} instead of {_listed(wanted)}")
-    return found
-
-
-def _listed(items: Sequence[str]) -> str:
-    return ", ".join(items) or "none"
-
-
-def _as_resource(lab: str, info: DomainInfo) -> Domain:
-    name = info.name.removeprefix(f"{lab}-")
+def _as_resource(info: DomainInfo, owner: Ownership) -> Domain:
+    # By what the mark says: somebody may have given it another name.
+    name = owner.resource_id.partition("/")[2]
     return Domain(
         name=name,
         uuid=str(info.uuid),

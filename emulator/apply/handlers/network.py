@@ -13,6 +13,7 @@ from emulator.apply.handler import ApplyContext, Handle
 from emulator.apply.handlers.files import private_directory
 from emulator.apply.identity import LabIdentity
 from emulator.apply.lock import exclusive_lock
+from emulator.apply.lost_marks import lost_mark
 from emulator.errors import ConflictError
 from emulator.plan.model import Observation, Presence, Recorded
 from emulator.plan.resources import DhcpReservation, Network, Resource
@@ -24,6 +25,7 @@ from emulator.ports import (
     HypervisorView,
     NetworkInfo,
     NetworkRequest,
+    Ownership,
 )
 
 
@@ -42,35 +44,54 @@ class NetworkHandler:
             if record is None:
                 return Observation(Presence.ABSENT)
             return Observation(Presence.UNKNOWN, detail="its hypervisor does not run")
-        name = ids.host_name(self._lab.lab, resource.name)
-        info = hypervisor.network(name)
-        if info is None:
+        info = hypervisor.network_by_uuid(UUID(resource.uuid))
+        obstacle = self._obstacle(hypervisor, resource, info)
+        if obstacle is not None:
+            return Observation(Presence.FOREIGN, detail=obstacle)
+        if info is None or info.owner is None:
             rival = self._rival(hypervisor, resource)
             return Observation(Presence.FOREIGN, detail=rival) if rival else Observation(Presence.ABSENT)
-        if info.owner is None or not self._lab.owns(info.owner):
-            whose = self._lab.whose(info.owner)
-            return Observation(Presence.FOREIGN, detail=f"network {name} is there already ({whose})")
         recorded = record.resource if record and isinstance(record.resource, Network) else resource
         return Observation(Presence.OURS, digest=info.owner.digest, drift=_drift(recorded, info))
 
+    def _obstacle(self, hypervisor: HypervisorView, resource: Network, info: NetworkInfo | None) -> str | None:
+        """What has the network's UUID (`info`) or its name, and cannot be taken for it."""
+        name = ids.host_name(self._lab.lab, resource.name)
+        if info is not None and not self._lab.owns_network(info):
+            lost = lost_mark(self._lab, info, resource.id)
+            return lost.what if lost else f"network {info.name} is there already ({self._lab.whose_is(info)})"
+        if info is not None and info.name != name:
+            # libvirt cannot rename a network, and guests are on it by its name.
+            return (
+                f"network {info.name} is this lab's own, defined under another name than {name}: take it away "
+                f"(virsh net-destroy {info.name}; virsh net-undefine {info.name}), and it is made anew"
+            )
+        named = hypervisor.network(name)
+        if named is not None and str(named.uuid) != resource.uuid:
+            return f"network {name} is there already ({self._lab.whose_is(named)})"
+        return None
+
     def _rival(self, hypervisor: HypervisorView, resource: Network) -> str | None:
         """Who else has the bridge or some of the addresses. Of two networks that share some only one can run."""
-        name, subnet = ids.host_name(self._lab.lab, resource.name), IPv4Network(resource.subnet)
+        subnet = IPv4Network(resource.subnet)
         for info in hypervisor.networks():
-            if info.name == name:
+            if str(info.uuid) == resource.uuid:
                 continue
             if info.bridge == resource.bridge:
-                return f"bridge {resource.bridge} belongs to network {info.name} ({self._lab.whose(info.owner)})"
+                return f"bridge {resource.bridge} belongs to network {info.name} ({self._lab.whose_is(info)})"
             # Another network of this lab gives way, or takes other addresses, in the same plan.
-            mine = self._lab.owns(info.owner)
+            mine = self._lab.owns_network(info)
             if info.subnet is not None and info.subnet.overlaps(subnet) and not mine:
-                return f"subnet {subnet} overlaps {info.subnet} of network {info.name} ({self._lab.whose(info.owner)})"
+                return f"subnet {subnet} overlaps {info.subnet} of network {info.name} ({self._lab.whose_is(info)})"
         return None
 
     def ensure(self, resource: Network, previous: Resource | None, context: ApplyContext) -> Handle:
         del previous, context
         hypervisor = self._session.get()
         with self._alone():
+            obstacle = self._obstacle(hypervisor, resource, hypervisor.network_by_uuid(UUID(resource.uuid)))
+            if obstacle is not None:
+                raise ConflictError(obstacle, where=resource.id)
             rival = self._rival(hypervisor, resource)
             if rival is not None:
                 raise ConflictError(rival, where=resource.id, fix="choose another subnet for one of the labs")
@@ -105,15 +126,23 @@ class NetworkHandler:
         del handle, context
         # The guests of a private hypervisor that does not run ended with it; any other must answer.
         hypervisor = self._session.peek() if self._session.private else self._session.get()
-        name = ids.host_name(self._lab.lab, resource.name)
-        info = hypervisor.network(name) if hypervisor else None
-        if hypervisor and info and self._lab.owns(info.owner):
-            hypervisor.delete_network(name)
+        info = hypervisor.network_by_uuid(UUID(resource.uuid)) if hypervisor else None
+        if hypervisor is None or info is None:
+            return
+        lost = lost_mark(self._lab, info, resource.id)
+        if lost is not None and not self._session.private:
+            raise lost
+        # On the lab's own hypervisor nothing is another's.
+        if lost is not None or self._lab.owns_network(info):
+            hypervisor.delete_network(info.name)
 
     def find(self, lab: str) -> Sequence[Resource]:
+        del lab
         hypervisor = self._session.view()
         infos = hypervisor.networks() if hypervisor else ()
-        return tuple(_as_resource(lab, info) for info in infos if self._lab.owns(info.owner))
+        return tuple(
+            _as_resource(info, info.owner) for info in infos if info.owner is not None and self._lab.owns_network(info)
+        )
 
 
 def _drift(recorded: Network, info: NetworkInfo) -> tuple[str, ...]:
@@ -127,25 +156,36 @@ def _drift(recorded: Network, info: NetworkInfo) -> tuple[str, ...]:
         drift.append(f"has the gateway {info.gateway} instead of {recorded.gateway}")
     if info.nat != recorded.nat:
         drift.append(f"has NAT {'on' if info.nat else 'off'} instead of {'on' if recorded.nat else 'off'}")
-    there = {(host.mac, str(host.ip), host.name) for host in info.hosts}
-    lost = sorted(host.name for host in recorded.hosts if (host.mac, host.ip, host.name) not in there)
-    if lost:
-        drift.append(f"has lost the addresses of {', '.join(lost)}")
-    known = {(str(entry.ip), entry.names) for entry in info.names}
-    forgotten = sorted(alias.name for alias in recorded.aliases if (alias.ip, alias.names) not in known)
-    if forgotten:
-        drift.append(f"has lost the names of {', '.join(forgotten)}")
+    stored = _lists(recorded, info, has="has", lacks="has lost")
+    drift += stored
     if info.filtered_by_libvirt and recorded.filtering == "firewall":
         drift.append("is filtered by libvirt's rules beside the lab's own")
-    wanted = {(host.mac, host.ip, host.name) for host in recorded.hosts}
-    if more := sorted(name or mac for mac, ip, name in there - wanted if name not in lost):
-        drift.append(f"has addresses for {', '.join(more)}, which are not the lab's")
+    # What guests run with can be edited alone, and mended without a restart.
+    if info.live is not None and not stored:
+        drift += _lists(recorded, info.live, has="runs with", lacks="runs without")
     return tuple(drift)
 
 
-def _as_resource(lab: str, info: NetworkInfo) -> Network:
+def _lists(recorded: Network, info: NetworkInfo, *, has: str, lacks: str) -> list[str]:
+    """How the reservations and names differ from the recorded ones."""
+    drift = []
+    wanted = {(host.mac, host.ip, host.name) for host in recorded.hosts}
+    there = {(host.mac, str(host.ip), host.name) for host in info.hosts}
+    lost = sorted(name for _mac, _ip, name in wanted - there)
+    if lost:
+        drift.append(f"{lacks} the addresses of {', '.join(lost)}")
+    known = {(str(entry.ip), entry.names) for entry in info.names}
+    forgotten = sorted(alias.name for alias in recorded.aliases if (alias.ip, alias.names) not in known)
+    if forgotten:
+        drift.append(f"{lacks} the names of {', '.join(forgotten)}")
+    if more := sorted(name or mac for mac, _ip, name in there - wanted if name not in lost):
+        drift.append(f"{has} addresses for {', '.join(more)}, which are not the lab's")
+    return drift
+
+
+def _as_resource(info: NetworkInfo, owner: Ownership) -> Network:
     return Network(
-        name=info.name.removeprefix(f"{lab}-"),
+        name=owner.resource_id.partition("/")[2],  # somebody may have given it another name
         uuid=str(info.uuid),
         bridge=info.bridge,
         subnet=str(info.subnet or ""),

@@ -9,7 +9,7 @@ import pytest
 
 from emulator.adapters.host_edits import HostEdits
 from emulator.errors import ConflictError, StateError
-from emulator.ports import FileLook
+from emulator.file_ports import FileLook
 
 
 @pytest.fixture

@@ -7,10 +7,13 @@ from collections.abc import Callable
 
 import pytest
 from simulated_world import FIRST, SECOND, SYSTEM_URI, SimulatedHost, gpu_section, lab_text
+from stop_points import in_sequence
 
 from emulator.adapters.simulated.gpus import board_at
 from emulator.app.files import LoadedLab
 from emulator.app.status import lab_status
+from emulator.apply.journal import Journal
+from emulator.apply.state import StateStore
 from emulator.errors import ConflictError
 from emulator.ports import DomainState
 
@@ -97,6 +100,38 @@ DRIFTS: dict[str, tuple[Event, dict[str, tuple[str, str]]]] = {
         edited(NODE, "</devices>", DEVICE, live=True),
         {"domain/hpc-compute-1": ("repair", "runs with the devices 0000:0a:00.0 instead of none")},
     ),
+    "command line edited": (
+        edited(NODE, "root=/dev/vda1", "root=/dev/vda1 init=/bin/sh"),
+        {"domain/hpc-compute-1": ("repair", "has the kernel command line root=/dev/vda1 init=/bin/sh ")},
+    ),
+    "initrd of the running guest edited": (
+        edited(NODE, "/initrd<", "/initrd.other<", live=True),
+        {"domain/hpc-compute-1": ("repair", "runs with the initrd ")},
+    ),
+    "console log edited": (
+        edited(NODE, "/console/hpc-compute-1.log", "/console/other.log"),
+        {"domain/hpc-compute-1": ("repair", "has the console log ")},
+    ),
+    "another accelerator": (
+        edited(NODE, 'type="qemu"', 'type="kvm"'),
+        {"domain/hpc-compute-1": ("repair", "has KVM on instead of off")},
+    ),
+    "a stranger's key": (
+        edited(NODE, "=ssh-ed25519 AAAA lab", "=ssh-ed25519 EVIL"),
+        {"domain/hpc-compute-1": ("repair", "has other credentials than the lab's key")},
+    ),
+    "no key": (
+        edited(NODE, "<entry>io.systemd.credential:lab.authorized_key=ssh-ed25519 AAAA lab</entry>", ""),
+        {"domain/hpc-compute-1": ("repair", "has other credentials than the lab's key")},
+    ),
+    "a directory of the host": (
+        edited(NODE, "</devices>", '<filesystem><source dir="/"/><target dir="host"/></filesystem></devices>'),
+        {"domain/hpc-compute-1": ("repair", "has the directory / of the host, which the lab did not give it")},
+    ),
+    "an unsafe cache": (
+        edited(NODE, 'cache="writeback"', 'cache="unsafe"', live=True),
+        {"domain/hpc-compute-1": ("repair", "runs with the cache mode unsafe for ")},
+    ),
     "gateway edited": (
         edited("demo-hpc", 'address="192.168.100.1"', 'address="192.168.100.254"'),
         {"network/hpc": ("repair", "has the gateway 192.168.100.254 instead of 192.168.100.1")},
@@ -112,6 +147,14 @@ DRIFTS: dict[str, tuple[Event, dict[str, tuple[str, str]]]] = {
     "address for a stranger": (
         edited("demo-hpc", "</dhcp>", '<host mac="52:54:00:aa:bb:cc" ip="192.168.100.77" name="mole"/></dhcp>'),
         {"network/hpc": ("repair", "has addresses for mole, which are not the lab's")},
+    ),
+    "address lost while it runs": (
+        edited("demo-hpc", 'ip="192.168.100.11"', 'ip="192.168.100.99"', live=True),
+        {"network/hpc": ("repair", "runs without the addresses of hpc-compute-1")},
+    ),
+    "address for a stranger while it runs": (
+        edited("demo-hpc", "</dhcp>", '<host mac="52:54:00:aa:bb:cc" ip="192.168.100.77"/></dhcp>', live=True),
+        {"network/hpc": ("repair", "runs with addresses for 52:54:00:aa:bb:cc, which are not the lab's")},
     ),
     "memory edited": (
         edit_memory,
@@ -196,6 +239,113 @@ def test_after_a_reboot_the_table_is_there_before_the_guests(host: SimulatedHost
     assert order == ["firewall", "network", "domain", "domain"]
     host.provision(lab)
     assert host.packet_filter(quiet=True).table("hyperscaler_demo") is not None
+    assert changes(host, lab) == {}
+
+
+def calls_of(host: SimulatedHost) -> list[str]:
+    """What is asked of the hypervisor's domains from now on."""
+    calls: list[str] = []
+    host.hook.before = lambda name: calls.append(name) if name.endswith("_domain") else None
+    return calls
+
+
+def test_a_paused_guest_goes_on_without_a_restart(host: SimulatedHost) -> None:
+    """QEMU pauses guests whose disks cannot grow; to power them off would cost what they are about to write."""
+    lab = host.lab_file(lab_text(hypervisor=SYSTEM_URI))
+    host.provision(lab)
+    host.hypervisor(quiet=True).set_state(NODE, DomainState.PAUSED)
+    assert changes(host, lab) == {"domain/hpc-compute-1": ("repair", "is paused")}
+    calls = calls_of(host)
+    host.provision(lab)
+    assert calls == ["start_domain"]
+    assert changes(host, lab) == {}
+
+
+def test_a_paused_guest_with_other_settings_is_restarted(host: SimulatedHost) -> None:
+    lab = host.lab_file(lab_text(hypervisor=SYSTEM_URI))
+    host.provision(lab)
+    edit_memory(host)
+    host.hypervisor(quiet=True).edit(NODE, ">1024</memory>", ">512</memory>", live=True)
+    host.hypervisor(quiet=True).set_state(NODE, DomainState.PAUSED)
+    calls = calls_of(host)
+    host.provision(lab)
+    assert calls == ["shutdown_domain", "define_domain", "start_domain"]
+    assert changes(host, lab) == {}
+
+
+EDIT = ("root=/dev/vda1", "root=/dev/vda1 init=/bin/sh")
+
+
+def test_an_edit_that_the_running_guest_does_not_have_costs_no_restart(host: SimulatedHost) -> None:
+    lab = host.lab_file(lab_text(hypervisor=SYSTEM_URI))
+    host.provision(lab)
+    host.hypervisor(quiet=True).edit(NODE, *EDIT)
+    calls = calls_of(host)
+    host.provision(lab)
+    assert calls == ["define_domain", "start_domain"]
+    assert changes(host, lab) == {}
+
+
+def test_an_edit_that_it_runs_with_does(host: SimulatedHost) -> None:
+    lab = host.lab_file(lab_text(hypervisor=SYSTEM_URI))
+    host.provision(lab)
+    host.hypervisor(quiet=True).edit(NODE, *EDIT, live=True)
+    calls = calls_of(host)
+    host.provision(lab)
+    assert calls == ["shutdown_domain", "define_domain", "start_domain"]
+    assert changes(host, lab) == {}
+
+
+def forget(host: SimulatedHost, *keys: str) -> None:
+    """A record as an older version wrote it."""
+    store = StateStore(Journal(host.home.lab("demo").journal), boot_id="b")
+    record = store.state.resources["domain/hpc-compute-1"]
+    store.end("repair", record.resource, {key: value for key, value in record.handle.items() if key not in keys})
+
+
+NEW_KEYS = ("initrd", "cmdline", "public_key", "extras")
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_what_an_older_version_did_not_record_is_no_drift(host: SimulatedHost, live: bool) -> None:
+    lab = host.lab_file(lab_text(hypervisor=SYSTEM_URI))
+    host.provision(lab)
+    forget(host, *NEW_KEYS)
+    host.hypervisor(quiet=True).edit(NODE, *EDIT, live=live)
+    host.hypervisor(quiet=True).edit(NODE, "=ssh-ed25519 AAAA lab", "=ssh-ed25519 BBBB", live=live)
+    assert changes(host, lab) == {}
+    host.hypervisor(quiet=True).set_state(NODE, DomainState.PAUSED)
+    calls = calls_of(host)
+    host.provision(lab)
+    assert calls == ["start_domain"]
+    assert changes(host, lab) == {}
+
+
+def test_what_libvirt_itself_adds_is_no_drift(host: SimulatedHost) -> None:
+    """No version does today; one that does must not restart people's machines."""
+    lab = host.lab_file(lab_text(hypervisor=SYSTEM_URI))
+
+    def add(name: str) -> None:
+        if name == "define_domain" and NODE in {info.name for info in host.hypervisor(quiet=True).domains()}:
+            host.hook.after = lambda _name: None
+            host.hypervisor(quiet=True).edit(NODE, "</devices>", "<vsock/></devices>")
+
+    host.hook.after = add
+    with in_sequence():
+        host.provision(lab)
+    found = host.hypervisor(quiet=True).domain(NODE)
+    assert found is not None and found.extras == ("a vsock device",)
+    assert changes(host, lab) == {}
+
+
+def test_a_running_guest_keeps_the_key_that_it_was_started_with(host: SimulatedHost) -> None:
+    lab = host.lab_file(lab_text(hypervisor=SYSTEM_URI))
+    host.provision(lab)
+    key = host.home.lab("demo").ssh_key
+    key.with_name(f"{key.name}.pub").write_text("ssh-ed25519 CCCC lab\n")
+    assert changes(host, lab) == {}
+    host.hypervisor(quiet=True).set_state(NODE, DomainState.SHUTOFF)
+    host.provision(lab)
     assert changes(host, lab) == {}
 
 

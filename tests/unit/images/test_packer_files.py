@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from emulator.adapters.process import HostProcess
-from emulator.apply.handlers.domain import SSH_CREDENTIAL
+from emulator.apply.domain_drift import SSH_CREDENTIAL
 from emulator.errors import ConflictError, HyperscalerError
 from emulator.images.builder import BuildPhase, finish_script
 from emulator.images.packer_files import (

@@ -1,0 +1,149 @@
+"""What a domain is put together from, and what was edited in it behind the program's back.
+
+The metadata's digest does not tell of that, since an edit keeps it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from emulator.apply.handler import Handle
+from emulator.plan.resources import Domain
+from emulator.ports import DomainInfo, DomainRequest, DomainState
+
+SSH_CREDENTIAL = "lab.authorized_key"  # read by the image's /etc/tmpfiles.d/lab.conf
+
+_LONG_RECORDED = ("name", "disks", "networks", "kernel", "hostdevs")
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What a domain should be like. Fields that an older version did not record are None, and not compared.
+
+    `public_keys` are all that it may let in: a guest keeps the key that it was started with until it starts again.
+    """
+
+    memory_mib: int
+    vcpus: int
+    macs: tuple[str, ...]
+    accelerated: bool
+    console_log: str
+    disks: tuple[str, ...] | None = None
+    networks: tuple[str, ...] | None = None
+    kernel: str | None = None
+    initrd: str | None = None
+    cmdline: str | None = None
+    hostdevs: tuple[str, ...] | None = None
+    extras: tuple[str, ...] | None = None
+    public_keys: tuple[str, ...] | None = None
+
+    @classmethod
+    def of(cls, resource: Domain, handle: Handle, public_key: str) -> Expected:
+        """By the resource, and by what its handle says of the things that it was put together from."""
+
+        def listed(key: str) -> tuple[str, ...] | None:
+            return tuple(map(str, handle[key])) if isinstance(handle.get(key), (list, tuple)) else None
+
+        def text(key: str) -> str | None:
+            return handle[key] if isinstance(handle.get(key), str) else None
+
+        key = text("public_key")
+        return cls(
+            memory_mib=resource.memory_mib,
+            vcpus=resource.vcpus,
+            macs=(resource.mac,),
+            accelerated=resource.accelerated,
+            console_log=resource.console_log,
+            disks=listed("disks"),
+            networks=listed("networks"),
+            kernel=text("kernel"),
+            initrd=text("initrd"),
+            cmdline=text("cmdline"),
+            hostdevs=listed("hostdevs"),
+            extras=listed("extras"),
+            public_keys=None if key is None else (key, public_key),
+        )
+
+
+def handle_of(request: DomainRequest) -> dict[str, Any]:
+    """What a domain is put together from, beside its resource."""
+    return {
+        "name": request.name,
+        "disks": [str(request.disk)],
+        "networks": [request.network],
+        "kernel": str(request.kernel),
+        "initrd": str(request.initrd),
+        "cmdline": " ".join(request.cmdline.split()),
+        "hostdevs": sorted(device.address.lower() for device in request.hostdevs),
+        "public_key": request.credentials[SSH_CREDENTIAL],
+    }
+
+
+def held_to(handle: Handle, recorded: Handle) -> dict[str, Any]:
+    """What of its handle a domain that is there can be held to.
+
+    An older version, which recorded less, may have put the rest together in another way, and no guest is restarted for
+    that. A guest keeps its key, and what libvirt had added, as recorded.
+    """
+    whole = {**handle, **{key: recorded[key] for key in ("public_key", "extras") if key in recorded}}
+    return {key: value for key, value in whole.items() if key in _LONG_RECORDED or key in recorded}
+
+
+def drift_of(expected: Expected, info: DomainInfo) -> tuple[str, ...]:
+    stopped = () if info.state is DomainState.RUNNING else (f"is {info.state.value}",)
+    stored, live = settings_drift(expected, info)
+    return (
+        *stopped,
+        *(f"has {text}" for text in stored),
+        *(f"runs with {text}" for text in live if text not in stored),
+    )
+
+
+def settings_drift(expected: Expected, info: DomainInfo) -> tuple[list[str], list[str]]:
+    """What differs in the stored description, which the next start uses, and in the running guest."""
+    return _differences(expected, info), [] if info.live is None else _differences(expected, info.live)
+
+
+def _differences(expected: Expected, info: DomainInfo) -> list[str]:
+    found = []
+    if info.memory_mib != expected.memory_mib:
+        found.append(f"{info.memory_mib} MiB of memory instead of {expected.memory_mib}")
+    if info.vcpus != expected.vcpus:
+        found.append(f"{info.vcpus} vCPUs instead of {expected.vcpus}")
+    if info.macs != expected.macs:
+        found.append(f"the network cards {_listed(info.macs)} instead of {_listed(expected.macs)}")
+    if info.accelerated != expected.accelerated:
+        found.append(f"KVM {'on' if info.accelerated else 'off'} instead of {'on' if expected.accelerated else 'off'}")
+    texts = {
+        "kernel": (info.kernel, expected.kernel),
+        "initrd": (info.initrd, expected.initrd),
+        "kernel command line": (info.cmdline, expected.cmdline),
+        "console log": (info.console_log, expected.console_log),
+    }
+    for what, (seen, wanted) in texts.items():
+        if wanted not in (None, seen):
+            found.append(f"the {what} {seen or 'none'} instead of {wanted}")
+    there = {
+        "disks": (tuple(map(str, info.disks)), expected.disks),
+        "networks": (info.networks, expected.networks),
+        "devices": (tuple(sorted(device.address for device in info.hostdevs)), expected.hostdevs),
+    }
+    for what, (several, all_wanted) in there.items():
+        if all_wanted is not None and several != all_wanted:
+            found.append(f"the {what} {_listed(several)} instead of {_listed(all_wanted)}")
+    if expected.public_keys is not None and not _lets_in(info, expected.public_keys):
+        found.append("other credentials than the lab's key")
+    if expected.extras is not None:
+        found += [f"{text}, which the lab did not give it" for text in info.extras if text not in expected.extras]
+        found += [f"no longer {text}" for text in expected.extras if text not in info.extras]
+    return found
+
+
+def _lets_in(info: DomainInfo, keys: Sequence[str]) -> bool:
+    return any(info.credentials == ((SSH_CREDENTIAL, key),) for key in keys)
+
+
+def _listed(items: Sequence[str]) -> str:
+    return ", ".join(items) or "none"

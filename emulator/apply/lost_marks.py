@@ -1,0 +1,29 @@
+"""Domains and networks with a UUID of the lab's that have lost its mark: nobody can tell whose they are now."""
+
+from __future__ import annotations
+
+from emulator.apply.identity import LabIdentity
+from emulator.errors import ConflictError
+from emulator.ports import DomainInfo, NetworkInfo
+
+
+def lost_mark(lab: LabIdentity, info: DomainInfo | NetworkInfo, resource_id: str) -> ConflictError | None:
+    """Why something with the UUID of this resource is not taken away; None when it is the lab's, or surely another's.
+
+    That of a lab of the same name in another home has the same UUID. A mark that names it is believed, but not of a
+    domain whose disk is this lab's: the disk would be taken away under it.
+    """
+    if isinstance(info, DomainInfo):
+        kind, remove = "domain", "destroy {0}; virsh undefine {0}"
+        ours, on_disk = lab.owns_domain(info), bool(info.disks) and lab.has_disks_of(info)
+    else:
+        kind, remove = "network", "net-destroy {0}; virsh net-undefine {0}"
+        ours, on_disk = lab.owns_network(info), False
+    if ours or not (info.owner is None or on_disk):
+        return None
+    return ConflictError(
+        f"{kind} {info.name} has the UUID that the lab gave it, but no longer the lab's mark in its metadata, so that "
+        "it is left alone",
+        where=resource_id,
+        fix=f"if nobody needs it: virsh {remove.format(info.name)}; then run the same command again",
+    )
