@@ -1,7 +1,7 @@
 # The two commands to know: `make demo` and `make test`.
 VENV := .venv/bin
 
-.PHONY: help demo setup setup-dev test lint types unit test-libvirt test-host e2e e2e-demo e2e-slurm e2e-kubernetes e2e-kubernetes-short e2e-killed e2e-thorough e2e-packer fuzz stress bench destroy-demo clean
+.PHONY: help demo setup setup-dev test lint types unit test-libvirt test-isolation test-host e2e e2e-demo e2e-slurm e2e-kubernetes e2e-kubernetes-short e2e-killed e2e-thorough e2e-packer fuzz stress bench destroy-demo clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,7 +31,10 @@ test-host: setup-dev ## tests on a real private libvirtd and QEMU (root, some mi
 
 test-libvirt: setup-dev ## those of test-host that boot no golden image: libvirtd, packet filter, locks, crashes (five minutes)
 	@$(VENV)/pytest -v -m host tests/contract tests/host/test_concurrency.py tests/host/test_crash_sweep.py \
-	  tests/host/test_embedded_lifecycle.py
+	  tests/host/test_embedded_lifecycle.py tests/host/test_node_firewall.py
+
+test-isolation: setup-dev ## that of test-host which sends packets between the guests of both clusters (three minutes)
+	@$(VENV)/pytest -v -m host tests/host/test_isolation.py
 
 e2e: e2e-demo e2e-slurm e2e-killed e2e-kubernetes ## all labs on real VMs, one after the other
 
