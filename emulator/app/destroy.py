@@ -10,7 +10,14 @@ from emulator.app.autostart import forget_autostart, has_autostart
 from emulator.app.files import load_recorded_lab
 from emulator.app.lab import Backends, Lab, open_lab
 from emulator.app.ledger_repair import mend_ledgers
-from emulator.app.planning import plan_destroy, recorded_backends, recorded_hypervisor, system_may_have
+from emulator.app.lost_boards import has_boards, keep_found, left_on_boards, what_may_be_left
+from emulator.app.planning import (
+    HYPERVISOR_FACT,
+    plan_destroy,
+    recorded_backends,
+    recorded_hypervisor,
+    system_may_have,
+)
 from emulator.app.strangers import refuse_strangers
 from emulator.app.work import tell_damage, working_on
 from emulator.app.world import EMBEDDED, SYSTEM, World
@@ -51,7 +58,8 @@ def destroy(
     Raises:
         UsageError: there is no such lab, neither on record nor on the host.
         ConflictError: something in the lab's directory is not the lab's; nothing was taken away.
-        HyperscalerError: something could not be taken away.
+        HyperscalerError: something could not be taken away; or everything that can be told was, and with the record
+            lost nobody knows whether more on the boards was the lab's.
     """
     with working_on(world, name, "destroy", reporter, wait_seconds=wait_seconds, stop=stop) as work:
         paths = world.home.lab(name)
@@ -71,13 +79,18 @@ def destroy(
         work.begin(store)
         world.guests.end_work(paths)
         for lab, part in plans:
+            keep_found(lab, part, store)
+        for lab, part in plans:
             _revive(lab, reporter)
             Executor(lab.handlers, store, reporter, stop=stop).apply(part)
+        left = [line for lab, _ in plans for line in left_on_boards(lab, store.state, reporter)]
         forget_autostart(world, name)
         # Somebody may have put something there in the meantime.
         refuse_strangers(world, name, store.state, kept="the lab is gone, but its directory stays")
         _remove_directory(world, name)
         forget_hypervisor(world.home, name)
+        if left:
+            raise what_may_be_left(name, left)
         return DestroyResult(plan)
 
 
@@ -100,32 +113,35 @@ def _open(world: World, name: str, state: State) -> list[tuple[Lab, State]]:
     gpu = recorded.gpu or _gpu_backend(world, name, state)
     if hypervisor := recorded_hypervisor(world, state, name):
         return [(open_lab(world, name, Backends(hypervisor, gpu)), state)]
-    labs = [(open_lab(world, name, Backends(EMBEDDED, gpu)), state)]
-    if elsewhere := _elsewhere(world, name):
-        labs.insert(0, (open_lab(world, name, Backends(elsewhere)), State()))
-    return labs
+    elsewhere = [open_lab(world, name, Backends(uri)) for uri in _elsewhere(world, name)]
+    embedded = open_lab(world, name, Backends(EMBEDDED, gpu), elsewhere=elsewhere)
+    return [*((lab, State()) for lab in elsewhere), (embedded, state)]
 
 
-def _elsewhere(world: World, name: str) -> str:
-    """The URI of a libvirt that may have the lab; empty where surely none has.
+def _elsewhere(world: World, name: str) -> tuple[str, ...]:
+    """The URI of a libvirt that may have the lab; none where surely none has.
 
     Raises:
         HypervisorError: the host's own libvirt may have it and does not answer.
     """
     requested = _requested_hypervisor(world, name)
     if requested == EMBEDDED:
-        return ""
+        return ()
     if requested != "auto":
-        return requested
-    return SYSTEM if system_may_have(world, name) else ""
+        return (requested,)
+    return (SYSTEM,) if system_may_have(world, name) else ()
 
 
 def _gpu_backend(world: World, name: str, state: State) -> str:
-    """Which boards a lab has something of whose record does not say so: the host's ledger and its directory tell."""
+    """Which boards a lab has something of whose record does not say so: the host's ledger and its directory tell. With
+    the record lost, the host's boards are looked at in any case."""
     if world.home.lab(name).gpu.is_dir():
         return GpuBackend.SIMULATED.value
     on_record = any(isinstance(record.resource, BoardResource) for record in state.resources.values())
-    return GpuBackend.NVML.value if on_record or GpuLedger(world.home.gpu_owners).of(name) else ""
+    if on_record or GpuLedger(world.home.gpu_owners).of(name):
+        return GpuBackend.NVML.value
+    lost = HYPERVISOR_FACT not in state.facts
+    return GpuBackend.NVML.value if lost and has_boards(world) else ""
 
 
 def _requested_hypervisor(world: World, name: str) -> str:

@@ -478,6 +478,8 @@ class SimulatedHost:
     # ------------------------------------------------------------ boards
     def _gpus(self, backend: str, paths: LabPaths, devices: Sequence[GpuDeviceSpec] | None, *, dry: bool) -> GpuHost:
         if backend != GpuBackend.SIMULATED:
+            if not (self.machine / "gpus").is_dir():  # a machine without boards: looking leaves no trace
+                return self._assemble(self.files / "no-boards", None, self.home.gpu_owners, real=True)
             return self._assemble(self.machine / "gpus", None, self.home.gpu_owners, real=True)
         boards = [SimulatedBoard(item.id, item.model, item.pci_address) for item in devices] if devices else None
         directory = paths.gpu

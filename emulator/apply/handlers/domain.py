@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
@@ -133,6 +133,13 @@ class DomainHandler:
         hypervisor = self._session.view()
         infos = hypervisor.domains() if hypervisor else ()
         return tuple(_as_resource(lab, info) for info in infos if self._lab.owns_domain(info))
+
+
+def passed_devices(sessions: Iterable[HypervisorSession], lab: LabIdentity) -> tuple[Hostdev, ...]:
+    """What the lab's domains have of the host's devices, as they are stored and as they run."""
+    views = [view for session in sessions if (view := session.view()) is not None]
+    infos = [info for view in views for info in view.domains() if lab.owns_domain(info)]
+    return tuple(device for info in infos for device in (*info.hostdevs, *(info.live.hostdevs if info.live else ())))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from emulator.apply.handler import ApplyContext, Handle
 from emulator.apply.handlers.gpu_mode import required_mig_mode, switch_mig_mode
+from emulator.apply.handlers.gpu_traces import VFIO_DRIVER, traced_slices
 from emulator.apply.ledger import GpuLedger, functions_key, mode_key, slice_key
 from emulator.errors import GpuError, HyperscalerError
 from emulator.gpu.model import GpuInstance as Slice
@@ -43,7 +44,6 @@ class GpuHost:
 
 
 Gpus = Callable[[], GpuHost]
-VFIO_DRIVER = "vfio-pci"
 
 
 class MigModeHandler:
@@ -265,10 +265,12 @@ class GpuInstanceHandler:
 
     def _ours(self, gpus: GpuHost, resource: GpuInstance, handle: Handle) -> bool:
         """By the ledger; where that was lost, by the handle of a creation that came to its end. Either counts in the
-        boot of the host that it was made in alone: no slice outlives that, so what is there now was made by others."""
+        boot of the host that it was made in alone: no slice outlives that, so what is there now was made by others.
+        Where both are lost, the lab's vGPU on it tells."""
         key = slice_key(resource.pci_address, resource.profile, resource.start)
         if gpus.ledger.owner(key) is None:
-            return made_in_this_boot(gpus, handle)
+            place = (resource.pci_address, resource.profile, resource.start)
+            return made_in_this_boot(gpus, handle) or place in traced_slices(gpus, self._lab)
         return gpus.ledger.holds(self._lab, key)
 
     def ensure(self, resource: GpuInstance, previous: Resource | None, context: ApplyContext) -> Handle:
@@ -312,10 +314,12 @@ class GpuInstanceHandler:
             gpus.ledger.release(key, self._lab)
 
     def find(self, lab: str) -> Sequence[Resource]:
-        """Slices that the host's ledger gives to the lab, whether its journal knows them or not."""
+        """Slices that the host's ledger gives to the lab, whether its journal knows them or not, and those under
+        vGPUs of the lab."""
+        gpus = self._gpus()
         return tuple(
             gpu_instance(pci_address, pci_address, profile, Placement(start, 1))
-            for pci_address, profile, start in slices_of(self._gpus(), {lab})
+            for pci_address, profile, start in (*slices_of(gpus, {lab}), *sorted(traced_slices(gpus, lab)))
         )
 
 
