@@ -26,7 +26,6 @@ from emulator.apply.handler import StopFlag
 from emulator.apply.handlers.files import private_directory
 from emulator.apply.hypervisor_record import forget_hypervisor
 from emulator.apply.journal import Journal, sync_directory
-from emulator.apply.ledger import GpuLedger
 from emulator.apply.state import State, StateStore
 from emulator.errors import HyperscalerError, UsageError
 from emulator.plan.gpu_resources import BoardResource
@@ -138,7 +137,7 @@ def _gpu_backend(world: World, name: str, state: State) -> str:
     if world.home.lab(name).gpu.is_dir():
         return GpuBackend.SIMULATED.value
     on_record = any(isinstance(record.resource, BoardResource) for record in state.resources.values())
-    if on_record or GpuLedger(world.home.gpu_owners).of(name):
+    if on_record or world.board_ledger.of(name):
         return GpuBackend.NVML.value
     lost = HYPERVISOR_FACT not in state.facts
     return GpuBackend.NVML.value if lost and has_boards(world) else ""

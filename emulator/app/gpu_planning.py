@@ -98,7 +98,18 @@ def plan_gpus(spec: ClusterSpec, host: GpuHost | None, state: State, passed: Seq
         {(item.board, not item.whole) for node in answer.nodes.values() for item in node},
         {device: by_address[address] for device, address in addresses.items()},
     )
-    return GpuPlan(build_gpus(spec.name, addresses, answer.nodes), answer.notes)
+    resources = build_gpus(host.ledger.full_name(spec.name), addresses, answer.nodes)
+    return GpuPlan(_as_made(resources, state), answer.notes)
+
+
+def _as_made(gpus: GpuResources, state: State) -> GpuResources:
+    """vGPUs on record keep their UUIDs: older versions made them without the home, and guests need not restart."""
+    made = {key: record.resource.uuid for key, record in state.resources.items() if isinstance(record.resource, Vgpu)}
+    kept = (
+        dataclasses.replace(item, uuid=made.get(item.id, item.uuid)) if isinstance(item, Vgpu) else item
+        for item in gpus.resources
+    )
+    return dataclasses.replace(gpus, resources=tuple(kept))
 
 
 def boards_kept(gpus: Callable[[], GpuHost] | None) -> AbstractContextManager[None]:

@@ -97,9 +97,7 @@ def with_gpu_needs(found: Sequence[Resource]) -> tuple[Resource, ...]:
 
 def _open(world: World, name: str, state: State) -> Lab:
     recorded = recorded_backends(state)
-    return open_lab(
-        world, name, dataclasses.replace(recorded, gpu=recorded_backend(world.home, name, state), devices=None)
-    )
+    return open_lab(world, name, dataclasses.replace(recorded, gpu=recorded_backend(world, name, state), devices=None))
 
 
 def refuse_running(lab: Lab, state: State) -> None:

@@ -124,7 +124,8 @@ def open_lab(
         wanted = namespace_name(world.home, lab)
         return Hypervisor(name="embedded", directory=str(world.home.lab(lab).hypervisor), namespace=wanted)
 
-    sessions = (session, *(lab.session for lab in elsewhere))
+    # Without a record nobody may know the hypervisor; then only the boards are asked.
+    sessions = (*((session,) if hypervisor else ()), *(lab.session for lab in elsewhere))
 
     def passed() -> tuple[Hostdev, ...]:
         return passed_devices(sessions, identity)

@@ -49,11 +49,18 @@ class VgpuHandler:
         if made_in_this_boot(gpus, handle):
             functions.add(handle.get("parent"))
         for device in host.devices():
-            if device.uuid is not None and str(device.uuid) == resource.uuid:
+            if device.uuid is not None and str(device.uuid) == resource.uuid and not self._of_others(device):
                 return device
             if device.uuid is None and device.parent in functions and self._fits(resource, device):
                 return device
         return None
+
+    def _of_others(self, device: VgpuDevice) -> bool:
+        """Whether the ledger gives a mediated device to another lab. Older versions gave labs of the same name in two
+        homes the same UUIDs, and so does a home that was copied."""
+        end = f"/vgpu/{device.uuid}/{device.parent}"
+        owners = {owner for key, owner in self._gpus().ledger.in_effect().items() if key.endswith(end)}
+        return bool(owners - {self._lab})
 
     def _claimed(self, resource: Vgpu, keys: Sequence[str]) -> str | None:
         """The function that one of the `keys` of the ledger gives to this vGPU."""
@@ -159,7 +166,8 @@ class VgpuHandler:
         UUIDs tell their slices, too."""
         gpus = self._gpus()
         slices = {
-            str(vgpu_uuid(lab, pci_address, profile, start)): (profile, start)
+            str(vgpu_uuid(name, pci_address, profile, start)): (profile, start)
+            for name in (lab, gpus.ledger.full_name(lab))  # older versions left the home out
             for pci_address, profile, start in slices_of(gpus, {lab})
         }
         claimed = {

@@ -39,7 +39,7 @@ def traced_vgpus(gpus: GpuHost, lab: str) -> tuple[TracedVgpu, ...]:
 
     NVML is asked only where there are vGPUs without an owner.
     """
-    claimed = gpus.ledger.in_effect()
+    claimed, name = gpus.ledger.in_effect(), gpus.ledger.full_name(lab)
     found = []
     for device in gpus.vgpus(VgpuFramework.MDEV).devices():
         board = _board_of(gpus, device.parent)
@@ -47,7 +47,7 @@ def traced_vgpus(gpus: GpuHost, lab: str) -> tuple[TracedVgpu, ...]:
             continue
         for profile in gpus.nvml.profiles(board.address):
             for place in profile.placements or ():
-                if str(vgpu_uuid(lab, board.address, profile.name, place.start)) == str(device.uuid):
+                if str(vgpu_uuid(name, board.address, profile.name, place.start)) == str(device.uuid):
                     trace = TracedVgpu(board.address, profile.name, place.start, str(device.uuid), device.parent)
                     found.append(trace)
     return tuple(found)
