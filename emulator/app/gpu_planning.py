@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
-from emulator.apply.handlers.gpu_carve import GpuHost, made_in_this_boot, slices_of
+from emulator.apply.handlers.gpu_carve import GpuHost, made_in_this_boot, settled_handle, slices_of
 from emulator.apply.handlers.gpu_traces import traced_boards, traced_slices
 from emulator.apply.ledger import slice_key, whole_boards
 from emulator.apply.state import State
@@ -165,7 +165,7 @@ def _foreign(host: GpuHost, lab: str, gpu: Gpu, state: State) -> tuple[GpuInstan
         if isinstance(record.resource, GpuInstanceResource):
             slice_ = record.resource
             key = slice_key(slice_.pci_address, slice_.profile, slice_.start)
-            if host.ledger.owner(key) is None and made_in_this_boot(host, record.handle):
+            if host.ledger.owner(key) is None and made_in_this_boot(host, settled_handle(record)):
                 mine.add(key)
     mine |= {slice_key(*place) for place in traced_slices(host, lab)}
     there = tuple(

@@ -8,15 +8,16 @@ from collections.abc import Sequence
 from emulator.app.gpus import host_gpus
 from emulator.app.lab import Lab
 from emulator.app.world import World
-from emulator.apply.handlers.gpu_carve import GpuHost
+from emulator.apply.handlers.gpu_carve import GpuHost, made_in_this_boot, settled_handle
 from emulator.apply.handlers.gpu_traces import VFIO_DRIVER, boards_with_traces
-from emulator.apply.ledger import functions_key, mode_key, slice_key
+from emulator.apply.ledger import functions_key, mode_key, slice_key, vgpu_key
 from emulator.apply.state import State, StateStore
 from emulator.errors import HyperscalerError
 from emulator.gpu_ports import VgpuFramework
 from emulator.host.gpus import NVIDIA_VENDOR
 from emulator.plan.gpu_resources import GpuInstance, Vgpu, WholeGpu
-from emulator.plan.model import Action, Plan
+from emulator.plan.model import Action, Plan, Recorded
+from emulator.plan.resources import Resource
 from emulator.progress import Reporter
 
 LOST_BOARDS_FACT = "lost-boards"
@@ -34,31 +35,44 @@ def keep_found(lab: Lab, plan: Plan, store: StateStore) -> None:
     if lab.gpus is None:
         return
     gpus, recorded = lab.gpus(), store.state.resources
-    keys: dict[str, Action] = {}
-    lost = set()
     with gpus.ledger.layout():
         owners = gpus.ledger.read()
-        for change in plan.changes:
-            item = change.resource
-            if item.id in recorded or change.action not in (Action.DELETE, Action.ADOPT):
-                continue
-            match item:
-                case GpuInstance():
-                    key = slice_key(item.pci_address, item.profile, item.start)
-                case WholeGpu():
-                    key = item.pci_address
-                case _:
-                    continue
-            if key not in owners:
-                keys[key] = change.action
-                lost |= set() if isinstance(item, WholeGpu) else {item.pci_address}
+        records = [(change, recorded.get(change.resource.id)) for change in plan.changes]
+        unclaimed = [
+            (change, record, key)
+            for change, record in records
+            if (key := _key(change.resource, record)) and key not in owners
+        ]
+        found = [change for change, record, _ in unclaimed if record is None and change.action in _THERE]
+        lost = {change.resource.pci_address for change in found if isinstance(change.resource, GpuInstance)}
         ours = {record.handle.get("parent") for record in recorded.values() if isinstance(record.resource, Vgpu)}
         lost |= boards_with_traces(gpus, [item for item in lab.passed() if item.address not in ours])
         known = set(store.state.facts.get(LOST_BOARDS_FACT, "").split())
-        if lost - known:
+        if gpus.real and lost - known:  # simulated boards go with the lab's directory
             store.fact(LOST_BOARDS_FACT, " ".join(sorted(lost | known)))
-        for key in (key for key, action in keys.items() if action is Action.DELETE):
-            gpus.ledger.claim(key, lab.name)
+        for change, record, key in unclaimed:
+            if change.action is Action.DELETE and (record is None or _made(gpus, record)):
+                gpus.ledger.claim(key, lab.name)
+
+
+_THERE = (Action.DELETE, Action.ADOPT)
+
+
+def _key(resource: Resource, record: Recorded | None) -> str:
+    """What the ledger calls a slice, a vGPU on record or a whole board; empty for anything else."""
+    match resource:
+        case GpuInstance():
+            return slice_key(resource.pci_address, resource.profile, resource.start)
+        case WholeGpu():
+            return resource.pci_address
+        case Vgpu() if record is not None and "parent" in record.handle:
+            return vgpu_key(resource.pci_address, resource.uuid, str(record.handle["parent"]))
+    return ""
+
+
+def _made(gpus: GpuHost, record: Recorded) -> bool:
+    """Whether a slice or vGPU is the lab's by its record; that no longer counts once a delete of it has begun."""
+    return isinstance(record.resource, GpuInstance | Vgpu) and made_in_this_boot(gpus, settled_handle(record))
 
 
 def left_on_boards(lab: Lab, state: State, reporter: Reporter) -> tuple[str, ...]:
@@ -66,11 +80,11 @@ def left_on_boards(lab: Lab, state: State, reporter: Reporter) -> tuple[str, ...
 
     Whether MIG mode and virtual functions were on before the lab came stood in the ledger alone.
     """
-    boards = state.facts.get(LOST_BOARDS_FACT, "").split()
+    if lab.gpus is None:
+        return ()
     commands: list[str] = []
-    for board in boards if lab.gpus is not None else ():
-        found = _left_on(lab.gpus(), board) if lab.gpus else {}
-        if found:
+    for board in state.facts.get(LOST_BOARDS_FACT, "").split():
+        if found := _left_on(lab.gpus(), board):
             reporter.warn(
                 f"board {board} still has {', '.join(found)}, and with the records of the lab nobody knows any more "
                 f"whether that was so before; if not: {'; '.join(found.values())}"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from uuid import UUID
 
 from emulator.apply.handler import ApplyContext, Handle
-from emulator.apply.handlers.gpu_carve import GpuHost, Gpus, made_in_this_boot, slices_of, surely_not
+from emulator.apply.handlers.gpu_carve import GpuHost, Gpus, made_in_this_boot, settled_handle, slices_of, surely_not
 from emulator.apply.handlers.gpu_traces import VFIO_DRIVER, traced_boards, traced_vgpus
 from emulator.apply.ledger import vgpu_key, whole_boards
 from emulator.errors import GpuError
@@ -34,7 +34,7 @@ class VgpuHandler:
         mode = gpus.nvml.mig_mode(resource.pci_address) if framework is not VgpuFramework.NONE else None
         if mode is None or not mode.current:
             return Observation(Presence.ABSENT)
-        device = self._existing(gpus.vgpus(framework), resource, record.handle if record else {})
+        device = self._existing(gpus.vgpus(framework), resource, settled_handle(record))
         if device is None:
             return Observation(Presence.ABSENT)
         if not self._fits(resource, device):
@@ -149,17 +149,19 @@ class VgpuHandler:
         return tuple(sorted(names, key=lambda name: (len(name), name)))
 
     def delete(self, resource: Vgpu, handle: Handle, context: ApplyContext) -> None:
-        del context
         gpus = self._gpus()
         with gpus.ledger.layout():
             framework = gpus.pci.framework(resource.pci_address)
             if framework is not VgpuFramework.NONE:
                 host = gpus.vgpus(framework)
-                device = self._existing(host, resource, handle)
+                device = self._existing(host, resource, {} if context.resumed else handle)
                 if device is not None and self._fits(resource, device):
+                    gpus.ledger.claim(vgpu_key(resource.pci_address, resource.uuid, device.parent), self._lab)
                     host.remove(device)
-            if (function := self._claimed(resource, gpus.ledger.of(self._lab))) is not None:
-                gpus.ledger.release(vgpu_key(resource.pci_address, resource.uuid, function), self._lab)
+            start = vgpu_key(resource.pci_address, resource.uuid, "")
+            for key in gpus.ledger.of(self._lab):
+                if key.startswith(start):
+                    gpus.ledger.release(key, self._lab)
 
     def find(self, lab: str) -> Sequence[Resource]:
         """vGPUs that the host's ledger gives to the lab, and those that bear the lab's UUIDs and are in no ledger; the

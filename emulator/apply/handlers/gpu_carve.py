@@ -22,7 +22,7 @@ from emulator.gpu_ports import (
     VgpuHost,
 )
 from emulator.plan.gpu_resources import BoardResource, GpuInstance, MigMode, VirtualFunctions
-from emulator.plan.model import Observation, Presence, Recorded
+from emulator.plan.model import Action, Observation, Presence, Recorded
 from emulator.plan.resources import Resource
 from emulator.units import natural
 
@@ -252,7 +252,7 @@ class GpuInstanceHandler:
         for instance in gpus.nvml.instances(resource.pci_address):
             if not instance.placement.overlaps(resource.placement):
                 continue
-            if _is(resource, instance) and self._ours(gpus, resource, record.handle if record else {}):
+            if _is(resource, instance) and self._ours(gpus, resource, settled_handle(record)):
                 return Observation(Presence.OURS)
             key = slice_key(resource.pci_address, instance.profile, instance.placement.start)
             if gpus.ledger.holds(self._lab, key):
@@ -301,13 +301,13 @@ class GpuInstanceHandler:
             return {"gpu_instance_id": made.gi_id, "boot": gpus.ledger.boot_id()}
 
     def delete(self, resource: GpuInstance, handle: Handle, context: ApplyContext) -> None:
-        del context
         gpus = self._gpus()
         with gpus.ledger.layout():
             key = slice_key(resource.pci_address, resource.profile, resource.start)
-            if not self._ours(gpus, resource, handle):
+            if not self._ours(gpus, resource, {} if context.resumed else handle):
                 gpus.ledger.release(key, self._lab)  # a reservation from before a reboot
                 return
+            gpus.ledger.claim(key, self._lab)  # where only the handle told: it does not count once this has begun
             mode = gpus.nvml.mig_mode(resource.pci_address)
             if mode is not None and mode.current:
                 gpus.nvml.destroy_instance(resource.pci_address, _profile_id(gpus, resource), resource.start)
@@ -321,6 +321,12 @@ class GpuInstanceHandler:
             gpu_instance(pci_address, pci_address, profile, Placement(start, 1))
             for pci_address, profile, start in (*slices_of(gpus, {lab}), *sorted(traced_slices(gpus, lab)))
         )
+
+
+def settled_handle(record: Recorded | None) -> Handle:
+    """The handle of something that no run has begun to delete; nothing of one that may have: such a run strikes out
+    the claim once the thing is gone, and what is there without a claim may be somebody else's, made since."""
+    return record.handle if record is not None and record.open_action != Action.DELETE.value else {}
 
 
 def made_in_this_boot(gpus: GpuHost, handle: Handle) -> bool:
