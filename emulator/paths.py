@@ -224,7 +224,8 @@ class Home:
 
     @property
     def gpu_owners(self) -> Path:
-        """Ledger of the slices that labs have on this host's boards."""
+        """Ledger of the slices that labs have on this host's boards; for root that of `system` counts, whatever home a
+        lab is in."""
         return self.root / "gpu-owners.json"
 
     @property

@@ -10,8 +10,16 @@ from emulator.app.autostart import forget_autostart, has_autostart
 from emulator.app.files import load_recorded_lab
 from emulator.app.lab import Backends, Lab, open_lab
 from emulator.app.ledger_repair import mend_ledgers
+from emulator.app.lost_boards import has_boards, keep_found, left_on_boards, what_may_be_left
 from emulator.app.own_record import open_record
-from emulator.app.planning import plan_destroy, recorded_backends, recorded_hypervisor, refuse_blocked, system_may_have
+from emulator.app.planning import (
+    HYPERVISOR_FACT,
+    plan_destroy,
+    recorded_backends,
+    recorded_hypervisor,
+    refuse_blocked,
+    system_may_have,
+)
 from emulator.app.strangers import refuse_strangers
 from emulator.app.work import tell_damage, working_on
 from emulator.app.world import EMBEDDED, SYSTEM, World
@@ -20,7 +28,6 @@ from emulator.apply.handler import StopFlag
 from emulator.apply.handlers.files import private_directory
 from emulator.apply.hypervisor_record import forget_hypervisor
 from emulator.apply.journal import sync_directory
-from emulator.apply.ledger import GpuLedger
 from emulator.apply.state import State
 from emulator.errors import HyperscalerError, UsageError
 from emulator.plan.gpu_resources import BoardResource
@@ -58,7 +65,8 @@ def destroy(
         ConflictError: something in the lab's directory is not the lab's, its journal is another lab's (the directory
             was copied or renamed), or a machine that cannot be told to be the lab's has a node's UUID or runs on a
             node's disk; nothing was taken away.
-        HyperscalerError: something could not be taken away.
+        HyperscalerError: something could not be taken away; or everything that can be told was, and with the record
+            lost nobody knows whether more on the boards was the lab's.
     """
     with working_on(world, name, "destroy", reporter, wait_seconds=wait_seconds, stop=stop) as work:
         world, store = open_record(world, name)
@@ -88,12 +96,17 @@ def destroy(
         forget_autostart(world, name)
         world.guests.end_work(paths)
         for lab, part in plans:
+            keep_found(lab, part, store)
+        for lab, part in plans:
             _revive(lab, reporter)
             Executor(lab.handlers, store, reporter, stop=stop).apply(part)
+        left = [line for lab, _ in plans for line in left_on_boards(lab, store.state, reporter)]
         # Somebody may have put something there in the meantime.
         refuse_strangers(world, name, store.state, kept="the lab is gone, but its directory stays")
         _remove_directory(world, name)
         forget_hypervisor(world.home, name)
+        if left:
+            raise what_may_be_left(name, left)
         return DestroyResult(plan)
 
 
@@ -116,32 +129,35 @@ def _open(world: World, name: str, state: State) -> list[tuple[Lab, State]]:
     gpu = recorded.gpu or _gpu_backend(world, name, state)
     if hypervisor := recorded_hypervisor(world, state, name):
         return [(open_lab(world, name, Backends(hypervisor, gpu)), state)]
-    labs = [(open_lab(world, name, Backends(EMBEDDED, gpu)), state)]
-    if elsewhere := _elsewhere(world, name):
-        labs.insert(0, (open_lab(world, name, Backends(elsewhere)), State()))
-    return labs
+    elsewhere = [open_lab(world, name, Backends(uri)) for uri in _elsewhere(world, name)]
+    embedded = open_lab(world, name, Backends(EMBEDDED, gpu), elsewhere=elsewhere)
+    return [*((lab, State()) for lab in elsewhere), (embedded, state)]
 
 
-def _elsewhere(world: World, name: str) -> str:
-    """The URI of a libvirt that may have the lab; empty where surely none has.
+def _elsewhere(world: World, name: str) -> tuple[str, ...]:
+    """The URI of a libvirt that may have the lab; none where surely none has.
 
     Raises:
         HypervisorError: the host's own libvirt may have it and does not answer.
     """
     requested = _requested_hypervisor(world, name)
     if requested == EMBEDDED:
-        return ""
+        return ()
     if requested != "auto":
-        return requested
-    return SYSTEM if system_may_have(world, name) else ""
+        return (requested,)
+    return (SYSTEM,) if system_may_have(world, name) else ()
 
 
 def _gpu_backend(world: World, name: str, state: State) -> str:
-    """Which boards a lab has something of whose record does not say so: the host's ledger and its directory tell."""
+    """Which boards a lab has something of whose record does not say so: the host's ledger and its directory tell. With
+    the record lost, the host's boards are looked at in any case."""
     if world.home.lab(name).gpu.is_dir():
         return GpuBackend.SIMULATED.value
     on_record = any(isinstance(record.resource, BoardResource) for record in state.resources.values())
-    return GpuBackend.NVML.value if on_record or GpuLedger(world.home.gpu_owners).of(name) else ""
+    if on_record or world.board_ledger.of(name):
+        return GpuBackend.NVML.value
+    lost = HYPERVISOR_FACT not in state.facts
+    return GpuBackend.NVML.value if lost and has_boards(world) else ""
 
 
 def _requested_hypervisor(world: World, name: str) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
-from emulator.apply.handlers.gpu_carve import GpuHost, made_in_this_boot, slices_of
+from emulator.apply.handlers.gpu_carve import GpuHost, made_in_this_boot, settled_handle, slices_of
+from emulator.apply.handlers.gpu_traces import traced_boards, traced_slices
 from emulator.apply.ledger import slice_key, whole_boards
 from emulator.apply.state import State
 from emulator.errors import ConflictError, HostNotFitError
@@ -25,6 +26,7 @@ from emulator.plan.gpu_build import build_gpus, current_assignments
 from emulator.plan.gpu_resources import GpuInstance as GpuInstanceResource
 from emulator.plan.gpu_resources import MigMode, Vgpu, VirtualFunctions, WholeGpu
 from emulator.plan.model import Action, Plan
+from emulator.ports import Hostdev
 from emulator.spec.model import ClusterSpec, GpuBackend
 
 GPU_FACT = "gpu"
@@ -58,8 +60,11 @@ def backend_of(state: State, spec: ClusterSpec) -> str:
     return wanted.value
 
 
-def plan_gpus(spec: ClusterSpec, host: GpuHost | None, state: State) -> GpuPlan:
+def plan_gpus(spec: ClusterSpec, host: GpuHost | None, state: State, passed: Sequence[Hostdev] = ()) -> GpuPlan:
     """Place what the nodes ask for around what is on the boards already; slices in use stay where they are.
+
+    Args:
+        passed: what guests of the lab have of the host's devices.
 
     Raises:
         HostNotFitError: the boards are not what the file says, or what is asked for does not fit.
@@ -67,7 +72,7 @@ def plan_gpus(spec: ClusterSpec, host: GpuHost | None, state: State) -> GpuPlan:
     if host is None or not spec.gpu.devices:
         return GpuPlan()
     gpus = discover_gpus(host.nvml, host.pci)
-    require_devices(spec.gpu.devices, gpus, out=whole_boards(host.ledger.read()))
+    require_devices(spec.gpu.devices, gpus, out=(*whole_boards(host.ledger.read()), *traced_boards(host, passed)))
     by_address = {gpu.pci_address: gpu for gpu in gpus}
     boards = board_states(
         spec.gpu,
@@ -93,7 +98,18 @@ def plan_gpus(spec: ClusterSpec, host: GpuHost | None, state: State) -> GpuPlan:
         {(item.board, not item.whole) for node in answer.nodes.values() for item in node},
         {device: by_address[address] for device, address in addresses.items()},
     )
-    return GpuPlan(build_gpus(spec.name, addresses, answer.nodes), answer.notes)
+    resources = build_gpus(host.ledger.full_name(spec.name), addresses, answer.nodes)
+    return GpuPlan(_as_made(resources, state), answer.notes)
+
+
+def _as_made(gpus: GpuResources, state: State) -> GpuResources:
+    """vGPUs on record keep their UUIDs: older versions made them without the home, and guests need not restart."""
+    made = {key: record.resource.uuid for key, record in state.resources.items() if isinstance(record.resource, Vgpu)}
+    kept = (
+        dataclasses.replace(item, uuid=made.get(item.id, item.uuid)) if isinstance(item, Vgpu) else item
+        for item in gpus.resources
+    )
+    return dataclasses.replace(gpus, resources=tuple(kept))
 
 
 def boards_kept(gpus: Callable[[], GpuHost] | None) -> AbstractContextManager[None]:
@@ -149,8 +165,9 @@ def _foreign(host: GpuHost, lab: str, gpu: Gpu, state: State) -> tuple[GpuInstan
         if isinstance(record.resource, GpuInstanceResource):
             slice_ = record.resource
             key = slice_key(slice_.pci_address, slice_.profile, slice_.start)
-            if host.ledger.owner(key) is None and made_in_this_boot(host, record.handle):
+            if host.ledger.owner(key) is None and made_in_this_boot(host, settled_handle(record)):
                 mine.add(key)
+    mine |= {slice_key(*place) for place in traced_slices(host, lab)}
     there = tuple(
         instance
         for instance in (gpu.board.instances if gpu.board else ())

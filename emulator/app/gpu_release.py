@@ -10,6 +10,7 @@ from emulator.app.gpu_map import write_mdev_map
 from emulator.app.gpus import recorded_backend
 from emulator.app.lab import Lab, open_lab
 from emulator.app.ledger_repair import mend_ledgers
+from emulator.app.lost_boards import keep_found
 from emulator.app.own_record import open_record
 from emulator.app.planning import recorded_backends
 from emulator.app.work import tell_damage, working_on
@@ -70,6 +71,7 @@ def release(
         paths.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         store.rewrite_damaged()
         work.begin(store)
+        keep_found(lab, plan, store)
         try:
             Executor(handlers, store, reporter, stop=stop).apply(plan)
         finally:
@@ -97,9 +99,7 @@ def with_gpu_needs(found: Sequence[Resource]) -> tuple[Resource, ...]:
 
 def _open(world: World, name: str, state: State) -> Lab:
     recorded = recorded_backends(state)
-    return open_lab(
-        world, name, dataclasses.replace(recorded, gpu=recorded_backend(world.home, name, state), devices=None)
-    )
+    return open_lab(world, name, dataclasses.replace(recorded, gpu=recorded_backend(world, name, state), devices=None))
 
 
 def refuse_running(lab: Lab, state: State) -> None:

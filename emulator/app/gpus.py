@@ -11,7 +11,7 @@ from emulator.app.gpu_planning import GPU_FACT
 from emulator.app.world import World
 from emulator.apply.handlers.gpu_carve import GpuHost
 from emulator.apply.journal import Journal
-from emulator.apply.ledger import GpuLedger, slice_key
+from emulator.apply.ledger import slice_key
 from emulator.apply.state import State, StateStore
 from emulator.errors import UsageError
 from emulator.gpu.allocate import GpuAllocation, allocate, board_states
@@ -153,9 +153,9 @@ def recorded_states(home: Home, lab: str | None = None) -> Mapping[str, State]:
     return {name: recorded_state(home, name) for name in ([lab] if lab else lab_names(home))}
 
 
-def recorded_backend(home: Home, lab: str, state: State) -> str:
+def recorded_backend(world: World, lab: str, state: State) -> str:
     """`nvml` or `simulated`, by the record or, where that is lost, by the host's GPU ledger; empty without GPUs."""
-    return state.facts.get(GPU_FACT, "") or ("nvml" if GpuLedger(home.gpu_owners).of(lab) else "")
+    return state.facts.get(GPU_FACT, "") or ("nvml" if world.board_ledger.of(lab) else "")
 
 
 # ---------------------------------------------------------------- opening, for looking only
@@ -181,7 +181,7 @@ def gpus_of_lab(world: World, lab: str) -> GpuHost:
     paths = world.home.lab(lab)
     if not paths.root.is_dir():
         raise UsageError(f"there is no lab {lab}", fix="hyperscaler status lists the labs")
-    backend = recorded_backend(world.home, lab, recorded_state(world.home, lab))
+    backend = recorded_backend(world, lab, recorded_state(world.home, lab))
     if not backend:
         raise UsageError(f"lab {lab} has no GPUs", fix="hyperscaler gpu top shows the host's boards")
     return world.gpus(backend, paths, None, dry=True)

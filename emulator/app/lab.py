@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -13,7 +13,7 @@ from emulator.app.session import LazySession
 from emulator.app.world import EMBEDDED, Access, World
 from emulator.apply.executor import HandlerTable
 from emulator.apply.handler import Handle
-from emulator.apply.handlers.domain import DomainHandler
+from emulator.apply.handlers.domain import DomainHandler, passed_devices
 from emulator.apply.handlers.files import SecretHandler, SshKeyPairHandler, public_key
 from emulator.apply.handlers.firewall import FirewallHandler
 from emulator.apply.handlers.gpu_attach import VgpuHandler, WholeGpuHandler, hostdevs_of
@@ -64,7 +64,7 @@ class Backends:
 @dataclass(frozen=True, slots=True)
 class Lab:
     """`namespace` is set for an embedded hypervisor; `images` knows which images were looked at; `gpus` opens the
-    boards, None for a lab without.
+    boards, None for a lab without; `passed` tells what guests of the lab have of the host's devices.
     """
 
     name: str
@@ -75,6 +75,7 @@ class Lab:
     session: LazySession
     handlers: HandlerTable
     images: Images
+    passed: Callable[[], tuple[Hostdev, ...]]
     gpus: Callable[[], GpuHost] | None = None
 
     def access(self, user: str, gpus: Mapping[str, tuple[NodeGpu, ...]] | None = None) -> Access:
@@ -100,11 +101,13 @@ def identity_of(home: Home, lab: str) -> LabIdentity:
     return LabIdentity(lab, home.id, paths.disks, inherits=paths.root.is_dir() or home.root == Home.system().root)
 
 
-def open_lab(world: World, name: str, backends: Backends, *, images: Images | None = None) -> Lab:
+def open_lab(
+    world: World, name: str, backends: Backends, *, images: Images | None = None, elsewhere: Sequence[Lab] = ()
+) -> Lab:
     """Assemble the lab of this name; touches nothing yet.
 
     `images` are those of the lab as it was opened for the plan that is now applied: disks are made from what the plan
-    looked at.
+    looked at. `elsewhere` is the lab on other hypervisors that may have guests of it.
     """
     hypervisor = backends.hypervisor
     paths = world.home.lab(name)
@@ -120,6 +123,12 @@ def open_lab(world: World, name: str, backends: Backends, *, images: Images | No
     def expected(lab: str) -> Hypervisor:
         wanted = namespace_name(world.home, lab)
         return Hypervisor(name="embedded", directory=str(world.home.lab(lab).hypervisor), namespace=wanted)
+
+    # Without a record nobody may know the hypervisor; then only the boards are asked.
+    sessions = (*((session,) if hypervisor else ()), *(lab.session for lab in elsewhere))
+
+    def passed() -> tuple[Hostdev, ...]:
+        return passed_devices(sessions, identity)
 
     gpus = _gpu_opener(world, paths, backends)
     images = images or world.images(backends.kubernetes)
@@ -148,11 +157,11 @@ def open_lab(world: World, name: str, backends: Backends, *, images: Images | No
             VirtualFunctions.kind: VirtualFunctionsHandler(gpus, name),
             GpuInstance.kind: GpuInstanceHandler(gpus, name),
             Vgpu.kind: VgpuHandler(gpus, name),
-            WholeGpu.kind: WholeGpuHandler(gpus, name),
+            WholeGpu.kind: WholeGpuHandler(gpus, name, passed),
         }
     if namespace is not None:
         handlers = {Hypervisor.kind: HypervisorHandler(world.daemon, session, expected), **handlers}
-    return Lab(name, identity, paths, backends, namespace, session, handlers, images, gpus)
+    return Lab(name, identity, paths, backends, namespace, session, handlers, images, passed, gpus)
 
 
 def _gpu_opener(world: World, paths: LabPaths, backends: Backends) -> Callable[[], GpuHost] | None:

@@ -97,7 +97,7 @@ def recorded_backends(state: State) -> Backends:
 def plan_lab(lab: Lab, state: State, spec: ClusterSpec, acceleration: AccelerationChoice) -> Plan:
     """What `provision` would do."""
     placement = Placement(lab.paths, lab.namespace, acceleration.accelerated)
-    gpus = plan_gpus(spec, lab.gpus() if lab.gpus else None, state)
+    gpus = plan_gpus(spec, lab.gpus() if lab.gpus else None, state, lab.passed() if lab.gpus else ())
     wanted = build(spec, placement, gpus.resources)
     recorded = dict(state.resources)
     with lab.session.pictured():

@@ -18,6 +18,7 @@ from emulator.app.gpu_planning import GPU_FACT, beside_slices, boards_kept, node
 from emulator.app.kubeconfigs import hand_out_kubeconfigs
 from emulator.app.lab import Lab, open_lab
 from emulator.app.ledger_repair import mend_ledgers
+from emulator.app.lost_boards import keep_found
 from emulator.app.own_record import open_record
 from emulator.app.planning import HYPERVISOR_FACT, backends_of, plan_lab, refuse_blocked
 from emulator.app.rotation import Rotator
@@ -89,6 +90,7 @@ def provision(world: World, loaded: LoadedLab, options: Options, reporter: Repor
             return ProvisionResult(plan, declined=True)
         _prepare(world, lab, store, loaded.source, work)
         lab = open_lab(world, spec.name, dataclasses.replace(lab.backends, dry=False), images=lab.images)
+        keep_found(lab, plan, store)
         plan = _hold_places(lab, store, spec, acceleration, plan, reporter)
         rotator = Rotator(world, lab, store, spec, reporter, stop)
         rotator.settle()

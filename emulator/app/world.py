@@ -12,6 +12,7 @@ from emulator.access.model import LabUser
 from emulator.apply.handler import StopFlag
 from emulator.apply.handlers.gpu_carve import GpuHost
 from emulator.apply.handlers.image import Images
+from emulator.apply.ledger import GpuLedger
 from emulator.filter_ports import PacketFilter
 from emulator.host.facts import HostFacts
 from emulator.inventory.model import NodeGpu
@@ -193,7 +194,8 @@ class Units(Protocol):
 class World:
     """Ports and choosers.
 
-    `host_locks` is the directory of the locks around what labs of all homes share. `choose_hypervisor` maps the file's
+    `host_locks` is the directory of the locks around what labs of all homes share; `board_ledger` says which of them
+    has what of the host's own boards. `choose_hypervisor` maps the file's
     `hypervisor.uri` to `embedded` or a libvirt URI; `system_hypervisor` looks at the host's own libvirt on behalf of a
     lab. `images` opens the store for labs with this Kubernetes, which is an input of their image. What
     `connect` and `packet_filter` take last is the argv prefix that enters the network namespace of the guests.
@@ -201,6 +203,7 @@ class World:
 
     home: Home
     host_locks: Path
+    board_ledger: GpuLedger
     runner: ProcessRunner
     disks: DiskTool
     images: Callable[[KubernetesSpec | None], Images]

@@ -239,7 +239,8 @@ class Executor:
         def report(line: str) -> None:
             self._reporter.event(Event("apply", subject, Status.RUNNING, line, time.monotonic() - started))
 
-        context = ApplyContext(lab, self._store.handle, report)
+        resumed = self._store.open_action(subject) == Action.DELETE.value
+        context = ApplyContext(lab, self._store.handle, report, resumed)
         action = Action.DELETE.value if step.is_delete else step.action.value
         self._reporter.event(Event("apply", subject, Status.STARTED, f"{action}: {step.reason}"))
         self._store.begin(action, step.resource)

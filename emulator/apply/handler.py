@@ -16,11 +16,14 @@ Handle = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class ApplyContext:
-    """`handle(resource_id)` gives the handle of something that was made before; `report` takes a live line."""
+    """`handle(resource_id)` gives the handle of something that was made before; `report` takes a live line. `resumed`
+    says that an earlier run had begun to delete it: what is there now may be somebody else's, made since.
+    """
 
     lab: str
     handle: Callable[[str], Handle]
     report: Callable[[str], None] = field(default=lambda _line: None)
+    resumed: bool = False
 
 
 class Handler(Protocol[R_contra]):

@@ -3,6 +3,8 @@
 A GPU instance carries no mark of its maker, nor does MIG mode, and a lab's journal can be lost; so the owner of
 each is also written down in one file per host, next to the labs, not inside one. A claim is written before the
 effect and struck out after the removal.
+
+Labs of the default home are in the file by their names, those of other homes as `LAB in HOME`.
 """
 
 from __future__ import annotations
@@ -10,16 +12,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import shlex
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 from emulator.apply.handlers.files import write_whole
 from emulator.apply.lock import exclusive_lock
 from emulator.apply.state import read_boot_id
 from emulator.errors import ConflictError, StateError
+from emulator.paths import Home
 
 VERSION = 2  # 1 had neither boots nor a checksum
 LAYOUT_SECONDS = 600.0
@@ -53,6 +59,17 @@ def whole_boards(keys: Iterable[str]) -> tuple[str, ...]:
     return tuple(key for key in keys if "/" not in key)
 
 
+_IN = " in "
+"""Between a lab's name and its home; neither has blanks (`Home.id` is percent-encoded)."""
+
+
+def release_command(owner: str) -> str:
+    """The command that gives the boards of a lab back; `owner` may name its home."""
+    lab, _, home = owner.partition(_IN)
+    release = f"hyperscaler gpu release {lab}"
+    return f"HYPERSCALER_HOME={shlex.quote(unquote(home))} {release}" if home else release
+
+
 class LedgerDamagedError(StateError):
     """The ledger's content cannot be believed; `emulator.app.ledger_repair` writes it anew from the labs' records."""
 
@@ -76,15 +93,56 @@ class GpuLedger:
     A reboot takes slices and vGPUs away. The claims on them stay, as reservations of their places, but what is found
     there afterwards is not the lab's until it is made and claimed again (`holds`, `held`).
 
+    A ledger is seen from one home: that one's labs go by their names alone here, those of others as `LAB in HOME`.
+
     Args:
+        home: the id of the home it is seen from; empty for the default one, beside whose labs the ledger lies.
         layout: lock file of `layout()`, which labs of several homes share; else it lies beside the ledger.
         boot_id: the host's boot id.
     """
 
-    def __init__(self, path: Path, layout: Path | None = None, boot_id: Callable[[], str] = read_boot_id) -> None:
+    def __init__(
+        self,
+        path: Path,
+        layout: Path | None = None,
+        boot_id: Callable[[], str] = read_boot_id,
+        *,
+        home: str = "",
+    ) -> None:
         self._path = path
+        self._home = home
         self._layout = layout or path.with_name(f".{path.name}.layout")
         self.boot_id = boot_id
+
+    @property
+    def path(self) -> Path:
+        return self._path
+
+    def full_name(self, lab: str) -> str:
+        """What no other lab of the host is called: for a lab of another home than the default one, with that."""
+        return f"{lab}{_IN}{self._home}" if self._home and _IN not in lab else lab
+
+    def _written(self, owner: str) -> str:
+        """An owner as the file has it."""
+        return owner.removesuffix(f"{_IN}{Home(self._path.parent).id}") if _IN in owner else self.full_name(owner)
+
+    def seen(self, written: str) -> str:
+        """An owner of the file as it is called from this home."""
+        if not self._home:
+            return written
+        if _IN not in written:
+            return f"{written}{_IN}{Home(self._path.parent).id}"
+        return written.removesuffix(f"{_IN}{self._home}")
+
+    def homes(self) -> tuple[str, ...]:
+        """Ids of the homes other than the default one that the file names, however damaged it is."""
+        try:
+            text = self._path.read_bytes().decode("ascii", "replace")
+        except FileNotFoundError:
+            return ()
+        except OSError as error:
+            raise StateError(f"cannot be read: {error.strerror}", where=str(self._path)) from error
+        return tuple(sorted(set(re.findall(rf'"[a-z0-9-]+{_IN}(/[^"\s]*)"', text))))
 
     def owner(self, key: str) -> str | None:
         """The lab that has the claim, of whatever boot."""
@@ -120,7 +178,7 @@ class GpuLedger:
                 raise ConflictError(
                     f"{key} belongs to lab {there.lab}",
                     where=str(self._path),
-                    fix=f"take another board, or hyperscaler gpu release {there.lab}",
+                    fix=f"take another board, or {release_command(there.lab)}",
                 )
             wanted = Claim(lab, self.boot_id())
             if there != wanted:
@@ -139,6 +197,13 @@ class GpuLedger:
             claims = self.claims()
             if key in claims and claims[key].lab == lab:
                 self._write({**claims, key: Claim(heir, claims[key].boot)})
+
+    def take_over(self, claims: Mapping[str, Claim]) -> None:
+        """Add what nobody has a claim on yet."""
+        with self._locked():
+            there = self.claims()
+            if not claims.keys() <= there.keys():
+                self._write({**claims, **there})
 
     def of(self, lab: str) -> tuple[str, ...]:
         """All keys that the lab has claimed, reservations from before a reboot included."""
@@ -178,7 +243,7 @@ class GpuLedger:
             raise self._damaged("is no GPU ledger")
         if version != 1 and data.get("sum") != _checksum(data):
             raise self._damaged("its checksum differs")
-        return {str(key): Claim(str(owner), str(boots.get(key, ""))) for key, owner in owners.items()}
+        return {str(key): Claim(self.seen(str(owner)), str(boots.get(key, ""))) for key, owner in owners.items()}
 
     def _damaged(self, why: str) -> LedgerDamagedError:
         fix = "the next provision or destroy of a lab with GPUs writes it anew from the labs' records"
@@ -201,7 +266,7 @@ class GpuLedger:
     def _write(self, claims: Mapping[str, Claim]) -> None:
         data: dict[str, object] = {
             "version": VERSION,
-            "owners": {key: claim.lab for key, claim in claims.items()},
+            "owners": {key: self._written(claim.lab) for key, claim in claims.items()},
             "boots": {key: claim.boot for key, claim in claims.items()},
         }
         text = json.dumps({**data, "sum": _checksum(data)}, indent=1, sort_keys=True)

@@ -137,6 +137,12 @@ class StateStore:
             record = self._resources.get(resource_id)
             return dict(record.handle) if record else {}
 
+    def open_action(self, resource_id: str) -> str | None:
+        """The action on a resource that was begun and has not ended."""
+        with self._lock:
+            record = self._resources.get(resource_id)
+            return record.open_action if record else None
+
     def start_run(self, command: str, **facts: str) -> None:
         self.journal.append({"type": "run", "run": self._run, "boot": self._boot, "command": command, **facts})
 

@@ -23,6 +23,7 @@ def build_gpus(lab: str, boards: Mapping[str, str], nodes: Mapping[str, Sequence
     """Resources for every assignment, and the devices of each node.
 
     Args:
+        lab: what no other lab of the host is called (`GpuLedger.full_name`).
         boards: PCI address by the device's id in the lab file.
         nodes: what each node gets.
     """
@@ -69,7 +70,10 @@ def _made_of(lab: str, node: str, assignment: Assignment, address: str) -> Seque
 
 
 def vgpu_uuid(lab: str, pci_address: str, profile: str, start: int) -> UUID:
-    """The UUID of the vGPU on a slice: it follows from the lab and the slice, so that it is known without a record."""
+    """The UUID of the vGPU on a slice: it follows from the lab and the slice, so that it is known without a record.
+
+    `lab` is what no other lab of the host is called: labs of two homes may have the same name.
+    """
     return ids.resource_uuid(lab, f"vgpu/{pci_address}-{profile}-at-{start}")
 
 

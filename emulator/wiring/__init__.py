@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     # What a verb does not use it does not load, so that the light ones answer at once.
     from emulator.app.world import AccelerationChoice, SystemHypervisor, World
     from emulator.apply.handlers.gpu_carve import GpuHost
+    from emulator.apply.ledger import GpuLedger
     from emulator.images.for_labs import LabImages
     from emulator.images.signing import ImageSignatures
     from emulator.images.store import ImageStore
@@ -43,6 +44,7 @@ def real_world() -> World:
     return World(
         home=home,
         host_locks=host_locks(home),
+        board_ledger=board_ledger(home),
         runner=runner,
         disks=QemuImg(runner),
         images=lambda kubernetes: lab_images(home, runner, kubernetes),
@@ -64,6 +66,17 @@ def host_locks(home: Home) -> Path:
     from emulator.apply.lock import HOST_LOCKS
 
     return HOST_LOCKS if os.geteuid() == 0 else home.host_locks
+
+
+def board_ledger(home: Home) -> GpuLedger:
+    """One for all homes of root's, like the locks, since they share the boards; beside the labs of the default home,
+    because it must outlive a reboot."""
+    from emulator.apply.ledger import GpuLedger
+
+    layout, default = host_locks(home) / "gpu-layout.lock", Home.system()
+    if os.geteuid() != 0:
+        return GpuLedger(home.gpu_owners, layout)
+    return GpuLedger(default.gpu_owners, layout, home="" if home.id == default.id else home.id)
 
 
 def images_of_host() -> LabImages:
@@ -107,8 +120,7 @@ def _gpus(backend: str, paths: LabPaths, devices: Sequence[GpuDeviceSpec] | None
     from emulator.wiring.gpus import real_gpus, scratch_copy, simulated_gpus
 
     if backend != GpuBackend.SIMULATED:
-        home = Home.default()
-        return real_gpus(HostProcess(), home.gpu_owners, host_locks(home) / "gpu-layout.lock")
+        return real_gpus(HostProcess(), board_ledger(Home.default()))
     if not dry:
         return simulated_gpus(paths.gpu, devices)
     # Declaring boards writes their state.

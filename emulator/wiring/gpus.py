@@ -24,9 +24,9 @@ from emulator.ports import ProcessRunner
 from emulator.spec.model import GpuDeviceSpec
 
 
-def real_gpus(runner: ProcessRunner, ledger: Path, layout: Path) -> GpuHost:
-    """The host's own boards; `layout` is the lock of the whole host around looking for places on them."""
-    return assemble_gpus(HostFiles(), runner, GpuLedger(ledger, layout), real=True)
+def real_gpus(runner: ProcessRunner, ledger: GpuLedger) -> GpuHost:
+    """The host's own boards."""
+    return assemble_gpus(HostFiles(), runner, ledger, real=True)
 
 
 def simulated_gpus(directory: Path, devices: Sequence[GpuDeviceSpec] | None) -> GpuHost:

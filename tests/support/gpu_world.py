@@ -13,6 +13,7 @@ from emulator.adapters.simulated.hypervisor import SimulatedHypervisor
 from emulator.adapters.simulated.packet_filter import SimulatedPacketFilter
 from emulator.adapters.systemd_units import SystemdUnits
 from emulator.app.world import SystemHypervisor, World
+from emulator.apply.ledger import GpuLedger
 from emulator.paths import Home
 
 URI = "test:///simulated"
@@ -34,6 +35,7 @@ class GpuWorld:
         self.world = World(
             home=home,
             host_locks=home.locks,
+            board_ledger=GpuLedger(home.gpu_owners),
             runner=unused,
             disks=unused,
             images=lambda _kubernetes: unused,

@@ -42,6 +42,7 @@ from emulator.app.world import (
 from emulator.apply.handler import StopFlag
 from emulator.apply.handlers.gpu_carve import GpuHost
 from emulator.apply.journal import Journal
+from emulator.apply.ledger import GpuLedger
 from emulator.apply.state import State, StateStore
 from emulator.host.facts import HostFacts
 from emulator.paths import Home, LabPaths
@@ -199,6 +200,7 @@ class RealLab:
         return World(
             home=self.home,
             host_locks=self.home.locks,
+            board_ledger=GpuLedger(self.home.gpu_owners),
             runner=self._hooked("process", runner),
             disks=self._hooked("disks", QemuImg(runner)),
             images=lambda _kubernetes: cast(Any, self.images),

@@ -357,8 +357,8 @@ class SimulatedGuests:
 
 
 class HookedLedger(GpuLedger):
-    def __init__(self, path: Path, hook: CallHook, boot_id: Callable[[], str]) -> None:
-        super().__init__(path, boot_id=boot_id)
+    def __init__(self, path: Path, hook: CallHook, boot_id: Callable[[], str], home: str = "") -> None:
+        super().__init__(path, boot_id=boot_id, home=home)
         self._hook = hook
 
     def _write(self, claims: Mapping[str, Claim]) -> None:
@@ -385,7 +385,7 @@ class SimulatedHost:
         self.root = root
         self.machine = root / "machine"
         self.machine.mkdir(parents=True)
-        self.home = Home(root / "home")
+        self.home = self.default_home = Home(root / "home")
         self.home.root.mkdir(mode=0o700)
         self.hook = CallHook()
         self.files = root.with_name(f"{root.name}-files")
@@ -408,6 +408,7 @@ class SimulatedHost:
         return World(
             home=self.home,
             host_locks=self.machine / "locks",
+            board_ledger=self.board_ledger(),
             runner=cast(Any, self.keygen()),
             disks=Disks(self.machine, self.hook),
             images=lambda _kubernetes: SimulatedImages(self.home.images, self.hook),
@@ -483,9 +484,18 @@ class SimulatedHost:
         return self.hypervisor(LabPaths(directory.parent))
 
     # ------------------------------------------------------------ boards
+    def board_ledger(self) -> GpuLedger:
+        """That of the host, as it is seen from the home that commands now have."""
+        return GpuLedger(self.default_home.gpu_owners, boot_id=self.boot_id, home=self._home_id())
+
+    def _home_id(self) -> str:
+        return "" if self.home == self.default_home else self.home.id
+
     def _gpus(self, backend: str, paths: LabPaths, devices: Sequence[GpuDeviceSpec] | None, *, dry: bool) -> GpuHost:
         if backend != GpuBackend.SIMULATED:
-            return self._assemble(self.machine / "gpus", None, self.home.gpu_owners, real=True)
+            if not (self.machine / "gpus").is_dir():  # a machine without boards: looking leaves no trace
+                return self._assemble(self.files / "no-boards", None, self.default_home.gpu_owners, real=True)
+            return self._assemble(self.machine / "gpus", None, self.default_home.gpu_owners, real=True)
         boards = [SimulatedBoard(item.id, item.model, item.pci_address) for item in devices] if devices else None
         directory = paths.gpu
         if dry:
@@ -502,9 +512,8 @@ class SimulatedHost:
         simulation = SimulatedGpus(directory, boards, framework=framework, boot_id=self.boot_id)
         self._hook_boards(simulation)
         simulation.install()
-        host = assemble_gpus(
-            simulation.files, simulation.runner, HookedLedger(ledger, self.hook, self.boot_id), real=real
-        )
+        owners = HookedLedger(ledger, self.hook, self.boot_id, self._home_id() if real else "")
+        host = assemble_gpus(simulation.files, simulation.runner, owners, real=real)
         hooked = {
             name: cast(Any, HookedPort(getattr(host, name), name, self.hook))
             for name in ("nvml", "pci", "sriov", "passthrough")
@@ -534,9 +543,7 @@ class SimulatedHost:
         """The boards through the product's adapters, unhooked."""
         simulation = self.gpus()
         simulation.install()
-        host = assemble_gpus(
-            simulation.files, simulation.runner, GpuLedger(self.home.gpu_owners, boot_id=self.boot_id), real=True
-        )
+        host = assemble_gpus(simulation.files, simulation.runner, self.board_ledger(), real=True)
         self._opened.append(host)
         return host
 

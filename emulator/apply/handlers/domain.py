@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from uuid import UUID
 
@@ -181,6 +181,13 @@ class DomainHandler:
         return tuple(
             _as_resource(info, info.owner) for info in infos if info.owner is not None and self._lab.owns_domain(info)
         )
+
+
+def passed_devices(sessions: Iterable[HypervisorSession], lab: LabIdentity) -> tuple[Hostdev, ...]:
+    """What the lab's domains have of the host's devices, as they are stored and as they run."""
+    views = [view for session in sessions if (view := session.view()) is not None]
+    infos = [info for view in views for info in view.domains() if lab.owns_domain(info)]
+    return tuple(device for info in infos for device in (*info.hostdevs, *(info.live.hostdevs if info.live else ())))
 
 
 def _kept(resource: Domain, info: DomainInfo, handle: Handle, recorded: Handle) -> Handle:

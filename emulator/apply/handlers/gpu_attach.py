@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from uuid import UUID
 
 from emulator.apply.handler import ApplyContext, Handle
-from emulator.apply.handlers.gpu_carve import VFIO_DRIVER, GpuHost, Gpus, made_in_this_boot, slices_of, surely_not
-from emulator.apply.ledger import vgpu_key
+from emulator.apply.handlers.gpu_carve import GpuHost, Gpus, made_in_this_boot, settled_handle, slices_of, surely_not
+from emulator.apply.handlers.gpu_traces import VFIO_DRIVER, traced_boards, traced_vgpus
+from emulator.apply.ledger import vgpu_key, whole_boards
 from emulator.errors import GpuError
 from emulator.gpu_errors import GpuBusyError, GpuNoRoomError, GpuNotSupportedError
 from emulator.gpu_ports import VgpuDevice, VgpuFramework, VgpuHost, VgpuRequest
@@ -33,7 +34,7 @@ class VgpuHandler:
         mode = gpus.nvml.mig_mode(resource.pci_address) if framework is not VgpuFramework.NONE else None
         if mode is None or not mode.current:
             return Observation(Presence.ABSENT)
-        device = self._existing(gpus.vgpus(framework), resource, record.handle if record else {})
+        device = self._existing(gpus.vgpus(framework), resource, settled_handle(record))
         if device is None:
             return Observation(Presence.ABSENT)
         if not self._fits(resource, device):
@@ -48,11 +49,18 @@ class VgpuHandler:
         if made_in_this_boot(gpus, handle):
             functions.add(handle.get("parent"))
         for device in host.devices():
-            if device.uuid is not None and str(device.uuid) == resource.uuid:
+            if device.uuid is not None and str(device.uuid) == resource.uuid and not self._of_others(device):
                 return device
             if device.uuid is None and device.parent in functions and self._fits(resource, device):
                 return device
         return None
+
+    def _of_others(self, device: VgpuDevice) -> bool:
+        """Whether the ledger gives a mediated device to another lab. Older versions gave labs of the same name in two
+        homes the same UUIDs, and so does a home that was copied."""
+        end = f"/vgpu/{device.uuid}/{device.parent}"
+        owners = {owner for key, owner in self._gpus().ledger.in_effect().items() if key.endswith(end)}
+        return bool(owners - {self._lab})
 
     def _claimed(self, resource: Vgpu, keys: Sequence[str]) -> str | None:
         """The function that one of the `keys` of the ledger gives to this vGPU."""
@@ -141,49 +149,57 @@ class VgpuHandler:
         return tuple(sorted(names, key=lambda name: (len(name), name)))
 
     def delete(self, resource: Vgpu, handle: Handle, context: ApplyContext) -> None:
-        del context
         gpus = self._gpus()
         with gpus.ledger.layout():
             framework = gpus.pci.framework(resource.pci_address)
             if framework is not VgpuFramework.NONE:
                 host = gpus.vgpus(framework)
-                device = self._existing(host, resource, handle)
+                device = self._existing(host, resource, {} if context.resumed else handle)
                 if device is not None and self._fits(resource, device):
+                    gpus.ledger.claim(vgpu_key(resource.pci_address, resource.uuid, device.parent), self._lab)
                     host.remove(device)
-            if (function := self._claimed(resource, gpus.ledger.of(self._lab))) is not None:
-                gpus.ledger.release(vgpu_key(resource.pci_address, resource.uuid, function), self._lab)
+            start = vgpu_key(resource.pci_address, resource.uuid, "")
+            for key in gpus.ledger.of(self._lab):
+                if key.startswith(start):
+                    gpus.ledger.release(key, self._lab)
 
     def find(self, lab: str) -> Sequence[Resource]:
-        """vGPUs that the host's ledger gives to the lab; their slices are found by the UUIDs."""
+        """vGPUs that the host's ledger gives to the lab, and those that bear the lab's UUIDs and are in no ledger; the
+        UUIDs tell their slices, too."""
         gpus = self._gpus()
         slices = {
-            str(vgpu_uuid(lab, pci_address, profile, start)): (profile, start)
+            str(vgpu_uuid(name, pci_address, profile, start)): (profile, start)
+            for name in (lab, gpus.ledger.full_name(lab))  # older versions left the home out
             for pci_address, profile, start in slices_of(gpus, {lab})
         }
-        found = []
-        for key in gpus.ledger.of(lab):
-            pci_address, _, rest = key.partition("/vgpu/")
-            uuid = rest.partition("/")[0]
-            if uuid in slices:
-                profile, start = slices[uuid]
-                found.append(
-                    Vgpu(
-                        name=f"{pci_address}-{profile}-at-{start}",
-                        device=pci_address,
-                        pci_address=pci_address,
-                        profile=profile,
-                        uuid=uuid,
-                        node="",
-                        demand="",
-                    )
-                )
-        return tuple(found)
+        claimed = {
+            uuid: (pci_address, *slices[uuid])
+            for key in gpus.ledger.of(lab)
+            for pci_address, _, rest in (key.partition("/vgpu/"),)
+            if (uuid := rest.partition("/")[0]) in slices
+        }
+        traced = {item.uuid: (item.pci_address, item.profile, item.start) for item in traced_vgpus(gpus, lab)}
+        return tuple(
+            Vgpu(
+                name=f"{pci_address}-{profile}-at-{start}",
+                device=pci_address,
+                pci_address=pci_address,
+                profile=profile,
+                uuid=uuid,
+                node="",
+                demand="",
+            )
+            for uuid, (pci_address, profile, start) in (traced | claimed).items()
+        )
 
 
 class WholeGpuHandler:
-    def __init__(self, gpus: Gpus, lab: str) -> None:
+    """`passed` tells what guests of the lab have of the host's devices."""
+
+    def __init__(self, gpus: Gpus, lab: str, passed: Callable[[], Sequence[Hostdev]] = tuple) -> None:
         self._gpus = gpus
         self._lab = lab
+        self._passed = passed
 
     def observe(self, resource: WholeGpu, record: Recorded | None) -> Observation:
         gpus = self._gpus()
@@ -194,7 +210,8 @@ class WholeGpuHandler:
         if device is None:
             return Observation(Presence.FOREIGN, detail=f"there is no board at {resource.pci_address}")
         bound = device.driver == VFIO_DRIVER
-        if bound and record is None and owner is None and device.iommu_group is not None:
+        unknown = bound and record is None and owner is None
+        if unknown and device.iommu_group is not None and not self._traced(gpus, resource):
             holders = gpus.pci.holders(f"/dev/vfio/{device.iommu_group}")
             if holders:
                 text = f"{resource.device} is used by {holders[0].name} (pid {holders[0].pid})"
@@ -208,9 +225,11 @@ class WholeGpuHandler:
             device = gpus.pci.device(resource.pci_address)
             driver = device.driver if device and device.driver else ""
             claimed = gpus.ledger.owner(resource.pci_address) == self._lab
+            had = claimed or self._traced(gpus, resource)
             gpus.ledger.claim(resource.pci_address, self._lab)
-            # A board that a run which was cut off has taken from its driver says no longer what that was.
-            unknown = claimed and driver in ("", VFIO_DRIVER)
+            # A board that a run which was cut off has taken from its driver says no longer what that was; nor does one
+            # that a guest of the lab has, and no record.
+            unknown = had and driver in ("", VFIO_DRIVER)
             before = context.handle(resource.id).get("driver_before", "nvidia" if unknown else driver)
             try:
                 if driver == "nvidia":
@@ -222,6 +241,9 @@ class WholeGpuHandler:
                     gpus.ledger.release(resource.pci_address, self._lab)
                 raise
         return {"driver_before": before, "endpoints": list(endpoints)}
+
+    def _traced(self, gpus: GpuHost, resource: WholeGpu) -> bool:
+        return resource.pci_address in traced_boards(gpus, self._passed())
 
     def _left(self, resource: WholeGpu, driver: str) -> bool:
         """Whether the board is no longer bound to `driver`."""
@@ -263,8 +285,9 @@ class WholeGpuHandler:
             gpus.ledger.release(resource.pci_address, self._lab)
 
     def find(self, lab: str) -> Sequence[Resource]:
-        keys = self._gpus().ledger.of(lab)
-        boards = [key for key in keys if "/" not in key]
+        """Boards that the host's ledger gives to the lab, and those that guests of the lab have and no ledger knows."""
+        gpus = self._gpus()
+        boards = (*whole_boards(gpus.ledger.of(lab)), *traced_boards(gpus, self._passed()))
         return tuple(WholeGpu(name=key, device=key, pci_address=key, node="", demand="") for key in boards)
 
 

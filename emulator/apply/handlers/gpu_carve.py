@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from emulator.apply.handler import ApplyContext, Handle
 from emulator.apply.handlers.gpu_mode import required_mig_mode, switch_mig_mode
+from emulator.apply.handlers.gpu_traces import VFIO_DRIVER, traced_slices
 from emulator.apply.ledger import GpuLedger, functions_key, mode_key, slice_key
 from emulator.errors import GpuError, HyperscalerError
 from emulator.gpu.model import GpuInstance as Slice
@@ -21,7 +22,7 @@ from emulator.gpu_ports import (
     VgpuHost,
 )
 from emulator.plan.gpu_resources import BoardResource, GpuInstance, MigMode, VirtualFunctions
-from emulator.plan.model import Observation, Presence, Recorded
+from emulator.plan.model import Action, Observation, Presence, Recorded
 from emulator.plan.resources import Resource
 from emulator.units import natural
 
@@ -43,7 +44,6 @@ class GpuHost:
 
 
 Gpus = Callable[[], GpuHost]
-VFIO_DRIVER = "vfio-pci"
 
 
 class MigModeHandler:
@@ -252,7 +252,7 @@ class GpuInstanceHandler:
         for instance in gpus.nvml.instances(resource.pci_address):
             if not instance.placement.overlaps(resource.placement):
                 continue
-            if _is(resource, instance) and self._ours(gpus, resource, record.handle if record else {}):
+            if _is(resource, instance) and self._ours(gpus, resource, settled_handle(record)):
                 return Observation(Presence.OURS)
             key = slice_key(resource.pci_address, instance.profile, instance.placement.start)
             if gpus.ledger.holds(self._lab, key):
@@ -265,10 +265,12 @@ class GpuInstanceHandler:
 
     def _ours(self, gpus: GpuHost, resource: GpuInstance, handle: Handle) -> bool:
         """By the ledger; where that was lost, by the handle of a creation that came to its end. Either counts in the
-        boot of the host that it was made in alone: no slice outlives that, so what is there now was made by others."""
+        boot of the host that it was made in alone: no slice outlives that, so what is there now was made by others.
+        Where both are lost, the lab's vGPU on it tells."""
         key = slice_key(resource.pci_address, resource.profile, resource.start)
         if gpus.ledger.owner(key) is None:
-            return made_in_this_boot(gpus, handle)
+            place = (resource.pci_address, resource.profile, resource.start)
+            return made_in_this_boot(gpus, handle) or place in traced_slices(gpus, self._lab)
         return gpus.ledger.holds(self._lab, key)
 
     def ensure(self, resource: GpuInstance, previous: Resource | None, context: ApplyContext) -> Handle:
@@ -299,24 +301,32 @@ class GpuInstanceHandler:
             return {"gpu_instance_id": made.gi_id, "boot": gpus.ledger.boot_id()}
 
     def delete(self, resource: GpuInstance, handle: Handle, context: ApplyContext) -> None:
-        del context
         gpus = self._gpus()
         with gpus.ledger.layout():
             key = slice_key(resource.pci_address, resource.profile, resource.start)
-            if not self._ours(gpus, resource, handle):
+            if not self._ours(gpus, resource, {} if context.resumed else handle):
                 gpus.ledger.release(key, self._lab)  # a reservation from before a reboot
                 return
+            gpus.ledger.claim(key, self._lab)  # where only the handle told: it does not count once this has begun
             mode = gpus.nvml.mig_mode(resource.pci_address)
             if mode is not None and mode.current:
                 gpus.nvml.destroy_instance(resource.pci_address, _profile_id(gpus, resource), resource.start)
             gpus.ledger.release(key, self._lab)
 
     def find(self, lab: str) -> Sequence[Resource]:
-        """Slices that the host's ledger gives to the lab, whether its journal knows them or not."""
+        """Slices that the host's ledger gives to the lab, whether its journal knows them or not, and those under
+        vGPUs of the lab."""
+        gpus = self._gpus()
         return tuple(
             gpu_instance(pci_address, pci_address, profile, Placement(start, 1))
-            for pci_address, profile, start in slices_of(self._gpus(), {lab})
+            for pci_address, profile, start in (*slices_of(gpus, {lab}), *sorted(traced_slices(gpus, lab)))
         )
+
+
+def settled_handle(record: Recorded | None) -> Handle:
+    """The handle of something that no run has begun to delete; nothing of one that may have: such a run strikes out
+    the claim once the thing is gone, and what is there without a claim may be somebody else's, made since."""
+    return record.handle if record is not None and record.open_action != Action.DELETE.value else {}
 
 
 def made_in_this_boot(gpus: GpuHost, handle: Handle) -> bool:

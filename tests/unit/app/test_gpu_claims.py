@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from simulated_world import SECOND, SYSTEM_URI, SimulatedHost, comparable, differences, gpu_section, lab_text
+from told import Told
 
 from emulator.app.files import LoadedLab
 from emulator.app.gpu_planning import slices_made
@@ -18,15 +18,6 @@ from emulator.apply.ledger import Claim, GpuLedger, LedgerDamagedError, outlives
 from emulator.errors import StateError
 from emulator.plan.gpu_resources import GpuInstance
 from emulator.plan.model import Plan
-from emulator.progress import SilentReporter
-
-
-@dataclass
-class Told(SilentReporter):
-    warnings: list[str] = field(default_factory=list)
-
-    def warn(self, message: str) -> None:
-        self.warnings.append(message)
 
 
 def gpu_lab(host: SimulatedHost) -> LoadedLab:

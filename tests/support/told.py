@@ -1,0 +1,15 @@
+"""A reporter that keeps what is warned of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from emulator.progress import SilentReporter
+
+
+@dataclass
+class Told(SilentReporter):
+    warnings: list[str] = field(default_factory=list)
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
