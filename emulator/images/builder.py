@@ -63,12 +63,17 @@ class Built:
     versions: Mapping[str, str] = field(default_factory=dict)
 
 
+OWN_MOUNTS = ("unshare", "--mount", "--propagation", "private", "--")
+"""Runs a command whose mounts go with it, however it ends: as root, mmdebstrap mounts the host's /sys and /dev in the
+tree, and one that was killed would leave them there."""
+
+
 @dataclass(frozen=True, slots=True)
 class ImageBuilder:
     """One build of `recipe`: scratch files under `work`, artefacts into `out` (both exist and are empty).
 
     Needs root: device nodes and foreign owners cannot be made otherwise. Nothing outside the two directories is
-    written, no loop device is used and nothing stays mounted: mmdebstrap mounts in a namespace of its own.
+    written, no loop device is used and nothing stays mounted: mmdebstrap is given a mount namespace of its own.
     """
 
     recipe: Recipe
@@ -128,6 +133,7 @@ class ImageBuilder:
         self.progress(BuildPhase.PACKAGES, "")
         # dpkg's own syncs are pointless in a tree that is thrown away when the host goes down.
         argv: list[str | Path] = [
+            *OWN_MOUNTS,
             *("mmdebstrap", "--verbose", "--mode=root", "--format=directory", f"--variant={recipe.variant}"),
             f"--include={','.join((recipe.kernel, *recipe.packages))}",
             f"--components={','.join(recipe.components)}",

@@ -10,6 +10,7 @@ import pytest
 
 from emulator.errors import CommandError
 from emulator.images import builder
+from emulator.images.builder import OWN_MOUNTS
 from emulator.images.store import ImageStore
 from emulator.ports import Completed
 
@@ -60,6 +61,8 @@ class BuildTools:
         on_line: Callable[[str], None] | None = None,
     ) -> Completed:
         words = tuple(str(word) for word in argv)
+        if words[: len(OWN_MOUNTS)] == OWN_MOUNTS:
+            words = words[len(OWN_MOUNTS) :]
         self.calls.append(words)
         if words[0] == self.interrupt:
             raise KeyboardInterrupt

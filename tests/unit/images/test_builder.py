@@ -14,7 +14,7 @@ import pytest
 
 from emulator.errors import CommandError, HostNotFitError, HyperscalerError
 from emulator.images import builder
-from emulator.images.builder import BuildPhase, finish_script
+from emulator.images.builder import OWN_MOUNTS, BuildPhase, finish_script
 from emulator.images.input_version import input_version, record_path
 from emulator.images.manifest import read_manifest
 from emulator.images.overlay import write_overlay
@@ -38,6 +38,14 @@ def test_packages_and_kernel_are_asked_for_in_one_transaction(store, tools) -> N
     call = next(call for call in tools.calls if call[0] == "mmdebstrap" and "--mode=root" in call)
     assert "--include=linux-image-cloud-amd64,systemd,udev,munge" in call
     assert "bookworm" in call
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+def test_mounts_go_with_a_tool_that_is_killed(tmp_path: Path) -> None:
+    script = f"mount -t tmpfs none {tmp_path} && grep -c {tmp_path} /proc/self/mounts && kill -KILL $$"
+    done = subprocess.run([*OWN_MOUNTS, "sh", "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (-9, "1\n"), done.stderr
+    assert str(tmp_path) not in Path("/proc/self/mounts").read_text()
 
 
 def test_proxy_and_mirror_reach_mmdebstrap_by_file_never_by_argument(store, tools) -> None:
