@@ -189,7 +189,7 @@ def _compare(spec: GpuDeviceSpec, gpu: Gpu, *, out: bool) -> list[DeviceDifferen
             "pci_address",
             spec.pci_address,
             f"NVML does not see the board there (driver {gpu.driver or 'none'})",
-            f"give the {gpu.name} back to the nvidia driver: hyperscaler gpu release",
+            f"give the {gpu.name} back to the nvidia driver: hyperscaler gpu release LAB if a lab has it, else by hand",
         )
     wanted = find_board(spec.model)
     if gpu.model is not None and wanted is not None and wanted.id != gpu.model.id:
