@@ -34,6 +34,7 @@ from emulator.app.world import AccelerationChoice, World
 from emulator.apply.executor import Executor
 from emulator.apply.handlers.files import private_directory
 from emulator.apply.journal import Journal
+from emulator.apply.ledger import GpuLedger
 from emulator.apply.state import StateStore
 from emulator.paths import Home
 from emulator.plan.model import Plan
@@ -76,6 +77,13 @@ class Images:
     def needs_build(self, name: str) -> None:
         del name
 
+    def follow(self, name: str, disk: Path | None) -> None:
+        del name, disk
+
+    def contents(self, name: str) -> str:
+        del name
+        return ""
+
     def owning(self, disk: Path) -> Image | None:
         return self._image if disk == self._image.disk else None
 
@@ -97,6 +105,7 @@ def world_on(root: Path, hypervisor: SimulatedHypervisor) -> World:
     return World(
         home=Home(root / "home"),
         host_locks=root / "locks",
+        board_ledger=GpuLedger(root / "home" / "gpu-owners.json"),
         runner=cast(Any, Keygen()),
         disks=SimulatedDisks(),
         images=lambda _kubernetes: cast(Any, images),

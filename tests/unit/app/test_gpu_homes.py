@@ -113,7 +113,7 @@ def test_a_copied_home_takes_nothing_of_the_first(gpu_host: SimulatedHost, other
     shutil.copytree(host.home.root, other.root)
     other.gpu_owners.unlink()
     (other.lab("demo").hypervisor / "libvirt.json").unlink()  # else its guests would be in the way
-    with within(host, other):
+    with within(host, other), pytest.raises(ConflictError, match="the journal is another lab's"):
         release_it(host, lab)
     assert carved(host) == there
     assert host.plan(lab).is_empty

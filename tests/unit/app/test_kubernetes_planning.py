@@ -20,10 +20,11 @@ from emulator.apply.handler import StopFlag
 from emulator.errors import ConflictError, StateError, UsageError
 from emulator.images.builder import BUILDER_VERSION, DISK, INITRD, KERNEL
 from emulator.images.for_labs import LabImages
+from emulator.images.input_tree import input_digest
 from emulator.images.input_version import record_path
 from emulator.images.manifest import MANIFEST_NAME, Manifest
 from emulator.images.pointers import CURRENT
-from emulator.images.recipe import load_recipe, tree_digest
+from emulator.images.recipe import load_recipe
 from emulator.images.store import GoldenImage, ImageStore
 from emulator.images.store_files import artefact, digest_of
 from emulator.plan.model import Change, Plan
@@ -101,7 +102,7 @@ class Host:
             built_at="2026-01-01T00:00:00+00:00",
             build_seconds=1.0,
             artefacts=artefacts,
-            inputs={"kubernetes": tree_digest(self.source.tree())},
+            inputs={"kubernetes": input_digest(self.source.tree())},
             versions={"kubernetes": self.source.version} if says_version else {},
         )
         (scratch / MANIFEST_NAME).write_text(manifest.to_json())

@@ -83,9 +83,10 @@ def test_outside_of_the_block_signals_are_as_before() -> None:
 
 
 TERMINAL = """
-import sys, time
+import signal, sys, time
 from emulator.cli.signals import stop_on_signals
 
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may run under nohup
 with stop_on_signals() as stop:
     print("ready", flush=True)
     while not stop.is_set():
@@ -102,13 +103,16 @@ def test_the_loss_of_the_terminal_asks_and_no_more(tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", TERMINAL, note], stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True
     ) as program:
-        os.close(terminal)
-        assert os.read(keeper, 100).startswith(b"ready")
-        os.close(keeper)
-        program.send_signal(signal.SIGHUP)
-        time.sleep(0.2)
-        program.send_signal(signal.SIGHUP)
-        assert program.wait(timeout=30) == 0
+        try:
+            os.close(terminal)
+            assert os.read(keeper, 100).startswith(b"ready")
+            os.close(keeper)
+            program.send_signal(signal.SIGHUP)
+            time.sleep(0.2)
+            program.send_signal(signal.SIGHUP)
+            assert program.wait(timeout=30) == 0
+        finally:
+            program.kill()
     assert note.read_text() == "stopped cleanly"
 
 
