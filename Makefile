@@ -38,7 +38,7 @@ test-isolation: setup-dev ## that of test-host which sends packets between the g
 
 e2e: e2e-demo e2e-slurm e2e-killed e2e-kubernetes ## all labs on real VMs, one after the other
 
-e2e-demo: setup-dev ## `make demo` from nothing to nothing (twenty minutes without KVM, with the images built)
+e2e-demo: setup-dev ## `make demo` from nothing to nothing (ten minutes without KVM, with the images built)
 	@$(VENV)/pytest -v -m "e2e and not thorough" tests/e2e/test_demo.py
 
 e2e-slurm: setup-dev ## the Slurm lab (a quarter of an hour without KVM)

@@ -262,7 +262,8 @@ class Sweep:
         """From the machine as it is: provisioning goes on to the same lab, and destroying leaves nothing."""
         stopped = self.host.save()
         self.provision()
-        assert not self.differences_to_done(), f"provisioned again after a stop {where}"
+        other = self.differences_to_done()
+        assert not other, f"provisioned again after a stop {where}: {other}"
         if plan_again:
             plan = self.host.plan(self.lab)
             assert plan.is_empty and not plan.blockers, (where, plan)
