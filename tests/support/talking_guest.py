@@ -13,6 +13,9 @@ from emulator.images.initrd import Entry, newc
 from emulator.images.store import GoldenImage
 
 SHELL_PORT = 2323
+# With several callers at once, busybox's nc now and then closes a connection that it took before the shell has said
+# anything. That the shell cannot be reached at all still shows.
+_TRIES = 4
 
 # The drivers of the image's own initial RAM disk, an address from DHCP, a shell and two services on the network.
 _INIT = f"""\
@@ -65,7 +68,10 @@ class TalkingGuest:
         """What a shell command prints, with its exit status in a last line; errors are part of it."""
         script = f"exec 2>&1; {command}\necho status=$?\nexit\n"
         words: Sequence[str] = [*self.prefix, "nc", "-N", "-w", str(int(timeout)), self.ip, str(SHELL_PORT)]
-        done = subprocess.run(words, input=script, capture_output=True, text=True, timeout=timeout + 5, check=False)
+        for _ in range(_TRIES):
+            done = subprocess.run(words, input=script, capture_output=True, text=True, timeout=timeout + 5, check=False)
+            if "status=" in done.stdout:
+                break
         return done.stdout
 
     def answers(self) -> bool:
