@@ -31,6 +31,7 @@ THROWAWAY = ROOT / "tests" / "support" / "throwaway_host"
 # grub-mkconfig and what it calls; for the rest of their dependencies empty packages do.
 GRUB_PACKAGES = ("gettext-base", "grub-common", "grub2-common", "libdevmapper1.02.1")
 BOOT_SECONDS = 600.0
+UNIT = "throwaway.service"
 MACHINE_ID = "5f0c1d3e9a7b4c62b8d4e6f70a1b2c3e"
 
 
@@ -100,15 +101,24 @@ def _stand_in(directory: Path, name: str) -> str:
 
 def _boot(image: GoldenImage, directory: Path, cargo: Path) -> None:
     """Until the guest has powered off by itself: the command on its kernel's command line is all that it runs."""
-    disk = directory / "disk.qcow2"
-    _run("qemu-img", "create", "-q", "-f", "qcow2", "-b", image.disk, "-F", "qcow2", disk, "6G")
-    command = "/bin/sh -c 'mount /dev/vdb /mnt && sh /mnt/run.sh'"
-    own = [f'systemd.run="{command}"', "systemd.run_success_action=poweroff", "systemd.run_failure_action=poweroff"]
+    disk = directory / "disk.raw"
+    _run("qemu-img", "convert", "-f", "qcow2", "-O", "raw", image.disk, disk)
+    # The image masks the generator of systemd.run=, for which guests have no use.
+    unit = directory / UNIT
+    unit.write_text(
+        "[Unit]\nSuccessAction=poweroff\nFailureAction=poweroff\nAfter=basic.target\nWants=basic.target\n"
+        "[Service]\nType=oneshot\nExecStart=/bin/sh -c 'mount /dev/vdb /mnt && sh /mnt/run.sh'\n"
+    )
+    steps = directory / "debugfs"
+    steps.write_text(f"cd /etc/systemd/system\nwrite {unit} {UNIT}\n")  # it writes into the present directory alone
+    _run("debugfs", "-w", "-f", steps, disk)
+    os.truncate(disk, 6 * 2**30)
+    own = [f"systemd.unit={UNIT}"]
     console = directory / "console.log"
     argv = [
         *("qemu-system-x86_64", "-machine", "q35,accel=tcg", "-cpu", "max", "-smp", "2", "-m", "1024"),
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", f"file:{console}"),
-        *("-drive", f"file={disk},if=none,id=disk,cache=unsafe", "-device", "virtio-blk-pci,drive=disk"),
+        *("-drive", f"file={disk},if=none,id=disk,format=raw,cache=unsafe", "-device", "virtio-blk-pci,drive=disk"),
         *("-drive", f"file={cargo},if=none,id=cargo,format=raw", "-device", "virtio-blk-pci,drive=cargo"),
         *("-device", "virtio-rng-pci", "-kernel", str(image.kernel), "-initrd", str(image.initrd)),
         *(
