@@ -28,6 +28,7 @@ from emulator.adapters.embedded_processes import EmbeddedProcess, end_processes,
 from emulator.adapters.netns import NetworkNamespace, shared_notes
 from emulator.adapters.process import missing_program
 from emulator.adapters.qemu_capabilities import QemuCapabilities
+from emulator.directories import sync_directory
 from emulator.errors import ConflictError, HostNotFitError, HypervisorError
 from emulator.ports import DaemonPresence, ProcessRunner
 
@@ -220,7 +221,7 @@ class EmbeddedHypervisor:
                 file.flush()
                 os.fsync(file.fileno())
             partial.rename(self._marker)
-            _sync_directory(directory)
+            sync_directory(directory)
         for name in _DIRECTORIES:
             (directory / name).mkdir(mode=0o755, exist_ok=True)
         _write_settled(directory / "etc" / "libvirtd.conf", _LIBVIRTD_CONF)
@@ -325,15 +326,6 @@ class EmbeddedHypervisor:
 def find_embedded(directory: Path, namespace: str, runner: ProcessRunner) -> DaemonPresence:
     """What is there of an embedded hypervisor, from the host alone and without any state file."""
     return EmbeddedHypervisor(directory, namespace, runner).presence()
-
-
-def _sync_directory(path: Path) -> None:
-    """Make a rename in it survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _write_settled(path: Path, text: str) -> None:

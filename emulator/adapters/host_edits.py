@@ -12,6 +12,7 @@ import os
 import stat
 from pathlib import Path
 
+from emulator.directories import sync_directory
 from emulator.errors import ConflictError, StateError
 from emulator.file_ports import FileLook
 
@@ -69,7 +70,7 @@ class HostEdits:
             raise ConflictError("changes while it is copied", where=path, fix="run the command again")
         _replace(copy, content, FileLook(look.digest, 0o600, os.geteuid(), os.getegid()))
         for directory in (copy.parent.parent, self._backups.parent):
-            _sync(directory)
+            sync_directory(directory)
 
     def missing_parents(self, path: str) -> tuple[str, ...]:
         """Directories that `write` would have to make, the outermost first."""
@@ -86,7 +87,7 @@ class HostEdits:
             directory = self._target(parent)
             directory.mkdir(mode=0o755, exist_ok=True)
             directory.chmod(0o755)
-            _sync(directory.parent)
+            sync_directory(directory.parent)
         look = FileLook(None, mode, os.geteuid(), os.getegid())
         _replace(self._target(path), content.encode(), look)
 
@@ -100,7 +101,7 @@ class HostEdits:
         if look.digest is None:
             target.unlink(missing_ok=True)
             if target.parent.is_dir():
-                _sync(target.parent)
+                sync_directory(target.parent)
             return
         try:
             content = (self._backups / look.digest).read_bytes()
@@ -151,17 +152,9 @@ def _replace(target: Path, content: bytes, look: FileLook) -> None:
             os.utime(descriptor, ns=(look.mtime_ns, look.mtime_ns))
         os.fsync(descriptor)
     partial.replace(target)
-    _sync(target.parent)
+    sync_directory(target.parent)
 
 
 def _partial(target: Path) -> Path:
     # Its ending keeps modprobe, sysctl and GRUB from reading it.
     return target.with_name(f".{target.name}.hyperscaler-new")
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

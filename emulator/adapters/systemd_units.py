@@ -6,6 +6,7 @@ import contextlib
 import os
 from pathlib import Path
 
+from emulator.directories import sync_directory
 from emulator.errors import HostNotFitError
 from emulator.ports import ProcessRunner
 
@@ -60,7 +61,8 @@ class SystemdUnits:
         (self._directory / name).unlink(missing_ok=True)
         (self._directory / f".{name}.new").unlink(missing_ok=True)
         for directory in (self._link(name).parent, self._directory):
-            _sync(directory)
+            with contextlib.suppress(FileNotFoundError):
+                sync_directory(directory)
         with contextlib.suppress(OSError):  # others are enabled, too
             self._link(name).parent.rmdir()
         self._reload()
@@ -71,15 +73,3 @@ class SystemdUnits:
     def _reload(self) -> None:
         if self._running.is_dir():
             self._runner.run(["systemctl", "daemon-reload"], timeout=_TIMEOUT)
-
-
-def _sync(directory: Path) -> None:
-    """Have what went from a directory stay away after a power cut; there may be no such directory."""
-    try:
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

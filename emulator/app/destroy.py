@@ -27,8 +27,8 @@ from emulator.apply.executor import Executor
 from emulator.apply.handler import StopFlag
 from emulator.apply.handlers.files import private_directory
 from emulator.apply.hypervisor_record import forget_hypervisor
-from emulator.apply.journal import sync_directory
 from emulator.apply.state import State
+from emulator.directories import sync_directory
 from emulator.errors import HyperscalerError, UsageError
 from emulator.plan.gpu_resources import BoardResource
 from emulator.plan.model import Plan

@@ -21,9 +21,8 @@ from emulator.apply.state import State
 from emulator.errors import ConfigError, ConflictError, HyperscalerError, UsageError
 from emulator.plan.resources import Domain
 from emulator.ports import DomainInfo
-from emulator.spec.model import ClusterKind, ClusterSpec, NodeSpec, Role
+from emulator.spec.model import ClusterKind, ClusterSpec, NodeSpec
 
-HEADS = (Role.HPC_CONTROLLER, Role.CLOUD_CONTROL_PLANE)
 """The nodes that can say how their cluster is."""
 
 DRIFT_LINES = 8
@@ -151,7 +150,7 @@ def lab_status(world: World, name: str) -> LabStatus:
         drift, notes = _drift(world, spec, state, told=stopped)
         problems += drift
     running = {node.name for node in nodes if node.state == "running"}
-    answering = [node.role.cluster for node in spec.nodes if node.role in HEADS and node.name in running]
+    answering = [node.role.cluster for node in spec.nodes if node.role.is_head and node.name in running]
     clusters = _clusters(world, spec, hypervisor, answering) if answering else {}
     phases = {key.removeprefix("phase/"): value for key, value in state.facts.items() if key.startswith("phase/")}
     autostart = has_autostart(world, name)

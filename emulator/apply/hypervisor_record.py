@@ -10,7 +10,7 @@ import hashlib
 import json
 
 from emulator.apply.handlers.files import write_private
-from emulator.apply.journal import sync_directory
+from emulator.directories import sync_directory
 from emulator.errors import StateError
 from emulator.paths import Home
 

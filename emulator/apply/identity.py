@@ -45,6 +45,9 @@ class LabIdentity:
     def owns_network(self, info: NetworkInfo) -> bool:
         return self.owns(info.owner) and self._is_original(info)
 
+    def owns_thing(self, info: DomainInfo | NetworkInfo) -> bool:
+        return self.owns_domain(info) if isinstance(info, DomainInfo) else self.owns_network(info)
+
     def is_copy(self, info: DomainInfo | NetworkInfo) -> bool:
         """Whether somebody copied a domain or network of the lab's with its mark; the copy is his."""
         return self.owns(info.owner) and not self._is_original(info)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from emulator.directories import sync_directory
 from emulator.errors import StateError
 
 VERSION = 1
@@ -185,12 +186,3 @@ def decode(line: bytes) -> tuple[Mapping[str, Any] | None, str]:
 
 def _checksum(body: str) -> str:
     return hashlib.sha256(body.encode()).hexdigest()[:16]
-
-
-def sync_directory(path: Path) -> None:
-    """Make a rename or a new name in `path` survive a power loss."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from emulator.apply.identity import LabIdentity
 from emulator.errors import ConflictError
-from emulator.ports import DomainInfo, NetworkInfo
+from emulator.ports import DomainInfo, Hypervisor, HypervisorSession, NetworkInfo
 
 
 def lost_mark(lab: LabIdentity, info: DomainInfo | NetworkInfo, resource_id: str) -> ConflictError | None:
@@ -15,11 +15,11 @@ def lost_mark(lab: LabIdentity, info: DomainInfo | NetworkInfo, resource_id: str
     """
     if isinstance(info, DomainInfo):
         kind, remove = "domain", "destroy {0}; virsh undefine {0}"
-        ours, on_disk = lab.owns_domain(info), bool(info.disks) and lab.has_disks_of(info)
+        on_disk = bool(info.disks) and lab.has_disks_of(info)
     else:
         kind, remove = "network", "net-destroy {0}; virsh net-undefine {0}"
-        ours, on_disk = lab.owns_network(info), False
-    if ours or not (info.owner is None or on_disk):
+        on_disk = False
+    if lab.owns_thing(info) or not (info.owner is None or on_disk):
         return None
     return ConflictError(
         f"{kind} {info.name} has the UUID that the lab gave it, but no longer the lab's mark in its metadata, so that "
@@ -27,3 +27,22 @@ def lost_mark(lab: LabIdentity, info: DomainInfo | NetworkInfo, resource_id: str
         where=resource_id,
         fix=f"if nobody needs it: virsh {remove.format(info.name)}; then run the same command again",
     )
+
+
+def to_take_from(session: HypervisorSession) -> Hypervisor | None:
+    """Where the lab's things are taken away. The guests of a private hypervisor that does not run ended with it; any
+    other must answer."""
+    return session.peek() if session.private else session.get()
+
+
+def is_to_go(lab: LabIdentity, info: DomainInfo | NetworkInfo, resource_id: str, *, private: bool) -> bool:
+    """Whether what has the UUID of this resource is taken away with it; on the lab's own hypervisor (`private`) nothing
+    is another's.
+
+    Raises:
+        ConflictError: nobody can tell whose it is.
+    """
+    lost = lost_mark(lab, info, resource_id)
+    if lost is not None and not private:
+        raise lost
+    return lost is not None or lab.owns_thing(info)

@@ -16,8 +16,8 @@ from pathlib import Path
 from emulator.apply.executor import HandlerTable
 from emulator.apply.handler import ApplyContext
 from emulator.apply.handlers.files import private_directory, public_key, write_private
-from emulator.apply.journal import sync_directory
 from emulator.apply.state import StateStore
+from emulator.directories import sync_directory
 from emulator.errors import StateError
 from emulator.paths import LabPaths
 from emulator.plan.resources import Secret, SshKeyPair

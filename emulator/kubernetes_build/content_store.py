@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from emulator.directories import left_by_the_dead
 from emulator.errors import CommandError, HostNotFitError
 from emulator.ports import Completed, ProcessRunner
 
@@ -119,10 +120,8 @@ class ContentStore:
 
 def _forget_sockets_of_the_dead() -> None:
     """Remove the sockets of runs that were killed."""
-    for path in _SOCKETS.glob(f"{_SOCKET}*.sock*"):
-        pid = path.name.removeprefix(_SOCKET).partition(".")[0]
-        if pid.isdigit() and not Path("/proc", pid).exists():
-            path.unlink(missing_ok=True)
+    for path in left_by_the_dead(_SOCKETS, _SOCKET, ".sock"):
+        path.unlink(missing_ok=True)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

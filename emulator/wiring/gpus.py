@@ -19,6 +19,7 @@ from emulator.adapters.vgpu_mdev import MdevHost
 from emulator.adapters.vgpu_vfio import VendorVfioHost
 from emulator.apply.handlers.gpu_carve import GpuHost
 from emulator.apply.ledger import GpuLedger
+from emulator.directories import left_by_the_dead
 from emulator.gpu_ports import FileAccess, VgpuFramework, VgpuHost
 from emulator.ports import ProcessRunner
 from emulator.spec.model import GpuDeviceSpec
@@ -47,10 +48,9 @@ def scratch_copy(boards: Path) -> Path:
 
     What processes have left that were killed is removed.
     """
-    for old in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*"):
-        pid = old.name.removeprefix(_SCRATCH).partition("-")[0]
+    for old in left_by_the_dead(Path(tempfile.gettempdir()), _SCRATCH, "-"):
         with suppress(FileNotFoundError):  # others plan and tidy up at the same time
-            if pid.isdigit() and not Path("/proc", pid).exists() and old.lstat().st_uid == os.geteuid():
+            if old.lstat().st_uid == os.geteuid():
                 shutil.rmtree(old, ignore_errors=True)
     scratch = Path(tempfile.mkdtemp(prefix=f"{_SCRATCH}{os.getpid()}-"))
     atexit.register(shutil.rmtree, scratch, ignore_errors=True)

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2] / "emulator"
 
-BASE = {"errors", "units", "ids", "share", "flock"}
+BASE = {"errors", "units", "ids", "share", "flock", "directories"}
 PURE = BASE | {"spec", "gpu", "paths", "progress", "host"}
 PORTS = {"ports", "file_ports", "filter_ports", "gpu_ports", "gpu_errors"}
 
@@ -18,6 +18,7 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "units": set(),
     "flock": {"errors", "units"},
+    "directories": set(),
     "ids": set(),
     "share": {"errors"},
     "paths": set(),

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import cast
 
+from emulator.directories import sync_directory
 from emulator.errors import StateError
 from emulator.gpu_ports import VgpuFramework
 
@@ -203,11 +204,7 @@ class GpuStore:
         finally:
             os.close(handle)
         temporary.rename(self._path)
-        directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        sync_directory(self._directory)
 
 
 _Record = dict[str, object]

@@ -11,7 +11,7 @@ from emulator.apply.domain_drift import SSH_CREDENTIAL, Expected, drift_of, hand
 from emulator.apply.handler import ApplyContext, Handle
 from emulator.apply.handlers.files import private_directory
 from emulator.apply.identity import LabIdentity
-from emulator.apply.lost_marks import lost_mark
+from emulator.apply.lost_marks import is_to_go, lost_mark, to_take_from
 from emulator.errors import ConflictError, StateError
 from emulator.plan.model import Observation, Presence, Recorded
 from emulator.plan.resources import Domain, Resource
@@ -162,16 +162,11 @@ class DomainHandler:
 
     def delete(self, resource: Domain, handle: Handle, context: ApplyContext) -> None:
         del handle, context
-        # The guests of a private hypervisor that does not run ended with it; any other must answer.
-        hypervisor = self._session.peek() if self._session.private else self._session.get()
+        hypervisor = to_take_from(self._session)
         info = hypervisor.domain_by_uuid(UUID(resource.uuid)) if hypervisor else None
         if hypervisor is None or info is None:
             return
-        lost = lost_mark(self._lab, info, resource.id)
-        if lost is not None and not self._session.private:
-            raise lost
-        # On the lab's own hypervisor nothing is another's.
-        if lost is not None or self._lab.owns_domain(info):
+        if is_to_go(self._lab, info, resource.id, private=self._session.private):
             hypervisor.delete_domain(info.name)
 
     def find(self, lab: str) -> Sequence[Resource]:

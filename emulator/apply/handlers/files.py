@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from emulator.apply.handler import ApplyContext, Handle
-from emulator.apply.journal import sync_directory
 from emulator.apply.own_paths import require_below
+from emulator.directories import sync_directory
 from emulator.errors import StateError
 from emulator.plan.model import Observation, Presence, Recorded
 from emulator.plan.resources import Resource, Secret, SshKeyPair

@@ -87,7 +87,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setattr(embedded, "end_processes", machine.end)
     monkeypatch.setattr(embedded, "_is_root", lambda: True)
     monkeypatch.setattr(netns, "_NOTES", tmp_path / "notes")
-    monkeypatch.setattr(embedded, "_sync_directory", lambda path: None)
+    monkeypatch.setattr(embedded, "sync_directory", lambda path: None)
     monkeypatch.setattr(embedded.shutil, "which", lambda program: f"/usr/bin/{program}")
     monkeypatch.setattr(EmbeddedHypervisor, "_answers", lambda self: machine.answers())
     return machine
@@ -181,7 +181,7 @@ def test_the_marker_is_on_the_disk_before_anything_else_is_made(
     machine: Machine, daemon: EmbeddedHypervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[list[str]] = []
-    monkeypatch.setattr(embedded, "_sync_directory", lambda path: seen.append([entry.name for entry in path.iterdir()]))
+    monkeypatch.setattr(embedded, "sync_directory", lambda path: seen.append([entry.name for entry in path.iterdir()]))
     daemon.start()
     assert seen == [["embedded.json"]]
     assert json.loads(marker(machine).read_text()) == {"version": 1, "namespace": NAME}
