@@ -9,6 +9,7 @@ Labs of the default home are in the file by their names, those of other homes as
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -26,8 +27,9 @@ from emulator.apply.lock import exclusive_lock
 from emulator.apply.state import read_boot_id
 from emulator.errors import ConflictError, StateError
 from emulator.paths import Home
+from emulator.units import natural
 
-VERSION = 2  # 1 had neither boots nor a checksum
+VERSION = 3  # 1 had neither boots nor a checksum, 2 no exchanged slices
 LAYOUT_SECONDS = 600.0
 """How long one may wait for another that works on the boards: a driver call of it may reset a board or hang."""
 ENTRY_SECONDS = 60.0
@@ -37,6 +39,14 @@ ENTRY_SECONDS = 60.0
 def slice_key(pci_address: str, profile: str, start: int) -> str:
     """A GPU instance."""
     return f"{pci_address}/{profile}@{start}"
+
+
+def slice_of(key: str) -> tuple[str, str, int] | None:
+    """Board, profile and start of a GPU instance; None for the key of something else."""
+    pci_address, _, rest = key.partition("/")
+    profile, at, start = rest.partition("@")
+    place = natural(start) if at else None
+    return None if place is None else (pci_address, profile, place)
 
 
 def mode_key(pci_address: str) -> str:
@@ -76,10 +86,16 @@ class LedgerDamagedError(StateError):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A lab's claim on a key. `boot`: when it was made, by the kernel's boot id; empty where that is unknown."""
+    """A lab's claim on a key.
+
+    Attributes:
+        boot: when it was made, by the kernel's boot id; empty where that is unknown.
+        instead_of: of a slice that the lab has in exchange (`GpuLedger.exchange`): the key of the one on its record.
+    """
 
     lab: str
     boot: str = ""
+    instead_of: str = ""
 
 
 def outlives_boots(key: str) -> bool:
@@ -180,7 +196,7 @@ class GpuLedger:
                     where=str(self._path),
                     fix=f"take another board, or {release_command(there.lab)}",
                 )
-            wanted = Claim(lab, self.boot_id())
+            wanted = Claim(lab, self.boot_id(), there.instead_of if there else "")
             if there != wanted:
                 self._write({**claims, key: wanted})
 
@@ -196,7 +212,33 @@ class GpuLedger:
         with self._locked():
             claims = self.claims()
             if key in claims and claims[key].lab == lab:
-                self._write({**claims, key: Claim(heir, claims[key].boot)})
+                self._write({**claims, key: dataclasses.replace(claims[key], lab=heir)})
+
+    def exchange(self, key: str, lab: str, gone: str) -> None:
+        """The slice `key` of `lab` stays and belongs to the owner of `gone` from now on, whose slice is no more."""
+        with self._locked():
+            claims = self.claims()
+            if key not in claims or claims[key].lab != lab or gone not in claims:
+                return
+            heir = claims.pop(gone)
+            wanted = heir.instead_of or gone
+            claims[key] = dataclasses.replace(heir, instead_of="" if wanted == key else wanted)
+            self._write(claims)
+
+    def place_of(self, lab: str, key: str) -> str:
+        """Where the slice lies that a lab has as `key` on its record: there, or where it got another for it."""
+        for other, claim in self.claims().items():
+            if claim.lab == lab and claim.instead_of == key and self._in_effect(other, claim):
+                return other
+        return key
+
+    def drop_exchanged(self, lab: str, key: str) -> None:
+        """Strike out what the lab had instead of `key`: a reboot or somebody else took it away."""
+        with self._locked():
+            claims = self.claims()
+            left = {name: claim for name, claim in claims.items() if (claim.lab, claim.instead_of) != (lab, key)}
+            if left != claims:
+                self._write(left)
 
     def take_over(self, claims: Mapping[str, Claim]) -> None:
         """Add what nobody has a claim on yet."""
@@ -238,12 +280,15 @@ class GpuLedger:
                 where=str(self._path),
                 fix="use the version of hyperscaler that wrote it, or a newer one",
             )
-        owners, boots = data.get("owners"), data.get("boots", {})
-        if not isinstance(owners, dict) or not isinstance(boots, dict):
+        owners, boots, instead = data.get("owners"), data.get("boots", {}), data.get("instead_of", {})
+        if not isinstance(owners, dict) or not isinstance(boots, dict) or not isinstance(instead, dict):
             raise self._damaged("is no GPU ledger")
         if version != 1 and data.get("sum") != _checksum(data):
             raise self._damaged("its checksum differs")
-        return {str(key): Claim(self.seen(str(owner)), str(boots.get(key, ""))) for key, owner in owners.items()}
+        return {
+            str(key): Claim(self.seen(str(owner)), str(boots.get(key, "")), str(instead.get(key, "")))
+            for key, owner in owners.items()
+        }
 
     def _damaged(self, why: str) -> LedgerDamagedError:
         fix = "the next provision or destroy of a lab with GPUs writes it anew from the labs' records"
@@ -268,6 +313,7 @@ class GpuLedger:
             "version": VERSION,
             "owners": {key: self._written(claim.lab) for key, claim in claims.items()},
             "boots": {key: claim.boot for key, claim in claims.items()},
+            "instead_of": {key: claim.instead_of for key, claim in claims.items() if claim.instead_of},
         }
         text = json.dumps({**data, "sum": _checksum(data)}, indent=1, sort_keys=True)
         write_whole(self._path, text.encode() + b"\n")

@@ -170,7 +170,7 @@ class VgpuHandler:
         slices = {
             str(vgpu_uuid(name, pci_address, profile, start)): (profile, start)
             for name in (lab, gpus.ledger.full_name(lab))  # older versions left the home out
-            for pci_address, profile, start in slices_of(gpus, {lab})
+            for pci_address, profile, start in slices_of(gpus, lab)
         }
         claimed = {
             uuid: (pci_address, *slices[uuid])

@@ -4,7 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from shared_boards import other_home
 from simulated_world import BOARDS, SimulatedHost
+
+from emulator.paths import Home
 
 
 @pytest.fixture
@@ -22,3 +25,9 @@ def gpu_host(tmp_path: Path) -> Iterator[SimulatedHost]:
     made.seed_foreign()
     yield made
     made.close()
+
+
+@pytest.fixture
+def other(gpu_host: SimulatedHost) -> Home:
+    """Another home on the machine with boards."""
+    return other_home(gpu_host)

@@ -14,7 +14,7 @@ from emulator.app.files import LoadedLab
 from emulator.app.gpu_planning import slices_made
 from emulator.app.provision import Options, provision
 from emulator.apply.handler import StopFlag
-from emulator.apply.ledger import Claim, GpuLedger, LedgerDamagedError, outlives_boots, slice_key
+from emulator.apply.ledger import VERSION, Claim, GpuLedger, LedgerDamagedError, outlives_boots, slice_key
 from emulator.errors import StateError
 from emulator.plan.gpu_resources import GpuInstance
 from emulator.plan.model import Plan
@@ -92,7 +92,7 @@ def test_a_ledger_of_the_first_format_is_read_and_its_claims_hold(tmp_path: Path
     ledger = GpuLedger(file)
     assert ledger.holds("demo", key)
     ledger.claim(SECOND, "other")
-    assert json.loads(file.read_text())["version"] == 2
+    assert json.loads(file.read_text())["version"] == VERSION
     assert ledger.claims()[key] == Claim("demo")
 
 

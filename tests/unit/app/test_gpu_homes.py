@@ -5,52 +5,19 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from journeys import release_it, slices
-from simulated_world import FIRST, SYSTEM_URI, SimulatedHost
+from journeys import release_it
+from shared_boards import carved, lab_of, within
+from simulated_world import FIRST, SimulatedHost
 from told import Told
 
-from emulator.adapters.simulated.gpus import board_at
-from emulator.app.files import LoadedLab
 from emulator.app.ledger_repair import mend_ledgers
 from emulator.apply.ledger import GpuLedger, mode_key, slice_key
 from emulator.errors import ConflictError
 from emulator.paths import Home
 from emulator.plan.gpu_resources import Vgpu
-
-
-@pytest.fixture
-def other(gpu_host: SimulatedHost) -> Home:
-    home = Home(gpu_host.root / "other")
-    home.root.mkdir(mode=0o700)
-    return home
-
-
-@contextmanager
-def within(host: SimulatedHost, home: Home) -> Iterator[None]:
-    """Commands are given with another HYPERSCALER_HOME."""
-    host.home = home
-    try:
-        yield
-    finally:
-        host.home = host.default_home
-
-
-def lab_of(host: SimulatedHost, compute: int = 1) -> LoadedLab:
-    """On libvirtds of their own, so that the labs share nothing but the boards."""
-    return host.lab_file(slices(compute).replace(SYSTEM_URI, "embedded"))
-
-
-def carved(host: SimulatedHost) -> tuple[bool, int, set[str]]:
-    """Of the board: MIG mode, number of slices, UUIDs of vGPUs."""
-    with host.gpus().store.change():
-        pass
-    board = board_at(host.gpus().store.look(), FIRST)
-    return board.mig, len(board.instances), {str(item.uuid) for item in board.vgpus}
 
 
 def owners(host: SimulatedHost) -> dict[str, str]:
