@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import os
 import shutil
-import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from fnmatch import fnmatch
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 import pytest
+from image_guest import DISK_GIB, MACHINE_ID, ImageGuest
 
 from emulator.adapters.process import HostProcess
-from emulator.adapters.ssh_shell import host_keys_from_console
 from emulator.errors import HostNotFitError
 from emulator.images.recipe import load_recipe, tree_paths
 from emulator.images.sbom import packages_of
@@ -25,11 +21,6 @@ from emulator.spec.model import ADMIN
 from emulator.wiring import images_of_host
 
 pytestmark = pytest.mark.host
-
-BOOT_SECONDS = 300.0
-MACHINE_ID = "5f0c1d3e9a7b4c62b8d4e6f70a1b2c3d"
-DISK_GIB = 6
-
 
 HPC, CLOUD = "hpc-base", "cloud-base"
 # Files of packages that the tree of an input replaces.
@@ -51,100 +42,9 @@ def image(request: pytest.FixtureRequest) -> GoldenImage:
         pytest.skip(f"{request.param} cannot be built here: {error}")
 
 
-class Guest:
-    """A guest on QEMU's user network, emulated, with its ssh port on the host's loopback."""
-
-    def __init__(self, image: GoldenImage, directory: Path) -> None:
-        self.image = image
-        self.directory = directory
-        self.console = directory / "console.log"
-        self.key = directory / "id"
-        self.known_hosts = directory / "known_hosts"
-        self.port = 0
-        self.process: subprocess.Popen[bytes] | None = None
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.key], check=True)
-        self.disk = directory / "disk.qcow2"
-        backing: list[str | Path] = ["-b", image.disk, "-F", "qcow2"]
-        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *backing, self.disk, f"{DISK_GIB}G"], check=True)
-
-    def boot(self) -> str:
-        """Start and wait until the console has told the host key; returns it."""
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        public = base64.b64encode(self.key.with_suffix(".pub").read_bytes().strip()).decode()
-        own = ["systemd.hostname=hpc-compute-7", f"systemd.machine_id={MACHINE_ID}"]
-        self.console.unlink(missing_ok=True)
-        self.process = subprocess.Popen(
-            [
-                *("qemu-system-x86_64", "-machine", "q35,accel=tcg", "-cpu", "max", "-smp", "1", "-m", "1024"),
-                *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
-                *("-drive", f"file={self.disk},if=none,id=disk", "-device", "virtio-blk-pci,drive=disk"),
-                *("-netdev", f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{self.port}-:22"),
-                *("-device", "virtio-net-pci,netdev=net,romfile=", "-device", "virtio-rng-pci"),
-                *("-serial", f"file:{self.console}"),
-                *("-qmp", f"unix:{self.directory / 'qmp'},server=on,wait=off"),
-                "-smbios",
-                f"type=11,value=io.systemd.credential.binary:lab.authorized_key={public}",
-                *("-kernel", self.image.kernel, "-initrd", self.image.initrd),
-                *("-append", " ".join((*self.image.manifest.cmdline, *own))),
-            ]
-        )
-        deadline = time.monotonic() + BOOT_SECONDS
-        while time.monotonic() < deadline:
-            assert self.process.poll() is None, f"QEMU ended: {self.text()}"
-            keys = host_keys_from_console(self.text())
-            if keys:
-                self.known_hosts.write_text(f"[127.0.0.1]:{self.port} {keys[0]}\n")
-                return keys[0]
-            time.sleep(0.2)
-        pytest.fail(f"no host key on the console: {self.text()[-2000:]}")
-
-    def text(self) -> str:
-        return self.console.read_text(errors="replace") if self.console.exists() else ""
-
-    def ssh(self, command: str, *options: str, user: str = ADMIN) -> subprocess.CompletedProcess[str]:
-        fixed = {
-            "BatchMode": "yes",
-            "IdentitiesOnly": "yes",
-            "IdentityFile": str(self.key),
-            "UserKnownHostsFile": str(self.known_hosts),
-            "StrictHostKeyChecking": "yes",
-            "ConnectTimeout": "30",
-            "LogLevel": "ERROR",
-        }
-        settings = [word for name, value in fixed.items() for word in ("-o", f"{name}={value}")]
-        argv = ["ssh", "-F", "none", *options, *settings, "-p", str(self.port), f"{user}@127.0.0.1", command]
-        return subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
-
-    def wait_for_ssh(self) -> None:
-        deadline = time.monotonic() + BOOT_SECONDS
-        while (done := self.ssh("true")).returncode != 0:
-            assert time.monotonic() < deadline, done.stderr
-            time.sleep(0.5)
-
-    def output(self, command: str) -> str:
-        done = self.ssh(command)
-        assert done.returncode == 0, (command, done.stdout, done.stderr)
-        return done.stdout.strip()
-
-    def press_power_button(self) -> None:
-        with socket.socket(socket.AF_UNIX) as qmp:
-            qmp.connect(str(self.directory / "qmp"))
-            for command in ("qmp_capabilities", "system_powerdown"):
-                qmp.sendall(json.dumps({"execute": command}).encode() + b"\n")
-            assert self.process is not None
-            assert self.process.wait(timeout=120) == 0
-
-    def end(self) -> None:
-        if self.process is not None and self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-
-
 @pytest.fixture(scope="module")
-def guest(image: GoldenImage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
-    guest = Guest(image, tmp_path_factory.mktemp("guest"))
+def guest(image: GoldenImage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ImageGuest]:
+    guest = ImageGuest(image, tmp_path_factory.mktemp("guest"))
     try:
         guest.boot()
         guest.wait_for_ssh()
@@ -153,7 +53,7 @@ def guest(image: GoldenImage, tmp_path_factory: pytest.TempPathFactory) -> Itera
         guest.end()
 
 
-def test_identity_comes_from_the_host(guest: Guest) -> None:
+def test_identity_comes_from_the_host(guest: ImageGuest) -> None:
     assert guest.output("hostname") == "hpc-compute-7"
     assert guest.output("cat /etc/machine-id") == MACHINE_ID
     keys = f"/etc/ssh/lab_keys/{ADMIN}"
@@ -164,7 +64,7 @@ def test_identity_comes_from_the_host(guest: Guest) -> None:
     assert guest.output("id -un; sudo -n id -un").split() == [ADMIN, "root"]
 
 
-def test_the_guest_comes_up_whole(guest: Guest) -> None:
+def test_the_guest_comes_up_whole(guest: ImageGuest) -> None:
     state = guest.ssh("systemctl is-system-running --wait").stdout.strip()
     failed = guest.output("systemctl --failed --plain --no-legend")
     assert (state, failed) == ("running", "")
@@ -172,19 +72,19 @@ def test_the_guest_comes_up_whole(guest: Guest) -> None:
     assert guest.output("journalctl -b --no-pager | grep -c 'rdering cycle' || true") == "0"
 
 
-def test_the_root_file_system_has_grown_to_the_disk(guest: Guest) -> None:
+def test_the_root_file_system_has_grown_to_the_disk(guest: ImageGuest) -> None:
     size = int(guest.output("df --output=size -B1 / | tail -1"))
     assert size > 0.94 * DISK_GIB * 2**30
 
 
-def test_address_comes_by_dhcp_and_the_resolver_runs(guest: Guest) -> None:
+def test_address_comes_by_dhcp_and_the_resolver_runs(guest: ImageGuest) -> None:
     assert guest.output("ip -4 -o addr show dev eth0 | grep -c ' 10.0.2.15/'") == "1"
     guest.output("systemctl is-system-running --wait || true")
     # QEMU's restricted network hands out no name server; a lab's own does, and its tests look names up.
     assert "managed by man:systemd-resolved" in guest.output("cat /etc/resolv.conf")
 
 
-def test_only_a_key_lets_in(guest: Guest) -> None:
+def test_only_a_key_lets_in(guest: ImageGuest) -> None:
     refused = guest.ssh("true", "-o", "PubkeyAuthentication=no", "-o", "PreferredAuthentications=password")
     assert refused.returncode == 255
     assert "Permission denied (publickey)" in refused.stderr
@@ -197,7 +97,7 @@ def test_only_a_key_lets_in(guest: Guest) -> None:
     }
 
 
-def test_root_is_not_let_in_and_nobody_can_let_himself_in(guest: Guest) -> None:
+def test_root_is_not_let_in_and_nobody_can_let_himself_in(guest: ImageGuest) -> None:
     guest.output("sudo install -d -m 700 /root/.ssh; sudo cp /etc/ssh/lab_keys/labadmin /root/.ssh/authorized_keys")
     assert "Permission denied (publickey)" in guest.ssh("true", user="root").stderr
     settings = guest.output("sudo sshd -T")
@@ -206,14 +106,14 @@ def test_root_is_not_let_in_and_nobody_can_let_himself_in(guest: Guest) -> None:
     guest.output("sudo rm -r /root/.ssh")
 
 
-def test_the_firewall_lets_in_ssh_alone_until_the_node_has_a_role(guest: Guest) -> None:
+def test_the_firewall_lets_in_ssh_alone_until_the_node_has_a_role(guest: ImageGuest) -> None:
     rules = guest.output("sudo nft list table inet lab")
     assert "policy drop" in rules
     assert "tcp dport 22 accept" in rules
     assert set(guest.output("sudo nft list tables").splitlines()) == TABLES[guest.image.name]
 
 
-def test_the_journal_is_kept_and_the_kernel_audits(guest: Guest) -> None:
+def test_the_journal_is_kept_and_the_kernel_audits(guest: ImageGuest) -> None:
     guest.output("systemctl is-system-running --wait || true")
     assert guest.output("ls -d /var/log/journal/*/system.journal").endswith("/system.journal")
     assert "enabled 1" in guest.output("sudo auditctl -s")
@@ -222,7 +122,7 @@ def test_the_journal_is_kept_and_the_kernel_audits(guest: Guest) -> None:
     assert "labadmin" in guest.output("sudo ausearch --input-logs -k sudo --interpret | tail -40")
 
 
-def test_no_identity_or_secret_is_baked_in(guest: Guest) -> None:
+def test_no_identity_or_secret_is_baked_in(guest: ImageGuest) -> None:
     assert guest.output("ls /etc/ssh/ssh_host_*") == (
         "/etc/ssh/ssh_host_ed25519_key\n/etc/ssh/ssh_host_ed25519_key.pub"
     )
@@ -238,7 +138,7 @@ def test_no_identity_or_secret_is_baked_in(guest: Guest) -> None:
     assert guest.ssh("ls /etc/dpkg/dpkg.cfg.d/*hyperscaler* /usr/sbin/policy-rc.d").stdout == ""
 
 
-def test_services_of_slurm_wait_for_the_playbook(guest: Guest) -> None:
+def test_services_of_slurm_wait_for_the_playbook(guest: ImageGuest) -> None:
     if guest.image.name != HPC:
         pytest.skip("Slurm is in the other image")
     units = ("munge", "slurmctld", "slurmd", "slurmdbd", "mariadb")
@@ -246,7 +146,7 @@ def test_services_of_slurm_wait_for_the_playbook(guest: Guest) -> None:
     guest.output("command -v srun sinfo sacctmgr mariadb munge python3")
 
 
-def test_kubernetes_waits_for_the_playbook_and_has_all_it_needs(guest: Guest) -> None:
+def test_kubernetes_waits_for_the_playbook_and_has_all_it_needs(guest: ImageGuest) -> None:
     if guest.image.name != CLOUD:
         pytest.skip("Kubernetes is in the other image")
     assert guest.ssh("systemctl is-enabled kubelet").stdout.strip() == "disabled"
@@ -257,7 +157,7 @@ def test_kubernetes_waits_for_the_playbook_and_has_all_it_needs(guest: Guest) ->
     assert "/kube-apiserver:" in guest.output("sudo ctr --namespace k8s.io images list --quiet")
 
 
-def test_every_unit_is_in_the_state_that_the_recipe_says(guest: Guest) -> None:
+def test_every_unit_is_in_the_state_that_the_recipe_says(guest: ImageGuest) -> None:
     recipe = load_recipe(guest.image.name)
     guest.output("systemctl is-system-running --wait || true")
     active = dict(
@@ -269,7 +169,7 @@ def test_every_unit_is_in_the_state_that_the_recipe_says(guest: Guest) -> None:
         assert said == dict.fromkeys(units, state)
 
 
-def test_the_packages_are_those_of_the_manifest(guest: Guest) -> None:
+def test_the_packages_are_those_of_the_manifest(guest: ImageGuest) -> None:
     rows = guest.output("dpkg-query -W -f '${db:Status-Status} ${Package} ${Version}\\n'").splitlines()
     installed = {name: version for state, name, version in (row.split() for row in rows) if state == "installed"}
     assert len(installed) == len(rows), "a package was removed by halves"
@@ -280,7 +180,7 @@ def test_the_packages_are_those_of_the_manifest(guest: Guest) -> None:
     assert {recipe.kernel, *recipe.packages} <= installed.keys()
 
 
-def test_installed_files_are_as_packaged(guest: Guest) -> None:
+def test_installed_files_are_as_packaged(guest: ImageGuest) -> None:
     """dpkg knows a checksum of every file. Those that the recipe leaves out, removes, replaces or masks differ, and
     what the guest's own boot writes; anything else was damaged on the way."""
     recipe = load_recipe(guest.image.name)
@@ -299,7 +199,7 @@ def test_installed_files_are_as_packaged(guest: Guest) -> None:
     assert [path for path in changed if not expected(path)] == []
 
 
-def test_the_image_keeps_to_its_size(guest: Guest) -> None:
+def test_the_image_keeps_to_its_size(guest: ImageGuest) -> None:
     recipe = load_recipe(guest.image.name)
     if not recipe.inputs:  # the budget is for the rest, and the guest cannot tell one from the other
         assert guest.image.disk.stat().st_size <= recipe.max_image_mib * 2**20
@@ -307,12 +207,12 @@ def test_the_image_keeps_to_its_size(guest: Guest) -> None:
     assert used < 1.5 * guest.image.disk.stat().st_size / 2**20 + 64, "the disk holds much that is not in use"
 
 
-def test_the_files_of_the_image_are_as_built(guest: Guest) -> None:
+def test_the_files_of_the_image_are_as_built(guest: ImageGuest) -> None:
     store = ImageStore(guest.image.directory.parent.parent, HostProcess())
     assert store.verify(guest.image) == []
 
 
-def test_errors_are_seen_on_the_console(guest: Guest) -> None:
+def test_errors_are_seen_on_the_console(guest: ImageGuest) -> None:
     guest.output("echo '<3>lab test: this is an error' | sudo tee /dev/kmsg")
     deadline = time.monotonic() + 30
     while "lab test: this is an error" not in guest.text():
@@ -321,7 +221,7 @@ def test_errors_are_seen_on_the_console(guest: Guest) -> None:
 
 
 # Last: it ends the guest and starts it again.
-def test_the_power_button_shuts_down_and_the_host_key_stays(guest: Guest) -> None:
+def test_the_power_button_shuts_down_and_the_host_key_stays(guest: ImageGuest) -> None:
     guest.output("systemctl is-system-running --wait || true")
     key = guest.output("cut -d' ' -f1,2 /etc/ssh/ssh_host_ed25519_key.pub")
     guest.press_power_button()
