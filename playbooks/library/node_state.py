@@ -55,8 +55,9 @@ options:
     type: list
     elements: dict
   units:
-    description: systemd units, each with C(name), C(enabled), C(state) (started or stopped), C(reads) (files) and
-      C(listen) (TCP port that answers once the service is up).
+    description: systemd units, each with C(name), C(enabled), C(state) (started, stopped or kept), C(reads) (files) and
+      C(listen) (TCP port that answers once the service is up). With the state C(kept), whether it runs is for others to
+      decide: it is neither started nor waited for, and restarted only where it runs.
     type: list
     elements: dict
   timeout:
@@ -266,15 +267,18 @@ def last_change(paths):
 
 
 def unit_action(unit, seen, changed_at):
-    """What to do with a unit: `start`, `restart`, `stop` or nothing (an empty string)."""
+    """What to do with a unit: `start`, `restart`, `try-restart`, `stop` or nothing (an empty string)."""
     running = seen.get("ActiveState") in ("active", "activating", "reloading")
     if unit["state"] == "stopped":
         return "stop" if running or seen.get("ActiveState") == "failed" else ""
     if not running:
-        return "start"
+        return "start" if unit["state"] == "started" else ""
     if "ExecMainStartTimestamp" not in seen:
         return ""  # a timer, say, has no process that could have read an old file
-    return "restart" if start_time(seen["ExecMainStartTimestamp"]) <= changed_at else ""
+    if start_time(seen["ExecMainStartTimestamp"]) > changed_at:
+        return ""
+    # Somebody may have stopped a kept one since we looked.
+    return "restart" if unit["state"] == "started" else "try-restart"
 
 
 def show_units(names):
@@ -317,7 +321,7 @@ def converge_units(units, timeout, *, check):
         fields = seen.get(name, {})
         if fields.get("LoadState") == "loaded":
             present.append((unit, name, fields))
-        elif unit["state"] != "stopped":
+        elif unit["state"] == "started":
             raise NodeStateError(f"{name} is not installed here (systemd says {fields.get('LoadState', 'nothing')})")
     for verb, wanted in (("enable", True), ("disable", False)):
         todo = [name for unit, name, fields in present if unit["enabled"] is wanted and differs_from(fields, wanted)]
@@ -332,7 +336,7 @@ def converge_units(units, timeout, *, check):
             continue
         if action:
             systemctl(action, name, timeout)
-        if unit["state"] != "stopped":
+        if unit["state"] == "started":
             wait_until_up(unit, name, timeout)
     return changes
 
@@ -451,7 +455,7 @@ def argument_spec():
             "options": {
                 "name": {"type": "str", "required": True},
                 "enabled": {"type": "bool"},
-                "state": {"type": "str", "choices": ["started", "stopped"], "default": "started"},
+                "state": {"type": "str", "choices": ["started", "stopped", "kept"], "default": "started"},
                 "reads": {"type": "list", "elements": "path", "default": []},
                 "listen": {"type": "int"},
             },

@@ -349,14 +349,62 @@ def test_access_of_a_student_ends_at_once(provisioned: dict[str, Any]) -> None:
     home.rmdir()
 
 
+FINGERPRINT = "openssl x509 -noout -fingerprint -sha256"
+
+
+def kubelet_certificate(name: str) -> str:
+    """Fingerprint of what the kubelet of `name` serves to the other node, which finds it signed by the lab's authority
+    for the node's name and address."""
+    (other,) = {HEAD, WORKER} - {name}
+    (address,) = [
+        each["address"] for each in get(f"node {name}")["status"]["addresses"] if each["type"] == "InternalIP"
+    ]
+    ask = f"openssl s_client -connect {address}:10250 -CAfile /etc/hyperscaler/tls/ca.crt -verify_return_error"
+    for subject in (f"-verify_hostname {name}", f"-verify_hostname {name}.cloud.{LAB}.internal"):
+        seen = guest(LAB, other).run(f"{ask} {subject} -verify_ip {address} </dev/null 2>&1")
+        assert seen.rc == 0, f"{name}, asked by {other} with {subject}: {seen.stdout}"
+        assert "Verify return code: 0 (ok)" in seen.stdout
+    return str(guest(LAB, other).check_output("printf %%s %s | " + FINGERPRINT, seen.stdout)).strip()
+
+
+def node_certificate(name: str) -> str:
+    return str(guest(LAB, name).check_output(f"{FINGERPRINT} -in /etc/hyperscaler/tls/node.crt")).strip()
+
+
+@pytest.mark.parametrize("name", [HEAD, WORKER])
+def test_kubelets_serve_with_the_labs_certificate(provisioned: dict[str, Any], name: str) -> None:
+    assert kubelet_certificate(name) == node_certificate(name)
+    assert guest(LAB, name, sudo=True).check_output("stat -c '%a %U' /etc/hyperscaler/tls/node.key") == "600 root"
+
+
+def main_process(name: str) -> str:
+    return str(guest(LAB, name).check_output("systemctl show --property MainPID --value kubelet"))
+
+
 @pytest.mark.long
 def test_rotate_tls(provisioned: dict[str, Any]) -> None:
+    """Kubelets serve the new certificate; pods do not notice. The next test sees that nothing is left to be done."""
+    kubectl("apply -f -", stdin=gpu_pod("survivor"))
+    until(lambda: get("pod survivor")["status"]["phase"] == "Running", "the pod that is to survive runs")
+    survivor = get("pod survivor")["status"]["containerStatuses"][0]["containerID"]
     read = ("ssh", LAB, WORKER, "--", "cat", "/etc/hyperscaler/tls/ca.crt")
     before = hyperscaler(*read).stdout
+    served = {name: (kubelet_certificate(name), main_process(name)) for name in (HEAD, WORKER)}
     started = time.monotonic()
     hyperscaler("rotate", LAB, "tls", "--yes")
     print(f"rotate tls took {time.monotonic() - started:.0f} s")
     assert hyperscaler(*read).stdout != before
+    for name, (old, process) in served.items():
+        assert kubelet_certificate(name) == node_certificate(name) != old
+        assert main_process(name) != process
+    until(lambda: ready(HEAD) and ready(WORKER), "both nodes are Ready")
+    status = get("pod survivor")["status"]
+    assert (status["phase"], status["containerStatuses"][0]["containerID"]) == ("Running", survivor)
+    # The API server comes through to the kubelet, whose certificate is another one.
+    assert "NVIDIA_VISIBLE_DEVICES=MIG-" in kubectl("logs survivor")
+    assert kubectl("exec survivor -- /bin/sh -c 'echo reached'").strip() == "reached"
+    kubectl("delete pod survivor --grace-period=0")
+    until(lambda: get(f"node {WORKER}")["status"]["allocatable"].get(RESOURCE) == "2", "the slices are offered again")
 
 
 def test_second_provision_changes_nothing(provisioned: dict[str, Any], lab_file: Path) -> None:

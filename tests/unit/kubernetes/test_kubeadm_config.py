@@ -96,6 +96,17 @@ def test_a_worker_registers_with_its_taints(minor: str) -> None:
     assert "taints" not in init(minor)["InitConfiguration"]["nodeRegistration"]
 
 
+@pytest.mark.parametrize("minor", BUNDLE_MINORS)
+def test_the_clusters_configuration_names_no_certificate_of_a_node(minor: str) -> None:
+    """It is every node's, and one that somebody joined by hand has none of the lab: each node's own kubelet is told."""
+    join = config.join_documents(release(minor), CLUSTER, NODE, "abcdef.0123456789abcdef", ["sha256:00"], 900)
+    text = config.to_yaml([*config.init_documents(release(minor), CLUSTER, NODE, 900), *join])
+    assert "/etc/hyperscaler/tls" not in text
+    assert not {"tlsCertFile", "tlsPrivateKeyFile", "serverTLSBootstrap"} & set(init(minor)["KubeletConfiguration"])
+    # And the API server asks no kubelet for a certificate of the lab, which those would not have either.
+    assert "kubelet-certificate-authority" not in text
+
+
 def test_the_cas_hash_is_pinned_and_never_skipped() -> None:
     hashes = ["sha256:" + "ab" * 32]
     join = config.join_documents(release("1.20"), CLUSTER, NODE, "abcdef.0123456789abcdef", hashes, 900)[0]

@@ -205,6 +205,11 @@ def test_units_as_systemd_shows_them(module: ModuleType) -> None:
         ("stopped", "active", 0.0, "stop"),
         ("stopped", "failed", 0.0, "stop"),
         ("stopped", "inactive", STARTED_AT + 1, ""),
+        ("kept", "inactive", STARTED_AT + 1, ""),
+        ("kept", "failed", STARTED_AT + 1, ""),
+        ("kept", "active", STARTED_AT - 1, ""),
+        ("kept", "active", STARTED_AT + 1, "try-restart"),
+        ("kept", "activating", STARTED_AT + 1, "try-restart"),
     ],
 )
 def test_a_unit_that_started_before_its_files_changed_is_restarted(
@@ -221,6 +226,7 @@ def test_a_unit_that_started_before_its_files_changed_is_restarted(
         ("started", "inactive", "start"),
         ("stopped", "active", "stop"),
         ("stopped", "inactive", ""),
+        ("kept", "active", ""),
     ],
 )
 def test_a_timer_has_no_process_that_could_be_stale(module: ModuleType, state: str, active: str, action: str) -> None:
@@ -322,6 +328,30 @@ def test_a_missing_unit_is_named(module: ModuleType, systemd: Callable[..., Syst
     systemd()
     with pytest.raises(module.NodeStateError, match=r"slurmd\.service is not installed here"):
         module.converge_units([unit("slurmd")], 5, check=False)
+
+
+@pytest.mark.parametrize("state", ["active", "activating"])
+def test_a_kept_unit_that_runs_is_restarted_and_not_waited_for(
+    module: ModuleType, systemd: Callable[..., Systemd], tmp_path: Path, state: str
+) -> None:
+    """kubelet of a node that is half joined never comes up; kubeadm is what mends it."""
+    (tmp_path / "node.crt").touch()
+    fake = systemd(kubelet=state, munge="inactive")
+    kept = unit("kubelet", state="kept", reads=[str(tmp_path / "node.crt")])
+    changes = module.converge_units([kept, unit("munge")], 0, check=False)
+    assert changes == ["kubelet.service try-restart", "munge.service start"]
+    assert fake.told == ["try-restart kubelet.service", "start munge.service"]
+
+
+@pytest.mark.parametrize("states", [{}, {"kubelet": "inactive"}, {"kubelet": "failed"}, {"kubelet": "active"}])
+def test_a_kept_unit_is_never_started(
+    module: ModuleType, systemd: Callable[..., Systemd], tmp_path: Path, states: dict[str, str]
+) -> None:
+    """Before kubeadm there is no kubelet to speak of; and one that runs with what it reads is left alone."""
+    reads = [] if states.get("kubelet") == "active" else [str(tmp_path)]
+    fake = systemd(**states)
+    assert module.converge_units([unit("kubelet", state="kept", reads=reads)], 0, check=False) == []
+    assert fake.told == []
 
 
 def test_check_mode_tells_systemd_nothing(module: ModuleType, systemd: Callable[..., Systemd]) -> None:

@@ -1,18 +1,25 @@
-"""The script with which a node trusts the lab's TLS authority, in directories like those of Debian."""
+"""How a node trusts the lab's TLS authority, in directories like those of Debian; what serves with its certificate."""
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
+from baseline_templates import inventory_of
 
 from emulator.adapters import x509
 from emulator.apply.handlers.files import new_ec_key
 from emulator.share import share_dir
 
-SCRIPT = share_dir() / "playbooks" / "roles" / "lab_tls" / "files" / "trust.sh"
+ROLES = share_dir() / "playbooks" / "roles"
+SCRIPT = ROLES / "lab_tls" / "files" / "trust.sh"
 NODE = x509.Subject(("hpc-controller",), (IPv4Address("192.168.100.10"),))
 SCOPE = x509.Scope(NODE.names, (IPv4Network("192.168.100.0/24"),))
 
@@ -92,3 +99,77 @@ def test_a_run_that_died_is_finished_by_the_next(store: Store) -> None:
     (store.certs / ".bundle").write_text("half")
     store.run()
     assert store.trusts(signed(pair)) == (True, True)
+
+
+# ---------------------------------------------------------------- what serves with the certificate
+LAB = """
+version: "1.0"
+metadata: {name: x}
+clusters:
+  hpc: {compute_nodes: {count: 1}}
+  cloud: {worker_nodes: {cpu_workers: {count: 1}}}
+"""
+ROLE_VARS = yaml.safe_load((ROLES / "lab_tls" / "vars" / "main.yml").read_text())
+
+
+def serving(host: str, secrets: Path) -> dict[str, list[dict[str, Any]]]:
+    """`tls_serving` on a node, as Ansible renders it."""
+    hostvars, groups = inventory_of(LAB)
+    values = {**ROLE_VARS, **hostvars[host], "groups": groups, "secrets_dir": str(secrets)}
+    values = {key: trust_as_template(value) if isinstance(value, str) else value for key, value in values.items()}
+    found = Templar(loader=DataLoader(), variables=values).template(values["tls_serving"])
+    assert isinstance(found, dict)
+    return found
+
+
+@pytest.fixture
+def secrets(tmp_path: Path) -> Path:
+    (tmp_path / "tls").mkdir()
+    (tmp_path / "tls" / "ca.crt").touch()
+    return tmp_path
+
+
+@pytest.mark.parametrize("host", ["cloud-control-plane", "cloud-cpu-worker-1"])
+def test_kubelet_serves_with_the_files_that_are_laid(secrets: Path, host: str) -> None:
+    given = serving(host, secrets)
+    laid = {entry["path"] for entry in ROLE_VARS["tls_files"]}
+    (file,), (unit,) = given["files"], given["units"]
+    name, _, value = file["content"].removesuffix("\n").partition("=")
+    options = dict(word.split("=") for word in shlex.split(value))
+    assert set(options) == {"--tls-cert-file", "--tls-private-key-file"}
+    assert set(options.values()) <= laid
+    # systemd takes one line for one variable, and the unit hands it on word by word.
+    assert "\n" not in value
+    service = (share_dir() / "config/images/files/cloud/etc/systemd/system/kubelet.service").read_text()
+    assert f"EnvironmentFile=-{file['path']}\n" in service
+    assert f" ${name}\n" in service
+    # Renewed, or said for the first time on a node of an earlier version: it starts anew. Nobody starts it but kubeadm.
+    assert (unit["name"], unit["state"]) == ("kubelet", "kept")
+    assert set(unit["reads"]) == {file["path"], *options.values()}
+    assert "enabled" not in unit
+
+
+def test_kubelet_runs_as_root_who_alone_reads_the_key() -> None:
+    service = (share_dir() / "config/images/files/cloud/etc/systemd/system/kubelet.service").read_text()
+    assert "User=" not in service
+    (key,) = [entry for entry in ROLE_VARS["tls_files"] if entry["path"].endswith("node.key")]
+    assert (key["mode"], key.get("owner")) == ("0600", None)
+
+
+def test_nodes_of_slurm_and_labs_without_an_authority_have_nothing_that_serves(secrets: Path, tmp_path: Path) -> None:
+    assert serving("hpc-controller", secrets) == {"files": [], "units": []}
+    assert serving("cloud-control-plane", tmp_path / "none") == {"files": [], "units": []}
+
+
+def test_a_rotation_lays_and_restarts_what_serves() -> None:
+    """By the role that carries the tag `tls` in both playbooks."""
+    (task,) = yaml.safe_load((ROLES / "lab_access" / "tasks" / "main.yml").read_text())
+    assert "tls_serving['files']" in task["node_state"]["files"]
+    assert "tls_serving['units']" in task["node_state"]["units"]
+    for playbook in ("playbook-k8s.yml", "playbook-hpc.yml"):
+        plays = yaml.safe_load((ROLES.parent / playbook).read_text())
+        tags = [
+            role.get("tags", []) for play in plays for role in play.get("roles", []) if role["role"] == "lab_access"
+        ]
+        assert len(tags) == 1
+        assert "tls" in tags[0]
