@@ -100,7 +100,7 @@ def test_a_ledger_of_the_first_format_is_read_and_its_claims_hold(tmp_path: Path
 DAMAGES: dict[str, Callable[[str], str]] = {
     "another owner": lambda text: text.replace('"demo"', '"demx"', 1),
     "cut off": lambda text: text[: len(text) // 2],
-    "another version": lambda text: text.replace('"version": 2', '"version": 6'),
+    "another version": lambda text: text.replace(f'"version": {VERSION}', f'"version": {VERSION + 4}'),
     "empty": lambda _text: "",
     "another kind of file": lambda _text: "[]",
 }
@@ -135,8 +135,8 @@ def test_a_damaged_ledger_is_written_anew_from_the_records(gpu_host: SimulatedHo
 
 def test_a_newer_ledger_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "owners.json"
-    file.write_text(json.dumps({"version": 3, "owners": {}, "sum": "of another kind"}))
-    with pytest.raises(StateError, match="of format 3") as caught:
+    file.write_text(json.dumps({"version": VERSION + 1, "owners": {}, "sum": "of another kind"}))
+    with pytest.raises(StateError, match=f"of format {VERSION + 1}") as caught:
         GpuLedger(file).claims()
     assert not isinstance(caught.value, LedgerDamagedError)
 
