@@ -56,7 +56,7 @@ e2e-kubernetes-short: setup-dev ## the same without scaling, reboots, rotation a
 e2e-thorough: setup-dev ## the killed and the Kubernetes lab with their long variants (an hour without KVM; not part of `make e2e`)
 	@THOROUGH=1 $(VENV)/pytest -v -m e2e tests/e2e/test_killed_lab.py tests/e2e/test_kubernetes_lab.py
 
-e2e-packer: setup-dev ## an image through Packer and a lab on it (half an hour without KVM; not part of `make e2e`)
+e2e-packer: setup-dev ## an image through Packer and a lab on it (ten minutes without KVM; not part of `make e2e`)
 	@$(VENV)/pytest -v -s -m e2e tests/e2e/test_packer_image.py
 
 fuzz: setup-dev ## the random tests with many new examples (FUZZ_FACTOR=30 times those of `make test`)
