@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,11 +26,20 @@ class Result:
         return json.loads(self.stdout)
 
 
-def hyperscaler(*arguments: str | Path, timeout: float = 1500, check: bool = True) -> Result:
-    """Run the command; its progress goes to the test's own output, so that a CI log shows it."""
+def hyperscaler(
+    *arguments: str | Path, timeout: float = 1500, check: bool = True, within: Sequence[str] = ()
+) -> Result:
+    """Run the command; its progress goes to the test's own output, so that a CI log shows it.
+
+    `within`: the words before it that run it in other namespaces.
+    """
     print(f"$ hyperscaler {' '.join(map(str, arguments))}", flush=True)
     done = subprocess.run(
-        [COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL
+        [*within, COMMAND, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        stdin=subprocess.DEVNULL,
     )
     print(done.stdout + done.stderr, flush=True)
     if check and done.returncode != 0:

@@ -1,0 +1,103 @@
+"""A Slurm lab on the host's own libvirt, whose guests are not root's unless a domain says so: disks and images are in
+directories that nobody else may enter. The tests run in this order."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from labs import Result, host_snapshot, hyperscaler, left_behind
+from system_libvirt import system_libvirt
+
+from emulator.adapters.domain_xml import guests_run_as_another_user
+from emulator.paths import Home
+
+pytestmark = pytest.mark.e2e
+
+LAB = "e2e-system"
+SPEC = f"""
+version: "1.0"
+metadata: {{name: {LAB}}}
+clusters:
+  hpc:
+    controller: {{cpu_cores: 2, memory_gb: 2, disk_gb: 8}}
+    compute_nodes: {{count: 1, cpu_cores: 1, memory_gb: 1, disk_gb: 8}}
+hypervisor: {{uri: "qemu:///system"}}
+"""
+Command = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def before() -> dict[str, list[str]]:
+    return host_snapshot()
+
+
+@pytest.fixture(scope="module")
+def within(before: dict[str, list[str]]) -> Iterator[tuple[str, ...]]:
+    with system_libvirt() as words:
+        yield words
+        if Home.default().lab(LAB).root.exists():
+            hyperscaler("destroy", LAB, "--yes", check=False, within=words)
+
+
+@pytest.fixture(scope="module")
+def lab_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("lab") / "cluster.yaml"
+    path.write_text(SPEC)
+    return path
+
+
+def seen(within: tuple[str, ...], *words: str) -> list[str]:
+    """What libvirt and the kernel have there, line by line."""
+    done = subprocess.run([*within, *words], capture_output=True, text=True, check=True)
+    return done.stdout.split("\n")
+
+
+def everything(within: tuple[str, ...]) -> dict[str, list[str]]:
+    virsh = ("virsh", "--quiet", "--connect", "qemu:///system")
+    return {
+        "domains": seen(within, *virsh, "list", "--all", "--name"),
+        "networks": seen(within, *virsh, "net-list", "--all", "--name"),
+        "pools": seen(within, *virsh, "pool-list", "--all", "--name"),
+        "tables": seen(within, "nft", "list", "tables"),
+        "links": [line.split(":")[1] for line in seen(within, "ip", "-o", "link") if line],
+    }
+
+
+def test_the_lab_comes_up_and_verifies_itself(within: tuple[str, ...], lab_file: Path) -> None:
+    blank = everything(within)
+    provisioned = hyperscaler("provision", lab_file, "--yes", "--json", within=within).json()
+    assert provisioned["checks"] and all(check["ok"] for check in provisioned["checks"])
+    assert len(everything(within)["domains"]) == len(blank["domains"]) + 2
+    capabilities = "\n".join(seen(within, "virsh", "--connect", "qemu:///system", "capabilities"))
+    assert guests_run_as_another_user(capabilities), "a libvirt that runs guests as root proves nothing"
+    owners = {path.stat().st_uid for path in Home.default().lab(LAB).disks.iterdir()}
+    assert owners == {0}, "disks keep their owner"
+
+
+def test_a_job_runs_and_nothing_is_left_to_do(within: tuple[str, ...], lab_file: Path) -> None:
+    job = hyperscaler("ssh", LAB, "hpc-controller", "--", "srun", "-N1", "hostname", within=within)
+    assert job.stdout.strip() == "hpc-compute-1"
+    assert hyperscaler("plan", lab_file, "--json", within=within).json()["changes"] == []
+    assert hyperscaler("status", LAB, "--json", within=within).json()["hypervisor"] == "qemu:///system"
+
+
+def test_the_lab_is_stopped_and_started(within: tuple[str, ...], lab_file: Path) -> None:
+    virsh = ("virsh", "--quiet", "--connect", "qemu:///system")
+    seen(within, *virsh, "destroy", f"{LAB}-hpc-compute-1")
+    hyperscaler("provision", lab_file, "--yes", within=within)
+    assert hyperscaler("plan", lab_file, "--json", within=within).json()["changes"] == []
+
+
+def test_nothing_is_left(within: tuple[str, ...], before: dict[str, list[str]]) -> None:
+    hyperscaler("destroy", LAB, "--yes", within=within)
+    after = everything(within)
+    assert not [name for name in after["domains"] if LAB in name]
+    assert not [name for name in after["networks"] if name not in ("", "default")]
+    assert [name for name in after["links"] if name.strip() != "lo"] == []
+    assert after["tables"] == [""] and after["pools"] == [""]
+    left = left_behind(before, host_snapshot())
+    daemons = ("libvirtd", "virtlogd")
+    assert [item for kind, items in left.items() for item in items if not any(word in item for word in daemons)] == []
