@@ -1,7 +1,7 @@
 # The two commands to know: `make demo` and `make test`.
 VENV := .venv/bin
 
-.PHONY: help demo setup setup-dev test lint types unit test-libvirt test-isolation test-host e2e e2e-demo e2e-slurm e2e-kubernetes e2e-kubernetes-short e2e-killed e2e-thorough e2e-packer fuzz stress bench destroy-demo clean
+.PHONY: help demo setup setup-dev test lint types unit test-libvirt test-isolation test-host e2e e2e-demo e2e-slurm e2e-system e2e-kubernetes e2e-kubernetes-short e2e-killed e2e-thorough e2e-packer fuzz stress bench destroy-demo clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,13 +36,16 @@ test-libvirt: setup-dev ## those of test-host that boot no golden image: libvirt
 test-isolation: setup-dev ## that of test-host which sends packets between the guests of both clusters (three minutes)
 	@$(VENV)/pytest -v -m host tests/host/test_isolation.py
 
-e2e: e2e-demo e2e-slurm e2e-killed e2e-kubernetes ## all labs on real VMs, one after the other
+e2e: e2e-demo e2e-slurm e2e-system e2e-killed e2e-kubernetes ## all labs on real VMs, one after the other
 
 e2e-demo: setup-dev ## `make demo` from nothing to nothing (ten minutes without KVM, with the images built)
 	@$(VENV)/pytest -v -m "e2e and not thorough" tests/e2e/test_demo.py
 
 e2e-slurm: setup-dev ## the Slurm lab (a quarter of an hour without KVM)
 	@$(VENV)/pytest -v -m "e2e and not thorough" tests/e2e/test_slurm_lab.py
+
+e2e-system: setup-dev ## a lab on a libvirt as a distribution starts it, in namespaces of its own (four minutes without KVM)
+	@$(VENV)/pytest -v -m "e2e and not thorough" tests/e2e/test_system_libvirt.py
 
 e2e-killed: setup-dev ## a lab whose command is killed at every stage (five minutes without KVM)
 	@$(VENV)/pytest -v -m "e2e and not thorough" tests/e2e/test_killed_lab.py

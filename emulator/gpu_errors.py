@@ -21,10 +21,6 @@ class GpuBusyError(GpuError):
     exit_code = ExitCode.CONFLICT
 
 
-class GpuProcessError(GpuBusyError):
-    """Processes of the host run on it."""
-
-
 class GpuPermissionError(GpuError):
     """The caller may not do this; NVML's management calls are root's."""
 

@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import TypeVar
 
 from emulator.gpu.model import GpuInstance, MigProfile, Placement
-from emulator.gpu_errors import GpuBusyError, GpuProcessError
+from emulator.gpu_errors import GpuBusyError
 from emulator.gpu_ports import GpuProcess
 from emulator.ports import log
 
@@ -173,8 +173,7 @@ def destroy_instance(
     """Destroy the instance found again by (profile, start), its compute instances first; False: there is none.
 
     Raises:
-        GpuProcessError: processes run in it; nothing was touched then.
-        GpuBusyError: a guest runs on a vGPU of it; nothing was touched then.
+        GpuBusyError: processes run in it; nothing was touched then.
     """
     nvml = device.nvml
     most = next(
@@ -192,7 +191,7 @@ def destroy_instance(
         users = [item for item in processes if item.gpu_instance_id == info.id]
         if users:
             listed = ", ".join(f"{item.name} (pid {item.pid})" for item in users)
-            raise GpuProcessError(f"the GPU instance is in use by {listed}", where=where, fix="stop them first")
+            raise GpuBusyError(f"the GPU instance is in use by {listed}", where=where, fix="stop them first")
         if info.id in _running_vgpus(device):
             raise GpuBusyError(
                 "a guest runs on a vGPU of this GPU instance", where=where, fix="shut its domain down first"

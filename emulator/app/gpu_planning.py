@@ -9,15 +9,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
-from emulator.app.gpu_exchanged import around_exchanges, exchanges_of, kept_exchanges, on_boards, on_record
-from emulator.apply.handlers.gpu_carve import GpuHost, made_in_this_boot, settled_handle
+from emulator.apply.handlers.gpu_carve import GpuHost, made_in_this_boot, settled_handle, slices_of
 from emulator.apply.handlers.gpu_traces import traced_boards, traced_slices
-from emulator.apply.ledger import slice_key, slice_of, whole_boards
+from emulator.apply.ledger import slice_key, whole_boards
 from emulator.apply.state import State
 from emulator.errors import ConflictError, HostNotFitError
 from emulator.gpu.allocate import allocate, board_states, demands_of
 from emulator.gpu.catalog import find_board
-from emulator.gpu.demand import Assignment, BoardState, Infeasible
+from emulator.gpu.demand import BoardState, Infeasible
 from emulator.gpu.model import BoardModel, GpuInstance, Placement
 from emulator.host.gpu_fitness import require_fit
 from emulator.host.gpus import Gpu, discover_gpus, require_devices
@@ -86,25 +85,20 @@ def plan_gpus(spec: ClusterSpec, host: GpuHost | None, state: State, passed: Seq
             device.id: _foreign(host, spec.name, by_address[device.pci_address], state) for device in spec.gpu.devices
         },
     )
-    addresses = {device.id: device.pci_address for device in spec.gpu.devices}
-    exchanges = exchanges_of(host, spec.name, {address: device for device, address in addresses.items()})
-    recorded = current_assignments([record.resource for record in state.resources.values()])
-    current = on_boards(exchanges, recorded)
-    pinned = _pinned(spec, boards, current)
-    kept = kept_exchanges(exchanges, current, pinned)
-    answer = allocate(spec, around_exchanges(boards, exchanges, kept), current, pinned=pinned)
+    current = current_assignments([record.resource for record in state.resources.values()])
+    answer = allocate(spec, boards, current, pinned=_pinned(spec, boards, state))
     if isinstance(answer, Infeasible):
         raise HostNotFitError(
             "the slices do not fit on the boards: " + "; ".join(answer.reasons),
             where="global.gpu_allocation",
             fix="; or ".join(answer.changes) or "`hyperscaler gpu plan FILE` shows the boards",
         )
+    addresses = {device.id: device.pci_address for device in spec.gpu.devices}
     require_fit(
         {(item.board, not item.whole) for node in answer.nodes.values() for item in node},
         {device: by_address[address] for device, address in addresses.items()},
     )
-    nodes = {node: on_record(kept, placed) for node, placed in answer.nodes.items()}
-    resources = build_gpus(host.ledger.full_name(spec.name), addresses, nodes)
+    resources = build_gpus(host.ledger.full_name(spec.name), addresses, answer.nodes)
     return GpuPlan(_as_made(resources, state), answer.notes)
 
 
@@ -171,8 +165,6 @@ def _foreign(host: GpuHost, lab: str, gpu: Gpu, state: State) -> tuple[GpuInstan
         if isinstance(record.resource, GpuInstanceResource):
             slice_ = record.resource
             key = slice_key(slice_.pci_address, slice_.profile, slice_.start)
-            if host.ledger.place_of(lab, key) != key:
-                continue
             if host.ledger.owner(key) is None and made_in_this_boot(host, settled_handle(record)):
                 mine.add(key)
     mine |= {slice_key(*place) for place in traced_slices(host, lab)}
@@ -190,8 +182,7 @@ def _missing_of_others(host: GpuHost, lab: str, gpu: Gpu, there: Collection[tupl
     model = _reported(gpu) or gpu.model
     profiles = {profile.name: profile for profile in model.profiles} if model else {}
     missing = []
-    reserved = (slice_of(key) for key, owner in host.ledger.read().items() if owner != lab)
-    for address, name, start in (place for place in reserved if place is not None):
+    for address, name, start in slices_of(host, {owner for owner in host.ledger.read().values() if owner != lab}):
         profile = profiles.get(name)
         if address == gpu.pci_address and profile is not None and (name, start) not in there:
             places = [place for place in profile.placements or () if place.start == start]
@@ -200,10 +191,11 @@ def _missing_of_others(host: GpuHost, lab: str, gpu: Gpu, there: Collection[tupl
     return missing
 
 
-def _pinned(spec: ClusterSpec, boards: tuple[BoardState, ...], current: Mapping[str, Assignment]) -> tuple[str, ...]:
+def _pinned(spec: ClusterSpec, boards: tuple[BoardState, ...], state: State) -> tuple[str, ...]:
     """Demands that are served already and have not changed: their guests keep what they have, unless others took the
     place after a reboot."""
     wanted = {demand.id: demand for demand in demands_of(spec, boards)}
+    current = current_assignments([record.resource for record in state.resources.values()])
     taken = {board.id: board.instances for board in boards}
     served = []
     for name, assignment in current.items():

@@ -107,11 +107,10 @@ def usage(host: GpuHost, labs: Mapping[str, State]) -> tuple[BoardUsage, ...]:
     """Memory and utilisation of all boards and their slices, with the nodes that hold them by the labs' records."""
     slices: dict[str, HeldSlice] = {}
     whole: dict[str, HeldBoard] = {}
-    for lab, state in labs.items():
+    for state in labs.values():
         for item in held_devices(state):
             if isinstance(item, HeldSlice):
-                recorded = slice_key(item.pci_address, item.profile, item.start)
-                slices[host.ledger.place_of(lab, recorded)] = item
+                slices[slice_key(item.pci_address, item.profile, item.start)] = item
             else:
                 whole[item.pci_address] = item
     owners = host.ledger.in_effect()

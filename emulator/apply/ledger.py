@@ -9,7 +9,6 @@ Labs of the default home are in the file by their names, those of other homes as
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -29,7 +28,7 @@ from emulator.errors import ConflictError, StateError
 from emulator.paths import Home
 from emulator.units import natural
 
-VERSION = 3  # 1 had neither boots nor a checksum, 2 no exchanged slices
+VERSION = 2  # 1 had neither boots nor a checksum
 LAYOUT_SECONDS = 600.0
 """How long one may wait for another that works on the boards: a driver call of it may reset a board or hang."""
 ENTRY_SECONDS = 60.0
@@ -86,16 +85,10 @@ class LedgerDamagedError(StateError):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A lab's claim on a key.
-
-    Attributes:
-        boot: when it was made, by the kernel's boot id; empty where that is unknown.
-        instead_of: of a slice that the lab has in exchange (`GpuLedger.exchange`): the key of the one on its record.
-    """
+    """A lab's claim on a key. `boot`: when it was made, by the kernel's boot id; empty where that is unknown."""
 
     lab: str
     boot: str = ""
-    instead_of: str = ""
 
 
 def outlives_boots(key: str) -> bool:
@@ -138,8 +131,8 @@ class GpuLedger:
         """What no other lab of the host is called: for a lab of another home than the default one, with that."""
         return f"{lab}{_IN}{self._home}" if self._home and _IN not in lab else lab
 
-    def _written(self, owner: str) -> str:
-        """An owner as the file has it."""
+    def written(self, owner: str) -> str:
+        """An owner as the file has it: what no other lab of the host is called."""
         return owner.removesuffix(f"{_IN}{Home(self._path.parent).id}") if _IN in owner else self.full_name(owner)
 
     def seen(self, written: str) -> str:
@@ -196,7 +189,7 @@ class GpuLedger:
                     where=str(self._path),
                     fix=f"take another board, or {release_command(there.lab)}",
                 )
-            wanted = Claim(lab, self.boot_id(), there.instead_of if there else "")
+            wanted = Claim(lab, self.boot_id())
             if there != wanted:
                 self._write({**claims, key: wanted})
 
@@ -212,33 +205,7 @@ class GpuLedger:
         with self._locked():
             claims = self.claims()
             if key in claims and claims[key].lab == lab:
-                self._write({**claims, key: dataclasses.replace(claims[key], lab=heir)})
-
-    def exchange(self, key: str, lab: str, gone: str) -> None:
-        """The slice `key` of `lab` stays and belongs to the owner of `gone` from now on, whose slice is no more."""
-        with self._locked():
-            claims = self.claims()
-            if key not in claims or claims[key].lab != lab or gone not in claims:
-                return
-            heir = claims.pop(gone)
-            wanted = heir.instead_of or gone
-            claims[key] = dataclasses.replace(heir, instead_of="" if wanted == key else wanted)
-            self._write(claims)
-
-    def place_of(self, lab: str, key: str) -> str:
-        """Where the slice lies that a lab has as `key` on its record: there, or where it got another for it."""
-        for other, claim in self.claims().items():
-            if claim.lab == lab and claim.instead_of == key and self._in_effect(other, claim):
-                return other
-        return key
-
-    def drop_exchanged(self, lab: str, key: str) -> None:
-        """Strike out what the lab had instead of `key`: a reboot or somebody else took it away."""
-        with self._locked():
-            claims = self.claims()
-            left = {name: claim for name, claim in claims.items() if (claim.lab, claim.instead_of) != (lab, key)}
-            if left != claims:
-                self._write(left)
+                self._write({**claims, key: Claim(heir, claims[key].boot)})
 
     def take_over(self, claims: Mapping[str, Claim]) -> None:
         """Add what nobody has a claim on yet."""
@@ -280,15 +247,12 @@ class GpuLedger:
                 where=str(self._path),
                 fix="use the version of hyperscaler that wrote it, or a newer one",
             )
-        owners, boots, instead = data.get("owners"), data.get("boots", {}), data.get("instead_of", {})
-        if not isinstance(owners, dict) or not isinstance(boots, dict) or not isinstance(instead, dict):
+        owners, boots = data.get("owners"), data.get("boots", {})
+        if not isinstance(owners, dict) or not isinstance(boots, dict):
             raise self._damaged("is no GPU ledger")
         if version != 1 and data.get("sum") != _checksum(data):
             raise self._damaged("its checksum differs")
-        return {
-            str(key): Claim(self.seen(str(owner)), str(boots.get(key, "")), str(instead.get(key, "")))
-            for key, owner in owners.items()
-        }
+        return {str(key): Claim(self.seen(str(owner)), str(boots.get(key, ""))) for key, owner in owners.items()}
 
     def _damaged(self, why: str) -> LedgerDamagedError:
         fix = "the next provision or destroy of a lab with GPUs writes it anew from the labs' records"
@@ -311,9 +275,8 @@ class GpuLedger:
     def _write(self, claims: Mapping[str, Claim]) -> None:
         data: dict[str, object] = {
             "version": VERSION,
-            "owners": {key: self._written(claim.lab) for key, claim in claims.items()},
+            "owners": {key: self.written(claim.lab) for key, claim in claims.items()},
             "boots": {key: claim.boot for key, claim in claims.items()},
-            "instead_of": {key: claim.instead_of for key, claim in claims.items() if claim.instead_of},
         }
         text = json.dumps({**data, "sum": _checksum(data)}, indent=1, sort_keys=True)
         write_whole(self._path, text.encode() + b"\n")

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from emulator.apply.handler import ApplyContext, Handle
 from emulator.apply.handlers.gpu_carve import GpuHost, Gpus, made_in_this_boot, settled_handle, slices_of, surely_not
+from emulator.apply.handlers.gpu_pairing import other_slices_away
 from emulator.apply.handlers.gpu_traces import VFIO_DRIVER, traced_boards, traced_vgpus
 from emulator.apply.ledger import vgpu_key, whole_boards
 from emulator.errors import GpuError
@@ -107,16 +108,22 @@ class VgpuHandler:
         key = vgpu_key(resource.pci_address, resource.uuid, request.parent)
         ledger.claim(key, self._lab)
         try:
-            return host.create(request)
+            with other_slices_away(self._gpus(), host, resource, self._lab):
+                return host.create(request)
         except GpuError:
             if surely_not(lambda: self._existing(host, resource, {}) is not None):
                 ledger.release(key, self._lab)
             raise
 
     def _request(self, resource: Vgpu, host: VgpuHost, before: str | None) -> VgpuRequest:
-        """A free function that offers the type; `before`, where it was made the last time, comes first."""
+        """A free function that offers the type; `before`, where it was made the last time, comes first.
+
+        Not one that the ledger gives to another vGPU: who removed that by hand did not ask whose it was, and in the
+        vendor VFIO framework its owner would take ours for it.
+        """
         names = self._type_names(resource)
-        parents = host.parents(resource.pci_address)
+        others = self._functions_of_others(resource)
+        parents = [item for item in host.parents(resource.pci_address) if item.address not in others]
         for parent in sorted(parents, key=lambda item: item.address != before):
             for name in names:
                 if not parent.devices and name in parent.creatable:
@@ -132,6 +139,12 @@ class VgpuHandler:
             where=resource.pci_address,
             fix="compare `hyperscaler gpu discover`, free what is in the way, then run the command again",
         )
+
+    def _functions_of_others(self, resource: Vgpu) -> set[str]:
+        own = vgpu_key(resource.pci_address, resource.uuid, "")
+        board = vgpu_key(resource.pci_address, "", "").rstrip("/")
+        claims = self._gpus().ledger.in_effect()
+        return {key.rpartition("/")[2] for key in claims if key.startswith(board) and not key.startswith(own)}
 
     def _type_names(self, resource: Vgpu) -> tuple[str, ...]:
         """vGPU types of the profile: NVML links type and profile, since names differ from board to board."""
@@ -170,7 +183,7 @@ class VgpuHandler:
         slices = {
             str(vgpu_uuid(name, pci_address, profile, start)): (profile, start)
             for name in (lab, gpus.ledger.full_name(lab))  # older versions left the home out
-            for pci_address, profile, start in slices_of(gpus, lab)
+            for pci_address, profile, start in slices_of(gpus, {lab})
         }
         claimed = {
             uuid: (pci_address, *slices[uuid])

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from emulator.apply.handler import ApplyContext, Handle
-from emulator.apply.handlers.gpu_exchange import destroy_or_exchange, place_on_board
 from emulator.apply.handlers.gpu_mode import required_mig_mode, switch_mig_mode
 from emulator.apply.handlers.gpu_traces import VFIO_DRIVER, traced_slices
 from emulator.apply.ledger import GpuLedger, functions_key, mode_key, slice_key, slice_of
@@ -22,7 +21,7 @@ from emulator.gpu_ports import (
     VgpuFramework,
     VgpuHost,
 )
-from emulator.plan.gpu_resources import BoardResource, GpuInstance, MigMode, VirtualFunctions
+from emulator.plan.gpu_resources import BoardResource, GpuInstance, MigMode, Vgpu, VirtualFunctions
 from emulator.plan.model import Action, Observation, Presence, Recorded
 from emulator.plan.resources import Resource
 
@@ -238,8 +237,7 @@ def _refuse_to_erase(gpus: GpuHost, resource: VirtualFunctions, lab: str) -> Non
 
 
 class GpuInstanceHandler:
-    """Slices are known by (board, profile, start); whose they are is in the ledger, written before the slice is, and
-    so is where a lab has one that it got in exchange."""
+    """Slices are known by (board, profile, start); whose they are is in the ledger, written before the slice is."""
 
     def __init__(self, gpus: Gpus, lab: str) -> None:
         self._gpus = gpus
@@ -250,11 +248,10 @@ class GpuInstanceHandler:
         mode = None if _away(gpus, resource) else gpus.nvml.mig_mode(resource.pci_address)
         if mode is None or not mode.current:
             return Observation(Presence.ABSENT)
-        place = place_on_board(gpus, self._lab, resource)
         for instance in gpus.nvml.instances(resource.pci_address):
-            if not instance.placement.overlaps(place):
+            if not instance.placement.overlaps(resource.placement):
                 continue
-            if _is(resource, place, instance) and self._ours(gpus, resource, place, settled_handle(record)):
+            if _is(resource, instance) and self._ours(gpus, resource, settled_handle(record)):
                 return Observation(Presence.OURS)
             key = slice_key(resource.pci_address, instance.profile, instance.placement.start)
             if gpus.ledger.holds(self._lab, key):
@@ -265,11 +262,11 @@ class GpuInstanceHandler:
             return Observation(Presence.FOREIGN, detail=text)
         return Observation(Presence.ABSENT)
 
-    def _ours(self, gpus: GpuHost, resource: GpuInstance, where: Placement, handle: Handle) -> bool:
+    def _ours(self, gpus: GpuHost, resource: GpuInstance, handle: Handle) -> bool:
         """By the ledger; where that was lost, by the handle of a creation that came to its end. Either counts in the
         boot of the host that it was made in alone: no slice outlives that, so what is there now was made by others.
         Where both are lost, the lab's vGPU on it tells."""
-        key = slice_key(resource.pci_address, resource.profile, where.start)
+        key = slice_key(resource.pci_address, resource.profile, resource.start)
         if gpus.ledger.owner(key) is None:
             place = (resource.pci_address, resource.profile, resource.start)
             return made_in_this_boot(gpus, handle) or place in traced_slices(gpus, self._lab)
@@ -278,64 +275,42 @@ class GpuInstanceHandler:
     def ensure(self, resource: GpuInstance, previous: Resource | None, context: ApplyContext) -> Handle:
         del previous
         gpus = self._gpus()
-        with gpus.ledger.layout():
-            made = self._existing(gpus, resource, context) or self._create(gpus, resource)
-            return {"gpu_instance_id": made.gi_id, "boot": gpus.ledger.boot_id()}
-
-    def _existing(self, gpus: GpuHost, resource: GpuInstance, context: ApplyContext) -> Slice | None:
-        """The slice where it is there already, its claim brought up to date."""
-        place = place_on_board(gpus, self._lab, resource)
-        ours = self._ours(gpus, resource, place, context.handle(resource.id))
-        for instance in gpus.nvml.instances(resource.pci_address):
-            if _is(resource, place, instance):
-                if not ours:
-                    raise GpuBusyError(
-                        f"{resource.profile} at slice {place.start} of {resource.device} is there already and "
-                        "is not this lab's",
-                        where=resource.pci_address,
-                        fix="hyperscaler gpu discover shows it; plan again",
-                    )
-                gpus.ledger.claim(slice_key(resource.pci_address, resource.profile, place.start), self._lab)
-                return instance
-        return None
-
-    def _create(self, gpus: GpuHost, resource: GpuInstance) -> Slice:
         key = slice_key(resource.pci_address, resource.profile, resource.start)
-        gpus.ledger.claim(key, self._lab)
-        gpus.ledger.drop_exchanged(self._lab, key)
-        try:
-            profile_id = _profile_id(gpus, resource)
-            return gpus.nvml.create_instance(resource.pci_address, profile_id, resource.placement)
-        except GpuError:
-            place, address = resource.placement, resource.pci_address
-            if surely_not(lambda: any(_is(resource, place, item) for item in gpus.nvml.instances(address))):
-                gpus.ledger.release(key, self._lab)
-            raise
+        with gpus.ledger.layout():
+            ours = self._ours(gpus, resource, context.handle(resource.id))
+            for instance in gpus.nvml.instances(resource.pci_address):
+                if _is(resource, instance):
+                    if not ours:
+                        raise GpuBusyError(
+                            f"{resource.profile} at slice {resource.start} of {resource.device} is there already and "
+                            "is not this lab's",
+                            where=resource.pci_address,
+                            fix="hyperscaler gpu discover shows it; plan again",
+                        )
+                    gpus.ledger.claim(key, self._lab)
+                    return {"gpu_instance_id": instance.gi_id, "boot": gpus.ledger.boot_id()}
+            gpus.ledger.claim(key, self._lab)
+            try:
+                profile_id = profile_id_of(gpus, resource)
+                made = gpus.nvml.create_instance(resource.pci_address, profile_id, resource.placement)
+            except GpuError:
+                if surely_not(lambda: any(_is(resource, item) for item in gpus.nvml.instances(resource.pci_address))):
+                    gpus.ledger.release(key, self._lab)
+                raise
+            return {"gpu_instance_id": made.gi_id, "boot": gpus.ledger.boot_id()}
 
     def delete(self, resource: GpuInstance, handle: Handle, context: ApplyContext) -> None:
         gpus = self._gpus()
         with gpus.ledger.layout():
-            place = place_on_board(gpus, self._lab, resource)
-            key = slice_key(resource.pci_address, resource.profile, place.start)
-            if self._ours(gpus, resource, place, {} if context.resumed else handle):
-                gpus.ledger.claim(key, self._lab)  # where only the handle told: it does not count once this has begun
-                if not self._destroy(gpus, resource, place.start):
-                    return
-            # Also a reservation from before a reboot, of this place or of one in exchange.
+            key = slice_key(resource.pci_address, resource.profile, resource.start)
+            if not self._ours(gpus, resource, {} if context.resumed else handle):
+                gpus.ledger.release(key, self._lab)  # a reservation from before a reboot
+                return
+            gpus.ledger.claim(key, self._lab)  # where only the handle told: it does not count once this has begun
+            mode = gpus.nvml.mig_mode(resource.pci_address)
+            if mode is not None and mode.current:
+                gpus.nvml.destroy_instance(resource.pci_address, profile_id_of(gpus, resource), resource.start)
             gpus.ledger.release(key, self._lab)
-            gpus.ledger.drop_exchanged(self._lab, slice_key(resource.pci_address, resource.profile, resource.start))
-
-    def _destroy(self, gpus: GpuHost, resource: GpuInstance, start: int) -> bool:
-        """False: another slice went in its place, and this one stays with another owner."""
-        mode = gpus.nvml.mig_mode(resource.pci_address)
-        if mode is None or not mode.current:
-            return True
-        profile = _profile_id(gpus, resource)
-
-        def destroy(at: int) -> bool:
-            return gpus.nvml.destroy_instance(resource.pci_address, profile, at)
-
-        return destroy_or_exchange(gpus, self._lab, resource, start, destroy)
 
     def find(self, lab: str) -> Sequence[Resource]:
         """Slices that the host's ledger gives to the lab, whether its journal knows them or not, and those under
@@ -343,7 +318,7 @@ class GpuInstanceHandler:
         gpus = self._gpus()
         return tuple(
             gpu_instance(pci_address, pci_address, profile, Placement(start, 1))
-            for pci_address, profile, start in (*slices_of(gpus, lab), *sorted(traced_slices(gpus, lab)))
+            for pci_address, profile, start in (*slices_of(gpus, {lab}), *sorted(traced_slices(gpus, lab)))
         )
 
 
@@ -358,17 +333,18 @@ def made_in_this_boot(gpus: GpuHost, handle: Handle) -> bool:
     return bool(handle) and handle.get("boot", "") in ("", gpus.ledger.boot_id())
 
 
-def slices_of(gpus: GpuHost, lab: str) -> tuple[tuple[str, str, int], ...]:
-    """Board, profile and start of each slice that the ledger gives to the lab, as the lab has them on record."""
-    found = (slice_of(claim.instead_of or key) for key, claim in gpus.ledger.claims().items() if claim.lab == lab)
-    return tuple(dict.fromkeys(item for item in found if item is not None))
+def slices_of(gpus: GpuHost, labs: Collection[str]) -> tuple[tuple[str, str, int], ...]:
+    """Board, profile and start of each slice that the ledger gives to one of the labs."""
+    found = (slice_of(key) for key, owner in gpus.ledger.read().items() if owner in labs)
+    return tuple(place for place in found if place is not None)
 
 
-def _is(resource: GpuInstance, place: Placement, instance: Slice) -> bool:
-    return instance.profile == resource.profile and instance.placement == place
+def _is(resource: GpuInstance, instance: Slice) -> bool:
+    return instance.profile == resource.profile and instance.placement == resource.placement
 
 
-def _profile_id(gpus: GpuHost, resource: GpuInstance) -> int:
+def profile_id_of(gpus: GpuHost, resource: GpuInstance | Vgpu) -> int:
+    """The driver's number of the profile on that board."""
     profiles = gpus.nvml.profiles(resource.pci_address)
     for profile in profiles:
         if profile.name == resource.profile:
