@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from ipaddress import AddressValueError, IPv4Address, IPv4Network
+from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 from emulator.adapters.ownership_xml import add_owner, parse, read_owner, render, text_of, uuid_of
 from emulator.errors import HypervisorError
@@ -26,6 +26,9 @@ def network_xml(request: NetworkRequest) -> str:
     The mode is `open`: libvirt's rules for the other modes refuse what the lab allows between its networks, and no
     accept elsewhere can overrule them. What an isolated network of libvirt's would have beside rules is asked of
     dnsmasq itself: not to hand on the guests' questions to the host's DNS servers, which are a way out, too.
+
+    With an IPv6 address libvirt has dnsmasq advertise the router, come what may. The nodes have addresses and routes of
+    their own and listen to no advertisement.
     """
     network = ET.Element("network")
     ET.SubElement(network, "name").text = request.name
@@ -38,7 +41,7 @@ def network_xml(request: NetworkRequest) -> str:
     ET.SubElement(network, "domain", name=request.dns_domain, localOnly="yes")
     dns = ET.SubElement(network, "dns")
     for host in request.hosts:
-        dns.append(_dns_host(host))
+        dns.append(_dns_name(dns_name_of(host)))
     for name in request.names:
         dns.append(_dns_name(name))
     ip = ET.SubElement(
@@ -51,6 +54,9 @@ def network_xml(request: NetworkRequest) -> str:
         dhcp = ET.SubElement(ip, "dhcp")
         for host in request.hosts:
             dhcp.append(_dhcp_host(host))
+    if request.subnet_v6 is not None:
+        prefix = str(request.subnet_v6.prefixlen)
+        ET.SubElement(network, "ip", family="ipv6", address=str(request.gateway_v6), prefix=prefix)
     if not request.nat:
         ET.SubElement(ET.SubElement(network, _OPTIONS), _OPTION, value="no-resolv")
     return render(network)
@@ -61,14 +67,20 @@ def dhcp_host_xml(host: DhcpHost) -> str:
     return render(_dhcp_host(host))
 
 
-def dns_host_xml(host: DhcpHost) -> str:
-    """The DNS `<host>` of a reservation, for a live update."""
-    return render(_dns_host(host))
+def dns_name_of(host: DhcpHost) -> DnsName:
+    """What DNS has of a reservation."""
+    return DnsName(host.ip, (host.name,))
 
 
 def dns_name_xml(name: DnsName) -> str:
     """A DNS `<host>` without a reservation, for a live update."""
     return render(_dns_name(name))
+
+
+def dns_address_xml(ip: IPv4Address | IPv6Address) -> str:
+    """The DNS `<host>` to take away. Of its address alone: by a name libvirt would find that of the other family, too,
+    and refuse to choose."""
+    return render(_dns_name(DnsName(ip, ())))
 
 
 def read_network(text: str, *, active: bool) -> NetworkInfo:
@@ -92,6 +104,8 @@ def read_network(text: str, *, active: bool) -> NetworkInfo:
         filtered_by_libvirt=_mode(root) != "open",
         gateway=_gateway(ip),
         nat=read_nat(text),
+        subnet_v6=_subnet_v6(root),
+        gateway_v6=_gateway_v6(root),
     )
 
 
@@ -122,10 +136,6 @@ def _dhcp_host(host: DhcpHost) -> ET.Element:
     return ET.Element("host", mac=host.mac, name=host.name, ip=str(host.ip))
 
 
-def _dns_host(host: DhcpHost) -> ET.Element:
-    return _dns_name(DnsName(host.ip, (host.name,)))
-
-
 def _dns_name(name: DnsName) -> ET.Element:
     element = ET.Element("host", ip=str(name.ip))
     for each in name.names:
@@ -154,6 +164,28 @@ def _gateway(ip: ET.Element | None) -> IPv4Address | None:
         return None
 
 
+def _ipv6(root: ET.Element) -> ET.Element | None:
+    return next((ip for ip in root.findall("ip") if ip.get("family") == "ipv6"), None)
+
+
+def _subnet_v6(root: ET.Element) -> IPv6Network | None:
+    ip = _ipv6(root)
+    if ip is None or not ip.get("address"):
+        return None
+    try:
+        return IPv6Network(f"{ip.get('address')}/{ip.get('prefix') or '64'}", strict=False)
+    except ValueError as error:
+        raise HypervisorError(f"libvirt reported an address that is none: {error}") from error
+
+
+def _gateway_v6(root: ET.Element) -> IPv6Address | None:
+    ip = _ipv6(root)
+    try:
+        return IPv6Address(ip.get("address", "")) if ip is not None else None
+    except AddressValueError:
+        return None
+
+
 def _hosts(ip: ET.Element) -> list[DhcpHost]:
     """The reservations; those of a foreign network that lack a MAC or an address are not of our kind."""
     hosts = []
@@ -169,12 +201,12 @@ def _hosts(ip: ET.Element) -> list[DhcpHost]:
 
 
 def _names(root: ET.Element, reserved: set[IPv4Address]) -> list[DnsName]:
-    """The names of addresses that have no reservation; of a foreign network there may be IPv6 ones, not of our kind."""
+    """The names of addresses that have no reservation."""
     found = []
     for element in root.findall("dns/host"):
         try:
-            address = IPv4Address(element.get("ip", ""))
-        except AddressValueError:
+            address = ip_address(element.get("ip", ""))
+        except ValueError:
             continue
         if address not in reserved:
             found.append(DnsName(address, tuple((name.text or "").strip() for name in element.findall("hostname"))))
