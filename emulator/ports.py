@@ -147,6 +147,11 @@ class NetworkInfo:
     subnet_v6: IPv6Network | None = None
     gateway_v6: IPv6Address | None = None
 
+    @property
+    def subnets(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        """Those that it has, of either family."""
+        return tuple(subnet for subnet in (self.subnet, self.subnet_v6) if subnet is not None)
+
 
 @dataclass(frozen=True, slots=True)
 class NetworkRequest:

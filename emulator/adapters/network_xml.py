@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import TypeVar
 
 from emulator.adapters.ownership_xml import add_owner, parse, read_owner, render, text_of, uuid_of
 from emulator.errors import HypervisorError
@@ -14,6 +15,9 @@ _OPTIONS = f"{{{DNSMASQ_URI}}}options"
 _OPTION = f"{{{DNSMASQ_URI}}}option"
 
 ET.register_namespace("dnsmasq", DNSMASQ_URI)
+
+A = TypeVar("A", IPv4Address, IPv6Address)
+N = TypeVar("N", IPv4Network, IPv6Network)
 
 
 def network_xml(request: NetworkRequest) -> str:
@@ -91,21 +95,21 @@ def read_network(text: str, *, active: bool) -> NetworkInfo:
     """
     root = parse(text, "network")
     bridge = root.find("bridge")
-    ip = _ipv4(root)
+    ip, ip_v6 = _ip(root, "ipv4"), _ip(root, "ipv6")
     return NetworkInfo(
         name=text_of(root, "name"),
         uuid=uuid_of(root),
         active=active,
         owner=read_owner(root),
         bridge=bridge.get("name", "") if bridge is not None else "",
-        subnet=_subnet(ip),
+        subnet=_subnet(ip, IPv4Network, "32"),
         hosts=() if ip is None else tuple(_hosts(ip)),
         names=tuple(_names(root, set() if ip is None else {host.ip for host in _hosts(ip)})),
         filtered_by_libvirt=_mode(root) != "open",
-        gateway=_gateway(ip),
+        gateway=_gateway(ip, IPv4Address),
         nat=read_nat(text),
-        subnet_v6=_subnet_v6(root),
-        gateway_v6=_gateway_v6(root),
+        subnet_v6=_subnet(ip_v6, IPv6Network, "64"),
+        gateway_v6=_gateway(ip_v6, IPv6Address),
     )
 
 
@@ -125,7 +129,7 @@ def _mode(root: ET.Element) -> str:
 def read_gateway_and_domain(text: str) -> tuple[str, str]:
     """The bridge's own address and the DNS domain; empty where there is none."""
     root = parse(text, "network")
-    ip, domain = _ipv4(root), root.find("domain")
+    ip, domain = _ip(root, "ipv4"), root.find("domain")
     return (
         ip.get("address", "") if ip is not None else "",
         domain.get("name", "") if domain is not None else "",
@@ -143,45 +147,24 @@ def _dns_name(name: DnsName) -> ET.Element:
     return element
 
 
-def _ipv4(root: ET.Element) -> ET.Element | None:
-    return next((ip for ip in root.findall("ip") if ip.get("family", "ipv4") == "ipv4"), None)
+def _ip(root: ET.Element, family: str) -> ET.Element | None:
+    return next((ip for ip in root.findall("ip") if ip.get("family", "ipv4") == family), None)
 
 
-def _subnet(ip: ET.Element | None) -> IPv4Network | None:
+def _subnet(ip: ET.Element | None, kind: type[N], prefix: str) -> N | None:
+    """The network of an `<ip>`; libvirt takes `prefix` where it says none."""
     if ip is None or not ip.get("address"):
         return None
-    mask = ip.get("netmask") or ip.get("prefix") or "32"
+    mask = ip.get("netmask") or ip.get("prefix") or prefix
     try:
-        return IPv4Network(f"{ip.get('address')}/{mask}", strict=False)
+        return kind(f"{ip.get('address')}/{mask}", strict=False)
     except ValueError as error:
         raise HypervisorError(f"libvirt reported an address that is none: {error}") from error
 
 
-def _gateway(ip: ET.Element | None) -> IPv4Address | None:
+def _gateway(ip: ET.Element | None, kind: type[A]) -> A | None:
     try:
-        return IPv4Address(ip.get("address", "")) if ip is not None else None
-    except AddressValueError:
-        return None
-
-
-def _ipv6(root: ET.Element) -> ET.Element | None:
-    return next((ip for ip in root.findall("ip") if ip.get("family") == "ipv6"), None)
-
-
-def _subnet_v6(root: ET.Element) -> IPv6Network | None:
-    ip = _ipv6(root)
-    if ip is None or not ip.get("address"):
-        return None
-    try:
-        return IPv6Network(f"{ip.get('address')}/{ip.get('prefix') or '64'}", strict=False)
-    except ValueError as error:
-        raise HypervisorError(f"libvirt reported an address that is none: {error}") from error
-
-
-def _gateway_v6(root: ET.Element) -> IPv6Address | None:
-    ip = _ipv6(root)
-    try:
-        return IPv6Address(ip.get("address", "")) if ip is not None else None
+        return kind(ip.get("address", "")) if ip is not None else None
     except AddressValueError:
         return None
 

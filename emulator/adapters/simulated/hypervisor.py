@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network
 from pathlib import Path
 from uuid import UUID
 
@@ -310,9 +310,9 @@ class SimulatedHypervisor:
             self._start_network(name)
 
     def _start_network(self, name: str) -> None:
-        subnets = _subnets(self._network(name))
+        subnets = self._network(name).subnets
         for other in map(self._network, self._active - {name}):
-            if any(subnet.overlaps(theirs) for subnet in subnets for theirs in _subnets(other)):
+            if any(subnet.overlaps(theirs) for subnet in subnets for theirs in other.subnets):
                 raise ConflictError(f"Network is already in use by interface {other.bridge}", where=f"network {name}")
         if name not in self._active:
             self._live_networks[name] = self._networks[name]
@@ -336,10 +336,6 @@ class SimulatedHypervisor:
 
     def close(self) -> None:
         """Nothing to close."""
-
-
-def _subnets(info: NetworkInfo) -> list[IPv4Network | IPv6Network]:
-    return [subnet for subnet in (info.subnet, info.subnet_v6) if subnet is not None]
 
 
 def _refuse_rival(kind: str, name: str, uuid: UUID, other_name: str, other_uuid: UUID) -> None:
