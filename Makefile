@@ -33,8 +33,8 @@ test-libvirt: setup-dev ## those of test-host that boot no golden image: libvirt
 	@$(VENV)/pytest -v -m host tests/contract tests/host/test_concurrency.py tests/host/test_crash_sweep.py \
 	  tests/host/test_embedded_lifecycle.py tests/host/test_node_firewall.py
 
-test-isolation: setup-dev ## that of test-host which sends packets between the guests of both clusters (three minutes)
-	@$(VENV)/pytest -v -m host tests/host/test_isolation.py
+test-isolation: setup-dev ## that of test-host which sends packets between the guests of both clusters (five minutes)
+	@$(VENV)/pytest -v -m host tests/host/test_isolation.py tests/host/test_isolation_ipv6.py
 
 e2e: e2e-demo e2e-slurm e2e-system e2e-killed e2e-kubernetes ## all labs on real VMs, one after the other
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
+from ipaddress import IPv6Address
 
 # UUIDv5 namespace of the product: the UUIDv5 of its name in the DNS namespace, frozen here because
 # every UUID ever handed out derives from it.
@@ -22,6 +23,12 @@ def mac_address(lab: str, node: str) -> str:
     """A stable MAC address in QEMU's locally used prefix 52:54:00."""
     digest = hashlib.sha256(f"{lab}/{node}".encode()).digest()
     return "52:54:00:" + ":".join(f"{byte:02x}" for byte in digest[:3])
+
+
+def link_local_address(mac: str) -> IPv6Address:
+    """The IPv6 link-local address of an interface by its MAC address (RFC 4291, appendix A: modified EUI-64)."""
+    octets = bytes.fromhex(mac.replace(":", ""))
+    return IPv6Address(b"\xfe\x80" + bytes(6) + bytes([octets[0] ^ 2]) + octets[1:3] + b"\xff\xfe" + octets[3:])
 
 
 def host_name(lab: str, name: str) -> str:

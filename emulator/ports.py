@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Protocol
 from uuid import UUID
@@ -120,7 +120,7 @@ class DhcpHost:
 class DnsName:
     """An address and the names that DNS has for it, the proper one first."""
 
-    ip: IPv4Address
+    ip: IPv4Address | IPv6Address
     names: tuple[str, ...]
 
 
@@ -144,6 +144,13 @@ class NetworkInfo:
     gateway: IPv4Address | None = None
     nat: bool = False
     live: NetworkInfo | None = None
+    subnet_v6: IPv6Network | None = None
+    gateway_v6: IPv6Address | None = None
+
+    @property
+    def subnets(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        """Those that it has, of either family."""
+        return tuple(subnet for subnet in (self.subnet, self.subnet_v6) if subnet is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +159,7 @@ class NetworkRequest:
 
     `names` are answered by the network's DNS beside those of `hosts`. `nat` says that there is a way out, so that
     other names are asked for at the host's own DNS servers; without it they are answered with a refusal.
+    `subnet_v6` and `gateway_v6` come together or not at all; guests set their IPv6 addresses themselves, without DHCP.
     """
 
     name: str
@@ -164,6 +172,8 @@ class NetworkRequest:
     hosts: tuple[DhcpHost, ...]
     names: tuple[DnsName, ...] = ()
     nat: bool = False
+    subnet_v6: IPv6Network | None = None
+    gateway_v6: IPv6Address | None = None
 
 
 class HostdevKind(StrEnum):

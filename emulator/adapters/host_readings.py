@@ -9,7 +9,7 @@ from pathlib import Path
 
 from emulator.adapters.pci_sysfs import NVIDIA_VENDOR, SysfsPci, names, read_or
 from emulator.gpu_ports import DeviceHolder, FileAccess, PciDevice, VgpuFramework
-from emulator.host.facts import HostFacts, limited_memory, parse_routes
+from emulator.host.facts import HostFacts, limited_memory, reached_networks
 from emulator.host.preparation import FILES, UNITS
 from emulator.host.readings import (
     Board,
@@ -254,7 +254,7 @@ class HostReader:
             memory_available_mib=memory.available,
             memory_reserved_mib=memory.reserved,
             disk_free_gib=self._probe.disk_free_gib(self._home),
-            networks=parse_routes(self._read("/proc/net/route")),
+            networks=reached_networks(self._read("/proc/net/route"), self._read("/proc/net/ipv6_route")),
             interfaces=names(self._files, "/sys/class/net"),
         )
 

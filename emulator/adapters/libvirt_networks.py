@@ -108,7 +108,7 @@ class LibvirtNetworks:
     def _change_name(handle: Any, command: int, name: DnsName, where: str) -> None:
         libvirt = load_libvirt()
         live, dns = libvirt.VIR_NETWORK_UPDATE_AFFECT_LIVE, libvirt.VIR_NETWORK_SECTION_DNS_HOST
-        text = network_xml.dns_name_xml(name)
+        text = _dns_xml(command, name)
         call(lambda: handle.update(command, dns, -1, text, live), where=f"{where}: name {name.names[0]}")
 
     @staticmethod
@@ -118,7 +118,7 @@ class LibvirtNetworks:
         # DNS first: a run that is cut short between the two finds the reservation unchanged and comes back here,
         # where a name that is already there (or gone) is no error.
         dns = libvirt.VIR_NETWORK_SECTION_DNS_HOST
-        dns_text = network_xml.dns_host_xml(host)
+        dns_text = _dns_xml(command, network_xml.dns_name_of(host))
         tolerate((errors.OPERATION_INVALID,), lambda: handle.update(command, dns, -1, dns_text, live), where=where)
         dhcp = libvirt.VIR_NETWORK_SECTION_IP_DHCP_HOST
         dhcp_text = network_xml.dhcp_host_xml(host)
@@ -144,10 +144,17 @@ class LibvirtNetworks:
         return info if live is None else replace(info, live=network_xml.read_network(live, active=True))
 
 
-def _shape(text: str, info: NetworkInfo) -> tuple[str, str, str, str, bool, bool]:
+def _dns_xml(command: int, name: DnsName) -> str:
+    gone = command == load_libvirt().VIR_NETWORK_UPDATE_COMMAND_DELETE
+    return network_xml.dns_address_xml(name.ip) if gone else network_xml.dns_name_xml(name)
+
+
+def _shape(text: str, info: NetworkInfo) -> tuple[object, ...]:
     gateway, domain = network_xml.read_gateway_and_domain(text)
-    return info.bridge, str(info.subnet), gateway, domain, network_xml.read_nat(text), info.filtered_by_libvirt
+    addresses = str(info.subnet), gateway, info.subnet_v6, info.gateway_v6
+    return info.bridge, *addresses, domain, network_xml.read_nat(text), info.filtered_by_libvirt
 
 
-def _wanted_shape(request: NetworkRequest) -> tuple[str, str, str, str, bool, bool]:
-    return request.bridge, str(request.subnet), str(request.gateway), request.dns_domain, request.nat, False
+def _wanted_shape(request: NetworkRequest) -> tuple[object, ...]:
+    addresses = str(request.subnet), str(request.gateway), request.subnet_v6, request.gateway_v6
+    return request.bridge, *addresses, request.dns_domain, request.nat, False

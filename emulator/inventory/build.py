@@ -21,7 +21,7 @@ from emulator.kubernetes.addons import wanted_addons
 from emulator.kubernetes.addresses import dns_address, pod_subnets
 from emulator.kubernetes.resources import MigStrategy, node_resources
 from emulator.kubernetes.users import USERS_NAMESPACE, student_namespace, student_quota
-from emulator.spec.model import ADMIN, ClusterKind, ClusterSpec, NodeSpec, Role
+from emulator.spec.model import ADMIN, ClusterKind, ClusterSpec, NetworkSpec, NodeSpec, Role
 
 CLOUD = ClusterKind.CLOUD
 
@@ -65,6 +65,7 @@ def build_inventory(
             node.name,
             {
                 **_host_vars(node, granted.get(node.name, ())),
+                **_ipv6_vars(spec.networks[node.role.cluster], node),
                 "node_inbound": inbound_from_others(spec, node),
                 **_access_vars(node, trust),
                 **({"node_pod_subnet": str(pods[node.name])} if node.name in pods else {}),
@@ -142,6 +143,17 @@ def _host_vars(node: NodeSpec, gpus: tuple[NodeGpu, ...]) -> Vars:
         "node_memory_mib": node.memory_mib,
         "node_usable_memory_mib": usable_memory_mib(node.memory_mib),
         "node_gpus": _gpu_vars(gpus),
+    }
+
+
+def _ipv6_vars(network: NetworkSpec, node: NodeSpec) -> Vars:
+    """What the node sets by itself; empty where its network has no IPv6."""
+    if network.subnet_v6 is None:
+        return {}
+    return {
+        "node_ip_v6": str(network.address_v6(node.ip)),
+        "node_prefix_v6": network.subnet_v6.prefixlen,
+        "node_gateway_v6": str(network.gateway_v6),
     }
 
 

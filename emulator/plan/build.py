@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from emulator import ids
 from emulator.paths import LabPaths
-from emulator.plan.firewall_build import aliases_for, build_firewall
+from emulator.plan.firewall_build import aliases_for, build_firewall, text_v6
 from emulator.plan.resources import (
     DhcpReservation,
     Domain,
@@ -92,12 +92,19 @@ def _network(spec: ClusterSpec, cluster: ClusterKind, needs: tuple[str, ...]) ->
         gateway=str(wanted.gateway),
         dns_domain=ids.dns_domain(spec.name, name),
         hosts=tuple(
-            DhcpReservation(mac=ids.mac_address(spec.name, node.name), ip=str(node.ip), name=node.name)
+            DhcpReservation(
+                mac=ids.mac_address(spec.name, node.name),
+                ip=str(node.ip),
+                name=node.name,
+                ip_v6=text_v6(wanted.address_v6(node.ip)),
+            )
             for node in spec.nodes_of(cluster)
         ),
         nat=wanted.nat,
         aliases=aliases_for(spec, cluster),
         filtering="firewall",
+        subnet_v6=text_v6(wanted.subnet_v6),
+        gateway_v6=text_v6(wanted.gateway_v6),
     )
 
 

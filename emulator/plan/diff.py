@@ -138,8 +138,12 @@ def _describe(differences: Mapping[str, tuple[JsonValue, JsonValue]]) -> str:
         if isinstance(old, list) or isinstance(new, list):
             parts.append(_describe_list(name, old or [], new or []))
         else:
-            parts.append(f"{name.replace('_', ' ')} {old} -> {new}")
+            parts.append(f"{name.replace('_', ' ')} {_shown(old)} -> {_shown(new)}")
     return ", ".join(parts)
+
+
+def _shown(value: JsonValue) -> JsonValue:
+    return "none" if value == "" else value
 
 
 def _describe_list(name: str, old: list[JsonValue], new: list[JsonValue]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv6Address, IPv6Network
+
 from emulator import ids
 from emulator.plan.resources import DnsAlias, FilteredNode, Firewall, FirewallRule, FirewallZone
 from emulator.spec.model import AllowSpec, ClusterKind, ClusterSpec
@@ -33,6 +35,7 @@ def aliases_for(spec: ClusterSpec, cluster: ClusterKind) -> tuple[DnsAlias, ...]
             name=node.name,
             ip=str(node.ip),
             names=(f"{node.name}.{ids.dns_domain(spec.name, other.value)}", node.name),
+            ip_v6=text_v6(spec.networks[other].address_v6(node.ip)),
         )
         for other in spec.clusters
         if other is not cluster
@@ -49,10 +52,22 @@ def _zone(spec: ClusterSpec, cluster: ClusterKind) -> FirewallZone:
         gateway=str(network.gateway),
         nat=network.nat,
         nodes=tuple(
-            FilteredNode(name=node.name, mac=ids.mac_address(spec.name, node.name), ip=str(node.ip))
+            FilteredNode(
+                name=node.name,
+                mac=ids.mac_address(spec.name, node.name),
+                ip=str(node.ip),
+                ip_v6=text_v6(network.address_v6(node.ip)),
+            )
             for node in spec.nodes_of(cluster)
         ),
+        subnet_v6=text_v6(network.subnet_v6),
+        gateway_v6=text_v6(network.gateway_v6),
     )
+
+
+def text_v6(value: IPv6Address | IPv6Network | None) -> str:
+    """As resources have it: empty where there is no IPv6."""
+    return "" if value is None else str(value)
 
 
 def _rule(spec: ClusterSpec, cluster: ClusterKind, entry: AllowSpec) -> FirewallRule:
@@ -81,4 +96,6 @@ def _side(names: tuple[str, ...], cluster: ClusterKind) -> str:
 
 
 def _addresses(spec: ClusterSpec, names: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(str(node.ip) for node in spec.nodes if node.name in names)
+    nodes = [node for node in spec.nodes if node.name in names]
+    found = (spec.networks[node.role.cluster].address_v6(node.ip) for node in nodes)
+    return (*(str(node.ip) for node in nodes), *(str(address) for address in found if address is not None))

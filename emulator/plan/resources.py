@@ -13,13 +13,20 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, ClassVar, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_type_hints
 
 from emulator.errors import StateError
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 JsonValue = Any  # JSON data crossing the journal's boundary; parsed into the classes below at once
+
+# Of a field that a younger version has added: the empty one is left out of records and digests, so that what was made
+# before the field existed is not taken for something else.
+_OMIT_EMPTY = {"omit_empty": True}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,14 +75,15 @@ class Resource:
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
 
     def to_json(self) -> dict[str, JsonValue]:
-        fields = {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
-        return {"kind": self.kind, **fields}
+        return {"kind": self.kind, **_fields(self)}
 
     def differences(self, old: Resource) -> dict[str, tuple[JsonValue, JsonValue]]:
         """Fields in which this request differs from `old`, as `{field: (old, new)}`."""
         mine, theirs = self.to_json(), old.to_json()
         return {
-            key: (theirs.get(key), value) for key, value in mine.items() if key != "needs" and theirs.get(key) != value
+            key: (theirs.get(key, ""), mine.get(key, ""))
+            for key in dict.fromkeys((*mine, *theirs))
+            if key != "needs" and theirs.get(key, "") != mine.get(key, "")
         }
 
 
@@ -121,11 +129,12 @@ class GoldenImage(Resource):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DhcpReservation:
-    """One guest's fixed address; part of a `Network`."""
+    """One guest's fixed address; part of a `Network`. The IPv6 address, if it has one, is for DNS alone."""
 
     mac: str
     ip: str
     name: str
+    ip_v6: str = field(default="", metadata=_OMIT_EMPTY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,11 +144,13 @@ class FilteredNode:
     name: str
     mac: str
     ip: str
+    ip_v6: str = field(default="", metadata=_OMIT_EMPTY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FirewallZone:
-    """One network behind a `Firewall`. `nat`: its nodes may go out through the host."""
+    """One network behind a `Firewall`. `nat`: its nodes may go out through the host. Without `subnet_v6` nothing
+    passes in IPv6."""
 
     name: str
     bridge: str
@@ -147,12 +158,14 @@ class FirewallZone:
     gateway: str
     nat: bool
     nodes: tuple[FilteredNode, ...]
+    subnet_v6: str = field(default="", metadata=_OMIT_EMPTY)
+    gateway_v6: str = field(default="", metadata=_OMIT_EMPTY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FirewallRule:
-    """What may pass from one zone to another. Empty `sources` or `targets` (addresses) mean every node of the zone;
-    `ports` are numbers and ranges (`8000-8100`), empty for `icmp`."""
+    """What may pass from one zone to another. Empty `sources` or `targets` (addresses, of nodes with IPv6 both) mean
+    every node of the zone; `ports` are numbers and ranges (`8000-8100`), empty for `icmp`."""
 
     name: str
     source_zone: str
@@ -186,6 +199,7 @@ class DnsAlias:
     name: str
     ip: str
     names: tuple[str, ...]
+    ip_v6: str = field(default="", metadata=_OMIT_EMPTY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,6 +207,7 @@ class Network(Resource):
     """A libvirt network with DHCP reservations for its nodes and DNS names for those of the whole lab.
 
     `filtering` says whose rules confine it: `libvirt`, as older versions had it, or `firewall`, the lab's own table.
+    `subnet_v6` and `gateway_v6` are empty where there is no IPv6.
     """
 
     kind = "network"
@@ -207,6 +222,8 @@ class Network(Resource):
     nat: bool
     aliases: tuple[DnsAlias, ...] = ()
     filtering: str = "libvirt"
+    subnet_v6: str = field(default="", metadata=_OMIT_EMPTY)
+    gateway_v6: str = field(default="", metadata=_OMIT_EMPTY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -328,12 +345,17 @@ def _read_item(place: str, nested: type | None, item: JsonValue) -> object:
 def _types(cls: type) -> Mapping[str, Any]:
     """The types of the fields of a record."""
     hints = get_type_hints(cls)
-    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+    return {each.name: hints[each.name] for each in dataclasses.fields(cls)}
 
 
 def _plain(value: JsonValue) -> JsonValue:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return _fields(value)
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
     return value
+
+
+def _fields(record: DataclassInstance) -> dict[str, JsonValue]:
+    values = ((each, getattr(record, each.name)) for each in dataclasses.fields(record))
+    return {each.name: _plain(value) for each, value in values if value != "" or "omit_empty" not in each.metadata}

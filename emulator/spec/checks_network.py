@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from itertools import combinations
 
 from emulator.spec.addresses import AddressRange, default_start, free_addresses, usable
@@ -11,6 +11,10 @@ from emulator.spec.draft import Draft, GroupDraft, NetworkDraft
 from emulator.spec.model import Role
 
 LARGEST_PREFIX, SMALLEST_PREFIX = 16, 29
+# What the kernel's interface identifiers and everybody's habits ask of an IPv6 network (RFC 4291, 2.5.1).
+PREFIX_V6 = 64
+_UNIQUE_LOCAL = IPv6Network("fc00::/7")
+_EXAMPLES_V6 = (IPv6Network("fd12:3456:789a:100::/64"), IPv6Network("fd12:3456:789a:200::/64"))
 
 NAT_EMBEDDED = "nat lets nobody out: the network namespace of an embedded hypervisor has no way to the world of its own"
 UPGRADES_EMBEDDED = (
@@ -23,6 +27,10 @@ _RESERVED = (
     (IPv4Network("127.0.0.0/8"), "is the loopback network of every machine"),
     (IPv4Network("169.254.0.0/16"), "is for link-local addresses"),
     (IPv4Network("224.0.0.0/3"), "is for multicast and reserved addresses"),
+    (IPv6Network("::/8"), "holds the loopback address, and IPv4 addresses in other forms"),
+    (IPv6Network("fe80::/10"), "is for link-local addresses"),
+    (IPv6Network("fec0::/10"), "was for site-local addresses, which nobody routes any more"),
+    (IPv6Network("ff00::/8"), "is for multicast"),
 )
 
 
@@ -30,6 +38,7 @@ def check_networks(draft: Draft) -> None:
     """Each subnet by itself, and the two networks against each other."""
     for network in draft.networks.values():
         _check_subnet(network)
+        _check_subnet_v6(network)
     for one, other in combinations(draft.networks.values(), 2):
         # The default of an absent key is never the one to blame.
         blamed, kept = (other, one) if other.view.child("subnet").present else (one, other)
@@ -39,6 +48,13 @@ def check_networks(draft: Draft) -> None:
                 "network.overlap",
                 f"{blamed.subnet} overlaps {kept.subnet} of {kept.key}",
                 f"choose another network, for example {free}",
+            )
+        if one.subnet_v6 and other.subnet_v6 and one.subnet_v6.overlaps(other.subnet_v6):
+            free_v6 = next(each for each in _EXAMPLES_V6 if not each.overlaps(one.subnet_v6))
+            other.view.child("subnet_v6").error(
+                "network.overlap",
+                f"{other.subnet_v6} overlaps {one.subnet_v6} of {one.key}",
+                f"choose another network, for example {free_v6}",
             )
         blamed, kept = (other, one) if other.view.child("bridge").present else (one, other)
         if one.bridge and one.bridge == other.bridge:
@@ -68,6 +84,26 @@ def _check_subnet(network: NetworkDraft) -> None:
         )
 
 
+def _check_subnet_v6(network: NetworkDraft) -> None:
+    subnet, view = network.subnet_v6, network.view.child("subnet_v6")
+    if subnet is None:
+        return
+    if why := reserved(subnet):
+        view.error("network.reserved", f"{subnet} cannot be used: {why}", f"for example {_EXAMPLES_V6[0]}")
+    elif subnet.prefixlen != PREFIX_V6:
+        view.error(
+            "network.size",
+            f"an IPv6 network of the lab is a /{PREFIX_V6}, not a /{subnet.prefixlen}",
+            f"for example {IPv6Network((subnet.network_address, PREFIX_V6), strict=False)}",
+        )
+    elif not subnet.subnet_of(_UNIQUE_LOCAL):
+        view.warning(
+            "network.public",
+            f"{subnet} is not a unique local network; the real hosts of that network cannot be reached from the lab",
+            "take one inside fd00::/8, with 40 random bits of your own behind fd",
+        )
+
+
 def check_way_out(draft: Draft) -> None:
     """With the embedded hypervisor some settings are without effect."""
     if draft.hypervisor.uri != "embedded":
@@ -86,7 +122,7 @@ def _elsewhere(taken: IPv4Network) -> IPv4Network:
     return next((network for network in candidates if not network.overlaps(taken)), candidates[0])
 
 
-def reserved(subnet: IPv4Network) -> str:
+def reserved(subnet: IPv4Network | IPv6Network) -> str:
     """Why no network of a lab can be there; empty when one can."""
     return next((f"{network} {why}" for network, why in _RESERVED if subnet.overlaps(network)), "")
 

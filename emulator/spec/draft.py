@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 
 from emulator.spec.addresses import AddressRange
 from emulator.spec.model import (
@@ -40,6 +40,7 @@ class NetworkDraft:
     view: View
     kind: ClusterKind
     subnet: IPv4Network | None
+    subnet_v6: IPv6Network | None
     bridge: str | None
     nat: bool | None
     allow: tuple[AllowDraft, ...]

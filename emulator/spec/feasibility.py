@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 
 from emulator.host.facts import HostFacts
 from emulator.spec.findings import Finding, Report, Severity, counted
@@ -128,18 +128,26 @@ def _network(
     network: NetworkSpec, host: HostFacts, report: Report, own: frozenset[str], holders: Mapping[str, str]
 ) -> Iterable[Finding]:
     path = f"global.networks.{network.cluster.value}_network"
-    taken = next(
-        (each for each in host.networks if each.interface not in own and each.subnet.overlaps(network.subnet)), None
+    subnets: tuple[tuple[str, IPv4Network | IPv6Network | None], ...] = (
+        ("subnet", network.subnet),
+        ("subnet_v6", network.subnet_v6),
     )
-    if taken is not None:
+    for key, subnet in subnets:
+        taken = next(
+            (each for each in host.networks if each.interface not in own and subnet and each.subnet.overlaps(subnet)),
+            None,
+        )
+        if subnet is None or taken is None:
+            continue
         whose = f", of {holders[taken.interface]}" if taken.interface in holders else ""
+        other = f"choose another subnet{_free_example(host, subnet.version)}"
         yield _finding(
             report,
             Severity.ERROR,
             "host.subnet",
-            f"{path}.subnet",
-            f"{network.subnet} overlaps {taken.subnet}, which this host reaches through {taken.interface}{whose}",
-            f"choose another subnet{_free_example(host)}, or `hypervisor: {{uri: embedded}}` with networks of its own",
+            f"{path}.{key}",
+            f"{subnet} overlaps {taken.subnet}, which this host reaches through {taken.interface}{whose}",
+            f"{other}, or `hypervisor: {{uri: embedded}}` with networks of its own",
         )
     if network.bridge in host.interfaces and network.bridge not in own:
         there = f"this host already has an interface {network.bridge}"
@@ -153,8 +161,12 @@ def _network(
         )
 
 
-def _free_example(host: HostFacts) -> str:
-    candidates = (IPv4Network(f"192.168.{third}.0/24") for third in range(101, 200))
+def _free_example(host: HostFacts, version: int) -> str:
+    candidates: Iterable[IPv4Network | IPv6Network] = (
+        (IPv4Network(f"192.168.{third}.0/24") for third in range(101, 200))
+        if version == 4
+        else (IPv6Network(f"fd12:3456:789a:{number}::/64") for number in range(101, 200))
+    )
     free = next((net for net in candidates if not any(net.overlaps(each.subnet) for each in host.networks)), None)
     return f" such as {free}" if free else ""
 

@@ -107,6 +107,7 @@ def _assemble(draft: Draft, addresses: Mapping[Role, tuple[IPv4Address, ...]]) -
                 _known(network.bridge),
                 nat=_known(network.nat),
                 allow=allowed(draft, network),
+                subnet_v6=network.subnet_v6,
             )
             for kind, network in draft.networks.items()
         },

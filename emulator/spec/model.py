@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 
 POD_SUBNET = IPv4Network("10.244.0.0/16")
@@ -84,7 +84,8 @@ class AllowSpec:
 class NetworkSpec:
     """One isolated network; the first usable address of `subnet` is the gateway, held by the host's bridge.
 
-    `allow` lists what its nodes may reach in the other cluster's network.
+    `allow` lists what its nodes may reach in the other cluster's network. `subnet_v6`, a /64, is None where nothing
+    passes in IPv6.
     """
 
     cluster: ClusterKind
@@ -92,10 +93,21 @@ class NetworkSpec:
     bridge: str
     nat: bool = False
     allow: tuple[AllowSpec, ...] = ()
+    subnet_v6: IPv6Network | None = None
 
     @property
     def gateway(self) -> IPv4Address:
         return self.subnet.network_address + 1
+
+    @property
+    def gateway_v6(self) -> IPv6Address | None:
+        return self.address_v6(self.gateway)
+
+    def address_v6(self, address: IPv4Address) -> IPv6Address | None:
+        """The IPv6 address of whoever has this one of `subnet`: the same place in `subnet_v6`."""
+        if self.subnet_v6 is None:
+            return None
+        return self.subnet_v6.network_address + (int(address) - int(self.subnet.network_address))
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network, ip_interface
 
 from emulator.spec.addresses import AddressRange, parse_range
 from emulator.spec.draft import (
@@ -69,6 +69,7 @@ def _network(view: View, kind: ClusterKind) -> NetworkDraft:
         view=view,
         kind=kind,
         subnet=_subnet(view.child("subnet")),
+        subnet_v6=_subnet_v6(view.child("subnet_v6")),
         bridge=view.child("bridge").text(),
         nat=view.child("nat").boolean(),
         allow=tuple(_allow(item) for item in view.child("allow").items()),
@@ -97,9 +98,26 @@ def _subnet(view: View) -> IPv4Network | None:
     if text is None:
         return None
     network = IPv4Network(text, strict=False)
-    if not text.startswith(f"{network.network_address}/"):
-        view.error("network.host-bits", f"{text} is an address in a network, not a network", f"write {network}")
+    _check_host_bits(view, text, network)
     return network
+
+
+def _subnet_v6(view: View) -> IPv6Network | None:
+    text = view.text()
+    if text is None:
+        return None
+    try:
+        network = IPv6Network(text, strict=False)
+    except ValueError:  # the schema does not count groups of digits
+        view.error("network.subnet-v6", f"{text} is no IPv6 network", "for example fd12:3456:789a:100::/64")
+        return None
+    _check_host_bits(view, text, network)
+    return network
+
+
+def _check_host_bits(view: View, text: str, network: IPv4Network | IPv6Network) -> None:
+    if ip_interface(text).ip != network.network_address:
+        view.error("network.host-bits", f"{text} is an address in a network, not a network", f"write {network}")
 
 
 def _hpc_groups(view: View) -> tuple[GroupDraft, ...]:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from uuid import uuid4
 
@@ -380,6 +380,48 @@ def test_names_without_a_reservation_come_and_go(bench: Bench) -> None:
         assert info is not None
         assert (info.active, info.names, info.hosts) == (True, wanted, first.hosts)
         assert not info.filtered_by_libvirt
+
+
+def test_ipv6_names_come_and_go_beside_those_of_ipv4(bench: Bench) -> None:
+    """Of one name there are two addresses, and each goes by itself."""
+
+    def pair(index: int) -> tuple[DnsName, DnsName]:
+        names = (f"m{index}.other.internal", f"m{index}")
+        return DnsName(IPv4Address(f"192.168.91.{index}"), names), DnsName(IPv6Address(f"fd00:91::{index}"), names)
+
+    own = DnsName(IPv6Address("fd00:90::b"), ("n1",))
+    first = replace(
+        bench.guests.network(hosts=1),
+        names=(own, *pair(11), *pair(12)),
+        subnet_v6=IPv6Network("fd00:90::/64"),
+        gateway_v6=IPv6Address("fd00:90::1"),
+    )
+    bench.hypervisor.define_network(first)
+    for wanted in ((own, *pair(12)), (own, pair(12)[0]), (own, *pair(12), *pair(13)), pair(13), ()):
+        bench.hypervisor.define_network(replace(first, names=wanted))
+        info = bench.hypervisor.network("net")
+        assert info is not None and info.live is not None
+        assert set(info.names) == set(info.live.names) == set(wanted)
+        assert (info.active, info.hosts, info.live.hosts) == (True, first.hosts, first.hosts)
+        assert (info.subnet_v6, info.gateway_v6) == (first.subnet_v6, first.gateway_v6)
+    # A reservation goes while the IPv6 address of its name stays.
+    other = DhcpHost("52:54:00:00:00:07", IPv4Address("192.168.90.17"), "n7")
+    bench.hypervisor.define_network(replace(first, names=(own,)))
+    bench.hypervisor.define_network(replace(first, names=(own,), hosts=(other,)))
+    info = bench.hypervisor.network("net")
+    assert info is not None and info.live is not None
+    assert (info.live.names, info.live.hosts) == (info.names, info.hosts) == ((own,), (other,))
+
+
+def test_another_ipv6_subnet_restarts_the_network(bench: Bench) -> None:
+    first = bench.guests.network(hosts=0)
+    for subnet in (None, IPv6Network("fd00:90::/64"), IPv6Network("fd00:91::/64"), None):
+        gateway = None if subnet is None else subnet[1]
+        bench.hypervisor.define_network(replace(first, subnet_v6=subnet, gateway_v6=gateway))
+        info = bench.hypervisor.network("net")
+        assert info is not None and info.live is not None
+        assert (info.active, info.subnet_v6, info.gateway_v6) == (True, subnet, gateway)
+        assert (info.live.subnet_v6, info.live.gateway_v6) == (subnet, gateway)
 
 
 def test_first_and_last_reservation(bench: Bench) -> None:

@@ -46,7 +46,7 @@ def table(*rules: str, hook: FilterHook | None = FilterHook.FORWARD, name: str =
     return FilterTable(name, OWNER, (FilterChain("other", (FilterRule("drop"),)), chain))
 
 
-def zone(name: str, number: int, *, nat: bool, nodes: int = 2) -> FirewallZone:
+def zone(name: str, number: int, *, nat: bool, nodes: int = 2, ipv6: bool = False) -> FirewallZone:
     return FirewallZone(
         name=name,
         bridge=f"virbr{number}",
@@ -55,10 +55,15 @@ def zone(name: str, number: int, *, nat: bool, nodes: int = 2) -> FirewallZone:
         nat=nat,
         nodes=tuple(
             FilteredNode(
-                name=f"{name}-{index}", mac=f"52:54:00:00:{number:02x}:{index:02x}", ip=f"10.{number}.0.{index}"
+                name=f"{name}-{index}",
+                mac=f"52:54:00:00:{number:02x}:{index:02x}",
+                ip=f"10.{number}.0.{index}",
+                ip_v6=f"fd00:{number}::{index:x}" if ipv6 else "",
             )
             for index in range(10, 10 + nodes)
         ),
+        subnet_v6=f"fd00:{number}::/64" if ipv6 else "",
+        gateway_v6=f"fd00:{number}::1" if ipv6 else "",
     )
 
 
@@ -111,6 +116,8 @@ def test_tables_of_other_names_are_left_alone(packets: PacketFilter) -> None:
         "ip saddr { } accept",
         "ip saddr { 10.0.0.1 accept",
         "ip saddr 10.0.0.256 accept",
+        "ip6 saddr fd00::g accept",
+        "icmpv6 type nd-router accept",
         'iifname "a-name-of-16-chr" accept',
         "tcp dport 65536 accept",
         "masquerade",
@@ -127,16 +134,22 @@ def test_a_bad_rule_is_refused_and_changes_nothing(packets: PacketFilter, rule: 
         assert packets.table(NAME) == seen
 
 
-def test_the_rules_of_a_lab_are_accepted(packets: PacketFilter) -> None:
+@pytest.mark.parametrize("ipv6", [(), ("hpc",), ("hpc", "cloud", "empty")])
+def test_the_rules_of_a_lab_are_accepted(packets: PacketFilter, ipv6: tuple[str, ...]) -> None:
     """Everything that the program can write, and an order in the listing that does not change by itself."""
-    zones = (zone("hpc", 100, nat=True, nodes=40), zone("cloud", 200, nat=False), zone("empty", 50, nat=False, nodes=0))
+    zones = (
+        zone("hpc", 100, nat=True, nodes=40, ipv6="hpc" in ipv6),
+        zone("cloud", 200, nat=False, ipv6="cloud" in ipv6),
+        zone("empty", 50, nat=False, nodes=0, ipv6="empty" in ipv6),
+    )
+    both = len(ipv6) > 1
     rules = tuple(
         FirewallRule(
             name=f'{protocol} "quoted" \\ {sources}',
             source_zone="hpc",
             target_zone="cloud",
-            sources=sources,
-            targets=targets,
+            sources=(*sources, *(f"fd00:100::{n:x}" for n in range(10, 10 + len(sources) * both))),
+            targets=(*targets, *(f"fd00:200::{n:x}" for n in range(10, 10 + len(targets) * both))),
             protocol=protocol,
             ports=() if protocol == "icmp" else ("80", "443", "8000-8100"),
         )

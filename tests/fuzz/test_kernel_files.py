@@ -18,7 +18,7 @@ from emulator.adapters.sriov import SRIOV_MANAGE, SriovManage
 from emulator.adapters.vgpu_mdev import MdevHost
 from emulator.adapters.vgpu_vfio import VendorVfioHost, parse_creatable
 from emulator.gpu_ports import VgpuFramework, VgpuRequest
-from emulator.host.facts import parse_meminfo, parse_routes
+from emulator.host.facts import parse_ipv6_routes, parse_meminfo, parse_routes
 from emulator.ports import Completed
 
 PF, VF, AUDIO, NVME = "0000:41:00.0", "0000:41:00.4", "0000:41:00.1", "0000:42:00.0"
@@ -198,6 +198,17 @@ eth0\t0001A8C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0
 @given(changed([ROUTES]))
 def test_routes(text: str) -> None:
     assert answered(parse_routes, text) is not None
+
+
+IPV6_ROUTES = f"""{"fd00" + "0" * 28} 40 {"0" * 32} 00 {"0" * 32} 00000100 00000001 00000000 00000001     eth0
+{"fe80" + "0" * 28} 40 {"0" * 32} 00 {"0" * 32} 00000100 00000001 00000000 80200001       lo
+"""
+
+
+@examples(30)
+@given(changed([IPV6_ROUTES]))
+def test_ipv6_routes(text: str) -> None:
+    assert answered(parse_ipv6_routes, text) is not None
 
 
 @examples(30)

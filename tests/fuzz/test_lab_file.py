@@ -16,6 +16,9 @@ from emulator.spec.schema import properties
 BASES = tuple(
     (share_dir() / "config" / f"{name}.yaml").read_text(encoding="utf-8") for name in ("minimal", "demo", "production")
 )
+_SUBNET = "      subnet: 192.168.100.0/24\n"
+BASES += (BASES[-1].replace(_SUBNET, f"{_SUBNET}      subnet_v6: fd12:3456:789a:100::/64\n"),)
+assert BASES[-1] != BASES[-2]
 BOUNDED = examples(100)
 KEYS = sorted({path.replace("[]", "").rsplit(".", 1)[-1] for path, _ in properties()})
 
@@ -48,6 +51,10 @@ def sound(spec: ClusterSpec | None, report: Report) -> None:
         addresses = [node.ip for node in spec.nodes]
         assert len(set(addresses)) == len(addresses)
         assert all(node.ip in spec.networks[node.role.cluster].subnet for node in spec.nodes)
+        for node in spec.nodes:
+            network = spec.networks[node.role.cluster]
+            address = network.address_v6(node.ip)
+            assert address is None if network.subnet_v6 is None else address in network.subnet_v6
 
 
 @BOUNDED

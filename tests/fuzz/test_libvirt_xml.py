@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from uuid import UUID
 
@@ -17,6 +17,7 @@ from emulator.adapters.domain_xml import domain_xml, read_domain
 from emulator.adapters.network_xml import network_xml, read_network
 from emulator.ports import (
     DhcpHost,
+    DnsName,
     DomainRequest,
     DomainState,
     Hostdev,
@@ -65,7 +66,10 @@ NETWORKS = (
             gateway=IPv4Address("192.168.90.1"),
             dns_domain="hpc.lab",
             hosts=(DhcpHost("52:54:00:00:00:01", IPv4Address("192.168.90.10"), "a"),),
+            names=(DnsName(IPv6Address("fd00:90::a"), ("a",)),),
             nat=True,
+            subnet_v6=IPv6Network("fd00:90::/64"),
+            gateway_v6=IPv6Address("fd00:90::1"),
         )
     ),
     """<network connections='1'><name>default</name><uuid>6c1e2bd6-9c3e-4b9a-8a39-0b8f6f2f1c13</uuid>

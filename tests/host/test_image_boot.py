@@ -2,27 +2,45 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from fnmatch import fnmatch
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import pytest
 from image_guest import DISK_GIB, MACHINE_ID, ImageGuest
 
 from emulator.adapters.process import HostProcess
 from emulator.errors import HostNotFitError
+from emulator.ids import link_local_address
 from emulator.images.recipe import load_recipe, tree_paths
 from emulator.images.sbom import packages_of
 from emulator.images.store import GoldenImage, ImageStore
+from emulator.inventory.build import build_inventory
+from emulator.inventory.model import ConnectionFacts
+from emulator.inventory.render import InventoryFormat, render
+from emulator.share import share_dir
+from emulator.spec.load import parse_spec
 from emulator.spec.model import ADMIN
 from emulator.wiring import images_of_host
 
 pytestmark = pytest.mark.host
 
 HPC, CLOUD = "hpc-base", "cloud-base"
+HEAD = "cloud-control-plane"
+# On QEMU's user network, where the guest is 10.0.2.15.
+NODES = """\
+version: "1.0"
+metadata: {name: x}
+clusters:
+  hpc: {}
+  cloud: {control_plane: {ip_address: 10.0.2.15}, worker_nodes: {cpu_workers: {count: 1, ip_range: 10.0.2.20}}}
+"""
 # Files of packages that the tree of an input replaces.
 REPLACED_BY_INPUTS = {"kubernetes": {"/etc/containerd/config.toml"}}
 # What the units of an image have set up beside the firewall.
@@ -218,6 +236,73 @@ def test_errors_are_seen_on_the_console(guest: ImageGuest) -> None:
     while "lab test: this is an error" not in guest.text():
         assert time.monotonic() < deadline
         time.sleep(0.2)
+
+
+def configured(guest: ImageGuest, networks: str) -> int:
+    """Run the first roles of the playbook on this guest, as a node of a lab with these networks; returns how many tasks
+    changed something."""
+    node, roles = ("hpc-compute-1", "baseline") if guest.image.name == HPC else (HEAD, "baseline, k8s_node")
+    spec, report = parse_spec(NODES + networks, file="lab.yaml")
+    assert spec is not None, report.findings
+    inventory = build_inventory(spec, ConnectionFacts(ADMIN, guest.key, guest.known_hosts))
+    (guest.directory / "inventory.yml").write_text(render(inventory, InventoryFormat.YAML))
+    (guest.directory / "play.yml").write_text(f"[{{hosts: {node}, gather_facts: false, roles: [{roles}]}}]\n")
+    here = {"ansible_host": "127.0.0.1", "ansible_port": guest.port}
+    playbooks = share_dir() / "playbooks"
+    done = subprocess.run(
+        [Path(sys.executable).with_name("ansible-playbook"), "-i", "inventory.yml", "-e", json.dumps(here), "play.yml"],
+        cwd=guest.directory,
+        env={
+            **os.environ,
+            "ANSIBLE_LIBRARY": str(playbooks / "library"),
+            "ANSIBLE_MODULE_UTILS": str(playbooks / "module_utils"),
+            "ANSIBLE_ROLES_PATH": str(playbooks / "roles"),
+            "ANSIBLE_LOCAL_TEMP": str(guest.directory / "ansible"),
+        },
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    guest.wait_for_ssh()
+    return int(done.stdout.rpartition("changed=")[2].split()[0])
+
+
+def networks(prefix: str = "") -> str:
+    """The lab's networks, where they have IPv6 with `prefix` before the number of the cluster."""
+    hpc, cloud = (f"subnet_v6: {prefix}{number}::/64" if prefix else "" for number in (1, 2))
+    return f"global: {{networks: {{hpc_network: {{{hpc}}}, cloud_network: {{subnet: 10.0.2.0/24, {cloud}}}}}}}\n"
+
+
+def test_a_node_takes_the_lab_s_ipv6_address_and_no_other(guest: ImageGuest) -> None:
+    """QEMU's network advertises a router, which nobody listens to."""
+    configured(guest, networks())
+    assert guest.output("ip -6 -o addr show dev eth0") == ""
+    routes = guest.output("ip -4 route show")
+    assert guest.image.name == HPC or "via 10.0.2.20 dev eth0 proto 201" in routes, "to the pods of the worker"
+    link_local = f"{link_local_address(guest.output('cat /sys/class/net/eth0/address'))}/64"
+
+    for prefix in ("fd00:a:", "fd00:b:"):
+        assert configured(guest, networks(prefix)) > 0
+        deadline = time.monotonic() + 60
+        while "tentative" in (shown := guest.output("ip -6 -o addr show dev eth0")) or shown.count("inet6") != 2:
+            assert time.monotonic() < deadline, shown
+            time.sleep(0.5)
+        own, gateway = (
+            (f"{prefix}1::b/64", f"{prefix}1::1") if guest.image.name == HPC else (f"{prefix}2::f/64", f"{prefix}2::1")
+        )
+        assert {line.split()[3] for line in shown.splitlines()} == {own, link_local}
+        ways = guest.output("ip -6 route show default").splitlines()
+        assert [line.split()[:5] for line in ways] == [["default", "via", gateway, "dev", "eth0"]]
+        assert guest.output("ip -4 route show") == routes, "those of IPv4 have come back"
+        assert "nd-router-advert" in guest.output("sudo nft list table inet lab")
+    assert configured(guest, networks(prefix)) == 0
+
+    assert configured(guest, networks()) > 0
+    assert guest.output("ip -6 -o addr show dev eth0 scope global") == ""
+    assert guest.output("ip -4 route show") == routes
+    assert configured(guest, networks()) == 0
 
 
 # Last: it ends the guest and starts it again.

@@ -6,12 +6,14 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from baseline_templates import LAB, rendered
+from router_advertisement import advertise
 
 pytestmark = pytest.mark.host
 
@@ -30,7 +32,8 @@ LISTEN = """
 import selectors, socket, sys
 ready = selectors.DefaultSelector()
 for port in map(int, sys.argv[1:]):
-    ready.register(socket.create_server(("0.0.0.0", port)), selectors.EVENT_READ)
+    server = socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
+    ready.register(server, selectors.EVENT_READ)
 print("listening", flush=True)
 while True:
     for key, _ in ready.select():
@@ -188,6 +191,54 @@ def test_what_the_file_allows_from_the_other_cluster_and_nothing_else(compute: N
     finally:
         net.inside("node", "ip", "route", "delete", "192.168.200.0/24")
         net.inside("peer", "ip", "route", "replace", "192.168.100.0/24", "dev", "eth0", "src", net.peer)
+
+
+DUAL = """\
+global:
+  networks:
+    hpc_network: {subnet_v6: fd00:100::/64}
+    cloud_network: {subnet_v6: fd00:200::/64, allow: [{to: [hpc-compute-1], ports: [6818]}]}
+"""
+
+
+def test_with_ipv6_the_same_passes_in_both_families(compute: Net) -> None:
+    net, ports = compute, (22, 111, 6818, 50000)
+    node, neighbour, foreign = "fd00:100::b", "fd00:100::a", "fd00:200::a"
+    for role, address in (("node", node), ("peer", neighbour), ("peer", foreign)):
+        net.inside(role, "ip", "address", "add", f"{address}/64", "dev", "eth0", "nodad")
+    net.inside("node", "ip", "route", "add", "fd00:200::/64", "via", neighbour)
+
+    def seen_from(source: str, *, of: str = node) -> list[int]:
+        net.inside("peer", "ip", "route", "replace", f"{of}/128", "dev", "eth0", "src", source)
+        return [port for port in ports if net.reaches("peer", of, port)]
+
+    try:
+        net.load("table inet lab\ndelete table inet lab\n")
+        assert seen_from(neighbour) == seen_from(foreign) == list(ports), "without rules everything answers"
+        assert takes_a_router(net)
+        net.load(rendered("firewall.nft.j2", "hpc-compute-1", LAB + DUAL))
+        assert seen_from(neighbour) == [22, 6818, 50000]
+        assert seen_from(foreign) == [22, 6818]
+        assert not takes_a_router(net)
+        assert seen(net, "peer", ports) == [22, 6818, 50000], "and in IPv4, as before"
+        net.load(rendered("firewall.nft.j2", "hpc-compute-1"))
+        assert seen_from(neighbour) == [22], "a lab without IPv6"
+    finally:
+        net.inside("node", "ip", "-6", "address", "flush", "dev", "eth0", "scope", "global")
+        net.inside("peer", "ip", "-6", "address", "flush", "dev", "eth0", "scope", "global")
+
+
+def takes_a_router(net: Net) -> bool:
+    """Whether the node, if it listened to advertisements, would believe that of the peer."""
+    mac = net.inside("peer", "cat", "/sys/class/net/eth0/address").strip()
+    net.inside("node", "sysctl", "-qw", "net.ipv6.conf.eth0.accept_ra=2")
+    for _ in range(6):
+        advertise(net.name("peer"), "eth0", mac)
+        if net.inside("node", "ip", "-6", "route", "show", "default", "proto", "ra"):
+            net.inside("node", "ip", "-6", "route", "flush", "default", "proto", "ra")
+            return True
+        time.sleep(0.5)
+    return False
 
 
 def test_before_the_playbook_a_node_lets_in_ssh_alone(compute: Net) -> None:

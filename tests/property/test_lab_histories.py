@@ -43,6 +43,7 @@ T = TypeVar("T")
 LABS = ("demo", "demo-2", "demo-hpc")
 NUMBER = {name: index for index, name in enumerate(LABS)}
 WITH_SLICES = LABS[:2]
+WITH_IPV6 = LABS[1:]
 FOREIGN_DOMAINS = (
     "demo",
     "demo-hpc-compute-2",
@@ -58,7 +59,8 @@ places = st.integers(0, 260)
 
 def lab_text(name: str, compute: int, memory: int, disk: int) -> str:
     number = 140 + NUMBER[name]
-    networks = f"networks: {{hpc_network: {{subnet: 192.168.{number}.0/24, bridge: virbr{number}}}}}"
+    ipv6 = f", subnet_v6: fd00:{number}::/64" if name in WITH_IPV6 else ""
+    networks = f"networks: {{hpc_network: {{subnet: 192.168.{number}.0/24, bridge: virbr{number}{ipv6}}}}}"
     slices = name in WITH_SLICES
     boards = f'[{{id: gpu-0, pci_address: "{FIRST}", model: A100-SXM4-80GB, mig_capable: true}}]'
     share = f", gpu_allocation: {{backend: nvml, strategy: mig, devices: {boards}}}" if slices else ""

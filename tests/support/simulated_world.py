@@ -447,7 +447,7 @@ class SimulatedHost:
             262144,
             200000,
             4000.0,
-            networks=tuple(HostNetwork(info.bridge, info.subnet) for info in running if info.subnet),
+            networks=tuple(HostNetwork(info.bridge, subnet) for info in running for subnet in info.subnets),
             interfaces=("lo", *(info.bridge for info in running)),
         )
 

@@ -17,7 +17,8 @@ SHELL_PORT = 2323
 # anything. That the shell cannot be reached at all still shows.
 _TRIES = 4
 
-# The drivers of the image's own initial RAM disk, an address from DHCP, a shell and two services on the network.
+# The drivers of the image's own initial RAM disk, an address from DHCP, a shell and services on the network. Router
+# advertisements are not listened to, as in a real node.
 _INIT = f"""\
 #!/bin/busybox sh
 export PATH=/bin
@@ -25,6 +26,7 @@ export PATH=/bin
 mount -t devtmpfs devtmpfs /dev
 mount -t proc proc /proc
 exec </dev/console >/dev/console 2>&1
+echo 0 >/proc/sys/net/ipv6/conf/default/accept_ra
 for module in /modules/*.ko; do insmod "$module" 2>/dev/null; done
 ip link set lo up
 until ip link set eth0 up 2>/dev/null; do sleep 0.1; done

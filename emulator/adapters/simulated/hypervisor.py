@@ -310,9 +310,9 @@ class SimulatedHypervisor:
             self._start_network(name)
 
     def _start_network(self, name: str) -> None:
-        subnet = self._network(name).subnet
+        subnets = self._network(name).subnets
         for other in map(self._network, self._active - {name}):
-            if subnet is not None and other.subnet is not None and subnet.overlaps(other.subnet):
+            if any(subnet.overlaps(theirs) for subnet in subnets for theirs in other.subnets):
                 raise ConflictError(f"Network is already in use by interface {other.bridge}", where=f"network {name}")
         if name not in self._active:
             self._live_networks[name] = self._networks[name]

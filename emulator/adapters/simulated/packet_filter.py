@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from ipaddress import IPv4Network
+from ipaddress import ip_network
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,10 @@ _VERSION = 1
 _TOKEN = re.compile(r'\s*("[^"]*"|!=|[{},]|\.(?=\s)|[^\s{},"]+)')
 _SELECTORS = frozenset(("iifname", "oifname", "saddr", "daddr", "dport", "sport", "type", "nfproto", "state"))
 _CONSTANTS = frozenset(("echo-request", "ipv4", "ipv6", "established", "related"))
+_CONSTANTS |= {"nd-neighbor-solicit", "nd-neighbor-advert", "nd-router-advert", "nd-redirect"}
 _STATEMENTS = ("counter", "accept", "drop", "return", "reject", "with", "icmpx", "admin-prohibited", "masquerade")
-_WORDS = frozenset(("ip", "ether", "tcp", "udp", "icmp", "meta", "ct", "jump", "goto", *_STATEMENTS))
+_PROTOCOLS = ("ip", "ip6", "ether", "tcp", "udp", "icmp", "icmpv6")
+_WORDS = frozenset((*_PROTOCOLS, "meta", "ct", "jump", "goto", *_STATEMENTS))
 _SIGNS = frozenset("{},.") | {"!="}
 _VERDICTS = (["accept"], ["drop"], ["return"], ["masquerade"], ["reject", "with", "icmpx", "admin-prohibited"])
 _MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}")
@@ -138,7 +140,7 @@ def _is_value(token: str) -> bool:
     if _MAC.fullmatch(token):
         return True
     try:
-        IPv4Network(token)
+        ip_network(token)
     except ValueError:
         return False
     return True

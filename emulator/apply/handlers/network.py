@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from uuid import UUID
 
@@ -73,16 +73,19 @@ class NetworkHandler:
 
     def _rival(self, hypervisor: HypervisorView, resource: Network) -> str | None:
         """Who else has the bridge or some of the addresses. Of two networks that share some only one can run."""
-        subnet = IPv4Network(resource.subnet)
+        wanted = [subnet for subnet in (IPv4Network(resource.subnet), _network_v6(resource)) if subnet is not None]
         for info in hypervisor.networks():
             if str(info.uuid) == resource.uuid:
                 continue
             if info.bridge == resource.bridge:
                 return f"bridge {resource.bridge} belongs to network {info.name} ({self._lab.whose_is(info)})"
             # Another network of this lab gives way, or takes other addresses, in the same plan.
-            mine = self._lab.owns_network(info)
-            if info.subnet is not None and info.subnet.overlaps(subnet) and not mine:
-                return f"subnet {subnet} overlaps {info.subnet} of network {info.name} ({self._lab.whose_is(info)})"
+            if self._lab.owns_network(info):
+                continue
+            for theirs in info.subnets:
+                for subnet in wanted:
+                    if theirs.overlaps(subnet):
+                        return f"subnet {subnet} overlaps {theirs} of network {info.name} ({self._lab.whose_is(info)})"
         return None
 
     def ensure(self, resource: Network, previous: Resource | None, context: ApplyContext) -> Handle:
@@ -115,8 +118,10 @@ class NetworkHandler:
                 gateway=IPv4Address(resource.gateway),
                 dns_domain=resource.dns_domain,
                 hosts=tuple(DhcpHost(host.mac, IPv4Address(host.ip), host.name) for host in resource.hosts),
-                names=tuple(DnsName(IPv4Address(alias.ip), alias.names) for alias in resource.aliases),
+                names=_names(resource),
                 nat=resource.nat,
+                subnet_v6=_network_v6(resource),
+                gateway_v6=IPv6Address(resource.gateway_v6) if resource.gateway_v6 else None,
             )
         )
         hypervisor.start_network(name)
@@ -140,6 +145,18 @@ class NetworkHandler:
         )
 
 
+def _network_v6(resource: Network) -> IPv6Network | None:
+    return IPv6Network(resource.subnet_v6) if resource.subnet_v6 else None
+
+
+def _names(resource: Network) -> tuple[DnsName, ...]:
+    """The names beside those of the reservations: IPv6 addresses of the network's own nodes, and the others' nodes."""
+    own = [DnsName(IPv6Address(host.ip_v6), (host.name,)) for host in resource.hosts if host.ip_v6]
+    others = [DnsName(IPv4Address(alias.ip), alias.names) for alias in resource.aliases]
+    others_v6 = [DnsName(IPv6Address(alias.ip_v6), alias.names) for alias in resource.aliases if alias.ip_v6]
+    return (*own, *others, *others_v6)
+
+
 def _drift(recorded: Network, info: NetworkInfo) -> tuple[str, ...]:
     """Stopped, or edited behind our back; the metadata's digest does not tell of that, since an edit keeps it."""
     drift = [] if info.active else ["is not active"]
@@ -149,6 +166,11 @@ def _drift(recorded: Network, info: NetworkInfo) -> tuple[str, ...]:
         drift.append(f"has the subnet {info.subnet or 'none'} instead of {recorded.subnet}")
     if info.gateway is not None and str(info.gateway) != recorded.gateway:
         drift.append(f"has the gateway {info.gateway} instead of {recorded.gateway}")
+    if str(info.subnet_v6 or "") != recorded.subnet_v6:
+        there, wanted = info.subnet_v6 or "none", recorded.subnet_v6 or "none"
+        drift.append(f"has the IPv6 subnet {there} instead of {wanted}")
+    elif str(info.gateway_v6 or "") != recorded.gateway_v6:
+        drift.append(f"has the IPv6 gateway {info.gateway_v6} instead of {recorded.gateway_v6}")
     if info.nat != recorded.nat:
         drift.append(f"has NAT {'on' if info.nat else 'off'} instead of {'on' if recorded.nat else 'off'}")
     stored = _lists(recorded, info, has="has", lacks="has lost")
@@ -169,10 +191,9 @@ def _lists(recorded: Network, info: NetworkInfo, *, has: str, lacks: str) -> lis
     lost = sorted(name for _mac, _ip, name in wanted - there)
     if lost:
         drift.append(f"{lacks} the addresses of {', '.join(lost)}")
-    known = {(str(entry.ip), entry.names) for entry in info.names}
-    forgotten = sorted(alias.name for alias in recorded.aliases if (alias.ip, alias.names) not in known)
+    forgotten = {entry.names[-1] for entry in _names(recorded) if entry not in info.names}
     if forgotten:
-        drift.append(f"{lacks} the names of {', '.join(forgotten)}")
+        drift.append(f"{lacks} the names of {', '.join(sorted(forgotten))}")
     if more := sorted(name or mac for mac, _ip, name in there - wanted if name not in lost):
         drift.append(f"{has} addresses for {', '.join(more)}, which are not the lab's")
     return drift

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import xml.etree.ElementTree as ET
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from tiny_guest import TinyGuests
 
 from emulator.adapters.domain_xml import domain_xml, guests_run_as_another_user, hostdev_element, read_domain
 from emulator.adapters.libvirt_hypervisor import LibvirtHypervisor
-from emulator.adapters.network_xml import network_xml, read_nat, read_network
+from emulator.adapters.network_xml import dns_address_xml, network_xml, read_nat, read_network
 from emulator.adapters.ownership_xml import parse, read_owner
 from emulator.errors import HypervisorError
 from emulator.ports import DnsName, DomainRequest, DomainState, Hostdev, HostdevKind, Ownership
@@ -208,6 +208,33 @@ def test_a_network_is_read_back_as_it_was_written(nat: bool, hosts: int) -> None
     assert written == [*(host.name for host in request.hosts), *names[0].names]
 
 
+def test_a_network_with_ipv6_is_read_back_as_it_was_written() -> None:
+    names = (DnsName(IPv6Address("fd00:90::a"), ("n0",)), DnsName(IPv4Address("192.168.91.10"), ("x.cloud", "x")))
+    plain = replace(GUESTS.network(hosts=1), names=names)
+    request = replace(plain, subnet_v6=IPv6Network("fd00:90::/64"), gateway_v6=IPv6Address("fd00:90::1"))
+    info = read_network(network_xml(request), active=True)
+    assert (info.subnet_v6, info.gateway_v6, info.names) == (request.subnet_v6, request.gateway_v6, names)
+    assert (info.subnet, info.gateway, info.hosts) == (request.subnet, request.gateway, request.hosts)
+    (element,) = [each for each in parse(network_xml(request), "network").findall("ip") if each.get("family")]
+    assert dict(element.attrib) == {"family": "ipv6", "address": "fd00:90::1", "prefix": "64"}
+    assert len(element) == 0, "DHCP is for IPv4"
+    without = read_network(network_xml(plain), active=True)
+    assert (without.subnet_v6, without.gateway_v6) == (None, None)
+    assert "family" not in network_xml(plain)
+
+
+@pytest.mark.parametrize("prefix", ["129", "x"])
+def test_an_ipv6_network_that_is_none_is_an_error(prefix: str) -> None:
+    ip = f"<ip family='ipv6' address='fd00::1' prefix='{prefix}'/>"
+    with pytest.raises(HypervisorError, match="address that is none"):
+        read_network(f"<network><name>n</name><uuid>{REQUEST.uuid}</uuid>{ip}</network>", active=True)
+
+
+def test_a_name_is_taken_away_by_its_address_alone() -> None:
+    assert parse(dns_address_xml(IPv6Address("fd00::2")), "host").attrib == {"ip": "fd00::2"}
+    assert "hostname" not in dns_address_xml(IPv6Address("fd00::2"))
+
+
 @pytest.mark.parametrize("forward", ["", "<forward/>", "<forward mode='nat'/>", "<forward mode='route'/>"])
 def test_networks_with_rules_of_libvirt_s_are_told_apart(forward: str) -> None:
     text = f"<network><name>n</name><uuid>{REQUEST.uuid}</uuid>{forward}<bridge name='br9'/></network>"
@@ -222,3 +249,4 @@ def test_a_foreign_network_is_read_as_far_as_it_goes() -> None:
     )
     info = read_network(text, active=False)
     assert (info.owner, info.bridge, info.subnet, info.hosts) == (None, "br9", IPv4Network("10.0.0.0/8"), ())
+    assert (info.subnet_v6, info.gateway_v6) == (IPv6Network("fd00::/64"), IPv6Address("fd00::1"))

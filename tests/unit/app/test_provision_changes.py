@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv6Address
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from emulator.adapters.simulated.hypervisor import SimulatedHypervisor
 from emulator.app.files import load_lab_file
 from emulator.errors import ConflictError, UsageError
 from emulator.plan.model import Plan
+from emulator.ports import DnsName
 
 
 def told(plan: Plan) -> set[tuple[str, str]]:
@@ -121,14 +123,14 @@ def test_a_bundle_lies_beside_the_file_that_names_it(tmp_path: Path, monkeypatch
         assert kubernetes.source == f"bundle:{expected}"
 
 
-def both_clusters(allow: str = "", *, cloud: bool = True, nat: bool = False) -> str:
+def both_clusters(allow: str = "", *, cloud: bool = True, nat: bool = False, subnet_v6: str = "") -> str:
     small = "cpu_cores: 2, memory_gb: 2, disk_gb: 20"
     second = f"\n  cloud: {{control_plane: {{{small}}}, worker_nodes: {{cpu_workers: {{count: 1, {small}}}}}}}"
-    return (
-        lab_text(
-            hypervisor=SYSTEM_URI, extra=f"networks: {{hpc_network: {{nat: {str(nat).lower()}, allow: [{allow}]}}}}"
-        )
-    ).replace("\nhypervisor:", f"{second if cloud else ''}\nhypervisor:", 1)
+    ipv6 = f", subnet_v6: {subnet_v6}" if subnet_v6 else ""
+    networks = f"networks: {{hpc_network: {{nat: {str(nat).lower()}, allow: [{allow}]{ipv6}}}}}"
+    return lab_text(hypervisor=SYSTEM_URI, extra=networks).replace(
+        "\nhypervisor:", f"{second if cloud else ''}\nhypervisor:", 1
+    )
 
 
 def test_an_edit_of_what_is_allowed_changes_the_firewall_alone(host: SimulatedHost) -> None:
@@ -151,6 +153,43 @@ def test_a_way_out_restarts_the_network_that_gets_one(host: SimulatedHost) -> No
         ("replace", "domain/hpc-controller"),
         ("replace", "domain/hpc-compute-1"),
     }
+
+
+def test_ipv6_comes_and_goes_with_the_network_that_has_it(host: SimulatedHost) -> None:
+    """The other network runs on: of the nodes of the first it learns names alone."""
+    plain = host.lab_file(both_clusters())
+    host.provision(plain)
+    digests = {info.name: info.owner and info.owner.digest for info in host.hypervisor(quiet=True).networks()}
+    expected = {
+        ("update", "firewall/lab"),
+        ("update", "network/cloud"),
+        ("replace", "network/hpc"),
+        ("replace", "domain/hpc-controller"),
+        ("replace", "domain/hpc-compute-1"),
+    }
+    edited = host.lab_file(both_clusters(subnet_v6="fd00:100::/64"))
+    plan = host.plan(edited)
+    assert told(plan) == expected
+    reasons = {change.resource.id: change.reason for change in plan.changes}
+    assert "gateway v6 none -> fd00:100::1" in reasons["network/hpc"]
+    assert "subnet v6 none -> fd00:100::/64" in reasons["network/hpc"]
+    host.provision(edited)
+    assert host.plan(edited).is_empty
+    libvirt = host.hypervisor(quiet=True)
+    for name, names in (
+        ("demo-hpc", ("hpc-controller",)),
+        ("demo-cloud", ("hpc-controller.hpc.demo.internal", "hpc-controller")),
+    ):
+        info = libvirt.network(name)
+        assert info is not None and info.live is not None
+        assert DnsName(IPv6Address("fd00:100::a"), names) in info.names
+        assert info.live.names == info.names
+    plain = host.lab_file(both_clusters())
+    assert told(host.plan(plain)) == expected
+    host.provision(plain)
+    assert host.plan(plain).is_empty
+    after = {info.name: info.owner and info.owner.digest for info in host.hypervisor(quiet=True).networks()}
+    assert after == digests
 
 
 def test_a_cluster_comes_and_goes_and_the_other_one_runs_on(host: SimulatedHost) -> None:

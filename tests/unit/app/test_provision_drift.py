@@ -207,6 +207,41 @@ def test_drift_is_seen_and_repaired(host: SimulatedHost, name: str) -> None:
     assert changes(host, lab) == {}
 
 
+IPV6 = "networks: {hpc_network: {subnet_v6: fd00:100::/64}}"
+IPV6_DRIFTS = {
+    "another gateway": (
+        edited("demo-hpc", 'address="fd00:100::1"', 'address="fd00:100::fe"'),
+        "has the IPv6 gateway fd00:100::fe instead of fd00:100::1",
+    ),
+    "another subnet": (
+        edited("demo-hpc", 'address="fd00:100::1"', 'address="fd00:101::1"'),
+        "has the IPv6 subnet fd00:101::/64 instead of fd00:100::/64",
+    ),
+    "another address of a name while it runs": (
+        edited("demo-hpc", 'ip="fd00:100::b"', 'ip="fd00:100::ff"', live=True),
+        "runs without the names of hpc-compute-1",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", IPV6_DRIFTS)
+def test_drift_of_ipv6_is_seen_and_repaired(host: SimulatedHost, name: str) -> None:
+    event, reason = IPV6_DRIFTS[name]
+    lab = host.lab_file(lab_text(hypervisor=SYSTEM_URI, extra=IPV6))
+    host.provision(lab)
+    event(host)
+    assert changes(host, lab) == {"network/hpc": ("repair", reason)}
+    host.provision(lab)
+    assert host.plan(lab).is_empty
+
+
+def test_ipv6_that_somebody_gave_a_network_without_is_drift(host: SimulatedHost) -> None:
+    lab = host.lab_file(lab_text(hypervisor=SYSTEM_URI))
+    host.provision(lab)
+    edited("demo-hpc", "<ip address", '<ip family="ipv6" address="fd00:9::1" prefix="64"/><ip address')(host)
+    assert changes(host, lab) == {"network/hpc": ("repair", "has the IPv6 subnet fd00:9::/64 instead of none")}
+
+
 def test_a_stranger_s_table_of_that_name_is_left_alone(host: SimulatedHost) -> None:
     tables = host.packet_filter(quiet=True)
     tables.seed_foreign_table("hyperscaler_demo")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
-from ipaddress import IPv4Network
+from dataclasses import replace
+from ipaddress import IPv4Network, IPv6Network
 from uuid import uuid4
 
 import pytest
@@ -126,6 +127,24 @@ def test_of_two_labs_that_race_for_a_subnet_the_second_makes_no_network(host: Si
     with pytest.raises(ConflictError, match=f"subnet {subnet} overlaps .* of network other-hpc .of lab other"):
         provision(host.world(), lab, Options(confirm=meanwhile), SilentReporter(), StopFlag())
     assert host.hypervisor(quiet=True).network("demo-hpc") is None
+
+
+def test_of_two_labs_that_race_for_an_ipv6_subnet_the_second_makes_no_network(host: SimulatedHost) -> None:
+    lab = host.lab_file(lab_text(hypervisor=SYSTEM_URI, extra="networks: {hpc_network: {subnet_v6: fd00:100::/64}}"))
+    subnet, subnet_v6 = IPv4Network("10.9.0.0/24"), IPv6Network("fd00:100::/64")
+
+    def meanwhile(_plan: object) -> bool:
+        owner = Ownership("other", "network/hpc", "d")
+        request = NetworkRequest("other-hpc", uuid4(), owner, "virbr-other2", subnet, subnet[1], "o.internal", ())
+        request = replace(request, subnet_v6=subnet_v6, gateway_v6=subnet_v6[1])
+        host.hypervisor(quiet=True).define_network(request)
+        return True
+
+    with pytest.raises(ConflictError, match=f"subnet {subnet_v6} overlaps .* of network other-hpc .of lab other"):
+        provision(host.world(), lab, Options(confirm=meanwhile), SilentReporter(), StopFlag())
+    assert host.hypervisor(quiet=True).network("demo-hpc") is None
+    with pytest.raises(ConflictError, match=f"{subnet_v6} overlaps {subnet_v6}, which this host reaches through"):
+        host.provision(lab)
 
 
 def test_validating_against_the_host_does_not_count_the_lab_s_own_things(host: SimulatedHost) -> None:

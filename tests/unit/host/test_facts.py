@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
 from emulator.host.facts import (
@@ -10,8 +10,10 @@ from emulator.host.facts import (
     MemoryFigures,
     _memory,
     limited_memory,
+    parse_ipv6_routes,
     parse_meminfo,
     parse_routes,
+    reached_networks,
     read_host_facts,
 )
 
@@ -34,6 +36,35 @@ def test_routes_become_networks_without_default_and_loopback() -> None:
         HostNetwork("tun0", IPv4Network("10.0.0.0/8")),
     )
     assert parse_routes("") == ()
+
+
+NONE, UNICAST, OWN = "0" * 32, "00000001", "80200001"
+IPV6_ROUTES = "".join(
+    f"{address:0<32} {prefix:02x} {NONE} 00 {NONE} 00000400 00000001 00000000 {flags} {interface:>8}\n"
+    for address, prefix, flags, interface in (
+        ("fd000122", 64, UNICAST, "wg0"),
+        ("fd0001220000000000000000000000", 64, UNICAST, "wg0"),  # once more, by another metric
+        ("fe80", 64, UNICAST, "eth0"),
+        ("", 0, "00000003", "eth0"),
+        ("ff", 8, UNICAST, "eth0"),
+        ("00000000000000000000000000000001", 128, OWN, "lo"),
+        ("fd000122000000000000000000000001", 128, OWN, "wg0"),
+        ("fd000122000000000000000000000000", 128, "00300001", "wg0"),  # its anycast address
+        ("20010db8000000000000000000000009", 128, OWN, "ppp0"),
+        ("fc", 7, "00000003", "eth1"),
+    )
+)
+
+
+def test_ipv6_routes_become_networks_and_an_address_alone_counts() -> None:
+    assert parse_ipv6_routes(IPV6_ROUTES + "torn line\n" + "z" * 32 + f" 40 {NONE} 00 {NONE} 1 1 0 1 eth0\n") == (
+        HostNetwork("wg0", IPv6Network("fd00:122::/64")),
+        HostNetwork("eth1", IPv6Network("fc00::/7")),
+        HostNetwork("ppp0", IPv6Network("2001:db8::9/128")),
+    )
+    assert reached_networks("", "") == ()
+    both = reached_networks(ROUTES, IPV6_ROUTES)
+    assert [each.subnet.version for each in both] == [4, 4, 4, 6, 6, 6]
 
 
 def test_meminfo_is_read_in_mib() -> None:

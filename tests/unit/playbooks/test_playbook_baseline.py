@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import yaml
 from baseline_templates import LAB, PLAYBOOKS, rendered
@@ -69,6 +71,54 @@ COMMENT = 'accept comment "allowed in the lab file, from the other cluster"'
 def test_a_node_lets_in_from_the_other_cluster_what_the_file_allows(host: str, expected: list[str]) -> None:
     lines = [line.strip() for line in rendered("firewall.nft.j2", host, LAB + ALLOWED).splitlines()]
     assert [line for line in lines if COMMENT in line] == expected
+
+
+DUAL = """
+global:
+  networks:
+    hpc_network:
+      subnet_v6: fd00:100::/64
+      allow:
+        - {from: [hpc-compute-2], to: [cloud-control-plane], ports: [5000]}
+        - {protocol: udp, ports: [514]}
+    cloud_network: {subnet_v6: fd00:200::/64}
+"""
+
+
+def test_with_ipv6_a_node_lets_in_the_same_in_both_families() -> None:
+    routers = 'icmpv6 type { nd-router-advert, nd-redirect } drop comment "routes are the lab file\'s"'
+    lines = [line.strip() for line in rendered("firewall.nft.j2", "cloud-control-plane", LAB + DUAL).splitlines()]
+    assert lines.index(routers) + 1 == lines.index("meta l4proto { icmp, icmpv6 } accept")
+    assert [line for line in lines if "ip6" in line] == [
+        f"ip6 saddr {{ fd00:100::c }} tcp dport {{ 5000 }} {COMMENT}",
+        f"ip6 saddr {{ fd00:100::/64 }} udp dport {{ 514 }} {COMMENT}",
+        "ip6 saddr @nodes_v6 accept",
+    ]
+    assert "elements = { fd00:200::a, fd00:200::b }" in lines
+    compute = rendered("firewall.nft.j2", "hpc-compute-1", LAB + DUAL)
+    assert "ip6 saddr @nodes_v6 meta l4proto { tcp, udp } th dport 1024-65535 accept" in compute
+    for host in ("hpc-compute-1", "cloud-control-plane"):
+        assert not {"nodes_v6", "ip6", routers} & set(
+            re.split(r"[ @{\n]", rendered("firewall.nft.j2", host, LAB + ALLOWED))
+        )
+
+
+def test_a_node_of_a_network_without_ipv6_lets_none_in() -> None:
+    one = DUAL.replace("cloud_network: {subnet_v6: fd00:200::/64}", "cloud_network: {}")
+    assert "ip6" not in rendered("firewall.nft.j2", "cloud-control-plane", LAB + one)
+    assert "fd00:100::b, fd00:100::c" in rendered("firewall.nft.j2", "hpc-compute-1", LAB + one)
+
+
+def test_a_node_s_ipv6_address_and_route_are_set_and_no_advertisement_is_listened_to() -> None:
+    text = rendered("ipv6.conf.j2", "hpc-compute-1", LAB + DUAL)
+    assert text.splitlines()[2:] == [
+        "[Network]",
+        "LinkLocalAddressing=ipv6",
+        "IPv6LinkLocalAddressGenerationMode=eui64",
+        "IPv6AcceptRA=no",
+        "Address=fd00:100::b/64",
+        "Gateway=fd00:100::1",
+    ]
 
 
 def test_only_our_own_table_is_replaced() -> None:

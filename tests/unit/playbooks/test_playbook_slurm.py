@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from emulator.inventory.model import AnsibleInventory, ConnectionFacts, NodeGpu,
 from emulator.inventory.render import InventoryFormat, render
 from emulator.inventory.slurm_limits import student_tres
 from emulator.share import share_dir
-from emulator.spec.model import ClusterSpec, NodeSpec, PartitionSpec, Role, SlurmSpec
+from emulator.spec.model import ClusterKind, ClusterSpec, NetworkSpec, NodeSpec, PartitionSpec, Role, SlurmSpec
 
 PLAYBOOKS = share_dir() / "playbooks"
 CONNECTION = ConnectionFacts("labadmin", Path("/lab/ssh/id"), Path("/lab/ssh/known_hosts"))
@@ -31,7 +31,8 @@ def lab(*, computes: int = 2, partitions: tuple[PartitionSpec, ...] = (Partition
         NodeSpec(f"hpc-compute-{n}", Role.HPC_COMPUTE, n, 1024 * n, 8, IPv4Address(f"192.168.100.{10 + n}"))
         for n in range(1, computes + 1)
     ]
-    return ClusterSpec("demo", "", tuple(nodes), {}, slurm=SlurmSpec(partitions, "main", 3600))
+    networks = {ClusterKind.HPC: NetworkSpec(ClusterKind.HPC, IPv4Network("192.168.100.0/24"), "virbr100")}
+    return ClusterSpec("demo", "", tuple(nodes), networks, slurm=SlurmSpec(partitions, "main", 3600))
 
 
 def template(name: str, inventory: AnsibleInventory, host: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 
 import pytest
 
@@ -114,6 +114,21 @@ def test_taken_networks_and_bridges() -> None:
         "lab.yaml:5:48: error: global.networks.hpc_network.bridge: this host already has an interface br5"
         " | choose another name, or `hypervisor: {uri: embedded}` with bridges of its own",
     ]
+
+
+def test_a_taken_ipv6_network() -> None:
+    spec, report = parse_spec(LAB.replace("subnet: 10.5.0.0/24", "subnet_v6: fd00:5::/64"), file="lab.yaml")
+    assert spec is not None
+    host = replace(ROOMY, networks=(HostNetwork("wg0", IPv6Network("fd00::/24")),))
+    (found,) = check_host(spec, host, report=report, private_network=False)
+    assert found.render().replace("\n    fix: ", " | ") == (
+        "lab.yaml:5:30: error: global.networks.hpc_network.subnet_v6: fd00:5::/64 overlaps fd00::/24, which this host"
+        " reaches through wg0 | choose another subnet such as fd12:3456:789a:101::/64,"
+        " or `hypervisor: {uri: embedded}` with networks of its own"
+    )
+    for fine in (HostNetwork("br5", IPv6Network("fd00:5::/64")), HostNetwork("wg0", IPv6Network("fd00:6::/64"))):
+        host = replace(ROOMY, networks=(fine,))
+        assert check_host(spec, host, report=report, private_network=False, own_bridges=("br5",)) == []
 
 
 def test_a_private_network_namespace_does_not_care() -> None:

@@ -89,6 +89,80 @@ def nets(hpc_net: str, cloud_net: str) -> str:
             ],
         ),
         (
+            hpc("subnet_v6: 192.168.7.0/24"),
+            [
+                "3:46: error: global.networks.hpc_network.subnet_v6: expected an IPv6 network such as"
+                " fd12:3456:789a:100::/64, got '192.168.7.0/24' | for example fd12:3456:789a:100::/64"
+            ],
+        ),
+        (
+            hpc("subnet_v6: 'fd00::1::/64'"),
+            [
+                "3:46: error: global.networks.hpc_network.subnet_v6: fd00::1::/64 is no IPv6 network"
+                " | for example fd12:3456:789a:100::/64"
+            ],
+        ),
+        (
+            hpc("subnet_v6: fd00:7::/129"),
+            [
+                "3:46: error: global.networks.hpc_network.subnet_v6: fd00:7::/129 is no IPv6 network"
+                " | for example fd12:3456:789a:100::/64"
+            ],
+        ),
+        (
+            hpc("subnet_v6: 'fd00:7::1/64'"),
+            [
+                "3:46: error: global.networks.hpc_network.subnet_v6: fd00:7::1/64 is an address in a network, not a"
+                " network | write fd00:7::/64"
+            ],
+        ),
+        (
+            hpc("subnet_v6: fd00:7:8::/48"),
+            [
+                "3:46: error: global.networks.hpc_network.subnet_v6: an IPv6 network of the lab is a /64, not a /48"
+                " | for example fd00:7:8::/64"
+            ],
+        ),
+        (
+            hpc("subnet_v6: fe80::/64"),
+            [
+                "3:46: error: global.networks.hpc_network.subnet_v6: fe80::/64 cannot be used: fe80::/10 is for"
+                " link-local addresses | for example fd12:3456:789a:100::/64"
+            ],
+        ),
+        (
+            hpc("subnet_v6: ff05::/64"),
+            [
+                "3:46: error: global.networks.hpc_network.subnet_v6: ff05::/64 cannot be used: ff00::/8 is for"
+                " multicast | for example fd12:3456:789a:100::/64"
+            ],
+        ),
+        (
+            hpc("subnet_v6: '::/64'"),
+            [
+                "3:46: error: global.networks.hpc_network.subnet_v6: ::/64 cannot be used: ::/8 holds the loopback"
+                " address, and IPv4 addresses in other forms | for example fd12:3456:789a:100::/64"
+            ],
+        ),
+        (
+            hpc("subnet_v6: 2a00:1450:4001:80b::/64"),
+            [
+                "3:46: warning: global.networks.hpc_network.subnet_v6: 2a00:1450:4001:80b::/64 is not a unique local"
+                " network; the real hosts of that network cannot be reached from the lab"
+                " | take one inside fd00::/8, with 40 random bits of your own behind fd"
+            ],
+        ),
+        (
+            nets("subnet_v6: fd12:3456:789a:100::/64", "subnet_v6: fd12:3456:789a:100:0::/64"),
+            [
+                "7:32: error: global.networks.cloud_network.subnet_v6: fd12:3456:789a:100::/64 overlaps"
+                " fd12:3456:789a:100::/64 of hpc_network"
+                " | choose another network, for example fd12:3456:789a:200::/64"
+            ],
+        ),
+        (nets("subnet_v6: fd00:1::/64", "subnet_v6: fd00:2::/64"), []),
+        (nets("subnet_v6: fd00:1::/64", ""), []),
+        (
             hpc("bridge: virbr100-for-hpc"),
             [
                 "3:43: error: global.networks.hpc_network.bridge: expected an interface name of at most 15 letters,"
@@ -181,6 +255,16 @@ def test_free_addresses_skip_what_is_taken_and_wrap() -> None:
     taken = [AddressRange(IPv4Address("10.0.0.5"), IPv4Address("10.0.0.5"))]
     found = free_addresses(subnet, start=IPv4Address("10.0.0.4"), count=9, taken=taken)
     assert [str(each) for each in found] == ["10.0.0.4", "10.0.0.6", "10.0.0.2", "10.0.0.3"]
+
+
+def test_a_node_has_the_same_place_in_both_families(spec_of: Load) -> None:
+    spec = spec_of(nets("subnet: 10.5.0.0/16, subnet_v6: fd00:5::/64", "subnet_v6: FD00:0006:0::/64"))
+    hpc_network, cloud = spec.networks.values()
+    assert (str(hpc_network.gateway_v6), str(cloud.subnet_v6)) == ("fd00:5::1", "fd00:6::/64")
+    assert str(hpc_network.address_v6(IPv4Address("10.5.1.2"))) == "fd00:5::102"
+    assert str(cloud.address_v6(spec.nodes_of(cloud.cluster)[0].ip)) == "fd00:6::a"
+    (plain,) = spec_of(hpc()).networks.values()
+    assert (plain.subnet_v6, plain.gateway_v6, plain.address_v6(plain.gateway)) == (None, None, None)
 
 
 def addresses(spec: ClusterSpec) -> dict[str, str]:
