@@ -65,6 +65,8 @@ known:
 """
 
 READY_POLL = 3.0
+# kubectl waits for the pods that it found when it began, one that was deleted since to the very end of its time.
+WATCH_SECONDS = 60
 DRAIN_TIMEOUT = 60
 # On a node from the moment that a departure cordons it; see emulator/app/departures.py.
 DRAINING = "hyperscaler/draining"
@@ -220,14 +222,19 @@ def wait_ready(names, namespaces, seen, timeout):
     deadline = time.monotonic() + timeout
     if not waiting_for(names, namespaces, *seen):
         return
-    watch_until_ready(names, namespaces, timeout)
+    watching = True
     while True:
+        if watching:
+            began = time.monotonic()
+            watch_until_ready(names, namespaces, min(WATCH_SECONDS, deadline - began))
+            watching = time.monotonic() - began >= WATCH_SECONDS  # it saw no end, which may be that of a pod
         lines = waiting_for(names, namespaces, *snapshot())
         if not lines:
             return
         if time.monotonic() > deadline:
             raise ClusterError(f"not ready after {timeout} s: " + "; ".join(lines))
-        time.sleep(READY_POLL)
+        if not watching:
+            time.sleep(READY_POLL)
 
 
 def main():

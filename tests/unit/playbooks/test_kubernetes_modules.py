@@ -468,6 +468,38 @@ def test_a_ready_cluster_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert objects.waiting_for(["b"], ["kube-system"], *seen) == ["node b has not registered"]
 
 
+@pytest.mark.parametrize("ready_after", [1, 2, 15])
+def test_a_pod_that_went_while_it_was_waited_for_costs_a_minute(
+    monkeypatch: pytest.MonkeyPatch, ready_after: int
+) -> None:
+    """kubectl waits for a deleted pod, of a node that left, to the end of its time."""
+    clock, looks, watched = [0.0], [0], []
+
+    def kubectl(*words: str, timeout: float = 60) -> str:
+        [given] = [int(word.removeprefix("--timeout=").removesuffix("s")) for word in words if "--timeout=" in word]
+        assert timeout > given
+        watched.append(given)
+        clock[0] += given
+        raise objects.ClusterError("timed out waiting for the condition on pods/kube-proxy-gone")
+
+    def snapshot() -> tuple[dict[str, Any], list[Any]]:
+        looks[0] += 1
+        return ({"a": cluster_node("a", ready=looks[0] >= ready_after)}, [])
+
+    monkeypatch.setattr(objects, "kubectl", kubectl)
+    monkeypatch.setattr(objects, "snapshot", snapshot)
+    monkeypatch.setattr(objects.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(objects.time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
+    absent: tuple[dict[str, Any], list[Any]] = ({}, [])
+    if ready_after > 14:
+        with pytest.raises(objects.ClusterError, match="not ready after 600 s: node a"):
+            objects.wait_ready(["a"], ["kube-system"], absent, 600)
+        return
+    objects.wait_ready(["a"], ["kube-system"], absent, 600)
+    assert watched == [60] * ready_after
+    assert clock[0] == 60 * ready_after
+
+
 def test_a_workload_says_what_it_waits_for() -> None:
     daemon = {
         "kind": "DaemonSet",
