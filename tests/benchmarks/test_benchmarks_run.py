@@ -17,8 +17,8 @@ SMALL = {
     "bench_solver.py": (("--exhaustive", "3", "--fleets", "1"), r"64 boards, 1 random fleets: mean [\d.]+ ms"),
     "bench_carve.py": (("--runs", "1"), r"56 slices: median [\d.]+ s"),
 }
-NEEDS_A_HOST = {"bench_provision.py", "stress.py"}
-"""Root, libvirtd and QEMU: they are run by `make bench` and `make stress`; here their options are read."""
+NEEDS_A_HOST = {"bench_hardening_boot.py", "bench_provision.py", "stress.py"}
+"""Root, QEMU, and libvirtd or an image: they are run by `make bench` and `make stress`; here their options are read."""
 
 
 def run(name: str, *words: str) -> subprocess.CompletedProcess[str]:
