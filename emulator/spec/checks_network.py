@@ -50,11 +50,11 @@ def check_networks(draft: Draft) -> None:
                 f"choose another network, for example {free}",
             )
         if one.subnet_v6 and other.subnet_v6 and one.subnet_v6.overlaps(other.subnet_v6):
-            free_v6 = next(each for each in _EXAMPLES_V6 if not each.overlaps(one.subnet_v6))
+            free_v6 = [each for each in _EXAMPLES_V6 if not each.overlaps(one.subnet_v6)]
             other.view.child("subnet_v6").error(
                 "network.overlap",
                 f"{other.subnet_v6} overlaps {one.subnet_v6} of {one.key}",
-                f"choose another network, for example {free_v6}",
+                "choose another network" + (f", for example {free_v6[0]}" if free_v6 else ""),
             )
         blamed, kept = (other, one) if other.view.child("bridge").present else (one, other)
         if one.bridge and one.bridge == other.bridge:

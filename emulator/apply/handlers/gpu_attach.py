@@ -147,19 +147,22 @@ class VgpuHandler:
         return {key.rpartition("/")[2] for key in claims if key.startswith(board) and not key.startswith(own)}
 
     def _type_names(self, resource: Vgpu) -> tuple[str, ...]:
-        """vGPU types of the profile: NVML links type and profile, since names differ from board to board."""
+        """vGPU types of a whole slice of the profile: NVML links type and profile, names differ from board to board."""
         nvml = self._gpus().nvml
         profiles = {profile.name: profile.gi_profile_id for profile in nvml.profiles(resource.pci_address)}
         wanted = profiles.get(resource.profile)
-        names = tuple(kind.name for kind in nvml.vgpu_types(resource.pci_address) if kind.gi_profile_id == wanted)
-        if wanted is None or not names:
+        kinds = [kind for kind in nvml.vgpu_types(resource.pci_address) if kind.gi_profile_id == wanted]
+        if wanted is None or not kinds:
             raise GpuNotSupportedError(
                 f"{resource.device} has no vGPU type for profile {resource.profile}",
                 where=resource.pci_address,
                 fix="compare `hyperscaler gpu discover`; MIG-backed vGPUs need NVIDIA's vGPU host driver",
             )
+        # Boards that time-slice GPU instances have types of a part of one, too, which several guests would share.
+        least = min(kind.max_instances for kind in kinds)
+        whole = (kind.name for kind in kinds if kind.max_instances == least)
         # The plain compute type first; media and graphics variants only where there is no other.
-        return tuple(sorted(names, key=lambda name: (len(name), name)))
+        return tuple(sorted(whole, key=lambda name: (len(name), name)))
 
     def delete(self, resource: Vgpu, handle: Handle, context: ApplyContext) -> None:
         gpus = self._gpus()

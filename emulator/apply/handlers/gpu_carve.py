@@ -309,8 +309,23 @@ class GpuInstanceHandler:
             gpus.ledger.claim(key, self._lab)  # where only the handle told: it does not count once this has begun
             mode = gpus.nvml.mig_mode(resource.pci_address)
             if mode is not None and mode.current:
-                gpus.nvml.destroy_instance(resource.pci_address, profile_id_of(gpus, resource), resource.start)
+                self._destroy(gpus, resource)
             gpus.ledger.release(key, self._lab)
+
+    def _destroy(self, gpus: GpuHost, resource: GpuInstance) -> None:
+        try:
+            gpus.nvml.destroy_instance(resource.pci_address, profile_id_of(gpus, resource), resource.start)
+        except GpuBusyError as error:
+            board = f"{resource.pci_address}/vgpu/"
+            others = {owner for name, owner in gpus.ledger.in_effect().items() if name.startswith(board)} - {self._lab}
+            if not others:
+                raise
+            # Which slice a vGPU is on the driver chose, and does not tell before a guest runs.
+            raise GpuBusyError(
+                f"{error.what}; a vGPU of lab {' or '.join(sorted(others))} may be on it",
+                where=error.where,
+                fix=f"stop what uses it, or destroy that lab first; {error.fix}",
+            ) from error
 
     def find(self, lab: str) -> Sequence[Resource]:
         """Slices that the host's ledger gives to the lab, whether its journal knows them or not, and those under

@@ -8,12 +8,14 @@ give its own back while the other is there.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from emulator.apply.handlers.gpu_carve import GpuHost, profile_id_of
 from emulator.apply.ledger import slice_of, vgpu_key
-from emulator.gpu.model import GpuInstance
+from emulator.errors import GpuError
+from emulator.gpu.model import Placement
 from emulator.gpu_errors import GpuBusyError
 from emulator.gpu_ports import VgpuHost
 from emulator.plan.gpu_build import vgpu_uuid
@@ -31,37 +33,57 @@ def other_slices_away(gpus: GpuHost, host: VgpuHost, resource: Vgpu, lab: str) -
     Raises:
         GpuError: one could not be made again.
     """
-    profile_id = profile_id_of(gpus, resource)
-    away: list[GpuInstance] = []
+    profile_id, board = profile_id_of(gpus, resource), resource.pci_address
+    away: list[Placement] = []
     try:
-        for instance in _without_vgpu(gpus, host, resource, lab):
-            try:
-                gpus.nvml.destroy_instance(resource.pci_address, profile_id, instance.placement.start)
-            except GpuBusyError:  # no vGPU of ours is known on it, but something has it: then it is not free
-                continue
-            away.append(instance)
+        for place in _maybe_free(gpus, host, resource, lab):
+            away.append(place)  # first: a driver can do a thing and report that it failed
+            with contextlib.suppress(GpuBusyError):  # something has it: then it is not free
+                gpus.nvml.destroy_instance(board, profile_id, place.start)
         yield
     finally:
-        for instance in away:
-            gpus.nvml.create_instance(resource.pci_address, profile_id, instance.placement)
+        failed: GpuError | None = None
+        for place in away:
+            try:
+                if all(item.placement != place for item in gpus.nvml.instances(board)):
+                    gpus.nvml.create_instance(board, profile_id, place)
+            except GpuError as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
 
 
-def _without_vgpu(gpus: GpuHost, host: VgpuHost, resource: Vgpu, lab: str) -> list[GpuInstance]:
-    """Slices of the profile that labs have on the board and that no vGPU of theirs is there for, but for the vGPU's
-    own."""
+def _maybe_free(gpus: GpuHost, host: VgpuHost, resource: Vgpu, lab: str) -> list[Placement]:
+    """Slices of the profile that labs have on the board and no vGPU for, but for the vGPU's own. Beside slices that
+    hyperscaler did not make those with a vGPU, too: it may be on such a one, and its own slice free."""
     claims = gpus.ledger.in_effect()
+    mine = {
+        place[2]: owner
+        for key, owner in claims.items()
+        if (place := slice_of(key)) is not None and place[:2] == (resource.pci_address, resource.profile)
+    }
+    own = {start for start, owner in mine.items() if owner == lab and resource.name == _name(resource, start)}
+    there = [
+        item
+        for item in (gpus.nvml.instances(resource.pci_address) if mine.keys() - own else ())
+        if item.profile == resource.profile and not item.busy
+    ]
     devices = host.devices()
     uuids, functions = {str(device.uuid) for device in devices}, {device.parent for device in devices}
-    free = set()
-    for key, owner in claims.items():
-        place = slice_of(key)
-        if place is None or place[:2] != (resource.pci_address, resource.profile):
-            continue
-        own = owner == lab and resource.name == f"{resource.pci_address}-{resource.profile}-at-{place[2]}"
-        uuid = str(vgpu_uuid(gpus.ledger.written(owner), *place))
-        start = vgpu_key(resource.pci_address, uuid, "")
-        on = {name.removeprefix(start) for name in claims if name.startswith(start)}
-        if not own and uuid not in uuids and not on & functions:
-            free.add(place[2])
-    instances = gpus.nvml.instances(resource.pci_address) if free else ()
-    return [item for item in instances if item.profile == resource.profile and item.placement.start in free]
+
+    def has_vgpu(start: int) -> bool:
+        name = gpus.ledger.written(mine[start])
+        uuid = str(vgpu_uuid(name, resource.pci_address, resource.profile, start))
+        begin = vgpu_key(resource.pci_address, uuid, "")
+        return uuid in uuids or any(key.removeprefix(begin) in functions for key in claims if key.startswith(begin))
+
+    strangers = any(item.placement.start not in mine for item in there)
+    return [
+        item.placement
+        for item in there
+        if item.placement.start in mine.keys() - own and (strangers or not has_vgpu(item.placement.start))
+    ]
+
+
+def _name(resource: Vgpu, start: int) -> str:
+    return f"{resource.pci_address}-{resource.profile}-at-{start}"

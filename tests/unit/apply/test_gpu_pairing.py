@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from gpu_lab import FIRST, GpuLab, sliced
+from gpu_lab import FIRST, GpuLab, gpu_machine, sliced
 
+from emulator.adapters.simulated.gpu_store import SimCompute
+from emulator.errors import GpuError
 from emulator.gpu.demand import Assignment
 from emulator.gpu.model import Placement
-from emulator.gpu_errors import GpuNoRoomError
+from emulator.gpu_errors import GpuBusyError, GpuNoRoomError
 from emulator.gpu_ports import VgpuFramework
 from emulator.plan.gpu_resources import Vgpu
 from emulator.plan.resources import Resource
@@ -174,3 +176,113 @@ def test_a_run_that_dies_while_a_slice_is_put_aside(
 class _Context:
     def handle(self, _resource: str) -> dict[str, object]:
         return {}
+
+
+def cut(lab: GpuLab, *starts: int) -> None:
+    """Slices that somebody made by hand."""
+    lab.host.nvml.set_mig_mode(FIRST, enabled=True)
+    with lab.host.nvml.released():
+        lab.host.sriov.enable(FIRST)
+    for start in starts:
+        lab.host.nvml.create_instance(FIRST, SMALL, Placement(start, 1))
+
+
+def test_beside_free_slices_of_strangers_labs_still_go_in_any_order(any_lab: GpuLab, tmp_path: Path) -> None:
+    cut(any_lab, 0)
+    other = other_lab(any_lab, tmp_path)
+    any_lab.apply(any_lab.wanted(n1=at(1)))
+    other.apply(other.wanted(n1=at(2)))
+    any_lab.apply([])
+    assert any_lab.instances() == [("1g.10gb", 0), ("1g.10gb", 2)]
+    other.apply([])
+    assert any_lab.instances() == [("1g.10gb", 0)]
+
+
+def test_a_slice_that_cannot_come_back_does_not_keep_the_others(
+    any_lab: GpuLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, third = other_lab(any_lab, tmp_path), other_lab(any_lab, tmp_path, "third")
+    any_lab.apply(without_vgpus(any_lab.wanted(n1=at(0))))
+    third.apply(without_vgpus(third.wanted(n1=at(2))))
+    plan = other.plan(theirs := other.wanted(n1=at(1)))
+    adapter = type(any_lab.host.nvml)
+    real = adapter.create_instance
+
+    def refused(self: object, address: str, profile: int, placement: Placement) -> object:
+        if placement.start == 0:
+            raise GpuError("the driver does not want to")
+        return real(self, address, profile, placement)
+
+    monkeypatch.setattr(adapter, "create_instance", refused)
+    with pytest.raises(GpuError, match="does not want to"):
+        other.run(plan)
+    monkeypatch.undo()
+    assert ("1g.10gb", 2) in any_lab.instances()
+    for lab, wanted in ((any_lab, any_lab.wanted(n1=at(0))), (third, third.wanted(n1=at(2))), (other, theirs)):
+        lab.apply(wanted)
+        assert place_of(lab, wanted) == int(wanted[-1].name.rpartition("-")[2])
+
+
+def test_a_slice_that_went_although_the_driver_reported_a_failure_comes_back(
+    any_lab: GpuLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = other_lab(any_lab, tmp_path)
+    any_lab.apply(without_vgpus(any_lab.wanted(n1=at(0))))
+    plan = other.plan(other.wanted(n1=at(1)))
+    adapter = type(any_lab.host.nvml)
+    real = adapter.destroy_instance
+    failures = [GpuError("too late")]
+
+    def done_and_failed(self: object, *arguments: object) -> bool:
+        done = real(self, *arguments)
+        if failures:
+            raise failures.pop()
+        return done
+
+    monkeypatch.setattr(adapter, "destroy_instance", done_and_failed)
+    with pytest.raises(GpuError, match="too late"):
+        other.run(plan)
+    assert ("1g.10gb", 0) in any_lab.instances()
+
+
+def test_a_slice_with_compute_instances_of_the_host_is_not_put_aside(any_lab: GpuLab, tmp_path: Path) -> None:
+    """Destroying it would take them away."""
+    other = other_lab(any_lab, tmp_path)
+    any_lab.apply(without_vgpus(any_lab.wanted(n1=at(0))))
+    with any_lab.board() as board:
+        board.instances[0].compute.append(SimCompute(0, 0, 0, 1))
+    other.apply(other.wanted(n1=at(1)))
+    with any_lab.board() as board:
+        assert [len(item.compute) for item in board.instances] == [1, 0]
+
+
+def test_whoever_may_be_on_a_slice_is_named(any_lab: GpuLab, tmp_path: Path) -> None:
+    other = other_lab(any_lab, tmp_path)
+    any_lab.apply(any_lab.wanted(n1=at(0)))
+    other.apply(other.wanted(n1=at(1)))
+    with any_lab.board() as board:  # as an older version left it
+        first, second = board.vgpus
+        first.gi_id, second.gi_id = second.gi_id, first.gi_id
+    with pytest.raises(GpuBusyError, match="a vGPU of lab other may be on it"):
+        any_lab.apply([])
+    other.apply([])
+    any_lab.apply([])
+    assert any_lab.instances() == []
+
+
+def test_a_vgpu_is_of_the_whole_slice_where_slices_are_shared(tmp_path: Path) -> None:
+    """RTX PRO 6000 Blackwell: twelve guests may share its smallest slice, each with 2 GB of it."""
+    profile = "1g.24gb+gfx"
+    with gpu_machine(tmp_path, framework=VgpuFramework.VENDOR_VFIO, models=("rtx-pro-6000-blackwell-server",)) as lab:
+        other = other_lab(lab, tmp_path)
+        [offered] = [item for item in lab.host.nvml.profiles(FIRST) if item.name == profile]
+        first, second = (offered.placements or ())[:2]
+        wanted = [
+            made.wanted(n1=[Assignment("a", "gpu-0", profile, place)])
+            for made, place in ((lab, first), (other, second))
+        ]
+        lab.apply(wanted[0])
+        other.apply(wanted[1])
+        assert (place_of(lab, wanted[0]), place_of(other, wanted[1])) == (first.start, second.start)
+        [vgpu] = [item for item in wanted[0] if isinstance(item, Vgpu)]
+        assert lab.handle(vgpu.id)["type_name"] == "DC-1-24C"

@@ -90,9 +90,9 @@ def test_with_ipv6_a_node_lets_in_the_same_in_both_families() -> None:
     lines = [line.strip() for line in rendered("firewall.nft.j2", "cloud-control-plane", LAB + DUAL).splitlines()]
     assert lines.index(routers) + 1 == lines.index("meta l4proto { icmp, icmpv6 } accept")
     assert [line for line in lines if "ip6" in line] == [
-        f"ip6 saddr {{ fd00:100::c }} tcp dport {{ 5000 }} {COMMENT}",
-        f"ip6 saddr {{ fd00:100::/64 }} udp dport {{ 514 }} {COMMENT}",
-        "ip6 saddr @nodes_v6 accept",
+        f'iifname "e*" ip6 saddr {{ fd00:100::c }} tcp dport {{ 5000 }} {COMMENT}',
+        f'iifname "e*" ip6 saddr {{ fd00:100::/64 }} udp dport {{ 514 }} {COMMENT}',
+        'iifname "e*" ip6 saddr @nodes_v6 accept',
     ]
     assert "elements = { fd00:200::a, fd00:200::b }" in lines
     compute = rendered("firewall.nft.j2", "hpc-compute-1", LAB + DUAL)

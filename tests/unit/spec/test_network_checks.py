@@ -160,6 +160,15 @@ def nets(hpc_net: str, cloud_net: str) -> str:
                 " | choose another network, for example fd12:3456:789a:200::/64"
             ],
         ),
+        (
+            nets("subnet_v6: 'fd12:3456:789a::/48'", "subnet_v6: fd12:3456:789a:100::/64"),
+            [
+                "6:30: error: global.networks.hpc_network.subnet_v6: an IPv6 network of the lab is a /64, not a /48"
+                " | for example fd12:3456:789a::/64",
+                "7:32: error: global.networks.cloud_network.subnet_v6: fd12:3456:789a:100::/64 overlaps"
+                " fd12:3456:789a::/48 of hpc_network | choose another network",
+            ],
+        ),
         (nets("subnet_v6: fd00:1::/64", "subnet_v6: fd00:2::/64"), []),
         (nets("subnet_v6: fd00:1::/64", ""), []),
         (
