@@ -82,16 +82,16 @@ def _identify(pid: int, directory: Path) -> EmbeddedProcess | None:
 
 def _shows(proc: Path, directory: Path) -> bool:
     """Whether the process sees `directory`, which may have been deleted since, at `/run/libvirt`."""
-    for line in (proc / "mountinfo").read_text(errors="replace").splitlines():
-        # proc_pid_mountinfo(5): id, parent, major:minor, root inside the file system, mount point, ...
-        fields = line.split()
-        if fields[4] != _PLACE:
-            continue
-        try:
-            return (proc / "root" / _PLACE.lstrip("/")).samefile(directory)
-        except FileNotFoundError:
-            return _was(fields[3], fields[2], directory)
-    return False
+    # proc_pid_mountinfo(5): id, parent, major:minor, root inside the file system, mount point, ... Below the mount of
+    # the directory there is another where the host itself has a /run/libvirt.
+    lines = (line.split() for line in (proc / "mountinfo").read_text(errors="replace").splitlines())
+    there = [fields for fields in lines if fields[4] == _PLACE]
+    if not there:
+        return False
+    try:
+        return (proc / "root" / _PLACE.lstrip("/")).samefile(directory)
+    except FileNotFoundError:
+        return any(_was(fields[3], fields[2], directory) for fields in there)
 
 
 def _was(root: str, device: str, directory: Path) -> bool:

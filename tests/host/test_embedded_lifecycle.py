@@ -222,8 +222,7 @@ def test_a_start_after_the_directory_was_removed_ends_what_ran_in_it(
         connection.close()
     after = pids(directory)
     assert set(after) == {"libvirtd", "dnsmasq"}
-    assert after["libvirtd"].isdisjoint(before["libvirtd"])
-    assert after["dnsmasq"].isdisjoint(before["dnsmasq"])
+    assert not running(before)
 
 
 def test_a_lost_namespace_name_leads_back_to_the_guests(
@@ -238,10 +237,47 @@ def test_a_lost_namespace_name_leads_back_to_the_guests(
 def test_remains_without_their_directory_are_found_and_ended(
     guest: LibvirtHypervisor, embedded: EmbeddedHypervisor, directory: Path
 ) -> None:
+    before = pids(directory)
     shutil.rmtree(directory)
     assert find_embedded(directory, NAME, RUNNER) is DaemonPresence.DOWN
+    assert pids(directory) == before
     embedded.stop()
     assert find_embedded(directory, NAME, RUNNER) is DaemonPresence.ABSENT
+    assert not running(before)
+
+
+def test_remains_are_found_on_a_host_with_a_libvirt_of_its_own(
+    run_libvirt: Path, guest: LibvirtHypervisor, embedded: EmbeddedHypervisor, directory: Path
+) -> None:
+    """Its /run/libvirt is below the daemon's own in the daemon's mounts."""
+    before = pids(directory)
+    assert before["libvirtd"] and before["qemu-system-x86"]
+    shutil.rmtree(directory)
+    assert pids(directory) == before
+    embedded.stop()
+    assert not running(before)
+
+
+@pytest.fixture
+def run_libvirt() -> Iterator[Path]:
+    place = Path("/run/libvirt")
+    made = not place.exists()
+    place.mkdir(exist_ok=True)
+    yield place
+    if made:
+        place.rmdir()
+
+
+def running(found: Mapping[str, set[int]]) -> set[int]:
+    """Those of processes found before that still run, whatever we can tell of them now."""
+    return {pid for group in found.values() for pid in group if _state(pid) not in "ZX"}
+
+
+def _state(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "X"
 
 
 def test_somebody_elses_namespace_is_left_alone(directory: Path) -> None:
