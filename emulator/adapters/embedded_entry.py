@@ -90,14 +90,18 @@ def _forget_namespaces() -> None:
 
 
 def _make_place(target: Path) -> None:
-    """Make a missing mount point without creating it on the host: cover its parent by a copy made of binds."""
+    """Make a mount point that is none of the host's: cover its parent by a copy made of binds, except the place.
+
+    A mount on a directory of the host would go when the host removes that, as it does with /run/libvirt when its own
+    libvirt goes.
+    """
     parent = str(target.parent)
     origin = os.open(parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     with os.scandir(parent) as listing:
         entries = list(listing)
     _mount("tmpfs", parent, "tmpfs", 0)
     Path(parent).chmod(0o755)
-    for entry in entries:
+    for entry in (entry for entry in entries if entry.name != target.name):
         with contextlib.suppress(FileNotFoundError):  # /run is busy: an entry may vanish meanwhile
             _show(origin, entry.name, Path(parent, entry.name))
     os.close(origin)

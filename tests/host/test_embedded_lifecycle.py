@@ -258,6 +258,23 @@ def test_remains_are_found_on_a_host_with_a_libvirt_of_its_own(
     assert not running(before)
 
 
+def test_the_host_s_own_libvirt_can_go_without_taking_the_lab_along(
+    run_libvirt: Path, guest: LibvirtHypervisor, embedded: EmbeddedHypervisor, directory: Path
+) -> None:
+    """Removing a directory takes away what is mounted on it in other namespaces."""
+    if any(run_libvirt.iterdir()):
+        pytest.skip("this host's own libvirt is at work")
+    run_libvirt.rmdir()
+    try:
+        again = LibvirtHypervisor(embedded.uri())
+        assert state_of(again, "a") is DomainState.RUNNING
+        again.close()
+        assert embedded.presence() is DaemonPresence.UP
+        assert pids(directory)["qemu-system-x86"]
+    finally:
+        run_libvirt.mkdir(exist_ok=True)
+
+
 @pytest.fixture
 def run_libvirt() -> Iterator[Path]:
     place = Path("/run/libvirt")
