@@ -16,7 +16,6 @@ START_SECONDS = 60.0
 _SETUP = """\
 set -e
 ip link set lo up
-mkdir -p /run/libvirt
 mount -t tmpfs -o mode=755 tmpfs /run/libvirt
 mount -t tmpfs -o mode=755 tmpfs /var/lib/libvirt
 mkdir -p /var/lib/libvirt/qemu /var/lib/libvirt/dnsmasq /var/lib/libvirt/images
@@ -32,6 +31,9 @@ exec cat
 def system_libvirt() -> Iterator[tuple[str, ...]]:
     """The words that run a command where `qemu:///system` is that libvirt."""
     settings = Path(tempfile.mkdtemp(prefix="hs-system-", dir="/var/tmp"))
+    place = Path("/run/libvirt")
+    made = not place.exists()
+    place.mkdir(exist_ok=True)
     holder = subprocess.Popen(
         ["unshare", "--mount", "--net", "--propagation", "private", "sh", "-c", _SETUP, "sh", settings],
         stdin=subprocess.PIPE,
@@ -53,6 +55,8 @@ def system_libvirt() -> Iterator[tuple[str, ...]]:
             process.terminate()
             process.wait(timeout=60)
         shutil.rmtree(settings)
+        if made:
+            place.rmdir()
 
 
 def _wait_for(within: tuple[str, ...], socket: str) -> None:
