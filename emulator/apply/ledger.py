@@ -58,9 +58,14 @@ def functions_key(pci_address: str) -> str:
     return f"{pci_address}/virtual-functions"
 
 
+def vgpus_on(pci_address: str) -> str:
+    """What the keys of all vGPUs of a board begin with."""
+    return f"{pci_address}/vgpu/"
+
+
 def vgpu_key(pci_address: str, uuid: str, function: str) -> str:
     """A vGPU on a virtual function. In the vendor VFIO framework nothing on the host tells whose it is."""
-    return f"{pci_address}/vgpu/{uuid}/{function}"
+    return f"{vgpus_on(pci_address)}{uuid}/{function}"
 
 
 def whole_boards(keys: Iterable[str]) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from emulator.plan.gpu_resources import (
     Vgpu,
     VirtualFunctions,
     WholeGpu,
+    slice_name,
 )
 from emulator.plan.resources import HostdevRequest, Resource
 
@@ -46,7 +47,7 @@ def _made_of(lab: str, node: str, assignment: Assignment, address: str) -> Seque
         return (WholeGpu(name=address, device=device, pci_address=address, node=node, demand=assignment.demand),)
     mode = MigMode(name=address, device=device, pci_address=address)
     functions = VirtualFunctions(name=address, needs=(mode.id,), device=device, pci_address=address)
-    where = f"{address}-{assignment.profile}-at-{assignment.placement.start}"
+    where = slice_name(address, assignment.profile, assignment.placement.start)
     instance = GpuInstance(
         name=where,
         needs=(mode.id, functions.id),

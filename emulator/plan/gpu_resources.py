@@ -83,6 +83,11 @@ class Vgpu(BoardResource):
         return _chain(self.pci_address, self.profile)
 
 
+def slice_name(pci_address: str, profile: str, start: int) -> str:
+    """The name of a slice's resources: its GPU instance and the vGPU on it."""
+    return f"{pci_address}-{profile}-at-{start}"
+
+
 def _chain(pci_address: str, profile: str) -> str:
     """A vGPU takes whichever GPU instance of its profile is free, and the driver does not let us choose. So each
     slice gets its vGPU before the next slice is cut: else a slice that should go might carry another node's vGPU."""

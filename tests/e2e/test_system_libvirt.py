@@ -4,11 +4,11 @@ directories that nobody else may enter. The tests run in this order."""
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from labs import Result, host_snapshot, hyperscaler, left_behind
+from labs import host_snapshot, hyperscaler, left_behind
 from system_libvirt import system_libvirt
 
 from emulator.adapters.domain_xml import guests_run_as_another_user
@@ -26,7 +26,7 @@ clusters:
     compute_nodes: {{count: 1, cpu_cores: 1, memory_gb: 1, disk_gb: 8}}
 hypervisor: {{uri: "qemu:///system"}}
 """
-Command = Callable[..., Result]
+VIRSH = ("virsh", "--quiet", "--connect", "qemu:///system")
 
 
 @pytest.fixture(scope="module")
@@ -56,11 +56,10 @@ def seen(within: tuple[str, ...], *words: str) -> list[str]:
 
 
 def everything(within: tuple[str, ...]) -> dict[str, list[str]]:
-    virsh = ("virsh", "--quiet", "--connect", "qemu:///system")
     return {
-        "domains": seen(within, *virsh, "list", "--all", "--name"),
-        "networks": seen(within, *virsh, "net-list", "--all", "--name"),
-        "pools": seen(within, *virsh, "pool-list", "--all", "--name"),
+        "domains": seen(within, *VIRSH, "list", "--all", "--name"),
+        "networks": seen(within, *VIRSH, "net-list", "--all", "--name"),
+        "pools": seen(within, *VIRSH, "pool-list", "--all", "--name"),
         "tables": seen(within, "nft", "list", "tables"),
         "links": [line.split(":")[1] for line in seen(within, "ip", "-o", "link") if line],
     }
@@ -71,7 +70,7 @@ def test_the_lab_comes_up_and_verifies_itself(within: tuple[str, ...], lab_file:
     provisioned = hyperscaler("provision", lab_file, "--yes", "--json", within=within).json()
     assert provisioned["checks"] and all(check["ok"] for check in provisioned["checks"])
     assert len(everything(within)["domains"]) == len(blank["domains"]) + 2
-    capabilities = "\n".join(seen(within, "virsh", "--connect", "qemu:///system", "capabilities"))
+    capabilities = "\n".join(seen(within, *VIRSH, "capabilities"))
     assert guests_run_as_another_user(capabilities), "a libvirt that runs guests as root proves nothing"
     owners = {path.stat().st_uid for path in Home.default().lab(LAB).disks.iterdir()}
     assert owners == {0}, "disks keep their owner"
@@ -85,8 +84,7 @@ def test_a_job_runs_and_nothing_is_left_to_do(within: tuple[str, ...], lab_file:
 
 
 def test_the_lab_is_stopped_and_started(within: tuple[str, ...], lab_file: Path) -> None:
-    virsh = ("virsh", "--quiet", "--connect", "qemu:///system")
-    seen(within, *virsh, "destroy", f"{LAB}-hpc-compute-1")
+    seen(within, *VIRSH, "destroy", f"{LAB}-hpc-compute-1")
     hyperscaler("provision", lab_file, "--yes", within=within)
     assert hyperscaler("plan", lab_file, "--json", within=within).json()["changes"] == []
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from baseline_templates import LAB, rendered
+from listener import LISTENER
 from router_advertisement import advertise
 
 pytestmark = pytest.mark.host
@@ -27,17 +28,6 @@ table ip nat {{
         tcp dport 30081 dnat to {{node}}:5000
     }}
 }}
-"""
-LISTEN = """
-import selectors, socket, sys
-ready = selectors.DefaultSelector()
-for port in map(int, sys.argv[1:]):
-    server = socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
-    ready.register(server, selectors.EVENT_READ)
-print("listening", flush=True)
-while True:
-    for key, _ in ready.select():
-        key.fileobj.accept()[0].close()
 """
 
 
@@ -93,9 +83,9 @@ class Net:
         self.inside("node", "nft", "-f", "-", stdin=rules)
 
     def serve(self, role: str, *ports: int) -> subprocess.Popen[str]:
-        argv = ["ip", "netns", "exec", self.name(role), sys.executable, "-c", LISTEN, *map(str, ports)]
+        argv = ["ip", "netns", "exec", self.name(role), sys.executable, "-c", LISTENER, *map(str, ports)]
         server = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
-        assert server.stdout is not None and server.stdout.readline() == "listening\n"
+        assert server.stdout is not None and server.stdout.readline() == "ready\n"
         return server
 
     def reaches(self, role: str, address: str, port: int) -> bool:

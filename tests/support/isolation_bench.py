@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from listener import LISTENER
 from real_lab import RealLab, host_traces
 from talking_guest import TalkingGuest, boot_of
 
@@ -21,6 +22,7 @@ from emulator.images.store import ImageStore
 from emulator.inventory.build import build_inventory
 from emulator.inventory.model import ConnectionFacts
 from emulator.paths import Home
+from emulator.plan.model import Action
 
 RUNNER = HostProcess()
 BOOT_SECONDS = 120
@@ -50,21 +52,6 @@ hypervisor: {{uri: embedded}}
 """
 
 NAMES = ("hpc-controller", "hpc-compute-1", "cloud-control-plane", "cloud-cpu-worker-1")
-
-# A service on every address and the ports that a host would have open, which says who asks.
-LISTENER = """
-import selectors, socket, sys
-waiting = selectors.DefaultSelector()
-for port in map(int, sys.argv[1:]):
-    server = socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
-    waiting.register(server, selectors.EVENT_READ)
-print("ready", flush=True)
-while True:
-    for key, _ in waiting.select():
-        connection, peer = key.fileobj.accept()
-        connection.sendall(peer[0].removeprefix("::ffff:").encode())
-        connection.close()
-"""
 
 
 @dataclass(frozen=True)
@@ -199,6 +186,21 @@ def listening(namespace: str, *ports: int) -> Iterator[None]:
             yield
         finally:
             process.kill()
+
+
+@contextlib.contextmanager
+def without_table(bench: Bench) -> Iterator[None]:
+    """The lab's table is taken away by hand; then `plan` says that, and no more, and `provision` brings it back."""
+    assert bench.lab.plan().is_empty
+    bench.inside("nft", "delete", "table", "inet", f"hyperscaler_{bench.lab.name}")
+    try:
+        yield
+    finally:
+        plan = bench.lab.plan()
+        bench.lab.provision()
+    assert [(change.action, change.resource.id, change.reason) for change in plan.changes] == [
+        (Action.REPAIR, "firewall/lab", "its table is gone")
+    ]
 
 
 def refused(bench: Bench, at: Addresses) -> dict[str, Callable[[], bool]]:

@@ -9,13 +9,13 @@ from emulator.apply.handler import ApplyContext, Handle
 from emulator.apply.handlers.gpu_carve import GpuHost, Gpus, made_in_this_boot, settled_handle, slices_of, surely_not
 from emulator.apply.handlers.gpu_pairing import other_slices_away
 from emulator.apply.handlers.gpu_traces import VFIO_DRIVER, traced_boards, traced_vgpus
-from emulator.apply.ledger import vgpu_key, whole_boards
+from emulator.apply.ledger import vgpu_key, vgpus_on, whole_boards
 from emulator.errors import GpuError
 from emulator.gpu_errors import GpuBusyError, GpuNoRoomError, GpuNotSupportedError
 from emulator.gpu_ports import VgpuDevice, VgpuFramework, VgpuHost, VgpuRequest
 from emulator.host.gpus import why_unavailable
 from emulator.plan.gpu_build import vgpu_uuid
-from emulator.plan.gpu_resources import Vgpu, WholeGpu
+from emulator.plan.gpu_resources import Vgpu, WholeGpu, slice_name
 from emulator.plan.model import Observation, Presence, Recorded
 from emulator.plan.resources import Resource
 from emulator.ports import Hostdev, HostdevKind
@@ -142,7 +142,7 @@ class VgpuHandler:
 
     def _functions_of_others(self, resource: Vgpu) -> set[str]:
         own = vgpu_key(resource.pci_address, resource.uuid, "")
-        board = vgpu_key(resource.pci_address, "", "").rstrip("/")
+        board = vgpus_on(resource.pci_address)
         claims = self._gpus().ledger.in_effect()
         return {key.rpartition("/")[2] for key in claims if key.startswith(board) and not key.startswith(own)}
 
@@ -197,7 +197,7 @@ class VgpuHandler:
         traced = {item.uuid: (item.pci_address, item.profile, item.start) for item in traced_vgpus(gpus, lab)}
         return tuple(
             Vgpu(
-                name=f"{pci_address}-{profile}-at-{start}",
+                name=slice_name(pci_address, profile, start),
                 device=pci_address,
                 pci_address=pci_address,
                 profile=profile,

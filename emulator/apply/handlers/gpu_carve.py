@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from emulator.apply.handler import ApplyContext, Handle
 from emulator.apply.handlers.gpu_mode import required_mig_mode, switch_mig_mode
 from emulator.apply.handlers.gpu_traces import VFIO_DRIVER, traced_slices
-from emulator.apply.ledger import GpuLedger, functions_key, mode_key, slice_key, slice_of
+from emulator.apply.ledger import GpuLedger, functions_key, mode_key, slice_key, slice_of, vgpus_on
 from emulator.errors import GpuError, HyperscalerError
 from emulator.gpu.model import GpuInstance as Slice
 from emulator.gpu.model import Placement
@@ -21,7 +21,7 @@ from emulator.gpu_ports import (
     VgpuFramework,
     VgpuHost,
 )
-from emulator.plan.gpu_resources import BoardResource, GpuInstance, MigMode, Vgpu, VirtualFunctions
+from emulator.plan.gpu_resources import BoardResource, GpuInstance, MigMode, Vgpu, VirtualFunctions, slice_name
 from emulator.plan.model import Action, Observation, Presence, Recorded
 from emulator.plan.resources import Resource
 
@@ -316,7 +316,7 @@ class GpuInstanceHandler:
         try:
             gpus.nvml.destroy_instance(resource.pci_address, profile_id_of(gpus, resource), resource.start)
         except GpuBusyError as error:
-            board = f"{resource.pci_address}/vgpu/"
+            board = vgpus_on(resource.pci_address)
             others = {owner for name, owner in gpus.ledger.in_effect().items() if name.startswith(board)} - {self._lab}
             if not others:
                 raise
@@ -377,7 +377,7 @@ def gpu_instance(
 ) -> GpuInstance:
     """The resource of a slice; its name tells board, profile and start."""
     return GpuInstance(
-        name=f"{pci_address}-{profile}-at-{placement.start}",
+        name=slice_name(pci_address, profile, placement.start),
         needs=needs,
         device=device,
         pci_address=pci_address,

@@ -19,7 +19,7 @@ from emulator.gpu.model import Placement
 from emulator.gpu_errors import GpuBusyError
 from emulator.gpu_ports import VgpuHost
 from emulator.plan.gpu_build import vgpu_uuid
-from emulator.plan.gpu_resources import Vgpu
+from emulator.plan.gpu_resources import Vgpu, slice_name
 
 
 @contextmanager
@@ -62,7 +62,11 @@ def _maybe_free(gpus: GpuHost, host: VgpuHost, resource: Vgpu, lab: str) -> list
         for key, owner in claims.items()
         if (place := slice_of(key)) is not None and place[:2] == (resource.pci_address, resource.profile)
     }
-    own = {start for start, owner in mine.items() if owner == lab and resource.name == _name(resource, start)}
+    own = {
+        start
+        for start, owner in mine.items()
+        if owner == lab and resource.name == slice_name(resource.pci_address, resource.profile, start)
+    }
     there = [
         item
         for item in (gpus.nvml.instances(resource.pci_address) if mine.keys() - own else ())
@@ -83,7 +87,3 @@ def _maybe_free(gpus: GpuHost, host: VgpuHost, resource: Vgpu, lab: str) -> list
         for item in there
         if item.placement.start in mine.keys() - own and (strangers or not has_vgpu(item.placement.start))
     ]
-
-
-def _name(resource: Vgpu, start: int) -> str:
-    return f"{resource.pci_address}-{resource.profile}-at-{start}"
