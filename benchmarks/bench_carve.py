@@ -13,10 +13,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from emulator.adapters.nvml import NvmlGpus
+from emulator.adapters.nvidia.nvml import NvmlGpus
 from emulator.adapters.simulated.gpus import SimulatedBoard, SimulatedGpus
 from emulator.gpu.model import Placement
-from emulator.gpu_ports import VgpuFramework
+from emulator.gpu.ports import VgpuFramework
 
 BOARDS = [
     SimulatedBoard(f"GPU-{number}", "NVIDIA A100-SXM4-80GB", f"0000:{65 + number:02x}:00.0") for number in range(8)

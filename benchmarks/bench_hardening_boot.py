@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"
 
 from image_guest import ImageGuest
 
-from emulator.images.store import GoldenImage
+from emulator.images.store.golden_image import GoldenImage
 from emulator.wiring import images_of_host
 
 LIMIT = 5.0

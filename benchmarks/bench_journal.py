@@ -24,25 +24,25 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"
 
 from simulated_world import Image
 
-from emulator import ids
 from emulator.adapters.simulated.disks import SimulatedDisks
 from emulator.adapters.simulated.hypervisor import SimulatedHypervisor
 from emulator.adapters.simulated.packet_filter import SimulatedPacketFilter
-from emulator.app.lab import Backends, open_lab
-from emulator.app.planning import HYPERVISOR_FACT, plan_lab
-from emulator.app.world import AccelerationChoice, World
 from emulator.apply.executor import Executor
-from emulator.apply.handlers.files import private_directory
+from emulator.apply.gpu_ownership import GpuLedger
 from emulator.apply.journal import Journal
-from emulator.apply.ledger import GpuLedger
 from emulator.apply.state import StateStore
-from emulator.paths import Home
+from emulator.core import ids
+from emulator.core.fs import private_directory
+from emulator.core.paths import Home
+from emulator.core.ports import Completed, Hypervisor
+from emulator.core.progress import SilentReporter
+from emulator.lab.environment import AccelerationChoice, World
+from emulator.lab.lab import Backends, open_lab
+from emulator.lab.planning.plan import HYPERVISOR_FACT, plan_lab
+from emulator.labfile.load import parse_spec
+from emulator.labfile.model import ClusterSpec
 from emulator.plan.model import Plan
 from emulator.plan.resources import Volume
-from emulator.ports import Completed, Hypervisor
-from emulator.progress import SilentReporter
-from emulator.spec.load import parse_spec
-from emulator.spec.model import ClusterSpec
 
 APPEND_BOUND, PLAN_BOUND = 0.005, 1.0
 URI = "qemu:///system"

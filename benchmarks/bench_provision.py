@@ -22,19 +22,19 @@ from uuid import uuid4
 
 import libvirt
 
-from emulator.adapters.embedded import EmbeddedHypervisor
-from emulator.adapters.process import HostProcess
-from emulator.app.lab import Backends, open_lab
-from emulator.app.planning import plan_lab
-from emulator.app.world import EMBEDDED, AccelerationChoice
+from emulator.adapters.embedded.hypervisor import EmbeddedHypervisor
+from emulator.adapters.system.process import HostProcess
 from emulator.apply.executor import Executor
 from emulator.apply.journal import Journal
 from emulator.apply.state import StateStore
-from emulator.images.store import GoldenImage
-from emulator.paths import Home
-from emulator.progress import SilentReporter
-from emulator.spec.load import parse_spec
-from emulator.spec.model import ClusterSpec
+from emulator.core.paths import Home
+from emulator.core.progress import SilentReporter
+from emulator.images.store.golden_image import GoldenImage
+from emulator.lab.environment import EMBEDDED, AccelerationChoice
+from emulator.lab.lab import Backends, open_lab
+from emulator.lab.planning.plan import plan_lab
+from emulator.labfile.load import parse_spec
+from emulator.labfile.model import ClusterSpec
 from emulator.wiring import image_store, real_world
 
 LAB = "bench"

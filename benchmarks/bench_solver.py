@@ -14,14 +14,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "unit" / "gpu"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "support"))
 
 import placement_brute_force as brute_force
 from placement_cases import A100, fleet_case, small_case
 
-from emulator.gpu import solver_patterns
-from emulator.gpu.demand import BoardState, Demand
-from emulator.gpu.solver import place
+from emulator.gpu.placement import solver_patterns
+from emulator.gpu.placement.demand import BoardState, Demand
+from emulator.gpu.placement.solver import place
 
 MIXES = (
     (8, {"1g.10gb": 56}, 0),

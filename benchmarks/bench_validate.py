@@ -64,7 +64,7 @@ def main() -> None:
     times = []
     for _ in range(options.runs + 1):
         start = time.perf_counter()
-        from emulator.spec.load import parse_spec
+        from emulator.labfile.load import parse_spec
 
         spec, report = parse_spec(text, file="large.yaml")
         times.append(time.perf_counter() - start)

@@ -1,1 +1,1 @@
-"""Carrying out a plan under a write-ahead journal."""
+"""How is a plan carried out so that a crash loses nothing? Journal, state, locks, and the executor."""

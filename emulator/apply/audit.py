@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from emulator.errors import StateError
-from emulator.flock import acquire
+from emulator.core.errors import StateError
+from emulator.core.locking import acquire
 
 VERSION = 1
 MAX_LINE = 1 << 20

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from emulator.apply.handler import Handle
+from emulator.core.ports import DomainInfo, DomainRequest, DomainState
 from emulator.plan.resources import Domain
-from emulator.ports import DomainInfo, DomainRequest, DomainState
 
 SSH_CREDENTIAL = "lab.authorized_key"  # read by the image's /etc/tmpfiles.d/lab.conf
 

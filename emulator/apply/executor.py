@@ -14,23 +14,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from emulator.apply.handler import ApplyContext, Handler, StopFlag
+from emulator.apply.handler import ApplyContext, Handler
 from emulator.apply.state import StateStore
-from emulator.errors import HyperscalerError, StateError
+from emulator.core.errors import HyperscalerError, InterruptedRunError, StateError
+from emulator.core.progress import Event, Reporter, Status
+from emulator.core.stop import StopFlag
 from emulator.plan.clusters import clusters_served
 from emulator.plan.graph import dependents
 from emulator.plan.model import Action, Change, Plan
 from emulator.plan.resources import Resource
-from emulator.progress import Event, Reporter, Status
 
 EVERY_CLUSTER = "*"
 """Doomed by the failure of a step that serves no cluster in particular."""
 
 HandlerTable = Mapping[str, Handler[Any]]
-
-
-class InterruptedRunError(HyperscalerError):
-    """A stop was asked for; the state is saved."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
@@ -48,20 +47,3 @@ class Handler(Protocol[R_contra]):
     def find(self, lab: str) -> Sequence[Resource]:
         """Resources of this kind on the host that are this lab's by their own marks, without any record."""
         ...
-
-
-class StopFlag:
-    """Set by the first Ctrl-C or SIGTERM: the effects under way end, nothing new begins."""
-
-    def __init__(self) -> None:
-        self._event = threading.Event()
-
-    def set(self) -> None:
-        self._event.set()
-
-    def is_set(self) -> bool:
-        return self._event.is_set()
-
-    def wait(self, seconds: float) -> bool:
-        """Sleep up to `seconds`; True as soon as a stop is asked for."""
-        return self._event.wait(seconds)

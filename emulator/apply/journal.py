@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from emulator.directories import sync_directory
-from emulator.errors import StateError
+from emulator.core.errors import StateError
+from emulator.core.fs import sync_directory
 
 VERSION = 1
 _SUM = "sum"

@@ -15,10 +15,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from emulator.apply.executor import InterruptedRunError
-from emulator.apply.handler import StopFlag
-from emulator.errors import StateError
-from emulator.flock import acquire, holder, name_of
+from emulator.core.errors import InterruptedRunError, StateError
+from emulator.core.locking import acquire, holder, name_of
+from emulator.core.stop import StopFlag
 
 # Locks around what labs of all homes share. Not in /run/lock, which everybody may write to: who made the directory
 # first could keep root out, or take the locks.

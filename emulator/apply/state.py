@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from emulator.apply.journal import Damage, Journal
-from emulator.errors import StateError
+from emulator.core.errors import StateError
 from emulator.plan.model import Recorded
 from emulator.plan.resources import DamagedRecordError, Resource, resource_from_json
 

@@ -1,1 +1,1 @@
-"""The command line: one file per verb. A verb parses, calls a use case and prints; it holds no logic."""
+"""What does the user type and see? One file per verb: parse, call, print; no logic."""

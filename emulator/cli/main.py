@@ -8,7 +8,7 @@ from importlib import import_module
 import click
 
 from emulator import __version__
-from emulator.errors import ExitCode, HyperscalerError
+from emulator.core.errors import ExitCode, HyperscalerError
 
 # verb -> (module, what `--help` says of it)
 VERBS: dict[str, tuple[str, str]] = {

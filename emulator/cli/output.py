@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from emulator.errors import HyperscalerError, UsageError
-from emulator.units import printable
+from emulator.core.errors import HyperscalerError, UsageError
+from emulator.core.units import printable
 
 _state = {"json": False}
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from emulator.apply.handler import StopFlag
+from emulator.core.stop import StopFlag
 
 ABORTED = 130
 """Exit code after the second signal, as of a shell command that Ctrl-C ended."""
@@ -62,7 +62,7 @@ def _writable(descriptor: int) -> bool:
 
 def _abort() -> None:
     """End now, as a kill would, without waiting for the threads at work: the journal is made for that."""
-    from emulator.wiring.processes import end_descendants
+    from emulator.guests.descendants import end_descendants
 
     end_descendants()
     shown = _SHOW_CURSOR if sys.stderr.isatty() else ""

@@ -16,9 +16,9 @@ from typing import cast
 
 import yaml
 
-from emulator.errors import HyperscalerError
+from emulator.core.data_files import share_dir
+from emulator.core.errors import HyperscalerError
 from emulator.gpu.model import BoardModel, MigProfile, ModeFacts, Placement, VgpuType
-from emulator.share import share_dir
 
 try:  # libyaml parses about ten times faster; a wheel of PyYAML without it still works
     from yaml import CSafeLoader as _Loader

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Network, NetmaskValueError
 from pathlib import Path
 
-from emulator.units import GIB, MIB
+from emulator.core.units import GIB, MIB
 
 # RTF_LOCAL and RTF_ANYCAST of <linux/ipv6_route.h>: routes of the addresses that the host has itself.
 _OWN_ADDRESS = 0x80000000 | 0x00100000

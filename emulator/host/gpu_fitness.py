@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from emulator.errors import HostNotFitError
-from emulator.gpu_ports import VirtualizationMode
+from emulator.core.errors import HostNotFitError
+from emulator.gpu.ports import VirtualizationMode
 from emulator.host.gpus import Gpu
 
 _IOMMU = "switch VT-d or AMD-Vi on in the firmware and boot with intel_iommu=on or amd_iommu=on iommu=pt"

@@ -9,10 +9,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from emulator.errors import HyperscalerError
+from emulator.core.errors import HyperscalerError
 from emulator.gpu.catalog import close_names, find_board, find_board_by_pci
 from emulator.gpu.model import BoardModel
-from emulator.gpu_ports import (
+from emulator.gpu.ports import (
     DeviceHolder,
     NvmlBoard,
     NvmlGpus,
@@ -23,7 +23,7 @@ from emulator.gpu_ports import (
     VgpuTypeInfo,
     others,
 )
-from emulator.spec.model import GpuDeviceSpec
+from emulator.labfile.model import GpuDeviceSpec
 
 NVIDIA_VENDOR = "10de"
 

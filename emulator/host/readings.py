@@ -8,7 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
-from emulator.gpu_ports import DeviceHolder, PciDevice, VgpuFramework
+from emulator.gpu.ports import DeviceHolder, PciDevice, VgpuFramework
 from emulator.host.facts import HostFacts
 
 

@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 
 import yaml
 
-from emulator.errors import ConfigError, UsageError
-from emulator.share import share_dir
+from emulator.core.data_files import share_dir
+from emulator.core.errors import ConfigError, UsageError
 
 RECIPE_VERSION = 1
 MAX_RECIPE_BYTES = 256 * 1024
@@ -87,7 +87,7 @@ def tree_paths(tree: Path) -> list[Path]:
 def tree_digest(tree: Path) -> str:
     """SHA-256 over names, modes and contents of one of a recipe's own trees, hexadecimal; where it lies does not count.
 
-    Inputs have more to them: see `emulator.images.input_tree`.
+    Inputs have more to them: see `emulator.images.build.input_tree`.
     """
     total = hashlib.sha256()
     for path in tree_paths(tree):

@@ -1,1 +1,1 @@
-"""What a Kubernetes cluster of a lab is told: versions, configurations, names. Pure."""
+"""Which Kubernetes does a lab get, and where does it come from?"""

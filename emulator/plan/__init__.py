@@ -1,1 +1,1 @@
-"""The plan: what to change, in which order and why. Pure functions; nothing here touches the world."""
+"""What has to change, in which order, and why? Pure: nothing here touches the host."""

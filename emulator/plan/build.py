@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from emulator import ids
-from emulator.paths import LabPaths
+from emulator.core import ids
+from emulator.core.paths import LabPaths
+from emulator.labfile.model import ClusterKind, ClusterSpec, NodeSpec
 from emulator.plan.firewall_build import aliases_for, build_firewall, text_v6
 from emulator.plan.resources import (
     DhcpReservation,
@@ -20,7 +21,6 @@ from emulator.plan.resources import (
     SshKeyPair,
     Volume,
 )
-from emulator.spec.model import ClusterKind, ClusterSpec, NodeSpec
 
 TLS_KEY_BYTES = 32  # a private key on the curve P-256
 MUNGE_KEY_BYTES = 768  # 1024 characters as text, which Ansible can carry; MUNGE takes any key of 32 bytes or more

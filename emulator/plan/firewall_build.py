@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from ipaddress import IPv6Address, IPv6Network
 
-from emulator import ids
+from emulator.core import ids
+from emulator.labfile.model import AllowSpec, ClusterKind, ClusterSpec
 from emulator.plan.resources import DnsAlias, FilteredNode, Firewall, FirewallRule, FirewallZone
-from emulator.spec.model import AllowSpec, ClusterKind, ClusterSpec
 
 # How many nodes a rule is described by.
 _NAMED = 3

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from uuid import UUID
 
-from emulator import ids
-from emulator.gpu.demand import Assignment
+from emulator.core import ids
+from emulator.gpu.placement.demand import Assignment
 from emulator.plan.build import GpuResources
 from emulator.plan.gpu_resources import (
     BoardResource,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
-from emulator.errors import StateError
+from emulator.core.errors import StateError
 
 T = TypeVar("T", bound=str)
 

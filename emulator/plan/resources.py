@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_type_hints
 
-from emulator.errors import StateError
+from emulator.core.errors import StateError
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

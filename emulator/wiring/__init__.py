@@ -1,4 +1,4 @@
-"""The composition root: the only place that chooses adapters."""
+"""Which adapters are used? The composition root: it chooses and connects, and does nothing else."""
 
 from __future__ import annotations
 
@@ -7,37 +7,38 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from emulator.adapters.process import HostProcess
-from emulator.paths import Home, LabPaths
-from emulator.ports import Hypervisor, HypervisorDaemon, ProcessRunner
-from emulator.spec.model import Acceleration, GpuBackend, GpuDeviceSpec, KubernetesSpec
+from emulator.adapters.system.process import HostProcess
+from emulator.core.paths import Home, LabPaths
+from emulator.core.ports import Hypervisor, HypervisorDaemon, ProcessRunner
+from emulator.labfile.model import Acceleration, GpuBackend, GpuDeviceSpec, KubernetesSpec
 
 if TYPE_CHECKING:
     # What a verb does not use it does not load, so that the light ones answer at once.
-    from emulator.app.world import AccelerationChoice, SystemHypervisor, World
-    from emulator.apply.handlers.gpu_carve import GpuHost
-    from emulator.apply.ledger import GpuLedger
-    from emulator.images.for_labs import LabImages
-    from emulator.images.signing import ImageSignatures
-    from emulator.images.store import ImageStore
-    from emulator.images.vulnerabilities import VulnerabilityListing
+    from emulator.apply.gpu_ownership import GpuLedger
+    from emulator.apply.handlers.gpu_host import GpuHost
+    from emulator.images.lab_images import LabImages
+    from emulator.images.store.store import ImageStore
+    from emulator.images.supply_chain.signing import ImageSignatures
+    from emulator.images.supply_chain.vulnerabilities import VulnerabilityListing
+    from emulator.kubernetes.release.image_input import Bundles
+    from emulator.lab.environment import AccelerationChoice, SystemHypervisor, World
 
 
 def image_store() -> ImageStore:
     """The golden images of this host."""
-    from emulator.images.store import ImageStore
+    from emulator.images.store.store import ImageStore
 
     return ImageStore(Home.default().images, HostProcess())
 
 
 def real_world() -> World:
     """This host."""
-    from emulator.adapters.nft import NftPacketFilter
-    from emulator.adapters.qemu_img import QemuImg
-    from emulator.adapters.systemd_units import SystemdUnits
-    from emulator.app.world import World
+    from emulator.adapters.system.nft import NftPacketFilter
+    from emulator.adapters.system.qemu_img import QemuImg
+    from emulator.adapters.system.systemd_units import SystemdUnits
+    from emulator.guests.over_ssh import RealGuests
     from emulator.host.facts import read_host_facts
-    from emulator.wiring.guests import RealGuests
+    from emulator.lab.environment import World
 
     home = Home.default()
     runner = HostProcess()
@@ -71,7 +72,7 @@ def host_locks(home: Home) -> Path:
 def board_ledger(home: Home) -> GpuLedger:
     """One for all homes of root's, like the locks, since they share the boards; beside the labs of the default home,
     because it must outlive a reboot."""
-    from emulator.apply.ledger import GpuLedger
+    from emulator.apply.gpu_ownership import GpuLedger
 
     layout, default = host_locks(home) / "gpu-layout.lock", Home.system()
     if os.geteuid() != 0:
@@ -86,10 +87,10 @@ def images_of_host() -> LabImages:
 
 def lab_images(home: Home, runner: ProcessRunner, kubernetes: KubernetesSpec | None) -> LabImages:
     """The store; with `kubernetes` also what goes into the image of Kubernetes nodes."""
-    from emulator.images.for_labs import LabImages
-    from emulator.images.signing import ImageSignatures
-    from emulator.images.store import ImageStore
-    from emulator.wiring.kubernetes import KubernetesInput
+    from emulator.images.lab_images import LabImages
+    from emulator.images.store.store import ImageStore
+    from emulator.images.supply_chain.signing import ImageSignatures
+    from emulator.kubernetes.release.image_input import KubernetesInput
 
     inputs = {"kubernetes": KubernetesInput(home, runner, kubernetes or KubernetesSpec())}
     return LabImages(ImageStore(home.images, runner), inputs, ImageSignatures(home.trusted_signers, runner))
@@ -97,21 +98,21 @@ def lab_images(home: Home, runner: ProcessRunner, kubernetes: KubernetesSpec | N
 
 def vulnerability_listing() -> VulnerabilityListing:
     """What Debian knows of the packages in images."""
-    from emulator.images.vulnerabilities import VulnerabilityListing
+    from emulator.images.supply_chain.vulnerabilities import VulnerabilityListing
 
     return VulnerabilityListing(HostProcess())
 
 
 def image_signatures() -> ImageSignatures:
     """Signing and checking images on this host."""
-    from emulator.images.signing import ImageSignatures
+    from emulator.images.supply_chain.signing import ImageSignatures
 
     return ImageSignatures(Home.default().trusted_signers, HostProcess())
 
 
 def _daemon(directory: Path, namespace: str) -> HypervisorDaemon:
-    from emulator.adapters.embedded import EmbeddedHypervisor
-    from emulator.adapters.qemu_capabilities import QemuCapabilities
+    from emulator.adapters.embedded.hypervisor import EmbeddedHypervisor
+    from emulator.adapters.embedded.qemu_capabilities import QemuCapabilities
 
     return EmbeddedHypervisor(directory, namespace, HostProcess(), QemuCapabilities(Home.default().qemu_capabilities))
 
@@ -128,24 +129,24 @@ def _gpus(backend: str, paths: LabPaths, devices: Sequence[GpuDeviceSpec] | None
 
 
 def _connect(uri: str, prefix: tuple[str, ...]) -> Hypervisor:
-    from emulator.adapters.libvirt_hypervisor import LibvirtHypervisor
+    from emulator.adapters.libvirt.hypervisor import LibvirtHypervisor
 
     return LibvirtHypervisor(uri, prefix)
 
 
 def choose_hypervisor(requested: str) -> str:
     """`auto` is the host's own libvirt where it answers, else a private one."""
-    from emulator.adapters.libvirt_hypervisor import choose_uri, probe_uri
+    from emulator.adapters.libvirt.hypervisor import choose_uri, probe_uri
 
     return choose_uri(requested, probe=probe_uri)
 
 
 def look_at_system(lab: str) -> SystemHypervisor:
     """Whether the host's own libvirt answers, or may have something of the lab all the same."""
-    from emulator.adapters.libvirt_at_rest import may_have
-    from emulator.adapters.libvirt_hypervisor import SYSTEM_URI, probe_uri
-    from emulator.app.world import SystemHypervisor
-    from emulator.ids import host_name
+    from emulator.adapters.libvirt.config_files import may_have
+    from emulator.adapters.libvirt.hypervisor import SYSTEM_URI, probe_uri
+    from emulator.core.ids import host_name
+    from emulator.lab.environment import SystemHypervisor
 
     if probe_uri(SYSTEM_URI):
         return SystemHypervisor.ANSWERS
@@ -158,11 +159,18 @@ def accelerate(requested: Acceleration) -> AccelerationChoice:
     libvirt is not asked: the embedded one may not run yet, and what it reports is that QEMU was built with KVM
     and /dev/kvm opens, which the other two signs cover.
     """
-    from emulator.adapters.acceleration import decide_acceleration, read_acceleration_facts
-    from emulator.app.world import AccelerationChoice
+    from emulator.adapters.system.acceleration import decide_acceleration, read_acceleration_facts
+    from emulator.lab.environment import AccelerationChoice
 
     facts = read_acceleration_facts()
     decision = decide_acceleration(
         requested, cpuinfo=facts.cpuinfo, kvm_usable=facts.kvm_usable, libvirt_offers_kvm=facts.kvm_usable
     )
     return AccelerationChoice(decision.accelerated, decision.warning)
+
+
+def bundles_of_host() -> Bundles:
+    """Offline Kubernetes bundles on this host."""
+    from emulator.kubernetes.release.image_input import Bundles
+
+    return Bundles(Home.default(), HostProcess())

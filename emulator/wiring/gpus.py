@@ -10,19 +10,19 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from emulator.adapters.host_files import HostFiles
-from emulator.adapters.nvml import NvmlGpus
-from emulator.adapters.passthrough import VfioPassthrough
-from emulator.adapters.pci_sysfs import SysfsPci
-from emulator.adapters.sriov import SriovManage
-from emulator.adapters.vgpu_mdev import MdevHost
-from emulator.adapters.vgpu_vfio import VendorVfioHost
-from emulator.apply.handlers.gpu_carve import GpuHost
-from emulator.apply.ledger import GpuLedger
-from emulator.directories import left_by_the_dead
-from emulator.gpu_ports import FileAccess, VgpuFramework, VgpuHost
-from emulator.ports import ProcessRunner
-from emulator.spec.model import GpuDeviceSpec
+from emulator.adapters.nvidia.nvml import NvmlGpus
+from emulator.adapters.nvidia.passthrough import VfioPassthrough
+from emulator.adapters.nvidia.pci_sysfs import SysfsPci
+from emulator.adapters.nvidia.sriov import SriovManage
+from emulator.adapters.nvidia.vgpu_mdev import MdevHost
+from emulator.adapters.nvidia.vgpu_vfio import VendorVfioHost
+from emulator.adapters.system.host_files import HostFiles
+from emulator.apply.gpu_ownership import GpuLedger
+from emulator.apply.handlers.gpu_host import GpuHost
+from emulator.core.fs import left_by_the_dead
+from emulator.core.ports import ProcessRunner
+from emulator.gpu.ports import FileAccess, VgpuFramework, VgpuHost
+from emulator.labfile.model import GpuDeviceSpec
 
 
 def real_gpus(runner: ProcessRunner, ledger: GpuLedger) -> GpuHost:

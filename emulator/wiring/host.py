@@ -6,17 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from emulator.adapters.host_files import HostFiles
-from emulator.adapters.host_probe import LiveProbe, RecordedProbe
-from emulator.adapters.host_readings import HostReader
-from emulator.adapters.process import HostProcess
+from emulator.adapters.system.host_files import HostFiles
+from emulator.adapters.system.host_probe import LiveProbe, RecordedProbe
+from emulator.adapters.system.host_readings import HostReader
+from emulator.adapters.system.process import HostProcess
+from emulator.core.data_files import share_dir
+from emulator.core.paths import Home
+from emulator.host.parsers import parse_package_list
 from emulator.host.readings import HostProbe, HostReadings
-from emulator.host.texts import parse_package_list
-from emulator.paths import Home
-from emulator.share import share_dir
 
 if TYPE_CHECKING:
-    from emulator.app.host_record import PreparedHost
+    from emulator.operations.host.record import PreparedHost
 
 
 def wanted_packages() -> dict[str, bool]:
@@ -27,8 +27,8 @@ def wanted_packages() -> dict[str, bool]:
 
 def this_host() -> PreparedHost:
     """This machine as one that can be changed."""
-    from emulator.adapters.host_edits import HostEdits
-    from emulator.app.host_record import PreparedHost, backups_of
+    from emulator.adapters.system.host_edits import HostEdits
+    from emulator.operations.host.record import PreparedHost, backups_of
 
     home = Home.default()
     edits = HostEdits(Path("/"), backups_of(home))

@@ -68,7 +68,7 @@ READY_POLL = 3.0
 # kubectl waits for the pods that it found when it began, one that was deleted since to the very end of its time.
 WATCH_SECONDS = 60
 DRAIN_TIMEOUT = 60
-# On a node from the moment that a departure cordons it; see emulator/app/departures.py.
+# On a node from the moment that a departure cordons it; see emulator/lab/drain.py.
 DRAINING = "hyperscaler/draining"
 # On every node of the lab since its first run.
 OURS = "hyperscaler/role"

@@ -1,111 +1,194 @@
-"""Who may import whom. The table is the structure; a change that does not fit is a change of structure."""
+"""Who may import whom. The floors are the structure; a change that does not fit is a change of structure."""
 
 from __future__ import annotations
 
 import ast
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2] / "emulator"
 
-BASE = {"errors", "units", "ids", "share", "flock", "directories"}
-PURE = BASE | {"spec", "gpu", "paths", "progress", "host"}
-PORTS = {"ports", "file_ports", "filter_ports", "gpu_ports", "gpu_errors"}
-
-# unit of `emulator/` -> other units that it may import
-ALLOWED: dict[str, set[str]] = {
-    "errors": set(),
-    "units": set(),
-    "flock": {"errors", "units"},
-    "directories": set(),
-    "ids": set(),
-    "share": {"errors"},
-    "paths": set(),
-    "progress": set(),
-    "gpu": BASE | {"spec"},
-    "spec": BASE | {"gpu", "host"},
-    "gpu_errors": {"errors"},
-    "gpu_ports": BASE | {"gpu", "gpu_errors"},
-    "ports": BASE,
-    "file_ports": set(),
-    "filter_ports": {"ports"},
-    "host": BASE | PORTS | {"gpu", "spec"},
-    "plan": BASE | {"spec", "gpu", "paths"},
-    "access": BASE,
-    "rotation": BASE,
-    "inventory": BASE | {"spec", "gpu", "kubernetes", "access"},
-    "images": PURE | PORTS,
-    "kubernetes": PURE | PORTS,
-    "kubernetes_build": PURE | PORTS | {"kubernetes"},
-    "configure": PURE | PORTS | {"inventory"},
-    "verify": PURE | PORTS | {"inventory", "kubernetes"},
-    "apply": PURE | PORTS | {"plan", "rotation"},
-    "adapters": PURE | PORTS,
-    "app": PURE | PORTS | {"plan", "apply", "images", "inventory", "access", "rotation", "kubernetes"},
-    "wiring": {"*"},
-    "cli": PURE | PORTS | {"app", "plan", "wiring", "apply", "access", "rotation", "kubernetes_build"},
+# package of `emulator/` -> the packages that it may import, lowest floor first: a package sees lower floors only.
+FLOORS: Mapping[str, frozenset[str]] = {
+    "core": frozenset(),
+    "gpu": frozenset({"core"}),
+    "labfile": frozenset({"core", "gpu"}),
+    "host": frozenset({"core", "gpu", "labfile"}),
+    "plan": frozenset({"core", "gpu", "labfile"}),
+    "images": frozenset({"core"}),
+    "kubernetes": frozenset({"core", "labfile", "images"}),
+    "apply": frozenset({"core", "gpu", "host", "plan"}),
+    "credentials": frozenset({"core", "labfile", "plan", "apply"}),
+    "guests": frozenset({"core", "labfile", "kubernetes", "credentials"}),
+    "adapters": frozenset({"core", "gpu", "labfile", "host"}),
+    "lab": frozenset(
+        {"core", "gpu", "labfile", "host", "plan", "images", "kubernetes", "apply", "credentials", "guests"}
+    ),
+    "operations": frozenset(
+        {"core", "gpu", "labfile", "host", "plan", "images", "kubernetes", "apply", "credentials", "guests", "lab"}
+    ),
+    "wiring": frozenset(
+        {
+            "core",
+            "gpu",
+            "labfile",
+            "host",
+            "plan",
+            "images",
+            "kubernetes",
+            "apply",
+            "credentials",
+            "guests",
+            "adapters",
+            "lab",
+            "operations",
+        }
+    ),
+    "cli": frozenset(
+        {
+            "core",
+            "gpu",
+            "labfile",
+            "host",
+            "plan",
+            "kubernetes",
+            "credentials",
+            "guests",
+            "lab",
+            "operations",
+            "wiring",
+        }
+    ),
 }
 
 # Libraries that a laptop without libvirt, driver or Ansible does not have: imported inside functions only.
 LAZY = {"libvirt", "pynvml", "ansible_runner", "rich"}
+
+MOST_LINES = 400
+MOST_FILES = 15
+# What has more files than that on one level, and why it may.
+CROWDED: Mapping[str, str] = {}
 
 
 def modules() -> list[Path]:
     return sorted(ROOT.rglob("*.py"))
 
 
-def unit_of(path: Path) -> str:
-    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+def shown(path: Path) -> str:
+    return str(path.relative_to(ROOT))
 
 
-def imported(tree: ast.AST) -> set[str]:
+def dotted(path: Path) -> str:
+    return ".".join(("emulator", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
+
+
+def package_of(name: str) -> str:
+    """The package directly below `emulator` that a dotted module name is in; empty for `emulator` itself."""
+    return name.split(".")[1] if "." in name else ""
+
+
+@cache
+def known() -> frozenset[str]:
+    return frozenset(dotted(path) for path in modules())
+
+
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@cache
+def imported(path: Path) -> frozenset[str]:
+    """Modules of ours and of others that `path` imports, those for type checking and those in functions included."""
     names: set[str] = set()
-    for node in ast.walk(tree):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute"
-            names.add(node.module or "")
-            if node.module == "emulator":
-                names |= {f"emulator.{alias.name}" for alias in node.names}
-    return names
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                names.add(full if full in known() else node.module or "")
+    return frozenset(names)
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_go_one_way(path: Path) -> None:
-    unit = unit_of(path)
-    if unit == "__init__":
+def test_every_package_has_a_floor() -> None:
+    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")}
+    loose = {path.stem for path in ROOT.glob("*.py")} - {"__init__"}
+    assert packages | loose == FLOORS.keys()
+    assert loose <= {"wiring"}, "no loose modules at the top but the composition root"
+
+
+def test_a_floor_rests_on_lower_floors_only() -> None:
+    below: set[str] = set()
+    for package, allowed in FLOORS.items():
+        assert allowed <= below, f"{package} rests on {sorted(allowed - below)}, which are not below it"
+        below.add(package)
+
+
+@pytest.mark.parametrize("path", modules(), ids=shown)
+def test_imports_go_down(path: Path) -> None:
+    package = package_of(dotted(path))
+    if not package:
         return
-    assert unit in ALLOWED, f"{unit} has no place in the structure yet"
-    allowed = ALLOWED[unit] | {unit}
-    for name in imported(ast.parse(path.read_text())):
-        parts = name.split(".")
-        if parts[0] == "emulator" and len(parts) > 1 and "*" not in allowed and parts[1] != "__version__":
-            assert parts[1] in allowed, f"emulator/{path.relative_to(ROOT)} must not import {name}"
+    for name in imported(path):
+        if name.split(".")[0] == "emulator" and package_of(name):
+            assert package_of(name) in FLOORS[package] | {package}, f"emulator/{shown(path)} must not import {name}"
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_module_imports_itself_in_a_circle() -> None:
+    graph = {dotted(path): imported(path) & known() - {dotted(path), "emulator"} for path in modules()}
+    done: set[str] = set()
+
+    def circle(name: str, way: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+        if name in way:
+            yield way[way.index(name) :]
+        elif name not in done:
+            for other in sorted(graph[name]):
+                yield from circle(other, (*way, name))
+            done.add(name)
+
+    circles = [found for name in sorted(graph) for found in circle(name, ())]
+    assert not circles, circles
+
+
+@pytest.mark.parametrize("path", modules(), ids=shown)
 def test_heavy_libraries_are_imported_lazily(path: Path) -> None:
-    for node in ast.parse(path.read_text()).body:
+    for node in tree_of(path).body:
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = {alias.name for alias in node.names} if isinstance(node, ast.Import) else {node.module or ""}
             heavy = {name.split(".")[0] for name in names} & LAZY
-            assert not heavy, f"{path.relative_to(ROOT)} imports {heavy} at the top"
+            assert not heavy, f"{shown(path)} imports {heavy} at the top"
 
 
 def test_simulation_is_chosen_in_one_place() -> None:
     users = {
-        str(path.relative_to(ROOT))
+        shown(path)
         for path in modules()
-        if any(name.startswith("emulator.adapters.simulated") for name in imported(ast.parse(path.read_text())))
+        if any(name.startswith("emulator.adapters.simulated") for name in imported(path))
         and "adapters/simulated" not in str(path)
     }
     assert users <= {"wiring/gpus.py"}
 
 
 def test_modules_stay_readable() -> None:
-    long = {
-        str(path.relative_to(ROOT)): count for path in modules() if (count := len(path.read_text().splitlines())) > 400
-    }
+    long = {shown(path): count for path in modules() if (count := len(path.read_text().splitlines())) > MOST_LINES}
     assert not long, f"split these by topic: {long}"
+
+
+def test_folders_stay_readable() -> None:
+    files = Counter(shown(path.parent) for path in modules() if path.name != "__init__.py")
+    crowded = {folder: count for folder, count in files.items() if count > MOST_FILES and folder not in CROWDED}
+    assert not crowded, f"split these by topic: {crowded}"
+    assert all(files[folder] > MOST_FILES for folder in CROWDED), "what is no longer crowded needs no excuse"
+
+
+@pytest.mark.parametrize("package", FLOORS)
+def test_a_package_says_which_question_it_answers(package: str) -> None:
+    init = ROOT / package / "__init__.py"
+    text = ast.get_docstring(tree_of(init if init.is_file() else ROOT / f"{package}.py")) or ""
+    assert "?" in text.splitlines()[0]

@@ -10,11 +10,11 @@ from typing import Any, cast
 
 import pytest
 
-from emulator.adapters.process import HostProcess
-from emulator.adapters.qemu_img import QemuImg
 from emulator.adapters.simulated.disks import SimulatedDisks
-from emulator.errors import CommandError, ConflictError, DamagedDiskError, HyperscalerError
-from emulator.ports import Completed, DiskTool
+from emulator.adapters.system.process import HostProcess
+from emulator.adapters.system.qemu_img import QemuImg
+from emulator.core.errors import CommandError, ConflictError, DamagedDiskError, HyperscalerError
+from emulator.core.ports import Completed, DiskTool
 
 
 @dataclass

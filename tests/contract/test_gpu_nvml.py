@@ -12,24 +12,24 @@ from pathlib import Path
 
 import pytest
 
-from emulator.adapters.host_files import HostFiles
-from emulator.adapters.nvml import NvmlGpus
-from emulator.adapters.pci_sysfs import SysfsPci
-from emulator.adapters.simulated import nvml_engine_instances as carving
-from emulator.adapters.simulated.gpu_store import SimBoard, SimProcess
+from emulator.adapters.nvidia.nvml import NvmlGpus
+from emulator.adapters.nvidia.pci_sysfs import SysfsPci
 from emulator.adapters.simulated.gpus import SimulatedBoard, SimulatedGpus, board_at
-from emulator.adapters.simulated.nvml_engine import NvmlReturnError
+from emulator.adapters.simulated.nvml import engine_instances as carving
+from emulator.adapters.simulated.nvml.engine import NvmlReturnError
+from emulator.adapters.simulated.nvml.store import SimBoard, SimProcess
+from emulator.adapters.system.host_files import HostFiles
 from emulator.gpu.catalog import boards, find_board, find_board_by_pci
-from emulator.gpu.geometry import feasible_multisets, is_legal_layout
-from emulator.gpu.model import Placement
-from emulator.gpu_errors import (
+from emulator.gpu.errors import (
     GpuArgumentError,
     GpuBusyError,
     GpuNoRoomError,
     GpuNotSupportedError,
     GpuPermissionError,
 )
-from emulator.gpu_ports import MigActivation, VgpuFramework
+from emulator.gpu.geometry import feasible_multisets, is_legal_layout
+from emulator.gpu.model import Placement
+from emulator.gpu.ports import MigActivation, VgpuFramework
 
 A100 = "0000:41:00.0"
 H100 = "0000:81:00.0"
@@ -416,10 +416,10 @@ def test_a_plain_user_may_look_but_not_carve(tmp_path: Path) -> None:
 _CARVER = """
 import sys
 from pathlib import Path
-from emulator.adapters.nvml import NvmlGpus
+from emulator.adapters.nvidia.nvml import NvmlGpus
 from emulator.adapters.simulated.gpus import SimulatedGpus
 from emulator.gpu.model import Placement
-from emulator.gpu_errors import GpuNoRoomError
+from emulator.gpu.errors import GpuNoRoomError
 
 SimulatedGpus(Path(sys.argv[1])).install()
 nvml = NvmlGpus()

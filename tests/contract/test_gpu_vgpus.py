@@ -10,15 +10,15 @@ from uuid import UUID, uuid5
 
 import pytest
 
-from emulator.adapters.nvml import NvmlGpus
-from emulator.adapters.pci_sysfs import SysfsPci
+from emulator.adapters.nvidia.nvml import NvmlGpus
+from emulator.adapters.nvidia.pci_sysfs import SysfsPci
+from emulator.adapters.nvidia.sriov import SriovManage
+from emulator.adapters.nvidia.vgpu_mdev import MdevHost
+from emulator.adapters.nvidia.vgpu_vfio import VendorVfioHost
 from emulator.adapters.simulated.gpus import SimulatedBoard, SimulatedGpus, board_at
-from emulator.adapters.sriov import SriovManage
-from emulator.adapters.vgpu_mdev import MdevHost
-from emulator.adapters.vgpu_vfio import VendorVfioHost
-from emulator.errors import CommandError, GpuError
-from emulator.gpu.model import Placement
-from emulator.gpu_errors import (
+from emulator.core.errors import CommandError, GpuError
+from emulator.core.ids import NAMESPACE
+from emulator.gpu.errors import (
     GpuBusyError,
     GpuDriverError,
     GpuLostError,
@@ -26,9 +26,9 @@ from emulator.gpu_errors import (
     GpuNotFoundError,
     GpuNotSupportedError,
 )
-from emulator.gpu_ports import VgpuDevice, VgpuFramework, VgpuHost, VgpuRequest
+from emulator.gpu.model import Placement
+from emulator.gpu.ports import VgpuDevice, VgpuFramework, VgpuHost, VgpuRequest
 from emulator.host.gpus import Unavailable, why_unavailable
-from emulator.ids import NAMESPACE
 
 PF = "0000:41:00.0"
 SMALL, HALF = "A100DX-1-10C", "A100DX-3-40C"

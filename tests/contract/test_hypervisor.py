@@ -13,16 +13,16 @@ from uuid import uuid4
 import pytest
 from tiny_guest import TinyGuests, with_digest
 
-from emulator.adapters import libvirt_errors
-from emulator.adapters.embedded import EmbeddedHypervisor
-from emulator.adapters.libvirt_hypervisor import LibvirtHypervisor
-from emulator.adapters.network_xml import dhcp_host_xml
-from emulator.adapters.process import HostProcess
-from emulator.adapters.qemu_img import QemuImg
+from emulator.adapters.embedded.hypervisor import EmbeddedHypervisor
+from emulator.adapters.libvirt import errors
+from emulator.adapters.libvirt.hypervisor import LibvirtHypervisor
+from emulator.adapters.libvirt.network_xml import dhcp_host_xml
 from emulator.adapters.simulated.disks import SimulatedDisks
 from emulator.adapters.simulated.hypervisor import SimulatedHypervisor
-from emulator.errors import ConflictError, HypervisorError
-from emulator.ports import DhcpHost, DiskTool, DnsName, DomainInfo, DomainRequest, DomainState, Hypervisor
+from emulator.adapters.system.process import HostProcess
+from emulator.adapters.system.qemu_img import QemuImg
+from emulator.core.errors import ConflictError, HypervisorError
+from emulator.core.ports import DhcpHost, DiskTool, DnsName, DomainInfo, DomainRequest, DomainState, Hypervisor
 
 
 @dataclass
@@ -93,7 +93,7 @@ def lose_reservation(hypervisor: Hypervisor, network: str, host: DhcpHost) -> No
     else:
         assert isinstance(hypervisor, LibvirtHypervisor)
         handle = hypervisor._connect().networkLookupByName(network)
-        section = libvirt_errors.load_libvirt().VIR_NETWORK_SECTION_IP_DHCP_HOST
+        section = errors.load_libvirt().VIR_NETWORK_SECTION_IP_DHCP_HOST
         handle.update(2, section, -1, text, 1)  # delete, live
 
 

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from emulator.adapters.nft import NftPacketFilter
-from emulator.adapters.process import HostProcess
 from emulator.adapters.simulated.packet_filter import SimulatedPacketFilter
-from emulator.apply.packet_rules import filter_table
-from emulator.errors import CommandError
-from emulator.filter_ports import FilterChain, FilterHook, FilterRule, FilterTable, PacketFilter
+from emulator.adapters.system.nft import NftPacketFilter
+from emulator.adapters.system.process import HostProcess
+from emulator.apply.firewall_rules import filter_table
+from emulator.core.errors import CommandError
+from emulator.core.filter_ports import FilterChain, FilterHook, FilterRule, FilterTable, PacketFilter
+from emulator.core.ports import Ownership
 from emulator.plan.resources import FilteredNode, Firewall, FirewallRule, FirewallZone
-from emulator.ports import Ownership
 
 NAME = "hyperscaler_demo-2"
 OWNER = Ownership("demo-2", "firewall/lab", "0123456789abcdef")

@@ -12,8 +12,8 @@ from simulated_world import BOARDS, FIRST, SimulatedHost
 from stop_points import cut, find_stops, in_sequence, stop_at
 
 from emulator.adapters.simulated.gpus import board_at
-from emulator.errors import HyperscalerError
-from emulator.gpu_ports import VgpuFramework
+from emulator.core.errors import HyperscalerError
+from emulator.gpu.ports import VgpuFramework
 
 FRAMEWORKS = (VgpuFramework.MDEV, VgpuFramework.VENDOR_VFIO)
 

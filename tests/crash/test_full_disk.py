@@ -8,7 +8,7 @@ import pytest
 from lossy_disk import FullDisk
 from stop_points import Sweep, key_of
 
-from emulator.errors import HyperscalerError
+from emulator.core.errors import HyperscalerError
 
 MUCH = 10_000
 

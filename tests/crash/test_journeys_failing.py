@@ -9,7 +9,7 @@ from journeys import JOURNEYS, JourneySweep, opened
 from random_examples import FACTOR
 from stop_points import documented, fail_at, key_of
 
-from emulator.errors import HyperscalerError
+from emulator.core.errors import HyperscalerError
 
 # `test_running_lab.py` plays every error in these, and looks at the disks.
 ELSEWHERE = ("more memory", "a larger disk", "a second time")

@@ -21,9 +21,9 @@ from stop_points import find_stops, in_sequence
 from told import Told
 
 from emulator.adapters.simulated.gpus import board_at
-from emulator.app.files import LoadedLab
-from emulator.errors import HyperscalerError, UsageError
-from emulator.gpu_ports import VgpuFramework
+from emulator.core.errors import HyperscalerError, UsageError
+from emulator.gpu.ports import VgpuFramework
+from emulator.lab.lab_files import LoadedLab
 
 
 def lab_of(host: SimulatedHost) -> LoadedLab:

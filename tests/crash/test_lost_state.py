@@ -10,9 +10,9 @@ import pytest
 from simulated_world import SYSTEM_URI, SimulatedHost, comparable, differences, gpu_section, lab_text
 from stop_points import find_stops, in_sequence
 
-from emulator.app.files import LoadedLab
 from emulator.apply.journal import VERSION, encode
-from emulator.errors import HyperscalerError, HypervisorError, StateError, UsageError
+from emulator.core.errors import HyperscalerError, HypervisorError, StateError, UsageError
+from emulator.lab.lab_files import LoadedLab
 from emulator.plan.model import Action
 
 Damage = Callable[[bytes], bytes]

@@ -15,7 +15,7 @@ from stop_points import Command, Stops, Sweep, find_stops
 
 from emulator.apply.journal import Journal
 from emulator.apply.state import StateStore
-from emulator.errors import UsageError
+from emulator.core.errors import UsageError
 
 MODES: dict[str, Callable[[LossyDisk, Snapshot], Snapshot]] = {
     "names lost": lambda disk, _now: disk.lost(),

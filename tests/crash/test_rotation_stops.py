@@ -14,14 +14,14 @@ from rotation_world import KeyedHost, identity_of, signed_by, stops_of
 from simulated_world import Snapshot, lab_text
 from stop_points import in_sequence
 
-from emulator.access.model import AccessRole
-from emulator.app.access import GrantRequest, grant, list_users
-from emulator.app.files import LoadedLab
-from emulator.app.rotate import rotate
-from emulator.apply.handler import StopFlag
-from emulator.apply.rotation import pending_rotations
-from emulator.progress import SilentReporter
-from emulator.rotation.model import RotatedSecret
+from emulator.core.progress import SilentReporter
+from emulator.core.stop import StopFlag
+from emulator.credentials.rotation_files import pending_rotations
+from emulator.credentials.rotation_phases import RotatedSecret
+from emulator.credentials.users import AccessRole
+from emulator.lab.lab_files import LoadedLab
+from emulator.operations.credentials.access import GrantRequest, grant, list_users
+from emulator.operations.credentials.rotate import rotate
 
 LAB = "demo"
 

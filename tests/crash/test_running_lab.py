@@ -6,8 +6,8 @@ import pytest
 from simulated_world import LAB
 from stop_points import Sweep, documented, fail_at, find_stops, key_of
 
-from emulator.app.files import LoadedLab
-from emulator.errors import DamagedDiskError, HyperscalerError
+from emulator.core.errors import DamagedDiskError, HyperscalerError
+from emulator.lab.lab_files import LoadedLab
 
 EDITS = {
     "the same file": ("", ""),

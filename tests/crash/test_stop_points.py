@@ -10,7 +10,7 @@ from __future__ import annotations
 from random_examples import FACTOR
 from stop_points import SILENT, Command, Stops, Sweep, cut, documented, exits_at, fail_at, key_of, stop_at
 
-from emulator.errors import HyperscalerError
+from emulator.core.errors import HyperscalerError
 
 
 def told(sweep: Sweep, what: str, stops: Stops, number: int) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from labs import host_snapshot, hyperscaler
 
-from emulator.paths import Home
+from emulator.core.paths import Home
 
 
 @pytest.fixture(scope="session", autouse=True)

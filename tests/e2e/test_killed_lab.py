@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from labs import COMMAND, host_snapshot, hyperscaler, left_behind
 
-from emulator.paths import Home
+from emulator.core.paths import Home
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("no_lab_left")]
 

@@ -14,8 +14,8 @@ import pytest
 from labs import COMMAND, host_snapshot, hyperscaler, left_behind
 from node_baseline import check_baseline, check_secrets, check_ssh_audit, closed_from_outside, guest
 
-from emulator.errors import ExitCode
-from emulator.paths import Home
+from emulator.core.errors import ExitCode
+from emulator.core.paths import Home
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("no_lab_left")]
 

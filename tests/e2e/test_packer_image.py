@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from labs import host_snapshot, hyperscaler, left_behind
 
-from emulator.adapters.process import HostProcess
-from emulator.images.store import ImageStore
-from emulator.paths import Home
-from emulator.share import share_dir
+from emulator.adapters.system.process import HostProcess
+from emulator.core.data_files import share_dir
+from emulator.core.paths import Home
+from emulator.images.store.store import ImageStore
 
 pytestmark = pytest.mark.e2e
 

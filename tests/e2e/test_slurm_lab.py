@@ -11,7 +11,7 @@ import pytest
 from labs import COMMAND, host_snapshot, hyperscaler, left_behind
 from node_baseline import check_baseline, check_secrets, check_ssh_audit, closed_from_outside, guest
 
-from emulator.paths import Home
+from emulator.core.paths import Home
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("no_lab_left")]
 

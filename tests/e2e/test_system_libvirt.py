@@ -11,8 +11,8 @@ import pytest
 from labs import host_snapshot, hyperscaler, left_behind
 from system_libvirt import system_libvirt
 
-from emulator.adapters.domain_xml import guests_run_as_another_user
-from emulator.paths import Home
+from emulator.adapters.libvirt.domain_xml import guests_run_as_another_user
+from emulator.core.paths import Home
 
 pytestmark = pytest.mark.e2e
 

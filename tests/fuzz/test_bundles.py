@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from outside_text import answered
 from random_examples import examples
 
-from emulator.kubernetes_build.bundle import show_bundle, unpack_bundle, verify_bundle
-from emulator.kubernetes_build.release import MANIFEST, ReleaseFile, ReleaseManifest
+from emulator.kubernetes.release.bundle import show_bundle, unpack_bundle, verify_bundle
+from emulator.kubernetes.release.release import MANIFEST, ReleaseFile, ReleaseManifest
 
 _BLOCK = 512
 FILES = {f"bin/{name}": name.encode() * 100 for name in ("kubeadm", "kubelet", "kubectl")}

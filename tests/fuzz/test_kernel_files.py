@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from outside_text import answered, changed, words
 from random_examples import examples
 
-from emulator.adapters.passthrough import VfioPassthrough
-from emulator.adapters.pci_sysfs import SysfsPci, normal_address
-from emulator.adapters.sriov import SRIOV_MANAGE, SriovManage
-from emulator.adapters.vgpu_mdev import MdevHost
-from emulator.adapters.vgpu_vfio import VendorVfioHost, parse_creatable
-from emulator.gpu_ports import VgpuFramework, VgpuRequest
+from emulator.adapters.nvidia.passthrough import VfioPassthrough
+from emulator.adapters.nvidia.pci_sysfs import SysfsPci, normal_address
+from emulator.adapters.nvidia.sriov import SRIOV_MANAGE, SriovManage
+from emulator.adapters.nvidia.vgpu_mdev import MdevHost
+from emulator.adapters.nvidia.vgpu_vfio import VendorVfioHost, parse_creatable
+from emulator.core.ports import Completed
+from emulator.gpu.ports import VgpuFramework, VgpuRequest
 from emulator.host.facts import parse_ipv6_routes, parse_meminfo, parse_routes
-from emulator.ports import Completed
 
 PF, VF, AUDIO, NVME = "0000:41:00.0", "0000:41:00.4", "0000:41:00.1", "0000:42:00.0"
 PCI = "/sys/bus/pci/devices"

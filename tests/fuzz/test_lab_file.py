@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from random_examples import examples
 
-from emulator.share import share_dir
-from emulator.spec.findings import Report
-from emulator.spec.load import load_spec, parse_spec
-from emulator.spec.model import ClusterSpec
-from emulator.spec.schema import properties
+from emulator.core.data_files import share_dir
+from emulator.labfile.findings import Report
+from emulator.labfile.load import load_spec, parse_spec
+from emulator.labfile.model import ClusterSpec
+from emulator.labfile.schema import properties
 
 BASES = tuple(
     (share_dir() / "config" / f"{name}.yaml").read_text(encoding="utf-8") for name in ("minimal", "demo", "production")

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from outside_text import answered, changed, words
 from random_examples import examples
 
-from emulator.adapters import network_xml as networks
-from emulator.adapters.acceleration import capabilities_offer_kvm
-from emulator.adapters.domain_xml import domain_xml, read_domain
-from emulator.adapters.network_xml import network_xml, read_network
-from emulator.ports import (
+from emulator.adapters.libvirt import network_xml as networks
+from emulator.adapters.libvirt.domain_xml import domain_xml, read_domain
+from emulator.adapters.libvirt.network_xml import network_xml, read_network
+from emulator.adapters.system.acceleration import capabilities_offer_kvm
+from emulator.core.ports import (
     DhcpHost,
     DnsName,
     DomainRequest,

@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 from outside_text import CPU_SECONDS, answered, as_bytes, changed, changed_json, json_values, words
 from random_examples import examples
 
-from emulator.adapters.qemu_img import QemuImg
-from emulator.adapters.ssh_shell import host_keys_from_console
-from emulator.app.boot import last_lines, marked_lines
-from emulator.app.departures import _ready_nodes
-from emulator.configure.events import RunRecord, parse_event
-from emulator.ports import Completed, GuestAddress
-from emulator.verify import kubernetes, slurm
-from emulator.verify.kubeconfig import student_kubeconfig
+from emulator.adapters.system.qemu_img import QemuImg
+from emulator.core.ports import Completed, GuestAddress
+from emulator.guests.configure.events import RunRecord, parse_event
+from emulator.guests.ssh import host_keys_from_console
+from emulator.guests.verify import kubernetes_verdicts, slurm_verdicts
+from emulator.guests.verify.kubeconfigs import student_kubeconfig
+from emulator.lab.drain import _ready_nodes
+from emulator.lab.wait_for_ssh import last_lines, marked_lines
 
 # ---------------------------------------------------------------- Slurm and MUNGE
 SINFO = "hpc-compute-1|idle|gpu:1g.10gb:2(S:0)|none\nhpc-compute-2|down*|(null)|Not responding\n"
@@ -37,21 +37,21 @@ NODES = ("hpc-compute-1", "hpc-compute-2")
 @examples(50)
 @given(changed([SINFO]) | words)
 def test_sinfo(text: str) -> None:
-    rows = answered(slurm.parse_sinfo, text)
+    rows = answered(slurm_verdicts.parse_sinfo, text)
     assert rows is not None
-    answered(slurm.judge_nodes, rows, NODES)
-    answered(slurm.judge_gpus, rows, {})
-    answered(slurm.summarise_nodes, rows)
+    answered(slurm_verdicts.judge_nodes, rows, NODES)
+    answered(slurm_verdicts.judge_gpus, rows, {})
+    answered(slurm_verdicts.summarise_nodes, rows)
 
 
 @examples(40)
 @given(changed([UNMUNGE]), changed([JOB]), changed([SACCT]))
 def test_munge_jobs_and_accounting(credential: str, printed: str, record: str) -> None:
-    answered(slurm.judge_unmunge, 0, credential, sender="x")
-    job = answered(slurm.parse_job, printed)
+    answered(slurm_verdicts.judge_unmunge, 0, credential, sender="x")
+    job = answered(slurm_verdicts.parse_job, printed)
     assert job is not None
-    answered(slurm.judge_job, job, NODES, complaint=record)
-    answered(slurm.judge_accounting, record, job, user="student", node_count=2)
+    answered(slurm_verdicts.judge_job, job, NODES, complaint=record)
+    answered(slurm_verdicts.judge_accounting, record, job, user="student", node_count=2)
 
 
 # ---------------------------------------------------------------- Kubernetes
@@ -93,13 +93,13 @@ listings = changed_json([CLUSTER]).map(json.dumps) | changed([json.dumps(CLUSTER
 @examples(60)
 @given(listings)
 def test_kubectl_s_listings(text: str) -> None:
-    cluster = answered(kubernetes.parse_cluster, text)
+    cluster = answered(kubernetes_verdicts.parse_cluster, text)
     assert cluster is not None
-    answered(kubernetes.judge_nodes, cluster.nodes, ["w"])
-    answered(kubernetes.judge_pods, cluster.pods, ["p"], cluster.workloads)
-    answered(kubernetes.judge_spread, cluster.pods, ["w"])
-    answered(kubernetes.parse_nodes, text)
-    answered(kubernetes.parse_pods, text)
+    answered(kubernetes_verdicts.judge_nodes, cluster.nodes, ["w"])
+    answered(kubernetes_verdicts.judge_pods, cluster.pods, ["p"], cluster.workloads)
+    answered(kubernetes_verdicts.judge_spread, cluster.pods, ["w"])
+    answered(kubernetes_verdicts.parse_nodes, text)
+    answered(kubernetes_verdicts.parse_pods, text)
 
 
 class Shell:

@@ -11,18 +11,18 @@ from hypothesis import strategies as st
 from outside_text import answered, as_bytes, changed, changed_json, json_values, words
 from random_examples import examples
 
-from emulator.access.model import AccessBook, parse_book, render_book
-from emulator.app.history import history
 from emulator.apply.audit import AuditLog
-from emulator.apply.handlers.gpu_carve import slices_of
+from emulator.apply.gpu_ownership import GpuLedger
+from emulator.apply.handlers.mig import slices_of
 from emulator.apply.journal import Journal, decode, encode
-from emulator.apply.ledger import GpuLedger
 from emulator.apply.lock import holder_of
 from emulator.apply.state import State, StateStore
-from emulator.cli.history_text import history_text
-from emulator.images.manifest import read_manifest
-from emulator.kubernetes_build.release import parse_manifest
-from emulator.paths import Home
+from emulator.cli.render.history import history_text
+from emulator.core.paths import Home
+from emulator.credentials.users import AccessBook, parse_book, render_book
+from emulator.images.store.manifest import read_manifest
+from emulator.kubernetes.release.release import parse_manifest
+from emulator.operations.history import history
 from emulator.plan.resources import DhcpReservation, Domain, HostdevRequest, Network, Volume, resource_from_json
 
 UUID = "6c1e2bd6-9c3e-4b9a-8a39-0b8f6f2f1c11"
@@ -256,7 +256,7 @@ KEY = "ssh-ed25519 " + "A" * 68
 
 
 def book() -> bytes:
-    from emulator.access.model import AccessRole
+    from emulator.credentials.users import AccessRole
 
     return render_book(AccessBook().granted("ann", AccessRole.STUDENT, public_key=KEY, expires=5))
 

@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 from real_lab import RealLab, host_traces
 
-from emulator.adapters.simulated.gpu_store import GpuStore
-from emulator.app.provision import Options, ProvisionResult, provision
-from emulator.apply.handler import StopFlag
-from emulator.apply.ledger import GpuLedger
-from emulator.errors import ConflictError
-from emulator.progress import SilentReporter
+from emulator.adapters.simulated.nvml.store import GpuStore
+from emulator.apply.gpu_ownership import GpuLedger
+from emulator.core.errors import ConflictError
+from emulator.core.progress import SilentReporter
+from emulator.core.stop import StopFlag
+from emulator.operations.provision import Options, ProvisionResult, provision
 
 pytestmark = pytest.mark.host
 

@@ -15,10 +15,10 @@ import pytest
 from real_lab import RealLab, host_traces
 from stop_points import PowerCut, in_sequence
 
-from emulator.adapters.embedded import EmbeddedHypervisor
-from emulator.adapters.libvirt_hypervisor import LibvirtHypervisor
-from emulator.adapters.process import HostProcess
-from emulator.errors import UsageError
+from emulator.adapters.embedded.hypervisor import EmbeddedHypervisor
+from emulator.adapters.libvirt.hypervisor import LibvirtHypervisor
+from emulator.adapters.system.process import HostProcess
+from emulator.core.errors import UsageError
 
 pytestmark = pytest.mark.host
 

@@ -12,14 +12,14 @@ import libvirt
 import pytest
 from tiny_guest import TinyGuests
 
-from emulator.adapters.embedded import EmbeddedHypervisor, find_embedded
-from emulator.adapters.embedded_processes import end_processes, find_processes
-from emulator.adapters.libvirt_hypervisor import LibvirtHypervisor
-from emulator.adapters.process import HostProcess
-from emulator.adapters.qemu_capabilities import QemuCapabilities
-from emulator.adapters.qemu_img import QemuImg
-from emulator.errors import ConflictError
-from emulator.ports import Completed, DaemonPresence, DomainState
+from emulator.adapters.embedded.hypervisor import EmbeddedHypervisor, find_embedded
+from emulator.adapters.embedded.processes import end_processes, find_processes
+from emulator.adapters.embedded.qemu_capabilities import QemuCapabilities
+from emulator.adapters.libvirt.hypervisor import LibvirtHypervisor
+from emulator.adapters.system.process import HostProcess
+from emulator.adapters.system.qemu_img import QemuImg
+from emulator.core.errors import ConflictError
+from emulator.core.ports import Completed, DaemonPresence, DomainState
 
 pytestmark = pytest.mark.host
 

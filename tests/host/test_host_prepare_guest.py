@@ -18,10 +18,11 @@ from typing import Any
 
 import pytest
 
-from emulator.adapters.process import HostProcess
-from emulator.host.preparation import GRUB_FILE, NOUVEAU_FILE, SYSCTL_FILE
-from emulator.images.store import GoldenImage, ImageStore
-from emulator.paths import Home
+from emulator.adapters.system.process import HostProcess
+from emulator.core.paths import Home
+from emulator.host.prepare.steps import GRUB_FILE, NOUVEAU_FILE, SYSCTL_FILE
+from emulator.images.store.golden_image import GoldenImage
+from emulator.images.store.store import ImageStore
 from emulator.wiring.host import wanted_packages
 
 pytestmark = pytest.mark.host

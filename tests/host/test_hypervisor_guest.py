@@ -12,18 +12,19 @@ from pathlib import Path
 import pytest
 from tiny_guest import TinyGuests
 
-from emulator.adapters.domain_xml import domain_xml
-from emulator.adapters.embedded import EmbeddedHypervisor
-from emulator.adapters.libvirt_errors import load_libvirt
-from emulator.adapters.libvirt_hypervisor import LibvirtHypervisor
-from emulator.adapters.network_xml import network_xml
-from emulator.adapters.process import HostProcess
-from emulator.adapters.qemu_img import QemuImg
-from emulator.adapters.ssh_shell import OpenSshShell, host_keys_from_console, ssh_config, write_known_hosts
-from emulator.images.store import ImageStore
-from emulator.paths import Home
-from emulator.ports import GuestAddress, Hostdev, HostdevKind
-from emulator.spec.model import ADMIN
+from emulator.adapters.embedded.hypervisor import EmbeddedHypervisor
+from emulator.adapters.libvirt.domain_xml import domain_xml
+from emulator.adapters.libvirt.errors import load_libvirt
+from emulator.adapters.libvirt.hypervisor import LibvirtHypervisor
+from emulator.adapters.libvirt.network_xml import network_xml
+from emulator.adapters.system.process import HostProcess
+from emulator.adapters.system.qemu_img import QemuImg
+from emulator.core.paths import Home
+from emulator.core.ports import GuestAddress, Hostdev, HostdevKind
+from emulator.credentials.ssh_config import ssh_config
+from emulator.guests.ssh import OpenSshShell, host_keys_from_console, write_known_hosts
+from emulator.images.store.store import ImageStore
+from emulator.labfile.model import ADMIN
 
 pytestmark = pytest.mark.host
 

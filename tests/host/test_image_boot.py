@@ -15,18 +15,19 @@ from pathlib import Path, PurePosixPath
 import pytest
 from image_guest import DISK_GIB, MACHINE_ID, ImageGuest
 
-from emulator.adapters.process import HostProcess
-from emulator.errors import HostNotFitError
-from emulator.ids import link_local_address
+from emulator.adapters.system.process import HostProcess
+from emulator.core.data_files import share_dir
+from emulator.core.errors import HostNotFitError
+from emulator.core.ids import link_local_address
+from emulator.guests.inventory.build import build_inventory
+from emulator.guests.inventory.model import ConnectionFacts
+from emulator.guests.inventory.render import InventoryFormat, render
 from emulator.images.recipe import load_recipe, tree_paths
-from emulator.images.sbom import packages_of
-from emulator.images.store import GoldenImage, ImageStore
-from emulator.inventory.build import build_inventory
-from emulator.inventory.model import ConnectionFacts
-from emulator.inventory.render import InventoryFormat, render
-from emulator.share import share_dir
-from emulator.spec.load import parse_spec
-from emulator.spec.model import ADMIN
+from emulator.images.store.golden_image import GoldenImage
+from emulator.images.store.store import ImageStore
+from emulator.images.supply_chain.sbom import packages_of
+from emulator.labfile.load import parse_spec
+from emulator.labfile.model import ADMIN
 from emulator.wiring import images_of_host
 
 pytestmark = pytest.mark.host

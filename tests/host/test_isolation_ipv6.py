@@ -11,7 +11,7 @@ from isolation_bench import OUTSIDE_V6, WAY_OUT_V6, Addresses, Bench, isolation_
 from router_advertisement import advertise
 from talking_guest import TalkingGuest
 
-from emulator import ids
+from emulator.core import ids
 
 pytestmark = pytest.mark.host
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from emulator.adapters.process import HostProcess
-from emulator.adapters.ssh_authority import OpenSshAuthority
+from emulator.adapters.system.process import HostProcess
+from emulator.credentials.ssh_authority import OpenSshAuthority
 
 pytestmark = pytest.mark.host
 

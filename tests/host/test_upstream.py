@@ -19,16 +19,16 @@ from pathlib import Path
 import pytest
 from layered_image import CAPABILITY, GROUP, OWNER, write_layered_image
 
-from emulator.adapters.process import HostProcess
-from emulator.errors import CommandError, ConfigError, HostNotFitError
-from emulator.images.input_tree import input_digest
-from emulator.images.overlay import write_overlay
-from emulator.images.sources import host_sources
-from emulator.kubernetes_build.bundle import create_bundle, unpack_bundle, verify_bundle
-from emulator.kubernetes_build.docker_archive import ContainerImage, write_archive
-from emulator.kubernetes_build.node_files import CONTAINERD_ROOT, MANIFESTS, NodeFiles
-from emulator.kubernetes_build.origin import Addon, Origin, download, is_reachable
-from emulator.kubernetes_build.upstream import SKOPEO_PACKAGES, UpstreamFetch
+from emulator.adapters.system.process import HostProcess
+from emulator.core.errors import CommandError, ConfigError, HostNotFitError
+from emulator.images.build.apt_sources import host_sources
+from emulator.images.build.input_tree import input_digest
+from emulator.images.build.overlay import write_overlay
+from emulator.kubernetes.release.bundle import create_bundle, unpack_bundle, verify_bundle
+from emulator.kubernetes.release.containers.docker_archive import ContainerImage, write_archive
+from emulator.kubernetes.release.node_files import CONTAINERD_ROOT, MANIFESTS, NodeFiles
+from emulator.kubernetes.release.upstream import SKOPEO_PACKAGES, UpstreamFetch
+from emulator.kubernetes.release.upstream_origin import Addon, Origin, download, is_reachable
 
 pytestmark = pytest.mark.host
 

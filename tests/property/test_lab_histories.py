@@ -30,12 +30,12 @@ from simulated_world import (
 )
 from stop_points import cut, documented, fail_at, in_sequence, stop_at
 
-from emulator.adapters.ownership_xml import parse
+from emulator.adapters.libvirt.ownership_xml import parse
 from emulator.adapters.simulated.gpus import board_at
-from emulator.app.files import LoadedLab
-from emulator.app.world import EMBEDDED
-from emulator.errors import DamagedDiskError, HyperscalerError
-from emulator.ports import DomainState
+from emulator.core.errors import DamagedDiskError, HyperscalerError
+from emulator.core.ports import DomainState
+from emulator.lab.environment import EMBEDDED
+from emulator.lab.lab_files import LoadedLab
 
 # Names that begin with each other: nothing may be known by the beginning of its name. The first two share a board.
 T = TypeVar("T")

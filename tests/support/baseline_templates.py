@@ -8,12 +8,12 @@ from typing import Any
 import jinja2
 import yaml
 
-from emulator.inventory.build import build_inventory
-from emulator.inventory.model import ConnectionFacts
-from emulator.inventory.render import InventoryFormat, render
-from emulator.share import share_dir
-from emulator.spec.load import parse_spec
-from emulator.spec.model import ADMIN
+from emulator.core.data_files import share_dir
+from emulator.guests.inventory.build import build_inventory
+from emulator.guests.inventory.model import ConnectionFacts
+from emulator.guests.inventory.render import InventoryFormat, render
+from emulator.labfile.load import parse_spec
+from emulator.labfile.model import ADMIN
 
 PLAYBOOKS = share_dir() / "playbooks"
 LAB = """

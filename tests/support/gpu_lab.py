@@ -9,27 +9,23 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from emulator.adapters.simulated.gpu_store import SimState
 from emulator.adapters.simulated.gpus import SimulatedBoard, SimulatedGpus, board_at
+from emulator.adapters.simulated.nvml.store import SimState
 from emulator.apply.executor import Executor
-from emulator.apply.handlers.gpu_attach import VgpuHandler, WholeGpuHandler
-from emulator.apply.handlers.gpu_carve import (
-    GpuHost,
-    GpuInstanceHandler,
-    MigModeHandler,
-    VirtualFunctionsHandler,
-)
+from emulator.apply.gpu_ownership import GpuLedger
+from emulator.apply.handlers.gpu_host import GpuHost
+from emulator.apply.handlers.mig import GpuInstanceHandler, MigModeHandler, VirtualFunctionsHandler
+from emulator.apply.handlers.vgpu import VgpuHandler, WholeGpuHandler
 from emulator.apply.journal import Journal
-from emulator.apply.ledger import GpuLedger
 from emulator.apply.state import State, StateStore
-from emulator.gpu.demand import Assignment
+from emulator.core.progress import SilentReporter
 from emulator.gpu.model import Placement
-from emulator.gpu_ports import VgpuFramework
+from emulator.gpu.placement.demand import Assignment
+from emulator.gpu.ports import VgpuFramework
 from emulator.plan.diff import diff
 from emulator.plan.gpu_build import build_gpus
 from emulator.plan.model import Plan
 from emulator.plan.resources import Resource
-from emulator.progress import SilentReporter
 from emulator.wiring.gpus import assemble_gpus
 
 FIRST, SECOND = "0000:41:00.0", "0000:42:00.0"

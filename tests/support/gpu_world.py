@@ -11,10 +11,10 @@ from gpu_lab import GpuLab, gpu_machine
 
 from emulator.adapters.simulated.hypervisor import SimulatedHypervisor
 from emulator.adapters.simulated.packet_filter import SimulatedPacketFilter
-from emulator.adapters.systemd_units import SystemdUnits
-from emulator.app.world import SystemHypervisor, World
-from emulator.apply.ledger import GpuLedger
-from emulator.paths import Home
+from emulator.adapters.system.systemd_units import SystemdUnits
+from emulator.apply.gpu_ownership import GpuLedger
+from emulator.core.paths import Home
+from emulator.lab.environment import SystemHypervisor, World
 
 URI = "test:///simulated"
 

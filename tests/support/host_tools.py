@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from emulator.errors import CommandError
-from emulator.ports import Completed
+from emulator.core.errors import CommandError
+from emulator.core.ports import Completed
 
 
 class HostTools:

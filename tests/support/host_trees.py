@@ -15,9 +15,9 @@ from typing import Any
 
 import yaml
 
-from emulator.adapters.host_files import HostFiles
-from emulator.adapters.host_probe import RecordedProbe
-from emulator.adapters.host_readings import HostReader
+from emulator.adapters.system.host_files import HostFiles
+from emulator.adapters.system.host_probe import RecordedProbe
+from emulator.adapters.system.host_readings import HostReader
 from emulator.host.readings import HostReadings
 from emulator.wiring.host import wanted_packages
 

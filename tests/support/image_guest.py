@@ -9,9 +9,9 @@ import subprocess
 import time
 from pathlib import Path
 
-from emulator.adapters.ssh_shell import host_keys_from_console
-from emulator.images.store import GoldenImage
-from emulator.spec.model import ADMIN
+from emulator.guests.ssh import host_keys_from_console
+from emulator.images.store.golden_image import GoldenImage
+from emulator.labfile.model import ADMIN
 
 BOOT_SECONDS = 300.0
 MACHINE_ID = "5f0c1d3e9a7b4c62b8d4e6f70a1b2c3d"

@@ -16,12 +16,12 @@ from listener import LISTENER
 from real_lab import RealLab, host_traces
 from talking_guest import TalkingGuest, boot_of
 
-from emulator.adapters.process import HostProcess
-from emulator.errors import UsageError
-from emulator.images.store import ImageStore
-from emulator.inventory.build import build_inventory
-from emulator.inventory.model import ConnectionFacts
-from emulator.paths import Home
+from emulator.adapters.system.process import HostProcess
+from emulator.core.errors import UsageError
+from emulator.core.paths import Home
+from emulator.guests.inventory.build import build_inventory
+from emulator.guests.inventory.model import ConnectionFacts
+from emulator.images.store.store import ImageStore
 from emulator.plan.model import Action
 
 RUNNER = HostProcess()

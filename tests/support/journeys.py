@@ -26,13 +26,13 @@ from simulated_world import (
 )
 from stop_points import Stops, Sweep, find_stops, in_sequence
 
-from emulator.app.files import LoadedLab
-from emulator.app.gpu_release import release
-from emulator.app.operate import configure
-from emulator.apply.handler import StopFlag
-from emulator.gpu_ports import VgpuFramework
-from emulator.ports import DomainState
-from emulator.progress import SilentReporter
+from emulator.core.ports import DomainState
+from emulator.core.progress import SilentReporter
+from emulator.core.stop import StopFlag
+from emulator.gpu.ports import VgpuFramework
+from emulator.lab.lab_files import LoadedLab
+from emulator.operations.gpu.release import release
+from emulator.operations.operate import configure
 
 Act = Callable[[SimulatedHost, LoadedLab], object]
 

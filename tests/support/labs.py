@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from emulator.paths import Home
+from emulator.core.paths import Home
 
 COMMAND = Path(sys.executable).with_name("hyperscaler")
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import testinfra
 
-from emulator.paths import Home, LabPaths
-from emulator.spec.model import ADMIN
+from emulator.core.paths import Home, LabPaths
+from emulator.labfile.model import ADMIN
 
 SSH_AUDIT = Path(sys.executable).with_name("ssh-audit")
 NOT_POST_QUANTUM = {"curve25519-sha256", "curve25519-sha256@libssh.org"}

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from hypothesis import strategies as st
 
-from emulator.errors import HyperscalerError
+from emulator.core.errors import HyperscalerError
 
 T = TypeVar("T")
 

@@ -17,39 +17,32 @@ from typing import Any, cast
 from simulated_world import HookedPort, Image
 from tiny_guest import halting_kernel
 
-from emulator.adapters.embedded import EmbeddedHypervisor
-from emulator.adapters.libvirt_hypervisor import LibvirtHypervisor
-from emulator.adapters.nft import NftPacketFilter
-from emulator.adapters.process import HostProcess
-from emulator.adapters.qemu_capabilities import QemuCapabilities
-from emulator.adapters.qemu_img import QemuImg
+from emulator.adapters.embedded.hypervisor import EmbeddedHypervisor
+from emulator.adapters.embedded.qemu_capabilities import QemuCapabilities
+from emulator.adapters.libvirt.hypervisor import LibvirtHypervisor
 from emulator.adapters.simulated.calls import CallHook
-from emulator.adapters.systemd_units import SystemdUnits
-from emulator.app.destroy import destroy
-from emulator.app.files import LoadedLab, load_lab_file
-from emulator.app.lab import namespace_name, open_lab
-from emulator.app.planning import backends_of, plan_lab
-from emulator.app.provision import Options, ProvisionResult, provision
-from emulator.app.world import (
-    EMBEDDED,
-    AccelerationChoice,
-    Access,
-    CheckOutcome,
-    ConfigureOutcome,
-    SystemHypervisor,
-    World,
-)
-from emulator.apply.handler import StopFlag
-from emulator.apply.handlers.gpu_carve import GpuHost
+from emulator.adapters.system.nft import NftPacketFilter
+from emulator.adapters.system.process import HostProcess
+from emulator.adapters.system.qemu_img import QemuImg
+from emulator.adapters.system.systemd_units import SystemdUnits
+from emulator.apply.gpu_ownership import GpuLedger
+from emulator.apply.handlers.gpu_host import GpuHost
 from emulator.apply.journal import Journal
-from emulator.apply.ledger import GpuLedger
 from emulator.apply.state import State, StateStore
+from emulator.core.paths import Home, LabPaths
+from emulator.core.ports import DomainState, GuestAddress
+from emulator.core.progress import Reporter, SilentReporter
+from emulator.core.stop import StopFlag
+from emulator.guests.ports import Access, CheckOutcome, ConfigureOutcome
 from emulator.host.facts import HostFacts
-from emulator.paths import Home, LabPaths
+from emulator.lab.environment import EMBEDDED, AccelerationChoice, SystemHypervisor, World
+from emulator.lab.lab import namespace_name, open_lab
+from emulator.lab.lab_files import LoadedLab, load_lab_file
+from emulator.lab.planning.plan import backends_of, plan_lab
+from emulator.labfile.model import ClusterKind, ClusterSpec, GpuDeviceSpec
+from emulator.operations.destroy import destroy
+from emulator.operations.provision import Options, ProvisionResult, provision
 from emulator.plan.model import Plan
-from emulator.ports import DomainState, GuestAddress
-from emulator.progress import Reporter, SilentReporter
-from emulator.spec.model import ClusterKind, ClusterSpec, GpuDeviceSpec
 from emulator.wiring.gpus import simulated_gpus
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"

@@ -19,24 +19,25 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from simulated_world import KeygenRunner, SimulatedGuests, SimulatedHost, Snapshot, journal_hooked
 
-from emulator.app.world import Access, CertificateOrder, CheckOutcome, ConfigureOutcome
-from emulator.apply.handler import StopFlag
-from emulator.apply.handlers.files import public_key
+from emulator.apply.handlers.secrets import public_key
 from emulator.apply.journal import decode
-from emulator.errors import ConfigureError
-from emulator.ports import Completed
-from emulator.progress import Reporter
-from emulator.rotation.model import RotatedSecret
-from emulator.spec.model import ClusterKind, ClusterSpec
-from emulator.wiring.tls import OTHER_CA, LabTls
-from emulator.wiring.trust import LabTrust
+from emulator.core.errors import ConfigureError
+from emulator.core.ports import Completed
+from emulator.core.progress import Reporter
+from emulator.core.stop import StopFlag
+from emulator.credentials.rotation_phases import RotatedSecret
+from emulator.credentials.ssh_certificates import LabTrust
+from emulator.credentials.ssh_trust import CertificateOrder
+from emulator.credentials.tls_certificates import OTHER_CA, LabTls
+from emulator.guests.ports import Access, CheckOutcome, ConfigureOutcome
+from emulator.labfile.model import ClusterKind, ClusterSpec
 
 WRITERS = (
-    "emulator.apply.rotation",
-    "emulator.apply.handlers.files",
-    "emulator.app.rotation",
-    "emulator.wiring.tls",
-    "emulator.wiring.trust",
+    "emulator.credentials.rotation_files",
+    "emulator.apply.handlers.secrets",
+    "emulator.operations.credentials.rotator",
+    "emulator.credentials.tls_certificates",
+    "emulator.credentials.ssh_certificates",
 )
 """Modules whose files are places to be stopped at: before and after each is written."""
 
@@ -185,7 +186,7 @@ class KeyedHost(SimulatedHost):
 @contextmanager
 def writes_hooked(host: SimulatedHost) -> Iterator[None]:
     """Let every private file that is written go through the host's hook, and every journal line."""
-    from emulator.apply.handlers.files import write_private
+    from emulator.core.fs import write_private
 
     def hooked(path: Path, content: bytes) -> None:
         with host.hook.around(f"write {path.name}"):

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from ipaddress import IPv6Address
 
-from emulator.ids import link_local_address
+from emulator.core.ids import link_local_address
 
 ALL_NODES = IPv6Address("ff02::1")
 _SEND = """

@@ -9,8 +9,8 @@ from journeys import slices
 from simulated_world import FIRST, SYSTEM_URI, SimulatedHost
 
 from emulator.adapters.simulated.gpus import board_at
-from emulator.app.files import LoadedLab
-from emulator.paths import Home
+from emulator.core.paths import Home
+from emulator.lab.lab_files import LoadedLab
 
 
 def other_home(host: SimulatedHost) -> Home:

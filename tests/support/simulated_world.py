@@ -21,46 +21,39 @@ from pathlib import Path
 from typing import Any, cast
 from uuid import UUID, uuid5
 
-from emulator.access.model import LabUser
 from emulator.adapters.simulated.calls import CallHook
 from emulator.adapters.simulated.disks import SimulatedDisks, data_of
 from emulator.adapters.simulated.gpus import SimulatedBoard, SimulatedGpus
 from emulator.adapters.simulated.guests import SimulatedShell
 from emulator.adapters.simulated.hypervisor import SimulatedHypervisor
 from emulator.adapters.simulated.packet_filter import SimulatedPacketFilter
-from emulator.adapters.ssh_shell import host_keys_from_console
-from emulator.adapters.systemd_units import SystemdUnits
-from emulator.app.destroy import destroy
-from emulator.app.files import LoadedLab, load_lab_file
-from emulator.app.lab import namespace_name, open_lab
-from emulator.app.planning import backends_of, plan_lab
-from emulator.app.provision import Options, ProvisionResult, provision
-from emulator.app.world import (
-    EMBEDDED,
-    AccelerationChoice,
-    Access,
-    CertificateOrder,
-    CheckOutcome,
-    ConfigureOutcome,
-    SystemHypervisor,
-    World,
-)
-from emulator.apply.handler import StopFlag
-from emulator.apply.handlers.files import write_private
-from emulator.apply.handlers.gpu_carve import GpuHost
+from emulator.adapters.system.systemd_units import SystemdUnits
+from emulator.apply.gpu_ownership import Claim, GpuLedger
+from emulator.apply.handlers.gpu_host import GpuHost
 from emulator.apply.journal import Journal
-from emulator.apply.ledger import Claim, GpuLedger
 from emulator.apply.state import State, StateStore
-from emulator.errors import HypervisorError
-from emulator.gpu_ports import VgpuFramework
+from emulator.core.errors import HypervisorError
+from emulator.core.fs import write_private
+from emulator.core.ids import NAMESPACE
+from emulator.core.paths import Home, LabPaths
+from emulator.core.ports import Completed, DaemonPresence, DomainState, GuestAddress
+from emulator.core.progress import Reporter, SilentReporter
+from emulator.core.stop import StopFlag
+from emulator.credentials.rotation_phases import RotatedSecret
+from emulator.credentials.ssh_trust import CertificateOrder
+from emulator.credentials.users import LabUser
+from emulator.gpu.ports import VgpuFramework
+from emulator.guests.ports import Access, CheckOutcome, ConfigureOutcome
+from emulator.guests.ssh import host_keys_from_console
 from emulator.host.facts import HostFacts, HostNetwork
-from emulator.ids import NAMESPACE
-from emulator.paths import Home, LabPaths
+from emulator.lab.environment import EMBEDDED, AccelerationChoice, SystemHypervisor, World
+from emulator.lab.lab import namespace_name, open_lab
+from emulator.lab.lab_files import LoadedLab, load_lab_file
+from emulator.lab.planning.plan import backends_of, plan_lab
+from emulator.labfile.model import ClusterKind, ClusterSpec, GpuBackend, GpuDeviceSpec
+from emulator.operations.destroy import destroy
+from emulator.operations.provision import Options, ProvisionResult, provision
 from emulator.plan.model import Plan
-from emulator.ports import Completed, DaemonPresence, DomainState, GuestAddress
-from emulator.progress import Reporter, SilentReporter
-from emulator.rotation.model import RotatedSecret
-from emulator.spec.model import ClusterKind, ClusterSpec, GpuBackend, GpuDeviceSpec
 from emulator.wiring.gpus import assemble_gpus
 
 SYSTEM_URI = "qemu:///system"

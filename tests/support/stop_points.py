@@ -12,8 +12,7 @@ from unittest.mock import patch
 
 from simulated_world import LAB, SimulatedHost, Snapshot, comparable, differences, journal_hooked
 
-from emulator.app.files import LoadedLab
-from emulator.errors import (
+from emulator.core.errors import (
     CommandError,
     CommandTimeoutError,
     ConfigureError,
@@ -27,7 +26,7 @@ from emulator.errors import (
     VerifyError,
     WaitTimeoutError,
 )
-from emulator.gpu_errors import (
+from emulator.gpu.errors import (
     GpuArgumentError,
     GpuBusyError,
     GpuDriverError,
@@ -39,6 +38,7 @@ from emulator.gpu_errors import (
     GpuResetRequiredError,
     GpuTimeoutError,
 )
+from emulator.lab.lab_files import LoadedLab
 
 Command = Callable[[], object]
 Fault = Callable[[str], Exception | None]
@@ -70,7 +70,7 @@ def in_sequence() -> Iterator[None]:
             stack.enter_context(patch(f"emulator.{module}.ThreadPoolExecutor", InlinePool))
         stack.enter_context(patch("emulator.apply.executor.wait", lambda futures, **_options: (list(futures), set())))
         # A board has this many virtual functions where no public source counts them; fewer are looked at faster.
-        stack.enter_context(patch("emulator.adapters.simulated.nvml_engine_vgpu.DEFAULT_VFS", 4))
+        stack.enter_context(patch("emulator.adapters.simulated.nvml.engine_vgpu.DEFAULT_VFS", 4))
         stack.enter_context(patch("os.fsync", lambda _descriptor: None))
         yield
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from real_lab import Boot
 
-from emulator.images.initrd import Entry, newc
-from emulator.images.store import GoldenImage
+from emulator.images.build.initrd import Entry, newc
+from emulator.images.store.golden_image import GoldenImage
 
 SHELL_PORT = 2323
 # With several callers at once, busybox's nc now and then closes a connection that it took before the shell has said

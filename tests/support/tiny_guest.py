@@ -9,8 +9,8 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from uuid import UUID, uuid5
 
-from emulator.ids import NAMESPACE
-from emulator.ports import DhcpHost, DomainRequest, NetworkRequest, Ownership
+from emulator.core.ids import NAMESPACE
+from emulator.core.ports import DhcpHost, DomainRequest, NetworkRequest, Ownership
 
 LAB = "contract"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from emulator.progress import SilentReporter
+from emulator.core.progress import SilentReporter
 
 
 @dataclass

@@ -7,7 +7,7 @@ import uuid
 from pathlib import Path
 
 from emulator.adapters.simulated.calls import CallHook
-from emulator.errors import ConflictError, DamagedDiskError, HyperscalerError
+from emulator.core.errors import ConflictError, DamagedDiskError, HyperscalerError
 
 _FORMAT = "hyperscaler-simulated-overlay"
 _MAGIC = f'{{"format": "{_FORMAT}"'

@@ -15,16 +15,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from emulator.adapters.pci_sysfs import normal_address, slot
-from emulator.adapters.simulated import gpu_sysfs_tree, nvml_engine, nvml_engine_vgpu, nvml_library
-from emulator.adapters.simulated.gpu_store import GpuStore, SimBoard, SimFunction, SimState
-from emulator.adapters.simulated.gpu_sysfs import SimulatedFiles
-from emulator.errors import CommandError, ConfigError
+from emulator.adapters.nvidia.pci_sysfs import normal_address, slot
+from emulator.adapters.simulated.nvml import engine, engine_vgpu, library
+from emulator.adapters.simulated.nvml.store import GpuStore, SimBoard, SimFunction, SimState
+from emulator.adapters.simulated.sysfs import tree
+from emulator.adapters.simulated.sysfs.acting_files import SimulatedFiles
+from emulator.core.errors import CommandError, ConfigError
+from emulator.core.ids import NAMESPACE
+from emulator.core.ports import Completed
 from emulator.gpu.catalog import close_names, find_board
 from emulator.gpu.model import BoardModel
-from emulator.gpu_ports import VgpuFramework
-from emulator.ids import NAMESPACE
-from emulator.ports import Completed
+from emulator.gpu.ports import VgpuFramework
 
 # Boards with an output have an audio function beside them; data-centre boards have none.
 _WITH_AUDIO = ("geforce-", "quadro-", "rtx-")
@@ -75,29 +76,29 @@ class SimulatedGpus:
         self._root = os.geteuid() == 0 if root is None else root
         self._boot_id = boot_id
         self._declare(None if boards is None else _resolved(boards), framework)
-        self.library = nvml_library.SimulatedNvmlLibrary(self.store, root=self._root)
-        self.files = SimulatedFiles(gpu_sysfs_tree.Tree(self.store, self.library.is_open))
+        self.library = library.SimulatedNvmlLibrary(self.store, root=self._root)
+        self.files = SimulatedFiles(tree.Tree(self.store, self.library.is_open))
         self.runner = SimulatedSriovManage(self.store, self.library.is_open)
 
     def install(self) -> Callable[[], None]:
         """Put the library under pynvml; the function returned takes it out again."""
-        return nvml_library.install(self.library)
+        return library.install(self.library)
 
     # ------------------------------------------------------------ what happens to hardware
     def reboot(self) -> None:
         """Lose what a reboot of the host loses."""
         with self.store.change() as state:
-            nvml_engine.reboot(state, self._boot_id())
+            engine.reboot(state, self._boot_id())
 
     def reload_driver(self) -> None:
         """Unload and load the driver."""
         with self.store.change() as state:
-            nvml_engine.reload_driver(state)
+            engine.reload_driver(state)
 
     def reset_board(self, pci_address: str) -> None:
         """`nvidia-smi --gpu-reset`."""
         with self.store.change() as state:
-            nvml_engine.reset(board_at(state, pci_address))
+            engine.reset(board_at(state, pci_address))
 
     # ------------------------------------------------------------ set-up
     def _declare(self, boards: list[tuple[SimulatedBoard, BoardModel]] | None, framework: VgpuFramework | None) -> None:
@@ -110,7 +111,7 @@ class SimulatedGpus:
             if boards is not None:
                 _set_boards(state, boards)
             if state.boot_id and state.boot_id != boot:
-                nvml_engine.reboot(state, boot)
+                engine.reboot(state, boot)
             state.boot_id = boot
 
 
@@ -204,7 +205,7 @@ class SimulatedSriovManage:
         if len(words) != 3 or not words[0].endswith("/sriov-manage") or words[1] not in ("-e", "-d"):
             raise CommandError("a simulated host runs nothing but sriov-manage", where=shlex.join(words))
         with self._store.change() as state:
-            result = nvml_engine_vgpu.sriov_manage(state, words[2], enable=words[1] == "-e", opened=self._opened())
+            result = engine_vgpu.sriov_manage(state, words[2], enable=words[1] == "-e", opened=self._opened())
         if on_line is not None and result.text:
             on_line(result.text)
         if check and result.status:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from emulator.adapters.process import command_error
 from emulator.adapters.simulated.calls import CallHook
 from emulator.adapters.simulated.hypervisor import SimulatedHypervisor
-from emulator.ports import Completed, GuestAddress
+from emulator.adapters.system.process import command_error
+from emulator.core.ports import Completed, GuestAddress
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,13 +18,13 @@ from ipaddress import IPv4Network
 from pathlib import Path
 from uuid import UUID
 
-from emulator.adapters.domain_xml import domain_xml, read_domain
-from emulator.adapters.network_xml import network_xml, read_network
-from emulator.adapters.ownership_xml import parse
+from emulator.adapters.libvirt.domain_xml import domain_xml, read_domain
+from emulator.adapters.libvirt.network_xml import network_xml, read_network
+from emulator.adapters.libvirt.ownership_xml import parse
 from emulator.adapters.simulated.calls import CallHook
 from emulator.adapters.simulated.disks import backing_of
-from emulator.errors import ConflictError, HypervisorError
-from emulator.ports import DomainInfo, DomainRequest, DomainState, NetworkInfo, NetworkRequest
+from emulator.core.errors import ConflictError, HypervisorError
+from emulator.core.ports import DomainInfo, DomainRequest, DomainState, NetworkInfo, NetworkRequest
 
 _VERSION = 1
 _FILE_LOCK = threading.RLock()  # several connections of one process may share a file

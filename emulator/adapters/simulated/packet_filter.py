@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from emulator.adapters.simulated.calls import CallHook
-from emulator.errors import CommandError
-from emulator.filter_ports import FilterChain, FilterHook, FilterTable, FilterTableInfo
-from emulator.ports import Ownership
+from emulator.core.errors import CommandError
+from emulator.core.filter_ports import FilterChain, FilterHook, FilterTable, FilterTableInfo
+from emulator.core.ports import Ownership
 
 _VERSION = 1
 _TOKEN = re.compile(r'\s*("[^"]*"|!=|[{},]|\.(?=\s)|[^\s{},"]+)')

@@ -1,1 +1,1 @@
-"""One handler per kind of resource: look at it, make it so, take it away."""
+"""How is each kind of resource observed, made and removed? One handler per kind."""

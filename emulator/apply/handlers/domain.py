@@ -6,16 +6,14 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from uuid import UUID
 
-from emulator import ids
 from emulator.apply.domain_drift import SSH_CREDENTIAL, Expected, drift_of, handle_of, held_to, settings_drift
 from emulator.apply.handler import ApplyContext, Handle
-from emulator.apply.handlers.files import private_directory
-from emulator.apply.identity import LabIdentity
-from emulator.apply.lost_marks import is_to_go, lost_mark, to_take_from
-from emulator.errors import ConflictError, StateError
-from emulator.plan.model import Observation, Presence, Recorded
-from emulator.plan.resources import Domain, Resource
-from emulator.ports import (
+from emulator.apply.missing_metadata import is_to_go, lost_mark, to_take_from
+from emulator.apply.ownership import LabIdentity
+from emulator.core import ids
+from emulator.core.errors import ConflictError, StateError
+from emulator.core.fs import private_directory
+from emulator.core.ports import (
     DomainInfo,
     DomainRequest,
     DomainState,
@@ -25,6 +23,8 @@ from emulator.ports import (
     HypervisorView,
     Ownership,
 )
+from emulator.plan.model import Observation, Presence, Recorded
+from emulator.plan.resources import Domain, Resource
 
 _OFF = (DomainState.SHUTOFF, DomainState.CRASHED)
 

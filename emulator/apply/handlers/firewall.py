@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from emulator import ids
+from emulator.apply.firewall_rules import filter_table
 from emulator.apply.handler import ApplyContext, Handle
-from emulator.apply.identity import LabIdentity
-from emulator.apply.packet_rules import filter_table
-from emulator.errors import ConflictError
-from emulator.filter_ports import PacketFilter
+from emulator.apply.ownership import LabIdentity
+from emulator.core import ids
+from emulator.core.errors import ConflictError
+from emulator.core.filter_ports import PacketFilter
+from emulator.core.ports import HypervisorSession
 from emulator.plan.model import Action, Observation, Presence, Recorded
 from emulator.plan.resources import Firewall, Resource
-from emulator.ports import HypervisorSession
 
 
 class FirewallHandler:

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from emulator.apply.handler import ApplyContext, Handle
-from emulator.apply.own_paths import require_below
-from emulator.errors import ConflictError
+from emulator.apply.path_guard import require_below
+from emulator.core.errors import ConflictError
+from emulator.core.ports import DaemonPresence, HypervisorDaemon, HypervisorSession
 from emulator.plan.model import Observation, Presence, Recorded
 from emulator.plan.resources import Hypervisor, Resource
-from emulator.ports import DaemonPresence, HypervisorDaemon, HypervisorSession
 
 
 class HypervisorHandler:

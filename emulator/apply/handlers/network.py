@@ -8,16 +8,14 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from uuid import UUID
 
-from emulator import ids
 from emulator.apply.handler import ApplyContext, Handle
-from emulator.apply.handlers.files import private_directory
-from emulator.apply.identity import LabIdentity
 from emulator.apply.lock import exclusive_lock
-from emulator.apply.lost_marks import is_to_go, lost_mark, to_take_from
-from emulator.errors import ConflictError
-from emulator.plan.model import Observation, Presence, Recorded
-from emulator.plan.resources import DhcpReservation, Network, Resource
-from emulator.ports import (
+from emulator.apply.missing_metadata import is_to_go, lost_mark, to_take_from
+from emulator.apply.ownership import LabIdentity
+from emulator.core import ids
+from emulator.core.errors import ConflictError
+from emulator.core.fs import private_directory
+from emulator.core.ports import (
     DhcpHost,
     DnsName,
     Hypervisor,
@@ -27,6 +25,8 @@ from emulator.ports import (
     NetworkRequest,
     Ownership,
 )
+from emulator.plan.model import Observation, Presence, Recorded
+from emulator.plan.resources import DhcpReservation, Network, Resource
 
 
 class NetworkHandler:

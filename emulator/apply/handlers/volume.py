@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from emulator import ids
 from emulator.apply.handler import ApplyContext, Handle
-from emulator.apply.handlers.files import private_directory
 from emulator.apply.handlers.image import Images
-from emulator.apply.own_paths import require_below
-from emulator.errors import ConflictError, DamagedDiskError, HyperscalerError
+from emulator.apply.path_guard import require_below
+from emulator.core import ids
+from emulator.core.errors import ConflictError, DamagedDiskError, HyperscalerError
+from emulator.core.fs import private_directory
+from emulator.core.ports import DiskTool, HypervisorSession
 from emulator.plan.model import Observation, Presence, Recorded
 from emulator.plan.resources import Resource, Volume
-from emulator.ports import DiskTool, HypervisorSession
 
 
 class VolumeHandler:

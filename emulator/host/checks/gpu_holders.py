@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from emulator.gpu_ports import DeviceHolder
+from emulator.gpu.ports import DeviceHolder
 from emulator.host.checks.result import CheckResult, Level, Wanted, ok
 from emulator.host.readings import HostReadings
 

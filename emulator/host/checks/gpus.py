@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from emulator.gpu_ports import VgpuFramework
+from emulator.gpu.ports import VgpuFramework
 from emulator.host.checks.gpu_holders import NO_BOARD, check_holders
 from emulator.host.checks.result import CheckResult, Level, Wanted, ok
 from emulator.host.readings import Board, DriverKind, HostReadings

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from emulator.host.checks.result import CheckResult, Level, Wanted, ok
 from emulator.host.readings import CpuVendor, HostReadings
-from emulator.spec.findings import counted
+from emulator.labfile.findings import counted
 
 _WHY = "a guest gets a real GPU, whole or as a slice, only through an IOMMU; simulated GPUs need none"
 NAMES = {CpuVendor.INTEL: "VT-d", CpuVendor.AMD: "AMD-Vi"}

@@ -8,7 +8,7 @@ from ipaddress import IPv4Network
 from emulator.host.checks.resources import of_finding
 from emulator.host.checks.result import CheckResult, Level, Wanted, ok
 from emulator.host.readings import HostReadings
-from emulator.spec.findings import Severity
+from emulator.labfile.findings import Severity
 
 _OTHERS = {
     "vboxdrv": "VirtualBox",

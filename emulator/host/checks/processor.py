@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from emulator.host.checks.result import CheckResult, Level, Wanted, ok
 from emulator.host.readings import CpuVendor, DeviceAnswer, HostReadings
-from emulator.spec.model import Acceleration
+from emulator.labfile.model import Acceleration
 
 _SLOW = "without KVM guests are emulated (TCG): labs work, and everything in them takes several times longer"
 _MODULES = {CpuVendor.INTEL: "kvm_intel", CpuVendor.AMD: "kvm_amd"}

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from emulator.host.checks.result import CheckResult, Level, Wanted, ok
 from emulator.host.facts import HostFacts
 from emulator.host.readings import HostReadings
-from emulator.spec.findings import Finding, Severity
+from emulator.labfile.findings import Finding, Severity
 
 # What the demo lab wants: README.md.
 DEMO_CORES = 2

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from emulator.spec.findings import Finding
-from emulator.spec.model import Acceleration, ClusterSpec, GpuBackend, GpuStrategy
+from emulator.labfile.findings import Finding
+from emulator.labfile.model import Acceleration, ClusterSpec, GpuBackend, GpuStrategy
 
 
 class Level(StrEnum):

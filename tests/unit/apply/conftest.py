@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from gpu_lab import GpuLab, gpu_machine
 
-from emulator.gpu_ports import VgpuFramework
+from emulator.gpu.ports import VgpuFramework
 
 
 @pytest.fixture

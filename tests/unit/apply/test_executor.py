@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from emulator.apply.executor import Applied, Executor, InterruptedRunError
-from emulator.apply.handler import StopFlag
+from emulator.apply.executor import Applied, Executor
 from emulator.apply.journal import Journal
 from emulator.apply.state import StateStore
-from emulator.errors import HypervisorError, StateError
+from emulator.core.errors import HypervisorError, InterruptedRunError, StateError
+from emulator.core.progress import Event, SilentReporter, Status
+from emulator.core.stop import StopFlag
 from emulator.plan.model import Action, Change, Plan
 from emulator.plan.resources import Domain, Network, Resource, Volume
-from emulator.progress import Event, SilentReporter, Status
 
 
 def volume(name: str, *needs: str) -> Volume:

@@ -11,14 +11,14 @@ import pytest
 from gpu_lab import FIRST, SECOND, GpuLab, gpu_machine, sliced
 
 from emulator.apply.executor import Executor, steps_of
-from emulator.apply.handler import StopFlag
-from emulator.errors import CommandError, GpuError, HyperscalerError, StateError
-from emulator.gpu.demand import Assignment
+from emulator.core.errors import CommandError, GpuError, HyperscalerError, StateError
+from emulator.core.progress import SilentReporter
+from emulator.core.stop import StopFlag
 from emulator.gpu.model import Placement
-from emulator.gpu_ports import VgpuFramework
+from emulator.gpu.placement.demand import Assignment
+from emulator.gpu.ports import VgpuFramework
 from emulator.plan.gpu_resources import GpuInstance
 from emulator.plan.model import Action, Change, Plan
-from emulator.progress import SilentReporter
 
 CREATE = "nvmlDeviceCreateGpuInstanceWithPlacement"
 NODES = {
@@ -226,7 +226,7 @@ def test_steps_in_a_circle_are_an_error_and_no_hang(lab: GpuLab, tmp_path: Path)
 # ---------------------------------------------------------------- time
 def test_56_slices_are_carved_in_about_a_second(tmp_path: Path, record_property: pytest.RecordProperty) -> None:
     from emulator.adapters.simulated.gpus import SimulatedBoard, SimulatedGpus
-    from emulator.apply.ledger import GpuLedger
+    from emulator.apply.gpu_ownership import GpuLedger
     from emulator.plan.gpu_build import build_gpus
     from emulator.wiring.gpus import assemble_gpus
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from emulator.apply.journal import Journal, decode, encode
 from emulator.apply.state import StateStore
-from emulator.errors import StateError
+from emulator.core.errors import StateError
 from emulator.plan.resources import Volume
 
 DISK = Volume(name="a", path="/lab/a.qcow2", image="hpc-base", size_gib=8)

@@ -14,13 +14,12 @@ import pytest
 from emulator import wiring
 from emulator.apply import lock
 from emulator.apply.audit import AuditLog
-from emulator.apply.executor import InterruptedRunError
-from emulator.apply.handler import StopFlag
-from emulator.apply.ledger import GpuLedger
+from emulator.apply.gpu_ownership import GpuLedger
 from emulator.apply.lock import exclusive_lock, holder_of
-from emulator.errors import ConflictError, ExitCode, StateError
-from emulator.flock import acquire
-from emulator.paths import Home
+from emulator.core.errors import ConflictError, ExitCode, InterruptedRunError, StateError
+from emulator.core.locking import acquire
+from emulator.core.paths import Home
+from emulator.core.stop import StopFlag
 
 HOLD = """
 import sys
@@ -130,7 +129,7 @@ def test_a_lock_whose_file_names_nobody_is_told_by_the_kernel(tmp_path: Path) ->
 
 
 def test_a_ledger_that_another_holds_is_not_waited_for_without_end(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("emulator.apply.ledger.LAYOUT_SECONDS", 0.2)
+    monkeypatch.setattr("emulator.apply.gpu_ownership.LAYOUT_SECONDS", 0.2)
     ledger = GpuLedger(tmp_path / "gpu-owners.json")
     with (
         ledger.layout(),

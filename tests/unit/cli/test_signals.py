@@ -13,7 +13,7 @@ PROGRAM = """
 import sys, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from emulator.adapters.process import HostProcess
+from emulator.adapters.system.process import HostProcess
 from emulator.cli.signals import stop_on_signals
 
 def work(stop):

@@ -45,10 +45,10 @@ def test_a_wait_has_an_end(seconds: str) -> None:
 
 FAULT = """
 import sys
-import emulator.app.history
+import emulator.operations.history
 from emulator.cli.main import main
 
-emulator.app.history.history = lambda *_words, **_options: 1 / 0
+emulator.operations.history.history = lambda *_words, **_options: 1 / 0
 sys.argv[0] = "hyperscaler"
 main()
 """

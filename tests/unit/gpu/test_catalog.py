@@ -8,10 +8,10 @@ import time
 import pytest
 import yaml
 
+from emulator.core.data_files import share_dir
 from emulator.gpu import catalog
 from emulator.gpu.catalog import boards, close_names, find_board, find_board_by_pci
 from emulator.gpu.model import BoardModel, MigProfile
-from emulator.share import share_dir
 
 DIRECTORY = share_dir() / "config" / "gpus"
 MIG = [board for board in boards() if board.mig_capable]

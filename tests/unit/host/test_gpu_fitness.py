@@ -6,9 +6,9 @@ import dataclasses
 
 import pytest
 
-from emulator.errors import HostNotFitError
+from emulator.core.errors import HostNotFitError
 from emulator.gpu.catalog import find_board
-from emulator.gpu_ports import MigModeState, NvmlBoard, PciDevice, VgpuFramework, VirtualizationMode
+from emulator.gpu.ports import MigModeState, NvmlBoard, PciDevice, VgpuFramework, VirtualizationMode
 from emulator.host.gpu_fitness import require_fit, unfit
 from emulator.host.gpus import Gpu
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from emulator.errors import CommandError
-from emulator.images import builder
-from emulator.images.builder import OWN_MOUNTS
-from emulator.images.store import ImageStore
-from emulator.ports import Completed
+from emulator.core.errors import CommandError
+from emulator.core.ports import Completed
+from emulator.images.build import builder
+from emulator.images.build.builder import OWN_MOUNTS
+from emulator.images.store.store import ImageStore
 
 COMMON = """\
 version: 1

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from emulator.share import share_dir
+from emulator.core.data_files import share_dir
 
 SCRIPT = share_dir() / "config/images/files/cloud/usr/lib/hyperscaler/kubernetes-network"
 CHAIN = "-w -t nat -A HYPERSCALER-PODS -s 10.244.0.0/16"

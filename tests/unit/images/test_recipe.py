@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from emulator.errors import ConfigError, UsageError
+from emulator.core.errors import ConfigError, UsageError
 from emulator.images.recipe import load_recipe, recipe_names
 
 

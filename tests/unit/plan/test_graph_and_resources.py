@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emulator.errors import StateError
-from emulator.paths import Home
+from emulator.core.errors import StateError
+from emulator.core.paths import Home
+from emulator.labfile.load import parse_spec
 from emulator.plan.build import Placement, build
 from emulator.plan.graph import dependents, topological_order
 from emulator.plan.resources import (
@@ -22,7 +23,6 @@ from emulator.plan.resources import (
     Volume,
     resource_from_json,
 )
-from emulator.spec.load import parse_spec
 
 DIGESTS = ["aaa24a6ef4f218e0", "5e1c3f254c039ebe", "a221df0f1643599e"]
 NETWORK = Network(

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from baseline_templates import LAB, PLAYBOOKS, rendered
 
-from emulator.share import share_dir
+from emulator.core.data_files import share_dir
 
 
 def rules(host: str) -> list[str]:

@@ -19,8 +19,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emulator.access.model import FIRST_UID, LAST_UID
-from emulator.share import share_dir
+from emulator.core.data_files import share_dir
+from emulator.credentials.users import FIRST_UID, LAST_UID
 
 SOURCE = share_dir() / "playbooks" / "library" / "node_state.py"
 ME = pwd.getpwuid(os.geteuid()).pw_name

@@ -13,13 +13,14 @@ import jinja2
 import pytest
 import yaml
 
-from emulator.access.model import AccessBook, AccessRole
-from emulator.inventory.build import build_inventory
-from emulator.inventory.model import AnsibleInventory, ConnectionFacts, NodeGpu, SshTrust
-from emulator.inventory.render import InventoryFormat, render
-from emulator.inventory.slurm_limits import student_tres
-from emulator.share import share_dir
-from emulator.spec.model import ClusterKind, ClusterSpec, NetworkSpec, NodeSpec, PartitionSpec, Role, SlurmSpec
+from emulator.core.data_files import share_dir
+from emulator.credentials.ssh_trust import SshTrust
+from emulator.credentials.users import AccessBook, AccessRole
+from emulator.guests.inventory.build import build_inventory
+from emulator.guests.inventory.model import AnsibleInventory, ConnectionFacts, NodeGpu
+from emulator.guests.inventory.render import InventoryFormat, render
+from emulator.guests.inventory.slurm_limits import student_tres
+from emulator.labfile.model import ClusterKind, ClusterSpec, NetworkSpec, NodeSpec, PartitionSpec, Role, SlurmSpec
 
 PLAYBOOKS = share_dir() / "playbooks"
 CONNECTION = ConnectionFacts("labadmin", Path("/lab/ssh/id"), Path("/lab/ssh/known_hosts"))

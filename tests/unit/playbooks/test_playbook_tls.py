@@ -14,9 +14,9 @@ from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 from baseline_templates import inventory_of
 
-from emulator.adapters import x509
-from emulator.apply.handlers.files import new_ec_key
-from emulator.share import share_dir
+from emulator.apply.handlers.secrets import new_ec_key
+from emulator.core.data_files import share_dir
+from emulator.credentials import x509
 
 ROLES = share_dir() / "playbooks" / "roles"
 SCRIPT = ROLES / "lab_tls" / "files" / "trust.sh"

@@ -1,1 +1,0 @@
-"""Who may log in to a lab: users, their roles and their ssh certificates. Pure."""

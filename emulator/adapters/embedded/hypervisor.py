@@ -1,0 +1,354 @@
+"""A private libvirtd: its own network and mount namespaces, its own directories, nothing shared with the host's.
+
+What there is of it, in the order in which it is made (each step completes a half-made earlier one):
+
+1. `DIRECTORY/embedded.json`, the intent: from here on the directory and the namespace are known to be ours;
+2. the network namespace, marked (`netns.py`);
+3. libvirtd in a private mount namespace (`embedded_entry.py`), as a daemon that outlives the command.
+
+`stop` goes the other way. Both read what is there instead of trusting a record, so they can be called after a
+crash at any line, after a reboot, and on remains of which the directory was deleted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import socket
+import sys
+import time
+from pathlib import Path
+from urllib.parse import quote
+
+from emulator.adapters.embedded import entry
+from emulator.adapters.embedded.network_namespace import NetworkNamespace, shared_notes
+from emulator.adapters.embedded.processes import EmbeddedProcess, end_processes, find_processes
+from emulator.adapters.embedded.qemu_capabilities import QemuCapabilities
+from emulator.adapters.system.process import missing_program
+from emulator.core.errors import ConflictError, HostNotFitError, HypervisorError
+from emulator.core.fs import sync_directory
+from emulator.core.ports import DaemonPresence, ProcessRunner
+
+_MARKER_VERSION = 1
+
+# sun_path of struct sockaddr_un, 108 bytes with the closing NUL.
+_SOCKET_PATH_LIMIT = 107
+
+# Seconds. A cold libvirtd answers in about 0.2 s; a busy host may need much longer.
+_START_TIMEOUT = 60.0
+_PATIENCE = 10.0
+
+_LIBVIRTD_CONF = """\
+# Only root may connect, by the socket in this lab's directory. No TCP, no authentication daemons.
+unix_sock_ro_perms = "0700"
+unix_sock_rw_perms = "0700"
+auth_unix_ro = "none"
+auth_unix_rw = "none"
+# A thread for each client call that the program makes at once.
+min_workers = 4
+max_workers = 16
+log_outputs = "3:file:/var/log/libvirt/libvirtd.log"
+"""
+
+_QEMU_CONF = """\
+# The lab's directories belong to root and are closed to others, so the guests' processes run as root, without
+# relabelling or changes of ownership that would have to be undone.
+user = "root"
+group = "root"
+dynamic_ownership = 0
+remember_owner = 0
+security_driver = "none"
+# No cgroups and no further namespaces: nothing of a guest is left on the host when its process ends.
+cgroup_controllers = []
+namespaces = []
+# Consoles are written by QEMU itself; virtlogd would be one more daemon that guests depend on.
+stdio_handler = "file"
+"""
+
+_DIRECTORIES = tuple(entry.BINDS)
+_MARKER = "embedded.json"
+
+
+class EmbeddedHypervisor:
+    """`HypervisorDaemon`: the embedded libvirtd of one lab.
+
+    Args:
+        directory: where it keeps everything; made and removed by this class.
+        namespace: name of its network namespace.
+        runner: runs `ip` and starts the daemon.
+        known: what is known of this host's QEMU; without it, each libvirtd finds that out for itself.
+    """
+
+    def __init__(
+        self, directory: Path, namespace: str, runner: ProcessRunner, known: QemuCapabilities | None = None
+    ) -> None:
+        self._directory = directory.absolute()
+        self._netns = NetworkNamespace(namespace, str(self._directory), runner)
+        self._runner = runner
+        self._known = known
+
+    def guest_command_prefix(self) -> tuple[str, ...]:
+        """Argv prefix that runs a command where the guests can be reached."""
+        return ("ip", "netns", "exec", self._netns.name)
+
+    def uri(self) -> str:
+        """See `HypervisorDaemon.uri`."""
+        return f"qemu+unix:///system?socket={quote(str(self._socket()), safe='/')}"
+
+    def presence(self) -> DaemonPresence:
+        """Whether it is up, partly there, or gone without a trace.
+
+        Up means that nothing is missing that `start` would make: with a damaged marker, or without the name by which
+        the guests are reached, it is partly there.
+        """
+        if not _is_root():
+            # Others cannot look into our processes; root alone can have started one.
+            return DaemonPresence.ABSENT
+        daemon = next(filter(_is_daemon, find_processes(self._directory)), None)
+        if daemon is not None and self._marked() and daemon.netns == self._netns.inode() and self._answers():
+            return DaemonPresence.UP
+        return DaemonPresence.DOWN if self._remains() else DaemonPresence.ABSENT
+
+    def start(self) -> str:
+        """Bring it up and return its URI; one that runs is adopted, guests that run stay untouched.
+
+        Raises:
+            HostNotFitError: not root, or a program is missing.
+            ConflictError: directory or namespace are somebody else's.
+            HypervisorError: libvirtd does not come up.
+        """
+        _require_root()
+        if not (self._directory / "run").exists():
+            # It was removed behind our back: nobody can talk to what still runs there. A marker that is damaged or
+            # lost says nothing of the kind, and costs no guest its life.
+            self._end_all()
+        self._mark_directory()
+        self._link_socket()  # before anything is asked there: a stop that was cut short has removed it first
+        processes = find_processes(self._directory)
+        daemon = next((process for process in processes if _is_daemon(process)), None)
+        if daemon is not None and not self._await_answer(_PATIENCE):
+            self._end((daemon,))
+            processes = tuple(process for process in processes if process != daemon)
+        if not processes and self._namespace_is_ours():
+            # All processes died, as with a container that was stopped: libvirt would refuse its own old bridges.
+            self._netns.delete()
+        self._ensure_namespace(processes)
+        if not self._answers():
+            self._launch(fresh=not processes)
+        return self.uri()
+
+    def stop(self) -> None:
+        """End all its processes, guests included, and remove namespace and directory. Absent is fine.
+
+        Raises:
+            HypervisorError: a process does not die; what is left stays recognisable.
+        """
+        if self.presence() is DaemonPresence.ABSENT:
+            return
+        namespace_ours, directory_ours = self._namespace_is_ours(), self._directory_is_ours()
+        # Nothing of ours leads to it: if it went last, a kill before that would leave it for good.
+        with shared_notes():
+            self._short_link().unlink(missing_ok=True)
+        self._end_all()
+        if namespace_ours:
+            self._netns.delete()
+        if directory_ours:
+            if self._known is not None:
+                self._known.keep(self._directory / "cache")
+            # The marker goes last: a removal that is cut short can still be told from a stranger's directory.
+            for name in _DIRECTORIES:
+                shutil.rmtree(self._directory / name, ignore_errors=True)
+            shutil.rmtree(self._directory)
+
+    # ------------------------------------------------------------ directory
+    @property
+    def _marker(self) -> Path:
+        return self._directory / _MARKER
+
+    def _marked_namespace(self) -> str | None:
+        """The namespace that the marker names: empty when it is damaged, None when there is no such file."""
+        if self._marker.is_symlink() or not self._marker.is_file():
+            return None
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
+            return str(json.loads(self._marker.read_text())["namespace"])
+        return ""
+
+    def _marked(self) -> bool:
+        return self._marked_namespace() == self._netns.name
+
+    def _directory_is_ours(self) -> bool:
+        """Whether it is marked, or holds nothing but what we make, with a damaged marker or something of ours alive."""
+        if self._marked():
+            return True
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            if {path.name for path in self._directory.iterdir()} <= {*_DIRECTORIES, _MARKER, self._partial.name}:
+                named = self._marked_namespace()
+                return not named and (named is not None or self._netns.is_ours() or self._lives())
+        return False
+
+    @property
+    def _partial(self) -> Path:
+        return self._marker.with_suffix(".partial")
+
+    def _lives(self) -> bool:
+        return bool(find_processes(self._directory))
+
+    def _remains(self) -> bool:
+        return self._directory_is_ours() or self._namespace_is_ours() or self._lives()
+
+    def _mark_directory(self) -> None:
+        """Write the intent, before anything else is made."""
+        directory = self._directory
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if directory.is_symlink() or directory.stat().st_uid != os.geteuid():
+            raise ConflictError("not a directory of root's own", where=str(directory))
+        directory.chmod(0o700)
+        if not self._marked():
+            partial = self._partial
+            partial.unlink(missing_ok=True)
+            if any(directory.iterdir()) and not self._directory_is_ours():
+                raise ConflictError(
+                    "the directory holds files that are not ours", where=str(directory), fix="move them away"
+                )
+            if self._netns.inode() is not None and not self._netns.is_ours():
+                self._netns.ensure(adopt=False)
+            text = json.dumps({"version": _MARKER_VERSION, "namespace": self._netns.name})
+            with partial.open("x") as file:
+                file.write(text + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            partial.rename(self._marker)
+            sync_directory(directory)
+        for name in _DIRECTORIES:
+            (directory / name).mkdir(mode=0o755, exist_ok=True)
+        _write_settled(directory / "etc" / "libvirtd.conf", _LIBVIRTD_CONF)
+        _write_settled(directory / "etc" / "qemu.conf", _QEMU_CONF)
+
+    # ------------------------------------------------------------ namespace
+    def _namespace_is_ours(self) -> bool:
+        inode = self._netns.inode()
+        if inode is None:
+            return False
+        if self._marked() or self._netns.is_ours():
+            return True
+        return any(process.netns == inode for process in find_processes(self._directory))
+
+    def _ensure_namespace(self, processes: tuple[EmbeddedProcess, ...]) -> None:
+        """The name must lead to where the processes live, if there are any; else a new namespace is made."""
+        if processes and processes[0].netns != self._netns.inode():
+            self._netns.attach(processes[0].pid)
+        self._netns.ensure(adopt=True)
+
+    # --------------------------------------------------------------- socket
+    def _socket(self) -> Path:
+        socket_path = self._directory / "run" / "libvirt-sock"
+        if len(os.fsencode(socket_path)) <= _SOCKET_PATH_LIMIT:
+            return socket_path
+        return self._short_link() / "libvirt-sock"
+
+    def _short_link(self) -> Path:
+        digest = hashlib.sha256(os.fsencode(self._directory)).hexdigest()[:16]
+        return Path("/run/hyperscaler") / digest
+
+    def _link_socket(self) -> None:
+        """A short way to a socket whose path is too long for the kernel."""
+        link = self._short_link()
+        if self._socket().parent == link and not link.is_symlink():
+            with shared_notes():
+                link.symlink_to(self._directory / "run")
+
+    def _answers(self) -> bool:
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+                client.settimeout(5.0)
+                client.connect(str(self._socket()))
+        except OSError:
+            return False
+        return True
+
+    def _await_answer(self, seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        while not self._answers():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
+        return True
+
+    # ------------------------------------------------------------ processes
+    def _launch(self, *, fresh: bool) -> None:
+        """Start libvirtd. `fresh`: none of our processes lives, so what `run` says of any is from before a reboot.
+
+        libvirt counts on /run being emptied by a reboot: it would take a stale status file for a guest and end
+        whatever process has that number now.
+        """
+        if fresh:
+            shutil.rmtree(self._directory / "run")
+            (self._directory / "run").mkdir(mode=0o755)
+        for program in ("libvirtd", "dnsmasq", "qemu-system-x86_64"):
+            if shutil.which(program) is None:
+                raise missing_program(program)
+        if self._known is not None:
+            self._known.give(self._directory / "cache")
+        starter = Path(entry.__file__)
+        daemon = ["libvirtd", "-d", "-f", "/etc/libvirt/libvirtd.conf", "-p", "/run/libvirt/libvirtd.pid"]
+        self._runner.run(
+            [sys.executable, "-I", "-S", starter, self._netns.path, self._directory, *daemon],
+            timeout=_START_TIMEOUT,
+        )
+        if not self._await_answer(_START_TIMEOUT):
+            raise HypervisorError(
+                "the lab's libvirtd does not answer on its socket",
+                where=str(self._directory / "log" / "libvirtd.log"),
+                fix="read that log; then run the same command again",
+            )
+
+    def _end_all(self) -> None:
+        # libvirtd first, so that it neither restarts nor mourns the others. The second look catches what a
+        # process started while it was being ended.
+        for _ in range(2):
+            self._end(tuple(filter(_is_daemon, find_processes(self._directory))))
+            self._end(find_processes(self._directory))
+
+    def _end(self, processes: tuple[EmbeddedProcess, ...]) -> None:
+        stuck = end_processes(processes, self._directory, patience=_PATIENCE)
+        if stuck:
+            names = ", ".join(f"{process.name} ({process.pid})" for process in stuck)
+            raise HypervisorError(
+                f"processes of the lab's hypervisor cannot be ended: {names}",
+                where=str(self._directory),
+                fix="they are blocked in the kernel, often by a device; release it or reboot, then try again",
+            )
+
+
+def find_embedded(directory: Path, namespace: str, runner: ProcessRunner) -> DaemonPresence:
+    """What is there of an embedded hypervisor, from the host alone and without any state file."""
+    return EmbeddedHypervisor(directory, namespace, runner).presence()
+
+
+def _write_settled(path: Path, text: str) -> None:
+    """Bring a file to `text`, never through an empty one: a libvirtd that is starting may be reading it."""
+    if path.is_file() and path.read_text() == text:
+        return
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+def _is_daemon(process: EmbeddedProcess) -> bool:
+    return process.name == "libvirtd"
+
+
+def _is_root() -> bool:
+    return os.geteuid() == 0
+
+
+def _require_root() -> None:
+    if not _is_root():
+        raise HostNotFitError(
+            "the embedded hypervisor needs root, for its namespaces and bridges",
+            where="hypervisor.uri",
+            fix="run the command with sudo, or set hypervisor.uri to a libvirt that you may use",
+        )

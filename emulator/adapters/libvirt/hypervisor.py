@@ -1,0 +1,270 @@
+"""`Hypervisor` on libvirt."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+from emulator.adapters.libvirt import errors as errors
+from emulator.adapters.libvirt.domain_xml import domain_xml, guests_run_as_another_user, read_domain
+from emulator.adapters.libvirt.errors import ALIVE_SECONDS, answered, call, load_libvirt, tolerate
+from emulator.adapters.libvirt.networks import LibvirtNetworks
+from emulator.adapters.system.acceleration import capabilities_offer_kvm
+from emulator.adapters.system.host_clock import tsc_khz
+from emulator.core.errors import ConflictError, HostNotFitError, HyperscalerError, HypervisorError
+from emulator.core.ports import DomainInfo, DomainRequest, DomainState, NetworkInfo, NetworkRequest
+
+EMBEDDED = "embedded"
+SYSTEM_URI = "qemu:///system"
+
+# virDomainState of <libvirt/libvirt-domain.h>. Blocked (2) means waiting for something, so it runs.
+_STATES = {
+    1: DomainState.RUNNING,
+    2: DomainState.RUNNING,
+    3: DomainState.PAUSED,
+    5: DomainState.SHUTOFF,
+    6: DomainState.CRASHED,
+}
+
+# virDomainPausedReason of <libvirt/libvirt-domain.h>: unknown, a user, an I/O error (a full disk), the watchdog,
+# restored from a snapshot. In the others (migration, save, dump, a crash) somebody else is at work on it or it is lost.
+_MAY_RESUME = frozenset({0, 1, 5, 6, 7})
+
+# A guest that is still booting does not hear the power button, so it is pressed again, seconds.
+_PRESS_AGAIN = 10.0
+
+
+class LibvirtHypervisor:
+    """One connection, shared by threads: libvirt's client is thread-safe and lets calls overlap.
+
+    Args:
+        uri: libvirt URI.
+        guest_prefix: argv prefix that enters the network in which the guests can be reached.
+    """
+
+    def __init__(self, uri: str, guest_prefix: tuple[str, ...] = ()) -> None:
+        self._uri = uri
+        self._prefix = guest_prefix
+        self._lock = threading.Lock()
+        self._connection: Any = None
+        self._as_root: bool | None = None
+        self._networks = LibvirtNetworks(self._connect)
+        self._connect()
+
+    # ----------------------------------------------------------- connection
+    def _connect(self) -> Any:
+        """The connection; opened again when libvirtd was restarted."""
+        with self._lock:
+            if self._connection is not None and self._is_alive():
+                return self._connection
+            self._drop()
+            libvirt = load_libvirt()
+            self._connection = call(lambda: libvirt.open(self._uri), where=self._uri, seconds=ALIVE_SECONDS)
+            return self._connection
+
+    def _is_alive(self) -> bool:
+        # Not isAlive(): without an event loop it notices a dead libvirtd only after a call has failed.
+        try:
+            return bool(answered(self._connection.getLibVersion, seconds=ALIVE_SECONDS, where=self._uri))
+        except load_libvirt().libvirtError:
+            return False
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            with contextlib.suppress(load_libvirt().libvirtError, HypervisorError):
+                answered(self._connection.close, seconds=ALIVE_SECONDS, where=self._uri)
+            self._connection = None
+
+    def close(self) -> None:
+        """Close the connection; guests are not touched."""
+        with self._lock:
+            self._drop()
+
+    def guest_command_prefix(self) -> tuple[str, ...]:
+        return self._prefix
+
+    def offers_kvm(self) -> bool:
+        """Whether libvirt lists KVM in its capabilities (which alone proves nothing, see acceleration.py)."""
+        return capabilities_offer_kvm(call(self._connect().getCapabilities, where=self._uri))
+
+    # -------------------------------------------------------------- domains
+    def domains(self) -> tuple[DomainInfo, ...]:
+        found = call(self._connect().listAllDomains, where=self._uri)
+        infos = (self._describe(handle) for handle in found)
+        return tuple(sorted((info for info in infos if info), key=lambda info: info.name))
+
+    def domain(self, name: str) -> DomainInfo | None:
+        handle = self._lookup(name)
+        return self._describe(handle) if handle is not None else None
+
+    def domain_by_uuid(self, uuid: UUID) -> DomainInfo | None:
+        connection = self._connect()
+        handle = self._unless((errors.NO_DOMAIN,), lambda: connection.lookupByUUIDString(str(uuid)), str(uuid))
+        return self._describe(handle) if handle is not None else None
+
+    def define_domain(self, request: DomainRequest) -> None:
+        """See `Hypervisor.define_domain`."""
+        where = f"domain {request.name}"
+        existing = self.domain(request.name)
+        if existing is not None and existing.uuid != request.uuid:
+            raise ConflictError(
+                f"a domain of this name with another UUID ({existing.uuid}) is there",
+                where=where,
+                fix=f"virsh undefine {request.name}, if nobody needs it",
+            )
+        xml = domain_xml(request, None if request.accelerated else tsc_khz(), as_root=self._must_ask_for_root())
+        call(lambda: self._connect().defineXML(xml), where=where)
+
+    def _must_ask_for_root(self) -> bool:
+        if self._as_root is None:
+            capabilities = call(self._connect().getCapabilities, where=self._uri)
+            self._as_root = guests_run_as_another_user(capabilities)
+        return self._as_root
+
+    def rename_domain(self, name: str, new: str) -> None:
+        """See `Hypervisor.rename_domain`."""
+        handle = self._require(name)
+        call(lambda: handle.rename(new, 0), where=f"domain {name}")
+
+    def start_domain(self, name: str) -> None:
+        """See `Hypervisor.start_domain`; a paused domain goes on."""
+        handle = self._require(name)
+        state = self._state(handle)
+        if state is DomainState.PAUSED:
+            call(handle.resume, where=f"domain {name}")
+        elif state is not DomainState.RUNNING:
+            try:
+                call(handle.create, where=f"domain {name}")
+            except HyperscalerError:
+                # Somebody else started it between the look and the call.
+                if self._state(handle) is not DomainState.RUNNING:
+                    raise
+
+    def shutdown_domain(self, name: str, *, timeout: float) -> None:
+        """See `Hypervisor.shutdown_domain`; a domain that is absent or off is fine."""
+        handle = self._lookup(name)
+        deadline = time.monotonic() + timeout
+        pressed = -_PRESS_AGAIN
+        while handle is not None and self._can_hear(handle):
+            now = time.monotonic()
+            if now >= deadline:
+                break
+            if now - pressed >= _PRESS_AGAIN:
+                # A paused guest hears nothing. One that a full disk has stopped stops again as long as that is full.
+                if self._state(handle) is DomainState.PAUSED:
+                    with contextlib.suppress(HypervisorError):  # what cannot go on is off after the deadline
+                        call(handle.resume, where=f"domain {name}")
+                self._unless((errors.OPERATION_INVALID, errors.NO_DOMAIN), handle.shutdown, name)
+                pressed = now
+            time.sleep(0.2)
+        if handle is not None and self._state(handle) is not DomainState.SHUTOFF:
+            self._unless((errors.OPERATION_INVALID, errors.NO_DOMAIN), handle.destroy, name)
+
+    def _can_hear(self, handle: Any) -> bool:
+        """Whether the guest runs, or was paused for a reason that does not forbid to let it go on."""
+        seen = self._unless((errors.NO_DOMAIN,), handle.state, handle.name())
+        if seen is None:
+            return False
+        state = _STATES.get(seen[0])
+        return state is DomainState.RUNNING or (state is DomainState.PAUSED and seen[1] in _MAY_RESUME)
+
+    def delete_domain(self, name: str) -> None:
+        """See `Hypervisor.delete_domain`; saved states and snapshots go with it."""
+        handle = self._lookup(name)
+        if handle is None:
+            return
+        if self._state(handle) is not DomainState.SHUTOFF:
+            self._unless((errors.OPERATION_INVALID, errors.NO_DOMAIN), handle.destroy, name)
+        libvirt = load_libvirt()
+        flags = (
+            libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+            | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+            | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+            | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
+        )
+        # A transient domain is gone with its process.
+        self._unless((errors.NO_DOMAIN,), lambda: handle.undefineFlags(flags), name)
+
+    def _lookup(self, name: str) -> Any:
+        connection = self._connect()
+        return self._unless((errors.NO_DOMAIN,), lambda: connection.lookupByName(name), name)
+
+    def _require(self, name: str) -> Any:
+        connection = self._connect()
+        return call(lambda: connection.lookupByName(name), where=f"domain {name}")
+
+    def _state(self, handle: Any) -> DomainState:
+        state = self._unless((errors.NO_DOMAIN,), handle.state, handle.name())
+        return DomainState.SHUTOFF if state is None else _STATES.get(state[0], DomainState.OTHER)
+
+    def _describe(self, handle: Any) -> DomainInfo | None:
+        """None when the domain went away after it was listed."""
+        # The persistent description: it is what the next start uses, and it holds the metadata.
+        flags = load_libvirt().VIR_DOMAIN_XML_INACTIVE
+        text = self._unless((errors.NO_DOMAIN,), lambda: handle.XMLDesc(flags), handle.name())
+        if text is None:
+            return None
+        autostart = self._unless((errors.NO_DOMAIN, errors.OPERATION_INVALID), handle.autostart, handle.name())
+        state = self._state(handle)
+        info = read_domain(text, state=state, autostart=bool(autostart))
+        if state not in (DomainState.RUNNING, DomainState.PAUSED):
+            return info
+        live = self._unless((errors.NO_DOMAIN,), lambda: handle.XMLDesc(0), handle.name())
+        return replace(info, live=read_domain(live, state=state, autostart=bool(autostart)) if live else None)
+
+    @staticmethod
+    def _unless(harmless: tuple[int, ...], action: Callable[[], Any], name: str) -> Any:
+        return tolerate(harmless, action, where=f"domain {name}")
+
+    # ------------------------------------------------------------- networks
+    def networks(self) -> tuple[NetworkInfo, ...]:
+        return self._networks.all()
+
+    def network(self, name: str) -> NetworkInfo | None:
+        return self._networks.find(name)
+
+    def network_by_uuid(self, uuid: UUID) -> NetworkInfo | None:
+        return self._networks.find_by_uuid(uuid)
+
+    def define_network(self, request: NetworkRequest) -> None:
+        self._networks.define(request)
+
+    def start_network(self, name: str) -> None:
+        self._networks.start(name)
+
+    def delete_network(self, name: str) -> None:
+        self._networks.delete(name)
+
+
+def choose_uri(requested: str, *, probe: Callable[[str], bool]) -> str:
+    """What `hypervisor.uri` means on this host: `embedded` or a libvirt URI.
+
+    `auto` takes the system's libvirtd when `probe` reaches it, else the embedded one.
+    """
+    if requested != "auto":
+        return requested
+    return SYSTEM_URI if probe(SYSTEM_URI) else EMBEDDED
+
+
+def probe_uri(uri: str) -> bool:
+    """Whether a libvirtd answers at `uri` and lets us change things.
+
+    Raises:
+        HypervisorError: there is one that hangs; another hypervisor must not be chosen for that.
+    """
+    try:
+        libvirt = load_libvirt()
+    except HostNotFitError:
+        return False
+    try:
+        connection = answered(lambda: libvirt.open(uri), seconds=ALIVE_SECONDS, where=uri)
+    except libvirt.libvirtError:
+        return False
+    with contextlib.suppress(libvirt.libvirtError, HypervisorError):
+        answered(connection.close, seconds=ALIVE_SECONDS, where=uri)
+    return True

@@ -1,0 +1,1 @@
+"""How do we talk to NVIDIA GPUs? NVML, SR-IOV, both vGPU frameworks, and passthrough."""

@@ -1,0 +1,111 @@
+"""Return codes of NVML as errors with a remedy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from emulator.core.errors import GpuError, HostNotFitError, HyperscalerError
+from emulator.gpu.errors import (
+    GpuArgumentError,
+    GpuBusyError,
+    GpuDriverError,
+    GpuLostError,
+    GpuNoRoomError,
+    GpuNotFoundError,
+    GpuNotSupportedError,
+    GpuPermissionError,
+    GpuResetRequiredError,
+    GpuTimeoutError,
+)
+
+NO_DRIVER_FIX = (
+    "install and load the NVIDIA driver, or set `gpu_allocation.backend: simulated` in the lab file for "
+    "a lab without hardware"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """What a return code means to an operator."""
+
+    error: type[GpuError]
+    what: str
+    fix: str
+
+
+_DMESG = "look at `dmesg | grep -i -e nvrm -e xid`"
+_HOLDERS = (
+    "stop what uses the board and try again; usual holders: nvidia-persistenced, DCGM, nvsm, a display server "
+    "(`hyperscaler gpu discover` names them). MIG mode goes off only after vGPUs, GPU instances and virtual "
+    "functions are gone"
+)
+
+# Codes and their sense: nvml.h, nvmlReturn_t.
+MEANINGS: dict[int, Meaning] = {
+    1: Meaning(GpuDriverError, "the library is not initialised", "run the command again"),
+    2: Meaning(
+        GpuArgumentError,
+        "the driver does not know this profile, placement or board (invalid argument)",
+        "compare with what the board offers: hyperscaler gpu discover",
+    ),
+    3: Meaning(
+        GpuNotSupportedError,
+        "the board does not do this, its MIG mode is off, or this is a guest",
+        "compare MIG mode and virtualisation: hyperscaler gpu discover",
+    ),
+    4: Meaning(GpuPermissionError, "no permission", "run as root; MIG and vGPUs are root's to manage"),
+    6: Meaning(GpuNotFoundError, "there is no such object", "it may be gone by now: hyperscaler gpu discover"),
+    7: Meaning(GpuDriverError, "the driver's answer did not fit", "the layout changed meanwhile; try again"),
+    8: Meaning(GpuDriverError, "the board's external power cables are not attached", "attach them"),
+    9: Meaning(GpuDriverError, "the NVIDIA driver is not loaded", "modprobe nvidia"),
+    10: Meaning(GpuTimeoutError, "the driver did not answer in time", _DMESG),
+    11: Meaning(GpuDriverError, "the kernel has an interrupt problem with the board", _DMESG),
+    12: Meaning(GpuDriverError, "libnvidia-ml.so.1 is missing", NO_DRIVER_FIX),
+    13: Meaning(GpuDriverError, "the driver is too old for this", "install a newer NVIDIA driver"),
+    14: Meaning(GpuDriverError, "the board's infoROM is corrupted", "have the board serviced"),
+    15: Meaning(
+        GpuLostError,
+        "the board is lost: it fell off the bus, or the driver was reloaded",
+        f"{_DMESG}; run the command again, and reboot if the board stays away",
+    ),
+    16: Meaning(
+        GpuResetRequiredError,
+        "the board needs a reset first",
+        "stop what uses it, then: nvidia-smi --gpu-reset -i <board>; in a guest, restart the guest",
+    ),
+    17: Meaning(GpuDriverError, "the operating system blocked the driver", _DMESG),
+    18: Meaning(
+        GpuDriverError,
+        "driver and library are of different versions",
+        "reboot, or reload the nvidia modules: the package was updated under the running driver",
+    ),
+    19: Meaning(GpuBusyError, "it is in use", _HOLDERS),
+    20: Meaning(GpuNoRoomError, "the driver is out of memory", "stop what uses the board"),
+    21: Meaning(GpuNotFoundError, "the driver has no data", "try again"),
+    23: Meaning(
+        GpuNoRoomError,
+        "no room: the memory slices are taken, or the board holds no more instances of this kind",
+        "see what is carved: hyperscaler gpu discover; what would fit: hyperscaler gpu plan FILE",
+    ),
+    25: Meaning(GpuDriverError, "the driver does not know this version of the call", "install a newer driver"),
+    27: Meaning(GpuDriverError, "the board is not ready yet", "try again in a few seconds"),
+    28: Meaning(GpuNotFoundError, "there is no such board", "compare with: hyperscaler gpu discover"),
+    29: Meaning(GpuBusyError, "the board is in a state that does not allow this", _HOLDERS),
+    30: Meaning(GpuResetRequiredError, "this kind of reset is not supported", "reboot the host"),
+}
+
+
+def translate(code: int, doing: str, where: str) -> GpuError:
+    """The error for a return code; unknown ones name the code."""
+    meaning = MEANINGS.get(code)
+    if meaning is None:
+        return GpuError(f"{doing}: NVML answered with code {code}", where=where, fix=_DMESG)
+    return meaning.error(f"{doing}: {meaning.what}", where=where, fix=meaning.fix)
+
+
+def no_driver(code: int) -> HyperscalerError:
+    """The error for a library that does not come up."""
+    if code in (9, 12):
+        missing = "its library libnvidia-ml.so.1 is missing" if code == 12 else "its module is not loaded"
+        return HostNotFitError(f"no NVIDIA driver on this host: {missing}", fix=NO_DRIVER_FIX)
+    return translate(code, "starting NVML", "")

@@ -1,0 +1,260 @@
+"""Whole boards for guests: binding to vfio-pci by `driver_override`, and back.
+
+What QEMU needs is that every endpoint of an IOMMU group is on a vfio driver or on none. What the host needs is
+that nothing it lives on is taken away: libvirt passed a mounted NVMe disk through without a word, so the
+refusals are made here.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+
+from emulator.adapters.nvidia.pci_sysfs import (
+    DEVICES,
+    DRIVERS,
+    NVIDIA_VENDOR,
+    SysfsPci,
+    names,
+    normal_address,
+    read_or,
+    slot,
+)
+from emulator.adapters.nvidia.vfio_group import refuse_busy_group
+from emulator.core.errors import GpuError
+from emulator.core.ports import log
+from emulator.gpu.errors import GpuBusyError, GpuDriverError, GpuNotFoundError, GpuNotSupportedError
+from emulator.gpu.ports import FileAccess, PciDevice
+
+VFIO_PCI = "vfio-pci"
+_CLASSES = {"01": "a disk controller", "02": "a network interface", "0c": "a USB or serial bus controller"}
+
+
+class VfioPassthrough:
+    """`PassthroughControl` over a `FileAccess`."""
+
+    def __init__(self, files: FileAccess) -> None:
+        self._files = files
+        self._pci = SysfsPci(files)
+
+    def endpoints(self, address: str) -> tuple[str, ...]:
+        return tuple(device.address for device in self._endpoints(address))
+
+    def bind(self, address: str) -> tuple[str, ...]:
+        devices = self._endpoints(address)
+        if not self._files.exists(f"{DRIVERS}/{VFIO_PCI}"):
+            raise GpuDriverError(
+                "the kernel module vfio-pci is not loaded", where=f"pci {address}", fix="modprobe vfio-pci"
+            )
+        self._refuse_held(devices)
+        changed: list[PciDevice] = []
+        try:
+            for device in devices:
+                if device.driver != VFIO_PCI:
+                    changed.append(device)
+                    self._rebind(device.address, VFIO_PCI)
+        except GpuError:
+            for device in reversed(changed):
+                self._restore(device)
+            raise
+        return tuple(device.address for device in devices)
+
+    def release(self, address: str, *, driver: str = "nvidia") -> None:
+        board = self._board(address)
+        devices = self._functions(board)
+        for device in devices:
+            if device.driver == VFIO_PCI and device.iommu_group is not None:
+                refuse_busy_group(self._files, str(device.iommu_group), f"pci {device.address}")
+        for device in devices:
+            if device.driver_override is not None:
+                self._write(f"{DEVICES}/{device.address}/driver_override", "\n", device.address)
+            if device.driver == VFIO_PCI:
+                self._unbind(device.address, VFIO_PCI)
+            if device.address == board.address:
+                self._bind_back(board.address, driver)
+            elif self._driver(device.address) is None:
+                # Succeeds even when no driver wants the function (facts of sysfs-bus-pci); that is fine here.
+                self._write("/sys/bus/pci/drivers_probe", device.address, device.address)
+
+    # ------------------------------------------------------------ what may be taken
+    def _board(self, address: str) -> PciDevice:
+        device = self._pci.device(normal_address(address))
+        if device is None:
+            raise GpuNotFoundError(
+                "there is no such PCI function", where=f"pci {address}", fix="compare with lspci -D -d 10de:"
+            )
+        return device
+
+    def _functions(self, board: PciDevice) -> tuple[PciDevice, ...]:
+        """The board and the other functions of its slot (audio, USB, UCSI), but no virtual functions."""
+        found = [
+            device
+            for name in names(self._files, DEVICES)
+            if slot(name) == slot(board.address)
+            and (device := self._pci.device(name)) is not None
+            and device.physfn is None
+            and not device.is_bridge
+        ]
+        return tuple(sorted(found, key=lambda device: device.address))
+
+    def _endpoints(self, address: str) -> tuple[PciDevice, ...]:
+        board = self._board(address)
+        where = f"pci {board.address}"
+        if board.is_bridge:
+            raise GpuNotSupportedError("this is a PCI bridge, not a board", where=where)
+        if board.vendor != NVIDIA_VENDOR or not board.class_code.startswith("03"):
+            raise GpuNotSupportedError(
+                f"this is no NVIDIA GPU (vendor {board.vendor}, class {board.class_code})",
+                where=where,
+                fix="compare the lab file's pci_address with lspci -D -d 10de:",
+            )
+        if board.physfn is not None:
+            raise GpuNotSupportedError(f"this is a virtual function of {board.physfn}; whole boards only", where=where)
+        if board.numvfs or board.virtfns:
+            raise GpuBusyError(
+                f"the board has {len(board.virtfns) or board.numvfs} virtual functions",
+                where=where,
+                fix=f"remove its vGPUs, then: /usr/lib/nvidia/sriov-manage -d {board.address}",
+            )
+        if board.iommu_group is None:
+            raise GpuNotSupportedError(
+                "the board is in no IOMMU group, so it cannot be handed to a guest",
+                where=where,
+                fix="switch VT-d or AMD-Vi on in the firmware and boot with intel_iommu=on or amd_iommu=on iommu=pt",
+            )
+        devices = self._functions(board)
+        for device in devices:
+            if device.iommu_group is not None:
+                self._refuse_foreigners(device.iommu_group, {item.address for item in devices}, where)
+        return devices
+
+    def _refuse_foreigners(self, group: int, own: set[str], where: str) -> None:
+        for member in self._pci.iommu_group(group):
+            if member.address in own or member.is_bridge or member.driver is None:
+                continue
+            if member.driver.startswith("vfio") or member.driver == "pci-stub":
+                continue
+            kind = _CLASSES.get(member.class_code[:2], "a device")
+            details = [*member.network_interfaces, *self._mounted(member.address)]
+            raise GpuNotSupportedError(
+                f"IOMMU group {group} also holds {kind} of the host: {member.address}, driver {member.driver}"
+                + (f", in use as {', '.join(details)}" if details else ""),
+                where=where,
+                fix="put the board into another slot (one below its own root port), or unbind that device if the "
+                "host can do without it",
+            )
+
+    def _mounted(self, address: str) -> tuple[str, ...]:
+        """Mount points and swap areas whose block device hangs below the PCI function."""
+        used: list[str] = []
+        for line in read_or(self._files, "/proc/mounts").splitlines():
+            source, _, rest = line.partition(" ")
+            if source.startswith("/dev/") and self._below(source.removeprefix("/dev/"), address):
+                used.append(rest.split(" ", 1)[0])
+        for line in read_or(self._files, "/proc/swaps").splitlines()[1:]:
+            source = line.split()[0] if line.split() else ""
+            if source.startswith("/dev/") and self._below(source.removeprefix("/dev/"), address):
+                used.append("swap")
+        return tuple(used)
+
+    def _below(self, block: str, address: str, depth: int = 4) -> bool:
+        """Whether a block device, or one that it is made of (LVM, RAID, encryption), hangs below `address`."""
+        try:
+            name = self._files.readlink(f"/dev/{block}").rpartition("/")[2]
+        except OSError:
+            name = block
+        if not re.fullmatch(r"[\w.!-]+", name):
+            return False
+        base = f"/sys/class/block/{name}"
+        try:
+            if f"/{address}/" in self._files.readlink(base):
+                return True
+        except OSError:
+            return False
+        return depth > 0 and any(self._below(item, address, depth - 1) for item in names(self._files, f"{base}/slaves"))
+
+    def _refuse_held(self, devices: tuple[PciDevice, ...]) -> None:
+        """Unbinding the nvidia driver blocks while a process has the board open, so look first."""
+        for device in devices:
+            if device.driver == VFIO_PCI and device.iommu_group is not None:
+                refuse_busy_group(self._files, str(device.iommu_group), f"pci {device.address}")
+            if device.driver != "nvidia":
+                continue
+            facts = read_or(self._files, f"/proc/driver/nvidia/gpus/{device.address}/information")
+            minor = re.search(r"^Device Minor:\s*(\d+)", facts, re.MULTILINE)
+            if minor is None:
+                continue
+            holders = self._pci.holders(f"/dev/nvidia{minor.group(1)}")
+            if holders:
+                listed = ", ".join(f"{item.name} (pid {item.pid})" for item in holders)
+                raise GpuBusyError(
+                    f"the board is in use by {listed}",
+                    where=f"pci {device.address}",
+                    fix="stop them first (systemctl stop nvidia-persistenced nvidia-dcgm nvsm)",
+                )
+
+    # ------------------------------------------------------------ binding
+    def _driver(self, address: str) -> str | None:
+        device = self._pci.device(address)
+        return device.driver if device else None
+
+    def _rebind(self, address: str, driver: str) -> None:
+        self._write(f"{DEVICES}/{address}/driver_override", driver, address)
+        current = self._driver(address)
+        if current is not None and current != driver:
+            self._unbind(address, current)
+        if self._driver(address) != driver:
+            self._write(f"{DRIVERS}/{driver}/bind", address, address)
+        # A write that succeeded proves nothing; the link does.
+        if self._driver(address) != driver:
+            raise GpuDriverError(
+                f"the kernel did not bind the function to {driver}",
+                where=f"pci {address}",
+                fix=f"look at dmesg; is the module {driver} loaded?",
+            )
+
+    def _bind_back(self, address: str, driver: str) -> None:
+        current = self._driver(address)
+        if current == driver:
+            return
+        if current is not None:
+            self._unbind(address, current)
+        if not driver:
+            return
+        if not self._files.exists(f"{DRIVERS}/{driver}"):
+            raise GpuDriverError(
+                f"the driver {driver} is not loaded, so the board stays without a driver",
+                where=f"pci {address}",
+                fix=f"modprobe {driver}",
+            )
+        self._write(f"{DRIVERS}/{driver}/bind", address, address)
+        if self._driver(address) != driver:
+            raise GpuDriverError(
+                f"the kernel did not bind the board to {driver}", where=f"pci {address}", fix="look at dmesg"
+            )
+
+    def _restore(self, device: PciDevice) -> None:
+        """Undo `_rebind` after a failure; what fails here is only logged, since the first error is the news."""
+        try:
+            override = device.driver_override or "\n"
+            self._write(f"{DEVICES}/{device.address}/driver_override", override, device.address)
+            current = self._driver(device.address)
+            if current is not None and current != device.driver:
+                self._unbind(device.address, current)
+            if device.driver is not None and self._driver(device.address) is None:
+                self._write(f"{DRIVERS}/{device.driver}/bind", device.address, device.address)
+        except GpuError as error:
+            log.warning("could not give %s back to %s: %s", device.address, device.driver, error.what)
+
+    def _unbind(self, address: str, driver: str) -> None:
+        self._write(f"{DRIVERS}/{driver}/unbind", address, address)
+
+    def _write(self, path: str, text: str, address: str) -> None:
+        try:
+            self._files.write(path, text)
+        except OSError as error:
+            where = f"pci {address}"
+            what = f"writing {text.strip()!r} to {path} failed: {error.strerror}"
+            if error.errno == errno.EBUSY:
+                raise GpuBusyError(what, where=where, fix="something holds the function; see dmesg") from error
+            raise GpuDriverError(what, where=where, fix="run as root; see dmesg for the kernel's reason") from error

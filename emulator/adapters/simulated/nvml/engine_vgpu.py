@@ -1,0 +1,187 @@
+"""Rules of virtual functions and vGPUs, shared by NVML's view and by both sysfs frameworks.
+
+MIG on: a type can be created while a GPU instance of its profile has room for it. MIG off: time-sliced types,
+all of one kind on a board. One vGPU per virtual function.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass
+from functools import cache
+
+from emulator.adapters.simulated.nvml.engine import board_model
+from emulator.adapters.simulated.nvml.store import SimBoard, SimInstance, SimState, SimVgpu
+from emulator.gpu.model import VgpuType
+
+# Virtual functions where no public source counts them. Enough for seven slices; documented as an assumption.
+DEFAULT_VFS = 16
+TIME_SLICED = 0xFFFFFFFF
+
+
+@dataclass(frozen=True, slots=True)
+class TypeFacts:
+    """A vGPU type on a board model. `per_instance`: how many share a GPU instance."""
+
+    type: VgpuType
+    id: int
+    gi_profile_id: int
+    max_instances: int
+    per_instance: int
+
+
+def refuse(number: int, path: str = "") -> OSError:
+    """The error that the kernel gives."""
+    return OSError(number, os.strerror(number), path)
+
+
+def total_vfs(board: SimBoard) -> int:
+    """Virtual functions that the board can have; 0 without SR-IOV."""
+    model = board_model(board.model)
+    if not model.sriov or not model.vgpu_capable:
+        return 0
+    return model.total_vfs or DEFAULT_VFS
+
+
+def vf_address(board: SimBoard, number: int) -> str:
+    """Address of a virtual function: they follow the physical one at offset 4, across device numbers (ARI)."""
+    return _vf_address(board.pci_address, number)
+
+
+@cache
+def _vf_address(pci_address: str, number: int) -> str:
+    domain, bus, rest = pci_address.split(":")
+    device, _ = rest.split(".")
+    at = int(device, 16) * 8 + 4 + number
+    return f"{domain}:{bus}:{at // 8:02x}.{at % 8}"
+
+
+def vfs(board: SimBoard) -> list[str]:
+    return [vf_address(board, number) for number in range(board.numvfs)]
+
+
+def parents(board: SimBoard) -> list[str]:
+    """The functions that carry vGPUs: VFs, or the board itself where vGPUs come without SR-IOV."""
+    model = board_model(board.model)
+    if not model.vgpu_capable or board.driver != "nvidia" or board.lost:
+        return []
+    return vfs(board) if model.sriov else [board.pci_address]
+
+
+def types(board: SimBoard) -> tuple[TypeFacts, ...]:
+    """Every vGPU type of the board model, MIG-backed first."""
+    return _types_of(board.model)
+
+
+@cache
+def _types_of(name: str) -> tuple[TypeFacts, ...]:
+    model = board_model(name)
+    if not model.vgpu_capable:
+        return ()
+    found = []
+    for profile in model.profiles:
+        for item in profile.vgpu_types:
+            most = item.max_per_gpu or profile.max_instances
+            share = max(1, most // profile.max_instances)
+            found.append(TypeFacts(item, item.type_id or 0, profile.gi_profile_id, most, share))
+    for item in model.time_sliced_types:
+        found.append(TypeFacts(item, item.type_id or 0, TIME_SLICED, item.max_per_gpu or 1, 1))
+    return tuple(found)
+
+
+def type_facts(board: SimBoard, type_id: int) -> TypeFacts | None:
+    return next((item for item in types(board) if item.id == type_id), None)
+
+
+def vgpu_on(board: SimBoard, parent: str) -> SimVgpu | None:
+    return next((item for item in board.vgpus if item.parent == parent), None)
+
+
+def free_instance(board: SimBoard, wanted: TypeFacts) -> SimInstance | None:
+    """A GPU instance of the type's profile with room for one more vGPU of the type."""
+    for item in board.instances:
+        if item.profile_id != wanted.gi_profile_id:
+            continue
+        inside = [vgpu for vgpu in board.vgpus if vgpu.gi_id == item.id]
+        # What shares an instance has one framebuffer size (cubecos#905); the same type is the strict reading.
+        if len(inside) < wanted.per_instance and all(vgpu.type_id == wanted.id for vgpu in inside):
+            return item
+    return None
+
+
+def fits(board: SimBoard, wanted: TypeFacts) -> bool:
+    """Whether one more vGPU of the type fits on the board now."""
+    if board.mig:
+        return wanted.gi_profile_id != TIME_SLICED and free_instance(board, wanted) is not None
+    if wanted.gi_profile_id != TIME_SLICED or len(board.vgpus) >= wanted.max_instances:
+        return False
+    return all(vgpu.type_id == wanted.id for vgpu in board.vgpus)
+
+
+def creatable(board: SimBoard, parent: str) -> list[TypeFacts]:
+    """Types that could be created on the function now; none when it carries a vGPU (on VFs one at most)."""
+    model = board_model(board.model)
+    if parent not in parents(board) or (model.sriov and vgpu_on(board, parent)):
+        return []
+    return [item for item in types(board) if fits(board, item)]
+
+
+def create(state: SimState, board: SimBoard, parent: str, type_id: int, uuid: str = "") -> None:
+    """Make a vGPU; `OSError` as the framework in use gives it."""
+    if state.faults.vgpu_errno:
+        raise refuse(state.faults.vgpu_errno)
+    mdev = bool(uuid)
+    wanted = type_facts(board, type_id)
+    if wanted is None:
+        raise refuse(errno.EINVAL)
+    if mdev and any(item.uuid == uuid for other in state.boards for item in other.vgpus):
+        raise refuse(errno.EEXIST)
+    if board_model(board.model).sriov and vgpu_on(board, parent):
+        raise refuse(errno.ENOSPC if mdev else errno.EPERM)
+    if not fits(board, wanted):
+        raise refuse(errno.ENOSPC if mdev else errno.EIO)
+    home = free_instance(board, wanted) if board.mig else None
+    board.vgpus.append(SimVgpu(parent, type_id, uuid, home.id if home else None))
+
+
+def remove(board: SimBoard, item: SimVgpu) -> None:
+    """Take a vGPU away. One that a domain holds blocks in the kernel; a simulation must not, so: EBUSY."""
+    if item.held:
+        raise refuse(errno.EBUSY)
+    board.vgpus.remove(item)
+
+
+# ---------------------------------------------------------------- sriov-manage
+@dataclass(frozen=True, slots=True)
+class ScriptResult:
+    """What the script prints and exits with."""
+
+    status: int
+    text: str
+
+
+def sriov_manage(state: SimState, address: str, *, enable: bool, opened: bool = False) -> ScriptResult:
+    """`sriov-manage -e|-d ADDRESS`: re-binds the driver, which erases all GPU instances of the board.
+
+    `opened`: NVML is open in the caller, so that the driver gives no unbind lock.
+    """
+    board = next((item for item in state.boards if item.pci_address == address), None)
+    if board is None or total_vfs(board) == 0:
+        return ScriptResult(1, f"{address} is not an SR-IOV capable NVIDIA GPU")
+    if state.faults.sriov_flaky > 0:
+        state.faults.sriov_flaky -= 1
+        return ScriptResult(1, f"Cannot obtain unbindLock for {address}")
+    if opened:
+        return ScriptResult(1, f"Cannot obtain unbindLock for {address}")
+    if state.faults.sriov_silent:
+        return ScriptResult(0, "")
+    if board.vgpus:
+        board.lost = True  # running it under live vGPUs can detach the board (ansible-cozystack#70)
+        return ScriptResult(1, f"{address}: unbind failed")
+    if board.driver != "nvidia" or any(not item.client for item in board.processes):
+        return ScriptResult(1, f"{address} is in use or not bound to the nvidia driver")
+    board.instances.clear()
+    board.numvfs = total_vfs(board) if enable else 0
+    word = "Enabling" if enable else "Disabling"
+    return ScriptResult(0, f"{word} VFs on {address}")

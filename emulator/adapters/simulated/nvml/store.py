@@ -1,0 +1,239 @@
+"""The state of simulated GPUs, and the file that keeps it between commands.
+
+Several processes and threads may use one directory: changes happen under an exclusive `flock`, and a file is
+replaced as a whole (temporary name, fsync, rename), so that readers need no lock and a killed process leaves
+either the old state or the new one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import cast
+
+from emulator.core.errors import StateError
+from emulator.core.fs import sync_directory
+from emulator.gpu.ports import VgpuFramework
+
+FORMAT = 1
+
+
+@dataclass(slots=True)
+class SimCompute:
+    """A compute instance; `start` and `size` count compute slices of its GPU instance."""
+
+    id: int
+    profile_id: int
+    start: int
+    size: int
+
+
+@dataclass(slots=True)
+class SimInstance:
+    """A GPU instance; `start` and `size` count memory slices."""
+
+    id: int
+    profile_id: int
+    start: int
+    size: int
+    compute: list[SimCompute] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class SimVgpu:
+    """A vGPU on a virtual function (`parent`). `held`: a domain has it open."""
+
+    parent: str
+    type_id: int
+    uuid: str = ""
+    gi_id: int | None = None
+    held: bool = False
+
+
+@dataclass(slots=True)
+class SimProcess:
+    """A process on the board. A `client` has the device open without computing (nvidia-persistenced, DCGM)."""
+
+    pid: int
+    name: str
+    memory_mib: int = 0
+    gi_id: int | None = None
+    client: bool = False
+
+
+@dataclass(slots=True)
+class SimFunction:
+    """Another PCI function: the audio function of a board, or a neighbour in its IOMMU group."""
+
+    address: str
+    vendor: str
+    device: str
+    class_code: str
+    group: int
+    driver: str = ""
+    override: str = ""
+    net: str = ""
+
+
+@dataclass(slots=True)
+class SimBoard:
+    """A board. `mig` and `pending` are MIG mode now and after a reset; `held`: a guest has its VFIO group open."""
+
+    id: str
+    model: str
+    pci_address: str
+    uuid: str
+    minor: int
+    group: int
+    mig: bool = False
+    pending: bool = False
+    driver: str = "nvidia"
+    override: str = ""
+    numvfs: int = 0
+    lost: bool = False
+    held: bool = False
+    utilisation: int = 0
+    instances: list[SimInstance] = field(default_factory=list)
+    vgpus: list[SimVgpu] = field(default_factory=list)
+    processes: list[SimProcess] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class SimFaults:
+    """Faults to play, as data.
+
+    Attributes:
+        failures: NVML symbol -> return code that it gives from now on.
+        sriov_silent: `sriov-manage` exits 0 and does nothing.
+        sriov_flaky: how many more times it fails for a passing reason.
+        vgpu_errno: errno that the next creations of a vGPU end with; 0 none.
+    """
+
+    failures: dict[str, int] = field(default_factory=dict)
+    sriov_silent: bool = False
+    sriov_flaky: int = 0
+    vgpu_errno: int = 0
+
+
+@dataclass(slots=True)
+class SimState:
+    """Everything. `driver_loads` counts up with each load of the driver: older handles are void then."""
+
+    boot_id: str = ""
+    framework: str = VgpuFramework.MDEV.value
+    driver_version: str = "580.95.05"
+    driver_loaded: bool = True
+    driver_loads: int = 0
+    boards: list[SimBoard] = field(default_factory=list)
+    functions: list[SimFunction] = field(default_factory=list)
+    faults: SimFaults = field(default_factory=SimFaults)
+
+
+class GpuStore:
+    """Loads and changes the `SimState` kept in `directory/gpus.json`.
+
+    Raises:
+        StateError: the file is not ours, of a newer format, or damaged.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._path = directory / "gpus.json"
+        self._cached: tuple[tuple[int, int, int], SimState] | None = None
+
+    def look(self) -> SimState:
+        """The present state; the caller must not change it."""
+        cached = self._cached
+        stamp = self._stamp()
+        if stamp is None:
+            return SimState()
+        if cached is None or cached[0] != stamp:
+            cached = (stamp, self._load())
+            self._cached = cached
+        return cached[1]
+
+    @contextmanager
+    def change(self) -> Iterator[SimState]:
+        """The present state, to be changed; saved on leaving unless an exception ends the block."""
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(self._directory / "gpus.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            # A copy of its own, so that a refused or half-done change never shows in what readers hold.
+            state = self._load() if self._stamp() else SimState()
+            before = _encode(state)
+            yield state
+            after = _encode(state)
+            if after != before or self._stamp() is None:
+                self._save(after)
+                self._cached = None
+        finally:
+            os.close(lock)
+
+    def _stamp(self) -> tuple[int, int, int] | None:
+        try:
+            facts = self._path.stat()
+        except FileNotFoundError:
+            return None
+        return (facts.st_ino, facts.st_mtime_ns, facts.st_size)
+
+    def _load(self) -> SimState:
+        try:
+            record = json.loads(self._path.read_text(encoding="utf-8"))
+            if not isinstance(record, dict) or record.get("format") != FORMAT:
+                raise ValueError("unknown format")
+            return _decode(record)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise StateError(
+                f"the state of the simulated GPUs cannot be read: {error}",
+                where=str(self._path),
+                fix="remove the file: the simulated boards start anew, without any slices",
+            ) from error
+
+    def _save(self, text: str) -> None:
+        temporary = self._path.with_suffix(".new")
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(handle, text.encode())
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        temporary.rename(self._path)
+        sync_directory(self._directory)
+
+
+_Record = dict[str, object]
+
+
+def _encode(state: SimState) -> str:
+    return json.dumps({"format": FORMAT, **asdict(state)}, separators=(",", ":"))
+
+
+def _list(record: _Record, key: str) -> list[_Record]:
+    return cast(list[_Record], record.pop(key, []))
+
+
+def _decode(record: _Record) -> SimState:
+    """Rebuild the types; unknown and missing keys are TypeErrors of the constructors."""
+    record.pop("format")
+    boards = [_board(item) for item in _list(record, "boards")]
+    functions = [SimFunction(**item) for item in _list(record, "functions")]  # type: ignore[arg-type]
+    faults = SimFaults(**cast(_Record, record.pop("faults", {})))  # type: ignore[arg-type]
+    return SimState(boards=boards, functions=functions, faults=faults, **record)  # type: ignore[arg-type]
+
+
+def _board(record: _Record) -> SimBoard:
+    instances = [_instance(item) for item in _list(record, "instances")]
+    vgpus = [SimVgpu(**item) for item in _list(record, "vgpus")]  # type: ignore[arg-type]
+    processes = [SimProcess(**item) for item in _list(record, "processes")]  # type: ignore[arg-type]
+    return SimBoard(instances=instances, vgpus=vgpus, processes=processes, **record)  # type: ignore[arg-type]
+
+
+def _instance(record: _Record) -> SimInstance:
+    compute = [SimCompute(**item) for item in _list(record, "compute")]  # type: ignore[arg-type]
+    return SimInstance(compute=compute, **record)  # type: ignore[arg-type]

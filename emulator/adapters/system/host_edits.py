@@ -1,0 +1,160 @@
+"""Files of the host, written so that they can be put back: looked at, copied aside, replaced in one step.
+
+Paths are absolute in the host's eyes; `root` takes the place of `/`. A path with a symbolic link in it is refused,
+and so is what is no ordinary file: neither is what the caller thinks it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import stat
+from pathlib import Path
+
+from emulator.core.errors import ConflictError, StateError
+from emulator.core.file_ports import FileLook
+from emulator.core.fs import sync_directory
+
+_LIMIT = 64 * 1024 * 1024
+_ABSENT = FileLook(None)
+
+
+class HostEdits:
+    """`HostFileEditor` below `root`, with copies of what was there in `backups` (0700)."""
+
+    def __init__(self, root: Path, backups: Path) -> None:
+        self._root, self._backups = root, backups
+
+    def look(self, path: str) -> FileLook:
+        """What is there.
+
+        Raises:
+            ConflictError: a symbolic link is on the way, or it is no ordinary file.
+        """
+        target = self._target(path)
+        try:
+            descriptor = os.open(target, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError):
+            return _ABSENT
+        except OSError as error:
+            raise ConflictError(f"cannot be looked at: {error.strerror}", where=path, fix=f"ls -l {path}") from error
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _LIMIT:
+            os.close(descriptor)
+            raise ConflictError("not an ordinary file", where=path, fix=f"ls -l {path}")
+        with os.fdopen(descriptor, "rb") as file:
+            digest = hashlib.sha256(file.read(_LIMIT)).hexdigest()
+        return FileLook(digest, stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, status.st_mtime_ns)
+
+    def back_up(self, path: str, look: FileLook) -> None:
+        """Keep a copy under the digest of its content, on the disk when this returns."""
+        if look.digest is None:
+            return
+        self._copy(path, look, self._backups / look.digest)
+
+    def keep(self, path: str, look: FileLook) -> str:
+        """Keep a copy under the file's path and the start of its digest, for people, where `forget` leaves it."""
+        name = f"{path.strip('/').replace('/', '_')}.{(look.digest or '')[:12]}"
+        copy = self._backups / "replaced" / name
+        self._copy(path, look, copy)
+        return str(copy)
+
+    def _copy(self, path: str, look: FileLook, copy: Path) -> None:
+        for directory in (self._backups, copy.parent):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if copy.exists():
+            return
+        content = self._target(path).read_bytes()
+        if hashlib.sha256(content).hexdigest() != look.digest:
+            raise ConflictError("changes while it is copied", where=path, fix="run the command again")
+        _replace(copy, content, FileLook(look.digest, 0o600, os.geteuid(), os.getegid()))
+        for directory in (copy.parent.parent, self._backups.parent):
+            sync_directory(directory)
+
+    def missing_parents(self, path: str) -> tuple[str, ...]:
+        """Directories that `write` would have to make, the outermost first."""
+        found = []
+        parent = Path(path).parent
+        while not self._target(str(parent)).is_dir():
+            found.append(str(parent))
+            parent = parent.parent
+        return tuple(reversed(found))
+
+    def write(self, path: str, content: str, *, mode: int = 0o644) -> None:
+        """Replace the file, or make it with the directories above it; it is root's."""
+        for parent in self.missing_parents(path):
+            directory = self._target(parent)
+            directory.mkdir(mode=0o755, exist_ok=True)
+            directory.chmod(0o755)
+            sync_directory(directory.parent)
+        look = FileLook(None, mode, os.geteuid(), os.getegid())
+        _replace(self._target(path), content.encode(), look)
+
+    def put_back(self, path: str, look: FileLook) -> None:
+        """What `look` saw, from its copy; absence, too.
+
+        Raises:
+            StateError: the copy is gone or damaged.
+        """
+        target = self._target(path)
+        if look.digest is None:
+            target.unlink(missing_ok=True)
+            if target.parent.is_dir():
+                sync_directory(target.parent)
+            return
+        try:
+            content = (self._backups / look.digest).read_bytes()
+        except OSError as error:
+            raise StateError(f"its copy cannot be read: {error.strerror}", where=path) from error
+        if hashlib.sha256(content).hexdigest() != look.digest:
+            raise StateError("its copy is damaged", where=path)
+        _replace(target, content, look)
+
+    def tidy(self, path: str) -> None:
+        """Remove what a write that was cut off has left beside the file."""
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            _partial(self._target(path)).unlink()
+
+    def remove_directory(self, path: str) -> None:
+        """Remove a directory if it is empty; anything else leaves it."""
+        with contextlib.suppress(OSError):
+            self._target(path).rmdir()
+
+    def forget(self) -> None:
+        """Remove all copies but those to keep."""
+        if self._backups.is_dir():
+            for copy in self._backups.iterdir():
+                if not copy.is_dir():
+                    copy.unlink()
+            with contextlib.suppress(OSError):  # not empty: there are some to keep
+                self._backups.rmdir()
+
+    def _target(self, path: str) -> Path:
+        target = self._root / path.lstrip("/")
+        parent = target.parent
+        if Path(os.path.realpath(parent)) != Path(os.path.realpath(self._root)) / parent.relative_to(self._root):
+            raise ConflictError("a symbolic link is on the way", where=path, fix=f"namei -l {path}")
+        return target
+
+
+def _replace(target: Path, content: bytes, look: FileLook) -> None:
+    """One rename, so that nobody sees half a file; owner, mode and time as in `look`."""
+    partial = _partial(target)
+    partial.unlink(missing_ok=True)
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fchown(descriptor, look.uid, look.gid)
+        os.fchmod(descriptor, look.mode)
+        if look.mtime_ns:
+            os.utime(descriptor, ns=(look.mtime_ns, look.mtime_ns))
+        os.fsync(descriptor)
+    partial.replace(target)
+    sync_directory(target.parent)
+
+
+def _partial(target: Path) -> Path:
+    # Its ending keeps modprobe, sysctl and GRUB from reading it.
+    return target.with_name(f".{target.name}.hyperscaler-new")

@@ -1,0 +1,290 @@
+"""Reads a host below a root directory, `/` or a recorded one, into `HostReadings`. Only translates; judges nothing."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from emulator.adapters.nvidia.pci_sysfs import NVIDIA_VENDOR, SysfsPci, names, read_or
+from emulator.gpu.ports import DeviceHolder, FileAccess, PciDevice, VgpuFramework
+from emulator.host.facts import HostFacts, limited_memory, reached_networks
+from emulator.host.parsers import (
+    parse_blacklist,
+    parse_cgroup_mounts,
+    parse_device_minor,
+    parse_dpkg_status,
+    parse_driver_version,
+    parse_forward_drops,
+    parse_modules,
+    parse_open_files,
+    parse_processor,
+    parse_version,
+)
+from emulator.host.prepare.steps import FILES, UNITS
+from emulator.host.readings import (
+    Board,
+    Cgroups,
+    DriverKind,
+    HostProbe,
+    HostReadings,
+    HostUser,
+    Iommu,
+    Kernel,
+    Limits,
+    NvidiaDriver,
+    Program,
+)
+
+DEVICES = ("/dev/kvm", "/dev/vhost-net", "/dev/net/tun")
+PROGRAMS = ("libvirtd", "virtqemud", "qemu", "qemu-img", "dnsmasq", "ansible", "packer", "apt-get")
+# These are looked for, and not asked anything.
+TOOLS = ("update-grub", "update-initramfs", "dracut")
+_UNIT_DIRECTORIES = ("/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
+MODPROBE_DIRECTORIES = ("/etc/modprobe.d", "/run/modprobe.d", "/usr/local/lib/modprobe.d", "/usr/lib/modprobe.d")
+PARAMETERS = ("kvm_intel/nested", "kvm_amd/nested", "kvm_amd/sev", "kvm_intel/tdx")
+# Kernel arguments that keep modules out, and who obeys them: kmod, the kernel, the initramfs.
+_BLACKLIST_ARGUMENTS = ("modprobe.blacklist", "module_blacklist", "rd.driver.blacklist")
+_LIBVIRT_SOCKETS = ("/run/libvirt/libvirt-sock", "/run/libvirt/virtqemud-sock")
+
+
+class HostReader:
+    """Reads one host.
+
+    Args:
+        files: the host's files.
+        probe: the rest of it.
+        home: the product's directory, whose file system the free space is asked of.
+        wanted_packages: the product's list of Debian packages, True for optional ones.
+    """
+
+    def __init__(
+        self, files: FileAccess, probe: HostProbe, *, home: Path, wanted_packages: Mapping[str, bool] | None = None
+    ) -> None:
+        self._files, self._probe, self._home, self._wanted = files, probe, home, wanted_packages or {}
+        self._pci = SysfsPci(files)
+
+    def read(self) -> HostReadings:
+        """One look at everything. What cannot be read is empty in the result."""
+        with ThreadPoolExecutor(len(PROGRAMS) + 2) as pool:
+            said = {name: pool.submit(self._probe.says, name) for name in (*PROGRAMS, *TOOLS)}
+            processes = self._processes()
+            facts = self._facts()
+            docker = "dockerd" in processes or "docker0" in facts.interfaces
+            loaded = self._loaded()
+            # Only where it matters: asking loads the kernel's filter modules on hosts that have none yet.
+            iptables = docker or "iptable_filter" in loaded
+            forward = pool.submit(self._probe.says, "iptables-forward") if iptables else None
+            chains = pool.submit(self._probe.says, "nft-chains") if "nf_tables" in loaded else None
+            boards = self._boards()
+            user = self._user()
+            release = self._pairs("/etc/os-release")
+            answers = {name: future.result() for name, future in said.items()}
+            policy = None if forward is None else forward.result()
+            # Without the kernel's module there are no tables.
+            tables = "" if chains is None else chains.result()
+        return HostReadings(
+            user=user,
+            system=release.get("ID", ""),
+            system_name=release.get("PRETTY_NAME", "an unknown system"),
+            processor=parse_processor(self._read("/proc/cpuinfo")),
+            kernel=self._kernel(loaded),
+            devices={path: self._probe.device(path) for path in DEVICES},
+            iommu=self._iommu(),
+            cgroups=self._cgroups(),
+            boards=boards,
+            driver=self._driver(loaded, boards, processes),
+            holders=self._holders(boards),
+            sriov_manage=self._files.exists("/usr/lib/nvidia/sriov-manage"),
+            programs={name: Program(parse_version(text)) for name, text in answers.items() if text is not None},
+            packages=self._packages(),
+            wanted_packages=tuple(self._wanted),
+            optional_packages=frozenset(name for name, optional in self._wanted.items() if optional),
+            processes=processes,
+            facts=facts,
+            limits=self._limits(),
+            forward_policy=_forward_policy(policy),
+            forward_drops=None if tables is None else parse_forward_drops(tables),
+            ufw=self._pairs("/etc/ufw/ufw.conf").get("ENABLED", "").lower() == "yes",
+            bridge_filter=read_or(self._files, "/proc/sys/net/bridge/bridge-nf-call-iptables") == "1",
+            system_libvirt=any(self._files.exists(path) for path in _LIBVIRT_SOCKETS),
+            # systemd-timesyncd leaves that file once it has set the clock.
+            clock_synchronised=self._files.exists("/run/systemd/timesync/synchronized")
+            or self._probe.clock_synchronised(),
+            has_systemd=self._files.exists("/run/systemd/system"),
+            accounts=frozenset(words[0] for words in self._records("/etc/passwd") if words[0]),
+            groups={words[0]: _members(words) for words in self._records("/etc/group") if words[0]},
+            units=self._units(),
+            own_files=self._own_files(),
+        )
+
+    def _read(self, path: str) -> str:
+        return read_or(self._files, path)
+
+    def _pairs(self, path: str) -> dict[str, str]:
+        pairs = (line.partition("=") for line in self._read(path).splitlines())
+        return {key: value.strip("\"'") for key, sign, value in pairs if sign}
+
+    def _user(self) -> HostUser:
+        """Of this process, as the kernel sees it: `/proc/self/status` has what `id` prints."""
+        status = dict(line.split(":", 1) for line in self._read("/proc/self/status").splitlines() if ":" in line)
+        uid = int((status.get("Uid") or "0 0").split()[1])
+        numbers = {*status.get("Groups", "").split(), *status.get("Gid", "").split()[1:2]}
+        name = next((words[0] for words in self._records("/etc/passwd") if words[2:3] == [str(uid)]), str(uid))
+        groups = frozenset(words[0] for words in self._records("/etc/group") if words[2:3] and words[2] in numbers)
+        return HostUser(uid, name, groups)
+
+    def _records(self, path: str) -> list[list[str]]:
+        """Lines of fields with colons between, as in `/etc/passwd`."""
+        return [line.split(":") for line in self._read(path).splitlines()]
+
+    def _units(self) -> dict[str, bool]:
+        wants = [name for name in names(self._files, _UNIT_DIRECTORIES[0]) if name.endswith(".wants")]
+        return {
+            unit: any(self._files.exists(f"{_UNIT_DIRECTORIES[0]}/{name}/{unit}") for name in wants)
+            for unit in UNITS
+            if any(self._files.exists(f"{directory}/{unit}") for directory in _UNIT_DIRECTORIES)
+        }
+
+    def _own_files(self) -> dict[str, str]:
+        found = {}
+        for path in FILES:
+            with contextlib.suppress(OSError):
+                found[path] = self._files.read(path)
+        return found
+
+    def _loaded(self) -> frozenset[str]:
+        listed = {line.split()[0] for line in self._read("/proc/modules").splitlines() if line.split()}
+        # Of the modules that are built into the kernel, sysfs has those with parameters or a version.
+        here = {name.replace("-", "_") for name in (*listed, *names(self._files, "/sys/module"))}
+        return frozenset(here | parse_modules(self._modules("builtin")))
+
+    def _modules(self, table: str) -> str:
+        release = self._read("/proc/sys/kernel/osrelease")
+        return self._read(f"/lib/modules/{release}/modules.{table}") if release else ""
+
+    def _kernel(self, loaded: frozenset[str]) -> Kernel:
+        arguments = tuple(self._read("/proc/cmdline").split())
+        blacklisted: dict[str, str] = {}
+        for word in arguments:
+            name, _, value = word.partition("=")
+            if name in _BLACKLIST_ARGUMENTS:
+                blacklisted |= {module.replace("-", "_"): word for module in value.split(",")}
+        for directory in MODPROBE_DIRECTORIES:
+            for name in names(self._files, directory):
+                if name.endswith(".conf"):
+                    path = f"{directory}/{name}"
+                    blacklisted |= dict.fromkeys(parse_blacklist(self._read(path)), path)
+        parameters = {}
+        for key in PARAMETERS:
+            module, _, parameter = key.partition("/")
+            text = self._read(f"/sys/module/{module}/parameters/{parameter}")
+            if text:
+                parameters[key] = text
+        loadable = parse_modules(self._modules("dep"))
+        return Kernel(arguments, loaded, loadable, parameters, blacklisted)
+
+    def _iommu(self) -> Iommu:
+        groups = len(names(self._files, "/sys/kernel/iommu_groups"))
+        try:
+            listed = self._files.listdir("/sys/firmware/acpi/tables")
+        except FileNotFoundError:
+            return Iommu((), groups)
+        except OSError:
+            return Iommu(None, groups)
+        return Iommu(tuple(name for name in listed if name in ("DMAR", "IVRS")), groups)
+
+    def _cgroups(self) -> Cgroups:
+        return parse_cgroup_mounts(self._read("/proc/mounts"), self._read("/sys/fs/cgroup/cgroup.controllers"))
+
+    def _boards(self) -> tuple[Board, ...]:
+        found = []
+        for device in self._pci.devices(vendor=NVIDIA_VENDOR):
+            if device.physfn is None and device.class_code.startswith("03"):
+                group = () if device.iommu_group is None else self._pci.iommu_group(device.iommu_group)
+                framework = self._pci.framework(device.address)
+                found.append(Board(device, _board_name(device), framework, group, self._node(device)))
+        return tuple(found)
+
+    def _node(self, device: PciDevice) -> str:
+        """NVIDIA's driver numbers the nodes in its own order, and tells the number in /proc alone."""
+        if device.driver == "vfio-pci":
+            return "" if device.iommu_group is None else f"/dev/vfio/{device.iommu_group}"
+        minor = parse_device_minor(self._read(f"/proc/driver/nvidia/gpus/{device.address}/information"))
+        return "" if minor is None else f"/dev/nvidia{minor}"
+
+    def _driver(
+        self, loaded: frozenset[str], boards: tuple[Board, ...], processes: frozenset[str]
+    ) -> NvidiaDriver | None:
+        """Which kind is told by what only the vGPU host driver has: its VFIO module, its manager, vGPU types."""
+        if "nvidia" not in loaded:
+            return None
+        version, is_open = parse_driver_version(self._read("/proc/driver/nvidia/version"))
+        host = (
+            "nvidia_vgpu_vfio" in loaded
+            or "nvidia-vgpu-mgr" in processes
+            or any(board.framework is not VgpuFramework.NONE for board in boards)
+        )
+        return NvidiaDriver(version, DriverKind.VGPU_HOST if host else DriverKind.DATA_CENTRE, is_open)
+
+    def _holders(self, boards: tuple[Board, ...]) -> tuple[DeviceHolder, ...]:
+        devices = (name for name in names(self._files, "/dev") if name.startswith("nvidia") and name[6:].isdigit())
+        nodes = [f"/dev/{name}" for name in devices]
+        nodes += [f"/dev/vfio/{board.pci.iommu_group}" for board in boards if board.pci.driver == "vfio-pci"]
+        return self._pci.holders(*nodes) if nodes else ()
+
+    def _packages(self) -> frozenset[str] | None:
+        text = self._read("/var/lib/dpkg/status")
+        return parse_dpkg_status(text) if text else None
+
+    def _processes(self) -> frozenset[str]:
+        pids = (name for name in names(self._files, "/proc") if name.isdigit())
+        return frozenset(filter(None, (self._read(f"/proc/{pid}/comm") for pid in pids)))
+
+    def _facts(self) -> HostFacts:
+        memory = limited_memory(
+            self._read("/proc/meminfo"),
+            limit=self._read("/sys/fs/cgroup/memory.max"),
+            used=self._read("/sys/fs/cgroup/memory.current"),
+        )
+        return HostFacts(
+            cores=self._cores(),
+            memory_total_mib=memory.total,
+            memory_available_mib=memory.available,
+            memory_reserved_mib=memory.reserved,
+            disk_free_gib=self._probe.disk_free_gib(self._home),
+            networks=reached_networks(self._read("/proc/net/route"), self._read("/proc/net/ipv6_route")),
+            interfaces=names(self._files, "/sys/class/net"),
+        )
+
+    def _cores(self) -> int:
+        """CPUs that this process may use: `0-3,8` are five."""
+        text = self._read("/proc/self/status")
+        listed = next((line.split(":")[1] for line in text.splitlines() if line.startswith("Cpus_allowed_list:")), "")
+        spans = [word.strip().partition("-") for word in listed.split(",") if word.strip()]
+        return sum(int(last or first) - int(first) + 1 for first, _, last in spans)
+
+    def _limits(self) -> Limits:
+        soft, hard = parse_open_files(self._read("/proc/self/limits"))
+        instances = self._read("/proc/sys/fs/inotify/max_user_instances")
+        return Limits(soft, hard, int(instances) if instances.isdecimal() else None)
+
+
+def _board_name(device: PciDevice) -> str:
+    from emulator.gpu.catalog import find_board_by_pci  # it reads YAML: not where there is no board
+
+    pci_id = f"{device.vendor}:{device.device}"
+    model = find_board_by_pci(pci_id)
+    return model.product_name if model else f"NVIDIA device {pci_id}"
+
+
+def _members(words: list[str]) -> frozenset[str]:
+    """Of a line of `/etc/group`; those whose primary group it is are not listed there."""
+    return frozenset(filter(None, words[3].split(","))) if len(words) > 3 else frozenset()
+
+
+def _forward_policy(text: str | None) -> str | None:
+    """`-P FORWARD DROP` -> `DROP`."""
+    words = (text or "").split()
+    return words[2] if words[:2] == ["-P", "FORWARD"] and len(words) > 2 else None

@@ -1,0 +1,145 @@
+"""Disks by qemu-img."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+from pathlib import Path
+
+from emulator.adapters.system.process import command_error
+from emulator.core.errors import ConflictError, DamagedDiskError, HyperscalerError
+from emulator.core.ports import Completed, ProcessRunner
+from emulator.core.units import GIB
+
+# Creating and inspecting touch headers only; a minute means that the storage hangs.
+_TIMEOUT = 60.0
+
+# How a refusal ends that comes from the kernel (a disk error, a lack of memory or permission), not from the format.
+_KERNEL_SAYS = tuple(os.strerror(number) for number in errno.errorcode)
+
+
+class QemuImg:
+    """`DiskTool` on qemu-img.
+
+    Paths are made absolute before qemu-img sees them: a name such as `json:{...}` or `nbd:host` is a block
+    driver to QEMU, an absolute path never is.
+    """
+
+    def __init__(self, runner: ProcessRunner) -> None:
+        self._runner = runner
+
+    def create_overlay(self, path: Path, *, base: Path, size_gib: int) -> None:
+        """See `DiskTool.create_overlay`; the directory of `path` is made (0700) when it is missing.
+
+        Raises:
+            ConflictError: `path` exists; a disk is never overwritten.
+            HyperscalerError: `base` is missing or not a qcow2.
+        """
+        target, backing = path.absolute(), base.absolute()
+        if os.path.lexists(target):
+            raise ConflictError("the disk exists already", where=str(target))
+        size = max(size_gib * GIB, self._virtual_size(backing))
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.partial")
+        partial.unlink(missing_ok=True)
+        try:
+            # The backing format is given: probing it would let a guest that writes a qcow2 header into a raw
+            # disk read any file of the host.
+            self._runner.run(
+                ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", backing, partial, str(size)],
+                timeout=_TIMEOUT,
+            )
+            partial.chmod(0o600)
+            _sync(partial)
+            partial.rename(target)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        _sync(target.parent)
+
+    def resize(self, path: Path, *, size_gib: int) -> None:
+        """Grow the qcow2 at `path`; already that size is fine.
+
+        Raises:
+            HyperscalerError: it is absent or larger; shrinking would cut off the guest's file system.
+        """
+        target = path.absolute()
+        present = self._size(target)
+        wanted = size_gib * GIB
+        if present > wanted:
+            raise HyperscalerError(
+                f"the disk has {present // GIB} GiB and cannot shrink to {size_gib} GiB",
+                where=str(target),
+                fix="keep the size, or destroy the node and provision it anew",
+            )
+        if present < wanted:
+            self._runner.run(["qemu-img", "resize", "-q", "-f", "qcow2", target, str(wanted)], timeout=_TIMEOUT)
+            _sync(target)
+
+    def size_gib(self, path: Path) -> int:
+        """Virtual size, rounded down to GiB."""
+        return self._size(path.absolute()) // GIB
+
+    def overlay_base(self, path: Path) -> Path | None:
+        """The backing file of the qcow2 at `path`; None when the file is absent or is no overlay.
+
+        Raises:
+            DamagedDiskError: qemu-img has read the file and refuses its format.
+            CommandError: qemu-img cannot read the file.
+        """
+        target = path.absolute()
+        if not target.exists():
+            return None
+        info = self._info(target)
+        backing = info.get("full-backing-filename") or info.get("backing-filename")
+        if info.get("format") != "qcow2" or not isinstance(backing, str):
+            return None
+        return Path(backing)
+
+    def _virtual_size(self, base: Path) -> int:
+        """Bytes that a guest sees of the golden image `base`."""
+        if not base.is_file():
+            raise HyperscalerError(
+                "the golden image is missing", where=str(base), fix="hyperscaler image build, then again"
+            )
+        return self._size(base)
+
+    def _size(self, path: Path) -> int:
+        """Virtual bytes of the qcow2 at `path`."""
+        info = self._info(path)
+        size = info.get("virtual-size")
+        if info.get("format") != "qcow2" or not isinstance(size, int):
+            raise HyperscalerError("the disk is not a qcow2", where=str(path))
+        return size
+
+    def _info(self, path: Path) -> dict[str, object]:
+        """What qemu-img says about a file. `-U`: a running guest holds its lock, and reading a header is safe."""
+        command: list[str | Path] = ["qemu-img", "info", "-U", "--output=json", path]
+        done = self._runner.run(command, timeout=_TIMEOUT, check=False)
+        if done.returncode != 0 and _refuses_format(done):
+            raise DamagedDiskError(f"the disk is damaged: {done.stderr.strip()}", where=str(path))
+        if done.returncode != 0:
+            raise command_error(done)
+        with contextlib.suppress(ValueError, RecursionError):
+            info = json.loads(done.stdout)
+            if isinstance(info, dict):
+                return info
+        raise HyperscalerError("qemu-img gave no usable description", where=str(path))
+
+
+def _refuses_format(done: Completed) -> bool:
+    """Whether qemu-img has read the file and found that it is no disk; any other failure says nothing of the file."""
+    said = done.stderr.strip()
+    opened = done.returncode == 1 and said.startswith("qemu-img: Could not open ")
+    return opened and not said.endswith(_KERNEL_SAYS) and "driver requires" not in said
+
+
+def _sync(path: Path) -> None:
+    """fsync a file or directory, so that a power cut cannot leave a name without its contents."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

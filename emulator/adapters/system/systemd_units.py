@@ -1,0 +1,75 @@
+"""Unit files of the host's systemd, written and enabled; where it does not run they count from its next start."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from emulator.core.errors import HostNotFitError
+from emulator.core.fs import sync_directory
+from emulator.core.ports import ProcessRunner
+
+UNITS = Path("/etc/systemd/system")
+_RUNNING = Path("/run/systemd/system")
+_TIMEOUT = 60.0
+
+
+class SystemdUnits:
+    """`Units` in `directory`. systemd is told of changes where it runs, which `running` shows."""
+
+    def __init__(self, runner: ProcessRunner, directory: Path = UNITS, running: Path = _RUNNING) -> None:
+        self._runner, self._directory, self._running = runner, directory, running
+
+    def read(self, name: str) -> str | None:
+        """The unit's text; None without one."""
+        try:
+            return (self._directory / name).read_text(errors="replace")
+        except FileNotFoundError:
+            return None
+
+    def is_enabled(self, name: str) -> bool:
+        """Whether it is started with the host."""
+        return self._link(name).is_symlink()
+
+    def enable(self, name: str, text: str) -> None:
+        """Write the unit and have it started with the host, from its next start on.
+
+        Raises:
+            HostNotFitError: this host has no systemd.
+        """
+        if not self._directory.is_dir():
+            raise HostNotFitError("this host has no systemd", where=str(self._directory), fix="start the lab by hand")
+        path = self._directory / name
+        partial = path.with_name(f".{name}.new")
+        partial.unlink(missing_ok=True)
+        with partial.open("x") as file:
+            os.fchmod(file.fileno(), 0o644)
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        link = self._link(name)
+        link.parent.mkdir(mode=0o755, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            link.symlink_to(path)
+        self._reload()
+
+    def remove(self, name: str) -> None:
+        """Take the unit away, for good when this returns; absent is fine. What it started goes on."""
+        self._link(name).unlink(missing_ok=True)
+        (self._directory / name).unlink(missing_ok=True)
+        (self._directory / f".{name}.new").unlink(missing_ok=True)
+        for directory in (self._link(name).parent, self._directory):
+            with contextlib.suppress(FileNotFoundError):
+                sync_directory(directory)
+        with contextlib.suppress(OSError):  # others are enabled, too
+            self._link(name).parent.rmdir()
+        self._reload()
+
+    def _link(self, name: str) -> Path:
+        return self._directory / "multi-user.target.wants" / name
+
+    def _reload(self) -> None:
+        if self._running.is_dir():
+            self._runner.run(["systemctl", "daemon-reload"], timeout=_TIMEOUT)

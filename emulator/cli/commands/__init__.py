@@ -1,0 +1,1 @@
+"""Which verbs are there? One folder per group."""

@@ -1,0 +1,1 @@
+"""Verbs that let people in, and change secrets."""

@@ -1,0 +1,156 @@
+"""hyperscaler access add|list|revoke"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from emulator.cli.options import lab_argument, wait_option
+from emulator.cli.output import json_option, print_json
+from emulator.cli.render.progress import reporting, run_log
+from emulator.cli.signals import stop_on_signals
+from emulator.core import ids
+from emulator.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from emulator.credentials.users import LabUser
+
+user_argument = click.argument("user")
+
+
+@click.group("access")
+def command() -> None:
+    """Let people into the nodes of a lab, for a time, and take it back."""
+
+
+@command.command("add")
+@lab_argument
+@user_argument
+@click.option("--role", type=click.Choice(["student", "admin"]), default="student", show_default=True)
+@click.option("--ttl", default="8h", show_default=True, metavar="TIME", help="How long: 45m, 8h, 30d.")
+@click.option(
+    "--node",
+    "nodes",
+    multiple=True,
+    metavar="NODE",
+    help="Only this node; may be given several times. Without it: all for an admin, the clusters' heads for a student.",
+)
+@click.option(
+    "--public-key",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="The user's own key (.pub); otherwise a key pair is made.",
+)
+@wait_option
+@json_option
+def add(
+    lab: str,
+    user: str,
+    *,
+    role: str,
+    ttl: str,
+    nodes: tuple[str, ...],
+    public_key: Path | None,
+    wait_seconds: float,
+    as_json: bool,
+) -> None:
+    """Give USER an account on the nodes of LAB and a certificate that ends by itself.
+
+    Run it again for a longer time or another role.
+    """
+    from emulator.credentials.users import AccessRole, check_public_key, parse_ttl
+    from emulator.operations.credentials.access import GrantRequest, grant
+    from emulator.wiring import real_world
+
+    key = "" if public_key is None else check_public_key(_read(public_key))
+    request = GrantRequest(user, AccessRole(role), parse_ttl(ttl), nodes, key)
+    world = real_world()
+    with (
+        stop_on_signals() as stop,
+        run_log(world.home.lab(lab).logs, "access"),
+        reporting(live=True) as reporter,
+    ):
+        granted = grant(world, lab, request, reporter, stop, wait_seconds=wait_seconds)
+    if as_json:
+        print_json({"version": 1, "lab": lab, "user": _json(granted.user), "directory": str(granted.directory)})
+        return
+    click.echo(
+        f"{user} may use {', '.join(granted.user.nodes) or 'all nodes'} of {lab} as {role}, {_until(granted.user)}."
+    )
+    home = ids.handout_home(lab)
+    click.echo(f"Hand over this directory: {granted.directory}")
+    click.echo(f"  {user} copies it (cp -rT, mode 0700) to {home} and logs in with: ssh -F {home}/config NODE")
+    click.echo(f"  or, with the line `Include {home}/config` at the top of ~/.ssh/config: ssh NODE")
+    if granted.namespaced:
+        click.echo("  The nodes are in a network of the lab's own: all this works for root of this host only.")
+
+
+@command.command("list")
+@lab_argument
+@json_option
+def show(lab: str, *, as_json: bool) -> None:
+    """Who has, or had, access to LAB."""
+    from emulator.operations.credentials.access import list_users
+    from emulator.wiring import real_world
+
+    users = list_users(real_world(), lab)
+    if as_json:
+        print_json({"version": 1, "lab": lab, "users": [_json(user) for user in users]})
+    elif not users:
+        click.echo(f"nobody but you has access to {lab}; hyperscaler access add {lab} USER gives it")
+    for user in users if not as_json else ():
+        where = ", ".join(user.nodes) or "all nodes"
+        click.echo(f"{user.name:<32} {user.role:<8} uid {user.uid}  {where}  {_until(user)}")
+
+
+@command.command("revoke")
+@lab_argument
+@user_argument
+@wait_option
+@json_option
+def revoke(lab: str, user: str, *, wait_seconds: float, as_json: bool) -> None:
+    """Take the access of USER to LAB back at once: keys, account, running jobs. Files stay."""
+    from emulator.operations.credentials.access import revoke
+    from emulator.wiring import real_world
+
+    world = real_world()
+    with (
+        stop_on_signals() as stop,
+        run_log(world.home.lab(lab).logs, "access"),
+        reporting(live=True) as reporter,
+    ):
+        gone = revoke(world, lab, user, reporter, stop, wait_seconds=wait_seconds)
+    if as_json:
+        print_json({"version": 1, "lab": lab, "user": _json(gone)})
+    else:
+        click.echo(f"{user} has no access to {lab} any more.")
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")[:16384]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError("cannot be read as a public key", where=str(path)) from error
+
+
+def _until(user: LabUser) -> str:
+    if user.revoked:
+        return "revoked"
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(user.expires))
+    return f"until {when}" if user.expires > time.time() else f"ended {when}"
+
+
+def _json(user: LabUser) -> dict[str, object]:
+    return {
+        "name": user.name,
+        "uid": user.uid,
+        "role": user.role.value,
+        "nodes": list(user.nodes),
+        "revoked": user.revoked,
+        "certificates": [
+            {"serial": each.serial, "public_key": each.public_key, "expires": each.expires}
+            for each in user.certificates
+        ],
+    }

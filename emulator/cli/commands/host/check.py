@@ -1,0 +1,40 @@
+"""hyperscaler host check [FILE]"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from emulator.cli.output import json_option, print_json
+from emulator.core.errors import ExitCode
+
+
+@click.command("check")
+@click.argument("file", type=click.Path(path_type=Path), required=False)
+@click.option("--verbose", "-v", is_flag=True, help="Say of every check why it matters.")
+@click.option(
+    "--root",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Judge the host that was recorded in this directory.",
+)
+@json_option
+def check(file: Path | None, root: Path | None, *, verbose: bool, as_json: bool) -> None:
+    """Look whether this machine can be a host of labs, or with FILE of that lab.
+
+    Changes nothing, and works as an ordinary user, who is told what was not to be seen. Exit code 4 when something
+    fails.
+    """
+    from emulator.cli.render.host_check import host_report_json, host_report_text
+    from emulator.core.paths import Home
+    from emulator.operations.host.check import check_host
+    from emulator.wiring.host import host_reader
+
+    report = check_host(host_reader(root), file, Home.default() if root is None else None)
+    if as_json:
+        print_json(host_report_json(report))
+    else:
+        styled = sys.stdout.isatty()
+        click.echo(host_report_text(report, verbose=verbose, styled=styled, subject=str(root or "this host")))
+    sys.exit(ExitCode.HOST_NOT_FIT if report.failed else ExitCode.DONE)

@@ -1,0 +1,1 @@
+"""Verbs about golden images and bundles."""

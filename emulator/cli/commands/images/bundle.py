@@ -1,0 +1,110 @@
+"""hyperscaler bundle create|verify|show"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from emulator.cli.options import load
+from emulator.cli.output import json_option, print_json
+from emulator.cli.render.progress import reporting
+from emulator.core.errors import UsageError
+from emulator.core.progress import Event, Status
+
+if TYPE_CHECKING:
+    from emulator.kubernetes.release.image_input import Bundles
+    from emulator.kubernetes.release.release import ReleaseManifest
+    from emulator.labfile.model import KubernetesSpec
+
+path_argument = click.argument("path", type=click.Path(path_type=Path))
+
+
+@click.group("bundle")
+def command() -> None:
+    """Kubernetes in one file, for hosts without a way to the internet (source: bundle:PATH)."""
+
+
+@command.command("create")
+@path_argument
+@click.option("--file", "file", type=click.Path(path_type=Path), help="Hold what this lab file asks for.")
+@click.option("--source", type=click.Choice(["auto", "upstream", "debian-source"]), help="Instead of the file's.")
+@click.option("--version", "version", metavar="VERSION", help="Such as 1.31 or 1.31.4, instead of the file's.")
+@json_option
+def create(path: Path, *, file: Path | None, source: str | None, version: str | None, as_json: bool) -> None:
+    """Write programs, container images and manifests of a Kubernetes release to PATH."""
+    wants = _wants(file)
+    wants = dataclasses.replace(wants, source=source or wants.source, version=version or wants.version)
+    with reporting(live=True) as reporter:
+
+        def progress(step: str, line: str) -> None:
+            reporter.event(Event("bundle", path.name, Status.RUNNING, f"{step}: {line}" if line else step))
+
+        manifest = _bundles().create(wants, path, progress=progress)
+    _tell(manifest, path, as_json=as_json, verdict="written")
+
+
+@command.command("verify")
+@path_argument
+@json_option
+def verify(path: Path, *, as_json: bool) -> None:
+    """Compare everything in the bundle PATH with its manifest, and see whether labs can be provisioned from it.
+
+    Exit 1 and every fault if it differs, or what keeps it from being of use.
+    """
+    _tell(_bundles().verify(path), path, as_json=as_json, verdict="whole")
+
+
+@command.command("show")
+@path_argument
+@json_option
+def show(path: Path, *, as_json: bool) -> None:
+    """Show what the bundle PATH says that it holds; the rest is not read."""
+    _tell(_bundles().show(path), path, as_json=as_json, verdict="not verified")
+
+
+def _bundles() -> Bundles:
+    from emulator.wiring import bundles_of_host
+
+    return bundles_of_host()
+
+
+def _wants(file: Path | None) -> KubernetesSpec:
+    from emulator.labfile.model import KubernetesSpec
+
+    if file is None:
+        return KubernetesSpec()
+    spec = load(file).spec
+    if spec.kubernetes is None:
+        raise UsageError("the lab has no Kubernetes cluster", where=str(file), fix="give a file with clusters.cloud")
+    return spec.kubernetes
+
+
+def _tell(manifest: ReleaseManifest, path: Path, *, as_json: bool, verdict: str) -> None:
+    fields: dict[str, Any] = {
+        "path": str(path),
+        "verdict": verdict,
+        "kubernetes": manifest.version,
+        "architecture": manifest.architecture,
+        "origin": manifest.origin,
+        "digest": manifest.digest,
+        "addons": list(manifest.addons),
+        "fetched": dict(manifest.fetched),
+        "images": list(manifest.images),
+    }
+    if as_json:
+        print_json({"version": 1, **fields, "size": sum(file.size for file in manifest.files.values())})
+        return
+    from emulator.core.units import human_bytes
+
+    size = human_bytes(sum(file.size for file in manifest.files.values()))
+    click.echo(f"{path}: {verdict}")
+    click.echo(f"  Kubernetes {manifest.version} for {manifest.architecture}, {size}, {manifest.origin}")
+    click.echo(f"  digest: {manifest.digest}")
+    click.echo(f"  add-ons: {', '.join(manifest.addons) or 'none'}")
+    for addon, sha256 in manifest.fetched.items():
+        click.echo(f"  {addon}: manifest fetched with sha256 {sha256}")
+    for image in manifest.images:
+        click.echo(f"  image {image}")

@@ -1,0 +1,36 @@
+"""hyperscaler configure FILE"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from emulator.cli.options import file_argument, load, wait_option
+from emulator.cli.output import json_option, print_json
+from emulator.cli.render.progress import reporting, run_log
+from emulator.cli.signals import stop_on_signals
+
+
+@click.command("configure")
+@file_argument
+@wait_option
+@json_option
+def command(file: Path, *, wait_seconds: float, as_json: bool) -> None:
+    """Run the playbooks of the provisioned lab of FILE again; machines and networks are left as they are."""
+    from emulator.operations.operate import configure
+    from emulator.wiring import real_world
+
+    loaded = load(file)
+    world = real_world()
+    with (
+        stop_on_signals() as stop,
+        run_log(world.home.lab(loaded.spec.name).logs, "configure"),
+        reporting(live=True) as reporter,
+    ):
+        result = configure(world, loaded, reporter, stop, wait_seconds=wait_seconds)
+    if as_json:
+        print_json({"version": 1, "lab": loaded.spec.name, "configured": dict(result.changed)})
+    else:
+        for node, count in sorted(result.changed.items()):
+            click.echo(f"{node}: {count} changed")

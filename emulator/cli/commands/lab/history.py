@@ -1,0 +1,24 @@
+"""hyperscaler history [LAB]"""
+
+from __future__ import annotations
+
+import click
+
+from emulator.cli.output import json_option, print_json
+
+
+@click.command("history")
+@click.argument("lab", required=False)
+@click.option("-n", "last", type=click.IntRange(min=0), default=20, show_default=True, help="How many; 0 for all.")
+@json_option
+def command(lab: str | None, *, last: int, as_json: bool) -> None:
+    """Show who changed what on this host, of one LAB or of all, with those that are gone."""
+    from emulator.cli.render.history import history_text
+    from emulator.operations.history import history
+    from emulator.wiring import real_world
+
+    found = history(real_world(), lab, last=last)
+    if as_json:
+        print_json(found.to_json())
+    else:
+        click.echo(history_text(found, lab))

@@ -1,0 +1,29 @@
+"""hyperscaler verify LAB"""
+
+from __future__ import annotations
+
+import click
+
+from emulator.cli.options import lab_argument, load_by_name, wait_option
+from emulator.cli.output import json_option, print_json
+from emulator.cli.render.progress import reporting, run_log
+from emulator.cli.render.summary import checks_json, checks_text
+
+
+@click.command("verify")
+@lab_argument
+@wait_option
+@json_option
+def command(lab: str, *, wait_seconds: float, as_json: bool) -> None:
+    """Prove that LAB works, by running jobs on it."""
+    from emulator.operations.operate import verify
+    from emulator.wiring import real_world
+
+    world = real_world()
+    load_by_name(world, lab)
+    with run_log(world.home.lab(lab).logs, "verify"), reporting(live=True) as reporter:
+        checks = verify(world, lab, reporter, wait_seconds=wait_seconds)
+    if as_json:
+        print_json({"version": 1, "lab": lab, "checks": checks_json(checks)})
+    else:
+        click.echo(checks_text(checks))

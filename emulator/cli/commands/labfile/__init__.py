@@ -1,0 +1,1 @@
+"""Verbs that read a lab file and change nothing."""

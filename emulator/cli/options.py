@@ -1,0 +1,122 @@
+"""What the verbs that take a lab file or a lab name share."""
+
+from __future__ import annotations
+
+import math
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from emulator.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from emulator.lab.lab_files import LoadedLab
+    from emulator.labfile.findings import Report
+    from emulator.plan.model import Plan
+
+# By the name of the action.
+_COLOURS = {
+    "CREATE": "green",
+    "ADOPT": "cyan",
+    "UPDATE": "yellow",
+    "REPAIR": "yellow",
+    "REPLACE": "magenta",
+    "DELETE": "red",
+}
+
+file_argument = click.argument("file", type=click.Path(path_type=Path))
+lab_argument = click.argument("lab")
+
+
+def _seconds(_context: click.Context, _option: click.Parameter, value: float) -> float:
+    """A time to wait. Every comparison with `nan` is false, so that such a wait would never end."""
+    if not (math.isfinite(value) and value >= 0):
+        raise click.BadParameter("a number of seconds, 0 or more")
+    return value
+
+
+wait_option = click.option(
+    "--wait",
+    "wait_seconds",
+    type=float,
+    default=0.0,
+    callback=_seconds,
+    metavar="SECONDS",
+    help="Wait for the lab's lock.",
+)
+
+
+def print_findings(report: Report, *, quiet_warnings: bool = False) -> None:
+    """All findings on stderr, errors in red."""
+    styled = sys.stderr.isatty()
+    for finding in report.findings:
+        if quiet_warnings and finding.severity.value == "warning":
+            continue
+        text = finding.render()
+        if styled:
+            colour = "red" if finding.severity.value == "error" else "yellow"
+            word = finding.severity.value + ":"
+            text = text.replace(word, click.style(word, fg=colour, bold=True), 1)
+        click.echo(text, err=True)
+
+
+def print_plan(plan: Plan, *, err: bool = False) -> None:
+    """The plan, one change a line: sign, kind, name on the host and the reason."""
+    stream = sys.stderr if err else sys.stdout
+    styled = stream.isatty()
+    if plan.is_empty:
+        click.echo(f"{plan.lab}: nothing to change", err=err)
+    for change in plan.changes:
+        kind, _, name = change.resource.id.partition("/")
+        shown = f"{plan.lab}-{name}" if kind in ("domain", "volume", "network") else name
+        line = f"{change.action.sign} {kind} {shown}: {change.reason}"
+        click.echo(click.style(line, fg=_COLOURS[change.action.name]) if styled else line, err=err)
+    for blocker in plan.blockers:
+        line = f"x {blocker.resource_id}: {blocker.what}\n    fix: {blocker.fix}"
+        click.echo(click.style(line, fg="red", bold=True) if styled else line, err=err)
+    for note in plan.notes:
+        click.echo(f"note: {note}", err=err)
+
+
+def load(file: Path) -> LoadedLab:
+    """The lab of a file; findings are printed, and errors end the command with exit code 3."""
+    from emulator.lab.lab_files import load_lab_file
+
+    loaded = load_lab_file(file)
+    print_findings(loaded.report)
+    loaded.require_valid()
+    return loaded
+
+
+def load_by_name(world: Any, lab: str) -> LoadedLab:
+    """The lab as last provisioned. A file name is taken for what people mean by it."""
+    from emulator.lab.lab_files import load_recorded_lab
+
+    refuse_file_name(lab)
+    return load_recorded_lab(world.home, lab)
+
+
+def refuse_file_name(lab: str) -> None:
+    """Raises: UsageError for the name of a file in the place of a lab's."""
+    if "/" in lab or lab.endswith((".yaml", ".yml")):
+        raise UsageError(
+            f"{lab} looks like a file; this command takes the lab's name",
+            fix="hyperscaler status lists the labs; the name is metadata.name in the file",
+        )
+
+
+def confirmed(question: str, *, yes: bool) -> bool:
+    """Ask on the terminal; without one, only `--yes` will do."""
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        raise UsageError("nobody is there to ask", fix="use --yes to go on without a question")
+    # While nothing is under way, one Ctrl-C is enough.
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return click.confirm(question, err=True)
+    finally:
+        signal.signal(signal.SIGINT, previous)

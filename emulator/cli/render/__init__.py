@@ -1,0 +1,1 @@
+"""How is a result shown? Text, tables, live progress."""

@@ -1,0 +1,277 @@
+"""GPUs as text and as JSON. Names come from drivers and files: no control character reaches the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from emulator.core.errors import HyperscalerError
+from emulator.gpu.pictures.picture import BoardPicture
+from emulator.gpu.placement.demand import Assignment, BoardState, Infeasible
+from emulator.gpu.ports import Utilisation, VgpuFramework
+from emulator.host.gpu_json import gpu_record
+from emulator.host.gpus import Gpu
+from emulator.operations.gpu.reports import BoardUsage, Discovery
+
+_FRAMEWORKS = {
+    VgpuFramework.NONE: "none offered by the kernel",
+    VgpuFramework.MDEV: "mdev",
+    VgpuFramework.VENDOR_VFIO: "vendor VFIO",
+}
+
+
+def clean(text: str) -> str:
+    return "".join(char if char.isprintable() or char == "\n" else "?" for char in text)
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Columns as wide as their widest cell; the first row is the heading."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return clean("\n".join(lines))
+
+
+# ---------------------------------------------------------------- discover
+def discovery_json(found: Discovery) -> dict[str, Any]:
+    gpus = []
+    for gpu in found.gpus:
+        record = gpu_record(gpu)
+        board = record["nvml"]
+        if isinstance(board, dict) and gpu.board is not None:
+            for entry, instance in zip(board["instances"], gpu.board.instances, strict=True):
+                entry["lab"] = found.owner(gpu, instance)
+        gpus.append({**record, "lab": found.owner(gpu)})
+    return {
+        "version": 1,
+        "simulated": found.simulated,
+        "driver_version": found.gpus[0].driver_version if found.gpus else None,
+        "gpus": gpus,
+        "differences": [
+            {
+                "device": item.device,
+                "field": item.field,
+                "expected": item.expected,
+                "found": item.found,
+                "fix": item.fix,
+            }
+            for item in found.differences
+        ],
+    }
+
+
+def discovery_text(found: Discovery) -> str:
+    if not found.gpus:
+        return "the NVIDIA driver answers, but there is no NVIDIA GPU"
+    heading = ("ADDRESS", "PRODUCT", "MEMORY", "MIG", "SLICES", "VFS", "DRIVER", "HELD BY")
+    rows = [heading, *(_summary(gpu) for gpu in found.gpus)]
+    blocks = [_details(found, gpu) for gpu in found.gpus]
+    title = "simulated boards\n" if found.simulated else ""
+    return title + "\n\n".join([table(rows), *blocks])
+
+
+def _summary(gpu: Gpu) -> tuple[str, ...]:
+    board = gpu.board
+    return (
+        gpu.pci_address,
+        gpu.name,
+        f"{board.memory_total_mib} MiB" if board else "?",
+        _mig(gpu),
+        str(len(board.instances)) if board else "?",
+        str(len(gpu.vfs)),
+        gpu.driver or "none",
+        _count(len(_pids(gpu))),
+    )
+
+
+def _count(processes: int) -> str:
+    return "nobody" if not processes else f"{processes} process" + ("es" if processes > 1 else "")
+
+
+def _pids(gpu: Gpu) -> set[int]:
+    computing = {item.pid for item in gpu.board.processes} if gpu.board else set()
+    return computing | {item.pid for item in gpu.holders}
+
+
+def _mig(gpu: Gpu) -> str:
+    board = gpu.board
+    if board is None:
+        return "?"
+    if board.mig is None:
+        return "not capable"
+    text = "on" if board.mig.current else "off"
+    return f"{text}, {'on' if board.mig.pending else 'off'} after a reset" if board.mig.waits_for_reset else text
+
+
+def _details(found: Discovery, gpu: Gpu) -> str:
+    board = gpu.board
+    owner = found.owner(gpu)
+    facts: list[tuple[str, str]] = [("catalogue", gpu.model.id if gpu.model else "unknown model; NVML's report counts")]
+    if board is None:
+        facts.append(("NVML", "does not see the board" + (f"; lab {owner} has it as a whole" if owner else "")))
+    else:
+        facts += [
+            ("UUID", board.uuid),
+            ("PCI id", board.pci_id),
+            ("architecture", board.architecture or "?"),
+            ("memory", f"{board.memory_used_mib} of {board.memory_total_mib} MiB used"),
+            ("MIG mode", _mig(gpu)),
+            ("virtualisation", board.virtualization.name.lower() if board.virtualization is not None else "?"),
+        ]
+        facts += [("profile", _profile(item)) for item in board.profiles]
+        for item in board.instances:
+            lab = found.owner(gpu, item)
+            whose = f"lab {lab}" if lab else "not made by hyperscaler"
+            busy = ", busy" if item.busy else ""
+            facts.append(("slice", f"{item.profile} at {item.placement.start}, id {item.gi_id}{busy}: {whose}"))
+    facts.append(("driver", f"{gpu.driver or 'none'} (NVIDIA driver {gpu.driver_version})"))
+    facts.append(("vGPU framework", _FRAMEWORKS[gpu.framework]))
+    facts.append(("functions", f"{len(gpu.vfs)} virtual: {gpu.vfs[0]} to {gpu.vfs[-1]}" if gpu.vfs else "none virtual"))
+    group = "none: no IOMMU, so the board cannot go to a guest"
+    if gpu.pci is not None and gpu.pci.iommu_group is not None:
+        members = ", ".join(f"{item.address} ({item.driver or 'no driver'})" for item in gpu.iommu_group)
+        group = f"{gpu.pci.iommu_group}: {members}"
+    facts.append(("IOMMU group", group))
+    for process in board.processes if board else ():
+        memory = f", {process.memory_mib} MiB" if process.memory_mib is not None else ""
+        facts.append(("computes", f"{process.name} (pid {process.pid}{memory})"))
+    facts += [("has it open", f"{item.name} (pid {item.pid}, {item.path})") for item in gpu.holders]
+    lines = [f"{gpu.pci_address}  {gpu.name}"]
+    lines += [f"  {name + ':':<16}{value}" for name, value in facts]
+    return clean("\n".join(lines))
+
+
+def _profile(item: Any) -> str:
+    starts = ", ".join(map(str, item.starts)) if item.placements is not None else "not told without root"
+    return f"{item.name} (id {item.gi_profile_id}, {item.memory_mib} MiB, up to {item.max_instances}) at {starts}"
+
+
+# ---------------------------------------------------------------- plan
+def layout_text(pictures: Sequence[BoardPicture], *, colour: bool, ascii_only: bool) -> str:
+    from emulator.gpu.pictures.render_text import render_text
+
+    text = render_text(pictures, ascii_only=ascii_only)
+    if not colour:
+        return text.plain.rstrip("\n")
+    from rich.console import Console
+
+    console = Console(force_terminal=True, highlight=False, soft_wrap=True)
+    with console.capture() as captured:
+        console.print(text, end="")
+    return captured.get().rstrip("\n")
+
+
+def write_svg(file: Path, pictures: Sequence[BoardPicture]) -> None:
+    from emulator.gpu.pictures.render_svg import render_svg
+
+    try:
+        file.write_text(render_svg(pictures), encoding="utf-8")
+    except OSError as error:
+        raise HyperscalerError(f"cannot be written: {error.strerror}", where=str(file)) from error
+
+
+def layout_json(
+    boards: Sequence[BoardState], placed: Sequence[Assignment], infeasible: Infeasible | None, notes: Sequence[str]
+) -> dict[str, Any]:
+    return {
+        "version": 1,
+        "feasible": infeasible is None,
+        "boards": [
+            {
+                "id": board.id,
+                "model": board.model.id,
+                "memory_slices": board.model.memory_slices,
+                "assignments": [_assignment(item) for item in placed if item.board == board.id],
+            }
+            for board in boards
+        ],
+        "reasons": list(infeasible.reasons) if infeasible else [],
+        "changes": list(infeasible.changes) if infeasible else [],
+        "unplaced": list(infeasible.unplaced) if infeasible else [],
+        "notes": list(notes),
+    }
+
+
+def _assignment(item: Assignment) -> dict[str, Any]:
+    place = item.placement
+    return {
+        "demand": item.demand,
+        "profile": item.profile,
+        "start": place.start if place else None,
+        "size": place.size if place else None,
+        "whole": item.whole,
+    }
+
+
+# ---------------------------------------------------------------- top
+def usage_json(boards: Sequence[BoardUsage]) -> list[dict[str, Any]]:
+    return [
+        {
+            "pci_address": board.pci_address,
+            "name": board.name,
+            **_use_json(board.use),
+            "lab": board.lab,
+            "node": board.node,
+            "slices": [
+                {
+                    "profile": item.instance.profile,
+                    "start": item.instance.placement.start,
+                    "size": item.instance.placement.size,
+                    "gpu_instance_id": item.instance.gi_id,
+                    "lab": item.lab,
+                    "node": item.node,
+                    **_use_json(item.use),
+                }
+                for item in board.slices
+            ],
+        }
+        for board in boards
+    ]
+
+
+def _use_json(use: Utilisation | None) -> dict[str, Any]:
+    return {
+        "gpu_percent": use.gpu_percent if use else None,
+        "memory_percent": use.memory_percent if use else None,
+        "memory_used_mib": use.memory_used_mib if use else None,
+        "memory_total_mib": use.memory_total_mib if use else None,
+    }
+
+
+def usage_text(boards: Sequence[BoardUsage]) -> str:
+    rows: list[tuple[str, ...]] = [("BOARD / SLICE", "GPU", "MEMORY", "NODE")]
+    for board in boards:
+        rows.append((f"{board.pci_address} {board.name}", *_use_cells(board.use), _holder(board.lab, board.node)))
+        for item in board.slices:
+            place = f"  {item.instance.profile} at {item.instance.placement.start}"
+            rows.append((place, *_use_cells(item.use), _holder(item.lab, item.node) or "not made by hyperscaler"))
+    return table(rows)
+
+
+def _use_cells(use: Utilisation | None) -> tuple[str, str]:
+    """A dash where NVML does not tell: in MIG mode, and of what a guest has."""
+    if use is None:
+        return "-", "-"
+    percent = "-" if use.gpu_percent is None else f"{use.gpu_percent} %"
+    return percent, f"{use.memory_used_mib} / {use.memory_total_mib} MiB"
+
+
+def _holder(lab: str | None, node: str | None) -> str:
+    return f"{lab}/{node}" if lab and node else node or (f"lab {lab}" if lab else "")
+
+
+# ---------------------------------------------------------------- map
+def map_text(data: Mapping[str, Any]) -> str:
+    """The content of mdev_map.json as a table."""
+    rows: list[tuple[str, ...]] = [("NODE", "DEVICE", "BOARD", "SLICE", "GI", "VGPU", "FRAMEWORK")]
+    for node, devices in data["nodes"].items():
+        for item in devices:
+            start = (node, item["device"], item["pci_address"])
+            if item["kind"] == "whole":
+                rows.append((*start, "whole", "-", " ".join(item["functions"]), item["framework"]))
+                continue
+            number = "?" if item["gpu_instance_id"] is None else str(item["gpu_instance_id"])
+            place = f"{item['profile']} at {item['placement']['start']}"
+            device = f"{item['vgpu_type']} {item['uuid'] or item['function']}"
+            rows.append((*start, place, number, device, item["framework"]))
+    return table(rows) if rows[1:] else f"{data['lab']} holds no GPU"

@@ -1,0 +1,1 @@
+"""What does everything else stand on? Errors, units, paths, files, locks, progress, and the ports to the host."""

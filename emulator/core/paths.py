@@ -1,0 +1,254 @@
+"""Where things are kept on the host. Path arithmetic: nothing here creates or reads a file, links are followed at most.
+
+Layout under the home directory (`/var/lib/hyperscaler` for root, else `$XDG_STATE_HOME/hyperscaler`;
+`HYPERSCALER_HOME` overrides both):
+
+    cache/                       what can be made again: Kubernetes' files, what libvirt knows of QEMU
+    images/                      content-addressed golden images, shared by all labs
+    host/                        journal of `host prepare`, and copies of the files that it changed (0700)
+    hypervisors/<lab>.json       which hypervisor the lab is on
+    trusted-signers              whose signature an image needs, if the file is there (ssh allowed signers)
+    labs/<lab>/journal.jsonl     write-ahead journal
+    labs/<lab>/cluster.yaml      the file as last provisioned
+    labs/<lab>/ssh/              key pair, certificate authority, known_hosts and ssh_config of the lab (0700)
+    labs/<lab>/access.json       who may log in
+    labs/<lab>/secrets/          MUNGE key, TLS authority, what users are handed, rotations under way (0700, files 0600)
+    labs/<lab>/disks/            qcow2 overlays
+    labs/<lab>/hypervisor/       the embedded libvirtd's own directories
+    labs/<lab>/ansible/          inventory and runner artifacts
+    labs/<lab>/console/          serial console logs of the guests
+    labs/<lab>/logs/             one log file per run
+    labs/<lab>/output/           map of GPU devices, for people
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+from urllib.parse import quote
+
+
+@dataclass(frozen=True, slots=True)
+class LabPaths:
+    """Paths of one lab."""
+
+    #: All that the program puts into a lab's directory, by name. Whatever else is there is somebody's own, which
+    #: `destroy` refuses to remove: a new file or directory has its name here, too. For what is in them,
+    #: `emulator/lab/recovery/foreign_files.py` has patterns.
+    ENTRIES: ClassVar[frozenset[str]] = frozenset(
+        {
+            "journal.jsonl",
+            "cluster.yaml",
+            "access.json",
+            "ssh",
+            "secrets",
+            "disks",
+            "hypervisor",
+            "ansible",
+            "console",
+            "gpu",
+            "logs",
+            "output",
+        }
+    )
+
+    root: Path
+
+    def is_own(self, name: str) -> bool:
+        """Whether an entry of this name in the lab's directory is the program's: one of `ENTRIES`, a half-written
+        one (`.NAME.new`), or a damaged journal that was kept."""
+        return (
+            name in self.ENTRIES
+            or (name.startswith(".") and name.endswith(".new") and name[1:-4] in self.ENTRIES)
+            or name.startswith("journal.jsonl.damaged-")
+        )
+
+    @property
+    def journal(self) -> Path:
+        return self.root / "journal.jsonl"
+
+    @property
+    def spec(self) -> Path:
+        return self.root / "cluster.yaml"
+
+    @property
+    def ssh(self) -> Path:
+        return self.root / "ssh"
+
+    @property
+    def ssh_key(self) -> Path:
+        return self.ssh / "id_ed25519"
+
+    @property
+    def known_hosts(self) -> Path:
+        return self.ssh / "known_hosts"
+
+    @property
+    def ssh_config(self) -> Path:
+        return self.ssh / "config"
+
+    @property
+    def secrets(self) -> Path:
+        return self.root / "secrets"
+
+    @property
+    def rotation(self) -> Path:
+        """New secrets that are about to take the place of old ones; absent most of the time."""
+        return self.secrets / "rotation"
+
+    @property
+    def munge_key(self) -> Path:
+        """The key of Slurm's realm."""
+        return self.secrets / "munge.key"
+
+    @property
+    def tls(self) -> Path:
+        """The lab's internal TLS authority, and `nodes/<node>.key` and `.crt`."""
+        return self.secrets / "tls"
+
+    @property
+    def tls_key(self) -> Path:
+        """Private key of the TLS authority; never copied to a node."""
+        return self.tls / "ca.key"
+
+    @property
+    def tls_ca(self) -> Path:
+        return self.tls / "ca.crt"
+
+    @property
+    def ssh_ca(self) -> Path:
+        """Private key of the lab's ssh certificate authority."""
+        return self.ssh / "ca_ed25519"
+
+    @property
+    def host_certificates(self) -> Path:
+        """Certificates of the nodes' host keys, `<node>-cert.pub` beside `<node>.pub`."""
+        return self.ssh / "hosts"
+
+    @property
+    def access(self) -> Path:
+        """Who may log in."""
+        return self.root / "access.json"
+
+    @property
+    def handouts(self) -> Path:
+        """One directory for each user: key, certificate, ssh configuration, kubeconfig."""
+        return self.secrets / "access"
+
+    @property
+    def disks(self) -> Path:
+        return self.root / "disks"
+
+    @property
+    def hypervisor(self) -> Path:
+        return self.root / "hypervisor"
+
+    @property
+    def ansible(self) -> Path:
+        return self.root / "ansible"
+
+    @property
+    def console(self) -> Path:
+        return self.root / "console"
+
+    @property
+    def gpu(self) -> Path:
+        """State of simulated boards."""
+        return self.root / "gpu"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    @property
+    def output(self) -> Path:
+        """What is written for people: the map of GPU devices."""
+        return self.root / "output"
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The product's directory on this host."""
+
+    root: Path
+
+    @classmethod
+    def system(cls) -> Home:
+        """Where root keeps labs."""
+        return cls(Path("/var/lib/hyperscaler"))
+
+    @classmethod
+    def default(cls) -> Home:
+        """The home for this user and environment, under its one name: however it was spelled, without links and `..`.
+
+        Its path is in disks, machines and the names of namespaces, so that with two names it would be two homes.
+        """
+        chosen = os.environ.get("HYPERSCALER_HOME")
+        if not chosen and os.geteuid() == 0:
+            return cls.system()
+        state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+        real = Path(os.path.realpath(chosen or Path(state) / "hyperscaler"))
+        # Where /var/lib/hyperscaler is a link to a larger disk, it is root's own home under both names.
+        return cls.system() if real == Path(os.path.realpath(cls.system().root)) else cls(real)
+
+    @property
+    def id(self) -> str:
+        """Tells this home's labs from those of the same name in another one: its path without links, percent-encoded
+        where XML or a message could not hold it. No file keeps it, so that it cannot be lost."""
+        return quote(os.fsencode(self.root.resolve()))
+
+    @property
+    def trusted_signers(self) -> Path:
+        """Who may sign images, if that is to matter on this host."""
+        return self.root / "trusted-signers"
+
+    @property
+    def images(self) -> Path:
+        return self.root / "images"
+
+    @property
+    def labs(self) -> Path:
+        return self.root / "labs"
+
+    @property
+    def locks(self) -> Path:
+        """Lock files outlive the labs that they guard, so that unlinking one never races with a waiter."""
+        return self.root / "locks"
+
+    @property
+    def host_locks(self) -> Path:
+        """Locks around what is not one lab's, in a directory of their own: a lab may have any of their names."""
+        return self.locks / "host"
+
+    @property
+    def gpu_owners(self) -> Path:
+        """Ledger of the slices that labs have on this host's boards; for root that of `system` counts, whatever home a
+        lab is in."""
+        return self.root / "gpu-owners.json"
+
+    @property
+    def preparation(self) -> Path:
+        """What was done to this host to make it ready for labs."""
+        return self.root / "host"
+
+    @property
+    def qemu_capabilities(self) -> Path:
+        """What private libvirtds found out about this host's QEMU; removing it costs the next lab some seconds."""
+        return self.root / "cache" / "qemu"
+
+    @property
+    def hypervisors(self) -> Path:
+        """Which hypervisor each lab is on; outside the labs' directories, so that it outlives the loss of one."""
+        return self.root / "hypervisors"
+
+    def hypervisor_of(self, lab: str) -> Path:
+        return self.hypervisors / f"{lab}.json"
+
+    @property
+    def audit(self) -> Path:
+        return self.root / "audit.jsonl"
+
+    def lab(self, name: str) -> LabPaths:
+        return LabPaths(self.labs / name)

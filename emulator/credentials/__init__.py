@@ -1,0 +1,1 @@
+"""Who may get in, and with what? Users, certificate authorities, and secrets that are rotated."""

@@ -1,0 +1,51 @@
+"""What can go wrong with GPUs, each with the way out. One class per remedy, not per code of the driver."""
+
+from __future__ import annotations
+
+from emulator.core.errors import ExitCode, GpuError
+
+
+class GpuLostError(GpuError):
+    """The board fell off the bus or the driver was reloaded under us."""
+
+
+class GpuDriverError(GpuError):
+    """The NVIDIA driver is absent, unloaded or of another version than its library."""
+
+    exit_code = ExitCode.HOST_NOT_FIT
+
+
+class GpuBusyError(GpuError):
+    """A process, a domain, a compute instance or a vGPU holds what should change."""
+
+    exit_code = ExitCode.CONFLICT
+
+
+class GpuPermissionError(GpuError):
+    """The caller may not do this; NVML's management calls are root's."""
+
+    exit_code = ExitCode.HOST_NOT_FIT
+
+
+class GpuNotSupportedError(GpuError):
+    """The board, its MIG mode or its virtualisation mode does not offer this."""
+
+
+class GpuArgumentError(GpuError):
+    """The driver does not know the profile, placement, type or UUID."""
+
+
+class GpuNotFoundError(GpuError):
+    """No such board, instance or device."""
+
+
+class GpuNoRoomError(GpuError):
+    """What is asked for does not fit into what is free."""
+
+
+class GpuResetRequiredError(GpuError):
+    """The change is accepted and waits for a reset of the board."""
+
+
+class GpuTimeoutError(GpuError):
+    """The driver or the kernel did not answer in time."""

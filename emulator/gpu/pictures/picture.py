@@ -1,0 +1,110 @@
+"""What a picture of boards shows, apart from how it is drawn: segments over the memory slices of each board."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from emulator.gpu.geometry import geometry_of
+from emulator.gpu.model import GpuInstance
+from emulator.gpu.placement.demand import Assignment, BoardState, BoardUse
+
+
+class SegmentKind(StrEnum):
+    """`assigned`: given by the plan. `standing`: there before. `free`: something can still be created on it.
+    `stranded`: nothing can. `whole`: the board goes to one guest."""
+
+    ASSIGNED = "assigned"
+    STANDING = "standing"
+    FREE = "free"
+    STRANDED = "stranded"
+    WHOLE = "whole"
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Memory slices `start` up to `end`; `label` is the profile, `holder` who has it; both empty where nothing is."""
+
+    kind: SegmentKind
+    start: int
+    end: int
+    label: str = ""
+    holder: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BoardPicture:
+    """One board. `slices` is its number of memory slices, 1 where the board cannot be cut."""
+
+    id: str
+    product: str
+    slices: int
+    segments: tuple[Segment, ...]
+    creatable: str
+
+    @property
+    def title(self) -> str:
+        return f"{self.id}  {self.product}"
+
+
+def picture_of(boards: Sequence[BoardState], assignments: Iterable[Assignment] = ()) -> tuple[BoardPicture, ...]:
+    """Pictures of all boards with the assignments on them, in the boards' order."""
+    placed = list(assignments)
+    return tuple(_board(board, [where for where in placed if where.board == board.id]) for board in boards)
+
+
+def _board(board: BoardState, placed: Sequence[Assignment]) -> BoardPicture:
+    slices = board.model.memory_slices or 1
+    whole = [where for where in placed if where.whole]
+    if whole:
+        segment = Segment(SegmentKind.WHOLE, 0, slices, "whole GPU", whole[0].demand)
+        return BoardPicture(board.id, board.model.product_name, slices, (segment,), "")
+    given = [
+        (GpuInstance(where.profile, where.placement, owner=where.demand), SegmentKind.ASSIGNED)
+        for where in placed
+        if where.profile and where.placement
+    ]
+    standing = [(instance, SegmentKind.STANDING) for instance in board.instances]
+    found = [
+        Segment(kind, item.placement.start, item.placement.end, item.profile, item.owner or "")
+        for item, kind in (*given, *standing)
+    ]
+    usable, largest = _usable(board, [item for item, _ in (*given, *standing)])
+    taken = 0
+    for item, _ in (*given, *standing):
+        taken |= item.placement.mask
+    found += _gaps(slices, taken, usable)
+    found.sort(key=lambda segment: segment.start)
+    return BoardPicture(board.id, board.model.product_name, slices, tuple(found), largest)
+
+
+def _usable(board: BoardState, instances: Sequence[GpuInstance]) -> tuple[int, str]:
+    """The slices on which something can still be created, and the largest such profile."""
+    if board.use in (BoardUse.WHOLE, BoardUse.CLOSED) or not board.model.mig_capable:
+        whole = board.use in (BoardUse.WHOLE, BoardUse.ANY) and not instances
+        return (-1 if whole else 0), ("whole GPU" if whole else "")
+    geometry = geometry_of(board.model)
+    state = geometry.occupancy(instances)
+    usable, largest = 0, (0, "")
+    for i, profile in enumerate(geometry.profiles):
+        starts = geometry.free_starts(state, i) if not board.allowed or profile.name in board.allowed else ()
+        for start, mask in geometry.slots[i]:
+            if start in starts:
+                usable |= mask
+                largest = max(largest, (geometry.weight(i), profile.name), key=lambda item: item[0])
+    return usable, largest[1]
+
+
+def _gaps(slices: int, taken: int, usable: int) -> list[Segment]:
+    """Runs of slices without an instance, split where what can be done with them changes."""
+    gaps: list[Segment] = []
+    for n in range(slices):
+        if taken >> n & 1:
+            continue
+        kind = SegmentKind.FREE if usable >> n & 1 else SegmentKind.STRANDED
+        if gaps and gaps[-1].end == n and gaps[-1].kind is kind:
+            gaps[-1] = Segment(kind, gaps[-1].start, n + 1)
+        else:
+            gaps.append(Segment(kind, n, n + 1))
+    return gaps

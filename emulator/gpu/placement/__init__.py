@@ -1,0 +1,1 @@
+"""Which slice goes on which GPU, and if none fits, why not? An exact solver, pure."""

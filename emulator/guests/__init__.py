@@ -1,0 +1,1 @@
+"""What is done inside running guests? ssh, inventories, playbooks and probes."""

@@ -1,0 +1,1 @@
+"""How does a playbook run, and what does it report?"""

@@ -1,0 +1,269 @@
+"""Runs a cluster's playbook through ansible-runner."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from emulator.core.data_files import share_dir
+from emulator.core.errors import ConfigureError, HyperscalerError
+from emulator.core.paths import LabPaths
+from emulator.guests.configure.events import RunRecord, parse_event
+from emulator.guests.configure.model import ConfigureResult, EventSink, TaskStatus
+from emulator.guests.configure.processes import RUN_TAG, end_leftovers, end_run, reap
+from emulator.guests.inventory.model import AnsibleInventory
+from emulator.guests.inventory.render import InventoryFormat, render
+from emulator.labfile.model import ClusterKind
+
+PLAYBOOK_OF_CLUSTER: Mapping[ClusterKind, str] = {
+    ClusterKind.HPC: "playbook-hpc.yml",
+    ClusterKind.CLOUD: "playbook-k8s.yml",
+}
+KEPT_RUNS = 5
+"""Logs of this many runs are kept for each cluster of a lab."""
+
+# A socket's path has at most 107 bytes (sun_path); ssh adds its 10 and, while it makes the socket, 17 more.
+_CONTROL_DIR_LIMIT = 107 - 1 - 10 - 17
+
+
+@dataclass(frozen=True, slots=True)
+class PlaybookRun:
+    """One playbook on one lab; `variables` are extra variables, none of them secret. `tags`: only tasks with one of
+    these; empty means all."""
+
+    playbook: Path
+    inventory: AnsibleInventory
+    paths: LabPaths
+    name: str
+    variables: Mapping[str, str | int | bool]
+    tags: tuple[str, ...] = ()
+
+    @property
+    def directory(self) -> Path:
+        """ansible-runner's private data directory."""
+        return self.paths.ansible / self.name
+
+
+def unheard(node: str, task: str, status: TaskStatus) -> None:
+    """An event sink for callers that want no progress."""
+    del node, task, status
+
+
+def never() -> bool:
+    """For callers that cannot be cancelled."""
+    return False
+
+
+def configure_cluster(
+    kind: ClusterKind,
+    inventory: AnsibleInventory,
+    paths: LabPaths,
+    *,
+    timeout: float,
+    on_event: EventSink = unheard,
+    cancelled: Callable[[], bool] = never,
+    variables: Mapping[str, str | int | bool] | None = None,
+    tags: tuple[str, ...] = (),
+) -> ConfigureResult:
+    """Run the cluster's playbook on the lab's guests. Running it again converges and changes nothing.
+
+    Args:
+        kind: whose playbook.
+        inventory: the lab's inventory.
+        paths: where the lab keeps its secrets and the runs' logs.
+        timeout: seconds.
+        on_event: told of each task on each node.
+        cancelled: asked about once a second; True ends the run and everything that it started.
+        variables: extra variables for the playbook, none of them secret.
+        tags: run only tasks with one of these; empty means all.
+
+    Raises:
+        ConfigureError: a task failed (names node, task, message and log), the time was over, or it was cancelled.
+    """
+    run = PlaybookRun(
+        playbook=share_dir() / "playbooks" / PLAYBOOK_OF_CLUSTER[kind],
+        inventory=inventory,
+        paths=paths,
+        name=kind.value,
+        variables={"secrets_dir": str(paths.secrets), **(variables or {})},
+        tags=tags,
+    )
+    result = run_playbook(run, timeout=timeout, on_event=on_event, cancelled=cancelled)
+    if not result.ok:
+        raise _failed(run, result)
+    return result
+
+
+def end_work(paths: LabPaths) -> set[int]:
+    """End what killed runs left at work on the lab's guests; the process ids. To be called under the lab's lock."""
+    return {pid for kind in PLAYBOOK_OF_CLUSTER for pid in end_leftovers(paths.ansible / kind.value)}
+
+
+def run_playbook(
+    run: PlaybookRun,
+    *,
+    timeout: float,
+    on_event: EventSink,
+    cancelled: Callable[[], bool],
+) -> ConfigureResult:
+    """Run a playbook to its end; a failed task is in the result, not raised.
+
+    Raises:
+        ConfigureError: the time was over or it was cancelled.
+    """
+    started = time.monotonic()
+    record = RunRecord()
+    identity = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(4)}"
+    log = run.directory / "artifacts" / identity / "stdout"
+    ended_by: list[str] = []
+    ended: set[int] = set()
+
+    def handle(raw: Mapping[str, object]) -> bool:
+        event = parse_event(raw)
+        if event is not None:
+            record.add(event)
+            on_event(event.node, event.task, event.status)
+        return False  # the event is not written to a file: the log says the same
+
+    _private(run.directory)
+    end_leftovers(run.directory)
+    # ansible-runner would read the variables of an earlier run from here and mix them with ours.
+    shutil.rmtree(run.directory / "env", ignore_errors=True)
+    with _control_directory(run.directory) as control_dir:
+
+        def stop() -> bool:
+            if cancelled():
+                ended_by.append("it was cancelled")
+            elif time.monotonic() - started > timeout:
+                ended_by.append(f"it did not end within {timeout:.0f} s")
+            if ended_by:
+                ended.update(end_run(identity, control_dir))
+            return bool(ended_by)
+
+        try:
+            returncode = _ansible(run, identity, control_dir, handle, stop)
+        finally:
+            ended.update(end_run(identity, control_dir))
+            reap(ended)
+            shutil.rmtree(run.directory / "tmp", ignore_errors=True)
+    if ended_by:
+        raise ConfigureError(
+            f"{run.playbook.name}: {ended_by[0]}, at {record.under_way()}",
+            where=str(log),
+            fix="run it again: it continues where it stopped",
+        )
+    result = ConfigureResult(
+        ok=returncode == 0 and not record.failures,
+        changed=record.changed,
+        failures=record.failures,
+        seconds=time.monotonic() - started,
+    )
+    return replace(result, log=log)
+
+
+def _ansible(
+    run: PlaybookRun,
+    identity: str,
+    control_dir: Path,
+    handle: Callable[[Mapping[str, object]], bool],
+    stop: Callable[[], bool],
+) -> int:
+    from ansible_runner.interface import init_runner  # lazy: half a second, and not needed to plan
+
+    inventory = run.directory / "inventory.yaml"
+    _write_private(inventory, render(run.inventory, InventoryFormat.YAML))
+    environment = _environment(run, identity, control_dir)
+    runner = init_runner(
+        private_data_dir=str(run.directory),
+        playbook=str(run.playbook),
+        inventory=str(inventory),
+        extravars=dict(run.variables),
+        tags=",".join(run.tags) or None,
+        envvars=environment,
+        ident=identity,
+        rotate_artifacts=KEPT_RUNS,
+        quiet=True,
+        settings={"pexpect_timeout": 1, "suppress_ansible_output": True},
+        event_handler=handle,
+        # Given always, or ansible-runner would take over the process's signal handlers.
+        cancel_callback=stop,
+    )
+    # ansible-runner hands on all of our environment; only what it and we added for Ansible may stay.
+    added = {key: value for key, value in runner.config.env.items() if os.environ.get(key) != value}
+    runner.config.env = {**added, **environment}
+    _status, returncode = runner.run()
+    return int(returncode) if returncode is not None else 1
+
+
+def _environment(run: PlaybookRun, identity: str, control_dir: Path) -> dict[str, str]:
+    """All that Ansible and ssh see of our environment: no agent, no user configuration, no Python path."""
+    # Ansible lives beside the interpreter, also when the virtual environment is not on PATH.
+    path = f"{Path(sys.executable).parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    return {
+        "PATH": path,
+        "HOME": str(run.directory),
+        "LANG": "C.UTF-8",
+        "LC_ALL": "C.UTF-8",
+        RUN_TAG: identity,
+        "ANSIBLE_CONFIG": str(run.playbook.parent / "ansible.cfg"),
+        "ANSIBLE_HOME": str(run.directory / "home"),
+        "ANSIBLE_LOCAL_TEMP": str(run.directory / "tmp"),
+        "ANSIBLE_SSH_CONTROL_PATH_DIR": str(control_dir),
+        "ANSIBLE_HOST_KEY_CHECKING": "True",
+        "ANSIBLE_NOCOLOR": "1",
+    }
+
+
+def _failed(run: PlaybookRun, result: ConfigureResult) -> ConfigureError:
+    log = str(result.log)
+    if not result.failures:
+        return ConfigureError(f"{run.playbook.name} failed before any task", where=log, fix=f"see {log}")
+    first, *others = result.failures
+    more = "".join(f"\n  also {other.node}, task '{other.task}': {other.message}" for other in others)
+    return ConfigureError(
+        f"task '{first.task}' failed: {first.message}{more}",
+        where=first.node,
+        fix=f"see {log}; when the cause is mended, run it again",
+    )
+
+
+@contextmanager
+def _control_directory(directory: Path) -> Iterator[Path]:
+    """A directory for ssh's control sockets with a path that is short enough for them; removed afterwards."""
+    near = directory / "cp"
+    if len(os.fsencode(near)) <= _CONTROL_DIR_LIMIT:
+        shutil.rmtree(near, ignore_errors=True)
+        _private(near)
+        chosen = near
+    else:
+        chosen = Path(tempfile.mkdtemp(prefix="hyperscaler-"))
+    try:
+        yield chosen
+    finally:
+        shutil.rmtree(chosen, ignore_errors=True)
+
+
+def _private(directory: Path) -> None:
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directory.chmod(0o700)
+    except OSError as error:
+        raise HyperscalerError(f"cannot be made: {error.strerror}", where=str(directory)) from error
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Replace the file at once, readable by us alone; a link that lies in its place is not followed."""
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+        stream.write(text)
+    temporary.replace(path)

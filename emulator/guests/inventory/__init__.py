@@ -1,0 +1,1 @@
+"""What does Ansible know about a lab? Inventories, pure."""

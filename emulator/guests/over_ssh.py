@@ -1,0 +1,218 @@
+"""What is done with running guests: ssh, playbooks, probes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from emulator.core.errors import ConfigureError, HyperscalerError, InterruptedRunError
+from emulator.core.fs import write_private
+from emulator.core.paths import LabPaths
+from emulator.core.ports import GuestAddress, GuestShell, ProcessRunner
+from emulator.core.progress import Event, Reporter, Status
+from emulator.core.stop import StopFlag
+from emulator.credentials.rotation_phases import RotatedSecret
+from emulator.credentials.ssh_certificates import LabTrust
+from emulator.credentials.ssh_config import ssh_config
+from emulator.credentials.ssh_trust import CertificateOrder
+from emulator.credentials.tls_certificates import LabTls
+from emulator.credentials.users import AccessRole, LabUser
+from emulator.guests.configure.model import TaskStatus
+from emulator.guests.configure.playbook import configure_cluster, end_work
+from emulator.guests.inventory.build import build_inventory, connection_vars
+from emulator.guests.inventory.model import AnsibleInventory, ConnectionFacts
+from emulator.guests.inventory.render import InventoryFormat, render
+from emulator.guests.ports import Access, CheckOutcome, ConfigureOutcome
+from emulator.guests.ssh import OpenSshShell, host_keys_from_console, write_known_hosts
+from emulator.guests.verify.kubeconfigs import admin_kubeconfig, student_kubeconfig, user_kubeconfig
+from emulator.guests.verify.kubernetes_probes import cloud_summary, verify_cloud
+from emulator.guests.verify.report import Check, VerifyReport
+from emulator.guests.verify.rotated_secrets import closed_doors, prove_secret
+from emulator.guests.verify.slurm_probes import slurm_summary, verify_hpc
+from emulator.kubernetes.config.kubespray import kubespray_inventory
+from emulator.kubernetes.config.users import student_namespace
+from emulator.labfile.model import ClusterKind, ClusterSpec, Role
+
+
+class RealGuests:
+    """`Guests` over OpenSSH and ansible-runner."""
+
+    def __init__(self, runner: ProcessRunner) -> None:
+        self._runner = runner
+
+    def parse_host_keys(self, console: str) -> Sequence[str]:
+        return host_keys_from_console(console)
+
+    def write_access(self, spec: ClusterSpec, access: Access, keys: Mapping[str, Sequence[str]] | None) -> None:
+        paths = access.paths
+        config = ssh_config(
+            addresses(spec), key=paths.ssh_key, known_hosts=paths.known_hosts, guest_prefix=access.prefix
+        )
+        write_private(paths.ssh_config, config.encode())
+        if keys is not None:
+            write_known_hosts(paths.known_hosts, keys)
+
+    def shell(self, access: Access) -> GuestShell:
+        return self._shell(access)
+
+    def _shell(self, access: Access) -> OpenSshShell:
+        return OpenSshShell(access.paths.ssh_key, access.paths.known_hosts, access.prefix, self._runner)
+
+    def ssh_argv(self, access: Access, node: str, command: Sequence[str]) -> list[str]:
+        # ssh joins the words with blanks and a shell in the guest splits them again, as people know it.
+        return ["ssh", "-F", str(access.paths.ssh_config), "--", node, *command]
+
+    def inventory(self, spec: ClusterSpec, access: Access, form: str) -> str:
+        if form == KUBESPRAY:
+            return kubespray_inventory(spec, connection_vars(_connection(access)))
+        return render(self._inventory(spec, access), InventoryFormat(form))
+
+    def _inventory(self, spec: ClusterSpec, access: Access) -> AnsibleInventory:
+        return build_inventory(spec, _connection(access), access.gpus, LabTrust(access.paths, self._runner).read())
+
+    def user_key(self, spec: ClusterSpec, access: Access, order: CertificateOrder, *, revoked: Collection[str]) -> str:
+        return LabTrust(access.paths, self._runner).user_key(spec, order, revoked=revoked)
+
+    def issue(self, spec: ClusterSpec, access: Access, order: CertificateOrder) -> None:
+        LabTrust(access.paths, self._runner).issue(spec, order, guest_prefix=access.prefix)
+
+    def configure(
+        self,
+        spec: ClusterSpec,
+        kind: ClusterKind,
+        access: Access,
+        reporter: Reporter,
+        stop: StopFlag,
+        tags: tuple[str, ...] = (),
+    ) -> ConfigureOutcome:
+        LabTrust(access.paths, self._runner).certify(spec, spec.nodes_of(kind))
+        LabTls(access.paths).certify(spec, spec.nodes_of(kind))
+        try:
+            result = configure_cluster(
+                kind,
+                self._inventory(spec, access),
+                access.paths,
+                timeout=spec.timeouts.configure,
+                on_event=_TaskProgress(reporter).event,
+                cancelled=stop.is_set,
+                tags=tags,
+            )
+        except ConfigureError as error:
+            if not stop.is_set():
+                raise
+            raise InterruptedRunError(
+                f"stopped on request: {error.what}", where=error.where, fix="run the same command again to go on"
+            ) from error
+        return ConfigureOutcome(result.changed, result.seconds)
+
+    def end_work(self, paths: LabPaths) -> None:
+        end_work(paths)
+
+    def verify(
+        self, spec: ClusterSpec, kind: ClusterKind, access: Access, reporter: Reporter
+    ) -> tuple[CheckOutcome, ...]:
+        def tell(check: Check) -> None:
+            status = Status.DONE if check.ok else Status.FAILED
+            reporter.event(Event("verify", check.name, status, check.detail, check.seconds))
+
+        gpus = {node.name: access.gpus[node.name] for node in spec.nodes_of(kind) if node.name in access.gpus}
+        report = _VERIFY[kind](spec, self._shell(access), _by_name(spec), gpus, on_check=tell)
+        return tuple(CheckOutcome(check.name, check.ok, check.detail, check.seconds) for check in report.checks)
+
+    def refusing(self, spec: ClusterSpec, access: Access, key: Path) -> tuple[str, ...]:
+        return closed_doors(OpenSshShell(key, access.paths.known_hosts, access.prefix, self._runner), addresses(spec))
+
+    def prove(
+        self, spec: ClusterSpec, secret: RotatedSecret, access: Access, reporter: Reporter
+    ) -> tuple[CheckOutcome, ...]:
+        checks = prove_secret(spec, secret, access.paths, self._shell(access), addresses(spec))
+        for check in checks:
+            status = Status.DONE if check.ok else Status.FAILED
+            reporter.event(Event("prove", check.name, status, check.detail, check.seconds))
+        return checks
+
+    def hand_kubeconfig(
+        self, spec: ClusterSpec, access: Access, user: LabUser, *, seconds: int, directory: Path
+    ) -> None:
+        head = next(node.name for node in spec.nodes if node.role is Role.CLOUD_CONTROL_PLANE)
+        student = user.role_at(head) is AccessRole.STUDENT
+        namespace = student_namespace(user.name) if student else "default"
+        text = user_kubeconfig(
+            self._shell(access),
+            _by_name(spec)[head],
+            cluster=spec.name,
+            user=user.name,
+            namespace=namespace,
+            seconds=seconds,
+        )
+        write_private(directory / "kubeconfig", text.encode())
+
+    def cluster_state(self, spec: ClusterSpec, access: Access, kinds: Sequence[ClusterKind]) -> Mapping[str, str]:
+        asked: dict[str, Summary] = {}
+        if spec.slurm is not None and ClusterKind.HPC in kinds:
+            asked["slurm"] = slurm_summary
+        if spec.kubernetes is not None and ClusterKind.CLOUD in kinds:
+            asked["kubernetes"] = cloud_summary
+        shell, guests = self._shell(access), _by_name(spec)
+        with ThreadPoolExecutor(max_workers=max(1, len(asked)), thread_name_prefix="status") as pool:
+            answers = pool.map(lambda ask: _answer(ask, spec, shell, guests), asked.values())
+        return dict(zip(asked, answers, strict=True))
+
+    def kubeconfig(self, spec: ClusterSpec, access: Access, *, student: bool) -> str:
+        head = next(node.name for node in spec.nodes if node.role is Role.CLOUD_CONTROL_PLANE)
+        shell, address = self._shell(access), _by_name(spec)[head]
+        if student:
+            return student_kubeconfig(shell, address, cluster=spec.name)
+        return admin_kubeconfig(shell, address)
+
+
+KUBESPRAY = "kubespray"
+
+
+def _connection(access: Access) -> ConnectionFacts:
+    return ConnectionFacts(
+        user=access.user,
+        private_key=access.paths.ssh_key,
+        known_hosts=access.paths.known_hosts,
+        ssh_config=access.paths.ssh_config,
+    )
+
+
+_VERIFY: Mapping[ClusterKind, Callable[..., VerifyReport]] = {
+    ClusterKind.HPC: verify_hpc,
+    ClusterKind.CLOUD: verify_cloud,
+}
+Summary = Callable[[ClusterSpec, GuestShell, Mapping[str, GuestAddress]], str]
+
+
+def _answer(ask: Summary, spec: ClusterSpec, shell: GuestShell, guests: Mapping[str, GuestAddress]) -> str:
+    """What a cluster says of itself, or why it does not."""
+    try:
+        return ask(spec, shell, guests)
+    except HyperscalerError as error:
+        return f"no answer: {error.what.splitlines()[0]}"
+
+
+class _TaskProgress:
+    """Ansible's tasks as progress of their nodes."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self._began: dict[str, float] = {}
+
+    def event(self, node: str, task: str, status: TaskStatus) -> None:
+        began = self._began.setdefault(node, time.monotonic())
+        failed = status in (TaskStatus.FAILED, TaskStatus.UNREACHABLE)
+        if status is not TaskStatus.SKIPPED:
+            shown = Status.FAILED if failed else Status.RUNNING
+            self._reporter.event(Event("configure", node, shown, task, time.monotonic() - began))
+
+
+def _by_name(spec: ClusterSpec) -> Mapping[str, GuestAddress]:
+    return {address.name: address for address in addresses(spec)}
+
+
+def addresses(spec: ClusterSpec) -> tuple[GuestAddress, ...]:
+    return tuple(GuestAddress(node.name, node.ip, spec.ssh.user) for node in spec.nodes)

@@ -1,0 +1,1 @@
+"""Does the lab work? Probes in the guests, and verdicts over what they bring back."""

@@ -1,0 +1,259 @@
+"""Probes of a Kubernetes cluster through a shell on its control plane, judged in `kubernetes_verdicts`.
+
+Everything is asked of the real API server with kubectl. The probe pods live in a namespace of their own, which is
+deleted at the end whatever happened.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+from emulator.core.errors import HyperscalerError, VerifyError
+from emulator.core.ports import GuestAddress, GuestShell
+from emulator.guests.inventory.model import NodeGpu
+from emulator.guests.verify import kubernetes_verdicts as judge
+from emulator.guests.verify.report import Check, Verdict, VerifyReport, check_from
+from emulator.guests.verify.slurm_probes import Clock
+from emulator.kubernetes.config.kubectl import KUBECTL
+from emulator.kubernetes.config.resources import MigStrategy, node_resources
+from emulator.labfile.model import ClusterKind, ClusterSpec, Role
+
+NAMESPACE = "hyperscaler-verify"
+SERVICE = f"probe.{NAMESPACE}.svc.cluster.local"
+PORT = 8080
+POLL_SECONDS = 2.0
+_RELEASE = "/usr/lib/hyperscaler/kubernetes.json"
+# Where kubeadm and the add-ons have their pods, and nobody else has any.
+SYSTEM_NAMESPACES = ("kube-system", "kube-flannel", "ingress-nginx", "local-path-storage")
+_SYSTEM_PODS = ("etcd-", "kube-apiserver-", "kube-controller-manager-", "kube-scheduler-", "kube-proxy-")
+# Seconds and least tries for one page.
+_PAGE_SECONDS = 20
+_PAGE_TRIES = 3
+# A start of kubectl costs an emulated CPU seconds, so that one answer serves all that looks at the cluster.
+_LISTING = "get nodes,namespaces,pods,deployments,daemonsets --all-namespaces -o json"
+
+Look = Callable[[judge.ClusterState], Verdict]
+
+
+def verify_cloud(
+    spec: ClusterSpec,
+    shell: GuestShell,
+    addresses: Mapping[str, GuestAddress],
+    gpus: Mapping[str, tuple[NodeGpu, ...]] | None = None,
+    *,
+    clock: Clock | None = None,
+    on_check: Callable[[Check], None] | None = None,
+) -> VerifyReport:
+    """Whether the lab's Kubernetes cluster works: nodes, system pods, a pod on each node, pod network, DNS, GPUs.
+
+    Args:
+        spec: the lab; `timeouts.verify` bounds each wait.
+        shell: runs commands in the guests.
+        addresses: node name -> how to reach it.
+        gpus: node name -> what the allocation gave it.
+        clock: time; the real one if not given.
+        on_check: told of each check as it is done.
+
+    Raises:
+        VerifyError: the lab has no Kubernetes cluster.
+    """
+    if spec.kubernetes is None or not spec.nodes_of(ClusterKind.CLOUD):
+        raise VerifyError("the lab has no Kubernetes cluster to verify", where=spec.name)
+    probes = _Probes(spec, shell, addresses, clock or Clock())
+    checks: list[Check] = []
+
+    def done(check: Check) -> bool:
+        checks.append(check)
+        if on_check is not None:
+            on_check(check)
+        return check.ok
+
+    strategy = MigStrategy(spec.kubernetes.mig_strategy)
+    wanted = {
+        node: node_resources(((gpu.type, gpu.count) for gpu in granted if gpu.count), strategy)
+        for node, granted in (gpus or {}).items()
+    }
+    wanted = {node: resources for node, resources in wanted.items() if resources and node in probes.nodes}
+    looks: dict[str, Look] = {
+        "kubernetes nodes": lambda cluster: judge.judge_nodes(cluster.nodes, probes.nodes),
+        "system pods": lambda cluster: judge.judge_pods(
+            cluster.pods_of(SYSTEM_NAMESPACES), _SYSTEM_PODS, cluster.workloads_of(SYSTEM_NAMESPACES)
+        ),
+    }
+    if wanted:
+        looks["kubernetes gpus"] = lambda cluster: judge.judge_gpus(cluster.nodes, wanted)
+    if not {"kubernetes nodes", "system pods"} <= set(probes.settle(looks, done)):
+        # Probe pods in a cluster that is not up would only wait for nothing.
+        done(Check("pods", False, "not tried: nodes or system pods are not ready", 0.0))
+        return VerifyReport(tuple(checks))
+    try:
+        if done(probes.spread()):
+            for check in probes.reach():
+                done(check)
+    finally:
+        probes.clean()
+    return VerifyReport(tuple(checks))
+
+
+def cloud_summary(spec: ClusterSpec, shell: GuestShell, addresses: Mapping[str, GuestAddress]) -> str:
+    """One line about the nodes, for a status display.
+
+    Raises:
+        HyperscalerError: the control plane cannot be asked.
+    """
+    head = addresses[control_plane(spec)]
+    return judge.summarise(judge.parse_nodes(shell.run(head, f"{KUBECTL} get nodes -o json", timeout=15).stdout))
+
+
+def control_plane(spec: ClusterSpec) -> str:
+    """Name of the node that runs the API server."""
+    return next(node.name for node in spec.nodes if node.role is Role.CLOUD_CONTROL_PLANE)
+
+
+class _Probes:
+    def __init__(
+        self, spec: ClusterSpec, shell: GuestShell, addresses: Mapping[str, GuestAddress], clock: Clock
+    ) -> None:
+        self.nodes = tuple(node.name for node in spec.nodes_of(ClusterKind.CLOUD))
+        self._timeout = spec.timeouts.verify
+        self._head = addresses[control_plane(spec)]
+        self._shell = shell
+        self._clock = clock
+        self._pods: tuple[judge.PodState, ...] = ()
+        self._leftover = False
+
+    def _kubectl(self, words: str, *, timeout: float = 120, stdin: str | None = None) -> tuple[str, str]:
+        """Output and complaint; a complaint means that the output is not to be trusted."""
+        try:
+            done = self._shell.run(self._head, f"{KUBECTL} {words}", timeout=timeout, check=False, stdin=stdin)
+        except HyperscalerError as error:
+            return "", error.what
+        said = (done.stderr or done.stdout).strip()
+        return done.stdout, "" if done.returncode == 0 else said or f"exit status {done.returncode}"
+
+    def settle(self, looks: Mapping[str, Look], done: Callable[[Check], bool]) -> tuple[str, ...]:
+        """Look at the cluster until every judge is content or the time is over; names of those that are.
+
+        `done` is told of each check in the order of `looks`.
+        """
+        started = self._clock.now()
+        decided: dict[str, Check] = {}
+        told = 0
+        names = tuple(looks)
+        while True:
+            output, complaint = self._kubectl(_LISTING)
+            cluster = judge.parse_cluster(output)
+            self._leftover = NAMESPACE in cluster.namespaces
+            waited = self._clock.now() - started
+            for name, look in looks.items():
+                verdict = Verdict(False, complaint) if complaint else look(cluster)
+                if name not in decided and (verdict.ok or waited >= self._timeout):
+                    decided[name] = check_from(name, verdict, waited)
+            while told < len(names) and names[told] in decided:
+                done(decided[names[told]])
+                told += 1
+            if told == len(names):
+                return tuple(name for name in names if decided[name].ok)
+            self._clock.sleep(POLL_SECONDS)
+
+    def spread(self) -> Check:
+        """Start a probe pod on every node."""
+        started = self._clock.now()
+        try:
+            record = self._shell.run(self._head, f"cat {_RELEASE}", timeout=60).stdout
+            image = json.loads(record)["tools"]
+        except (HyperscalerError, ValueError, KeyError, TypeError, RecursionError) as error:
+            return check_from("pods", Verdict(False, f"{_RELEASE}: {error}"), self._clock.now() - started)
+        if self._leftover:
+            # One of an interrupted run would answer with yesterday's pods.
+            self._kubectl(f"delete namespace {NAMESPACE} --ignore-not-found --timeout=120s", timeout=180)
+        _, complaint = self._kubectl("apply -f -", stdin=probe_manifest(str(image)))
+        if complaint:
+            return check_from("pods", Verdict(False, complaint), self._clock.now() - started)
+        watch = f"rollout status daemonset/probe -n {NAMESPACE} --timeout={self._timeout}s"
+        self._kubectl(watch, timeout=self._timeout + 60)
+        # Whether they run is judged by the pods themselves, also when the time was over: they say why not.
+        output, complaint = self._kubectl(f"get pods -n {NAMESPACE} -o json")
+        self._pods = judge.parse_pods(output)
+        verdict = Verdict(False, complaint) if complaint else judge.judge_spread(self._pods, self.nodes)
+        return check_from("pods", verdict, self._clock.now() - started)
+
+    def reach(self) -> tuple[Check, Check]:
+        """From every probe pod to every other one, and to the service by its name."""
+        started = self._clock.now()
+        targets = [*(pod.ip for pod in self._pods), SERVICE]
+
+        def ask(pod: judge.PodState) -> tuple[judge.Reach, ...]:
+            script = round_script(targets, self._timeout)
+            words = shlex.join(["exec", "-n", NAMESPACE, pod.name, "--", "/bin/sh", "-c", script])
+            longest = self._timeout + len(targets) * _PAGE_TRIES * (_PAGE_SECONDS + POLL_SECONDS)
+            output, _ = self._kubectl(words, timeout=longest)
+            return judge.parse_reaches(pod.node, output)
+
+        with ThreadPoolExecutor(max_workers=4, thread_name_prefix="verify") as pool:
+            reaches = tuple(reach for found in pool.map(ask, self._pods) for reach in found)
+        seconds = self._clock.now() - started
+        return (
+            check_from("pod network", judge.judge_pod_network(reaches, self._pods), seconds),
+            check_from("service by name", judge.judge_service(reaches, SERVICE, self.nodes), 0.0),
+        )
+
+    def clean(self) -> None:
+        self._kubectl(f"delete namespace {NAMESPACE} --ignore-not-found --wait=false", timeout=60)
+
+
+def round_script(targets: list[str], seconds: float) -> str:
+    """A shell script that gets a page from each target and prints a line for each. What does not answer is asked again
+    until the `seconds` of the whole round are over: the first news of a service may be on its way to kube-proxy and the
+    DNS still."""
+    # busybox's own wget timeout crashes on a refused connection, so the time is kept from outside.
+    page = f'timeout {_PAGE_SECONDS} wget -q -O - "http://$target:{PORT}/"'
+    given_up = f'{{ tries=$((tries + 1)); [ "$tries" -ge {_PAGE_TRIES} ] && [ "$(date +%s)" -ge "$end" ]; }}'
+    return (
+        f"end=$(($(date +%s) + {math.ceil(seconds)})); for target in {shlex.join(targets)}; do tries=0; "
+        f"until answer=$({page}) || {given_up}; do sleep {POLL_SECONDS:.0f}; done; "
+        'echo "$target $answer"; done'
+    )
+
+
+def probe_manifest(image: str) -> str:
+    """A web server on every node that answers with the node's name, behind one service; JSON documents."""
+    serve = f'mkdir -p /tmp/www && echo "$NODE" >/tmp/www/index.html && exec httpd -f -p {PORT} -h /tmp/www'
+    labels = {"app": "probe"}
+    container = {
+        "name": "probe",
+        "image": image,
+        "imagePullPolicy": "Never",
+        "command": ["/bin/sh", "-c", serve],
+        "env": [{"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}],
+        "resources": {"requests": {"cpu": "5m", "memory": "8Mi"}, "limits": {"memory": "64Mi"}},
+    }
+    pod = {
+        "metadata": {"labels": labels},
+        "spec": {
+            "containers": [container],
+            "tolerations": [{"operator": "Exists"}],
+            "terminationGracePeriodSeconds": 0,
+            "automountServiceAccountToken": False,
+        },
+    }
+    documents = [
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": "probe", "namespace": NAMESPACE},
+            "spec": {"selector": labels, "ports": [{"port": PORT, "targetPort": PORT}]},
+        },
+        {
+            "apiVersion": "apps/v1",
+            "kind": "DaemonSet",
+            "metadata": {"name": "probe", "namespace": NAMESPACE},
+            "spec": {"selector": {"matchLabels": labels}, "template": pod},
+        },
+    ]
+    return json.dumps({"apiVersion": "v1", "kind": "List", "items": documents}) + "\n"

@@ -1,0 +1,220 @@
+"""Probes of a Slurm cluster through a shell in its guests. What they bring back is judged in `slurm_verdicts`.
+
+A login costs about a second on an emulated CPU, so each probe asks for as much as it can at once.
+"""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+
+from emulator.core.errors import HyperscalerError, VerifyError
+from emulator.core.ports import GuestAddress, GuestShell
+from emulator.guests.inventory.build import LAB_USERS
+from emulator.guests.inventory.model import NodeGpu
+from emulator.guests.verify import slurm_verdicts
+from emulator.guests.verify.report import Check, Verdict, VerifyReport, check_from
+from emulator.labfile.model import ClusterKind, ClusterSpec, PartitionSpec, Role
+
+POLL_SECONDS = 2.0
+JOB_SECONDS = 120
+"""How long the probe job may wait for its nodes and run."""
+
+_SINFO = f"sinfo --Node --noheader --format={shlex.quote(slurm_verdicts.SINFO_FORMAT)}"
+_JOB_MARK = "--accounting--"
+# One line from each node: job, Slurm's name of the node, the node's own name.
+_JOB = 'echo "$SLURM_JOB_ID $SLURMD_NODENAME $(hostname)"'
+_WORKERS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Time, as the probes see it; tests bring their own."""
+
+    now: Callable[[], float] = field(default=time.monotonic)
+    sleep: Callable[[float], None] = field(default=time.sleep)
+
+
+def verify_hpc(
+    spec: ClusterSpec,
+    shell: GuestShell,
+    addresses: Mapping[str, GuestAddress],
+    gpus: Mapping[str, tuple[NodeGpu, ...]] | None = None,
+    *,
+    clock: Clock | None = None,
+    on_check: Callable[[Check], None] | None = None,
+) -> VerifyReport:
+    """Whether the lab's Slurm cluster works: MUNGE between nodes, all nodes up, a job on all, its record, GPUs.
+
+    Args:
+        spec: the lab; `timeouts.verify` bounds the wait for the nodes to come up.
+        shell: runs commands in the guests.
+        addresses: node name -> how to reach it.
+        gpus: node name -> what the allocation gave it.
+        clock: time; the real one if not given.
+        on_check: told of each check as it is done.
+
+    Raises:
+        VerifyError: the lab has no Slurm cluster.
+    """
+    if spec.slurm is None or not spec.nodes_of(ClusterKind.HPC):
+        raise VerifyError("the lab has no Slurm cluster to verify", where=spec.name)
+    probes = _Probes(spec, shell, addresses, clock or Clock())
+    checks: list[Check] = []
+
+    def done(*new: Check) -> None:
+        for check in new:
+            checks.append(check)
+            if on_check is not None:
+                on_check(check)
+
+    done(*probes.munge())
+    nodes, rows = probes.nodes(spec.timeouts.verify)
+    done(nodes)
+    if gpus:
+        done(check_from("gpus", slurm_verdicts.judge_gpus(rows, gpus), 0.0))
+    for partition in slurm_verdicts.covering_partitions(spec.slurm.partitions, probes.compute):
+        # A job on nodes that are down would wait for nothing.
+        done(*(probes.job(partition) if nodes.ok else _not_run(partition)))
+    return VerifyReport(tuple(checks))
+
+
+def verify_realm(
+    spec: ClusterSpec, shell: GuestShell, addresses: Mapping[str, GuestAddress], *, clock: Clock | None = None
+) -> VerifyReport:
+    """Whether all nodes share one MUNGE key and Slurm works with it: a credential, the nodes' states, and a job on the
+    nodes that have nothing else to do. Jobs of others are not waited for.
+
+    Raises:
+        VerifyError: the lab has no Slurm cluster.
+    """
+    if spec.slurm is None or not spec.nodes_of(ClusterKind.HPC):
+        raise VerifyError("the lab has no Slurm cluster to verify", where=spec.name)
+    probes = _Probes(spec, shell, addresses, clock or Clock())
+    checks = list(probes.munge())
+    nodes, rows = probes.nodes(spec.timeouts.verify)
+    checks.append(nodes)
+    idle = [name for name in probes.compute if name in rows and rows[name].idle]
+    partition = slurm_verdicts.covering_partitions(spec.slurm.partitions, probes.compute)[0]
+    chosen = tuple(name for name in partition.nodes if name in idle)[:1]
+    if not nodes.ok:
+        checks += _not_run(partition)
+    elif chosen:
+        checks += probes.job(replace(partition, nodes=chosen))
+    else:
+        checks.append(Check(f"job {partition.name}", True, "not tried: every node has jobs of others", 0.0))
+    return VerifyReport(tuple(checks))
+
+
+def slurm_summary(spec: ClusterSpec, shell: GuestShell, addresses: Mapping[str, GuestAddress]) -> str:
+    """One line about the nodes, for a status display.
+
+    Raises:
+        HyperscalerError: the controller cannot be asked.
+    """
+    head = next(node.name for node in spec.nodes if node.role is Role.HPC_CONTROLLER)
+    return slurm_verdicts.summarise_nodes(
+        slurm_verdicts.parse_sinfo(shell.run(addresses[head], _SINFO, timeout=30).stdout)
+    )
+
+
+class _Probes:
+    def __init__(
+        self, spec: ClusterSpec, shell: GuestShell, addresses: Mapping[str, GuestAddress], clock: Clock
+    ) -> None:
+        self.compute = tuple(node.name for node in spec.nodes if node.role is Role.HPC_COMPUTE)
+        self._head = addresses[next(node.name for node in spec.nodes if node.role is Role.HPC_CONTROLLER)]
+        self._shell = shell
+        self._addresses = addresses
+        self._clock = clock
+
+    def _run(self, node: GuestAddress, command: str, timeout: float, stdin: str | None = None) -> tuple[int, str, str]:
+        """Exit status, output and complaints; a node that cannot be reached says so as status 255."""
+        try:
+            done = self._shell.run(node, command, timeout=timeout, check=False, stdin=stdin)
+        except HyperscalerError as error:
+            return 255, "", error.what
+        return done.returncode, done.stdout, done.stderr
+
+    def munge(self) -> tuple[Check, ...]:
+        """A credential of the controller's, decoded on every compute node at the same time."""
+        started = self._clock.now()
+        status, credential, complaint = self._run(self._head, "munge --no-input", timeout=60)
+        if status != 0:
+            verdict = Verdict(False, f"cannot encode: {complaint.strip() or 'no reason given'}")
+            return (check_from(f"munge {self._head.name}", verdict, self._clock.now() - started),)
+
+        def decode(name: str) -> Check:
+            begun = self._clock.now()
+            code, output, said = self._run(self._addresses[name], "unmunge", timeout=60, stdin=credential)
+            verdict = slurm_verdicts.judge_unmunge(code, output or said, sender=self._head.name)
+            return check_from(f"munge {name}", verdict, self._clock.now() - begun)
+
+        with ThreadPoolExecutor(max_workers=_WORKERS, thread_name_prefix="verify") as pool:
+            return tuple(pool.map(decode, self.compute))
+
+    def nodes(self, timeout: float) -> tuple[Check, Mapping[str, slurm_verdicts.NodeRow]]:
+        """The nodes, once they are all up or the time is over."""
+        started = self._clock.now()
+        while True:
+            status, output, complaint = self._run(self._head, _SINFO, timeout=60)
+            rows = slurm_verdicts.parse_sinfo(output)
+            verdict = slurm_verdicts.judge_nodes(rows, self.compute)
+            if status != 0:
+                verdict = Verdict(False, f"sinfo: {complaint.strip() or f'exit status {status}'}")
+            waited = self._clock.now() - started
+            if verdict.ok or waited >= timeout:
+                return check_from("nodes", verdict, waited), rows
+            self._clock.sleep(POLL_SECONDS)
+
+    def job(self, partition: PartitionSpec) -> tuple[Check, Check]:
+        """A job of an ordinary user on all nodes of the partition, and its record in the accounting database."""
+        started = self._clock.now()
+        user = next(iter(LAB_USERS))
+        _, output, complaint = self._run(self._head, job_script(partition, user), timeout=JOB_SECONDS + 60)
+        printed, _, record = output.partition(_JOB_MARK)
+        job = slurm_verdicts.parse_job(printed)
+        seconds = self._clock.now() - started
+        ran = slurm_verdicts.judge_job(job, partition.nodes, complaint=complaint)
+        kept = slurm_verdicts.judge_accounting(record, job, user=user, node_count=len(partition.nodes))
+        return (
+            check_from(f"job {partition.name}", ran, seconds),
+            check_from(f"accounting {partition.name}", kept, 0.0),
+        )
+
+
+def _not_run(partition: PartitionSpec) -> tuple[Check, ...]:
+    return (Check(f"job {partition.name}", False, "not tried: not all nodes are up", 0.0),)
+
+
+def job_script(partition: PartitionSpec, user: str) -> str:
+    """A shell script that runs the probe job as `user` and then waits up to 30 s for its accounting record."""
+    srun = shlex.join(
+        [
+            "sudo", "-n", "-u", user, "--",
+            "timeout", str(JOB_SECONDS),
+            "srun", "--quiet", "--job-name=lab-verify", "--time=5", f"--immediate={JOB_SECONDS - 30}",
+            f"--partition={partition.name}", f"--nodes={len(partition.nodes)}", "--ntasks-per-node=1",
+            f"--nodelist={','.join(partition.nodes)}",
+            "sh", "-c", _JOB,
+        ]
+    )  # fmt: skip
+    return f"""cd /tmp
+output=$({srun})
+printf '%s\\n' "$output"
+echo {_JOB_MARK}
+job=${{output%% *}}
+case $job in '' | *[!0-9]*) exit 1 ;; esac
+tries=0
+while :; do
+    record=$(sacct --noheader --parsable2 --allusers --allocations --jobs="$job" --format={slurm_verdicts.SACCT_FIELDS})
+    case $record in *'|COMPLETED|'*) break ;; esac
+    tries=$((tries + 1))
+    [ "$tries" -lt 15 ] || break
+    sleep 2
+done
+printf '%s\\n' "$record"
+"""

@@ -1,0 +1,178 @@
+"""Whether this machine can hold the lab. Pure: the facts of the host come in as a value."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from ipaddress import IPv4Network, IPv6Network
+
+from emulator.host.facts import HostFacts
+from emulator.labfile.findings import Finding, Report, Severity, counted
+from emulator.labfile.model import FOOTPRINT_GIB, ClusterSpec, NetworkSpec, NodeSpec
+
+# QEMU's own memory beside the guest's (device models, page tables, TCG's translation cache), MiB for each node.
+OVERHEAD_MIB = 128
+# Findings that say not that the host is too small, but that somebody else has what the lab asks for.
+CONFLICTS = frozenset({"host.subnet", "host.bridge"})
+
+
+def check_host(
+    spec: ClusterSpec,
+    host: HostFacts,
+    *,
+    report: Report,
+    private_network: bool,
+    own_bridges: Collection[str] = (),
+    existing: Collection[str] = (),
+    holders: Mapping[str, str] | None = None,
+) -> list[Finding]:
+    """Findings about the lab on this host.
+
+    Args:
+        report: of the same file; it gives the positions.
+        private_network: the hypervisor has a network namespace of its own (the embedded one), so that the
+            host's networks and bridges do not matter.
+        own_bridges: bridges that this lab has made already.
+        existing: names of nodes (`NodeSpec.name`) that run already: their memory and disk are not asked for again.
+        holders: whose a bridge is, where that is known, by the bridge's name.
+    """
+    to_come = tuple(node for node in spec.nodes if node.name not in existing)
+    found = [*_memory(spec.nodes, to_come, host, report), *_disk(to_come, host, report), *_cores(spec, host, report)]
+    if not private_network:
+        for network in spec.networks.values():
+            found.extend(_network(network, host, report, frozenset(own_bridges), holders or {}))
+    return found
+
+
+def _finding(report: Report, severity: Severity, code: str, path: str, what: str, fix: str) -> Finding:
+    at = report.position_of(path)
+    return Finding(severity, code, report.file, at.line, at.column, path, what, fix)
+
+
+def _memory(
+    nodes: tuple[NodeSpec, ...], to_come: tuple[NodeSpec, ...], host: HostFacts, report: Report
+) -> Iterable[Finding]:
+    wanted = sum(node.memory_mib + OVERHEAD_MIB for node in nodes)
+    fix = f"lower memory_gb or the number of nodes; the largest is {_largest(nodes)}"
+    if wanted > host.memory_usable_mib:
+        reserved = host.memory_reserved_mib
+        pages = f", {_gib(reserved)} of it reserved as huge pages, which labs do not use" if reserved else ""
+        if wanted <= host.memory_total_mib:
+            fix = f"sysctl vm.nr_hugepages=0 if nobody needs them; or {fix}"
+        yield _finding(
+            report,
+            Severity.ERROR,
+            "host.memory",
+            "clusters",
+            f"{counted(len(nodes), 'node')} and QEMU beside each ({OVERHEAD_MIB} MiB) take {_gib(wanted)} of memory, "
+            f"and this host has {_gib(host.memory_total_mib)} in all{pages}",
+            fix,
+        )
+        return
+    more = sum(node.memory_mib + OVERHEAD_MIB for node in to_come)
+    if more > host.memory_available_mib:
+        yield _finding(
+            report,
+            Severity.WARNING,
+            "host.memory-available",
+            "clusters",
+            f"{_gib(more)} of memory for {counted(len(to_come), 'node')} to start, and "
+            f"{_gib(host.memory_available_mib)} is free now",
+            "end other programs, or lower memory_gb",
+        )
+
+
+def _disk(nodes: tuple[NodeSpec, ...], host: HostFacts, report: Report) -> Iterable[Finding]:
+    wanted = sum(node.disk_gib for node in nodes)
+    least = FOOTPRINT_GIB * len(nodes)
+    free = f"{host.disk_free_gib:.1f} GiB"
+    if least > host.disk_free_gib:
+        yield _finding(
+            report,
+            Severity.ERROR,
+            "host.disk",
+            "clusters",
+            f"at least {least} GiB of disk for {counted(len(nodes), 'node')} ({FOOTPRINT_GIB} GiB each), "
+            f"and {free} is free",
+            "free some space (`hyperscaler image gc`), or set HYPERSCALER_HOME to a larger disk",
+        )
+    elif wanted > host.disk_free_gib:
+        yield _finding(
+            report,
+            Severity.WARNING,
+            "host.disk-thin",
+            "clusters",
+            f"{wanted} GiB of disk for {counted(len(nodes), 'node')}, and {free} is free; disks are thin and grow as "
+            "they are written, so the lab starts and fails once the space is used up",
+            "lower disk_gb, or set HYPERSCALER_HOME to a larger disk",
+        )
+
+
+def _cores(spec: ClusterSpec, host: HostFacts, report: Report) -> Iterable[Finding]:
+    wanted = sum(node.cpu_cores for node in spec.nodes)
+    limit = spec.hypervisor.cpu_overcommit
+    if wanted > host.cores * limit:
+        yield _finding(
+            report,
+            Severity.WARNING,
+            "host.cores",
+            "clusters",
+            f"the nodes have {wanted} cores in all, this host {host.cores}: {wanted / host.cores:.1f} for each, "
+            f"and the limit is {limit:g}",
+            "lower cpu_cores, or raise hypervisor.cpu_overcommit if slow nodes are fine",
+        )
+
+
+def _network(
+    network: NetworkSpec, host: HostFacts, report: Report, own: frozenset[str], holders: Mapping[str, str]
+) -> Iterable[Finding]:
+    path = f"global.networks.{network.cluster.value}_network"
+    subnets: tuple[tuple[str, IPv4Network | IPv6Network | None], ...] = (
+        ("subnet", network.subnet),
+        ("subnet_v6", network.subnet_v6),
+    )
+    for key, subnet in subnets:
+        taken = next(
+            (each for each in host.networks if each.interface not in own and subnet and each.subnet.overlaps(subnet)),
+            None,
+        )
+        if subnet is None or taken is None:
+            continue
+        whose = f", of {holders[taken.interface]}" if taken.interface in holders else ""
+        other = f"choose another subnet{_free_example(host, subnet.version)}"
+        yield _finding(
+            report,
+            Severity.ERROR,
+            "host.subnet",
+            f"{path}.{key}",
+            f"{subnet} overlaps {taken.subnet}, which this host reaches through {taken.interface}{whose}",
+            f"{other}, or `hypervisor: {{uri: embedded}}` with networks of its own",
+        )
+    if network.bridge in host.interfaces and network.bridge not in own:
+        there = f"this host already has an interface {network.bridge}"
+        yield _finding(
+            report,
+            Severity.ERROR,
+            "host.bridge",
+            f"{path}.bridge",
+            f"bridge {network.bridge} belongs to {holders[network.bridge]}" if network.bridge in holders else there,
+            "choose another name, or `hypervisor: {uri: embedded}` with bridges of its own",
+        )
+
+
+def _free_example(host: HostFacts, version: int) -> str:
+    candidates: Iterable[IPv4Network | IPv6Network] = (
+        (IPv4Network(f"192.168.{third}.0/24") for third in range(101, 200))
+        if version == 4
+        else (IPv6Network(f"fd12:3456:789a:{number}::/64") for number in range(101, 200))
+    )
+    free = next((net for net in candidates if not any(net.overlaps(each.subnet) for each in host.networks)), None)
+    return f" such as {free}" if free else ""
+
+
+def _largest(nodes: tuple[NodeSpec, ...]) -> str:
+    node = max(nodes, key=lambda each: each.memory_mib)
+    return f"{node.name} with {_gib(node.memory_mib)}"
+
+
+def _gib(mib: int) -> str:
+    return f"{mib / 1024:.1f} GiB"

@@ -1,0 +1,1 @@
+"""Which images are there, and which one is used? Content-addressed builds, pointers and tags."""

@@ -1,0 +1,1 @@
+"""How is a Kubernetes cluster configured? Names, addresses and settings, pure."""

@@ -1,0 +1,40 @@
+"""Whether a bundle's release is one that this version of the program can set up, whatever the lab."""
+
+from __future__ import annotations
+
+from emulator.kubernetes.release.release import (
+    ARCHITECTURE,
+    ReleaseError,
+    ReleaseManifest,
+    misnamed_images,
+    missing_images,
+)
+from emulator.labfile.kubernetes_versions import BUNDLE_MINORS, minor_of
+
+_MAKE_ANEW = "make the bundle anew: hyperscaler bundle create"
+
+
+def require_usable(manifest: ReleaseManifest, *, where: str) -> None:
+    """Raises: ReleaseError when no lab could be provisioned from a bundle with this manifest; it says why."""
+    if minor_of(manifest.version) not in BUNDLE_MINORS:
+        raise ReleaseError(
+            f"the bundle holds Kubernetes {manifest.version}, which this version of the program cannot set up",
+            where=where,
+            fix=f"take a bundle of one of {', '.join(BUNDLE_MINORS)}",
+        )
+    if manifest.architecture != ARCHITECTURE:
+        raise ReleaseError(
+            f"the bundle is for {manifest.architecture}, and the nodes are {ARCHITECTURE}",
+            where=where,
+            fix=f"make the bundle on an {ARCHITECTURE} machine: hyperscaler bundle create",
+        )
+    missing = missing_images(manifest)
+    if missing:
+        raise ReleaseError(
+            f"the bundle lacks container images that a cluster needs: {', '.join(missing)}", where=where, fix=_MAKE_ANEW
+        )
+    misnamed = misnamed_images(manifest)
+    if misnamed:
+        raise ReleaseError(
+            f"the bundle names images for what they are not: {', '.join(misnamed)}", where=where, fix=_MAKE_ANEW
+        )

@@ -1,0 +1,33 @@
+"""One process at a time makes something in the cache of Kubernetes releases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from emulator.core.locking import acquire
+from emulator.kubernetes.release.go_build import Progress
+
+_LOCK_SECONDS = 4 * 3600.0
+"""How long one may wait for another's build: four hours, on the slowest of hosts."""
+
+
+@contextmanager
+def cache_lock(cache: Path, progress: Progress) -> Iterator[None]:
+    """Held while a release is built, fetched or unpacked and while the files of a node are made of it: two labs that
+    want the same get it from the one that came first. Not to be taken twice by one process.
+
+    Raises:
+        ConflictError: another process held it for hours; names it.
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    path = cache / "lock"
+    with path.open("a+") as stream:
+        acquire(
+            stream.fileno(),
+            path,
+            seconds=_LOCK_SECONDS,
+            on_wait=lambda who: progress("wait for another build", who),
+        )
+        yield

@@ -1,0 +1,118 @@
+"""Debian packages fetched with the host's own apt sources into a directory of ours; nothing is installed."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from emulator.core.errors import HostNotFitError
+from emulator.core.ports import Completed, ProcessRunner
+
+_UPDATE_TIMEOUT = 300.0
+_FETCH_TIMEOUT = 1800.0
+_UNPACK_TIMEOUT = 300.0
+_NAME = re.compile(r"(?P<name>[a-z0-9][a-z0-9+.-]+)_(?P<version>[^_]+)_(?P<architecture>[a-z0-9]+)\.deb")
+
+
+@dataclass(frozen=True, slots=True)
+class DebianArchive:
+    """apt with lists and caches of its own under `directory`.
+
+    `lines` are one-line `deb` sources of a Debian release; source packages are looked up beside them, so the
+    host's configuration needs no deb-src, unless `with_sources` says that there are none. Proxy and keys stay what
+    the host's apt configuration says.
+    """
+
+    directory: Path
+    lines: tuple[str, ...]
+    runner: ProcessRunner
+    with_sources: bool = True
+
+    def update(self) -> None:
+        """Fetch the package lists.
+
+        Raises:
+            HostNotFitError: the host's apt has no sources of the Debian release.
+            CommandError: apt could not reach them.
+        """
+        require_sources(self.lines)
+        # The sources may hold a password: nobody else gets in.
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.directory.chmod(0o700)
+        for name in ("lists/partial", "cache/archives/partial", "parts", "debs", "source"):
+            (self.directory / name).mkdir(parents=True, exist_ok=True)
+        sources = list(self.lines)
+        if self.with_sources:
+            sources += [line.replace("deb ", "deb-src ", 1) for line in self.lines]
+        (self.directory / "sources.list").write_text("\n".join(sources) + "\n", encoding="utf-8")
+        self._apt(["update"], timeout=_UPDATE_TIMEOUT)
+
+    def source(self, package: str, tree: Path) -> str:
+        """Fetch a source package, check it against the archive's signature chain, unpack it as `tree`; its version.
+
+        Raises:
+            CommandError: it is not there, or does not match its checksums.
+        """
+        directory = self.directory / "source"
+        self._apt(["source", "--download-only", package], timeout=_FETCH_TIMEOUT, cwd=directory)
+        descriptions = sorted(directory.glob(f"{package}_*.dsc"))
+        if tree.exists():
+            shutil.rmtree(tree)
+        # apt has checked the files' checksums; the signature of the uploader is in a keyring that hosts rarely have.
+        self.runner.run(
+            ["dpkg-source", "--no-check", "-x", descriptions[-1], tree], timeout=_UNPACK_TIMEOUT, cwd=directory
+        )
+        return descriptions[-1].name.removeprefix(f"{package}_").removesuffix(".dsc")
+
+    def versions(self, package: str) -> tuple[str, ...]:
+        """Every version of a binary package that the sources have; none of a package that they do not know."""
+        rows = self._apt(["madison", package], timeout=_UNPACK_TIMEOUT, program="apt-cache").stdout.splitlines()
+        return tuple(dict.fromkeys(row.split("|")[1].strip() for row in rows if row.count("|") >= 2))
+
+    def unpack(self, packages: Sequence[str], root: Path) -> dict[str, str]:
+        """Fetch binary packages and lay their files under `root`; the versions by name. Scripts are not run.
+
+        A package is a name, or `NAME=VERSION`.
+        """
+        directory = self.directory / "debs"
+        self._apt(["download", *packages], timeout=_FETCH_TIMEOUT, cwd=directory)
+        versions = {}
+        root.mkdir(parents=True, exist_ok=True)
+        for name in (package.partition("=")[0] for package in packages):
+            path = _newest(directory.glob(f"{name}_*.deb"))
+            match = _NAME.fullmatch(path.name)
+            versions[name] = match["version"].replace("%3a", ":") if match else ""
+            self.runner.run(["dpkg-deb", "-x", path, root], timeout=_UNPACK_TIMEOUT)
+        return versions
+
+    def _apt(
+        self, words: Sequence[str], *, timeout: float, cwd: Path | None = None, program: str = "apt-get"
+    ) -> Completed:
+        options = {
+            "Dir::Etc::SourceList": self.directory / "sources.list",
+            "Dir::Etc::SourceParts": self.directory / "parts",
+            "Dir::State::Lists": self.directory / "lists",
+            "Dir::Cache": self.directory / "cache",
+            # The download directory is ours alone, which apt's own user cannot enter.
+            "APT::Sandbox::User": "root",
+            "APT::Get::List-Cleanup": "false",
+        }
+        settings = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
+        return self.runner.run([program, "--quiet", *settings, *words], timeout=timeout, cwd=cwd)
+
+
+def require_sources(lines: Sequence[str]) -> None:
+    """Raises: HostNotFitError when there are no sources of the Debian release."""
+    if not lines:
+        raise HostNotFitError(
+            "Kubernetes cannot be built from source: this host's apt has no sources of Debian 12",
+            fix="build on a Debian 12 host and carry the result over: hyperscaler bundle create, then"
+            " kubernetes.source: bundle:PATH",
+        )
+
+
+def _newest(paths: Iterable[Path]) -> Path:
+    return max(paths, key=lambda path: path.stat().st_mtime)

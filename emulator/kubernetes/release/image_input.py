@@ -1,0 +1,117 @@
+"""Kubernetes for the images of this host's labs."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from emulator.core.data_files import share_dir
+from emulator.core.errors import UsageError
+from emulator.core.paths import Home
+from emulator.core.ports import ProcessRunner
+from emulator.images.build.apt_sources import host_sources
+from emulator.kubernetes.release.bundle import create_bundle, show_bundle, verify_bundle
+from emulator.kubernetes.release.bundle_use import require_usable
+from emulator.kubernetes.release.debian_source import KubernetesBuild
+from emulator.kubernetes.release.go_build import Progress
+from emulator.kubernetes.release.node_files import NodeFiles
+from emulator.kubernetes.release.release import ReleaseManifest
+from emulator.kubernetes.release.sources import BUNDLE, KubernetesSources
+from emulator.kubernetes.release.upstream import UpstreamFetch
+from emulator.kubernetes.release.upstream_origin import download, is_reachable, read_origin
+from emulator.labfile.kubernetes_versions import version_fault
+from emulator.labfile.model import KubernetesSpec
+
+# A command asks several times; the answer must be one.
+_reachable = functools.cache(is_reachable)
+_index = functools.cache(download)
+
+
+def kubernetes_sources(home: Home, runner: ProcessRunner) -> KubernetesSources:
+    """Where Kubernetes can come from on this host. Asks apt for its sources; reads only."""
+    cache = home.root / "cache" / "kubernetes"
+    data = share_dir() / "config" / "kubernetes"
+    lines = host_sources(runner, suite="bookworm", components=("main",)).lines
+    build = KubernetesBuild(cache, runner, sources=lines, programs=data / "programs")
+    origin = read_origin(data / "upstream.yaml")
+    upstream = UpstreamFetch(cache, runner, origin, lines, reachable=_reachable, index=_index)
+    return KubernetesSources(build, upstream, NodeFiles(cache, lines, runner), cache)
+
+
+@dataclass(frozen=True, slots=True)
+class KubernetesInput:
+    """The image input `kubernetes` (see `emulator.images.lab_images.ImageInput`) as a lab wants it."""
+
+    home: Home
+    runner: ProcessRunner
+    wants: KubernetesSpec = field(default_factory=KubernetesSpec)
+
+    def ready(self) -> Path | None:
+        return kubernetes_sources(self.home, self.runner).ready(self.wants)
+
+    def describe(self) -> str:
+        return kubernetes_sources(self.home, self.runner).describe(self.wants)
+
+    def make(self, progress: Callable[[str], None]) -> Path:
+        def show(step: str, line: str) -> None:
+            progress(f"{step}: {line}" if line else step)
+
+        return kubernetes_sources(self.home, self.runner).make(self.wants, progress=show)
+
+
+class Bundles:
+    """Offline bundles, made where upstream or Debian can be reached and used where they cannot."""
+
+    def __init__(self, home: Home, runner: ProcessRunner) -> None:
+        self._home = home
+        self._runner = runner
+
+    def create(self, wants: KubernetesSpec, path: Path, *, progress: Progress) -> ReleaseManifest:
+        """Write all that a lab with these wishes needs to `path`, which must not exist.
+
+        Raises:
+            UsageError: something is there already, nothing can be written there, the source is a bundle itself, or no
+                source has that version.
+            HyperscalerError: see `KubernetesSources.release`.
+        """
+        if wants.source.startswith(BUNDLE):
+            raise UsageError(
+                "that lab takes its Kubernetes from a bundle already", fix="copy that file, or use --source"
+            )
+        # All of this comes first: a release takes minutes to be built or fetched.
+        if path.exists():
+            raise UsageError("exists already", where=str(path), fix="choose another name, or remove it")
+        _require_directory(path.absolute().parent)
+        fault = version_fault(wants.version, wants.source)
+        if fault is not None:
+            raise UsageError(fault[0], where="version", fix=fault[1])
+        release = kubernetes_sources(self._home, self._runner).release(wants, progress=progress)
+        progress("write the bundle", str(path))
+        return create_bundle(release, path)
+
+    def show(self, path: Path) -> ReleaseManifest:
+        """Its manifest, without reading the rest."""
+        return show_bundle(path)
+
+    def verify(self, path: Path) -> ReleaseManifest:
+        """Its manifest, after everything in it was compared with it and it was found to be of use here.
+
+        Raises:
+            UsageError, ReleaseError: see `verify_bundle` and `require_usable`.
+        """
+        manifest = verify_bundle(path)
+        require_usable(manifest, where=str(path))
+        return manifest
+
+
+def _require_directory(directory: Path) -> None:
+    if not directory.is_dir():
+        raise UsageError(
+            "there is no such directory", where=str(directory), fix=f"mkdir -p {shlex.quote(str(directory))}"
+        )
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise UsageError("nothing can be written there", where=str(directory), fix="choose another place, or use sudo")

@@ -1,0 +1,202 @@
+"""Chooses where a lab's Kubernetes comes from, and gives its files for the image of a node."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from emulator.core.errors import ConfigError
+from emulator.kubernetes.config.addons import missing_addons, wanted_addons
+from emulator.kubernetes.release.bundle import (
+    require_unpack_room,
+    show_bundle,
+    unpack_bundle,
+    unpacked,
+    verify_bundle,
+)
+from emulator.kubernetes.release.bundle_use import require_usable
+from emulator.kubernetes.release.cache_lock import cache_lock
+from emulator.kubernetes.release.debian_source import KubernetesBuild
+from emulator.kubernetes.release.disk_room import remove_leftovers
+from emulator.kubernetes.release.go_build import Progress
+from emulator.kubernetes.release.node_files import NodeFiles
+from emulator.kubernetes.release.release import Release, ReleaseManifest
+from emulator.kubernetes.release.upstream import UpstreamFetch
+from emulator.labfile.kubernetes_versions import (
+    DEBIAN_SOURCE_VERSION,
+    UPSTREAM_MINORS,
+    is_asked_for,
+    is_full_version,
+)
+from emulator.labfile.model import KubernetesSpec
+
+BUNDLE = "bundle:"
+DEBIAN_SOURCE = "debian-source"
+UPSTREAM = "upstream"
+AUTO = "auto"
+# Directories of work under way. What has such a name while nobody works was left by a run that was killed. A build of
+# Debian's source is not among them, because the next one goes on with it.
+_WORK = (".unpack-*", "upstream-*.work", "node-*.new", "node-*.work")
+
+
+@dataclass(frozen=True, slots=True)
+class KubernetesSources:
+    """All sources on this host. `wants` of a lab is its `KubernetesSpec`."""
+
+    build: KubernetesBuild
+    upstream: UpstreamFetch
+    files: NodeFiles
+    cache: Path
+
+    def ready(self, wants: KubernetesSpec) -> Path | None:
+        """The node files of the lab's release if nothing has to be built or unpacked for them; reads only.
+
+        Raises:
+            UsageError, ReleaseError, ConfigError, HostNotFitError: the source cannot give what the lab wants.
+        """
+        kind = self.resolve(wants)
+        if kind == DEBIAN_SOURCE:
+            _require_debian_source(wants)
+            release = self.build.cached()
+            if release is None:
+                self.build.require_host()
+        elif kind == UPSTREAM:
+            require_addons(wants, self.upstream.origin.addons)
+            release = self.upstream.cached(wants.version, wanted_addons(wants))
+            if release is None:
+                self.upstream.require(wants.version, wanted_addons(wants))
+        else:
+            path = Path(kind.removeprefix(BUNDLE))
+            manifest = show_bundle(path)
+            _require_bundle(manifest, wants, where=str(path))
+            release = Release(self.cache, manifest)
+            if not self.files.directory(release).is_dir() and unpacked(manifest, self.cache) is None:
+                _verify(path)
+                require_unpack_room(manifest, self.cache)
+        found = self.files.directory(release) if release is not None else None
+        if found is not None and found.is_dir():
+            return found
+        self.files.require_host()
+        return None
+
+    def describe(self, wants: KubernetesSpec) -> str:
+        """What the lab gets, and from where, in words for a plan; two releases never read the same, but for the newest
+        of a version that is yet to be fetched.
+
+        Raises:
+            UsageError, ReleaseError: the bundle cannot be read.
+        """
+        kind = self.resolve(wants)
+        if kind == DEBIAN_SOURCE:
+            return f"Kubernetes {DEBIAN_SOURCE_VERSION} from {DEBIAN_SOURCE}"
+        if kind == UPSTREAM:
+            found = self.upstream.cached(wants.version, wanted_addons(wants))
+            if found is not None:
+                return f"Kubernetes {found.manifest.version} from {UPSTREAM}, digest {found.manifest.digest[:12]}"
+            asked = wants.version.removeprefix("v") or UPSTREAM_MINORS[-1]
+            newest = "" if is_full_version(asked) else "the newest "
+            return f"{newest}Kubernetes {asked} from {UPSTREAM}"
+        manifest = show_bundle(Path(kind.removeprefix(BUNDLE)))
+        return f"Kubernetes {manifest.version} from {kind}, digest {manifest.digest[:12]}"
+
+    def release(self, wants: KubernetesSpec, *, progress: Progress) -> Release:
+        """The lab's release on this host: built, fetched or unpacked when it is not here yet.
+
+        Raises:
+            UsageError, ReleaseError, ConfigError, HostNotFitError: the source cannot give what the lab wants.
+            CommandError: a step of a build failed.
+        """
+        with self._locked(progress):
+            return self._release(wants, progress)
+
+    @contextmanager
+    def _locked(self, progress: Progress) -> Iterator[None]:
+        with cache_lock(self.cache, progress):
+            for pattern in _WORK:
+                remove_leftovers(self.cache, pattern)
+            yield
+
+    def _release(self, wants: KubernetesSpec, progress: Progress) -> Release:
+        kind = self.resolve(wants)
+        if kind == DEBIAN_SOURCE:
+            _require_debian_source(wants)
+            return self.build.build(progress=progress)
+        if kind == UPSTREAM:
+            require_addons(wants, self.upstream.origin.addons)
+            return self.upstream.fetch(wants.version, wanted_addons(wants), progress=progress)
+        progress("unpack the bundle", "")
+        path = Path(kind.removeprefix(BUNDLE))
+        _require_bundle(show_bundle(path), wants, where=str(path))
+        return unpack_bundle(path, self.cache)
+
+    def make(self, wants: KubernetesSpec, *, progress: Progress) -> Path:
+        """The node files of the lab's release, made when they are not here yet; raises what `release` raises."""
+        with self._locked(progress):
+            release = self._release(wants, progress)
+            progress("container images of a node", "")
+            return self.files.make(release)
+
+    def resolve(self, wants: KubernetesSpec) -> str:
+        """`bundle:PATH`, `upstream` or `debian-source`, what `auto` comes to on this host.
+
+        What was fetched or built for such a lab before decides first: an image must not be made anew because the
+        network came or went. Then upstream counts, if it answers within a few seconds.
+        """
+        if wants.source != AUTO:
+            return wants.source
+        if self.upstream.cached(wants.version, wanted_addons(wants)) is not None:
+            return UPSTREAM
+        fits = is_asked_for(DEBIAN_SOURCE_VERSION, wants.version) and not wanted_addons(wants)
+        if fits and self.build.cached() is not None:
+            return DEBIAN_SOURCE
+        if not fits:
+            # Only upstream can help here, so that its error is the one to see.
+            return UPSTREAM
+        # The version of Debian's source, if the lab asks for it, is one that upstream's archive has no longer.
+        return UPSTREAM if not wants.version and self.upstream.is_reachable(wants.version) else DEBIAN_SOURCE
+
+
+def _verify(path: Path) -> None:
+    """Read a bundle whole, once for each state of the file: a command asks several times."""
+    status = path.stat()
+    _verified(path.absolute(), status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+@functools.cache
+def _verified(path: Path, *_state: int) -> None:
+    verify_bundle(path)
+
+
+def _require_debian_source(wants: KubernetesSpec) -> None:
+    require_version(DEBIAN_SOURCE_VERSION, wants)
+    require_addons(wants, ())
+
+
+def _require_bundle(manifest: ReleaseManifest, wants: KubernetesSpec, *, where: str) -> None:
+    require_usable(manifest, where=where)
+    require_version(manifest.version, wants)
+    require_addons(wants, manifest.addons)
+
+
+def require_version(version: str, wants: KubernetesSpec) -> None:
+    """Raises: ConfigError when the lab asks for another version than the source gives (1.31 takes any 1.31.x)."""
+    if not is_asked_for(version, wants.version):
+        raise ConfigError(
+            f"the source gives Kubernetes {version}, the lab asks for {wants.version.removeprefix('v')}",
+            where="clusters.cloud.kubernetes_config.version",
+            fix=f"write {version}, or remove the key",
+        )
+
+
+def require_addons(wants: KubernetesSpec, have: Collection[str]) -> None:
+    """Raises: ConfigError when the lab asks for add-ons that are not among `have`."""
+    missing = missing_addons(wants, have)
+    if missing:
+        raise ConfigError(
+            "\n    ".join(missing),
+            where="clusters.cloud.kubernetes_config",
+            fix="write cni: bridge, ingress: none and storage_class: none, or take another source",
+        )

@@ -1,1 +1,0 @@
-"""Where a lab's Kubernetes comes from: releases built, bundled, checked and cached on this host."""

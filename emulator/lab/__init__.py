@@ -1,0 +1,1 @@
+"""What is an open lab? Its environment, journal, hypervisor, plan and clusters: what every verb works with."""

@@ -1,0 +1,123 @@
+"""Kubernetes nodes that leave a lab: their pods move away while their machine still runs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shlex
+from collections.abc import Mapping
+
+from emulator.core.errors import ConflictError, HyperscalerError, InterruptedRunError
+from emulator.core.ports import GuestAddress, GuestShell
+from emulator.core.progress import Event, Reporter, Status
+from emulator.core.stop import StopFlag
+from emulator.kubernetes.config.kubectl import KUBECTL
+from emulator.labfile.model import ClusterKind, ClusterSpec, Role
+from emulator.plan.model import Action, Plan
+from emulator.plan.resources import Domain, Network
+
+_ASK_SECONDS = 60.0
+_LOGIN_SECONDS = 15.0
+# Cordons a node and says in the same step who did: when this run ends before the node is gone and the file then keeps
+# it, the playbook (kubernetes_objects) lets it take pods again. A node that somebody else cordoned is left as it was.
+_DRAINING = "hyperscaler/draining"
+_LEAVE = {"metadata": {"annotations": {_DRAINING: "true"}}, "spec": {"unschedulable": True}}
+_STAY = {"metadata": {"annotations": {_DRAINING: None}}, "spec": {"unschedulable": None}}
+
+
+def departing_nodes(plan: Plan, spec: ClusterSpec) -> tuple[str, ...]:
+    """Kubernetes nodes whose machine the plan deletes, while their control plane stays as it is."""
+    heads = {node.name for node in spec.nodes if node.role is Role.CLOUD_CONTROL_PLANE}
+    domains = [(change.action, change.resource) for change in plan.changes if isinstance(change.resource, Domain)]
+    if not heads or any(resource.node in heads for action, resource in domains if action is not Action.UPDATE):
+        return ()
+    cloud = f"{Network.kind}/{ClusterKind.CLOUD.value}"
+    return tuple(
+        sorted(resource.node for action, resource in domains if action is Action.DELETE and resource.network == cloud)
+    )
+
+
+def drain_departing(plan: Plan, spec: ClusterSpec, shell: GuestShell, reporter: Reporter, stop: StopFlag) -> None:
+    """Drain the nodes that are about to go, one after the other, each within `timeouts.drain`.
+
+    A node that is down has nothing to move, and one whose cluster cannot be asked is only warned about.
+
+    Raises:
+        ConflictError: pods of a node cannot be moved away. Nothing was deleted, and all nodes take pods again.
+        InterruptedRunError: a stop was asked for; the same holds.
+    """
+    nodes = departing_nodes(plan, spec)
+    if not nodes:
+        return
+    node = next(node for node in spec.nodes if node.role is Role.CLOUD_CONTROL_PLANE)
+    head = GuestAddress(node.name, node.ip, spec.ssh.user)
+    try:
+        ready = _ready_nodes(shell, head)
+    except HyperscalerError as error:
+        reporter.warn(f"{', '.join(nodes)} cannot be drained, their pods end with them: {error.what.splitlines()[0]}")
+        return
+    cordoned: list[str] = []
+    try:
+        for name in nodes:
+            _require_no_stop(stop)
+            if name not in ready:
+                continue
+            reporter.event(Event("drain", name, Status.STARTED, "moving its pods away"))
+            if not ready[name]:
+                cordoned.append(name)
+            _drain(name, shell, head, spec.timeouts.drain, cordoned=ready[name])
+            reporter.event(Event("drain", name, Status.DONE, "drained"))
+        _require_no_stop(stop)
+    except Exception:
+        for name in cordoned:
+            with contextlib.suppress(HyperscalerError, OSError):  # the first error is the one to tell
+                shell.run(head, _patch(name, _STAY), timeout=_ASK_SECONDS, check=False)
+        raise
+
+
+def _require_no_stop(stop: StopFlag) -> None:
+    if stop.is_set():
+        raise InterruptedRunError(
+            "stopped on request while nodes were drained; nothing was deleted",
+            fix="run the same command again to go on",
+        )
+
+
+def _ready_nodes(shell: GuestShell, head: GuestAddress) -> Mapping[str, bool]:
+    """Names of the nodes that are Ready, each with whether somebody else cordoned it."""
+    if not shell.ready(head, timeout=_LOGIN_SECONDS):
+        raise HyperscalerError("the control plane does not answer", where=head.name)
+    answer = shell.run(head, f"{KUBECTL} get nodes -o json", timeout=_ASK_SECONDS).stdout
+    try:
+        return {
+            item["metadata"]["name"]: bool(item.get("spec", {}).get("unschedulable"))
+            and _DRAINING not in item["metadata"].get("annotations", {})
+            for item in json.loads(answer)["items"]
+            if any(each["type"] == "Ready" and each["status"] == "True" for each in item["status"]["conditions"])
+        }
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise HyperscalerError(f"kubectl's answer cannot be read: {error}", where=head.name) from error
+
+
+def _drain(name: str, shell: GuestShell, head: GuestAddress, seconds: int, *, cordoned: bool) -> None:
+    options = f"--ignore-daemonsets --delete-emptydir-data --force --timeout={seconds}s"
+    drain = f"{KUBECTL} drain {shlex.quote(name)} {options}"
+    command = drain if cordoned else f"{_patch(name, _LEAVE)} && {drain}"
+    try:
+        done = shell.run(head, command, timeout=seconds + 60.0, check=False)
+        said = "" if done.returncode == 0 else (done.stderr or done.stdout).strip()
+        failed = done.returncode != 0
+    except HyperscalerError as error:
+        said, failed = error.what, True
+    if not failed:
+        return
+    raise ConflictError(
+        f"{name} cannot be drained within {seconds} s, so that it was kept: "
+        + "\n    ".join(said.splitlines()[-4:] or ["kubectl said nothing"]),
+        where=name,
+        fix="end those pods or the budget that keeps them, or raise timeouts.drain; then run provision again",
+    )
+
+
+def _patch(name: str, patch: Mapping[str, object]) -> str:
+    return f"{KUBECTL} patch node {shlex.quote(name)} --type=merge -p {shlex.quote(json.dumps(patch))}"

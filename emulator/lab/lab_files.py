@@ -1,0 +1,105 @@
+"""Lab files: loading one, and the copy that a provisioned lab keeps."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from emulator.core.errors import ConfigError, UsageError
+from emulator.core.paths import Home
+from emulator.labfile.findings import Report
+from emulator.labfile.load import load_spec
+from emulator.labfile.model import ClusterSpec
+
+_BUNDLE = "bundle:"
+LAB_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,28}[a-z0-9])?")
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedLab:
+    """`spec` is None when the report has errors. `source` are the file's bytes."""
+
+    file: Path
+    source: bytes
+    report: Report
+    maybe_spec: ClusterSpec | None
+
+    def require_valid(self) -> None:
+        """Raises: ConfigError when the file has errors."""
+        if self.maybe_spec is None:
+            count = len(self.report.errors)
+            error = ConfigError(
+                f"{count} error{'s' if count != 1 else ''} in the lab file",
+                where=str(self.file),
+                fix="mend what is listed above; `hyperscaler validate` checks without doing anything",
+            )
+            error.details["findings"] = [finding.to_json() for finding in self.report.findings]
+            raise error
+
+    @property
+    def spec(self) -> ClusterSpec:
+        self.require_valid()
+        assert self.maybe_spec is not None  # noqa: S101  require_valid has seen to it
+        return self.maybe_spec
+
+
+def load_lab_file(file: Path) -> LoadedLab:
+    """Load and judge a file; faults are in the report, never raised."""
+    spec, report = load_spec(file)
+    source = file.read_bytes() if spec is not None else b""
+    return LoadedLab(file, source, report, _beside(spec, file) if spec is not None else None)
+
+
+def _beside(spec: ClusterSpec, file: Path) -> ClusterSpec:
+    """The spec with its bundle's path made absolute: it stands in the file, and counts from there."""
+    written = bundle_of(spec)
+    if spec.kubernetes is None or written is None:
+        return spec
+    path = file.absolute().parent / os.path.expanduser(written)  # noqa: PTH111  an unknown ~user stays as it is
+    return replace(spec, kubernetes=replace(spec.kubernetes, source=f"{_BUNDLE}{path}"))
+
+
+def bundle_of(spec: ClusterSpec) -> str | None:
+    """The path of the bundle from which the lab takes its Kubernetes; None when it takes it from elsewhere."""
+    if spec.kubernetes is None or not spec.kubernetes.source.startswith(_BUNDLE):
+        return None
+    return spec.kubernetes.source.removeprefix(_BUNDLE).strip()
+
+
+def load_recorded_lab(home: Home, name: str) -> LoadedLab:
+    """The lab of this name as it was last provisioned.
+
+    Raises:
+        UsageError: there is no such lab on this host.
+    """
+    require_lab_name(name)
+    file = home.lab(name).spec
+    if not file.is_file():
+        known = lab_names(home)
+        listed = f"labs here: {', '.join(known)}" if known else "there are no labs on this host"
+        raise UsageError(f"there is no lab {name}", fix=f"{listed}; hyperscaler provision FILE makes one")
+    loaded = load_lab_file(file)
+    loaded.require_valid()
+    return loaded
+
+
+def require_lab_name(name: str) -> None:
+    """A name becomes part of paths, so it is checked before anything else.
+
+    Raises:
+        UsageError: it is not a lab's name.
+    """
+    if not LAB_NAME.fullmatch(name):
+        raise UsageError(
+            f"{name!r} is not a lab's name: lower-case letters, digits and dashes, at most 30",
+            fix="hyperscaler status lists the labs",
+        )
+
+
+def lab_names(home: Home) -> list[str]:
+    """Labs that have a directory on this host."""
+    if not home.labs.is_dir():
+        return []
+    return sorted(entry.name for entry in home.labs.iterdir() if entry.is_dir() and LAB_NAME.fullmatch(entry.name))

@@ -1,0 +1,230 @@
+"""Looking at the host and planning against it. Reads only."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from emulator.apply.handler import Handler
+from emulator.apply.hypervisor_location import remembered_hypervisor
+from emulator.apply.state import State
+from emulator.core.errors import ConflictError, HypervisorError, StateError
+from emulator.core.ports import DaemonPresence
+from emulator.lab.environment import EMBEDDED, SYSTEM, AccelerationChoice, SystemHypervisor, World
+from emulator.lab.lab import Backends, Lab, namespace_name
+from emulator.lab.planning.gpu_placement import GPU_FACT, backend_of, plan_gpus
+from emulator.lab.planning.kubernetes_on_disks import follow_control_plane, refuse_other_version, tell_contents
+from emulator.lab.recovery.ownership_conflicts import copy_notes, disk_blockers, lost_blockers
+from emulator.labfile.checks.network import NAT_EMBEDDED, UPGRADES_EMBEDDED
+from emulator.labfile.model import ClusterSpec
+from emulator.plan.build import Placement, build
+from emulator.plan.diff import diff
+from emulator.plan.model import Observation, Plan, Presence, Recorded
+from emulator.plan.resources import Hypervisor, Resource
+
+HYPERVISOR_FACT = "hypervisor"
+
+
+def hypervisor_of(world: World, state: State, spec: ClusterSpec) -> str:
+    """`embedded` or the libvirt URI that the lab runs on: the recorded one, since a lab does not move.
+
+    Raises:
+        ConflictError: the file now asks for another one.
+        HypervisorError: see `system_may_have`.
+    """
+    recorded = recorded_hypervisor(world, state, spec.name)
+    wanted = spec.hypervisor.uri
+    if recorded and wanted not in ("auto", recorded):
+        raise ConflictError(
+            f"the lab runs on hypervisor {recorded}, the file now asks for {wanted}",
+            where="hypervisor.uri",
+            fix=f"set it back to {recorded}, or `hyperscaler destroy {spec.name}` first",
+        )
+    if not recorded and wanted == "auto":
+        system_may_have(world, spec.name)
+    return recorded or world.choose_hypervisor(wanted)
+
+
+def recorded_hypervisor(world: World, state: State, name: str) -> str:
+    """What a lab runs on by its journal or, where that does not say so, by traces outside of it; else empty."""
+    fact = state.facts.get(HYPERVISOR_FACT, "")
+    return fact or _embedded_already(world, state, name) or remembered_hypervisor(world.home, name)
+
+
+def system_may_have(world: World, name: str) -> bool:
+    """Whether the host's own libvirt answers, so that a lab without a record is to be looked for there.
+
+    Raises:
+        HypervisorError: it does not answer, and its files show that it may have the lab: nobody can tell.
+    """
+    seen = world.system_hypervisor(name)
+    if seen is SystemHypervisor.SILENT:
+        raise HypervisorError(
+            f"nothing was changed: no record tells where lab {name} runs, and the host's libvirt, which has machines "
+            "or networks of such a name, does not answer",
+            where=SYSTEM,
+            fix="start libvirtd (systemctl start libvirtd), then run the same command again",
+        )
+    return seen is SystemHypervisor.ANSWERS
+
+
+def _embedded_already(world: World, state: State, name: str) -> str:
+    """`embedded` for a lab whose record does not say so, but that has a libvirtd of its own; else empty."""
+    daemon = world.daemon(world.home.lab(name).hypervisor, namespace_name(world.home, name))
+    marked = any(isinstance(record.resource, Hypervisor) for record in state.resources.values())
+    return EMBEDDED if marked or daemon.presence() is not DaemonPresence.ABSENT else ""
+
+
+def backends_of(world: World, state: State, spec: ClusterSpec, *, dry: bool) -> Backends:
+    """What the lab of this file runs on; see `hypervisor_of` and `backend_of`."""
+    return Backends(
+        hypervisor_of(world, state, spec),
+        backend_of(state, spec),
+        spec.gpu.devices or None,
+        dry=dry,
+        kubernetes=spec.kubernetes,
+        timeouts=spec.timeouts,
+    )
+
+
+def recorded_backends(state: State) -> Backends:
+    """What a lab runs on according to its record alone."""
+    return Backends(state.facts.get(HYPERVISOR_FACT, ""), state.facts.get(GPU_FACT, ""))
+
+
+def plan_lab(lab: Lab, state: State, spec: ClusterSpec, acceleration: AccelerationChoice) -> Plan:
+    """What `provision` would do."""
+    placement = Placement(lab.paths, lab.namespace, acceleration.accelerated)
+    gpus = plan_gpus(spec, lab.gpus() if lab.gpus else None, state, lab.passed() if lab.gpus else ())
+    wanted = build(spec, placement, gpus.resources)
+    recorded = dict(state.resources)
+    with lab.session.pictured():
+        seen = observe(lab, spec, wanted, recorded)
+        plan = tell_contents(lab.images, diff(lab.name, wanted, recorded, seen, find(lab)))
+        copies = copy_notes(lab)
+        ids = {resource.id for resource in wanted}
+        blockers = lost_blockers(lab, [item.resource for key, item in recorded.items() if key not in ids])
+    return dataclasses.replace(
+        plan,
+        blockers=(*plan.blockers, *refuse_other_version(lab.images, spec, seen, plan), *blockers),
+        notes=(*plan.notes, *gpus.notes, *_without_effect(lab, spec), *copies),
+    )
+
+
+def _without_effect(lab: Lab, spec: ClusterSpec) -> tuple[str, ...]:
+    """Settings that do nothing where `auto` has chosen the embedded hypervisor; `validate` warns of it where the file
+    asks for that one."""
+    if lab.backends.hypervisor != EMBEDDED or spec.hypervisor.uri == EMBEDDED:
+        return ()
+    nat = any(network.nat for network in spec.networks.values())
+    upgrades = spec.security.unattended_upgrades
+    return (*((NAT_EMBEDDED,) if nat else ()), *((UPGRADES_EMBEDDED,) if upgrades else ()))
+
+
+def plan_destroy(lab: Lab, state: State) -> Plan:
+    """What `destroy` would do: everything on record, and everything on the host that is marked as the lab's."""
+    with lab.session.pictured():
+        plan = diff(lab.name, (), dict(state.resources), {}, find(lab))
+        blockers = lost_blockers(lab, [record.resource for record in state.resources.values()])
+        return dataclasses.replace(plan, blockers=(*blockers, *disk_blockers(lab)), notes=copy_notes(lab))
+
+
+def observe(
+    lab: Lab, spec: ClusterSpec, wanted: tuple[Resource, ...], recorded: dict[str, Recorded]
+) -> dict[str, Observation]:
+    """A look at everything wanted, by id.
+
+    What labs share is looked at last, and only if something is to be made from it: a lab whose disks are there needs
+    no golden image, nor the sources that it would be made from.
+    """
+    seen = _look(lab, tuple(resource for resource in wanted if not resource.shared), recorded)
+    remade = {resource.id for resource in wanted if _is_remade(resource, recorded.get(resource.id))}
+    follow_control_plane(lab.images, spec, seen, remade)
+    shared = tuple(resource for resource in wanted if resource.shared)
+    idle = {resource.id for resource in shared if _only_stays(resource, wanted, recorded, seen)}
+    seen |= {key: Observation(Presence.OURS) for key in idle}
+    return seen | _look(lab, tuple(resource for resource in shared if resource.id not in idle), recorded)
+
+
+def _look(lab: Lab, resources: tuple[Resource, ...], recorded: Mapping[str, Recorded]) -> dict[str, Observation]:
+    with ThreadPoolExecutor(max_workers=8, thread_name_prefix="observe") as pool:
+        looks = {
+            resource.id: pool.submit(_handler(lab, resource).observe, resource, recorded.get(resource.id))
+            for resource in resources
+        }
+    return {key: look.result() for key, look in looks.items()}
+
+
+def _only_stays(
+    shared: Resource,
+    wanted: tuple[Resource, ...],
+    recorded: Mapping[str, Recorded],
+    seen: Mapping[str, Observation],
+) -> bool:
+    """Whether all that needs this shared thing is there and remains as it is, but for what can change in place."""
+    users = [resource for resource in wanted if shared.id in resource.needs]
+    return all(
+        user.id in recorded and seen[user.id].presence is Presence.OURS and not _is_remade(user, recorded[user.id])
+        for user in users
+    )
+
+
+def _is_remade(resource: Resource, record: Recorded | None) -> bool:
+    """Whether it differs from its record by more than can change in place."""
+    if record is None:
+        return False
+    if type(record.resource) is not type(resource):
+        return True
+    return not set(resource.differences(record.resource)) <= resource.updatable
+
+
+def find(lab: Lab) -> tuple[Resource, ...]:
+    """Everything on the host that carries the lab's marks.
+
+    What is found has lost its needs; they are given back by kind, so that it is taken away in the right order.
+    """
+    found = [resource for handler in lab.handlers.values() for resource in handler.find(lab.name)]
+    return tuple(_with_needs(resource, found) for resource in found)
+
+
+_ORDER = (
+    "hypervisor",
+    "firewall",
+    "network",
+    "mig-mode",
+    "virtual-functions",
+    "gpu-instance",
+    "vgpu",
+    "whole-gpu",
+    "domain",
+)
+
+
+def _with_needs(resource: Resource, found: list[Resource]) -> Resource:
+    earlier = _ORDER[: _ORDER.index(resource.kind)] if resource.kind in _ORDER else ()
+    needs = tuple(other.id for other in found if other.kind in earlier)
+    return dataclasses.replace(resource, needs=needs)
+
+
+def _handler(lab: Lab, resource: Resource) -> Handler[Any]:
+    handler = lab.handlers.get(resource.kind)
+    if handler is None:
+        raise StateError(f"this version has no handler for a {resource.kind}", where=resource.id)
+    return handler
+
+
+def refuse_blocked(plan: Plan) -> None:
+    """Raise for a plan that cannot be carried out.
+
+    Raises:
+        ConflictError: names every blocker.
+    """
+    if not plan.blockers:
+        return
+    first = plan.blockers[0]
+    lines = [f"{blocker.resource_id}: {blocker.what}" for blocker in plan.blockers]
+    raise ConflictError(
+        "nothing was changed, because something is in the way:\n    " + "\n    ".join(lines), fix=first.fix
+    )

@@ -1,0 +1,146 @@
+"""Waiting for guests: not until they run, but until they let us in."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+
+from emulator.core.errors import WaitTimeoutError
+from emulator.core.ports import GuestAddress, GuestShell
+from emulator.core.progress import Event, Reporter, Status
+from emulator.core.stop import StopFlag
+
+POLL_SECONDS, LONGEST_POLL_SECONDS = 0.5, 5.0
+"""Between two tries at a guest, at first and in the end: each try that fails costs a busy host a login."""
+CONSOLE_LINES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """A node to wait for; `running` tells whether its domain still runs."""
+
+    address: GuestAddress
+    console: Path
+    running: Callable[[], bool]
+
+
+class HostKeyBook:
+    """The lab's known_hosts, filled from the guests' serial consoles as they come up.
+
+    The console is a channel that only the guest itself writes to, so no key is ever trusted on first use.
+    """
+
+    def __init__(
+        self,
+        parse: Callable[[str], Sequence[str]],
+        write: Callable[[Mapping[str, Sequence[str]]], None],
+    ) -> None:
+        self._parse = parse
+        self._write = write
+        self._lock = Lock()
+        self._keys: dict[str, tuple[str, ...]] = {}
+
+    def learn(self, guest: Guest) -> bool:
+        """Look for the guest's key on its console; True once it is known."""
+        keys = tuple(self._parse(marked_lines(guest.console)))
+        if not keys:
+            return False
+        with self._lock:
+            if self._keys.get(guest.address.name) != keys:
+                self._keys[guest.address.name] = keys
+                self._write(self._keys)
+        return True
+
+
+def wait_for_guests(
+    guests: Sequence[Guest],
+    keys: HostKeyBook,
+    shell: GuestShell,
+    reporter: Reporter,
+    *,
+    timeout: float,
+    stop: StopFlag,
+) -> None:
+    """Return when every guest lets us in by ssh.
+
+    Raises:
+        WaitTimeoutError: one did not within `timeout` seconds; names what it was stuck at, with the last
+            lines of its console.
+    """
+    with ThreadPoolExecutor(max_workers=max(1, min(len(guests), 32)), thread_name_prefix="boot") as pool:
+        waits = [pool.submit(_wait, guest, keys, shell, reporter, timeout=timeout, stop=stop) for guest in guests]
+        errors = [error for error in (wait.exception() for wait in waits) if error]
+    if errors:
+        raise errors[0]
+
+
+def _wait(
+    guest: Guest, keys: HostKeyBook, shell: GuestShell, reporter: Reporter, *, timeout: float, stop: StopFlag
+) -> None:
+    name = guest.address.name
+    started = time.monotonic()
+    reporter.event(Event("boot", name, Status.STARTED, "waiting for ssh"))
+    cause, pause = "", POLL_SECONDS
+    while not stop.is_set():
+        known = keys.learn(guest)
+        if known and shell.ready(guest.address, timeout=15):
+            reporter.event(Event("boot", name, Status.DONE, "ssh answers", time.monotonic() - started))
+            return
+        if not guest.running():
+            cause = "the virtual machine stopped"
+        elif known:
+            cause = "it booted, but ssh does not let us in"
+        else:
+            cause = "it has not printed its host key: still booting, or stuck"
+        spent = time.monotonic() - started
+        if spent > timeout or cause.startswith("the virtual machine"):
+            reporter.event(Event("boot", name, Status.FAILED, cause, spent))
+            raise WaitTimeoutError(
+                f"{name} is not reachable after {spent:.0f} s: {cause}. Last lines of its console:\n"
+                + last_lines(guest.console),
+                where=str(guest.console),
+                fix="look at the console log; a slow host may need a larger timeouts.boot in the file",
+            )
+        stop.wait(pause)
+        # Looking at the console alone is cheap, so the tries become rarer only once ssh is asked.
+        pause = min(pause * 1.5, LONGEST_POLL_SECONDS) if known else POLL_SECONDS
+
+
+KEY_MARK = b"hyperscaler-host-key:"
+
+
+def marked_lines(path: Path, *, kept: int = 32) -> str:
+    """The last lines of a console that speak of host keys; a guest may have printed any amount after them."""
+    found: deque[bytes] = deque(maxlen=kept)
+    try:
+        with path.open("rb") as file:
+            # Bounded reads, since a guest may write a line without end.
+            while line := file.readline(65536):
+                if KEY_MARK in line:
+                    found.append(line[:4096])
+    except FileNotFoundError:
+        return ""
+    return b"".join(line if line.endswith(b"\n") else line + b"\n" for line in found).decode("utf-8", "replace")
+
+
+def read_tail(path: Path, *, limit: int = 256 * 1024) -> str:
+    """The end of a console log; empty while there is none. Guests write it, so it is bounded and may hold anything."""
+    try:
+        with path.open("rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - limit))
+            return file.read(limit).decode("utf-8", "replace")
+    except FileNotFoundError:
+        return ""
+
+
+def last_lines(path: Path) -> str:
+    """The last printable lines of a console, for an error message; control sequences are dropped."""
+    lines = ["".join(char for char in line if char.isprintable()) for line in read_tail(path, limit=16384).splitlines()]
+    kept = [line for line in lines if line.strip()][-CONSOLE_LINES:]
+    return "\n".join(f"    | {line}" for line in kept) or "    | (nothing yet)"

@@ -1,0 +1,1 @@
+"""Do the values fit together? Checks over the lab file alone, without a host."""

@@ -1,0 +1,115 @@
+"""Whether the boards of the file can hold all slices and whole boards that are set aside, by the exact solver."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+from emulator.gpu.model import BoardModel
+from emulator.gpu.placement.demand import BoardState, BoardUse, Demand
+from emulator.gpu.placement.solver import place
+from emulator.labfile.checks.gpu import boards_of, can_slice
+from emulator.labfile.checks.gpu_shares import Share, share_of
+from emulator.labfile.draft import DeviceDraft, Draft
+from emulator.labfile.findings import counted
+from emulator.labfile.model import ClusterKind, GpuStrategy
+
+# More boards than a workstation holds. Up to here the exact answer costs at most a second or two in the worst mixtures
+# of board models that a random search found (16 boards of 6 models); far beyond, a hostile file could buy hours.
+MOST_BOARDS = 16
+
+
+def check_capacity(draft: Draft) -> None:
+    """Report when no layout exists; for more than `MOST_BOARDS` boards only sums are compared.
+
+    Silent where a value was refused or a board is unknown to the catalogue.
+    """
+    gpu = draft.gpu
+    boards = _boards(draft)
+    shares = [gpu.mig_slices[kind].view for kind in ClusterKind] + [gpu.whole_gpus[kind][0] for kind in ClusterKind]
+    if not boards or any(view.broken for view in shares):
+        return
+    totals = {kind: share_of(draft, kind) for kind in ClusterKind}
+    slices = sum(share.slices for share in totals.values())
+    whole = sum(share.whole for share in totals.values())
+    if _said_elsewhere(draft, boards, tuple(totals.values())) or not slices + whole:
+        return
+    room = sum(board.model.max_gpu_instances for board in boards if board.use is not BoardUse.WHOLE)
+    view = next((view for view in shares if view.present), gpu.devices_view)
+    fix = "lower the counts, choose smaller profiles, or add a board; `hyperscaler gpu plan` shows what fits"
+    # The sums come first: they say it more plainly, and the counts of a hostile file are not for the solver.
+    if whole > len(boards):
+        view.error("gpu.capacity", f"{counted(whole, 'whole board')} asked for, and `devices` lists {len(boards)}", fix)
+        return
+    if slices > room:
+        view.error("gpu.capacity", f"{counted(slices, 'slice')} asked for, and the boards hold at most {room}", fix)
+        return
+    if len(boards) > MOST_BOARDS:
+        return  # the planner, who must answer, takes the time
+    demands = _demands(totals)
+    if place(boards, demands, budget=0) is None:
+        held = ", ".join(f"{board.id} ({board.model.product_name})" for board in boards[:4])
+        more = f" and {len(boards) - 4} more" if len(boards) > 4 else ""
+        view.error("gpu.capacity", f"no layout of {held}{more} holds {_listed(demands)}", fix)
+
+
+def _said_elsewhere(draft: Draft, boards: list[BoardState], shares: tuple[Share, ...]) -> bool:
+    """Whether the checks of names, shares and strategy have found a reason that makes this question moot."""
+    strategy = draft.gpu.strategy
+    offered = {
+        name
+        for board in boards
+        if board.use is not BoardUse.WHOLE
+        for name in (board.allowed or board.model.profile_names)
+    }
+    return any(
+        (share.whole and strategy is GpuStrategy.MIG)
+        or (share.slices and strategy is GpuStrategy.WHOLE)
+        or share.slices < sum(share.by_profile.values())
+        or any(profile not in offered for profile in share.by_profile)
+        for share in shares
+    )
+
+
+def _boards(draft: Draft) -> list[BoardState] | None:
+    """The boards as the solver takes them; None when one of them cannot be known offline."""
+    models = boards_of(draft.gpu)
+    found: dict[str, BoardState] = {}
+    for index, device in enumerate(draft.gpu.devices):
+        model = models[index]
+        if device.id is None or device.model is None or device.id in found:
+            return None
+        if model is None and can_slice(device, model):
+            return None
+        if model and any(name not in model.profile_names for _, name in device.allowed):
+            return None  # said by the check of the device
+        found[device.id] = _board(device, model, draft.gpu.strategy)
+    return list(found.values()) if draft.gpu.strategy is not None else None
+
+
+def _board(device: DeviceDraft, model: BoardModel | None, strategy: GpuStrategy | None) -> BoardState:
+    if strategy is GpuStrategy.WHOLE or not can_slice(device, model):
+        use = BoardUse.WHOLE
+    else:
+        use = BoardUse.SLICES if strategy is GpuStrategy.MIG else BoardUse.ANY
+    # A board that the catalogue lacks can still be handed over whole.
+    known = model or BoardModel(
+        id=device.model or "", product_names=(device.model or "",), pci_ids=(), architecture="", mig_capable=False
+    )
+    allowed = tuple(name for _, name in device.allowed if name in known.profile_names)
+    return BoardState(device.id or "", known, allowed=allowed, use=use)
+
+
+def _demands(shares: Mapping[ClusterKind, Share]) -> list[Demand]:
+    found: list[Demand] = []
+    for kind, share in shares.items():
+        named = [profile for profile, count in share.by_profile.items() for _ in range(count)]
+        free = [None] * (share.slices - len(named))
+        found += [Demand(f"{kind.value}-{n}", profile=name) for n, name in enumerate([*named, *free])]
+        found += [Demand(f"{kind.value}-whole-{n}", whole=True) for n in range(share.whole)]
+    return found
+
+
+def _listed(demands: list[Demand]) -> str:
+    counts = Counter(demand.kind for demand in demands)
+    return ", ".join(f"{count} x {kind}" for kind, count in counts.items())

@@ -1,0 +1,159 @@
+"""GPU checks from the file and the board catalogue alone: boards, profiles, and what the nodes ask of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from emulator.gpu import catalog
+from emulator.gpu.model import BoardModel
+from emulator.labfile.draft import DeviceDraft, Draft, GpuDraft, GroupDraft
+from emulator.labfile.findings import counted, quoted
+from emulator.labfile.model import ClusterKind, GpuBackend, GpuStrategy
+from emulator.labfile.read.structure import nearest
+from emulator.labfile.read.typed_view import View
+
+
+def boards_of(gpu: GpuDraft) -> dict[int, BoardModel | None]:
+    """The catalogue's board for each device, by its index in the list."""
+    return {index: catalog.find_board(each.model) if each.model else None for index, each in enumerate(gpu.devices)}
+
+
+def can_slice(device: DeviceDraft, board: BoardModel | None) -> bool:
+    """Whether the lab may cut slices from the device; a board that the catalogue lacks can what the file says."""
+    if device.mig_capable is False:
+        return False
+    return board.mig_capable if board else device.mig_capable is True
+
+
+def check_gpu(draft: Draft) -> None:
+    boards = boards_of(draft.gpu)
+    _check_identities(draft.gpu)
+    for index, device in enumerate(draft.gpu.devices):
+        _check_device(device, boards[index], simulated=draft.gpu.backend is GpuBackend.SIMULATED)
+    _check_strategy(draft)
+    for kind in ClusterKind:
+        for group in draft.groups_of(kind):
+            _check_request(draft.gpu, group, boards)
+    _check_profiles_of_shares(draft.gpu, boards)
+
+
+def _check_identities(gpu: GpuDraft) -> None:
+    for key in ("id", "pci_address"):
+        seen: dict[str, DeviceDraft] = {}
+        for device in gpu.devices:
+            value = device.id if key == "id" else device.pci_address
+            if value is None:
+                continue
+            if value in seen:
+                device.view.child(key).error(
+                    "gpu.duplicate", f"{value} is already given by {seen[value].view.name}", "each board once"
+                )
+            seen.setdefault(value, device)
+
+
+def _check_device(device: DeviceDraft, board: BoardModel | None, *, simulated: bool) -> None:
+    if device.model is None:
+        return
+    model = device.view.child("model")
+    if board is None:
+        near = catalog.close_names(device.model)
+        what = f"{quoted(device.model)} names no single board of the catalogue"
+        fix = f"did you mean {' or '.join(near)}?" if near else "`hyperscaler gpu discover` prints the product name"
+        if simulated:
+            model.error("gpu.model", f"{what}, and only those can be simulated", fix)
+        else:
+            model.warning("gpu.model", f"{what}, so that its profiles cannot be checked", fix)
+        return
+    if device.mig_capable and not board.mig_capable:
+        device.view.child("mig_capable").error(
+            "gpu.mig", f"the {board.product_name} has no MIG", "write `mig_capable: false`"
+        )
+    for view, profile in device.allowed:
+        if profile is None:
+            continue
+        if not board.mig_capable or device.mig_capable is False:
+            view.error("gpu.mig", "profiles are listed for a board without MIG", "remove allowed_mig_profiles")
+            return
+        if profile not in board.profile_names:
+            view.error("gpu.profile", _no_profile(board, profile), _profile_fix(board, profile))
+
+
+def _no_profile(board: BoardModel, profile: str) -> str:
+    return f"the {board.product_name} has no profile {profile}"
+
+
+def _profile_fix(board: BoardModel, profile: str) -> str:
+    return f"{_meant(profile, board.profile_names)}It has {', '.join(board.profile_names)}"
+
+
+def _meant(profile: str, names: Sequence[str]) -> str:
+    """The name that was probably meant: one of as many compute slices, a wrong memory size being the usual slip."""
+    same = [name for name in names if name.split("g.")[0] == profile.split("g.")[0]]
+    near = same[0] if same else nearest(profile, names)
+    return f"did you mean {near}? " if near else ""
+
+
+def _check_strategy(draft: Draft) -> None:
+    gpu = draft.gpu
+    strategy = gpu.strategy
+    for kind in ClusterKind:
+        slices, (whole_view, whole) = gpu.mig_slices[kind], gpu.whole_gpus[kind]
+        if strategy is GpuStrategy.WHOLE and slices.count:
+            slices.view.error(
+                "gpu.strategy",
+                f"{counted(slices.count, 'slice')} with `strategy: whole`",
+                "write `strategy: hybrid`, or set it to 0",
+            )
+        if strategy is GpuStrategy.MIG and whole:
+            whole_view.error(
+                "gpu.strategy",
+                f"{counted(whole, 'whole board')} with `strategy: mig`",
+                "write `strategy: hybrid`, or set it to 0",
+            )
+
+
+def _check_request(gpu: GpuDraft, group: GroupDraft, boards: dict[int, BoardModel | None]) -> None:
+    request, view = group.gpu, group.gpu_view
+    if request is None or not group.count:
+        return
+    if not gpu.devices_view.broken and not gpu.devices and not gpu.view.broken:
+        view.error(
+            "gpu.unallocated",
+            "these nodes ask for a GPU, and global.gpu_allocation.devices lists none",
+            "add the boards under global.gpu_allocation.devices, or write `gpu_enabled: false`",
+        )
+        return
+    if request.whole and gpu.strategy is GpuStrategy.MIG:
+        view.error("gpu.strategy", "a whole board is asked for with `strategy: mig`", "write `strategy: hybrid`")
+    if request.profile and gpu.strategy is GpuStrategy.WHOLE:
+        view.error("gpu.strategy", "a slice is asked for with `strategy: whole`", "write `strategy: hybrid`")
+    elif request.profile:
+        _check_offered(gpu, boards, request.profile, view.child("profile"))
+
+
+def _check_offered(gpu: GpuDraft, boards: dict[int, BoardModel | None], profile: str, view: View) -> None:
+    """Whether any board of the lab can and may be cut into `profile`."""
+    offered: set[str] = set()
+    for index, device in enumerate(gpu.devices):
+        board = boards[index]
+        if device.model is None or (board is None and can_slice(device, board)):
+            return  # refused elsewhere, or a board that only the driver knows
+        if board and can_slice(device, board):
+            allowed = {name for _, name in device.allowed if name}
+            offered |= (allowed & set(board.profile_names)) if allowed else set(board.profile_names)
+    if not offered:
+        view.error("gpu.profile", f"no board of the lab can be cut into {profile}", "add a MIG-capable board")
+    elif profile not in offered:
+        names = sorted(offered)
+        view.error(
+            "gpu.profile",
+            f"no board of the lab offers {profile}",
+            f"{_meant(profile, names)}Offered: {', '.join(names)}",
+        )
+
+
+def _check_profiles_of_shares(gpu: GpuDraft, boards: dict[int, BoardModel | None]) -> None:
+    for demand in gpu.mig_slices.values():
+        for profile, count in demand.by_profile.items():
+            if count and gpu.devices:
+                _check_offered(gpu, boards, profile, demand.view.child(profile))

@@ -1,0 +1,1 @@
+"""What does each verb do? One use case per verb, over an open lab."""

@@ -1,0 +1,84 @@
+"""Rotating one of a lab's secrets."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from emulator.core.errors import InterruptedRunError, UsageError
+from emulator.core.progress import Reporter
+from emulator.core.stop import StopFlag
+from emulator.credentials.rotation_files import pending_rotations, secrets_on_record
+from emulator.credentials.rotation_phases import RotatedSecret
+from emulator.lab.access_book import read_book
+from emulator.lab.environment import World
+from emulator.lab.lab_files import load_recorded_lab
+from emulator.lab.locked_run import working_on
+from emulator.lab.open_provisioned import opened_lab
+from emulator.labfile.model import ClusterKind, ClusterSpec
+from emulator.operations.credentials.rotator import Rotator
+
+
+@dataclass(frozen=True, slots=True)
+class Rotated:
+    """`finished`: rotations that earlier runs had begun and this one brought to their end. `declined`: nothing was
+    changed. `hand_again`: users whose directory holds a new certificate; the old one lets them in no more."""
+
+    secret: RotatedSecret
+    finished: tuple[RotatedSecret, ...] = ()
+    declined: bool = False
+    hand_again: tuple[str, ...] = ()
+
+
+def rotate(
+    world: World,
+    lab_name: str,
+    secret: RotatedSecret,
+    reporter: Reporter,
+    stop: StopFlag,
+    *,
+    confirm: Callable[[tuple[RotatedSecret, ...]], bool],
+    wait_seconds: float = 0.0,
+) -> Rotated:
+    """Change a secret for a new one on the host and on every node, and try it.
+
+    Rotations that an earlier run has begun are finished first; if the one asked for is among them, that is all.
+    `confirm` is told which they are.
+
+    Raises:
+        UsageError: no such lab, or it has no use for this secret.
+        ConflictError: another command works on the lab.
+        InterruptedRunError: stopped on request; says whether there is something to be finished.
+        ConfigureError: a node could not be told.
+        VerifyError: the new secret does not do.
+    """
+    spec = load_recorded_lab(world.home, lab_name).spec
+    _require_use(spec, secret)
+    with working_on(world, lab_name, "rotate", reporter, wait_seconds=wait_seconds, stop=stop) as work:
+        lab, store = opened_lab(world, lab_name)
+        pending = tuple(files.secret for files in pending_rotations(lab.paths))
+        if secret not in pending:
+            secrets_on_record(secret, store)
+        if not confirm(pending):
+            return Rotated(secret, declined=True)
+        work.tell(secret=secret.value)
+        work.begin(store)
+        rotator = Rotator(world, lab, store, spec, reporter, stop)
+        finished = rotator.finish_pending()
+        if secret not in finished:
+            if stop.is_set():  # once there is a new secret, the rotation has to be finished
+                raise InterruptedRunError(
+                    f"stopped on request before {secret} was rotated", fix="run the same command again"
+                )
+            rotator.rotate(secret)
+        hand_again: tuple[str, ...] = ()
+        if RotatedSecret.SSH in (secret, *finished):
+            users = read_book(lab).users
+            hand_again = tuple(user.name for user in users if not user.revoked and user.expires > time.time())
+        return Rotated(secret, finished, hand_again=hand_again)
+
+
+def _require_use(spec: ClusterSpec, secret: RotatedSecret) -> None:
+    if secret is RotatedSecret.MUNGE and not spec.nodes_of(ClusterKind.HPC):
+        raise UsageError(f"lab {spec.name} has no Slurm cluster, so it has no MUNGE key", fix="rotate ssh or tls")

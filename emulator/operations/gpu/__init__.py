@@ -1,0 +1,1 @@
+"""How are GPUs shown, mapped to nodes and given back?"""

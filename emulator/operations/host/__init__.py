@@ -1,0 +1,1 @@
+"""How is this machine checked, prepared and restored?"""

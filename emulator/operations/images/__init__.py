@@ -1,0 +1,1 @@
+"""How are golden images managed?"""

@@ -1,0 +1,220 @@
+"""Status: which labs are here, and how the nodes of one are. Never blocks, never fails for a lab at work."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from emulator.apply.lock import holder_of
+from emulator.apply.state import State
+from emulator.core import ids
+from emulator.core.errors import ConfigError, ConflictError, HyperscalerError, UsageError
+from emulator.core.ports import DomainInfo
+from emulator.credentials.rotation_files import pending_rotations
+from emulator.lab.environment import World
+from emulator.lab.lab import Backends, open_lab
+from emulator.lab.lab_files import lab_names, load_recorded_lab, require_lab_name
+from emulator.lab.open_journal import open_record
+from emulator.lab.planning.plan import HYPERVISOR_FACT, backends_of, plan_lab
+from emulator.lab.recovery.ownership_conflicts import copy_notes
+from emulator.labfile.model import ClusterKind, ClusterSpec, NodeSpec
+from emulator.operations.host.autostart import has_autostart
+from emulator.plan.resources import Domain
+
+"""The nodes that can say how their cluster is."""
+
+DRIFT_LINES = 8
+"""How many differences between record and host are told one by one."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """`state`: libvirt's state of the domain, `absent`, or `unknown` with a hypervisor that does not answer."""
+
+    name: str
+    role: str
+    ip: str
+    cpu_cores: int
+    memory_mib: int
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class LabStatus:
+    """`busy` names the command that works on the lab now; `problems` is what a person should look at, `notes` what he
+    may want to know."""
+
+    name: str
+    hypervisor: str
+    phases: Mapping[str, str]
+    nodes: tuple[NodeStatus, ...]
+    clusters: Mapping[str, str]
+    busy: str
+    problems: tuple[str, ...]
+    autostart: bool = False
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "version": 1,
+            "lab": self.name,
+            "hypervisor": self.hypervisor,
+            "phases": dict(self.phases),
+            "nodes": [
+                {
+                    "name": node.name,
+                    "role": node.role,
+                    "ip": node.ip,
+                    "cpu_cores": node.cpu_cores,
+                    "memory_mib": node.memory_mib,
+                    "state": node.state,
+                }
+                for node in self.nodes
+            ],
+            "clusters": dict(self.clusters),
+            "busy": self.busy,
+            "autostart": self.autostart,
+            "problems": list(self.problems),
+            "notes": list(self.notes),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class LabLine:
+    """One lab in the list of all. `problem` tells why its record cannot be read; the figures are empty then."""
+
+    name: str
+    nodes: int
+    resources: int
+    verified: str
+    busy: str
+    problem: str = ""
+
+
+def list_labs(world: World) -> tuple[LabLine, ...]:
+    """All labs with a directory on this host."""
+    lines = []
+    for name in lab_names(world.home):
+        busy = holder_of(world.home.locks / f"{name}.lock")
+        try:
+            state = open_record(world, name)[1].state
+        except HyperscalerError as error:  # one lab must not keep the others from sight
+            lines.append(LabLine(name, 0, 0, "unknown", busy, error.what))
+            continue
+        nodes = sum(1 for key in state.resources if key.startswith("domain/"))
+        verified = state.facts.get("phase/verify", "never")
+        lines.append(LabLine(name, nodes, len(state.resources), verified, busy))
+    return tuple(lines)
+
+
+def lab_status(world: World, name: str) -> LabStatus:
+    """One lab: what is recorded, what libvirt says, what Slurm says.
+
+    A lab whose first `provision` has just begun has no file yet: what is known of it is told all the same.
+
+    Raises:
+        UsageError: there is no such lab.
+    """
+    require_lab_name(name)
+    busy = holder_of(world.home.locks / f"{name}.lock")
+    try:
+        world, store = open_record(world, name)
+    except ConflictError as error:  # a copy of another lab, or one that was renamed: nothing in it can be followed
+        return LabStatus(name, "", {}, (), {}, busy, (f"{error.what}; {error.fix}",), has_autostart(world, name))
+    state = store.state
+    try:
+        spec = load_recorded_lab(world.home, name).spec
+    except UsageError:
+        if not (busy or world.home.lab(name).root.is_dir()):
+            raise
+        return _unfinished(world, name, state, busy, "its file is missing")
+    except ConfigError:
+        return _unfinished(world, name, state, busy, f"its file ({world.home.lab(name).spec}) is damaged")
+    hypervisor = state.facts.get(HYPERVISOR_FACT, "")
+    problems = [f"journal line {damage.line}: {damage.why}" for damage in store.damage if not damage.torn]
+    domains, trouble = _domains(world, name, hypervisor)
+    problems += trouble
+    nodes = tuple(_node(spec, node, domains) for node in spec.nodes)
+    problems += [f"{node.name} is {node.state}" for node in nodes if node.state != "running"]
+    problems += [
+        f"{record.resource.id}: an interrupted {record.open_action} is open"
+        for record in state.resources.values()
+        if record.open_action
+    ]
+    problems += _rotations(world, name)
+    notes: tuple[str, ...] = ()
+    if domains is not None and not busy:
+        stopped = {f"{Domain.kind}/{node.name}" for node in nodes if node.state not in ("running", "absent")}
+        drift, notes = _drift(world, spec, state, told=stopped)
+        problems += drift
+    running = {node.name for node in nodes if node.state == "running"}
+    answering = [node.role.cluster for node in spec.nodes if node.role.is_head and node.name in running]
+    clusters = _clusters(world, spec, hypervisor, answering) if answering else {}
+    phases = {key.removeprefix("phase/"): value for key, value in state.facts.items() if key.startswith("phase/")}
+    autostart = has_autostart(world, name)
+    return LabStatus(name, hypervisor, phases, nodes, clusters, busy, tuple(problems), autostart, notes)
+
+
+def _rotations(world: World, name: str) -> list[str]:
+    try:
+        pending = pending_rotations(world.home.lab(name))
+    except HyperscalerError as error:
+        return [error.what]
+    return [
+        f"the rotation of {files.secret} did not end; `hyperscaler rotate {name} {files.secret}` goes on with it"
+        for files in pending
+    ]
+
+
+def _unfinished(world: World, name: str, state: State, busy: str, why: str) -> LabStatus:
+    """A lab without its file: `provision` has not come so far, or the file was lost or damaged."""
+    problem = "being made" if busy else f"{why}; provision it again from your own, or destroy it"
+    hypervisor = state.facts.get(HYPERVISOR_FACT, "")
+    return LabStatus(name, hypervisor, {}, (), {}, busy, (problem,), has_autostart(world, name))
+
+
+def _domains(world: World, name: str, hypervisor: str) -> tuple[Mapping[UUID, DomainInfo] | None, list[str]]:
+    """By UUID: somebody may have given one another name."""
+    if not hypervisor:
+        return {}, ["the lab was never provisioned to the end"]
+    try:
+        connection = open_lab(world, name, Backends(hypervisor)).session.peek()
+        if connection is None:
+            return None, ["its hypervisor does not run; `hyperscaler provision` brings it back"]
+        return {info.uuid: info for info in connection.domains()}, []
+    except HyperscalerError as error:
+        return None, [error.what]
+
+
+def _node(spec: ClusterSpec, node: NodeSpec, domains: Mapping[UUID, DomainInfo] | None) -> NodeStatus:
+    uuid = ids.resource_uuid(spec.name, f"{Domain.kind}/{node.name}")
+    info = domains.get(uuid) if domains is not None else None
+    state = info.state.value if info else ("absent" if domains is not None else "unknown")
+    return NodeStatus(node.name, node.role.value, str(node.ip), node.cpu_cores, node.memory_mib, state)
+
+
+def _drift(
+    world: World, spec: ClusterSpec, state: State, *, told: Collection[str]
+) -> tuple[list[str], tuple[str, ...]]:
+    """What `provision` of the recorded file would change now, a line each, and what it would leave alone; `told` is
+    left out."""
+    try:
+        lab = open_lab(world, spec.name, backends_of(world, state, spec, dry=True))
+        plan = plan_lab(lab, state, spec, world.accelerate(spec.hypervisor.acceleration))
+        notes = copy_notes(lab)
+    except HyperscalerError as error:
+        return [f"cannot be compared with the host: {error.what.splitlines()[0]}"], ()
+    lines = [f"{blocker.resource_id}: {blocker.what}" for blocker in plan.blockers]
+    for change in plan.changes:
+        if change.resource.id not in told:
+            lines.append(f"{change.resource.id}: {change.reason} ({change.action.value} by `hyperscaler provision`)")
+    shown = lines[:DRIFT_LINES]
+    return [*shown, *([f"and {len(lines) - len(shown)} more"] if len(lines) > len(shown) else [])], notes
+
+
+def _clusters(world: World, spec: ClusterSpec, hypervisor: str, kinds: Sequence[ClusterKind]) -> Mapping[str, str]:
+    """What Slurm and Kubernetes say of their nodes."""
+    lab = open_lab(world, spec.name, Backends(hypervisor))
+    return world.guests.cluster_state(spec, lab.access(spec.ssh.user), kinds)

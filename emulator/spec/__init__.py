@@ -1,1 +1,0 @@
-"""The request: `cluster.yaml` loaded, judged and turned into frozen types."""

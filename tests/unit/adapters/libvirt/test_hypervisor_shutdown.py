@@ -1,0 +1,76 @@
+"""Powering off a guest: one that is paused goes on first, since it hears nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from emulator.adapters.libvirt import hypervisor
+from emulator.adapters.libvirt.errors import load_libvirt
+from emulator.adapters.libvirt.hypervisor import LibvirtHypervisor
+
+libvirt = load_libvirt()
+RUNNING, PAUSED, OFF = libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_SHUTOFF
+
+
+class Guest:
+    """A libvirt domain that powers off when it is asked to while it runs."""
+
+    def __init__(self, state: int, reason: int, *, resumes: bool = True) -> None:
+        self.seen, self.resumes, self.calls = [state, reason], resumes, list[str]()
+
+    def name(self) -> str:
+        return "a"
+
+    def state(self) -> list[int]:
+        return self.seen
+
+    def resume(self) -> None:
+        self.calls.append("resume")
+        if not self.resumes:
+            raise libvirt.libvirtError("the disk is still full")
+        self.seen = [RUNNING, 0]
+
+    def shutdown(self) -> None:
+        self.calls.append("shutdown")
+        if self.seen[0] == RUNNING:
+            self.seen = [OFF, 0]
+
+    def destroy(self) -> None:
+        self.calls.append("destroy")
+        self.seen = [OFF, 0]
+
+
+@pytest.fixture
+def power_off(monkeypatch: pytest.MonkeyPatch) -> Callable[[Guest], list[str]]:
+    monkeypatch.setattr(hypervisor, "_PRESS_AGAIN", 0.3)
+
+    def run(guest: Guest) -> list[str]:
+        monkeypatch.setattr(LibvirtHypervisor, "_connect", lambda self: None)
+        monkeypatch.setattr(LibvirtHypervisor, "_lookup", lambda self, name: guest)
+        LibvirtHypervisor("qemu:///system").shutdown_domain("a", timeout=0.5)
+        assert guest.seen[0] == OFF
+        return guest.calls
+
+    return run
+
+
+@pytest.mark.parametrize("reason", ["USER", "IOERROR", "UNKNOWN", "WATCHDOG", "FROM_SNAPSHOT"])
+def test_a_paused_guest_goes_on_and_is_asked(power_off: Callable[[Guest], list[str]], reason: str) -> None:
+    guest = Guest(PAUSED, getattr(libvirt, f"VIR_DOMAIN_PAUSED_{reason}"))
+    assert power_off(guest) == ["resume", "shutdown"]
+
+
+@pytest.mark.parametrize("reason", ["MIGRATION", "SAVE", "DUMP", "SHUTTING_DOWN", "SNAPSHOT", "CRASHED", "POSTCOPY"])
+def test_one_that_must_not_go_on_is_not_resumed(power_off: Callable[[Guest], list[str]], reason: str) -> None:
+    assert power_off(Guest(PAUSED, getattr(libvirt, f"VIR_DOMAIN_PAUSED_{reason}"))) == ["destroy"]
+
+
+def test_one_that_cannot_go_on_is_tried_again_until_the_deadline(power_off: Callable[[Guest], list[str]]) -> None:
+    guest = Guest(PAUSED, libvirt.VIR_DOMAIN_PAUSED_IOERROR, resumes=False)
+    assert power_off(guest) == ["resume", "shutdown", "resume", "shutdown", "destroy"]
+
+
+def test_a_running_guest_is_only_asked(power_off: Callable[[Guest], list[str]]) -> None:
+    assert power_off(Guest(RUNNING, 0)) == ["shutdown"]

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from shared_boards import other_home
+from simulated_world import BOARDS, SimulatedHost
+
+from emulator.core.paths import Home
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[SimulatedHost]:
+    """A machine without boards, on which others have things with names like those of the lab."""
+    made = SimulatedHost(tmp_path / "host")
+    made.seed_foreign()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def gpu_host(tmp_path: Path) -> Iterator[SimulatedHost]:
+    made = SimulatedHost(tmp_path / "host", boards=BOARDS)
+    made.seed_foreign()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def other(gpu_host: SimulatedHost) -> Home:
+    """Another home on the machine with boards."""
+    return other_home(gpu_host)

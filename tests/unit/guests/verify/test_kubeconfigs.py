@@ -1,0 +1,79 @@
+"""The kubeconfig files that a lab gives out."""
+
+from __future__ import annotations
+
+import base64
+import json
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from simulated_world import SimulatedHost
+
+import emulator.wiring
+from emulator.cli.commands.credentials.kubeconfig import command
+from emulator.core.errors import VerifyError
+from emulator.core.ports import Completed, GuestAddress
+from emulator.guests.verify.kubeconfigs import admin_kubeconfig, student_kubeconfig
+
+HEAD = GuestAddress("cloud-control-plane", IPv4Address("10.20.0.10"), "root")
+LAB = """\
+version: "1.0"
+metadata: {name: demo}
+timeouts: {boot: 10}
+clusters: {cloud: {control_plane: {cpu_cores: 2, memory_gb: 3, disk_gb: 10}}}
+hypervisor: {uri: embedded}
+"""
+
+
+class Head:
+    """A control plane that prints one thing."""
+
+    def __init__(self, stdout: str) -> None:
+        self.stdout = stdout
+        self.commands: list[str] = []
+
+    def ready(self, guest: GuestAddress, *, timeout: float) -> bool:
+        return True
+
+    def run(
+        self, guest: GuestAddress, command: str, *, timeout: float, check: bool = True, stdin: str | None = None
+    ) -> Completed:
+        self.commands.append(command)
+        return Completed((command,), 0, self.stdout, "")
+
+
+def test_the_admins_file_is_that_of_the_control_plane() -> None:
+    head = Head("a kubeconfig")
+    assert admin_kubeconfig(head, HEAD) == "a kubeconfig"
+    assert head.commands == ["sudo -n cat /etc/kubernetes/admin.conf"]
+
+
+def test_a_students_file_has_the_accounts_token_and_the_clusters_authority() -> None:
+    data = {"token": base64.b64encode(b"its-token").decode(), "ca.crt": "Q0E="}
+    config = json.loads(student_kubeconfig(Head(json.dumps({"data": data})), HEAD, cluster="demo"))
+    assert config["users"] == [{"name": "student", "user": {"token": "its-token"}}]
+    assert config["clusters"][0]["cluster"] == {
+        "server": "https://10.20.0.10:6443",
+        "certificate-authority-data": "Q0E=",
+    }
+    assert config["contexts"][0]["context"]["namespace"] == "students"
+
+
+@pytest.mark.parametrize("answer", ["", "{}", '{"data": {"token": "no base64!"}}', '{"data": {}}'])
+def test_an_account_without_a_token_is_told(answer: str) -> None:
+    with pytest.raises(VerifyError, match="no token yet"):
+        student_kubeconfig(Head(answer), HEAD, cluster="demo")
+
+
+def test_the_file_is_private_and_the_way_to_the_lab_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = SimulatedHost(tmp_path)
+    host.provision(host.lab_file(LAB))
+    monkeypatch.setattr(emulator.wiring, "real_world", host.world)
+    file = tmp_path / "kubeconfig"
+    done = CliRunner().invoke(command, ["demo", "--output", str(file)], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert file.stat().st_mode & 0o777 == 0o600
+    namespace = host.state().resources["hypervisor/embedded"].resource.namespace  # type: ignore[attr-defined]
+    assert f"ip netns exec {namespace} kubectl --kubeconfig {file} get nodes" in done.stderr

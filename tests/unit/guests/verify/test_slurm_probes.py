@@ -1,0 +1,201 @@
+"""The probes of a Slurm cluster, on guests that answer from a script."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+
+from emulator.core.errors import CommandTimeoutError, VerifyError
+from emulator.core.ports import Completed, GuestAddress
+from emulator.guests.inventory.model import NodeGpu
+from emulator.guests.verify.report import Check, VerifyReport
+from emulator.guests.verify.slurm_probes import Clock, job_script, slurm_summary, verify_hpc
+from emulator.labfile.model import ClusterSpec, NodeSpec, PartitionSpec, Role, SlurmSpec, TimeoutSpec
+
+
+def node(name: str, role: Role, last: int) -> NodeSpec:
+    return NodeSpec(name, role, 1, 1024, 8, IPv4Address(f"192.168.100.{last}"))
+
+
+LAB = ClusterSpec(
+    "demo",
+    "",
+    (
+        node("hpc-controller", Role.HPC_CONTROLLER, 10),
+        node("hpc-compute-1", Role.HPC_COMPUTE, 11),
+        node("hpc-compute-2", Role.HPC_COMPUTE, 12),
+    ),
+    {},
+    slurm=SlurmSpec((PartitionSpec("main"),), "main"),
+    timeouts=TimeoutSpec(verify=60),
+)
+ADDRESSES = {entry.name: GuestAddress(entry.name, entry.ip, "root") for entry in LAB.nodes}
+IDLE = "hpc-compute-1|idle|gpu:1g.10gb:1|none\nhpc-compute-2|idle|(null)|none\n"
+JOB = """\
+7 hpc-compute-1 hpc-compute-1
+7 hpc-compute-2 hpc-compute-2
+--accounting--
+7|student|COMPLETED|2|0:0
+"""
+Answer = tuple[int, str, str]
+
+
+@dataclass
+class ScriptedShell:
+    """Answers by the first word of the command; a list is used up one answer at a time, its last one stays."""
+
+    answers: dict[str, list[Answer]]
+    asked: list[tuple[str, str]] = field(default_factory=list)
+    dead: frozenset[str] = frozenset()
+
+    def run(
+        self, guest: GuestAddress, command: str, *, timeout: float, check: bool = True, stdin: str | None = None
+    ) -> Completed:
+        self.asked.append((guest.name, command.split()[0]))
+        if guest.name in self.dead:
+            raise CommandTimeoutError("did not answer", where="ssh")
+        queue = self.answers[command.split()[0]]
+        code, out, err = queue.pop(0) if len(queue) > 1 else queue[0]
+        if command == "unmunge":
+            assert stdin == "MUNGE:credential:\n"
+        return Completed(("ssh",), code, out, err)
+
+    def ready(self, guest: GuestAddress, *, timeout: float) -> bool:
+        return guest.name not in self.dead
+
+
+def guests(**changes: list[Answer]) -> ScriptedShell:
+    answers: dict[str, list[Answer]] = {
+        "munge": [(0, "MUNGE:credential:\n", "")],
+        "unmunge": [(0, "STATUS:          Success (0)\n", "")],
+        "sinfo": [(0, IDLE, "")],
+        "cd": [(0, JOB, "")],
+    }
+    return ScriptedShell({**answers, **changes})
+
+
+@dataclass
+class Ticking:
+    seconds: float = 0.0
+
+    def clock(self) -> Clock:
+        def sleep(seconds: float) -> None:
+            self.seconds += seconds
+
+        return Clock(now=lambda: self.seconds, sleep=sleep)
+
+
+def verify(shell: ScriptedShell, gpus: dict[str, tuple[NodeGpu, ...]] | None = None) -> VerifyReport:
+    return verify_hpc(LAB, shell, ADDRESSES, gpus, clock=Ticking().clock())
+
+
+def test_a_healthy_cluster_in_five_logins() -> None:
+    shell = guests()
+    heard: list[Check] = []
+    report = verify_hpc(
+        LAB,
+        shell,
+        ADDRESSES,
+        {"hpc-compute-1": (NodeGpu("1g.10gb", 1),)},
+        clock=Ticking().clock(),
+        on_check=heard.append,
+    )
+    assert report.ok and report.failed == ()
+    assert [check.name for check in report.checks] == [
+        "munge hpc-compute-1", "munge hpc-compute-2", "nodes", "gpus", "job main", "accounting main",
+    ]  # fmt: skip
+    assert heard == list(report.checks)
+    assert len(shell.asked) == 5
+
+
+def test_nodes_may_take_a_while() -> None:
+    starting = "hpc-compute-1|down*|(null)|none\n"
+    report = verify(guests(sinfo=[(1, "", "cannot contact slurm controller"), (0, starting, ""), (0, IDLE, "")]))
+    assert report.ok
+    assert next(check for check in report.checks if check.name == "nodes").seconds == 4.0
+
+
+def test_nodes_that_never_come_up_are_named_and_no_job_is_tried() -> None:
+    shell = guests(sinfo=[(0, "hpc-compute-1|drained|(null)|Low RealMemory\nhpc-compute-2|idle|(null)|none\n", "")])
+    report = verify(shell)
+    assert [(check.name, check.detail) for check in report.failed] == [
+        ("nodes", "hpc-compute-1 is drained (Low RealMemory)"),
+        ("job main", "not tried: not all nodes are up"),
+    ]
+    assert ("hpc-controller", "cd") not in shell.asked
+
+
+@pytest.mark.parametrize(
+    ("shell", "failed"),
+    [
+        (lambda: guests(munge=[(1, "", "munge: Error: no socket")]), {"munge hpc-controller"}),
+        (lambda: guests(unmunge=[(16, "STATUS: Invalid credential (16)\n", "")]), {
+            "munge hpc-compute-1", "munge hpc-compute-2",
+        }),
+        (lambda: guests(cd=[(1, "--accounting--\n", "srun: error: queue is full")]), {"job main", "accounting main"}),
+        (lambda: guests(cd=[(0, JOB.replace("COMPLETED", "RUNNING"), "")]), {"accounting main"}),
+    ],
+)  # fmt: skip
+def test_each_fault_fails_its_own_check(shell: Callable[[], ScriptedShell], failed: set[str]) -> None:
+    assert {check.name for check in verify(shell()).failed} == failed
+
+
+def test_a_guest_that_cannot_be_reached_is_a_failed_check() -> None:
+    shell = guests()
+    shell.dead = frozenset({"hpc-compute-2"})
+    report = verify(shell)
+    assert [check.detail for check in report.failed] == ["does not decode what hpc-controller encodes: did not answer"]
+
+
+def test_wrong_gpus() -> None:
+    report = verify(guests(), {"hpc-compute-2": (NodeGpu("1g.10gb", 2),)})
+    assert [check.name for check in report.failed] == ["gpus"]
+
+
+def test_a_lab_without_slurm_is_refused() -> None:
+    with pytest.raises(VerifyError, match="no Slurm cluster"):
+        verify_hpc(ClusterSpec("a", "", (), {}), guests(), {})
+
+
+def test_summary_for_a_status_display() -> None:
+    assert slurm_summary(LAB, guests(), ADDRESSES) == "2 idle"
+    assert not VerifyReport(()).ok
+
+
+STUBS = {
+    "sudo": '[ "$1 $2 $3 $4" = "-n -u student --" ] && shift 4 && exec "$@"',
+    "srun": 'echo "41 a a"; echo "41 b b"',
+    "sacct": 'n=$(cat "$STATE" 2>/dev/null || echo 0); echo $((n + 1)) >"$STATE"\n'
+    '[ "$n" -ge 1 ] && echo "41|student|COMPLETED|2|0:0" || echo "41|student|RUNNING|2|0:0"',
+    "sleep": ":",
+}
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_the_job_script_waits_for_the_record(tmp_path: Path, works: bool) -> None:
+    """The script is run by a real shell, with stubs in the place of Slurm's commands."""
+    stubs = tmp_path / "bin"
+    stubs.mkdir()
+    for name, body in {**STUBS, **({} if works else {"srun": "echo no such partition >&2; exit 1"})}.items():
+        (stubs / name).write_text(f"#!/bin/sh\n{body}\n")
+        (stubs / name).chmod(0o755)
+    done = subprocess.run(
+        ["sh", "-c", job_script(PartitionSpec("main", ("a", "b")), "student")],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+        env={"PATH": f"{stubs}:/usr/bin:/bin", "STATE": str(tmp_path / "state")},
+    )
+    printed, _, record = done.stdout.partition("--accounting--\n")
+    if works:
+        assert done.returncode == 0
+        assert printed == "41 a a\n41 b b\n" and record == "41|student|COMPLETED|2|0:0\n"
+    else:
+        assert done.returncode == 1
+        assert record == "" and done.stderr == "no such partition\n"
