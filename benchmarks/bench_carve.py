@@ -1,8 +1,8 @@
-"""Carving 8 boards into 56 slices with the simulated backend: seconds, all of it our own code (bound 1 s).
+"""Carving 8 GPUs into 56 slices with the simulated backend: seconds, all of it our own code (bound 1 s).
 
     python benchmarks/bench_carve.py [--runs 5]
 
-Through the adapter that is used on real boards; state is kept in files, as in a lab.
+Through the adapter that is used on real GPUs; state is kept in files, as in a lab.
 """
 
 from __future__ import annotations
@@ -14,30 +14,30 @@ import time
 from pathlib import Path
 
 from emulator.adapters.nvidia.nvml import NvmlGpus
-from emulator.adapters.simulated.gpus import SimulatedBoard, SimulatedGpus
+from emulator.adapters.simulated.gpus import SimulatedGpu, SimulatedGpus
 from emulator.gpu.model import Placement
 from emulator.gpu.ports import VgpuFramework
 
-BOARDS = [
-    SimulatedBoard(f"GPU-{number}", "NVIDIA A100-SXM4-80GB", f"0000:{65 + number:02x}:00.0") for number in range(8)
+SIMULATED_GPUS = [
+    SimulatedGpu(f"GPU-{number}", "NVIDIA A100-SXM4-80GB", f"0000:{65 + number:02x}:00.0") for number in range(8)
 ]
 
 
 def carve() -> float:
     with tempfile.TemporaryDirectory() as directory:
-        gpus = SimulatedGpus(Path(directory), BOARDS, framework=VgpuFramework.MDEV)
+        gpus = SimulatedGpus(Path(directory), SIMULATED_GPUS, framework=VgpuFramework.MDEV)
         take_out = gpus.install()
         try:
             nvml = NvmlGpus()
-            for board in BOARDS:
-                nvml.set_mig_mode(board.pci_address, enabled=True)
+            for gpu in SIMULATED_GPUS:
+                nvml.set_mig_mode(gpu.pci_address, enabled=True)
             started = time.perf_counter()
-            for board in BOARDS:
-                profile = next(item for item in nvml.profiles(board.pci_address) if item.name == "1g.10gb")
+            for gpu in SIMULATED_GPUS:
+                profile = next(item for item in nvml.profiles(gpu.pci_address) if item.name == "1g.10gb")
                 for start in range(7):
-                    nvml.create_instance(board.pci_address, profile.gi_profile_id, Placement(start, 1))
+                    nvml.create_instance(gpu.pci_address, profile.gi_profile_id, Placement(start, 1))
             spent = time.perf_counter() - started
-            assert sum(len(nvml.instances(board.pci_address)) for board in BOARDS) == 56
+            assert sum(len(nvml.instances(gpu.pci_address)) for gpu in SIMULATED_GPUS) == 56
             return spent
         finally:
             take_out()

@@ -105,7 +105,7 @@ def world_on(root: Path, hypervisor: SimulatedHypervisor) -> World:
     return World(
         home=Home(root / "home"),
         host_locks=root / "locks",
-        board_ledger=GpuLedger(root / "home" / "gpu-owners.json"),
+        gpu_ledger=GpuLedger(root / "home" / "gpu-owners.json"),
         runner=cast(Any, Keygen()),
         disks=SimulatedDisks(),
         images=lambda _kubernetes: cast(Any, images),

@@ -2,7 +2,7 @@
 
     python benchmarks/bench_solver.py [--exhaustive 2000] [--fleets 20]
 
-Targets on one slow core: 8 boards with 56 demands within 50 ms, 64 boards within 1 s. Exit status 1 when a target is
+Targets on one slow core: 8 GPUs with 56 demands within 50 ms, 64 GPUs within 1 s. Exit status 1 when a target is
 missed or an answer differs. Times are CPU seconds of this process; pattern tables are cold on each first call.
 """
 
@@ -20,7 +20,7 @@ import placement_brute_force as brute_force
 from placement_cases import A100, fleet_case, small_case
 
 from emulator.gpu.placement import solver_patterns
-from emulator.gpu.placement.demand import BoardState, Demand
+from emulator.gpu.placement.demand import Demand, GpuState
 from emulator.gpu.placement.solver import place
 
 MIXES = (
@@ -35,15 +35,15 @@ MIXES = (
 LIMITS = {8: 0.05, 64: 1.0}
 
 
-def timed(boards: Sequence[BoardState], demands: Sequence[Demand]) -> tuple[float, str, bool]:
+def timed(gpus: Sequence[GpuState], demands: Sequence[Demand]) -> tuple[float, str, bool]:
     solver_patterns.patterns_of.cache_clear()
     solver_patterns.best_layout.cache_clear()
     start = time.process_time()
-    answer = place(boards, demands)
+    answer = place(gpus, demands)
     seconds = time.process_time() - start
     if answer is None:
         return seconds, "does not fit", True
-    told = f"{answer.boards_touched} boards, {'proved' if answer.proved else 'not proved'}"
+    told = f"{answer.gpus_touched} GPUs, {'proved' if answer.proved else 'not proved'}"
     return seconds, told, answer.proved
 
 
@@ -52,9 +52,9 @@ def mixes() -> bool:
     for number, mix, whole in MIXES:
         demands = [Demand(f"{name}/{n}", name) for name, count in mix.items() for n in range(count)]
         demands += [Demand(f"whole/{n}", whole=True) for n in range(whole)]
-        seconds, told, _ = timed([BoardState(f"GPU-{n}", A100) for n in range(number)], demands)
+        seconds, told, _ = timed([GpuState(f"GPU-{n}", A100) for n in range(number)], demands)
         good &= seconds <= LIMITS[number]
-        print(f"{number:3} boards {len(demands):4} demands {seconds * 1e3:8.1f} ms  {told}")
+        print(f"{number:3} GPUs {len(demands):4} demands {seconds * 1e3:8.1f} ms  {told}")
     return good
 
 
@@ -65,7 +65,7 @@ def fleets(count: int) -> bool:
         seconds = [item[0] for item in found]
         good &= max(seconds) <= LIMITS[number]
         print(
-            f"{number:3} boards, {count} random fleets: mean {sum(seconds) / count * 1e3:.1f} ms, "
+            f"{number:3} GPUs, {count} random fleets: mean {sum(seconds) / count * 1e3:.1f} ms, "
             f"worst {max(seconds) * 1e3:.1f} ms, proved {sum(item[2] for item in found)}"
         )
     return good
@@ -75,12 +75,12 @@ def exhaustive(count: int) -> bool:
     differing = feasible = 0
     spent = 0.0
     for seed in range(count):
-        boards, demands, current = small_case(seed)
+        gpus, demands, current = small_case(seed)
         start = time.process_time()
-        answer = place(boards, demands, current=current)
+        answer = place(gpus, demands, current=current)
         spent += time.process_time() - start
-        best = brute_force.best_score(boards, demands, current)
-        own = None if answer is None else brute_force.score(boards, answer.assignments, current)
+        best = brute_force.best_score(gpus, demands, current)
+        own = None if answer is None else brute_force.score(gpus, answer.assignments, current)
         feasible += best is not None
         if own != best:
             differing += 1

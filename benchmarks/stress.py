@@ -1,6 +1,6 @@
 """Makes and takes away a small lab many times on a real private libvirtd, and counts what stays behind.
 
-Tiny guests (they halt at once) and simulated boards; everything that is done on the host is the product's own. Usage:
+Tiny guests (they halt at once) and simulated GPUs; everything that is done on the host is the product's own. Usage:
 
     make stress [CYCLES=200]
 """

@@ -18,7 +18,7 @@ echo
 echo "Another one that asks for a slice of the (simulated) GPU (srun --gres=gpu:1g.10gb:1):"
 slurm "srun --gres=gpu:1g.10gb:1 sh -c 'echo \$(hostname) was granted GPU \$CUDA_VISIBLE_DEVICES'" </dev/null
 echo
-echo "A real Kubernetes pod that asks for another slice of the same board (config/examples/gpu-pod.yaml):"
+echo "A real Kubernetes pod that asks for another slice of the same GPU (config/examples/gpu-pod.yaml):"
 kubectl delete pod gpu-pod --ignore-not-found --wait </dev/null
 kubectl apply -f - <config/examples/gpu-pod.yaml
 phase=
@@ -37,7 +37,7 @@ echo "The demo took $(((SECONDS - began) / 60)) min $(((SECONDS - began) % 60)) 
   "$((provisioned % 60)) s until both clusters were verified. What to try next:"
 cat <<'NEXT'
   .venv/bin/hyperscaler status demo                  the nodes and both clusters
-  .venv/bin/hyperscaler gpu plan config/demo.yaml    the board and its slices
+  .venv/bin/hyperscaler gpu plan config/demo.yaml    the GPU and its slices
   .venv/bin/hyperscaler ssh demo hpc-controller      a shell on the Slurm controller
   .venv/bin/hyperscaler ssh demo cloud-control-plane -- kubectl get nodes
   .venv/bin/hyperscaler plan config/demo.yaml        nothing to change; edit the file (count: 3) and look again

@@ -1,4 +1,4 @@
-"""Who owns what of the host's boards.
+"""Who owns what of the host's GPUs.
 
 A GPU instance carries no mark of its maker, nor does MIG mode, and a lab's journal can be lost; so the owner of
 each is also written down in one file per host, next to the labs, not inside one. A claim is written before the
@@ -30,7 +30,7 @@ from emulator.core.units import natural
 
 VERSION = 2  # 1 had neither boots nor a checksum
 LAYOUT_SECONDS = 600.0
-"""How long one may wait for another that works on the boards: a driver call of it may reset a board or hang."""
+"""How long one may wait for another that works on the GPUs: a driver call of it may reset a GPU or hang."""
 ENTRY_SECONDS = 60.0
 """How long one may wait for another that writes the file."""
 
@@ -41,7 +41,7 @@ def slice_key(pci_address: str, profile: str, start: int) -> str:
 
 
 def slice_of(key: str) -> tuple[str, str, int] | None:
-    """Board, profile and start of a GPU instance; None for the key of something else."""
+    """GPU, profile and start of a GPU instance; None for the key of something else."""
     pci_address, _, rest = key.partition("/")
     profile, at, start = rest.partition("@")
     place = natural(start) if at else None
@@ -49,17 +49,17 @@ def slice_of(key: str) -> tuple[str, str, int] | None:
 
 
 def mode_key(pci_address: str) -> str:
-    """That MIG mode of a board was off before: its owner switches it off again."""
+    """That MIG mode of a GPU was off before: its owner switches it off again."""
     return f"{pci_address}/mig-mode"
 
 
 def functions_key(pci_address: str) -> str:
-    """That virtual functions of a board were off before: their owner disables them again."""
+    """That virtual functions of a GPU were off before: their owner disables them again."""
     return f"{pci_address}/virtual-functions"
 
 
 def vgpus_on(pci_address: str) -> str:
-    """What the keys of all vGPUs of a board begin with."""
+    """What the keys of all vGPUs of a GPU begin with."""
     return f"{pci_address}/vgpu/"
 
 
@@ -68,8 +68,8 @@ def vgpu_key(pci_address: str, uuid: str, function: str) -> str:
     return f"{vgpus_on(pci_address)}{uuid}/{function}"
 
 
-def whole_boards(keys: Iterable[str]) -> tuple[str, ...]:
-    """Those of the keys that stand for whole boards: PCI addresses."""
+def whole_gpus(keys: Iterable[str]) -> tuple[str, ...]:
+    """Those of the keys that stand for whole GPUs: PCI addresses."""
     return tuple(key for key in keys if "/" not in key)
 
 
@@ -78,7 +78,7 @@ _IN = " in "
 
 
 def release_command(owner: str) -> str:
-    """The command that gives the boards of a lab back; `owner` may name its home."""
+    """The command that gives the GPUs of a lab back; `owner` may name its home."""
     lab, _, home = owner.partition(_IN)
     release = f"hyperscaler gpu release {lab}"
     return f"HYPERSCALER_HOME={shlex.quote(unquote(home))} {release}" if home else release
@@ -105,7 +105,7 @@ def outlives_boots(key: str) -> bool:
 
 
 class GpuLedger:
-    """Keys are those of the functions above, and `<pci address>` for a whole board; values are names of labs.
+    """Keys are those of the functions above, and `<pci address>` for a whole GPU; values are names of labs.
 
     A reboot takes slices and vGPUs away. The claims on them stay, as reservations of their places, but what is found
     there afterwards is not the lab's until it is made and claimed again (`holds`, `held`).
@@ -195,7 +195,7 @@ class GpuLedger:
                 raise ConflictError(
                     f"{key} belongs to lab {there.lab}",
                     where=str(self._path),
-                    fix=f"take another board, or {release_command(there.lab)}",
+                    fix=f"take another GPU, or {release_command(there.lab)}",
                 )
             wanted = Claim(lab, self.boot_id())
             if there != wanted:
@@ -295,7 +295,7 @@ class GpuLedger:
         Raises:
             ConflictError: another one has not come to its end for LAYOUT_SECONDS; names its process.
         """
-        return exclusive_lock(self._layout, purpose="layout of the boards", wait_seconds=LAYOUT_SECONDS)
+        return exclusive_lock(self._layout, purpose="layout of the GPUs", wait_seconds=LAYOUT_SECONDS)
 
     def _locked(self) -> AbstractContextManager[None]:
         lock = self._path.with_name(f".{self._path.name}.lock")

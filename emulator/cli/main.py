@@ -26,7 +26,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "kubeconfig": ("kubeconfig", "Print a kubeconfig of a lab's Kubernetes cluster."),
     "destroy": ("destroy", "Take a lab away, without a trace."),
     "host": ("host", "Check and prepare this machine, have labs started with it."),
-    "gpu": ("gpu", "Look at GPUs, try layouts, see who uses what, give boards back."),
+    "gpu": ("gpu", "Look at GPUs, try layouts, see who uses what, give GPUs back."),
     "bundle": ("bundle", "Make, check and show offline bundles of Kubernetes."),
     "image": ("image", "Build, list, tag, sign, import and remove golden images."),
 }

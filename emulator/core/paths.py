@@ -155,7 +155,7 @@ class LabPaths:
 
     @property
     def gpu(self) -> Path:
-        """State of simulated boards."""
+        """State of simulated GPUs."""
         return self.root / "gpu"
 
     @property
@@ -224,7 +224,7 @@ class Home:
 
     @property
     def gpu_owners(self) -> Path:
-        """Ledger of the slices that labs have on this host's boards; for root that of `system` counts, whatever home a
+        """Ledger of the slices that labs have on this host's GPUs; for root that of `system` counts, whatever home a
         lab is in."""
         return self.root / "gpu-owners.json"
 

@@ -1,6 +1,6 @@
-"""The catalogue of board models in `config/gpus/`: lookup by id, by the name a person or NVML gives, by PCI id.
+"""The catalogue of GPU models in `config/gpus/`: lookup by id, by the name a person or NVML gives, by PCI id.
 
-Loaded lazily and cached. The small index is read first, so that a question about one board reads one file.
+Loaded lazily and cached. The small index is read first, so that a question about one GPU reads one file.
 The catalogue is for previews, checks and simulation; at run time NVML's own report wins.
 """
 
@@ -18,7 +18,7 @@ import yaml
 
 from emulator.core.data_files import share_dir
 from emulator.core.errors import HyperscalerError
-from emulator.gpu.model import BoardModel, MigProfile, ModeFacts, Placement, VgpuType
+from emulator.gpu.model import GpuModel, MigProfile, ModeFacts, Placement, VgpuType
 
 try:  # libyaml parses about ten times faster; a wheel of PyYAML without it still works
     from yaml import CSafeLoader as _Loader
@@ -40,20 +40,20 @@ class _Entry:
     profiles: tuple[str, ...]
 
 
-def boards() -> tuple[BoardModel, ...]:
-    """Every board of the catalogue, in its order (A100 first)."""
+def gpus() -> tuple[GpuModel, ...]:
+    """Every GPU of the catalogue, in its order (A100 first)."""
     return tuple(_load(entry.id) for entry in _index())
 
 
-def board_ids() -> tuple[str, ...]:
+def gpu_ids() -> tuple[str, ...]:
     return tuple(entry.id for entry in _index())
 
 
-def find_board(model: str) -> BoardModel | None:
-    """The board that `model` names, or None.
+def find_gpu(model: str) -> GpuModel | None:
+    """The GPU that `model` names, or None.
 
     Tried in this order, letter case and punctuation aside: catalogue id; a product name, with or without
-    `NVIDIA`; the beginning of a product name; all words of `model` found among the words of a board's id and
+    `NVIDIA`; the beginning of a product name; all words of `model` found among the words of a GPU's id and
     names (`A100 80GB`). Where several form factors match and their MIG profiles are the same, the shortest product
     name is taken, then catalogue order, always the same one; where their profiles differ (`A100`: 40 or 80 GB) the
     answer is None, because a guess would name the wrong slices.
@@ -64,8 +64,8 @@ def find_board(model: str) -> BoardModel | None:
     return _load(min(matches, key=lambda entry: len(entry.product_names[0])).id)
 
 
-def find_board_by_pci(pci_id: str) -> BoardModel | None:
-    """The board with this `vendor:device` (hexadecimal, any case, `0x` or not), such as `10de:20b2`."""
+def find_gpu_by_pci(pci_id: str) -> GpuModel | None:
+    """The GPU with this `vendor:device` (hexadecimal, any case, `0x` or not), such as `10de:20b2`."""
     wanted = pci_id.lower().replace("0x", "")
     return next((_load(entry.id) for entry in _index() if wanted in entry.pci_ids), None)
 
@@ -93,7 +93,7 @@ def _matches(model: str) -> list[_Entry]:
     for test in tests:
         found = [entry for entry in _index() if test(entry)]
         if found:
-            # A prefix such as "A100" must not hide boards that the words match as well.
+            # A prefix such as "A100" must not hide GPUs that the words match as well.
             return found if test in tests[:2] else [e for e in _index() if e in found or tests[3](e)]
     return []
 
@@ -118,13 +118,13 @@ def _directory() -> Path:
 def _index() -> tuple[_Entry, ...]:
     return tuple(
         _Entry(_text(row, "id"), _texts(row, "product_names"), _texts(row, "pci_ids"), _texts(row, "profiles"))
-        for row in _rows(_read(_directory() / "_index.yaml"), "boards")
+        for row in _rows(_read(_directory() / "_index.yaml"), "gpus")
     )
 
 
 @cache
-def _load(board_id: str) -> BoardModel:
-    return parse_board(_read(_directory() / f"{board_id}.yaml"))
+def _load(gpu_id: str) -> GpuModel:
+    return parse_gpu(_read(_directory() / f"{gpu_id}.yaml"))
 
 
 def _read(path: Path) -> _Record:
@@ -141,11 +141,11 @@ def _read(path: Path) -> _Record:
     return document
 
 
-def parse_board(record: _Record) -> BoardModel:
-    """A board from the contents of its catalogue file."""
+def parse_gpu(record: _Record) -> GpuModel:
+    """A GPU from the contents of its catalogue file."""
     mig, vgpu, sriov = (_child(record, key) for key in ("mig", "vgpu", "sriov"))
     mode = _child(mig, "mode_change")
-    return BoardModel(
+    return GpuModel(
         id=_text(record, "id"),
         product_names=_texts(record, "product_names"),
         pci_ids=_texts(record, "pci_ids"),

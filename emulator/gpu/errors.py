@@ -6,7 +6,7 @@ from emulator.core.errors import ExitCode, GpuError
 
 
 class GpuLostError(GpuError):
-    """The board fell off the bus or the driver was reloaded under us."""
+    """The GPU fell off the bus or the driver was reloaded under us."""
 
 
 class GpuDriverError(GpuError):
@@ -28,7 +28,7 @@ class GpuPermissionError(GpuError):
 
 
 class GpuNotSupportedError(GpuError):
-    """The board, its MIG mode or its virtualisation mode does not offer this."""
+    """The GPU, its MIG mode or its virtualisation mode does not offer this."""
 
 
 class GpuArgumentError(GpuError):
@@ -36,7 +36,7 @@ class GpuArgumentError(GpuError):
 
 
 class GpuNotFoundError(GpuError):
-    """No such board, instance or device."""
+    """No such GPU, instance or device."""
 
 
 class GpuNoRoomError(GpuError):
@@ -44,7 +44,7 @@ class GpuNoRoomError(GpuError):
 
 
 class GpuResetRequiredError(GpuError):
-    """The change is accepted and waits for a reset of the board."""
+    """The change is accepted and waits for a reset of the GPU."""
 
 
 class GpuTimeoutError(GpuError):

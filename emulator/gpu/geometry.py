@@ -1,10 +1,10 @@
-"""What fits on one board: the rules of MIG placement, as integer arithmetic over bitmasks of memory slices.
+"""What fits on one GPU: the rules of MIG placement, as integer arithmetic over bitmasks of memory slices.
 
 The rules, each from NVIDIA's MIG guide: an instance sits on one of its profile's listed placements; placements do not
-overlap; a profile exists at most `max_instances` times and a board holds at most `max_gpu_instances`; one instance
+overlap; a profile exists at most `max_instances` times and a GPU holds at most `max_gpu_instances`; one instance
 holds the JPEG and OFA engines (`+me`), and next to one that takes all media engines (`+me.all`) only `-me` profiles
-can exist. Non-overlap keeps every listed board within its compute slices; the sum is checked all the same, since
-NVML may report a board that the catalogue does not know.
+can exist. Non-overlap keeps every listed GPU within its compute slices; the sum is checked all the same, since
+NVML may report a GPU that the catalogue does not know.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from emulator.gpu.model import BoardModel, GpuInstance, MigProfile
+from emulator.gpu.model import GpuInstance, GpuModel, MigProfile
 
 Counts = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Occupancy:
-    """What already stands on a board: covered memory slices, instances by profile index, and totals."""
+    """What already stands on a GPU: covered memory slices, instances by profile index, and totals."""
 
     mask: int
     counts: Counts
@@ -30,9 +30,9 @@ class Occupancy:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Geometry:
-    """A board model compiled for planning. Profile `i` has `slots[i]`: its (start, mask) pairs by start.
+    """A GPU model compiled for planning. Profile `i` has `slots[i]`: its (start, mask) pairs by start.
 
-    Compared by identity: `geometry_of` returns the same object for equal boards, and tables are cached by it.
+    Compared by identity: `geometry_of` returns the same object for equal GPUs, and tables are cached by it.
     """
 
     profiles: tuple[MigProfile, ...]
@@ -49,7 +49,7 @@ class Geometry:
         return (profile.memory_slices or 0) * 16 + profile.compute_slices
 
     def occupancy(self, instances: Iterable[GpuInstance]) -> Occupancy:
-        """What `instances` take. A profile name that the board does not list still takes its memory slices."""
+        """What `instances` take. A profile name that the GPU does not list still takes its memory slices."""
         mask = total = compute = 0
         counts = [0] * len(self.profiles)
         for instance in instances:
@@ -93,28 +93,28 @@ class Geometry:
 
 
 @lru_cache(maxsize=256)
-def geometry_of(board: BoardModel) -> Geometry:
+def geometry_of(gpu: GpuModel) -> Geometry:
     """The compiled geometry; profiles whose placements are unknown are left out, since nothing can be said."""
-    known = tuple(profile for profile in board.profiles if profile.placements is not None)
+    known = tuple(profile for profile in gpu.profiles if profile.placements is not None)
     return Geometry(
         profiles=known,
         slots=tuple(
             tuple((place.start, place.mask) for place in sorted(profile.placements or ())) for profile in known
         ),
-        max_gpu_instances=board.max_gpu_instances,
-        compute_slices=board.compute_slices,
+        max_gpu_instances=gpu.max_gpu_instances,
+        compute_slices=gpu.compute_slices,
     )
 
 
-def layout_fault(board: BoardModel, layout: Iterable[tuple[str, int]]) -> str | None:
-    """Why `layout`, pairs of (profile name, start), cannot exist on the board; None when it can."""
-    geometry = geometry_of(board)
+def layout_fault(gpu: GpuModel, layout: Iterable[tuple[str, int]]) -> str | None:
+    """Why `layout`, pairs of (profile name, start), cannot exist on the GPU; None when it can."""
+    geometry = geometry_of(gpu)
     mask = total = compute = 0
     counts = [0] * len(geometry.profiles)
     for name, start in layout:
         i = geometry.index(name)
         if i is None:
-            return f"{board.product_name} has no profile {name}"
+            return f"{gpu.product_name} has no profile {name}"
         place = dict(geometry.slots[i]).get(start)
         if place is None:
             starts = ", ".join(str(s) for s, _ in geometry.slots[i])
@@ -126,22 +126,22 @@ def layout_fault(board: BoardModel, layout: Iterable[tuple[str, int]]) -> str | 
         total += 1
         compute += geometry.profiles[i].compute_slices
     if not geometry.counts_legal(counts, total=total, compute=compute):
-        return "the instances exceed what the board allows together (count of a profile, media engines or total)"
+        return "the instances exceed what the GPU allows together (count of a profile, media engines or total)"
     return None
 
 
-def is_legal_layout(board: BoardModel, layout: Iterable[tuple[str, int]]) -> bool:
-    """Whether all (profile name, start) pairs can exist on the board at once."""
-    return layout_fault(board, layout) is None
+def is_legal_layout(gpu: GpuModel, layout: Iterable[tuple[str, int]]) -> bool:
+    """Whether all (profile name, start) pairs can exist on the GPU at once."""
+    return layout_fault(gpu, layout) is None
 
 
-def feasible_multisets(board: BoardModel, profiles: Collection[str] = ()) -> frozenset[Counts]:
-    """Every non-empty multiset of profiles that fits on an empty board, as counts in the order of `profiles`.
+def feasible_multisets(gpu: GpuModel, profiles: Collection[str] = ()) -> frozenset[Counts]:
+    """Every non-empty multiset of profiles that fits on an empty GPU, as counts in the order of `profiles`.
 
-    Empty `profiles` takes all profiles of the board with known placements, in its order. An A100's six profiles
+    Empty `profiles` takes all profiles of the GPU with known placements, in its order. An A100's six profiles
     without `+me` give 77.
     """
-    geometry = geometry_of(board)
+    geometry = geometry_of(gpu)
     names = tuple(profiles) or tuple(profile.name for profile in geometry.profiles)
     wanted = [i for i in (geometry.index(name) for name in names) if i is not None]
     found = {tuple(counts[i] for i in wanted) for counts, _ in _states(geometry, tuple(wanted))}

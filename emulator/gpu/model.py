@@ -1,7 +1,7 @@
-"""GPU boards as data: what a model can be cut into, and what is cut out of it now.
+"""GPU GPUs as data: what a model can be cut into, and what is cut out of it now.
 
 Frozen types without behaviour beyond look-ups. A fact that no public source states is None, never filled in by
-analogy with another board; code that needs such a fact must take it from NVML at run time or say that it is
+analogy with another GPU; code that needs such a fact must take it from NVML at run time or say that it is
 unknown. Numbers come from `config/gpus/*.yaml`, whose entries name their sources.
 """
 
@@ -48,7 +48,7 @@ class VgpuType:
 
 @dataclass(frozen=True, slots=True)
 class MigProfile:
-    """A GPU instance profile of one board model.
+    """A GPU instance profile of one GPU model.
 
     Attributes:
         name: as `nvidia-smi mig -lgip` prints it, e.g. `1g.10gb+me`.
@@ -59,8 +59,8 @@ class MigProfile:
         memory_slices: length of a placement in memory slices; None where no listing is public.
         memory_mib: what an instance offers, MiB; below the nominal size and dependent on the driver; None: unknown.
         sm_count: streaming multiprocessors; None: unknown.
-        max_instances: how many of it alone fit on the board.
-        media_extensions: holds the board's JPEG and OFA engines (`+me`, `+me.all`): one such instance per board.
+        max_instances: how many of it alone fit on the GPU.
+        media_extensions: holds the GPU's JPEG and OFA engines (`+me`, `+me.all`): one such instance per GPU.
         placements: all legal placements in order of start; None where no listing is public.
         vgpu_types: MIG-backed vGPU types made of this profile.
     """
@@ -95,7 +95,7 @@ class MigProfile:
 
 @dataclass(frozen=True, slots=True)
 class ModeFacts:
-    """How switching MIG mode behaves on a board model. None: no public statement."""
+    """How switching MIG mode behaves on a GPU model. None: no public statement."""
 
     enable_needs_gpu_reset: bool
     mode_persists_reboot: bool
@@ -103,8 +103,8 @@ class ModeFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class BoardModel:
-    """A board model, or one board as NVML reported it (same shape, so that planners need not care).
+class GpuModel:
+    """A GPU model, or one GPU as NVML reported it (same shape, so that planners need not care).
 
     Attributes:
         id: catalogue id such as `a100-sxm4-80gb`.
@@ -112,12 +112,12 @@ class BoardModel:
         pci_ids: `vendor:device` in lower-case hexadecimal.
         memory_mib: total memory, MiB; None: unknown.
         marketing_memory_gb: the number in the product's name, GB.
-        compute_slices, memory_slices, max_gpu_instances: 0 on a board without MIG; `memory_slices` None: unknown.
-        mode: None on a board without MIG.
-        min_driver: oldest driver that does MIG on the board.
+        compute_slices, memory_slices, max_gpu_instances: 0 on a GPU without MIG; `memory_slices` None: unknown.
+        mode: None on a GPU without MIG.
+        min_driver: oldest driver that does MIG on the GPU.
         time_sliced_types: vGPU types for MIG mode off.
         sriov: whether vGPUs are made on SR-IOV virtual functions; None: unknown.
-        total_vfs: virtual functions of the board; None: unknown.
+        total_vfs: virtual functions of the GPU; None: unknown.
     """
 
     id: str
@@ -150,11 +150,11 @@ class BoardModel:
 
     @property
     def placements_known(self) -> bool:
-        """Whether the geometry is public, so that the board can be planned for without having it."""
+        """Whether the geometry is public, so that the GPU can be planned for without having it."""
         return self.mig_capable and all(profile.placements is not None for profile in self.profiles)
 
     def profile(self, name: str) -> MigProfile | None:
-        """The profile of that name; None when the board has none such."""
+        """The profile of that name; None when the GPU has none such."""
         return next((profile for profile in self.profiles if profile.name == name), None)
 
     def smallest_profile(self, allowed: Collection[str] = ()) -> MigProfile | None:
@@ -174,7 +174,7 @@ def _size_of(profile: MigProfile) -> tuple[int, int, int]:
 
 @dataclass(frozen=True, slots=True)
 class GpuInstance:
-    """A GPU instance that exists on a board.
+    """A GPU instance that exists on a GPU.
 
     Attributes:
         profile: name of its profile.

@@ -1,6 +1,6 @@
 """What the host's GPUs look like, and the seams through which they are read and changed.
 
-Boards are addressed by PCI address everywhere (`0000:41:00.0`): the index changes when a board is lost, and a
+GPUs are addressed by PCI address everywhere (`0000:41:00.0`): the index changes when a GPU is lost, and a
 handle does not survive a reset. Slices are addressed by (profile, start), because the id of a GPU instance
 says where it lies on the die and is given out again.
 
@@ -41,7 +41,7 @@ class VirtualizationMode(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class MigModeState:
-    """MIG mode now and after the next reset; `current != pending` means that the board waits for a reset."""
+    """MIG mode now and after the next reset; `current != pending` means that the GPU waits for a reset."""
 
     current: bool
     pending: bool
@@ -61,7 +61,7 @@ class MigActivation(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class GpuProcess:
-    """A process that uses a board. `memory_mib` is None where the driver does not tell."""
+    """A process that uses a GPU. `memory_mib` is None where the driver does not tell."""
 
     pid: int
     name: str
@@ -81,7 +81,7 @@ class Utilisation:
 
 @dataclass(frozen=True, slots=True)
 class VgpuTypeInfo:
-    """A vGPU type of a board. `gi_profile_id` None means time-sliced; `name` is the last word only (A100D-1-10C)."""
+    """A vGPU type of a GPU. `gi_profile_id` None means time-sliced; `name` is the last word only (A100D-1-10C)."""
 
     id: int
     name: str
@@ -91,8 +91,8 @@ class VgpuTypeInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class NvmlBoard:
-    """One physical board as NVML reports it. `mig` None: the board has no MIG.
+class NvmlGpu:
+    """One physical GPU as NVML reports it. `mig` None: the GPU has no MIG.
 
     `profiles` is empty where the driver keeps them to itself while MIG is off (580.159.04 tells them on an H100).
     `architecture` is in lower case (`ampere`), empty where the driver does not tell. Of the instances, `busy`
@@ -118,23 +118,23 @@ class NvmlBoard:
 
 
 class NvmlGpus(Protocol):
-    """NVML. Every call may raise a `GpuError` that names the board and the remedy."""
+    """NVML. Every call may raise a `GpuError` that names the GPU and the remedy."""
 
     def released(self) -> AbstractContextManager[None]:
-        """A time in which this process has no board open, as the driver demands before it lets go of one.
+        """A time in which this process has no GPU open, as the driver demands before it lets go of one.
 
         Calls of other threads wait for its end. Handles are found again at the next call.
         """
         ...
 
     def driver_version(self) -> str: ...
-    def boards(self) -> tuple[NvmlBoard, ...]:
-        """All physical boards; SR-IOV virtual functions are not counted (mig-parted#14)."""
+    def gpus(self) -> tuple[NvmlGpu, ...]:
+        """All physical GPUs; SR-IOV virtual functions are not counted (mig-parted#14)."""
         ...
 
     def mig_mode(self, pci_address: str) -> MigModeState | None: ...
     def set_mig_mode(self, pci_address: str, *, enabled: bool) -> MigActivation:
-        """Set the mode; asking for what is already so is no call at all. May reset or re-bind the board."""
+        """Set the mode; asking for what is already so is no call at all. May reset or re-bind the GPU."""
         ...
 
     def profiles(self, pci_address: str) -> tuple[MigProfile, ...]: ...
@@ -216,7 +216,7 @@ class DeviceHolder:
 
 
 def others(holders: Iterable[DeviceHolder]) -> tuple[DeviceHolder, ...]:
-    """Without this process, whose NVML has every board open."""
+    """Without this process, whose NVML has every GPU open."""
     return tuple(holder for holder in holders if holder.pid != os.getpid())
 
 
@@ -236,7 +236,7 @@ class PciBus(Protocol):
 
 
 class SriovControl(Protocol):
-    """Virtual functions of NVIDIA boards, by the vendor's `sriov-manage`."""
+    """Virtual functions of NVIDIA GPUs, by the vendor's `sriov-manage`."""
 
     def enable(self, address: str) -> tuple[str, ...]:
         """Turn the VFs of a PF on and return their addresses. Erases GPU instances; nothing is done, and the
@@ -249,7 +249,7 @@ class SriovControl(Protocol):
 # ---------------------------------------------------------------- vGPUs
 @dataclass(frozen=True, slots=True)
 class VgpuRequest:
-    """A vGPU to create on the parent (a free VF; the PF on boards without SR-IOV). `uuid` matters to mdev only."""
+    """A vGPU to create on the parent (a free VF; the PF on GPUs without SR-IOV). `uuid` matters to mdev only."""
 
     parent: str
     type_name: str
@@ -282,7 +282,7 @@ class VgpuHost(Protocol):
     @property
     def framework(self) -> VgpuFramework: ...
     def parents(self, pf_address: str) -> tuple[VgpuParent, ...]:
-        """The functions of a board that carry vGPUs, in address order; empty before the VFs are on."""
+        """The functions of a GPU that carry vGPUs, in address order; empty before the VFs are on."""
         ...
 
     def devices(self) -> tuple[VgpuDevice, ...]:
@@ -296,17 +296,17 @@ class VgpuHost(Protocol):
 
 
 class PassthroughControl(Protocol):
-    """Whole boards handed to guests through vfio-pci."""
+    """Whole GPUs handed to guests through vfio-pci."""
 
     def endpoints(self, address: str) -> tuple[str, ...]:
-        """The functions that must go to the guest together; refuses (GpuError) a board that cannot be passed."""
+        """The functions that must go to the guest together; refuses (GpuError) a GPU that cannot be passed."""
         ...
 
     def bind(self, address: str) -> tuple[str, ...]:
-        """Bind all endpoints of the board's IOMMU group to vfio-pci; undone on failure. Returns them."""
+        """Bind all endpoints of the GPU's IOMMU group to vfio-pci; undone on failure. Returns them."""
         ...
 
     def release(self, address: str, *, driver: str = "nvidia") -> None:
-        """Give the endpoints back to the host: the board to `driver` (empty: to none), its other
+        """Give the endpoints back to the host: the GPU to `driver` (empty: to none), its other
         functions to the kernel's choice."""
         ...

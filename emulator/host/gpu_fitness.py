@@ -1,4 +1,4 @@
-"""Whether boards can do what a plan asks of them, found while nothing has been made yet. Pure."""
+"""Whether GPUs can do what a plan asks of them, found while nothing has been made yet. Pure."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ _IOMMU = "switch VT-d or AMD-Vi on in the firmware and boot with intel_iommu=on 
 
 
 def unfit(device: str, gpu: Gpu, *, sliced: bool) -> tuple[str, str] | None:
-    """What keeps a board from guests, and the remedy; None when nothing does.
+    """What keeps a GPU from guests, and the remedy; None when nothing does.
 
     Args:
-        device: the board's id in the lab file.
-        gpu: the board as discovered. One that NVML does not see is away at a guest: it was fit.
-        sliced: its slices go to guests as vGPUs; else the board as a whole does.
+        device: the GPU's id in the lab file.
+        gpu: the GPU as discovered. One that NVML does not see is away at a guest: it was fit.
+        sliced: its slices go to guests as vGPUs; else the GPU as a whole does.
     """
-    if gpu.board is None:
+    if gpu.nvml is None:
         return None
     name = f"{device} ({gpu.name} at {gpu.pci_address})"
-    mode = gpu.board.virtualization
-    # A board that a machine was handed can be handed on whole, where that machine has an IOMMU of its own.
+    mode = gpu.nvml.virtualization
+    # A GPU that a machine was handed can be handed on whole, where that machine has an IOMMU of its own.
     if mode is VirtualizationMode.VGPU_GUEST or (mode is VirtualizationMode.PASSTHROUGH and sliced):
         return (
             f"this machine is itself a guest that {name} was handed to (virtualisation mode {mode.name.lower()}), and"
             " cannot divide it further",
-            "run on the machine that owns the board, or use gpu_allocation.backend: simulated",
+            "run on the machine that owns the GPU, or use gpu_allocation.backend: simulated",
         )
     if gpu.pci is not None and gpu.pci.iommu_group is None:
         return f"{name} is in no IOMMU group, so that nothing of it can go to a guest", _IOMMU
@@ -36,7 +36,7 @@ def unfit(device: str, gpu: Gpu, *, sliced: bool) -> tuple[str, str] | None:
         told = mode.name.lower() if mode is not None else "not told"
         return (
             f"the driver offers no vGPUs of {name} (virtualisation mode {told}): it is the data-centre driver",
-            "install NVIDIA's vGPU host driver (Virtual GPU Manager), or hand the board over whole (strategy: whole)",
+            "install NVIDIA's vGPU host driver (Virtual GPU Manager), or hand the GPU over whole (strategy: whole)",
         )
     return None
 
@@ -45,7 +45,7 @@ def require_fit(uses: Collection[tuple[str, bool]], gpus: Mapping[str, Gpu]) -> 
     """Raise one error that names everything; `uses`: device and whether its slices are used; `gpus` by device.
 
     Raises:
-        HostNotFitError: a board cannot do what is asked of it.
+        HostNotFitError: a GPU cannot do what is asked of it.
     """
     found = [reason for device, sliced in sorted(set(uses)) if (reason := unfit(device, gpus[device], sliced=sliced))]
     if found:

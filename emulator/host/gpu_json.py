@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from emulator.gpu.ports import NvmlBoard
+from emulator.gpu.ports import NvmlGpu
 from emulator.host.gpus import Gpu
 
 Record = dict[str, object]
@@ -10,7 +10,7 @@ Record = dict[str, object]
 
 def gpu_record(gpu: Gpu) -> Record:
     """JSON-ready facts of one GPU; memory in MiB, placements in memory slices."""
-    board = gpu.board
+    seen = gpu.nvml
     return {
         "pci_address": gpu.pci_address,
         "name": gpu.name,
@@ -24,19 +24,19 @@ def gpu_record(gpu: Gpu) -> Record:
             {"pci_address": item.address, "class": item.class_code, "driver": item.driver} for item in gpu.iommu_group
         ],
         "holders": [{"pid": item.pid, "name": item.name, "path": item.path} for item in gpu.holders],
-        "nvml": _board_record(board) if board is not None else None,
+        "nvml": _gpu_record(seen) if seen is not None else None,
     }
 
 
-def _board_record(board: NvmlBoard) -> Record:
-    mig = board.mig
+def _gpu_record(gpu: NvmlGpu) -> Record:
+    mig = gpu.mig
     return {
-        "index": board.index,
-        "uuid": board.uuid,
-        "architecture": board.architecture,
-        "memory_total_mib": board.memory_total_mib,
-        "memory_used_mib": board.memory_used_mib,
-        "virtualization": board.virtualization.name.lower() if board.virtualization is not None else None,
+        "index": gpu.index,
+        "uuid": gpu.uuid,
+        "architecture": gpu.architecture,
+        "memory_total_mib": gpu.memory_total_mib,
+        "memory_used_mib": gpu.memory_used_mib,
+        "virtualization": gpu.virtualization.name.lower() if gpu.virtualization is not None else None,
         "mig_capable": mig is not None,
         "mig_mode": None if mig is None else {"current": mig.current, "pending": mig.pending},
         "profiles": [
@@ -49,7 +49,7 @@ def _board_record(board: NvmlBoard) -> Record:
                 "max_instances": item.max_instances,
                 "starts": None if item.placements is None else list(item.starts),
             }
-            for item in board.profiles
+            for item in gpu.profiles
         ],
         "instances": [
             {
@@ -59,7 +59,7 @@ def _board_record(board: NvmlBoard) -> Record:
                 "id": item.gi_id,
                 "busy": item.busy,
             }
-            for item in board.instances
+            for item in gpu.instances
         ],
         "processes": [
             {
@@ -68,6 +68,6 @@ def _board_record(board: NvmlBoard) -> Record:
                 "memory_mib": item.memory_mib,
                 "gpu_instance_id": item.gpu_instance_id,
             }
-            for item in board.processes
+            for item in gpu.processes
         ],
     }

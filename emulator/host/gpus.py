@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from emulator.core.errors import HyperscalerError
-from emulator.gpu.catalog import close_names, find_board, find_board_by_pci
-from emulator.gpu.model import BoardModel
+from emulator.gpu.catalog import close_names, find_gpu, find_gpu_by_pci
+from emulator.gpu.model import GpuModel
 from emulator.gpu.ports import (
     DeviceHolder,
-    NvmlBoard,
+    NvmlGpu,
     NvmlGpus,
     PciBus,
     PciDevice,
@@ -34,9 +34,9 @@ class Gpu:
 
     Attributes:
         pci_address: `0000:41:00.0`.
-        board: what NVML reports; None for a board that NVML does not see (bound to vfio-pci, lost, no driver on it).
+        nvml: what NVML reports; None for a GPU that NVML does not see (bound to vfio-pci, lost, no driver on it).
         pci: what sysfs reports; None when sysfs does not show it.
-        model: the catalogue's entry for it; None for a board that the catalogue does not know.
+        model: the catalogue's entry for it; None for a GPU that the catalogue does not know.
         iommu_group: all members of its group, itself included; empty without an IOMMU.
         framework: how the kernel offers vGPUs on it.
         vfs: addresses of its virtual functions.
@@ -45,9 +45,9 @@ class Gpu:
     """
 
     pci_address: str
-    board: NvmlBoard | None
+    nvml: NvmlGpu | None
     pci: PciDevice | None
-    model: BoardModel | None
+    model: GpuModel | None
     iommu_group: tuple[PciDevice, ...]
     framework: VgpuFramework
     vfs: tuple[str, ...]
@@ -57,8 +57,8 @@ class Gpu:
     @property
     def name(self) -> str:
         """The product's name, as NVML or the catalogue has it."""
-        if self.board is not None:
-            return self.board.name
+        if self.nvml is not None:
+            return self.nvml.name
         return self.model.product_name if self.model else f"NVIDIA device {self.pci.device if self.pci else '?'}"
 
     @property
@@ -68,28 +68,28 @@ class Gpu:
 
 
 def discover_gpus(nvml: NvmlGpus, pci: PciBus) -> tuple[Gpu, ...]:
-    """Every physical NVIDIA GPU in PCI order; virtual functions belong to their board and are not counted.
+    """Every physical NVIDIA GPU in PCI order; virtual functions belong to their GPU and are not counted.
 
     Raises:
         HostNotFitError: there is no NVIDIA driver.
     """
     version = nvml.driver_version()
-    boards = {board.pci_address: board for board in nvml.boards()}
+    gpus = {gpu.pci_address: gpu for gpu in nvml.gpus()}
     devices = {
         device.address: device
         for device in pci.devices(vendor=NVIDIA_VENDOR)
         if device.physfn is None and device.class_code.startswith("03")
     }
     virtual = {address for device in devices.values() for address in device.virtfns}
-    addresses = sorted({*boards, *devices} - virtual)
-    nodes = {address: _nodes(boards.get(address), devices.get(address)) for address in addresses}
+    addresses = sorted({*gpus, *devices} - virtual)
+    nodes = {address: _nodes(gpus.get(address), devices.get(address)) for address in addresses}
     wanted = [node for found in nodes.values() for node in found]
-    # One walk through the processes for all boards: on a busy host it is the slowest part.
+    # One walk through the processes for all GPUs: on a busy host it is the slowest part.
     holders = others(pci.holders(*wanted)) if wanted else ()
     return tuple(
         _joined(
             address,
-            boards.get(address),
+            gpus.get(address),
             devices.get(address),
             pci,
             version,
@@ -99,11 +99,11 @@ def discover_gpus(nvml: NvmlGpus, pci: PciBus) -> tuple[Gpu, ...]:
     )
 
 
-def _nodes(board: NvmlBoard | None, device: PciDevice | None) -> tuple[str, ...]:
-    """Device nodes through which a process holds the board."""
+def _nodes(gpu: NvmlGpu | None, device: PciDevice | None) -> tuple[str, ...]:
+    """Device nodes through which a process holds the GPU."""
     found = []
-    if board is not None and board.minor_number is not None:
-        found.append(f"/dev/nvidia{board.minor_number}")
+    if gpu is not None and gpu.minor_number is not None:
+        found.append(f"/dev/nvidia{gpu.minor_number}")
     if device is not None and device.iommu_group is not None and device.driver == "vfio-pci":
         found.append(f"/dev/vfio/{device.iommu_group}")
     return tuple(found)
@@ -111,19 +111,19 @@ def _nodes(board: NvmlBoard | None, device: PciDevice | None) -> tuple[str, ...]
 
 def _joined(
     address: str,
-    board: NvmlBoard | None,
+    gpu: NvmlGpu | None,
     device: PciDevice | None,
     pci: PciBus,
     version: str,
     holders: tuple[DeviceHolder, ...],
 ) -> Gpu:
     group = () if device is None or device.iommu_group is None else pci.iommu_group(device.iommu_group)
-    model = find_board_by_pci(board.pci_id) if board is not None else None
+    model = find_gpu_by_pci(gpu.pci_id) if gpu is not None else None
     if model is None and device is not None:
-        model = find_board_by_pci(f"{device.vendor}:{device.device}")
+        model = find_gpu_by_pci(f"{device.vendor}:{device.device}")
     return Gpu(
         pci_address=address,
-        board=board,
+        nvml=gpu,
         pci=device,
         model=model,
         iommu_group=group,
@@ -154,7 +154,7 @@ def check_devices(
 ) -> tuple[DeviceDifference, ...]:
     """How the file's devices differ from the host's, all differences at once; empty when there are none.
 
-    `out` are addresses of boards that labs have as a whole: NVML need not see these.
+    `out` are addresses of GPUs that labs have as a whole: NVML need not see these.
     """
     found: list[DeviceDifference] = []
     by_address = {gpu.pci_address: gpu for gpu in gpus}
@@ -184,14 +184,14 @@ def _compare(spec: GpuDeviceSpec, gpu: Gpu, *, out: bool) -> list[DeviceDifferen
     def differ(field: str, expected: str, what: str, fix: str) -> None:
         found.append(DeviceDifference(spec.id, field, expected, what, fix))
 
-    if gpu.board is None and not out:
+    if gpu.nvml is None and not out:
         differ(
             "pci_address",
             spec.pci_address,
-            f"NVML does not see the board there (driver {gpu.driver or 'none'})",
+            f"NVML does not see the GPU there (driver {gpu.driver or 'none'})",
             f"give the {gpu.name} back to the nvidia driver: hyperscaler gpu release LAB if a lab has it, else by hand",
         )
-    wanted = find_board(spec.model)
+    wanted = find_gpu(spec.model)
     if gpu.model is not None and wanted is not None and wanted.id != gpu.model.id:
         differ("model", spec.model, f"the host has {gpu.name}", f"write model: {gpu.model.product_name}")
     elif wanted is None and spec.model.lower() not in gpu.name.lower():
@@ -202,26 +202,26 @@ def _compare(spec: GpuDeviceSpec, gpu: Gpu, *, out: bool) -> list[DeviceDifferen
         differ(
             "mig_capable",
             str(spec.mig_capable).lower(),
-            f"the board {'has' if capable else 'has no'} MIG",
+            f"the GPU {'has' if capable else 'has no'} MIG",
             f"write mig_capable: {str(capable).lower()}",
         )
     offered = profile_names(gpu)
     for name in spec.allowed_mig_profiles if offered else ():
         if name not in offered:
-            differ("allowed_mig_profiles", name, f"the board offers {', '.join(offered)}", "take one of those names")
+            differ("allowed_mig_profiles", name, f"the GPU offers {', '.join(offered)}", "take one of those names")
     return found
 
 
 def _mig_capable(gpu: Gpu) -> bool | None:
-    if gpu.board is not None:
-        return gpu.board.mig is not None
+    if gpu.nvml is not None:
+        return gpu.nvml.mig is not None
     return gpu.model.mig_capable if gpu.model else None
 
 
 def profile_names(gpu: Gpu) -> tuple[str, ...]:
-    """The board's profiles as its driver names them; from the catalogue while MIG is off."""
-    if gpu.board is not None and gpu.board.profiles:
-        return tuple(profile.name for profile in gpu.board.profiles)
+    """The GPU's profiles as its driver names them; from the catalogue while MIG is off."""
+    if gpu.nvml is not None and gpu.nvml.profiles:
+        return tuple(profile.name for profile in gpu.nvml.profiles)
     return gpu.model.profile_names if gpu.model else ()
 
 
@@ -230,23 +230,23 @@ class Unavailable(StrEnum):
     """What 0 in `available_instances`, or a type's absence from `creatable_vgpu_types`, means."""
 
     PARENT_TAKEN = "the virtual function carries a vGPU already"
-    MIG_MODE_OFF = "the type is MIG-backed, but the board's MIG mode is off"
-    MIG_MODE_ON = "the type is time-sliced, but the board's MIG mode is on"
+    MIG_MODE_OFF = "the type is MIG-backed, but the GPU's MIG mode is off"
+    MIG_MODE_ON = "the type is time-sliced, but the GPU's MIG mode is on"
     NO_INSTANCE = "there is no GPU instance of its profile"
     NO_FREE_INSTANCE = "every GPU instance of its profile carries a vGPU"
-    OTHER_TYPE = "time-sliced vGPUs of another type are on the board"
-    NO_SUCH_TYPE = "the board does not offer the type"
+    OTHER_TYPE = "time-sliced vGPUs of another type are on the GPU"
+    NO_SUCH_TYPE = "the GPU does not offer the type"
     UNKNOWN = "the driver does not say why"
 
 
-def why_unavailable(wanted: str, board: NvmlBoard, parents: Sequence[VgpuParent], parent: str) -> Unavailable:
+def why_unavailable(wanted: str, gpu: NvmlGpu, parents: Sequence[VgpuParent], parent: str) -> Unavailable:
     """Which of the meanings applies to type `wanted` on function `parent`, from what both sides report."""
-    kind = next((item for item in board.vgpu_types if item.name == wanted), None)
+    kind = next((item for item in gpu.vgpu_types if item.name == wanted), None)
     if kind is None:
         return Unavailable.NO_SUCH_TYPE
     if any(item.address == parent and item.devices for item in parents):
         return Unavailable.PARENT_TAKEN
-    mig = board.mig is not None and board.mig.current
+    mig = gpu.mig is not None and gpu.mig.current
     devices = [device for item in parents for device in item.devices]
     if kind.gi_profile_id is None:
         if mig:
@@ -255,15 +255,15 @@ def why_unavailable(wanted: str, board: NvmlBoard, parents: Sequence[VgpuParent]
         return Unavailable.OTHER_TYPE if other else Unavailable.UNKNOWN
     if not mig:
         return Unavailable.MIG_MODE_OFF
-    return _instance_reason(kind, board, [device.type_id for device in devices])
+    return _instance_reason(kind, gpu, [device.type_id for device in devices])
 
 
-def _instance_reason(kind: VgpuTypeInfo, board: NvmlBoard, carried: list[int]) -> Unavailable:
-    profile = next((item.name for item in board.profiles if item.gi_profile_id == kind.gi_profile_id), None)
-    there = sum(item.profile == profile for item in board.instances)
+def _instance_reason(kind: VgpuTypeInfo, gpu: NvmlGpu, carried: list[int]) -> Unavailable:
+    profile = next((item.name for item in gpu.profiles if item.gi_profile_id == kind.gi_profile_id), None)
+    there = sum(item.profile == profile for item in gpu.instances)
     if not there:
         return Unavailable.NO_INSTANCE
-    same_profile = {item.id for item in board.vgpu_types if item.gi_profile_id == kind.gi_profile_id}
+    same_profile = {item.id for item in gpu.vgpu_types if item.gi_profile_id == kind.gi_profile_id}
     used = sum(number in same_profile for number in carried)
     return Unavailable.NO_FREE_INSTANCE if used >= there else Unavailable.UNKNOWN
 

@@ -128,7 +128,7 @@ class NvidiaDriver:
 
 
 @dataclass(frozen=True, slots=True)
-class Board:
+class PciGpu:
     """A physical NVIDIA GPU on the PCI bus.
 
     Attributes:
@@ -145,7 +145,7 @@ class Board:
 
     @property
     def strangers(self) -> tuple[PciDevice, ...]:
-        """Members of its IOMMU group that are neither bridges nor functions of the same board."""
+        """Members of its IOMMU group that are neither bridges nor functions of the same GPU."""
         slot = self.pci.address.rpartition(".")[0]
         return tuple(
             item
@@ -214,7 +214,7 @@ class HostReadings:
     devices: Mapping[str, DeviceAnswer]
     iommu: Iommu
     cgroups: Cgroups
-    boards: tuple[Board, ...]
+    gpus: tuple[PciGpu, ...]
     driver: NvidiaDriver | None
     holders: tuple[DeviceHolder, ...]
     sriov_manage: bool

@@ -43,10 +43,10 @@ class AccelerationChoice:
 
 
 class GpuOpener(Protocol):
-    """Opens the host's boards or simulated ones."""
+    """Opens the host's GPUs or simulated ones."""
 
     def __call__(self, backend: str, paths: LabPaths, devices: Sequence[GpuDeviceSpec] | None, *, dry: bool) -> GpuHost:
-        """`devices` None takes simulated boards as they are; `dry` leaves no trace, for planning."""
+        """`devices` None takes simulated GPUs as they are; `dry` leaves no trace, for planning."""
         ...
 
 
@@ -66,8 +66,8 @@ class Units(Protocol):
 class World:
     """Ports and choosers.
 
-    `host_locks` is the directory of the locks around what labs of all homes share; `board_ledger` says which of them
-    has what of the host's own boards. `choose_hypervisor` maps the file's
+    `host_locks` is the directory of the locks around what labs of all homes share; `gpu_ledger` says which of them
+    has what of the host's own GPUs. `choose_hypervisor` maps the file's
     `hypervisor.uri` to `embedded` or a libvirt URI; `system_hypervisor` looks at the host's own libvirt on behalf of a
     lab. `images` opens the store for labs with this Kubernetes, which is an input of their image. What
     `connect` and `packet_filter` take last is the argv prefix that enters the network namespace of the guests.
@@ -75,7 +75,7 @@ class World:
 
     home: Home
     host_locks: Path
-    board_ledger: GpuLedger
+    gpu_ledger: GpuLedger
     runner: ProcessRunner
     disks: DiskTool
     images: Callable[[KubernetesSpec | None], Images]

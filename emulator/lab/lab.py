@@ -46,7 +46,7 @@ from emulator.plan.resources import (
 class Backends:
     """What a lab runs on: `embedded` or a libvirt URI, and `nvml`, `simulated` or nothing for its GPUs.
 
-    `kubernetes` is what the image of Kubernetes nodes is made with. `devices` declares simulated boards, None takes
+    `kubernetes` is what the image of Kubernetes nodes is made with. `devices` declares simulated GPUs, None takes
     them as they are; `dry` promises that nothing is written.
     """
 
@@ -61,7 +61,7 @@ class Backends:
 @dataclass(frozen=True, slots=True)
 class Lab:
     """`namespace` is set for an embedded hypervisor; `images` knows which images were looked at; `gpus` opens the
-    boards, None for a lab without; `passed` tells what guests of the lab have of the host's devices.
+    GPUs, None for a lab without; `passed` tells what guests of the lab have of the host's devices.
     """
 
     name: str
@@ -121,7 +121,7 @@ def open_lab(
         wanted = namespace_name(world.home, lab)
         return Hypervisor(name="embedded", directory=str(world.home.lab(lab).hypervisor), namespace=wanted)
 
-    # Without a record nobody may know the hypervisor; then only the boards are asked.
+    # Without a record nobody may know the hypervisor; then only the GPUs are asked.
     sessions = (*((session,) if hypervisor else ()), *(lab.session for lab in elsewhere))
 
     def passed() -> tuple[Hostdev, ...]:
@@ -171,7 +171,7 @@ def _gpu_opener(world: World, paths: LabPaths, backends: Backends) -> Callable[[
         return world.gpus(backends.gpu, paths, backends.devices, dry=backends.dry)
 
     def once() -> GpuHost:
-        with lock:  # `cache` alone lets two threads open the boards twice
+        with lock:  # `cache` alone lets two threads open the GPUs twice
             return opened()
 
     return once

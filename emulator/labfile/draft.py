@@ -105,7 +105,7 @@ class KubernetesDraft:
 
 @dataclass(frozen=True, slots=True)
 class DeviceDraft:
-    """One board. `pci_address` is normalised to `dddd:bb:dd.f` in small letters."""
+    """One GPU. `pci_address` is normalised to `dddd:bb:dd.f` in small letters."""
 
     view: View
     id: str | None

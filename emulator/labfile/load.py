@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from emulator.labfile.checks.allow import allowed, check_allow
 from emulator.labfile.checks.capacity import check_capacity
-from emulator.labfile.checks.gpu import boards_of, can_slice, check_gpu
+from emulator.labfile.checks.gpu import can_slice, check_gpu, gpus_of
 from emulator.labfile.checks.gpu_shares import check_shares, share_of
 from emulator.labfile.checks.kubernetes import check_kubernetes
 from emulator.labfile.checks.network import assign_addresses, check_networks, check_way_out
@@ -147,7 +147,7 @@ def _gpu(draft: Draft) -> GpuAllocationSpec:
     backend, strategy = _known(gpu.backend), _known(gpu.strategy)
     if not gpu.devices:
         return GpuAllocationSpec(backend=backend, strategy=strategy)
-    boards = boards_of(gpu)
+    gpus = gpus_of(gpu)
     shares = {kind: share_of(draft, kind) for kind in ClusterKind}
     return GpuAllocationSpec(
         backend=backend,
@@ -157,7 +157,7 @@ def _gpu(draft: Draft) -> GpuAllocationSpec:
                 id=_known(device.id),
                 pci_address=_known(device.pci_address),
                 model=_known(device.model),
-                mig_capable=can_slice(device, boards[index]),
+                mig_capable=can_slice(device, gpus[index]),
                 allowed_mig_profiles=tuple(_known(name) for _, name in device.allowed),
             )
             for index, device in enumerate(gpu.devices)

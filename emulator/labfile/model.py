@@ -112,9 +112,9 @@ class NetworkSpec:
 
 @dataclass(frozen=True, slots=True)
 class GpuRequest:
-    """What one node wants: `count` slices of `profile`, or whole boards.
+    """What one node wants: `count` slices of `profile`, or whole GPUs.
 
-    `profile` None leaves the profile to the planner (strategy mig or hybrid); `whole` asks for whole boards.
+    `profile` None leaves the profile to the planner (strategy mig or hybrid); `whole` asks for whole GPUs.
     """
 
     count: int = 1
@@ -140,7 +140,7 @@ class NodeSpec:
 
 @dataclass(frozen=True, slots=True)
 class GpuDeviceSpec:
-    """A board that the lab may use. An empty `allowed_mig_profiles` allows every profile of the board."""
+    """A GPU that the lab may use. An empty `allowed_mig_profiles` allows every profile of the GPU."""
 
     id: str
     pci_address: str

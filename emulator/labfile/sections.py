@@ -179,7 +179,7 @@ def _gpu_request(group: View, view: View) -> GpuRequest | None:
     if enabled.present and enabled.boolean() is False:
         enabled.error("gpu.disabled", "false, but `gpu` below asks for a GPU", "remove one of the two")
     if whole.boolean() and profile.present:
-        profile.error("gpu.request", "a whole board has no profile", "keep either `whole: true` or the profile")
+        profile.error("gpu.request", "a whole GPU has no profile", "keep either `whole: true` or the profile")
         return None
     if view.broken or profile.broken or count.broken or whole.broken:
         return None
@@ -233,11 +233,11 @@ def _gpu(view: View) -> GpuDraft:
             _device(item, index, simulated=backend == "simulated") for index, item in enumerate(devices.items())
         ),
         mig_slices={kind: _slices(slices.child(kind.value)) for kind in ClusterKind},
-        whole_gpus={kind: _boards(whole.child(kind.value)) for kind in ClusterKind},
+        whole_gpus={kind: _gpus(whole.child(kind.value)) for kind in ClusterKind},
     )
 
 
-def _boards(view: View) -> tuple[View, int | None]:
+def _gpus(view: View) -> tuple[View, int | None]:
     return view, view.integer() if view.present else None
 
 
@@ -254,11 +254,11 @@ def _device(view: View, index: int, *, simulated: bool) -> DeviceDraft:
     text = address.text()
     if not address.present and not view.broken:
         if simulated:
-            # Any address will do for a board that is not there; these look like a server's.
+            # Any address will do for a GPU that is not there; these look like a server's.
             text = f"0000:{0x41 + index:02x}:00.0"
         else:
             address.error(
-                "gpu.address", "this key is missing", "`lspci -D | grep -i nvidia` shows the address of each board"
+                "gpu.address", "this key is missing", "`lspci -D | grep -i nvidia` shows the address of each GPU"
             )
     return DeviceDraft(
         view=view,

@@ -28,10 +28,10 @@ from emulator.lab.planning.plan import (
 )
 from emulator.lab.recovery.foreign_files import refuse_strangers
 from emulator.lab.recovery.ledger_repair import mend_ledgers
-from emulator.lab.recovery.orphaned_gpus import has_boards, keep_found, left_on_boards, what_may_be_left
+from emulator.lab.recovery.orphaned_gpus import has_gpus, keep_found, left_on_gpus, what_may_be_left
 from emulator.labfile.model import GpuBackend
 from emulator.operations.host.autostart import forget_autostart, has_autostart
-from emulator.plan.gpu_resources import BoardResource
+from emulator.plan.gpu_resources import GpuResource
 from emulator.plan.model import Plan
 
 
@@ -65,7 +65,7 @@ def destroy(
             was copied or renamed), or a machine that cannot be told to be the lab's has a node's UUID or runs on a
             node's disk; nothing was taken away.
         HyperscalerError: something could not be taken away; or everything that can be told was, and with the record
-            lost nobody knows whether more on the boards was the lab's.
+            lost nobody knows whether more on the GPUs was the lab's.
     """
     with working_on(world, name, "destroy", reporter, wait_seconds=wait_seconds, stop=stop) as work:
         world, store = open_record(world, name)
@@ -99,7 +99,7 @@ def destroy(
         for lab, part in plans:
             _revive(lab, reporter)
             Executor(lab.handlers, store, reporter, stop=stop).apply(part)
-        left = [line for lab, _ in plans for line in left_on_boards(lab, store.state, reporter)]
+        left = [line for lab, _ in plans for line in left_on_gpus(lab, store.state, reporter)]
         # Somebody may have put something there in the meantime.
         refuse_strangers(world, name, store.state, kept="the lab is gone, but its directory stays")
         _remove_directory(world, name)
@@ -110,7 +110,7 @@ def destroy(
 
 
 def _revive(lab: Lab, reporter: Reporter) -> None:
-    """Guests of a libvirtd that died still hold disks and boards; they must go first, and in order."""
+    """Guests of a libvirtd that died still hold disks and GPUs; they must go first, and in order."""
     try:
         lab.session.revive()
     except HyperscalerError as error:
@@ -122,7 +122,7 @@ def _open(world: World, name: str, state: State) -> list[tuple[Lab, State]]:
     """The lab on the hypervisor that it is recorded on, with its record.
 
     Where the record does not say which (it is lost or damaged), the lab is looked for by its marks on each one that
-    may have it. Guests that are found so go first, since they may hold what is on record: disks, slices of boards.
+    may have it. Guests that are found so go first, since they may hold what is on record: disks, slices of GPUs.
     """
     recorded = recorded_backends(state)
     gpu = recorded.gpu or _gpu_backend(world, name, state)
@@ -148,15 +148,15 @@ def _elsewhere(world: World, name: str) -> tuple[str, ...]:
 
 
 def _gpu_backend(world: World, name: str, state: State) -> str:
-    """Which boards a lab has something of whose record does not say so: the host's ledger and its directory tell. With
-    the record lost, the host's boards are looked at in any case."""
+    """Which GPUs a lab has something of whose record does not say so: the host's ledger and its directory tell. With
+    the record lost, the host's GPUs are looked at in any case."""
     if world.home.lab(name).gpu.is_dir():
         return GpuBackend.SIMULATED.value
-    on_record = any(isinstance(record.resource, BoardResource) for record in state.resources.values())
-    if on_record or world.board_ledger.of(name):
+    on_record = any(isinstance(record.resource, GpuResource) for record in state.resources.values())
+    if on_record or world.gpu_ledger.of(name):
         return GpuBackend.NVML.value
     lost = HYPERVISOR_FACT not in state.facts
-    return GpuBackend.NVML.value if lost and has_boards(world) else ""
+    return GpuBackend.NVML.value if lost and has_gpus(world) else ""
 
 
 def _requested_hypervisor(world: World, name: str) -> str:

@@ -26,7 +26,7 @@ from emulator.lab.lab import Lab, open_lab
 from emulator.lab.lab_files import LoadedLab
 from emulator.lab.locked_run import Work, tell_damage, working_on
 from emulator.lab.open_journal import open_record
-from emulator.lab.planning.gpu_placement import GPU_FACT, beside_slices, boards_kept, node_gpus, slices_made
+from emulator.lab.planning.gpu_placement import GPU_FACT, beside_slices, gpus_kept, node_gpus, slices_made
 from emulator.lab.planning.plan import HYPERVISOR_FACT, backends_of, plan_lab, refuse_blocked
 from emulator.lab.recovery.ledger_repair import mend_ledgers
 from emulator.lab.recovery.orphaned_gpus import keep_found
@@ -116,7 +116,7 @@ def _plan(
     lab = open_lab(world, spec.name, backends_of(world, store.state, spec, dry=True))
     require_fit(world, loaded, lab, store.state, reporter)
     reporter.event(Event("plan", spec.name, Status.STARTED, "looking at the host"))
-    with boards_kept(lab.gpus):
+    with gpus_kept(lab.gpus):
         plan = plan_lab(lab, store.state, spec, acceleration)
     reporter.event(Event("plan", spec.name, Status.DONE, f"{len(plan.changes)} changes"))
     return lab, plan
@@ -133,7 +133,7 @@ def _hold_places(
     """
     if lab.gpus is None or not slices_made(agreed):
         return agreed
-    with boards_kept(lab.gpus):
+    with gpus_kept(lab.gpus):
         plan = plan_lab(lab, store.state, spec, acceleration)
         if plan.digest != agreed.digest:
             refuse_blocked(plan)
@@ -142,7 +142,7 @@ def _hold_places(
                     "nothing was changed: since the plan was made, the host has changed",
                     fix="run the same command again, it plans anew",
                 )
-            reporter.warn("somebody has taken places on the boards in the meantime; the slices go to others")
+            reporter.warn("somebody has taken places on the GPUs in the meantime; the slices go to others")
         for item in slices_made(plan):
             lab.gpus().ledger.claim(slice_key(item.pci_address, item.profile, item.start), lab.name)
     return plan

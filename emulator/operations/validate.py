@@ -93,7 +93,7 @@ def validate(file: Path, world: World | None) -> Report:
     state = store.state
     lab = open_lab(world, name, backends_of(world, state, loaded.spec, dry=True))
     report = judge_host(loaded, world.host_facts(), lab, state)
-    return report.extended((*judge_boards(world, loaded, state), *judge_bundle(loaded, state)))
+    return report.extended((*judge_gpus(world, loaded, state), *judge_bundle(loaded, state)))
 
 
 def judge_bundle(loaded: LoadedLab, state: State) -> tuple[Finding, ...]:
@@ -120,8 +120,8 @@ def judge_bundle(loaded: LoadedLab, state: State) -> tuple[Finding, ...]:
     return (finding,)
 
 
-def judge_boards(world: World, loaded: LoadedLab, state: State) -> tuple[Finding, ...]:
-    """What keeps the host's boards from serving the file, as a plan would find it; simulated boards always serve."""
+def judge_gpus(world: World, loaded: LoadedLab, state: State) -> tuple[Finding, ...]:
+    """What keeps the host's GPUs from serving the file, as a plan would find it; simulated GPUs always serve."""
     spec = loaded.spec
     if not spec.gpu.devices or spec.gpu.backend is GpuBackend.SIMULATED:
         return ()

@@ -15,7 +15,7 @@ def cluster_of(domain: Domain) -> str:
 def clusters_served(resources: Iterable[Resource]) -> Mapping[str, frozenset[str]]:
     """For each resource, by id, the clusters whose nodes need it, directly or through others.
 
-    What nodes wait for as a group (the slices of the boards) serves all of their clusters. A resource that no node
+    What nodes wait for as a group (the slices of the GPUs) serves all of their clusters. A resource that no node
     among `resources` needs serves none.
     """
     every = tuple(resources)

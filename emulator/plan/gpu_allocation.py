@@ -1,8 +1,8 @@
-"""From a lab file and its boards to who gets which slice. Pure.
+"""From a lab file and its GPUs to who gets which slice. Pure.
 
-What a node without a named profile gets: with `strategy: mig` a slice, with `whole` a board, with `hybrid` a slice
-while its cluster's share of slices lasts and then a board (a board at once when none can be cut). Such a slice is, in
-the order of the nodes, one that `mig_slices` sets aside by profile and no node has named; after those the board's
+What a node without a named profile gets: with `strategy: mig` a slice, with `whole` a GPU, with `hybrid` a slice
+while its cluster's share of slices lasts and then a GPU (a GPU at once when none can be cut). Such a slice is, in
+the order of the nodes, one that `mig_slices` sets aside by profile and no node has named; after those the GPU's
 smallest allowed profile. Slices that nobody asks for are not made.
 """
 
@@ -13,9 +13,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from emulator.core.errors import ConfigError
-from emulator.gpu.catalog import close_names, find_board
-from emulator.gpu.model import BoardModel, GpuInstance
-from emulator.gpu.placement.demand import Assignment, BoardState, BoardUse, Demand, Infeasible, Solution
+from emulator.gpu.catalog import close_names, find_gpu
+from emulator.gpu.model import GpuInstance, GpuModel
+from emulator.gpu.placement.demand import Assignment, Demand, GpuState, GpuUse, Infeasible, Solution
 from emulator.gpu.placement.explain import solve
 from emulator.labfile.model import (
     ClusterKind,
@@ -33,27 +33,27 @@ class GpuAllocation:
 
     nodes: Mapping[str, tuple[Assignment, ...]]
     solution: Solution
-    boards: tuple[BoardState, ...]
+    gpus: tuple[GpuState, ...]
     notes: tuple[str, ...] = field(default=())
 
 
-def board_states(
+def gpu_states(
     gpu: GpuAllocationSpec,
     *,
-    models: Mapping[str, BoardModel] | None = None,
+    models: Mapping[str, GpuModel] | None = None,
     instances: Mapping[str, Sequence[GpuInstance]] | None = None,
-) -> tuple[BoardState, ...]:
-    """The file's boards as the solver takes them.
+) -> tuple[GpuState, ...]:
+    """The file's GPUs as the solver takes them.
 
     Args:
         models: what NVML reported, by device id; the catalogue answers for the others.
         instances: GPU instances that must stay, by device id.
 
     Raises:
-        ConfigError: a board to be cut is unknown to both.
+        ConfigError: a GPU to be cut is unknown to both.
     """
     return tuple(
-        BoardState(
+        GpuState(
             id=device.id,
             model=(models or {}).get(device.id) or _model(device),
             instances=tuple((instances or {}).get(device.id, ())),
@@ -64,44 +64,44 @@ def board_states(
     )
 
 
-def _use(strategy: GpuStrategy, device: GpuDeviceSpec) -> BoardUse:
+def _use(strategy: GpuStrategy, device: GpuDeviceSpec) -> GpuUse:
     if strategy is GpuStrategy.WHOLE or not device.mig_capable:
-        return BoardUse.WHOLE
-    return BoardUse.SLICES if strategy is GpuStrategy.MIG else BoardUse.ANY
+        return GpuUse.WHOLE
+    return GpuUse.SLICES if strategy is GpuStrategy.MIG else GpuUse.ANY
 
 
-def _model(device: GpuDeviceSpec) -> BoardModel:
-    found = find_board(device.model)
+def _model(device: GpuDeviceSpec) -> GpuModel:
+    found = find_gpu(device.model)
     if found is not None:
         return found
-    if not device.mig_capable:  # nothing has to be known of a board that is handed over whole
-        return BoardModel(device.model, (device.model,), (), architecture="", mig_capable=False)
+    if not device.mig_capable:  # nothing has to be known of a GPU that is handed over whole
+        return GpuModel(device.model, (device.model,), (), architecture="", mig_capable=False)
     close = ", ".join(close_names(device.model))
     raise ConfigError(
-        f"the GPU catalogue has no single board called {device.model!r}",
+        f"the GPU catalogue has no single GPU called {device.model!r}",
         where=device.id,
-        fix=f"write one of: {close}" if close else "see `hyperscaler gpu discover` for the names of this host's boards",
+        fix=f"write one of: {close}" if close else "see `hyperscaler gpu discover` for the names of this host's GPUs",
     )
 
 
 def allocate(
     spec: ClusterSpec,
-    boards: Sequence[BoardState] | None = None,
+    gpus: Sequence[GpuState] | None = None,
     current: Mapping[str, Assignment] | None = None,
     *,
     pinned: Collection[str] = (),
 ) -> GpuAllocation | Infeasible:
-    """Give every GPU node of both clusters its slices and boards, or say why that cannot be.
+    """Give every GPU node of both clusters its slices and GPUs, or say why that cannot be.
 
     Args:
-        boards: `board_states(spec.gpu)` when left out.
+        gpus: `gpu_states(spec.gpu)` when left out.
         current: where demands are now, by demand id (`<node>/<number from 0>`); they move as little as can be.
         pinned: demands whose guests run, which must not move.
 
     Raises:
-        ConfigError: see `board_states`; Kubernetes' nodes got slices that `mig_strategy` cannot offer to pods.
+        ConfigError: see `gpu_states`; Kubernetes' nodes got slices that `mig_strategy` cannot offer to pods.
     """
-    states = tuple(board_states(spec.gpu) if boards is None else boards)
+    states = tuple(gpu_states(spec.gpu) if gpus is None else gpus)
     demands = demands_of(spec, states)
     ours = {demand.id for demand in demands}
     answer = solve(states, demands, current=current, pinned=[name for name in pinned if name in ours])
@@ -134,9 +134,9 @@ def node_of(demand: str) -> str:
     return demand.rpartition("/")[0]
 
 
-def demands_of(spec: ClusterSpec, boards: Sequence[BoardState]) -> tuple[Demand, ...]:
+def demands_of(spec: ClusterSpec, gpus: Sequence[GpuState]) -> tuple[Demand, ...]:
     """What the nodes ask for, each unit a demand; see the module for nodes that name no profile."""
-    cuttable = any(board.use is not BoardUse.WHOLE and board.model.mig_capable for board in boards)
+    cuttable = any(gpu.use is not GpuUse.WHOLE and gpu.model.mig_capable for gpu in gpus)
     demands: list[Demand] = []
     for cluster in spec.clusters:
         pool = _Pool(spec, cluster, cuttable=cuttable)
@@ -160,9 +160,9 @@ class _Pool:
         # A share in the file ends the slices for unnamed requests; without one there is no end.
         self._slices = share.count - named.total() if share and share.count else None
         strategy = spec.gpu.strategy
-        boards_set_aside = spec.gpu.whole_gpus.get(cluster, 0)
+        gpus_set_aside = spec.gpu.whole_gpus.get(cluster, 0)
         self._whole_only = strategy is GpuStrategy.WHOLE or (strategy is GpuStrategy.HYBRID and not cuttable)
-        self._whole_after = strategy is GpuStrategy.HYBRID and boards_set_aside > 0
+        self._whole_after = strategy is GpuStrategy.HYBRID and gpus_set_aside > 0
 
     def demand(self, node: NodeSpec, number: int) -> Demand:
         name = f"{node.name}/{number}"
@@ -192,9 +192,9 @@ def _idle_notes(spec: ClusterSpec, demands: Sequence[Demand]) -> list[str]:
 def _pair_notes(nodes: Mapping[str, Sequence[Assignment]]) -> list[str]:
     notes = []
     for name, found in nodes.items():
-        for board, number in Counter(item.board for item in found if not item.whole).items():
+        for gpu, number in Counter(item.gpu for item in found if not item.whole).items():
             if number > 1:
                 notes.append(
-                    f"{name} gets {number} slices of {board}; many drivers refuse two vGPUs of one board in one guest"
+                    f"{name} gets {number} slices of {gpu}; many drivers refuse two vGPUs of one GPU in one guest"
                 )
     return notes

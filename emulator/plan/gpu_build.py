@@ -1,4 +1,4 @@
-"""From an allocation of slices and boards to resources. Pure."""
+"""From an allocation of slices and GPUs to resources. Pure."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from emulator.core import ids
 from emulator.gpu.placement.demand import Assignment
 from emulator.plan.build import GpuResources
 from emulator.plan.gpu_resources import (
-    BoardResource,
     GpuInstance,
+    GpuResource,
     MigMode,
     Vgpu,
     VirtualFunctions,
@@ -20,12 +20,12 @@ from emulator.plan.gpu_resources import (
 from emulator.plan.resources import HostdevRequest, Resource
 
 
-def build_gpus(lab: str, boards: Mapping[str, str], nodes: Mapping[str, Sequence[Assignment]]) -> GpuResources:
+def build_gpus(lab: str, gpus: Mapping[str, str], nodes: Mapping[str, Sequence[Assignment]]) -> GpuResources:
     """Resources for every assignment, and the devices of each node.
 
     Args:
         lab: what no other lab of the host is called (`GpuLedger.full_name`).
-        boards: PCI address by the device's id in the lab file.
+        gpus: PCI address by the device's id in the lab file.
         nodes: what each node gets.
     """
     resources: dict[str, Resource] = {}
@@ -33,16 +33,16 @@ def build_gpus(lab: str, boards: Mapping[str, str], nodes: Mapping[str, Sequence
     for node, assignments in nodes.items():
         devices = []
         for assignment in assignments:
-            made = _made_of(lab, node, assignment, boards[assignment.board])
+            made = _made_of(lab, node, assignment, gpus[assignment.gpu])
             resources |= {resource.id: resource for resource in made}
             devices.append(HostdevRequest(source=made[-1].id))
         hostdevs[node] = tuple(devices)
     return GpuResources(tuple(resources.values()), hostdevs)
 
 
-def _made_of(lab: str, node: str, assignment: Assignment, address: str) -> Sequence[BoardResource]:
+def _made_of(lab: str, node: str, assignment: Assignment, address: str) -> Sequence[GpuResource]:
     """What has to exist for one assignment, in order; the last is what the guest gets."""
-    device = assignment.board
+    device = assignment.gpu
     if assignment.placement is None or assignment.profile is None:
         return (WholeGpu(name=address, device=device, pci_address=address, node=node, demand=assignment.demand),)
     mode = MigMode(name=address, device=device, pci_address=address)

@@ -1,7 +1,7 @@
-"""GPU resources: MIG mode, virtual functions, GPU instances, vGPUs and whole boards.
+"""GPU resources: MIG mode, virtual functions, GPU instances, vGPUs and whole GPUs.
 
 Made in this order, taken away in the reverse: MIG mode, then VFs (enabling them re-binds the driver and erases
-GPU instances), then GPU instances, then vGPUs. All of one board are `exclusive` to it, so that a slice that goes
+GPU instances), then GPU instances, then vGPUs. All of one GPU are `exclusive` to it, so that a slice that goes
 frees its memory slices before another takes them.
 """
 
@@ -16,8 +16,8 @@ GPU_GROUP = "gpu"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BoardResource(Resource):
-    """Something on a board. `device` is the id in the lab file, `pci_address` such as 0000:41:00.0."""
+class GpuResource(Resource):
+    """Something on a GPU. `device` is the id in the lab file, `pci_address` such as 0000:41:00.0."""
 
     volatile = True
     group = GPU_GROUP
@@ -26,12 +26,12 @@ class BoardResource(Resource):
 
     @property
     def exclusive(self) -> tuple[str, ...]:
-        return (f"board/{self.pci_address}",)
+        return (f"GPU/{self.pci_address}",)
 
 
 @register
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MigMode(BoardResource):
+class MigMode(GpuResource):
     """MIG mode on. Its handle remembers whether it was on before, so that destroy leaves it as it was."""
 
     kind = "mig-mode"
@@ -39,7 +39,7 @@ class MigMode(BoardResource):
 
 @register
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VirtualFunctions(BoardResource):
+class VirtualFunctions(GpuResource):
     """The SR-IOV virtual functions that vGPUs are made on."""
 
     kind = "virtual-functions"
@@ -47,7 +47,7 @@ class VirtualFunctions(BoardResource):
 
 @register
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GpuInstance(BoardResource):
+class GpuInstance(GpuResource):
     """A MIG slice at an explicit placement; `start` and `size` count memory slices.
 
     The profile goes by name: ids and instance ids are the driver's business and are looked up each time.
@@ -69,7 +69,7 @@ class GpuInstance(BoardResource):
 
 @register
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Vgpu(BoardResource):
+class Vgpu(GpuResource):
     """A vGPU on a GPU instance, for one node. `uuid` is used by the mdev framework; `demand` is the planner's id."""
 
     kind = "vgpu"
@@ -96,8 +96,8 @@ def _chain(pci_address: str, profile: str) -> str:
 
 @register
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WholeGpu(BoardResource):
-    """A whole board bound to vfio-pci with everything in its IOMMU group, for one node."""
+class WholeGpu(GpuResource):
+    """A whole GPU bound to vfio-pci with everything in its IOMMU group, for one node."""
 
     kind = "whole-gpu"
     node: str

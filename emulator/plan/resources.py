@@ -34,7 +34,7 @@ class Resource:
     """Base of all resources.
 
     `id` is `<kind>/<name>`, unique in the lab. `needs` are the ids that must exist first. `exclusive` names
-    things shared with other resources (a GPU board): every delete that names one runs before every create
+    things shared with other resources (a GPU GPU): every delete that names one runs before every create
     that names it.
     """
 

@@ -45,7 +45,7 @@ def real_world() -> World:
     return World(
         home=home,
         host_locks=host_locks(home),
-        board_ledger=board_ledger(home),
+        gpu_ledger=gpu_ledger(home),
         runner=runner,
         disks=QemuImg(runner),
         images=lambda kubernetes: lab_images(home, runner, kubernetes),
@@ -63,14 +63,14 @@ def real_world() -> World:
 
 
 def host_locks(home: Home) -> Path:
-    """One place for all homes of root's. Others share no hypervisor and no board with it."""
+    """One place for all homes of root's. Others share no hypervisor and no GPU with it."""
     from emulator.apply.lock import HOST_LOCKS
 
     return HOST_LOCKS if os.geteuid() == 0 else home.host_locks
 
 
-def board_ledger(home: Home) -> GpuLedger:
-    """One for all homes of root's, like the locks, since they share the boards; beside the labs of the default home,
+def gpu_ledger(home: Home) -> GpuLedger:
+    """One for all homes of root's, like the locks, since they share the GPUs; beside the labs of the default home,
     because it must outlive a reboot."""
     from emulator.apply.gpu_ownership import GpuLedger
 
@@ -121,10 +121,10 @@ def _gpus(backend: str, paths: LabPaths, devices: Sequence[GpuDeviceSpec] | None
     from emulator.wiring.gpus import real_gpus, scratch_copy, simulated_gpus
 
     if backend != GpuBackend.SIMULATED:
-        return real_gpus(HostProcess(), board_ledger(Home.default()))
+        return real_gpus(HostProcess(), gpu_ledger(Home.default()))
     if not dry:
         return simulated_gpus(paths.gpu, devices)
-    # Declaring boards writes their state.
+    # Declaring GPUs writes their state.
     return simulated_gpus(scratch_copy(paths.gpu), devices)
 
 

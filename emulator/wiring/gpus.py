@@ -26,16 +26,16 @@ from emulator.labfile.model import GpuDeviceSpec
 
 
 def real_gpus(runner: ProcessRunner, ledger: GpuLedger) -> GpuHost:
-    """The host's own boards."""
+    """The host's own GPUs."""
     return assemble_gpus(HostFiles(), runner, ledger, real=True)
 
 
 def simulated_gpus(directory: Path, devices: Sequence[GpuDeviceSpec] | None) -> GpuHost:
-    """Simulated boards whose state lives in `directory`; `devices` None leaves the boards as they are."""
-    from emulator.adapters.simulated.gpus import SimulatedBoard, SimulatedGpus
+    """Simulated GPUs whose state lives in `directory`; `devices` None leaves the GPUs as they are."""
+    from emulator.adapters.simulated.gpus import SimulatedGpu, SimulatedGpus
 
-    boards = [SimulatedBoard(item.id, item.model, item.pci_address) for item in devices] if devices else None
-    simulation = SimulatedGpus(directory, boards, framework=VgpuFramework.MDEV if boards else None)
+    gpus = [SimulatedGpu(item.id, item.model, item.pci_address) for item in devices] if devices else None
+    simulation = SimulatedGpus(directory, gpus, framework=VgpuFramework.MDEV if gpus else None)
     simulation.install()
     return assemble_gpus(simulation.files, simulation.runner, GpuLedger(directory / "owners.json"), real=False)
 
@@ -43,8 +43,8 @@ def simulated_gpus(directory: Path, devices: Sequence[GpuDeviceSpec] | None) -> 
 _SCRATCH = "hyperscaler-gpu-"
 
 
-def scratch_copy(boards: Path) -> Path:
-    """A copy of simulated boards to plan on, which goes when this process ends; empty when there are none.
+def scratch_copy(gpus: Path) -> Path:
+    """A copy of simulated GPUs to plan on, which goes when this process ends; empty when there are none.
 
     What processes have left that were killed is removed.
     """
@@ -54,9 +54,9 @@ def scratch_copy(boards: Path) -> Path:
                 shutil.rmtree(old, ignore_errors=True)
     scratch = Path(tempfile.mkdtemp(prefix=f"{_SCRATCH}{os.getpid()}-"))
     atexit.register(shutil.rmtree, scratch, ignore_errors=True)
-    if boards.is_dir():
+    if gpus.is_dir():
         # Somebody may be carving: files are replaced whole, by others that are there for a moment.
-        shutil.copytree(boards, scratch, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.new", "*.lock"))
+        shutil.copytree(gpus, scratch, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.new", "*.lock"))
     return scratch
 
 

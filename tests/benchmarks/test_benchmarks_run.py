@@ -14,7 +14,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SMALL = {
     "bench_journal.py": (("--appends", "5", "--nodes", "6", "--runs", "1"), r"append with fsync: median [\d.]+ ms"),
     "bench_validate.py": (("--nodes", "40", "--runs", "1"), r"median_s [\d.]+"),
-    "bench_solver.py": (("--exhaustive", "3", "--fleets", "1"), r"64 boards, 1 random fleets: mean [\d.]+ ms"),
+    "bench_solver.py": (("--exhaustive", "3", "--fleets", "1"), r"64 GPUs, 1 random fleets: mean [\d.]+ ms"),
     "bench_carve.py": (("--runs", "1"), r"56 slices: median [\d.]+ s"),
 }
 NEEDS_A_HOST = {"bench_hardening_boot.py", "bench_provision.py", "stress.py"}

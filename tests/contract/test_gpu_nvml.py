@@ -14,12 +14,13 @@ import pytest
 
 from emulator.adapters.nvidia.nvml import NvmlGpus
 from emulator.adapters.nvidia.pci_sysfs import SysfsPci
-from emulator.adapters.simulated.gpus import SimulatedBoard, SimulatedGpus, board_at
+from emulator.adapters.simulated.gpus import SimulatedGpu, SimulatedGpus, gpu_at
 from emulator.adapters.simulated.nvml import engine_instances as carving
 from emulator.adapters.simulated.nvml.engine import NvmlReturnError
-from emulator.adapters.simulated.nvml.store import SimBoard, SimProcess
+from emulator.adapters.simulated.nvml.store import SimGpu, SimProcess
 from emulator.adapters.system.host_files import HostFiles
-from emulator.gpu.catalog import boards, find_board, find_board_by_pci
+from emulator.gpu.catalog import find_gpu, find_gpu_by_pci
+from emulator.gpu.catalog import gpus as catalogue
 from emulator.gpu.errors import (
     GpuArgumentError,
     GpuBusyError,
@@ -41,9 +42,9 @@ def gpus(tmp_path: Path) -> Iterator[SimulatedGpus]:
     made = SimulatedGpus(
         tmp_path / "gpus",
         [
-            SimulatedBoard("a", "A100-SXM4-80GB", A100),
-            SimulatedBoard("h", "h100-pcie-80gb", H100),
-            SimulatedBoard("r", "GeForce RTX 4090", RTX),
+            SimulatedGpu("a", "A100-SXM4-80GB", A100),
+            SimulatedGpu("h", "h100-pcie-80gb", H100),
+            SimulatedGpu("r", "GeForce RTX 4090", RTX),
         ],
     )
     put_back = made.install()
@@ -74,34 +75,34 @@ def any_nvml(request: pytest.FixtureRequest) -> Iterator[NvmlGpus]:
     made.close()
 
 
-def test_boards_are_read_without_changing_anything(any_nvml: NvmlGpus) -> None:
-    found = any_nvml.boards()
+def test_gpus_are_read_without_changing_anything(any_nvml: NvmlGpus) -> None:
+    found = any_nvml.gpus()
     assert found
     assert any_nvml.driver_version().partition(".")[0].isdigit()
-    assert len({board.pci_address for board in found}) == len(found)
-    for board in found:
-        assert board.uuid.startswith("GPU-")
-        assert board.pci_id.startswith("10de:")
-        assert 0 <= board.memory_used_mib <= board.memory_total_mib
-        assert any_nvml.mig_mode(board.pci_address) == board.mig
-        assert any_nvml.utilisation(board.pci_address).memory_total_mib == board.memory_total_mib
-        if board.mig is None or not board.mig.current:
-            assert board.instances == ()
-        for profile in board.profiles:
+    assert len({gpu.pci_address for gpu in found}) == len(found)
+    for gpu in found:
+        assert gpu.uuid.startswith("GPU-")
+        assert gpu.pci_id.startswith("10de:")
+        assert 0 <= gpu.memory_used_mib <= gpu.memory_total_mib
+        assert any_nvml.mig_mode(gpu.pci_address) == gpu.mig
+        assert any_nvml.utilisation(gpu.pci_address).memory_total_mib == gpu.memory_total_mib
+        if gpu.mig is None or not gpu.mig.current:
+            assert gpu.instances == ()
+        for profile in gpu.profiles:
             assert profile.placements is None or len(profile.placements) >= profile.max_instances
 
 
-def test_the_catalogue_describes_the_board(any_nvml: NvmlGpus) -> None:
+def test_the_catalogue_describes_the_gpu(any_nvml: NvmlGpus) -> None:
     """Also while MIG is off: the driver tells profiles and placements then, too."""
     checked = 0
-    for board in any_nvml.boards():
-        known = find_board_by_pci(board.pci_id)
-        if known is None or board.mig is None:
+    for gpu in any_nvml.gpus():
+        known = find_gpu_by_pci(gpu.pci_id)
+        if known is None or gpu.mig is None:
             continue
         checked += 1
-        listed = {item.gi_profile_id: item for item in board.profiles}
+        listed = {item.gi_profile_id: item for item in gpu.profiles}
         expected = {item.gi_profile_id: item for item in known.profiles}
-        assert listed.keys() == expected.keys(), board.name
+        assert listed.keys() == expected.keys(), gpu.name
         for number, item in expected.items():
             seen = listed[number]
             assert (seen.name, seen.nvml_profile, seen.compute_slices) == (
@@ -112,14 +113,14 @@ def test_the_catalogue_describes_the_board(any_nvml: NvmlGpus) -> None:
             assert seen.max_instances == item.max_instances
             assert seen.placements in (None, item.placements)  # None: told to root only
             assert item.memory_mib in (None, seen.memory_mib) and item.sm_count in (None, seen.sm_count)
-    assert checked, "no board of the catalogue is here"
+    assert checked, "no GPU of the catalogue is here"
 
 
-def test_a_released_nvml_has_no_board_open(any_nvml: NvmlGpus, request: pytest.FixtureRequest) -> None:
-    """The driver lets go of a board only when nobody has its device node open, which an initialised NVML has."""
+def test_a_released_nvml_has_no_gpu_open(any_nvml: NvmlGpus, request: pytest.FixtureRequest) -> None:
+    """The driver lets go of a GPU only when nobody has its device node open, which an initialised NVML has."""
     simulated = "simulated" in request.node.callspec.id
     pci = SysfsPci(request.getfixturevalue("gpus").files if simulated else HostFiles())
-    nodes = [f"/dev/nvidia{board.minor_number}" for board in any_nvml.boards()]
+    nodes = [f"/dev/nvidia{gpu.minor_number}" for gpu in any_nvml.gpus()]
 
     def held() -> set[str]:
         return {holder.path for holder in pci.holders(*nodes) if holder.pid == os.getpid()}
@@ -127,13 +128,13 @@ def test_a_released_nvml_has_no_board_open(any_nvml: NvmlGpus, request: pytest.F
     assert held() == set(nodes)
     with any_nvml.released():
         assert held() == set()
-    assert len(any_nvml.boards()) == len(nodes)
+    assert len(any_nvml.gpus()) == len(nodes)
 
 
 # ---------------------------------------------------------------- discovery over the simulated library
 def test_profiles_are_those_of_the_table(nvml: NvmlGpus) -> None:
     _carve_mode(nvml)
-    known = find_board("a100-sxm4-80gb")
+    known = find_gpu("a100-sxm4-80gb")
     assert known is not None
     found = {profile.name: profile for profile in nvml.profiles(A100)}
     assert set(found) == set(known.profile_names)
@@ -146,33 +147,33 @@ def test_profiles_are_those_of_the_table(nvml: NvmlGpus) -> None:
         assert (seen.memory_mib, seen.media_extensions) == (profile.memory_mib, profile.media_extensions)
 
 
-@pytest.mark.parametrize("model", [board.id for board in boards()])
-def test_every_board_of_the_catalogue_can_be_simulated(tmp_path: Path, model: str) -> None:
-    made = SimulatedGpus(tmp_path, [SimulatedBoard("x", model, "0000:01:00.0")])
+@pytest.mark.parametrize("model", [gpu.id for gpu in catalogue()])
+def test_every_gpu_of_the_catalogue_can_be_simulated(tmp_path: Path, model: str) -> None:
+    made = SimulatedGpus(tmp_path, [SimulatedGpu("x", model, "0000:01:00.0")])
     put_back = made.install()
     nvml = NvmlGpus()
     try:
-        known = find_board(model)
+        known = find_gpu(model)
         assert known is not None
-        (board,) = nvml.boards()
-        assert board.name == known.product_name and board.architecture == known.architecture
-        assert (board.mig is not None) == known.mig_capable
+        (gpu,) = nvml.gpus()
+        assert gpu.name == known.product_name and gpu.architecture == known.architecture
+        assert (gpu.mig is not None) == known.mig_capable
         if known.mig_capable:
-            nvml.set_mig_mode(board.pci_address, enabled=True)
-            profiles = nvml.profiles(board.pci_address)
+            nvml.set_mig_mode(gpu.pci_address, enabled=True)
+            profiles = nvml.profiles(gpu.pci_address)
             assert {profile.name for profile in profiles} == set(known.profile_names)
             for profile in profiles:
-                capacity = nvml.remaining_capacity(board.pci_address, profile.gi_profile_id)
+                capacity = nvml.remaining_capacity(gpu.pci_address, profile.gi_profile_id)
                 assert capacity == profile.max_instances, profile.name
         else:
             with pytest.raises(GpuNotSupportedError, match="no MIG"):
-                nvml.set_mig_mode(board.pci_address, enabled=True)
+                nvml.set_mig_mode(gpu.pci_address, enabled=True)
     finally:
         nvml.close()
         put_back()
 
 
-def test_a_board_without_mig_lists_no_profiles(nvml: NvmlGpus) -> None:
+def test_a_gpu_without_mig_lists_no_profiles(nvml: NvmlGpus) -> None:
     assert nvml.mig_mode(RTX) is None
     assert nvml.profiles(RTX) == ()
 
@@ -232,12 +233,12 @@ def test_the_a100_accepts_exactly_the_feasible_multisets_in_every_order() -> Non
     From every layout that can be reached, every profile is tried at every placement. What the engine accepts
     depends on the set of instances alone, so these steps are the steps of all orders.
     """
-    board = find_board("a100-sxm4-80gb")
-    assert board is not None
-    profiles = [profile for profile in board.profiles if not profile.media_extensions]
+    gpu = find_gpu("a100-sxm4-80gb")
+    assert gpu is not None
+    profiles = [profile for profile in gpu.profiles if not profile.media_extensions]
     names = tuple(profile.name for profile in profiles)
     ids = {profile.gi_profile_id: profile.name for profile in profiles}
-    empty = SimBoard("x", board.id, A100, "GPU-0", 0, 10, mig=True)
+    empty = SimGpu("x", gpu.id, A100, "GPU-0", 0, 10, mig=True)
     reached = {(): empty}
     waiting = [()]
     while waiting:
@@ -249,15 +250,15 @@ def test_the_a100_accepts_exactly_the_feasible_multisets_in_every_order() -> Non
                 try:
                     carving.create(made, profile.gi_profile_id, place)
                 except NvmlReturnError:
-                    assert not is_legal_layout(board, longer), longer
+                    assert not is_legal_layout(gpu, longer), longer
                     continue
-                assert is_legal_layout(board, longer), longer
+                assert is_legal_layout(gpu, longer), longer
                 key = tuple((ids[item.profile_id], item.start) for item in made.instances)
                 if key not in reached:
                     reached[key] = made
                     waiting.append(key)
     multisets = {tuple(sum(name == item for item, _ in layout) for name in names) for layout in reached if layout}
-    assert multisets == feasible_multisets(board, names)
+    assert multisets == feasible_multisets(gpu, names)
     assert len(multisets) == 77
 
 
@@ -298,10 +299,10 @@ def test_an_instance_with_a_process_is_left_whole(gpus: SimulatedGpus, nvml: Nvm
     _carve_mode(nvml)
     made = nvml.create_instance(A100, 19, Placement(0, 1))
     with gpus.store.change() as state:
-        board_at(state, A100).processes.append(SimProcess(4711, "train.py", 512, made.gi_id))
+        gpu_at(state, A100).processes.append(SimProcess(4711, "train.py", 512, made.gi_id))
     with pytest.raises(GpuBusyError, match=r"train.py \(pid 4711\)"):
         nvml.destroy_instance(A100, 19, 0)
-    assert nvml.boards()[0].processes[0].gpu_instance_id == made.gi_id
+    assert nvml.gpus()[0].processes[0].gpu_instance_id == made.gi_id
     assert len(nvml.instances(A100)) == 1
 
 
@@ -310,23 +311,23 @@ def test_ampere_waits_for_its_clients_and_hopper_does_not(gpus: SimulatedGpus, n
     holder = SimProcess(900, "nvidia-persistenced", client=True)
     with gpus.store.change() as state:
         for address in (A100, H100):
-            board_at(state, address).processes.append(holder)
+            gpu_at(state, address).processes.append(holder)
     assert nvml.set_mig_mode(A100, enabled=True) is MigActivation.IN_USE
     mode = nvml.mig_mode(A100)
     assert mode is not None and mode.waits_for_reset and not mode.current
     assert nvml.set_mig_mode(H100, enabled=True) is MigActivation.ACTIVE
     with gpus.store.change() as state:
-        board_at(state, A100).processes.clear()
+        gpu_at(state, A100).processes.clear()
     assert nvml.set_mig_mode(A100, enabled=True) is MigActivation.ACTIVE
 
 
 def test_a_pending_mode_becomes_true_with_a_reset(gpus: SimulatedGpus, nvml: NvmlGpus) -> None:
     with gpus.store.change() as state:
-        board_at(state, A100).processes.append(SimProcess(900, "dcgm", client=True))
+        gpu_at(state, A100).processes.append(SimProcess(900, "dcgm", client=True))
     nvml.set_mig_mode(A100, enabled=True)
     with gpus.store.change() as state:
-        board_at(state, A100).processes.clear()
-    gpus.reset_board(A100)
+        gpu_at(state, A100).processes.clear()
+    gpus.reset_gpu(A100)
     mode = nvml.mig_mode(A100)
     assert mode is not None and mode.current and not mode.waits_for_reset
 
@@ -353,23 +354,23 @@ def test_a_reboot_takes_instances_and_on_hopper_the_mode(gpus: SimulatedGpus, nv
 
 
 def test_another_boot_of_the_host_is_a_reboot(tmp_path: Path) -> None:
-    boards_ = [SimulatedBoard("a", "A100-SXM4-80GB", A100)]
-    put_back = SimulatedGpus(tmp_path, boards_, boot_id=lambda: "one").install()
+    gpus_ = [SimulatedGpu("a", "A100-SXM4-80GB", A100)]
+    put_back = SimulatedGpus(tmp_path, gpus_, boot_id=lambda: "one").install()
     nvml = NvmlGpus()
     _carve_mode(nvml)
     nvml.create_instance(A100, 19, Placement(0, 1))
     nvml.close()
     put_back()
     for boot, expected in (("one", 1), ("two", 0)):
-        put_back = SimulatedGpus(tmp_path, boards_, boot_id=lambda boot=boot: boot).install()
+        put_back = SimulatedGpus(tmp_path, gpus_, boot_id=lambda boot=boot: boot).install()
         nvml = NvmlGpus()
         assert len(nvml.instances(A100)) == expected
         nvml.close()
         put_back()
 
 
-def test_state_is_kept_and_boards_come_and_go(tmp_path: Path) -> None:
-    both = [SimulatedBoard("a", "A100-SXM4-80GB", A100), SimulatedBoard("h", "H100 PCIe", H100)]
+def test_state_is_kept_and_gpus_come_and_go(tmp_path: Path) -> None:
+    both = [SimulatedGpu("a", "A100-SXM4-80GB", A100), SimulatedGpu("h", "H100 PCIe", H100)]
     put_back = SimulatedGpus(tmp_path, both).install()
     nvml = NvmlGpus()
     _carve_mode(nvml, H100)
@@ -379,7 +380,7 @@ def test_state_is_kept_and_boards_come_and_go(tmp_path: Path) -> None:
     put_back = SimulatedGpus(tmp_path, both[1:], framework=VgpuFramework.VENDOR_VFIO).install()
     nvml = NvmlGpus()
     try:
-        (left,) = nvml.boards()
+        (left,) = nvml.gpus()
         assert left.pci_address == H100 and [item.placement.start for item in left.instances] == [6]
     finally:
         nvml.close()
@@ -388,17 +389,17 @@ def test_state_is_kept_and_boards_come_and_go(tmp_path: Path) -> None:
 
 # ---------------------------------------------------------------- permission
 def test_a_plain_user_may_look_but_not_carve(tmp_path: Path) -> None:
-    boards_ = [SimulatedBoard("a", "A100-SXM4-80GB", A100)]
-    put_back = SimulatedGpus(tmp_path, boards_).install()
+    gpus_ = [SimulatedGpu("a", "A100-SXM4-80GB", A100)]
+    put_back = SimulatedGpus(tmp_path, gpus_).install()
     nvml = NvmlGpus()
     _carve_mode(nvml)
     nvml.close()
     put_back()
-    put_back = SimulatedGpus(tmp_path, boards_, root=False).install()
+    put_back = SimulatedGpus(tmp_path, gpus_, root=False).install()
     nvml = NvmlGpus()
     try:
-        (board,) = nvml.boards()
-        assert board.profiles and all(profile.placements is None for profile in board.profiles)
+        (gpu,) = nvml.gpus()
+        assert gpu.profiles and all(profile.placements is None for profile in gpu.profiles)
         for refused in (
             lambda: nvml.set_mig_mode(A100, enabled=False),
             lambda: nvml.create_instance(A100, 19, Placement(0, 1)),
@@ -433,7 +434,7 @@ for start in range(7):
 
 
 def test_processes_that_carve_the_same_slices_share_them_out(tmp_path: Path) -> None:
-    put_back = SimulatedGpus(tmp_path, [SimulatedBoard("a", "A100-SXM4-80GB", A100)]).install()
+    put_back = SimulatedGpus(tmp_path, [SimulatedGpu("a", "A100-SXM4-80GB", A100)]).install()
     nvml = NvmlGpus()
     try:
         _carve_mode(nvml)
@@ -451,7 +452,7 @@ def test_processes_that_carve_the_same_slices_share_them_out(tmp_path: Path) -> 
 def test_56_slices_leave_the_state_small(tmp_path: Path) -> None:
     """Each change writes the whole state, so its size bounds the cost of carving."""
     addresses = [f"0000:{bus:02x}:00.0" for bus in range(0x41, 0x49)]
-    made = SimulatedGpus(tmp_path, [SimulatedBoard(item, "H100 80GB HBM3", item) for item in addresses])
+    made = SimulatedGpus(tmp_path, [SimulatedGpu(item, "H100 80GB HBM3", item) for item in addresses])
     put_back = made.install()
     nvml = NvmlGpus()
     try:
@@ -459,7 +460,7 @@ def test_56_slices_leave_the_state_small(tmp_path: Path) -> None:
             _carve_mode(nvml, address)
             for start in range(7):
                 nvml.create_instance(address, 19, Placement(start, 1))
-        assert sum(len(board.instances) for board in nvml.boards()) == 56
+        assert sum(len(gpu.instances) for gpu in nvml.gpus()) == 56
         assert (tmp_path / "gpus.json").stat().st_size < 16_000
     finally:
         nvml.close()

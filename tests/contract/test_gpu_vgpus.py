@@ -15,7 +15,7 @@ from emulator.adapters.nvidia.pci_sysfs import SysfsPci
 from emulator.adapters.nvidia.sriov import SriovManage
 from emulator.adapters.nvidia.vgpu_mdev import MdevHost
 from emulator.adapters.nvidia.vgpu_vfio import VendorVfioHost
-from emulator.adapters.simulated.gpus import SimulatedBoard, SimulatedGpus, board_at
+from emulator.adapters.simulated.gpus import SimulatedGpu, SimulatedGpus, gpu_at
 from emulator.core.errors import CommandError, GpuError
 from emulator.core.ids import NAMESPACE
 from emulator.gpu.errors import (
@@ -62,13 +62,13 @@ class Machine:
 
     def hold(self, parent: str) -> None:
         with self.gpus.store.change() as state:
-            for item in board_at(state, PF).vgpus:
+            for item in gpu_at(state, PF).vgpus:
                 item.held = item.held or item.parent == parent
 
 
 @pytest.fixture(params=[VgpuFramework.MDEV, VgpuFramework.VENDOR_VFIO], ids=str)
 def machine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Machine]:
-    gpus = SimulatedGpus(tmp_path, [SimulatedBoard("a", "A100-SXM4-80GB", PF)], framework=request.param)
+    gpus = SimulatedGpus(tmp_path, [SimulatedGpu("a", "A100-SXM4-80GB", PF)], framework=request.param)
     put_back = gpus.install()
     nvml = NvmlGpus()
     host: VgpuHost = MdevHost(gpus.files) if request.param is VgpuFramework.MDEV else VendorVfioHost(gpus.files)
@@ -124,8 +124,8 @@ def test_the_meanings_of_unavailable_are_told_apart(machine: Machine) -> None:
     vfs = machine.enable()
 
     def why(wanted: str, parent: str) -> Unavailable:
-        (board,) = machine.nvml.boards()
-        return why_unavailable(wanted, board, machine.host.parents(PF), parent)
+        (gpu,) = machine.nvml.gpus()
+        return why_unavailable(wanted, gpu, machine.host.parents(PF), parent)
 
     assert why(SMALL, vfs[0]) is Unavailable.MIG_MODE_OFF
     machine.nvml.set_mig_mode(PF, enabled=True)
@@ -204,11 +204,11 @@ def test_enabling_functions_erases_instances_and_is_done_once(machine: Machine) 
     assert machine.nvml.instances(PF) == ()
     machine.nvml.create_instance(PF, 19, Placement(0, 1))
     machine.host.create(VgpuRequest(vfs[0], SMALL, _uuid("one")))
-    assert machine.enable() == vfs  # a second run under a live vGPU would lose the board
+    assert machine.enable() == vfs  # a second run under a live vGPU would lose the GPU
     assert len(machine.nvml.instances(PF)) == 1
 
 
-def test_running_the_script_under_live_vgpus_loses_the_board(machine: Machine) -> None:
+def test_running_the_script_under_live_vgpus_loses_the_gpu(machine: Machine) -> None:
     vfs = machine.prepare()
     machine.nvml.create_instance(PF, 19, Placement(0, 1))
     machine.host.create(VgpuRequest(vfs[0], SMALL, _uuid("one")))
@@ -238,14 +238,14 @@ def test_passing_failures_are_tried_again(machine: Machine, failures: int, works
 
 def test_an_open_nvml_keeps_the_driver_from_letting_go(machine: Machine) -> None:
     """As on hardware, where NVML has /dev/nvidia0 open for as long as it is initialised."""
-    assert machine.nvml.boards()
+    assert machine.nvml.gpus()
     with pytest.raises(CommandError, match="unbindLock"):
         machine.sriov.enable(PF)
     assert len(machine.enable()) == 16
 
 
-def test_a_board_without_sriov_says_so(tmp_path: Path) -> None:
-    gpus = SimulatedGpus(tmp_path, [SimulatedBoard("q", "Quadro RTX 6000", PF)])
+def test_a_gpu_without_sriov_says_so(tmp_path: Path) -> None:
+    gpus = SimulatedGpus(tmp_path, [SimulatedGpu("q", "Quadro RTX 6000", PF)])
     with pytest.raises(GpuNotSupportedError, match="no SR-IOV"):
         SriovManage(gpus.files, gpus.runner).enable(PF)
 
@@ -269,8 +269,8 @@ def test_a_reboot_takes_functions_and_vgpus(machine: Machine) -> None:
 
 
 # ---------------------------------------------------------------- mdev alone
-def test_old_boards_carry_mdevs_on_the_physical_function(tmp_path: Path) -> None:
-    gpus = SimulatedGpus(tmp_path, [SimulatedBoard("q", "Quadro RTX 6000", PF)], framework=VgpuFramework.MDEV)
+def test_old_gpus_carry_mdevs_on_the_physical_function(tmp_path: Path) -> None:
+    gpus = SimulatedGpus(tmp_path, [SimulatedGpu("q", "Quadro RTX 6000", PF)], framework=VgpuFramework.MDEV)
     host = MdevHost(gpus.files)
     (parent,) = host.parents(PF)
     assert parent.address == PF and parent.creatable == {"RTX6000-1Q": 256, "RTX6000-2Q": 257, "RTX6000-3Q": 258}
@@ -281,7 +281,7 @@ def test_old_boards_carry_mdevs_on_the_physical_function(tmp_path: Path) -> None
 
 
 def test_a_taken_uuid_is_told(tmp_path: Path) -> None:
-    gpus = SimulatedGpus(tmp_path, [SimulatedBoard("q", "Quadro RTX 6000", PF)], framework=VgpuFramework.MDEV)
+    gpus = SimulatedGpus(tmp_path, [SimulatedGpu("q", "Quadro RTX 6000", PF)], framework=VgpuFramework.MDEV)
     host = MdevHost(gpus.files)
     made = host.create(VgpuRequest(PF, "RTX6000-1Q", _uuid("one")))
     assert made == VgpuDevice(VgpuFramework.MDEV, PF, 256, "RTX6000-1Q", _uuid("one"))
@@ -291,7 +291,7 @@ def test_a_taken_uuid_is_told(tmp_path: Path) -> None:
 
 def test_the_kernels_odd_reading_of_uuids_is_simulated(tmp_path: Path) -> None:
     """The 37th character is ignored and an empty write does nothing: why only UUID objects are written."""
-    gpus = SimulatedGpus(tmp_path, [SimulatedBoard("q", "Quadro RTX 6000", PF)], framework=VgpuFramework.MDEV)
+    gpus = SimulatedGpus(tmp_path, [SimulatedGpu("q", "Quadro RTX 6000", PF)], framework=VgpuFramework.MDEV)
     create = f"/sys/class/mdev_bus/{PF}/mdev_supported_types/nvidia-256/create"
     gpus.files.write(create, "")
     with pytest.raises(OSError) as caught:
@@ -305,7 +305,7 @@ def test_graphics_slices_are_shared_by_vgpus_of_one_type(tmp_path: Path) -> None
     """RTX PRO 6000: several vGPUs time-share one `+gfx` slice, all with one framebuffer size."""
     gpus = SimulatedGpus(
         tmp_path,
-        [SimulatedBoard("r", "rtx-pro-6000-blackwell-server", PF)],
+        [SimulatedGpu("r", "rtx-pro-6000-blackwell-server", PF)],
         framework=VgpuFramework.VENDOR_VFIO,
     )
     put_back = gpus.install()

@@ -4,20 +4,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from simulated_world import BOARDS, SYSTEM_URI, SimulatedHost, gpu_section, lab_text
+from simulated_world import SIMULATED_GPUS, SYSTEM_URI, SimulatedHost, gpu_section, lab_text
 from stop_points import Sweep, in_sequence
 
-# A lab on a libvirtd of its own, and one on the host's libvirt with a slice of one board and the whole of another.
+# A lab on a libvirtd of its own, and one on the host's libvirt with a slice of one GPU and the whole of another.
 LABS = {
     "embedded": (lab_text(), ()),
-    "gpus": (lab_text(hypervisor=SYSTEM_URI, extra=gpu_section()), BOARDS),
+    "gpus": (lab_text(hypervisor=SYSTEM_URI, extra=gpu_section()), SIMULATED_GPUS),
 }
 
 
 @pytest.fixture(scope="module", params=list(LABS))
 def sweep(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sweep]:
-    text, boards = LABS[request.param]
-    host = SimulatedHost(tmp_path_factory.mktemp(request.param) / "host", boards=boards)
+    text, gpus = LABS[request.param]
+    host = SimulatedHost(tmp_path_factory.mktemp(request.param) / "host", gpus=gpus)
     try:
         with in_sequence():
             yield Sweep(request.param, host, host.lab_file(text))
@@ -34,8 +34,8 @@ def embedded(tmp_path: Path) -> Iterator[SimulatedHost]:
 
 
 @pytest.fixture
-def with_boards(tmp_path: Path) -> Iterator[SimulatedHost]:
-    host = SimulatedHost(tmp_path / "host", boards=BOARDS)
+def with_gpus(tmp_path: Path) -> Iterator[SimulatedHost]:
+    host = SimulatedHost(tmp_path / "host", gpus=SIMULATED_GPUS)
     host.seed_foreign()
     yield host
     host.close()

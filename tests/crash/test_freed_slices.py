@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 from journeys import slices
-from simulated_world import BOARDS, FIRST, SimulatedHost
+from simulated_world import FIRST, SIMULATED_GPUS, SimulatedHost
 from stop_points import cut, find_stops, in_sequence, stop_at
 
-from emulator.adapters.simulated.gpus import board_at
+from emulator.adapters.simulated.gpus import gpu_at
 from emulator.core.errors import HyperscalerError
 from emulator.gpu.ports import VgpuFramework
 
@@ -20,7 +20,7 @@ FRAMEWORKS = (VgpuFramework.MDEV, VgpuFramework.VENDOR_VFIO)
 
 @contextmanager
 def machine(root: Path, framework: VgpuFramework) -> Iterator[SimulatedHost]:
-    host = SimulatedHost(root / "host", boards=BOARDS[:1], framework=framework)
+    host = SimulatedHost(root / "host", gpus=SIMULATED_GPUS[:1], framework=framework)
     try:
         with in_sequence():
             yield host
@@ -31,19 +31,19 @@ def machine(root: Path, framework: VgpuFramework) -> Iterator[SimulatedHost]:
 def starts(host: SimulatedHost) -> list[int]:
     with host.gpus().store.change():
         pass
-    return [item.start for item in board_at(host.gpus().store.look(), FIRST).instances]
+    return [item.start for item in gpu_at(host.gpus().store.look(), FIRST).instances]
 
 
 def carve(host: SimulatedHost, start: int) -> None:
-    boards = host.boards()
-    profile = next(item for item in boards.nvml.profiles(FIRST) if item.name == "1g.10gb")
+    gpus = host.opened_gpus()
+    profile = next(item for item in gpus.nvml.profiles(FIRST) if item.name == "1g.10gb")
     place = next(place for place in profile.placements or () if place.start == start)
-    boards.nvml.create_instance(FIRST, profile.gi_profile_id, place)
+    gpus.nvml.create_instance(FIRST, profile.gi_profile_id, place)
 
 
 def is_freed(host: SimulatedHost) -> bool:
     """The slice is gone, its claim is struck out, the journal does not say so yet."""
-    owners = host.board_ledger().read()
+    owners = host.gpu_ledger().read()
     opened = any(key.startswith("gpu-instance/") and item.open_action for key, item in host.state().resources.items())
     return opened and not starts(host) and not any("@" in key for key in owners)
 
@@ -91,14 +91,14 @@ def test_without_a_ledger_a_destroy_that_failed_or_was_stopped_goes_on(
             host.restore(state)
             if host.home.lab("demo").root.exists():
                 host.destroy()
-            board = board_at(host.gpus().store.look(), FIRST)
-            assert (board.instances, board.vgpus, board.mig) == ([], [], False), stops.where(key)
+            gpu = gpu_at(host.gpus().store.look(), FIRST)
+            assert (gpu.instances, gpu.vgpus, gpu.mig) == ([], [], False), stops.where(key)
         host.restore(lost)
         with host.gpus().store.change() as state:
-            board_at(state, FIRST).vgpus[0].held = True
+            gpu_at(state, FIRST).vgpus[0].held = True
         with pytest.raises(HyperscalerError):
             host.destroy()
         with host.gpus().store.change() as state:
-            board_at(state, FIRST).vgpus[0].held = False
+            gpu_at(state, FIRST).vgpus[0].held = False
         host.destroy()
         assert starts(host) == []

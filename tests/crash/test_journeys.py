@@ -1,4 +1,4 @@
-"""Stopped anywhere in an edit, a second provision, a configuration or a release of boards; and labs of other kinds.
+"""Stopped anywhere in an edit, a second provision, a configuration or a release of GPUs; and labs of other kinds.
 
 The same as `test_stop_points.py`, for what begins with a lab that is there: from wherever the command was stopped, the
 lab comes to what its file asks for, with the disks of the nodes that stay, and can be taken away without a trace.

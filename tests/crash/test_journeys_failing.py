@@ -1,4 +1,4 @@
-"""A call fails on the way: in an edit, a second provision, a configuration, a release of boards, other kinds of lab."""
+"""A call fails on the way: in an edit, a second provision, a configuration, a release of GPUs, other kinds of lab."""
 
 from __future__ import annotations
 

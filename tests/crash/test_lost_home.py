@@ -1,4 +1,4 @@
-"""The whole home directory is lost, with journals and the GPU ledger: the boards and guests themselves tell."""
+"""The whole home directory is lost, with journals and the GPU ledger: the GPUs and guests themselves tell."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from simulated_world import (
-    BOARDS,
     FIRST,
     SECOND,
+    SIMULATED_GPUS,
     SYSTEM_URI,
     SimulatedHost,
     comparable,
@@ -20,7 +20,7 @@ from simulated_world import (
 from stop_points import find_stops, in_sequence
 from told import Told
 
-from emulator.adapters.simulated.gpus import board_at
+from emulator.adapters.simulated.gpus import gpu_at
 from emulator.core.errors import HyperscalerError, UsageError
 from emulator.gpu.ports import VgpuFramework
 from emulator.lab.lab_files import LoadedLab
@@ -36,22 +36,22 @@ def lose_home(host: SimulatedHost) -> None:
 
 
 def carved(host: SimulatedHost) -> dict[str, tuple[str, int, int]]:
-    """Of each board the driver, and how many slices and vGPUs there are."""
+    """Of each GPU the driver, and how many slices and vGPUs there are."""
     with host.gpus().store.change():
         pass
     state = host.gpus().store.look()
-    boards = {address: board_at(state, address) for address in (FIRST, SECOND)}
-    return {key: (board.driver, len(board.instances), len(board.vgpus)) for key, board in boards.items()}
+    gpus = {address: gpu_at(state, address) for address in (FIRST, SECOND)}
+    return {key: (gpu.driver, len(gpu.instances), len(gpu.vgpus)) for key, gpu in gpus.items()}
 
 
-def test_destroy_takes_slices_and_boards_and_tells_what_nobody_knows(with_boards: SimulatedHost) -> None:
-    host, told = with_boards, Told()
+def test_destroy_takes_slices_and_gpus_and_tells_what_nobody_knows(with_gpus: SimulatedHost) -> None:
+    host, told = with_gpus, Told()
     lab = lab_of(host)
     before = carved(host)
     host.provision(lab)
     assert carved(host) == {FIRST: ("vfio-pci", 0, 0), SECOND: ("nvidia", 1, 1)}
     lose_home(host)
-    with pytest.raises(HyperscalerError, match="something of it may be left on the boards") as caught:
+    with pytest.raises(HyperscalerError, match="something of it may be left on the GPUs") as caught:
         host.destroy(reporter=told)
     assert caught.value.exit_code == 1
     assert carved(host) == before
@@ -64,43 +64,43 @@ def test_destroy_takes_slices_and_boards_and_tells_what_nobody_knows(with_boards
     assert all(check.ok for check in host.provision(lab).checks)
 
 
-def test_nothing_is_told_once_mig_mode_and_virtual_functions_are_off(with_boards: SimulatedHost) -> None:
+def test_nothing_is_told_once_mig_mode_and_virtual_functions_are_off(with_gpus: SimulatedHost) -> None:
     """A destroy that was cut off, and the commands that it told given before it goes on."""
-    host, told = with_boards, Told()
+    host, told = with_gpus, Told()
     host.provision(lab_of(host))
     lose_home(host)
     with pytest.raises(HyperscalerError):
         host.destroy()
-    boards = host.boards()
-    with boards.nvml.released():
-        boards.sriov.disable(SECOND)
-    boards.nvml.set_mig_mode(SECOND, enabled=False)
+    gpus = host.opened_gpus()
+    with gpus.nvml.released():
+        gpus.sriov.disable(SECOND)
+    gpus.nvml.set_mig_mode(SECOND, enabled=False)
     (host.home.lab("demo").root).mkdir(parents=True)
     host.destroy(reporter=told)
     assert not told.warnings
 
 
-def test_slices_of_others_on_the_board_stay(with_boards: SimulatedHost) -> None:
-    host = with_boards
+def test_slices_of_others_on_the_gpu_stay(with_gpus: SimulatedHost) -> None:
+    host = with_gpus
     host.provision(lab_of(host))
-    boards = host.boards()
-    profile = next(item for item in boards.nvml.profiles(SECOND) if item.name == "1g.10gb")
-    used = {item.placement.start for item in boards.nvml.instances(SECOND)}
+    gpus = host.opened_gpus()
+    profile = next(item for item in gpus.nvml.profiles(SECOND) if item.name == "1g.10gb")
+    used = {item.placement.start for item in gpus.nvml.instances(SECOND)}
     place = next(place for place in profile.placements or () if place.start not in used)
-    boards.nvml.create_instance(SECOND, profile.gi_profile_id, place)
+    gpus.nvml.create_instance(SECOND, profile.gi_profile_id, place)
     lose_home(host)
     with pytest.raises(HyperscalerError):
         host.destroy()
-    assert [item.placement for item in host.boards().nvml.instances(SECOND)] == [place]
+    assert [item.placement for item in host.opened_gpus().nvml.instances(SECOND)] == [place]
 
 
-def test_provision_takes_them_over_and_destroy_still_tells(with_boards: SimulatedHost) -> None:
-    host, told = with_boards, Told()
+def test_provision_takes_them_over_and_destroy_still_tells(with_gpus: SimulatedHost) -> None:
+    host, told = with_gpus, Told()
     lab = lab_of(host)
     before = carved(host)
     host.provision(lab)
     lose_home(host)
-    # The board that a guest has as a whole is out of the driver's sight: nobody but the guest tells of it.
+    # The GPU that a guest has as a whole is out of the driver's sight: nobody but the guest tells of it.
     host.provision(lab)
     assert host.plan(lab).is_empty
     with pytest.raises(HyperscalerError, match="may be left"):
@@ -109,8 +109,8 @@ def test_provision_takes_them_over_and_destroy_still_tells(with_boards: Simulate
     assert len(told.warnings) == 1
 
 
-def test_it_can_be_stopped_anywhere(with_boards: SimulatedHost) -> None:
-    host = with_boards
+def test_it_can_be_stopped_anywhere(with_gpus: SimulatedHost) -> None:
+    host = with_gpus
     with in_sequence():
         before = carved(host)
         host.provision(lab_of(host))
@@ -137,7 +137,7 @@ def test_it_can_be_stopped_anywhere(with_boards: SimulatedHost) -> None:
 
 @pytest.fixture
 def vendor(tmp_path: Path) -> Iterator[SimulatedHost]:
-    host = SimulatedHost(tmp_path / "host", boards=BOARDS, framework=VgpuFramework.VENDOR_VFIO)
+    host = SimulatedHost(tmp_path / "host", gpus=SIMULATED_GPUS, framework=VgpuFramework.VENDOR_VFIO)
     yield host
     host.close()
 

@@ -55,8 +55,8 @@ def lab_of(host: SimulatedHost, kind: str) -> LoadedLab:
 
 @pytest.mark.parametrize("kind", ["embedded", SYSTEM_URI, "gpus"])
 @pytest.mark.parametrize("name", DAMAGES)
-def test_a_damaged_journal(with_boards: SimulatedHost, name: str, kind: str) -> None:
-    host = with_boards
+def test_a_damaged_journal(with_gpus: SimulatedHost, name: str, kind: str) -> None:
+    host = with_gpus
     before = comparable(host.save(), images=False)
     lab = lab_of(host, kind)
     host.provision(lab)
@@ -77,8 +77,8 @@ def test_a_damaged_journal(with_boards: SimulatedHost, name: str, kind: str) -> 
 
 
 @pytest.mark.parametrize("kind", [SYSTEM_URI, "gpus"])
-def test_a_lost_directory_is_destroyed_by_marks_alone(with_boards: SimulatedHost, kind: str) -> None:
-    host = with_boards
+def test_a_lost_directory_is_destroyed_by_marks_alone(with_gpus: SimulatedHost, kind: str) -> None:
+    host = with_gpus
     before = comparable(host.save(), images=False)
     lab = lab_of(host, kind)
     host.provision(lab)
@@ -162,9 +162,9 @@ def test_a_newer_journal_is_refused_and_left_alone(embedded: SimulatedHost, comm
     assert not differences(comparable(embedded.save()), comparable(before))
 
 
-def test_a_crash_while_a_damaged_journal_is_rewritten(with_boards: SimulatedHost) -> None:
+def test_a_crash_while_a_damaged_journal_is_rewritten(with_gpus: SimulatedHost) -> None:
     """The believable part of a damaged journal is not lost on the way to a clean one."""
-    host = with_boards
+    host = with_gpus
     with in_sequence():
         before = comparable(host.save(), images=False)
         lab = lab_of(host, "gpus")
@@ -183,8 +183,8 @@ def test_a_crash_while_a_damaged_journal_is_rewritten(with_boards: SimulatedHost
             assert differences(comparable(host.save(), images=False), before) == {}, where
 
 
-def test_a_ledger_that_cannot_be_read_is_never_overwritten(with_boards: SimulatedHost) -> None:
-    host = with_boards
+def test_a_ledger_that_cannot_be_read_is_never_overwritten(with_gpus: SimulatedHost) -> None:
+    host = with_gpus
     lab = lab_of(host, "gpus")
     host.provision(lab)
     ledger = host.home.gpu_owners
@@ -205,8 +205,8 @@ def test_a_lab_without_a_record_stays_on_its_own_hypervisor(embedded: SimulatedH
     assert [info.name for info in embedded.hypervisor(quiet=True).domains() if info.owner] == []
 
 
-def test_a_destroy_by_marks_alone_can_be_stopped_anywhere(with_boards: SimulatedHost) -> None:
-    host = with_boards
+def test_a_destroy_by_marks_alone_can_be_stopped_anywhere(with_gpus: SimulatedHost) -> None:
+    host = with_gpus
     with in_sequence():
         before = comparable(host.save(), images=False)
         host.provision(lab_of(host, "gpus"))

@@ -47,7 +47,7 @@ def rebooted(sweep: Sweep, machine: Snapshot) -> None:
     sweep.host.reboot()
     if sweep.name == "gpus":
         with sweep.host.gpus().store.change():
-            pass  # the boards notice the reboot when they are looked at; now, so that all machines compare
+            pass  # the GPUs notice the reboot when they are looked at; now, so that all machines compare
 
 
 def without_boot(snapshot: Snapshot, **options: object) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""`make demo`, as a new user meets it: both clusters in one lab on one board, with a job and a pod that really ran."""
+"""`make demo`, as a new user meets it: both clusters in one lab on one GPU, with a job and a pod that really ran."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_slurm_job_and_a_pod_were_granted_a_slice(demo: str) -> None:
     assert re.search(rf"^gpu-pod on cloud-gpu-worker-1 was granted GPU {SLICE}$", demo, re.MULTILINE)
 
 
-def test_the_clusters_share_the_board_and_no_slice(demo: str) -> None:
+def test_the_clusters_share_the_gpu_and_no_slice(demo: str) -> None:
     nodes = hyperscaler("gpu", "map", LAB, "--json").json()["nodes"]
     assert {name: len(slices) for name, slices in nodes.items()} == {
         "hpc-compute-1": 1,
@@ -57,7 +57,7 @@ def test_the_clusters_share_the_board_and_no_slice(demo: str) -> None:
         "cloud-gpu-worker-1": 2,
     }
     places = [(one["pci_address"], one["placement"]["start"]) for slices in nodes.values() for one in slices]
-    assert len({board for board, _ in places}) == 1
+    assert len({gpu for gpu, _ in places}) == 1
     assert len(set(places)) == len(places)
 
 

@@ -32,7 +32,7 @@ hypervisor: {{uri: embedded}}
 """
 # The progress line at which the tool dies, in the order in which provision comes by them.
 STAGES = {
-    "while boards are carved": "gpu-instance/",
+    "while GPUs are carved": "gpu-instance/",
     "while the hypervisor starts": "hypervisor/embedded",
     "while machines are made": "domain/",
     "while machines boot": "boot ",

@@ -25,7 +25,7 @@ PF, VF, AUDIO, NVME = "0000:41:00.0", "0000:41:00.4", "0000:41:00.1", "0000:42:0
 PCI = "/sys/bus/pci/devices"
 TYPES = f"/sys/class/mdev_bus/{VF}/mdev_supported_types"
 MDEV = "6c1e2bd6-9c3e-4b9a-8a39-0b8f6f2f1c11"
-# A board with a function of each framework, one vGPU, and a disk controller in its group. A value that begins with
+# A GPU with a function of each framework, one vGPU, and a disk controller in its group. A value that begins with
 # `->` is a link.
 FILES: dict[str, str] = {
     **{
@@ -160,7 +160,7 @@ def test_vgpus_of_both_frameworks(tree: Tree, kind: str) -> None:
 
 @examples(40)
 @given(trees(), words)
-def test_whole_boards_and_virtual_functions(tree: Tree, said: str) -> None:
+def test_whole_gpus_and_virtual_functions(tree: Tree, said: str) -> None:
     answered(VfioPassthrough(tree).endpoints, PF)
     answered(VfioPassthrough(tree).bind, PF)
     answered(VfioPassthrough(tree).release, PF)

@@ -135,7 +135,7 @@ def test_the_gpu_ledger(home: Home, data: object) -> None:
     owners = answered(ledger.read)
     if owners is not None:
         assert all(isinstance(key, str) and isinstance(owner, str) for key, owner in owners.items())
-        answered(slices_of, type("Boards", (), {"ledger": ledger})(), {"demo"})
+        answered(slices_of, type("GPUs", (), {"ledger": ledger})(), {"demo"})
 
 
 @examples(25)

@@ -126,21 +126,21 @@ def test_the_lock_of_a_dead_process_does_not_block(lab: RealLab) -> None:
     assert all(check.ok for check in lab.provision().checks)
 
 
-def test_two_labs_at_once_share_the_boards(tmp_path: Path) -> None:
-    """Each in a process of its own; both want slices of one board."""
+def test_two_labs_at_once_share_the_gpus(tmp_path: Path) -> None:
+    """Each in a process of its own; both want slices of one GPU."""
     names = [f"one{os.getpid()}", f"two{os.getpid()}"]
     script = (
         "import sys\n"
         "from pathlib import Path\n"
         "from real_lab import RealLab\n"
-        "lab = RealLab(Path(sys.argv[1]), sys.argv[2], slices=True, boards=Path(sys.argv[1]) / 'boards')\n"
+        "lab = RealLab(Path(sys.argv[1]), sys.argv[2], slices=True, GPUs=Path(sys.argv[1]) / 'GPUs')\n"
         "assert all(check.ok for check in lab.provision().checks)\n"
         "assert lab.plan().is_empty\n"
         "lab.close()\n"
     )
     path = os.pathsep.join([str(Path(__file__).parents[1] / "support"), str(Path(__file__).parents[2])])
-    boards = tmp_path / "boards"
-    labs = [RealLab(tmp_path, name, slices=True, boards=boards) for name in names]
+    gpus = tmp_path / "boards"
+    labs = [RealLab(tmp_path, name, slices=True, gpus=gpus) for name in names]
     before = [host_traces(tmp_path, made.namespace) for made in labs]
     try:
         running = [
@@ -154,10 +154,10 @@ def test_two_labs_at_once_share_the_boards(tmp_path: Path) -> None:
         ]
         said = [process.communicate(timeout=300)[1] for process in running]  # both end before either is judged
         assert [process.returncode for process in running] == [0, 0], "".join(said)
-        state = GpuStore(boards).look()
-        assert [len(board.instances) for board in state.boards] == [len(names)]
-        assert len({instance.start for instance in state.boards[0].instances}) == len(names)
-        assert sorted(set(GpuLedger(boards / "owners.json").read().values())) == names
+        state = GpuStore(gpus).look()
+        assert [len(gpu.instances) for gpu in state.gpus] == [len(names)]
+        assert len({instance.start for instance in state.gpus[0].instances}) == len(names)
+        assert sorted(set(GpuLedger(gpus / "owners.json").read().values())) == names
     finally:
         for made in labs:
             made.destroy()

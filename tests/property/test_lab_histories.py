@@ -1,7 +1,7 @@
 """Random histories of three labs on one host: edits, crashes, failures, drift, damage, reboots, and what others do.
 
 Whatever happened before: a command touches nothing that is not its lab's; `provision` leads to the lab that the file
-asks for, after which the plan is empty; `destroy` leaves the host as it was before the lab; and no slice of a board
+asks for, after which the plan is empty; `destroy` leaves the host as it was before the lab; and no slice of a GPU
 belongs to two.
 """
 
@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from random_examples import examples
 from simulated_world import (
-    BOARDS,
     FIRST,
+    SIMULATED_GPUS,
     SYSTEM_URI,
     THIRD,
     SimulatedHost,
@@ -31,13 +31,13 @@ from simulated_world import (
 from stop_points import cut, documented, fail_at, in_sequence, stop_at
 
 from emulator.adapters.libvirt.ownership_xml import parse
-from emulator.adapters.simulated.gpus import board_at
+from emulator.adapters.simulated.gpus import gpu_at
 from emulator.core.errors import DamagedDiskError, HyperscalerError
 from emulator.core.ports import DomainState
 from emulator.lab.environment import EMBEDDED
 from emulator.lab.lab_files import LoadedLab
 
-# Names that begin with each other: nothing may be known by the beginning of its name. The first two share a board.
+# Names that begin with each other: nothing may be known by the beginning of its name. The first two share a GPU.
 T = TypeVar("T")
 
 LABS = ("demo", "demo-2", "demo-hpc")
@@ -62,8 +62,8 @@ def lab_text(name: str, compute: int, memory: int, disk: int) -> str:
     ipv6 = f", subnet_v6: fd00:{number}::/64" if name in WITH_IPV6 else ""
     networks = f"networks: {{hpc_network: {{subnet: 192.168.{number}.0/24, bridge: virbr{number}{ipv6}}}}}"
     slices = name in WITH_SLICES
-    boards = f'[{{id: gpu-0, pci_address: "{FIRST}", model: A100-SXM4-80GB, mig_capable: true}}]'
-    share = f", gpu_allocation: {{backend: nvml, strategy: mig, devices: {boards}}}" if slices else ""
+    gpus = f'[{{id: gpu-0, pci_address: "{FIRST}", model: A100-SXM4-80GB, mig_capable: true}}]'
+    share = f", gpu_allocation: {{backend: nvml, strategy: mig, devices: {gpus}}}" if slices else ""
     gpu = "gpu: {count: 1, profile: 1g.10gb}" if slices else "gpu_enabled: false"
     return f"""\
 version: "1.0"
@@ -84,7 +84,7 @@ class Histories(RuleBasedStateMachine):
         self.directory = Path(tempfile.mkdtemp(prefix="histories-"))
         self.open = ExitStack()
         self.open.enter_context(in_sequence())
-        self.host = SimulatedHost(self.directory / "host", boards=BOARDS)
+        self.host = SimulatedHost(self.directory / "host", gpus=SIMULATED_GPUS)
         self.libvirt = self.host.hypervisor(quiet=True)
         self.wanted: dict[str, tuple[int, int, int]] = dict.fromkeys(LABS, (1, 1, 4))
         self.foreign_files: dict[Path, str] = {}
@@ -94,10 +94,10 @@ class Histories(RuleBasedStateMachine):
     @initialize()
     def others_are_here_already(self) -> None:
         self.libvirt.seed_foreign_domain("elsewhere", foreign_uuid("elsewhere"))
-        boards = self.host.boards()
-        boards.nvml.set_mig_mode(THIRD, enabled=True)
-        profile = next(item for item in boards.nvml.profiles(THIRD) if item.name == "1g.10gb")
-        boards.nvml.create_instance(THIRD, profile.gi_profile_id, (profile.placements or ())[-1])
+        gpus = self.host.opened_gpus()
+        gpus.nvml.set_mig_mode(THIRD, enabled=True)
+        profile = next(item for item in gpus.nvml.profiles(THIRD) if item.name == "1g.10gb")
+        gpus.nvml.create_instance(THIRD, profile.gi_profile_id, (profile.placements or ())[-1])
         self.initial = self.host.save()
         self.note_foreign("domains", "elsewhere")
 
@@ -190,7 +190,7 @@ class Histories(RuleBasedStateMachine):
         self.reboots += 1
         self.host.reboot()
         with self.host.gpus().store.change():
-            pass  # the boards notice it when they are looked at
+            pass  # the GPUs notice it when they are looked at
 
     # ------------------------------------------------------------ behind the program's back
     @rule(name=labs, number=st.integers(0, 3), state=st.sampled_from([*DomainState, None]))
@@ -214,12 +214,12 @@ class Histories(RuleBasedStateMachine):
             disks[number].unlink()
 
     @rule(slices_too=st.booleans())
-    def lose_what_is_on_the_board(self, slices_too: bool) -> None:
+    def lose_what_is_on_the_gpu(self, slices_too: bool) -> None:
         with self.host.gpus().store.change() as state:
-            board = board_at(state, FIRST)
-            board.vgpus.clear()
+            gpu = gpu_at(state, FIRST)
+            gpu.vgpus.clear()
             if slices_too:
-                board.instances.clear()
+                gpu.instances.clear()
 
     @rule(name=labs, how=st.sampled_from(["cut off", "flipped", "emptied", "deleted", "with its directory"]))
     def damage_the_record(self, name: str, how: str) -> None:
@@ -317,8 +317,8 @@ class Histories(RuleBasedStateMachine):
             assert now[kind].get(name) == xml, f"{kind} {name}"
         for path, text in self.foreign_files.items():
             assert path.read_text() == text, path
-        board = board_at(self.host.gpus().store.look(), THIRD)
-        assert len(board.instances) == (0 if self.reboots else 1) or not hasattr(self, "initial")
+        gpu = gpu_at(self.host.gpus().store.look(), THIRD)
+        assert len(gpu.instances) == (0 if self.reboots else 1) or not hasattr(self, "initial")
         assert not any(key.startswith(THIRD) for key in self.owners())
 
     @invariant()

@@ -1,4 +1,4 @@
-"""A lab's GPU resources over simulated boards: plan, apply and look, without guests."""
+"""A lab's GPU resources over simulated GPUs: plan, apply and look, without guests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from emulator.adapters.simulated.gpus import SimulatedBoard, SimulatedGpus, board_at
+from emulator.adapters.simulated.gpus import SimulatedGpu, SimulatedGpus, gpu_at
 from emulator.adapters.simulated.nvml.store import SimState
 from emulator.apply.executor import Executor
 from emulator.apply.gpu_ownership import GpuLedger
@@ -29,12 +29,12 @@ from emulator.plan.resources import Resource
 from emulator.wiring.gpus import assemble_gpus
 
 FIRST, SECOND = "0000:41:00.0", "0000:42:00.0"
-BOARDS = {"gpu-0": FIRST, "gpu-1": SECOND}
+SIMULATED_GPUS = {"gpu-0": FIRST, "gpu-1": SECOND}
 SIZES = {"1g.10gb": 1, "1g.20gb": 2, "2g.20gb": 2, "3g.40gb": 4, "4g.40gb": 4, "7g.80gb": 8}
 
 
-def sliced(demand: str, profile: str, start: int, board: str = "gpu-0") -> Assignment:
-    return Assignment(demand, board, profile, Placement(start, SIZES[profile]))
+def sliced(demand: str, profile: str, start: int, gpu: str = "gpu-0") -> Assignment:
+    return Assignment(demand, gpu, profile, Placement(start, SIZES[profile]))
 
 
 class GpuLab:
@@ -63,7 +63,9 @@ class GpuLab:
         return self.store.state
 
     def wanted(self, **nodes: Sequence[Assignment]) -> tuple[Resource, ...]:
-        return build_gpus(self.name, BOARDS, {key.replace("_", "-"): value for key, value in nodes.items()}).resources
+        return build_gpus(
+            self.name, SIMULATED_GPUS, {key.replace("_", "-"): value for key, value in nodes.items()}
+        ).resources
 
     def plan(self, wanted: Sequence[Resource]) -> Plan:
         recorded = dict(self.state.resources)
@@ -89,22 +91,22 @@ class GpuLab:
         return [(item.profile, item.placement.start) for item in self.host.nvml.instances(address)]
 
     def vgpus(self) -> list[str]:
-        with_parents = self.gpus.store.look().boards
-        return sorted(item.uuid or item.parent for board in with_parents for item in board.vgpus)
+        with_parents = self.gpus.store.look().gpus
+        return sorted(item.uuid or item.parent for gpu in with_parents for item in gpu.vgpus)
 
     def snapshot(self) -> str:
-        """Everything that the boards know, and the ledger."""
+        """Everything that the GPUs know, and the ledger."""
         state = dataclasses.replace(copy.deepcopy(self.gpus.store.look()), driver_loads=0, faults=SimState().faults)
-        for board in state.boards:
-            board.vgpus.sort(key=lambda item: item.parent)  # in which order they were made is no matter
-            board.instances.sort(key=lambda item: item.start)
+        for gpu in state.gpus:
+            gpu.vgpus.sort(key=lambda item: item.parent)  # in which order they were made is no matter
+            gpu.instances.sort(key=lambda item: item.start)
         return json.dumps([dataclasses.asdict(state), self.host.ledger.read()], sort_keys=True)
 
     @contextmanager
-    def board(self, address: str = FIRST) -> Iterator[object]:
-        """The state of a board, to be changed behind the product's back."""
+    def gpu(self, address: str = FIRST) -> Iterator[object]:
+        """The state of a GPU, to be changed behind the product's back."""
         with self.gpus.store.change() as state:
-            yield board_at(state, address)
+            yield gpu_at(state, address)
 
 
 _ORDER = ("mig-mode", "virtual-functions", "gpu-instance", "vgpu", "whole-gpu")
@@ -119,11 +121,12 @@ def _ordered(item: Resource, found: Sequence[Resource]) -> Resource:
 def gpu_machine(
     directory: Path, *, framework: VgpuFramework = VgpuFramework.MDEV, models: Sequence[str] = ("A100-SXM4-80GB",) * 2
 ) -> Iterator[GpuLab]:
-    """A machine with two boards and the lab `demo` on it."""
-    boards = [
-        SimulatedBoard(name, model, address) for (name, address), model in zip(BOARDS.items(), models, strict=False)
+    """A machine with two GPUs and the lab `demo` on it."""
+    devices = [
+        SimulatedGpu(name, model, address)
+        for (name, address), model in zip(SIMULATED_GPUS.items(), models, strict=False)
     ]
-    gpus = SimulatedGpus(directory / "gpus", boards, framework=framework)
+    gpus = SimulatedGpus(directory / "gpus", devices, framework=framework)
     put_back = gpus.install()
     host = assemble_gpus(gpus.files, gpus.runner, GpuLedger(directory / "owners.json"), real=False)
     try:

@@ -1,4 +1,4 @@
-"""A world for the GPU verbs: simulated boards and a simulated hypervisor, and nothing else to call."""
+"""A world for the GPU verbs: simulated GPUs and a simulated hypervisor, and nothing else to call."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class GpuWorld:
         self.world = World(
             home=home,
             host_locks=home.locks,
-            board_ledger=GpuLedger(home.gpu_owners),
+            gpu_ledger=GpuLedger(home.gpu_owners),
             runner=unused,
             disks=unused,
             images=lambda _kubernetes: unused,

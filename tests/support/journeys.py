@@ -15,9 +15,9 @@ from pathlib import Path
 from unittest.mock import patch
 
 from simulated_world import (
-    BOARDS,
     FIRST,
     LAB,
+    SIMULATED_GPUS,
     SYSTEM_URI,
     SimulatedHost,
     gpu_section,
@@ -38,9 +38,9 @@ Act = Callable[[SimulatedHost, LoadedLab], object]
 
 
 def slices(compute: int, *, memory: int = 1) -> str:
-    """A lab on the host's libvirt with a slice of one board for each compute node."""
-    board = f'{{id: gpu-0, pci_address: "{FIRST}", model: A100-SXM4-80GB, mig_capable: true}}'
-    share = f"gpu_allocation: {{backend: nvml, strategy: mig, devices: [{board}]}}"
+    """A lab on the host's libvirt with a slice of one GPU for each compute node."""
+    gpu = f'{{id: gpu-0, pci_address: "{FIRST}", model: A100-SXM4-80GB, mig_capable: true}}'
+    share = f"gpu_allocation: {{backend: nvml, strategy: mig, devices: [{gpu}]}}"
     text = lab_text(hypervisor=SYSTEM_URI, compute=compute, memory=memory, extra=share)
     return text.replace("gpu: {count: 2}", "gpu: {count: 1, profile: 1g.10gb}")
 
@@ -94,7 +94,7 @@ class Journey:
     act: Act = provision_it
     happens: Callable[[SimulatedHost], None] = lambda _host: None
     framework: VgpuFramework = VgpuFramework.MDEV
-    boards: bool = False
+    gpus: bool = False
 
 
 JOURNEYS = {
@@ -104,13 +104,13 @@ JOURNEYS = {
     "a larger disk": Journey(lab_text(disk=6), before=lab_text(disk=4)),
     "a second time": Journey(lab_text(), before=lab_text()),
     "configure": Journey(lab_text(), before=lab_text(), act=configure_it, happens=unconfigured),
-    "a slice more": Journey(slices(2), before=slices(1), boards=True),
-    "a slice less": Journey(slices(1), before=slices(2), boards=True),
-    "more memory beside slices": Journey(slices(1, memory=2), before=slices(1), boards=True),
-    "boards released": Journey(slices(1), before=slices(1), act=release_it, happens=powered_off, boards=True),
+    "a slice more": Journey(slices(2), before=slices(1), gpus=True),
+    "a slice less": Journey(slices(1), before=slices(2), gpus=True),
+    "more memory beside slices": Journey(slices(1, memory=2), before=slices(1), gpus=True),
+    "GPUs released": Journey(slices(1), before=slices(1), act=release_it, happens=powered_off, gpus=True),
     "both clusters": Journey(DUAL),
     "vendor VFIO": Journey(
-        lab_text(hypervisor=SYSTEM_URI, extra=gpu_section()), framework=VgpuFramework.VENDOR_VFIO, boards=True
+        lab_text(hypervisor=SYSTEM_URI, extra=gpu_section()), framework=VgpuFramework.VENDOR_VFIO, gpus=True
     ),
 }
 
@@ -120,7 +120,9 @@ class JourneySweep(Sweep):
 
     def __init__(self, name: str, directory: Path) -> None:
         self.journey = JOURNEYS[name]
-        host = SimulatedHost(directory, boards=BOARDS if self.journey.boards else (), framework=self.journey.framework)
+        host = SimulatedHost(
+            directory, gpus=SIMULATED_GPUS if self.journey.gpus else (), framework=self.journey.framework
+        )
         self.name, self.host, self.lab = name, host, host.lab_file(self.journey.after)
         host.seed_foreign()
         self.initial = host.save()

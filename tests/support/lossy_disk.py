@@ -1,7 +1,7 @@
 """A disk that keeps only what was fsynced, and a disk that is full.
 
 Both watch the files that the program itself writes below the home directory. Those of libvirtd, qemu-img, ssh's
-guests and simulated boards are others' business and are there at once; the key pair that ssh-keygen makes is the
+guests and simulated GPUs are others' business and are there at once; the key pair that ssh-keygen makes is the
 program's, since it is the program that gives it its name.
 """
 
@@ -19,7 +19,7 @@ from unittest.mock import patch
 from simulated_world import Snapshot
 
 _OTHERS = ("hypervisor", "disks", "console", "gpu")
-"""Below a lab: written by libvirtd (which makes its directory, too), qemu-img, guests and the simulated boards."""
+"""Below a lab: written by libvirtd (which makes its directory, too), qemu-img, guests and the simulated GPUs."""
 
 
 def is_ours(root: Path, path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""A lab of tiny guests on a real private libvirtd: real networks, disks, domains and simulated boards, no images.
+"""A lab of tiny guests on a real private libvirtd: real networks, disks, domains and simulated GPUs, no images.
 
 The guests halt at once, so everything that is done inside of guests is left out; all of what is done on the host is
 the product's own.
@@ -155,13 +155,13 @@ class RealLab:
     """Home, images and file of one lab in `root`; each call of an adapter goes through `hook`. `text` is the lab file,
     else that of a tiny lab; `boot` is what its guests boot.
 
-    `boards` is the directory of simulated boards that several labs share; without it a lab has its own.
+    `gpus` is the directory of simulated GPUs that several labs share; without it a lab has its own.
     """
 
     root: Path
     name: str
     slices: bool = False
-    boards: Path | None = None
+    gpus: Path | None = None
     text: str = ""
     boot: Boot = field(default_factory=Boot)
 
@@ -193,7 +193,7 @@ class RealLab:
         return World(
             home=self.home,
             host_locks=self.home.locks,
-            board_ledger=GpuLedger(self.home.gpu_owners),
+            gpu_ledger=GpuLedger(self.home.gpu_owners),
             runner=self._hooked("process", runner),
             disks=self._hooked("disks", QemuImg(runner)),
             images=lambda _kubernetes: cast(Any, self.images),
@@ -216,7 +216,7 @@ class RealLab:
         self, backend: str, paths: LabPaths, devices: Sequence[GpuDeviceSpec] | None, *, dry: bool
     ) -> GpuHost:
         own = self.root / "scratch" if dry and not paths.gpu.is_dir() else paths.gpu
-        directory = self.boards or own
+        directory = self.gpus or own
         self._gpus.append(simulated_gpus(directory, devices))
         return self._gpus[-1]
 

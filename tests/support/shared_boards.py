@@ -1,4 +1,4 @@
-"""Labs of one name in two homes of one host, which share its boards."""
+"""Labs of one name in two homes of one host, which share its GPUs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from journeys import slices
 from simulated_world import FIRST, SYSTEM_URI, SimulatedHost
 
-from emulator.adapters.simulated.gpus import board_at
+from emulator.adapters.simulated.gpus import gpu_at
 from emulator.core.paths import Home
 from emulator.lab.lab_files import LoadedLab
 
@@ -30,13 +30,13 @@ def within(host: SimulatedHost, home: Home) -> Iterator[None]:
 
 
 def lab_of(host: SimulatedHost, compute: int = 1) -> LoadedLab:
-    """On libvirtds of their own, so that the labs share nothing but the boards."""
+    """On libvirtds of their own, so that the labs share nothing but the GPUs."""
     return host.lab_file(slices(compute).replace(SYSTEM_URI, "embedded"))
 
 
 def carved(host: SimulatedHost) -> tuple[bool, int, set[str]]:
-    """Of the board: MIG mode, number of slices, UUIDs of vGPUs."""
+    """Of the GPU: MIG mode, number of slices, UUIDs of vGPUs."""
     with host.gpus().store.change():
         pass
-    board = board_at(host.gpus().store.look(), FIRST)
-    return board.mig, len(board.instances), {str(item.uuid) for item in board.vgpus}
+    gpu = gpu_at(host.gpus().store.look(), FIRST)
+    return gpu.mig, len(gpu.instances), {str(item.uuid) for item in gpu.vgpus}

@@ -23,7 +23,7 @@ from uuid import UUID, uuid5
 
 from emulator.adapters.simulated.calls import CallHook
 from emulator.adapters.simulated.disks import SimulatedDisks, data_of
-from emulator.adapters.simulated.gpus import SimulatedBoard, SimulatedGpus
+from emulator.adapters.simulated.gpus import SimulatedGpu, SimulatedGpus
 from emulator.adapters.simulated.guests import SimulatedShell
 from emulator.adapters.simulated.hypervisor import SimulatedHypervisor
 from emulator.adapters.simulated.packet_filter import SimulatedPacketFilter
@@ -361,16 +361,16 @@ class HookedLedger(GpuLedger):
 
 # ---------------------------------------------------------------- the machine
 Snapshot = dict[str, tuple[int, bytes | None]]
-BOARDS = tuple(
-    SimulatedBoard(f"gpu-{index}", "A100-SXM4-80GB", address) for index, address in enumerate((FIRST, SECOND, THIRD))
+SIMULATED_GPUS = tuple(
+    SimulatedGpu(f"gpu-{index}", "A100-SXM4-80GB", address) for index, address in enumerate((FIRST, SECOND, THIRD))
 )
 
 
 class SimulatedHost:
-    """A machine in `root`; `boards` are those that the driver sees (the backend `nvml`)."""
+    """A machine in `root`; `gpus` are those that the driver sees (the backend `nvml`)."""
 
     def __init__(
-        self, root: Path, *, boards: Sequence[SimulatedBoard] = (), framework: VgpuFramework = VgpuFramework.MDEV
+        self, root: Path, *, gpus: Sequence[SimulatedGpu] = (), framework: VgpuFramework = VgpuFramework.MDEV
     ) -> None:
         import pynvml
 
@@ -389,8 +389,8 @@ class SimulatedHost:
         (self.machine / "tables").mkdir()
         self.units = self.machine / "units"
         self.units.mkdir()
-        if boards:
-            SimulatedGpus(self.machine / "gpus", boards, framework=framework, boot_id=self.boot_id)
+        if gpus:
+            SimulatedGpus(self.machine / "gpus", gpus, framework=framework, boot_id=self.boot_id)
 
     def boot_id(self) -> str:
         return (self.machine / "boot_id").read_text()
@@ -401,7 +401,7 @@ class SimulatedHost:
         return World(
             home=self.home,
             host_locks=self.machine / "locks",
-            board_ledger=self.board_ledger(),
+            gpu_ledger=self.gpu_ledger(),
             runner=cast(Any, self.keygen()),
             disks=Disks(self.machine, self.hook),
             images=lambda _kubernetes: SimulatedImages(self.home.images, self.hook),
@@ -476,8 +476,8 @@ class SimulatedHost:
             raise HypervisorError("no such socket", where=uri)
         return self.hypervisor(LabPaths(directory.parent))
 
-    # ------------------------------------------------------------ boards
-    def board_ledger(self) -> GpuLedger:
+    # ------------------------------------------------------------ GPUs
+    def gpu_ledger(self) -> GpuLedger:
         """That of the host, as it is seen from the home that commands now have."""
         return GpuLedger(self.default_home.gpu_owners, boot_id=self.boot_id, home=self._home_id())
 
@@ -486,24 +486,22 @@ class SimulatedHost:
 
     def _gpus(self, backend: str, paths: LabPaths, devices: Sequence[GpuDeviceSpec] | None, *, dry: bool) -> GpuHost:
         if backend != GpuBackend.SIMULATED:
-            if not (self.machine / "gpus").is_dir():  # a machine without boards: looking leaves no trace
-                return self._assemble(self.files / "no-boards", None, self.default_home.gpu_owners, real=True)
+            if not (self.machine / "gpus").is_dir():  # a machine without GPUs: looking leaves no trace
+                return self._assemble(self.files / "no-GPUs", None, self.default_home.gpu_owners, real=True)
             return self._assemble(self.machine / "gpus", None, self.default_home.gpu_owners, real=True)
-        boards = [SimulatedBoard(item.id, item.model, item.pci_address) for item in devices] if devices else None
+        gpus = [SimulatedGpu(item.id, item.model, item.pci_address) for item in devices] if devices else None
         directory = paths.gpu
         if dry:
             directory = self.files / "scratch"
             shutil.rmtree(directory, ignore_errors=True)
             if paths.gpu.is_dir():
                 shutil.copytree(paths.gpu, directory)
-        return self._assemble(directory, boards, directory / "owners.json", real=False)
+        return self._assemble(directory, gpus, directory / "owners.json", real=False)
 
-    def _assemble(
-        self, directory: Path, boards: Sequence[SimulatedBoard] | None, ledger: Path, *, real: bool
-    ) -> GpuHost:
-        framework = VgpuFramework.MDEV if boards else None
-        simulation = SimulatedGpus(directory, boards, framework=framework, boot_id=self.boot_id)
-        self._hook_boards(simulation)
+    def _assemble(self, directory: Path, gpus: Sequence[SimulatedGpu] | None, ledger: Path, *, real: bool) -> GpuHost:
+        framework = VgpuFramework.MDEV if gpus else None
+        simulation = SimulatedGpus(directory, gpus, framework=framework, boot_id=self.boot_id)
+        self._hook_gpus(simulation)
         simulation.install()
         owners = HookedLedger(ledger, self.hook, self.boot_id, self._home_id() if real else "")
         host = assemble_gpus(simulation.files, simulation.runner, owners, real=real)
@@ -517,26 +515,26 @@ class SimulatedHost:
         self._opened.append(host)
         return opened
 
-    def _hook_boards(self, simulation: SimulatedGpus) -> None:
-        """Inside one adapter call there can be several effects on a board: each is a place to be stopped at."""
+    def _hook_gpus(self, simulation: SimulatedGpus) -> None:
+        """Inside one adapter call there can be several effects on a GPU: each is a place to be stopped at."""
         change = simulation.store.change
 
         @contextmanager
         def hooked() -> Iterator[object]:
-            with self.hook.around("board"), change() as state:
+            with self.hook.around("gpu"), change() as state:
                 yield state
 
         simulation.store.change = hooked  # type: ignore[method-assign,assignment]
 
     def gpus(self, lab: LabPaths | None = None) -> SimulatedGpus:
-        """The boards, for a test's own looks and changes."""
+        """The GPUs, for a test's own looks and changes."""
         return SimulatedGpus(lab.gpu if lab else self.machine / "gpus", None, boot_id=self.boot_id)
 
-    def boards(self) -> GpuHost:
-        """The boards through the product's adapters, unhooked."""
+    def opened_gpus(self) -> GpuHost:
+        """The GPUs through the product's adapters, unhooked."""
         simulation = self.gpus()
         simulation.install()
-        host = assemble_gpus(simulation.files, simulation.runner, self.board_ledger(), real=True)
+        host = assemble_gpus(simulation.files, simulation.runner, self.gpu_ledger(), real=True)
         self._opened.append(host)
         return host
 
@@ -554,7 +552,7 @@ class SimulatedHost:
 
     # ------------------------------------------------------------ what happens to a machine
     def reboot(self) -> None:
-        """Processes, namespaces and what boards were cut into are gone; files and definitions are still there."""
+        """Processes, namespaces and what GPUs were cut into are gone; files and definitions are still there."""
         for file in (*(self.machine / "namespaces").iterdir(), *(self.machine / "tables").iterdir()):
             file.unlink()
         number = int(self.boot_id().removeprefix("boot-"))
@@ -575,10 +573,10 @@ class SimulatedHost:
         other.mkdir(parents=True)
         (other / "hpc-compute-1.qcow2").write_text("somebody's data")
         if (self.machine / "gpus").is_dir():
-            boards = self.boards()
-            boards.nvml.set_mig_mode(THIRD, enabled=True)
-            profile = next(item for item in boards.nvml.profiles(THIRD) if item.name == "1g.10gb")
-            boards.nvml.create_instance(THIRD, profile.gi_profile_id, (profile.placements or ())[-1])
+            gpus = self.opened_gpus()
+            gpus.nvml.set_mig_mode(THIRD, enabled=True)
+            profile = next(item for item in gpus.nvml.profiles(THIRD) if item.name == "1g.10gb")
+            gpus.nvml.create_instance(THIRD, profile.gi_profile_id, (profile.placements or ())[-1])
 
     # ------------------------------------------------------------ commands
     def lab_file(self, text: str, name: str = LAB) -> LoadedLab:
@@ -701,7 +699,7 @@ def _content(parts: tuple[str, ...], content: bytes | None, journal: str) -> str
             return "journal"
         return repr(journal_entries(content) if journal == "entries" else _folded(content))
     if parts[-1] == "gpus.json":
-        return _boards(content)
+        return _gpus(content)
     if parts[-1].endswith(".qcow2"):
         return _DISK_DATA.sub("", content.decode())
     if parts[-1] in ("gpu-owners.json", "owners.json"):
@@ -723,14 +721,14 @@ def _folded(content: bytes) -> object:
     return records, dict(sorted(state.facts.items())), bool(content) and not content.endswith(b"\n")
 
 
-def _boards(content: bytes) -> str:
+def _gpus(content: bytes) -> str:
     data = json.loads(content)
     data["driver_loads"] = 0
-    for board in data["boards"]:
-        if board["driver"] == "vfio-pci":
-            board["override"] = ""  # it says who may take a board without a driver; one that is bound needs it no more
-        board["vgpus"].sort(key=lambda item: str(item["parent"]))
-        board["instances"].sort(key=lambda item: int(item["start"]))
+    for gpu in data["gpus"]:
+        if gpu["driver"] == "vfio-pci":
+            gpu["override"] = ""  # it says who may take a GPU without a driver; one that is bound needs it no more
+        gpu["vgpus"].sort(key=lambda item: str(item["parent"]))
+        gpu["instances"].sort(key=lambda item: int(item["start"]))
     return json.dumps(data, sort_keys=True)
 
 
@@ -777,10 +775,10 @@ hypervisor: {{uri: "{hypervisor}"}}
 
 
 def gpu_section(backend: str = "nvml") -> str:
-    """Two boards for one node: a slice of the first, and the second as a whole."""
-    boards = ", ".join(
+    """Two GPUs for one node: a slice of the first, and the second as a whole."""
+    gpus = ", ".join(
         f'{{id: gpu-{index}, pci_address: "{address}", model: A100-SXM4-80GB, mig_capable: true}}'
         for index, address in enumerate((FIRST, SECOND))
     )
     shares = "mig_slices: {hpc: 1}, whole_gpus: {hpc: 1}"
-    return f"gpu_allocation: {{backend: {backend}, strategy: hybrid, devices: [{boards}], {shares}}}"
+    return f"gpu_allocation: {{backend: {backend}, strategy: hybrid, devices: [{gpus}], {shares}}}"

@@ -69,7 +69,7 @@ def in_sequence() -> Iterator[None]:
         for module in ("apply.executor", "app.planning", "app.boot", "app.clusters", "app.strangers"):
             stack.enter_context(patch(f"emulator.{module}.ThreadPoolExecutor", InlinePool))
         stack.enter_context(patch("emulator.apply.executor.wait", lambda futures, **_options: (list(futures), set())))
-        # A board has this many virtual functions where no public source counts them; fewer are looked at faster.
+        # A GPU has this many virtual functions where no public source counts them; fewer are looked at faster.
         stack.enter_context(patch("emulator.adapters.simulated.nvml.engine_vgpu.DEFAULT_VFS", 4))
         stack.enter_context(patch("os.fsync", lambda _descriptor: None))
         yield
@@ -326,8 +326,8 @@ ERRORS: tuple[tuple[str, tuple[type[HyperscalerError], ...]], ...] = (
     ("filter.", _COMMAND),
     ("units.", (HostNotFitError, CommandError)),
 )
-# `ready` answers yes or no and nothing else, `close` always works, and a `board` is no call but an effect inside one.
-SILENT = ("ready", "close", "board")
+# `ready` answers yes or no and nothing else, `close` always works, and a `gpu` is no call but an effect inside one.
+SILENT = ("ready", "close", "gpu")
 
 
 def documented(name: str) -> tuple[HyperscalerError, ...]:

@@ -4,15 +4,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from shared_boards import other_home
-from simulated_world import BOARDS, SimulatedHost
+from shared_gpus import other_home
+from simulated_world import SIMULATED_GPUS, SimulatedHost
 
 from emulator.core.paths import Home
 
 
 @pytest.fixture
 def host(tmp_path: Path) -> Iterator[SimulatedHost]:
-    """A machine without boards, on which others have things with names like those of the lab."""
+    """A machine without GPUs, on which others have things with names like those of the lab."""
     made = SimulatedHost(tmp_path / "host")
     made.seed_foreign()
     yield made
@@ -21,7 +21,7 @@ def host(tmp_path: Path) -> Iterator[SimulatedHost]:
 
 @pytest.fixture
 def gpu_host(tmp_path: Path) -> Iterator[SimulatedHost]:
-    made = SimulatedHost(tmp_path / "host", boards=BOARDS)
+    made = SimulatedHost(tmp_path / "host", gpus=SIMULATED_GPUS)
     made.seed_foreign()
     yield made
     made.close()
@@ -29,5 +29,5 @@ def gpu_host(tmp_path: Path) -> Iterator[SimulatedHost]:
 
 @pytest.fixture
 def other(gpu_host: SimulatedHost) -> Home:
-    """Another home on the machine with boards."""
+    """Another home on the machine with GPUs."""
     return other_home(gpu_host)

@@ -1,6 +1,6 @@
-"""GPUs through nvidia-ml-py. The same code runs on real boards and over the simulated library.
+"""GPUs through nvidia-ml-py. The same code runs on real GPUs and over the simulated library.
 
-Each call fetches its handle anew: a change of MIG mode may reset or re-bind the board, after which old handles
+Each call fetches its handle anew: a change of MIG mode may reset or re-bind the GPU, after which old handles
 are void. pynvml is imported on first use, since validation and planning work without it.
 """
 
@@ -29,7 +29,7 @@ from emulator.gpu.ports import (
     GpuProcess,
     MigActivation,
     MigModeState,
-    NvmlBoard,
+    NvmlGpu,
     Utilisation,
     VgpuTypeInfo,
     VirtualizationMode,
@@ -54,7 +54,7 @@ class NvmlGpus:
 
     def __init__(self) -> None:
         self._module: ModuleType | None = None
-        # Held for each call, so that `released` neither cuts one short nor lets one open the boards again.
+        # Held for each call, so that `released` neither cuts one short nor lets one open the GPUs again.
         self._lock = threading.RLock()
 
     # ------------------------------------------------------------ session
@@ -81,7 +81,7 @@ class NvmlGpus:
 
     @contextmanager
     def released(self) -> Iterator[None]:
-        """See `gpu_ports.NvmlGpus.released`: an open NVML holds /dev/nvidia<minor> of every board."""
+        """See `gpu_ports.NvmlGpus.released`: an open NVML holds /dev/nvidia<minor> of every GPU."""
         with self._lock:
             self.close()
             yield
@@ -103,7 +103,7 @@ class NvmlGpus:
                 handle = nvml.nvmlDeviceGetHandleByPciBusId(address)
             except nvml.NVMLError_NotFound as error:
                 raise GpuNotFoundError(
-                    f"{doing}: NVML knows no board at this address",
+                    f"{doing}: NVML knows no GPU at this address",
                     where=f"gpu {address}",
                     fix="is it bound to the nvidia driver? compare with: hyperscaler gpu discover",
                 ) from error
@@ -114,21 +114,21 @@ class NvmlGpus:
         with self._calling("asking for the driver's version") as nvml:
             return str(nvml.nvmlSystemGetDriverVersion())
 
-    def boards(self) -> tuple[NvmlBoard, ...]:
-        with self._calling("counting the boards") as nvml:
+    def gpus(self) -> tuple[NvmlGpu, ...]:
+        with self._calling("counting the GPUs") as nvml:
             count = int(nvml.nvmlDeviceGetCount())
         found = []
         for index in range(count):
             try:
-                with self._calling("reading the board", f"gpu index {index}") as nvml:
+                with self._calling("reading the GPU", f"gpu index {index}") as nvml:
                     device = Device(nvml, nvml.nvmlDeviceGetHandleByIndex(index))
-                    found.append(self._board(device, index))
+                    found.append(self._gpu(device, index))
             except GpuLostError as error:
                 # The others are still there; whoever needs this one sees that it is missing.
                 log.warning("%s", error)
         return tuple(found)
 
-    def _board(self, device: Device, index: int) -> NvmlBoard:
+    def _gpu(self, device: Device, index: int) -> NvmlGpu:
         nvml, handle = device.nvml, device.handle
         pci = nvml.nvmlDeviceGetPciInfo(handle)
         address = normal_address(str(pci.busId))
@@ -144,7 +144,7 @@ class NvmlGpus:
             except nvml.NVMLError_NoPermission:
                 log.warning("GPU instances of %s cannot be listed without root", address)
         virtualization = device.optional(nvml.nvmlDeviceGetVirtualizationMode)
-        return NvmlBoard(
+        return NvmlGpu(
             index=index,
             uuid=str(nvml.nvmlDeviceGetUUID(handle)),
             name=str(nvml.nvmlDeviceGetName(handle)),
@@ -209,15 +209,15 @@ class NvmlGpus:
             mode = _mig_mode(device)
             if mode is None:
                 raise GpuNotSupportedError(
-                    "this board has no MIG", where=f"gpu {pci_address}", fix="use it as a whole GPU"
+                    "this GPU has no MIG", where=f"gpu {pci_address}", fix="use it as a whole GPU"
                 )
-            # Enabling what is enabled fails on some drivers, and a call may reset the board: read first.
+            # Enabling what is enabled fails on some drivers, and a call may reset the GPU: read first.
             if mode.current == enabled and not mode.waits_for_reset:
                 return MigActivation.ACTIVE
             if device.optional(nvml.nvmlDeviceGetVirtualizationMode) == VirtualizationMode.PASSTHROUGH:
                 log.warning(
                     "gpu %s is passed through to this guest: the hypervisor may block the reset that the MIG mode "
-                    "needs, and the board then waits for one until the guest restarts",
+                    "needs, and the GPU then waits for one until the guest restarts",
                     pci_address,
                 )
             # The call raises only when it fails as such; whether the mode is in force is what it returns.

@@ -35,7 +35,7 @@ class Meaning:
 
 _DMESG = "look at `dmesg | grep -i -e nvrm -e xid`"
 _HOLDERS = (
-    "stop what uses the board and try again; usual holders: nvidia-persistenced, DCGM, nvsm, a display server "
+    "stop what uses the GPU and try again; usual holders: nvidia-persistenced, DCGM, nvsm, a display server "
     "(`hyperscaler gpu discover` names them). MIG mode goes off only after vGPUs, GPU instances and virtual "
     "functions are gone"
 )
@@ -45,33 +45,33 @@ MEANINGS: dict[int, Meaning] = {
     1: Meaning(GpuDriverError, "the library is not initialised", "run the command again"),
     2: Meaning(
         GpuArgumentError,
-        "the driver does not know this profile, placement or board (invalid argument)",
-        "compare with what the board offers: hyperscaler gpu discover",
+        "the driver does not know this profile, placement or GPU (invalid argument)",
+        "compare with what the GPU offers: hyperscaler gpu discover",
     ),
     3: Meaning(
         GpuNotSupportedError,
-        "the board does not do this, its MIG mode is off, or this is a guest",
+        "the GPU does not do this, its MIG mode is off, or this is a guest",
         "compare MIG mode and virtualisation: hyperscaler gpu discover",
     ),
     4: Meaning(GpuPermissionError, "no permission", "run as root; MIG and vGPUs are root's to manage"),
     6: Meaning(GpuNotFoundError, "there is no such object", "it may be gone by now: hyperscaler gpu discover"),
     7: Meaning(GpuDriverError, "the driver's answer did not fit", "the layout changed meanwhile; try again"),
-    8: Meaning(GpuDriverError, "the board's external power cables are not attached", "attach them"),
+    8: Meaning(GpuDriverError, "the GPU's external power cables are not attached", "attach them"),
     9: Meaning(GpuDriverError, "the NVIDIA driver is not loaded", "modprobe nvidia"),
     10: Meaning(GpuTimeoutError, "the driver did not answer in time", _DMESG),
-    11: Meaning(GpuDriverError, "the kernel has an interrupt problem with the board", _DMESG),
+    11: Meaning(GpuDriverError, "the kernel has an interrupt problem with the GPU", _DMESG),
     12: Meaning(GpuDriverError, "libnvidia-ml.so.1 is missing", NO_DRIVER_FIX),
     13: Meaning(GpuDriverError, "the driver is too old for this", "install a newer NVIDIA driver"),
-    14: Meaning(GpuDriverError, "the board's infoROM is corrupted", "have the board serviced"),
+    14: Meaning(GpuDriverError, "the GPU's infoROM is corrupted", "have the GPU serviced"),
     15: Meaning(
         GpuLostError,
-        "the board is lost: it fell off the bus, or the driver was reloaded",
-        f"{_DMESG}; run the command again, and reboot if the board stays away",
+        "the GPU is lost: it fell off the bus, or the driver was reloaded",
+        f"{_DMESG}; run the command again, and reboot if the GPU stays away",
     ),
     16: Meaning(
         GpuResetRequiredError,
-        "the board needs a reset first",
-        "stop what uses it, then: nvidia-smi --gpu-reset -i <board>; in a guest, restart the guest",
+        "the GPU needs a reset first",
+        "stop what uses it, then: nvidia-smi --gpu-reset -i <GPU>; in a guest, restart the guest",
     ),
     17: Meaning(GpuDriverError, "the operating system blocked the driver", _DMESG),
     18: Meaning(
@@ -80,17 +80,17 @@ MEANINGS: dict[int, Meaning] = {
         "reboot, or reload the nvidia modules: the package was updated under the running driver",
     ),
     19: Meaning(GpuBusyError, "it is in use", _HOLDERS),
-    20: Meaning(GpuNoRoomError, "the driver is out of memory", "stop what uses the board"),
+    20: Meaning(GpuNoRoomError, "the driver is out of memory", "stop what uses the GPU"),
     21: Meaning(GpuNotFoundError, "the driver has no data", "try again"),
     23: Meaning(
         GpuNoRoomError,
-        "no room: the memory slices are taken, or the board holds no more instances of this kind",
+        "no room: the memory slices are taken, or the GPU holds no more instances of this kind",
         "see what is carved: hyperscaler gpu discover; what would fit: hyperscaler gpu plan FILE",
     ),
     25: Meaning(GpuDriverError, "the driver does not know this version of the call", "install a newer driver"),
-    27: Meaning(GpuDriverError, "the board is not ready yet", "try again in a few seconds"),
-    28: Meaning(GpuNotFoundError, "there is no such board", "compare with: hyperscaler gpu discover"),
-    29: Meaning(GpuBusyError, "the board is in a state that does not allow this", _HOLDERS),
+    27: Meaning(GpuDriverError, "the GPU is not ready yet", "try again in a few seconds"),
+    28: Meaning(GpuNotFoundError, "there is no such GPU", "compare with: hyperscaler gpu discover"),
+    29: Meaning(GpuBusyError, "the GPU is in a state that does not allow this", _HOLDERS),
     30: Meaning(GpuResetRequiredError, "this kind of reset is not supported", "reboot the host"),
 }
 

@@ -18,13 +18,13 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """The pynvml module and the handle of one board."""
+    """The pynvml module and the handle of one GPU."""
 
     nvml: ModuleType
     handle: object
 
     def optional(self, ask: Callable[[object], _T]) -> _T | None:
-        """The answer, or None where board or driver does not offer the question."""
+        """The answer, or None where GPU or driver does not offer the question."""
         try:
             return ask(self.handle)
         except (
@@ -50,10 +50,10 @@ class _ProfileFacts:
 
 
 def get_profiles(device: Device, *, with_placements: bool = True) -> tuple[MigProfile, ...]:
-    """The profiles of a board, in MIG mode or not (a driver may keep them to itself while it is off).
+    """The profiles of a GPU, in MIG mode or not (a driver may keep them to itself while it is off).
 
     The loop runs over the enumeration index; what every later call takes is `info.id`, another numbering.
-    NOT_SUPPORTED: the board lacks that profile. INVALID_ARGUMENT: past the end of what the driver knows.
+    NOT_SUPPORTED: the GPU lacks that profile. INVALID_ARGUMENT: past the end of what the driver knows.
     """
     nvml = device.nvml
     found = []
@@ -138,7 +138,7 @@ def instance_of(nvml: ModuleType, handle: object, names: Mapping[int, str]) -> G
 
 
 def get_instances(device: Device, profiles: tuple[MigProfile, ...]) -> tuple[GpuInstance, ...]:
-    """All GPU instances of a board, by start."""
+    """All GPU instances of a GPU, by start."""
     names = {profile.gi_profile_id: profile.name for profile in profiles}
     found = [
         instance_of(device.nvml, handle, names)

@@ -1,4 +1,4 @@
-"""Whole boards for guests: binding to vfio-pci by `driver_override`, and back.
+"""Whole GPUs for guests: binding to vfio-pci by `driver_override`, and back.
 
 What QEMU needs is that every endpoint of an IOMMU group is on a vfio driver or on none. What the host needs is
 that nothing it lives on is taken away: libvirt passed a mounted NVMe disk through without a word, so the
@@ -60,8 +60,8 @@ class VfioPassthrough:
         return tuple(device.address for device in devices)
 
     def release(self, address: str, *, driver: str = "nvidia") -> None:
-        board = self._board(address)
-        devices = self._functions(board)
+        gpu = self._gpu(address)
+        devices = self._functions(gpu)
         for device in devices:
             if device.driver == VFIO_PCI and device.iommu_group is not None:
                 refuse_busy_group(self._files, str(device.iommu_group), f"pci {device.address}")
@@ -70,14 +70,14 @@ class VfioPassthrough:
                 self._write(f"{DEVICES}/{device.address}/driver_override", "\n", device.address)
             if device.driver == VFIO_PCI:
                 self._unbind(device.address, VFIO_PCI)
-            if device.address == board.address:
-                self._bind_back(board.address, driver)
+            if device.address == gpu.address:
+                self._bind_back(gpu.address, driver)
             elif self._driver(device.address) is None:
                 # Succeeds even when no driver wants the function (facts of sysfs-bus-pci); that is fine here.
                 self._write("/sys/bus/pci/drivers_probe", device.address, device.address)
 
     # ------------------------------------------------------------ what may be taken
-    def _board(self, address: str) -> PciDevice:
+    def _gpu(self, address: str) -> PciDevice:
         device = self._pci.device(normal_address(address))
         if device is None:
             raise GpuNotFoundError(
@@ -85,12 +85,12 @@ class VfioPassthrough:
             )
         return device
 
-    def _functions(self, board: PciDevice) -> tuple[PciDevice, ...]:
-        """The board and the other functions of its slot (audio, USB, UCSI), but no virtual functions."""
+    def _functions(self, gpu: PciDevice) -> tuple[PciDevice, ...]:
+        """The GPU and the other functions of its slot (audio, USB, UCSI), but no virtual functions."""
         found = [
             device
             for name in names(self._files, DEVICES)
-            if slot(name) == slot(board.address)
+            if slot(name) == slot(gpu.address)
             and (device := self._pci.device(name)) is not None
             and device.physfn is None
             and not device.is_bridge
@@ -98,31 +98,31 @@ class VfioPassthrough:
         return tuple(sorted(found, key=lambda device: device.address))
 
     def _endpoints(self, address: str) -> tuple[PciDevice, ...]:
-        board = self._board(address)
-        where = f"pci {board.address}"
-        if board.is_bridge:
-            raise GpuNotSupportedError("this is a PCI bridge, not a board", where=where)
-        if board.vendor != NVIDIA_VENDOR or not board.class_code.startswith("03"):
+        gpu = self._gpu(address)
+        where = f"pci {gpu.address}"
+        if gpu.is_bridge:
+            raise GpuNotSupportedError("this is a PCI bridge, not a GPU", where=where)
+        if gpu.vendor != NVIDIA_VENDOR or not gpu.class_code.startswith("03"):
             raise GpuNotSupportedError(
-                f"this is no NVIDIA GPU (vendor {board.vendor}, class {board.class_code})",
+                f"this is no NVIDIA GPU (vendor {gpu.vendor}, class {gpu.class_code})",
                 where=where,
                 fix="compare the lab file's pci_address with lspci -D -d 10de:",
             )
-        if board.physfn is not None:
-            raise GpuNotSupportedError(f"this is a virtual function of {board.physfn}; whole boards only", where=where)
-        if board.numvfs or board.virtfns:
+        if gpu.physfn is not None:
+            raise GpuNotSupportedError(f"this is a virtual function of {gpu.physfn}; whole GPUs only", where=where)
+        if gpu.numvfs or gpu.virtfns:
             raise GpuBusyError(
-                f"the board has {len(board.virtfns) or board.numvfs} virtual functions",
+                f"the GPU has {len(gpu.virtfns) or gpu.numvfs} virtual functions",
                 where=where,
-                fix=f"remove its vGPUs, then: /usr/lib/nvidia/sriov-manage -d {board.address}",
+                fix=f"remove its vGPUs, then: /usr/lib/nvidia/sriov-manage -d {gpu.address}",
             )
-        if board.iommu_group is None:
+        if gpu.iommu_group is None:
             raise GpuNotSupportedError(
-                "the board is in no IOMMU group, so it cannot be handed to a guest",
+                "the GPU is in no IOMMU group, so it cannot be handed to a guest",
                 where=where,
                 fix="switch VT-d or AMD-Vi on in the firmware and boot with intel_iommu=on or amd_iommu=on iommu=pt",
             )
-        devices = self._functions(board)
+        devices = self._functions(gpu)
         for device in devices:
             if device.iommu_group is not None:
                 self._refuse_foreigners(device.iommu_group, {item.address for item in devices}, where)
@@ -140,7 +140,7 @@ class VfioPassthrough:
                 f"IOMMU group {group} also holds {kind} of the host: {member.address}, driver {member.driver}"
                 + (f", in use as {', '.join(details)}" if details else ""),
                 where=where,
-                fix="put the board into another slot (one below its own root port), or unbind that device if the "
+                fix="put the GPU into another slot (one below its own root port), or unbind that device if the "
                 "host can do without it",
             )
 
@@ -174,7 +174,7 @@ class VfioPassthrough:
         return depth > 0 and any(self._below(item, address, depth - 1) for item in names(self._files, f"{base}/slaves"))
 
     def _refuse_held(self, devices: tuple[PciDevice, ...]) -> None:
-        """Unbinding the nvidia driver blocks while a process has the board open, so look first."""
+        """Unbinding the nvidia driver blocks while a process has the GPU open, so look first."""
         for device in devices:
             if device.driver == VFIO_PCI and device.iommu_group is not None:
                 refuse_busy_group(self._files, str(device.iommu_group), f"pci {device.address}")
@@ -188,7 +188,7 @@ class VfioPassthrough:
             if holders:
                 listed = ", ".join(f"{item.name} (pid {item.pid})" for item in holders)
                 raise GpuBusyError(
-                    f"the board is in use by {listed}",
+                    f"the GPU is in use by {listed}",
                     where=f"pci {device.address}",
                     fix="stop them first (systemctl stop nvidia-persistenced nvidia-dcgm nvsm)",
                 )
@@ -223,14 +223,14 @@ class VfioPassthrough:
             return
         if not self._files.exists(f"{DRIVERS}/{driver}"):
             raise GpuDriverError(
-                f"the driver {driver} is not loaded, so the board stays without a driver",
+                f"the driver {driver} is not loaded, so the GPU stays without a driver",
                 where=f"pci {address}",
                 fix=f"modprobe {driver}",
             )
         self._write(f"{DRIVERS}/{driver}/bind", address, address)
         if self._driver(address) != driver:
             raise GpuDriverError(
-                f"the kernel did not bind the board to {driver}", where=f"pci {address}", fix="look at dmesg"
+                f"the kernel did not bind the GPU to {driver}", where=f"pci {address}", fix="look at dmesg"
             )
 
     def _restore(self, device: PciDevice) -> None:

@@ -1,4 +1,4 @@
-"""PCI functions from sysfs. Reads only; every file may be missing, and most are on some board or kernel."""
+"""PCI functions from sysfs. Reads only; every file may be missing, and most are on some GPU or kernel."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def address_key(address: str) -> tuple[int, int, int, int]:
 
 
 def slot(address: str) -> str:
-    """`0000:41:00.1` -> `0000:41:00`: what the functions of one board share."""
+    """`0000:41:00.1` -> `0000:41:00`: what the functions of one GPU share."""
     return address.rpartition(".")[0]
 
 

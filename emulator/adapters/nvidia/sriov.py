@@ -1,4 +1,4 @@
-"""Virtual functions of NVIDIA boards, by the vendor's script.
+"""Virtual functions of NVIDIA GPUs, by the vendor's script.
 
 A direct write to `sriov_numvfs` is rejected by the driver, so `sriov-manage` is the only way (vGPU user guide
 17, 2.10). The script is not to be trusted: just after the driver has loaded it fails for passing reasons, and
@@ -20,7 +20,7 @@ from emulator.gpu.ports import FileAccess, PciDevice
 SRIOV_MANAGE = "/usr/lib/nvidia/sriov-manage"
 
 # What the script prints when trying again helps (cubecos config_gpu.cpp): it could not take the unbind lock,
-# the driver had not initialised the board yet, or NVLink was still training.
+# the driver had not initialised the GPU yet, or NVLink was still training.
 _PASSING = ("unbind lock", "unbindlock", "not initialized", "uninitialized", "nvlink", "try again")
 
 
@@ -54,14 +54,14 @@ class SriovManage:
     def enable(self, address: str) -> tuple[str, ...]:
         device = self._device(address)
         if device.virtfns:
-            # Running it again with live vGPUs can detach the board (ansible-cozystack#70).
+            # Running it again with live vGPUs can detach the GPU (ansible-cozystack#70).
             return device.virtfns
         if device.totalvfs == 0:
             raise GpuNotSupportedError(
-                "this board offers no SR-IOV virtual functions",
+                "this GPU offers no SR-IOV virtual functions",
                 where=f"pci {device.address}",
                 fix="switch SR-IOV on in the firmware, install the vGPU host driver (not the data-centre "
-                "driver), or use the board as a whole",
+                "driver), or use the GPU as a whole",
             )
         output = self._call("-e", device)
         after = self._device(address)
@@ -116,6 +116,6 @@ class SriovManage:
             raise CommandError(
                 f"sriov-manage failed with status {done.returncode}: {output or 'it said nothing'}",
                 where=" ".join(argv),
-                fix="stop what uses the board (`hyperscaler gpu discover` names it), then try again",
+                fix="stop what uses the GPU (`hyperscaler gpu discover` names it), then try again",
             )
         return output

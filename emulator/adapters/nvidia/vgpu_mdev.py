@@ -1,6 +1,6 @@
 """vGPUs as mediated devices: `/sys/class/mdev_bus/<parent>/mdev_supported_types`.
 
-The parent is a virtual function on SR-IOV boards and the physical function on older ones. A UUID is written to
+The parent is a virtual function on SR-IOV GPUs and the physical function on older ones. A UUID is written to
 `create`; what exists is a directory of that name under `/sys/bus/mdev/devices`.
 """
 
@@ -149,7 +149,7 @@ class MdevHost:
         raise GpuArgumentError(
             f"there is no vGPU type {name!r} here; the driver offers {listed}",
             where=f"pci {parent}",
-            fix="types are named after the board: compare the board's model in the lab file",
+            fix="types are named after the GPU: compare the GPU's model in the lab file",
         )
 
     def _device(self, name: str) -> VgpuDevice | None:
@@ -182,7 +182,7 @@ class MdevHost:
         hint = f"; possible now: {', '.join(others)}" if others else ""
         return GpuNoRoomError(
             f"vGPU type {wanted.name} has 0 available instances: no free GPU instance of its profile, or the "
-            f"board's MIG mode does not suit it{hint}",
+            f"GPU's MIG mode does not suit it{hint}",
             where=where,
             fix="compare MIG mode and GPU instances: hyperscaler gpu discover",
         )

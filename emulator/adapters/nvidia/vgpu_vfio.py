@@ -55,7 +55,7 @@ class VendorVfioHost:
 
     Args:
         files: the kernel's files.
-        type_names: type numbers and names of the board at a PF address, as NVML has them. A function that
+        type_names: type numbers and names of the GPU at a PF address, as NVML has them. A function that
             carries a vGPU tells only the number, and no other function lists a type that is used up.
     """
 
@@ -103,7 +103,7 @@ class VendorVfioHost:
         if number is None:
             raise GpuNoRoomError(
                 f"vGPU type {wanted} cannot be created here now; possible: {', '.join(sorted(creatable)) or 'none'}. "
-                "Either no GPU instance of its profile is free, or MIG mode does not suit it, or the board lacks it",
+                "Either no GPU instance of its profile is free, or MIG mode does not suit it, or the GPU lacks it",
                 where=where,
                 fix="compare MIG mode and GPU instances: hyperscaler gpu discover",
             )

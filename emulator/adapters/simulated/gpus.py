@@ -1,6 +1,6 @@
 """One simulated machine's GPUs: the library under pynvml, the files of the kernel, and the vendor's script.
 
-gpus = SimulatedGpus(directory, [SimulatedBoard("gpu-0", "A100-SXM4-80GB", "0000:41:00.0")])
+gpus = SimulatedGpus(directory, [SimulatedGpu("gpu-0", "A100-SXM4-80GB", "0000:41:00.0")])
 gpus.install()                      # pynvml now talks to the simulated library
 nvml, files = NvmlGpus(), gpus.files
 sriov = SriovManage(files, gpus.runner)
@@ -17,23 +17,23 @@ from pathlib import Path
 
 from emulator.adapters.nvidia.pci_sysfs import normal_address, slot
 from emulator.adapters.simulated.nvml import engine, engine_vgpu, library
-from emulator.adapters.simulated.nvml.store import GpuStore, SimBoard, SimFunction, SimState
+from emulator.adapters.simulated.nvml.store import GpuStore, SimFunction, SimGpu, SimState
 from emulator.adapters.simulated.sysfs import tree
 from emulator.adapters.simulated.sysfs.acting_files import SimulatedFiles
 from emulator.core.errors import CommandError, ConfigError
 from emulator.core.ids import NAMESPACE
 from emulator.core.ports import Completed
-from emulator.gpu.catalog import close_names, find_board
-from emulator.gpu.model import BoardModel
+from emulator.gpu.catalog import close_names, find_gpu
+from emulator.gpu.model import GpuModel
 from emulator.gpu.ports import VgpuFramework
 
-# Boards with an output have an audio function beside them; data-centre boards have none.
+# GPUs with an output have an audio function beside them; data-centre GPUs have none.
 _WITH_AUDIO = ("geforce-", "quadro-", "rtx-")
 
 
 @dataclass(frozen=True, slots=True)
-class SimulatedBoard:
-    """A board to simulate: the lab file's id, any name that the catalogue knows, a PCI address."""
+class SimulatedGpu:
+    """A GPU to simulate: the lab file's id, any name that the catalogue knows, a PCI address."""
 
     id: str
     model: str
@@ -41,7 +41,7 @@ class SimulatedBoard:
 
 
 def host_boot_id() -> str:
-    """The kernel's id of this boot; simulated boards lose at a reboot of the host what real ones lose."""
+    """The kernel's id of this boot; simulated GPUs lose at a reboot of the host what real ones lose."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
@@ -49,14 +49,14 @@ def host_boot_id() -> str:
 
 
 class SimulatedGpus:
-    """Simulated boards whose state lives in `directory`.
+    """Simulated GPUs whose state lives in `directory`.
 
     Args:
         directory: made on the first change, 0700; several processes may share it.
-        boards: the boards that there are. Those already in the state keep what is carved on them; others are
+        gpus: the GPUs that there are. Those already in the state keep what is carved on them; others are
             taken out. None leaves the state as it is.
         framework: how the kernel offers vGPUs.
-        root: whether callers count as root; None takes the real user, who needs to be root on real boards.
+        root: whether callers count as root; None takes the real user, who needs to be root on real GPUs.
         boot_id: tells the present boot; a change of it is a reboot.
 
     Raises:
@@ -66,7 +66,7 @@ class SimulatedGpus:
     def __init__(
         self,
         directory: Path,
-        boards: Iterable[SimulatedBoard] | None = None,
+        gpus: Iterable[SimulatedGpu] | None = None,
         *,
         framework: VgpuFramework | None = None,
         root: bool | None = True,
@@ -75,7 +75,7 @@ class SimulatedGpus:
         self.store = GpuStore(directory)
         self._root = os.geteuid() == 0 if root is None else root
         self._boot_id = boot_id
-        self._declare(None if boards is None else _resolved(boards), framework)
+        self._declare(None if gpus is None else _resolved(gpus), framework)
         self.library = library.SimulatedNvmlLibrary(self.store, root=self._root)
         self.files = SimulatedFiles(tree.Tree(self.store, self.library.is_open))
         self.runner = SimulatedSriovManage(self.store, self.library.is_open)
@@ -95,68 +95,68 @@ class SimulatedGpus:
         with self.store.change() as state:
             engine.reload_driver(state)
 
-    def reset_board(self, pci_address: str) -> None:
+    def reset_gpu(self, pci_address: str) -> None:
         """`nvidia-smi --gpu-reset`."""
         with self.store.change() as state:
-            engine.reset(board_at(state, pci_address))
+            engine.reset(gpu_at(state, pci_address))
 
     # ------------------------------------------------------------ set-up
-    def _declare(self, boards: list[tuple[SimulatedBoard, BoardModel]] | None, framework: VgpuFramework | None) -> None:
+    def _declare(self, gpus: list[tuple[SimulatedGpu, GpuModel]] | None, framework: VgpuFramework | None) -> None:
         boot = self._boot_id()
-        if _as_declared(self.store.look(), boards, framework, boot):
+        if _as_declared(self.store.look(), gpus, framework, boot):
             return
         with self.store.change() as state:
             if framework is not None:
                 state.framework = framework.value
-            if boards is not None:
-                _set_boards(state, boards)
+            if gpus is not None:
+                _set_gpus(state, gpus)
             if state.boot_id and state.boot_id != boot:
                 engine.reboot(state, boot)
             state.boot_id = boot
 
 
-def board_at(state: SimState, pci_address: str) -> SimBoard:
-    """The board at a PCI address, for tests and for playing faults."""
-    return next(item for item in state.boards if item.pci_address == normal_address(pci_address))
+def gpu_at(state: SimState, pci_address: str) -> SimGpu:
+    """The GPU at a PCI address, for tests and for playing faults."""
+    return next(item for item in state.gpus if item.pci_address == normal_address(pci_address))
 
 
-def _resolved(boards: Iterable[SimulatedBoard]) -> list[tuple[SimulatedBoard, BoardModel]]:
-    found: dict[str, tuple[SimulatedBoard, BoardModel]] = {}
-    for item in boards:
-        model = find_board(item.model)
+def _resolved(gpus: Iterable[SimulatedGpu]) -> list[tuple[SimulatedGpu, GpuModel]]:
+    found: dict[str, tuple[SimulatedGpu, GpuModel]] = {}
+    for item in gpus:
+        model = find_gpu(item.model)
         if model is None:
             near = ", ".join(close_names(item.model))
             raise ConfigError(
-                f"no board {item.model!r} can be simulated" + (f"; did you mean {near}?" if near else ""),
+                f"no GPU {item.model!r} can be simulated" + (f"; did you mean {near}?" if near else ""),
                 where=f"gpu_allocation.devices[{item.id}].model",
-                fix="the boards that are known are the files of config/gpus",
+                fix="the GPUs that are known are the files of config/gpus",
             )
         address = normal_address(item.pci_address)
         if address in found:
-            raise ConfigError(f"two boards at {address}", where=f"gpu_allocation.devices[{item.id}].pci_address")
-        found[address] = (SimulatedBoard(item.id, item.model, address), model)
+            raise ConfigError(f"two GPUs at {address}", where=f"gpu_allocation.devices[{item.id}].pci_address")
+        found[address] = (SimulatedGpu(item.id, item.model, address), model)
     return list(found.values())
 
 
 def _as_declared(
     state: SimState,
-    boards: list[tuple[SimulatedBoard, BoardModel]] | None,
+    gpus: list[tuple[SimulatedGpu, GpuModel]] | None,
     framework: VgpuFramework | None,
     boot: str,
 ) -> bool:
     if state.boot_id != boot or (framework is not None and state.framework != framework):
         return False
-    if boards is None:
+    if gpus is None:
         return True
-    have = [(item.id, item.model, item.pci_address) for item in state.boards]
-    return have == [(item.id, model.id, item.pci_address) for item, model in boards]
+    have = [(item.id, item.model, item.pci_address) for item in state.gpus]
+    return have == [(item.id, model.id, item.pci_address) for item, model in gpus]
 
 
-def _set_boards(state: SimState, boards: list[tuple[SimulatedBoard, BoardModel]]) -> None:
-    before = {(item.model, item.pci_address): item for item in state.boards}
+def _set_gpus(state: SimState, gpus: list[tuple[SimulatedGpu, GpuModel]]) -> None:
+    before = {(item.model, item.pci_address): item for item in state.gpus}
     taken = {item.minor for item in before.values()}
-    after: list[SimBoard] = []
-    for item, model in boards:
+    after: list[SimGpu] = []
+    for item, model in gpus:
         known = before.get((model.id, item.pci_address))
         if known is not None:
             known.id = item.id
@@ -165,20 +165,20 @@ def _set_boards(state: SimState, boards: list[tuple[SimulatedBoard, BoardModel]]
         minor = next(number for number in range(256) if number not in taken)
         taken.add(minor)
         name = f"GPU-{uuid.uuid5(NAMESPACE, f'simulated/{model.id}/{item.pci_address}')}"
-        after.append(SimBoard(item.id, model.id, item.pci_address, name, minor, group=10 + minor))
-    gone = {slot(item.pci_address) for item in state.boards} - {slot(item.pci_address) for item in after}
-    state.boards = after
+        after.append(SimGpu(item.id, model.id, item.pci_address, name, minor, group=10 + minor))
+    gone = {slot(item.pci_address) for item in state.gpus} - {slot(item.pci_address) for item in after}
+    state.gpus = after
     kept = [item for item in state.functions if slot(item.address) not in gone]
     state.functions = _with_audio(kept, after)
 
 
-def _with_audio(kept: list[SimFunction], boards: list[SimBoard]) -> list[SimFunction]:
-    """The audio functions of the boards that have one, beside what was put there otherwise."""
+def _with_audio(kept: list[SimFunction], gpus: list[SimGpu]) -> list[SimFunction]:
+    """The audio functions of the GPUs that have one, beside what was put there otherwise."""
     have = {item.address for item in kept}
     audio = [
-        SimFunction(f"{slot(board.pci_address)}.1", "10de", "10f0", "040300", board.group, "snd_hda_intel")
-        for board in boards
-        if board.model.startswith(_WITH_AUDIO) and f"{slot(board.pci_address)}.1" not in have
+        SimFunction(f"{slot(gpu.pci_address)}.1", "10de", "10f0", "040300", gpu.group, "snd_hda_intel")
+        for gpu in gpus
+        if gpu.model.startswith(_WITH_AUDIO) and f"{slot(gpu.pci_address)}.1" not in have
     ]
     return kept + audio
 

@@ -24,7 +24,6 @@ from emulator.host.parsers import (
 )
 from emulator.host.prepare.steps import FILES, UNITS
 from emulator.host.readings import (
-    Board,
     Cgroups,
     DriverKind,
     HostProbe,
@@ -34,6 +33,7 @@ from emulator.host.readings import (
     Kernel,
     Limits,
     NvidiaDriver,
+    PciGpu,
     Program,
 )
 
@@ -77,7 +77,7 @@ class HostReader:
             iptables = docker or "iptable_filter" in loaded
             forward = pool.submit(self._probe.says, "iptables-forward") if iptables else None
             chains = pool.submit(self._probe.says, "nft-chains") if "nf_tables" in loaded else None
-            boards = self._boards()
+            gpus = self._gpus()
             user = self._user()
             release = self._pairs("/etc/os-release")
             answers = {name: future.result() for name, future in said.items()}
@@ -93,9 +93,9 @@ class HostReader:
             devices={path: self._probe.device(path) for path in DEVICES},
             iommu=self._iommu(),
             cgroups=self._cgroups(),
-            boards=boards,
-            driver=self._driver(loaded, boards, processes),
-            holders=self._holders(boards),
+            gpus=gpus,
+            driver=self._driver(loaded, gpus, processes),
+            holders=self._holders(gpus),
             sriov_manage=self._files.exists("/usr/lib/nvidia/sriov-manage"),
             programs={name: Program(parse_version(text)) for name, text in answers.items() if text is not None},
             packages=self._packages(),
@@ -198,13 +198,13 @@ class HostReader:
     def _cgroups(self) -> Cgroups:
         return parse_cgroup_mounts(self._read("/proc/mounts"), self._read("/sys/fs/cgroup/cgroup.controllers"))
 
-    def _boards(self) -> tuple[Board, ...]:
+    def _gpus(self) -> tuple[PciGpu, ...]:
         found = []
         for device in self._pci.devices(vendor=NVIDIA_VENDOR):
             if device.physfn is None and device.class_code.startswith("03"):
                 group = () if device.iommu_group is None else self._pci.iommu_group(device.iommu_group)
                 framework = self._pci.framework(device.address)
-                found.append(Board(device, _board_name(device), framework, group, self._node(device)))
+                found.append(PciGpu(device, _gpu_name(device), framework, group, self._node(device)))
         return tuple(found)
 
     def _node(self, device: PciDevice) -> str:
@@ -215,7 +215,7 @@ class HostReader:
         return "" if minor is None else f"/dev/nvidia{minor}"
 
     def _driver(
-        self, loaded: frozenset[str], boards: tuple[Board, ...], processes: frozenset[str]
+        self, loaded: frozenset[str], gpus: tuple[PciGpu, ...], processes: frozenset[str]
     ) -> NvidiaDriver | None:
         """Which kind is told by what only the vGPU host driver has: its VFIO module, its manager, vGPU types."""
         if "nvidia" not in loaded:
@@ -224,14 +224,14 @@ class HostReader:
         host = (
             "nvidia_vgpu_vfio" in loaded
             or "nvidia-vgpu-mgr" in processes
-            or any(board.framework is not VgpuFramework.NONE for board in boards)
+            or any(gpu.framework is not VgpuFramework.NONE for gpu in gpus)
         )
         return NvidiaDriver(version, DriverKind.VGPU_HOST if host else DriverKind.DATA_CENTRE, is_open)
 
-    def _holders(self, boards: tuple[Board, ...]) -> tuple[DeviceHolder, ...]:
+    def _holders(self, gpus: tuple[PciGpu, ...]) -> tuple[DeviceHolder, ...]:
         devices = (name for name in names(self._files, "/dev") if name.startswith("nvidia") and name[6:].isdigit())
         nodes = [f"/dev/{name}" for name in devices]
-        nodes += [f"/dev/vfio/{board.pci.iommu_group}" for board in boards if board.pci.driver == "vfio-pci"]
+        nodes += [f"/dev/vfio/{gpu.pci.iommu_group}" for gpu in gpus if gpu.pci.driver == "vfio-pci"]
         return self._pci.holders(*nodes) if nodes else ()
 
     def _packages(self) -> frozenset[str] | None:
@@ -271,11 +271,11 @@ class HostReader:
         return Limits(soft, hard, int(instances) if instances.isdecimal() else None)
 
 
-def _board_name(device: PciDevice) -> str:
-    from emulator.gpu.catalog import find_board_by_pci  # it reads YAML: not where there is no board
+def _gpu_name(device: PciDevice) -> str:
+    from emulator.gpu.catalog import find_gpu_by_pci  # it reads YAML: not where there is no GPU
 
     pci_id = f"{device.vendor}:{device.device}"
-    model = find_board_by_pci(pci_id)
+    model = find_gpu_by_pci(pci_id)
     return model.product_name if model else f"NVIDIA device {pci_id}"
 
 

@@ -1,4 +1,4 @@
-"""What boards and guests themselves tell of a lab, when its record and the ledger of the host are lost."""
+"""What GPUs and guests themselves tell of a lab, when its record and the ledger of the host are lost."""
 
 from __future__ import annotations
 
@@ -35,26 +35,26 @@ class TracedVgpu:
 
 def traced_vgpus(gpus: GpuHost, lab: str) -> tuple[TracedVgpu, ...]:
     """The lab's vGPUs that the ledger gives to nobody. Only mediated devices have UUIDs; in the vendor VFIO framework
-    nothing on the board tells whose a vGPU is.
+    nothing on the GPU tells whose a vGPU is.
 
     NVML is asked only where there are vGPUs without an owner.
     """
     claimed, name = gpus.ledger.in_effect(), gpus.ledger.full_name(lab)
     found = []
     for device in gpus.vgpus(VgpuFramework.MDEV).devices():
-        board = _board_of(gpus, device.parent)
-        if board is None or vgpu_key(board.address, str(device.uuid), device.parent) in claimed:
+        gpu = _gpu_of(gpus, device.parent)
+        if gpu is None or vgpu_key(gpu.address, str(device.uuid), device.parent) in claimed:
             continue
-        for profile in gpus.nvml.profiles(board.address):
+        for profile in gpus.nvml.profiles(gpu.address):
             for place in profile.placements or ():
-                if str(vgpu_uuid(name, board.address, profile.name, place.start)) == str(device.uuid):
-                    trace = TracedVgpu(board.address, profile.name, place.start, str(device.uuid), device.parent)
+                if str(vgpu_uuid(name, gpu.address, profile.name, place.start)) == str(device.uuid):
+                    trace = TracedVgpu(gpu.address, profile.name, place.start, str(device.uuid), device.parent)
                     found.append(trace)
     return tuple(found)
 
 
 def traced_slices(gpus: GpuHost, lab: str) -> frozenset[tuple[str, str, int]]:
-    """Board, profile and start of the slices under the lab's vGPUs that the ledger gives to nobody."""
+    """GPU, profile and start of the slices under the lab's vGPUs that the ledger gives to nobody."""
     owners = gpus.ledger.read()
     return frozenset(
         (trace.pci_address, trace.profile, trace.start)
@@ -65,31 +65,31 @@ def traced_slices(gpus: GpuHost, lab: str) -> frozenset[tuple[str, str, int]]:
     )
 
 
-def traced_boards(gpus: GpuHost, passed: Iterable[Hostdev]) -> tuple[str, ...]:
-    """Whole boards among what guests of the lab have that the ledger gives to nobody."""
+def traced_gpus(gpus: GpuHost, passed: Iterable[Hostdev]) -> tuple[str, ...]:
+    """Whole GPUs among what guests of the lab have that the ledger gives to nobody."""
     owners = gpus.ledger.read()
     found = []
     for address in sorted({item.address for item in passed if item.kind is HostdevKind.PCI}):
         device = gpus.pci.device(address)
-        if device is not None and _is_board(device) and device.driver == VFIO_DRIVER and address not in owners:
+        if device is not None and _is_gpu(device) and device.driver == VFIO_DRIVER and address not in owners:
             found.append(address)
     return tuple(found)
 
 
-def boards_with_traces(gpus: GpuHost, passed: Iterable[Hostdev]) -> frozenset[str]:
-    """Boards of virtual functions that guests of the lab have: what is on them cannot be told by its looks."""
+def gpus_with_traces(gpus: GpuHost, passed: Iterable[Hostdev]) -> frozenset[str]:
+    """GPUs of virtual functions that guests of the lab have: what is on them cannot be told by its looks."""
     functions = {item.address for item in passed if item.kind is HostdevKind.VFIO_VF}
     claimed = {key.rpartition("/")[2] for key in gpus.ledger.read() if "/vgpu/" in key}
-    boards = (_board_of(gpus, address) for address in functions - claimed)
-    return frozenset(board.address for board in boards if board is not None)
+    devices = (_gpu_of(gpus, address) for address in functions - claimed)
+    return frozenset(gpu.address for gpu in devices if gpu is not None)
 
 
-def _board_of(gpus: GpuHost, function: str) -> PciDevice | None:
+def _gpu_of(gpus: GpuHost, function: str) -> PciDevice | None:
     """The physical function; None for one that is no NVIDIA GPU."""
     device = gpus.pci.device(function)
-    board = gpus.pci.device(device.physfn) if device is not None and device.physfn else device
-    return board if board is not None and _is_board(board) else None
+    gpu = gpus.pci.device(device.physfn) if device is not None and device.physfn else device
+    return gpu if gpu is not None and _is_gpu(gpu) else None
 
 
-def _is_board(device: PciDevice) -> bool:
+def _is_gpu(device: PciDevice) -> bool:
     return device.vendor == NVIDIA_VENDOR and device.class_code.startswith("03") and device.physfn is None

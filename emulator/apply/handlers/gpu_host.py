@@ -18,9 +18,9 @@ from emulator.gpu.ports import (
 
 @dataclass(frozen=True, slots=True)
 class GpuHost:
-    """The ports through which boards are read and changed, and the record of who owns what on them.
+    """The ports through which GPUs are read and changed, and the record of who owns what on them.
 
-    `real` False: the boards are simulated, so that nothing of them can be handed to a guest as a device.
+    `real` False: the GPUs are simulated, so that nothing of them can be handed to a guest as a device.
     """
 
     nvml: NvmlGpus

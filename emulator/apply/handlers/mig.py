@@ -1,4 +1,4 @@
-"""Cutting boards: MIG mode, virtual functions, GPU instances."""
+"""Cutting GPUs: MIG mode, virtual functions, GPU instances."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from emulator.gpu.model import Placement
 from emulator.gpu.ports import (
     VgpuFramework,
 )
-from emulator.plan.gpu_resources import BoardResource, GpuInstance, MigMode, Vgpu, VirtualFunctions, slice_name
+from emulator.plan.gpu_resources import GpuInstance, GpuResource, MigMode, Vgpu, VirtualFunctions, slice_name
 from emulator.plan.model import Action, Observation, Presence, Recorded
 from emulator.plan.resources import Resource
 
@@ -35,7 +35,7 @@ class MigModeHandler:
         mode = gpus.nvml.mig_mode(resource.pci_address)
         if mode is None:
             return Observation(Presence.FOREIGN, detail=f"{resource.device} has no MIG")
-        waits = "waits for a reset of the board" if mode.waits_for_reset else ""
+        waits = "waits for a reset of the GPU" if mode.waits_for_reset else ""
         if not mode.current:
             return Observation(Presence.ABSENT, detail=waits)
         return Observation(Presence.OURS, drift=(waits,) if waits else ())
@@ -82,9 +82,9 @@ class MigModeHandler:
             gpus.ledger.release(key, context.lab)
 
     def find(self, lab: str) -> Sequence[Resource]:
-        """Boards whose MIG mode the lab switched on."""
-        boards = _boards_of(self._gpus(), lab, mode_key)
-        return tuple(MigMode(name=board, device=board, pci_address=board) for board in boards)
+        """GPUs whose MIG mode the lab switched on."""
+        gpus = _gpus_of(self._gpus(), lab, mode_key)
+        return tuple(MigMode(name=gpu, device=gpu, pci_address=gpu) for gpu in gpus)
 
 
 def surely_not(there: Callable[[], bool]) -> bool:
@@ -98,18 +98,18 @@ def surely_not(there: Callable[[], bool]) -> bool:
         return False
 
 
-def _away(gpus: GpuHost, resource: BoardResource) -> bool:
-    """Whether the board is out with a guest as a whole: NVML does not see it then."""
+def _away(gpus: GpuHost, resource: GpuResource) -> bool:
+    """Whether the GPU is out with a guest as a whole: NVML does not see it then."""
     device = gpus.pci.device(resource.pci_address)
     return device is not None and device.driver == VFIO_DRIVER
 
 
-def _boards_of(gpus: GpuHost, lab: str, key: Callable[[str], str]) -> tuple[str, ...]:
-    return tuple(board for item in gpus.ledger.of(lab) if item == key(board := item.partition("/")[0]))
+def _gpus_of(gpus: GpuHost, lab: str, key: Callable[[str], str]) -> tuple[str, ...]:
+    return tuple(gpu for item in gpus.ledger.of(lab) if item == key(gpu := item.partition("/")[0]))
 
 
 def _still_needed(gpus: GpuHost, resource: MigMode | VirtualFunctions, key: str, context: ApplyContext) -> bool:
-    """Whether something of others on the board needs what this lab would take away; the claim passes to them."""
+    """Whether something of others on the GPU needs what this lab would take away; the claim passes to them."""
     others = [owner for name, owner in gpus.ledger.read().items() if name.startswith(f"{resource.pci_address}/")]
     heirs = [owner for owner in others if owner != context.lab]
     slices = gpus.nvml.instances(resource.pci_address)
@@ -118,7 +118,7 @@ def _still_needed(gpus: GpuHost, resource: MigMode | VirtualFunctions, key: str,
             raise GpuBusyError(
                 f"{item.profile} at slice {item.placement.start} of {resource.device} is still there",
                 where=resource.pci_address,
-                fix="run the same command again; slices go before the board is given back",
+                fix="run the same command again; slices go before the GPU is given back",
             )
     if not heirs and not slices and not _vgpus_on(gpus, resource.pci_address):
         return False
@@ -190,13 +190,13 @@ class VirtualFunctionsHandler:
             gpus.ledger.release(key, self._lab)
 
     def find(self, lab: str) -> Sequence[Resource]:
-        """Boards whose virtual functions the lab enabled."""
-        boards = _boards_of(self._gpus(), lab, functions_key)
-        return tuple(VirtualFunctions(name=board, device=board, pci_address=board) for board in boards)
+        """GPUs whose virtual functions the lab enabled."""
+        gpus = _gpus_of(self._gpus(), lab, functions_key)
+        return tuple(VirtualFunctions(name=gpu, device=gpu, pci_address=gpu) for gpu in gpus)
 
 
 def _refuse_to_erase(gpus: GpuHost, resource: VirtualFunctions, lab: str) -> None:
-    """sriov-manage re-binds the driver, which erases every GPU instance of the board, ours or not."""
+    """sriov-manage re-binds the driver, which erases every GPU instance of the GPU, ours or not."""
     mine = set(gpus.ledger.held(lab))
     foreign = [
         f"{instance.profile} at {instance.placement.start}"
@@ -208,12 +208,12 @@ def _refuse_to_erase(gpus: GpuHost, resource: VirtualFunctions, lab: str) -> Non
             f"enabling virtual functions of {resource.device} would erase GPU instances that are not this lab's: "
             + ", ".join(foreign),
             where=resource.pci_address,
-            fix="take these away first (nvidia-smi mig -dgi), or use another board",
+            fix="take these away first (nvidia-smi mig -dgi), or use another GPU",
         )
 
 
 class GpuInstanceHandler:
-    """Slices are known by (board, profile, start); whose they are is in the ledger, written before the slice is."""
+    """Slices are known by (GPU, profile, start); whose they are is in the ledger, written before the slice is."""
 
     def __init__(self, gpus: Gpus, lab: str) -> None:
         self._gpus = gpus
@@ -292,8 +292,8 @@ class GpuInstanceHandler:
         try:
             gpus.nvml.destroy_instance(resource.pci_address, profile_id_of(gpus, resource), resource.start)
         except GpuBusyError as error:
-            board = vgpus_on(resource.pci_address)
-            others = {owner for name, owner in gpus.ledger.in_effect().items() if name.startswith(board)} - {self._lab}
+            gpu = vgpus_on(resource.pci_address)
+            others = {owner for name, owner in gpus.ledger.in_effect().items() if name.startswith(gpu)} - {self._lab}
             if not others:
                 raise
             # Which slice a vGPU is on the driver chose, and does not tell before a guest runs.
@@ -325,7 +325,7 @@ def made_in_this_boot(gpus: GpuHost, handle: Handle) -> bool:
 
 
 def slices_of(gpus: GpuHost, labs: Collection[str]) -> tuple[tuple[str, str, int], ...]:
-    """Board, profile and start of each slice that the ledger gives to one of the labs."""
+    """GPU, profile and start of each slice that the ledger gives to one of the labs."""
     found = (slice_of(key) for key, owner in gpus.ledger.read().items() if owner in labs)
     return tuple(place for place in found if place is not None)
 
@@ -335,7 +335,7 @@ def _is(resource: GpuInstance, instance: Slice) -> bool:
 
 
 def profile_id_of(gpus: GpuHost, resource: GpuInstance | Vgpu) -> int:
-    """The driver's number of the profile on that board."""
+    """The driver's number of the profile on that GPU."""
     profiles = gpus.nvml.profiles(resource.pci_address)
     for profile in profiles:
         if profile.name == resource.profile:
@@ -351,7 +351,7 @@ def profile_id_of(gpus: GpuHost, resource: GpuInstance | Vgpu) -> int:
 def gpu_instance(
     device: str, pci_address: str, profile: str, placement: Placement, needs: tuple[str, ...] = ()
 ) -> GpuInstance:
-    """The resource of a slice; its name tells board, profile and start."""
+    """The resource of a slice; its name tells GPU, profile and start."""
     return GpuInstance(
         name=slice_name(pci_address, profile, placement.start),
         needs=needs,

@@ -8,7 +8,7 @@ from emulator.plan.gpu_resources import MigMode
 
 
 def required_mig_mode(nvml: NvmlGpus, resource: MigMode) -> MigModeState:
-    """The board's MIG mode.
+    """The GPU's MIG mode.
 
     Raises:
         GpuNotSupportedError: it has none.
@@ -16,7 +16,7 @@ def required_mig_mode(nvml: NvmlGpus, resource: MigMode) -> MigModeState:
     mode = nvml.mig_mode(resource.pci_address)
     if mode is None:
         raise GpuNotSupportedError(
-            f"{resource.device} has no MIG", where=resource.pci_address, fix="use the board as a whole"
+            f"{resource.device} has no MIG", where=resource.pci_address, fix="use the GPU as a whole"
         )
     return mode
 
@@ -24,11 +24,11 @@ def required_mig_mode(nvml: NvmlGpus, resource: MigMode) -> MigModeState:
 def switch_mig_mode(nvml: NvmlGpus, pci: PciBus, resource: MigMode, *, enabled: bool) -> None:
     """Set MIG mode so that it is in force at once, or leave it as it was.
 
-    A change that would wait for a reset is taken back: else the board changes under whoever resets it next.
+    A change that would wait for a reset is taken back: else the GPU changes under whoever resets it next.
 
     Raises:
-        GpuBusyError: somebody has the board; names them.
-        GpuResetRequiredError: the driver cannot reset the board by itself.
+        GpuBusyError: somebody has the GPU; names them.
+        GpuResetRequiredError: the driver cannot reset the GPU by itself.
     """
     before = required_mig_mode(nvml, resource)
     outcome = nvml.set_mig_mode(resource.pci_address, enabled=enabled)
@@ -41,12 +41,12 @@ def switch_mig_mode(nvml: NvmlGpus, pci: PciBus, resource: MigMode, *, enabled: 
     state = "the mode is as it was" if undone else "the mode still waits for a reset, as before"
     if outcome is MigActivation.IN_USE:
         raise GpuBusyError(
-            f"MIG mode of {resource.device} cannot change while the board is in use: {who}; {state}",
+            f"MIG mode of {resource.device} cannot change while the GPU is in use: {who}; {state}",
             where=resource.pci_address,
             fix="stop these (often nvidia-persistenced, DCGM or a display server), then run the command again",
         )
     raise GpuResetRequiredError(
-        f"MIG mode of {resource.device} changes only with a reset of the board: {who}; {state}",
+        f"MIG mode of {resource.device} changes only with a reset of the GPU: {who}; {state}",
         where=resource.pci_address,
         fix=f"nvidia-smi -i {resource.pci_address} -mig {int(enabled)}, then nvidia-smi --gpu-reset "
         f"-i {resource.pci_address} when nothing uses it, or reboot; then run this again",
@@ -54,10 +54,10 @@ def switch_mig_mode(nvml: NvmlGpus, pci: PciBus, resource: MigMode, *, enabled: 
 
 
 def _holders(nvml: NvmlGpus, pci: PciBus, pci_address: str) -> str:
-    """Who has the board: processes that compute on it, and those that merely have its device node open."""
-    board = next((item for item in nvml.boards() if item.pci_address == pci_address), None)
+    """Who has the GPU: processes that compute on it, and those that merely have its device node open."""
+    gpu = next((item for item in nvml.gpus() if item.pci_address == pci_address), None)
     found = {process.pid: process.name for process in nvml.processes(pci_address)}
-    if board is not None and board.minor_number is not None:
-        found |= {holder.pid: holder.name for holder in others(pci.holders(f"/dev/nvidia{board.minor_number}"))}
+    if gpu is not None and gpu.minor_number is not None:
+        found |= {holder.pid: holder.name for holder in others(pci.holders(f"/dev/nvidia{gpu.minor_number}"))}
     named = ", ".join(f"{name} (pid {pid})" for pid, name in sorted(found.items()))
     return f"held by {named}" if named else "the driver does not say what holds it"

@@ -1,13 +1,13 @@
-"""Handing boards to guests: vGPUs on GPU instances, and whole boards."""
+"""Handing GPUs to guests: vGPUs on GPU instances, and whole GPUs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from uuid import UUID
 
-from emulator.apply.gpu_ownership import vgpu_key, vgpus_on, whole_boards
+from emulator.apply.gpu_ownership import vgpu_key, vgpus_on, whole_gpus
 from emulator.apply.handler import ApplyContext, Handle
-from emulator.apply.handlers.gpu_discovery import VFIO_DRIVER, traced_boards, traced_vgpus
+from emulator.apply.handlers.gpu_discovery import VFIO_DRIVER, traced_gpus, traced_vgpus
 from emulator.apply.handlers.gpu_host import GpuHost, Gpus
 from emulator.apply.handlers.mig import made_in_this_boot, settled_handle, slices_of, surely_not
 from emulator.apply.handlers.vgpu_slice import other_slices_away
@@ -70,10 +70,10 @@ class VgpuHandler:
         return next((key.removeprefix(start) for key in keys if key.startswith(start)), None)
 
     def _fits(self, resource: Vgpu, device: VgpuDevice) -> bool:
-        """Whether a vGPU is of the profile and on the board that are wanted."""
+        """Whether a vGPU is of the profile and on the GPU that are wanted."""
         found = self._gpus().pci.device(device.parent)
-        board = found.physfn or found.address if found is not None else device.parent
-        return board == resource.pci_address and device.type_name in self._type_names(resource)
+        gpu = found.physfn or found.address if found is not None else device.parent
+        return gpu == resource.pci_address and device.type_name in self._type_names(resource)
 
     def ensure(self, resource: Vgpu, previous: Resource | None, context: ApplyContext) -> Handle:
         del previous
@@ -86,7 +86,7 @@ class VgpuHandler:
                 fix="install NVIDIA's vGPU host driver (Virtual GPU Manager); the data-centre driver has no vGPUs",
             )
         host = gpus.vgpus(framework)
-        # Vgpus of one board are made side by side: each must see which functions the others took.
+        # Vgpus of one GPU are made side by side: each must see which functions the others took.
         with gpus.ledger.layout():
             device = self._existing(host, resource, context.handle(resource.id))
             if device is None or not self._fits(resource, device):
@@ -129,12 +129,12 @@ class VgpuHandler:
             for name in names:
                 if not parent.devices and name in parent.creatable:
                     return VgpuRequest(parent.address, name, UUID(resource.uuid))
-        board = next((b for b in self._gpus().nvml.boards() if b.pci_address == resource.pci_address), None)
-        if not parents or board is None:
+        gpu = next((b for b in self._gpus().nvml.gpus() if b.pci_address == resource.pci_address), None)
+        if not parents or gpu is None:
             why = "no virtual function is there; enable them with sriov-manage"
         else:
             free = next((parent.address for parent in parents if not parent.devices), parents[0].address)
-            why = why_unavailable(names[0], board, parents, free).value
+            why = why_unavailable(names[0], gpu, parents, free).value
         raise GpuNoRoomError(
             f"no vGPU of type {' or '.join(names)} can be made on {resource.device}: {why}",
             where=resource.pci_address,
@@ -143,12 +143,12 @@ class VgpuHandler:
 
     def _functions_of_others(self, resource: Vgpu) -> set[str]:
         own = vgpu_key(resource.pci_address, resource.uuid, "")
-        board = vgpus_on(resource.pci_address)
+        gpu = vgpus_on(resource.pci_address)
         claims = self._gpus().ledger.in_effect()
-        return {key.rpartition("/")[2] for key in claims if key.startswith(board) and not key.startswith(own)}
+        return {key.rpartition("/")[2] for key in claims if key.startswith(gpu) and not key.startswith(own)}
 
     def _type_names(self, resource: Vgpu) -> tuple[str, ...]:
-        """vGPU types of a whole slice of the profile: NVML links type and profile, names differ from board to board."""
+        """vGPU types of a whole slice of the profile: NVML links type and profile, names differ from GPU to GPU."""
         nvml = self._gpus().nvml
         profiles = {profile.name: profile.gi_profile_id for profile in nvml.profiles(resource.pci_address)}
         wanted = profiles.get(resource.profile)
@@ -159,7 +159,7 @@ class VgpuHandler:
                 where=resource.pci_address,
                 fix="compare `hyperscaler gpu discover`; MIG-backed vGPUs need NVIDIA's vGPU host driver",
             )
-        # Boards that time-slice GPU instances have types of a part of one, too, which several guests would share.
+        # GPUs that time-slice GPU instances have types of a part of one, too, which several guests would share.
         least = min(kind.max_instances for kind in kinds)
         whole = (kind.name for kind in kinds if kind.max_instances == least)
         # The plain compute type first; media and graphics variants only where there is no other.
@@ -225,7 +225,7 @@ class WholeGpuHandler:
             return Observation(Presence.FOREIGN, detail=f"{resource.device} belongs to lab {owner}")
         device = gpus.pci.device(resource.pci_address)
         if device is None:
-            return Observation(Presence.FOREIGN, detail=f"there is no board at {resource.pci_address}")
+            return Observation(Presence.FOREIGN, detail=f"there is no GPU at {resource.pci_address}")
         bound = device.driver == VFIO_DRIVER
         unknown = bound and record is None and owner is None
         if unknown and device.iommu_group is not None and not self._traced(gpus, resource):
@@ -244,7 +244,7 @@ class WholeGpuHandler:
             claimed = gpus.ledger.owner(resource.pci_address) == self._lab
             had = claimed or self._traced(gpus, resource)
             gpus.ledger.claim(resource.pci_address, self._lab)
-            # A board that a run which was cut off has taken from its driver says no longer what that was; nor does one
+            # A GPU that a run which was cut off has taken from its driver says no longer what that was; nor does one
             # that a guest of the lab has, and no record.
             unknown = had and driver in ("", VFIO_DRIVER)
             before = context.handle(resource.id).get("driver_before", "nvidia" if unknown else driver)
@@ -260,22 +260,22 @@ class WholeGpuHandler:
         return {"driver_before": before, "endpoints": list(endpoints)}
 
     def _traced(self, gpus: GpuHost, resource: WholeGpu) -> bool:
-        return resource.pci_address in traced_boards(gpus, self._passed())
+        return resource.pci_address in traced_gpus(gpus, self._passed())
 
     def _left(self, resource: WholeGpu, driver: str) -> bool:
-        """Whether the board is no longer bound to `driver`."""
+        """Whether the GPU is no longer bound to `driver`."""
         device = self._gpus().pci.device(resource.pci_address)
         return device is not None and (device.driver or "") != driver
 
     def _refuse_carved(self, gpus: GpuHost, resource: WholeGpu) -> None:
-        """Binding a board to another driver erases its GPU instances; those of this lab are gone by now."""
+        """Binding a GPU to another driver erases its GPU instances; those of this lab are gone by now."""
         instances = gpus.nvml.instances(resource.pci_address)
         if instances:
             listed = ", ".join(f"{item.profile} at {item.placement.start}" for item in instances)
             raise GpuBusyError(
                 f"{resource.device} cannot go to a guest as a whole: it is cut into GPU instances of others: {listed}",
                 where=resource.pci_address,
-                fix="take these away first (nvidia-smi mig -dgi), or use another board",
+                fix="take these away first (nvidia-smi mig -dgi), or use another GPU",
             )
 
     def delete(self, resource: WholeGpu, handle: Handle, context: ApplyContext) -> None:
@@ -284,10 +284,10 @@ class WholeGpuHandler:
         with gpus.ledger.layout():
             owner = gpus.ledger.owner(resource.pci_address)
             if owner != self._lab and (owner is not None or "driver_before" not in handle):
-                return  # the board never was this lab's
+                return  # the GPU never was this lab's
             device = gpus.pci.device(resource.pci_address)
             before = handle.get("driver_before", "nvidia")
-            # Also of a board that is not bound: a run that was cut off may have left some of its functions half
+            # Also of a GPU that is not bound: a run that was cut off may have left some of its functions half
             # way to vfio-pci or back, and the release of what is as it was changes nothing.
             if device is not None and before != VFIO_DRIVER:
                 bound = device.driver == VFIO_DRIVER and device.iommu_group is not None
@@ -302,16 +302,16 @@ class WholeGpuHandler:
             gpus.ledger.release(resource.pci_address, self._lab)
 
     def find(self, lab: str) -> Sequence[Resource]:
-        """Boards that the host's ledger gives to the lab, and those that guests of the lab have and no ledger knows."""
+        """GPUs that the host's ledger gives to the lab, and those that guests of the lab have and no ledger knows."""
         gpus = self._gpus()
-        boards = (*whole_boards(gpus.ledger.of(lab)), *traced_boards(gpus, self._passed()))
-        return tuple(WholeGpu(name=key, device=key, pci_address=key, node="", demand="") for key in boards)
+        devices = (*whole_gpus(gpus.ledger.of(lab)), *traced_gpus(gpus, self._passed()))
+        return tuple(WholeGpu(name=key, device=key, pci_address=key, node="", demand="") for key in devices)
 
 
 def hostdevs_of(gpus: Gpus, handle: Handle) -> tuple[Hostdev, ...]:
-    """The devices for the domain XML that a vGPU's or a whole board's handle stands for.
+    """The devices for the domain XML that a vGPU's or a whole GPU's handle stands for.
 
-    A simulated board has none: the guest sees its slices as inventory data.
+    A simulated GPU has none: the guest sees its slices as inventory data.
     """
     if not gpus().real:
         return ()

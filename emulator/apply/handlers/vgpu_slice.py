@@ -25,7 +25,7 @@ from emulator.plan.gpu_resources import Vgpu, slice_name
 
 @contextmanager
 def other_slices_away(gpus: GpuHost, host: VgpuHost, resource: Vgpu, lab: str) -> Iterator[None]:
-    """Meanwhile no slice of labs on the board is free for a vGPU of the profile but its own.
+    """Meanwhile no slice of labs on the GPU is free for a vGPU of the profile but its own.
 
     Those that another run has just made, or one that died has left, come back to the same place. The caller holds
     `GpuLedger.layout`, so that nobody misses them; if this run dies in between, their labs' next run makes them again,
@@ -34,20 +34,20 @@ def other_slices_away(gpus: GpuHost, host: VgpuHost, resource: Vgpu, lab: str) -
     Raises:
         GpuError: one could not be made again.
     """
-    profile_id, board = profile_id_of(gpus, resource), resource.pci_address
+    profile_id, gpu = profile_id_of(gpus, resource), resource.pci_address
     away: list[Placement] = []
     try:
         for place in _maybe_free(gpus, host, resource, lab):
             away.append(place)  # first: a driver can do a thing and report that it failed
             with contextlib.suppress(GpuBusyError):  # something has it: then it is not free
-                gpus.nvml.destroy_instance(board, profile_id, place.start)
+                gpus.nvml.destroy_instance(gpu, profile_id, place.start)
         yield
     finally:
         failed: GpuError | None = None
         for place in away:
             try:
-                if all(item.placement != place for item in gpus.nvml.instances(board)):
-                    gpus.nvml.create_instance(board, profile_id, place)
+                if all(item.placement != place for item in gpus.nvml.instances(gpu)):
+                    gpus.nvml.create_instance(gpu, profile_id, place)
             except GpuError as error:
                 failed = failed or error
         if failed is not None:
@@ -55,7 +55,7 @@ def other_slices_away(gpus: GpuHost, host: VgpuHost, resource: Vgpu, lab: str) -
 
 
 def _maybe_free(gpus: GpuHost, host: VgpuHost, resource: Vgpu, lab: str) -> list[Placement]:
-    """Slices of the profile that labs have on the board and no vGPU for, but for the vGPU's own. Beside slices that
+    """Slices of the profile that labs have on the GPU and no vGPU for, but for the vGPU's own. Beside slices that
     hyperscaler did not make those with a vGPU, too: it may be on such a one, and its own slice free."""
     claims = gpus.ledger.in_effect()
     mine = {

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from emulator.core.errors import HyperscalerError
-from emulator.gpu.pictures.picture import BoardPicture
-from emulator.gpu.placement.demand import Assignment, BoardState, Infeasible
+from emulator.gpu.pictures.picture import GpuPicture
+from emulator.gpu.placement.demand import Assignment, GpuState, Infeasible
 from emulator.gpu.ports import Utilisation, VgpuFramework
 from emulator.host.gpu_json import gpu_record
 from emulator.host.gpus import Gpu
-from emulator.operations.gpu.reports import BoardUsage, Discovery
+from emulator.operations.gpu.reports import Discovery, GpuUsage
 
 _FRAMEWORKS = {
     VgpuFramework.NONE: "none offered by the kernel",
@@ -37,9 +37,9 @@ def discovery_json(found: Discovery) -> dict[str, Any]:
     gpus = []
     for gpu in found.gpus:
         record = gpu_record(gpu)
-        board = record["nvml"]
-        if isinstance(board, dict) and gpu.board is not None:
-            for entry, instance in zip(board["instances"], gpu.board.instances, strict=True):
+        seen = record["nvml"]
+        if isinstance(seen, dict) and gpu.nvml is not None:
+            for entry, instance in zip(seen["instances"], gpu.nvml.instances, strict=True):
                 entry["lab"] = found.owner(gpu, instance)
         gpus.append({**record, "lab": found.owner(gpu)})
     return {
@@ -66,18 +66,18 @@ def discovery_text(found: Discovery) -> str:
     heading = ("ADDRESS", "PRODUCT", "MEMORY", "MIG", "SLICES", "VFS", "DRIVER", "HELD BY")
     rows = [heading, *(_summary(gpu) for gpu in found.gpus)]
     blocks = [_details(found, gpu) for gpu in found.gpus]
-    title = "simulated boards\n" if found.simulated else ""
+    title = "simulated GPUs\n" if found.simulated else ""
     return title + "\n\n".join([table(rows), *blocks])
 
 
 def _summary(gpu: Gpu) -> tuple[str, ...]:
-    board = gpu.board
+    seen = gpu.nvml
     return (
         gpu.pci_address,
         gpu.name,
-        f"{board.memory_total_mib} MiB" if board else "?",
+        f"{seen.memory_total_mib} MiB" if seen else "?",
         _mig(gpu),
-        str(len(board.instances)) if board else "?",
+        str(len(seen.instances)) if seen else "?",
         str(len(gpu.vfs)),
         gpu.driver or "none",
         _count(len(_pids(gpu))),
@@ -89,37 +89,37 @@ def _count(processes: int) -> str:
 
 
 def _pids(gpu: Gpu) -> set[int]:
-    computing = {item.pid for item in gpu.board.processes} if gpu.board else set()
+    computing = {item.pid for item in gpu.nvml.processes} if gpu.nvml else set()
     return computing | {item.pid for item in gpu.holders}
 
 
 def _mig(gpu: Gpu) -> str:
-    board = gpu.board
-    if board is None:
+    seen = gpu.nvml
+    if seen is None:
         return "?"
-    if board.mig is None:
+    if seen.mig is None:
         return "not capable"
-    text = "on" if board.mig.current else "off"
-    return f"{text}, {'on' if board.mig.pending else 'off'} after a reset" if board.mig.waits_for_reset else text
+    text = "on" if seen.mig.current else "off"
+    return f"{text}, {'on' if seen.mig.pending else 'off'} after a reset" if seen.mig.waits_for_reset else text
 
 
 def _details(found: Discovery, gpu: Gpu) -> str:
-    board = gpu.board
+    seen = gpu.nvml
     owner = found.owner(gpu)
     facts: list[tuple[str, str]] = [("catalogue", gpu.model.id if gpu.model else "unknown model; NVML's report counts")]
-    if board is None:
-        facts.append(("NVML", "does not see the board" + (f"; lab {owner} has it as a whole" if owner else "")))
+    if seen is None:
+        facts.append(("NVML", "does not see the GPU" + (f"; lab {owner} has it as a whole" if owner else "")))
     else:
         facts += [
-            ("UUID", board.uuid),
-            ("PCI id", board.pci_id),
-            ("architecture", board.architecture or "?"),
-            ("memory", f"{board.memory_used_mib} of {board.memory_total_mib} MiB used"),
+            ("UUID", seen.uuid),
+            ("PCI id", seen.pci_id),
+            ("architecture", seen.architecture or "?"),
+            ("memory", f"{seen.memory_used_mib} of {seen.memory_total_mib} MiB used"),
             ("MIG mode", _mig(gpu)),
-            ("virtualisation", board.virtualization.name.lower() if board.virtualization is not None else "?"),
+            ("virtualisation", seen.virtualization.name.lower() if seen.virtualization is not None else "?"),
         ]
-        facts += [("profile", _profile(item)) for item in board.profiles]
-        for item in board.instances:
+        facts += [("profile", _profile(item)) for item in seen.profiles]
+        for item in seen.instances:
             lab = found.owner(gpu, item)
             whose = f"lab {lab}" if lab else "not made by hyperscaler"
             busy = ", busy" if item.busy else ""
@@ -127,12 +127,12 @@ def _details(found: Discovery, gpu: Gpu) -> str:
     facts.append(("driver", f"{gpu.driver or 'none'} (NVIDIA driver {gpu.driver_version})"))
     facts.append(("vGPU framework", _FRAMEWORKS[gpu.framework]))
     facts.append(("functions", f"{len(gpu.vfs)} virtual: {gpu.vfs[0]} to {gpu.vfs[-1]}" if gpu.vfs else "none virtual"))
-    group = "none: no IOMMU, so the board cannot go to a guest"
+    group = "none: no IOMMU, so the GPU cannot go to a guest"
     if gpu.pci is not None and gpu.pci.iommu_group is not None:
         members = ", ".join(f"{item.address} ({item.driver or 'no driver'})" for item in gpu.iommu_group)
         group = f"{gpu.pci.iommu_group}: {members}"
     facts.append(("IOMMU group", group))
-    for process in board.processes if board else ():
+    for process in seen.processes if seen else ():
         memory = f", {process.memory_mib} MiB" if process.memory_mib is not None else ""
         facts.append(("computes", f"{process.name} (pid {process.pid}{memory})"))
     facts += [("has it open", f"{item.name} (pid {item.pid}, {item.path})") for item in gpu.holders]
@@ -147,7 +147,7 @@ def _profile(item: Any) -> str:
 
 
 # ---------------------------------------------------------------- plan
-def layout_text(pictures: Sequence[BoardPicture], *, colour: bool, ascii_only: bool) -> str:
+def layout_text(pictures: Sequence[GpuPicture], *, colour: bool, ascii_only: bool) -> str:
     from emulator.gpu.pictures.render_text import render_text
 
     text = render_text(pictures, ascii_only=ascii_only)
@@ -161,7 +161,7 @@ def layout_text(pictures: Sequence[BoardPicture], *, colour: bool, ascii_only: b
     return captured.get().rstrip("\n")
 
 
-def write_svg(file: Path, pictures: Sequence[BoardPicture]) -> None:
+def write_svg(file: Path, pictures: Sequence[GpuPicture]) -> None:
     from emulator.gpu.pictures.render_svg import render_svg
 
     try:
@@ -171,19 +171,19 @@ def write_svg(file: Path, pictures: Sequence[BoardPicture]) -> None:
 
 
 def layout_json(
-    boards: Sequence[BoardState], placed: Sequence[Assignment], infeasible: Infeasible | None, notes: Sequence[str]
+    gpus: Sequence[GpuState], placed: Sequence[Assignment], infeasible: Infeasible | None, notes: Sequence[str]
 ) -> dict[str, Any]:
     return {
         "version": 1,
         "feasible": infeasible is None,
         "boards": [
             {
-                "id": board.id,
-                "model": board.model.id,
-                "memory_slices": board.model.memory_slices,
-                "assignments": [_assignment(item) for item in placed if item.board == board.id],
+                "id": gpu.id,
+                "model": gpu.model.id,
+                "memory_slices": gpu.model.memory_slices,
+                "assignments": [_assignment(item) for item in placed if item.gpu == gpu.id],
             }
-            for board in boards
+            for gpu in gpus
         ],
         "reasons": list(infeasible.reasons) if infeasible else [],
         "changes": list(infeasible.changes) if infeasible else [],
@@ -204,14 +204,14 @@ def _assignment(item: Assignment) -> dict[str, Any]:
 
 
 # ---------------------------------------------------------------- top
-def usage_json(boards: Sequence[BoardUsage]) -> list[dict[str, Any]]:
+def usage_json(gpus: Sequence[GpuUsage]) -> list[dict[str, Any]]:
     return [
         {
-            "pci_address": board.pci_address,
-            "name": board.name,
-            **_use_json(board.use),
-            "lab": board.lab,
-            "node": board.node,
+            "pci_address": gpu.pci_address,
+            "name": gpu.name,
+            **_use_json(gpu.use),
+            "lab": gpu.lab,
+            "node": gpu.node,
             "slices": [
                 {
                     "profile": item.instance.profile,
@@ -222,10 +222,10 @@ def usage_json(boards: Sequence[BoardUsage]) -> list[dict[str, Any]]:
                     "node": item.node,
                     **_use_json(item.use),
                 }
-                for item in board.slices
+                for item in gpu.slices
             ],
         }
-        for board in boards
+        for gpu in gpus
     ]
 
 
@@ -238,11 +238,11 @@ def _use_json(use: Utilisation | None) -> dict[str, Any]:
     }
 
 
-def usage_text(boards: Sequence[BoardUsage]) -> str:
-    rows: list[tuple[str, ...]] = [("BOARD / SLICE", "GPU", "MEMORY", "NODE")]
-    for board in boards:
-        rows.append((f"{board.pci_address} {board.name}", *_use_cells(board.use), _holder(board.lab, board.node)))
-        for item in board.slices:
+def usage_text(gpus: Sequence[GpuUsage]) -> str:
+    rows: list[tuple[str, ...]] = [("GPU / SLICE", "GPU", "MEMORY", "NODE")]
+    for gpu in gpus:
+        rows.append((f"{gpu.pci_address} {gpu.name}", *_use_cells(gpu.use), _holder(gpu.lab, gpu.node)))
+        for item in gpu.slices:
             place = f"  {item.instance.profile} at {item.instance.placement.start}"
             rows.append((place, *_use_cells(item.use), _holder(item.lab, item.node) or "not made by hyperscaler"))
     return table(rows)
@@ -263,7 +263,7 @@ def _holder(lab: str | None, node: str | None) -> str:
 # ---------------------------------------------------------------- map
 def map_text(data: Mapping[str, Any]) -> str:
     """The content of mdev_map.json as a table."""
-    rows: list[tuple[str, ...]] = [("NODE", "DEVICE", "BOARD", "SLICE", "GI", "VGPU", "FRAMEWORK")]
+    rows: list[tuple[str, ...]] = [("NODE", "DEVICE", "GPU", "SLICE", "GI", "VGPU", "FRAMEWORK")]
     for node, devices in data["nodes"].items():
         for item in devices:
             start = (node, item["device"], item["pci_address"])

@@ -1,4 +1,4 @@
-"""What a picture of boards shows, apart from how it is drawn: segments over the memory slices of each board."""
+"""What a picture of GPUs shows, apart from how it is drawn: segments over the memory slices of each GPU."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from enum import StrEnum
 
 from emulator.gpu.geometry import geometry_of
 from emulator.gpu.model import GpuInstance
-from emulator.gpu.placement.demand import Assignment, BoardState, BoardUse
+from emulator.gpu.placement.demand import Assignment, GpuState, GpuUse
 
 
 class SegmentKind(StrEnum):
     """`assigned`: given by the plan. `standing`: there before. `free`: something can still be created on it.
-    `stranded`: nothing can. `whole`: the board goes to one guest."""
+    `stranded`: nothing can. `whole`: the GPU goes to one guest."""
 
     ASSIGNED = "assigned"
     STANDING = "standing"
@@ -34,8 +34,8 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
-class BoardPicture:
-    """One board. `slices` is its number of memory slices, 1 where the board cannot be cut."""
+class GpuPicture:
+    """One GPU. `slices` is its number of memory slices, 1 where the GPU cannot be cut."""
 
     id: str
     product: str
@@ -48,47 +48,47 @@ class BoardPicture:
         return f"{self.id}  {self.product}"
 
 
-def picture_of(boards: Sequence[BoardState], assignments: Iterable[Assignment] = ()) -> tuple[BoardPicture, ...]:
-    """Pictures of all boards with the assignments on them, in the boards' order."""
+def picture_of(gpus: Sequence[GpuState], assignments: Iterable[Assignment] = ()) -> tuple[GpuPicture, ...]:
+    """Pictures of all GPUs with the assignments on them, in the GPUs' order."""
     placed = list(assignments)
-    return tuple(_board(board, [where for where in placed if where.board == board.id]) for board in boards)
+    return tuple(_gpu(gpu, [where for where in placed if where.gpu == gpu.id]) for gpu in gpus)
 
 
-def _board(board: BoardState, placed: Sequence[Assignment]) -> BoardPicture:
-    slices = board.model.memory_slices or 1
+def _gpu(gpu: GpuState, placed: Sequence[Assignment]) -> GpuPicture:
+    slices = gpu.model.memory_slices or 1
     whole = [where for where in placed if where.whole]
     if whole:
         segment = Segment(SegmentKind.WHOLE, 0, slices, "whole GPU", whole[0].demand)
-        return BoardPicture(board.id, board.model.product_name, slices, (segment,), "")
+        return GpuPicture(gpu.id, gpu.model.product_name, slices, (segment,), "")
     given = [
         (GpuInstance(where.profile, where.placement, owner=where.demand), SegmentKind.ASSIGNED)
         for where in placed
         if where.profile and where.placement
     ]
-    standing = [(instance, SegmentKind.STANDING) for instance in board.instances]
+    standing = [(instance, SegmentKind.STANDING) for instance in gpu.instances]
     found = [
         Segment(kind, item.placement.start, item.placement.end, item.profile, item.owner or "")
         for item, kind in (*given, *standing)
     ]
-    usable, largest = _usable(board, [item for item, _ in (*given, *standing)])
+    usable, largest = _usable(gpu, [item for item, _ in (*given, *standing)])
     taken = 0
     for item, _ in (*given, *standing):
         taken |= item.placement.mask
     found += _gaps(slices, taken, usable)
     found.sort(key=lambda segment: segment.start)
-    return BoardPicture(board.id, board.model.product_name, slices, tuple(found), largest)
+    return GpuPicture(gpu.id, gpu.model.product_name, slices, tuple(found), largest)
 
 
-def _usable(board: BoardState, instances: Sequence[GpuInstance]) -> tuple[int, str]:
+def _usable(gpu: GpuState, instances: Sequence[GpuInstance]) -> tuple[int, str]:
     """The slices on which something can still be created, and the largest such profile."""
-    if board.use in (BoardUse.WHOLE, BoardUse.CLOSED) or not board.model.mig_capable:
-        whole = board.use in (BoardUse.WHOLE, BoardUse.ANY) and not instances
+    if gpu.use in (GpuUse.WHOLE, GpuUse.CLOSED) or not gpu.model.mig_capable:
+        whole = gpu.use in (GpuUse.WHOLE, GpuUse.ANY) and not instances
         return (-1 if whole else 0), ("whole GPU" if whole else "")
-    geometry = geometry_of(board.model)
+    geometry = geometry_of(gpu.model)
     state = geometry.occupancy(instances)
     usable, largest = 0, (0, "")
     for i, profile in enumerate(geometry.profiles):
-        starts = geometry.free_starts(state, i) if not board.allowed or profile.name in board.allowed else ()
+        starts = geometry.free_starts(state, i) if not gpu.allowed or profile.name in gpu.allowed else ()
         for start, mask in geometry.slots[i]:
             if start in starts:
                 usable |= mask

@@ -1,11 +1,11 @@
-"""Boards as an SVG drawing: self-contained, with title and description for screen readers, every name escaped."""
+"""GPUs as an SVG drawing: self-contained, with title and description for screen readers, every name escaped."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
 
-from emulator.gpu.pictures.picture import BoardPicture, Segment, SegmentKind
+from emulator.gpu.pictures.picture import GpuPicture, Segment, SegmentKind
 from emulator.gpu.pictures.render_text import holder_colours, node_name, shorten
 
 _LEFT, _TOP, _STRIP, _CELL, _HEIGHT, _GAP = 24, 84, 800, 100, 62, 64
@@ -15,7 +15,7 @@ _FILLS = ("#8ecae6", "#b7e4a1", "#f7c59f", "#d6c1f0", "#f4a6b8", "#a8e0d1", "#f2
 _FONT = "font-family=\"'Segoe UI','Helvetica Neue',Arial,sans-serif\""
 
 
-def render_svg(pictures: Sequence[BoardPicture], *, title: str = "GPU layout") -> str:
+def render_svg(pictures: Sequence[GpuPicture], *, title: str = "GPU layout") -> str:
     """The drawing as text, UTF-8 when written. Equal pictures give equal bytes."""
     colours = holder_colours(pictures)
     height = _TOP + len(pictures) * (_HEIGHT + _GAP) + 40
@@ -31,15 +31,15 @@ def render_svg(pictures: Sequence[BoardPicture], *, title: str = "GPU layout") -
         f'<text x="{_LEFT}" y="40" font-size="22" font-weight="600" fill="#1c2733">{_text(title)}</text>',
     ]
     for n, picture in enumerate(pictures):
-        parts += _board(picture, _TOP + n * (_HEIGHT + _GAP), colours, n)
+        parts += _gpu(picture, _TOP + n * (_HEIGHT + _GAP), colours, n)
     parts += _legend(height - 26)
     return "\n".join([*parts, "</svg>", ""])
 
 
-def _board(picture: BoardPicture, top: int, colours: dict[str, int], number: int) -> list[str]:
+def _gpu(picture: GpuPicture, top: int, colours: dict[str, int], number: int) -> list[str]:
     rest = f"can still be created: {picture.creatable}" if picture.creatable else "nothing more can be created"
     parts = [
-        f'<g id="board-{number}"><text x="{_LEFT}" y="{top - 8}" font-size="14" fill="#1c2733">'
+        f'<g id="GPU-{number}"><text x="{_LEFT}" y="{top - 8}" font-size="14" fill="#1c2733">'
         f'<tspan font-weight="600">{_text(picture.id)}</tspan><tspan dx="10" fill="#51606e">'
         f"{_text(picture.product)}</tspan></text>",
         f'<text x="{_LEFT + _STRIP}" y="{top - 8}" font-size="12" text-anchor="end" fill="#51606e">'
@@ -98,7 +98,7 @@ def _legend(top: int) -> list[str]:
     return parts
 
 
-def _described(picture: BoardPicture) -> str:
+def _described(picture: GpuPicture) -> str:
     return f"{picture.title}: {'; '.join(map(_spoken, picture.segments))}."
 
 

@@ -1,11 +1,11 @@
-"""Boards in the terminal: one strip of blocks over the memory slices each, in colour or in plain ASCII."""
+"""GPUs in the terminal: one strip of blocks over the memory slices each, in colour or in plain ASCII."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from emulator.gpu.pictures.picture import BoardPicture, Segment, SegmentKind
+from emulator.gpu.pictures.picture import GpuPicture, Segment, SegmentKind
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -15,8 +15,8 @@ _COLOURS = ("cyan", "green", "magenta", "blue", "bright_red", "bright_cyan", "br
 _QUIET = {SegmentKind.STANDING: "yellow", SegmentKind.FREE: "bright_black", SegmentKind.STRANDED: "red"}
 
 
-def render_text(pictures: Sequence[BoardPicture], *, ascii_only: bool = False) -> Text:
-    """All boards, one under another. `.plain` of the result has no control sequences at all.
+def render_text(pictures: Sequence[GpuPicture], *, ascii_only: bool = False) -> Text:
+    """All GPUs, one under another. `.plain` of the result has no control sequences at all.
 
     With `ascii_only` the lines are drawn with `+-|`, otherwise with box-drawing characters.
     """
@@ -27,11 +27,11 @@ def render_text(pictures: Sequence[BoardPicture], *, ascii_only: bool = False) -
     for n, picture in enumerate(pictures):
         if n:
             text.append("\n")
-        _board(text, picture, colours, ascii_only=ascii_only)
+        _gpu(text, picture, colours, ascii_only=ascii_only)
     return text
 
 
-def holder_colours(pictures: Sequence[BoardPicture]) -> dict[str, int]:
+def holder_colours(pictures: Sequence[GpuPicture]) -> dict[str, int]:
     """A number for each node (the part of a holder before `/`), in order of appearance: equal colour, equal node."""
     colours: dict[str, int] = {}
     for picture in pictures:
@@ -45,7 +45,7 @@ def node_name(holder: str) -> str:
     return holder.rpartition("/")[0] or holder
 
 
-def _board(text: Text, picture: BoardPicture, colours: dict[str, int], *, ascii_only: bool) -> None:
+def _gpu(text: Text, picture: GpuPicture, colours: dict[str, int], *, ascii_only: bool) -> None:
     line, side = ("-", "|") if ascii_only else ("─", "│")
     corners = ("+", "+", "+") if ascii_only else ("┌", "┬", "┐")
     floor = ("+", "+", "+") if ascii_only else ("└", "┴", "┘")
@@ -64,16 +64,16 @@ def _board(text: Text, picture: BoardPicture, colours: dict[str, int], *, ascii_
     text.append(rest + "\n", style="dim")
 
 
-def _index(picture: BoardPicture, n: int) -> str:
+def _index(picture: GpuPicture, n: int) -> str:
     return str(n) if picture.slices > 1 else ""
 
 
-def _width(picture: BoardPicture, segment: Segment) -> int:
+def _width(picture: GpuPicture, segment: Segment) -> int:
     cells = segment.end - segment.start
     return (cells * _CELL if picture.slices > 1 else 4 * _CELL) - 1
 
 
-def _rows(picture: BoardPicture, *, ascii_only: bool) -> tuple[list[str], list[str]]:
+def _rows(picture: GpuPicture, *, ascii_only: bool) -> tuple[list[str], list[str]]:
     stranded = "stranded" if ascii_only else "╱╱ stranded"
     names = {SegmentKind.FREE: "free", SegmentKind.STRANDED: stranded}
     first = [names.get(segment.kind, segment.label) for segment in picture.segments]

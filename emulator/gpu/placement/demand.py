@@ -1,15 +1,15 @@
-"""The solver's question and answer: boards, demands, assignments."""
+"""The solver's question and answer: GPUs, demands, assignments."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
 
-from emulator.gpu.model import BoardModel, GpuInstance, Placement
+from emulator.gpu.model import GpuInstance, GpuModel, Placement
 
 
-class BoardUse(StrEnum):
-    """What a board may serve. `closed`: nothing new (it is down, or somebody else holds it whole)."""
+class GpuUse(StrEnum):
+    """What a GPU may serve. `closed`: nothing new (it is down, or somebody else holds it whole)."""
 
     ANY = "any"
     SLICES = "slices"
@@ -18,8 +18,8 @@ class BoardUse(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class BoardState:
-    """One board to plan on.
+class GpuState:
+    """One GPU to plan on.
 
     Attributes:
         id: name in messages and assignments.
@@ -29,15 +29,15 @@ class BoardState:
     """
 
     id: str
-    model: BoardModel
+    model: GpuModel
     instances: tuple[GpuInstance, ...] = ()
     allowed: tuple[str, ...] = ()
-    use: BoardUse = BoardUse.ANY
+    use: GpuUse = GpuUse.ANY
 
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """One slice or one whole board. `profile` None with `whole` False: the board's smallest allowed profile."""
+    """One slice or one whole GPU. `profile` None with `whole` False: the GPU's smallest allowed profile."""
 
     id: str
     profile: str | None = None
@@ -51,10 +51,10 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """Where a demand goes. A whole board has neither profile nor placement."""
+    """Where a demand goes. A whole GPU has neither profile nor placement."""
 
     demand: str
-    board: str
+    gpu: str
     profile: str | None = None
     placement: Placement | None = None
 
@@ -69,15 +69,15 @@ class Solution:
 
     Attributes:
         assignments: in the order of the demands.
-        boards_touched: boards that hold at least one assignment.
-        room: sum over all boards of `Geometry.room` afterwards; larger means less fragmented.
+        gpus_touched: GPUs that hold at least one assignment.
+        room: sum over all GPUs of `Geometry.room` afterwards; larger means less fragmented.
         moves: ids of demands that leave the place that `current` gave them.
         proved: every level of the objective is proved best. False can happen only to the last two levels
             (fragmentation, moves) on large fleets, when the search budget ended first.
     """
 
     assignments: tuple[Assignment, ...]
-    boards_touched: int
+    gpus_touched: int
     room: int
     moves: tuple[str, ...] = ()
     proved: bool = True

@@ -12,18 +12,18 @@ from itertools import combinations_with_replacement
 
 from emulator.gpu.geometry import geometry_of
 from emulator.gpu.model import GpuInstance
-from emulator.gpu.placement.demand import Assignment, BoardState, BoardUse, Demand, Infeasible, Solution
+from emulator.gpu.placement.demand import Assignment, Demand, GpuState, GpuUse, Infeasible, Solution
 from emulator.gpu.placement.solver import DEFAULT_BUDGET, place
 from emulator.gpu.placement.solver_patterns import UNSERVED, served_profile
 
 _MOST_DROPPED = 3  # more demands than this are named as a whole, not searched for the least set
 _MOST_TRIED = 300
-_BOARDS_SHOWN = 3
+_GPUS_SHOWN = 3
 _BLOCKERS_SHOWN = 4
 
 
 def solve(
-    boards: Sequence[BoardState],
+    gpus: Sequence[GpuState],
     demands: Sequence[Demand],
     *,
     current: Mapping[str, Assignment] | None = None,
@@ -31,10 +31,10 @@ def solve(
     budget: int = DEFAULT_BUDGET,
 ) -> Solution | Infeasible:
     """`solver.place`, with reasons and remedies in place of None. Same arguments, same errors."""
-    found = place(boards, demands, current=current, pinned=pinned, budget=budget)
+    found = place(gpus, demands, current=current, pinned=pinned, budget=budget)
     if found is not None:
         return found
-    return _Question(boards, demands, current or {}, pinned).explain()
+    return _Question(gpus, demands, current or {}, pinned).explain()
 
 
 class _Question:
@@ -42,15 +42,15 @@ class _Question:
 
     def __init__(
         self,
-        boards: Sequence[BoardState],
+        gpus: Sequence[GpuState],
         demands: Sequence[Demand],
         current: Mapping[str, Assignment],
         pinned: Collection[str],
     ) -> None:
-        self._boards, self._demands, self._current, self._pinned = boards, demands, current, pinned
+        self._gpus, self._demands, self._current, self._pinned = gpus, demands, current, pinned
 
-    def _try(self, boards: Sequence[BoardState], demands: Sequence[Demand]) -> Solution | None:
-        return place(boards, demands, current=self._current, pinned=self._pinned, budget=0)
+    def _try(self, gpus: Sequence[GpuState], demands: Sequence[Demand]) -> Solution | None:
+        return place(gpus, demands, current=self._current, pinned=self._pinned, budget=0)
 
     def explain(self) -> Infeasible:
         hopeless = self._hopeless()
@@ -58,7 +58,7 @@ class _Question:
             gone = {demand.id for demand in self._demands if demand.kind in hopeless}
             rest = [demand for demand in self._demands if demand.id not in gone]
             pinned = [name for name in self._pinned if name not in gone]
-            others = solve(self._boards, rest, current=self._current, pinned=pinned, budget=0)
+            others = solve(self._gpus, rest, current=self._current, pinned=pinned, budget=0)
             reasons, changes = tuple(hopeless.values()), self._names(hopeless)
             if isinstance(others, Solution):
                 return Infeasible(reasons, changes, others.assignments, _in_order(self._demands, gone))
@@ -72,57 +72,57 @@ class _Question:
         remedies: list[str] = []
         if dropped:
             remedies.append(f"drop {_counted(demand.kind for demand in dropped)}")
-        remedies += [*self._moves(), *self._more_boards()]
+        remedies += [*self._moves(), *self._more_gpus()]
         return Infeasible(tuple(causes), tuple(remedies), placed, tuple(demand.id for demand in dropped))
 
     def _hopeless(self) -> dict[str, str]:
-        """Kinds that no board serves, each with the reason."""
+        """Kinds that no GPU serves, each with the reason."""
         reasons = {}
         for demand in self._demands:
             if demand.kind not in reasons and all(
-                served_profile(board, demand, empty=not board.instances) == UNSERVED for board in self._boards
+                served_profile(gpu, demand, empty=not gpu.instances) == UNSERVED for gpu in self._gpus
             ):
                 reasons[demand.kind] = self._why_unserved(demand)
         return reasons
 
     def _why_unserved(self, demand: Demand) -> str:
-        if not self._boards:
-            return "there are no boards"
+        if not self._gpus:
+            return "there are no GPUs"
         if demand.whole:
-            return "no board is free as a whole: each has GPU instances or is kept for slices"
+            return "no GPU is free as a whole: each has GPU instances or is kept for slices"
         name = demand.profile
-        having = [board for board in self._boards if name is None or board.model.profile(name)]
-        unknown = [board for board in having if not board.model.placements_known and board.model.mig_capable]
+        having = [gpu for gpu in self._gpus if name is None or gpu.model.profile(name)]
+        unknown = [gpu for gpu in having if not gpu.model.placements_known and gpu.model.mig_capable]
         if unknown:
             return (
                 f"the legal placements on {unknown[0].model.product_name} are not public: "
-                "they have to be read from the board itself"
+                "they have to be read from the GPU itself"
             )
         if not having:
-            models = ", ".join(sorted({board.model.product_name for board in self._boards}))
-            return f"no board has the profile {name} ({models})"
-        if all(board.use in (BoardUse.WHOLE, BoardUse.CLOSED) for board in having):
-            return f"every board that has {demand.kind} is kept for whole-GPU use"
-        if not any(board.model.mig_capable for board in having):
-            return "no board can be cut into slices"
-        return f"{demand.kind} is not among the allowed profiles of any board"
+            models = ", ".join(sorted({gpu.model.product_name for gpu in self._gpus}))
+            return f"no GPU has the profile {name} ({models})"
+        if all(gpu.use in (GpuUse.WHOLE, GpuUse.CLOSED) for gpu in having):
+            return f"every GPU that has {demand.kind} is kept for whole-GPU use"
+        if not any(gpu.model.mig_capable for gpu in having):
+            return "no GPU can be cut into slices"
+        return f"{demand.kind} is not among the allowed profiles of any GPU"
 
     def _names(self, hopeless: Collection[str]) -> tuple[str, ...]:
         names = {
             profile.name
-            for board in self._boards
-            if board.use in (BoardUse.ANY, BoardUse.SLICES)
-            for profile in board.model.profiles
-            if profile.placements is not None and (not board.allowed or profile.name in board.allowed)
+            for gpu in self._gpus
+            if gpu.use in (GpuUse.ANY, GpuUse.SLICES)
+            for profile in gpu.model.profiles
+            if profile.placements is not None and (not gpu.allowed or profile.name in gpu.allowed)
         }
         sliced = [kind for kind in hopeless if kind != Demand("", whole=True).kind]
         return (f"use one of {', '.join(sorted(names))}",) if names and sliced else ()
 
     def _sum(self) -> str:
-        """The demands against the boards, in memory slices where they can be summed."""
+        """The demands against the GPUs, in memory slices where they can be summed."""
         what = _counted(demand.kind for demand in self._demands)
-        where = f"{len(self._boards)} board{'' if len(self._boards) == 1 else 's'}"
-        free = sum(_free_slices(board) for board in self._boards)
+        where = f"{len(self._gpus)} GPU{'' if len(self._gpus) == 1 else 's'}"
+        free = sum(_free_slices(gpu) for gpu in self._gpus)
         needed = sum(self._least_slices(demand) for demand in self._demands)
         if needed > free:
             return f"{what} take at least {needed} memory slices, and {where} have {free} free"
@@ -132,12 +132,12 @@ class _Question:
 
     def _least_slices(self, demand: Demand) -> int:
         sizes = []
-        for board in self._boards:
-            index = served_profile(board, demand, empty=not board.instances)
+        for gpu in self._gpus:
+            index = served_profile(gpu, demand, empty=not gpu.instances)
             if index >= 0:
-                sizes.append(geometry_of(board.model).profiles[index].memory_slices or 0)
+                sizes.append(geometry_of(gpu.model).profiles[index].memory_slices or 0)
             elif index != UNSERVED:
-                sizes.append(board.model.memory_slices or 0)
+                sizes.append(gpu.model.memory_slices or 0)
         return min(sizes, default=0)
 
     def _least_dropped(self) -> tuple[list[Demand], Solution | None]:
@@ -151,7 +151,7 @@ class _Question:
                 tried += 1
                 if dropped is None or tried > _MOST_TRIED:
                     continue
-                part = self._try(self._boards, [demand for demand in self._demands if demand not in dropped])
+                part = self._try(self._gpus, [demand for demand in self._demands if demand not in dropped])
                 if part is not None:
                     return dropped, part
         return self._greedy(free)
@@ -166,60 +166,60 @@ class _Question:
         while low < high:
             middle = (low + high) // 2
             gone = {demand.id for demand in order[len(order) - middle :]}
-            if self._try(self._boards, [demand for demand in self._demands if demand.id not in gone]):
+            if self._try(self._gpus, [demand for demand in self._demands if demand.id not in gone]):
                 high = middle
             else:
                 low = middle + 1
         gone = {demand.id for demand in order[len(order) - low :]}
         kept = [demand for demand in self._demands if demand.id not in gone]
-        return [demand for demand in self._demands if demand.id in gone], self._try(self._boards, kept)
+        return [demand for demand in self._demands if demand.id in gone], self._try(self._gpus, kept)
 
     def _blocked(self, dropped: Sequence[Demand], placed: Sequence[Assignment]) -> Iterator[str]:
-        """What stands in the way of the first demand that found no place, board by board."""
+        """What stands in the way of the first demand that found no place, GPU by GPU."""
         if not dropped:
             return
-        for board in self._boards[:_BOARDS_SHOWN]:
-            index = served_profile(board, dropped[0], empty=not board.instances)
+        for gpu in self._gpus[:_GPUS_SHOWN]:
+            index = served_profile(gpu, dropped[0], empty=not gpu.instances)
             if index < 0:
                 continue
-            profile = geometry_of(board.model).profiles[index]
-            standing = [*board.instances, *_placed_on(board, placed)]
+            profile = geometry_of(gpu.model).profiles[index]
+            standing = [*gpu.instances, *_placed_on(gpu, placed)]
             blocked: dict[str, list[str]] = {}
             for placement in profile.placements or ():
                 by = ", ".join(_told(item) for item in standing if item.placement.overlaps(placement))
                 if by:
                     blocked.setdefault(by, []).append(str(placement.start))
-            if any(where.whole for where in placed if where.board == board.id):
-                yield f"{board.id} goes to a whole-GPU demand"
+            if any(where.whole for where in placed if where.gpu == gpu.id):
+                yield f"{gpu.id} goes to a whole-GPU demand"
             elif blocked:
                 parts = [f"start {', '.join(starts)} by {by}" for by, starts in blocked.items()]
                 more = f"; and {len(parts) - _BLOCKERS_SHOWN} more" if len(parts) > _BLOCKERS_SHOWN else ""
-                yield f"{profile.name} on {board.id} is blocked at {'; at '.join(parts[:_BLOCKERS_SHOWN])}{more}"
-            elif board.use in (BoardUse.ANY, BoardUse.SLICES):
-                yield f"{profile.name} on {board.id}: no more of it may stand next to what is there"
+                yield f"{profile.name} on {gpu.id} is blocked at {'; at '.join(parts[:_BLOCKERS_SHOWN])}{more}"
+            elif gpu.use in (GpuUse.ANY, GpuUse.SLICES):
+                yield f"{profile.name} on {gpu.id}: no more of it may stand next to what is there"
 
     def _moves(self) -> Iterator[str]:
         """One existing instance elsewhere that would make room."""
-        for n, board in enumerate(self._boards):
-            for instance in board.instances:
-                left = tuple(item for item in board.instances if item is not instance)
+        for n, gpu in enumerate(self._gpus):
+            for instance in gpu.instances:
+                left = tuple(item for item in gpu.instances if item is not instance)
                 demand = Demand("\0moved", instance.profile)
-                boards = [*self._boards[:n], replace(board, instances=left), *self._boards[n + 1 :]]
-                found = self._try(boards, [*self._demands, demand])
+                gpus = [*self._gpus[:n], replace(gpu, instances=left), *self._gpus[n + 1 :]]
+                found = self._try(gpus, [*self._demands, demand])
                 if found is None:
                     continue
                 to = found.assignments[-1]
                 start = to.placement.start if to.placement else 0
                 busy = ", once its holder has stopped" if instance.busy else ""
-                yield f"move {_told(instance)} from {board.id} to start {start} of {to.board}{busy}"
+                yield f"move {_told(instance)} from {gpu.id} to start {start} of {to.gpu}{busy}"
                 return
 
-    def _more_boards(self) -> Iterator[str]:
-        models = {board.model.id: board for board in self._boards if board.use is not BoardUse.CLOSED}
-        for board in models.values():
-            extra = replace(board, id="\0extra", instances=())
-            if self._try([*self._boards, extra], self._demands):
-                yield f"add one more {board.model.product_name}"
+    def _more_gpus(self) -> Iterator[str]:
+        models = {gpu.model.id: gpu for gpu in self._gpus if gpu.use is not GpuUse.CLOSED}
+        for gpu in models.values():
+            extra = replace(gpu, id="\0extra", instances=())
+            if self._try([*self._gpus, extra], self._demands):
+                yield f"add one more {gpu.model.product_name}"
                 return
 
 
@@ -237,21 +237,21 @@ def _last_of(demands: Sequence[Demand], wanted: Counter[str]) -> list[Demand] | 
     return None if wanted.total() else chosen
 
 
-def _placed_on(board: BoardState, placed: Sequence[Assignment]) -> list[GpuInstance]:
+def _placed_on(gpu: GpuState, placed: Sequence[Assignment]) -> list[GpuInstance]:
     return [
         GpuInstance(where.profile, where.placement, owner=where.demand)
         for where in placed
-        if where.board == board.id and where.profile and where.placement
+        if where.gpu == gpu.id and where.profile and where.placement
     ]
 
 
-def _free_slices(board: BoardState) -> int:
-    if board.use is BoardUse.CLOSED:
+def _free_slices(gpu: GpuState) -> int:
+    if gpu.use is GpuUse.CLOSED:
         return 0
     taken = 0
-    for instance in board.instances:
+    for instance in gpu.instances:
         taken |= instance.placement.mask
-    return (board.model.memory_slices or 0) - taken.bit_count()
+    return (gpu.model.memory_slices or 0) - taken.bit_count()
 
 
 def _told(instance: GpuInstance) -> str:

@@ -1,8 +1,8 @@
-"""Exact placement of slices and whole boards.
+"""Exact placement of slices and whole GPUs.
 
-The best answer, in this order: (1) every demand is placed whenever that is possible at all; (2) fewest boards hold
-demands; (3) least fragmentation: the sum over boards of the largest profile that can still be created is as large as
-possible; (4) fewest demands leave the place they have now. Among equals the answer depends on the input alone: boards
+The best answer, in this order: (1) every demand is placed whenever that is possible at all; (2) fewest GPUs hold
+demands; (3) least fragmentation: the sum over GPUs of the largest profile that can still be created is as large as
+possible; (4) fewest demands leave the place they have now. Among equals the answer depends on the input alone: GPUs
 fill up in their given order, demands of a kind take their slices in their given order.
 
 `docs/design/0003-gpu-placement.md` explains the method.
@@ -16,7 +16,7 @@ from dataclasses import replace
 from emulator.core.errors import HyperscalerError
 from emulator.gpu.geometry import Geometry, geometry_of
 from emulator.gpu.model import GpuInstance, Placement
-from emulator.gpu.placement.demand import Assignment, BoardState, BoardUse, Demand, Solution
+from emulator.gpu.placement.demand import Assignment, Demand, GpuState, GpuUse, Solution
 from emulator.gpu.placement.solver_bound import Choice
 from emulator.gpu.placement.solver_patterns import (
     UNSERVED,
@@ -28,14 +28,14 @@ from emulator.gpu.placement.solver_patterns import (
     compile_problem,
     served_profile,
 )
-from emulator.gpu.placement.solver_search import FewestBoards, LeastCost
+from emulator.gpu.placement.solver_search import FewestGpus, LeastCost
 
 DEFAULT_BUDGET = 40_000
 """Steps that the search for levels 3 and 4 may take; well below a second on a slow core."""
 
 
 def place(
-    boards: Sequence[BoardState],
+    gpus: Sequence[GpuState],
     demands: Sequence[Demand],
     *,
     current: Mapping[str, Assignment] | None = None,
@@ -47,7 +47,7 @@ def place(
     `emulator.gpu.placement.explain.solve` adds the reasons.
 
     Args:
-        boards: in order of preference; ids unique.
+        gpus: in order of preference; ids unique.
         demands: ids unique.
         current: where demands are now; those places are free to be given to others, unless pinned.
         pinned: ids of demands that must stay where `current` has them (their guest runs).
@@ -56,32 +56,32 @@ def place(
     Raises:
         HyperscalerError: duplicate ids, or a pinned demand without a possible current place.
     """
-    _check_unique([board.id for board in boards], "board")
+    _check_unique([gpu.id for gpu in gpus], "GPU")
     _check_unique([demand.id for demand in demands], "demand")
-    held = _possible(boards, demands, current or {})
+    held = _possible(gpus, demands, current or {})
     for demand in demands:
         if demand.id in pinned and demand.id not in held:
             raise HyperscalerError(
-                "the slice must stay where it is, but its board does not offer that place",
+                "the slice must stay where it is, but its GPU does not offer that place",
                 where=demand.id,
-                fix="release it first, or correct the board's allowed profiles",
+                fix="release it first, or correct the GPU's allowed profiles",
             )
     kept = {name: where for name, where in held.items() if name not in pinned}
     fixed = {name: where for name, where in held.items() if name in pinned}
-    found = _place(boards, demands, {}, fixed, budget)
+    found = _place(gpus, demands, {}, fixed, budget)
     if found is None:
         return None
-    best = _stable(boards, demands, kept, fixed, found, budget) if kept else found[0]
+    best = _stable(gpus, demands, kept, fixed, found, budget) if kept else found[0]
     now = {assignment.demand: assignment for assignment in best.assignments}
     moves = tuple(demand.id for demand in demands if current and current.get(demand.id) not in (None, now[demand.id]))
     return replace(best, moves=moves)
 
 
-_Taken = tuple[tuple[int, Vector], ...]  # (board index, pattern) of each board that serves free demands
+_Taken = tuple[tuple[int, Vector], ...]  # (GPU index, pattern) of each GPU that serves free demands
 
 
 def _stable(
-    boards: Sequence[BoardState],
+    gpus: Sequence[GpuState],
     demands: Sequence[Demand],
     kept: Mapping[str, Assignment],
     fixed: Mapping[str, Assignment],
@@ -90,18 +90,18 @@ def _stable(
 ) -> Solution:
     """The solution as good as the one found that moves fewest demands."""
     best, taken = found
-    if len(_compatible(boards, kept, fixed)) == len(kept):
-        still = _place(boards, demands, {}, {**fixed, **kept}, budget, most=best.boards_touched)
-        if still and (still[0].boards_touched, still[0].room) == (best.boards_touched, best.room):
+    if len(_compatible(gpus, kept, fixed)) == len(kept):
+        still = _place(gpus, demands, {}, {**fixed, **kept}, budget, most=best.gpus_touched)
+        if still and (still[0].gpus_touched, still[0].room) == (best.gpus_touched, best.room):
             return replace(still[0], proved=best.proved)
-    again = _place(boards, demands, kept, fixed, budget, known=taken)
+    again = _place(gpus, demands, kept, fixed, budget, known=taken)
     if again is None or again[0].room < best.room:
         return replace(best, proved=False)  # only a spent budget can end here
     return replace(again[0], proved=again[0].proved and best.proved)
 
 
 def _place(
-    boards: Sequence[BoardState],
+    gpus: Sequence[GpuState],
     demands: Sequence[Demand],
     kept: Mapping[str, Assignment],
     fixed: Mapping[str, Assignment],
@@ -112,16 +112,16 @@ def _place(
 ) -> tuple[Solution, _Taken] | None:
     """Levels 1 to 3, and level 4 when `kept` is given.
 
-    `known` is a placement with fewest boards, if there is one already; `most` gives up above so many boards, and also
+    `known` is a placement with fewest GPUs, if there is one already; `most` gives up above so many GPUs, and also
     when that many are not found soon.
     """
-    states = _with_fixed(boards, fixed)
+    states = _with_fixed(gpus, fixed)
     free = [demand for demand in demands if demand.id not in fixed]
-    touched = {assignment.board for assignment in fixed.values()}
-    problem = compile_problem(states, free, kept, frozenset(n for n, board in enumerate(boards) if board.id in touched))
+    touched = {assignment.gpu for assignment in fixed.values()}
+    problem = compile_problem(states, free, kept, frozenset(n for n, gpu in enumerate(gpus) if gpu.id in touched))
     proved = True
     if known is None:
-        fewest = FewestBoards(problem)
+        fewest = FewestGpus(problem)
         choices = fewest.solve(most=None if most is None else most - len(touched))
         proved = fewest.proved
     else:
@@ -132,11 +132,11 @@ def _place(
     costs = tuple(tuple(pattern.room * scale - pattern.kept for pattern in group.patterns) for group in problem.classes)
     search = LeastCost(problem, costs, choices, budget=budget)
     proved = search.solve() and proved
-    taken = _on_boards(problem, search.best)
+    taken = _on_gpus(problem, search.best)
     assignments = {**fixed, **_assign(states, free, kept, problem, taken)}
     solution = Solution(
         assignments=tuple(assignments[demand.id] for demand in demands),
-        boards_touched=len({assignment.board for assignment in assignments.values()}),
+        gpus_touched=len({assignment.gpu for assignment in assignments.values()}),
         room=_room_now(states) - sum(pattern.room for _, pattern in search.best),
         proved=proved,
     )
@@ -145,40 +145,40 @@ def _place(
 
 def _choices(problem: Problem, known: _Taken) -> list[Choice]:
     """What was taken, in terms of this problem's classes."""
-    home = {number: c for c, group in enumerate(problem.classes) for number, _ in group.boards}
+    home = {number: c for c, group in enumerate(problem.classes) for number, _ in group.gpus}
     return [
         (home[number], next(p for p in problem.classes[home[number]].patterns if p.vector == vector))
         for number, vector in known
     ]
 
 
-def _on_boards(problem: Problem, choices: Sequence[Choice]) -> _Taken:
-    """Boards of a class take its patterns in their order, the fullest first."""
+def _on_gpus(problem: Problem, choices: Sequence[Choice]) -> _Taken:
+    """GPUs of a class take its patterns in their order, the fullest first."""
     taken: list[tuple[int, Vector]] = []
     for c, group in enumerate(problem.classes):
         vectors = sorted((pattern.vector for number, pattern in choices if number == c), reverse=True)
-        taken += [(board, vector) for (board, _), vector in zip(group.boards, vectors, strict=False)]
+        taken += [(gpu, vector) for (gpu, _), vector in zip(group.gpus, vectors, strict=False)]
     return tuple(sorted(taken))
 
 
 def _assign(
-    boards: Sequence[BoardState],
+    gpus: Sequence[GpuState],
     demands: Sequence[Demand],
     kept: Mapping[str, Assignment],
     problem: Problem,
     taken: _Taken,
 ) -> dict[str, Assignment]:
     """Give each demand its slot: whoever holds the slot now keeps it, the others follow in their order."""
-    sites = {number: site for group in problem.classes for number, site in group.boards}
+    sites = {number: site for group in problem.classes for number, site in group.gpus}
     slots: list[tuple[int, Slot]] = []
-    for board, vector in taken:
-        whole = [(t, 0) for t, i in enumerate(sites[board].served) if i == WHOLE and vector[t]]
-        slots += [(board, slot) for slot in (*best_layout(sites[board], vector), *whole)]
+    for gpu, vector in taken:
+        whole = [(t, 0) for t, i in enumerate(sites[gpu].served) if i == WHOLE and vector[t]]
+        slots += [(gpu, slot) for slot in (*best_layout(sites[gpu], vector), *whole)]
     slots.sort(key=lambda item: (item[0], item[1][1]))
     result: dict[str, Assignment] = {}
     for t, members in enumerate(problem.types):
         waiting = {demands[member].id: demands[member] for member in members}
-        open_slots = [_assignment(boards[board], waiting, slot[1]) for board, slot in slots if slot[0] == t]
+        open_slots = [_assignment(gpus[gpu], waiting, slot[1]) for gpu, slot in slots if slot[0] == t]
         left = []
         for where in open_slots:
             holder = next((name for name in waiting if name not in result and _same(kept.get(name), where)), None)
@@ -191,13 +191,13 @@ def _assign(
     return result
 
 
-def _assignment(board: BoardState, waiting: Mapping[str, Demand], start: int) -> Assignment:
+def _assignment(gpu: GpuState, waiting: Mapping[str, Demand], start: int) -> Assignment:
     sample = next(iter(waiting.values()))
     if sample.whole:
-        return Assignment("", board.id)
-    geometry = geometry_of(board.model)
-    profile = geometry.profiles[served_profile(board, sample, empty=False)]
-    return Assignment("", board.id, profile.name, Placement(start, profile.memory_slices or 0))
+        return Assignment("", gpu.id)
+    geometry = geometry_of(gpu.model)
+    profile = geometry.profiles[served_profile(gpu, sample, empty=False)]
+    return Assignment("", gpu.id, profile.name, Placement(start, profile.memory_slices or 0))
 
 
 def _same(held: Assignment | None, where: Assignment) -> bool:
@@ -205,78 +205,78 @@ def _same(held: Assignment | None, where: Assignment) -> bool:
 
 
 def _possible(
-    boards: Sequence[BoardState], demands: Sequence[Demand], current: Mapping[str, Assignment]
+    gpus: Sequence[GpuState], demands: Sequence[Demand], current: Mapping[str, Assignment]
 ) -> dict[str, Assignment]:
     """The current places that their demand could also be given today."""
-    by_id = {board.id: board for board in boards}
+    by_id = {gpu.id: gpu for gpu in gpus}
     result = {}
     for demand in demands:
         where = current.get(demand.id)
-        board = by_id.get(where.board) if where else None
-        if where is None or board is None:
+        gpu = by_id.get(where.gpu) if where else None
+        if where is None or gpu is None:
             continue
-        index = served_profile(board, demand, empty=not board.instances)
+        index = served_profile(gpu, demand, empty=not gpu.instances)
         if index == UNSERVED or where.whole != (index == WHOLE):
             continue
-        if index == WHOLE or _fits(geometry_of(board.model), board, index, where):
+        if index == WHOLE or _fits(geometry_of(gpu.model), gpu, index, where):
             result[demand.id] = replace(where, demand=demand.id)
     return result
 
 
-def _fits(geometry: Geometry, board: BoardState, index: int, where: Assignment) -> bool:
+def _fits(geometry: Geometry, gpu: GpuState, index: int, where: Assignment) -> bool:
     profile, placement = geometry.profiles[index], where.placement
     return (
         placement is not None
         and where.profile == profile.name
         and placement in (profile.placements or ())
-        and placement.start in geometry.free_starts(geometry.occupancy(board.instances), index)
+        and placement.start in geometry.free_starts(geometry.occupancy(gpu.instances), index)
     )
 
 
 def _compatible(
-    boards: Sequence[BoardState], kept: Mapping[str, Assignment], fixed: Mapping[str, Assignment]
+    gpus: Sequence[GpuState], kept: Mapping[str, Assignment], fixed: Mapping[str, Assignment]
 ) -> dict[str, Assignment]:
     """The kept places that can all stand together with the fixed ones, first come first served."""
-    states = {board.id: board for board in _with_fixed(boards, fixed)}
+    states = {gpu.id: gpu for gpu in _with_fixed(gpus, fixed)}
     result: dict[str, Assignment] = {}
     for name, where in kept.items():
-        board = states[where.board]
-        if board.use is BoardUse.CLOSED or (where.whole and board.instances):
+        gpu = states[where.gpu]
+        if gpu.use is GpuUse.CLOSED or (where.whole and gpu.instances):
             continue
-        index = geometry_of(board.model).index(where.profile or "")
-        if where.whole or (index is not None and _fits(geometry_of(board.model), board, index, where)):
+        index = geometry_of(gpu.model).index(where.profile or "")
+        if where.whole or (index is not None and _fits(geometry_of(gpu.model), gpu, index, where)):
             result[name] = where
-            states[where.board] = _with_fixed([board], {name: where})[0]
+            states[where.gpu] = _with_fixed([gpu], {name: where})[0]
     return result
 
 
-def _with_fixed(boards: Sequence[BoardState], fixed: Mapping[str, Assignment]) -> list[BoardState]:
-    """The boards with the fixed assignments standing on them."""
+def _with_fixed(gpus: Sequence[GpuState], fixed: Mapping[str, Assignment]) -> list[GpuState]:
+    """The GPUs with the fixed assignments standing on them."""
     standing: dict[str, list[Assignment]] = {}
     for assignment in fixed.values():
-        standing.setdefault(assignment.board, []).append(assignment)
+        standing.setdefault(assignment.gpu, []).append(assignment)
     states = []
-    for board in boards:
-        extra = standing.get(board.id, [])
+    for gpu in gpus:
+        extra = standing.get(gpu.id, [])
         slices = tuple(
             GpuInstance(item.profile, item.placement, owner=item.demand)
             for item in extra
             if item.profile and item.placement
         )
-        use = BoardUse.CLOSED if len(slices) < len(extra) else board.use
-        states.append(replace(board, instances=board.instances + slices, use=use))
+        use = GpuUse.CLOSED if len(slices) < len(extra) else gpu.use
+        states.append(replace(gpu, instances=gpu.instances + slices, use=use))
     return states
 
 
-def _room_now(boards: Sequence[BoardState]) -> int:
+def _room_now(gpus: Sequence[GpuState]) -> int:
     total = 0
-    for board in boards:
-        if board.use in (BoardUse.ANY, BoardUse.SLICES) and board.model.mig_capable:
-            geometry = geometry_of(board.model)
+    for gpu in gpus:
+        if gpu.use in (GpuUse.ANY, GpuUse.SLICES) and gpu.model.mig_capable:
+            geometry = geometry_of(gpu.model)
             allowed = [
-                i for i, profile in enumerate(geometry.profiles) if not board.allowed or profile.name in board.allowed
+                i for i, profile in enumerate(geometry.profiles) if not gpu.allowed or profile.name in gpu.allowed
             ]
-            total += geometry.room(geometry.occupancy(board.instances), allowed)
+            total += geometry.room(geometry.occupancy(gpu.instances), allowed)
     return total
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from emulator.gpu.placement.solver_lp import Relation, relax
-from emulator.gpu.placement.solver_patterns import BoardClass, Pattern, Problem, Vector
+from emulator.gpu.placement.solver_patterns import GpuClass, Pattern, Problem, Vector
 
 SCALE = 1 << 20  # prices are integers in units of 1/SCALE
 _CLASS_ROWS = 8  # above so many classes the relaxation forgets which class a pattern belongs to
@@ -24,15 +24,15 @@ class Bound:
 
     costs: tuple[tuple[int, ...], ...]
     prices: Vector
-    board_price: int
-    classes: tuple[BoardClass, ...]
+    gpu_price: int
+    classes: tuple[GpuClass, ...]
     likely: tuple[tuple[Vector, int | None, int], ...] = ()
     floor: list[int] = field(default_factory=list)
     reduced: list[list[int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         for costs, group in zip(self.costs, self.classes, strict=True):
-            fixed = 0 if group.touched else self.board_price
+            fixed = 0 if group.touched else self.gpu_price
             values = [
                 SCALE * cost - fixed * any(pattern.vector) - _dot(self.prices, pattern.vector)
                 for cost, pattern in zip(costs, group.patterns, strict=True)
@@ -41,18 +41,18 @@ class Bound:
             self.floor.append(floor)
             self.reduced.append([value - floor for value in values])
 
-    def start(self, wanted: Vector, boards: int) -> int:
-        """Lower bound, times SCALE, of the whole problem when `boards` untouched boards are opened."""
-        floors = sum(len(group.boards) * low for group, low in zip(self.classes, self.floor, strict=True))
-        return _dot(self.prices, wanted) + self.board_price * boards + floors
+    def start(self, wanted: Vector, gpus: int) -> int:
+        """Lower bound, times SCALE, of the whole problem when `gpus` untouched GPUs are opened."""
+        floors = sum(len(group.gpus) * low for group, low in zip(self.classes, self.floor, strict=True))
+        return _dot(self.prices, wanted) + self.gpu_price * gpus + floors
 
     def head_starts(self, wanted: Vector, sizes: Vector) -> Iterator[tuple[list[Choice], Vector, Vector]]:
         """(choices, still wanted, class sizes left): most of the relaxation's answer, leaving more and more open."""
-        for open_boards in range(3):
+        for open_gpus in range(3):
             choices: list[Choice] = []
             left, free = wanted, list(sizes)
             for vector, owner, times in self.likely:
-                for _ in range(times - open_boards):
+                for _ in range(times - open_gpus):
                     c = self._owner(vector, owner, free)
                     if c is None or any(a > b for a, b in zip(vector, left, strict=True)):
                         break
@@ -81,44 +81,44 @@ def ceil_scaled(value: int) -> int:
     return -(-value // SCALE)
 
 
-def boards_bound(problem: Problem) -> Bound:
-    """Prices for the number of untouched boards that have to be opened."""
+def gpus_bound(problem: Problem) -> Bound:
+    """Prices for the number of untouched GPUs that have to be opened."""
     costs = tuple(
         tuple(int(not group.touched and any(pattern.vector)) for pattern in group.patterns) for group in problem.classes
     )
-    return _bound(problem, costs, boards=None)
+    return _bound(problem, costs, gpus=None)
 
 
-def cost_bound(problem: Problem, costs: tuple[tuple[int, ...], ...], boards: int) -> Bound:
-    """Prices for the sum of `costs` when exactly `boards` untouched boards are opened."""
-    return _bound(problem, costs, boards=boards)
+def cost_bound(problem: Problem, costs: tuple[tuple[int, ...], ...], gpus: int) -> Bound:
+    """Prices for the sum of `costs` when exactly `gpus` untouched GPUs are opened."""
+    return _bound(problem, costs, gpus=gpus)
 
 
-def _bound(problem: Problem, costs: tuple[tuple[int, ...], ...], *, boards: int | None) -> Bound:
-    """The stronger of two relaxations: one counts the boards of each class, the other does not.
+def _bound(problem: Problem, costs: tuple[tuple[int, ...], ...], *, gpus: int | None) -> Bound:
+    """The stronger of two relaxations: one counts the GPUs of each class, the other does not.
 
-    The first is never weaker in theory; but where the boards just suffice its prices are far from unique, and the
+    The first is never weaker in theory; but where the GPUs just suffice its prices are far from unique, and the
     ones found can be useless.
     """
-    choice = [_relaxed(problem, costs, boards=boards, limited=limited) for limited in (True, False)]
-    return max(choice, key=lambda bound: bound.start(problem.wanted, boards or 0))
+    choice = [_relaxed(problem, costs, gpus=gpus, limited=limited) for limited in (True, False)]
+    return max(choice, key=lambda bound: bound.start(problem.wanted, gpus or 0))
 
 
-def _relaxed(problem: Problem, costs: tuple[tuple[int, ...], ...], *, boards: int | None, limited: bool) -> Bound:
+def _relaxed(problem: Problem, costs: tuple[tuple[int, ...], ...], *, gpus: int | None, limited: bool) -> Bound:
     by_class = limited and len(problem.classes) <= _CLASS_ROWS
-    cheapest = _columns(problem, costs, by_class=by_class, maximal=boards is None)
-    sizes = [len(group.boards) for group in problem.classes]
+    cheapest = _columns(problem, costs, by_class=by_class, maximal=gpus is None)
+    sizes = [len(group.gpus) for group in problem.classes]
     rooms = (sizes if by_class else [sum(sizes)]) if limited else []
     columns = []
     for vector, opens, c in cheapest:
-        opened = [] if boards is None else [opens]
+        opened = [] if gpus is None else [opens]
         columns.append([*vector, *(int(c == k) for k in range(len(rooms))), *opened])
-    cover = Relation.AT_LEAST if boards is None else Relation.EQUAL
+    cover = Relation.AT_LEAST if gpus is None else Relation.EQUAL
     relations = [cover] * len(problem.wanted) + [Relation.AT_MOST] * len(rooms)
     limits: list[float] = [*problem.wanted, *rooms]
-    if boards is not None:
+    if gpus is not None:
         relations.append(Relation.EQUAL)
-        limits.append(boards)
+        limits.append(gpus)
     prices, point = relax(columns, list(cheapest.values()), relations, limits)
     whole = [round(price * SCALE) for price in prices]
     likely = tuple(
@@ -127,13 +127,13 @@ def _relaxed(problem: Problem, costs: tuple[tuple[int, ...], ...], *, boards: in
         if value > 1 - 1e-6
     )
     types = len(problem.wanted)
-    return Bound(costs, tuple(whole[:types]), 0 if boards is None else whole[-1], problem.classes, likely)
+    return Bound(costs, tuple(whole[:types]), 0 if gpus is None else whole[-1], problem.classes, likely)
 
 
 def _columns(
     problem: Problem, costs: tuple[tuple[int, ...], ...], *, by_class: bool, maximal: bool
 ) -> dict[tuple[Vector, int, int], int]:
-    """(vector, opens a board, class) -> least cost."""
+    """(vector, opens a GPU, class) -> least cost."""
     cheapest: dict[tuple[Vector, int, int], int] = {}
     for c, (group, own) in enumerate(zip(problem.classes, costs, strict=True)):
         vectors = {pattern.vector for pattern in group.patterns} if maximal else set()

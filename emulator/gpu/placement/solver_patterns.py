@@ -1,8 +1,8 @@
-"""What one board can take, as a table of patterns; and the grouping of demands and boards that are interchangeable.
+"""What one GPU can take, as a table of patterns; and the grouping of demands and GPUs that are interchangeable.
 
-A *type* is a set of demands that every board serves with the same profile. A *pattern* is a vector: how many demands
-of each type a board takes. A *class* is a set of boards with equal tables. All three shrink the search without
-losing a solution: 56 demands on 8 boards become some 6 types, 127 patterns and one class.
+A *type* is a set of demands that every GPU serves with the same profile. A *pattern* is a vector: how many demands
+of each type a GPU takes. A *class* is a set of GPUs with equal tables. All three shrink the search without
+losing a solution: 56 demands on 8 GPUs become some 6 types, 127 patterns and one class.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from emulator.gpu.geometry import Geometry, Occupancy, geometry_of
-from emulator.gpu.placement.demand import Assignment, BoardState, BoardUse, Demand
+from emulator.gpu.placement.demand import Assignment, Demand, GpuState, GpuUse
 
 Vector = tuple[int, ...]
 Slot = tuple[int, int]  # type, start
@@ -22,7 +22,7 @@ WHOLE = -2
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """A vector with what it costs the board: `room` is what is lost of `Geometry.room`, `kept` the demands that
+    """A vector with what it costs the GPU: `room` is what is lost of `Geometry.room`, `kept` the demands that
     stay in their current place, at best."""
 
     vector: Vector
@@ -32,7 +32,7 @@ class Pattern:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What a board's patterns follow from. `served[t]`: profile index for type t; `kept`: slots held now."""
+    """What a GPU's patterns follow from. `served[t]`: profile index for type t; `kept`: slots held now."""
 
     geometry: Geometry
     occupancy: Occupancy
@@ -42,13 +42,13 @@ class Site:
 
 
 @dataclass(frozen=True, slots=True)
-class BoardClass:
-    """Boards (index and site) whose tables of patterns are equal, be it by mirrored layouts.
+class GpuClass:
+    """GPUs (index and site) whose tables of patterns are equal, be it by mirrored layouts.
 
-    `touched`: they hold demands already, so that more of them cost no board.
+    `touched`: they hold demands already, so that more of them cost no GPU.
     """
 
-    boards: tuple[tuple[int, Site], ...]
+    gpus: tuple[tuple[int, Site], ...]
     touched: bool
     patterns: tuple[Pattern, ...]
 
@@ -60,97 +60,95 @@ class Problem:
     types: tuple[tuple[int, ...], ...]
     wanted: Vector
     weights: tuple[int, ...]
-    classes: tuple[BoardClass, ...]
+    classes: tuple[GpuClass, ...]
 
 
-def served_profile(board: BoardState, demand: Demand, *, empty: bool) -> int:
-    """Index of the profile with which the board serves the demand, WHOLE, or UNSERVED."""
+def served_profile(gpu: GpuState, demand: Demand, *, empty: bool) -> int:
+    """Index of the profile with which the GPU serves the demand, WHOLE, or UNSERVED."""
     if demand.whole:
-        return WHOLE if empty and board.use in (BoardUse.ANY, BoardUse.WHOLE) else UNSERVED
-    if board.use not in (BoardUse.ANY, BoardUse.SLICES) or not board.model.mig_capable:
+        return WHOLE if empty and gpu.use in (GpuUse.ANY, GpuUse.WHOLE) else UNSERVED
+    if gpu.use not in (GpuUse.ANY, GpuUse.SLICES) or not gpu.model.mig_capable:
         return UNSERVED
     name = demand.profile
     if name is None:
-        smallest = board.model.smallest_profile(board.allowed)
+        smallest = gpu.model.smallest_profile(gpu.allowed)
         name = smallest.name if smallest else ""
-    if board.allowed and name not in board.allowed:
+    if gpu.allowed and name not in gpu.allowed:
         return UNSERVED
-    index = geometry_of(board.model).index(name)
+    index = geometry_of(gpu.model).index(name)
     return UNSERVED if index is None else index
 
 
 def compile_problem(
-    boards: Sequence[BoardState],
+    gpus: Sequence[GpuState],
     demands: Sequence[Demand],
     current: Mapping[str, Assignment],
     touched: frozenset[int],
 ) -> Problem:
-    """Group demands and boards. `current` counts as a wish to stay; `touched` boards hold pinned demands."""
+    """Group demands and GPUs. `current` counts as a wish to stay; `touched` GPUs hold pinned demands."""
     by_kind: dict[tuple[str | None, bool], list[int]] = {}
     for number, demand in enumerate(demands):
         by_kind.setdefault((demand.profile, demand.whole), []).append(number)
-    empty = [not board.instances for board in boards]
+    empty = [not gpu.instances for gpu in gpus]
     by_signature: dict[tuple[int, ...], list[int]] = {}
     for members in by_kind.values():
         sample = demands[members[0]]
-        signature = tuple(
-            served_profile(board, sample, empty=clear) for board, clear in zip(boards, empty, strict=True)
-        )
+        signature = tuple(served_profile(gpu, sample, empty=clear) for gpu, clear in zip(gpus, empty, strict=True))
         by_signature.setdefault(signature, []).extend(members)
     # Largest first: the search branches on the first type that is left, and large slices leave least choice.
-    weight = {signature: _largest(boards, signature) for signature in by_signature}
+    weight = {signature: _largest(gpus, signature) for signature in by_signature}
     order = sorted(by_signature, key=lambda signature: (-weight[signature], min(by_signature[signature])))
     types = tuple(tuple(sorted(by_signature[signature])) for signature in order)
     wanted = tuple(map(len, types))
-    kept = _kept_slots(boards, demands, current, types)
+    kept = _kept_slots(gpus, demands, current, types)
     groups: dict[tuple[bool, tuple[Pattern, ...]], list[tuple[int, Site]]] = {}
-    for number, board in enumerate(boards):
-        geometry = geometry_of(board.model)
+    for number, gpu in enumerate(gpus):
+        geometry = geometry_of(gpu.model)
         served = tuple(signature[number] for signature in order)
-        site = Site(geometry, geometry.occupancy(board.instances), _allowed(board), served, kept[number])
+        site = Site(geometry, geometry.occupancy(gpu.instances), _allowed(gpu), served, kept[number])
         patterns = patterns_of(site, wanted)
         if len(patterns) > 1:
             groups.setdefault((number in touched, patterns), []).append((number, site))
-    classes = [BoardClass(tuple(members), *key) for key, members in groups.items()]
+    classes = [GpuClass(tuple(members), *key) for key, members in groups.items()]
     return Problem(types, wanted, tuple(weight[signature] for signature in order), tuple(classes))
 
 
-def _allowed(board: BoardState) -> tuple[int, ...]:
-    if board.use in (BoardUse.WHOLE, BoardUse.CLOSED) or not board.model.mig_capable:
+def _allowed(gpu: GpuState) -> tuple[int, ...]:
+    if gpu.use in (GpuUse.WHOLE, GpuUse.CLOSED) or not gpu.model.mig_capable:
         return ()
-    geometry = geometry_of(board.model)
-    return tuple(i for i, profile in enumerate(geometry.profiles) if not board.allowed or profile.name in board.allowed)
+    geometry = geometry_of(gpu.model)
+    return tuple(i for i, profile in enumerate(geometry.profiles) if not gpu.allowed or profile.name in gpu.allowed)
 
 
-def _largest(boards: Sequence[BoardState], signature: Sequence[int]) -> int:
+def _largest(gpus: Sequence[GpuState], signature: Sequence[int]) -> int:
     sizes = [
-        1 << 16 if index == WHOLE else geometry_of(board.model).weight(index)
-        for board, index in zip(boards, signature, strict=True)
+        1 << 16 if index == WHOLE else geometry_of(gpu.model).weight(index)
+        for gpu, index in zip(gpus, signature, strict=True)
         if index != UNSERVED
     ]
     return max(sizes, default=1 << 20)
 
 
 def _kept_slots(
-    boards: Sequence[BoardState],
+    gpus: Sequence[GpuState],
     demands: Sequence[Demand],
     current: Mapping[str, Assignment],
     types: Sequence[Sequence[int]],
 ) -> list[frozenset[Slot]]:
-    """Per board the (type, start) that demands hold now; a whole board is start 0."""
-    index = {board.id: number for number, board in enumerate(boards)}
-    slots: list[set[Slot]] = [set() for _ in boards]
+    """Per GPU the (type, start) that demands hold now; a whole GPU is start 0."""
+    index = {gpu.id: number for number, gpu in enumerate(gpus)}
+    slots: list[set[Slot]] = [set() for _ in gpus]
     for number, members in enumerate(types):
         for demand in members:
             place = current.get(demands[demand].id)
-            if place and place.board in index:
-                slots[index[place.board]].add((number, place.placement.start if place.placement else 0))
+            if place and place.gpu in index:
+                slots[index[place.gpu]].add((number, place.placement.start if place.placement else 0))
     return [frozenset(found) for found in slots]
 
 
 @lru_cache(maxsize=512)
 def patterns_of(site: Site, wanted: Vector) -> tuple[Pattern, ...]:
-    """All patterns of a board, the empty one first; each with the best (room, kept) over its layouts."""
+    """All patterns of a GPU, the empty one first; each with the best (room, kept) over its layouts."""
     geometry, occupancy, allowed, served, kept = site.geometry, site.occupancy, site.allowed, site.served, site.kept
     before = geometry.room(occupancy, allowed)
     states: dict[tuple[Vector, int], int] = {((0,) * len(served), occupancy.mask): 0}

@@ -1,6 +1,6 @@
-"""Exact search over patterns: fewest boards, then least room lost and most demands kept in place.
+"""Exact search over patterns: fewest GPUs, then least room lost and most demands kept in place.
 
-Both searches are depth-first: take the largest type that is still wanted, choose the class and the pattern of the board
+Both searches are depth-first: take the largest type that is still wanted, choose the class and the pattern of the GPU
 that holds one of it, recurse on what is left. Dual prices of the linear relaxation turn into a lower bound that each
 pattern raises by its (non-negative, integer) reduced cost; a branch ends as soon as the bound passes the target.
 States met before are not searched again.
@@ -12,11 +12,11 @@ import contextlib
 import sys
 from collections.abc import Sequence
 
-from emulator.gpu.placement.solver_bound import SCALE, Bound, Choice, boards_bound, ceil_scaled, cost_bound
+from emulator.gpu.placement.solver_bound import SCALE, Bound, Choice, ceil_scaled, cost_bound, gpus_bound
 from emulator.gpu.placement.solver_patterns import Pattern, Problem, Vector
 
 EFFORT = 30_000
-"""Steps spent on numbers of boards below all there are, before they count as not enough."""
+"""Steps spent on numbers of GPUs below all there are, before they count as not enough."""
 
 _Move = tuple[int, int, int, Pattern]  # reduced cost, cost, class, pattern
 
@@ -25,12 +25,12 @@ class BudgetSpent(Exception):  # noqa: N818 (not an error: the search answers wi
     """The search looked at as many states as it may."""
 
 
-class FewestBoards:
-    """Finds the least number of untouched boards that serve everything, and one way to do it."""
+class FewestGpus:
+    """Finds the least number of untouched GPUs that serve everything, and one way to do it."""
 
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
-        self.bound = boards_bound(problem)
+        self.bound = gpus_bound(problem)
         self._vectors = [{pattern.vector for pattern in group.patterns} for group in problem.classes]
         self._moves: dict[tuple[Vector, tuple[bool, ...]], list[_Move]] = {}
         self._failed: set[tuple[Vector, Vector]] = set()
@@ -42,24 +42,24 @@ class FewestBoards:
         )
 
     def solve(self, *, most: int | None = None) -> list[Choice] | None:
-        """Choices of patterns, one per used board; None when the demands do not fit.
+        """Choices of patterns, one per used GPU; None when the demands do not fit.
 
-        With `most`, None also means that no way with at most so many boards was found within `EFFORT`.
+        With `most`, None also means that no way with at most so many GPUs was found within `EFFORT`.
         """
-        sizes = tuple(len(group.boards) for group in self._problem.classes)
-        fresh = sum(len(group.boards) for group in self._problem.classes if not group.touched)
+        sizes = tuple(len(group.gpus) for group in self._problem.classes)
+        fresh = sum(len(group.gpus) for group in self._problem.classes if not group.touched)
         start = self.bound.start(self._problem.wanted, 0)
         last = fresh if most is None else min(most, fresh)
         effort = EFFORT
-        for boards in range(max(0, ceil_scaled(start)), last + 1):
-            found = self._from_head_start(sizes, start, boards * SCALE)
+        for gpus in range(max(0, ceil_scaled(start)), last + 1):
+            found = self._from_head_start(sizes, start, gpus * SCALE)
             if found is None:
                 self._failed.clear()
-                # Whether the demands fit at all is answered whatever it takes; fewer boards only within reason.
-                final = most is None and boards == fresh
+                # Whether the demands fit at all is answered whatever it takes; fewer GPUs only within reason.
+                final = most is None and gpus == fresh
                 self._allowance = sys.maxsize if final else effort
                 try:
-                    found = self._search(self._problem.wanted, sizes, start, boards * SCALE)
+                    found = self._search(self._problem.wanted, sizes, start, gpus * SCALE)
                 except BudgetSpent:
                     self.proved = False
                 effort = min(effort, self._allowance)
@@ -101,7 +101,7 @@ class FewestBoards:
         return None
 
     def _children(self, left: Vector, sizes: Vector) -> list[_Move]:
-        """Only patterns that cannot take more of what is left: filling a board up never costs a board."""
+        """Only patterns that cannot take more of what is left: filling a GPU up never costs a GPU."""
         clipped = tuple(map(min, left, self._caps))
         key = (clipped, tuple(size > 0 for size in sizes))
         moves = self._moves.get(key)
@@ -137,7 +137,7 @@ def _can_grow(vector: Vector, left: Vector, vectors: set[Vector]) -> bool:
 
 
 class LeastCost:
-    """Finds the cheapest choices that open exactly `boards` untouched boards, starting from known choices."""
+    """Finds the cheapest choices that open exactly `gpus` untouched GPUs, starting from known choices."""
 
     def __init__(
         self, problem: Problem, costs: tuple[tuple[int, ...], ...], known: list[Choice], *, budget: int
@@ -149,9 +149,9 @@ class LeastCost:
         ]
         self.best = known
         self.best_cost = sum(self._cost_of[c][pattern.vector] for c, pattern in known)
-        self._boards = sum(not problem.classes[c].touched for c, _ in known)
-        self._bound = cost_bound(problem, costs, self._boards)
-        self._opening = boards_bound(problem)
+        self._gpus = sum(not problem.classes[c].touched for c, _ in known)
+        self._bound = cost_bound(problem, costs, self._gpus)
+        self._opening = gpus_bound(problem)
         self._budget = budget
         self._seen: dict[tuple[Vector, Vector], int] = {}
         self._moves: dict[tuple[Vector, tuple[bool, ...]], list[_Move]] = {}
@@ -165,8 +165,8 @@ class LeastCost:
     def solve(self) -> bool:
         """Improve `best` to the optimum; False when the budget ended before the proof."""
         wanted = self._problem.wanted
-        sizes = tuple(len(group.boards) for group in self._problem.classes)
-        start, opening = self._bound.start(wanted, self._boards), self._opening.start(wanted, 0)
+        sizes = tuple(len(group.gpus) for group in self._problem.classes)
+        start, opening = self._bound.start(wanted, self._gpus), self._opening.start(wanted, 0)
         # Aim just at the bound first and widen: the search then stays where the optimum usually is.
         try:
             self._seed(sizes, start, opening)
@@ -214,7 +214,7 @@ class LeastCost:
             if ceil_scaled(bound + reduced) > self._target:
                 break
             opened = opening + self._opening_cost[c][pattern.vector]
-            if opened > self._boards * SCALE:
+            if opened > self._gpus * SCALE:
                 continue
             rest = tuple(a - b for a, b in zip(left, pattern.vector, strict=True))
             self._path.append((c, pattern))

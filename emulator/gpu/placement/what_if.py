@@ -1,4 +1,4 @@
-"""What-if questions without hardware and without a file: `--board A100-SXM4-80GB:2 --demand 1g.10gb=4,3g.40gb=1`."""
+"""What-if questions without hardware and without a file: `--gpu A100-SXM4-80GB:2 --demand 1g.10gb=4,3g.40gb=1`."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from emulator.core.errors import UsageError
-from emulator.gpu.catalog import close_names, find_board
-from emulator.gpu.placement.demand import BoardState, Demand, Infeasible, Solution
+from emulator.gpu.catalog import close_names, find_gpu
+from emulator.gpu.placement.demand import Demand, GpuState, Infeasible, Solution
 from emulator.gpu.placement.explain import solve
 
-MOST_BOARDS = 64
+MOST_GPUS = 64
 MOST_DEMANDS = 512
 _WORDS = {"whole": Demand("", whole=True), "any": Demand("")}
 
@@ -19,47 +19,47 @@ _WORDS = {"whole": Demand("", whole=True), "any": Demand("")}
 class WhatIf:
     """The question as understood, and the answer."""
 
-    boards: tuple[BoardState, ...]
+    gpus: tuple[GpuState, ...]
     demands: tuple[Demand, ...]
     answer: Solution | Infeasible
 
 
-def what_if(board_specs: str | Sequence[str], demand: str) -> WhatIf:
+def what_if(gpu_specs: str | Sequence[str], demand: str) -> WhatIf:
     """Parse and solve.
 
     Args:
-        board_specs: `MODEL[:COUNT]`, or several of them; boards are called GPU-0, GPU-1, ...
-        demand: `PROFILE=COUNT` joined by commas; `whole=1` asks for whole boards, `any=3` for smallest slices.
+        gpu_specs: `MODEL[:COUNT]`, or several of them; GPUs are called GPU-0, GPU-1, ...
+        demand: `PROFILE=COUNT` joined by commas; `whole=1` asks for whole GPUs, `any=3` for smallest slices.
 
     Raises:
-        UsageError: a model or a count that cannot be understood. A profile that no board has is an answer
+        UsageError: a model or a count that cannot be understood. A profile that no GPU has is an answer
             (`Infeasible`), since it names the right ones.
     """
-    boards = parse_boards([board_specs] if isinstance(board_specs, str) else board_specs)
+    gpus = parse_gpus([gpu_specs] if isinstance(gpu_specs, str) else gpu_specs)
     demands = parse_demands(demand)
-    return WhatIf(boards, demands, solve(boards, demands))
+    return WhatIf(gpus, demands, solve(gpus, demands))
 
 
-def parse_boards(specs: Sequence[str]) -> tuple[BoardState, ...]:
-    """Boards of `MODEL[:COUNT]` texts; see `what_if`."""
-    boards: list[BoardState] = []
+def parse_gpus(specs: Sequence[str]) -> tuple[GpuState, ...]:
+    """GPUs of `MODEL[:COUNT]` texts; see `what_if`."""
+    gpus: list[GpuState] = []
     for spec in specs:
         name, colon, count = spec.partition(":")
-        model = find_board(name)
+        model = find_gpu(name)
         if model is None:
             close = ", ".join(close_names(name))
             raise UsageError(
-                f"no single board is called {name.strip()!r}",
-                where=f"--board {spec}",
+                f"no single GPU is called {name.strip()!r}",
+                where=f"--gpu {spec}",
                 fix=f"write one of: {close}" if close else "write a model such as A100-SXM4-80GB or H100-PCIe",
             )
-        number = _count(count, f"--board {spec}", "MODEL:COUNT, such as A100-SXM4-80GB:2") if colon else 1
-        if len(boards) + number > MOST_BOARDS:
-            raise UsageError(f"more than {MOST_BOARDS} boards", where=f"--board {spec}", fix="ask for fewer")
-        boards += [BoardState(f"GPU-{len(boards) + n}", model) for n in range(number)]
-    if not boards:
-        raise UsageError("no board is given", where="--board", fix="add --board A100-SXM4-80GB:2")
-    return tuple(boards)
+        number = _count(count, f"--gpu {spec}", "MODEL:COUNT, such as A100-SXM4-80GB:2") if colon else 1
+        if len(gpus) + number > MOST_GPUS:
+            raise UsageError(f"more than {MOST_GPUS} GPUs", where=f"--gpu {spec}", fix="ask for fewer")
+        gpus += [GpuState(f"GPU-{len(gpus) + n}", model) for n in range(number)]
+    if not gpus:
+        raise UsageError("no GPU is given", where="--gpu", fix="add --gpu A100-SXM4-80GB:2")
+    return tuple(gpus)
 
 
 def parse_demands(text: str) -> tuple[Demand, ...]:

@@ -1,4 +1,4 @@
-"""`mdev_map.json`: which node holds which slice or board, for people and for tools beside ours. Pure.
+"""`mdev_map.json`: which node holds which slice or GPU, for people and for tools beside ours. Pure.
 
 `schemas/mdev_map.schema.json` describes the file. Within a version keys are only added.
 """
@@ -16,8 +16,8 @@ class HeldSlice:
     """A vGPU on a GPU instance, held by a node.
 
     Attributes:
-        device: the board's id in the lab file.
-        pci_address: of the board, such as 0000:41:00.0.
+        device: the GPU's id in the lab file.
+        pci_address: of the GPU, such as 0000:41:00.0.
         start, size: memory slices.
         gpu_instance_id: as the driver gave it; opaque, and another one after a reboot.
         framework: `mdev` or `vendor_vfio`.
@@ -39,8 +39,8 @@ class HeldSlice:
 
 
 @dataclass(frozen=True, slots=True)
-class HeldBoard:
-    """A whole board, held by a node. `functions` are all PCI functions that go to the guest with it."""
+class HeldGpu:
+    """A whole GPU, held by a node. `functions` are all PCI functions that go to the guest with it."""
 
     node: str
     device: str
@@ -48,15 +48,15 @@ class HeldBoard:
     functions: tuple[str, ...]
 
 
-def mdev_map(lab: str, held: Iterable[HeldSlice | HeldBoard]) -> dict[str, object]:
+def mdev_map(lab: str, held: Iterable[HeldSlice | HeldGpu]) -> dict[str, object]:
     """The file's content as JSON data; nodes and their devices in a fixed order."""
     nodes: dict[str, list[dict[str, object]]] = {}
     for item in sorted(held, key=_order):
-        nodes.setdefault(item.node, []).append(_slice(item) if isinstance(item, HeldSlice) else _board(item))
+        nodes.setdefault(item.node, []).append(_slice(item) if isinstance(item, HeldSlice) else _gpu(item))
     return {"version": VERSION, "lab": lab, "nodes": nodes}
 
 
-def _order(item: HeldSlice | HeldBoard) -> tuple[str, str, int]:
+def _order(item: HeldSlice | HeldGpu) -> tuple[str, str, int]:
     return (item.node, item.pci_address, item.start if isinstance(item, HeldSlice) else -1)
 
 
@@ -75,7 +75,7 @@ def _slice(item: HeldSlice) -> dict[str, object]:
     }
 
 
-def _board(item: HeldBoard) -> dict[str, object]:
+def _gpu(item: HeldGpu) -> dict[str, object]:
     return {
         "kind": "whole",
         "device": item.device,

@@ -18,7 +18,7 @@ Vars: TypeAlias = Mapping[str, VarValue]
 class NodeGpu:
     """GPUs of one type on one node.
 
-    `type` is what a job asks for: a MIG profile (`1g.10gb`) or a board's short name (`a100`). `device_files` are
+    `type` is what a job asks for: a MIG profile (`1g.10gb`) or a GPU's short name (`a100`). `device_files` are
     the guest's device nodes, one per unit; a simulated GPU has none.
     """
 

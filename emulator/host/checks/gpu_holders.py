@@ -1,4 +1,4 @@
-"""Processes that have a board open, and whether a lab can be made all the same."""
+"""Processes that have a GPU open, and whether a lab can be made all the same."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from emulator.gpu.ports import DeviceHolder
 from emulator.host.checks.result import CheckResult, Level, Wanted, ok
 from emulator.host.readings import HostReadings
 
-# Process (cut at 15 characters) -> unit of services that hold a board as long as they run.
+# Process (cut at 15 characters) -> unit of services that hold a GPU as long as they run.
 _UNITS = {"nvidia-persiste": "nvidia-persistenced", "nv-hostengine": "nvidia-dcgm", "nvsm_core": "nvsm"}
-# They hold a board that vGPUs are made on, or keep it awake for that; a board that goes away whole they keep here.
+# They hold a GPU that vGPUs are made on, or keep it awake for that; a GPU that goes away whole they keep here.
 _BESIDE_SLICES = frozenset({"nvidia-persiste", "nvidia-vgpu-mgr", "nvidia-vgpud"})
-NO_BOARD = "no NVIDIA GPU"
+NO_GPU = "no NVIDIA GPU"
 
 
 def check_holders(host: HostReadings, wanted: Wanted) -> CheckResult:
-    """A failure only where the lab asks for a board that is known to be in others' hands."""
+    """A failure only where the lab asks for a GPU that is known to be in others' hands."""
     id_, title = "gpu.holders", "processes on GPUs"
-    why = "a board in use can be neither cut into slices nor handed to a guest"
-    unseen = bool(host.boards) and not host.user.is_root
+    why = "a GPU in use can be neither cut into slices nor handed to a guest"
+    unseen = bool(host.gpus) and not host.user.is_root
     blind = " (only those of this user: run as root for all)" if unseen else ""
     holders = _strangers(host, wanted)
     if not holders:
-        found = f"none{blind}" if host.boards else NO_BOARD
+        found = f"none{blind}" if host.gpus else NO_GPU
         if unseen:
             fix = "sudo hyperscaler host check"
             return CheckResult(id_, title, Level.WARN, found, why, fix, unseen=True)
@@ -35,20 +35,20 @@ def check_holders(host: HostReadings, wanted: Wanted) -> CheckResult:
 
 
 def _strangers(host: HostReadings, wanted: Wanted) -> tuple[DeviceHolder, ...]:
-    """Without the guests to which the lab has given its boards."""
-    own = {board.node for board in host.boards if board.pci.address in wanted.own_boards}
+    """Without the guests to which the lab has given its GPUs."""
+    own = {gpu.node for gpu in host.gpus if gpu.pci.address in wanted.own_gpus}
     return tuple(item for item in host.holders if not (item.path in own and item.path.startswith("/dev/vfio/")))
 
 
 def _held(host: HostReadings, wanted: Wanted, holders: Iterable[DeviceHolder]) -> list[str]:
-    """The boards of the lab file that cannot be had, each with who has it."""
-    names = {address: name for name, address in wanted.boards}
+    """The GPUs of the lab file that cannot be had, each with who has it."""
+    names = {address: name for name, address in wanted.devices}
     in_the_way = [item for item in holders if wanted.whole or item.name not in _BESIDE_SLICES]
     found = []
-    for board in host.boards:
-        mine = [item for item in in_the_way if board.node and item.path == board.node]
-        if mine and board.pci.address in names:
-            found.append(f"{names[board.pci.address]} ({board.pci.address}), which {_named(mine)} has open")
+    for gpu in host.gpus:
+        mine = [item for item in in_the_way if gpu.node and item.path == gpu.node]
+        if mine and gpu.pci.address in names:
+            found.append(f"{names[gpu.pci.address]} ({gpu.pci.address}), which {_named(mine)} has open")
     return found
 
 

@@ -1,13 +1,13 @@
-"""NVIDIA boards: there, not in nouveau's hands, with a driver of the right kind, and free."""
+"""NVIDIA GPUs: there, not in nouveau's hands, with a driver of the right kind, and free."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from emulator.gpu.ports import VgpuFramework
-from emulator.host.checks.gpu_holders import NO_BOARD, check_holders
+from emulator.host.checks.gpu_holders import NO_GPU, check_holders
 from emulator.host.checks.result import CheckResult, Level, Wanted, ok
-from emulator.host.readings import Board, DriverKind, HostReadings
+from emulator.host.readings import DriverKind, HostReadings, PciGpu
 
 _FRAMEWORKS = {
     VgpuFramework.MDEV: "mediated devices",
@@ -18,8 +18,8 @@ _SERVICES = ("nvidia-vgpu-mgr", "nvidia-vgpud")
 
 
 def check_gpus(host: HostReadings, wanted: Wanted) -> Iterator[CheckResult]:
-    """Checks of the boards; without one they pass, unless the lab asks for it."""
-    yield _boards(host, wanted)
+    """Checks of the GPUs; without one they pass, unless the lab asks for it."""
+    yield _gpus(host, wanted)
     yield _nouveau(host, wanted)
     yield _driver(host, wanted)
     yield _vgpu(host, wanted)
@@ -31,12 +31,12 @@ def _level(wanted: Wanted) -> Level:
     return Level.FAIL if wanted.gpus else Level.WARN
 
 
-def _boards(host: HostReadings, wanted: Wanted) -> CheckResult:
+def _gpus(host: HostReadings, wanted: Wanted) -> CheckResult:
     id_, title = "gpu.boards", "NVIDIA GPUs"
-    why = "nodes with real GPUs get them from these boards; with `backend: simulated` none is needed"
-    there = {board.pci.address for board in host.boards}
-    listed = ", ".join(f"{board.name} at {board.pci.address}" for board in host.boards) or "none"
-    missing = [f"{name} ({address})" for name, address in wanted.boards if address not in there]
+    why = "nodes with real GPUs get them from these GPUs; with `backend: simulated` none is needed"
+    there = {gpu.pci.address for gpu in host.gpus}
+    listed = ", ".join(f"{gpu.name} at {gpu.pci.address}" for gpu in host.gpus) or "none"
+    missing = [f"{name} ({address})" for name, address in wanted.devices if address not in there]
     if missing:
         fix = "set pci_address to what `lspci -D -d 10de:` prints, or gpu_allocation.backend: simulated"
         return CheckResult(
@@ -47,7 +47,7 @@ def _boards(host: HostReadings, wanted: Wanted) -> CheckResult:
 
 def _nouveau(host: HostReadings, wanted: Wanted) -> CheckResult:
     id_, title = "gpu.nouveau", "nouveau"
-    why = "the free driver takes the boards at boot, and neither NVIDIA's driver nor vfio-pci can have them then"
+    why = "the free driver takes the GPUs at boot, and neither NVIDIA's driver nor vfio-pci can have them then"
     loaded = "nouveau" in host.kernel.loaded
     place = host.kernel.blacklisted.get("nouveau")
     fix = "hyperscaler host prepare --gpus, which blacklists it and renews the initramfs, and reboot"
@@ -55,26 +55,26 @@ def _nouveau(host: HostReadings, wanted: Wanted) -> CheckResult:
         where = f"loaded, although blacklisted by {place}" if place else "loaded, and not blacklisted"
         if place:
             fix = "update-initramfs -u, and reboot: the initramfs is from before the blacklist"
-        level = _level(wanted) if host.boards else Level.WARN
+        level = _level(wanted) if host.gpus else Level.WARN
         return CheckResult(id_, title, level, where, why, fix)
     if place:
         return ok(id_, title, f"not loaded, blacklisted by {place}", why)
-    if host.boards:
+    if host.gpus:
         return CheckResult(id_, title, Level.WARN, "not loaded now, and not blacklisted", why, fix)
-    return ok(id_, title, f"not loaded; {NO_BOARD}", why)
+    return ok(id_, title, f"not loaded; {NO_GPU}", why)
 
 
 def _driver(host: HostReadings, wanted: Wanted) -> CheckResult:
     id_, title = "gpu.driver", "NVIDIA driver"
-    why = "slices need NVIDIA's vGPU host driver (Virtual GPU Manager); whole boards need only vfio-pci"
+    why = "slices need NVIDIA's vGPU host driver (Virtual GPU Manager); whole GPUs need only vfio-pci"
     driver = host.driver
     manual = "install the vGPU host driver by hand: `hyperscaler host prepare --dry-run` tells the steps"
     if driver is None:
-        if not host.boards and not wanted.gpus:
-            return ok(id_, title, f"none; {NO_BOARD}", why)
+        if not host.gpus and not wanted.gpus:
+            return ok(id_, title, f"none; {NO_GPU}", why)
         if wanted.slices:
             return CheckResult(id_, title, Level.FAIL, "not loaded, and the lab asks for slices", why, manual)
-        fix = "apt-get install nvidia-driver (component non-free), or leave the boards to vfio-pci"
+        fix = "apt-get install nvidia-driver (component non-free), or leave the GPUs to vfio-pci"
         return CheckResult(id_, title, Level.WARN, "not loaded", why, fix)
     kind = "vGPU host" if driver.kind is DriverKind.VGPU_HOST else "data-centre"
     modules = "open kernel modules" if driver.open_modules else "proprietary kernel modules"
@@ -87,14 +87,14 @@ def _driver(host: HostReadings, wanted: Wanted) -> CheckResult:
 def _vgpu(host: HostReadings, wanted: Wanted) -> CheckResult:
     id_, title = "gpu.vgpu", "vGPU framework"
     why = "a slice reaches its guest as a vGPU, made through one of two frameworks, by the kernel's age"
-    if not host.boards:
-        return ok(id_, title, NO_BOARD, why)
-    found = "; ".join(f"{board.pci.address}: {_FRAMEWORKS[board.framework]}" for board in host.boards)
-    offers = any(board.framework is not VgpuFramework.NONE for board in host.boards)
+    if not host.gpus:
+        return ok(id_, title, NO_GPU, why)
+    found = "; ".join(f"{gpu.pci.address}: {_FRAMEWORKS[gpu.framework]}" for gpu in host.gpus)
+    offers = any(gpu.framework is not VgpuFramework.NONE for gpu in host.gpus)
     if not offers:
         if not wanted.slices:
             return ok(id_, title, found, why)
-        fix = "see NVIDIA driver; on SR-IOV boards also: /usr/lib/nvidia/sriov-manage -e ALL"
+        fix = "see NVIDIA driver; on SR-IOV GPUs also: /usr/lib/nvidia/sriov-manage -e ALL"
         return CheckResult(id_, title, Level.FAIL, found, why, fix)
     silent = [name for name in _SERVICES if name not in host.processes]
     if silent and wanted.slices:
@@ -105,25 +105,25 @@ def _vgpu(host: HostReadings, wanted: Wanted) -> CheckResult:
 
 def _sriov(host: HostReadings, wanted: Wanted) -> CheckResult:
     id_, title = "gpu.sriov", "SR-IOV"
-    why = "from Ampere on each vGPU sits on a virtual function (VF) of its board"
-    if not host.boards:
-        return ok(id_, title, NO_BOARD, why)
-    found = "; ".join(_functions(board) for board in host.boards)
-    able = [board for board in host.boards if board.pci.totalvfs]
+    why = "from Ampere on each vGPU sits on a virtual function (VF) of its GPU"
+    if not host.gpus:
+        return ok(id_, title, NO_GPU, why)
+    found = "; ".join(_functions(gpu) for gpu in host.gpus)
+    able = [gpu for gpu in host.gpus if gpu.pci.totalvfs]
     if not wanted.slices:
         return ok(id_, title, found, why)
     if not able:
-        # Boards before Ampere have mediated devices on the physical function.
-        if any(board.framework is VgpuFramework.MDEV for board in host.boards):
+        # GPUs before Ampere have mediated devices on the physical function.
+        if any(gpu.framework is VgpuFramework.MDEV for gpu in host.gpus):
             return ok(id_, title, found, why)
         fix = "switch SR-IOV on in the firmware (Above 4G Decoding, too): systemctl reboot --firmware-setup"
         return CheckResult(id_, title, Level.FAIL, found, why, fix)
-    if not host.sriov_manage and not any(board.pci.numvfs for board in able):
+    if not host.sriov_manage and not any(gpu.pci.numvfs for gpu in able):
         fix = "install the vGPU host driver, which brings /usr/lib/nvidia/sriov-manage"
         return CheckResult(id_, title, Level.FAIL, f"{found}; sriov-manage is not installed", why, fix)
     return ok(id_, title, found, why)
 
 
-def _functions(board: Board) -> str:
-    pci = board.pci
+def _functions(gpu: PciGpu) -> str:
+    pci = gpu.pci
     return f"{pci.address}: {pci.numvfs} of {pci.totalvfs} VFs" if pci.totalvfs else f"{pci.address}: none offered"

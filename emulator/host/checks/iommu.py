@@ -1,4 +1,4 @@
-"""IOMMU: announced by the firmware, used by the kernel, with groups in which a board stands alone."""
+"""IOMMU: announced by the firmware, used by the kernel, with groups in which a GPU stands alone."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _arguments(host: HostReadings, wanted: Wanted) -> CheckResult:
     lacking = [word for word in needed_arguments(host.processor.vendor) if word not in given]
     if host.iommu.groups or not lacking:
         return ok(id_, title, " ".join(given) or "none, and the IOMMU is on", why)
-    if not (host.boards or wanted.gpus):
+    if not (host.gpus or wanted.gpus):
         return ok(id_, title, "none for the IOMMU, and there is no NVIDIA GPU to need them", why)
     fix = f"hyperscaler host prepare --gpus, or add {' '.join(lacking)} to GRUB_CMDLINE_LINUX_DEFAULT; reboot"
     return CheckResult(id_, title, _level(wanted), f"{' '.join(lacking)} is not given", why, fix)
@@ -78,20 +78,20 @@ def _arguments(host: HostReadings, wanted: Wanted) -> CheckResult:
 
 def _groups(host: HostReadings, wanted: Wanted) -> CheckResult:
     id_, title = "iommu.groups", "GPUs' IOMMU groups"
-    why = "all devices of a group go to a guest together, so a board passed on whole must be alone in its group"
-    grouped = [board for board in host.boards if board.pci.iommu_group is not None]
+    why = "all devices of a group go to a guest together, so a GPU passed on whole must be alone in its group"
+    grouped = [gpu for gpu in host.gpus if gpu.pci.iommu_group is not None]
     if not grouped:
-        return ok(id_, title, "no NVIDIA GPU is in a group" if host.boards else "no NVIDIA GPU", why)
-    shared = [board for board in grouped if board.strangers]
+        return ok(id_, title, "no NVIDIA GPU is in a group" if host.gpus else "no NVIDIA GPU", why)
+    shared = [gpu for gpu in grouped if gpu.strangers]
     if not shared:
-        each = ", ".join(f"{board.pci.address} in {board.pci.iommu_group}" for board in grouped)
+        each = ", ".join(f"{gpu.pci.address} in {gpu.pci.iommu_group}" for gpu in grouped)
         return ok(id_, title, each, why)
-    asked = {address for _, address in wanted.boards} if wanted.whole else set()
-    level = Level.FAIL if any(board.pci.address in asked for board in shared) else Level.WARN
+    asked = {address for _, address in wanted.devices} if wanted.whole else set()
+    level = Level.FAIL if any(gpu.pci.address in asked for gpu in shared) else Level.WARN
     found = "; ".join(
-        f"{board.pci.address} shares group {board.pci.iommu_group} with "
-        + ", ".join(item.address for item in board.strangers)
-        for board in shared
+        f"{gpu.pci.address} shares group {gpu.pci.iommu_group} with "
+        + ", ".join(item.address for item in gpu.strangers)
+        for gpu in shared
     )
-    fix = "switch ACS on in the firmware, or put the board into a slot of its own: lspci -t shows the slots"
+    fix = "switch ACS on in the firmware, or put the GPU into a slot of its own: lspci -t shows the slots"
     return CheckResult(id_, title, level, found, why, fix)

@@ -55,31 +55,31 @@ class Wanted:
     """What of a lab file its host is judged by; without a file nothing is asked for in particular.
 
     Attributes:
-        boards: id and PCI address of the real boards that the file lists.
-        slices: some node gets a slice of a board, so that vGPUs are needed.
-        whole: some node gets a whole board.
+        devices: id and PCI address of the real GPUs that the file lists.
+        slices: some node gets a slice of a GPU, so that vGPUs are needed.
+        whole: some node gets a whole GPU.
         embedded: the lab has a libvirt and networks of its own; None leaves it to what the host has.
         bridges: those of the file's networks.
         nodes: how many; 0 without a file.
-        own_boards: PCI addresses of boards that the lab has already, so that its own guests hold them.
+        own_gpus: PCI addresses of GPUs that the lab has already, so that its own guests hold them.
         findings: what the file says about memory, disk, cores and networks of this host.
     """
 
     lab: str = ""
     acceleration: Acceleration = Acceleration.AUTO
-    boards: tuple[tuple[str, str], ...] = ()
+    devices: tuple[tuple[str, str], ...] = ()
     slices: bool = False
     whole: bool = False
     embedded: bool | None = None
     bridges: tuple[str, ...] = ()
     nodes: int = 0
-    own_boards: frozenset[str] = frozenset()
+    own_gpus: frozenset[str] = frozenset()
     findings: tuple[Finding, ...] = field(default=())
 
     @property
     def gpus(self) -> bool:
-        """Whether real boards are asked for."""
-        return bool(self.boards)
+        """Whether real GPUs are asked for."""
+        return bool(self.devices)
 
 
 def wanted_of(spec: ClusterSpec) -> Wanted:
@@ -87,13 +87,13 @@ def wanted_of(spec: ClusterSpec) -> Wanted:
     real = spec.gpu.devices if spec.gpu.backend is not GpuBackend.SIMULATED else ()
     requests = [node.gpu for node in spec.nodes if node.gpu is not None]
     uri = spec.hypervisor.uri
-    boards_only = spec.gpu.strategy is GpuStrategy.WHOLE
+    gpus_only = spec.gpu.strategy is GpuStrategy.WHOLE
     return Wanted(
         lab=spec.name,
         acceleration=spec.hypervisor.acceleration,
-        boards=tuple((device.id, device.pci_address.lower()) for device in real),
-        slices=bool(real) and not boards_only and any(not request.whole for request in requests),
-        whole=bool(real) and (boards_only or any(request.whole for request in requests)),
+        devices=tuple((device.id, device.pci_address.lower()) for device in real),
+        slices=bool(real) and not gpus_only and any(not request.whole for request in requests),
+        whole=bool(real) and (gpus_only or any(request.whole for request in requests)),
         embedded=None if uri == "auto" else uri == "embedded",
         bridges=tuple(network.bridge for network in spec.networks.values()),
         nodes=len(spec.nodes),

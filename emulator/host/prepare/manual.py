@@ -17,10 +17,10 @@ class ManualStep:
 
 
 _DRIVER = ManualStep(
-    "Install NVIDIA's vGPU host driver (needed for slices; whole boards do without)",
+    "Install NVIDIA's vGPU host driver (needed for slices; whole GPUs do without)",
     (
         "1. Download the package for Linux KVM from NVIDIA's licensing portal: it needs an account with a licence for "
-        "NVIDIA AI Enterprise (MIG-capable boards) or NVIDIA vGPU. Take the branch that your guests' driver is of.",
+        "NVIDIA AI Enterprise (MIG-capable GPUs) or NVIDIA vGPU. Take the branch that your guests' driver is of.",
         "2. Install what builds its kernel module:",
         "   $ apt-get install build-essential dkms linux-headers-$(uname -r)",
         "3. Under Secure Boot the module must be signed with a key that the firmware knows; see whether it is on:",
@@ -30,7 +30,7 @@ _DRIVER = ManualStep(
         "   On Ubuntu: $ apt-get install ./nvidia-vgpu-ubuntu-VERSION_amd64.deb",
         "5. Restart the machine, then see that driver, module and services are there:",
         "   $ nvidia-smi; lsmod | grep nvidia_vgpu_vfio; systemctl status nvidia-vgpud nvidia-vgpu-mgr",
-        "6. On boards from Ampere on switch the virtual functions on, and count them (the script can say that all is "
+        "6. On GPUs from Ampere on switch the virtual functions on, and count them (the script can say that all is "
         "well when it is not):",
         "   $ /usr/lib/nvidia/sriov-manage -e ALL; ls -d /sys/bus/pci/devices/*/virtfn* | wc -l",
         "7. See the result: $ hyperscaler host check && hyperscaler gpu discover",

@@ -72,7 +72,7 @@ def lacking_modules(host: HostReadings, *, gpus: bool) -> list[str]:
 
 
 def _absent(host: HostReadings, *, gpus: bool) -> Iterator[_Module]:
-    """Modules whose work nobody does now. `vfio-pci` is loaded by libvirt when a board goes to a guest, but not at
+    """Modules whose work nobody does now. `vfio-pci` is loaded by libvirt when a GPU goes to a guest, but not at
     boot."""
 
     def absent(device: str) -> bool:

@@ -13,7 +13,7 @@ _ADDON_OF_VALUE: Mapping[str, str] = {
     "nginx": "ingress-nginx",
     "local-path": "local-path",
 }
-# Real boards are offered by NVIDIA's own plugin; simulated ones by the project's, which lies in the playbook.
+# Real GPUs are offered by NVIDIA's own plugin; simulated ones by the project's, which lies in the playbook.
 NVIDIA_DEVICE_PLUGIN = "nvidia-device-plugin"
 
 

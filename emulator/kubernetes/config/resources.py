@@ -12,7 +12,7 @@ WHOLE = "nvidia.com/gpu"
 
 
 class MigStrategy(StrEnum):
-    """none: boards only. single: slices of one profile are called GPUs. mixed: each profile has its own name."""
+    """none: GPUs only. single: slices of one profile are called GPUs. mixed: each profile has its own name."""
 
     NONE = "none"
     SINGLE = "single"

@@ -9,22 +9,22 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
-from emulator.apply.gpu_ownership import slice_key, whole_boards
-from emulator.apply.handlers.gpu_discovery import traced_boards, traced_slices
+from emulator.apply.gpu_ownership import slice_key, whole_gpus
+from emulator.apply.handlers.gpu_discovery import traced_gpus, traced_slices
 from emulator.apply.handlers.gpu_host import GpuHost
 from emulator.apply.handlers.mig import made_in_this_boot, settled_handle, slices_of
 from emulator.apply.state import State
 from emulator.core.errors import ConflictError, HostNotFitError
 from emulator.core.ports import Hostdev
-from emulator.gpu.catalog import find_board
-from emulator.gpu.model import BoardModel, GpuInstance, Placement
-from emulator.gpu.placement.demand import BoardState, Infeasible
+from emulator.gpu.catalog import find_gpu
+from emulator.gpu.model import GpuInstance, GpuModel, Placement
+from emulator.gpu.placement.demand import GpuState, Infeasible
 from emulator.guests.inventory.model import NodeGpu
 from emulator.host.gpu_fitness import require_fit
 from emulator.host.gpus import Gpu, discover_gpus, require_devices
 from emulator.labfile.model import ClusterSpec, GpuBackend
 from emulator.plan.build import GpuResources
-from emulator.plan.gpu_allocation import allocate, board_states, demands_of
+from emulator.plan.gpu_allocation import allocate, demands_of, gpu_states
 from emulator.plan.gpu_build import build_gpus, current_assignments
 from emulator.plan.gpu_resources import GpuInstance as GpuInstanceResource
 from emulator.plan.gpu_resources import MigMode, Vgpu, VirtualFunctions, WholeGpu
@@ -62,20 +62,20 @@ def backend_of(state: State, spec: ClusterSpec) -> str:
 
 
 def plan_gpus(spec: ClusterSpec, host: GpuHost | None, state: State, passed: Sequence[Hostdev] = ()) -> GpuPlan:
-    """Place what the nodes ask for around what is on the boards already; slices in use stay where they are.
+    """Place what the nodes ask for around what is on the GPUs already; slices in use stay where they are.
 
     Args:
         passed: what guests of the lab have of the host's devices.
 
     Raises:
-        HostNotFitError: the boards are not what the file says, or what is asked for does not fit.
+        HostNotFitError: the GPUs are not what the file says, or what is asked for does not fit.
     """
     if host is None or not spec.gpu.devices:
         return GpuPlan()
     gpus = discover_gpus(host.nvml, host.pci)
-    require_devices(spec.gpu.devices, gpus, out=(*whole_boards(host.ledger.read()), *traced_boards(host, passed)))
+    require_devices(spec.gpu.devices, gpus, out=(*whole_gpus(host.ledger.read()), *traced_gpus(host, passed)))
     by_address = {gpu.pci_address: gpu for gpu in gpus}
-    boards = board_states(
+    states = gpu_states(
         spec.gpu,
         models={
             device.id: model
@@ -87,16 +87,16 @@ def plan_gpus(spec: ClusterSpec, host: GpuHost | None, state: State, passed: Seq
         },
     )
     current = current_assignments([record.resource for record in state.resources.values()])
-    answer = allocate(spec, boards, current, pinned=_pinned(spec, boards, state))
+    answer = allocate(spec, states, current, pinned=_pinned(spec, states, state))
     if isinstance(answer, Infeasible):
         raise HostNotFitError(
-            "the slices do not fit on the boards: " + "; ".join(answer.reasons),
+            "the slices do not fit on the GPUs: " + "; ".join(answer.reasons),
             where="global.gpu_allocation",
-            fix="; or ".join(answer.changes) or "`hyperscaler gpu plan FILE` shows the boards",
+            fix="; or ".join(answer.changes) or "`hyperscaler gpu plan FILE` shows the GPUs",
         )
     addresses = {device.id: device.pci_address for device in spec.gpu.devices}
     require_fit(
-        {(item.board, not item.whole) for node in answer.nodes.values() for item in node},
+        {(item.gpu, not item.whole) for node in answer.nodes.values() for item in node},
         {device: by_address[address] for device, address in addresses.items()},
     )
     resources = build_gpus(host.ledger.full_name(spec.name), addresses, answer.nodes)
@@ -113,8 +113,8 @@ def _as_made(gpus: GpuResources, state: State) -> GpuResources:
     return dataclasses.replace(gpus, resources=tuple(kept))
 
 
-def boards_kept(gpus: Callable[[], GpuHost] | None) -> AbstractContextManager[None]:
-    """While this is held nobody else cuts boards or claims places on them; nothing for a lab without GPUs."""
+def gpus_kept(gpus: Callable[[], GpuHost] | None) -> AbstractContextManager[None]:
+    """While this is held nobody else cuts GPUs or claims places on them; nothing for a lab without GPUs."""
     return contextlib.nullcontext() if gpus is None else gpus().ledger.layout()
 
 
@@ -127,7 +127,7 @@ def slices_made(plan: Plan) -> tuple[GpuInstanceResource, ...]:
     )
 
 
-# What another place of a slice changes beside the slice: the vGPU on it, and where its board is new to the lab, that.
+# What another place of a slice changes beside the slice: the vGPU on it, and where its GPU is new to the lab, that.
 _FOLLOWS_SLICES = (GpuInstanceResource, Vgpu, MigMode, VirtualFunctions)
 
 
@@ -137,21 +137,21 @@ def beside_slices(plan: Plan) -> tuple[tuple[Action, str], ...]:
     return tuple(sorted((change.action, change.resource.id) for change in others))
 
 
-def _reported(gpu: Gpu) -> BoardModel | None:
-    """The board as its driver describes it; None while MIG is off, when the catalogue has to do."""
-    if gpu.board is None or not gpu.board.profiles:
+def _reported(gpu: Gpu) -> GpuModel | None:
+    """The GPU as its driver describes it; None while MIG is off, when the catalogue has to do."""
+    if gpu.nvml is None or not gpu.nvml.profiles:
         return None
-    profiles = gpu.board.profiles
+    profiles = gpu.nvml.profiles
     if gpu.model is not None:
         return dataclasses.replace(gpu.model, profiles=profiles)
     ends = [placement.end for profile in profiles for placement in profile.placements or ()]
-    return BoardModel(
-        id=gpu.board.name,
-        product_names=(gpu.board.name,),
-        pci_ids=(gpu.board.pci_id,),
-        architecture=gpu.board.architecture,
+    return GpuModel(
+        id=gpu.nvml.name,
+        product_names=(gpu.nvml.name,),
+        pci_ids=(gpu.nvml.pci_id,),
+        architecture=gpu.nvml.architecture,
         mig_capable=True,
-        memory_mib=gpu.board.memory_total_mib,
+        memory_mib=gpu.nvml.memory_total_mib,
         compute_slices=max(profile.compute_slices for profile in profiles),
         memory_slices=max(ends, default=0),
         max_gpu_instances=max(profile.max_instances for profile in profiles),
@@ -160,7 +160,7 @@ def _reported(gpu: Gpu) -> BoardModel | None:
 
 
 def _foreign(host: GpuHost, lab: str, gpu: Gpu, state: State) -> tuple[GpuInstance, ...]:
-    """Instances on the board that are not this lab's: they stay where they are."""
+    """Instances on the GPU that are not this lab's: they stay where they are."""
     mine = set(host.ledger.held(lab))
     for record in state.resources.values():
         if isinstance(record.resource, GpuInstanceResource):
@@ -171,7 +171,7 @@ def _foreign(host: GpuHost, lab: str, gpu: Gpu, state: State) -> tuple[GpuInstan
     mine |= {slice_key(*place) for place in traced_slices(host, lab)}
     there = tuple(
         instance
-        for instance in (gpu.board.instances if gpu.board else ())
+        for instance in (gpu.nvml.instances if gpu.nvml else ())
         if slice_key(gpu.pci_address, instance.profile, instance.placement.start) not in mine
     )
     return (*there, *_missing_of_others(host, lab, gpu, {(item.profile, item.placement.start) for item in there}))
@@ -192,16 +192,16 @@ def _missing_of_others(host: GpuHost, lab: str, gpu: Gpu, there: Collection[tupl
     return missing
 
 
-def _pinned(spec: ClusterSpec, boards: tuple[BoardState, ...], state: State) -> tuple[str, ...]:
+def _pinned(spec: ClusterSpec, gpus: tuple[GpuState, ...], state: State) -> tuple[str, ...]:
     """Demands that are served already and have not changed: their guests keep what they have, unless others took the
     place after a reboot."""
-    wanted = {demand.id: demand for demand in demands_of(spec, boards)}
+    wanted = {demand.id: demand for demand in demands_of(spec, gpus)}
     current = current_assignments([record.resource for record in state.resources.values()])
-    taken = {board.id: board.instances for board in boards}
+    taken = {gpu.id: gpu.instances for gpu in gpus}
     served = []
     for name, assignment in current.items():
         demand = wanted.get(name)
-        rivals = taken.get(assignment.board, ())
+        rivals = taken.get(assignment.gpu, ())
         if assignment.placement is not None and any(assignment.placement.overlaps(item.placement) for item in rivals):
             continue
         if demand is not None and demand.whole == assignment.whole and demand.profile in (None, assignment.profile):
@@ -227,6 +227,6 @@ def node_gpus(spec: ClusterSpec, state: State) -> NodeGpus:
 
 
 def _gres_type(model: str) -> str:
-    """Slurm's type of a whole board: the catalogue's id, which has no blanks."""
-    board = find_board(model)
-    return board.id if board else "gpu"
+    """Slurm's type of a whole GPU: the catalogue's id, which has no blanks."""
+    gpu = find_gpu(model)
+    return gpu.id if gpu else "gpu"

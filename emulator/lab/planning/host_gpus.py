@@ -9,5 +9,5 @@ from emulator.labfile.model import GpuBackend
 
 # ---------------------------------------------------------------- opening, for looking only
 def host_gpus(world: World) -> GpuHost:
-    """The host's own boards."""
+    """The host's own GPUs."""
     return world.gpus(GpuBackend.NVML.value, world.home.lab("none"), None, dry=True)

@@ -28,11 +28,11 @@ from emulator.plan.model import Recorded
 
 
 def mend_ledgers(world: World, name: str, reporter: Reporter) -> None:
-    """Mend the host's ledger and that of the lab's simulated boards, if they are damaged.
+    """Mend the host's ledger and that of the lab's simulated GPUs, if they are damaged.
 
     What no lab's record names afterwards counts as made by others, and is left alone. The damaged file is kept.
     """
-    ledger = world.board_ledger
+    ledger = world.gpu_ledger
     _mend(ledger, lambda: _labs_of_host(world), reporter)
     _take_over(world, reporter)
     _mend(GpuLedger(world.home.lab(name).gpu / "owners.json"), lambda: {name: world.home}, reporter)
@@ -40,7 +40,7 @@ def mend_ledgers(world: World, name: str, reporter: Reporter) -> None:
 
 def _labs_of_host(world: World) -> dict[str, Home]:
     """The labs of all homes that are known, by what the host's ledger calls them."""
-    ledger = world.board_ledger
+    ledger = world.gpu_ledger
     roots = {ledger.path.parent, world.home.root, *(Path(unquote(home)) for home in ledger.homes())}
     return {_owner(world, Home(root), lab): Home(root) for root in sorted(roots) for lab in lab_names(Home(root))}
 
@@ -49,13 +49,13 @@ def _owner(world: World, home: Home, lab: str) -> str:
     """What the host's ledger calls a lab of one of its homes."""
     if home.root == world.home.root:
         return lab
-    default = home.root == world.board_ledger.path.parent
-    return world.board_ledger.seen(lab if default else f"{lab} in {home.id}")
+    default = home.root == world.gpu_ledger.path.parent
+    return world.gpu_ledger.seen(lab if default else f"{lab} in {home.id}")
 
 
 def _take_over(world: World, reporter: Reporter) -> None:
     """Older versions kept a ledger in each home; the claims of this one's go into that of the host."""
-    old, ledger = GpuLedger(world.home.gpu_owners), world.board_ledger
+    old, ledger = GpuLedger(world.home.gpu_owners), world.gpu_ledger
     if old.path == ledger.path or not old.path.exists():
         return
     _mend(old, lambda: dict.fromkeys(lab_names(world.home), world.home), reporter)
@@ -75,7 +75,7 @@ def _mend(ledger: GpuLedger, labs: Callable[[], Mapping[str, Home]], reporter: R
                 state = StateStore(Journal(home.lab(lab).journal)).state
                 own_home(home, lab, state)
             except HyperscalerError as error:
-                reporter.warn(f"what lab {owner} has on the boards is not known: {error.what}")
+                reporter.warn(f"what lab {owner} has on the GPUs is not known: {error.what}")
                 continue
             claims |= {key: claim for key, claim in claims_of(owner, state).items() if key not in claims}
         kept = ledger.rewrite_damaged(claims)
@@ -86,7 +86,7 @@ def _mend(ledger: GpuLedger, labs: Callable[[], Mapping[str, Home]], reporter: R
 
 
 def claims_of(lab: str, state: State) -> dict[str, Claim]:
-    """What the lab's record says that it has on boards, as the ledger would have it."""
+    """What the lab's record says that it has on GPUs, as the ledger would have it."""
     found = {}
     for record in state.resources.values():
         boot = str(record.handle.get("boot", record.boot_id))

@@ -1,4 +1,4 @@
-"""Boards of a lab whose record and entries in the ledger are lost: what is found is kept on record while it goes, and
+"""GPUs of a lab whose record and entries in the ledger are lost: what is found is kept on record while it goes, and
 what nobody can know any more is told."""
 
 from __future__ import annotations
@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from emulator.apply.gpu_ownership import functions_key, mode_key, slice_key, vgpu_key
-from emulator.apply.handlers.gpu_discovery import VFIO_DRIVER, boards_with_traces
+from emulator.apply.handlers.gpu_discovery import VFIO_DRIVER, gpus_with_traces
 from emulator.apply.handlers.gpu_host import GpuHost
 from emulator.apply.handlers.mig import made_in_this_boot, settled_handle
 from emulator.apply.state import State, StateStore
@@ -21,17 +21,17 @@ from emulator.plan.gpu_resources import GpuInstance, Vgpu, WholeGpu
 from emulator.plan.model import Action, Plan, Recorded
 from emulator.plan.resources import Resource
 
-LOST_BOARDS_FACT = "lost-boards"
-"""PCI addresses, with blanks between them, of boards that had something of the lab when its record was lost."""
+LOST_GPUS_FACT = "lost-boards"
+"""PCI addresses, with blanks between them, of GPUs that had something of the lab when its record was lost."""
 
 
-def has_boards(world: World) -> bool:
-    """Whether the host has boards at all; no driver is asked."""
+def has_gpus(world: World) -> bool:
+    """Whether the host has GPUs at all; no driver is asked."""
     return bool(host_gpus(world).pci.devices(vendor=NVIDIA_VENDOR))
 
 
 def keep_found(lab: Lab, plan: Plan, store: StateStore) -> None:
-    """Write down what the plan goes by on boards and neither the record nor the ledger knows, before anything changes:
+    """Write down what the plan goes by on GPUs and neither the record nor the ledger knows, before anything changes:
     the guests and vGPUs that tell of it go first, and a run that is cut off would leave the rest behind."""
     if lab.gpus is None:
         return
@@ -47,10 +47,10 @@ def keep_found(lab: Lab, plan: Plan, store: StateStore) -> None:
         found = [change for change, record, _ in unclaimed if record is None and change.action in _THERE]
         lost = {change.resource.pci_address for change in found if isinstance(change.resource, GpuInstance)}
         ours = {record.handle.get("parent") for record in recorded.values() if isinstance(record.resource, Vgpu)}
-        lost |= boards_with_traces(gpus, [item for item in lab.passed() if item.address not in ours])
-        known = set(store.state.facts.get(LOST_BOARDS_FACT, "").split())
-        if gpus.real and lost - known:  # simulated boards go with the lab's directory
-            store.fact(LOST_BOARDS_FACT, " ".join(sorted(lost | known)))
+        lost |= gpus_with_traces(gpus, [item for item in lab.passed() if item.address not in ours])
+        known = set(store.state.facts.get(LOST_GPUS_FACT, "").split())
+        if gpus.real and lost - known:  # simulated GPUs go with the lab's directory
+            store.fact(LOST_GPUS_FACT, " ".join(sorted(lost | known)))
         for change, record, key in unclaimed:
             if change.action is Action.DELETE and (record is None or _made(gpus, record)):
                 gpus.ledger.claim(key, lab.name)
@@ -60,7 +60,7 @@ _THERE = (Action.DELETE, Action.ADOPT)
 
 
 def _key(resource: Resource, record: Recorded | None) -> str:
-    """What the ledger calls a slice, a vGPU on record or a whole board; empty for anything else."""
+    """What the ledger calls a slice, a vGPU on record or a whole GPU; empty for anything else."""
     match resource:
         case GpuInstance():
             return slice_key(resource.pci_address, resource.profile, resource.start)
@@ -76,53 +76,53 @@ def _made(gpus: GpuHost, record: Recorded) -> bool:
     return isinstance(record.resource, GpuInstance | Vgpu) and made_in_this_boot(gpus, settled_handle(record))
 
 
-def left_on_boards(lab: Lab, state: State, reporter: Reporter) -> tuple[str, ...]:
-    """What there is on boards that may have been the lab's, as commands that take it away; each board is warned of.
+def left_on_gpus(lab: Lab, state: State, reporter: Reporter) -> tuple[str, ...]:
+    """What there is on GPUs that may have been the lab's, as commands that take it away; each GPU is warned of.
 
     Whether MIG mode and virtual functions were on before the lab came stood in the ledger alone.
     """
     if lab.gpus is None:
         return ()
     commands: list[str] = []
-    for board in state.facts.get(LOST_BOARDS_FACT, "").split():
-        if found := _left_on(lab.gpus(), board):
+    for gpu in state.facts.get(LOST_GPUS_FACT, "").split():
+        if found := _left_on(lab.gpus(), gpu):
             reporter.warn(
-                f"board {board} still has {', '.join(found)}, and with the records of the lab nobody knows any more "
+                f"GPU {gpu} still has {', '.join(found)}, and with the records of the lab nobody knows any more "
                 f"whether that was so before; if not: {'; '.join(found.values())}"
             )
             commands += found.values()
     return tuple(commands)
 
 
-def _left_on(gpus: GpuHost, board: str) -> dict[str, str]:
-    """What is on the board and in no ledger: its name, and the command against it, in the order in which they go."""
+def _left_on(gpus: GpuHost, gpu: str) -> dict[str, str]:
+    """What is on the GPU and in no ledger: its name, and the command against it, in the order in which they go."""
     owners = gpus.ledger.read()
     found: dict[str, str] = {}
-    device = gpus.pci.device(board)
-    if gpus.pci.framework(board) is VgpuFramework.VENDOR_VFIO:
+    device = gpus.pci.device(gpu)
+    if gpus.pci.framework(gpu) is VgpuFramework.VENDOR_VFIO:
         claimed = {key.rpartition("/")[2] for key in owners if "/vgpu/" in key}
-        for parent in gpus.vgpus(VgpuFramework.VENDOR_VFIO).parents(board):
+        for parent in gpus.vgpus(VgpuFramework.VENDOR_VFIO).parents(gpu):
             if parent.devices and parent.address not in claimed:
                 file = f"/sys/bus/pci/devices/{parent.address}/nvidia/current_vgpu_type"
                 found[f"a vGPU on {parent.address}"] = f"echo 0 > {file}"
     away = device is None or device.driver == VFIO_DRIVER  # NVML does not see it then
-    mode = None if away else gpus.nvml.mig_mode(board)
+    mode = None if away else gpus.nvml.mig_mode(gpu)
     on = mode is not None and mode.current
-    for item in gpus.nvml.instances(board) if on else ():
-        if slice_key(board, item.profile, item.placement.start) not in owners:
-            command = f"nvidia-smi mig -i {board} -dgi -gi {item.gi_id}"
+    for item in gpus.nvml.instances(gpu) if on else ():
+        if slice_key(gpu, item.profile, item.placement.start) not in owners:
+            command = f"nvidia-smi mig -i {gpu} -dgi -gi {item.gi_id}"
             found[f"{item.profile} at slice {item.placement.start}"] = command
-    if device is not None and device.virtfns and functions_key(board) not in owners:
-        found["virtual functions"] = f"/usr/lib/nvidia/sriov-manage -d {board}"
-    if on and mode_key(board) not in owners:
-        found["MIG mode on"] = f"nvidia-smi -i {board} -mig 0"
+    if device is not None and device.virtfns and functions_key(gpu) not in owners:
+        found["virtual functions"] = f"/usr/lib/nvidia/sriov-manage -d {gpu}"
+    if on and mode_key(gpu) not in owners:
+        found["MIG mode on"] = f"nvidia-smi -i {gpu} -mig 0"
     return found
 
 
 def what_may_be_left(name: str, commands: Sequence[str]) -> HyperscalerError:
     """The lab is gone, and the exit code must not say that all is as it was."""
     return HyperscalerError(
-        f"lab {name} is gone, but its record was lost, and something of it may be left on the boards",
+        f"lab {name} is gone, but its record was lost, and something of it may be left on the GPUs",
         where=name,
         fix=f"look whether anybody needs it (hyperscaler gpu discover); if not: {'; '.join(commands)}",
     )

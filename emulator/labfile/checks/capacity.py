@@ -1,67 +1,62 @@
-"""Whether the boards of the file can hold all slices and whole boards that are set aside, by the exact solver."""
+"""Whether the GPUs of the file can hold all slices and whole GPUs that are set aside, by the exact solver."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
 
-from emulator.gpu.model import BoardModel
-from emulator.gpu.placement.demand import BoardState, BoardUse, Demand
+from emulator.gpu.model import GpuModel
+from emulator.gpu.placement.demand import Demand, GpuState, GpuUse
 from emulator.gpu.placement.solver import place
-from emulator.labfile.checks.gpu import boards_of, can_slice
+from emulator.labfile.checks.gpu import can_slice, gpus_of
 from emulator.labfile.checks.gpu_shares import Share, share_of
 from emulator.labfile.draft import DeviceDraft, Draft
 from emulator.labfile.findings import counted
 from emulator.labfile.model import ClusterKind, GpuStrategy
 
-# More boards than a workstation holds. Up to here the exact answer costs at most a second or two in the worst mixtures
-# of board models that a random search found (16 boards of 6 models); far beyond, a hostile file could buy hours.
-MOST_BOARDS = 16
+# More GPUs than a workstation holds. Up to here the exact answer costs at most a second or two in the worst mixtures
+# of GPU models that a random search found (16 GPUs of 6 models); far beyond, a hostile file could buy hours.
+MOST_GPUS = 16
 
 
 def check_capacity(draft: Draft) -> None:
-    """Report when no layout exists; for more than `MOST_BOARDS` boards only sums are compared.
+    """Report when no layout exists; for more than `MOST_GPUS` GPUs only sums are compared.
 
-    Silent where a value was refused or a board is unknown to the catalogue.
+    Silent where a value was refused or a GPU is unknown to the catalogue.
     """
     gpu = draft.gpu
-    boards = _boards(draft)
+    gpus = _gpus(draft)
     shares = [gpu.mig_slices[kind].view for kind in ClusterKind] + [gpu.whole_gpus[kind][0] for kind in ClusterKind]
-    if not boards or any(view.broken for view in shares):
+    if not gpus or any(view.broken for view in shares):
         return
     totals = {kind: share_of(draft, kind) for kind in ClusterKind}
     slices = sum(share.slices for share in totals.values())
     whole = sum(share.whole for share in totals.values())
-    if _said_elsewhere(draft, boards, tuple(totals.values())) or not slices + whole:
+    if _said_elsewhere(draft, gpus, tuple(totals.values())) or not slices + whole:
         return
-    room = sum(board.model.max_gpu_instances for board in boards if board.use is not BoardUse.WHOLE)
+    room = sum(state.model.max_gpu_instances for state in gpus if state.use is not GpuUse.WHOLE)
     view = next((view for view in shares if view.present), gpu.devices_view)
-    fix = "lower the counts, choose smaller profiles, or add a board; `hyperscaler gpu plan` shows what fits"
+    fix = "lower the counts, choose smaller profiles, or add a GPU; `hyperscaler gpu plan` shows what fits"
     # The sums come first: they say it more plainly, and the counts of a hostile file are not for the solver.
-    if whole > len(boards):
-        view.error("gpu.capacity", f"{counted(whole, 'whole board')} asked for, and `devices` lists {len(boards)}", fix)
+    if whole > len(gpus):
+        view.error("gpu.capacity", f"{counted(whole, 'whole GPU')} asked for, and `devices` lists {len(gpus)}", fix)
         return
     if slices > room:
-        view.error("gpu.capacity", f"{counted(slices, 'slice')} asked for, and the boards hold at most {room}", fix)
+        view.error("gpu.capacity", f"{counted(slices, 'slice')} asked for, and the GPUs hold at most {room}", fix)
         return
-    if len(boards) > MOST_BOARDS:
+    if len(gpus) > MOST_GPUS:
         return  # the planner, who must answer, takes the time
     demands = _demands(totals)
-    if place(boards, demands, budget=0) is None:
-        held = ", ".join(f"{board.id} ({board.model.product_name})" for board in boards[:4])
-        more = f" and {len(boards) - 4} more" if len(boards) > 4 else ""
+    if place(gpus, demands, budget=0) is None:
+        held = ", ".join(f"{state.id} ({state.model.product_name})" for state in gpus[:4])
+        more = f" and {len(gpus) - 4} more" if len(gpus) > 4 else ""
         view.error("gpu.capacity", f"no layout of {held}{more} holds {_listed(demands)}", fix)
 
 
-def _said_elsewhere(draft: Draft, boards: list[BoardState], shares: tuple[Share, ...]) -> bool:
+def _said_elsewhere(draft: Draft, gpus: list[GpuState], shares: tuple[Share, ...]) -> bool:
     """Whether the checks of names, shares and strategy have found a reason that makes this question moot."""
     strategy = draft.gpu.strategy
-    offered = {
-        name
-        for board in boards
-        if board.use is not BoardUse.WHOLE
-        for name in (board.allowed or board.model.profile_names)
-    }
+    offered = {name for gpu in gpus if gpu.use is not GpuUse.WHOLE for name in (gpu.allowed or gpu.model.profile_names)}
     return any(
         (share.whole and strategy is GpuStrategy.MIG)
         or (share.slices and strategy is GpuStrategy.WHOLE)
@@ -71,10 +66,10 @@ def _said_elsewhere(draft: Draft, boards: list[BoardState], shares: tuple[Share,
     )
 
 
-def _boards(draft: Draft) -> list[BoardState] | None:
-    """The boards as the solver takes them; None when one of them cannot be known offline."""
-    models = boards_of(draft.gpu)
-    found: dict[str, BoardState] = {}
+def _gpus(draft: Draft) -> list[GpuState] | None:
+    """The GPUs as the solver takes them; None when one of them cannot be known offline."""
+    models = gpus_of(draft.gpu)
+    found: dict[str, GpuState] = {}
     for index, device in enumerate(draft.gpu.devices):
         model = models[index]
         if device.id is None or device.model is None or device.id in found:
@@ -83,21 +78,21 @@ def _boards(draft: Draft) -> list[BoardState] | None:
             return None
         if model and any(name not in model.profile_names for _, name in device.allowed):
             return None  # said by the check of the device
-        found[device.id] = _board(device, model, draft.gpu.strategy)
+        found[device.id] = _gpu(device, model, draft.gpu.strategy)
     return list(found.values()) if draft.gpu.strategy is not None else None
 
 
-def _board(device: DeviceDraft, model: BoardModel | None, strategy: GpuStrategy | None) -> BoardState:
+def _gpu(device: DeviceDraft, model: GpuModel | None, strategy: GpuStrategy | None) -> GpuState:
     if strategy is GpuStrategy.WHOLE or not can_slice(device, model):
-        use = BoardUse.WHOLE
+        use = GpuUse.WHOLE
     else:
-        use = BoardUse.SLICES if strategy is GpuStrategy.MIG else BoardUse.ANY
-    # A board that the catalogue lacks can still be handed over whole.
-    known = model or BoardModel(
+        use = GpuUse.SLICES if strategy is GpuStrategy.MIG else GpuUse.ANY
+    # A GPU that the catalogue lacks can still be handed over whole.
+    known = model or GpuModel(
         id=device.model or "", product_names=(device.model or "",), pci_ids=(), architecture="", mig_capable=False
     )
     allowed = tuple(name for _, name in device.allowed if name in known.profile_names)
-    return BoardState(device.id or "", known, allowed=allowed, use=use)
+    return GpuState(device.id or "", known, allowed=allowed, use=use)
 
 
 def _demands(shares: Mapping[ClusterKind, Share]) -> list[Demand]:

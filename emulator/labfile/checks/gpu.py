@@ -1,11 +1,11 @@
-"""GPU checks from the file and the board catalogue alone: boards, profiles, and what the nodes ask of them."""
+"""GPU checks from the file and the GPU catalogue alone: GPUs, profiles, and what the nodes ask of them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from emulator.gpu import catalog
-from emulator.gpu.model import BoardModel
+from emulator.gpu.model import GpuModel
 from emulator.labfile.draft import DeviceDraft, Draft, GpuDraft, GroupDraft
 from emulator.labfile.findings import counted, quoted
 from emulator.labfile.model import ClusterKind, GpuBackend, GpuStrategy
@@ -13,28 +13,28 @@ from emulator.labfile.read.structure import nearest
 from emulator.labfile.read.typed_view import View
 
 
-def boards_of(gpu: GpuDraft) -> dict[int, BoardModel | None]:
-    """The catalogue's board for each device, by its index in the list."""
-    return {index: catalog.find_board(each.model) if each.model else None for index, each in enumerate(gpu.devices)}
+def gpus_of(gpu: GpuDraft) -> dict[int, GpuModel | None]:
+    """The catalogue's GPU for each device, by its index in the list."""
+    return {index: catalog.find_gpu(each.model) if each.model else None for index, each in enumerate(gpu.devices)}
 
 
-def can_slice(device: DeviceDraft, board: BoardModel | None) -> bool:
-    """Whether the lab may cut slices from the device; a board that the catalogue lacks can what the file says."""
+def can_slice(device: DeviceDraft, gpu: GpuModel | None) -> bool:
+    """Whether the lab may cut slices from the device; a GPU that the catalogue lacks can what the file says."""
     if device.mig_capable is False:
         return False
-    return board.mig_capable if board else device.mig_capable is True
+    return gpu.mig_capable if gpu else device.mig_capable is True
 
 
 def check_gpu(draft: Draft) -> None:
-    boards = boards_of(draft.gpu)
+    gpus = gpus_of(draft.gpu)
     _check_identities(draft.gpu)
     for index, device in enumerate(draft.gpu.devices):
-        _check_device(device, boards[index], simulated=draft.gpu.backend is GpuBackend.SIMULATED)
+        _check_device(device, gpus[index], simulated=draft.gpu.backend is GpuBackend.SIMULATED)
     _check_strategy(draft)
     for kind in ClusterKind:
         for group in draft.groups_of(kind):
-            _check_request(draft.gpu, group, boards)
-    _check_profiles_of_shares(draft.gpu, boards)
+            _check_request(draft.gpu, group, gpus)
+    _check_profiles_of_shares(draft.gpu, gpus)
 
 
 def _check_identities(gpu: GpuDraft) -> None:
@@ -46,44 +46,44 @@ def _check_identities(gpu: GpuDraft) -> None:
                 continue
             if value in seen:
                 device.view.child(key).error(
-                    "gpu.duplicate", f"{value} is already given by {seen[value].view.name}", "each board once"
+                    "gpu.duplicate", f"{value} is already given by {seen[value].view.name}", "each GPU once"
                 )
             seen.setdefault(value, device)
 
 
-def _check_device(device: DeviceDraft, board: BoardModel | None, *, simulated: bool) -> None:
+def _check_device(device: DeviceDraft, gpu: GpuModel | None, *, simulated: bool) -> None:
     if device.model is None:
         return
     model = device.view.child("model")
-    if board is None:
+    if gpu is None:
         near = catalog.close_names(device.model)
-        what = f"{quoted(device.model)} names no single board of the catalogue"
+        what = f"{quoted(device.model)} names no single GPU of the catalogue"
         fix = f"did you mean {' or '.join(near)}?" if near else "`hyperscaler gpu discover` prints the product name"
         if simulated:
             model.error("gpu.model", f"{what}, and only those can be simulated", fix)
         else:
             model.warning("gpu.model", f"{what}, so that its profiles cannot be checked", fix)
         return
-    if device.mig_capable and not board.mig_capable:
+    if device.mig_capable and not gpu.mig_capable:
         device.view.child("mig_capable").error(
-            "gpu.mig", f"the {board.product_name} has no MIG", "write `mig_capable: false`"
+            "gpu.mig", f"the {gpu.product_name} has no MIG", "write `mig_capable: false`"
         )
     for view, profile in device.allowed:
         if profile is None:
             continue
-        if not board.mig_capable or device.mig_capable is False:
-            view.error("gpu.mig", "profiles are listed for a board without MIG", "remove allowed_mig_profiles")
+        if not gpu.mig_capable or device.mig_capable is False:
+            view.error("gpu.mig", "profiles are listed for a GPU without MIG", "remove allowed_mig_profiles")
             return
-        if profile not in board.profile_names:
-            view.error("gpu.profile", _no_profile(board, profile), _profile_fix(board, profile))
+        if profile not in gpu.profile_names:
+            view.error("gpu.profile", _no_profile(gpu, profile), _profile_fix(gpu, profile))
 
 
-def _no_profile(board: BoardModel, profile: str) -> str:
-    return f"the {board.product_name} has no profile {profile}"
+def _no_profile(gpu: GpuModel, profile: str) -> str:
+    return f"the {gpu.product_name} has no profile {profile}"
 
 
-def _profile_fix(board: BoardModel, profile: str) -> str:
-    return f"{_meant(profile, board.profile_names)}It has {', '.join(board.profile_names)}"
+def _profile_fix(gpu: GpuModel, profile: str) -> str:
+    return f"{_meant(profile, gpu.profile_names)}It has {', '.join(gpu.profile_names)}"
 
 
 def _meant(profile: str, names: Sequence[str]) -> str:
@@ -107,12 +107,12 @@ def _check_strategy(draft: Draft) -> None:
         if strategy is GpuStrategy.MIG and whole:
             whole_view.error(
                 "gpu.strategy",
-                f"{counted(whole, 'whole board')} with `strategy: mig`",
+                f"{counted(whole, 'whole GPU')} with `strategy: mig`",
                 "write `strategy: hybrid`, or set it to 0",
             )
 
 
-def _check_request(gpu: GpuDraft, group: GroupDraft, boards: dict[int, BoardModel | None]) -> None:
+def _check_request(gpu: GpuDraft, group: GroupDraft, gpus: dict[int, GpuModel | None]) -> None:
     request, view = group.gpu, group.gpu_view
     if request is None or not group.count:
         return
@@ -120,40 +120,40 @@ def _check_request(gpu: GpuDraft, group: GroupDraft, boards: dict[int, BoardMode
         view.error(
             "gpu.unallocated",
             "these nodes ask for a GPU, and global.gpu_allocation.devices lists none",
-            "add the boards under global.gpu_allocation.devices, or write `gpu_enabled: false`",
+            "add the GPUs under global.gpu_allocation.devices, or write `gpu_enabled: false`",
         )
         return
     if request.whole and gpu.strategy is GpuStrategy.MIG:
-        view.error("gpu.strategy", "a whole board is asked for with `strategy: mig`", "write `strategy: hybrid`")
+        view.error("gpu.strategy", "a whole GPU is asked for with `strategy: mig`", "write `strategy: hybrid`")
     if request.profile and gpu.strategy is GpuStrategy.WHOLE:
         view.error("gpu.strategy", "a slice is asked for with `strategy: whole`", "write `strategy: hybrid`")
     elif request.profile:
-        _check_offered(gpu, boards, request.profile, view.child("profile"))
+        _check_offered(gpu, gpus, request.profile, view.child("profile"))
 
 
-def _check_offered(gpu: GpuDraft, boards: dict[int, BoardModel | None], profile: str, view: View) -> None:
-    """Whether any board of the lab can and may be cut into `profile`."""
+def _check_offered(gpu: GpuDraft, models: dict[int, GpuModel | None], profile: str, view: View) -> None:
+    """Whether any GPU of the lab can and may be cut into `profile`."""
     offered: set[str] = set()
     for index, device in enumerate(gpu.devices):
-        board = boards[index]
-        if device.model is None or (board is None and can_slice(device, board)):
-            return  # refused elsewhere, or a board that only the driver knows
-        if board and can_slice(device, board):
+        model = models[index]
+        if device.model is None or (model is None and can_slice(device, model)):
+            return  # refused elsewhere, or a GPU that only the driver knows
+        if model and can_slice(device, model):
             allowed = {name for _, name in device.allowed if name}
-            offered |= (allowed & set(board.profile_names)) if allowed else set(board.profile_names)
+            offered |= (allowed & set(model.profile_names)) if allowed else set(model.profile_names)
     if not offered:
-        view.error("gpu.profile", f"no board of the lab can be cut into {profile}", "add a MIG-capable board")
+        view.error("gpu.profile", f"no GPU of the lab can be cut into {profile}", "add a MIG-capable GPU")
     elif profile not in offered:
         names = sorted(offered)
         view.error(
             "gpu.profile",
-            f"no board of the lab offers {profile}",
+            f"no GPU of the lab offers {profile}",
             f"{_meant(profile, names)}Offered: {', '.join(names)}",
         )
 
 
-def _check_profiles_of_shares(gpu: GpuDraft, boards: dict[int, BoardModel | None]) -> None:
+def _check_profiles_of_shares(gpu: GpuDraft, models: dict[int, GpuModel | None]) -> None:
     for demand in gpu.mig_slices.values():
         for profile, count in demand.by_profile.items():
             if count and gpu.devices:
-                _check_offered(gpu, boards, profile, demand.view.child(profile))
+                _check_offered(gpu, models, profile, demand.view.child(profile))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from emulator.labfile.checks.gpu import boards_of, can_slice
+from emulator.labfile.checks.gpu import can_slice, gpus_of
 from emulator.labfile.draft import Draft, GpuDraft
 from emulator.labfile.findings import counted
 from emulator.labfile.model import ClusterKind, GpuStrategy
@@ -13,7 +13,7 @@ from emulator.labfile.model import ClusterKind, GpuStrategy
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What the nodes of one cluster ask for, summed: slices by profile, whole boards, and units of either kind."""
+    """What the nodes of one cluster ask for, summed: slices by profile, whole GPUs, and units of either kind."""
 
     slices: dict[str, int]
     whole: int
@@ -59,11 +59,11 @@ def needs_of(draft: Draft, kind: ClusterKind) -> Needs:
 
 def share_of(draft: Draft, kind: ClusterKind) -> Share:
     """The cluster's share. What the file does not give is what the nodes ask for; nodes that leave the kind to the
-    strategy count as slices, or as whole boards where no slice can be had."""
+    strategy count as slices, or as whole GPUs where no slice can be had."""
     gpu, needs = draft.gpu, needs_of(draft, kind)
     slices_given, whole_given = gpu.mig_slices[kind].view.present, gpu.whole_gpus[kind][0].present
-    boards = boards_of(gpu)
-    sliceable = any(can_slice(device, boards[index]) for index, device in enumerate(gpu.devices))
+    gpus = gpus_of(gpu)
+    sliceable = any(can_slice(device, gpus[index]) for index, device in enumerate(gpu.devices))
     prefers_whole = gpu.strategy is GpuStrategy.WHOLE or (gpu.strategy is GpuStrategy.HYBRID and not sliceable)
     slices = gpu.mig_slices[kind].count or 0
     whole = gpu.whole_gpus[kind][1] or 0
@@ -94,7 +94,7 @@ def _check_share(draft: Draft, kind: ClusterKind) -> None:
     if (share.slices or share.whole) and not gpu.devices and not gpu.devices_view.present:
         view = slices_view if share.given_slices and share.slices else whole_view
         if view.present:
-            view.error("gpu.unallocated", "GPUs are set aside, and `devices` lists none", "add the boards to `devices`")
+            view.error("gpu.unallocated", "GPUs are set aside, and `devices` lists none", "add the GPUs to `devices`")
         return
     if (share.whole and gpu.strategy is GpuStrategy.MIG) or (share.slices and gpu.strategy is GpuStrategy.WHOLE):
         return  # said by the check of the strategy
@@ -130,7 +130,7 @@ def _are(count: int) -> str:
 
 
 def _check_named(gpu: GpuDraft, kind: ClusterKind, needs: Needs, share: Share) -> None:
-    """Requests that name a profile or a whole board, against the shares that the file gives."""
+    """Requests that name a profile or a whole GPU, against the shares that the file gives."""
     demand, (whole_view, _) = gpu.mig_slices[kind], gpu.whole_gpus[kind]
     if share.slices < needs.named and gpu.strategy is not GpuStrategy.WHOLE:
         demand.view.error(
@@ -151,7 +151,7 @@ def _check_named(gpu: GpuDraft, kind: ClusterKind, needs: Needs, share: Share) -
     if share.whole < needs.whole and gpu.strategy is not GpuStrategy.MIG:
         whole_view.error(
             "gpu.unallocated",
-            f"{counted(share.whole, 'whole board')} {_are(share.whole)} set aside for {kind.value}, and its nodes ask "
+            f"{counted(share.whole, 'whole GPU')} {_are(share.whole)} set aside for {kind.value}, and its nodes ask "
             f"for {needs.whole}",
             f"set it to {needs.whole}",
         )
@@ -162,5 +162,5 @@ def _share_text(share: Share) -> str:
     if share.slices or not share.whole:
         parts.append(counted(share.slices, "slice"))
     if share.whole:
-        parts.append(counted(share.whole, "whole board"))
+        parts.append(counted(share.whole, "whole GPU"))
     return " and ".join(parts)

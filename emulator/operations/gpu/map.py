@@ -1,4 +1,4 @@
-"""Which node holds what of which board: from a lab's record to `output/mdev_map.json`."""
+"""Which node holds what of which GPU: from a lab's record to `output/mdev_map.json`."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from emulator.apply.state import State
 from emulator.core.errors import StateError
 from emulator.core.fs import write_private
 from emulator.core.paths import LabPaths
-from emulator.guests.inventory.mdev_map import HeldBoard, HeldSlice, mdev_map
+from emulator.guests.inventory.mdev_map import HeldGpu, HeldSlice, mdev_map
 from emulator.plan.gpu_resources import GpuInstance, Vgpu, WholeGpu
 
 FILE_NAME = "mdev_map.json"
 
 
-def held_devices(state: State) -> tuple[HeldSlice | HeldBoard, ...]:
+def held_devices(state: State) -> tuple[HeldSlice | HeldGpu, ...]:
     """What the nodes of a lab hold, as far as it is made and recorded."""
     made = [record for record in state.resources.values() if not record.open_action]
     slices = {
@@ -22,12 +22,12 @@ def held_devices(state: State) -> tuple[HeldSlice | HeldBoard, ...]:
         for record in made
         if isinstance(item := record.resource, GpuInstance)
     }
-    found: list[HeldSlice | HeldBoard] = []
+    found: list[HeldSlice | HeldGpu] = []
     for record in made:
         item, handle = record.resource, record.handle
         if isinstance(item, WholeGpu):
             functions = tuple(handle.get("endpoints", ()))
-            found.append(HeldBoard(item.node, item.device, item.pci_address, functions))
+            found.append(HeldGpu(item.node, item.device, item.pci_address, functions))
         elif isinstance(item, Vgpu) and (key := (item.pci_address, item.profile, item.name)) in slices:
             below, instance = slices[key]
             found.append(

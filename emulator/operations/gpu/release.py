@@ -1,4 +1,4 @@
-"""Release: give the boards of a lab back to the host, and leave the rest of the lab as it is."""
+"""Release: give the GPUs of a lab back to the host, and leave the rest of the lab as it is."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from emulator.plan.gpu_resources import GPU_GROUP, GpuInstance, MigMode, Vgpu, V
 from emulator.plan.model import Plan
 from emulator.plan.resources import Domain, Resource
 
-#: The order in which things are made on a board; they are taken away in the reverse.
+#: The order in which things are made on a GPU; they are taken away in the reverse.
 GPU_KINDS = (MigMode.kind, VirtualFunctions.kind, GpuInstance.kind, Vgpu.kind, WholeGpu.kind)
 
 
@@ -46,7 +46,7 @@ def release(
     confirm: Callable[[Plan], bool],
     wait_seconds: float = 0.0,
 ) -> ReleaseResult:
-    """Take away the slices, vGPUs and bindings that the lab made on the host's boards, and nothing else.
+    """Take away the slices, vGPUs and bindings that the lab made on the host's GPUs, and nothing else.
 
     Raises:
         UsageError: there is no such lab, neither on record nor in the GPU ledger.
@@ -80,14 +80,14 @@ def release(
 
 
 def plan_release(name: str, state: State, handlers: HandlerTable) -> Plan:
-    """Deletes of everything that the lab has on boards, by its record and by the marks on the host."""
+    """Deletes of everything that the lab has on GPUs, by its record and by the marks on the host."""
     recorded = {key: record for key, record in state.resources.items() if record.resource.group == GPU_GROUP}
     found = [item for handler in handlers.values() for item in handler.find(name)]
     return diff(name, (), recorded, {}, with_gpu_needs(found))
 
 
 def with_gpu_needs(found: Sequence[Resource]) -> tuple[Resource, ...]:
-    """What is found on boards without a record, with the needs by which it is taken away in the right order."""
+    """What is found on GPUs without a record, with the needs by which it is taken away in the right order."""
     return tuple(
         dataclasses.replace(
             item,

@@ -1,4 +1,4 @@
-"""The host's boards, for people: what is there, what would fit, and what is going on on them. Reads only."""
+"""The host's GPUs, for people: what is there, what would fit, and what is going on on them. Reads only."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from emulator.core.errors import UsageError
 from emulator.core.paths import Home
 from emulator.gpu.errors import GpuLostError, GpuNotFoundError
 from emulator.gpu.model import GpuInstance
-from emulator.gpu.placement.demand import Assignment, BoardState, Infeasible
-from emulator.gpu.ports import NvmlBoard, Utilisation
-from emulator.guests.inventory.mdev_map import HeldBoard, HeldSlice
+from emulator.gpu.placement.demand import Assignment, GpuState, Infeasible
+from emulator.gpu.ports import NvmlGpu, Utilisation
+from emulator.guests.inventory.mdev_map import HeldGpu, HeldSlice
 from emulator.host.gpus import DeviceDifference, Gpu, check_devices, discover_gpus
 from emulator.lab.environment import World
 from emulator.lab.lab_files import lab_names
@@ -23,14 +23,14 @@ from emulator.lab.planning.gpu_placement import GPU_FACT
 from emulator.lab.planning.host_gpus import host_gpus
 from emulator.labfile.model import ClusterSpec, GpuBackend, GpuDeviceSpec
 from emulator.operations.gpu.map import held_devices
-from emulator.plan.gpu_allocation import GpuAllocation, allocate, board_states
+from emulator.plan.gpu_allocation import GpuAllocation, allocate, gpu_states
 from emulator.plan.gpu_build import current_assignments
 
 
 # ---------------------------------------------------------------- discover
 @dataclass(frozen=True, slots=True)
 class Discovery:
-    """The boards, who owns what on them (keys of the GPU ledger), and how the lab file differs."""
+    """The GPUs, who owns what on them (keys of the GPU ledger), and how the lab file differs."""
 
     gpus: tuple[Gpu, ...]
     owners: Mapping[str, str]
@@ -38,7 +38,7 @@ class Discovery:
     simulated: bool
 
     def owner(self, gpu: Gpu, instance: GpuInstance | None = None) -> str | None:
-        """The lab that owns a slice, or without `instance` the board as a whole."""
+        """The lab that owns a slice, or without `instance` the GPU as a whole."""
         if instance is None:
             return self.owners.get(gpu.pci_address)
         return self.owners.get(slice_key(gpu.pci_address, instance.profile, instance.placement.start))
@@ -52,7 +52,7 @@ def discover(host: GpuHost, devices: Sequence[GpuDeviceSpec] = ()) -> Discovery:
     """
     gpus = discover_gpus(host.nvml, host.pci)
     owners = host.ledger.in_effect()
-    # Boards that labs have as a whole are out of NVML's sight, as they should be.
+    # GPUs that labs have as a whole are out of NVML's sight, as they should be.
     differences = check_devices(devices, gpus, out=[key for key in owners if "/" not in key])
     return Discovery(gpus, owners, differences, simulated=not host.real)
 
@@ -60,18 +60,18 @@ def discover(host: GpuHost, devices: Sequence[GpuDeviceSpec] = ()) -> Discovery:
 # ---------------------------------------------------------------- plan
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The boards of a file and what goes where on them, or why that cannot be."""
+    """The GPUs of a file and what goes where on them, or why that cannot be."""
 
-    boards: tuple[BoardState, ...]
+    gpus: tuple[GpuState, ...]
     answer: GpuAllocation | Infeasible
 
 
 def plan_file(spec: ClusterSpec, state: State) -> Layout:
     """Where the slices of a file go; those of a lab that is there stay where they are if they can."""
-    boards = board_states(spec.gpu)
+    gpus = gpu_states(spec.gpu)
     resources = [record.resource for record in state.resources.values()]
     current = current_assignments(resources)
-    return Layout(boards, allocate(spec, boards, current))
+    return Layout(gpus, allocate(spec, gpus, current))
 
 
 def assignments_of(layout: Layout) -> Sequence[Assignment]:
@@ -93,8 +93,8 @@ class SliceUse:
 
 
 @dataclass(frozen=True, slots=True)
-class BoardUsage:
-    """A board. `use` is None for one that NVML does not see; `node` holds it as a whole."""
+class GpuUsage:
+    """A GPU. `use` is None for one that NVML does not see; `node` holds it as a whole."""
 
     pci_address: str
     name: str
@@ -104,10 +104,10 @@ class BoardUsage:
     slices: tuple[SliceUse, ...]
 
 
-def usage(host: GpuHost, labs: Mapping[str, State]) -> tuple[BoardUsage, ...]:
-    """Memory and utilisation of all boards and their slices, with the nodes that hold them by the labs' records."""
+def usage(host: GpuHost, labs: Mapping[str, State]) -> tuple[GpuUsage, ...]:
+    """Memory and utilisation of all GPUs and their slices, with the nodes that hold them by the labs' records."""
     slices: dict[str, HeldSlice] = {}
-    whole: dict[str, HeldBoard] = {}
+    whole: dict[str, HeldGpu] = {}
     for state in labs.values():
         for item in held_devices(state):
             if isinstance(item, HeldSlice):
@@ -116,29 +116,29 @@ def usage(host: GpuHost, labs: Mapping[str, State]) -> tuple[BoardUsage, ...]:
                 whole[item.pci_address] = item
     owners = host.ledger.in_effect()
     gpus = discover_gpus(host.nvml, host.pci)
-    return tuple(_board_use(host, gpu, owners, slices, whole.get(gpu.pci_address)) for gpu in gpus)
+    return tuple(_gpu_use(host, gpu, owners, slices, whole.get(gpu.pci_address)) for gpu in gpus)
 
 
-def _board_use(
-    host: GpuHost, gpu: Gpu, owners: Mapping[str, str], held: Mapping[str, HeldSlice], whole: HeldBoard | None
-) -> BoardUsage:
+def _gpu_use(
+    host: GpuHost, gpu: Gpu, owners: Mapping[str, str], held: Mapping[str, HeldSlice], whole: HeldGpu | None
+) -> GpuUsage:
     node = whole.node if whole else None
-    use, inside = _utilisation(host, gpu.board) if gpu.board is not None else (None, {})
+    use, inside = _utilisation(host, gpu.nvml) if gpu.nvml is not None else (None, {})
     slices = []
-    for instance in gpu.board.instances if gpu.board else ():
+    for instance in gpu.nvml.instances if gpu.nvml else ():
         key = slice_key(gpu.pci_address, instance.profile, instance.placement.start)
         holder = held.get(key)
         number = instance.gi_id
         memory = inside.get(number) if number is not None else None
         slices.append(SliceUse(instance, owners.get(key), holder.node if holder else None, memory))
-    return BoardUsage(gpu.pci_address, gpu.name, use, owners.get(gpu.pci_address), node, tuple(slices))
+    return GpuUsage(gpu.pci_address, gpu.name, use, owners.get(gpu.pci_address), node, tuple(slices))
 
 
-def _utilisation(host: GpuHost, board: NvmlBoard) -> tuple[Utilisation | None, Mapping[int, Utilisation]]:
-    """A board that goes away between two questions is shown as one that does not answer."""
+def _utilisation(host: GpuHost, gpu: NvmlGpu) -> tuple[Utilisation | None, Mapping[int, Utilisation]]:
+    """A GPU that goes away between two questions is shown as one that does not answer."""
     try:
-        use = host.nvml.utilisation(board.pci_address)
-        return use, host.nvml.instance_utilisation(board.pci_address) if board.instances else {}
+        use = host.nvml.utilisation(gpu.pci_address)
+        return use, host.nvml.instance_utilisation(gpu.pci_address) if gpu.instances else {}
     except (GpuLostError, GpuNotFoundError):
         return None, {}
 
@@ -156,11 +156,11 @@ def recorded_states(home: Home, lab: str | None = None) -> Mapping[str, State]:
 
 def recorded_backend(world: World, lab: str, state: State) -> str:
     """`nvml` or `simulated`, by the record or, where that is lost, by the host's GPU ledger; empty without GPUs."""
-    return state.facts.get(GPU_FACT, "") or ("nvml" if world.board_ledger.of(lab) else "")
+    return state.facts.get(GPU_FACT, "") or ("nvml" if world.gpu_ledger.of(lab) else "")
 
 
 def gpus_of_file(world: World, spec: ClusterSpec) -> GpuHost:
-    """The boards that a lab file means: real ones, or simulated ones as they are in the lab or would be."""
+    """The GPUs that a lab file means: real ones, or simulated ones as they are in the lab or would be."""
     if spec.gpu.backend is not GpuBackend.SIMULATED:
         return host_gpus(world)
     paths = world.home.lab(spec.name)
@@ -168,7 +168,7 @@ def gpus_of_file(world: World, spec: ClusterSpec) -> GpuHost:
 
 
 def gpus_of_lab(world: World, lab: str) -> GpuHost:
-    """The boards of a lab that is there.
+    """The GPUs of a lab that is there.
 
     Raises:
         UsageError: there is no such lab, or it has no GPUs.
@@ -178,5 +178,5 @@ def gpus_of_lab(world: World, lab: str) -> GpuHost:
         raise UsageError(f"there is no lab {lab}", fix="hyperscaler status lists the labs")
     backend = recorded_backend(world, lab, recorded_state(world.home, lab))
     if not backend:
-        raise UsageError(f"lab {lab} has no GPUs", fix="hyperscaler gpu top shows the host's boards")
+        raise UsageError(f"lab {lab} has no GPUs", fix="hyperscaler gpu top shows the host's GPUs")
     return world.gpus(backend, paths, None, dry=True)

@@ -1,6 +1,6 @@
 """A lab that comes back by itself after a reboot of the host: a systemd unit that provisions its kept file again.
 
-`provision` brings everything back in order: boards first, then the hypervisor, networks and guests. The unit tells by
+`provision` brings everything back in order: GPUs first, then the hypervisor, networks and guests. The unit tells by
 a line of its own which lab of which home directory it belongs to, so that nobody else's is ever touched.
 """
 

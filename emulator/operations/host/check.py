@@ -53,7 +53,7 @@ def _wanted(loaded: LoadedLab, host: HostReadings, home: Home | None) -> Wanted:
     return dataclasses.replace(
         wanted,
         findings=tuple(item for item in findings if item.code.startswith("host.")),
-        own_boards=frozenset(item.pci_address.lower() for item in ours if isinstance(item, WholeGpu)),
+        own_gpus=frozenset(item.pci_address.lower() for item in ours if isinstance(item, WholeGpu)),
     )
 
 

@@ -67,7 +67,7 @@ def prepare(host: PreparedHost, wish: Wish, reporter: Reporter, *, stop: StopFla
 def _plan(host: PreparedHost, wish: Wish, record: Record, tried: Collection[str] = ()) -> PreparationPlan:
     """`tried`: ids of steps that this run has taken; another run tries again what failed."""
     readings = host.read()
-    gpus = bool(readings.boards) if wish.gpus is None else wish.gpus
+    gpus = bool(readings.gpus) if wish.gpus is None else wish.gpus
     modules = tried_modules(
         # One that was cut off has loaded its module, or is planned again.
         [step.id for step in record.steps.values() if not step.failed],

@@ -103,10 +103,10 @@ def test_a_delete_waits_for_what_must_run_to_carry_it_out(tmp_path: Path) -> Non
 class Slice(Volume):
     @property
     def exclusive(self) -> tuple[str, ...]:
-        return ("board/0",)
+        return ("GPU/0",)
 
 
-def test_a_shared_board_is_freed_before_it_is_used(tmp_path: Path) -> None:
+def test_a_shared_gpu_is_freed_before_it_is_used(tmp_path: Path) -> None:
     handler = Recorder()
     new, old = (Slice(name=name, path="", image="", size_gib=1) for name in ("new", "old"))
     run(tmp_path, plan(Change(Action.CREATE, new, ""), Change(Action.DELETE, old, "")), handler)
@@ -175,8 +175,8 @@ class Grouped(Volume):
 
 def two_clusters() -> Plan:
     """A node of each cluster; `key` serves both, `slice` is part of what nodes wait for as a group."""
-    board = Grouped(name="slice", path="", image="", size_gib=1)
-    resources: list[Resource] = [volume("key"), board]
+    gpu = Grouped(name="slice", path="", image="", size_gib=1)
+    resources: list[Resource] = [volume("key"), gpu]
     for cluster in ("hpc", "cloud"):
         name = f"{cluster}-1"
         resources += [network(cluster), volume(name, "key"), node(name, cluster, f"volume/{name}")]

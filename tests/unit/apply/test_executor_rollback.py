@@ -1,4 +1,4 @@
-"""A carve that fails half way leaves the boards as they were: what the run made is gone, what was there stays."""
+"""A carve that fails half way leaves the GPUs as they were: what the run made is gone, what was there stays."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_virtual_functions_may_fail(lab: GpuLab, address: str, monkeypatch: pyte
     assert lab.snapshot() == blank
 
 
-def test_a_whole_board_goes_back_with_the_slices(lab: GpuLab) -> None:
+def test_a_whole_gpu_goes_back_with_the_slices(lab: GpuLab) -> None:
     blank = lab.snapshot()
     wanted = lab.wanted(n1=[Assignment("w", "gpu-1")], n2=[sliced("a", "3g.40gb", 4)])
     with failing_create(lab, 1, 23), pytest.raises(GpuError):
@@ -130,7 +130,7 @@ def test_what_cannot_be_rolled_back_stays_on_record(lab: GpuLab, monkeypatch: py
     wanted = lab.wanted(n1=[sliced("a", "1g.10gb", 0), sliced("b", "1g.10gb", 1)])
 
     def refuse(address: str, profile_id: int, start: int) -> bool:
-        raise GpuError("the board hangs")
+        raise GpuError("the GPU hangs")
 
     monkeypatch.setattr(lab.host.nvml, "destroy_instance", refuse)
     warnings: list[str] = []
@@ -142,7 +142,7 @@ def test_what_cannot_be_rolled_back_stays_on_record(lab: GpuLab, monkeypatch: py
     plan = lab.plan(wanted)
     with failing_create(lab, 2, 23), pytest.raises(HyperscalerError, match="no room"):
         Executor(lab.handlers, lab.store, Listening()).apply(plan)
-    assert any("could not be rolled back: the board hangs" in line for line in warnings)
+    assert any("could not be rolled back: the GPU hangs" in line for line in warnings)
     kept = next(item.id for item in wanted if isinstance(item, GpuInstance) and item.start == 0)
     assert lab.state.resources[kept].open_action == "delete"
     monkeypatch.undo()
@@ -225,19 +225,19 @@ def test_steps_in_a_circle_are_an_error_and_no_hang(lab: GpuLab, tmp_path: Path)
 
 # ---------------------------------------------------------------- time
 def test_56_slices_are_carved_in_about_a_second(tmp_path: Path, record_property: pytest.RecordProperty) -> None:
-    from emulator.adapters.simulated.gpus import SimulatedBoard, SimulatedGpus
+    from emulator.adapters.simulated.gpus import SimulatedGpu, SimulatedGpus
     from emulator.apply.gpu_ownership import GpuLedger
     from emulator.plan.gpu_build import build_gpus
     from emulator.wiring.gpus import assemble_gpus
 
     addresses = {f"g{index}": f"0000:{0x41 + index:02x}:00.0" for index in range(8)}
-    boards = [SimulatedBoard(name, "A100-SXM4-80GB", address) for name, address in addresses.items()]
-    gpus = SimulatedGpus(tmp_path / "gpus", boards, framework=VgpuFramework.MDEV)
+    devices = [SimulatedGpu(name, "A100-SXM4-80GB", address) for name, address in addresses.items()]
+    gpus = SimulatedGpus(tmp_path / "gpus", devices, framework=VgpuFramework.MDEV)
     put_back = gpus.install()
     try:
         host = assemble_gpus(gpus.files, gpus.runner, GpuLedger(tmp_path / "owners.json"), real=False)
         lab = GpuLab(gpus, host, tmp_path)
-        where = [sliced(f"{board}-{start}", "1g.10gb", start, board) for board in addresses for start in range(7)]
+        where = [sliced(f"{gpu}-{start}", "1g.10gb", start, gpu) for gpu in addresses for start in range(7)]
         wanted = build_gpus("demo", addresses, {"n": where}).resources
         plan = lab.plan(wanted)
         started = time.process_time()

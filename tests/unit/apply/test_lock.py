@@ -133,7 +133,7 @@ def test_a_ledger_that_another_holds_is_not_waited_for_without_end(tmp_path: Pat
     ledger = GpuLedger(tmp_path / "gpu-owners.json")
     with (
         ledger.layout(),
-        pytest.raises(ConflictError, match=rf"process {os.getpid()} .*layout of the boards"),
+        pytest.raises(ConflictError, match=rf"process {os.getpid()} .*layout of the GPUs"),
         GpuLedger(tmp_path / "gpu-owners.json").layout(),
     ):
         pytest.fail("two hold it")

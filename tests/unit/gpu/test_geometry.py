@@ -1,11 +1,11 @@
-"""Placement rules of one board."""
+"""Placement rules of one GPU."""
 
 from __future__ import annotations
 
 from itertools import permutations
 
 import pytest
-from placement_cases import A100, board_model
+from placement_cases import A100, gpu_model
 
 from emulator.gpu.geometry import feasible_multisets, geometry_of, is_legal_layout, layout_fault
 from emulator.gpu.model import GpuInstance, Placement
@@ -58,7 +58,7 @@ def test_non_overlap_alone_keeps_an_a100_within_its_compute_slices() -> None:
         ([("1g.10gb", 7)], "cannot start at memory slice 7"),
         ([("4g.40gb", 4)], "cannot start at memory slice 4 (legal: 0)"),
         ([("3g.40gb", 4), ("1g.10gb", 6)], "1g.10gb at memory slice 6 overlaps another instance"),
-        ([("1g.10gb+me", 0), ("1g.10gb+me", 1)], "exceed what the board allows together"),
+        ([("1g.10gb+me", 0), ("1g.10gb+me", 1)], "exceed what the GPU allows together"),
         ([("1g.5gb", 0)], "NVIDIA A100-SXM4-80GB has no profile 1g.5gb"),
     ],
 )
@@ -68,7 +68,7 @@ def test_layouts(layout: list[tuple[str, int]], fault: str | None) -> None:
 
 
 def test_an_a30_holds_one_media_instance_of_either_size() -> None:
-    a30 = board_model("a30")
+    a30 = gpu_model("a30")
     assert is_legal_layout(a30, [("2g.12gb+me", 0), ("1g.6gb", 2)])
     assert not is_legal_layout(a30, [("2g.12gb+me", 0), ("1g.6gb+me", 2)])
 

@@ -1,4 +1,4 @@
-"""Boards that cannot serve guests are found before anything is made."""
+"""GPUs that cannot serve guests are found before anything is made."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import dataclasses
 import pytest
 
 from emulator.core.errors import HostNotFitError
-from emulator.gpu.catalog import find_board
-from emulator.gpu.ports import MigModeState, NvmlBoard, PciDevice, VgpuFramework, VirtualizationMode
+from emulator.gpu.catalog import find_gpu
+from emulator.gpu.ports import MigModeState, NvmlGpu, PciDevice, VgpuFramework, VirtualizationMode
 from emulator.host.gpu_fitness import require_fit, unfit
 from emulator.host.gpus import Gpu
 
 # As an H100 that a cloud has handed to a guest reports itself (driver 580.159.04).
-BOARD = NvmlBoard(
+GPU = NvmlGpu(
     index=0,
     uuid="GPU-00000000-0000-0000-0000-000000000000",
     name="NVIDIA H100 80GB HBM3",
@@ -33,10 +33,10 @@ BOARD = NvmlBoard(
 
 def gpu(mode: VirtualizationMode | None, group: int | None) -> Gpu:
     return Gpu(
-        pci_address=BOARD.pci_address,
-        board=dataclasses.replace(BOARD, virtualization=mode),
-        pci=PciDevice(BOARD.pci_address, "10de", "2330", "030200", "nvidia", None, group),
-        model=find_board("h100-sxm-80gb"),
+        pci_address=GPU.pci_address,
+        gpu=dataclasses.replace(GPU, virtualization=mode),
+        pci=PciDevice(GPU.pci_address, "10de", "2330", "030200", "nvidia", None, group),
+        model=find_gpu("h100-sxm-80gb"),
         iommu_group=(),
         framework=VgpuFramework.NONE,
         vfs=(),
@@ -60,27 +60,27 @@ def gpu(mode: VirtualizationMode | None, group: int | None) -> Gpu:
         (VirtualizationMode.HOST_VGPU, None, True, "in no IOMMU group"),
     ],
 )
-def test_what_keeps_a_board_from_guests(
+def test_what_keeps_a_gpu_from_guests(
     mode: VirtualizationMode | None, group: int | None, sliced: bool, expected: str | None
 ) -> None:
-    board = gpu(mode, group)
+    seen = gpu(mode, group)
     if expected is None:
-        assert unfit("GPU-0", board, sliced=sliced) is None
-        require_fit({("GPU-0", sliced)}, {"GPU-0": board})
+        assert unfit("GPU-0", seen, sliced=sliced) is None
+        require_fit({("GPU-0", sliced)}, {"GPU-0": seen})
         return
     with pytest.raises(HostNotFitError, match=expected) as caught:
-        require_fit({("GPU-0", sliced)}, {"GPU-0": board})
+        require_fit({("GPU-0", sliced)}, {"GPU-0": seen})
     assert "NVIDIA H100 80GB HBM3 at 0000:00:06.0" in caught.value.what
     assert caught.value.fix
 
 
-def test_a_board_that_is_away_at_a_guest_was_fit() -> None:
-    away = dataclasses.replace(gpu(None, None), board=None)
+def test_a_gpu_that_is_away_at_a_guest_was_fit() -> None:
+    away = dataclasses.replace(gpu(None, None), gpu=None)
     assert unfit("GPU-0", away, sliced=False) is None
 
 
-def test_all_boards_are_named_at_once() -> None:
-    boards = {"GPU-0": gpu(VirtualizationMode.NONE, None), "GPU-1": gpu(VirtualizationMode.NONE, 4)}
+def test_all_gpus_are_named_at_once() -> None:
+    gpus = {"GPU-0": gpu(VirtualizationMode.NONE, None), "GPU-1": gpu(VirtualizationMode.NONE, 4)}
     with pytest.raises(HostNotFitError) as caught:
-        require_fit({("GPU-0", False), ("GPU-1", True)}, boards)
+        require_fit({("GPU-0", False), ("GPU-1", True)}, gpus)
     assert "GPU-0" in caught.value.what and "GPU-1" in caught.value.what

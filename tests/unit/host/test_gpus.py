@@ -12,7 +12,7 @@ from emulator.adapters.nvidia.nvml import NvmlGpus
 from emulator.adapters.nvidia.passthrough import VfioPassthrough
 from emulator.adapters.nvidia.pci_sysfs import SysfsPci
 from emulator.adapters.nvidia.sriov import SriovManage
-from emulator.adapters.simulated.gpus import SimulatedBoard, SimulatedGpus, board_at
+from emulator.adapters.simulated.gpus import SimulatedGpu, SimulatedGpus, gpu_at
 from emulator.adapters.simulated.nvml.store import SimProcess
 from emulator.core.errors import HyperscalerError
 from emulator.gpu.model import Placement
@@ -26,8 +26,8 @@ A100, GEFORCE = "0000:41:00.0", "0000:c1:00.0"
 
 @pytest.fixture
 def gpus(tmp_path: Path) -> Iterator[SimulatedGpus]:
-    boards = [SimulatedBoard("a", "A100-SXM4-80GB", A100), SimulatedBoard("g", "GeForce RTX 4090", GEFORCE)]
-    made = SimulatedGpus(tmp_path, boards)
+    gpus = [SimulatedGpu("a", "A100-SXM4-80GB", A100), SimulatedGpu("g", "GeForce RTX 4090", GEFORCE)]
+    made = SimulatedGpus(tmp_path, gpus)
     put_back = made.install()
     yield made
     put_back()
@@ -44,7 +44,7 @@ def _found(gpus: SimulatedGpus) -> tuple[Gpu, ...]:
 def test_a_gpu_is_everything_that_both_sides_know(gpus: SimulatedGpus) -> None:
     SriovManage(gpus.files, gpus.runner).enable(A100)
     with gpus.store.change() as state:
-        board_at(state, A100).processes.append(SimProcess(900, "nvidia-persistenced", client=True))
+        gpu_at(state, A100).processes.append(SimProcess(900, "nvidia-persistenced", client=True))
     a100, geforce = _found(gpus)
     assert (a100.pci_address, a100.name, a100.driver) == (A100, "NVIDIA A100-SXM4-80GB", "nvidia")
     assert a100.model is not None and a100.model.id == "a100-sxm4-80gb"
@@ -52,13 +52,13 @@ def test_a_gpu_is_everything_that_both_sides_know(gpus: SimulatedGpus) -> None:
     assert [item.name for item in a100.holders] == ["nvidia-persistenced"]
     assert geforce.framework is VgpuFramework.NONE and geforce.vfs == ()
     assert [item.address for item in geforce.iommu_group] == [GEFORCE, "0000:c1:00.1"]
-    assert geforce.board is not None and geforce.board.mig is None
+    assert geforce.gpu is not None and geforce.gpu.mig is None
 
 
-def test_a_board_away_with_vfio_is_still_a_gpu_of_the_host(gpus: SimulatedGpus) -> None:
+def test_a_gpu_away_with_vfio_is_still_a_gpu_of_the_host(gpus: SimulatedGpus) -> None:
     VfioPassthrough(gpus.files).bind(GEFORCE)
     _, geforce = _found(gpus)
-    assert geforce.board is None and geforce.driver == "vfio-pci"
+    assert geforce.gpu is None and geforce.driver == "vfio-pci"
     assert geforce.name == "NVIDIA GeForce RTX 4090"
 
 
@@ -85,8 +85,8 @@ def test_a_file_that_is_right_differs_in_nothing(gpus: SimulatedGpus) -> None:
         ({"pci_address": "0000:99:00.0"}, "pci_address", "the host has NVIDIA A100-SXM4-80GB at 0000:41:00.0"),
         ({"model": "A100-SXM4-40GB", "allowed_mig_profiles": ()}, "model", "the host has NVIDIA A100-SXM4-80GB"),
         ({"model": "Voodoo 2"}, "model", "the host has NVIDIA A100-SXM4-80GB"),
-        ({"mig_capable": False}, "mig_capable", "the board has MIG"),
-        ({"allowed_mig_profiles": ("1g.5gb",)}, "allowed_mig_profiles", "the board offers 1g.10gb"),
+        ({"mig_capable": False}, "mig_capable", "the GPU has MIG"),
+        ({"allowed_mig_profiles": ("1g.5gb",)}, "allowed_mig_profiles", "the GPU offers 1g.10gb"),
     ],
 )
 def test_each_difference_is_named(gpus: SimulatedGpus, changes: dict[str, object], field: str, message: str) -> None:
@@ -103,11 +103,11 @@ def test_all_differences_are_told_at_once(gpus: SimulatedGpus) -> None:
         require_devices((wrong,), _found(gpus))
 
 
-def test_a_board_that_nvml_does_not_see_is_told(gpus: SimulatedGpus) -> None:
+def test_a_gpu_that_nvml_does_not_see_is_told(gpus: SimulatedGpus) -> None:
     VfioPassthrough(gpus.files).bind(GEFORCE)
     spec = GpuDeviceSpec("GPU-1", GEFORCE, "GeForce RTX 4090", mig_capable=False)
     (difference,) = check_devices((spec,), _found(gpus))
-    assert "NVML does not see the board there (driver vfio-pci)" in str(difference)
+    assert "NVML does not see the GPU there (driver vfio-pci)" in str(difference)
 
 
 def test_a_gpu_as_json(gpus: SimulatedGpus) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from simulated_world import BOARDS, SYSTEM_URI, SimulatedHost, comparable, differences, gpu_section, lab_text
+from simulated_world import SIMULATED_GPUS, SYSTEM_URI, SimulatedHost, comparable, differences, gpu_section, lab_text
 
 from emulator.apply.state import State
 from emulator.core.errors import ConflictError, ExitCode
@@ -108,8 +108,8 @@ def test_status_lists_a_copy_as_damaged_and_the_lab_as_well(host: SimulatedHost)
     assert lab_status(host.world(), "demo").problems == ()
 
 
-def test_a_copy_says_nothing_of_boards(tmp_path: Path) -> None:
-    host = SimulatedHost(tmp_path / "host", boards=BOARDS)
+def test_a_copy_says_nothing_of_gpus(tmp_path: Path) -> None:
+    host = SimulatedHost(tmp_path / "host", gpus=SIMULATED_GPUS)
     try:
         lab = host.lab_file(lab_text(extra=gpu_section()))
         host.provision(lab)

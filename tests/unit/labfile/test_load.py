@@ -132,7 +132,7 @@ def test_the_demo_fits_two_cores_and_twelve_gib() -> None:
 
 
 def test_the_original_structure_is_accepted_and_only_its_profiles_are_wrong(tmp_path: Path) -> None:
-    """The plan's example names 40 GB profiles on an 80 GB board; everything else of it stands."""
+    """The plan's example names 40 GB profiles on an 80 GB GPU; everything else of it stands."""
     text = (share_dir() / "config" / "production.yaml").read_text()
     text = text.replace("[1g.10gb, 2g.20gb, 3g.40gb, 7g.80gb]", '["1g.5gb", "2g.10gb", "3g.20gb", "7g.80gb"]')
     file = tmp_path / "cluster.yaml"
@@ -146,7 +146,7 @@ def test_the_original_structure_is_accepted_and_only_its_profiles_are_wrong(tmp_
     ]
 
 
-def test_the_production_lab_shares_two_boards() -> None:
+def test_the_production_lab_shares_two_gpus() -> None:
     spec, _ = load_spec(share_dir() / "config" / "production.yaml")
     assert spec is not None
     assert [len(spec.nodes_of(kind)) for kind in ClusterKind] == [5, 5]
@@ -155,7 +155,7 @@ def test_the_production_lab_shares_two_boards() -> None:
 
 
 @pytest.mark.parametrize(("backend", "real"), [("auto", True), ("nvml", True), ("simulated", False)])
-def test_boards_of_kubernetes_nodes_are_real_unless_simulated(spec_of: Load, backend: str, real: bool) -> None:
+def test_gpus_of_kubernetes_nodes_are_real_unless_simulated(spec_of: Load, backend: str, real: bool) -> None:
     text = (share_dir() / "config" / "production.yaml").read_text(encoding="utf-8")
     assert "backend: auto" in text
     kubernetes = spec_of(text.replace("backend: auto", f"backend: {backend}")).kubernetes

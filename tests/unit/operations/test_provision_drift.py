@@ -9,7 +9,7 @@ import pytest
 from simulated_world import FIRST, SECOND, SYSTEM_URI, SimulatedHost, gpu_section, lab_text
 from stop_points import in_sequence
 
-from emulator.adapters.simulated.gpus import board_at
+from emulator.adapters.simulated.gpus import gpu_at
 from emulator.apply.journal import Journal
 from emulator.apply.state import StateStore
 from emulator.core.errors import ConflictError
@@ -407,20 +407,20 @@ def test_after_a_reboot_of_the_host_everything_comes_back(host: SimulatedHost) -
     assert changes(host, lab) == {}
 
 
-# ---------------------------------------------------------------- boards
+# ---------------------------------------------------------------- GPUs
 def gpu_lab(host: SimulatedHost) -> LoadedLab:
     return host.lab_file(lab_text(hypervisor=SYSTEM_URI, extra=gpu_section()))
 
 
 def without_vgpus(host: SimulatedHost) -> None:
     with host.gpus().store.change() as state:
-        board_at(state, SECOND).vgpus.clear()
+        gpu_at(state, SECOND).vgpus.clear()
 
 
 def without_slices(host: SimulatedHost) -> None:
     with host.gpus().store.change() as state:
-        board_at(state, SECOND).vgpus.clear()
-        board_at(state, SECOND).instances.clear()
+        gpu_at(state, SECOND).vgpus.clear()
+        gpu_at(state, SECOND).instances.clear()
 
 
 GPU_DRIFTS: dict[str, tuple[Event, tuple[str, ...]]] = {
@@ -431,7 +431,7 @@ GPU_DRIFTS: dict[str, tuple[Event, tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("name", GPU_DRIFTS)
-def test_drift_of_boards_is_seen_and_repaired(gpu_host: SimulatedHost, name: str) -> None:
+def test_drift_of_gpus_is_seen_and_repaired(gpu_host: SimulatedHost, name: str) -> None:
     event, kinds = GPU_DRIFTS[name]
     lab = gpu_lab(gpu_host)
     gpu_host.provision(lab)
@@ -443,6 +443,6 @@ def test_drift_of_boards_is_seen_and_repaired(gpu_host: SimulatedHost, name: str
     assert any(line.startswith(f"{kinds[0]}/") for line in problems), problems
     gpu_host.provision(lab)
     assert changes(gpu_host, lab) == {}
-    boards = {board.pci_address: board for board in gpu_host.gpus().store.look().boards}
-    assert boards[FIRST].driver == "vfio-pci"
-    assert len(boards[SECOND].instances) == len(boards[SECOND].vgpus) == 1
+    gpus = {gpu.pci_address: gpu for gpu in gpu_host.gpus().store.look().gpus}
+    assert gpus[FIRST].driver == "vfio-pci"
+    assert len(gpus[SECOND].instances) == len(gpus[SECOND].vgpus) == 1

@@ -159,19 +159,19 @@ def test_validating_against_the_host_does_not_count_the_lab_s_own_things(host: S
 
 
 def test_a_slice_of_others_is_planned_around(gpu_host: SimulatedHost) -> None:
-    """Board 2 goes to others as far as it is cut; the lab takes the places that are left."""
-    boards = gpu_host.boards()
+    """GPU 2 goes to others as far as it is cut; the lab takes the places that are left."""
+    gpus = gpu_host.opened_gpus()
     for address in (FIRST, SECOND):
-        boards.nvml.set_mig_mode(address, enabled=True)
-    profile = next(item for item in boards.nvml.profiles(FIRST) if item.name == "7g.80gb")
-    boards.nvml.create_instance(FIRST, profile.gi_profile_id, (profile.placements or ())[0])
+        gpus.nvml.set_mig_mode(address, enabled=True)
+    profile = next(item for item in gpus.nvml.profiles(FIRST) if item.name == "7g.80gb")
+    gpus.nvml.create_instance(FIRST, profile.gi_profile_id, (profile.placements or ())[0])
     before = comparable(gpu_host.save())
     with pytest.raises(HyperscalerError):
         gpu_host.provision(system_lab(gpu_host, extra=gpu_section()))
     assert not differences(before, comparable(gpu_host.save()))
 
 
-def test_a_board_of_another_lab_is_refused(gpu_host: SimulatedHost) -> None:
+def test_a_gpu_of_another_lab_is_refused(gpu_host: SimulatedHost) -> None:
     gpu_host.provision(system_lab(gpu_host, extra=gpu_section()))
     before = comparable(gpu_host.save())
     text = lab_text(

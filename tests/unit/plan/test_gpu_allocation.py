@@ -10,7 +10,7 @@ from placement_cases import A100
 
 from emulator.core.errors import ConfigError
 from emulator.gpu.model import GpuInstance, Placement
-from emulator.gpu.placement.demand import Assignment, BoardUse, Infeasible
+from emulator.gpu.placement.demand import Assignment, GpuUse, Infeasible
 from emulator.labfile.model import (
     ClusterKind,
     ClusterSpec,
@@ -23,11 +23,11 @@ from emulator.labfile.model import (
     Role,
     SliceDemand,
 )
-from emulator.plan.gpu_allocation import GpuAllocation, allocate, board_states, demands_of
+from emulator.plan.gpu_allocation import GpuAllocation, allocate, demands_of, gpu_states
 
 HPC, CLOUD = ClusterKind.HPC, ClusterKind.CLOUD
-BOARD = GpuDeviceSpec("GPU-0", "0000:41:00.0", "A100-SXM4-80GB", mig_capable=True)
-OTHER = replace(BOARD, id="GPU-1", pci_address="0000:42:00.0")
+GPU = GpuDeviceSpec("GPU-0", "0000:41:00.0", "A100-SXM4-80GB", mig_capable=True)
+OTHER = replace(GPU, id="GPU-1", pci_address="0000:42:00.0")
 L40S = GpuDeviceSpec("GPU-2", "0000:43:00.0", "NVIDIA L40S", mig_capable=False)
 
 
@@ -38,7 +38,7 @@ def node(role: Role, number: int, gpu: GpuRequest | None) -> NodeSpec:
 def lab(
     *hpc: GpuRequest | None,
     cloud: tuple[GpuRequest | None, ...] = (),
-    devices: tuple[GpuDeviceSpec, ...] = (BOARD,),
+    devices: tuple[GpuDeviceSpec, ...] = (GPU,),
     strategy: GpuStrategy = GpuStrategy.MIG,
     slices: dict[ClusterKind, SliceDemand] | None = None,
     whole: dict[ClusterKind, int] | None = None,
@@ -70,7 +70,7 @@ def test_nodes_of_both_clusters_get_what_they_name() -> None:
     }
     assert [where.demand for where in answer.nodes["hpc-compute-3"]] == ["hpc-compute-3/0", "hpc-compute-3/1"]
     assert answer.notes == (
-        "hpc-compute-3 gets 2 slices of GPU-0; many drivers refuse two vGPUs of one board in one guest",
+        "hpc-compute-3 gets 2 slices of GPU-0; many drivers refuse two vGPUs of one GPU in one guest",
     )
 
 
@@ -90,16 +90,16 @@ def test_idle_slices_are_noted_and_not_made() -> None:
     assert answer.notes == ("2 of the 3 slices set aside for hpc are asked for by no node",)
 
 
-def test_strategy_whole_gives_boards() -> None:
-    answer = given(lab(GpuRequest(), cloud=(GpuRequest(),), devices=(BOARD, L40S), strategy=GpuStrategy.WHOLE))
-    assert {found[0].board for found in answer.nodes.values()} == {"GPU-0", "GPU-2"}
+def test_strategy_whole_gives_gpus() -> None:
+    answer = given(lab(GpuRequest(), cloud=(GpuRequest(),), devices=(GPU, L40S), strategy=GpuStrategy.WHOLE))
+    assert {found[0].gpu for found in answer.nodes.values()} == {"GPU-0", "GPU-2"}
     assert all(found[0].whole for found in answer.nodes.values())
 
 
-def test_hybrid_gives_slices_while_the_share_lasts_and_then_boards() -> None:
+def test_hybrid_gives_slices_while_the_share_lasts_and_then_gpus() -> None:
     spec = lab(
         *[GpuRequest()] * 3,
-        devices=(BOARD, L40S),
+        devices=(GPU, L40S),
         strategy=GpuStrategy.HYBRID,
         slices={HPC: SliceDemand(2)},
         whole={HPC: 1},
@@ -111,16 +111,16 @@ def test_hybrid_gives_slices_while_the_share_lasts_and_then_boards() -> None:
     }
 
 
-def test_hybrid_without_a_board_to_cut_gives_boards() -> None:
+def test_hybrid_without_a_gpu_to_cut_gives_gpus() -> None:
     assert profiles(given(lab(GpuRequest(), devices=(L40S,), strategy=GpuStrategy.HYBRID))) == {"hpc-compute-1": [None]}
 
 
-def test_mig_strategy_never_hands_over_a_board_whole() -> None:
+def test_mig_strategy_never_hands_over_a_gpu_whole() -> None:
     assert isinstance(allocate(lab(GpuRequest(whole=True))), Infeasible)
 
 
 def test_a_second_allocation_changes_nothing() -> None:
-    spec = lab(GpuRequest(profile="1g.10gb"), GpuRequest(profile="3g.40gb"), devices=(BOARD, OTHER))
+    spec = lab(GpuRequest(profile="1g.10gb"), GpuRequest(profile="3g.40gb"), devices=(GPU, OTHER))
     first = given(spec)
     current = {where.demand: where for where in first.solution.assignments}
     second = allocate(spec, current=current)
@@ -131,45 +131,45 @@ def test_a_second_allocation_changes_nothing() -> None:
 
 def test_running_guests_keep_their_slice_when_a_node_is_added() -> None:
     held = {"hpc-compute-1/0": Assignment("hpc-compute-1/0", "GPU-0", "1g.10gb", Placement(2, 1))}
-    spec = lab(GpuRequest(profile="1g.10gb"), GpuRequest(profile="4g.40gb"), devices=(BOARD, OTHER))
+    spec = lab(GpuRequest(profile="1g.10gb"), GpuRequest(profile="4g.40gb"), devices=(GPU, OTHER))
     answer = allocate(spec, current=held, pinned=["hpc-compute-1/0", "node-of-another-lab/0"])
     assert isinstance(answer, GpuAllocation)
     assert answer.nodes["hpc-compute-1"] == (held["hpc-compute-1/0"],)
-    assert answer.nodes["hpc-compute-2"][0].board == "GPU-1"
+    assert answer.nodes["hpc-compute-2"][0].gpu == "GPU-1"
 
 
 def test_foreign_instances_are_built_around() -> None:
     spec = lab(GpuRequest(profile="3g.40gb"))
     taken = {"GPU-0": [GpuInstance("1g.10gb", Placement(1, 1), busy=True)]}
-    answer = allocate(spec, board_states(spec.gpu, instances=taken))
+    answer = allocate(spec, gpu_states(spec.gpu, instances=taken))
     assert isinstance(answer, GpuAllocation)
     assert answer.nodes["hpc-compute-1"][0].placement == Placement(4, 4)
 
 
 def test_reported_models_win_over_the_catalogue() -> None:
     reported = replace(A100, id="reported", profiles=A100.profiles[:1])
-    (state,) = board_states(lab().gpu, models={"GPU-0": reported})
+    (state,) = gpu_states(lab().gpu, models={"GPU-0": reported})
     assert state.model is reported
 
 
 @pytest.mark.parametrize(
     ("strategy", "device", "use"),
     [
-        (GpuStrategy.MIG, BOARD, BoardUse.SLICES),
-        (GpuStrategy.WHOLE, BOARD, BoardUse.WHOLE),
-        (GpuStrategy.HYBRID, BOARD, BoardUse.ANY),
-        (GpuStrategy.HYBRID, L40S, BoardUse.WHOLE),
-        (GpuStrategy.HYBRID, replace(L40S, model="Some Card"), BoardUse.WHOLE),
+        (GpuStrategy.MIG, GPU, GpuUse.SLICES),
+        (GpuStrategy.WHOLE, GPU, GpuUse.WHOLE),
+        (GpuStrategy.HYBRID, GPU, GpuUse.ANY),
+        (GpuStrategy.HYBRID, L40S, GpuUse.WHOLE),
+        (GpuStrategy.HYBRID, replace(L40S, model="Some Card"), GpuUse.WHOLE),
     ],
 )
-def test_use_of_boards_follows_the_strategy(strategy: GpuStrategy, device: GpuDeviceSpec, use: BoardUse) -> None:
-    (state,) = board_states(GpuAllocationSpec(strategy=strategy, devices=(device,)))
+def test_use_of_gpus_follows_the_strategy(strategy: GpuStrategy, device: GpuDeviceSpec, use: GpuUse) -> None:
+    (state,) = gpu_states(GpuAllocationSpec(strategy=strategy, devices=(device,)))
     assert state.use is use
 
 
-def test_an_unknown_board_to_be_cut_is_an_error_with_suggestions() -> None:
-    with pytest.raises(ConfigError, match="no single board called 'A100'") as caught:
-        board_states(GpuAllocationSpec(devices=(replace(BOARD, model="A100"),)))
+def test_an_unknown_gpu_to_be_cut_is_an_error_with_suggestions() -> None:
+    with pytest.raises(ConfigError, match="no single GPU called 'A100'") as caught:
+        gpu_states(GpuAllocationSpec(devices=(replace(GPU, model="A100"),)))
     assert "NVIDIA A100-PCIE-40GB" in caught.value.fix
 
 

@@ -1,4 +1,4 @@
-"""The copy of simulated boards that plans are made on."""
+"""The copy of simulated GPUs that plans are made on."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_what_is_there_for_a_moment_is_not_copied(tmp_path: Path) -> None:
-    boards = tmp_path / "gpu"
-    boards.mkdir()
+    gpus = tmp_path / "gpu"
+    gpus.mkdir()
     for name in ("gpus.json", "gpus.new", "gpus.lock", ".owners.json.new"):
-        (boards / name).write_text("{}")
-    assert [path.name for path in scratch_copy(boards).iterdir()] == ["gpus.json"]
+        (gpus / name).write_text("{}")
+    assert [path.name for path in scratch_copy(gpus).iterdir()] == ["gpus.json"]
     assert list(scratch_copy(tmp_path / "none").iterdir()) == []
 
 

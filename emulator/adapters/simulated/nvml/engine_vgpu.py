@@ -1,7 +1,7 @@
 """Rules of virtual functions and vGPUs, shared by NVML's view and by both sysfs frameworks.
 
 MIG on: a type can be created while a GPU instance of its profile has room for it. MIG off: time-sliced types,
-all of one kind on a board. One vGPU per virtual function.
+all of one kind on a GPU. One vGPU per virtual function.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import os
 from dataclasses import dataclass
 from functools import cache
 
-from emulator.adapters.simulated.nvml.engine import board_model
-from emulator.adapters.simulated.nvml.store import SimBoard, SimInstance, SimState, SimVgpu
+from emulator.adapters.simulated.nvml.engine import gpu_model
+from emulator.adapters.simulated.nvml.store import SimGpu, SimInstance, SimState, SimVgpu
 from emulator.gpu.model import VgpuType
 
 # Virtual functions where no public source counts them. Enough for seven slices; documented as an assumption.
@@ -22,7 +22,7 @@ TIME_SLICED = 0xFFFFFFFF
 
 @dataclass(frozen=True, slots=True)
 class TypeFacts:
-    """A vGPU type on a board model. `per_instance`: how many share a GPU instance."""
+    """A vGPU type on a GPU model. `per_instance`: how many share a GPU instance."""
 
     type: VgpuType
     id: int
@@ -36,17 +36,17 @@ def refuse(number: int, path: str = "") -> OSError:
     return OSError(number, os.strerror(number), path)
 
 
-def total_vfs(board: SimBoard) -> int:
-    """Virtual functions that the board can have; 0 without SR-IOV."""
-    model = board_model(board.model)
+def total_vfs(gpu: SimGpu) -> int:
+    """Virtual functions that the GPU can have; 0 without SR-IOV."""
+    model = gpu_model(gpu.model)
     if not model.sriov or not model.vgpu_capable:
         return 0
     return model.total_vfs or DEFAULT_VFS
 
 
-def vf_address(board: SimBoard, number: int) -> str:
+def vf_address(gpu: SimGpu, number: int) -> str:
     """Address of a virtual function: they follow the physical one at offset 4, across device numbers (ARI)."""
-    return _vf_address(board.pci_address, number)
+    return _vf_address(gpu.pci_address, number)
 
 
 @cache
@@ -57,26 +57,26 @@ def _vf_address(pci_address: str, number: int) -> str:
     return f"{domain}:{bus}:{at // 8:02x}.{at % 8}"
 
 
-def vfs(board: SimBoard) -> list[str]:
-    return [vf_address(board, number) for number in range(board.numvfs)]
+def vfs(gpu: SimGpu) -> list[str]:
+    return [vf_address(gpu, number) for number in range(gpu.numvfs)]
 
 
-def parents(board: SimBoard) -> list[str]:
-    """The functions that carry vGPUs: VFs, or the board itself where vGPUs come without SR-IOV."""
-    model = board_model(board.model)
-    if not model.vgpu_capable or board.driver != "nvidia" or board.lost:
+def parents(gpu: SimGpu) -> list[str]:
+    """The functions that carry vGPUs: VFs, or the GPU itself where vGPUs come without SR-IOV."""
+    model = gpu_model(gpu.model)
+    if not model.vgpu_capable or gpu.driver != "nvidia" or gpu.lost:
         return []
-    return vfs(board) if model.sriov else [board.pci_address]
+    return vfs(gpu) if model.sriov else [gpu.pci_address]
 
 
-def types(board: SimBoard) -> tuple[TypeFacts, ...]:
-    """Every vGPU type of the board model, MIG-backed first."""
-    return _types_of(board.model)
+def types(gpu: SimGpu) -> tuple[TypeFacts, ...]:
+    """Every vGPU type of the GPU model, MIG-backed first."""
+    return _types_of(gpu.model)
 
 
 @cache
 def _types_of(name: str) -> tuple[TypeFacts, ...]:
-    model = board_model(name)
+    model = gpu_model(name)
     if not model.vgpu_capable:
         return ()
     found = []
@@ -90,66 +90,66 @@ def _types_of(name: str) -> tuple[TypeFacts, ...]:
     return tuple(found)
 
 
-def type_facts(board: SimBoard, type_id: int) -> TypeFacts | None:
-    return next((item for item in types(board) if item.id == type_id), None)
+def type_facts(gpu: SimGpu, type_id: int) -> TypeFacts | None:
+    return next((item for item in types(gpu) if item.id == type_id), None)
 
 
-def vgpu_on(board: SimBoard, parent: str) -> SimVgpu | None:
-    return next((item for item in board.vgpus if item.parent == parent), None)
+def vgpu_on(gpu: SimGpu, parent: str) -> SimVgpu | None:
+    return next((item for item in gpu.vgpus if item.parent == parent), None)
 
 
-def free_instance(board: SimBoard, wanted: TypeFacts) -> SimInstance | None:
+def free_instance(gpu: SimGpu, wanted: TypeFacts) -> SimInstance | None:
     """A GPU instance of the type's profile with room for one more vGPU of the type."""
-    for item in board.instances:
+    for item in gpu.instances:
         if item.profile_id != wanted.gi_profile_id:
             continue
-        inside = [vgpu for vgpu in board.vgpus if vgpu.gi_id == item.id]
+        inside = [vgpu for vgpu in gpu.vgpus if vgpu.gi_id == item.id]
         # What shares an instance has one framebuffer size (cubecos#905); the same type is the strict reading.
         if len(inside) < wanted.per_instance and all(vgpu.type_id == wanted.id for vgpu in inside):
             return item
     return None
 
 
-def fits(board: SimBoard, wanted: TypeFacts) -> bool:
-    """Whether one more vGPU of the type fits on the board now."""
-    if board.mig:
-        return wanted.gi_profile_id != TIME_SLICED and free_instance(board, wanted) is not None
-    if wanted.gi_profile_id != TIME_SLICED or len(board.vgpus) >= wanted.max_instances:
+def fits(gpu: SimGpu, wanted: TypeFacts) -> bool:
+    """Whether one more vGPU of the type fits on the GPU now."""
+    if gpu.mig:
+        return wanted.gi_profile_id != TIME_SLICED and free_instance(gpu, wanted) is not None
+    if wanted.gi_profile_id != TIME_SLICED or len(gpu.vgpus) >= wanted.max_instances:
         return False
-    return all(vgpu.type_id == wanted.id for vgpu in board.vgpus)
+    return all(vgpu.type_id == wanted.id for vgpu in gpu.vgpus)
 
 
-def creatable(board: SimBoard, parent: str) -> list[TypeFacts]:
+def creatable(gpu: SimGpu, parent: str) -> list[TypeFacts]:
     """Types that could be created on the function now; none when it carries a vGPU (on VFs one at most)."""
-    model = board_model(board.model)
-    if parent not in parents(board) or (model.sriov and vgpu_on(board, parent)):
+    model = gpu_model(gpu.model)
+    if parent not in parents(gpu) or (model.sriov and vgpu_on(gpu, parent)):
         return []
-    return [item for item in types(board) if fits(board, item)]
+    return [item for item in types(gpu) if fits(gpu, item)]
 
 
-def create(state: SimState, board: SimBoard, parent: str, type_id: int, uuid: str = "") -> None:
+def create(state: SimState, gpu: SimGpu, parent: str, type_id: int, uuid: str = "") -> None:
     """Make a vGPU; `OSError` as the framework in use gives it."""
     if state.faults.vgpu_errno:
         raise refuse(state.faults.vgpu_errno)
     mdev = bool(uuid)
-    wanted = type_facts(board, type_id)
+    wanted = type_facts(gpu, type_id)
     if wanted is None:
         raise refuse(errno.EINVAL)
-    if mdev and any(item.uuid == uuid for other in state.boards for item in other.vgpus):
+    if mdev and any(item.uuid == uuid for other in state.gpus for item in other.vgpus):
         raise refuse(errno.EEXIST)
-    if board_model(board.model).sriov and vgpu_on(board, parent):
+    if gpu_model(gpu.model).sriov and vgpu_on(gpu, parent):
         raise refuse(errno.ENOSPC if mdev else errno.EPERM)
-    if not fits(board, wanted):
+    if not fits(gpu, wanted):
         raise refuse(errno.ENOSPC if mdev else errno.EIO)
-    home = free_instance(board, wanted) if board.mig else None
-    board.vgpus.append(SimVgpu(parent, type_id, uuid, home.id if home else None))
+    home = free_instance(gpu, wanted) if gpu.mig else None
+    gpu.vgpus.append(SimVgpu(parent, type_id, uuid, home.id if home else None))
 
 
-def remove(board: SimBoard, item: SimVgpu) -> None:
+def remove(gpu: SimGpu, item: SimVgpu) -> None:
     """Take a vGPU away. One that a domain holds blocks in the kernel; a simulation must not, so: EBUSY."""
     if item.held:
         raise refuse(errno.EBUSY)
-    board.vgpus.remove(item)
+    gpu.vgpus.remove(item)
 
 
 # ---------------------------------------------------------------- sriov-manage
@@ -162,12 +162,12 @@ class ScriptResult:
 
 
 def sriov_manage(state: SimState, address: str, *, enable: bool, opened: bool = False) -> ScriptResult:
-    """`sriov-manage -e|-d ADDRESS`: re-binds the driver, which erases all GPU instances of the board.
+    """`sriov-manage -e|-d ADDRESS`: re-binds the driver, which erases all GPU instances of the GPU.
 
     `opened`: NVML is open in the caller, so that the driver gives no unbind lock.
     """
-    board = next((item for item in state.boards if item.pci_address == address), None)
-    if board is None or total_vfs(board) == 0:
+    gpu = next((item for item in state.gpus if item.pci_address == address), None)
+    if gpu is None or total_vfs(gpu) == 0:
         return ScriptResult(1, f"{address} is not an SR-IOV capable NVIDIA GPU")
     if state.faults.sriov_flaky > 0:
         state.faults.sriov_flaky -= 1
@@ -176,12 +176,12 @@ def sriov_manage(state: SimState, address: str, *, enable: bool, opened: bool = 
         return ScriptResult(1, f"Cannot obtain unbindLock for {address}")
     if state.faults.sriov_silent:
         return ScriptResult(0, "")
-    if board.vgpus:
-        board.lost = True  # running it under live vGPUs can detach the board (ansible-cozystack#70)
+    if gpu.vgpus:
+        gpu.lost = True  # running it under live vGPUs can detach the GPU (ansible-cozystack#70)
         return ScriptResult(1, f"{address}: unbind failed")
-    if board.driver != "nvidia" or any(not item.client for item in board.processes):
+    if gpu.driver != "nvidia" or any(not item.client for item in gpu.processes):
         return ScriptResult(1, f"{address} is in use or not bound to the nvidia driver")
-    board.instances.clear()
-    board.numvfs = total_vfs(board) if enable else 0
+    gpu.instances.clear()
+    gpu.numvfs = total_vfs(gpu) if enable else 0
     word = "Enabling" if enable else "Disabling"
     return ScriptResult(0, f"{word} VFs on {address}")

@@ -2,7 +2,7 @@
 
 pynvml looks a symbol up by name and calls it with ctypes objects: handles, structs, out-parameters by `byref`.
 The functions here take the very same arguments and give the same return codes, so that everything above them
-is the code that runs on real boards. A symbol that is not here is missing, as it would be in an old library:
+is the code that runs on real GPUs. A symbol that is not here is missing, as it would be in an old library:
 pynvml answers with FUNCTION_NOT_FOUND.
 """
 
@@ -35,7 +35,7 @@ class SimulatedNvmlLibrary:
     """The library object: its attributes are the symbols.
 
     Args:
-        store: the boards.
+        store: the GPUs.
         root: whether the caller counts as root; management calls give NO_PERMISSION otherwise.
     """
 
@@ -60,7 +60,7 @@ class SimulatedNvmlLibrary:
             raise AttributeError(f"undefined symbol: {name}") from None
 
     def is_open(self) -> bool:
-        """Whether this process has the library initialised, and with it the device nodes of all boards open."""
+        """Whether this process has the library initialised, and with it the device nodes of all GPUs open."""
         return self._users > 0
 
     # ------------------------------------------------------------ calling

@@ -1,6 +1,6 @@
 """Arguments of the simulated library: opaque handles, out-parameters, versioned structs.
 
-`Session` is what the functions of each topic need to know: the boards, and what the caller may do.
+`Session` is what the functions of each topic need to know: the GPUs, and what the caller may do.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from emulator.adapters.simulated.nvml.engine import (
     NvmlReturnError,
     find,
 )
-from emulator.adapters.simulated.nvml.store import GpuStore, SimBoard, SimInstance, SimState
+from emulator.adapters.simulated.nvml.store import GpuStore, SimGpu, SimInstance, SimState
 
-_BOARD, _INSTANCE, _COMPUTE, _MIG_DEVICE = 1, 2, 3, 4
+_GPU, _INSTANCE, _COMPUTE, _MIG_DEVICE = 1, 2, 3, 4
 Function = Callable[..., None]
 Symbols = Mapping[str, Function]
 
@@ -120,7 +120,7 @@ def check_version(struct: object, *versions: int) -> None:
 
 @dataclass(slots=True)
 class Session:
-    """A loaded library: its boards, and whether the caller counts as root."""
+    """A loaded library: its GPUs, and whether the caller counts as root."""
 
     store: GpuStore
     root: bool
@@ -133,30 +133,30 @@ class Session:
         """The handle behind an opaque pointer; INVALID_ARGUMENT for null, foreign and wrong ones."""
         value = ctypes.cast(cast(ctypes.c_void_p, argument), ctypes.c_void_p).value
         found = Handle.unpack(value or 0)
-        if found.kind not in (_BOARD, _INSTANCE, _COMPUTE, _MIG_DEVICE) or kind not in (None, found.kind):
+        if found.kind not in (_GPU, _INSTANCE, _COMPUTE, _MIG_DEVICE) or kind not in (None, found.kind):
             raise NvmlReturnError(INVALID_ARGUMENT)
         if found.loads != self.store.look().driver_loads & 0xFFFF:
             raise NvmlReturnError(GPU_IS_LOST)
         return found
 
-    def board(self, argument: object, state: SimState | None = None) -> SimBoard:
-        """The board of a device handle, in `state` when it is to be changed."""
+    def gpu(self, argument: object, state: SimState | None = None) -> SimGpu:
+        """The GPU of a device handle, in `state` when it is to be changed."""
         handle = self.handle(argument)
-        if handle.kind not in (_BOARD, _MIG_DEVICE):
+        if handle.kind not in (_GPU, _MIG_DEVICE):
             raise NvmlReturnError(INVALID_ARGUMENT)
         return find(state or self.store.look(), handle.minor)
 
-    def board_handle(self, board: SimBoard) -> Handle:
-        return Handle(_BOARD, board.minor, loads=self.store.look().driver_loads)
+    def gpu_handle(self, gpu: SimGpu) -> Handle:
+        return Handle(_GPU, gpu.minor, loads=self.store.look().driver_loads)
 
-    def instance_handle(self, board: SimBoard, gi: int) -> Handle:
-        return Handle(_INSTANCE, board.minor, gi, loads=self.store.look().driver_loads)
+    def instance_handle(self, gpu: SimGpu, gi: int) -> Handle:
+        return Handle(_INSTANCE, gpu.minor, gi, loads=self.store.look().driver_loads)
 
-    def compute_handle(self, board: SimBoard, gi: int, ci: int) -> Handle:
-        return Handle(_COMPUTE, board.minor, gi, ci, loads=self.store.look().driver_loads)
+    def compute_handle(self, gpu: SimGpu, gi: int, ci: int) -> Handle:
+        return Handle(_COMPUTE, gpu.minor, gi, ci, loads=self.store.look().driver_loads)
 
-    def mig_device_handle(self, board: SimBoard, gi: int, ci: int) -> Handle:
-        return Handle(_MIG_DEVICE, board.minor, gi, ci, loads=self.store.look().driver_loads)
+    def mig_device_handle(self, gpu: SimGpu, gi: int, ci: int) -> Handle:
+        return Handle(_MIG_DEVICE, gpu.minor, gi, ci, loads=self.store.look().driver_loads)
 
     def is_mig_device(self, handle: Handle) -> bool:
         return handle.kind == _MIG_DEVICE
@@ -168,9 +168,9 @@ class Session:
         return self.handle(argument, _COMPUTE)
 
 
-def instance_of(board: SimBoard, handle: Handle) -> SimInstance:
+def instance_of(gpu: SimGpu, handle: Handle) -> SimInstance:
     """The instance of a handle; one destroyed since is an invalid argument."""
-    for item in board.instances:
+    for item in gpu.instances:
         if item.id == handle.gi:
             return item
     raise NvmlReturnError(INVALID_ARGUMENT)

@@ -30,15 +30,15 @@ def symbols(session: Session) -> Symbols:
 
 def _mode(session: Session) -> Symbols:
     def get(device: object, current: object, pending: object) -> None:
-        now, later = engine.mig_mode(session.board(device))
+        now, later = engine.mig_mode(session.gpu(device))
         put(current, int(now))
         put(pending, int(later))
 
     def set_(device: object, mode: object, status: object) -> None:
-        session.board(device)
+        session.gpu(device)
         session.require_root()
         with session.store.change() as state:
-            result = engine.set_mig_mode(session.board(device, state), number(mode))
+            result = engine.set_mig_mode(session.gpu(device, state), number(mode))
         put(status, result)
 
     return {"nvmlDeviceGetMigMode": get, "nvmlDeviceSetMigMode": set_}
@@ -46,20 +46,20 @@ def _mode(session: Session) -> Symbols:
 
 def _profiles(session: Session) -> Symbols:
     def info(device: object, index: object, out: object) -> None:
-        board = session.board(device)
-        _fill_profile(out, carving.profile_at(board, number(index)))
+        gpu = session.gpu(device)
+        _fill_profile(out, carving.profile_at(gpu, number(index)))
 
     def info_versioned(device: object, index: object, out: object) -> None:
-        board = session.board(device)
+        gpu = session.gpu(device)
         check_version(out, 2, 3)
-        profile = carving.profile_at(board, number(index))
+        profile = carving.profile_at(gpu, number(index))
         _fill_profile(out, profile)
         fill(out, name=f"MIG {profile.name}".encode(), capabilities=0)
 
     def possible(device: object, profile: object, array: object, count: object) -> None:
-        board = session.board(device)
+        gpu = session.gpu(device)
         session.require_root()
-        found = carving.placements(board, number(profile))
+        found = carving.placements(gpu, number(profile))
         room = number(target(count)) if array is not None else 0
         put(count, len(found))
         if array is None:
@@ -70,9 +70,9 @@ def _profiles(session: Session) -> Symbols:
             fill(target(array)[at], start=place.start, size=place.size)  # type: ignore[index]
 
     def capacity(device: object, profile: object, out: object) -> None:
-        board = session.board(device)
+        gpu = session.gpu(device)
         session.require_root()
-        put(out, carving.remaining_capacity(board, number(profile)))
+        put(out, carving.remaining_capacity(gpu, number(profile)))
 
     return {
         "nvmlDeviceGetGpuInstanceProfileInfo": info,
@@ -100,12 +100,12 @@ def _fill_profile(out: object, profile: MigProfile) -> None:
 
 def _instances(session: Session) -> Symbols:
     def make(device: object, profile: object, place: Placement | None, out: object) -> None:
-        session.board(device)
+        session.gpu(device)
         session.require_root()
         with session.store.change() as state:
-            board = session.board(device, state)
-            made = carving.create(board, number(profile), place)
-        put_handle(out, session.instance_handle(board, made.id))
+            gpu = session.gpu(device, state)
+            made = carving.create(gpu, number(profile), place)
+        put_handle(out, session.instance_handle(gpu, made.id))
 
     def create(device: object, profile: object, out: object) -> None:
         make(device, profile, None, out)
@@ -118,28 +118,28 @@ def _instances(session: Session) -> Symbols:
         found = session.instance_of(handle)
         session.require_root()
         with session.store.change() as state:
-            board = engine.find(state, found.minor)
-            carving.destroy(board, instance_of(board, found))
+            gpu = engine.find(state, found.minor)
+            carving.destroy(gpu, instance_of(gpu, found))
 
     def of_profile(device: object, profile: object, array: object, count: object) -> None:
-        board = session.board(device)
+        gpu = session.gpu(device)
         session.require_root()
-        found = carving.of_profile(board, number(profile))
-        put_handles(array, [session.instance_handle(board, item.id) for item in found])
+        found = carving.of_profile(gpu, number(profile))
+        put_handles(array, [session.instance_handle(gpu, item.id) for item in found])
         put(count, len(found))
 
     def by_id(device: object, gi: object, out: object) -> None:
-        board = session.board(device)
+        gpu = session.gpu(device)
         session.require_root()
-        engine.require_capable(board)
-        put_handle(out, session.instance_handle(board, engine.instance(board, number(gi)).id))
+        engine.require_capable(gpu)
+        put_handle(out, session.instance_handle(gpu, engine.instance(gpu, number(gi)).id))
 
     def info(handle: object, out: object) -> None:
         found = session.instance_of(handle)
-        board = engine.find(session.store.look(), found.minor)
-        item = instance_of(board, found)
+        gpu = engine.find(session.store.look(), found.minor)
+        item = instance_of(gpu, found)
         record = target(out)
-        put_handle(record.device, session.board_handle(board))  # type: ignore[attr-defined]
+        put_handle(record.device, session.gpu_handle(gpu))  # type: ignore[attr-defined]
         fill(record, id=item.id, profileId=item.profile_id)
         fill(record.placement, start=item.start, size=item.size)  # type: ignore[attr-defined]
 

@@ -1,4 +1,4 @@
-"""Symbols about the system and about boards as such: version, count, handles, identity, memory, processes."""
+"""Symbols about the system and about GPUs as such: version, count, handles, identity, memory, processes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from emulator.adapters.simulated.nvml.engine import (
     NOT_FOUND,
     NOT_SUPPORTED,
     NvmlReturnError,
-    board_memory,
-    board_model,
+    gpu_memory,
+    gpu_model,
     instance,
     profile_of,
     visible,
@@ -28,7 +28,7 @@ from emulator.adapters.simulated.nvml.library_args import (
     put_text,
     target,
 )
-from emulator.adapters.simulated.nvml.store import SimBoard
+from emulator.adapters.simulated.nvml.store import SimGpu
 
 _MIB = 1024 * 1024
 # NVML_DEVICE_ARCH_* of nvml.h.
@@ -53,8 +53,8 @@ def _system(session: Session) -> Symbols:
         put(out, 13000)
 
     def process_name(pid: object, buffer: object, size: object) -> None:
-        for board in store.look().boards:
-            for process in board.processes:
+        for gpu in store.look().gpus:
+            for process in gpu.processes:
                 if process.pid == number(pid):
                     put_text(buffer, size, process.name)
                     return
@@ -64,25 +64,25 @@ def _system(session: Session) -> Symbols:
         put(out, len(visible(store.look())))
 
     def by_index(index: object, out: object) -> None:
-        boards = visible(store.look())
+        gpus = visible(store.look())
         at = number(index)
-        if not 0 <= at < len(boards):
+        if not 0 <= at < len(gpus):
             raise NvmlReturnError(INVALID_ARGUMENT)
-        if boards[at].lost:
-            session.board(_pointer(session, boards[at]))
-        put_handle(out, session.board_handle(boards[at]))
+        if gpus[at].lost:
+            session.gpu(_pointer(session, gpus[at]))
+        put_handle(out, session.gpu_handle(gpus[at]))
 
     def by_uuid(uuid: object, out: object) -> None:
-        _put_matching(session, out, lambda board: board.uuid == _text(uuid))
+        _put_matching(session, out, lambda gpu: gpu.uuid == _text(uuid))
 
     def by_pci(address: object, out: object) -> None:
         # The library takes 4 or 8 digits of the domain, in either case.
         wanted = _text(address).lower()
         wanted = wanted[4:] if len(wanted.partition(":")[0]) == 8 else wanted
-        _put_matching(session, out, lambda board: board.pci_address == wanted)
+        _put_matching(session, out, lambda gpu: gpu.pci_address == wanted)
 
     def by_serial(serial: object, out: object) -> None:
-        _put_matching(session, out, lambda board: _serial(board) == _text(serial))
+        _put_matching(session, out, lambda gpu: _serial(gpu) == _text(serial))
 
     return {
         "nvmlSystemGetDriverVersion": driver_version,
@@ -100,40 +100,40 @@ def _system(session: Session) -> Symbols:
 
 def _identity(session: Session) -> Symbols:
     def name(device: object, buffer: object, size: object) -> None:
-        board = session.board(device)
+        gpu = session.gpu(device)
         suffix = ""
         handle = session.handle(device)
         if session.is_mig_device(handle):
-            profile = profile_of(board, instance(board, handle.gi).profile_id)
+            profile = profile_of(gpu, instance(gpu, handle.gi).profile_id)
             suffix = f" MIG {profile.name}"
-        put_text(buffer, size, board_model(board.model).product_name + suffix)
+        put_text(buffer, size, gpu_model(gpu.model).product_name + suffix)
 
     def uuid(device: object, buffer: object, size: object) -> None:
-        board = session.board(device)
+        gpu = session.gpu(device)
         handle = session.handle(device)
-        text = board.uuid
+        text = gpu.uuid
         if session.is_mig_device(handle):
-            text = f"MIG-{board.uuid.removeprefix('GPU-')[:-4]}{handle.gi:02x}{handle.ci:02x}"
+            text = f"MIG-{gpu.uuid.removeprefix('GPU-')[:-4]}{handle.gi:02x}{handle.ci:02x}"
         put_text(buffer, size, text)
 
     def serial(device: object, buffer: object, size: object) -> None:
-        put_text(buffer, size, _serial(session.board(device)))
+        put_text(buffer, size, _serial(session.gpu(device)))
 
     def index(device: object, out: object) -> None:
-        board = session.board(device)
-        put(out, [item.minor for item in visible(session.store.look())].index(board.minor))
+        gpu = session.gpu(device)
+        put(out, [item.minor for item in visible(session.store.look())].index(gpu.minor))
 
     def minor(device: object, out: object) -> None:
-        put(out, session.board(device).minor)
+        put(out, session.gpu(device).minor)
 
     def pci(device: object, out: object) -> None:
-        board = session.board(device)
-        vendor, code = board_model(board.model).pci_ids[0].split(":")
-        domain, bus, rest = board.pci_address.split(":")
+        gpu = session.gpu(device)
+        vendor, code = gpu_model(gpu.model).pci_ids[0].split(":")
+        domain, bus, rest = gpu.pci_address.split(":")
         fill(
             out,
-            busIdLegacy=board.pci_address.encode(),
-            busId=f"0000{board.pci_address}".upper().encode(),
+            busIdLegacy=gpu.pci_address.encode(),
+            busId=f"0000{gpu.pci_address}".upper().encode(),
             domain=int(domain, 16),
             bus=int(bus, 16),
             device=int(rest.split(".")[0], 16),
@@ -142,11 +142,11 @@ def _identity(session: Session) -> Symbols:
         )
 
     def architecture(device: object, out: object) -> None:
-        put(out, _ARCHITECTURES[board_model(session.board(device).model).architecture])
+        put(out, _ARCHITECTURES[gpu_model(session.gpu(device).model).architecture])
 
     def persistence(device: object, out: object) -> None:
-        board = session.board(device)
-        put(out, int(any(process.name == "nvidia-persistenced" for process in board.processes)))
+        gpu = session.gpu(device)
+        put(out, int(any(process.name == "nvidia-persistenced" for process in gpu.processes)))
 
     return {
         "nvmlDeviceGetName": name,
@@ -162,13 +162,13 @@ def _identity(session: Session) -> Symbols:
 
 def _load(session: Session) -> Symbols:
     def amounts(device: object) -> tuple[int, int]:
-        """Total and used MiB of a board or of a MIG device."""
-        board = session.board(device)
+        """Total and used MiB of a GPU or of a MIG device."""
+        gpu = session.gpu(device)
         handle = session.handle(device)
-        total = board_memory(board_model(board.model))
-        processes = board.processes
+        total = gpu_memory(gpu_model(gpu.model))
+        processes = gpu.processes
         if session.is_mig_device(handle):
-            total = profile_of(board, instance(board, handle.gi).profile_id).memory_mib or 0
+            total = profile_of(gpu, instance(gpu, handle.gi).profile_id).memory_mib or 0
             processes = [item for item in processes if item.gi_id == handle.gi]
         return total, sum(item.memory_mib for item in processes)
 
@@ -177,22 +177,22 @@ def _load(session: Session) -> Symbols:
         fill(out, total=total * _MIB, used=used * _MIB, free=(total - used) * _MIB)
 
     def memory_v2(device: object, out: object) -> None:
-        session.board(device)
+        session.gpu(device)
         check_version(out, 2)
         memory(device, out)
         fill(out, reserved=0)
 
     def utilisation(device: object, out: object) -> None:
-        board = session.board(device)
-        if board.mig:  # utilisation is not given while MIG is on
+        gpu = session.gpu(device)
+        if gpu.mig:  # utilisation is not given while MIG is on
             raise NvmlReturnError(NOT_SUPPORTED)
         total, used = amounts(device)
-        fill(out, gpu=board.utilisation, memory=used * 100 // total)
+        fill(out, gpu=gpu.utilisation, memory=used * 100 // total)
 
     def processes(device: object, count: object, array: object) -> None:
-        board = session.board(device)
+        gpu = session.gpu(device)
         handle = session.handle(device)
-        found = [item for item in board.processes if not item.client]
+        found = [item for item in gpu.processes if not item.client]
         if session.is_mig_device(handle):
             found = [item for item in found if item.gi_id == handle.gi]
         room = number(target(count)) if array is not None else 0
@@ -206,7 +206,7 @@ def _load(session: Session) -> Symbols:
             fill(entries[at], pid=item.pid, usedGpuMemory=used, gpuInstanceId=gi, computeInstanceId=0)
 
     def no_processes(device: object, count: object, _array: object) -> None:
-        session.board(device)
+        session.gpu(device)
         put(count, 0)
 
     return {
@@ -220,15 +220,15 @@ def _load(session: Session) -> Symbols:
     }
 
 
-def _pointer(session: Session, board: SimBoard) -> ctypes.c_void_p:
-    return ctypes.c_void_p(session.board_handle(board).pack())
+def _pointer(session: Session, gpu: SimGpu) -> ctypes.c_void_p:
+    return ctypes.c_void_p(session.gpu_handle(gpu).pack())
 
 
 def _put_matching(session: Session, out: object, matches: object) -> None:
-    for board in visible(session.store.look()):
-        if callable(matches) and matches(board):
-            session.board(_pointer(session, board))
-            put_handle(out, session.board_handle(board))
+    for gpu in visible(session.store.look()):
+        if callable(matches) and matches(gpu):
+            session.gpu(_pointer(session, gpu))
+            put_handle(out, session.gpu_handle(gpu))
             return
     raise NvmlReturnError(NOT_FOUND)
 
@@ -238,6 +238,6 @@ def _text(argument: object) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def _serial(board: SimBoard) -> str:
-    """Thirteen digits, as printed on boards; made of the UUID."""
-    return str(int(board.uuid.removeprefix("GPU-").replace("-", ""), 16))[-13:]
+def _serial(gpu: SimGpu) -> str:
+    """Thirteen digits, as printed on GPUs; made of the UUID."""
+    return str(int(gpu.uuid.removeprefix("GPU-").replace("-", ""), 16))[-13:]

@@ -8,7 +8,7 @@ from emulator.adapters.simulated.nvml.engine import (
     NOT_FOUND,
     NOT_SUPPORTED,
     NvmlReturnError,
-    board_model,
+    gpu_model,
 )
 from emulator.adapters.simulated.nvml.library_args import (
     Session,
@@ -20,43 +20,43 @@ from emulator.adapters.simulated.nvml.library_args import (
     put_text,
     target,
 )
-from emulator.adapters.simulated.nvml.store import SimBoard, SimVgpu
+from emulator.adapters.simulated.nvml.store import SimGpu, SimVgpu
 from emulator.gpu.ports import VirtualizationMode
 
 
 def symbols(session: Session) -> Symbols:
     """The functions of this topic by symbol."""
-    return {**_boards(session), **_types(session), **_active(session)}
+    return {**_gpus(session), **_types(session), **_active(session)}
 
 
-def _capable(session: Session, device: object) -> SimBoard:
-    board = session.board(device)
-    if not board_model(board.model).vgpu_capable:
+def _capable(session: Session, device: object) -> SimGpu:
+    gpu = session.gpu(device)
+    if not gpu_model(gpu.model).vgpu_capable:
         raise NvmlReturnError(NOT_SUPPORTED)
-    return board
+    return gpu
 
 
-def _boards(session: Session) -> Symbols:
+def _gpus(session: Session) -> Symbols:
     def mode(device: object, out: object) -> None:
-        board = session.board(device)
-        host = board_model(board.model).vgpu_capable
+        gpu = session.gpu(device)
+        host = gpu_model(gpu.model).vgpu_capable
         put(out, int(VirtualizationMode.HOST_VGPU if host else VirtualizationMode.NONE))
 
     def host_mode(device: object, out: object) -> None:
-        board = _capable(session, device)
-        put(out, int(bool(board_model(board.model).sriov)))
+        gpu = _capable(session, device)
+        put(out, int(bool(gpu_model(gpu.model).sriov)))
 
     def supported(device: object, count: object, array: object) -> None:
         put_list(count, array, [item.id for item in vgpu.types(_capable(session, device))])
 
     def creatable(device: object, count: object, array: object) -> None:
-        board = _capable(session, device)
-        put_list(count, array, [item.id for item in vgpu.types(board) if vgpu.fits(board, item)])
+        gpu = _capable(session, device)
+        put_list(count, array, [item.id for item in vgpu.types(gpu) if vgpu.fits(gpu, item)])
 
     def active(device: object, count: object, array: object) -> None:
-        board = _capable(session, device)
+        gpu = _capable(session, device)
         # As on hardware, a vGPU is active once a guest runs on it.
-        held = [_instance_number(board, item) for item in board.vgpus if item.held]
+        held = [_instance_number(gpu, item) for item in gpu.vgpus if item.held]
         put_list(count, array, held)
 
     return {
@@ -70,8 +70,8 @@ def _boards(session: Session) -> Symbols:
 
 def _types(session: Session) -> Symbols:
     def facts(type_id: object) -> vgpu.TypeFacts:
-        for board in session.store.look().boards:
-            found = vgpu.type_facts(board, number(type_id))
+        for gpu in session.store.look().gpus:
+            found = vgpu.type_facts(gpu, number(type_id))
             if found is not None:
                 return found
         raise NvmlReturnError(INVALID_ARGUMENT)
@@ -120,16 +120,16 @@ def _types(session: Session) -> Symbols:
     }
 
 
-def _instance_number(board: SimBoard, item: SimVgpu) -> int:
-    """NVML's number of a running vGPU; ours is made of the board and its function."""
-    return 3251634000 + board.minor * 256 + vgpu.parents(board).index(item.parent)
+def _instance_number(gpu: SimGpu, item: SimVgpu) -> int:
+    """NVML's number of a running vGPU; ours is made of the GPU and its function."""
+    return 3251634000 + gpu.minor * 256 + vgpu.parents(gpu).index(item.parent)
 
 
 def _active(session: Session) -> Symbols:
     def find(instance: object) -> SimVgpu:
-        for board in session.store.look().boards:
-            for item in board.vgpus:
-                if item.held and _instance_number(board, item) == number(instance):
+        for gpu in session.store.look().gpus:
+            for item in gpu.vgpus:
+                if item.held and _instance_number(gpu, item) == number(instance):
                     return item
         raise NvmlReturnError(NOT_FOUND)
 

@@ -57,7 +57,7 @@ class SimVgpu:
 
 @dataclass(slots=True)
 class SimProcess:
-    """A process on the board. A `client` has the device open without computing (nvidia-persistenced, DCGM)."""
+    """A process on the GPU. A `client` has the device open without computing (nvidia-persistenced, DCGM)."""
 
     pid: int
     name: str
@@ -68,7 +68,7 @@ class SimProcess:
 
 @dataclass(slots=True)
 class SimFunction:
-    """Another PCI function: the audio function of a board, or a neighbour in its IOMMU group."""
+    """Another PCI function: the audio function of a GPU, or a neighbour in its IOMMU group."""
 
     address: str
     vendor: str
@@ -81,8 +81,8 @@ class SimFunction:
 
 
 @dataclass(slots=True)
-class SimBoard:
-    """A board. `mig` and `pending` are MIG mode now and after a reset; `held`: a guest has its VFIO group open."""
+class SimGpu:
+    """A GPU. `mig` and `pending` are MIG mode now and after a reset; `held`: a guest has its VFIO group open."""
 
     id: str
     model: str
@@ -129,7 +129,7 @@ class SimState:
     driver_version: str = "580.95.05"
     driver_loaded: bool = True
     driver_loads: int = 0
-    boards: list[SimBoard] = field(default_factory=list)
+    gpus: list[SimGpu] = field(default_factory=list)
     functions: list[SimFunction] = field(default_factory=list)
     faults: SimFaults = field(default_factory=SimFaults)
 
@@ -192,7 +192,7 @@ class GpuStore:
             raise StateError(
                 f"the state of the simulated GPUs cannot be read: {error}",
                 where=str(self._path),
-                fix="remove the file: the simulated boards start anew, without any slices",
+                fix="remove the file: the simulated GPUs start anew, without any slices",
             ) from error
 
     def _save(self, text: str) -> None:
@@ -221,17 +221,18 @@ def _list(record: _Record, key: str) -> list[_Record]:
 def _decode(record: _Record) -> SimState:
     """Rebuild the types; unknown and missing keys are TypeErrors of the constructors."""
     record.pop("format")
-    boards = [_board(item) for item in _list(record, "boards")]
+    # Earlier versions wrote the list as `boards`.
+    gpus = [_gpu(item) for item in (_list(record, "gpus") + _list(record, "boards"))]
     functions = [SimFunction(**item) for item in _list(record, "functions")]  # type: ignore[arg-type]
     faults = SimFaults(**cast(_Record, record.pop("faults", {})))  # type: ignore[arg-type]
-    return SimState(boards=boards, functions=functions, faults=faults, **record)  # type: ignore[arg-type]
+    return SimState(gpus=gpus, functions=functions, faults=faults, **record)  # type: ignore[arg-type]
 
 
-def _board(record: _Record) -> SimBoard:
+def _gpu(record: _Record) -> SimGpu:
     instances = [_instance(item) for item in _list(record, "instances")]
     vgpus = [SimVgpu(**item) for item in _list(record, "vgpus")]  # type: ignore[arg-type]
     processes = [SimProcess(**item) for item in _list(record, "processes")]  # type: ignore[arg-type]
-    return SimBoard(instances=instances, vgpus=vgpus, processes=processes, **record)  # type: ignore[arg-type]
+    return SimGpu(instances=instances, vgpus=vgpus, processes=processes, **record)  # type: ignore[arg-type]
 
 
 def _instance(record: _Record) -> SimInstance:

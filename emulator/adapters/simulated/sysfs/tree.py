@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from emulator.adapters.simulated.nvml import engine_vgpu as vgpu
-from emulator.adapters.simulated.nvml.engine import board_model
-from emulator.adapters.simulated.nvml.store import GpuStore, SimBoard, SimFunction, SimState, SimVgpu
+from emulator.adapters.simulated.nvml.engine import gpu_model
+from emulator.adapters.simulated.nvml.store import GpuStore, SimFunction, SimGpu, SimState, SimVgpu
 from emulator.adapters.simulated.sysfs.acting_files import Device, Directory, File, Link, Node, refuse
 from emulator.adapters.simulated.sysfs.vgpu_files import mdev_bus_entry, vendor_directory
 from emulator.gpu.ports import VgpuFramework
@@ -21,7 +21,7 @@ Entries = Mapping[str, Callable[[], Node]]
 class Tree:
     """Gives the root directory; the same one until the state changes.
 
-    `opened` tells whether this process has NVML open, and with it every board that the nvidia driver serves.
+    `opened` tells whether this process has NVML open, and with it every GPU that the nvidia driver serves.
     """
 
     def __init__(self, store: GpuStore, opened: Callable[[], bool]) -> None:
@@ -81,36 +81,36 @@ def _links(names: list[str], target: str) -> Directory:
 
 # ---------------------------------------------------------------- PCI functions
 def addresses(state: SimState) -> list[str]:
-    """All PCI functions: boards, their virtual functions, and what else there is."""
+    """All PCI functions: GPUs, their virtual functions, and what else there is."""
     found = [item.address for item in state.functions]
-    for board in state.boards:
-        if not board.lost:
-            found += [board.pci_address, *vgpu.vfs(board)]
+    for gpu in state.gpus:
+        if not gpu.lost:
+            found += [gpu.pci_address, *vgpu.vfs(gpu)]
     return found
 
 
-def owner(state: SimState, address: str) -> SimBoard | None:
-    """The board that a physical or virtual function belongs to."""
-    for board in state.boards:
-        if address == board.pci_address or address in vgpu.vfs(board):
-            return board
+def owner(state: SimState, address: str) -> SimGpu | None:
+    """The GPU that a physical or virtual function belongs to."""
+    for gpu in state.gpus:
+        if address == gpu.pci_address or address in vgpu.vfs(gpu):
+            return gpu
     return None
 
 
-def _vf_group(board: SimBoard, address: str) -> int:
-    return 1000 + board.minor * 64 + vgpu.vfs(board).index(address)
+def _vf_group(gpu: SimGpu, address: str) -> int:
+    return 1000 + gpu.minor * 64 + vgpu.vfs(gpu).index(address)
 
 
 def _function(store: GpuStore, state: SimState, address: str) -> Node:
     for item in state.functions:
         if item.address == address:
             return Directory(_other(store, item))
-    board = owner(state, address)
-    if board is None:
+    gpu = owner(state, address)
+    if gpu is None:
         raise refuse(errno.ENODEV, address)
-    if address == board.pci_address:
-        return Directory(_physical(store, state, board))
-    return Directory(_virtual(store, state, board, address))
+    if address == gpu.pci_address:
+        return Directory(_physical(store, state, gpu))
+    return Directory(_virtual(store, state, gpu, address))
 
 
 def _facts(vendor: str, device: str, class_code: str, driver: str, override: str, group: int) -> dict[str, Node]:
@@ -142,33 +142,33 @@ def _other(store: GpuStore, item: SimFunction) -> Entries:
     return _made(facts)
 
 
-def _physical(store: GpuStore, state: SimState, board: SimBoard) -> Entries:
-    vendor, device = board_model(board.model).pci_ids[0].split(":")
-    facts = _facts(vendor, device, "030200", board.driver, board.override, board.group)
-    facts["driver_override"] = File(f"{board.override or '(null)'}\n", partial(_override, store, board.pci_address))
-    total = vgpu.total_vfs(board)
+def _physical(store: GpuStore, state: SimState, gpu: SimGpu) -> Entries:
+    vendor, device = gpu_model(gpu.model).pci_ids[0].split(":")
+    facts = _facts(vendor, device, "030200", gpu.driver, gpu.override, gpu.group)
+    facts["driver_override"] = File(f"{gpu.override or '(null)'}\n", partial(_override, store, gpu.pci_address))
+    total = vgpu.total_vfs(gpu)
     if total:
         facts["sriov_totalvfs"] = File(f"{total}\n")
         # The driver rejects direct writes; sriov-manage is the way.
-        facts["sriov_numvfs"] = File(f"{board.numvfs}\n", partial(_reject, errno.EPERM))
-    for number, address in enumerate(vgpu.vfs(board)):
+        facts["sriov_numvfs"] = File(f"{gpu.numvfs}\n", partial(_reject, errno.EPERM))
+    for number, address in enumerate(vgpu.vfs(gpu)):
         facts[f"virtfn{number}"] = Link(f"../{address}", f"/sys/devices/{address}")
-    return {**_made(facts), **_vgpu_part(store, state, board, board.pci_address)}
+    return {**_made(facts), **_vgpu_part(store, state, gpu, gpu.pci_address)}
 
 
-def _virtual(store: GpuStore, state: SimState, board: SimBoard, address: str) -> Entries:
-    vendor, device = board_model(board.model).pci_ids[0].split(":")
-    facts = _facts(vendor, device, "030200", "nvidia", "", _vf_group(board, address))
-    facts["physfn"] = Link(f"../{board.pci_address}", f"/sys/devices/{board.pci_address}")
-    return {**_made(facts), **_vgpu_part(store, state, board, address)}
+def _virtual(store: GpuStore, state: SimState, gpu: SimGpu, address: str) -> Entries:
+    vendor, device = gpu_model(gpu.model).pci_ids[0].split(":")
+    facts = _facts(vendor, device, "030200", "nvidia", "", _vf_group(gpu, address))
+    facts["physfn"] = Link(f"../{gpu.pci_address}", f"/sys/devices/{gpu.pci_address}")
+    return {**_made(facts), **_vgpu_part(store, state, gpu, address)}
 
 
-def _vgpu_part(store: GpuStore, state: SimState, board: SimBoard, address: str) -> Entries:
-    if address not in vgpu.parents(board):
+def _vgpu_part(store: GpuStore, state: SimState, gpu: SimGpu, address: str) -> Entries:
+    if address not in vgpu.parents(gpu):
         return {}
     if state.framework == VgpuFramework.MDEV:
-        return mdev_bus_entry(store, board, address)
-    return {"nvidia": partial(vendor_directory, store, board, address)}
+        return mdev_bus_entry(store, gpu, address)
+    return {"nvidia": partial(vendor_directory, store, gpu, address)}
 
 
 def _reject(number: int, _text: str) -> None:
@@ -177,7 +177,7 @@ def _reject(number: int, _text: str) -> None:
 
 # ---------------------------------------------------------------- drivers
 def _driver(store: GpuStore, state: SimState, name: str, *, opened: bool) -> Directory:
-    bound = [item.pci_address for item in state.boards if item.driver == name]
+    bound = [item.pci_address for item in state.gpus if item.driver == name]
     bound += [item.address for item in state.functions if item.driver == name]
     entries = dict(_links(bound, "/sys/devices/{}").entries)
     entries["bind"] = lambda: File(write=partial(_bind, store, name))
@@ -185,10 +185,10 @@ def _driver(store: GpuStore, state: SimState, name: str, *, opened: bool) -> Dir
     return Directory(entries)
 
 
-def _bindable(state: SimState, address: str) -> SimBoard | SimFunction:
-    for board in state.boards:
-        if board.pci_address == address and not board.lost:
-            return board
+def _bindable(state: SimState, address: str) -> SimGpu | SimFunction:
+    for gpu in state.gpus:
+        if gpu.pci_address == address and not gpu.lost:
+            return gpu
     for item in state.functions:
         if item.address == address:
             return item
@@ -211,8 +211,8 @@ def _bind(store: GpuStore, driver: str, text: str) -> None:
         item.driver = driver
 
 
-def _knows(driver: str, item: SimBoard | SimFunction) -> bool:
-    if isinstance(item, SimBoard):
+def _knows(driver: str, item: SimGpu | SimFunction) -> bool:
+    if isinstance(item, SimGpu):
         return driver == "nvidia"
     return _natural(item) == driver
 
@@ -227,7 +227,7 @@ def _unbind(store: GpuStore, driver: str, text: str, *, opened: bool) -> None:
         item = _bindable(state, text.strip())
         if item.driver != driver:
             raise refuse(errno.ENODEV, text)
-        if isinstance(item, SimBoard):
+        if isinstance(item, SimGpu):
             if item.held or item.processes or (opened and driver == "nvidia"):
                 # On hardware this blocks until the holder ends; a simulation answers at once.
                 raise refuse(errno.EBUSY, text)
@@ -242,7 +242,7 @@ def _probe(store: GpuStore, text: str) -> None:
     with store.change() as state:
         item = _bindable(state, text.strip())
         if not item.driver:
-            item.driver = item.override or ("nvidia" if isinstance(item, SimBoard) else _natural(item))
+            item.driver = item.override or ("nvidia" if isinstance(item, SimGpu) else _natural(item))
 
 
 # ---------------------------------------------------------------- the rest
@@ -250,10 +250,10 @@ def _groups(state: SimState) -> Directory:
     members: dict[int, list[str]] = {}
     for item in state.functions:
         members.setdefault(item.group, []).append(item.address)
-    for board in state.boards:
-        members.setdefault(board.group, []).append(board.pci_address)
-        for address in vgpu.vfs(board):
-            members[_vf_group(board, address)] = [address]
+    for gpu in state.gpus:
+        members.setdefault(gpu.group, []).append(gpu.pci_address)
+        for address in vgpu.vfs(gpu):
+            members[_vf_group(gpu, address)] = [address]
     return Directory(
         {
             str(group): partial(Directory, {"devices": partial(_links, found, "/sys/devices/{}")})
@@ -264,24 +264,24 @@ def _groups(state: SimState) -> Directory:
 
 def _vfio_nodes(state: SimState) -> Directory:
     nodes: dict[str, Callable[[], Node]] = {}
-    for board in state.boards:
-        if board.driver == "vfio-pci":
-            nodes[str(board.group)] = partial(Device, busy=board.held)
-        for address in vgpu.vfs(board):
-            on = vgpu.vgpu_on(board, address)
+    for gpu in state.gpus:
+        if gpu.driver == "vfio-pci":
+            nodes[str(gpu.group)] = partial(Device, busy=gpu.held)
+        for address in vgpu.vfs(gpu):
+            on = vgpu.vgpu_on(gpu, address)
             if on is not None:
-                nodes[str(_vf_group(board, address))] = partial(Device, busy=on.held)
+                nodes[str(_vf_group(gpu, address))] = partial(Device, busy=on.held)
     return Directory(nodes)
 
 
 def _mdev_parents(state: SimState) -> list[str]:
     if state.framework != VgpuFramework.MDEV:
         return []
-    return [address for board in state.boards for address in vgpu.parents(board)]
+    return [address for gpu in state.gpus for address in vgpu.parents(gpu)]
 
 
 def _mdevs(state: SimState) -> Directory:
-    found: list[SimVgpu] = [item for board in state.boards for item in board.vgpus if item.uuid]
+    found: list[SimVgpu] = [item for gpu in state.gpus for item in gpu.vgpus if item.uuid]
     return Directory({item.uuid: partial(_mdev_link, item) for item in found})
 
 
@@ -290,23 +290,21 @@ def _mdev_link(item: SimVgpu) -> Link:
 
 
 def _proc_gpus(state: SimState) -> Directory:
-    def information(board: SimBoard) -> Node:
-        text = f"Model: \t\t {board_model(board.model).product_name}\nDevice Minor: \t {board.minor}\n"
+    def information(gpu: SimGpu) -> Node:
+        text = f"Model: \t\t {gpu_model(gpu.model).product_name}\nDevice Minor: \t {gpu.minor}\n"
         return _directories({"information": lambda: File(text)})
 
-    return Directory(
-        {board.pci_address: partial(information, board) for board in state.boards if board.driver == "nvidia"}
-    )
+    return Directory({gpu.pci_address: partial(information, gpu) for gpu in state.gpus if gpu.driver == "nvidia"})
 
 
 def _processes(state: SimState, *, opened: bool) -> Entries:
     found: dict[str, Callable[[], Node]] = {}
-    for board in state.boards:
-        node = f"/dev/nvidia{board.minor}"
-        if opened and board.driver == "nvidia":
+    for gpu in state.gpus:
+        node = f"/dev/nvidia{gpu.minor}"
+        if opened and gpu.driver == "nvidia":
             found[f"proc/{os.getpid()}/comm"] = partial(File, "hyperscaler\n")
-            found[f"proc/{os.getpid()}/fd/{40 + board.minor}"] = partial(Link, node, node)
-        for process in board.processes:
+            found[f"proc/{os.getpid()}/fd/{40 + gpu.minor}"] = partial(Link, node, node)
+        for process in gpu.processes:
             found[f"proc/{process.pid}/comm"] = partial(File, f"{process.name}\n")
             found[f"proc/{process.pid}/fd/7"] = partial(Link, node, node)
     return found

@@ -15,7 +15,7 @@ from emulator.core.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from emulator.core.paths import Home
-    from emulator.gpu.placement.demand import Assignment, BoardState, Infeasible
+    from emulator.gpu.placement.demand import Assignment, GpuState, Infeasible
     from emulator.plan.model import Plan
 
 optional_file = click.argument("file", type=click.Path(path_type=Path), required=False)
@@ -23,7 +23,7 @@ optional_file = click.argument("file", type=click.Path(path_type=Path), required
 
 @click.group("gpu")
 def command() -> None:
-    """Look at the host's GPUs, try layouts, see who uses what, give boards back."""
+    """Look at the host's GPUs, try layouts, see who uses what, give GPUs back."""
 
 
 def _home() -> Home:
@@ -41,7 +41,7 @@ def discover(file: Path | None, *, file_option: Path | None, as_json: bool) -> N
     """Show every GPU of this host: MIG, slices, vGPUs, IOMMU group, who holds it. Changes nothing.
 
     With FILE the devices of a lab file are compared with them (exit 1 if they differ); if the file says `backend:
-    simulated`, the simulated boards are shown.
+    simulated`, the simulated GPUs are shown.
     """
     from emulator.cli.render.gpu import discovery_json, discovery_text
     from emulator.lab.planning.host_gpus import host_gpus
@@ -65,24 +65,26 @@ def discover(file: Path | None, *, file_option: Path | None, as_json: bool) -> N
 # ---------------------------------------------------------------- plan
 @command.command("plan")
 @optional_file
-@click.option("--board", "boards", multiple=True, metavar="MODEL[:COUNT]", help="Ask without a file: these boards.")
-@click.option("--demand", metavar="PROFILE=COUNT,...", help="And these slices; `whole=1` is a whole board.")
-@click.option("--svg", type=click.Path(path_type=Path, dir_okay=False), help="Also draw the boards into this file.")
+@click.option(
+    "--gpu", "--board", "gpus", multiple=True, metavar="MODEL[:COUNT]", help="Ask without a file: these GPUs."
+)
+@click.option("--demand", metavar="PROFILE=COUNT,...", help="And these slices; `whole=1` is a whole GPU.")
+@click.option("--svg", type=click.Path(path_type=Path, dir_okay=False), help="Also draw the GPUs into this file.")
 @click.option("--ascii", "ascii_only", is_flag=True, help="Draw with plain ASCII characters.")
 @json_option
 def plan(
-    file: Path | None, *, boards: tuple[str, ...], demand: str | None, svg: Path | None, ascii_only: bool, as_json: bool
+    file: Path | None, *, gpus: tuple[str, ...], demand: str | None, svg: Path | None, ascii_only: bool, as_json: bool
 ) -> None:
     """Draw where the slices of FILE go, or answer what would fit. Needs no hardware; changes nothing.
 
     \b
     hyperscaler gpu plan config/production.yaml --svg layout.svg
-    hyperscaler gpu plan --board A100-SXM4-80GB:2 --demand 1g.10gb=4,3g.40gb=1
+    hyperscaler gpu plan --gpu A100-SXM4-80GB:2 --demand 1g.10gb=4,3g.40gb=1
 
     Exit code 1 means that it does not fit; the reasons and the smallest changes that help are printed.
     """
-    if (file is None) == (not boards and demand is None):
-        raise UsageError("give either a FILE or --board and --demand", fix="hyperscaler gpu plan --help")
+    if (file is None) == (not gpus and demand is None):
+        raise UsageError("give either a FILE or --gpu and --demand", fix="hyperscaler gpu plan --help")
     notes: tuple[str, ...] = ()
     if file is not None:
         states, answer, placed, notes = _plan_file(file)
@@ -90,10 +92,10 @@ def plan(
         from emulator.gpu.placement.demand import Infeasible
         from emulator.gpu.placement.what_if import what_if
 
-        if demand is None or not boards:
-            raise UsageError("--board and --demand go together", fix="add --demand 1g.10gb=4 or --board A100-SXM4-80GB")
-        asked = what_if(boards, demand)
-        states = asked.boards
+        if demand is None or not gpus:
+            raise UsageError("--gpu and --demand go together", fix="add --demand 1g.10gb=4 or --gpu A100-SXM4-80GB")
+        asked = what_if(gpus, demand)
+        states = asked.gpus
         answer = asked.answer if isinstance(asked.answer, Infeasible) else None
         placed = answer.placed if answer else asked.answer.assignments  # type: ignore[union-attr]
     _show_layout(states, answer, placed, notes, svg=svg, ascii_only=ascii_only, as_json=as_json)
@@ -103,7 +105,7 @@ def plan(
 
 def _plan_file(
     file: Path,
-) -> tuple[tuple[BoardState, ...], Infeasible | None, tuple[Assignment, ...], tuple[str, ...]]:
+) -> tuple[tuple[GpuState, ...], Infeasible | None, tuple[Assignment, ...], tuple[str, ...]]:
     from emulator.gpu.placement.demand import Infeasible
     from emulator.operations.gpu.reports import assignments_of, plan_file, recorded_state
 
@@ -113,12 +115,12 @@ def _plan_file(
     layout = plan_file(spec, recorded_state(_home(), spec.name))
     placed = tuple(assignments_of(layout))
     if isinstance(layout.answer, Infeasible):
-        return layout.boards, layout.answer, placed, ()
-    return layout.boards, None, placed, layout.answer.notes
+        return layout.gpus, layout.answer, placed, ()
+    return layout.gpus, None, placed, layout.answer.notes
 
 
 def _show_layout(
-    states: tuple[BoardState, ...],
+    states: tuple[GpuState, ...],
     infeasible: Infeasible | None,
     placed: tuple[Assignment, ...],
     notes: tuple[str, ...],
@@ -152,7 +154,7 @@ def _show_layout(
 @click.argument("lab", required=False)
 @json_option
 def top(lab: str | None, *, as_json: bool) -> None:
-    """Show memory and utilisation of boards and slices, and which node holds each; of LAB, or of the whole host."""
+    """Show memory and utilisation of GPUs and slices, and which node holds each; of LAB, or of the whole host."""
     from emulator.cli.render.gpu import usage_json, usage_text
     from emulator.lab.lab_files import require_lab_name
     from emulator.lab.planning.host_gpus import host_gpus
@@ -165,11 +167,11 @@ def top(lab: str | None, *, as_json: bool) -> None:
     else:
         require_lab_name(lab)
         host = gpus_of_lab(world, lab)
-    boards = usage(host, recorded_states(world.home, lab))
+    gpus = usage(host, recorded_states(world.home, lab))
     if as_json:
-        print_json({"version": 1, "lab": lab, "boards": usage_json(boards)})
+        print_json({"version": 1, "lab": lab, "boards": usage_json(gpus)})
     else:
-        click.echo(usage_text(boards))
+        click.echo(usage_text(gpus))
 
 
 # ---------------------------------------------------------------- map
@@ -177,7 +179,7 @@ def top(lab: str | None, *, as_json: bool) -> None:
 @lab_argument
 @json_option
 def map_(lab: str, *, as_json: bool) -> None:
-    """Print which node of LAB holds which slice: board, profile, placement, GPU instance, vGPU."""
+    """Print which node of LAB holds which slice: GPU, profile, placement, GPU instance, vGPU."""
     from emulator.cli.render.gpu import map_text
     from emulator.lab.lab_files import require_lab_name
     from emulator.operations.gpu.map import lab_mdev_map
@@ -201,7 +203,7 @@ def map_(lab: str, *, as_json: bool) -> None:
 @click.option("--wait", "wait_seconds", type=float, default=0.0, metavar="SECONDS", help="Wait for the lab's lock.")
 @json_option
 def release(lab: str, *, yes: bool, wait_seconds: float, as_json: bool) -> None:
-    """Give back what LAB has on the host's boards; the rest of the lab stays. Refused while its guests run."""
+    """Give back what LAB has on the host's GPUs; the rest of the lab stays. Refused while its guests run."""
     from emulator.cli.signals import stop_on_signals
     from emulator.lab.lab_files import require_lab_name
     from emulator.operations.gpu.release import release
@@ -224,7 +226,7 @@ def release(lab: str, *, yes: bool, wait_seconds: float, as_json: bool) -> None:
     if as_json:
         print_json({**result.plan.to_json(), "released": not result.declined})
     elif result.plan.is_empty:
-        click.echo(f"{lab} has nothing on the host's boards")
+        click.echo(f"{lab} has nothing on the host's GPUs")
     else:
         gone = f"{lab}: {len(result.plan.changes)} GPU resources given back"
         click.echo("nothing was changed" if result.declined else gone)

@@ -26,7 +26,7 @@ command.add_command(restore)
 @command.command("enable-autostart")
 @lab_argument
 def enable_autostart(lab: str) -> None:
-    """Have LAB brought back when this machine starts: boards first, then networks and nodes, then a verification."""
+    """Have LAB brought back when this machine starts: GPUs first, then networks and nodes, then a verification."""
     from emulator.operations.host.autostart import enable_autostart, unit_name
     from emulator.wiring import real_world
 

@@ -11,7 +11,7 @@ import pytest
 
 from emulator.adapters.nvidia import nvml_errors
 from emulator.adapters.nvidia.nvml import NvmlGpus
-from emulator.adapters.simulated.gpus import SimulatedBoard, SimulatedGpus, board_at
+from emulator.adapters.simulated.gpus import SimulatedGpu, SimulatedGpus, gpu_at
 from emulator.adapters.simulated.nvml.store import GpuStore, SimProcess
 from emulator.core.errors import ConfigError, ExitCode, GpuError, HostNotFitError, StateError
 from emulator.gpu.errors import (
@@ -35,8 +35,8 @@ SECOND = "0000:42:00.0"
 
 @pytest.fixture
 def gpus(tmp_path: Path) -> Iterator[SimulatedGpus]:
-    boards = [SimulatedBoard("a", "A100-SXM4-80GB", A100), SimulatedBoard("b", "A30", SECOND)]
-    made = SimulatedGpus(tmp_path / "gpus", boards)
+    gpus = [SimulatedGpu("a", "A100-SXM4-80GB", A100), SimulatedGpu("b", "A30", SECOND)]
+    made = SimulatedGpus(tmp_path / "gpus", gpus)
     put_back = made.install()
     yield made
     put_back()
@@ -100,7 +100,7 @@ def test_every_code_of_pynvml_has_a_meaning() -> None:
 def test_without_a_driver_the_way_out_is_the_simulated_backend(gpus: SimulatedGpus, code: int) -> None:
     _fail(gpus, "nvmlInitWithFlags", code)
     with pytest.raises(HostNotFitError, match="no NVIDIA driver") as caught:
-        NvmlGpus().boards()
+        NvmlGpus().gpus()
     assert "simulated" in caught.value.fix
     assert caught.value.exit_code is ExitCode.HOST_NOT_FIT
 
@@ -124,10 +124,10 @@ def test_the_activation_status_is_looked_at(
     assert nvml.set_mig_mode(A100, enabled=True) is activation
 
 
-def test_a_lost_board_does_not_hide_the_others(gpus: SimulatedGpus, nvml: NvmlGpus) -> None:
+def test_a_lost_gpu_does_not_hide_the_others(gpus: SimulatedGpus, nvml: NvmlGpus) -> None:
     with gpus.store.change() as state:
-        board_at(state, A100).lost = True
-    assert [board.pci_address for board in nvml.boards()] == [SECOND]
+        gpu_at(state, A100).lost = True
+    assert [gpu.pci_address for gpu in nvml.gpus()] == [SECOND]
     with pytest.raises(GpuLostError, match="lost"):
         nvml.mig_mode(A100)
 
@@ -143,15 +143,15 @@ def test_handles_from_before_a_reload_of_the_driver_are_void(gpus: SimulatedGpus
 
 
 def test_an_unloaded_driver_is_told(gpus: SimulatedGpus, nvml: NvmlGpus) -> None:
-    assert len(nvml.boards()) == 2
+    assert len(nvml.gpus()) == 2
     with gpus.store.change() as state:
         state.driver_loaded = False
     with pytest.raises(GpuDriverError, match="not loaded"):
-        nvml.boards()
+        nvml.gpus()
 
 
 def test_an_unknown_address_names_the_driver_binding(nvml: NvmlGpus) -> None:
-    with pytest.raises(GpuNotFoundError, match="no board at this address"):
+    with pytest.raises(GpuNotFoundError, match="no GPU at this address"):
         nvml.mig_mode("0000:99:00.0")
     with pytest.raises(GpuArgumentError, match="not a PCI address"):
         nvml.mig_mode("../../etc")
@@ -217,7 +217,7 @@ def test_mig_devices_pair_instance_and_compute_instance(gpus: SimulatedGpus, nvm
     assert pynvml.nvmlDeviceGetUUID(device).startswith("MIG-")
     assert pynvml.nvmlDeviceGetMemoryInfo(device).total == 19968 * 1024**2
     with gpus.store.change() as state:
-        board_at(state, A100).processes.append(SimProcess(7, "train.py", 1024, made.gi_id))
+        gpu_at(state, A100).processes.append(SimProcess(7, "train.py", 1024, made.gi_id))
     (memory,) = nvml.instance_utilisation(A100).values()
     assert (memory.memory_used_mib, memory.memory_total_mib) == (1024, 19968)
     assert nvml.instance_utilisation(SECOND) == {}
@@ -233,7 +233,7 @@ def test_a_refused_change_leaves_no_trace(gpus: SimulatedGpus, nvml: NvmlGpus) -
     assert (gpus.store._path.read_bytes(), gpus.store.look()) == before
 
 
-def test_several_threads_carve_one_board(gpus: SimulatedGpus, nvml: NvmlGpus) -> None:
+def test_several_threads_carve_one_gpu(gpus: SimulatedGpus, nvml: NvmlGpus) -> None:
     nvml.set_mig_mode(A100, enabled=True)
     failures: list[BaseException] = []
 
@@ -253,7 +253,7 @@ def test_several_threads_carve_one_board(gpus: SimulatedGpus, nvml: NvmlGpus) ->
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", '{"format": 99}', '{"format": 1, "surprise": 1}', "[]", '{"format": 1, "boards": ["x"]}']
+    "text", ["", "{", '{"format": 99}', '{"format": 1, "surprise": 1}', "[]", '{"format": 1, "GPUs": ["x"]}']
 )
 def test_a_damaged_state_is_an_error_with_a_way_out(tmp_path: Path, text: str) -> None:
     (tmp_path / "gpus.json").write_text(text)
@@ -269,12 +269,12 @@ def test_the_state_is_private(gpus: SimulatedGpus) -> None:
 
 
 @pytest.mark.parametrize(
-    ("boards", "message"),
+    ("gpus", "message"),
     [
-        ([SimulatedBoard("a", "A100-SXM5", A100)], "no board 'A100-SXM5'"),
-        ([SimulatedBoard("a", "A30", A100), SimulatedBoard("b", "A30", "41:00.0")], "two boards at"),
+        ([SimulatedGpu("a", "A100-SXM5", A100)], "no GPU 'A100-SXM5'"),
+        ([SimulatedGpu("a", "A30", A100), SimulatedGpu("b", "A30", "41:00.0")], "two GPUs at"),
     ],
 )
-def test_impossible_boards_are_refused(tmp_path: Path, boards: list[SimulatedBoard], message: str) -> None:
+def test_impossible_gpus_are_refused(tmp_path: Path, gpus: list[SimulatedGpu], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        SimulatedGpus(tmp_path, boards)
+        SimulatedGpus(tmp_path, gpus)

@@ -1,4 +1,4 @@
-"""Whole boards to guests and back: what is bound, what is refused, what a failure leaves behind."""
+"""Whole GPUs to guests and back: what is bound, what is refused, what a failure leaves behind."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from emulator.adapters.nvidia.passthrough import VfioPassthrough
 from emulator.adapters.nvidia.pci_sysfs import SysfsPci
 from emulator.adapters.nvidia.sriov import SriovManage
-from emulator.adapters.simulated.gpus import SimulatedBoard, SimulatedGpus, board_at
+from emulator.adapters.simulated.gpus import SimulatedGpu, SimulatedGpus, gpu_at
 from emulator.adapters.simulated.nvml.store import SimFunction, SimProcess
 from emulator.adapters.system.host_files import HostFiles
 from emulator.core.errors import GpuError
@@ -21,8 +21,8 @@ A100 = "0000:41:00.0"
 
 @pytest.fixture
 def gpus(tmp_path: Path) -> SimulatedGpus:
-    boards = [SimulatedBoard("g", "GeForce RTX 4090", GEFORCE), SimulatedBoard("a", "A100-SXM4-80GB", A100)]
-    return SimulatedGpus(tmp_path, boards)
+    gpus = [SimulatedGpu("g", "GeForce RTX 4090", GEFORCE), SimulatedGpu("a", "A100-SXM4-80GB", A100)]
+    return SimulatedGpus(tmp_path, gpus)
 
 
 def _drivers(gpus: SimulatedGpus, *addresses: str) -> list[str | None]:
@@ -33,11 +33,11 @@ def _drivers(gpus: SimulatedGpus, *addresses: str) -> list[str | None]:
 
 def _neighbour(gpus: SimulatedGpus, address: str, class_code: str, driver: str, **more: str) -> None:
     with gpus.store.change() as state:
-        group = board_at(state, GEFORCE).group
+        group = gpu_at(state, GEFORCE).group
         state.functions.append(SimFunction(address, "8086", "1572", class_code, group, driver, **more))
 
 
-def test_board_and_audio_go_together_and_come_back(gpus: SimulatedGpus) -> None:
+def test_gpu_and_audio_go_together_and_come_back(gpus: SimulatedGpus) -> None:
     control = VfioPassthrough(gpus.files)
     assert control.bind(GEFORCE) == (GEFORCE, AUDIO)
     assert _drivers(gpus, GEFORCE, AUDIO, A100) == ["vfio-pci", "vfio-pci", "nvidia"]
@@ -74,7 +74,7 @@ def test_bridges_unbound_and_vfio_members_are_no_obstacle(gpus: SimulatedGpus) -
     assert VfioPassthrough(gpus.files).endpoints(GEFORCE) == (GEFORCE, AUDIO)
 
 
-def test_a_board_with_virtual_functions_is_refused(gpus: SimulatedGpus) -> None:
+def test_a_gpu_with_virtual_functions_is_refused(gpus: SimulatedGpus) -> None:
     SriovManage(gpus.files, gpus.runner).enable(A100)
     control = VfioPassthrough(gpus.files)
     with pytest.raises(GpuBusyError, match="16 virtual functions") as caught:
@@ -84,7 +84,7 @@ def test_a_board_with_virtual_functions_is_refused(gpus: SimulatedGpus) -> None:
         control.endpoints("0000:41:00.4")
 
 
-def test_what_is_no_board_is_refused(gpus: SimulatedGpus) -> None:
+def test_what_is_no_gpu_is_refused(gpus: SimulatedGpus) -> None:
     _neighbour(gpus, "0000:c0:01.0", "060400", "pcieport")
     control = VfioPassthrough(gpus.files)
     with pytest.raises(GpuNotSupportedError, match="bridge"):
@@ -95,19 +95,19 @@ def test_what_is_no_board_is_refused(gpus: SimulatedGpus) -> None:
         control.bind("0000:99:00.0")
 
 
-def test_a_held_board_is_not_unbound(gpus: SimulatedGpus) -> None:
+def test_a_held_gpu_is_not_unbound(gpus: SimulatedGpus) -> None:
     with gpus.store.change() as state:
-        board_at(state, GEFORCE).processes.append(SimProcess(31, "Xorg", client=True))
+        gpu_at(state, GEFORCE).processes.append(SimProcess(31, "Xorg", client=True))
     with pytest.raises(GpuBusyError, match=r"in use by Xorg \(pid 31\)"):
         VfioPassthrough(gpus.files).bind(GEFORCE)
     assert _drivers(gpus, GEFORCE) == ["nvidia"]
 
 
-def test_a_board_in_a_running_guest_is_not_released(gpus: SimulatedGpus) -> None:
+def test_a_gpu_in_a_running_guest_is_not_released(gpus: SimulatedGpus) -> None:
     control = VfioPassthrough(gpus.files)
     control.bind(GEFORCE)
     with gpus.store.change() as state:
-        board_at(state, GEFORCE).held = True
+        gpu_at(state, GEFORCE).held = True
     with pytest.raises(GpuBusyError, match="/dev/vfio/"):
         control.release(GEFORCE)
     assert _drivers(gpus, GEFORCE, AUDIO) == ["vfio-pci", "vfio-pci"]
@@ -148,7 +148,7 @@ def test_a_bind_that_succeeds_and_does_nothing_is_an_error(
 
 
 def test_mounted_disks_are_named_through_lvm(tmp_path: Path) -> None:
-    """Real files: a board whose group also holds the NVMe disk below the root file system."""
+    """Real files: a GPU whose group also holds the NVMe disk below the root file system."""
     root = tmp_path
     listed, group = root / "sys/bus/pci/devices", root / "sys/kernel/iommu_groups/7/devices"
     block = root / "sys/class/block"

@@ -1,4 +1,4 @@
-"""MIG mode, virtual functions and GPU instances, over simulated boards."""
+"""MIG mode, virtual functions and GPU instances, over simulated GPUs."""
 
 from __future__ import annotations
 
@@ -70,19 +70,19 @@ def test_a_run_that_was_cut_off_does_not_forget_that_mig_was_off(lab: GpuLab) ->
 
 
 @pytest.mark.parametrize("process", [SimProcess(900, "nvidia-persistenced", client=True), SimProcess(7, "python3")])
-def test_who_holds_the_board_is_named_and_nothing_is_left_pending(lab: GpuLab, process: SimProcess) -> None:
-    with lab.board() as board:
-        board.processes.append(process)
+def test_who_holds_the_gpu_is_named_and_nothing_is_left_pending(lab: GpuLab, process: SimProcess) -> None:
+    with lab.gpu() as gpu:
+        gpu.processes.append(process)
     with pytest.raises(GpuBusyError, match=rf"held by {process.name} \(pid {process.pid}\); the mode is as it was"):
         lab.apply([MODE])
     assert mode(lab) == OFF and lab.host.ledger.read() == {}
-    with lab.board() as board:
-        board.processes.clear()
+    with lab.gpu() as gpu:
+        gpu.processes.clear()
     lab.apply([MODE])
     assert mode(lab) == ON
 
 
-def test_a_board_that_only_a_reset_changes_is_told_with_the_commands(
+def test_a_gpu_that_only_a_reset_changes_is_told_with_the_commands(
     lab: GpuLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from emulator.gpu.ports import MigActivation
@@ -90,8 +90,8 @@ def test_a_board_that_only_a_reset_changes_is_told_with_the_commands(
     real = lab.host.nvml.set_mig_mode
 
     def blocked(address: str, *, enabled: bool) -> MigActivation:
-        with lab.board() as board:
-            board.pending = enabled
+        with lab.gpu() as gpu:
+            gpu.pending = enabled
         return MigActivation.RESET_REQUIRED if enabled else real(address, enabled=enabled)
 
     monkeypatch.setattr(lab.host.nvml, "set_mig_mode", blocked)
@@ -102,11 +102,11 @@ def test_a_board_that_only_a_reset_changes_is_told_with_the_commands(
 
 
 def test_a_switch_that_was_pending_before_is_left_pending(lab: GpuLab) -> None:
-    with lab.board() as board:
-        board.processes.append(SimProcess(900, "dcgm", client=True))
+    with lab.gpu() as gpu:
+        gpu.processes.append(SimProcess(900, "dcgm", client=True))
     lab.host.nvml.set_mig_mode(FIRST, enabled=True)
     (change,) = lab.plan([MODE]).changes
-    assert (change.action, change.reason) == (Action.CREATE, "waits for a reset of the board")
+    assert (change.action, change.reason) == (Action.CREATE, "waits for a reset of the GPU")
     with pytest.raises(GpuBusyError, match="still waits for a reset, as before"):
         lab.run(lab.plan([MODE]))
     assert mode(lab) == MigModeState(current=False, pending=True)
@@ -114,14 +114,14 @@ def test_a_switch_that_was_pending_before_is_left_pending(lab: GpuLab) -> None:
 
 def test_mode_off_that_somebody_asked_for_is_called_back(lab: GpuLab) -> None:
     lab.apply([MODE])
-    with lab.board() as board:
-        board.pending = False
+    with lab.gpu() as gpu:
+        gpu.pending = False
     (change,) = lab.apply([MODE]).changes
     assert change.action is Action.REPAIR
     assert mode(lab) == ON
 
 
-def test_a_board_without_mig_blocks_the_plan(tmp_path: Path) -> None:
+def test_a_gpu_without_mig_blocks_the_plan(tmp_path: Path) -> None:
     with gpu_machine(tmp_path, models=("GeForce RTX 4090",)) as lab:
         (blocker,) = lab.plan([MODE]).blockers
         assert blocker.what == "gpu-0 has no MIG"
@@ -142,7 +142,7 @@ def test_mig_mode_stays_on_for_slices_of_others(lab: GpuLab) -> None:
     assert mode(lab) == ON and lab.instances() == [("1g.10gb", 0)]
 
 
-def test_the_last_lab_on_a_board_gives_it_back(lab: GpuLab, tmp_path: Path) -> None:
+def test_the_last_lab_on_a_gpu_gives_it_back(lab: GpuLab, tmp_path: Path) -> None:
     other = GpuLab(lab.gpus, lab.host, tmp_path, "other")
     blank = lab.snapshot()
     lab.apply(lab.wanted(node=[sliced("a", "1g.10gb", 0)]))
@@ -293,7 +293,7 @@ def test_a_claim_without_a_slice_goes_with_the_lab(lab: GpuLab) -> None:
     assert lab.host.ledger.read() == {}
 
 
-def test_a_profile_that_the_board_lacks_is_told_with_those_that_it_has(lab: GpuLab) -> None:
+def test_a_profile_that_the_gpu_lacks_is_told_with_those_that_it_has(lab: GpuLab) -> None:
     with pytest.raises(GpuNotSupportedError, match=r"gpu-0 offers no profile 1g\.5gb") as caught:
         lab.apply([MODE, FUNCTIONS, slot("1g.5gb", 0, 1)])
     assert "1g.10gb" in caught.value.fix
@@ -304,13 +304,13 @@ def test_a_busy_slice_is_kept_on_record(lab: GpuLab) -> None:
     wanted = [MODE, FUNCTIONS, slot("1g.10gb", 0, 1)]
     lab.apply(wanted)
     number = lab.handle(wanted[2].id)["gpu_instance_id"]
-    with lab.board() as board:
-        board.processes.append(SimProcess(70, "train.py", gi_id=number))
+    with lab.gpu() as gpu:
+        gpu.processes.append(SimProcess(70, "train.py", gi_id=number))
     with pytest.raises(GpuBusyError, match=r"train\.py \(pid 70\)"):
         lab.apply([])
     assert wanted[2].id in lab.state.resources and lab.instances() == [("1g.10gb", 0)]
-    with lab.board() as board:
-        board.processes.clear()
+    with lab.gpu() as gpu:
+        gpu.processes.clear()
     lab.apply([])
     assert lab.state.is_empty
 
@@ -324,7 +324,7 @@ def test_slices_are_swapped_without_touching_the_others(lab: GpuLab) -> None:
     assert lab.handle(slot("1g.10gb", 5, 1).id) == kept
 
 
-def test_nothing_is_seen_on_a_board_without_mig_mode(lab: GpuLab) -> None:
+def test_nothing_is_seen_on_a_gpu_without_mig_mode(lab: GpuLab) -> None:
     assert lab.handlers["gpu-instance"].observe(slot("1g.10gb", 0, 1), None).presence is Presence.ABSENT
 
 

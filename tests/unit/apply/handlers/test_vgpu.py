@@ -1,4 +1,4 @@
-"""vGPUs and whole boards, over simulated boards: made, found again, given back, rebuilt after a reboot."""
+"""vGPUs and whole GPUs, over simulated GPUs: made, found again, given back, rebuilt after a reboot."""
 
 from __future__ import annotations
 
@@ -95,12 +95,12 @@ def test_a_claim_without_a_vgpu_does_not_stand_in_the_way(any_lab: GpuLab) -> No
 def test_a_vgpu_that_somebody_removed_is_made_again(any_lab: GpuLab) -> None:
     wanted = any_lab.wanted(n1=[sliced("a", "1g.10gb", 3)])
     any_lab.apply(wanted)
-    with any_lab.board() as board:
-        board.vgpus.clear()
+    with any_lab.gpu() as gpu:
+        gpu.vgpus.clear()
     (change,) = any_lab.apply(wanted).changes
     assert change.action is Action.CREATE and "removed outside of hyperscaler" in change.reason
-    with any_lab.board() as board:
-        board.vgpus.clear()
+    with any_lab.gpu() as gpu:
+        gpu.vgpus.clear()
     any_lab.apply([])  # what is absent is fine
     assert any_lab.state.is_empty
 
@@ -139,9 +139,9 @@ def test_without_a_free_slice_the_reason_is_told(any_lab: GpuLab) -> None:
 def test_without_functions_the_reason_is_told(any_lab: GpuLab) -> None:
     wanted = any_lab.wanted(n1=[sliced("a", "1g.10gb", 3)])
     any_lab.apply(wanted)
-    with any_lab.board() as board:
-        board.vgpus.clear()
-        board.numvfs = 0
+    with any_lab.gpu() as gpu:
+        gpu.vgpus.clear()
+        gpu.numvfs = 0
     with pytest.raises(GpuError) as caught:
         any_lab.handlers["vgpu"].ensure(vgpu_of(any_lab, wanted), None, context(any_lab))
     assert "no vGPU framework" in caught.value.what or "no virtual function" in caught.value.what
@@ -150,8 +150,8 @@ def test_without_functions_the_reason_is_told(any_lab: GpuLab) -> None:
 def test_a_vgpu_of_a_running_guest_stays(any_lab: GpuLab) -> None:
     wanted = any_lab.wanted(n1=[sliced("a", "1g.10gb", 3)])
     any_lab.apply(wanted)
-    with any_lab.board() as board:
-        board.vgpus[0].held = True
+    with any_lab.gpu() as gpu:
+        gpu.vgpus[0].held = True
     before = any_lab.snapshot()
     with pytest.raises(GpuBusyError):
         any_lab.apply([])
@@ -183,7 +183,7 @@ def test_a_real_vgpu_is_a_device_and_a_simulated_one_is_not(any_lab: GpuLab) -> 
         assert device == Hostdev(HostdevKind.VFIO_VF, str(handle["parent"]))
 
 
-def test_a_whole_board_is_all_its_functions(lab: GpuLab) -> None:
+def test_a_whole_gpu_is_all_its_functions(lab: GpuLab) -> None:
     import dataclasses
 
     real = dataclasses.replace(lab.host, real=True)
@@ -191,8 +191,8 @@ def test_a_whole_board_is_all_its_functions(lab: GpuLab) -> None:
     assert hostdevs_of(lambda: real, {"was_enabled": False}) == ()
 
 
-# ---------------------------------------------------------------- whole boards
-def test_a_whole_board_goes_to_vfio_and_back(lab: GpuLab) -> None:
+# ---------------------------------------------------------------- whole GPUs
+def test_a_whole_gpu_goes_to_vfio_and_back(lab: GpuLab) -> None:
     blank = lab.snapshot()
     wanted = lab.wanted(n1=WHOLE)
     lab.apply(wanted)
@@ -203,7 +203,7 @@ def test_a_whole_board_goes_to_vfio_and_back(lab: GpuLab) -> None:
     assert lab.snapshot() == blank
 
 
-def test_a_board_with_audio_goes_with_it(tmp_path: Path) -> None:
+def test_a_gpu_with_audio_goes_with_it(tmp_path: Path) -> None:
     with gpu_machine(tmp_path, models=("A100-SXM4-80GB", "GeForce RTX 4090")) as lab:
         blank = lab.snapshot()
         wanted = lab.wanted(n1=WHOLE)
@@ -213,9 +213,9 @@ def test_a_board_with_audio_goes_with_it(tmp_path: Path) -> None:
         assert lab.snapshot() == blank
 
 
-def test_a_board_that_had_no_driver_gets_none_back(lab: GpuLab) -> None:
-    with lab.board(SECOND) as board:
-        board.driver = ""
+def test_a_gpu_that_had_no_driver_gets_none_back(lab: GpuLab) -> None:
+    with lab.gpu(SECOND) as gpu:
+        gpu.driver = ""
     blank = lab.snapshot()
     lab.apply(lab.wanted(n1=WHOLE))
     assert lab.host.pci.device(SECOND).driver == "vfio-pci"
@@ -223,7 +223,7 @@ def test_a_board_that_had_no_driver_gets_none_back(lab: GpuLab) -> None:
     assert lab.snapshot() == blank
 
 
-def test_a_board_that_was_on_vfio_before_stays_there(lab: GpuLab) -> None:
+def test_a_gpu_that_was_on_vfio_before_stays_there(lab: GpuLab) -> None:
     with lab.host.nvml.released():
         lab.host.passthrough.bind(SECOND)
     (change,) = lab.apply(lab.wanted(n1=WHOLE)).changes
@@ -232,7 +232,7 @@ def test_a_board_that_was_on_vfio_before_stays_there(lab: GpuLab) -> None:
     assert lab.host.pci.device(SECOND).driver == "vfio-pci" and lab.host.ledger.read() == {}
 
 
-def test_a_run_that_was_cut_off_while_binding_still_gives_the_board_back(lab: GpuLab) -> None:
+def test_a_run_that_was_cut_off_while_binding_still_gives_the_gpu_back(lab: GpuLab) -> None:
     blank = lab.snapshot()
     wanted = lab.wanted(n1=WHOLE)
     lab.store.begin("create", wanted[0])
@@ -245,7 +245,7 @@ def test_a_run_that_was_cut_off_while_binding_still_gives_the_board_back(lab: Gp
     assert lab.snapshot() == blank
 
 
-def test_a_board_of_another_lab_is_left_alone(lab: GpuLab, tmp_path: Path) -> None:
+def test_a_gpu_of_another_lab_is_left_alone(lab: GpuLab, tmp_path: Path) -> None:
     other = GpuLab(lab.gpus, lab.host, tmp_path, "other")
     plan = lab.plan(lab.wanted(n1=WHOLE))
     other.apply(other.wanted(n1=WHOLE))
@@ -253,11 +253,11 @@ def test_a_board_of_another_lab_is_left_alone(lab: GpuLab, tmp_path: Path) -> No
     assert blocker.what == "gpu-1 belongs to lab other"
     with pytest.raises(ConflictError, match="belongs to lab other"):
         lab.run(plan)
-    lab.apply([])  # the creation was begun; its removal must not take the other lab's board
+    lab.apply([])  # the creation was begun; its removal must not take the other lab's GPU
     assert lab.host.pci.device(SECOND).driver == "vfio-pci"
 
 
-def test_a_board_cut_by_others_is_not_taken_whole(lab: GpuLab) -> None:
+def test_a_gpu_cut_by_others_is_not_taken_whole(lab: GpuLab) -> None:
     lab.host.nvml.set_mig_mode(SECOND, enabled=True)
     lab.host.nvml.create_instance(SECOND, 9, Placement(0, 4))
     with pytest.raises(GpuBusyError, match=r"cut into GPU instances of others: 3g\.40gb at 0"):
@@ -267,7 +267,7 @@ def test_a_board_cut_by_others_is_not_taken_whole(lab: GpuLab) -> None:
 
 def test_a_group_with_a_device_of_the_host_is_refused(lab: GpuLab) -> None:
     with lab.gpus.store.change() as state:
-        group = next(item.group for item in state.boards if item.pci_address == SECOND)
+        group = next(item.group for item in state.gpus if item.pci_address == SECOND)
         state.functions.append(SimFunction("0000:43:00.0", "8086", "1533", "020000", group, "igb", net="eth0"))
     before = lab.snapshot()
     with pytest.raises(GpuError, match="also holds a network interface of the host"):
@@ -275,25 +275,25 @@ def test_a_group_with_a_device_of_the_host_is_refused(lab: GpuLab) -> None:
     assert lab.snapshot() == before
 
 
-def test_a_board_with_a_process_on_it_is_refused(lab: GpuLab) -> None:
-    with lab.board(SECOND) as board:
-        board.processes.append(SimProcess(55, "Xorg", client=True))
+def test_a_gpu_with_a_process_on_it_is_refused(lab: GpuLab) -> None:
+    with lab.gpu(SECOND) as gpu:
+        gpu.processes.append(SimProcess(55, "Xorg", client=True))
     before = lab.snapshot()
     with pytest.raises(GpuBusyError, match=r"Xorg \(pid 55\)"):
         lab.apply(lab.wanted(n1=WHOLE))
     assert lab.snapshot() == before
 
 
-def test_a_board_in_a_running_guest_stays_there(lab: GpuLab) -> None:
+def test_a_gpu_in_a_running_guest_stays_there(lab: GpuLab) -> None:
     lab.apply(lab.wanted(n1=WHOLE))
-    with lab.board(SECOND) as board:
-        board.held = True
+    with lab.gpu(SECOND) as gpu:
+        gpu.held = True
     with pytest.raises(GpuBusyError):
         lab.apply([])
     assert lab.host.pci.device(SECOND).driver == "vfio-pci"
 
 
-def test_from_slices_to_a_whole_board_and_back(lab: GpuLab) -> None:
+def test_from_slices_to_a_whole_gpu_and_back(lab: GpuLab) -> None:
     blank = lab.snapshot()
     slices = lab.wanted(n1=[sliced("a", "3g.40gb", 4, "gpu-1"), sliced("b", "1g.10gb", 0, "gpu-1")])
     lab.apply(slices)
@@ -305,7 +305,7 @@ def test_from_slices_to_a_whole_board_and_back(lab: GpuLab) -> None:
     assert lab.snapshot() == blank
 
 
-def test_a_board_that_is_out_whole_with_another_lab_is_not_cut(lab: GpuLab, tmp_path: Path) -> None:
+def test_a_gpu_that_is_out_whole_with_another_lab_is_not_cut(lab: GpuLab, tmp_path: Path) -> None:
     other = GpuLab(lab.gpus, lab.host, tmp_path, "other")
     other.apply(other.wanted(n1=WHOLE))
     slices = lab.wanted(n1=[sliced("a", "3g.40gb", 4, "gpu-1")])
@@ -355,11 +355,11 @@ def test_a_reloaded_driver_is_seen(any_lab: GpuLab) -> None:
     assert any_lab.snapshot() == before
 
 
-def test_a_board_that_disappears_is_an_error_and_keeps_the_record(lab: GpuLab) -> None:
+def test_a_gpu_that_disappears_is_an_error_and_keeps_the_record(lab: GpuLab) -> None:
     wanted = lab.wanted(n1=MIXED)
     lab.apply(wanted)
-    with lab.board() as board:
-        board.lost = True
+    with lab.gpu() as gpu:
+        gpu.lost = True
     with pytest.raises(GpuError, match="lost"):
         lab.plan(wanted)
     with pytest.raises(GpuError):

@@ -1,4 +1,4 @@
-"""Each vGPU sits on the slice that was cut for it, whoever else is at work on the board."""
+"""Each vGPU sits on the slice that was cut for it, whoever else is at work on the GPU."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def without_vgpus(wanted: Sequence[Resource]) -> list[Resource]:
 
 def places(lab: GpuLab) -> dict[str, int]:
     """Where the vGPUs sit, by their functions."""
-    with lab.board() as board:
-        starts = {item.id: item.start for item in board.instances}
-        return {item.parent: starts[item.gi_id] for item in board.vgpus}
+    with lab.gpu() as gpu:
+        starts = {item.id: item.start for item in gpu.instances}
+        return {item.parent: starts[item.gi_id] for item in gpu.vgpus}
 
 
 def place_of(lab: GpuLab, wanted: Sequence[Resource]) -> int:
@@ -79,8 +79,8 @@ def test_a_vgpu_that_somebody_removed_comes_back_to_its_slice(any_lab: GpuLab, t
     other = other_lab(any_lab, tmp_path)
     ours, theirs = any_lab.wanted(n1=at(0)), other.wanted(n1=at(1))
     any_lab.apply(ours)
-    with any_lab.board() as board:
-        board.vgpus.clear()
+    with any_lab.gpu() as gpu:
+        gpu.vgpus.clear()
     other.apply(theirs)
     any_lab.apply(ours)
     assert (place_of(any_lab, ours), place_of(other, theirs)) == (0, 1)
@@ -109,16 +109,16 @@ def test_a_vgpu_whose_uuid_is_not_known_keeps_its_slice(any_lab: GpuLab, tmp_pat
     """Older versions named them otherwise; then it is the driver that says no."""
     other = other_lab(any_lab, tmp_path)
     any_lab.apply(any_lab.wanted(n1=at(0)))
-    with any_lab.board() as board:
-        board.vgpus[0].uuid = "01234567-89ab-cdef-0123-456789abcdef"
-        before = (board.vgpus[0].gi_id, board.instances[0].id)
+    with any_lab.gpu() as gpu:
+        gpu.vgpus[0].uuid = "01234567-89ab-cdef-0123-456789abcdef"
+        before = (gpu.vgpus[0].gi_id, gpu.instances[0].id)
     for key in [key for key in any_lab.host.ledger.of("demo") if "/vgpu/" in key]:
         any_lab.host.ledger.release(key, "demo")
     theirs = other.wanted(n1=at(1))
     other.apply(theirs)
     assert place_of(other, theirs) == 1
-    with any_lab.board() as board:
-        assert (board.vgpus[0].gi_id, board.instances[0].id) == before
+    with any_lab.gpu() as gpu:
+        assert (gpu.vgpus[0].gi_id, gpu.instances[0].id) == before
 
 
 def test_a_slice_that_hyperscaler_did_not_make_is_never_taken_away(any_lab: GpuLab) -> None:
@@ -249,19 +249,19 @@ def test_a_slice_with_compute_instances_of_the_host_is_not_put_aside(any_lab: Gp
     """Destroying it would take them away."""
     other = other_lab(any_lab, tmp_path)
     any_lab.apply(without_vgpus(any_lab.wanted(n1=at(0))))
-    with any_lab.board() as board:
-        board.instances[0].compute.append(SimCompute(0, 0, 0, 1))
+    with any_lab.gpu() as gpu:
+        gpu.instances[0].compute.append(SimCompute(0, 0, 0, 1))
     other.apply(other.wanted(n1=at(1)))
-    with any_lab.board() as board:
-        assert [len(item.compute) for item in board.instances] == [1, 0]
+    with any_lab.gpu() as gpu:
+        assert [len(item.compute) for item in gpu.instances] == [1, 0]
 
 
 def test_whoever_may_be_on_a_slice_is_named(any_lab: GpuLab, tmp_path: Path) -> None:
     other = other_lab(any_lab, tmp_path)
     any_lab.apply(any_lab.wanted(n1=at(0)))
     other.apply(other.wanted(n1=at(1)))
-    with any_lab.board() as board:  # as an older version left it
-        first, second = board.vgpus
+    with any_lab.gpu() as gpu:  # as an older version left it
+        first, second = gpu.vgpus
         first.gi_id, second.gi_id = second.gi_id, first.gi_id
     with pytest.raises(GpuBusyError, match="a vGPU of lab other may be on it"):
         any_lab.apply([])

@@ -6,16 +6,16 @@ import re
 from xml.etree import ElementTree as ET
 
 import pytest
-from placement_cases import A100, board_model
+from placement_cases import A100, gpu_model
 
 from emulator.gpu.model import GpuInstance, Placement
 from emulator.gpu.pictures.picture import SegmentKind, picture_of
 from emulator.gpu.pictures.render_svg import render_svg
 from emulator.gpu.pictures.render_text import render_text, shorten
-from emulator.gpu.placement.demand import Assignment, BoardState, BoardUse
+from emulator.gpu.placement.demand import Assignment, GpuState, GpuUse
 
 SVG = "{http://www.w3.org/2000/svg}"
-BOARD = BoardState("GPU-0", A100, (GpuInstance("1g.10gb", Placement(5, 1), owner="lab other"),))
+GPU = GpuState("GPU-0", A100, (GpuInstance("1g.10gb", Placement(5, 1), owner="lab other"),))
 GIVEN = (
     Assignment("hpc-compute-1/0", "GPU-0", "3g.40gb", Placement(0, 4)),
     Assignment("hpc-compute-2/0", "GPU-0", "1g.10gb", Placement(6, 1)),
@@ -27,7 +27,7 @@ def drawn(text: str) -> ET.Element:
 
 
 def test_segments_tell_given_standing_free_and_stranded_apart() -> None:
-    (picture,) = picture_of([BOARD], GIVEN)
+    (picture,) = picture_of([GPU], GIVEN)
     assert [(s.kind.value, s.start, s.end, s.label) for s in picture.segments] == [
         ("assigned", 0, 4, "3g.40gb"),
         ("free", 4, 5, ""),
@@ -39,21 +39,21 @@ def test_segments_tell_given_standing_free_and_stranded_apart() -> None:
 
 
 def test_slices_outside_the_allowed_profiles_are_stranded() -> None:
-    (picture,) = picture_of([BoardState("GPU-0", A100, allowed=("4g.40gb",))])
+    (picture,) = picture_of([GpuState("GPU-0", A100, allowed=("4g.40gb",))])
     assert [(s.kind, s.start, s.end) for s in picture.segments] == [
         (SegmentKind.FREE, 0, 4),
         (SegmentKind.STRANDED, 4, 8),
     ]
 
 
-@pytest.mark.parametrize(("use", "kind"), [(BoardUse.WHOLE, SegmentKind.FREE), (BoardUse.CLOSED, SegmentKind.STRANDED)])
-def test_a_board_that_is_not_cut_is_one_segment(use: BoardUse, kind: SegmentKind) -> None:
-    (picture,) = picture_of([BoardState("GPU-0", board_model("l40s"), use=use)])
+@pytest.mark.parametrize(("use", "kind"), [(GpuUse.WHOLE, SegmentKind.FREE), (GpuUse.CLOSED, SegmentKind.STRANDED)])
+def test_a_gpu_that_is_not_cut_is_one_segment(use: GpuUse, kind: SegmentKind) -> None:
+    (picture,) = picture_of([GpuState("GPU-0", gpu_model("l40s"), use=use)])
     assert [(s.kind, s.start, s.end) for s in picture.segments] == [(kind, 0, 1)]
 
 
 def test_plain_text_shows_the_layout_in_ascii() -> None:
-    text = render_text(picture_of([BOARD], GIVEN), ascii_only=True).plain
+    text = render_text(picture_of([GPU], GIVEN), ascii_only=True).plain
     assert text.isascii()
     assert text.splitlines() == [
         "GPU-0  NVIDIA A100-SXM4-80GB",
@@ -68,13 +68,13 @@ def test_plain_text_shows_the_layout_in_ascii() -> None:
 
 def test_slices_of_one_node_share_a_colour_and_nodes_differ() -> None:
     given = (*GIVEN, Assignment("hpc-compute-1/1", "GPU-0", "1g.10gb", Placement(4, 1)))
-    text = render_text(picture_of([BOARD], given))
+    text = render_text(picture_of([GPU], given))
     styles = {text.plain[s.start : s.end].strip(): str(s.style) for s in text.spans if "black on" in str(s.style)}
     assert styles["hpc-compute-1"] == styles["hpc~pute-1"] != styles["hpc~pute-2"]
 
 
 def test_control_characters_of_names_do_not_reach_the_terminal() -> None:
-    nasty = BoardState("GPU\x1b]0;x\x07", A100, (GpuInstance("1g\x1b[2J", Placement(0, 1), owner="a\nb"),))
+    nasty = GpuState("GPU\x1b]0;x\x07", A100, (GpuInstance("1g\x1b[2J", Placement(0, 1), owner="a\nb"),))
     text = render_text(picture_of([nasty])).plain
     assert "\x1b" not in text
     assert "\x07" not in text
@@ -82,7 +82,7 @@ def test_control_characters_of_names_do_not_reach_the_terminal() -> None:
 
 
 def test_svg_is_well_formed_accessible_and_complete() -> None:
-    drawing = drawn(render_svg(picture_of([BOARD, BoardState("GPU-1", A100)], GIVEN), title="Lab demo"))
+    drawing = drawn(render_svg(picture_of([GPU, GpuState("GPU-1", A100)], GIVEN), title="Lab demo"))
     assert drawing.get("role") == "img"
     labelled = (drawing.get("aria-labelledby") or "").split()
     assert labelled == ["title", "desc"]
@@ -95,15 +95,15 @@ def test_svg_is_well_formed_accessible_and_complete() -> None:
 
 
 def test_svg_segments_lie_side_by_side_on_the_strip() -> None:
-    drawing = drawn(render_svg(picture_of([BOARD], GIVEN)))
-    group = next(node for node in drawing.iter(f"{SVG}g") if node.get("id") == "board-0")
+    drawing = drawn(render_svg(picture_of([GPU], GIVEN)))
+    group = next(node for node in drawing.iter(f"{SVG}g") if node.get("id") == "GPU-0")
     spans = [(float(r.get("x", "")), float(r.get("width", ""))) for r in group.iter(f"{SVG}rect")]
     assert [round(left) for left, _ in spans] == [25, 425, 525, 625, 725]
     assert [round(width) for _, width in spans] == [398, 98, 98, 98, 98]
 
 
 def test_svg_escapes_hostile_names() -> None:
-    nasty = BoardState('<script>"&\x00', A100, (GpuInstance("1g.10gb", Placement(0, 1), owner="</svg><script>x"),))
+    nasty = GpuState('<script>"&\x00', A100, (GpuInstance("1g.10gb", Placement(0, 1), owner="</svg><script>x"),))
     text = render_svg(picture_of([nasty]), title="<b>&")
     drawing = drawn(text)
     assert not list(drawing.iter(f"{SVG}script"))

@@ -242,8 +242,8 @@ def test_a_clock_that_is_right_and_one_that_somebody_means_to_set(
     assert result_of(report, "system.clock") == (level, found)
 
 
-def test_the_vgpu_services_and_those_that_hold_a_board(tmp_path: Path) -> None:
-    wanted = Wanted(lab="l", boards=(("GPU-0", "0000:41:00.0"),), slices=True)
+def test_the_vgpu_services_and_those_that_hold_a_gpu(tmp_path: Path) -> None:
+    wanted = Wanted(lab="l", devices=(("GPU-0", "0000:41:00.0"),), slices=True)
     changes = {"processes": {700: "sshd", 701: "nvidia-persiste"}, "holds": {701: ["/dev/nvidia0"]}}
     report = judge(tmp_path, "intel", wanted, **changes)
     by_id = {result.id: result for result in report.results}
@@ -265,11 +265,11 @@ def test_no_group_lets_an_ordinary_user_provision(tmp_path: Path, embedded: bool
     assert result.fix == "sudo hyperscaler provision FILE"
 
 
-def test_a_board_that_shares_its_group(tmp_path: Path) -> None:
+def test_a_gpu_that_shares_its_group(tmp_path: Path) -> None:
     rows = [*host_trees.table("amd")["pci"], {"at": "0000:82:00.0", "id": "1b21:1242", "class": "0c0330", "group": 14}]
     found = "0000:81:00.0 shares group 14 with 0000:82:00.0"
     assert result_of(judge(tmp_path / "a", "amd", pci=rows), "iommu.groups") == (Level.WARN, found)
-    wanted = Wanted(lab="l", boards=(("GPU-0", "0000:81:00.0"),), whole=True)
+    wanted = Wanted(lab="l", devices=(("GPU-0", "0000:81:00.0"),), whole=True)
     assert result_of(judge(tmp_path / "b", "amd", wanted, pci=rows), "iommu.groups") == (Level.FAIL, found)
 
 
@@ -290,7 +290,7 @@ def test_acpi_tables_behind_a_closed_directory(tmp_path: Path, monkeypatch: pyte
 
 
 # ---------------------------------------------------------------- what a lab asks for
-BOARDS = (("GPU-0", "0000:41:00.0"),)
+SIMULATED_GPUS = (("GPU-0", "0000:41:00.0"),)
 
 
 @pytest.mark.parametrize(
@@ -300,18 +300,18 @@ BOARDS = (("GPU-0", "0000:41:00.0"),)
         ("no-virtualisation", Wanted(lab="l", acceleration=Acceleration.TCG), set()),
         (
             "no-virtualisation",
-            Wanted(lab="l", boards=BOARDS, slices=True),
+            Wanted(lab="l", devices=SIMULATED_GPUS, slices=True),
             {"iommu.present", "iommu.enabled", "iommu.arguments", "gpu.boards", "gpu.driver"},
         ),
-        ("intel", Wanted(lab="l", boards=BOARDS, slices=True), set()),
-        ("intel", Wanted(lab="l", boards=BOARDS, whole=True), set()),
+        ("intel", Wanted(lab="l", devices=SIMULATED_GPUS, slices=True), set()),
+        ("intel", Wanted(lab="l", devices=SIMULATED_GPUS, whole=True), set()),
         (
             "amd",
-            Wanted(lab="l", boards=(("GPU-0", "0000:81:00.0"),), slices=True),
+            Wanted(lab="l", devices=(("GPU-0", "0000:81:00.0"),), slices=True),
             {"gpu.driver", "gpu.vgpu", "gpu.sriov"},
         ),
-        ("amd", Wanted(lab="l", boards=(("GPU-0", "0000:81:00.0"),), whole=True), set()),
-        ("ubuntu-24.04-vendor-vfio", Wanted(lab="l", boards=(("GPU-0", "0000:17:00.0"),), slices=True), set()),
+        ("amd", Wanted(lab="l", devices=(("GPU-0", "0000:81:00.0"),), whole=True), set()),
+        ("ubuntu-24.04-vendor-vfio", Wanted(lab="l", devices=(("GPU-0", "0000:17:00.0"),), slices=True), set()),
     ],
 )
 def test_a_lab_makes_failures_of_what_it_cannot_do_without(

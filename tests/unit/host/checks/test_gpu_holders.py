@@ -1,4 +1,4 @@
-"""Processes that have a board open: in whose way they are."""
+"""Processes that have a GPU open: in whose way they are."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ MINORS = {
     f"/proc/driver/nvidia/gpus/{A100}/information": "Model: \t\t NVIDIA A100\nDevice Minor: \t 1\n",
     f"/proc/driver/nvidia/gpus/{QUADRO}/information": "Model: \t\t Quadro RTX 6000\nDevice Minor: \t 0\n",
 }
-SLICES = Wanted(lab="l", boards=(("GPU-0", A100),), slices=True)
-WHOLE = Wanted(lab="l", boards=(("GPU-0", A100),), whole=True)
+SLICES = Wanted(lab="l", devices=(("GPU-0", A100),), slices=True)
+WHOLE = Wanted(lab="l", devices=(("GPU-0", A100),), whole=True)
 
 
 def judge(root: Path, wanted: Wanted, name: str, *nodes: str, tree: str = "intel") -> CheckResult:
@@ -35,15 +35,15 @@ def judge(root: Path, wanted: Wanted, name: str, *nodes: str, tree: str = "intel
     [
         (SLICES, "python3", "/dev/nvidia1", Level.FAIL),
         (WHOLE, "python3", "/dev/nvidia1", Level.FAIL),
-        (SLICES, "python3", "/dev/nvidia0", Level.WARN),  # the board that the file does not ask for
+        (SLICES, "python3", "/dev/nvidia0", Level.WARN),  # the GPU that the file does not ask for
         (Wanted(), "python3", "/dev/nvidia1", Level.WARN),
-        # It is stopped for nobody, and a board does not leave its driver while it runs.
+        # It is stopped for nobody, and a GPU does not leave its driver while it runs.
         (SLICES, "nvidia-persiste", "/dev/nvidia1", Level.WARN),
         (WHOLE, "nvidia-persiste", "/dev/nvidia1", Level.FAIL),
         (SLICES, "nvidia-vgpu-mgr", "/dev/nvidia1", Level.WARN),
     ],
 )
-def test_a_held_board_stops_only_the_lab_that_asks_for_it(
+def test_a_held_gpu_stops_only_the_lab_that_asks_for_it(
     tmp_path: Path, wanted: Wanted, name: str, node: str, level: Level
 ) -> None:
     result = judge(tmp_path, wanted, name, node)
@@ -52,12 +52,12 @@ def test_a_held_board_stops_only_the_lab_that_asks_for_it(
     assert result.found == f"{name} (800){asked}"
 
 
-def test_a_board_at_another_guest_and_at_the_lab_s_own(tmp_path: Path) -> None:
-    board = "0000:c1:00.0"  # group 15, bound to vfio-pci
-    wanted = Wanted(lab="l", boards=(("GPU-0", board),), whole=True)
+def test_a_gpu_at_another_guest_and_at_the_lab_s_own(tmp_path: Path) -> None:
+    gpu = "0000:c1:00.0"  # group 15, bound to vfio-pci
+    wanted = Wanted(lab="l", devices=(("GPU-0", gpu),), whole=True)
     other = judge(tmp_path / "a", wanted, "qemu-system-x86", "/dev/vfio/15", tree="amd")
     assert other.level is Level.FAIL and other.fix.endswith("kill 800")
-    own = Wanted(lab="l", boards=(("GPU-0", board),), whole=True, own_boards=frozenset({board}))
+    own = Wanted(lab="l", devices=(("GPU-0", gpu),), whole=True, own_gpus=frozenset({gpu}))
     mine = judge(tmp_path / "b", own, "qemu-system-x86", "/dev/vfio/15", tree="amd")
     assert (mine.level, mine.found) == (Level.PASS, "none")
 
@@ -74,7 +74,7 @@ clusters: {hpc: {controller: {memory_gb: 4}, compute_nodes: {count: 1, memory_gb
 """
 
 
-def test_which_boards_are_the_lab_s_own_is_on_its_record(tmp_path: Path) -> None:
+def test_which_gpus_are_the_lab_s_own_is_on_its_record(tmp_path: Path) -> None:
     (tmp_path / "lab.yaml").write_text(LAB)
     table = host_trees.table("amd")
     changes = {"processes": {**table["processes"], 800: "qemu-system-x86"}, "holds": {800: ["/dev/vfio/15"]}}
@@ -88,10 +88,10 @@ def test_which_boards_are_the_lab_s_own_is_on_its_record(tmp_path: Path) -> None
     assert level() is Level.FAIL
     home.lab("owner").journal.parent.mkdir(parents=True)
     store = StateStore(Journal(home.lab("owner").journal), boot_id="b")
-    board = WholeGpu(
+    gpu = WholeGpu(
         name="GPU-0", device="GPU-0", pci_address="0000:c1:00.0", node="hpc-compute-1", demand="hpc-compute-1"
     )
     store.start_run("provision")
-    store.begin("create", board)
-    store.end("create", board, {"driver_before": "nvidia"})
+    store.begin("create", gpu)
+    store.end("create", gpu, {"driver_before": "nvidia"})
     assert level() is Level.PASS

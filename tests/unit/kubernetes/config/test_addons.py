@@ -17,7 +17,7 @@ def test_the_network_is_applied_first() -> None:
     assert wanted_addons(ALL) == ("calico", "local-path", "ingress-nginx")
 
 
-def test_real_boards_bring_nvidias_plugin() -> None:
+def test_real_gpus_bring_nvidias_plugin() -> None:
     real = KubernetesSpec(real_gpus=True)
     assert wanted_addons(real) == ("nvidia-device-plugin",)
     (line,) = missing_addons(real, ("calico",))

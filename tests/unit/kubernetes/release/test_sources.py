@@ -87,7 +87,7 @@ def test_the_probe_asks_for_a_file_that_is_there(tmp_path: Path) -> None:
     assert asked == ["https://packages.invalid/v1.31/deb/InRelease"]
 
 
-def test_real_boards_need_a_source_with_nvidias_plugin(sources: KubernetesSources) -> None:
+def test_real_gpus_need_a_source_with_nvidias_plugin(sources: KubernetesSources) -> None:
     with pytest.raises(ConfigError, match="NVIDIA's device plugin"):
         sources.ready(KubernetesSpec(source="debian-source", real_gpus=True))
     assert sources.resolve(KubernetesSpec(real_gpus=True)) == "upstream"

@@ -1,4 +1,4 @@
-"""Claims on boards: what a reboot makes of them, and what is done about a damaged ledger."""
+"""Claims on GPUs: what a reboot makes of them, and what is done about a damaged ledger."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ def gpu_lab(host: SimulatedHost) -> LoadedLab:
 
 
 def slices(host: SimulatedHost) -> list[tuple[str, int]]:
-    return [(item.profile, item.placement.start) for item in host.boards().nvml.instances(SECOND)]
+    return [(item.profile, item.placement.start) for item in host.opened_gpus().nvml.instances(SECOND)]
 
 
 def stranger_takes(host: SimulatedHost, name: str, start: int) -> None:
-    boards = host.boards()
-    boards.nvml.set_mig_mode(SECOND, enabled=True)
-    with boards.nvml.released():
-        boards.sriov.enable(SECOND)  # while there are slices of others the lab refuses to: it would erase them
-    profile = next(item for item in boards.nvml.profiles(SECOND) if item.name == name)
+    gpus = host.opened_gpus()
+    gpus.nvml.set_mig_mode(SECOND, enabled=True)
+    with gpus.nvml.released():
+        gpus.sriov.enable(SECOND)  # while there are slices of others the lab refuses to: it would erase them
+    profile = next(item for item in gpus.nvml.profiles(SECOND) if item.name == name)
     place = next(place for place in profile.placements or () if place.start == start)
-    boards.nvml.create_instance(SECOND, profile.gi_profile_id, place)
+    gpus.nvml.create_instance(SECOND, profile.gi_profile_id, place)
 
 
 # ---------------------------------------------------------------- reboots
@@ -80,7 +80,7 @@ def test_a_claim_from_before_a_reboot_reserves_its_place_and_owns_nothing(tmp_pa
     assert set(ledger.held("demo")) == {key, SECOND}
     boot[0] = "two"
     assert ledger.owner(key) == "demo" and not ledger.holds("demo", key)
-    assert ledger.held("demo") == (SECOND,), "a board is still the lab's, a slice is not"
+    assert ledger.held("demo") == (SECOND,), "a GPU is still the lab's, a slice is not"
     ledger.claim(key, "demo")
     assert ledger.holds("demo", key)
 
@@ -166,7 +166,7 @@ def test_a_place_that_is_taken_after_the_plan_is_planned_around(gpu_host: Simula
     theirs = (planned[0].profile, planned[0].start)
     assert theirs in slices(host)
     assert len(slices(host)) == 2
-    assert ["places on the boards" in warning for warning in told.warnings] == [True]
+    assert ["places on the GPUs" in warning for warning in told.warnings] == [True]
     host.destroy()
     assert slices(host) == [theirs]
 

@@ -103,7 +103,7 @@ def test_what_the_program_and_its_tools_make_is_the_lab_s_own(host: SimulatedHos
     refuse_strangers(host.world(), "demo", host.state())
 
 
-def test_a_file_beside_the_simulated_boards_is_named(host: SimulatedHost) -> None:
+def test_a_file_beside_the_simulated_gpus_is_named(host: SimulatedHost) -> None:
     host.provision(host.lab_file(lab_text()))
     leave(host.home.lab("demo").gpu / "notes")
     with pytest.raises(ConflictError, match="not hyperscaler's: gpu/notes\n"):

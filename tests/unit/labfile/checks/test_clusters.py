@@ -329,7 +329,7 @@ def test_addons_that_some_source_can_have(spec_of: Load, settings: str) -> None:
 
 
 @pytest.mark.parametrize(("settings", "key"), [("source: debian-source", "source"), ("version: 1.20", "version")])
-def test_real_boards_need_a_source_with_nvidias_plugin(faults: Judge, settings: str, key: str) -> None:
+def test_real_gpus_need_a_source_with_nvidias_plugin(faults: Judge, settings: str, key: str) -> None:
     text = (
         f"{HEAD}global:\n  gpu_allocation:\n    strategy: mig\n    devices:\n"
         '      - {id: GPU-0, pci_address: "0000:41:00.0", model: A100-SXM4-80GB, mig_capable: true}\n'

@@ -1,4 +1,4 @@
-"""GPUs in the lab file: boards, profiles, shares and capacity, judged offline."""
+"""GPUs in the lab file: GPUs, profiles, shares and capacity, judged offline."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def lab(devices: str, *, more: str = "", hpc: str = "count: 1", cloud: str = "")
         (
             lab("{model: RTX 6000 Ada Generation, allowed_mig_profiles: [1g.10gb]}"),
             [
-                "6:71: error: global.gpu_allocation.devices[0].allowed_mig_profiles[0]: profiles are listed for a board"
+                "6:71: error: global.gpu_allocation.devices[0].allowed_mig_profiles[0]: profiles are listed for a GPU"
                 " without MIG | remove allowed_mig_profiles"
             ],
         ),
@@ -53,23 +53,23 @@ def lab(devices: str, *, more: str = "", hpc: str = "count: 1", cloud: str = "")
             lab("{id: a, pci_address: '65:00.0', model: H200}, {id: a, pci_address: '0000:65:00.0', model: H200}"),
             [
                 "6:66: error: global.gpu_allocation.devices[1].id: a is already given by"
-                " global.gpu_allocation.devices[0] | each board once",
+                " global.gpu_allocation.devices[0] | each GPU once",
                 "6:82: error: global.gpu_allocation.devices[1].pci_address: 0000:65:00.0 is already given by"
-                " global.gpu_allocation.devices[0] | each board once",
+                " global.gpu_allocation.devices[0] | each GPU once",
             ],
         ),
         (
             lab("{model: Voodoo 2}"),
             [
-                "6:23: error: global.gpu_allocation.devices[0].model: 'Voodoo 2' names no single board of the"
+                "6:23: error: global.gpu_allocation.devices[0].model: 'Voodoo 2' names no single GPU of the"
                 " catalogue, and only those can be simulated | `hyperscaler gpu discover` prints the product name"
             ],
         ),
         (
             lab(A100, more="mig_slices: {hpc: 8}", hpc="count: 8, gpu_enabled: true"),
             [
-                "7:23: error: global.gpu_allocation.mig_slices.hpc: 8 slices asked for, and the boards hold at most"
-                " 7 | lower the counts, choose smaller profiles, or add a board; `hyperscaler gpu plan` shows what fits"
+                "7:23: error: global.gpu_allocation.mig_slices.hpc: 8 slices asked for, and the GPUs hold at most"
+                " 7 | lower the counts, choose smaller profiles, or add a GPU; `hyperscaler gpu plan` shows what fits"
             ],
         ),
         (
@@ -77,13 +77,13 @@ def lab(devices: str, *, more: str = "", hpc: str = "count: 1", cloud: str = "")
             [
                 "7:18: error: global.gpu_allocation.mig_slices.hpc: no layout of GPU-0 (NVIDIA A100-SXM4-80GB) holds"
                 " 2 x 3g.40gb, 1 x 1g.10gb"
-                " | lower the counts, choose smaller profiles, or add a board; `hyperscaler gpu plan` shows what fits"
+                " | lower the counts, choose smaller profiles, or add a GPU; `hyperscaler gpu plan` shows what fits"
             ],
         ),
         (
             lab(A100, more="whole_gpus: {hpc: 1}", hpc="count: 1, gpu: {profile: 1g.10gb}"),
             [
-                "7:23: error: global.gpu_allocation.whole_gpus.hpc: 1 whole board with `strategy: mig`"
+                "7:23: error: global.gpu_allocation.whole_gpus.hpc: 1 whole GPU with `strategy: mig`"
                 " | write `strategy: hybrid`, or set it to 0",
             ],
         ),
@@ -99,7 +99,7 @@ def lab(devices: str, *, more: str = "", hpc: str = "count: 1", cloud: str = "")
             [
                 "10:34: error: clusters.hpc.compute_nodes.gpu_enabled: these nodes ask for a GPU, and"
                 " global.gpu_allocation.devices lists none"
-                " | add the boards under global.gpu_allocation.devices, or write `gpu_enabled: false`"
+                " | add the GPUs under global.gpu_allocation.devices, or write `gpu_enabled: false`"
             ],
         ),
         (
@@ -127,21 +127,21 @@ def lab(devices: str, *, more: str = "", hpc: str = "count: 1", cloud: str = "")
         (
             lab(A100, hpc="gpu: {profile: 1g.5gb}"),
             [
-                "10:36: error: clusters.hpc.compute_nodes.gpu.profile: no board of the lab offers 1g.5gb"
+                "10:36: error: clusters.hpc.compute_nodes.gpu.profile: no GPU of the lab offers 1g.5gb"
                 " | did you mean 1g.10gb? Offered: 1g.10gb, 1g.10gb+me, 1g.20gb, 2g.20gb, 3g.40gb, 4g.40gb, 7g.80gb"
             ],
         ),
         (
             lab(ADA, hpc="gpu: {profile: 1g.10gb}"),
             [
-                "10:36: error: clusters.hpc.compute_nodes.gpu.profile: no board of the lab can be cut into 1g.10gb"
-                " | add a MIG-capable board"
+                "10:36: error: clusters.hpc.compute_nodes.gpu.profile: no GPU of the lab can be cut into 1g.10gb"
+                " | add a MIG-capable GPU"
             ],
         ),
         (
             lab(A100, hpc="gpu: {profile: 1g.10gb, whole: true}"),
             [
-                "10:36: error: clusters.hpc.compute_nodes.gpu.profile: a whole board has no profile"
+                "10:36: error: clusters.hpc.compute_nodes.gpu.profile: a whole GPU has no profile"
                 " | keep either `whole: true` or the profile"
             ],
         ),
@@ -155,8 +155,8 @@ def lab(devices: str, *, more: str = "", hpc: str = "count: 1", cloud: str = "")
         (
             lab(A100, more="strategy: hybrid", hpc="gpu: {whole: true}", cloud="gpu_workers: {gpu: {whole: true}}"),
             [
-                "6:5: error: global.gpu_allocation.devices: 2 whole boards asked for, and `devices` lists 1"
-                " | lower the counts, choose smaller profiles, or add a board; `hyperscaler gpu plan` shows what fits"
+                "6:5: error: global.gpu_allocation.devices: 2 whole GPUs asked for, and `devices` lists 1"
+                " | lower the counts, choose smaller profiles, or add a GPU; `hyperscaler gpu plan` shows what fits"
             ],
         ),
     ],
@@ -165,19 +165,19 @@ def test_wording_and_place(faults: Judge, text: str, expected: list[str]) -> Non
     assert faults(text) == expected
 
 
-def test_only_a_simulated_board_needs_no_address(faults: Judge) -> None:
+def test_only_a_simulated_gpu_needs_no_address(faults: Judge) -> None:
     text = lab(A100).replace("backend: simulated", "backend: nvml")
     assert faults(text) == [
         "6:15: error: global.gpu_allocation.devices[0].pci_address: this key is missing"
-        " | `lspci -D | grep -i nvidia` shows the address of each board"
+        " | `lspci -D | grep -i nvidia` shows the address of each GPU"
     ]
 
 
-def test_a_board_that_only_the_driver_knows_is_a_warning(faults: Judge) -> None:
+def test_a_gpu_that_only_the_driver_knows_is_a_warning(faults: Judge) -> None:
     text = lab("{model: NVIDIA RTX 6000, pci_address: '0000:ca:00.0', mig_capable: false}").replace("simulated", "nvml")
     (found,) = faults(text)
     assert found.startswith(
-        "6:23: warning: global.gpu_allocation.devices[0].model: 'NVIDIA RTX 6000' names no single board"
+        "6:23: warning: global.gpu_allocation.devices[0].model: 'NVIDIA RTX 6000' names no single GPU"
     )
 
 
@@ -235,7 +235,7 @@ def test_a_fleet_is_judged_by_its_sums_alone(faults: Judge) -> None:
     fits_by_sum = lab(fleet, more="mig_slices: {hpc: {3g.40gb: 35}}", hpc="count: 35, gpu: {profile: 3g.40gb}")
     assert faults(fits_by_sum) == []
     (found,) = faults(lab(fleet, more="mig_slices: {hpc: 120}", hpc="count: 120, gpu_enabled: true"))
-    assert "120 slices asked for, and the boards hold at most 119" in found
+    assert "120 slices asked for, and the GPUs hold at most 119" in found
     few = lab(", ".join([A100] * 16), more="mig_slices: {hpc: {3g.40gb: 33}}", hpc="count: 33, gpu: {profile: 3g.40gb}")
     (found,) = faults(few)
     assert "GPU-3 (NVIDIA A100-SXM4-80GB) and 12 more holds 33 x 3g.40gb" in found
@@ -243,4 +243,4 @@ def test_a_fleet_is_judged_by_its_sums_alone(faults: Judge) -> None:
 
 def test_impossible_counts_never_reach_the_solver(faults: Judge) -> None:
     (found, _) = faults(lab(A100, more="mig_slices: {hpc: {1g.10gb: 1000, 2g.20gb: 1000}}"))
-    assert "2000 slices asked for, and the boards hold at most 7" in found
+    assert "2000 slices asked for, and the GPUs hold at most 7" in found

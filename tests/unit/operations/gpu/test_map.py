@@ -67,7 +67,7 @@ def test_the_vgpu_of_a_slice_is_on_that_slice(demo: GpuWorld) -> None:
     demo.lab.apply(demo.lab.wanted(**{f"n{start}": [sliced(f"d{start}", "1g.10gb", start)] for start in range(7)}))
     data = lab_mdev_map(demo.paths, demo.lab.state)
     check(data)
-    carried = {item.uuid: item.gi_id for board in demo.lab.gpus.store.look().boards for item in board.vgpus}
+    carried = {item.uuid: item.gi_id for gpu in demo.lab.gpus.store.look().gpus for item in gpu.vgpus}
     for (entry,) in data["nodes"].values():
         assert carried[entry["uuid"]] == entry["gpu_instance_id"]
 

@@ -1,4 +1,4 @@
-"""Giving boards back: only the lab's own, only while no guest runs, and whatever the record says."""
+"""Giving GPUs back: only the lab's own, only while no guest runs, and whatever the record says."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def give_back(demo: GpuWorld, *, yes: bool = True, name: str = "demo") -> Releas
 
 
 def carved(demo: GpuWorld) -> str:
-    """Carve; returns what the boards were like before."""
+    """Carve; returns what the GPUs were like before."""
     blank = demo.lab.snapshot()
     demo.lab.apply(demo.lab.wanted(**NODES))
     demo.provisioned()
     return blank
 
 
-def test_only_what_is_on_boards_goes(demo: GpuWorld) -> None:
+def test_only_what_is_on_gpus_goes(demo: GpuWorld) -> None:
     blank = carved(demo)
     other = Secret(name="munge", path=str(demo.paths.munge_key), size_bytes=1, encoding="raw")
     demo.lab.store.end("create", other, {})
@@ -66,7 +66,7 @@ def test_only_what_is_on_boards_goes(demo: GpuWorld) -> None:
     assert blank != ""
 
 
-def test_the_boards_are_as_before(demo: GpuWorld) -> None:
+def test_the_gpus_are_as_before(demo: GpuWorld) -> None:
     blank = carved(demo)
     give_back(demo)
     assert demo.lab.snapshot() == blank
@@ -124,13 +124,13 @@ def test_without_a_record_the_ledger_tells(demo: GpuWorld) -> None:
 
 def test_what_cannot_go_stays_on_record_and_in_the_map(demo: GpuWorld) -> None:
     carved(demo)
-    with demo.lab.board() as board:
-        next(item for item in board.vgpus if item.type_id == 624).held = True
+    with demo.lab.gpu() as gpu:
+        next(item for item in gpu.vgpus if item.type_id == 624).held = True
     with pytest.raises(GpuBusyError):
         give_back(demo)
     assert any(key.startswith("vgpu/") for key in demo.lab.state.resources)
-    with demo.lab.board() as board:
-        for item in board.vgpus:
+    with demo.lab.gpu() as gpu:
+        for item in gpu.vgpus:
             item.held = False
     give_back(demo)
     assert demo.lab.state.is_empty
@@ -146,7 +146,7 @@ def test_a_lab_without_gpus_has_nothing_to_give_back(demo: GpuWorld) -> None:
     assert give_back(demo).plan == Plan("demo", ())
 
 
-def test_the_map_goes_with_the_boards(demo: GpuWorld) -> None:
+def test_the_map_goes_with_the_gpus(demo: GpuWorld) -> None:
     carved(demo)
     write_mdev_map(demo.paths, demo.lab.state)
     file = demo.paths.root / "output" / "mdev_map.json"

@@ -1,4 +1,4 @@
-"""Labs of one name in two homes share the host's boards, and never take each other's slices for their own."""
+"""Labs of one name in two homes share the host's GPUs, and never take each other's slices for their own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from journeys import release_it
-from shared_boards import carved, lab_of, within
+from shared_gpus import carved, lab_of, within
 from simulated_world import FIRST, SimulatedHost
 from told import Told
 
@@ -97,7 +97,7 @@ def test_a_ledger_that_an_older_version_kept_in_the_home_is_taken_over(gpu_host:
         other.gpu_owners.write_text(json.dumps({**json.loads(text), "version": 1}))
         assert host.provision(lab).plan.is_empty
         assert not other.gpu_owners.exists()
-        assert host.board_ledger().claims() == claims
+        assert host.gpu_ledger().claims() == claims
         host.destroy()
     assert carved(host) == (False, 0, set())
 

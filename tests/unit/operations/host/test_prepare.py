@@ -120,7 +120,7 @@ def test_without_gpus_nothing_is_done_for_them(machine: Machine) -> None:
 def test_what_only_a_person_can_do_is_told(machine: Machine, tmp_path: Path) -> None:
     titles = [step.title for step in plan(machine.host, ADA).manual]
     assert titles == [
-        "Install NVIDIA's vGPU host driver (needed for slices; whole boards do without)",
+        "Install NVIDIA's vGPU host driver (needed for slices; whole GPUs do without)",
         "License the guests (vGPUs slow down after a while without)",
     ]
     assert plan(Machine.planted(tmp_path / "i", "intel").host, ADA).manual == ()

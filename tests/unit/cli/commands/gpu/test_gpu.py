@@ -1,4 +1,4 @@
-"""The gpu verbs as a person calls them, over simulated boards."""
+"""The gpu verbs as a person calls them, over simulated GPUs."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def lab_file(tmp_path: Path, text: str = LAB) -> Path:
 def test_discover_tells_everything(demo: GpuWorld) -> None:
     demo.lab.apply(demo.lab.wanted(**NODES))
     demo.lab.host.nvml.create_instance(FIRST, 19, Placement(0, 1))
-    with demo.lab.board() as board:
-        board.processes.append(SimProcess(900, "nvidia-persistenced", client=True))
+    with demo.lab.gpu() as seen:
+        seen.processes.append(SimProcess(900, "nvidia-persistenced", client=True))
     ids = {item.profile: item.gi_id for item in demo.lab.host.nvml.instances(FIRST)}
     text = gpu("discover").stdout
     for part in (
@@ -84,7 +84,7 @@ def test_discover_tells_everything(demo: GpuWorld) -> None:
         "16 virtual: 0000:41:00.4 to 0000:41:02.3",
         f"10: {FIRST} (nvidia)",
         "nvidia-persistenced (pid 900, /dev/nvidia0)",
-        "does not see the board; lab demo has it as a whole",
+        "does not see the GPU; lab demo has it as a whole",
         "driver 580.95.05",
     ):
         assert part in text, part
@@ -103,7 +103,7 @@ def test_discover_as_json(demo: GpuWorld) -> None:
     assert demo.opened == [("nvml", True)]
 
 
-def test_discover_compares_a_file_with_the_boards(demo: GpuWorld, tmp_path: Path) -> None:
+def test_discover_compares_a_file_with_the_gpus(demo: GpuWorld, tmp_path: Path) -> None:
     assert gpu("discover", lab_file(tmp_path)).exit_code == ExitCode.DONE
     moved = lab_file(tmp_path, LAB.replace(FIRST, "0000:99:00.0"))
     for arguments in ([moved], ["--file", moved]):
@@ -115,14 +115,14 @@ def test_discover_compares_a_file_with_the_boards(demo: GpuWorld, tmp_path: Path
     assert (difference["device"], difference["field"]) == ("gpu-0", "pci_address")
 
 
-def test_a_board_that_the_lab_has_whole_is_no_difference(demo: GpuWorld, tmp_path: Path) -> None:
+def test_a_gpu_that_the_lab_has_whole_is_no_difference(demo: GpuWorld, tmp_path: Path) -> None:
     demo.lab.apply(demo.lab.wanted(n1=[Assignment("w", "gpu-0")]))
     assert gpu("discover", lab_file(tmp_path)).exit_code == ExitCode.DONE
 
 
-def test_a_simulated_lab_shows_its_simulated_boards(demo: GpuWorld, tmp_path: Path) -> None:
+def test_a_simulated_lab_shows_its_simulated_gpus(demo: GpuWorld, tmp_path: Path) -> None:
     file = lab_file(tmp_path, LAB.replace("backend: nvml", "backend: simulated"))
-    assert gpu("discover", file).stdout.startswith("simulated boards")
+    assert gpu("discover", file).stdout.startswith("simulated GPUs")
     assert demo.opened == [("simulated", True)]
 
 
@@ -141,7 +141,7 @@ def test_a_wrong_file_is_refused_before_anything_is_asked(demo: GpuWorld, tmp_pa
 
 
 # ---------------------------------------------------------------- plan
-def test_plan_draws_a_file_and_needs_no_boards(demo: GpuWorld, tmp_path: Path) -> None:
+def test_plan_draws_a_file_and_needs_no_gpus(demo: GpuWorld, tmp_path: Path) -> None:
     drawing = tmp_path / "layout.svg"
     result = gpu("plan", lab_file(tmp_path), "--svg", drawing)
     assert result.exit_code == ExitCode.DONE and demo.opened == []
@@ -159,13 +159,13 @@ def test_plan_keeps_what_is_there_where_it_is(demo: GpuWorld, tmp_path: Path) ->
 
 
 def test_what_if_answers(demo: GpuWorld) -> None:
-    result = gpu("plan", "--board", "A100-SXM4-80GB:2", "--demand", "1g.10gb=4,3g.40gb=1", "--ascii")
+    result = gpu("plan", "--gpu", "A100-SXM4-80GB:2", "--demand", "1g.10gb=4,3g.40gb=1", "--ascii")
     assert result.exit_code == ExitCode.DONE and result.stdout.isascii()
     assert "GPU-1" in result.stdout
 
 
 def test_what_does_not_fit_is_explained(demo: GpuWorld) -> None:
-    question = ("plan", "--board", "A100-SXM4-80GB", "--demand", "1g.10gb=4,3g.40gb=2")
+    question = ("plan", "--gpu", "A100-SXM4-80GB", "--demand", "1g.10gb=4,3g.40gb=2")
     result = gpu(*question)
     assert result.exit_code == ExitCode.FAILED
     assert "it does not fit" in result.stderr and "fix: drop 1 x 3g.40gb" in result.stderr
@@ -179,11 +179,11 @@ def test_what_does_not_fit_is_explained(demo: GpuWorld) -> None:
     "arguments",
     [
         ("plan",),
-        ("plan", "--board", "A100-SXM4-80GB"),
+        ("plan", "--gpu", "A100-SXM4-80GB"),
         ("plan", "--demand", "1g.10gb=1"),
-        ("plan", "--board", "Voodoo 2", "--demand", "1g.10gb=1"),
-        ("plan", "--board", "A100-SXM4-80GB:0", "--demand", "1g.10gb=1"),
-        ("plan", "--board", "A100-SXM4-80GB", "--demand", "1g.10gb=many"),
+        ("plan", "--gpu", "Voodoo 2", "--demand", "1g.10gb=1"),
+        ("plan", "--gpu", "A100-SXM4-80GB:0", "--demand", "1g.10gb=1"),
+        ("plan", "--gpu", "A100-SXM4-80GB", "--demand", "1g.10gb=many"),
     ],
 )
 def test_half_a_question_is_refused(demo: GpuWorld, arguments: tuple[str, ...]) -> None:
@@ -218,16 +218,16 @@ def test_top_names_holders(demo: GpuWorld) -> None:
     assert second["node"] == "n2" and second["memory_used_mib"] is None
 
 
-def test_top_shows_what_a_board_does(demo: GpuWorld) -> None:
-    with demo.lab.board() as board:
-        board.utilisation = 37
-        board.processes.append(SimProcess(7, "python3", memory_mib=1000))
+def test_top_shows_what_a_gpu_does(demo: GpuWorld) -> None:
+    with demo.lab.gpu() as shown:
+        shown.utilisation = 37
+        shown.processes.append(SimProcess(7, "python3", memory_mib=1000))
     first = json.loads(gpu("top", "--json").stdout)["boards"][0]
     assert first["gpu_percent"] == 37 and first["memory_used_mib"] >= 1000
     assert "37 %" in gpu("top").stdout
 
 
-def test_top_of_labs_without_boards(demo: GpuWorld) -> None:
+def test_top_of_labs_without_gpus(demo: GpuWorld) -> None:
     assert "there is no lab absent" in fails(UsageError, "top", "absent").what
     assert "has no GPUs" in fails(UsageError, "top", "demo").what
     fails(UsageError, "top", "../etc")
@@ -250,7 +250,7 @@ def test_release_gives_back(demo: GpuWorld) -> None:
     result = gpu("release", "demo", "--yes")
     assert result.stdout == "demo: 5 GPU resources given back\n"
     assert demo.lab.snapshot() == blank
-    assert gpu("release", "demo", "--yes").stdout == "demo has nothing on the host's boards\n"
+    assert gpu("release", "demo", "--yes").stdout == "demo has nothing on the host's GPUs\n"
 
 
 def test_release_as_json(demo: GpuWorld) -> None:
