@@ -16,12 +16,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
-
-from image_guest import ImageGuest
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from emulator.images.store.golden_image import GoldenImage
 from emulator.wiring import images_of_host
+from tests.support.image_guest import ImageGuest
 
 LIMIT = 5.0
 UNITS = ("auditd.service", "hyperscaler-firewall.service", "systemd-journal-flush.service", "systemd-sysctl.service")

@@ -20,9 +20,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
-
-from simulated_world import Image
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from emulator.adapters.simulated.disks import SimulatedDisks
 from emulator.adapters.simulated.hypervisor import SimulatedHypervisor
@@ -43,6 +41,7 @@ from emulator.labfile.load import parse_spec
 from emulator.labfile.model import ClusterSpec
 from emulator.plan.model import Plan
 from emulator.plan.resources import Volume
+from tests.support.simulated_world import Image
 
 APPEND_BOUND, PLAN_BOUND = 0.005, 1.0
 URI = "qemu:///system"

@@ -14,14 +14,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "support"))
-
-import placement_brute_force as brute_force
-from placement_cases import A100, fleet_case, small_case
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from emulator.gpu.placement import solver_patterns
 from emulator.gpu.placement.demand import Demand, GpuState
 from emulator.gpu.placement.solver import place
+from tests.support import placement_brute_force as brute_force
+from tests.support.placement_cases import A100, fleet_case, small_case
 
 MIXES = (
     (8, {"1g.10gb": 56}, 0),

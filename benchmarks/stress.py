@@ -18,9 +18,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from real_lab import RealLab, host_traces
+from tests.support.real_lab import RealLab, host_traces
 
 # Grows by a line or two with each command, as it is meant to.
 AUDIT = "audit.jsonl"

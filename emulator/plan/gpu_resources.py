@@ -26,7 +26,7 @@ class GpuResource(Resource):
 
     @property
     def exclusive(self) -> tuple[str, ...]:
-        return (f"GPU/{self.pci_address}",)
+        return (f"gpu/{self.pci_address}",)
 
 
 @register

@@ -11,7 +11,6 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from tiny_guest import TinyGuests, with_digest
 
 from emulator.adapters.embedded.hypervisor import EmbeddedHypervisor
 from emulator.adapters.libvirt import errors
@@ -23,6 +22,7 @@ from emulator.adapters.system.process import HostProcess
 from emulator.adapters.system.qemu_img import QemuImg
 from emulator.core.errors import ConflictError, HypervisorError
 from emulator.core.ports import DhcpHost, DiskTool, DnsName, DomainInfo, DomainRequest, DomainState, Hypervisor
+from tests.support.tiny_guest import TinyGuests, with_digest
 
 
 @dataclass

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from simulated_world import SIMULATED_GPUS, SYSTEM_URI, SimulatedHost, gpu_section, lab_text
-from stop_points import Sweep, in_sequence
+
+from tests.support.simulated_world import SIMULATED_GPUS, SYSTEM_URI, SimulatedHost, gpu_section, lab_text
+from tests.support.stop_points import Sweep, in_sequence
 
 # A lab on a libvirtd of its own, and one on the host's libvirt with a slice of one GPU and the whole of another.
 LABS = {

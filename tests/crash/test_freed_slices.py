@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from journeys import slices
-from simulated_world import FIRST, SIMULATED_GPUS, SimulatedHost
-from stop_points import cut, find_stops, in_sequence, stop_at
 
 from emulator.adapters.simulated.gpus import gpu_at
 from emulator.core.errors import HyperscalerError
 from emulator.gpu.ports import VgpuFramework
+from tests.support.journeys import slices
+from tests.support.simulated_world import FIRST, SIMULATED_GPUS, SimulatedHost
+from tests.support.stop_points import cut, find_stops, in_sequence, stop_at
 
 FRAMEWORKS = (VgpuFramework.MDEV, VgpuFramework.VENDOR_VFIO)
 

@@ -5,10 +5,10 @@ again the lab goes on or goes away.
 from __future__ import annotations
 
 import pytest
-from lossy_disk import FullDisk
-from stop_points import Sweep, key_of
 
 from emulator.core.errors import HyperscalerError
+from tests.support.lossy_disk import FullDisk
+from tests.support.stop_points import Sweep, key_of
 
 MUCH = 10_000
 

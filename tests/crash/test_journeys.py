@@ -10,9 +10,10 @@ import random
 from collections.abc import Iterator
 
 import pytest
-from journeys import JOURNEYS, Journey, JourneySweep, dies_in_parallel, opened
-from random_examples import FACTOR
-from simulated_world import lab_text
+
+from tests.support.journeys import JOURNEYS, Journey, JourneySweep, dies_in_parallel, opened
+from tests.support.random_examples import FACTOR
+from tests.support.simulated_world import lab_text
 
 # A second provision that changes nothing has few places to be stopped at that differ.
 LEAST = 20

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from journeys import JOURNEYS, JourneySweep, opened
-from random_examples import FACTOR
-from stop_points import documented, fail_at, key_of
 
 from emulator.core.errors import HyperscalerError
+from tests.support.journeys import JOURNEYS, JourneySweep, opened
+from tests.support.random_examples import FACTOR
+from tests.support.stop_points import documented, fail_at, key_of
 
 # `test_running_lab.py` plays every error in these, and looks at the disks.
 ELSEWHERE = ("more memory", "a larger disk", "a second time")

@@ -7,7 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from simulated_world import (
+
+from emulator.adapters.simulated.gpus import gpu_at
+from emulator.core.errors import HyperscalerError, UsageError
+from emulator.gpu.ports import VgpuFramework
+from emulator.lab.lab_files import LoadedLab
+from tests.support.simulated_world import (
     FIRST,
     SECOND,
     SIMULATED_GPUS,
@@ -17,13 +22,8 @@ from simulated_world import (
     gpu_section,
     lab_text,
 )
-from stop_points import find_stops, in_sequence
-from told import Told
-
-from emulator.adapters.simulated.gpus import gpu_at
-from emulator.core.errors import HyperscalerError, UsageError
-from emulator.gpu.ports import VgpuFramework
-from emulator.lab.lab_files import LoadedLab
+from tests.support.stop_points import find_stops, in_sequence
+from tests.support.told import Told
 
 
 def lab_of(host: SimulatedHost) -> LoadedLab:

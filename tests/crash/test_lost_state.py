@@ -7,13 +7,13 @@ import shutil
 from collections.abc import Callable
 
 import pytest
-from simulated_world import SYSTEM_URI, SimulatedHost, comparable, differences, gpu_section, lab_text
-from stop_points import find_stops, in_sequence
 
 from emulator.apply.journal import VERSION, encode
 from emulator.core.errors import HyperscalerError, HypervisorError, StateError, UsageError
 from emulator.lab.lab_files import LoadedLab
 from emulator.plan.model import Action
+from tests.support.simulated_world import SYSTEM_URI, SimulatedHost, comparable, differences, gpu_section, lab_text
+from tests.support.stop_points import find_stops, in_sequence
 
 Damage = Callable[[bytes], bytes]
 

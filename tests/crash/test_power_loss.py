@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from lossy_disk import LossyDisk
-from simulated_world import LAB, SimulatedHost, Snapshot, comparable, differences
-from stop_points import Command, Stops, Sweep, find_stops
 
 from emulator.apply.journal import Journal
 from emulator.apply.state import StateStore
 from emulator.core.errors import UsageError
+from tests.support.lossy_disk import LossyDisk
+from tests.support.simulated_world import LAB, SimulatedHost, Snapshot, comparable, differences
+from tests.support.stop_points import Command, Stops, Sweep, find_stops
 
 MODES: dict[str, Callable[[LossyDisk, Snapshot], Snapshot]] = {
     "names lost": lambda disk, _now: disk.lost(),

@@ -10,9 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from rotation_world import KeyedHost, identity_of, signed_by, stops_of
-from simulated_world import Snapshot, lab_text
-from stop_points import in_sequence
 
 from emulator.core.progress import SilentReporter
 from emulator.core.stop import StopFlag
@@ -22,6 +19,9 @@ from emulator.credentials.users import AccessRole
 from emulator.lab.lab_files import LoadedLab
 from emulator.operations.credentials.access import GrantRequest, grant, list_users
 from emulator.operations.credentials.rotate import rotate
+from tests.support.rotation_world import KeyedHost, identity_of, signed_by, stops_of
+from tests.support.simulated_world import Snapshot, lab_text
+from tests.support.stop_points import in_sequence
 
 LAB = "demo"
 

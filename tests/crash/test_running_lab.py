@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from simulated_world import LAB
-from stop_points import Sweep, documented, fail_at, find_stops, key_of
 
 from emulator.core.errors import DamagedDiskError, HyperscalerError
 from emulator.lab.lab_files import LoadedLab
+from tests.support.simulated_world import LAB
+from tests.support.stop_points import Sweep, documented, fail_at, find_stops, key_of
 
 EDITS = {
     "the same file": ("", ""),

@@ -7,10 +7,9 @@ directions. Of stops that leave the same machine one is recovered from: the next
 
 from __future__ import annotations
 
-from random_examples import FACTOR
-from stop_points import SILENT, Command, Stops, Sweep, cut, documented, exits_at, fail_at, key_of, stop_at
-
 from emulator.core.errors import HyperscalerError
+from tests.support.random_examples import FACTOR
+from tests.support.stop_points import SILENT, Command, Stops, Sweep, cut, documented, exits_at, fail_at, key_of, stop_at
 
 
 def told(sweep: Sweep, what: str, stops: Stops, number: int) -> None:

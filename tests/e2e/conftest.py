@@ -6,9 +6,9 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from labs import host_snapshot, hyperscaler
 
 from emulator.core.paths import Home
+from tests.support.labs import host_snapshot, hyperscaler
 
 
 @pytest.fixture(scope="session", autouse=True)

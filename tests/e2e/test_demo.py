@@ -7,7 +7,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from labs import host_snapshot, hyperscaler, left_behind
+
+from tests.support.labs import host_snapshot, hyperscaler, left_behind
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("no_lab_left")]
 

@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
-from labs import COMMAND, host_snapshot, hyperscaler, left_behind
 
 from emulator.core.paths import Home
+from tests.support.labs import COMMAND, host_snapshot, hyperscaler, left_behind
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("no_lab_left")]
 

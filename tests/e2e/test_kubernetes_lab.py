@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from labs import COMMAND, host_snapshot, hyperscaler, left_behind
-from node_baseline import check_baseline, check_secrets, check_ssh_audit, closed_from_outside, guest
 
 from emulator.core.errors import ExitCode
 from emulator.core.paths import Home
+from tests.support.labs import COMMAND, host_snapshot, hyperscaler, left_behind
+from tests.support.node_baseline import check_baseline, check_secrets, check_ssh_audit, closed_from_outside, guest
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("no_lab_left")]
 

@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from labs import host_snapshot, hyperscaler, left_behind
 
 from emulator.adapters.system.process import HostProcess
 from emulator.core.data_files import share_dir
 from emulator.core.paths import Home
 from emulator.images.store.store import ImageStore
+from tests.support.labs import host_snapshot, hyperscaler, left_behind
 
 pytestmark = pytest.mark.e2e
 

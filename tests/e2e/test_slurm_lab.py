@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
-from labs import COMMAND, host_snapshot, hyperscaler, left_behind
-from node_baseline import check_baseline, check_secrets, check_ssh_audit, closed_from_outside, guest
 
 from emulator.core.paths import Home
+from tests.support.labs import COMMAND, host_snapshot, hyperscaler, left_behind
+from tests.support.node_baseline import check_baseline, check_secrets, check_ssh_audit, closed_from_outside, guest
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("no_lab_left")]
 

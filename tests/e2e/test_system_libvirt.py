@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from labs import host_snapshot, hyperscaler, left_behind
-from system_libvirt import system_libvirt
 
 from emulator.adapters.libvirt.domain_xml import guests_run_as_another_user
 from emulator.core.paths import Home
+from tests.support.labs import host_snapshot, hyperscaler, left_behind
+from tests.support.system_libvirt import system_libvirt
 
 pytestmark = pytest.mark.e2e
 

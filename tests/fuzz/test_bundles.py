@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from outside_text import answered
-from random_examples import examples
 
 from emulator.kubernetes.release.bundle import show_bundle, unpack_bundle, verify_bundle
 from emulator.kubernetes.release.release import MANIFEST, ReleaseFile, ReleaseManifest
+from tests.support.outside_text import answered
+from tests.support.random_examples import examples
 
 _BLOCK = 512
 FILES = {f"bin/{name}": name.encode() * 100 for name in ("kubeadm", "kubelet", "kubectl")}

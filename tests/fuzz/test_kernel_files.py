@@ -9,8 +9,6 @@ from uuid import UUID
 
 from hypothesis import given
 from hypothesis import strategies as st
-from outside_text import answered, changed, words
-from random_examples import examples
 
 from emulator.adapters.nvidia.passthrough import VfioPassthrough
 from emulator.adapters.nvidia.pci_sysfs import SysfsPci, normal_address
@@ -20,6 +18,8 @@ from emulator.adapters.nvidia.vgpu_vfio import VendorVfioHost, parse_creatable
 from emulator.core.ports import Completed
 from emulator.gpu.ports import VgpuFramework, VgpuRequest
 from emulator.host.facts import parse_ipv6_routes, parse_meminfo, parse_routes
+from tests.support.outside_text import answered, changed, words
+from tests.support.random_examples import examples
 
 PF, VF, AUDIO, NVME = "0000:41:00.0", "0000:41:00.4", "0000:41:00.1", "0000:42:00.0"
 PCI = "/sys/bus/pci/devices"

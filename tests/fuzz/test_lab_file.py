@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from random_examples import examples
 
 from emulator.core.data_files import share_dir
 from emulator.labfile.findings import Report
 from emulator.labfile.load import load_spec, parse_spec
 from emulator.labfile.model import ClusterSpec
 from emulator.labfile.schema import properties
+from tests.support.random_examples import examples
 
 BASES = tuple(
     (share_dir() / "config" / f"{name}.yaml").read_text(encoding="utf-8") for name in ("minimal", "demo", "production")

@@ -8,8 +8,6 @@ from uuid import UUID
 
 from hypothesis import given
 from hypothesis import strategies as st
-from outside_text import answered, changed, words
-from random_examples import examples
 
 from emulator.adapters.libvirt import network_xml as networks
 from emulator.adapters.libvirt.domain_xml import domain_xml, read_domain
@@ -25,6 +23,8 @@ from emulator.core.ports import (
     NetworkRequest,
     Ownership,
 )
+from tests.support.outside_text import answered, changed, words
+from tests.support.random_examples import examples
 
 OWNER = Ownership("demo", "domain/a", "d1")
 UUID_ = UUID("6c1e2bd6-9c3e-4b9a-8a39-0b8f6f2f1c11")

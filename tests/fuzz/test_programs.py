@@ -10,12 +10,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import playbook_modules
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from outside_text import CPU_SECONDS, answered, as_bytes, changed, changed_json, json_values, words
-from random_examples import examples
 
 from emulator.adapters.system.qemu_img import QemuImg
 from emulator.core.ports import Completed, GuestAddress
@@ -25,6 +22,9 @@ from emulator.guests.verify import kubernetes_verdicts, slurm_verdicts
 from emulator.guests.verify.kubeconfigs import student_kubeconfig
 from emulator.lab.drain import _ready_nodes
 from emulator.lab.wait_for_ssh import last_lines, marked_lines
+from tests.support import playbook_modules
+from tests.support.outside_text import CPU_SECONDS, answered, as_bytes, changed, changed_json, json_values, words
+from tests.support.random_examples import examples
 
 # ---------------------------------------------------------------- Slurm and MUNGE
 SINFO = "hpc-compute-1|idle|gpu:1g.10gb:2(S:0)|none\nhpc-compute-2|down*|(null)|Not responding\n"

@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from outside_text import answered, as_bytes, changed, changed_json, json_values, words
-from random_examples import examples
 
 from emulator.apply.audit import AuditLog
 from emulator.apply.gpu_ownership import GpuLedger
@@ -24,6 +22,8 @@ from emulator.images.store.manifest import read_manifest
 from emulator.kubernetes.release.release import parse_manifest
 from emulator.operations.history import history
 from emulator.plan.resources import DhcpReservation, Domain, HostdevRequest, Network, Volume, resource_from_json
+from tests.support.outside_text import answered, as_bytes, changed, changed_json, json_values, words
+from tests.support.random_examples import examples
 
 UUID = "6c1e2bd6-9c3e-4b9a-8a39-0b8f6f2f1c11"
 RESOURCES = (

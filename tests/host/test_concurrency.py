@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from real_lab import RealLab, host_traces
 
 from emulator.adapters.simulated.nvml.store import GpuStore
 from emulator.apply.gpu_ownership import GpuLedger
@@ -21,6 +20,7 @@ from emulator.core.errors import ConflictError
 from emulator.core.progress import SilentReporter
 from emulator.core.stop import StopFlag
 from emulator.operations.provision import Options, ProvisionResult, provision
+from tests.support.real_lab import RealLab, host_traces
 
 pytestmark = pytest.mark.host
 
@@ -132,13 +132,13 @@ def test_two_labs_at_once_share_the_gpus(tmp_path: Path) -> None:
     script = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from real_lab import RealLab\n"
-        "lab = RealLab(Path(sys.argv[1]), sys.argv[2], slices=True, GPUs=Path(sys.argv[1]) / 'GPUs')\n"
+        "from tests.support.real_lab import RealLab\n"
+        "lab = RealLab(Path(sys.argv[1]), sys.argv[2], slices=True, gpus=Path(sys.argv[1]) / 'boards')\n"
         "assert all(check.ok for check in lab.provision().checks)\n"
         "assert lab.plan().is_empty\n"
         "lab.close()\n"
     )
-    path = os.pathsep.join([str(Path(__file__).parents[1] / "support"), str(Path(__file__).parents[2])])
+    path = str(Path(__file__).parents[2])
     gpus = tmp_path / "boards"
     labs = [RealLab(tmp_path, name, slices=True, gpus=gpus) for name in names]
     before = [host_traces(tmp_path, made.namespace) for made in labs]

@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from real_lab import RealLab, host_traces
-from stop_points import PowerCut, in_sequence
 
 from emulator.adapters.embedded.hypervisor import EmbeddedHypervisor
 from emulator.adapters.libvirt.hypervisor import LibvirtHypervisor
 from emulator.adapters.system.process import HostProcess
 from emulator.core.errors import UsageError
+from tests.support.real_lab import RealLab, host_traces
+from tests.support.stop_points import PowerCut, in_sequence
 
 pytestmark = pytest.mark.host
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import libvirt
 import pytest
-from tiny_guest import TinyGuests
 
 from emulator.adapters.embedded.hypervisor import EmbeddedHypervisor, find_embedded
 from emulator.adapters.embedded.processes import end_processes, find_processes
@@ -20,6 +19,7 @@ from emulator.adapters.system.process import HostProcess
 from emulator.adapters.system.qemu_img import QemuImg
 from emulator.core.errors import ConflictError
 from emulator.core.ports import Completed, DaemonPresence, DomainState
+from tests.support.tiny_guest import TinyGuests
 
 pytestmark = pytest.mark.host
 

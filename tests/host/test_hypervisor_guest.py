@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny_guest import TinyGuests
 
 from emulator.adapters.embedded.hypervisor import EmbeddedHypervisor
 from emulator.adapters.libvirt.domain_xml import domain_xml
@@ -25,6 +24,7 @@ from emulator.credentials.ssh_config import ssh_config
 from emulator.guests.ssh import OpenSshShell, host_keys_from_console, write_known_hosts
 from emulator.images.store.store import ImageStore
 from emulator.labfile.model import ADMIN
+from tests.support.tiny_guest import TinyGuests
 
 pytestmark = pytest.mark.host
 

@@ -13,7 +13,6 @@ from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
 import pytest
-from image_guest import DISK_GIB, MACHINE_ID, ImageGuest
 
 from emulator.adapters.system.process import HostProcess
 from emulator.core.data_files import share_dir
@@ -29,6 +28,7 @@ from emulator.images.supply_chain.sbom import packages_of
 from emulator.labfile.load import parse_spec
 from emulator.labfile.model import ADMIN
 from emulator.wiring import images_of_host
+from tests.support.image_guest import DISK_GIB, MACHINE_ID, ImageGuest
 
 pytestmark = pytest.mark.host
 

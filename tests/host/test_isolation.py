@@ -10,10 +10,10 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from isolation_bench import OUTSIDE, WAY_OUT, Bench, isolation_bench, passing, refused, without_table
-from talking_guest import TalkingGuest
 
 from emulator.plan.model import Action
+from tests.support.isolation_bench import OUTSIDE, WAY_OUT, Bench, isolation_bench, passing, refused, without_table
+from tests.support.talking_guest import TalkingGuest
 
 pytestmark = pytest.mark.host
 

@@ -7,11 +7,20 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from isolation_bench import OUTSIDE_V6, WAY_OUT_V6, Addresses, Bench, isolation_bench, passing, refused, without_table
-from router_advertisement import advertise
-from talking_guest import TalkingGuest
 
 from emulator.core import ids
+from tests.support.isolation_bench import (
+    OUTSIDE_V6,
+    WAY_OUT_V6,
+    Addresses,
+    Bench,
+    isolation_bench,
+    passing,
+    refused,
+    without_table,
+)
+from tests.support.router_advertisement import advertise
+from tests.support.talking_guest import TalkingGuest
 
 pytestmark = pytest.mark.host
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from baseline_templates import LAB, rendered
-from listener import LISTENER
-from router_advertisement import advertise
+
+from tests.support.baseline_templates import LAB, rendered
+from tests.support.listener import LISTENER
+from tests.support.router_advertisement import advertise
 
 pytestmark = pytest.mark.host
 

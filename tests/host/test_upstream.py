@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from layered_image import CAPABILITY, GROUP, OWNER, write_layered_image
 
 from emulator.adapters.system.process import HostProcess
 from emulator.core.errors import CommandError, ConfigError, HostNotFitError
@@ -29,6 +28,7 @@ from emulator.kubernetes.release.containers.docker_archive import ContainerImage
 from emulator.kubernetes.release.node_files import CONTAINERD_ROOT, MANIFESTS, NodeFiles
 from emulator.kubernetes.release.upstream import SKOPEO_PACKAGES, UpstreamFetch
 from emulator.kubernetes.release.upstream_origin import Addon, Origin, download, is_reachable
+from tests.support.layered_image import CAPABILITY, GROUP, OWNER, write_layered_image
 
 pytestmark = pytest.mark.host
 

@@ -17,8 +17,15 @@ from typing import TypeVar
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from random_examples import examples
-from simulated_world import (
+
+from emulator.adapters.libvirt.ownership_xml import parse
+from emulator.adapters.simulated.gpus import gpu_at
+from emulator.core.errors import DamagedDiskError, HyperscalerError
+from emulator.core.ports import DomainState
+from emulator.lab.environment import EMBEDDED
+from emulator.lab.lab_files import LoadedLab
+from tests.support.random_examples import examples
+from tests.support.simulated_world import (
     FIRST,
     SIMULATED_GPUS,
     SYSTEM_URI,
@@ -28,14 +35,7 @@ from simulated_world import (
     differences,
     foreign_uuid,
 )
-from stop_points import cut, documented, fail_at, in_sequence, stop_at
-
-from emulator.adapters.libvirt.ownership_xml import parse
-from emulator.adapters.simulated.gpus import gpu_at
-from emulator.core.errors import DamagedDiskError, HyperscalerError
-from emulator.core.ports import DomainState
-from emulator.lab.environment import EMBEDDED
-from emulator.lab.lab_files import LoadedLab
+from tests.support.stop_points import cut, documented, fail_at, in_sequence, stop_at
 
 # Names that begin with each other: nothing may be known by the beginning of its name. The first two share a GPU.
 T = TypeVar("T")

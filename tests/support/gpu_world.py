@@ -7,14 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
-from gpu_lab import GpuLab, gpu_machine
-
 from emulator.adapters.simulated.hypervisor import SimulatedHypervisor
 from emulator.adapters.simulated.packet_filter import SimulatedPacketFilter
 from emulator.adapters.system.systemd_units import SystemdUnits
 from emulator.apply.gpu_ownership import GpuLedger
 from emulator.core.paths import Home
 from emulator.lab.environment import SystemHypervisor, World
+from tests.support.gpu_lab import GpuLab, gpu_machine
 
 URI = "test:///simulated"
 

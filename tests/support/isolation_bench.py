@@ -12,10 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from listener import LISTENER
-from real_lab import RealLab, host_traces
-from talking_guest import TalkingGuest, boot_of
-
 from emulator.adapters.system.process import HostProcess
 from emulator.core.errors import UsageError
 from emulator.core.paths import Home
@@ -23,6 +19,9 @@ from emulator.guests.inventory.build import build_inventory
 from emulator.guests.inventory.model import ConnectionFacts
 from emulator.images.store.store import ImageStore
 from emulator.plan.model import Action
+from tests.support.listener import LISTENER
+from tests.support.real_lab import RealLab, host_traces
+from tests.support.talking_guest import TalkingGuest, boot_of
 
 RUNNER = HostProcess()
 BOOT_SECONDS = 120

@@ -14,7 +14,14 @@ from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
-from simulated_world import (
+from emulator.core.ports import DomainState
+from emulator.core.progress import SilentReporter
+from emulator.core.stop import StopFlag
+from emulator.gpu.ports import VgpuFramework
+from emulator.lab.lab_files import LoadedLab
+from emulator.operations.gpu.release import release
+from emulator.operations.operate import configure
+from tests.support.simulated_world import (
     FIRST,
     LAB,
     SIMULATED_GPUS,
@@ -24,15 +31,7 @@ from simulated_world import (
     journal_hooked,
     lab_text,
 )
-from stop_points import Stops, Sweep, find_stops, in_sequence
-
-from emulator.core.ports import DomainState
-from emulator.core.progress import SilentReporter
-from emulator.core.stop import StopFlag
-from emulator.gpu.ports import VgpuFramework
-from emulator.lab.lab_files import LoadedLab
-from emulator.operations.gpu.release import release
-from emulator.operations.operate import configure
+from tests.support.stop_points import Stops, Sweep, find_stops, in_sequence
 
 Act = Callable[[SimulatedHost, LoadedLab], object]
 

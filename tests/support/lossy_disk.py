@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from simulated_world import Snapshot
+from tests.support.simulated_world import Snapshot
 
 _OTHERS = ("hypervisor", "disks", "console", "gpu")
 """Below a lab: written by libvirtd (which makes its directory, too), qemu-img, guests and the simulated GPUs."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-import placement_brute_force as brute_force
-
 from emulator.gpu.catalog import find_gpu
 from emulator.gpu.model import GpuInstance, GpuModel
 from emulator.gpu.placement.demand import Assignment, Demand, GpuState, GpuUse
+from tests.support import placement_brute_force as brute_force
 
 Case = tuple[list[GpuState], list[Demand], dict[str, Assignment]]
 

@@ -14,9 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from simulated_world import HookedPort, Image
-from tiny_guest import halting_kernel
-
 from emulator.adapters.embedded.hypervisor import EmbeddedHypervisor
 from emulator.adapters.embedded.qemu_capabilities import QemuCapabilities
 from emulator.adapters.libvirt.hypervisor import LibvirtHypervisor
@@ -44,6 +41,8 @@ from emulator.operations.destroy import destroy
 from emulator.operations.provision import Options, ProvisionResult, provision
 from emulator.plan.model import Plan
 from emulator.wiring.gpus import simulated_gpus
+from tests.support.simulated_world import HookedPort, Image
+from tests.support.tiny_guest import halting_kernel
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
 

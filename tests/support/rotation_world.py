@@ -17,7 +17,6 @@ from unittest.mock import patch
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
-from simulated_world import KeygenRunner, SimulatedGuests, SimulatedHost, Snapshot, journal_hooked
 
 from emulator.apply.handlers.secrets import public_key
 from emulator.apply.journal import decode
@@ -31,6 +30,7 @@ from emulator.credentials.ssh_trust import CertificateOrder
 from emulator.credentials.tls_certificates import OTHER_CA, LabTls
 from emulator.guests.ports import Access, CheckOutcome, ConfigureOutcome
 from emulator.labfile.model import ClusterKind, ClusterSpec
+from tests.support.simulated_world import KeygenRunner, SimulatedGuests, SimulatedHost, Snapshot, journal_hooked
 
 WRITERS = (
     "emulator.credentials.rotation_files",

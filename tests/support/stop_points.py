@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import patch
 
-from simulated_world import LAB, SimulatedHost, Snapshot, comparable, differences, journal_hooked
-
 from emulator.core.errors import (
     CommandError,
     CommandTimeoutError,
@@ -39,6 +37,7 @@ from emulator.gpu.errors import (
     GpuTimeoutError,
 )
 from emulator.lab.lab_files import LoadedLab
+from tests.support.simulated_world import LAB, SimulatedHost, Snapshot, comparable, differences, journal_hooked
 
 Command = Callable[[], object]
 Fault = Callable[[str], Exception | None]

@@ -7,10 +7,9 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from real_lab import Boot
-
 from emulator.images.build.initrd import Entry, newc
 from emulator.images.store.golden_image import GoldenImage
+from tests.support.real_lab import Boot
 
 SHELL_PORT = 2323
 # With several callers at once, busybox's nc now and then closes a connection that it took before the shell has said

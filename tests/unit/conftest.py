@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from shared_gpus import other_home
-from simulated_world import SIMULATED_GPUS, SimulatedHost
 
 from emulator.core.paths import Home
+from tests.support.shared_gpus import other_home
+from tests.support.simulated_world import SIMULATED_GPUS, SimulatedHost
 
 
 @pytest.fixture

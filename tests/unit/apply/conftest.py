@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from gpu_lab import GpuLab, gpu_machine
 
 from emulator.gpu.ports import VgpuFramework
+from tests.support.gpu_lab import GpuLab, gpu_machine
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from gpu_lab import FIRST, SECOND, GpuLab, gpu_machine, sliced
 
 from emulator.apply.executor import Executor, steps_of
 from emulator.core.errors import CommandError, GpuError, HyperscalerError, StateError
@@ -19,6 +18,7 @@ from emulator.gpu.placement.demand import Assignment
 from emulator.gpu.ports import VgpuFramework
 from emulator.plan.gpu_resources import GpuInstance
 from emulator.plan.model import Action, Change, Plan
+from tests.support.gpu_lab import FIRST, SECOND, GpuLab, gpu_machine, sliced
 
 CREATE = "nvmlDeviceCreateGpuInstanceWithPlacement"
 NODES = {

@@ -5,10 +5,10 @@ from __future__ import annotations
 from itertools import permutations
 
 import pytest
-from placement_cases import A100, gpu_model
 
 from emulator.gpu.geometry import feasible_multisets, geometry_of, is_legal_layout, layout_fault
 from emulator.gpu.model import GpuInstance, Placement
+from tests.support.placement_cases import A100, gpu_model
 
 BASIC = tuple(name for name in A100.profile_names if "+" not in name)
 

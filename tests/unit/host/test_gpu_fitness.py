@@ -34,7 +34,7 @@ GPU = NvmlGpu(
 def gpu(mode: VirtualizationMode | None, group: int | None) -> Gpu:
     return Gpu(
         pci_address=GPU.pci_address,
-        gpu=dataclasses.replace(GPU, virtualization=mode),
+        nvml=dataclasses.replace(GPU, virtualization=mode),
         pci=PciDevice(GPU.pci_address, "10de", "2330", "030200", "nvidia", None, group),
         model=find_gpu("h100-sxm-80gb"),
         iommu_group=(),
@@ -75,7 +75,7 @@ def test_what_keeps_a_gpu_from_guests(
 
 
 def test_a_gpu_that_is_away_at_a_guest_was_fit() -> None:
-    away = dataclasses.replace(gpu(None, None), gpu=None)
+    away = dataclasses.replace(gpu(None, None), nvml=None)
     assert unfit("GPU-0", away, sliced=False) is None
 
 

@@ -52,13 +52,13 @@ def test_a_gpu_is_everything_that_both_sides_know(gpus: SimulatedGpus) -> None:
     assert [item.name for item in a100.holders] == ["nvidia-persistenced"]
     assert geforce.framework is VgpuFramework.NONE and geforce.vfs == ()
     assert [item.address for item in geforce.iommu_group] == [GEFORCE, "0000:c1:00.1"]
-    assert geforce.gpu is not None and geforce.gpu.mig is None
+    assert geforce.nvml is not None and geforce.nvml.mig is None
 
 
 def test_a_gpu_away_with_vfio_is_still_a_gpu_of_the_host(gpus: SimulatedGpus) -> None:
     VfioPassthrough(gpus.files).bind(GEFORCE)
     _, geforce = _found(gpus)
-    assert geforce.gpu is None and geforce.driver == "vfio-pci"
+    assert geforce.nvml is None and geforce.driver == "vfio-pci"
     assert geforce.name == "NVIDIA GeForce RTX 4090"
 
 

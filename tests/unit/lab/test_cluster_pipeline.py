@@ -6,14 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import simulated_world
-from simulated_world import SimulatedHost
 
 from emulator.core.errors import ConfigureError, HyperscalerError, StateError, VerifyError
 from emulator.guests.ports import CheckOutcome
 from emulator.lab.cluster_pipeline import CONFIGURE_FACT, VERIFY_FACT
 from emulator.lab.lab_files import LoadedLab
 from emulator.labfile.model import ClusterKind
+from tests.support import simulated_world
+from tests.support.simulated_world import SimulatedHost
 
 BOTH = """\
 version: "1.0"

@@ -6,8 +6,6 @@ import json
 from typing import Any
 
 import pytest
-import simulated_world
-from simulated_world import SimulatedHost
 
 from emulator.adapters.simulated.guests import Answer, SimulatedShell
 from emulator.core.errors import CommandTimeoutError, ConflictError, InterruptedRunError
@@ -15,6 +13,8 @@ from emulator.core.ports import Completed, DomainState, GuestAddress
 from emulator.core.progress import Event, Reporter, SilentReporter
 from emulator.core.stop import StopFlag
 from emulator.lab.drain import departing_nodes
+from tests.support import simulated_world
+from tests.support.simulated_world import SimulatedHost
 
 LAB = """\
 version: "1.0"

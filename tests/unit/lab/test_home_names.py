@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 
 import pytest
-from simulated_world import SYSTEM_URI, SimulatedHost, lab_text
 
 from emulator.apply.state import State
 from emulator.core.paths import Home
@@ -18,6 +17,7 @@ from emulator.operations.host.autostart import enable_autostart, has_autostart
 from emulator.operations.status import lab_status
 from emulator.plan.model import Recorded
 from emulator.plan.resources import Hypervisor, Volume
+from tests.support.simulated_world import SYSTEM_URI, SimulatedHost, lab_text
 
 HYPERVISORS = (EMBEDDED, SYSTEM_URI)
 

@@ -3,13 +3,13 @@ from __future__ import annotations
 from uuid import UUID
 
 import pytest
-from simulated_world import SYSTEM_URI, SimulatedHost, lab_text
 
 from emulator.adapters.simulated.hypervisor import SimulatedHypervisor
 from emulator.core.errors import HypervisorError
 from emulator.core.ports import DaemonPresence
 from emulator.lab.hypervisor_session import LazySession
 from emulator.operations.status import lab_status
+from tests.support.simulated_world import SYSTEM_URI, SimulatedHost, lab_text
 
 
 class Daemon:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from simulated_world import SIMULATED_GPUS, SYSTEM_URI, SimulatedHost, comparable, differences, gpu_section, lab_text
 
 from emulator.apply.state import State
 from emulator.core.errors import ConflictError, ExitCode
@@ -24,6 +23,15 @@ from emulator.operations.provision import Options, provision
 from emulator.operations.status import lab_status, list_labs
 from emulator.plan.model import Recorded
 from emulator.plan.resources import Firewall, Hypervisor, Resource, Secret, Volume
+from tests.support.simulated_world import (
+    SIMULATED_GPUS,
+    SYSTEM_URI,
+    SimulatedHost,
+    comparable,
+    differences,
+    gpu_section,
+    lab_text,
+)
 
 QUIET = SilentReporter()
 HYPERVISORS = (EMBEDDED, SYSTEM_URI)

@@ -9,14 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
-import simulated_world
-from simulated_world import SimulatedHost, lab_text
 
 from emulator.apply.audit import AuditLog
 from emulator.cli.render.history import history_text
 from emulator.core.errors import ConfigureError, StateError
 from emulator.core.progress import SilentReporter
 from emulator.operations.history import CUT_OFF, RUNNING, history
+from tests.support import simulated_world
+from tests.support.simulated_world import SimulatedHost, lab_text
 
 
 class Warnings(SilentReporter):

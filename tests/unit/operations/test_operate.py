@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from simulated_world import SYSTEM_URI, SimulatedHost, lab_text
 
 from emulator.core.errors import ConflictError
 from emulator.core.progress import SilentReporter
@@ -11,6 +10,7 @@ from emulator.core.stop import StopFlag
 from emulator.lab.environment import EMBEDDED
 from emulator.lab.lab_files import load_recorded_lab
 from emulator.operations.operate import configure
+from tests.support.simulated_world import SYSTEM_URI, SimulatedHost, lab_text
 
 
 def test_configure_takes_new_settings_but_no_other_machines(host: SimulatedHost) -> None:

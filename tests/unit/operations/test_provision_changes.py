@@ -6,15 +6,15 @@ from ipaddress import IPv6Address
 from pathlib import Path
 
 import pytest
-import simulated_world
-from simulated_world import SYSTEM_URI, SimulatedHost, lab_text
-from stop_points import in_sequence
 
 from emulator.adapters.simulated.hypervisor import SimulatedHypervisor
 from emulator.core.errors import ConflictError, UsageError
 from emulator.core.ports import DnsName
 from emulator.lab.lab_files import load_lab_file
 from emulator.plan.model import Plan
+from tests.support import simulated_world
+from tests.support.simulated_world import SYSTEM_URI, SimulatedHost, lab_text
+from tests.support.stop_points import in_sequence
 
 
 def told(plan: Plan) -> set[tuple[str, str]]:

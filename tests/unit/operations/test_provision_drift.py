@@ -6,8 +6,6 @@ import json
 from collections.abc import Callable
 
 import pytest
-from simulated_world import FIRST, SECOND, SYSTEM_URI, SimulatedHost, gpu_section, lab_text
-from stop_points import in_sequence
 
 from emulator.adapters.simulated.gpus import gpu_at
 from emulator.apply.journal import Journal
@@ -16,6 +14,8 @@ from emulator.core.errors import ConflictError
 from emulator.core.ports import DomainState
 from emulator.lab.lab_files import LoadedLab
 from emulator.operations.status import lab_status
+from tests.support.simulated_world import FIRST, SECOND, SYSTEM_URI, SimulatedHost, gpu_section, lab_text
+from tests.support.stop_points import in_sequence
 
 Event = Callable[[SimulatedHost], object]
 

@@ -10,16 +10,6 @@ from ipaddress import IPv4Network, IPv6Network
 from uuid import uuid4
 
 import pytest
-from simulated_world import (
-    FIRST,
-    SECOND,
-    SYSTEM_URI,
-    SimulatedHost,
-    comparable,
-    differences,
-    gpu_section,
-    lab_text,
-)
 
 from emulator.apply.state import State
 from emulator.core import ids
@@ -34,6 +24,16 @@ from emulator.operations.status import lab_status, list_labs
 from emulator.operations.validate import judge_bundle, validate
 from emulator.plan.model import Recorded
 from emulator.plan.resources import Volume
+from tests.support.simulated_world import (
+    FIRST,
+    SECOND,
+    SYSTEM_URI,
+    SimulatedHost,
+    comparable,
+    differences,
+    gpu_section,
+    lab_text,
+)
 
 MAC = ids.mac_address("demo", "hpc-compute-1")
 

@@ -5,9 +5,6 @@ from __future__ import annotations
 from unittest.mock import patch
 
 import pytest
-from journeys import DUAL
-from simulated_world import SimulatedHost, lab_text
-from stop_points import in_sequence
 
 from emulator.apply import lock
 from emulator.apply.journal import VERSION, encode
@@ -15,6 +12,9 @@ from emulator.apply.lock import exclusive_lock, holder_of
 from emulator.core.errors import UsageError
 from emulator.core.ports import DomainState
 from emulator.operations.status import LabStatus, lab_status, list_labs
+from tests.support.journeys import DUAL
+from tests.support.simulated_world import SimulatedHost, lab_text
+from tests.support.stop_points import in_sequence
 
 
 def test_a_newer_journal_of_one_lab_leaves_the_others_in_sight(host: SimulatedHost) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from simulated_world import SYSTEM_URI, SimulatedHost, comparable, differences, lab_text
 
 from emulator.apply.ownership import LabIdentity
 from emulator.core.errors import ConflictError, UsageError
@@ -19,6 +18,7 @@ from emulator.core.stop import StopFlag
 from emulator.lab.environment import World
 from emulator.operations.destroy import destroy
 from emulator.operations.provision import Options, provision
+from tests.support.simulated_world import SYSTEM_URI, SimulatedHost, comparable, differences, lab_text
 
 
 def another_home(host: SimulatedHost) -> World:

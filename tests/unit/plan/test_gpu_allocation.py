@@ -6,7 +6,6 @@ from dataclasses import replace
 from ipaddress import IPv4Address
 
 import pytest
-from placement_cases import A100
 
 from emulator.core.errors import ConfigError
 from emulator.gpu.model import GpuInstance, Placement
@@ -24,6 +23,7 @@ from emulator.labfile.model import (
     SliceDemand,
 )
 from emulator.plan.gpu_allocation import GpuAllocation, allocate, demands_of, gpu_states
+from tests.support.placement_cases import A100
 
 HPC, CLOUD = ClusterKind.HPC, ClusterKind.CLOUD
 GPU = GpuDeviceSpec("GPU-0", "0000:41:00.0", "A100-SXM4-80GB", mig_capable=True)

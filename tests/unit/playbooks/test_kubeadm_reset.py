@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playbook_modules import kubeadm_reset
+
+from tests.support.playbook_modules import kubeadm_reset
 
 
 def mounts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *paths: str) -> Path:

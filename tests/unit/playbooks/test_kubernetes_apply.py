@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
-from playbook_modules import kubernetes_apply as apply
+
+from tests.support.playbook_modules import kubernetes_apply as apply
 
 
 def crd(version: str = "1", **changes: Any) -> dict[str, Any]:

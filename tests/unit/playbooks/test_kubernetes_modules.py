@@ -14,8 +14,9 @@ import pytest
 import yaml
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
-from playbook_modules import CLUSTER, PARAMS, PLAYBOOKS, RELEASE, kubeadm_node
-from playbook_modules import kubernetes_objects as objects
+
+from tests.support.playbook_modules import CLUSTER, PARAMS, PLAYBOOKS, RELEASE, kubeadm_node
+from tests.support.playbook_modules import kubernetes_objects as objects
 
 
 class Node:

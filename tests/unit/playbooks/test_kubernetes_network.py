@@ -12,9 +12,10 @@ import pytest
 import yaml
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
-from baseline_templates import inventory_of
-from playbook_modules import PLAYBOOKS
-from playbook_modules import kubernetes_apply as apply
+
+from tests.support.baseline_templates import inventory_of
+from tests.support.playbook_modules import PLAYBOOKS
+from tests.support.playbook_modules import kubernetes_apply as apply
 
 ROLES = PLAYBOOKS / "roles"
 CNIS = ("bridge", "calico", "flannel")

@@ -7,8 +7,9 @@ from typing import Any
 
 import jinja2
 import yaml
-from playbook_modules import CLUSTER, PARAMS, PLAYBOOKS, RELEASE, kubeadm_node, load
-from playbook_modules import kubernetes_apply as apply
+
+from tests.support.playbook_modules import CLUSTER, PARAMS, PLAYBOOKS, RELEASE, kubeadm_node, load
+from tests.support.playbook_modules import kubernetes_apply as apply
 
 
 def rendered(name: str, **values: Any) -> list[dict[str, Any]]:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import yaml
-from playbook_modules import PLAYBOOKS, load
+
+from tests.support.playbook_modules import PLAYBOOKS, load
 
 ROLE = yaml.safe_load((PLAYBOOKS / "roles/k8s_common/vars/main.yml").read_text())["kubernetes_student_role"]
 QUOTA = {"pods": "20", "requests.cpu": "2", "requests.nvidia.com/mig-1g.10gb": "1"}

@@ -6,9 +6,9 @@ import re
 
 import pytest
 import yaml
-from baseline_templates import LAB, PLAYBOOKS, rendered
 
 from emulator.core.data_files import share_dir
+from tests.support.baseline_templates import LAB, PLAYBOOKS, rendered
 
 
 def rules(host: str) -> list[str]:

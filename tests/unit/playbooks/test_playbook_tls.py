@@ -12,11 +12,11 @@ import pytest
 import yaml
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
-from baseline_templates import inventory_of
 
 from emulator.apply.handlers.secrets import new_ec_key
 from emulator.core.data_files import share_dir
 from emulator.credentials import x509
+from tests.support.baseline_templates import inventory_of
 
 ROLES = share_dir() / "playbooks" / "roles"
 SCRIPT = ROLES / "lab_tls" / "files" / "trust.sh"

@@ -9,7 +9,6 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 
 import pytest
-from tiny_guest import TinyGuests
 
 from emulator.adapters.libvirt.domain_xml import domain_xml, guests_run_as_another_user, hostdev_element, read_domain
 from emulator.adapters.libvirt.hypervisor import LibvirtHypervisor
@@ -17,6 +16,7 @@ from emulator.adapters.libvirt.network_xml import dns_address_xml, network_xml, 
 from emulator.adapters.libvirt.ownership_xml import parse, read_owner
 from emulator.core.errors import HypervisorError
 from emulator.core.ports import DnsName, DomainRequest, DomainState, Hostdev, HostdevKind, Ownership
+from tests.support.tiny_guest import TinyGuests
 
 GUESTS = TinyGuests(Path("/lab"))
 REQUEST = GUESTS.domain("a", disk=Path("/lab/a.qcow2"))

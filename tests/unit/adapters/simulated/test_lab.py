@@ -7,7 +7,6 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from tiny_guest import TinyGuests
 
 from emulator.adapters.simulated.calls import CallHook
 from emulator.adapters.simulated.disks import SimulatedDisks
@@ -16,6 +15,7 @@ from emulator.adapters.simulated.hypervisor import SimulatedHypervisor
 from emulator.core.errors import CommandError, ConflictError
 from emulator.core.ports import DomainState, GuestAddress
 from emulator.guests.ssh import host_keys_from_console
+from tests.support.tiny_guest import TinyGuests
 
 GUEST = GuestAddress("n1", IPv4Address("192.168.90.11"), "root")
 

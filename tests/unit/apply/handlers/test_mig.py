@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from gpu_lab import FIRST, GpuLab, gpu_machine, sliced
 
 from emulator.adapters.simulated.nvml.store import SimProcess
 from emulator.apply.gpu_ownership import mode_key, slice_key
@@ -16,6 +15,7 @@ from emulator.gpu.model import Placement
 from emulator.gpu.ports import MigModeState, VgpuRequest
 from emulator.plan.gpu_resources import GpuInstance, MigMode, VirtualFunctions
 from emulator.plan.model import Action, Presence
+from tests.support.gpu_lab import FIRST, GpuLab, gpu_machine, sliced
 
 MODE = MigMode(name=FIRST, device="gpu-0", pci_address=FIRST)
 FUNCTIONS = VirtualFunctions(name=FIRST, needs=(MODE.id,), device="gpu-0", pci_address=FIRST)

@@ -6,7 +6,6 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
-from gpu_lab import FIRST, SECOND, GpuLab, gpu_machine, sliced
 
 from emulator.adapters.simulated.nvml.store import SimFunction, SimProcess
 from emulator.apply.gpu_ownership import vgpu_key
@@ -19,6 +18,7 @@ from emulator.gpu.placement.demand import Assignment
 from emulator.gpu.ports import VgpuFramework, VgpuRequest
 from emulator.plan.gpu_resources import Vgpu
 from emulator.plan.model import Action
+from tests.support.gpu_lab import FIRST, SECOND, GpuLab, gpu_machine, sliced
 
 SEVEN = [sliced(f"d{start}", "1g.10gb", start) for start in range(7)]
 MIXED = [sliced("a", "3g.40gb", 4), sliced("b", "2g.20gb", 2), sliced("c", "1g.10gb", 1), sliced("d", "1g.10gb", 0)]

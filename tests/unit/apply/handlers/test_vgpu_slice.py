@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from gpu_lab import FIRST, GpuLab, gpu_machine, sliced
 
 from emulator.adapters.simulated.nvml.store import SimCompute
 from emulator.core.errors import GpuError
@@ -16,6 +15,7 @@ from emulator.gpu.placement.demand import Assignment
 from emulator.gpu.ports import VgpuFramework
 from emulator.plan.gpu_resources import Vgpu
 from emulator.plan.resources import Resource
+from tests.support.gpu_lab import FIRST, GpuLab, gpu_machine, sliced
 
 SMALL = 19
 """The driver's number of 1g.10gb."""

@@ -6,13 +6,13 @@ import re
 from xml.etree import ElementTree as ET
 
 import pytest
-from placement_cases import A100, gpu_model
 
 from emulator.gpu.model import GpuInstance, Placement
 from emulator.gpu.pictures.picture import SegmentKind, picture_of
 from emulator.gpu.pictures.render_svg import render_svg
 from emulator.gpu.pictures.render_text import render_text, shorten
 from emulator.gpu.placement.demand import Assignment, GpuState, GpuUse
+from tests.support.placement_cases import A100, gpu_model
 
 SVG = "{http://www.w3.org/2000/svg}"
 GPU = GpuState("GPU-0", A100, (GpuInstance("1g.10gb", Placement(5, 1), owner="lab other"),))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from placement_cases import A100, gpu_model, small_case
 
 from emulator.gpu.model import GpuInstance, Placement
 from emulator.gpu.placement.demand import Demand, GpuState, GpuUse, Infeasible, Solution
 from emulator.gpu.placement.explain import solve
 from emulator.gpu.placement.solver import place
+from tests.support.placement_cases import A100, gpu_model, small_case
 
 
 def wants(*profiles: str) -> list[Demand]:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import placement_brute_force as brute_force
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from placement_cases import A100, fleet_case, gpu_model, small_case
 
 from emulator.core.errors import HyperscalerError
 from emulator.gpu.geometry import is_legal_layout
 from emulator.gpu.model import GpuInstance, Placement
 from emulator.gpu.placement.demand import Assignment, Demand, GpuState, GpuUse, Solution
 from emulator.gpu.placement.solver import place
+from tests.support import placement_brute_force as brute_force
+from tests.support.placement_cases import A100, fleet_case, gpu_model, small_case
 
 GPU0 = GpuState("GPU-0", A100)
 GPU1 = GpuState("GPU-1", A100)

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from simulated_world import SimulatedHost
 
 import emulator.wiring
 from emulator.cli.commands.credentials.kubeconfig import command
 from emulator.core.errors import VerifyError
 from emulator.core.ports import Completed, GuestAddress
 from emulator.guests.verify.kubeconfigs import admin_kubeconfig, student_kubeconfig
+from tests.support.simulated_world import SimulatedHost
 
 HEAD = GuestAddress("cloud-control-plane", IPv4Address("10.20.0.10"), "root")
 LAB = """\

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from ipaddress import IPv4Network
 from pathlib import Path
 
-import host_trees
 import pytest
 
 from emulator.cli.render.host_check import host_report_json, host_report_text
@@ -20,6 +19,7 @@ from emulator.host.checks.networks import DEFAULT_SUBNETS
 from emulator.host.checks.result import Level, Wanted
 from emulator.labfile.model import Acceleration
 from emulator.operations.host.check import check_host
+from tests.support import host_trees
 
 # What is not PASS on each recorded host.
 EXPECTED: Mapping[str, Mapping[str, str]] = {

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import host_trees
 import pytest
 
 from emulator.core.data_files import share_dir
@@ -15,6 +14,7 @@ from emulator.host.checks.result import CheckResult, Level, Wanted
 from emulator.host.parsers import parse_forward_drops
 from emulator.host.readings import ForwardChain
 from emulator.operations.host.check import check_host
+from tests.support import host_trees
 
 # What nft 1.0.6 prints.
 CHAINS = """\

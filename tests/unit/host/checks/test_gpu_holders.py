@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import host_trees
 import pytest
 
 from emulator.apply.journal import Journal
@@ -14,6 +13,7 @@ from emulator.host.checks.gpu_holders import check_holders
 from emulator.host.checks.result import CheckResult, Level, Wanted
 from emulator.operations.host.check import check_host
 from emulator.plan.gpu_resources import WholeGpu
+from tests.support import host_trees
 
 A100, QUADRO = "0000:41:00.0", "0000:ca:00.0"
 MINORS = {

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from image_archives import image_archive
 
 from emulator.core.errors import HostNotFitError, UsageError
 from emulator.kubernetes.release.bundle import create_bundle, show_bundle, unpack_bundle, verify_bundle
@@ -22,6 +21,7 @@ from emulator.kubernetes.release.release import (
     describe_file,
     verify_release,
 )
+from tests.support.image_archives import image_archive
 
 FILES = {
     "bin/kubeadm": b"kubeadm program " * 1000,

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from image_archives import image_archive
 
 import emulator.cli.commands.images.bundle
 from emulator.cli.commands.images.bundle import command
@@ -20,6 +19,7 @@ from emulator.kubernetes.release.image_input import Bundles
 from emulator.kubernetes.release.release import Release, ReleaseError, ReleaseManifest, describe_file
 from emulator.labfile.kubernetes_versions import BUNDLE_MINORS
 from emulator.labfile.model import KubernetesSpec
+from tests.support.image_archives import image_archive
 
 R = "registry.invalid"
 PROGRAMS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy")

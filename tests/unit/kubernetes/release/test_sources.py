@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
-from image_archives import image_archive
 
 from emulator.core.errors import ConfigError, HostNotFitError, UsageError
 from emulator.core.ports import Completed
@@ -26,6 +25,7 @@ from emulator.kubernetes.release.upstream import UpstreamFetch
 from emulator.kubernetes.release.upstream_origin import Addon, Origin
 from emulator.labfile.kubernetes_versions import UPSTREAM_MINORS
 from emulator.labfile.model import KubernetesSpec
+from tests.support.image_archives import image_archive
 
 
 class NoCommands:

@@ -7,8 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from simulated_world import SECOND, SYSTEM_URI, SimulatedHost, comparable, differences, gpu_section, lab_text
-from told import Told
 
 from emulator.apply.gpu_ownership import VERSION, Claim, GpuLedger, LedgerDamagedError, outlives_boots, slice_key
 from emulator.core.errors import StateError
@@ -18,6 +16,16 @@ from emulator.lab.planning.gpu_placement import slices_made
 from emulator.operations.provision import Options, provision
 from emulator.plan.gpu_resources import GpuInstance
 from emulator.plan.model import Plan
+from tests.support.simulated_world import (
+    SECOND,
+    SYSTEM_URI,
+    SimulatedHost,
+    comparable,
+    differences,
+    gpu_section,
+    lab_text,
+)
+from tests.support.told import Told
 
 
 def gpu_lab(host: SimulatedHost) -> LoadedLab:

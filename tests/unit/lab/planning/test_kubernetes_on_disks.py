@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from simulated_world import SimulatedHost
 
 from emulator.core.errors import ConflictError, StateError, UsageError
 from emulator.core.progress import SilentReporter
@@ -30,6 +29,7 @@ from emulator.lab.lab_files import LoadedLab
 from emulator.lab.planning.plan import backends_of, plan_lab
 from emulator.operations.provision import Options, provision
 from emulator.plan.model import Change, Plan
+from tests.support.simulated_world import SimulatedHost
 
 LAB = """\
 version: "1.0"

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from simulated_world import SimulatedHost, comparable, differences, lab_text
 
 from emulator.core.errors import ConflictError, StateError
 from emulator.core.paths import LabPaths
 from emulator.lab.recovery.foreign_files import _mounts_below, refuse_strangers
+from tests.support.simulated_world import SimulatedHost, comparable, differences, lab_text
 
 
 def copy_of_a_disk(lab: LabPaths) -> None:

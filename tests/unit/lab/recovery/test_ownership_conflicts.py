@@ -6,7 +6,6 @@ from collections.abc import Callable
 from uuid import UUID, uuid4
 
 import pytest
-from simulated_world import SYSTEM_URI, SimulatedHost, lab_text
 
 from emulator.adapters.simulated.hypervisor import SimulatedHypervisor
 from emulator.core.errors import ConflictError, HypervisorError
@@ -17,6 +16,7 @@ from emulator.lab.lab_files import LoadedLab
 from emulator.operations.destroy import destroy
 from emulator.operations.status import lab_status
 from emulator.plan.model import Plan
+from tests.support.simulated_world import SYSTEM_URI, SimulatedHost, lab_text
 
 NODE = "demo-hpc-compute-1"
 

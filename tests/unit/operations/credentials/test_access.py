@@ -8,9 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import simulated_world
-from rotation_world import KeyedGuests, KeyedHost
-from simulated_world import SimulatedHost, lab_text
 
 from emulator.apply.lock import exclusive_lock
 from emulator.core.errors import ConfigureError, ConflictError, StateError, UsageError
@@ -19,6 +16,9 @@ from emulator.core.stop import StopFlag
 from emulator.credentials.users import AccessRole
 from emulator.lab.cluster_pipeline import CONFIGURE_FACT
 from emulator.operations.credentials.access import GrantRequest, grant, list_users, revoke
+from tests.support import simulated_world
+from tests.support.rotation_world import KeyedGuests, KeyedHost
+from tests.support.simulated_world import SimulatedHost, lab_text
 
 ADA = GrantRequest("ada", AccessRole.STUDENT, 3600)
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMoe+mH2elGa8VXf8MNkZOYF08DGeWUvGeJ47mhyUjgZ"

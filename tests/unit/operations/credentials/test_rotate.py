@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rotation_world import KeyedGuests, KeyedHost
-from simulated_world import lab_text
 
 from emulator.apply.lock import exclusive_lock
 from emulator.apply.state import StateStore
@@ -33,6 +31,8 @@ from emulator.operations.credentials.access import GrantRequest, grant, list_use
 from emulator.operations.credentials.rotate import Rotated, rotate
 from emulator.operations.history import history
 from emulator.operations.status import lab_status
+from tests.support.rotation_world import KeyedGuests, KeyedHost
+from tests.support.simulated_world import lab_text
 
 SSH, MUNGE, TLS = RotatedSecret
 

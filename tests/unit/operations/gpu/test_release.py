@@ -8,8 +8,6 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
-from gpu_lab import FIRST, sliced
-from gpu_world import GpuWorld, gpu_world
 
 from emulator.core.errors import ConflictError, UsageError
 from emulator.core.ids import resource_uuid
@@ -23,6 +21,8 @@ from emulator.operations.gpu.map import write_mdev_map
 from emulator.operations.gpu.release import ReleaseResult, release
 from emulator.plan.model import Plan
 from emulator.plan.resources import Domain, Secret
+from tests.support.gpu_lab import FIRST, sliced
+from tests.support.gpu_world import GpuWorld, gpu_world
 
 NODES = {"n1": [sliced("a", "3g.40gb", 4)], "n2": [sliced("b", "1g.10gb", 0), Assignment("w", "gpu-1")]}
 

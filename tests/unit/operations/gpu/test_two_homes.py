@@ -8,16 +8,16 @@ import shutil
 from pathlib import Path
 
 import pytest
-from journeys import release_it
-from shared_gpus import carved, lab_of, within
-from simulated_world import FIRST, SimulatedHost
-from told import Told
 
 from emulator.apply.gpu_ownership import GpuLedger, mode_key, slice_key
 from emulator.core.errors import ConflictError
 from emulator.core.paths import Home
 from emulator.lab.recovery.ledger_repair import mend_ledgers
 from emulator.plan.gpu_resources import Vgpu
+from tests.support.journeys import release_it
+from tests.support.shared_gpus import carved, lab_of, within
+from tests.support.simulated_world import FIRST, SimulatedHost
+from tests.support.told import Told
 
 
 def owners(host: SimulatedHost) -> dict[str, str]:

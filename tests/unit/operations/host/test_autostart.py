@@ -8,8 +8,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from simulated_world import SYSTEM_URI, SimulatedHost, lab_text
-from stop_points import find_stops, in_sequence
 
 from emulator.adapters.system.process import HostProcess
 from emulator.adapters.system.systemd_units import SystemdUnits
@@ -21,6 +19,8 @@ from emulator.lab.environment import EMBEDDED
 from emulator.operations.destroy import destroy
 from emulator.operations.host.autostart import disable_autostart, enable_autostart, quoted, unit_name, unit_text
 from emulator.operations.status import lab_status
+from tests.support.simulated_world import SYSTEM_URI, SimulatedHost, lab_text
+from tests.support.stop_points import find_stops, in_sequence
 
 PROGRAM = Path("/opt/hyper scaler/100%/$bin/hyperscaler")
 QUIET = SilentReporter()

@@ -10,10 +10,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import host_trees
 import pytest
-from host_tools import HostTools, tree
-from simulated_world import HookedPort
 
 from emulator.adapters.simulated.calls import CallHook
 from emulator.adapters.system.host_edits import HostEdits
@@ -29,6 +26,9 @@ from emulator.host.prepare.steps import GRUB_FILE, MODULES_FILE, NOUVEAU_FILE, S
 from emulator.operations.host.prepare import Wish, plan, prepare
 from emulator.operations.host.record import PreparedHost, backups_of, standing
 from emulator.operations.host.restore import restore
+from tests.support import host_trees
+from tests.support.host_tools import HostTools, tree
+from tests.support.simulated_world import HookedPort
 
 ADA = Wish("ada")
 QUIET = SilentReporter()

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from gpu_lab import FIRST, SECOND, sliced
-from gpu_world import GpuWorld, gpu_world
 
 import emulator.wiring
 from emulator.adapters.simulated.nvml.store import SimProcess
@@ -19,6 +17,8 @@ from emulator.core.errors import ConfigError, ExitCode, HostNotFitError, Hypersc
 from emulator.gpu.model import Placement
 from emulator.gpu.placement.demand import Assignment
 from emulator.operations.gpu.map import lab_mdev_map
+from tests.support.gpu_lab import FIRST, SECOND, sliced
+from tests.support.gpu_world import GpuWorld, gpu_world
 
 LAB = f"""
 version: "1.0"

@@ -11,10 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import host_trees
 import pytest
 from click.testing import CliRunner
-from host_tools import HostTools
 
 from emulator.adapters.system.host_edits import HostEdits
 from emulator.cli.commands.host.host import command
@@ -24,6 +22,8 @@ from emulator.core.ports import Completed
 from emulator.core.progress import SilentReporter
 from emulator.operations.host import prepare
 from emulator.operations.host.record import PreparedHost, backups_of
+from tests.support import host_trees
+from tests.support.host_tools import HostTools
 
 
 def call(*words: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from simulated_world import SYSTEM_URI, SimulatedHost, lab_text
 
 from emulator import wiring
 from emulator.cli.commands.lab.destroy import command
 from emulator.core.errors import ConflictError, HypervisorError, UsageError
+from tests.support.simulated_world import SYSTEM_URI, SimulatedHost, lab_text
 
 
 @pytest.fixture

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from journeys import slices
-from simulated_world import FIRST, SYSTEM_URI, SimulatedHost
-
 from emulator.adapters.simulated.gpus import gpu_at
 from emulator.core.paths import Home
 from emulator.lab.lab_files import LoadedLab
+from tests.support.journeys import slices
+from tests.support.simulated_world import FIRST, SYSTEM_URI, SimulatedHost
 
 
 def other_home(host: SimulatedHost) -> Home:

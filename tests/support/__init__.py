@@ -1,0 +1,1 @@
+"""Worlds, benches and doubles that tests share."""
