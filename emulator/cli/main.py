@@ -10,25 +10,25 @@ import click
 from emulator import __version__
 from emulator.core.errors import ExitCode, HyperscalerError
 
-# verb -> (module, what `--help` says of it)
+# verb -> (module below `emulator.cli.commands`, what `--help` says of it)
 VERBS: dict[str, tuple[str, str]] = {
-    "validate": ("validate", "Check a lab file and report every fault at once."),
-    "plan": ("plan", "Show what provision would do, and change nothing."),
-    "provision": ("provision", "Bring this host to what the lab file asks for."),
-    "configure": ("configure", "Run the playbooks of a provisioned lab again."),
-    "verify": ("verify", "Prove that a lab works, by running jobs on it."),
-    "status": ("status", "Show the labs of this host, or the nodes of one lab."),
-    "history": ("history", "Show who changed what on this host, and how it ended."),
-    "ssh": ("ssh", "Open a shell on a node, or run a command there."),
-    "inventory": ("inventory", "Print the Ansible inventory of a lab."),
-    "access": ("access", "Let people into the nodes of a lab, and take it back."),
-    "rotate": ("rotate", "Change a secret of a lab for a new one: ssh, munge or tls."),
-    "kubeconfig": ("kubeconfig", "Print a kubeconfig of a lab's Kubernetes cluster."),
-    "destroy": ("destroy", "Take a lab away, without a trace."),
-    "host": ("host", "Check and prepare this machine, have labs started with it."),
-    "gpu": ("gpu", "Look at GPUs, try layouts, see who uses what, give GPUs back."),
-    "bundle": ("bundle", "Make, check and show offline bundles of Kubernetes."),
-    "image": ("image", "Build, list, tag, sign, import and remove golden images."),
+    "validate": ("labfile.validate", "Check a lab file and report every fault at once."),
+    "plan": ("labfile.plan", "Show what provision would do, and change nothing."),
+    "provision": ("lab.provision", "Bring this host to what the lab file asks for."),
+    "configure": ("lab.configure", "Run the playbooks of a provisioned lab again."),
+    "verify": ("lab.verify", "Prove that a lab works, by running jobs on it."),
+    "status": ("lab.status", "Show the labs of this host, or the nodes of one lab."),
+    "history": ("lab.history", "Show who changed what on this host, and how it ended."),
+    "ssh": ("lab.ssh", "Open a shell on a node, or run a command there."),
+    "inventory": ("lab.inventory", "Print the Ansible inventory of a lab."),
+    "access": ("credentials.access", "Let people into the nodes of a lab, and take it back."),
+    "rotate": ("credentials.rotate", "Change a secret of a lab for a new one: ssh, munge or tls."),
+    "kubeconfig": ("credentials.kubeconfig", "Print a kubeconfig of a lab's Kubernetes cluster."),
+    "destroy": ("lab.destroy", "Take a lab away, without a trace."),
+    "host": ("host.host", "Check and prepare this machine, have labs started with it."),
+    "gpu": ("gpu.gpu", "Look at GPUs, try layouts, see who uses what, give GPUs back."),
+    "bundle": ("images.bundle", "Make, check and show offline bundles of Kubernetes."),
+    "image": ("images.image", "Build, list, tag, sign, import and remove golden images."),
 }
 
 
@@ -44,7 +44,7 @@ class LazyGroup(click.Group):
         entry = VERBS.get(cmd_name)
         if entry is None:
             return None
-        command = import_module(f"emulator.cli.{entry[0]}").command
+        command = import_module(f"emulator.cli.commands.{entry[0]}").command
         assert isinstance(command, click.Command)  # noqa: S101  a verb module without a command is a bug
         return command
 

@@ -85,7 +85,7 @@ class KeyedGuests(SimulatedGuests):
         return self._trust(access).user_key(spec, order, revoked=revoked)
 
     def issue(self, spec: ClusterSpec, access: Access, order: CertificateOrder) -> None:
-        self._trust(access).issue(spec, access, order)
+        self._trust(access).issue(spec, order, guest_prefix=access.prefix)
 
     def configure(
         self,

@@ -65,7 +65,13 @@ class InlinePool(Executor):
 def in_sequence() -> Iterator[None]:
     """One thread; and no waiting for the disk, since it is not the machine that loses power."""
     with ExitStack() as stack:
-        for module in ("apply.executor", "app.planning", "app.boot", "app.clusters", "app.strangers"):
+        for module in (
+            "apply.executor",
+            "lab.planning.plan",
+            "lab.wait_for_ssh",
+            "lab.cluster_pipeline",
+            "lab.recovery.foreign_files",
+        ):
             stack.enter_context(patch(f"emulator.{module}.ThreadPoolExecutor", InlinePool))
         stack.enter_context(patch("emulator.apply.executor.wait", lambda futures, **_options: (list(futures), set())))
         # A GPU has this many virtual functions where no public source counts them; fewer are looked at faster.

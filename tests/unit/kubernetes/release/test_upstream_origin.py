@@ -92,10 +92,10 @@ def test_the_published_origin_has_every_addon_of_a_lab_file() -> None:
     upstream = read_origin(share_dir() / "config" / "kubernetes" / "upstream.yaml")
     assert set(_ADDON_OF_VALUE.values()) <= set(upstream.addons)
     assert re.fullmatch(r"[0-9A-F]{40}", upstream.fingerprint)
-    for url in (upstream.packages, upstream_origin.key, *(addon.manifest for addon in upstream_origin.addons.values())):
+    for url in (upstream.packages, upstream.key, *(addon.manifest for addon in upstream.addons.values())):
         assert url.startswith("https://")
     assert all(_PATH.fullmatch(f"manifests/{name}.yaml") for name in upstream.addons)
-    assert _IMAGE.fullmatch(f"{upstream_origin.registry}/pause:3.10")
+    assert _IMAGE.fullmatch(f"{upstream.registry}/pause:3.10")
 
 
 def test_a_damaged_origin_is_told(tmp_path: Path) -> None:
