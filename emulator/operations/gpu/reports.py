@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from emulator.apply.gpu_ownership import slice_key
-from emulator.apply.handlers.gpu_host import GpuHost
+from emulator.apply.handlers.gpu.host import GpuHost
 from emulator.apply.journal import Journal
 from emulator.apply.state import State, StateStore
 from emulator.core.errors import UsageError

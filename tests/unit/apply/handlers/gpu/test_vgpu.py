@@ -1,4 +1,4 @@
-"""vGPUs and whole GPUs, over simulated GPUs: made, found again, given back, rebuilt after a reboot."""
+"""vGPUs over simulated GPUs: made, found again, given back, rebuilt after a reboot."""
 
 from __future__ import annotations
 
@@ -7,34 +7,31 @@ from uuid import UUID
 
 import pytest
 
-from emulator.adapters.simulated.nvml.store import SimFunction, SimProcess
 from emulator.apply.gpu_ownership import vgpu_key
-from emulator.apply.handlers.vgpu import hostdevs_of
-from emulator.core.errors import ConflictError, GpuError
-from emulator.core.ports import Hostdev, HostdevKind
+from emulator.core.errors import GpuError
 from emulator.gpu.errors import GpuBusyError, GpuNoRoomError
-from emulator.gpu.model import Placement
 from emulator.gpu.placement.demand import Assignment
 from emulator.gpu.ports import VgpuFramework, VgpuRequest
 from emulator.plan.gpu_resources import Vgpu
 from emulator.plan.model import Action
-from tests.support.gpu_lab import FIRST, SECOND, GpuLab, gpu_machine, sliced
+from tests.support.gpu_lab import (
+    FIRST,
+    GpuLab,
+    gpu_machine,
+    sliced,
+    vgpu_of,
+)
 
 SEVEN = [sliced(f"d{start}", "1g.10gb", start) for start in range(7)]
 MIXED = [sliced("a", "3g.40gb", 4), sliced("b", "2g.20gb", 2), sliced("c", "1g.10gb", 1), sliced("d", "1g.10gb", 0)]
 WHOLE = [Assignment("w", "gpu-1")]
 
 
-def vgpu_of(lab: GpuLab, wanted) -> Vgpu:
-    return next(item for item in wanted if isinstance(item, Vgpu))
-
-
-# ---------------------------------------------------------------- vGPUs
 def test_a_slice_becomes_a_vgpu_and_back(any_lab: GpuLab) -> None:
     blank = any_lab.snapshot()
     wanted = any_lab.wanted(hpc_compute_1=[sliced("a", "3g.40gb", 4)])
     any_lab.apply(wanted)
-    handle = any_lab.handle(vgpu_of(any_lab, wanted).id)
+    handle = any_lab.handle(vgpu_of(wanted).id)
     assert (handle["type_name"], handle["framework"]) == (
         "A100DX-3-40C",
         any_lab.host.pci.framework(FIRST).value,
@@ -61,15 +58,15 @@ def test_mixed_slices_in_any_order_of_completion(any_lab: GpuLab) -> None:
 
 def test_the_uuid_follows_from_lab_and_slice(lab: GpuLab) -> None:
     wanted = lab.wanted(n1=[sliced("a", "1g.10gb", 3)])
-    assert vgpu_of(lab, wanted).uuid == vgpu_of(lab, lab.wanted(n2=[sliced("z", "1g.10gb", 3)])).uuid
+    assert vgpu_of(wanted).uuid == vgpu_of(lab.wanted(n2=[sliced("z", "1g.10gb", 3)])).uuid
     lab.apply(wanted)
-    assert lab.vgpus() == [vgpu_of(lab, wanted).uuid]
-    assert UUID(vgpu_of(lab, wanted).uuid).version == 5
+    assert lab.vgpus() == [vgpu_of(wanted).uuid]
+    assert UUID(vgpu_of(wanted).uuid).version == 5
 
 
 def test_a_vgpu_that_an_interrupted_run_made_is_adopted(any_lab: GpuLab) -> None:
     wanted = any_lab.wanted(n1=[sliced("a", "1g.10gb", 3)])
-    device = vgpu_of(any_lab, wanted)
+    device = vgpu_of(wanted)
     any_lab.apply([item for item in wanted if item is not device])
     any_lab.store.begin("create", device)
     host = any_lab.host.vgpus(any_lab.host.pci.framework(FIRST))
@@ -83,7 +80,7 @@ def test_a_vgpu_that_an_interrupted_run_made_is_adopted(any_lab: GpuLab) -> None
 
 def test_a_claim_without_a_vgpu_does_not_stand_in_the_way(any_lab: GpuLab) -> None:
     wanted = any_lab.wanted(n1=[sliced("a", "1g.10gb", 3)])
-    device = vgpu_of(any_lab, wanted)
+    device = vgpu_of(wanted)
     any_lab.apply([item for item in wanted if item is not device])
     any_lab.host.ledger.claim(vgpu_key(FIRST, device.uuid, "0000:41:01.7"), "demo")
     any_lab.apply(wanted)
@@ -109,23 +106,17 @@ def test_a_uuid_that_is_taken_is_neither_used_nor_removed(lab: GpuLab) -> None:
     other = lab.wanted(n1=[sliced("a", "1g.10gb", 3)])
     lab.apply([*lab.wanted(n1=[sliced("b", "3g.40gb", 4)])[:3], *other[:3]])
     host = lab.host.vgpus(VgpuFramework.MDEV)
-    taken = vgpu_of(lab, other).uuid
+    taken = vgpu_of(other).uuid
     host.create(VgpuRequest(host.parents(FIRST)[0].address, "A100DX-3-40C", UUID(taken)))
     (blocker,) = lab.plan(other).blockers
     assert f"UUID {taken} is taken by a vGPU of type A100DX-3-40C" in blocker.what
-    lab.handlers["vgpu"].delete(vgpu_of(lab, other), {}, context(lab))
+    lab.handlers["vgpu"].delete(vgpu_of(other), {}, lab.context)
     assert lab.vgpus() == [taken]
-
-
-def context(lab: GpuLab):
-    from emulator.apply.handler import ApplyContext
-
-    return ApplyContext(lab.name, lab.store.handle)
 
 
 def test_without_a_free_slice_the_reason_is_told(any_lab: GpuLab) -> None:
     wanted = any_lab.wanted(n1=[sliced("a", "1g.10gb", 3)])
-    device = vgpu_of(any_lab, wanted)
+    device = vgpu_of(wanted)
     any_lab.apply([item for item in wanted if item is not device])
     host = any_lab.host.vgpus(any_lab.host.pci.framework(FIRST))
     foreign = host.parents(FIRST)[2].address
@@ -143,7 +134,7 @@ def test_without_functions_the_reason_is_told(any_lab: GpuLab) -> None:
         gpu.vgpus.clear()
         gpu.numvfs = 0
     with pytest.raises(GpuError) as caught:
-        any_lab.handlers["vgpu"].ensure(vgpu_of(any_lab, wanted), None, context(any_lab))
+        any_lab.handlers["vgpu"].ensure(vgpu_of(wanted), None, any_lab.context)
     assert "no vGPU framework" in caught.value.what or "no virtual function" in caught.value.what
 
 
@@ -156,7 +147,7 @@ def test_a_vgpu_of_a_running_guest_stays(any_lab: GpuLab) -> None:
     with pytest.raises(GpuBusyError):
         any_lab.apply([])
     assert any_lab.snapshot() == before
-    assert vgpu_of(any_lab, wanted).id in any_lab.state.resources
+    assert vgpu_of(wanted).id in any_lab.state.resources
 
 
 def test_vgpus_are_found_without_a_journal(any_lab: GpuLab) -> None:
@@ -167,158 +158,6 @@ def test_vgpus_are_found_without_a_journal(any_lab: GpuLab) -> None:
     assert any_lab.snapshot() == blank
 
 
-# ---------------------------------------------------------------- hostdevs
-def test_a_real_vgpu_is_a_device_and_a_simulated_one_is_not(any_lab: GpuLab) -> None:
-    import dataclasses
-
-    wanted = any_lab.wanted(n1=[sliced("a", "1g.10gb", 3)])
-    any_lab.apply(wanted)
-    handle = any_lab.handle(vgpu_of(any_lab, wanted).id)
-    real = dataclasses.replace(any_lab.host, real=True)
-    assert hostdevs_of(lambda: any_lab.host, handle) == ()
-    (device,) = hostdevs_of(lambda: real, handle)
-    if handle["framework"] == "mdev":
-        assert device == Hostdev(HostdevKind.MDEV, vgpu_of(any_lab, wanted).uuid)
-    else:
-        assert device == Hostdev(HostdevKind.VFIO_VF, str(handle["parent"]))
-
-
-def test_a_whole_gpu_is_all_its_functions(lab: GpuLab) -> None:
-    import dataclasses
-
-    real = dataclasses.replace(lab.host, real=True)
-    assert hostdevs_of(lambda: real, {"endpoints": [SECOND]}) == (Hostdev(HostdevKind.PCI, SECOND),)
-    assert hostdevs_of(lambda: real, {"was_enabled": False}) == ()
-
-
-# ---------------------------------------------------------------- whole GPUs
-def test_a_whole_gpu_goes_to_vfio_and_back(lab: GpuLab) -> None:
-    blank = lab.snapshot()
-    wanted = lab.wanted(n1=WHOLE)
-    lab.apply(wanted)
-    assert lab.host.pci.device(SECOND).driver == "vfio-pci"
-    assert lab.handle(wanted[0].id) == {"driver_before": "nvidia", "endpoints": [SECOND]}
-    assert lab.plan(wanted).is_empty
-    lab.apply([])
-    assert lab.snapshot() == blank
-
-
-def test_a_gpu_with_audio_goes_with_it(tmp_path: Path) -> None:
-    with gpu_machine(tmp_path, models=("A100-SXM4-80GB", "GeForce RTX 4090")) as lab:
-        blank = lab.snapshot()
-        wanted = lab.wanted(n1=WHOLE)
-        lab.apply(wanted)
-        assert lab.handle(wanted[0].id)["endpoints"] == [SECOND, "0000:42:00.1"]
-        lab.apply([])
-        assert lab.snapshot() == blank
-
-
-def test_a_gpu_that_had_no_driver_gets_none_back(lab: GpuLab) -> None:
-    with lab.gpu(SECOND) as gpu:
-        gpu.driver = ""
-    blank = lab.snapshot()
-    lab.apply(lab.wanted(n1=WHOLE))
-    assert lab.host.pci.device(SECOND).driver == "vfio-pci"
-    lab.apply([])
-    assert lab.snapshot() == blank
-
-
-def test_a_gpu_that_was_on_vfio_before_stays_there(lab: GpuLab) -> None:
-    with lab.host.nvml.released():
-        lab.host.passthrough.bind(SECOND)
-    (change,) = lab.apply(lab.wanted(n1=WHOLE)).changes
-    assert change.action is Action.ADOPT
-    lab.apply([])
-    assert lab.host.pci.device(SECOND).driver == "vfio-pci" and lab.host.ledger.read() == {}
-
-
-def test_a_run_that_was_cut_off_while_binding_still_gives_the_gpu_back(lab: GpuLab) -> None:
-    blank = lab.snapshot()
-    wanted = lab.wanted(n1=WHOLE)
-    lab.store.begin("create", wanted[0])
-    lab.host.ledger.claim(SECOND, "demo")
-    with lab.host.nvml.released():
-        lab.host.passthrough.bind(SECOND)
-    (change,) = lab.apply(wanted).changes
-    assert change.action is Action.ADOPT
-    lab.apply([])
-    assert lab.snapshot() == blank
-
-
-def test_a_gpu_of_another_lab_is_left_alone(lab: GpuLab, tmp_path: Path) -> None:
-    other = GpuLab(lab.gpus, lab.host, tmp_path, "other")
-    plan = lab.plan(lab.wanted(n1=WHOLE))
-    other.apply(other.wanted(n1=WHOLE))
-    (blocker,) = lab.plan(lab.wanted(n1=WHOLE)).blockers
-    assert blocker.what == "gpu-1 belongs to lab other"
-    with pytest.raises(ConflictError, match="belongs to lab other"):
-        lab.run(plan)
-    lab.apply([])  # the creation was begun; its removal must not take the other lab's GPU
-    assert lab.host.pci.device(SECOND).driver == "vfio-pci"
-
-
-def test_a_gpu_cut_by_others_is_not_taken_whole(lab: GpuLab) -> None:
-    lab.host.nvml.set_mig_mode(SECOND, enabled=True)
-    lab.host.nvml.create_instance(SECOND, 9, Placement(0, 4))
-    with pytest.raises(GpuBusyError, match=r"cut into GPU instances of others: 3g\.40gb at 0"):
-        lab.apply(lab.wanted(n1=WHOLE))
-    assert lab.instances(SECOND) == [("3g.40gb", 0)] and lab.host.ledger.read() == {}
-
-
-def test_a_group_with_a_device_of_the_host_is_refused(lab: GpuLab) -> None:
-    with lab.gpus.store.change() as state:
-        group = next(item.group for item in state.gpus if item.pci_address == SECOND)
-        state.functions.append(SimFunction("0000:43:00.0", "8086", "1533", "020000", group, "igb", net="eth0"))
-    before = lab.snapshot()
-    with pytest.raises(GpuError, match="also holds a network interface of the host"):
-        lab.apply(lab.wanted(n1=WHOLE))
-    assert lab.snapshot() == before
-
-
-def test_a_gpu_with_a_process_on_it_is_refused(lab: GpuLab) -> None:
-    with lab.gpu(SECOND) as gpu:
-        gpu.processes.append(SimProcess(55, "Xorg", client=True))
-    before = lab.snapshot()
-    with pytest.raises(GpuBusyError, match=r"Xorg \(pid 55\)"):
-        lab.apply(lab.wanted(n1=WHOLE))
-    assert lab.snapshot() == before
-
-
-def test_a_gpu_in_a_running_guest_stays_there(lab: GpuLab) -> None:
-    lab.apply(lab.wanted(n1=WHOLE))
-    with lab.gpu(SECOND) as gpu:
-        gpu.held = True
-    with pytest.raises(GpuBusyError):
-        lab.apply([])
-    assert lab.host.pci.device(SECOND).driver == "vfio-pci"
-
-
-def test_from_slices_to_a_whole_gpu_and_back(lab: GpuLab) -> None:
-    blank = lab.snapshot()
-    slices = lab.wanted(n1=[sliced("a", "3g.40gb", 4, "gpu-1"), sliced("b", "1g.10gb", 0, "gpu-1")])
-    lab.apply(slices)
-    lab.apply(lab.wanted(n1=WHOLE))
-    assert lab.host.pci.device(SECOND).driver == "vfio-pci"
-    lab.apply(slices)
-    assert lab.instances(SECOND) == [("1g.10gb", 0), ("3g.40gb", 4)] and len(lab.vgpus()) == 2
-    lab.apply([])
-    assert lab.snapshot() == blank
-
-
-def test_a_gpu_that_is_out_whole_with_another_lab_is_not_cut(lab: GpuLab, tmp_path: Path) -> None:
-    other = GpuLab(lab.gpus, lab.host, tmp_path, "other")
-    other.apply(other.wanted(n1=WHOLE))
-    slices = lab.wanted(n1=[sliced("a", "3g.40gb", 4, "gpu-1")])
-    (blocker,) = lab.plan(slices).blockers
-    assert blocker.what == "gpu-1 belongs to lab other"
-    other.apply([])
-    with lab.host.nvml.released():
-        lab.host.passthrough.bind(SECOND)
-    (blocker,) = lab.plan(slices).blockers
-    assert blocker.what == "gpu-1 is bound to vfio-pci, and not by hyperscaler"
-
-
-# ---------------------------------------------------------------- reboot
 @pytest.mark.parametrize("model", ["A100-SXM4-80GB", "h100-pcie-80gb"])
 @pytest.mark.parametrize("framework", [VgpuFramework.MDEV, VgpuFramework.VENDOR_VFIO], ids=str)
 def test_everything_is_rebuilt_after_a_reboot(tmp_path: Path, model: str, framework: VgpuFramework) -> None:
