@@ -1,7 +1,4 @@
-"""What a domain is put together from, and what was edited in it behind the program's back.
-
-The metadata's digest does not tell of that, since an edit keeps it.
-"""
+"""Finds edits of a domain made outside the program. The metadata's digest does not show them: an edit keeps it."""
 
 from __future__ import annotations
 
@@ -20,9 +17,9 @@ _LONG_RECORDED = ("name", "disks", "networks", "kernel", "hostdevs")
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What a domain should be like. Fields that an older version did not record are None, and not compared.
+    """The expected properties of a domain. Fields that an older version did not record are None and not compared.
 
-    `public_keys` are all that it may let in: a guest keeps the key that it was started with until it starts again.
+    Any of `public_keys` may be in its credentials: a guest keeps the key that it was started with until its next start.
     """
 
     memory_mib: int
@@ -41,7 +38,7 @@ class Expected:
 
     @classmethod
     def of(cls, resource: Domain, handle: Handle, public_key: str) -> Expected:
-        """By the resource, and by what its handle says of the things that it was put together from."""
+        """Expected properties according to the resource and the parts recorded in its handle."""
 
         def listed(key: str) -> tuple[str, ...] | None:
             return tuple(map(str, handle[key])) if isinstance(handle.get(key), (list, tuple)) else None
@@ -68,7 +65,7 @@ class Expected:
 
 
 def handle_of(request: DomainRequest) -> dict[str, Any]:
-    """What a domain is put together from, beside its resource."""
+    """Handle of a domain: the parts it was assembled from that are not in its resource."""
     return {
         "name": request.name,
         "disks": [str(request.disk)],
@@ -82,10 +79,10 @@ def handle_of(request: DomainRequest) -> dict[str, Any]:
 
 
 def held_to(handle: Handle, recorded: Handle) -> dict[str, Any]:
-    """What of its handle a domain that is there can be held to.
+    """The part of its handle that an existing domain is compared with.
 
-    An older version, which recorded less, may have put the rest together in another way, and no guest is restarted for
-    that. A guest keeps its key, and what libvirt had added, as recorded.
+    An older version recorded less and may have assembled the rest differently; no guest is restarted for that. The key
+    of the running guest and libvirt's additions stay as recorded.
     """
     whole = {**handle, **{key: recorded[key] for key in ("public_key", "extras") if key in recorded}}
     return {key: value for key, value in whole.items() if key in _LONG_RECORDED or key in recorded}
@@ -102,7 +99,7 @@ def drift_of(expected: Expected, info: DomainInfo) -> tuple[str, ...]:
 
 
 def settings_drift(expected: Expected, info: DomainInfo) -> tuple[list[str], list[str]]:
-    """What differs in the stored description, which the next start uses, and in the running guest."""
+    """Differences in the stored description, which the next start uses, and in the running guest."""
     return _differences(expected, info), [] if info.live is None else _differences(expected, info.live)
 
 

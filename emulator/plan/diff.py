@@ -18,16 +18,16 @@ def diff(
     observed: Mapping[str, Observation],
     found: Sequence[Resource] = (),
 ) -> Plan:
-    """The plan that turns what is there into what is wanted.
+    """The plan that turns the present state into the wanted one.
 
     Args:
         wanted: all resources of the request; empty for destroy.
         recorded: the state, by resource id.
-        observed: a look at every wanted and recorded resource, by id; a missing entry counts as absent.
-        found: resources seen on the host that are ours by their metadata, whatever the record says.
+        observed: the observation of every wanted and recorded resource, by id; a missing entry counts as absent.
+        found: resources on the host that are ours by their metadata, whether on record or not.
 
-    Changes come in an order in which they can be carried out: deletes (dependents first), then the rest
-    (what is needed first).
+    Changes are ordered so that they can be carried out one by one: deletes first (dependents before what they need),
+    then the rest (dependencies first).
     """
     wanted_by_id = {resource.id: resource for resource in wanted}
     changes: dict[str, Change] = {}
@@ -47,7 +47,7 @@ def diff(
             doomed[resource.id] = Change(Action.DELETE, resource, reason)
     for resource in found:
         if resource.id not in wanted_by_id and resource.id not in doomed and not resource.shared:
-            doomed[resource.id] = Change(Action.DELETE, resource, "belongs to the lab, but is in no record")
+            doomed[resource.id] = Change(Action.DELETE, resource, "belongs to the lab, but is not on record")
     return Plan(lab, (*_delete_order(doomed), *_create_order(wanted_by_id, changes)), tuple(blockers))
 
 
@@ -58,13 +58,13 @@ def _judge(resource: Resource, record: Recorded | None, seen: Observation) -> tu
         case Presence.FOREIGN:
             return None, Blocker(
                 resource.id,
-                seen.detail or "something that this lab does not own is in its place",
+                seen.detail or "something foreign is in its place",
                 "rename the lab or change the file; nothing foreign is ever removed by hyperscaler",
             )
         case Presence.ABSENT:
             return Change(Action.CREATE, resource, seen.detail or _absent_reason(record)), None
         case Presence.PARTIAL:
-            reason = seen.detail or "an interrupted run left it half made"
+            reason = seen.detail or "an interrupted run left it incomplete"
             return Change(Action.REPLACE, resource, reason, previous=resource), None
         case Presence.UNKNOWN:
             return Change(Action.REPAIR, resource, seen.detail or "cannot be seen yet"), None
@@ -73,13 +73,13 @@ def _judge(resource: Resource, record: Recorded | None, seen: Observation) -> tu
 
 
 def _moved_disk(resource: Resource, record: Recorded | None) -> Blocker | None:
-    """A disk on record at another path: what is at the wanted one is not what the node has worked on."""
+    """A disk that is on record at another path: a disk at the wanted path would not have the node's data."""
     old = record.resource if record else None
     if not isinstance(resource, Volume) or not isinstance(old, Volume) or old.path == resource.path:
         return None
     return Blocker(
         resource.id,
-        f"the disk is on record as {old.path}, and would now be {resource.path}; no disk is thrown away unasked",
+        f"the disk is on record as {old.path}, and would now be {resource.path}; disks are never discarded unasked",
         "use HYPERSCALER_HOME as the lab was made with; or save what is needed from the node, destroy the lab and "
         "provision it again",
     )
@@ -95,8 +95,8 @@ def _absent_reason(record: Recorded | None) -> str:
 
 def _judge_ours(resource: Resource, record: Recorded | None, seen: Observation) -> tuple[Change | None, Blocker | None]:
     previous = record.resource if record else None
-    # A begun update may or may not have reached the host, so the record's fields cannot be trusted to be
-    # what is there: only what the host itself remembers (the digest) can.
+    # A begun update may or may not have reached the host, so the record's fields prove nothing; only the digest that
+    # the host itself keeps does.
     interrupted = bool(record and record.open_action)
     differences = resource.differences(previous) if previous and type(previous) is type(resource) else {}
     digest_differs = seen.digest is not None and seen.digest != resource.digest
@@ -113,7 +113,7 @@ def _judge_ours(resource: Resource, record: Recorded | None, seen: Observation) 
         return None, Blocker(
             resource.id,
             f"the disk was made by an earlier version, whose image lets {old} in and not {new}",
-            "save what is needed from the node, destroy the lab and provision it again; no disk is thrown away unasked",
+            "save what is needed from the node, destroy the lab and provision it again",
         )
     if differences or digest_differs:
         if differences and set(differences) <= resource.updatable:
@@ -126,7 +126,7 @@ def _judge_ours(resource: Resource, record: Recorded | None, seen: Observation) 
     if seen.drift:
         return Change(Action.REPAIR, resource, "; ".join(seen.drift), previous=resource), None
     if interrupted:
-        return Change(Action.ADOPT, resource, "complete, though an interrupted run never recorded it"), None
+        return Change(Action.ADOPT, resource, "complete, but not recorded by the interrupted run"), None
     if record is None:
         return Change(Action.ADOPT, resource, "present and ours, but not on record"), None
     return None, None
@@ -164,7 +164,8 @@ def _spread(
     recorded: Mapping[str, Recorded],
     observed: Mapping[str, Observation],
 ) -> None:
-    """What is made anew takes its existing dependents with it; a growing disk restarts its domain."""
+    """Extend changes to dependents: a replaced resource replaces its existing dependents, a growing disk restarts its
+    domain."""
     needs = {resource.id: resource.needs for resource in wanted.values()}
     anew = (Action.CREATE, Action.REPLACE)
     remade = [key for key, c in changes.items() if c.action in anew and not c.resource.shared]
@@ -172,18 +173,18 @@ def _spread(
         there = observed.get(key, _ABSENT).presence in (Presence.OURS, Presence.PARTIAL)
         if there and not (key in changes and changes[key].action in anew):
             record = recorded.get(key)
-            causes = ", ".join(sorted(set(wanted[key].needs) & set(remade))) or "what it needs"
+            causes = ", ".join(sorted(set(wanted[key].needs) & set(remade))) or "a dependency"
             previous = record.resource if record else wanted[key]
             changes[key] = Change(Action.REPLACE, wanted[key], f"{causes} is made anew", previous=previous)
     for key in [key for key, change in changes.items() if change.resource.shared]:
-        # A golden image is only (re)built for a disk that is about to be made from it.
+        # A golden image is built (again) only for a disk that is about to be made from it.
         if not any(d in changes and changes[d].action in anew for d in dependents(needs, [key])):
             del changes[key]
     grown = [
         key
         for key, c in changes.items()
         if isinstance(c.resource, Volume)
-        # An interrupted growth has stopped the guest, too.
+        # An interrupted growth has stopped the guest as well.
         and (c.action is Action.UPDATE or (key in recorded and recorded[key].open_action == Action.UPDATE.value))
     ]
     for key, wanted_needs in needs.items():
