@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,38 +104,46 @@ def settings_drift(expected: Expected, info: DomainInfo) -> tuple[list[str], lis
 
 
 def _differences(expected: Expected, info: DomainInfo) -> list[str]:
-    found = []
-    if info.memory_mib != expected.memory_mib:
-        found.append(f"{info.memory_mib} MiB of memory instead of {expected.memory_mib}")
-    if info.vcpus != expected.vcpus:
-        found.append(f"{info.vcpus} vCPUs instead of {expected.vcpus}")
-    if info.macs != expected.macs:
-        found.append(f"the network cards {_listed(info.macs)} instead of {_listed(expected.macs)}")
-    if info.accelerated != expected.accelerated:
-        found.append(f"KVM {'on' if info.accelerated else 'off'} instead of {'on' if expected.accelerated else 'off'}")
-    texts = {
-        "kernel": (info.kernel, expected.kernel),
-        "initrd": (info.initrd, expected.initrd),
-        "kernel command line": (info.cmdline, expected.cmdline),
-        "console log": (info.console_log, expected.console_log),
-    }
-    for what, (seen, wanted) in texts.items():
+    found = [*_plain_differences(expected, info)]
+    for what, seen, wanted in (
+        ("kernel", info.kernel, expected.kernel),
+        ("initrd", info.initrd, expected.initrd),
+        ("kernel command line", info.cmdline, expected.cmdline),
+        ("console log", info.console_log, expected.console_log),
+    ):
         if wanted not in (None, seen):
             found.append(f"the {what} {seen or 'none'} instead of {wanted}")
-    there = {
-        "disks": (tuple(map(str, info.disks)), expected.disks),
-        "networks": (info.networks, expected.networks),
-        "devices": (tuple(sorted(device.address for device in info.hostdevs)), expected.hostdevs),
-    }
-    for what, (several, all_wanted) in there.items():
-        if all_wanted is not None and several != all_wanted:
+    for what, several, all_wanted in (
+        ("disks", tuple(map(str, info.disks)), expected.disks),
+        ("networks", info.networks, expected.networks),
+        ("devices", tuple(sorted(device.address for device in info.hostdevs)), expected.hostdevs),
+    ):
+        if all_wanted not in (None, several):
             found.append(f"the {what} {_listed(several)} instead of {_listed(all_wanted)}")
+    return [*found, *_access_differences(expected, info)]
+
+
+def _plain_differences(expected: Expected, info: DomainInfo) -> Iterator[str]:
+    if info.memory_mib != expected.memory_mib:
+        yield f"{info.memory_mib} MiB of memory instead of {expected.memory_mib}"
+    if info.vcpus != expected.vcpus:
+        yield f"{info.vcpus} vCPUs instead of {expected.vcpus}"
+    if info.macs != expected.macs:
+        yield f"the network cards {_listed(info.macs)} instead of {_listed(expected.macs)}"
+    if info.accelerated != expected.accelerated:
+        yield f"KVM {_on(info.accelerated)} instead of {_on(expected.accelerated)}"
+
+
+def _access_differences(expected: Expected, info: DomainInfo) -> Iterator[str]:
     if expected.public_keys is not None and not _lets_in(info, expected.public_keys):
-        found.append("other credentials than the lab's key")
+        yield "other credentials than the lab's key"
     if expected.extras is not None:
-        found += [f"{text}, which the lab did not give it" for text in info.extras if text not in expected.extras]
-        found += [f"no longer {text}" for text in expected.extras if text not in info.extras]
-    return found
+        yield from (f"{text}, which the lab did not give it" for text in info.extras if text not in expected.extras)
+        yield from (f"no longer {text}" for text in expected.extras if text not in info.extras)
+
+
+def _on(value: bool) -> str:
+    return "on" if value else "off"
 
 
 def _lets_in(info: DomainInfo, keys: Sequence[str]) -> bool:

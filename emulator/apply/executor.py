@@ -62,40 +62,50 @@ class Applied:
 
 def steps_of(plan: Plan) -> tuple[dict[str, Step], dict[str, set[str]]]:
     """The plan as steps by key and, for each step, the keys that it waits for."""
-    steps: dict[str, Step] = {}
-    for change in plan.changes:
-        for step in _split(change):
-            steps[step.key] = step
+    steps = {step.key: step for change in plan.changes for step in _split(change)}
     waits: dict[str, set[str]] = {key: set() for key in steps}
-    needs = {step.resource.id: step.resource.needs for step in steps.values()}
+    _wait_for_needs(steps, waits)
     ends: dict[str, str] = {}
     for key, step in steps.items():
-        for need in _needs(step):
+        if step.is_delete:
+            continue
+        waits[key] |= _group(steps, step.resource.waits_for_group) | _deletes_before(steps, step.resource)
+        if chain := step.resource.chain:
+            waits[key] |= {ends[chain]} if chain in ends else set()
+            ends[chain] = key
+    return steps, waits
+
+
+def _wait_for_needs(steps: Mapping[str, Step], waits: Mapping[str, set[str]]) -> None:
+    for key, step in steps.items():
+        for need in step.resource.needs:
+            made = steps.get(f"ensure {need}")
             if step.is_delete and f"delete {need}" in steps:
                 waits[f"delete {need}"].add(key)  # dependents go first
-            elif (made := steps.get(f"ensure {need}")) and step.is_delete and made.resource.outlives_departing:
+            elif made and step.is_delete and made.resource.outlives_departing:
                 waits[made.key].add(key)
             elif made:
                 waits[key].add(made.key)  # a delete needs a running hypervisor as well
-        if not step.is_delete:
-            group = step.resource.waits_for_group
-            waits[key] |= {
-                other for other, made in steps.items() if group and not made.is_delete and made.resource.group == group
-            }
-            if f"delete {step.resource.id}" in steps:
-                waits[key].add(f"delete {step.resource.id}")
-            if chain := step.resource.chain:
-                waits[key] |= {ends[chain]} if chain in ends else set()
-                ends[chain] = key
-            shared = set(step.resource.exclusive)
-            # Dependents of this resource (a slice on its MIG mode) can only be removed once it is in its wanted state.
-            above = dependents(needs, [step.resource.id]) if shared else set()
-            waits[key] |= {
-                other
-                for other, rival in steps.items()
-                if rival.is_delete and shared & set(rival.resource.exclusive) and rival.resource.id not in above
-            }
-    return steps, waits
+
+
+def _group(steps: Mapping[str, Step], group: str) -> set[str]:
+    """Keys of the steps that make resources of the group."""
+    return {key for key, step in steps.items() if group and not step.is_delete and step.resource.group == group}
+
+
+def _deletes_before(steps: Mapping[str, Step], resource: Resource) -> set[str]:
+    """Keys of the deletes that make way for the resource: its own, and those of its rivals for something exclusive."""
+    own = {f"delete {resource.id}"} & steps.keys()
+    shared = set(resource.exclusive)
+    if not shared:
+        return own
+    # Dependents of this resource (a slice on its MIG mode) can only be removed once it is in its wanted state.
+    above = dependents({step.resource.id: step.resource.needs for step in steps.values()}, [resource.id])
+    return own | {
+        key
+        for key, rival in steps.items()
+        if rival.is_delete and shared & set(rival.resource.exclusive) and rival.resource.id not in above
+    }
 
 
 def _split(change: Change) -> tuple[Step, ...]:
@@ -107,10 +117,6 @@ def _split(change: Change) -> tuple[Step, ...]:
         old = change.previous or resource
         return (Step(f"delete {old.id}", Action.DELETE, old, None, True, change.reason), ensure)
     return (ensure,)
-
-
-def _needs(step: Step) -> tuple[str, ...]:
-    return step.resource.needs
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 from emulator.apply.lock import exclusive_lock
@@ -238,16 +239,12 @@ class GpuLedger:
             StateError: the file is of a newer version or cannot be read; it is never overwritten then.
         """
         try:
-            data = json.loads(self._path.read_bytes())
+            data = self._load()
         except FileNotFoundError:
             return {}
-        except OSError as error:
-            raise StateError(f"cannot be read: {error.strerror}", where=str(self._path)) from error
-        except (ValueError, RecursionError) as error:
-            raise self._damaged(f"cannot be read: {error}") from error
         version = data.get("version") if isinstance(data, dict) else None
         if not isinstance(version, int):
-            raise self._damaged("is no GPU ledger")
+            raise self._damaged("is not a GPU ledger")
         # A flipped bit can change the version as well; the rest of the file then has this version's form.
         if version > VERSION and data.get("sum") != _checksum({**data, "version": VERSION}):
             raise StateError(
@@ -257,10 +254,21 @@ class GpuLedger:
             )
         owners, boots = data.get("owners"), data.get("boots", {})
         if not isinstance(owners, dict) or not isinstance(boots, dict):
-            raise self._damaged("is no GPU ledger")
+            raise self._damaged("is not a GPU ledger")
         if version != 1 and data.get("sum") != _checksum(data):
             raise self._damaged("its checksum differs")
         return {str(key): Claim(self.seen(str(owner)), str(boots.get(key, ""))) for key, owner in owners.items()}
+
+    def _load(self) -> Any:
+        """The file's JSON value, which may be of any type."""
+        try:
+            return json.loads(self._path.read_bytes())
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise StateError(f"cannot be read: {error.strerror}", where=str(self._path)) from error
+        except (ValueError, RecursionError) as error:
+            raise self._damaged(f"cannot be read: {error}") from error
 
     def _damaged(self, why: str) -> LedgerDamagedError:
         fix = "the next provision or destroy of a lab with GPUs writes it anew from the labs' records"

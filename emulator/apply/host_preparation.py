@@ -87,22 +87,12 @@ def fold(entries: Iterable[Mapping[str, Any]]) -> Record:
 
 
 def _begin(record: Record, entry: Mapping[str, Any]) -> None:
-    paths = []
     for path, seen in entry["touches"].items():
-        paths.append(path)
-        look = look_of(seen)
-        known = record.touched.get(path)
-        if known is None or known.before == look:
-            known = record.touched[path] = Touched(look)
-        else:
-            known.exact = known.exact and known.left_by_us(look)
-        known.after = None
-        known.written = known.written or bool(entry.get("writes"))
-        known.possible = frozenset((look.digest, entry.get("writes") or look.digest))
+        _touch(record, path, look_of(seen), entry.get("writes"))
     step = DoneStep(
         entry["step"],
         entry["title"],
-        tuple(paths),
+        tuple(entry["touches"]),
         frozenset(entry.get("traces", ())),
         tuple(tuple(words) for words in entry["undo"]),
         entry["lasting"],
@@ -117,6 +107,18 @@ def _begin(record: Record, entry: Mapping[str, Any]) -> None:
     record.steps[step.id] = step
     record.made.extend(path for path in entry["made"] if path not in record.made)
     record.leftover.add(step.id)
+
+
+def _touch(record: Record, path: str, look: FileLook, writes: str | None) -> None:
+    """A step that found the file as `look` has begun; it is about to write content of the digest `writes`, if any."""
+    known = record.touched.get(path)
+    if known is None or known.before == look:
+        known = record.touched[path] = Touched(look)
+    else:
+        known.exact = known.exact and known.left_by_us(look)
+    known.after = None
+    known.written = known.written or bool(writes)
+    known.possible = frozenset((look.digest, writes or look.digest))
 
 
 def _subject(words: tuple[str, ...]) -> tuple[str, ...]:

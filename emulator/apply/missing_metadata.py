@@ -7,7 +7,7 @@ from emulator.core.errors import ConflictError
 from emulator.core.ports import DomainInfo, Hypervisor, HypervisorSession, NetworkInfo
 
 
-def lost_mark(lab: LabIdentity, info: DomainInfo | NetworkInfo, resource_id: str) -> ConflictError | None:
+def missing_mark(lab: LabIdentity, info: DomainInfo | NetworkInfo, resource_id: str) -> ConflictError | None:
     """Why an object with this resource's UUID is not removed; None if it is the lab's or certainly another lab's.
 
     A lab of the same name in another home has the same UUIDs. A mark that names that lab is believed, except for a
@@ -29,19 +29,20 @@ def lost_mark(lab: LabIdentity, info: DomainInfo | NetworkInfo, resource_id: str
     )
 
 
-def to_take_from(session: HypervisorSession) -> Hypervisor | None:
+def hypervisor_for_removal(session: HypervisorSession) -> Hypervisor | None:
     """The hypervisor from which the lab's objects are removed; None if it is the lab's own and does not run, because
     its guests ended with it. Any other hypervisor must answer."""
     return session.peek() if session.private else session.get()
 
 
-def is_to_go(lab: LabIdentity, info: DomainInfo | NetworkInfo, resource_id: str, *, private: bool) -> bool:
-    """Whether the object with this resource's UUID is removed; on the lab's own hypervisor (`private`) it always is.
+def may_remove(lab: LabIdentity, info: DomainInfo | NetworkInfo, resource_id: str, *, private: bool) -> bool:
+    """Whether the object with this resource's UUID may be removed. On the lab's own hypervisor (`private`) a missing
+    mark is no obstacle.
 
     Raises:
         ConflictError: its owner is unknown.
     """
-    lost = lost_mark(lab, info, resource_id)
+    lost = missing_mark(lab, info, resource_id)
     if lost is not None and not private:
         raise lost
     return lost is not None or lab.owns_thing(info)

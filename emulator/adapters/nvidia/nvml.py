@@ -1,7 +1,7 @@
-"""GPUs through nvidia-ml-py. The same code runs on real GPUs and over the simulated library.
+"""GPUs through nvidia-ml-py. The same code runs on real GPUs and on the simulated library.
 
-Each call fetches its handle anew: a change of MIG mode may reset or re-bind the GPU, after which old handles
-are void. pynvml is imported on first use, since validation and planning work without it.
+Each call fetches a new handle: a change of MIG mode may reset or re-bind the GPU and invalidate old handles. pynvml is
+imported on first use, because validation and planning work without it.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ _ARCHITECTURES |= {9: "hopper", 10: "blackwell"}
 
 
 class NvmlGpus:
-    """`gpu_ports.NvmlGpus` over nvidia-ml-py.
+    """`emulator.gpu.ports.NvmlGpus` over nvidia-ml-py.
 
     Raises:
-        HostNotFitError: from the first call, when there is no driver.
+        GpuDriverError: from the first call, if there is no driver.
     """
 
     def __init__(self) -> None:
         self._module: ModuleType | None = None
-        # Held for each call, so that `released` neither cuts one short nor lets one open the GPUs again.
+        # Held during each call, so that `released` neither interrupts one nor lets one open the GPUs again.
         self._lock = threading.RLock()
 
     # ------------------------------------------------------------ session
@@ -81,7 +81,7 @@ class NvmlGpus:
 
     @contextmanager
     def released(self) -> Iterator[None]:
-        """See `gpu_ports.NvmlGpus.released`: an open NVML holds /dev/nvidia<minor> of every GPU."""
+        """See `emulator.gpu.ports.NvmlGpus.released`: an open NVML holds /dev/nvidia<minor> of every GPU."""
         with self._lock:
             self.close()
             yield
@@ -124,7 +124,7 @@ class NvmlGpus:
                     device = Device(nvml, nvml.nvmlDeviceGetHandleByIndex(index))
                     found.append(self._gpu(device, index))
             except GpuLostError as error:
-                # The others are still there; whoever needs this one sees that it is missing.
+                # The other GPUs are still there; an operation that needs this one reports that it is missing.
                 log.warning("%s", error)
         return tuple(found)
 
@@ -137,7 +137,8 @@ class NvmlGpus:
         profiles: tuple[MigProfile, ...] = ()
         instances: tuple[GpuInstance, ...] = ()
         if mig is not None:
-            profiles = get_profiles(device)  # drivers that tell nothing while MIG is off answer NOT_SUPPORTED to each
+            # Drivers that list no profiles while MIG is off answer NOT_SUPPORTED to each index.
+            profiles = get_profiles(device)
         if mig is not None and mig.current:
             try:
                 instances = get_instances(device, profiles)
@@ -209,9 +210,9 @@ class NvmlGpus:
             mode = _mig_mode(device)
             if mode is None:
                 raise GpuNotSupportedError(
-                    "this GPU has no MIG", where=f"gpu {pci_address}", fix="use it as a whole GPU"
+                    "this GPU has no MIG", where=f"gpu {pci_address}", fix="use the GPU as a whole"
                 )
-            # Enabling what is enabled fails on some drivers, and a call may reset the GPU: read first.
+            # Read first: on some drivers enabling an enabled mode fails, and any call may reset the GPU.
             if mode.current == enabled and not mode.waits_for_reset:
                 return MigActivation.ACTIVE
             if device.optional(nvml.nvmlDeviceGetVirtualizationMode) == VirtualizationMode.PASSTHROUGH:
@@ -220,7 +221,7 @@ class NvmlGpus:
                     "needs, and the GPU then waits for one until the guest restarts",
                     pci_address,
                 )
-            # The call raises only when it fails as such; whether the mode is in force is what it returns.
+            # The call raises only if it fails itself; its return value says whether the mode is in force.
             status = int(nvml.nvmlDeviceSetMigMode(device.handle, int(enabled)))
             if status == nvml.NVML_SUCCESS:
                 return MigActivation.ACTIVE
@@ -239,7 +240,7 @@ class NvmlGpus:
             found = instance_of(nvml, made, {})
             if found.placement != placement:
                 raise GpuError(
-                    f"{doing}: the driver put it at {found.placement.start} instead",
+                    f"{doing}: the driver put it at memory slice {found.placement.start} instead",
                     where=f"gpu {pci_address}",
                     fix="destroy it and report the driver's version",
                 )
@@ -247,7 +248,8 @@ class NvmlGpus:
             return GpuInstance(names.get(profile_id, str(profile_id)), placement, found.gi_id)
 
     def destroy_instance(self, pci_address: str, profile_id: int, start: int) -> bool:
-        with self._on(pci_address, f"destroying the GPU instance of profile {profile_id} at {start}") as device:
+        doing = f"destroying the GPU instance of profile {profile_id} at memory slice {start}"
+        with self._on(pci_address, doing) as device:
             return destroy_instance(device, profile_id, start, _processes(device), f"gpu {pci_address}")
 
 
@@ -270,7 +272,7 @@ def _processes(device: Device) -> tuple[GpuProcess, ...]:
         for item in device.optional(ask) or ():
             try:
                 name = str(nvml.nvmlSystemGetProcessName(item.pid))
-            except nvml.NVMLError:  # it ended meanwhile, or is another user's
+            except nvml.NVMLError:  # it has ended meanwhile, or belongs to another user
                 name = "?"
             gi = item.gpuInstanceId
             found[item.pid] = GpuProcess(
@@ -283,7 +285,7 @@ def _processes(device: Device) -> tuple[GpuProcess, ...]:
 
 
 def _instance_utilisation(device: Device) -> dict[int, Utilisation]:
-    """Memory by GPU instance, through its MIG devices: there is one for each compute instance."""
+    """Memory by GPU instance, read from its MIG devices, of which there is one per compute instance."""
     nvml = device.nvml
     found: dict[int, Utilisation] = {}
     for index in range(device.optional(nvml.nvmlDeviceGetMaxMigDeviceCount) or 0):
