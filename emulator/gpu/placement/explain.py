@@ -186,7 +186,7 @@ class _Question:
             standing = [*gpu.instances, *_placed_on(gpu, placed)]
             blocked: dict[str, list[str]] = {}
             for placement in profile.placements or ():
-                by = ", ".join(_told(item) for item in standing if item.placement.overlaps(placement))
+                by = ", ".join(_instance_text(item) for item in standing if item.placement.overlaps(placement))
                 if by:
                     blocked.setdefault(by, []).append(str(placement.start))
             if any(where.whole for where in placed if where.gpu == gpu.id):
@@ -211,7 +211,7 @@ class _Question:
                 to = found.assignments[-1]
                 start = to.placement.start if to.placement else 0
                 busy = ", once its holder has stopped" if instance.busy else ""
-                yield f"move {_told(instance)} from {gpu.id} to start {start} of {to.gpu}{busy}"
+                yield f"move {_instance_text(instance)} from {gpu.id} to start {start} of {to.gpu}{busy}"
                 return
 
     def _more_gpus(self) -> Iterator[str]:
@@ -254,7 +254,7 @@ def _free_slices(gpu: GpuState) -> int:
     return (gpu.model.memory_slices or 0) - taken.bit_count()
 
 
-def _told(instance: GpuInstance) -> str:
+def _instance_text(instance: GpuInstance) -> str:
     owner = f" ({instance.owner})" if instance.owner else ""
     return f"{instance.profile} at start {instance.placement.start}{owner}"
 
