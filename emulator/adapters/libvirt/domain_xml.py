@@ -61,7 +61,7 @@ def domain_xml(request: DomainRequest, tsc_khz: int | None = None, *, as_root: b
     _add_devices(domain, request)
     if as_root:
         # relabel no: disks, kernels and images keep their owner; dynamic ownership would change it for all labs on
-        # the same image. A driver beside DAC, such as AppArmor, still makes its own label for the domain.
+        # the same image. Another driver, such as AppArmor, still makes its own label for the domain.
         label = ET.SubElement(domain, "seclabel", type="static", model="dac", relabel="no")
         ET.SubElement(label, "label").text = _ROOT
     return render(domain)
