@@ -120,7 +120,7 @@ def _split(change: Change) -> tuple[Step, ...]:
 
 
 @contextmanager
-def os_errors_told(subject: str) -> Iterator[None]:
+def os_errors_translated(subject: str) -> Iterator[None]:
     """A full disk or a missing permission, possible in any line of a handler, as a failure of that step alone."""
     try:
         yield
@@ -247,7 +247,7 @@ class Executor:
         self._reporter.event(Event("apply", subject, Status.STARTED, f"{action}: {step.reason}"))
         self._store.begin(action, step.resource)
         try:
-            with os_errors_told(subject):
+            with os_errors_translated(subject):
                 if step.is_delete:
                     handler.delete(step.resource, self._store.handle(subject), context)
                     self._store.end(action, step.resource, {})

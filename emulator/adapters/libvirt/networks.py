@@ -40,7 +40,7 @@ class LibvirtNetworks:
         where = f"network {request.name}"
         handle = self._lookup(request.name)
         if handle is not None:
-            self._refuse_stranger(handle, request, where)
+            self._refuse_foreign(handle, request, where)
             if call(handle.isActive, where=where):
                 self._update(handle, request, where)
         xml = network_xml.network_xml(request)
@@ -72,7 +72,7 @@ class LibvirtNetworks:
             tolerate((errors.NO_NETWORK, errors.OPERATION_INVALID), handle.destroy, where=where)
         tolerate((errors.NO_NETWORK,), handle.undefine, where=where)
 
-    def _refuse_stranger(self, handle: Any, request: NetworkRequest, where: str) -> None:
+    def _refuse_foreign(self, handle: Any, request: NetworkRequest, where: str) -> None:
         uuid = call(handle.UUIDString, where=where)
         if uuid != str(request.uuid):
             raise ConflictError(

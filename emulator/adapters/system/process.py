@@ -199,22 +199,22 @@ class _Lines:
     def __init__(self, on_line: Callable[[str], None]) -> None:
         self._on_line = on_line
         self._seen = bytearray()
-        self._told = 0
+        self._passed = 0
 
     def feed(self, chunk: bytes) -> None:
         searched = len(self._seen)
         self._seen += chunk
-        while (end := self._seen.find(b"\n", max(searched, self._told))) >= 0:
-            self._tell(end + 1)
+        while (end := self._seen.find(b"\n", max(searched, self._passed))) >= 0:
+            self._pass_on(end + 1)
 
     def close(self) -> None:
         """Pass on a last line without a newline."""
-        if self._told < len(self._seen):
-            self._tell(len(self._seen))
+        if self._passed < len(self._seen):
+            self._pass_on(len(self._seen))
 
-    def _tell(self, end: int) -> None:
-        line = bytes(self._seen[self._told : end])
-        self._told = end
+    def _pass_on(self, end: int) -> None:
+        line = bytes(self._seen[self._passed : end])
+        self._passed = end
         self._on_line(_decode(line).rstrip("\r\n"))
 
     def text(self) -> str:

@@ -1,8 +1,8 @@
-"""What one GPU can take, as a table of patterns; and the grouping of demands and GPUs that are interchangeable.
+"""The patterns that one GPU can take, and the grouping of interchangeable demands and GPUs.
 
 A *type* is a set of demands that every GPU serves with the same profile. A *pattern* is a vector: how many demands
 of each type a GPU takes. A *class* is a set of GPUs with equal tables. All three shrink the search without
-losing a solution: 56 demands on 8 GPUs become some 6 types, 127 patterns and one class.
+losing a solution: 56 demands on 8 GPUs become about 6 types, 127 patterns and one class.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ WHOLE = -2
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """A vector with what it costs the GPU: `room` is what is lost of `Geometry.room`, `kept` the demands that
-    stay in their current place, at best."""
+    """A vector and its cost for the GPU: `room` is the loss of `Geometry.room`, `kept` the largest number of demands
+    that stay in their current place."""
 
     vector: Vector
     room: int
@@ -32,7 +32,7 @@ class Pattern:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What a GPU's patterns follow from. `served[t]`: profile index for type t; `kept`: slots held now."""
+    """The properties that determine a GPU's patterns. `served[t]`: profile index for type t; `kept`: slots held now."""
 
     geometry: Geometry
     occupancy: Occupancy
@@ -43,9 +43,9 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class GpuClass:
-    """GPUs (index and site) whose tables of patterns are equal, be it by mirrored layouts.
+    """GPUs (index and site) with equal tables of patterns, possibly from mirrored layouts.
 
-    `touched`: they hold demands already, so that more of them cost no GPU.
+    `touched`: they hold demands already, so that further demands on them cost no additional GPU.
     """
 
     gpus: tuple[tuple[int, Site], ...]
@@ -95,7 +95,7 @@ def compile_problem(
         sample = demands[members[0]]
         signature = tuple(served_profile(gpu, sample, empty=clear) for gpu, clear in zip(gpus, empty, strict=True))
         by_signature.setdefault(signature, []).extend(members)
-    # Largest first: the search branches on the first type that is left, and large slices leave least choice.
+    # Largest first: the search branches on the first remaining type, and large slices have the fewest choices.
     weight = {signature: _largest(gpus, signature) for signature in by_signature}
     order = sorted(by_signature, key=lambda signature: (-weight[signature], min(by_signature[signature])))
     types = tuple(tuple(sorted(by_signature[signature])) for signature in order)
@@ -209,7 +209,7 @@ def _room(geometry: Geometry, creatable: tuple[int, ...], mask: int) -> int:
 
 
 def add_vector(geometry: Geometry, occupancy: Occupancy, served: tuple[int, ...], vector: Vector) -> Occupancy:
-    """The counts of `occupancy` with the vector's instances added; the mask is left as it is."""
+    """The counts of `occupancy` with the vector's instances added; the mask stays unchanged."""
     counts = list(occupancy.counts)
     compute = occupancy.compute
     for i, number in zip(served, vector, strict=True):
