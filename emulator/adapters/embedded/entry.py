@@ -1,6 +1,6 @@
 """Runs as a separate program: enters the lab's namespaces, then becomes the daemon named on its command line.
 
-    python -I -S entry.py NETNS_FILE DIRECTORY [+WRITABLE | =READ_ONLY]... PROGRAM [ARGUMENT...]
+    python -I -S entry.py NETNS_FILE DIRECTORY [@GROUP] [+WRITABLE | =READ_ONLY]... PROGRAM [ARGUMENT...]
 
 The private mount namespace shows libvirtd the lab's directories in the places that are compiled into it (`/run/libvirt`
 and so on), so that the host's own libvirt is neither seen nor touched. Because this program runs isolated (`-I`), it
@@ -147,6 +147,29 @@ def show_to_guests(shown: dict[str, bool]) -> None:
         os.close(descriptor)
 
 
+def open_kvm(group: int) -> None:
+    """Show a /dev/kvm that QEMU's group may open, where udev has not given it to that group.
+
+    Without it libvirt, which asks QEMU for its capabilities as root, believes that KVM has just been switched off, and
+    asks again at every call.
+    """
+    kvm = Path("/dev/kvm")
+    if not kvm.exists():
+        return
+    status = kvm.stat()
+    if status.st_mode & 0o006 == 0o006 or (status.st_gid == group and status.st_mode & 0o060 == 0o060):
+        return
+    place = Path("/run/libvirt/dev")
+    place.mkdir(mode=0o700, exist_ok=True)
+    _mount("tmpfs", str(place), "tmpfs", MS_NOSUID)
+    node = place / "kvm"
+    os.mknod(node, stat.S_IFCHR | 0o600, status.st_rdev)
+    os.chown(node, 0, group)
+    node.chmod(0o660)
+    _mount(str(node), str(kvm), None, MS_BIND)
+    _detach(str(place))
+
+
 def _closed_ancestor(path: Path) -> Path | None:
     """The highest directory above `path` that other accounts cannot pass through."""
     return next((each for each in reversed(path.parents) if not each.stat().st_mode & stat.S_IXOTH), None)
@@ -155,15 +178,18 @@ def _closed_ancestor(path: Path) -> Path | None:
 def main(argv: list[str]) -> None:
     netns, directory, *rest = argv
     shown: dict[str, bool] = {}
+    group = int(rest.pop(0)[1:]) if rest[0][0] == "@" else None
     while rest[0][0] in "+=":
-        shown[rest[0][1:]] = rest.pop(0)[0] == "+"
-    command = rest
+        word = rest.pop(0)
+        shown[word[1:]] = word[0] == "+"
     enter_network(netns)
     private_mounts(directory)
+    if group is not None:
+        open_kvm(group)
     show_to_guests(shown)
     os.chdir("/")
     os.umask(0o022)
-    os.execvp(command[0], command)  # noqa: S606 - this program is the last step of an exec chain
+    os.execvp(rest[0], rest)  # noqa: S606 - this program is the last step of an exec chain
 
 
 if __name__ == "__main__":

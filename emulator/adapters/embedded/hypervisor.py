@@ -312,7 +312,8 @@ class EmbeddedHypervisor:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
         for path in self._readable:
             path.mkdir(mode=0o755, parents=True, exist_ok=True)
-        shown = [*(f"+{path}" for path in self._writable), *(f"={path}" for path in self._readable)]
+        group = f"@{guest_account().gid}"
+        shown = [group, *(f"+{path}" for path in self._writable), *(f"={path}" for path in self._readable)]
         daemon = ["libvirtd", "-d", "-f", "/etc/libvirt/libvirtd.conf", "-p", "/run/libvirt/libvirtd.pid"]
         self._runner.run(
             [sys.executable, "-I", "-S", starter, self._netns.path, self._directory, *shown, *daemon],
