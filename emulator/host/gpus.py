@@ -73,7 +73,7 @@ class Gpu:
 
 
 def discover_gpus(nvml: NvmlGpus, pci: PciBus) -> tuple[Gpu, ...]:
-    """Every physical NVIDIA GPU in PCI order, those that NVML cannot read included; virtual functions are not counted.
+    """Every physical NVIDIA GPU in PCI order, including GPUs that NVML cannot read, without virtual functions.
 
     Raises:
         HostNotFitError: there is no NVIDIA driver.

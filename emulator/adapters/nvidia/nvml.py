@@ -51,7 +51,7 @@ class NvmlGpus:
     """`emulator.gpu.ports.NvmlGpus` over nvidia-ml-py.
 
     Raises:
-        GpuDriverError: from the first call, if there is no driver.
+        HostNotFitError: from the first call, if there is no driver.
     """
 
     def __init__(self) -> None:
