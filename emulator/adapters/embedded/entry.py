@@ -1,6 +1,6 @@
 """Runs as a separate program: enters the lab's namespaces, then becomes the daemon named on its command line.
 
-    python -I -S embedded_entry.py NETNS_FILE DIRECTORY PROGRAM [ARGUMENT...]
+    python -I -S entry.py NETNS_FILE DIRECTORY PROGRAM [ARGUMENT...]
 
 The private mount namespace shows libvirtd the lab's directories in the places that are compiled into it (`/run/libvirt`
 and so on), so that the host's own libvirt is neither seen nor touched. Because this program runs isolated (`-I`), it
