@@ -116,6 +116,26 @@ class NvmlGpu:
     architecture: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class NvmlFault:
+    """A GPU that NVML counts but cannot read: the reason and the remedy.
+
+    `pci_address` is None if the GPU did not even report its address.
+    """
+
+    pci_address: str | None
+    reason: str
+    fix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NvmlSurvey:
+    """One look at all GPUs: those that could be read, and the faults of the others."""
+
+    gpus: tuple[NvmlGpu, ...]
+    faults: tuple[NvmlFault, ...] = ()
+
+
 class NvmlGpus(Protocol):
     """NVML. Every call may raise a `GpuError` that names the GPU and the remedy."""
 
@@ -127,8 +147,12 @@ class NvmlGpus(Protocol):
         ...
 
     def driver_version(self) -> str: ...
+    def survey(self) -> NvmlSurvey:
+        """All physical GPUs, with the reasons for those that could not be read."""
+        ...
+
     def gpus(self) -> tuple[NvmlGpu, ...]:
-        """All physical GPUs, without SR-IOV virtual functions (mig-parted#14)."""
+        """All physical GPUs that could be read, without SR-IOV virtual functions (mig-parted#14)."""
         ...
 
     def mig_mode(self, pci_address: str) -> MigModeState | None: ...

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from emulator.plan.graph import dependents, topological_order
 from emulator.plan.model import Action, Blocker, Change, Observation, Plan, Presence, Recorded
@@ -176,24 +176,26 @@ def _spread(
     observed: Mapping[str, Observation],
 ) -> None:
     """Extend changes to dependents: a replaced resource replaces its existing dependents, a growing disk restarts its
-    domain."""
+    domain. A golden image is built (again) only for a disk that is about to be made from it."""
     needs = {resource.id: resource.needs for resource in wanted.values()}
-    remade = [key for key, c in changes.items() if c.action in _ANEW and not c.resource.shared]
-    for key in dependents(needs, remade):
+    remade = {key for key, change in changes.items() if _is_anew(change) and not change.resource.shared}
+    for key in dependents(needs, sorted(remade)):
         if _exists(observed.get(key)) and not _is_anew(changes.get(key)):
-            record = recorded.get(key)
-            causes = ", ".join(sorted(set(wanted[key].needs) & set(remade))) or "a dependency"
-            previous = record.resource if record else wanted[key]
-            changes[key] = Change(Action.REPLACE, wanted[key], f"{causes} is made anew", previous=previous)
+            changes[key] = _replacement(wanted[key], recorded.get(key), remade)
     for key in [key for key, change in changes.items() if change.resource.shared]:
-        # A golden image is built (again) only for a disk that is about to be made from it.
         if not any(_is_anew(changes.get(dependent)) for dependent in dependents(needs, [key])):
             del changes[key]
     grown = {key for key, change in changes.items() if _is_growth(change, recorded.get(key))}
-    for key, wanted_needs in needs.items():
-        cause = next((volume for volume in wanted_needs if volume in grown), None)
+    for key, resource in wanted.items():
+        cause = next((volume for volume in resource.needs if volume in grown), None)
         if cause and key not in changes:
-            changes[key] = Change(Action.REPAIR, wanted[key], f"restarts because {cause} grows")
+            changes[key] = Change(Action.REPAIR, resource, f"restarts because {cause} grows")
+
+
+def _replacement(resource: Resource, record: Recorded | None, remade: Collection[str]) -> Change:
+    causes = ", ".join(sorted(set(resource.needs) & set(remade))) or "a dependency"
+    previous = record.resource if record else resource
+    return Change(Action.REPLACE, resource, f"{causes} is made anew", previous=previous)
 
 
 def _exists(seen: Observation | None) -> bool:

@@ -89,7 +89,7 @@ def slice_name(pci_address: str, profile: str, start: int) -> str:
 
 
 def _chain(pci_address: str, profile: str) -> str:
-    """The chain that creates the slices of a GPU one after the other, each with its vGPU.
+    """The chain that creates a GPU's slices of one profile one after the other, each with its vGPU.
 
     The driver puts a vGPU on any free GPU instance of its profile and offers no choice. If two slices were free, a
     slice that should be removed might carry another node's vGPU.

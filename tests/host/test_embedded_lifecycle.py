@@ -347,7 +347,7 @@ def test_somebody_elses_namespace_is_left_alone(directory: Path) -> None:
     try:
         daemon = EmbeddedHypervisor(directory, name, RUNNER)
         assert daemon.presence() is DaemonPresence.ABSENT
-        with pytest.raises(ConflictError, match="not ours"):
+        with pytest.raises(ConflictError, match="a foreign network namespace"):
             daemon.start()
         daemon.stop()
         assert Path("/run/netns", name).exists()
@@ -359,18 +359,19 @@ def test_somebody_elses_directory_is_left_alone(directory: Path) -> None:
     directory.mkdir()
     (directory / "thesis.tex").write_text("years")
     daemon = EmbeddedHypervisor(directory, NAME, RUNNER)
-    with pytest.raises(ConflictError, match="not ours"):
+    with pytest.raises(ConflictError, match="contains foreign files"):
         daemon.start()
     daemon.stop()
     assert [path.name for path in directory.iterdir()] == ["thesis.tex"]
 
 
 def test_two_run_side_by_side_with_the_same_bridge_and_subnet(embedded: EmbeddedHypervisor, tmp_path: Path) -> None:
-    other = EmbeddedHypervisor(tmp_path / "other", f"{NAME}-b", RUNNER)
+    other = EmbeddedHypervisor(tmp_path / "other", f"{NAME}-b", RUNNER, writable=(tmp_path,))
     try:
         connections = [LibvirtHypervisor(daemon.start()) for daemon in (embedded, other)]
         for number, connection in enumerate(connections):
             (tmp_path / str(number)).mkdir()
+            connection.admit_guests([tmp_path, tmp_path / str(number)])
             add_guest(connection, tmp_path / str(number))
         assert [state_of(connection, "a") for connection in connections] == [DomainState.RUNNING] * 2
         other.stop()

@@ -21,15 +21,17 @@ from emulator.adapters.nvidia.nvml_instances import (
     instance_of,
 )
 from emulator.adapters.nvidia.pci_sysfs import normal_address
-from emulator.core.errors import GpuError
+from emulator.core.errors import GpuError, HyperscalerError
 from emulator.core.ports import log
-from emulator.gpu.errors import GpuLostError, GpuNotFoundError, GpuNotSupportedError
+from emulator.gpu.errors import GpuNotFoundError, GpuNotSupportedError
 from emulator.gpu.model import GpuInstance, MigProfile, Placement
 from emulator.gpu.ports import (
     GpuProcess,
     MigActivation,
     MigModeState,
+    NvmlFault,
     NvmlGpu,
+    NvmlSurvey,
     Utilisation,
     VgpuTypeInfo,
     VirtualizationMode,
@@ -49,7 +51,7 @@ class NvmlGpus:
     """`emulator.gpu.ports.NvmlGpus` over nvidia-ml-py.
 
     Raises:
-        GpuDriverError: from the first call, if there is no driver.
+        HostNotFitError: from the first call, if there is no driver.
     """
 
     def __init__(self) -> None:
@@ -94,6 +96,8 @@ class NvmlGpus:
                 yield nvml
             except nvml.NVMLError as error:
                 raise nvml_errors.translate(error.value, doing, where) from error
+            except nvml.NVMLLibraryMismatchError as error:  # a versioned function is missing; not an NVMLError
+                raise nvml_errors.translate(nvml.NVML_ERROR_FUNCTION_NOT_FOUND, doing, where) from error
 
     @contextmanager
     def _on(self, address: str, doing: str) -> Iterator[Device]:
@@ -114,24 +118,32 @@ class NvmlGpus:
         with self._calling("asking for the driver's version") as nvml:
             return str(nvml.nvmlSystemGetDriverVersion())
 
-    def gpus(self) -> tuple[NvmlGpu, ...]:
+    def survey(self) -> NvmlSurvey:
         with self._calling("counting the GPUs") as nvml:
             count = int(nvml.nvmlDeviceGetCount())
-        found = []
-        for index in range(count):
-            try:
-                with self._calling("reading the GPU", f"gpu index {index}") as nvml:
-                    device = Device(nvml, nvml.nvmlDeviceGetHandleByIndex(index))
-                    found.append(self._gpu(device, index))
-            except GpuLostError as error:
-                # The other GPUs are still there; an operation that needs this one reports that it is missing.
-                log.warning("%s", error)
-        return tuple(found)
+        read = [self._read(index) for index in range(count)]
+        return NvmlSurvey(
+            tuple(item for item in read if isinstance(item, NvmlGpu)),
+            tuple(item for item in read if isinstance(item, NvmlFault)),
+        )
 
-    def _gpu(self, device: Device, index: int) -> NvmlGpu:
+    def gpus(self) -> tuple[NvmlGpu, ...]:
+        return self.survey().gpus
+
+    def _read(self, index: int) -> NvmlGpu | NvmlFault:
+        """One GPU. Any call may fail for it with any code, which must not hide the other GPUs."""
+        address: str | None = None
+        try:
+            with self._calling("reading the GPU", f"gpu index {index}") as nvml:
+                device = Device(nvml, nvml.nvmlDeviceGetHandleByIndex(index))
+                pci = nvml.nvmlDeviceGetPciInfo(device.handle)
+                address = normal_address(str(pci.busId))
+                return self._gpu(device, index, address, int(pci.pciDeviceId))
+        except HyperscalerError as error:
+            return NvmlFault(address, error.what, error.fix)
+
+    def _gpu(self, device: Device, index: int, address: str, pci_id: int) -> NvmlGpu:
         nvml, handle = device.nvml, device.handle
-        pci = nvml.nvmlDeviceGetPciInfo(handle)
-        address = normal_address(str(pci.busId))
         memory = nvml.nvmlDeviceGetMemoryInfo(handle)
         mig = _mig_mode(device)
         profiles: tuple[MigProfile, ...] = ()
@@ -150,7 +162,7 @@ class NvmlGpus:
             uuid=str(nvml.nvmlDeviceGetUUID(handle)),
             name=str(nvml.nvmlDeviceGetName(handle)),
             pci_address=address,
-            pci_id=f"{pci.pciDeviceId & 0xFFFF:04x}:{pci.pciDeviceId >> 16:04x}",
+            pci_id=f"{pci_id & 0xFFFF:04x}:{pci_id >> 16:04x}",
             memory_total_mib=memory.total // _MIB,
             memory_used_mib=memory.used // _MIB,
             minor_number=device.optional(nvml.nvmlDeviceGetMinorNumber),

@@ -31,6 +31,7 @@ class Device:
             self.nvml.NVMLError_NotSupported,
             self.nvml.NVMLError_FunctionNotFound,
             self.nvml.NVMLError_NoPermission,
+            self.nvml.NVMLLibraryMismatchError,
         ):
             return None
 

@@ -152,7 +152,7 @@ class SysfsPci:
             for name in names(self._files, base)
             if re.fullmatch(r"virtfn\d+", name)
         )
-        return tuple(sorted((item for item in found if item), key=address_key))
+        return tuple(sorted((item for item in found if item and _ADDRESS.fullmatch(item)), key=address_key))
 
     def _block_devices(self, base: str) -> tuple[str, ...]:
         """Names of NVMe namespaces below the function; other disk controllers are recognised by their class alone."""

@@ -208,8 +208,7 @@ class HostReader:
         return tuple(found)
 
     def _node(self, device: PciDevice) -> str:
-        """Device nodes of the GPUs. NVIDIA's driver numbers them in its own order and shows the number in /proc
-        only."""
+        """The GPU's device node, or "". NVIDIA's driver numbers nodes in its own order and shows it in /proc only."""
         if device.driver == "vfio-pci":
             return "" if device.iommu_group is None else f"/dev/vfio/{device.iommu_group}"
         minor = parse_device_minor(self._read(f"/proc/driver/nvidia/gpus/{device.address}/information"))
@@ -218,8 +217,7 @@ class HostReader:
     def _driver(
         self, loaded: frozenset[str], gpus: tuple[PciGpu, ...], processes: frozenset[str]
     ) -> NvidiaDriver | None:
-        """The driver's kind, recognised by parts that only the vGPU host driver has: VFIO module, manager, vGPU
-        types."""
+        """The loaded driver. Only the vGPU host driver has a VFIO module, a manager and vGPU types."""
         if "nvidia" not in loaded:
             return None
         version, is_open = parse_driver_version(self._read("/proc/driver/nvidia/version"))

@@ -149,36 +149,45 @@ def _kept_slots(
 @lru_cache(maxsize=512)
 def patterns_of(site: Site, wanted: Vector) -> tuple[Pattern, ...]:
     """All patterns of a GPU, the empty one first; each with the best (room, kept) over its layouts."""
-    geometry, occupancy, allowed, served, kept = site.geometry, site.occupancy, site.allowed, site.served, site.kept
+    geometry, occupancy, allowed, served = site.geometry, site.occupancy, site.allowed, site.served
     before = geometry.room(occupancy, allowed)
-    states: dict[tuple[Vector, int], int] = {((0,) * len(served), occupancy.mask): 0}
-    for t, i in enumerate(served):
-        if i < 0:
-            continue
-        subsets = _subsets(geometry, i, wanted[t], frozenset(start for kind, start in kept if kind == t))
-        grown: dict[tuple[Vector, int], int] = {}
-        for (vector, mask), stayed in states.items():
-            for number, taken, stays in subsets:
-                if not mask & taken:
-                    key = ((*vector[:t], number, *vector[t + 1 :]), mask | taken)
-                    if grown.get(key, -1) < stayed + stays:
-                        grown[key] = stayed + stays
-        states = grown
     best: dict[Vector, tuple[int, int]] = {}
     makers: dict[Vector, tuple[int, ...] | None] = {}
-    for (vector, mask), stayed in states.items():
+    for (vector, mask), stayed in _layouts(site, wanted).items():
         if vector not in makers:
             makers[vector] = _creatable(geometry, occupancy, allowed, served, vector)
         creatable = makers[vector]
         if creatable is not None:
             score = (before - _room(geometry, creatable, mask), -stayed)
-            if vector not in best or score < best[vector]:
-                best[vector] = score
+            best[vector] = min(best.get(vector, score), score)
     for t, i in enumerate(served):
         if i == WHOLE and wanted[t]:
             vector = tuple(int(k == t) for k in range(len(served)))
-            best[vector] = (before, -int((t, 0) in kept))
+            best[vector] = (before, -int((t, 0) in site.kept))
     return tuple(Pattern(vector, lost, -stayed) for vector, (lost, stayed) in sorted(best.items()))
+
+
+def _layouts(site: Site, wanted: Vector) -> dict[tuple[Vector, int], int]:
+    """Every (vector, mask) without overlaps, with the largest number of demands that stay in place."""
+    layouts: dict[tuple[Vector, int], int] = {((0,) * len(site.served), site.occupancy.mask): 0}
+    for t, i in enumerate(site.served):
+        if i >= 0:
+            held = frozenset(start for kind, start in site.kept if kind == t)
+            layouts = _extended(layouts, t, _subsets(site.geometry, i, wanted[t], held))
+    return layouts
+
+
+def _extended(
+    layouts: Mapping[tuple[Vector, int], int], t: int, subsets: Sequence[tuple[int, int, int]]
+) -> dict[tuple[Vector, int], int]:
+    """The layouts with each choice of places for type `t` that does not overlap them."""
+    grown: dict[tuple[Vector, int], int] = {}
+    for (vector, mask), stayed in layouts.items():
+        for number, taken, stays in subsets:
+            if not mask & taken:
+                key = ((*vector[:t], number, *vector[t + 1 :]), mask | taken)
+                grown[key] = max(grown.get(key, 0), stayed + stays)
+    return grown
 
 
 def _subsets(geometry: Geometry, i: int, wanted: int, held: frozenset[int]) -> list[tuple[int, int, int]]:

@@ -33,7 +33,7 @@ def test_a_slice_is_where_it_was_asked_for(lab: GpuLab) -> None:
 
 
 @pytest.mark.parametrize("owner", [None, "other"])
-def test_a_slice_of_somebody_else_blocks_and_its_owner_is_named(lab: GpuLab, owner: str | None) -> None:
+def test_a_foreign_slice_blocks_and_its_owner_is_named(lab: GpuLab, owner: str | None) -> None:
     lab.host.nvml.set_mig_mode(FIRST, enabled=True)
     with lab.host.nvml.released():
         lab.host.sriov.enable(FIRST)
@@ -78,7 +78,7 @@ def test_a_slice_is_found_by_the_ledger_without_a_journal(lab: GpuLab) -> None:
     lab.apply(lab.wanted(node=[sliced("a", "2g.20gb", 2), sliced("b", "1g.10gb", 0)]))
     lab.journal.unlink()
     plan = lab.plan([])
-    assert {change.reason for change in plan.changes} == {"belongs to the lab, but is in no record"}
+    assert {change.reason for change in plan.changes} == {"belongs to the lab, but is not on record"}
     lab.run(plan)
     assert lab.snapshot() == blank
 
@@ -100,7 +100,7 @@ def test_a_claim_without_a_slice_goes_with_the_lab(lab: GpuLab) -> None:
     assert lab.host.ledger.read() == {}
 
 
-def test_a_profile_that_the_gpu_lacks_is_told_with_those_that_it_has(lab: GpuLab) -> None:
+def test_a_profile_that_the_gpu_lacks_is_reported_with_the_ones_that_it_has(lab: GpuLab) -> None:
     with pytest.raises(GpuNotSupportedError, match=r"gpu-0 offers no profile 1g\.5gb") as caught:
         lab.apply([MODE, FUNCTIONS, gpu_instance_at("1g.5gb", 0, 1)])
     assert "1g.10gb" in caught.value.fix

@@ -62,7 +62,7 @@ def test_who_holds_the_gpu_is_named_and_nothing_is_left_pending(lab: GpuLab, pro
     assert lab.mode() == ON
 
 
-def test_a_gpu_that_only_a_reset_changes_is_told_with_the_commands(
+def test_a_gpu_that_only_a_reset_changes_is_reported_with_the_commands(
     lab: GpuLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from emulator.gpu.ports import MigActivation
@@ -92,7 +92,7 @@ def test_a_switch_that_was_pending_before_is_left_pending(lab: GpuLab) -> None:
     assert lab.mode() == MigModeState(current=False, pending=True)
 
 
-def test_mode_off_that_somebody_asked_for_is_called_back(lab: GpuLab) -> None:
+def test_mode_off_requested_by_hand_is_called_back(lab: GpuLab) -> None:
     lab.apply([MODE])
     with lab.gpu() as gpu:
         gpu.pending = False

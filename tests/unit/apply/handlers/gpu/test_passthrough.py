@@ -102,7 +102,7 @@ def test_a_group_with_a_device_of_the_host_is_refused(lab: GpuLab) -> None:
         group = next(item.group for item in state.gpus if item.pci_address == SECOND)
         state.functions.append(SimFunction("0000:43:00.0", "8086", "1533", "020000", group, "igb", net="eth0"))
     before = lab.snapshot()
-    with pytest.raises(GpuError, match="also holds a network interface of the host"):
+    with pytest.raises(GpuError, match="also contains a network interface of the host"):
         lab.apply(lab.wanted(n1=WHOLE))
     assert lab.snapshot() == before
 

@@ -89,7 +89,7 @@ def test_a_claim_without_a_vgpu_does_not_stand_in_the_way(any_lab: GpuLab) -> No
     assert any_lab.host.ledger.read() == {}
 
 
-def test_a_vgpu_that_somebody_removed_is_made_again(any_lab: GpuLab) -> None:
+def test_a_vgpu_removed_by_hand_is_made_again(any_lab: GpuLab) -> None:
     wanted = any_lab.wanted(n1=[sliced("a", "1g.10gb", 3)])
     any_lab.apply(wanted)
     with any_lab.gpu() as gpu:
@@ -114,7 +114,7 @@ def test_a_uuid_that_is_taken_is_neither_used_nor_removed(lab: GpuLab) -> None:
     assert lab.vgpus() == [taken]
 
 
-def test_without_a_free_slice_the_reason_is_told(any_lab: GpuLab) -> None:
+def test_without_a_free_slice_the_reason_is_reported(any_lab: GpuLab) -> None:
     wanted = any_lab.wanted(n1=[sliced("a", "1g.10gb", 3)])
     device = vgpu_of(wanted)
     any_lab.apply([item for item in wanted if item is not device])
@@ -127,7 +127,7 @@ def test_without_a_free_slice_the_reason_is_told(any_lab: GpuLab) -> None:
     assert len(any_lab.vgpus()) == 1  # the foreign one
 
 
-def test_without_functions_the_reason_is_told(any_lab: GpuLab) -> None:
+def test_without_functions_the_reason_is_reported(any_lab: GpuLab) -> None:
     wanted = any_lab.wanted(n1=[sliced("a", "1g.10gb", 3)])
     any_lab.apply(wanted)
     with any_lab.gpu() as gpu:
