@@ -38,7 +38,7 @@ def write_files(
     base: str = BASE,
     passwords: bool = False,
 ) -> Path:
-    """Write what the template `packer/NAME.pkr.hcl` needs into a new directory; the file of variables.
+    """Write what the template `packer/image.pkr.hcl` needs into a new directory; the file of variables.
 
     Args:
         world: this host.
