@@ -15,7 +15,7 @@ setup: ## install Debian and Python packages (names them first)
 setup-dev: ## the same, with what the tests need
 	@scripts/setup.sh dev
 
-check: setup-dev lint types quick ## the loop while you work: linters, types, the quick tests (a minute or two)
+check: setup-dev lint types quick ## the loop while you work: linters, types, the quick tests (a minute on two quiet cores)
 
 test: setup-dev lint types unit ## linters, types, all tests that need no hypervisor
 
@@ -28,6 +28,12 @@ types: ## mypy --strict
 
 PYTEST := $(VENV)/pytest -q -n 2 --dist loadfile
 NO_HYPERVISOR := not e2e and not hardware and not host
+
+# What the loop leaves to `make test`: the ten slowest, which take two thirds of the time of tests/unit.
+SLOW := apply/test_executor_rollback.py apply/handlers/test_vgpu_slice.py cli/commands/host gpu/placement/test_solver.py \
+  guests/configure/test_playbook.py images lab/planning/test_gpu_placement_claims.py operations/host \
+  operations/test_provision_refusals.py playbooks/test_playbook_node_state.py
+QUICK := tests/architecture tests/packaging/test_constraints.py tests/unit $(SLOW:%=--ignore=tests/unit/%)
 
 quick:
 	@echo "test: pytest, the quick ones" && $(PYTEST) -m "$(NO_HYPERVISOR)" $(QUICK) $(ARGS)
