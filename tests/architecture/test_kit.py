@@ -16,7 +16,7 @@ TARGETS = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.
 
 def ci(*words: str, make: Path | None = None) -> subprocess.CompletedProcess[str]:
     path = "/usr/bin:/bin" if make is None else f"{make}:/usr/bin:/bin"
-    argv = ["bash", ROOT / ".ci" / "run", *words]
+    argv = ["bash", str(ROOT / ".ci" / "run"), *words]
     return subprocess.run(argv, capture_output=True, text=True, check=False, env={"PATH": path}, timeout=60)
 
 

@@ -105,7 +105,7 @@ def elsewhere(tmp_path: Path) -> Path:
 def call(laptop: Path, cwd: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """Run the installed command, with no way back to the checkout or to another environment."""
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(cwd), "HYPERSCALER_HOME": str(cwd / "home"), "LANG": "C.UTF-8"}
-    argv = [laptop / "bin" / "hyperscaler", *words]
+    argv = [str(laptop / "bin" / "hyperscaler"), *words]
     return subprocess.run(argv, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=120)
 
 
@@ -174,7 +174,7 @@ def test_plan_and_status(laptop: Path, elsewhere: Path) -> None:
 
 def test_data_are_files_that_other_programs_can_read(laptop: Path, elsewhere: Path) -> None:
     program = "from emulator.core.data_files import share_dir; print(share_dir())"
-    argv = [laptop / "bin" / "python", "-c", program]
+    argv = [str(laptop / "bin" / "python"), "-c", program]
     share = Path(subprocess.run(argv, cwd=elsewhere, env={}, capture_output=True, text=True, check=True).stdout.strip())
     assert share.is_relative_to(laptop)
     for name in ("playbooks/playbook-hpc.yml", "playbooks/ansible.cfg", "packer/image.pkr.hcl", "config/demo.yaml"):
