@@ -18,7 +18,7 @@ def share_dir() -> Path:
     """The directory that holds `config/`, `packer/`, `playbooks/`, `schemas/` and `scripts/`.
 
     A wheel carries it inside the package, as `emulator/data`. A checkout, and so an editable install, has its folders
-    beside the package. Ansible and Packer read them as files, so the package must not be run from an archive.
+    next to the package. Ansible and Packer read them as files, so the package must not be run from an archive.
 
     Raises:
         HyperscalerError: neither place has them; the installation is broken.
