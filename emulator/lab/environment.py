@@ -63,7 +63,7 @@ class Units(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class World:
+class Environment:
     """Ports and choosers.
 
     `host_locks` is the directory of the locks around what labs of all homes share; `gpu_ledger` says which of them

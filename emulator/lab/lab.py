@@ -26,7 +26,7 @@ from emulator.core.paths import Home, LabPaths
 from emulator.core.ports import Hostdev
 from emulator.guests.inventory.model import NodeGpu
 from emulator.guests.ports import Access
-from emulator.lab.environment import EMBEDDED, World
+from emulator.lab.environment import EMBEDDED, Environment
 from emulator.lab.hypervisor_session import LazySession
 from emulator.labfile.model import GpuDeviceSpec, KubernetesSpec, TimeoutSpec
 from emulator.plan.gpu_resources import GpuInstance, MigMode, Vgpu, VirtualFunctions, WholeGpu
@@ -99,7 +99,7 @@ def identity_of(home: Home, lab: str) -> LabIdentity:
 
 
 def open_lab(
-    world: World, name: str, backends: Backends, *, images: Images | None = None, elsewhere: Sequence[Lab] = ()
+    env: Environment, name: str, backends: Backends, *, images: Images | None = None, elsewhere: Sequence[Lab] = ()
 ) -> Lab:
     """Assemble the lab of this name; touches nothing yet.
 
@@ -107,19 +107,19 @@ def open_lab(
     looked at. `elsewhere` is the lab on other hypervisors that may have guests of it.
     """
     hypervisor = backends.hypervisor
-    paths = world.home.lab(name)
-    identity = identity_of(world.home, name)
-    namespace = namespace_name(world.home, name) if hypervisor == EMBEDDED else None
+    paths = env.home.lab(name)
+    identity = identity_of(env.home, name)
+    namespace = namespace_name(env.home, name) if hypervisor == EMBEDDED else None
     if namespace is not None:
-        daemon = world.daemon(paths.hypervisor, namespace)
+        daemon = env.daemon(paths.hypervisor, namespace)
         # Never its start(): those who only look hold no lock, and what they see up may be on its way out.
-        session = LazySession(lambda: world.connect(daemon.uri(), guest_prefix(namespace)), daemon)
+        session = LazySession(lambda: env.connect(daemon.uri(), guest_prefix(namespace)), daemon)
     else:
-        session = LazySession(lambda: world.connect(hypervisor, ()), None)
+        session = LazySession(lambda: env.connect(hypervisor, ()), None)
 
     def expected(lab: str) -> Hypervisor:
-        wanted = namespace_name(world.home, lab)
-        return Hypervisor(name="embedded", directory=str(world.home.lab(lab).hypervisor), namespace=wanted)
+        wanted = namespace_name(env.home, lab)
+        return Hypervisor(name="embedded", directory=str(env.home.lab(lab).hypervisor), namespace=wanted)
 
     # Without a record nobody may know the hypervisor; then only the GPUs are asked.
     sessions = (*((session,) if hypervisor else ()), *(lab.session for lab in elsewhere))
@@ -127,18 +127,18 @@ def open_lab(
     def passed() -> tuple[Hostdev, ...]:
         return passed_devices(sessions, identity)
 
-    gpus = _gpu_opener(world, paths, backends)
-    images = images or world.images(backends.kubernetes)
+    gpus = _gpu_opener(env, paths, backends)
+    images = images or env.images(backends.kubernetes)
     handlers: dict[str, Any] = {
-        SshKeyPair.kind: SshKeyPairHandler(world.runner, paths.root),
+        SshKeyPair.kind: SshKeyPairHandler(env.runner, paths.root),
         Secret.kind: SecretHandler(paths.root),
         GoldenImage.kind: GoldenImageHandler(images),
-        Firewall.kind: FirewallHandler(world.packet_filter(guest_prefix(namespace)), session, identity),
+        Firewall.kind: FirewallHandler(env.packet_filter(guest_prefix(namespace)), session, identity),
         Network.kind: NetworkHandler(
-            session, identity, world.host_locks / "networks.lock", wait_seconds=backends.timeouts.lock
+            session, identity, env.host_locks / "networks.lock", wait_seconds=backends.timeouts.lock
         ),
         Volume.kind: VolumeHandler(
-            world.disks, images, session, name, root=paths.root, shutdown_seconds=backends.timeouts.shutdown
+            env.disks, images, session, name, root=paths.root, shutdown_seconds=backends.timeouts.shutdown
         ),
         Domain.kind: DomainHandler(
             session,
@@ -157,18 +157,18 @@ def open_lab(
             WholeGpu.kind: WholeGpuHandler(gpus, name, passed),
         }
     if namespace is not None:
-        handlers = {Hypervisor.kind: HypervisorHandler(world.daemon, session, expected), **handlers}
+        handlers = {Hypervisor.kind: HypervisorHandler(env.daemon, session, expected), **handlers}
     return Lab(name, identity, paths, backends, namespace, session, handlers, images, passed, gpus)
 
 
-def _gpu_opener(world: World, paths: LabPaths, backends: Backends) -> Callable[[], GpuHost] | None:
+def _gpu_opener(env: Environment, paths: LabPaths, backends: Backends) -> Callable[[], GpuHost] | None:
     if not backends.gpu:
         return None
     lock = threading.Lock()
 
     @cache
     def opened() -> GpuHost:
-        return world.gpus(backends.gpu, paths, backends.devices, dry=backends.dry)
+        return env.gpus(backends.gpu, paths, backends.devices, dry=backends.dry)
 
     def once() -> GpuHost:
         with lock:  # `cache` alone lets two threads open the GPUs twice

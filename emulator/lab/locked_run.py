@@ -16,7 +16,7 @@ from emulator.apply.state import StateStore, read_boot_id
 from emulator.core.errors import HyperscalerError, InterruptedRunError
 from emulator.core.progress import Reporter
 from emulator.core.stop import StopFlag
-from emulator.lab.environment import World
+from emulator.lab.environment import Environment
 
 DONE, FAILED, INTERRUPTED, ABORTED = "done", "failed", "interrupted", "aborted"
 
@@ -58,7 +58,7 @@ class Work:
 
 @contextmanager
 def working_on(
-    world: World,
+    env: Environment,
     lab: str,
     command: str,
     reporter: Reporter,
@@ -71,9 +71,9 @@ def working_on(
     Raises:
         ConflictError: another command works on the lab.
     """
-    lock = world.home.locks / f"{lab}.lock"
+    lock = env.home.locks / f"{lab}.lock"
     with exclusive_lock(lock, purpose=f"{command} {lab}", wait_seconds=wait_seconds, stop=stop):
-        work = Work(AuditLog(world.home.audit), lab, command, reporter)
+        work = Work(AuditLog(env.home.audit), lab, command, reporter)
         try:
             yield work
         except BaseException as error:

@@ -17,14 +17,14 @@ from emulator.apply.state import State, StateStore
 from emulator.core.errors import ConflictError
 from emulator.core.ids import table_name
 from emulator.core.paths import Home
-from emulator.lab.environment import World
+from emulator.lab.environment import Environment
 from emulator.lab.lab import namespace_name
 from emulator.plan.model import Recorded
 from emulator.plan.resources import Domain, Firewall, Hypervisor, Secret, SshKeyPair, Volume
 
 
-def open_record(world: World, name: str) -> tuple[World, StateStore]:
-    """The lab's journal, and the world with the home by the name that the lab was made under.
+def open_record(env: Environment, name: str) -> tuple[Environment, StateStore]:
+    """The lab's journal, and the environment with the home by the name that the lab was made under.
 
     That name is in the lab's disks, machines and namespace: by another one (of a symbolic link, say) the lab would look
     like one whose every path is to be changed.
@@ -33,9 +33,9 @@ def open_record(world: World, name: str) -> tuple[World, StateStore]:
         ConflictError: the journal is another lab's.
         StateError: it cannot be read.
     """
-    store = StateStore(Journal(world.home.lab(name).journal))
-    home = own_home(world.home, name, store.state)
-    return (world if home == world.home else dataclasses.replace(world, home=home)), store
+    store = StateStore(Journal(env.home.lab(name).journal))
+    home = own_home(env.home, name, store.state)
+    return (env if home == env.home else dataclasses.replace(env, home=home)), store
 
 
 def own_home(home: Home, lab: str, state: State) -> Home:

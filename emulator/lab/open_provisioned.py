@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from emulator.apply.state import StateStore
 from emulator.core.errors import UsageError
-from emulator.lab.environment import World
+from emulator.lab.environment import Environment
 from emulator.lab.lab import Lab, open_lab
 from emulator.lab.open_journal import open_record
 from emulator.lab.planning.plan import recorded_backends
 
 
-def opened_lab(world: World, name: str) -> tuple[Lab, StateStore]:
+def opened_lab(env: Environment, name: str) -> tuple[Lab, StateStore]:
     """The lab and its journal.
 
     Raises:
         UsageError: nothing was ever made of it.
         ConflictError: the journal in its directory is another lab's.
     """
-    world, store = open_record(world, name)
+    env, store = open_record(env, name)
     backends = recorded_backends(store.state)
     if not backends.hypervisor:
         raise UsageError(f"lab {name} is not provisioned", fix="hyperscaler provision FILE")
-    return open_lab(world, name, backends), store
+    return open_lab(env, name, backends), store

@@ -8,14 +8,14 @@ from emulator.apply.state import StateStore
 from emulator.core.progress import Reporter
 from emulator.core.stop import StopFlag
 from emulator.lab.cluster_pipeline import ClusterSteps, work_on_clusters
-from emulator.lab.environment import World
+from emulator.lab.environment import Environment
 from emulator.lab.lab import Lab
 from emulator.lab.planning.gpu_placement import node_gpus
 from emulator.labfile.model import ClusterKind, ClusterSpec
 
 
 def tell_nodes(
-    world: World,
+    env: Environment,
     lab: Lab,
     store: StateStore,
     spec: ClusterSpec,
@@ -31,7 +31,5 @@ def tell_nodes(
         ConfigureError: a node could not be told.
     """
     access = lab.access(spec.ssh.user, node_gpus(spec, store.state))
-    steps = ClusterSteps(
-        configure=lambda kind: world.guests.configure(spec, kind, access, reporter, stop, tags).changed
-    )
+    steps = ClusterSteps(configure=lambda kind: env.guests.configure(spec, kind, access, reporter, stop, tags).changed)
     work_on_clusters(spec, steps, store, kinds=kinds, record=False).conclude()

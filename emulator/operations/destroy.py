@@ -13,7 +13,7 @@ from emulator.core.errors import HyperscalerError, UsageError
 from emulator.core.fs import private_directory, sync_directory
 from emulator.core.progress import Reporter
 from emulator.core.stop import StopFlag
-from emulator.lab.environment import EMBEDDED, SYSTEM, World
+from emulator.lab.environment import EMBEDDED, SYSTEM, Environment
 from emulator.lab.lab import Backends, Lab, open_lab
 from emulator.lab.lab_files import load_recorded_lab
 from emulator.lab.locked_run import tell_damage, working_on
@@ -45,7 +45,7 @@ class DestroyResult:
 
 
 def destroy(
-    world: World,
+    env: Environment,
     name: str,
     reporter: Reporter,
     stop: StopFlag,
@@ -67,33 +67,33 @@ def destroy(
         HyperscalerError: something could not be taken away; or everything that can be told was, and with the record
             lost nobody knows whether more on the GPUs was the lab's.
     """
-    with working_on(world, name, "destroy", reporter, wait_seconds=wait_seconds, stop=stop) as work:
-        world, store = open_record(world, name)
-        paths = world.home.lab(name)
+    with working_on(env, name, "destroy", reporter, wait_seconds=wait_seconds, stop=stop) as work:
+        env, store = open_record(env, name)
+        paths = env.home.lab(name)
         tell_damage(store, reporter)
-        mend_ledgers(world, name, reporter)
-        plans = [(lab, plan_destroy(lab, state)) for lab, state in _open(world, name, store.state)]
+        mend_ledgers(env, name, reporter)
+        plans = [(lab, plan_destroy(lab, state)) for lab, state in _open(env, name, store.state)]
         plan = Plan(
             name,
             tuple(change for _, plan in plans for change in plan.changes),
             tuple(blocker for _, plan in plans for blocker in plan.blockers),
             tuple(note for _, plan in plans for note in plan.notes),
         )
-        traces = paths.root.exists() or world.home.hypervisor_of(name).exists() or has_autostart(world, name)
+        traces = paths.root.exists() or env.home.hypervisor_of(name).exists() or has_autostart(env, name)
         if plan.is_empty and not traces and missing_ok:
             return DestroyResult(plan, missing=True)
         if plan.is_empty and not traces:
             raise UsageError(f"there is no lab {name}", where=str(paths.root), fix="hyperscaler status lists the labs")
         refuse_blocked(plan)
-        refuse_strangers(world, name, store.state)
+        refuse_strangers(env, name, store.state)
         if not confirm(plan):
             return DestroyResult(plan, declined=True)
         private_directory(paths.root)
         store.rewrite_damaged()
         work.begin(store)
         # First of all, lest a power cut half way has the unit make the whole lab again when the machine starts.
-        forget_autostart(world, name)
-        world.guests.end_work(paths)
+        forget_autostart(env, name)
+        env.guests.end_work(paths)
         for lab, part in plans:
             keep_found(lab, part, store)
         for lab, part in plans:
@@ -101,9 +101,9 @@ def destroy(
             Executor(lab.handlers, store, reporter, stop=stop).apply(part)
         left = [line for lab, _ in plans for line in left_on_gpus(lab, store.state, reporter)]
         # Somebody may have put something there in the meantime.
-        refuse_strangers(world, name, store.state, kept="the lab is gone, but its directory stays")
-        _remove_directory(world, name)
-        forget_hypervisor(world.home, name)
+        refuse_strangers(env, name, store.state, kept="the lab is gone, but its directory stays")
+        _remove_directory(env, name)
+        forget_hypervisor(env.home, name)
         if left:
             raise what_may_be_left(name, left)
         return DestroyResult(plan)
@@ -118,57 +118,57 @@ def _revive(lab: Lab, reporter: Reporter) -> None:
         reporter.warn(f"the lab's hypervisor cannot be started again: {error.what}")
 
 
-def _open(world: World, name: str, state: State) -> list[tuple[Lab, State]]:
+def _open(env: Environment, name: str, state: State) -> list[tuple[Lab, State]]:
     """The lab on the hypervisor that it is recorded on, with its record.
 
     Where the record does not say which (it is lost or damaged), the lab is looked for by its marks on each one that
     may have it. Guests that are found so go first, since they may hold what is on record: disks, slices of GPUs.
     """
     recorded = recorded_backends(state)
-    gpu = recorded.gpu or _gpu_backend(world, name, state)
-    if hypervisor := recorded_hypervisor(world, state, name):
-        return [(open_lab(world, name, Backends(hypervisor, gpu)), state)]
-    elsewhere = [open_lab(world, name, Backends(uri)) for uri in _elsewhere(world, name)]
-    embedded = open_lab(world, name, Backends(EMBEDDED, gpu), elsewhere=elsewhere)
+    gpu = recorded.gpu or _gpu_backend(env, name, state)
+    if hypervisor := recorded_hypervisor(env, state, name):
+        return [(open_lab(env, name, Backends(hypervisor, gpu)), state)]
+    elsewhere = [open_lab(env, name, Backends(uri)) for uri in _elsewhere(env, name)]
+    embedded = open_lab(env, name, Backends(EMBEDDED, gpu), elsewhere=elsewhere)
     return [*((lab, State()) for lab in elsewhere), (embedded, state)]
 
 
-def _elsewhere(world: World, name: str) -> tuple[str, ...]:
+def _elsewhere(env: Environment, name: str) -> tuple[str, ...]:
     """The URI of a libvirt that may have the lab; none where surely none has.
 
     Raises:
         HypervisorError: the host's own libvirt may have it and does not answer.
     """
-    requested = _requested_hypervisor(world, name)
+    requested = _requested_hypervisor(env, name)
     if requested == EMBEDDED:
         return ()
     if requested != "auto":
         return (requested,)
-    return (SYSTEM,) if system_may_have(world, name) else ()
+    return (SYSTEM,) if system_may_have(env, name) else ()
 
 
-def _gpu_backend(world: World, name: str, state: State) -> str:
+def _gpu_backend(env: Environment, name: str, state: State) -> str:
     """Which GPUs a lab has something of whose record does not say so: the host's ledger and its directory tell. With
     the record lost, the host's GPUs are looked at in any case."""
-    if world.home.lab(name).gpu.is_dir():
+    if env.home.lab(name).gpu.is_dir():
         return GpuBackend.SIMULATED.value
     on_record = any(isinstance(record.resource, GpuResource) for record in state.resources.values())
-    if on_record or world.gpu_ledger.of(name):
+    if on_record or env.gpu_ledger.of(name):
         return GpuBackend.NVML.value
     lost = HYPERVISOR_FACT not in state.facts
-    return GpuBackend.NVML.value if lost and has_gpus(world) else ""
+    return GpuBackend.NVML.value if lost and has_gpus(env) else ""
 
 
-def _requested_hypervisor(world: World, name: str) -> str:
+def _requested_hypervisor(env: Environment, name: str) -> str:
     """What the file asked for as it was last provisioned; `auto` where it is lost, too."""
     try:
-        return load_recorded_lab(world.home, name).spec.hypervisor.uri
+        return load_recorded_lab(env.home, name).spec.hypervisor.uri
     except HyperscalerError:
         return "auto"
 
 
-def _remove_directory(world: World, name: str) -> None:
-    root = world.home.lab(name).root
+def _remove_directory(env: Environment, name: str) -> None:
+    root = env.home.lab(name).root
     try:
         shutil.rmtree(root)
         sync_directory(root.parent)

@@ -10,7 +10,7 @@ from emulator.apply.audit import AuditLog
 from emulator.apply.lock import start_time
 from emulator.apply.state import read_boot_id
 from emulator.core.units import printable
-from emulator.lab.environment import World
+from emulator.lab.environment import Environment
 
 RUNNING, CUT_OFF = "running", "did not end"
 
@@ -59,13 +59,13 @@ class History:
 _KNOWN = frozenset({"version", "time", "id", "event", "result", "exit_code", "error", "changes", "seconds"})
 
 
-def history(world: World, lab: str | None, *, last: int) -> History:
+def history(env: Environment, lab: str | None, *, last: int) -> History:
     """The `last` commands that changed a lab, or any lab; labs that are gone included.
 
     Raises:
         StateError: the log cannot be read.
     """
-    entries, unreadable = AuditLog(world.home.audit).read()
+    entries, unreadable = AuditLog(env.home.audit).read()
     begins: dict[str, Mapping[str, Any]] = {}
     ends: dict[str, Mapping[str, Any]] = {}
     for entry in entries:

@@ -12,7 +12,7 @@ from emulator.core.progress import Reporter
 from emulator.core.stop import StopFlag
 from emulator.guests.ports import CheckOutcome
 from emulator.lab.cluster_pipeline import work_on_clusters
-from emulator.lab.environment import World
+from emulator.lab.environment import Environment
 from emulator.lab.lab_files import LoadedLab, load_recorded_lab
 from emulator.lab.locked_run import working_on
 from emulator.lab.open_provisioned import opened_lab
@@ -25,7 +25,7 @@ from emulator.plan.model import Plan
 
 
 def configure(
-    world: World, loaded: LoadedLab, reporter: Reporter, stop: StopFlag, *, wait_seconds: float = 0.0
+    env: Environment, loaded: LoadedLab, reporter: Reporter, stop: StopFlag, *, wait_seconds: float = 0.0
 ) -> ProvisionResult:
     """Run the playbooks of a provisioned lab with the settings of the given file, which is kept with the lab like that
     of `provision`: whatever works on the lab later, a verification or a start of the host, goes by it.
@@ -35,16 +35,16 @@ def configure(
     """
     started = time.monotonic()
     spec = loaded.spec
-    with working_on(world, spec.name, "configure", reporter, wait_seconds=wait_seconds, stop=stop) as work:
-        lab, store = opened_lab(world, spec.name)
-        _require_same_machines(load_recorded_lab(world.home, spec.name).spec, spec)
+    with working_on(env, spec.name, "configure", reporter, wait_seconds=wait_seconds, stop=stop) as work:
+        lab, store = opened_lab(env, spec.name)
+        _require_same_machines(load_recorded_lab(env.home, spec.name).spec, spec)
         work.begin(store)
         write_private(lab.paths.spec, loaded.source)
-        Rotator(world, lab, store, spec, reporter, stop).settle()
-        steps = dataclasses.replace(cluster_steps(world, lab, store, spec, reporter, stop), verify=None)
+        Rotator(env, lab, store, spec, reporter, stop).settle()
+        steps = dataclasses.replace(cluster_steps(env, lab, store, spec, reporter, stop), verify=None)
         clusters = work_on_clusters(spec, steps, store)
         clusters.conclude()
-        hand_out_kubeconfigs(world, lab, spec)
+        hand_out_kubeconfigs(env, lab, spec)
     return ProvisionResult(Plan(spec.name, ()), changed=clusters.changed, seconds=time.monotonic() - started)
 
 
@@ -63,60 +63,60 @@ def _require_same_machines(recorded: ClusterSpec, wanted: ClusterSpec) -> None:
         )
 
 
-def verify(world: World, name: str, reporter: Reporter, *, wait_seconds: float = 0.0) -> tuple[CheckOutcome, ...]:
+def verify(env: Environment, name: str, reporter: Reporter, *, wait_seconds: float = 0.0) -> tuple[CheckOutcome, ...]:
     """Probe a provisioned lab.
 
     Raises:
         VerifyError: names every check that failed.
     """
-    spec = load_recorded_lab(world.home, name).spec
-    with working_on(world, name, "verify", reporter, wait_seconds=wait_seconds) as work:
-        lab, store = opened_lab(world, name)
+    spec = load_recorded_lab(env.home, name).spec
+    with working_on(env, name, "verify", reporter, wait_seconds=wait_seconds) as work:
+        lab, store = opened_lab(env, name)
         work.begin(store)
-        Rotator(world, lab, store, spec, reporter, StopFlag()).settle()
-        steps = dataclasses.replace(cluster_steps(world, lab, store, spec, reporter, StopFlag()), configure=None)
+        Rotator(env, lab, store, spec, reporter, StopFlag()).settle()
+        steps = dataclasses.replace(cluster_steps(env, lab, store, spec, reporter, StopFlag()), configure=None)
         clusters = work_on_clusters(spec, steps, store)
         clusters.conclude()
         return clusters.checks
 
 
-def inventory(world: World, name: str, form: str) -> str:
+def inventory(env: Environment, name: str, form: str) -> str:
     """The lab's Ansible inventory; reads only."""
-    spec = load_recorded_lab(world.home, name).spec
-    lab, store = opened_lab(world, name)
-    return world.guests.inventory(spec, lab.access(spec.ssh.user, node_gpus(spec, store.state)), form)
+    spec = load_recorded_lab(env.home, name).spec
+    lab, store = opened_lab(env, name)
+    return env.guests.inventory(spec, lab.access(spec.ssh.user, node_gpus(spec, store.state)), form)
 
 
-def ssh_argv(world: World, name: str, node: str, command: Sequence[str]) -> list[str]:
+def ssh_argv(env: Environment, name: str, node: str, command: Sequence[str]) -> list[str]:
     """The command that opens a shell on a node.
 
     Raises:
         UsageError: no such lab or node; names those that there are.
     """
-    spec = load_recorded_lab(world.home, name).spec
+    spec = load_recorded_lab(env.home, name).spec
     if node not in {known.name for known in spec.nodes}:
         names = ", ".join(known.name for known in spec.nodes)
         raise UsageError(f"lab {name} has no node {node}", fix=f"its nodes are {names}")
-    lab, _ = opened_lab(world, name)
-    return world.guests.ssh_argv(lab.access(spec.ssh.user), node, command)
+    lab, _ = opened_lab(env, name)
+    return env.guests.ssh_argv(lab.access(spec.ssh.user), node, command)
 
 
-def kubeconfig(world: World, name: str, *, student: bool) -> str:
+def kubeconfig(env: Environment, name: str, *, student: bool) -> str:
     """A kubeconfig of the lab's Kubernetes cluster. Whoever has the admin's owns the cluster.
 
     Raises:
         UsageError: the lab has no Kubernetes cluster.
     """
-    spec = load_recorded_lab(world.home, name).spec
+    spec = load_recorded_lab(env.home, name).spec
     if spec.kubernetes is None:
         raise UsageError(f"lab {name} has no Kubernetes cluster", fix="add clusters.cloud to its file and provision it")
-    lab, _ = opened_lab(world, name)
-    return world.guests.kubeconfig(spec, lab.access(spec.ssh.user), student=student)
+    lab, _ = opened_lab(env, name)
+    return env.guests.kubeconfig(spec, lab.access(spec.ssh.user), student=student)
 
 
-def way_to_lab(world: World, name: str) -> tuple[str, ...]:
+def way_to_lab(env: Environment, name: str) -> tuple[str, ...]:
     """What a command on this host must begin with to reach the lab's nodes by their addresses; nothing where they are
     reachable as they are."""
-    spec = load_recorded_lab(world.home, name).spec
-    lab, _ = opened_lab(world, name)
+    spec = load_recorded_lab(env.home, name).spec
+    lab, _ = opened_lab(env, name)
     return tuple(lab.access(spec.ssh.user).prefix)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from emulator.core.progress import Reporter
-from emulator.lab.environment import World
+from emulator.lab.environment import Environment
 from emulator.lab.lab import open_lab
 from emulator.lab.lab_files import LoadedLab
 from emulator.lab.open_journal import open_record
@@ -12,14 +12,14 @@ from emulator.operations.validate import require_fit
 from emulator.plan.model import Plan
 
 
-def preview(world: World, loaded: LoadedLab, reporter: Reporter) -> Plan:
+def preview(env: Environment, loaded: LoadedLab, reporter: Reporter) -> Plan:
     """The plan as of now; its blockers are reported in it, not raised."""
     spec = loaded.spec
-    acceleration = world.accelerate(spec.hypervisor.acceleration)
+    acceleration = env.accelerate(spec.hypervisor.acceleration)
     if acceleration.warning:
         reporter.warn(acceleration.warning)
-    world, store = open_record(world, spec.name)
+    env, store = open_record(env, spec.name)
     state = store.state
-    lab = open_lab(world, spec.name, backends_of(world, state, spec, dry=True))
-    require_fit(world, loaded, lab, state, reporter)
+    lab = open_lab(env, spec.name, backends_of(env, state, spec, dry=True))
+    require_fit(env, loaded, lab, state, reporter)
     return plan_lab(lab, state, spec, acceleration)

@@ -21,7 +21,7 @@ from emulator.core.stop import StopFlag
 from emulator.guests.ports import CheckOutcome
 from emulator.lab.cluster_pipeline import CONFIGURE_FACT, VERIFY_FACT, ClusterSteps, work_on_clusters
 from emulator.lab.drain import drain_departing
-from emulator.lab.environment import AccelerationChoice, World
+from emulator.lab.environment import AccelerationChoice, Environment
 from emulator.lab.lab import Lab, open_lab
 from emulator.lab.lab_files import LoadedLab
 from emulator.lab.locked_run import Work, tell_damage, working_on
@@ -60,7 +60,9 @@ class ProvisionResult:
     seconds: float = 0.0
 
 
-def provision(world: World, loaded: LoadedLab, options: Options, reporter: Reporter, stop: StopFlag) -> ProvisionResult:
+def provision(
+    env: Environment, loaded: LoadedLab, options: Options, reporter: Reporter, stop: StopFlag
+) -> ProvisionResult:
     """Bring the host to what the file asks for, and prove that it works.
 
     The file's own bytes are kept with the lab, so that later commands need only its name.
@@ -75,12 +77,12 @@ def provision(world: World, loaded: LoadedLab, options: Options, reporter: Repor
     started = time.monotonic()
     spec = loaded.spec
     seconds = options.wait_seconds
-    with working_on(world, spec.name, options.command, reporter, wait_seconds=seconds, stop=stop) as work:
-        acceleration = world.accelerate(spec.hypervisor.acceleration)
+    with working_on(env, spec.name, options.command, reporter, wait_seconds=seconds, stop=stop) as work:
+        acceleration = env.accelerate(spec.hypervisor.acceleration)
         if acceleration.warning:
             reporter.warn(acceleration.warning)
-        world, store = open_record(world, spec.name)
-        lab, plan = _plan(world, store, loaded, acceleration, reporter)
+        env, store = open_record(env, spec.name)
+        lab, plan = _plan(env, store, loaded, acceleration, reporter)
         if options.expected_plan not in (None, plan.digest):
             raise ConflictError(
                 f"the plan is now {plan.digest}, not {options.expected_plan}: the host or the file has changed",
@@ -89,32 +91,32 @@ def provision(world: World, loaded: LoadedLab, options: Options, reporter: Repor
         refuse_blocked(plan)
         if not options.confirm(plan):
             return ProvisionResult(plan, declined=True)
-        _prepare(world, lab, store, loaded.source, work)
-        lab = open_lab(world, spec.name, dataclasses.replace(lab.backends, dry=False), images=lab.images)
+        _prepare(env, lab, store, loaded.source, work)
+        lab = open_lab(env, spec.name, dataclasses.replace(lab.backends, dry=False), images=lab.images)
         keep_found(lab, plan, store)
         plan = _hold_places(lab, store, spec, acceleration, plan, reporter)
-        rotator = Rotator(world, lab, store, spec, reporter, stop)
+        rotator = Rotator(env, lab, store, spec, reporter, stop)
         rotator.settle()
-        drain_departing(plan, spec, world.guests.shell(lab.access(spec.ssh.user)), reporter, stop)
+        drain_departing(plan, spec, env.guests.shell(lab.access(spec.ssh.user)), reporter, stop)
         applied = _apply(lab, store, plan, spec, reporter, stop)
         intact = [kind for kind in spec.clusters if applied.is_intact(kind.value)]
-        steps = cluster_steps(world, lab, store, spec, reporter, stop)
-        steps = dataclasses.replace(steps, boot=_booting(world, lab, spec, reporter, stop))
+        steps = cluster_steps(env, lab, store, spec, reporter, stop)
+        steps = dataclasses.replace(steps, boot=_booting(env, lab, spec, reporter, stop))
         clusters = work_on_clusters(spec, steps, store, kinds=intact)
         clusters.conclude(applied.error)
         rotator.finish_pending()
-        hand_out_kubeconfigs(world, lab, spec)
+        hand_out_kubeconfigs(env, lab, spec)
         return ProvisionResult(plan, False, clusters.changed, clusters.checks, time.monotonic() - started)
 
 
 def _plan(
-    world: World, store: StateStore, loaded: LoadedLab, acceleration: AccelerationChoice, reporter: Reporter
+    env: Environment, store: StateStore, loaded: LoadedLab, acceleration: AccelerationChoice, reporter: Reporter
 ) -> tuple[Lab, Plan]:
     spec = loaded.spec
     tell_damage(store, reporter)
-    mend_ledgers(world, spec.name, reporter)
-    lab = open_lab(world, spec.name, backends_of(world, store.state, spec, dry=True))
-    require_fit(world, loaded, lab, store.state, reporter)
+    mend_ledgers(env, spec.name, reporter)
+    lab = open_lab(env, spec.name, backends_of(env, store.state, spec, dry=True))
+    require_fit(env, loaded, lab, store.state, reporter)
     reporter.event(Event("plan", spec.name, Status.STARTED, "looking at the host"))
     with gpus_kept(lab.gpus):
         plan = plan_lab(lab, store.state, spec, acceleration)
@@ -148,13 +150,13 @@ def _hold_places(
     return plan
 
 
-def _prepare(world: World, lab: Lab, store: StateStore, source: bytes, work: Work) -> None:
+def _prepare(env: Environment, lab: Lab, store: StateStore, source: bytes, work: Work) -> None:
     for directory in (lab.paths.root, lab.paths.logs, lab.paths.console):
         private_directory(directory)
     kept = store.rewrite_damaged()
     work.begin(store, **({"damaged_journal": str(kept)} if kept else {}))
     write_private(lab.paths.spec, source)
-    remember_hypervisor(world.home, lab.name, lab.backends.hypervisor)
+    remember_hypervisor(env.home, lab.name, lab.backends.hypervisor)
     for phase in (CONFIGURE_FACT, VERIFY_FACT):
         if store.state.facts.get(phase, "pending") != "pending":
             store.fact(phase, "pending")
@@ -181,7 +183,7 @@ def _apply(lab: Lab, store: StateStore, plan: Plan, spec: ClusterSpec, reporter:
 
 
 def _booting(
-    world: World, lab: Lab, spec: ClusterSpec, reporter: Reporter, stop: StopFlag
+    env: Environment, lab: Lab, spec: ClusterSpec, reporter: Reporter, stop: StopFlag
 ) -> Callable[[ClusterKind], None]:
     """What waits for the nodes of a cluster; their host keys go into one book for the whole lab."""
     access = lab.access(spec.ssh.user)
@@ -194,9 +196,9 @@ def _booting(
 
         return look
 
-    world.guests.write_access(spec, access, None)
-    book = HostKeyBook(world.guests.parse_host_keys, lambda keys: world.guests.write_access(spec, access, keys))
-    shell = world.guests.shell(access)
+    env.guests.write_access(spec, access, None)
+    book = HostKeyBook(env.guests.parse_host_keys, lambda keys: env.guests.write_access(spec, access, keys))
+    shell = env.guests.shell(access)
 
     def boot(kind: ClusterKind) -> None:
         guests = [
@@ -217,11 +219,11 @@ def _booting(
 
 
 def cluster_steps(
-    world: World, lab: Lab, store: StateStore, spec: ClusterSpec, reporter: Reporter, stop: StopFlag
+    env: Environment, lab: Lab, store: StateStore, spec: ClusterSpec, reporter: Reporter, stop: StopFlag
 ) -> ClusterSteps:
     """How a cluster whose nodes run is configured and verified."""
     access = lab.access(spec.ssh.user, node_gpus(spec, store.state))
     return ClusterSteps(
-        configure=lambda kind: world.guests.configure(spec, kind, access, reporter, stop).changed,
-        verify=lambda kind: world.guests.verify(spec, kind, access, reporter),
+        configure=lambda kind: env.guests.configure(spec, kind, access, reporter, stop).changed,
+        verify=lambda kind: env.guests.verify(spec, kind, access, reporter),
     )

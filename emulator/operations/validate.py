@@ -12,7 +12,7 @@ from emulator.core.units import printable
 from emulator.host.facts import HostFacts
 from emulator.host.feasibility import CONFLICTS, check_host
 from emulator.images.store.refs import parse_reference
-from emulator.lab.environment import EMBEDDED, World
+from emulator.lab.environment import EMBEDDED, Environment
 from emulator.lab.lab import Lab, open_lab
 from emulator.lab.lab_files import LoadedLab, bundle_of, load_lab_file
 from emulator.lab.open_journal import open_record
@@ -63,14 +63,14 @@ def host_findings(
     )
 
 
-def require_fit(world: World, loaded: LoadedLab, lab: Lab, state: State, reporter: Reporter) -> None:
+def require_fit(env: Environment, loaded: LoadedLab, lab: Lab, state: State, reporter: Reporter) -> None:
     """Tell what this machine has to say about a valid file.
 
     Raises:
         ConflictError: somebody else has a bridge or a subnet of the lab.
         HostNotFitError: the lab cannot run here.
     """
-    report = judge_host(loaded, world.host_facts(), lab, state)
+    report = judge_host(loaded, env.host_facts(), lab, state)
     for finding in report.warnings:
         if finding not in loaded.report.warnings:
             reporter.warn(f"{finding.where}: {finding.path}: {finding.what}")
@@ -83,17 +83,17 @@ def require_fit(world: World, loaded: LoadedLab, lab: Lab, state: State, reporte
         )
 
 
-def validate(file: Path, world: World | None) -> Report:
-    """All findings about a file; with a `world` those about this machine, too."""
+def validate(file: Path, env: Environment | None) -> Report:
+    """All findings about a file; with an `env` those about this host, too."""
     loaded = load_lab_file(file)
-    if world is None or loaded.maybe_spec is None:
+    if env is None or loaded.maybe_spec is None:
         return loaded.report
     name = loaded.spec.name
-    world, store = open_record(world, name)
+    env, store = open_record(env, name)
     state = store.state
-    lab = open_lab(world, name, backends_of(world, state, loaded.spec, dry=True))
-    report = judge_host(loaded, world.host_facts(), lab, state)
-    return report.extended((*judge_gpus(world, loaded, state), *judge_bundle(loaded, state)))
+    lab = open_lab(env, name, backends_of(env, state, loaded.spec, dry=True))
+    report = judge_host(loaded, env.host_facts(), lab, state)
+    return report.extended((*judge_gpus(env, loaded, state), *judge_bundle(loaded, state)))
 
 
 def judge_bundle(loaded: LoadedLab, state: State) -> tuple[Finding, ...]:
@@ -120,12 +120,12 @@ def judge_bundle(loaded: LoadedLab, state: State) -> tuple[Finding, ...]:
     return (finding,)
 
 
-def judge_gpus(world: World, loaded: LoadedLab, state: State) -> tuple[Finding, ...]:
+def judge_gpus(env: Environment, loaded: LoadedLab, state: State) -> tuple[Finding, ...]:
     """What keeps the host's GPUs from serving the file, as a plan would find it; simulated GPUs always serve."""
     spec = loaded.spec
     if not spec.gpu.devices or spec.gpu.backend is GpuBackend.SIMULATED:
         return ()
-    host = host_gpus(world)
+    host = host_gpus(env)
     try:
         plan_gpus(spec, host, state)
     except HyperscalerError as error:

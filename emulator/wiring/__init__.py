@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from emulator.images.supply_chain.signing import ImageSignatures
     from emulator.images.supply_chain.vulnerabilities import VulnerabilityListing
     from emulator.kubernetes.release.image_input import Bundles
-    from emulator.lab.environment import AccelerationChoice, SystemHypervisor, World
+    from emulator.lab.environment import AccelerationChoice, Environment, SystemHypervisor
 
 
 def image_store() -> ImageStore:
@@ -31,18 +31,18 @@ def image_store() -> ImageStore:
     return ImageStore(Home.default().images, HostProcess())
 
 
-def real_world() -> World:
+def real_environment() -> Environment:
     """This host."""
     from emulator.adapters.system.nft import NftPacketFilter
     from emulator.adapters.system.qemu_img import QemuImg
     from emulator.adapters.system.systemd_units import SystemdUnits
     from emulator.guests.over_ssh import RealGuests
     from emulator.host.facts import read_host_facts
-    from emulator.lab.environment import World
+    from emulator.lab.environment import Environment
 
     home = Home.default()
     runner = HostProcess()
-    return World(
+    return Environment(
         home=home,
         host_locks=host_locks(home),
         gpu_ledger=gpu_ledger(home),

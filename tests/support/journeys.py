@@ -65,11 +65,11 @@ def provision_it(host: SimulatedHost, lab: LoadedLab) -> None:
 
 
 def configure_it(host: SimulatedHost, lab: LoadedLab) -> None:
-    configure(host.world(), lab, SilentReporter(), StopFlag())
+    configure(host.environment(), lab, SilentReporter(), StopFlag())
 
 
 def release_it(host: SimulatedHost, _lab: LoadedLab) -> None:
-    release(host.world(), LAB, SilentReporter(), StopFlag(), confirm=lambda _plan: True)
+    release(host.environment(), LAB, SilentReporter(), StopFlag(), confirm=lambda _plan: True)
 
 
 def unconfigured(host: SimulatedHost) -> None:

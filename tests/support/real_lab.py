@@ -32,7 +32,7 @@ from emulator.core.progress import Reporter, SilentReporter
 from emulator.core.stop import StopFlag
 from emulator.guests.ports import Access, CheckOutcome, ConfigureOutcome
 from emulator.host.facts import HostFacts
-from emulator.lab.environment import EMBEDDED, AccelerationChoice, SystemHypervisor, World
+from emulator.lab.environment import EMBEDDED, AccelerationChoice, Environment, SystemHypervisor
 from emulator.lab.lab import namespace_name, open_lab
 from emulator.lab.lab_files import LoadedLab, load_lab_file
 from emulator.lab.planning.plan import backends_of, plan_lab
@@ -186,10 +186,10 @@ class RealLab:
     def _hooked(self, name: str, port: object) -> Any:
         return HookedPort(port, name, self.hook)
 
-    def world(self) -> World:
+    def environment(self) -> Environment:
         self.close()
         runner, known = HostProcess(), QemuCapabilities(self.home.qemu_capabilities)
-        return World(
+        return Environment(
             home=self.home,
             host_locks=self.home.locks,
             gpu_ledger=GpuLedger(self.home.gpu_owners),
@@ -226,17 +226,17 @@ class RealLab:
 
     # ------------------------------------------------------------ commands
     def provision(self) -> ProvisionResult:
-        return provision(self.world(), self.file, Options(), SilentReporter(), StopFlag())
+        return provision(self.environment(), self.file, Options(), SilentReporter(), StopFlag())
 
     def destroy(self) -> Plan:
-        return destroy(self.world(), self.name, SilentReporter(), StopFlag(), confirm=lambda _plan: True).plan
+        return destroy(self.environment(), self.name, SilentReporter(), StopFlag(), confirm=lambda _plan: True).plan
 
     def state(self) -> State:
         return StateStore(Journal(self.paths.journal), boot_id="b").state
 
     def plan(self) -> Plan:
-        world, state = self.world(), self.state()
-        lab = open_lab(world, self.name, backends_of(world, state, self.file.spec, dry=True))
+        env, state = self.environment(), self.state()
+        lab = open_lab(env, self.name, backends_of(env, state, self.file.spec, dry=True))
         plan = plan_lab(lab, state, self.file.spec, AccelerationChoice(False))
         lab.session.reset()
         return plan

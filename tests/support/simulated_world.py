@@ -46,7 +46,7 @@ from emulator.gpu.ports import VgpuFramework
 from emulator.guests.ports import Access, CheckOutcome, ConfigureOutcome
 from emulator.guests.ssh import host_keys_from_console
 from emulator.host.facts import HostFacts, HostNetwork
-from emulator.lab.environment import EMBEDDED, AccelerationChoice, SystemHypervisor, World
+from emulator.lab.environment import EMBEDDED, AccelerationChoice, Environment, SystemHypervisor
 from emulator.lab.lab import namespace_name, open_lab
 from emulator.lab.lab_files import LoadedLab, load_lab_file
 from emulator.lab.planning.plan import backends_of, plan_lab
@@ -395,10 +395,10 @@ class SimulatedHost:
     def boot_id(self) -> str:
         return (self.machine / "boot_id").read_text()
 
-    def world(self) -> World:
+    def environment(self) -> Environment:
         """What a new process of the program sees."""
         self._close_gpus()
-        return World(
+        return Environment(
             home=self.home,
             host_locks=self.machine / "locks",
             gpu_ledger=self.gpu_ledger(),
@@ -589,16 +589,18 @@ class SimulatedHost:
     def provision(
         self, loaded: LoadedLab, *, stop: StopFlag | None = None, reporter: Reporter | None = None
     ) -> ProvisionResult:
-        return provision(self.world(), loaded, Options(), reporter or SilentReporter(), stop or StopFlag())
+        return provision(self.environment(), loaded, Options(), reporter or SilentReporter(), stop or StopFlag())
 
     def plan(self, loaded: LoadedLab) -> Plan:
-        world = self.world()
+        env = self.environment()
         state, spec = self.state(loaded.spec.name), loaded.spec
-        lab = open_lab(world, spec.name, backends_of(world, state, spec, dry=True))
+        lab = open_lab(env, spec.name, backends_of(env, state, spec, dry=True))
         return plan_lab(lab, state, spec, AccelerationChoice(False))
 
     def destroy(self, name: str = LAB, *, stop: StopFlag | None = None, reporter: Reporter | None = None) -> Plan:
-        done = destroy(self.world(), name, reporter or SilentReporter(), stop or StopFlag(), confirm=lambda _plan: True)
+        done = destroy(
+            self.environment(), name, reporter or SilentReporter(), stop or StopFlag(), confirm=lambda _plan: True
+        )
         return done.plan
 
     def state(self, name: str = LAB) -> State:

@@ -12,7 +12,7 @@ from emulator.apply.hypervisor_location import remembered_hypervisor
 from emulator.apply.state import State
 from emulator.core.errors import ConflictError, HypervisorError, StateError
 from emulator.core.ports import DaemonPresence
-from emulator.lab.environment import EMBEDDED, SYSTEM, AccelerationChoice, SystemHypervisor, World
+from emulator.lab.environment import EMBEDDED, SYSTEM, AccelerationChoice, Environment, SystemHypervisor
 from emulator.lab.lab import Backends, Lab, namespace_name
 from emulator.lab.planning.gpu_placement import GPU_FACT, backend_of, plan_gpus
 from emulator.lab.planning.kubernetes_on_disks import follow_control_plane, refuse_other_version, tell_contents
@@ -27,14 +27,14 @@ from emulator.plan.resources import Hypervisor, Resource
 HYPERVISOR_FACT = "hypervisor"
 
 
-def hypervisor_of(world: World, state: State, spec: ClusterSpec) -> str:
+def hypervisor_of(env: Environment, state: State, spec: ClusterSpec) -> str:
     """`embedded` or the libvirt URI that the lab runs on: the recorded one, since a lab does not move.
 
     Raises:
         ConflictError: the file now asks for another one.
         HypervisorError: see `system_may_have`.
     """
-    recorded = recorded_hypervisor(world, state, spec.name)
+    recorded = recorded_hypervisor(env, state, spec.name)
     wanted = spec.hypervisor.uri
     if recorded and wanted not in ("auto", recorded):
         raise ConflictError(
@@ -43,23 +43,23 @@ def hypervisor_of(world: World, state: State, spec: ClusterSpec) -> str:
             fix=f"set it back to {recorded}, or `hyperscaler destroy {spec.name}` first",
         )
     if not recorded and wanted == "auto":
-        system_may_have(world, spec.name)
-    return recorded or world.choose_hypervisor(wanted)
+        system_may_have(env, spec.name)
+    return recorded or env.choose_hypervisor(wanted)
 
 
-def recorded_hypervisor(world: World, state: State, name: str) -> str:
+def recorded_hypervisor(env: Environment, state: State, name: str) -> str:
     """What a lab runs on by its journal or, where that does not say so, by traces outside of it; else empty."""
     fact = state.facts.get(HYPERVISOR_FACT, "")
-    return fact or _embedded_already(world, state, name) or remembered_hypervisor(world.home, name)
+    return fact or _embedded_already(env, state, name) or remembered_hypervisor(env.home, name)
 
 
-def system_may_have(world: World, name: str) -> bool:
+def system_may_have(env: Environment, name: str) -> bool:
     """Whether the host's own libvirt answers, so that a lab without a record is to be looked for there.
 
     Raises:
         HypervisorError: it does not answer, and its files show that it may have the lab: nobody can tell.
     """
-    seen = world.system_hypervisor(name)
+    seen = env.system_hypervisor(name)
     if seen is SystemHypervisor.SILENT:
         raise HypervisorError(
             f"nothing was changed: no record tells where lab {name} runs, and the host's libvirt, which has machines "
@@ -70,17 +70,17 @@ def system_may_have(world: World, name: str) -> bool:
     return seen is SystemHypervisor.ANSWERS
 
 
-def _embedded_already(world: World, state: State, name: str) -> str:
+def _embedded_already(env: Environment, state: State, name: str) -> str:
     """`embedded` for a lab whose record does not say so, but that has a libvirtd of its own; else empty."""
-    daemon = world.daemon(world.home.lab(name).hypervisor, namespace_name(world.home, name))
+    daemon = env.daemon(env.home.lab(name).hypervisor, namespace_name(env.home, name))
     marked = any(isinstance(record.resource, Hypervisor) for record in state.resources.values())
     return EMBEDDED if marked or daemon.presence() is not DaemonPresence.ABSENT else ""
 
 
-def backends_of(world: World, state: State, spec: ClusterSpec, *, dry: bool) -> Backends:
+def backends_of(env: Environment, state: State, spec: ClusterSpec, *, dry: bool) -> Backends:
     """What the lab of this file runs on; see `hypervisor_of` and `backend_of`."""
     return Backends(
-        hypervisor_of(world, state, spec),
+        hypervisor_of(env, state, spec),
         backend_of(state, spec),
         spec.gpu.devices or None,
         dry=dry,

@@ -13,7 +13,7 @@ from emulator.apply.state import State
 from emulator.core.errors import ConflictError, DamagedDiskError, StateError
 from emulator.core.paths import LabPaths
 from emulator.core.ports import DiskTool
-from emulator.lab.environment import World
+from emulator.lab.environment import Environment
 from emulator.labfile.model import ClusterKind, Role
 from emulator.plan.resources import Volume
 
@@ -42,7 +42,7 @@ _HALF_WRITTEN = re.compile(r"[.](.+)[.]new([.]pub)?")
 _DISK_IMAGE = re.compile(r".*[.](qcow2?|img|raw|vmdk|vdi|iso)", re.IGNORECASE)
 
 
-def refuse_strangers(world: World, name: str, state: State, *, kept: str = "nothing was taken away") -> None:
+def refuse_strangers(env: Environment, name: str, state: State, *, kept: str = "nothing was taken away") -> None:
     """Raise when something in the lab's directory is not the lab's, or the directory is not where it should be.
 
     Args:
@@ -53,14 +53,14 @@ def refuse_strangers(world: World, name: str, state: State, *, kept: str = "noth
         StateError: the directory is a link.
         HyperscalerError: a disk could not be looked at.
     """
-    paths = world.home.lab(name)
-    if paths.root.is_symlink() or paths.root.parent != world.home.labs:
+    paths = env.home.lab(name)
+    if paths.root.is_symlink() or paths.root.parent != env.home.labs:
         raise StateError("the lab's directory is not where it should be; it is left alone", where=str(paths.root))
     if not paths.root.is_dir():
         return
     recorded = {record.resource.path for record in state.resources.values() if isinstance(record.resource, Volume)}
     strange = [entry for entry in paths.root.iterdir() if not paths.is_own(entry.name)]
-    strange += _strange_disks(paths, recorded, world.disks, world.images(None))
+    strange += _strange_disks(paths, recorded, env.disks, env.images(None))
     strange += _strange_names(paths)
     strange += _disk_images(paths)
     strange += _mounts_below(paths.root, _MOUNTS.read_text(errors="replace"))

@@ -20,45 +20,45 @@ from emulator.apply.state import State, StateStore
 from emulator.core.errors import HyperscalerError
 from emulator.core.paths import Home
 from emulator.core.progress import Reporter
-from emulator.lab.environment import World
+from emulator.lab.environment import Environment
 from emulator.lab.lab_files import lab_names
 from emulator.lab.open_journal import own_home
 from emulator.plan.gpu_resources import GpuInstance, MigMode, Vgpu, VirtualFunctions, WholeGpu
 from emulator.plan.model import Recorded
 
 
-def mend_ledgers(world: World, name: str, reporter: Reporter) -> None:
+def mend_ledgers(env: Environment, name: str, reporter: Reporter) -> None:
     """Mend the host's ledger and that of the lab's simulated GPUs, if they are damaged.
 
     What no lab's record names afterwards counts as made by others, and is left alone. The damaged file is kept.
     """
-    ledger = world.gpu_ledger
-    _mend(ledger, lambda: _labs_of_host(world), reporter)
-    _take_over(world, reporter)
-    _mend(GpuLedger(world.home.lab(name).gpu / "owners.json"), lambda: {name: world.home}, reporter)
+    ledger = env.gpu_ledger
+    _mend(ledger, lambda: _labs_of_host(env), reporter)
+    _take_over(env, reporter)
+    _mend(GpuLedger(env.home.lab(name).gpu / "owners.json"), lambda: {name: env.home}, reporter)
 
 
-def _labs_of_host(world: World) -> dict[str, Home]:
+def _labs_of_host(env: Environment) -> dict[str, Home]:
     """The labs of all homes that are known, by what the host's ledger calls them."""
-    ledger = world.gpu_ledger
-    roots = {ledger.path.parent, world.home.root, *(Path(unquote(home)) for home in ledger.homes())}
-    return {_owner(world, Home(root), lab): Home(root) for root in sorted(roots) for lab in lab_names(Home(root))}
+    ledger = env.gpu_ledger
+    roots = {ledger.path.parent, env.home.root, *(Path(unquote(home)) for home in ledger.homes())}
+    return {_owner(env, Home(root), lab): Home(root) for root in sorted(roots) for lab in lab_names(Home(root))}
 
 
-def _owner(world: World, home: Home, lab: str) -> str:
+def _owner(env: Environment, home: Home, lab: str) -> str:
     """What the host's ledger calls a lab of one of its homes."""
-    if home.root == world.home.root:
+    if home.root == env.home.root:
         return lab
-    default = home.root == world.gpu_ledger.path.parent
-    return world.gpu_ledger.seen(lab if default else f"{lab} in {home.id}")
+    default = home.root == env.gpu_ledger.path.parent
+    return env.gpu_ledger.seen(lab if default else f"{lab} in {home.id}")
 
 
-def _take_over(world: World, reporter: Reporter) -> None:
+def _take_over(env: Environment, reporter: Reporter) -> None:
     """Older versions kept a ledger in each home; the claims of this one's go into that of the host."""
-    old, ledger = GpuLedger(world.home.gpu_owners), world.gpu_ledger
+    old, ledger = GpuLedger(env.home.gpu_owners), env.gpu_ledger
     if old.path == ledger.path or not old.path.exists():
         return
-    _mend(old, lambda: dict.fromkeys(lab_names(world.home), world.home), reporter)
+    _mend(old, lambda: dict.fromkeys(lab_names(env.home), env.home), reporter)
     ledger.take_over(old.claims())
     old.path.unlink()
 

@@ -14,7 +14,7 @@ from emulator.core.errors import HyperscalerError
 from emulator.core.progress import Reporter
 from emulator.gpu.ports import VgpuFramework
 from emulator.host.gpus import NVIDIA_VENDOR
-from emulator.lab.environment import World
+from emulator.lab.environment import Environment
 from emulator.lab.lab import Lab
 from emulator.lab.planning.host_gpus import host_gpus
 from emulator.plan.gpu_resources import GpuInstance, Vgpu, WholeGpu
@@ -25,9 +25,9 @@ LOST_GPUS_FACT = "lost-boards"
 """PCI addresses, with blanks between them, of GPUs that had something of the lab when its record was lost."""
 
 
-def has_gpus(world: World) -> bool:
+def has_gpus(env: Environment) -> bool:
     """Whether the host has GPUs at all; no driver is asked."""
-    return bool(host_gpus(world).pci.devices(vendor=NVIDIA_VENDOR))
+    return bool(host_gpus(env).pci.devices(vendor=NVIDIA_VENDOR))
 
 
 def keep_found(lab: Lab, plan: Plan, store: StateStore) -> None:

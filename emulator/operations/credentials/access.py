@@ -15,7 +15,7 @@ from emulator.core.stop import StopFlag
 from emulator.credentials.ssh_trust import CertificateOrder
 from emulator.credentials.users import AccessRole, LabUser, check_name, render_book
 from emulator.lab.access_book import read_book
-from emulator.lab.environment import World
+from emulator.lab.environment import Environment
 from emulator.lab.lab_files import load_recorded_lab
 from emulator.lab.locked_run import working_on
 from emulator.lab.open_provisioned import opened_lab
@@ -51,7 +51,7 @@ class Granted:
 
 
 def grant(
-    world: World,
+    env: Environment,
     lab_name: str,
     request: GrantRequest,
     reporter: Reporter,
@@ -69,15 +69,15 @@ def grant(
         ConflictError: another command works on the lab.
         ConfigureError: a node could not be told.
     """
-    spec = load_recorded_lab(world.home, lab_name).spec
+    spec = load_recorded_lab(env.home, lab_name).spec
     check_name(request.user)
     _require_nodes(spec, request.nodes)
     nodes = request.nodes or _usual_nodes(spec, request.role)
-    with working_on(world, lab_name, "access add", reporter, wait_seconds=wait_seconds, stop=stop) as work:
-        lab, store = opened_lab(world, lab_name)
+    with working_on(env, lab_name, "access add", reporter, wait_seconds=wait_seconds, stop=stop) as work:
+        lab, store = opened_lab(env, lab_name)
         work.tell(who=request.user, role=request.role.value)
         work.begin(store)
-        Rotator(world, lab, store, spec, reporter, stop).settle()
+        Rotator(env, lab, store, spec, reporter, stop).settle()
         book = read_book(lab)
         expires = int(time.time()) + request.seconds
         if request.public_key:
@@ -94,20 +94,20 @@ def grant(
             nodes=nodes,
         )
         access = lab.access(spec.ssh.user)
-        key = world.guests.user_key(spec, access, order, revoked=book.revoked_keys)
+        key = env.guests.user_key(spec, access, order, revoked=book.revoked_keys)
         book = book.granted(request.user, request.role, public_key=key, expires=expires, nodes=nodes)
         # On record before it is signed: a certificate that nobody knows of could not be revoked.
         write_private(lab.paths.access, render_book(book))
-        world.guests.issue(spec, access, order)
-        tell_nodes(world, lab, store, spec, reporter, stop, tags=(TAG,))
-        hand_out_kubeconfigs(world, lab, spec, renew=request.user)
+        env.guests.issue(spec, access, order)
+        tell_nodes(env, lab, store, spec, reporter, stop, tags=(TAG,))
+        hand_out_kubeconfigs(env, lab, spec, renew=request.user)
         user = book.user(request.user)
         assert user is not None  # noqa: S101  granted a moment ago
         return Granted(user, directory, namespaced=bool(access.prefix))
 
 
 def revoke(
-    world: World, lab_name: str, name: str, reporter: Reporter, stop: StopFlag, *, wait_seconds: float = 0.0
+    env: Environment, lab_name: str, name: str, reporter: Reporter, stop: StopFlag, *, wait_seconds: float = 0.0
 ) -> LabUser:
     """Take all access of a user back: keys, account, jobs. It is on record before the nodes are told.
 
@@ -116,19 +116,19 @@ def revoke(
         ConflictError: another command works on the lab.
         ConfigureError: a node could not be told; the certificate is good there until it ends, or this is run again.
     """
-    spec = load_recorded_lab(world.home, lab_name).spec
-    with working_on(world, lab_name, "access revoke", reporter, wait_seconds=wait_seconds, stop=stop) as work:
-        lab, store = opened_lab(world, lab_name)
+    spec = load_recorded_lab(env.home, lab_name).spec
+    with working_on(env, lab_name, "access revoke", reporter, wait_seconds=wait_seconds, stop=stop) as work:
+        lab, store = opened_lab(env, lab_name)
         work.tell(who=name)
         work.begin(store)
         book = read_book(lab).without(name)
         write_private(lab.paths.access, render_book(book))
         try:
-            Rotator(world, lab, store, spec, reporter, stop).settle()
+            Rotator(env, lab, store, spec, reporter, stop).settle()
         except HyperscalerError as error:  # trouble with a rotation must not keep anybody's access alive
             reporter.warn(str(error))
         _forget_handout(lab.paths.handouts / name, reporter)
-        tell_nodes(world, lab, store, spec, reporter, stop, tags=(TAG,))
+        tell_nodes(env, lab, store, spec, reporter, stop, tags=(TAG,))
         user = book.user(name)
         assert user is not None  # noqa: S101  revoked a moment ago
         return user
@@ -144,10 +144,10 @@ def _forget_handout(directory: Path, reporter: Reporter) -> None:
         reporter.warn(f"{directory} cannot be removed: {error.strerror or error}; remove it by hand")
 
 
-def list_users(world: World, lab_name: str) -> Sequence[LabUser]:
+def list_users(env: Environment, lab_name: str) -> Sequence[LabUser]:
     """Everybody who ever had access, by uid; reads only."""
-    load_recorded_lab(world.home, lab_name)
-    lab, _ = opened_lab(world, lab_name)
+    load_recorded_lab(env.home, lab_name)
+    lab, _ = opened_lab(env, lab_name)
     return read_book(lab).users
 
 

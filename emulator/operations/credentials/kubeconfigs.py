@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from emulator.lab.access_book import read_book
-from emulator.lab.environment import World
+from emulator.lab.environment import Environment
 from emulator.lab.lab import Lab
 from emulator.labfile.model import ClusterSpec
 
@@ -15,7 +15,7 @@ MIN_TOKEN_SECONDS = 600
 """Kubernetes issues no token for less than ten minutes."""
 
 
-def hand_out_kubeconfigs(world: World, lab: Lab, spec: ClusterSpec, *, renew: str = "") -> None:
+def hand_out_kubeconfigs(env: Environment, lab: Lab, spec: ClusterSpec, *, renew: str = "") -> None:
     """Have a kubeconfig lie in the directory of each user with access. One that is there stays, but for that of the
     user `renew` and those of a cluster that is no more.
 
@@ -31,7 +31,7 @@ def hand_out_kubeconfigs(world: World, lab: Lab, spec: ClusterSpec, *, renew: st
         if user.revoked or left <= 0 or not (user.name == renew or _lacks(lab, directory)):
             continue
         access = lab.access(spec.ssh.user)
-        world.guests.hand_kubeconfig(spec, access, user, seconds=max(left, MIN_TOKEN_SECONDS), directory=directory)
+        env.guests.hand_kubeconfig(spec, access, user, seconds=max(left, MIN_TOKEN_SECONDS), directory=directory)
 
 
 def _lacks(lab: Lab, directory: Path) -> bool:

@@ -12,7 +12,7 @@ from emulator.core.stop import StopFlag
 from emulator.credentials.rotation_files import pending_rotations, secrets_on_record
 from emulator.credentials.rotation_phases import RotatedSecret
 from emulator.lab.access_book import read_book
-from emulator.lab.environment import World
+from emulator.lab.environment import Environment
 from emulator.lab.lab_files import load_recorded_lab
 from emulator.lab.locked_run import working_on
 from emulator.lab.open_provisioned import opened_lab
@@ -32,7 +32,7 @@ class Rotated:
 
 
 def rotate(
-    world: World,
+    env: Environment,
     lab_name: str,
     secret: RotatedSecret,
     reporter: Reporter,
@@ -53,10 +53,10 @@ def rotate(
         ConfigureError: a node could not be told.
         VerifyError: the new secret does not do.
     """
-    spec = load_recorded_lab(world.home, lab_name).spec
+    spec = load_recorded_lab(env.home, lab_name).spec
     _require_use(spec, secret)
-    with working_on(world, lab_name, "rotate", reporter, wait_seconds=wait_seconds, stop=stop) as work:
-        lab, store = opened_lab(world, lab_name)
+    with working_on(env, lab_name, "rotate", reporter, wait_seconds=wait_seconds, stop=stop) as work:
+        lab, store = opened_lab(env, lab_name)
         pending = tuple(files.secret for files in pending_rotations(lab.paths))
         if secret not in pending:
             secrets_on_record(secret, store)
@@ -64,7 +64,7 @@ def rotate(
             return Rotated(secret, declined=True)
         work.tell(secret=secret.value)
         work.begin(store)
-        rotator = Rotator(world, lab, store, spec, reporter, stop)
+        rotator = Rotator(env, lab, store, spec, reporter, stop)
         finished = rotator.finish_pending()
         if secret not in finished:
             if stop.is_set():  # once there is a new secret, the rotation has to be finished

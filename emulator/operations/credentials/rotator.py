@@ -20,7 +20,7 @@ from emulator.credentials.rotation_phases import TAGS, Phase, RotatedSecret, nex
 from emulator.credentials.ssh_trust import CertificateOrder
 from emulator.credentials.users import AccessBook, AccessRole, LabUser, render_book
 from emulator.lab.access_book import read_book
-from emulator.lab.environment import World
+from emulator.lab.environment import Environment
 from emulator.lab.lab import Lab
 from emulator.lab.planning.gpu_placement import node_gpus
 from emulator.lab.tagged_configure import tell_nodes
@@ -31,7 +31,7 @@ from emulator.labfile.model import ClusterKind, ClusterSpec
 class Rotator:
     """Rotates the secrets of an open lab, whose lock is held and whose run is on record."""
 
-    world: World
+    env: Environment
     lab: Lab
     store: StateStore
     spec: ClusterSpec
@@ -90,9 +90,7 @@ class Rotator:
                 self._prove(files.secret)
             case _:
                 tags, kinds = TAGS[files.secret], _KINDS.get(files.secret)
-                tell_nodes(
-                    self.world, self.lab, self.store, self.spec, self.reporter, self.stop, tags=tags, kinds=kinds
-                )
+                tell_nodes(self.env, self.lab, self.store, self.spec, self.reporter, self.stop, tags=tags, kinds=kinds)
         if phase is Phase.TRUST and files.secret is RotatedSecret.SSH:
             self._require_way_in(files)
 
@@ -106,7 +104,7 @@ class Rotator:
     def _require_way_in(self, files: RotationFiles) -> None:
         """The old key is given up only when the new one has opened every door."""
         new = files.staged(self.lab.paths.ssh_key)
-        refusing = self.world.guests.refusing(self.spec, self.lab.access(self.spec.ssh.user), new)
+        refusing = self.env.guests.refusing(self.spec, self.lab.access(self.spec.ssh.user), new)
         if refusing:
             raise ConfigureError(
                 f"the new key does not let us into {', '.join(refusing)}; the old one stays in use",
@@ -141,15 +139,15 @@ class Rotator:
             nodes=user.nodes,
         )
         access = self.lab.access(self.spec.ssh.user)
-        key = self.world.guests.user_key(self.spec, access, order, revoked=book.revoked_keys)
+        key = self.env.guests.user_key(self.spec, access, order, revoked=book.revoked_keys)
         book = book.granted(user.name, user.role, public_key=key, expires=user.expires, nodes=user.nodes)
         write_private(self.lab.paths.access, render_book(book))
-        self.world.guests.issue(self.spec, access, order)
+        self.env.guests.issue(self.spec, access, order)
         return book
 
     def _prove(self, secret: RotatedSecret) -> None:
         access = self.lab.access(self.spec.ssh.user, node_gpus(self.spec, self.store.state))
-        failed = [check for check in self.world.guests.prove(self.spec, secret, access, self.reporter) if not check.ok]
+        failed = [check for check in self.env.guests.prove(self.spec, secret, access, self.reporter) if not check.ok]
         if failed:
             lines = "\n    ".join(f"{check.name}: {check.detail}" for check in failed)
             raise VerifyError(

@@ -13,7 +13,7 @@ from emulator.core.ids import resource_uuid
 from emulator.core.ports import DomainState
 from emulator.core.progress import Reporter
 from emulator.core.stop import StopFlag
-from emulator.lab.environment import World
+from emulator.lab.environment import Environment
 from emulator.lab.lab import Lab, open_lab
 from emulator.lab.locked_run import tell_damage, working_on
 from emulator.lab.open_journal import open_record
@@ -38,7 +38,7 @@ class ReleaseResult:
 
 
 def release(
-    world: World,
+    env: Environment,
     name: str,
     reporter: Reporter,
     stop: StopFlag,
@@ -53,12 +53,12 @@ def release(
         ConflictError: guests of the lab run (named), or the journal in its directory is another lab's.
         HyperscalerError: something could not be taken away; it stays on record.
     """
-    with working_on(world, name, "gpu release", reporter, wait_seconds=wait_seconds, stop=stop) as work:
-        paths = world.home.lab(name)
-        world, store = open_record(world, name)
+    with working_on(env, name, "gpu release", reporter, wait_seconds=wait_seconds, stop=stop) as work:
+        paths = env.home.lab(name)
+        env, store = open_record(env, name)
         tell_damage(store, reporter)
-        mend_ledgers(world, name, reporter)
-        lab = _open(world, name, store.state)
+        mend_ledgers(env, name, reporter)
+        lab = _open(env, name, store.state)
         handlers = {kind: handler for kind, handler in lab.handlers.items() if kind in GPU_KINDS}
         plan = plan_release(name, store.state, handlers)
         if plan.is_empty and not paths.root.exists():
@@ -97,9 +97,9 @@ def with_gpu_needs(found: Sequence[Resource]) -> tuple[Resource, ...]:
     )
 
 
-def _open(world: World, name: str, state: State) -> Lab:
+def _open(env: Environment, name: str, state: State) -> Lab:
     recorded = recorded_backends(state)
-    return open_lab(world, name, dataclasses.replace(recorded, gpu=recorded_backend(world, name, state), devices=None))
+    return open_lab(env, name, dataclasses.replace(recorded, gpu=recorded_backend(env, name, state), devices=None))
 
 
 def refuse_running(lab: Lab, state: State) -> None:

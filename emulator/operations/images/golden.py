@@ -9,7 +9,7 @@ from emulator.images.store import pointers, tags
 from emulator.images.store.golden_image import GoldenImage
 from emulator.images.store.store import ImageStore
 from emulator.images.supply_chain.signing import ImageSignatures
-from emulator.lab.environment import World
+from emulator.lab.environment import Environment
 
 
 def build_image(images: LabImages, name: str, reporter: Reporter, *, force: bool) -> GoldenImage:
@@ -29,14 +29,14 @@ def build_image(images: LabImages, name: str, reporter: Reporter, *, force: bool
     return built
 
 
-def remove_image(world: World, store: ImageStore, ref: str) -> GoldenImage:
+def remove_image(env: Environment, store: ImageStore, ref: str) -> GoldenImage:
     """Remove one image; one that a lab's disk stands on is refused by name."""
-    return store.remove(ref, lambda: used_base_images(world.home.labs, world.disks.overlay_base))
+    return store.remove(ref, lambda: used_base_images(env.home.labs, env.disks.overlay_base))
 
 
-def collect_images(world: World, store: ImageStore, *, keep: int, chosen: bool = False) -> tuple[GoldenImage, ...]:
+def collect_images(env: Environment, store: ImageStore, *, keep: int, chosen: bool = False) -> tuple[GoldenImage, ...]:
     """Remove old images and return them: see `ImageStore.gc`. Those under the disks of labs stay."""
-    return store.gc(lambda: used_base_images(world.home.labs, world.disks.overlay_base), keep, chosen=chosen)
+    return store.gc(lambda: used_base_images(env.home.labs, env.disks.overlay_base), keep, chosen=chosen)
 
 
 def rollback_image(store: ImageStore, name: str) -> GoldenImage:

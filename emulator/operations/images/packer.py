@@ -16,7 +16,7 @@ from emulator.images.packer.record import RECORD_NAME, read_record
 from emulator.images.recipe import load_recipe
 from emulator.images.store.golden_image import GoldenImage
 from emulator.images.trusted_paths import require_own
-from emulator.lab.environment import World
+from emulator.lab.environment import Environment
 from emulator.labfile.model import Acceleration, SshSpec
 
 BASE = "debian-base"
@@ -29,7 +29,7 @@ _ROOTS_OWN = (
 
 
 def write_files(
-    world: World,
+    env: Environment,
     images: LabImages,
     name: str,
     directory: Path,
@@ -41,7 +41,7 @@ def write_files(
     """Write what the template `packer/NAME.pkr.hcl` needs into a new directory; the file of variables.
 
     Args:
-        world: this host.
+        env: this host.
         images: the store, and the inputs of recipes.
         name: of the recipe.
         directory: absent, or empty and this user's own; it is made readable by its owner only, since it holds
@@ -55,10 +55,10 @@ def write_files(
         HyperscalerError: a source or proxy of this host holds a password, and `passwords` is not set.
     """
     recipe = load_recipe(name)
-    sources = host_sources(world.runner, suite=recipe.suite, components=recipe.components)
+    sources = host_sources(env.runner, suite=recipe.suite, components=recipe.components)
     if not passwords:
         _require_no_password(sources)
-    acceleration = world.accelerate(Acceleration.AUTO)
+    acceleration = env.accelerate(Acceleration.AUTO)
     start = _base(images, base, reporter)
 
     def note(line: str) -> None:
@@ -67,7 +67,7 @@ def write_files(
     inputs = images.inputs(name, note)
     directory = prepare_directory(directory)
     key = directory / "ssh" / "id"
-    world.runner.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", key], timeout=60)
+    env.runner.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", key], timeout=60)
     write_packer_files(
         directory,
         recipe,
@@ -113,11 +113,13 @@ def _base(images: LabImages, base: str, reporter: Reporter) -> GoldenImage:
     return built
 
 
-def import_disk(world: World, images: LabImages, directory: Path, disk: Path | None, reporter: Reporter) -> GoldenImage:
+def import_disk(
+    env: Environment, images: LabImages, directory: Path, disk: Path | None, reporter: Reporter
+) -> GoldenImage:
     """Take the disk of a Packer build into the store, as the current image of its name.
 
     Args:
-        world: this host.
+        env: this host.
         images: the store.
         directory: what `write_files` wrote, where the templates also leave the disk.
         disk: another place of the disk.
@@ -146,17 +148,17 @@ def import_disk(world: World, images: LabImages, directory: Path, disk: Path | N
     def show(phase: BuildPhase, line: str) -> None:
         reporter.event(Event("image", record.name, Status.RUNNING, f"{phase.value}: {line}" if line else phase.value))
 
-    made_by = {"packer": _packer_version(world)}
+    made_by = {"packer": _packer_version(env)}
     reporter.event(Event("image", record.name, Status.STARTED, str(disk)))
     image = images.store.import_disk(disk.absolute(), record, made_by=made_by, progress=show)
     reporter.event(Event("image", record.name, Status.DONE, image.digest[:12], image.manifest.build_seconds))
     return image
 
 
-def _packer_version(world: World) -> str:
+def _packer_version(env: Environment) -> str:
     """Of the Packer on this host; the disk may have been made on another one."""
     try:
-        said = world.runner.run(["packer", "version"], timeout=60, check=False).stdout
+        said = env.runner.run(["packer", "version"], timeout=60, check=False).stdout
     except HostNotFitError:
         return "unknown"
     return said.split("\n", 1)[0].removeprefix("Packer v").strip() or "unknown"

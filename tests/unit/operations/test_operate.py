@@ -15,11 +15,11 @@ from tests.support.simulated_world import SYSTEM_URI, SimulatedHost, lab_text
 
 def test_configure_takes_new_settings_but_no_other_machines(host: SimulatedHost) -> None:
     host.provision(host.lab_file(lab_text()))
-    done = configure(host.world(), host.lab_file(lab_text()), SilentReporter(), StopFlag())
+    done = configure(host.environment(), host.lab_file(lab_text()), SilentReporter(), StopFlag())
     assert set(done.changed) == {"hpc-controller", "hpc-compute-1"}
     other = host.lab_file(lab_text().replace("memory_gb: 1", "memory_gb: 2", 1))
     with pytest.raises(ConflictError, match=r"other machines than lab demo has \(hpc-") as caught:
-        configure(host.world(), other, SilentReporter(), StopFlag())
+        configure(host.environment(), other, SilentReporter(), StopFlag())
     assert "provision" in caught.value.fix
 
 
@@ -46,12 +46,12 @@ def test_configure_keeps_the_file_by_which_the_lab_is_now(host: SimulatedHost) -
     host.provision(host.lab_file(CLOUD.format(memory=3, strategy="mixed")))
     assert recorded() == "mixed"
     loaded = host.lab_file(CLOUD.format(memory=3, strategy="single"))
-    configure(host.world(), loaded, SilentReporter(), StopFlag())
+    configure(host.environment(), loaded, SilentReporter(), StopFlag())
     assert recorded() == "single"
     assert host.home.lab("demo").spec.read_bytes() == loaded.source
     refused = host.lab_file(CLOUD.format(memory=4, strategy="mixed"))
     with pytest.raises(ConflictError):
-        configure(host.world(), refused, SilentReporter(), StopFlag())
+        configure(host.environment(), refused, SilentReporter(), StopFlag())
     assert recorded() == "single"
 
 

@@ -94,7 +94,7 @@ def rm(ref: str, *, yes: bool, as_json: bool) -> None:
     """Remove the image REF. Refused while a lab's disk stands on it."""
     from emulator.cli.options import confirmed
     from emulator.operations.images.golden import remove_image
-    from emulator.wiring import image_store, real_world
+    from emulator.wiring import image_store, real_environment
 
     store = image_store()
     image = store.show(ref)
@@ -103,7 +103,7 @@ def rm(ref: str, *, yes: bool, as_json: bool) -> None:
     if not confirmed(f"Remove {what} image {image.name} {image.digest[:12]}?", yes=yes):
         click.echo("nothing was removed")
         return
-    _print_removed([remove_image(real_world(), image_store(), ref)], as_json=as_json)
+    _print_removed([remove_image(real_environment(), image_store(), ref)], as_json=as_json)
 
 
 @command.command("gc")
@@ -113,9 +113,9 @@ def rm(ref: str, *, yes: bool, as_json: bool) -> None:
 def gc(*, keep: int, chosen: bool, as_json: bool) -> None:
     """Remove old images that no lab uses, and what interrupted builds left behind."""
     from emulator.operations.images.golden import collect_images
-    from emulator.wiring import image_store, real_world
+    from emulator.wiring import image_store, real_environment
 
-    _print_removed(collect_images(real_world(), image_store(), keep=keep, chosen=chosen), as_json=as_json)
+    _print_removed(collect_images(real_environment(), image_store(), keep=keep, chosen=chosen), as_json=as_json)
 
 
 def _print_removed(images: Any, *, as_json: bool) -> None:
@@ -176,11 +176,11 @@ def _fields(image: Any) -> dict[str, Any]:
 def packer_files(name: str, directory: Path, *, base: str, passwords: bool, as_json: bool) -> None:
     """Write what packer/NAME.pkr.hcl needs into the new DIRECTORY, from the recipe NAME. See packer/README.md."""
     from emulator.operations.images.packer import write_files
-    from emulator.wiring import images_of_host, real_world
+    from emulator.wiring import images_of_host, real_environment
 
     with reporting(live=True) as reporter:
         variables = write_files(
-            real_world(), images_of_host(), name, directory, reporter, base=base, passwords=passwords
+            real_environment(), images_of_host(), name, directory, reporter, base=base, passwords=passwords
         )
     if as_json:
         print_json({"version": 1, "name": name, "directory": str(variables.parent), "variables": str(variables)})
@@ -197,13 +197,13 @@ def import_(directory: Path, *, disk: Path | None, tag: str | None, as_json: boo
     """Take the disk of a Packer build into the store; DIRECTORY is what packer-files wrote."""
     from emulator.operations.images.golden import require_tag, tag_image
     from emulator.operations.images.packer import import_disk
-    from emulator.wiring import images_of_host, real_world
+    from emulator.wiring import images_of_host, real_environment
 
     if tag is not None:
         require_tag(tag)
     images = images_of_host()
     with reporting(live=True) as reporter:
-        image = import_disk(real_world(), images, directory, disk, reporter)
+        image = import_disk(real_environment(), images, directory, disk, reporter)
     if tag is not None:
         tag_image(images.store, f"{image.name}@{image.digest}", tag)
     _print_image(image, as_json=as_json)

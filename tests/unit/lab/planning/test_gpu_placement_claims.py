@@ -170,7 +170,7 @@ def test_a_place_that_is_taken_after_the_plan_is_planned_around(gpu_host: Simula
         stranger_takes(host, planned[0].profile, planned[0].start)
         return True
 
-    provision(host.world(), gpu_lab(host), Options(confirm=taken_meanwhile), told, StopFlag())
+    provision(host.environment(), gpu_lab(host), Options(confirm=taken_meanwhile), told, StopFlag())
     theirs = (planned[0].profile, planned[0].start)
     assert theirs in slices(host)
     assert len(slices(host)) == 2

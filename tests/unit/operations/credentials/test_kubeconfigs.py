@@ -55,8 +55,8 @@ class Lab:
 
     def hand_out(self, spec: ClusterSpec, renew: str = "") -> list[str]:
         self.guests.handed.clear()
-        world = cast(Any, type("World", (), {"guests": self.guests}))
-        hand_out_kubeconfigs(world, cast(Any, self), spec, renew=renew)
+        env = cast(Any, type("Environment", (), {"guests": self.guests}))
+        hand_out_kubeconfigs(env, cast(Any, self), spec, renew=renew)
         return [name for name, _ in self.guests.handed]
 
 

@@ -136,7 +136,7 @@ def test_a_damaged_ledger_is_written_anew_from_the_records_of_all_homes(gpu_host
     for home in (host.default_home, other):
         file.write_text(file.read_text().replace("mig-mode", "mig-mood"))
         with within(host, home):
-            mend_ledgers(host.world(), "demo", told)
+            mend_ledgers(host.environment(), "demo", told)
         assert owners(host) == before
 
 

@@ -16,7 +16,7 @@ from emulator.core.errors import UsageError
 
 @pytest.fixture(autouse=True)
 def a_lab(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(emulator.wiring, "real_world", lambda: None)
+    monkeypatch.setattr(emulator.wiring, "real_environment", lambda: None)
     monkeypatch.setattr(emulator.operations.operate, "kubeconfig", lambda *_words, **_options: "kind: Config\n")
     monkeypatch.setattr(emulator.operations.operate, "way_to_lab", lambda *_words: ())
 
