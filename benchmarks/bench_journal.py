@@ -36,6 +36,7 @@ from emulator.core.ports import Completed, Hypervisor
 from emulator.core.progress import SilentReporter
 from emulator.lab.environment import AccelerationChoice, Environment
 from emulator.lab.lab import Backends, open_lab
+from emulator.lab.open_journal import open_record
 from emulator.lab.planning.plan import HYPERVISOR_FACT, plan_lab
 from emulator.labfile.load import parse_spec
 from emulator.labfile.model import ClusterSpec
@@ -136,15 +137,16 @@ def appends(directory: Path, number: int) -> list[float]:
 def planned(env: Environment, spec: ClusterSpec) -> tuple[float, Plan]:
     """What the next command does first: read the record, look, compare."""
     started = time.perf_counter()
-    store = StateStore(Journal(env.home.lab(spec.name).journal))
-    plan = plan_lab(open_lab(env, spec.name, Backends(URI)), store.state, spec, AccelerationChoice(False))
+    record = open_record(env.home, spec.name)
+    lab = open_lab(env, record, Backends(URI))
+    plan = plan_lab(lab, record.state, spec, AccelerationChoice(False))
     return time.perf_counter() - started, plan
 
 
 def made(env: Environment, spec: ClusterSpec) -> None:
     paths = env.home.lab(spec.name)
     private_directory(paths.root)
-    lab = open_lab(env, spec.name, Backends(URI))
+    lab = open_lab(env, open_record(env.home, spec.name), Backends(URI))
     store = StateStore(Journal(paths.journal))
     store.fact(HYPERVISOR_FACT, URI)
     plan = plan_lab(lab, store.state, spec, AccelerationChoice(False))

@@ -27,11 +27,13 @@ from emulator.adapters.system.process import HostProcess
 from emulator.apply.executor import Executor
 from emulator.apply.journal import Journal
 from emulator.apply.state import StateStore
+from emulator.core.hypervisors import EMBEDDED
 from emulator.core.paths import Home
 from emulator.core.progress import SilentReporter
 from emulator.images.store.golden_image import GoldenImage
-from emulator.lab.environment import EMBEDDED, AccelerationChoice
+from emulator.lab.environment import AccelerationChoice
 from emulator.lab.lab import Backends, open_lab
+from emulator.lab.open_journal import open_record
 from emulator.lab.planning.plan import plan_lab
 from emulator.labfile.load import parse_spec
 from emulator.labfile.model import ClusterSpec
@@ -65,7 +67,7 @@ def product(spec: ClusterSpec) -> float:
     try:
         started = time.perf_counter()
         paths = home.lab(LAB)
-        lab = open_lab(env, LAB, Backends(EMBEDDED))
+        lab = open_lab(env, open_record(env.home, LAB), Backends(EMBEDDED))
         for directory in (paths.root, paths.console):
             directory.mkdir(parents=True)
         store = StateStore(Journal(paths.journal))

@@ -11,8 +11,9 @@ from emulator.adapters.simulated.hypervisor import SimulatedHypervisor
 from emulator.adapters.simulated.packet_filter import SimulatedPacketFilter
 from emulator.adapters.system.systemd_units import SystemdUnits
 from emulator.apply.gpu_ownership import GpuLedger
+from emulator.core.hypervisors import SystemHypervisor
 from emulator.core.paths import Home
-from emulator.lab.environment import Environment, SystemHypervisor
+from emulator.lab.environment import Environment
 from tests.support.gpu_lab import GpuLab, gpu_machine
 
 URI = "test:///simulated"

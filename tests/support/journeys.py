@@ -19,8 +19,8 @@ from emulator.core.progress import SilentReporter
 from emulator.core.stop import StopFlag
 from emulator.gpu.ports import VgpuFramework
 from emulator.lab.lab_files import LoadedLab
+from emulator.operations.configure import configure
 from emulator.operations.gpu.release import release
-from emulator.operations.operate import configure
 from tests.support.simulated_world import (
     FIRST,
     LAB,

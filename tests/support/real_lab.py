@@ -26,21 +26,23 @@ from emulator.apply.gpu_ownership import GpuLedger
 from emulator.apply.handlers.gpu_host import GpuHost
 from emulator.apply.journal import Journal
 from emulator.apply.state import State, StateStore
+from emulator.core.hypervisors import EMBEDDED, SystemHypervisor
 from emulator.core.paths import Home, LabPaths
 from emulator.core.ports import DomainState, GuestAddress
 from emulator.core.progress import Reporter, SilentReporter
 from emulator.core.stop import StopFlag
 from emulator.guests.ports import Access, CheckOutcome, ConfigureOutcome
 from emulator.host.facts import HostFacts
-from emulator.lab.environment import EMBEDDED, AccelerationChoice, Environment, SystemHypervisor
-from emulator.lab.lab import namespace_name, open_lab
+from emulator.lab.environment import AccelerationChoice, Environment
 from emulator.lab.lab_files import LoadedLab, load_lab_file
-from emulator.lab.planning.plan import backends_of, plan_lab
+from emulator.lab.names import namespace_name
+from emulator.lab.open_journal import open_record
+from emulator.lab.planning.plan import open_to_plan, plan_lab
 from emulator.labfile.model import ClusterKind, ClusterSpec, GpuDeviceSpec
 from emulator.operations.destroy import destroy
 from emulator.operations.provision import Options, ProvisionResult, provision
 from emulator.plan.model import Plan
-from emulator.wiring.gpus import simulated_gpus
+from emulator.wiring import simulated_gpus
 from tests.support.simulated_world import HookedPort, Image
 from tests.support.tiny_guest import halting_kernel
 
@@ -236,7 +238,7 @@ class RealLab:
 
     def plan(self) -> Plan:
         env, state = self.environment(), self.state()
-        lab = open_lab(env, self.name, backends_of(env, state, self.file.spec, dry=True))
+        lab = open_to_plan(env, open_record(env.home, self.file.spec.name), self.file.spec)
         plan = plan_lab(lab, state, self.file.spec, AccelerationChoice(False))
         lab.session.reset()
         return plan

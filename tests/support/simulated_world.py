@@ -34,6 +34,7 @@ from emulator.apply.journal import Journal
 from emulator.apply.state import State, StateStore
 from emulator.core.errors import HypervisorError
 from emulator.core.fs import write_private
+from emulator.core.hypervisors import EMBEDDED, SystemHypervisor
 from emulator.core.ids import NAMESPACE
 from emulator.core.paths import Home, LabPaths
 from emulator.core.ports import Completed, DaemonPresence, DomainState, GuestAddress
@@ -46,15 +47,16 @@ from emulator.gpu.ports import VgpuFramework
 from emulator.guests.ports import Access, CheckOutcome, ConfigureOutcome
 from emulator.guests.ssh import host_keys_from_console
 from emulator.host.facts import HostFacts, HostNetwork
-from emulator.lab.environment import EMBEDDED, AccelerationChoice, Environment, SystemHypervisor
-from emulator.lab.lab import namespace_name, open_lab
+from emulator.lab.environment import AccelerationChoice, Environment
 from emulator.lab.lab_files import LoadedLab, load_lab_file
-from emulator.lab.planning.plan import backends_of, plan_lab
+from emulator.lab.names import namespace_name
+from emulator.lab.open_journal import open_record
+from emulator.lab.planning.plan import open_to_plan, plan_lab
 from emulator.labfile.model import ClusterKind, ClusterSpec, GpuBackend, GpuDeviceSpec
 from emulator.operations.destroy import destroy
 from emulator.operations.provision import Options, ProvisionResult, provision
 from emulator.plan.model import Plan
-from emulator.wiring.gpus import assemble_gpus
+from emulator.wiring import assemble_gpus
 
 SYSTEM_URI = "qemu:///system"
 FIRST, SECOND, THIRD = "0000:41:00.0", "0000:42:00.0", "0000:43:00.0"
@@ -594,7 +596,7 @@ class SimulatedHost:
     def plan(self, loaded: LoadedLab) -> Plan:
         env = self.environment()
         state, spec = self.state(loaded.spec.name), loaded.spec
-        lab = open_lab(env, spec.name, backends_of(env, state, spec, dry=True))
+        lab = open_to_plan(env, open_record(env.home, spec.name), spec)
         return plan_lab(lab, state, spec, AccelerationChoice(False))
 
     def destroy(self, name: str = LAB, *, stop: StopFlag | None = None, reporter: Reporter | None = None) -> Plan:

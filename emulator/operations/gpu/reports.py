@@ -17,12 +17,11 @@ from emulator.gpu.placement.demand import Assignment, GpuState, Infeasible
 from emulator.gpu.ports import NvmlGpu, Utilisation
 from emulator.guests.inventory.mdev_map import HeldGpu, HeldSlice
 from emulator.host.gpus import DeviceDifference, Gpu, check_devices, discover_gpus
-from emulator.lab.environment import Environment
+from emulator.lab.environment import Environment, host_gpus
 from emulator.lab.lab_files import lab_names
+from emulator.lab.mdev_map import held_devices
 from emulator.lab.planning.gpu_placement import GPU_FACT
-from emulator.lab.planning.host_gpus import host_gpus
 from emulator.labfile.model import ClusterSpec, GpuBackend, GpuDeviceSpec
-from emulator.operations.gpu.map import held_devices
 from emulator.plan.gpu_allocation import GpuAllocation, allocate, gpu_states
 from emulator.plan.gpu_build import current_assignments
 

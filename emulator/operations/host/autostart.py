@@ -1,7 +1,7 @@
 """A lab that comes back by itself after a reboot of the host: a systemd unit that provisions its kept file again.
 
-`provision` brings everything back in order: GPUs first, then the hypervisor, networks and guests. The unit tells by
-a line of its own which lab of which home directory it belongs to, so that nobody else's is ever touched.
+`provision` brings everything back in order: GPUs first, then the hypervisor, networks and guests. A line in the unit
+says which lab of which home directory it belongs to, so that foreign units are never touched.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ from pathlib import Path
 from emulator.apply.journal import Journal
 from emulator.apply.state import StateStore
 from emulator.core.errors import ConflictError, UsageError
+from emulator.core.hypervisors import EMBEDDED
 from emulator.core.paths import Home
 from emulator.core.progress import Reporter
-from emulator.lab.environment import EMBEDDED, Environment
+from emulator.core.stop import StopFlag
+from emulator.lab.command_log import logged_lock
+from emulator.lab.environment import Environment
 from emulator.lab.lab_files import load_recorded_lab
-from emulator.lab.locked_run import working_on
-from emulator.lab.open_journal import open_record
 from emulator.lab.planning.plan import HYPERVISOR_FACT
+from emulator.lab.run import locked_run
 
 WAIT_SECONDS = 600
 """How long the unit waits for a command that works on the lab."""
@@ -42,9 +44,8 @@ def enable_autostart(env: Environment, lab: str, program: Path, reporter: Report
         ConflictError: a unit of this name is somebody else's, or another command works on the lab.
     """
     load_recorded_lab(env.home, lab)
-    with working_on(env, lab, "host enable-autostart", reporter) as work:
-        store = open_record(env, lab)[1]
-        hypervisor = store.state.facts.get(HYPERVISOR_FACT, "")
+    with locked_run(env, lab, "host enable-autostart", reporter, StopFlag()) as run:
+        hypervisor = run.state.facts.get(HYPERVISOR_FACT, "")
         if not hypervisor:
             raise UsageError(f"lab {lab} is not provisioned", fix="hyperscaler provision FILE")
         text = unit_text(env, lab, program, hypervisor)
@@ -52,7 +53,7 @@ def enable_autostart(env: Environment, lab: str, program: Path, reporter: Report
         _require_ours(env, lab, there)
         if there == text and env.units.is_enabled(unit_name(lab)):
             return False
-        work.begin(store)
+        run.begin()
         env.units.enable(unit_name(lab), text)
         return True
 
@@ -63,13 +64,13 @@ def disable_autostart(env: Environment, lab: str, reporter: Reporter) -> bool:
     Raises:
         ConflictError: the unit of this name is somebody else's, or another command works on the lab.
     """
-    with working_on(env, lab, "host disable-autostart", reporter) as work:
+    with logged_lock(env.home, lab, "host disable-autostart", reporter, StopFlag()) as log:
         there = env.units.read(unit_name(lab))
         if there is None:
             return False
         _require_ours(env, lab, there)
         if env.home.lab(lab).root.is_dir():
-            work.begin(StateStore(Journal(env.home.lab(lab).journal)))
+            log.begin(StateStore(Journal(env.home.lab(lab).journal)))
         env.units.remove(unit_name(lab))
         return True
 

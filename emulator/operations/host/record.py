@@ -23,7 +23,7 @@ from emulator.core.progress import Reporter
 from emulator.core.stop import StopFlag
 from emulator.host.prepare.steps import PreparationPlan
 from emulator.host.readings import HostReadings
-from emulator.lab.locked_run import begin_entry, outcome
+from emulator.lab.command_log import begin_entry, outcome
 
 # Packages ask nothing, and a unit is enabled without the scripts that would rewrite /etc/rc*.d for System V init.
 ENVIRONMENT = {"DEBIAN_FRONTEND": "noninteractive", "SYSTEMCTL_SKIP_SYSV": "1"}

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from emulator.apply.state import State
+from emulator.core.hypervisors import EMBEDDED
 from emulator.core.paths import Home
 from emulator.core.progress import SilentReporter
-from emulator.lab.environment import EMBEDDED
-from emulator.lab.lab import namespace_name
+from emulator.lab.names import namespace_name
 from emulator.lab.open_journal import own_home
 from emulator.operations.host.autostart import enable_autostart, has_autostart
 from emulator.operations.status import lab_status

@@ -10,16 +10,16 @@ import pytest
 
 from emulator.apply.state import State
 from emulator.core.errors import ConflictError, ExitCode
+from emulator.core.hypervisors import EMBEDDED
 from emulator.core.paths import Home
 from emulator.core.progress import SilentReporter
 from emulator.core.stop import StopFlag
-from emulator.lab.environment import EMBEDDED, Environment
-from emulator.lab.open_journal import own_home
-from emulator.lab.open_provisioned import opened_lab
+from emulator.lab.environment import Environment
+from emulator.lab.open_journal import open_record, own_home
+from emulator.lab.run import open_provisioned
 from emulator.operations.destroy import destroy
 from emulator.operations.gpu.release import release
-from emulator.operations.preview import preview
-from emulator.operations.provision import Options, provision
+from emulator.operations.provision import Options, preview, provision
 from emulator.operations.status import lab_status, list_labs
 from emulator.plan.model import Recorded
 from emulator.plan.resources import Firewall, Hypervisor, Resource, Secret, Volume
@@ -46,7 +46,7 @@ def released(env: Environment, name: str) -> None:
 
 
 def opened(env: Environment, name: str) -> None:
-    opened_lab(env, name)
+    open_provisioned(env, open_record(env.home, name))
 
 
 def changed(host: SimulatedHost, before: dict[str, str]) -> set[str]:

@@ -18,7 +18,7 @@ from emulator.core.errors import UsageError
 def command(lab: str, *, student: bool, output: Path | None) -> None:
     """Print a kubeconfig of the Kubernetes cluster of LAB. The admin's gives the whole cluster away: keep it."""
     from emulator.core.fs import write_whole
-    from emulator.operations.operate import kubeconfig, way_to_lab
+    from emulator.operations.connect import kubeconfig, way_to_lab
     from emulator.wiring import real_environment
 
     if output is not None and output.exists() and not output.is_file():

@@ -44,7 +44,7 @@ def discover(file: Path | None, *, file_option: Path | None, as_json: bool) -> N
     simulated`, the simulated GPUs are shown.
     """
     from emulator.cli.render.gpu import discovery_json, discovery_text
-    from emulator.lab.planning.host_gpus import host_gpus
+    from emulator.lab.environment import host_gpus
     from emulator.operations.gpu.reports import discover, gpus_of_file
     from emulator.wiring import real_environment
 
@@ -156,8 +156,8 @@ def _show_layout(
 def top(lab: str | None, *, as_json: bool) -> None:
     """Show memory and utilisation of GPUs and slices, and which node holds each; of LAB, or of the whole host."""
     from emulator.cli.render.gpu import usage_json, usage_text
+    from emulator.lab.environment import host_gpus
     from emulator.lab.lab_files import require_lab_name
-    from emulator.lab.planning.host_gpus import host_gpus
     from emulator.operations.gpu.reports import gpus_of_lab, recorded_states, usage
     from emulator.wiring import real_environment
 
@@ -182,7 +182,7 @@ def map_(lab: str, *, as_json: bool) -> None:
     """Print which node of LAB holds which slice: GPU, profile, placement, GPU instance, vGPU."""
     from emulator.cli.render.gpu import map_text
     from emulator.lab.lab_files import require_lab_name
-    from emulator.operations.gpu.map import lab_mdev_map
+    from emulator.lab.mdev_map import lab_mdev_map
     from emulator.operations.gpu.reports import recorded_state
 
     require_lab_name(lab)

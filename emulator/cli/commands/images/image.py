@@ -23,7 +23,9 @@ def command() -> None:
 @json_option
 def build(name: str, *, force: bool, tag: str | None, as_json: bool) -> None:
     """Build the image NAME (hpc-base) from Debian packages, unless it is up to date."""
-    from emulator.operations.images.golden import build_image, require_tag, tag_image
+    from emulator.images.store.pointers import require_tag
+    from emulator.images.store.tags import tag_image
+    from emulator.operations.images.golden import build_image
     from emulator.wiring import images_of_host
 
     if tag is not None:
@@ -195,7 +197,8 @@ def packer_files(name: str, directory: Path, *, base: str, passwords: bool, as_j
 @json_option
 def import_(directory: Path, *, disk: Path | None, tag: str | None, as_json: bool) -> None:
     """Take the disk of a Packer build into the store; DIRECTORY is what packer-files wrote."""
-    from emulator.operations.images.golden import require_tag, tag_image
+    from emulator.images.store.pointers import require_tag
+    from emulator.images.store.tags import tag_image
     from emulator.operations.images.packer import import_disk
     from emulator.wiring import images_of_host, real_environment
 
@@ -214,10 +217,10 @@ def import_(directory: Path, *, disk: Path | None, tag: str | None, as_json: boo
 @json_option
 def rollback(name: str, *, as_json: bool) -> None:
     """Make the build of NAME that was current before the current one again. A second rollback takes it back."""
-    from emulator.operations.images.golden import rollback_image
+    from emulator.images.store.tags import rollback as rollback_build
     from emulator.wiring import image_store
 
-    _print_image(rollback_image(image_store(), name), as_json=as_json)
+    _print_image(rollback_build(image_store(), name), as_json=as_json)
 
 
 @command.command("tag")
@@ -226,7 +229,7 @@ def rollback(name: str, *, as_json: bool) -> None:
 @json_option
 def tag(ref: str, tag: str, *, as_json: bool) -> None:
     """Give the image REF the tag TAG; NAME:TAG then names it, in a lab file too."""
-    from emulator.operations.images.golden import tag_image
+    from emulator.images.store.tags import tag_image
     from emulator.wiring import image_store
 
     _print_image(tag_image(image_store(), ref, tag), as_json=as_json)
@@ -236,7 +239,7 @@ def tag(ref: str, tag: str, *, as_json: bool) -> None:
 @click.argument("ref")
 def untag(ref: str) -> None:
     """Take a tag away, given as NAME:TAG. The image stays."""
-    from emulator.operations.images.golden import untag_image
+    from emulator.images.store.tags import untag_image
     from emulator.wiring import image_store
 
     untag_image(image_store(), ref)

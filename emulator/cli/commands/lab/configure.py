@@ -18,7 +18,7 @@ from emulator.cli.signals import stop_on_signals
 @json_option
 def command(file: Path, *, wait_seconds: float, as_json: bool) -> None:
     """Run the playbooks of the provisioned lab of FILE again; machines and networks are left as they are."""
-    from emulator.operations.operate import configure
+    from emulator.operations.configure import configure
     from emulator.wiring import real_environment
 
     loaded = load(file)
@@ -28,9 +28,9 @@ def command(file: Path, *, wait_seconds: float, as_json: bool) -> None:
         run_log(env.home.lab(loaded.spec.name).logs, "configure"),
         reporting(live=True) as reporter,
     ):
-        result = configure(env, loaded, reporter, stop, wait_seconds=wait_seconds)
+        changed = configure(env, loaded, reporter, stop, wait_seconds=wait_seconds)
     if as_json:
-        print_json({"version": 1, "lab": loaded.spec.name, "configured": dict(result.changed)})
+        print_json({"version": 1, "lab": loaded.spec.name, "configured": dict(changed)})
     else:
-        for node, count in sorted(result.changed.items()):
+        for node, count in sorted(changed.items()):
             click.echo(f"{node}: {count} changed")

@@ -15,7 +15,7 @@ from emulator.cli.options import lab_argument
 @click.argument("command_line", nargs=-1, type=click.UNPROCESSED, metavar="[-- CMD...]")
 def command(lab: str, node: str, command_line: tuple[str, ...]) -> None:
     """Open a shell on NODE of LAB, or run CMD there. The host key is checked; the exit code is CMD's."""
-    from emulator.operations.operate import ssh_argv
+    from emulator.operations.connect import ssh_argv
     from emulator.wiring import real_environment
 
     # Options end at NODE, so click hands the customary `--` on as a word.

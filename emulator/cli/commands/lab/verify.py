@@ -16,7 +16,7 @@ from emulator.cli.render.summary import checks_json, checks_text
 @json_option
 def command(lab: str, *, wait_seconds: float, as_json: bool) -> None:
     """Prove that LAB works, by running jobs on it."""
-    from emulator.operations.operate import verify
+    from emulator.operations.verify import verify
     from emulator.wiring import real_environment
 
     env = real_environment()

@@ -18,7 +18,7 @@ from emulator.core.errors import ExitCode
 @json_option
 def command(file: Path, *, as_json: bool) -> None:
     """Show exactly what provision would do with FILE, in order and with reasons. Nothing is changed."""
-    from emulator.operations.preview import preview
+    from emulator.operations.provision import preview
     from emulator.wiring import real_environment
 
     loaded = load(file)

@@ -24,9 +24,9 @@ from emulator.images.store.manifest import MANIFEST_NAME, Manifest
 from emulator.images.store.pointers import CURRENT
 from emulator.images.store.store import ImageStore
 from emulator.lab.environment import AccelerationChoice, Environment
-from emulator.lab.lab import open_lab
 from emulator.lab.lab_files import LoadedLab
-from emulator.lab.planning.plan import backends_of, plan_lab
+from emulator.lab.open_journal import open_record
+from emulator.lab.planning.plan import open_to_plan, plan_lab
 from emulator.operations.provision import Options, provision
 from emulator.plan.model import Change, Plan
 from tests.support.simulated_world import SimulatedHost
@@ -121,7 +121,7 @@ class Host:
 
     def plan(self, loaded: LoadedLab) -> Plan:
         env, state, spec = self.environment(), self.simulated.state(), loaded.spec
-        lab = open_lab(env, spec.name, backends_of(env, state, spec, dry=True))
+        lab = open_to_plan(env, open_record(env.home, spec.name), spec)
         return plan_lab(lab, state, spec, AccelerationChoice(False))
 
     def provision(self, loaded: LoadedLab) -> None:

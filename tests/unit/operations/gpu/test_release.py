@@ -17,7 +17,7 @@ from emulator.core.stop import StopFlag
 from emulator.gpu.errors import GpuBusyError
 from emulator.gpu.model import Placement
 from emulator.gpu.placement.demand import Assignment
-from emulator.operations.gpu.map import write_mdev_map
+from emulator.lab.mdev_map import write_mdev_map
 from emulator.operations.gpu.release import ReleaseResult, release
 from emulator.plan.model import Plan
 from emulator.plan.resources import Domain, Secret

@@ -12,10 +12,10 @@ import pytest
 from emulator.adapters.system.process import HostProcess
 from emulator.adapters.system.systemd_units import SystemdUnits
 from emulator.core.errors import ConflictError, HostNotFitError, UsageError
+from emulator.core.hypervisors import EMBEDDED
 from emulator.core.paths import Home
 from emulator.core.progress import SilentReporter
 from emulator.core.stop import StopFlag
-from emulator.lab.environment import EMBEDDED
 from emulator.operations.destroy import destroy
 from emulator.operations.host.autostart import disable_autostart, enable_autostart, quoted, unit_name, unit_text
 from emulator.operations.status import lab_status

@@ -16,7 +16,7 @@ from emulator.cli.commands.gpu.gpu import command
 from emulator.core.errors import ConfigError, ExitCode, HostNotFitError, HyperscalerError, UsageError
 from emulator.gpu.model import Placement
 from emulator.gpu.placement.demand import Assignment
-from emulator.operations.gpu.map import lab_mdev_map
+from emulator.lab.mdev_map import lab_mdev_map
 from tests.support.gpu_environment import GpuEnvironment, gpu_environment
 from tests.support.gpu_lab import FIRST, SECOND, sliced
 

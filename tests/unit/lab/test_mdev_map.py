@@ -12,12 +12,12 @@ import pytest
 
 from emulator.core.errors import StateError
 from emulator.gpu.placement.demand import Assignment
-from emulator.operations.gpu.map import held_devices, lab_mdev_map, write_mdev_map
+from emulator.lab.mdev_map import held_devices, lab_mdev_map, write_mdev_map
 from emulator.plan.gpu_resources import Vgpu
 from tests.support.gpu_environment import GpuEnvironment, gpu_environment
 from tests.support.gpu_lab import FIRST, SECOND, sliced
 
-SCHEMA = json.loads((Path(__file__).parents[4] / "schemas" / "mdev_map.schema.json").read_text())
+SCHEMA = json.loads((Path(__file__).parents[3] / "schemas" / "mdev_map.schema.json").read_text())
 NODES = {"n1": [sliced("a", "3g.40gb", 4), sliced("b", "1g.10gb", 1)], "n2": [Assignment("w", "gpu-1")]}
 
 
