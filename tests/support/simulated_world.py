@@ -37,7 +37,7 @@ from emulator.core.fs import write_private
 from emulator.core.hypervisors import EMBEDDED, SystemHypervisor
 from emulator.core.ids import NAMESPACE
 from emulator.core.paths import Home, LabPaths
-from emulator.core.ports import Completed, DaemonPresence, DomainState, GuestAddress
+from emulator.core.ports import Completed, DaemonPresence, DomainInfo, DomainState, GuestAddress
 from emulator.core.progress import Reporter, SilentReporter
 from emulator.core.stop import StopFlag
 from emulator.credentials.rotation_phases import RotatedSecret
@@ -314,12 +314,15 @@ class SimulatedGuests:
         self, spec: ClusterSpec, kind: ClusterKind, access: Access, reporter: Reporter
     ) -> tuple[CheckOutcome, ...]:
         with self._hook.around("guests.verify"):
-            running = self._host.hypervisor(access.paths if access.prefix else None, quiet=True).domains()
-            states = {info.name: info.state for info in running}
+            states = {info.name: info.state for info in self._domains(access)}
             return tuple(
                 CheckOutcome(node.name, states.get(f"{spec.name}-{node.name}") is DomainState.RUNNING, "", 0.0)
                 for node in spec.nodes_of(kind)
             )
+
+    def _domains(self, access: Access) -> Sequence[DomainInfo]:
+        """What a probe sees of the lab's guests."""
+        return self._host.hypervisor(access.paths if access.prefix else None, quiet=True).domains()
 
     def refusing(self, spec: ClusterSpec, access: Access, key: Path) -> tuple[str, ...]:
         with self._hook.around("guests.refusing"):
