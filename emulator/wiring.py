@@ -16,7 +16,7 @@ from emulator.labfile.model import Acceleration, GpuBackend, GpuDeviceSpec, Kube
 
 if TYPE_CHECKING:
     from emulator.apply.gpu_ownership import GpuLedger
-    from emulator.apply.handlers.gpu_host import GpuHost
+    from emulator.apply.handlers.gpu.host import GpuHost
     from emulator.gpu.ports import FileAccess, VgpuFramework, VgpuHost
     from emulator.host.readings import HostProbe, HostReadings
     from emulator.images.lab_images import LabImages
@@ -66,7 +66,15 @@ def _daemon(directory: Path, namespace: str) -> HypervisorDaemon:
     from emulator.adapters.embedded.hypervisor import EmbeddedHypervisor
     from emulator.adapters.embedded.qemu_capabilities import QemuCapabilities
 
-    return EmbeddedHypervisor(directory, namespace, HostProcess(), QemuCapabilities(Home.default().qemu_capabilities))
+    home, lab = Home.default(), LabPaths(directory.parent)
+    return EmbeddedHypervisor(
+        directory,
+        namespace,
+        HostProcess(),
+        QemuCapabilities(home.qemu_capabilities),
+        writable=(lab.disks, lab.console),
+        readable=(home.images,),
+    )
 
 
 def _connect(uri: str, prefix: tuple[str, ...]) -> Hypervisor:
@@ -118,7 +126,7 @@ def assemble_gpus(files: FileAccess, runner: ProcessRunner, ledger: GpuLedger, *
     from emulator.adapters.nvidia.sriov import SriovManage
     from emulator.adapters.nvidia.vgpu_mdev import MdevHost
     from emulator.adapters.nvidia.vgpu_vfio import VendorVfioHost
-    from emulator.apply.handlers.gpu_host import GpuHost
+    from emulator.apply.handlers.gpu.host import GpuHost
     from emulator.gpu.ports import VgpuFramework
 
     nvml = NvmlGpus()

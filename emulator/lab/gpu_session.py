@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from threading import Lock
 
-from emulator.apply.handlers.gpu_host import GpuHost
+from emulator.apply.handlers.gpu.host import GpuHost
 
 
 class GpuSession:

@@ -171,8 +171,8 @@ def read_tail(path: Path, *, limit: int = 256 * 1024) -> str:
     """The end of a console log; empty while there is none. Guests write it, so it is bounded and may hold anything."""
     try:
         with path.open("rb") as file:
-            file.seek(0, 2)
-            file.seek(max(0, file.tell() - limit))
+            size = file.seek(0, 2)
+            file.seek(max(0, size - limit))
             return file.read(limit).decode("utf-8", "replace")
     except FileNotFoundError:
         return ""

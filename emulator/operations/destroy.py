@@ -86,7 +86,7 @@ def destroy(
             return DestroyResult(plan, declined=True)
         _begin(run, parts)
         left = _apply(run, parts)
-        # Somebody may have put something there in the meantime.
+        # A user may have put something there in the meantime.
         refuse_foreign_files(env, run.record, kept="the lab is gone, but its directory stays")
         _remove_directory(run.record)
         forget_hypervisor(run.record.home, name)
@@ -105,7 +105,7 @@ def _joined(name: str, parts: Sequence[Plan]) -> Plan:
 
 
 def _has_traces(run: LockedRun) -> bool:
-    """Whether there is something of the lab beside what a plan removes."""
+    """Whether there is something of the lab besides what a plan removes."""
     known = run.record.home.hypervisor_of(run.name)
     return run.paths.root.exists() or known.exists() or has_autostart(run.env, run.name)
 

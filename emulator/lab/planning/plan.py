@@ -83,7 +83,7 @@ def system_may_have(env: Environment, name: str) -> bool:
     seen = env.system_hypervisor(name)
     if seen is SystemHypervisor.SILENT:
         raise HypervisorError(
-            f"nothing was changed: no record tells where lab {name} runs, and the host's libvirt, which has machines "
+            f"nothing was changed: no record says where lab {name} runs, and the host's libvirt, which has machines "
             "or networks of such a name, does not answer",
             where=SYSTEM_URI,
             fix="start libvirtd (systemctl start libvirtd), then run the same command again",

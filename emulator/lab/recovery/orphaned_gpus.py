@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from emulator.apply.gpu_ownership import functions_key, mode_key, slice_key, vgpu_key
-from emulator.apply.handlers.gpu_discovery import VFIO_DRIVER, gpus_with_traces
-from emulator.apply.handlers.gpu_host import GpuHost
-from emulator.apply.handlers.mig import made_in_this_boot, settled_handle
+from emulator.apply.handlers.gpu.discovery import VFIO_DRIVER, gpus_with_traces
+from emulator.apply.handlers.gpu.evidence import made_in_this_boot, settled_handle
+from emulator.apply.handlers.gpu.host import GpuHost
 from emulator.apply.state import State, StateStore
 from emulator.core.errors import HyperscalerError
 from emulator.core.progress import Reporter
@@ -127,5 +127,5 @@ def what_may_be_left(name: str, commands: Sequence[str]) -> HyperscalerError:
     return HyperscalerError(
         f"lab {name} is gone, but its record was lost, and something of it may be left on the GPUs",
         where=name,
-        fix=f"look whether anybody needs it (hyperscaler gpu discover); if not: {'; '.join(commands)}",
+        fix=f"check whether it is needed (hyperscaler gpu discover); if not: {'; '.join(commands)}",
     )

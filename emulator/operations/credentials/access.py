@@ -120,7 +120,7 @@ def revoke(
         write_private(run.paths.access, render_book(book))
         try:
             Rotator(run).settle()
-        except HyperscalerError as error:  # trouble with a rotation must not keep anybody's access alive
+        except HyperscalerError as error:  # trouble with a rotation must not keep the user's access alive
             reporter.warn(str(error))
         _forget_handout(run.paths.handouts / name, reporter)
         configure_tagged(run, (TAG,))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from emulator.core.errors import ConfigureError, InterruptedRunError, VerifyError
 from emulator.core.fs import write_private
 from emulator.core.progress import Event, Status
-from emulator.credentials.rotation_files import RotationFiles, mend_records, pending_rotations
+from emulator.credentials.rotation_files import RotationFiles, pending_rotations, repair_rotation_records
 from emulator.credentials.rotation_phases import TAGS, Phase, RotatedSecret, next_phase
 from emulator.credentials.ssh_trust import CertificateOrder
 from emulator.credentials.users import AccessBook, AccessRole, LabUser, read_book, render_book
@@ -53,7 +53,7 @@ class Rotator:
         return tuple(files.secret for files in pending)
 
     def _repair_records(self) -> None:
-        for warning in mend_records(self.run.paths):
+        for warning in repair_rotation_records(self.run.paths):
             self.run.reporter.warn(warning)
 
     def rotate(self, secret: RotatedSecret) -> None:
@@ -156,7 +156,7 @@ class Rotator:
 
 
 _DOES: Mapping[Phase, str] = {
-    Phase.TRUST: "nodes trust the new one beside the old",
+    Phase.TRUST: "nodes trust the new one along with the old",
     Phase.SWITCH: "the new one takes the old one's place on this host",
     Phase.RENEW: "nodes get what comes of the new one",
     Phase.DROP: "nodes forget the old one",

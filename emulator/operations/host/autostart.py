@@ -41,7 +41,7 @@ def enable_autostart(env: Environment, lab: str, program: Path, reporter: Report
 
     Raises:
         UsageError: there is no such lab, or nothing was ever made of it.
-        ConflictError: a unit of this name is somebody else's, or another command works on the lab.
+        ConflictError: a unit of this name is foreign, or another command works on the lab.
     """
     load_recorded_lab(env.home, lab)
     with locked_run(env, lab, "host enable-autostart", reporter, StopFlag()) as run:
@@ -62,7 +62,7 @@ def disable_autostart(env: Environment, lab: str, reporter: Reporter) -> bool:
     """Remove the unit; whether there was one.
 
     Raises:
-        ConflictError: the unit of this name is somebody else's, or another command works on the lab.
+        ConflictError: the unit of this name is foreign, or another command works on the lab.
     """
     with logged_lock(env.home, lab, "host disable-autostart", reporter, StopFlag()) as log:
         there = env.units.read(unit_name(lab))

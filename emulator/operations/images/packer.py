@@ -46,7 +46,7 @@ def write_files(
         name: of the recipe.
         directory: absent, or empty and this user's own; it is made readable by its owner only, since it holds
             Packer's key.
-        reporter: told of what has to be built first.
+        reporter: for the progress of images that have to be built first.
         base: the image that the template's source `base` starts from, built if it is a recipe's and missing.
         passwords: write package sources and a proxy that hold one, too.
 
@@ -123,12 +123,12 @@ def import_disk(
         images: the store.
         directory: what `write_files` wrote, where the templates also leave the disk.
         disk: another place of the disk.
-        reporter: told of the progress.
+        reporter: for the progress.
 
     Raises:
         HostNotFitError: not root.
         UsageError: there is no disk, or there are two.
-        ConflictError: another account could have written the disk, or the record beside it.
+        ConflictError: another account could have written the disk, or the record next to it.
     """
     if os.geteuid() != 0:
         raise HostNotFitError("only root can change the image store", fix="run the same command with sudo")
@@ -141,7 +141,7 @@ def import_disk(
         disk = found[0]
     if not disk.is_file():
         raise UsageError("there is no such disk", where=str(disk))
-    # Whoever writes these decides what runs as root in every guest of the image.
+    # The writer of these decides what runs as root in every guest of the image.
     for path in (directory / RECORD_NAME, disk):
         require_own(path, fix=_ROOTS_OWN)
 

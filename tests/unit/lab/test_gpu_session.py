@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
-from emulator.apply.handlers.gpu_host import GpuHost
+from emulator.apply.handlers.gpu.host import GpuHost
 from emulator.lab.gpu_session import GpuSession
 
 
