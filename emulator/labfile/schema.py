@@ -1,38 +1,95 @@
-"""The published JSON schema as the loader uses it: merged subschemas, defaults, and words for what is expected."""
+"""The JSON schema of the lab file, made from `emulator.labfile.layout`, and words for what it expects."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, Field, fields
+from enum import Enum, StrEnum
 from functools import cache
-from pathlib import Path
-from typing import cast
+from typing import Any, get_args, get_origin
 
-from emulator.core.data_files import share_dir
 from emulator.labfile.findings import printable
+from emulator.labfile.key import Attribute, Key, attributes, unwrapped
+from emulator.labfile.layout import LabFile
+from emulator.labfile.model import ClusterKind
 
 Schema = Mapping[str, object]
 FieldPath = tuple[str | int, ...]
 
-
-def schema_path() -> Path:
-    return share_dir() / "schemas" / "cluster.schema.json"
+_SCALARS = {bool: "boolean", int: "integer", float: "number"}
 
 
 @cache
 def cluster_schema() -> Schema:
-    """The schema of the lab file, read once."""
-    return cast(Schema, json.loads(schema_path().read_text(encoding="utf-8")))
+    """The schema of the lab file, draft 2020-12; `schemas/cluster.schema.json` is this, for editors."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": "https://hyperscaler.invalid/schemas/cluster/1.0/cluster.schema.json",
+        "title": "hyperscaler lab file, version 1.0",
+        "description": "A lab: a Slurm cluster, a Kubernetes cluster or both, on virtual machines of one host.",
+        **section_schema(LabFile),
+    }
 
 
-def merged(schema: Schema) -> Schema:
-    """The schema with a `$ref` into `$defs` resolved; keywords beside the reference win."""
-    target = schema.get("$ref")
-    if not isinstance(target, str):
-        return schema
-    definitions = mapping(cluster_schema(), "$defs")
-    base = merged(mapping(definitions, target.removeprefix("#/$defs/")))
-    return {**base, **{key: value for key, value in schema.items() if key != "$ref"}}
+def section_schema(kind: type, base: object = None) -> dict[str, object]:
+    """An object with the keys of a class; their defaults are the attributes of `base`, or else those of the class."""
+    known = attributes(kind)
+    schema: dict[str, object] = {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {each.name: _value(each.key, each.kind, default_of(kind, each, base)) for each in known},
+    }
+    required = [each.name for each in known if each.key.required]
+    return {**schema, "required": required} if required else schema
+
+
+def default_of(kind: type, attribute: Attribute, base: object) -> Any:
+    """The value of an attribute that the file leaves out; for a section that may be absent what it starts from."""
+    if base is None:
+        field: Field[object] = next(each for each in fields(kind) if each.name == attribute.attribute)
+        value = field.default_factory() if field.default_factory is not MISSING else field.default
+    else:
+        value = getattr(base, attribute.attribute)
+    return attribute.key.start if value is None else value
+
+
+def _value(key: Key, kind: Any, default: object = None) -> dict[str, object]:
+    schema = {**_form(kind, default), **key.keywords}
+    if key.description:
+        schema["description"] = key.description
+    shown = default is not None and default is not MISSING and not key.required and not key.computed
+    if shown and "default" not in schema and schema["type"] != "object":
+        schema["default"] = _plain(default, key)
+    return schema
+
+
+def _form(kind: Any, default: object) -> dict[str, object]:
+    """What follows from the type alone."""
+    if attributes(kind):
+        return section_schema(kind, default if isinstance(default, kind) else None)
+    if get_origin(kind) is tuple:
+        return {"type": "array", "items": _value(*unwrapped(get_args(kind)[0]))}
+    if get_origin(kind) is Mapping:
+        item = _value(*unwrapped(get_args(kind)[1]))
+        return {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {each.value: item for each in ClusterKind},
+        }
+    if issubclass(kind, StrEnum):
+        return {"type": "string", "enum": [each.value for each in kind]}
+    return {"type": _SCALARS.get(kind, "string")}
+
+
+def _plain(value: object, key: Key) -> object:
+    """A value as the file writes it."""
+    if key.write:
+        return key.write(value)
+    if isinstance(value, tuple):
+        return [_plain(each, Key()) for each in value]
+    if isinstance(value, Enum):
+        return value.value
+    return value if isinstance(value, bool | int | float) else str(value)
 
 
 def mapping(schema: Schema, key: str) -> Schema:
@@ -42,15 +99,15 @@ def mapping(schema: Schema, key: str) -> Schema:
 
 
 def subschema(schema: Schema, key: str | int) -> Schema:
-    """The merged schema of a property or of a list's items; empty for what the schema does not know."""
+    """The schema of a property or of a list's items; empty for what the schema does not know."""
     if isinstance(key, int):
-        return merged(mapping(schema, "items"))
+        return mapping(schema, "items")
     properties = mapping(schema, "properties")
-    return merged(mapping(properties, key) if key in properties else mapping(schema, "additionalProperties"))
+    return mapping(properties, key) if key in properties else mapping(schema, "additionalProperties")
 
 
 def schema_at(path: FieldPath) -> Schema:
-    schema = merged(cluster_schema())
+    schema = cluster_schema()
     for key in path:
         schema = subschema(schema, key)
     return schema
@@ -64,8 +121,8 @@ def types_of(schema: Schema) -> tuple[str, ...]:
 
 
 def properties(schema: Schema | None = None, path: str = "") -> Iterator[tuple[str, Schema]]:
-    """Every property that the schema names, as `("clusters.hpc.controller.cpu_cores", merged schema)`."""
-    schema = merged(cluster_schema() if schema is None else schema)
+    """Every property that the schema names, as `("clusters.hpc.controller.cpu_cores", its schema)`."""
+    schema = cluster_schema() if schema is None else schema
     for key in mapping(schema, "properties"):
         below = subschema(schema, key)
         name = f"{path}.{key}" if path else key

@@ -27,7 +27,7 @@ def check_capacity(draft: Draft) -> None:
     gpu = draft.gpu
     gpus = _gpus(draft)
     shares = [gpu.mig_slices[kind].view for kind in ClusterKind] + [gpu.whole_gpus[kind][0] for kind in ClusterKind]
-    if not gpus or any(view.broken for view in shares):
+    if not gpus or not all(view.complete for view in shares):
         return
     totals = {kind: share_of(draft, kind) for kind in ClusterKind}
     slices = sum(share.slices for share in totals.values())
@@ -68,17 +68,19 @@ def _said_elsewhere(draft: Draft, gpus: list[GpuState], shares: tuple[Share, ...
 
 def _gpus(draft: Draft) -> list[GpuState] | None:
     """The GPUs as the solver takes them; None when one of them cannot be known offline."""
+    if not draft.gpu.devices_view.complete:
+        return None
     models = gpus_of(draft.gpu)
     found: dict[str, GpuState] = {}
     for index, device in enumerate(draft.gpu.devices):
         model = models[index]
-        if device.id is None or device.model is None or device.id in found:
+        if device.spec.id in found:
             return None
         if model is None and can_slice(device, model):
             return None
-        if model and any(name not in model.profile_names for _, name in device.allowed):
+        if model and any(name not in model.profile_names for name in device.spec.allowed_mig_profiles):
             return None  # said by the check of the device
-        found[device.id] = _gpu(device, model, draft.gpu.strategy)
+        found[device.spec.id] = _gpu(device, model, draft.gpu.strategy)
     return list(found.values()) if draft.gpu.strategy is not None else None
 
 
@@ -89,10 +91,10 @@ def _gpu(device: DeviceDraft, model: GpuModel | None, strategy: GpuStrategy | No
         use = GpuUse.SLICES if strategy is GpuStrategy.MIG else GpuUse.ANY
     # A GPU that the catalogue lacks can still be handed over whole.
     known = model or GpuModel(
-        id=device.model or "", product_names=(device.model or "",), pci_ids=(), architecture="", mig_capable=False
+        id=device.spec.model, product_names=(device.spec.model,), pci_ids=(), architecture="", mig_capable=False
     )
-    allowed = tuple(name for _, name in device.allowed if name in known.profile_names)
-    return GpuState(device.id or "", known, allowed=allowed, use=use)
+    allowed = tuple(name for name in device.spec.allowed_mig_profiles if name in known.profile_names)
+    return GpuState(device.spec.id, known, allowed=allowed, use=use)
 
 
 def _demands(shares: Mapping[ClusterKind, Share]) -> list[Demand]:

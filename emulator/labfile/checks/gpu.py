@@ -8,9 +8,10 @@ from emulator.gpu import catalog
 from emulator.gpu.model import GpuModel
 from emulator.labfile.draft import DeviceDraft, Draft, GpuDraft, GroupDraft
 from emulator.labfile.findings import counted, quoted
+from emulator.labfile.layout import GpuWorkers
 from emulator.labfile.model import ClusterKind, GpuBackend, GpuStrategy
 from emulator.labfile.read.structure import nearest
-from emulator.labfile.read.typed_view import View
+from emulator.labfile.read.view import View
 
 
 def gpus_of(gpu: GpuDraft) -> dict[int, GpuModel | None]:
@@ -20,9 +21,9 @@ def gpus_of(gpu: GpuDraft) -> dict[int, GpuModel | None]:
 
 def can_slice(device: DeviceDraft, gpu: GpuModel | None) -> bool:
     """Whether the lab may cut slices from the device; a GPU that the catalogue lacks can what the file says."""
-    if device.mig_capable is False:
+    if device.spec.mig_capable is False:
         return False
-    return gpu.mig_capable if gpu else device.mig_capable is True
+    return gpu.mig_capable if gpu else device.spec.mig_capable is True
 
 
 def check_gpu(draft: Draft) -> None:
@@ -41,8 +42,8 @@ def _check_identities(gpu: GpuDraft) -> None:
     for key in ("id", "pci_address"):
         seen: dict[str, DeviceDraft] = {}
         for device in gpu.devices:
-            value = device.id if key == "id" else device.pci_address
-            if value is None:
+            value = device.view.usable(key, device.spec.id if key == "id" else device.spec.pci_address)
+            if not value:
                 continue
             if value in seen:
                 device.view.child(key).error(
@@ -52,6 +53,10 @@ def _check_identities(gpu: GpuDraft) -> None:
 
 
 def _check_device(device: DeviceDraft, gpu: GpuModel | None, *, simulated: bool) -> None:
+    if not simulated and not device.spec.pci_address:
+        device.view.child("pci_address").error(
+            "gpu.address", "this key is missing", "`lspci -D | grep -i nvidia` shows the address of each GPU"
+        )
     if device.model is None:
         return
     model = device.view.child("model")
@@ -64,14 +69,12 @@ def _check_device(device: DeviceDraft, gpu: GpuModel | None, *, simulated: bool)
         else:
             model.warning("gpu.model", f"{what}, so that its profiles cannot be checked", fix)
         return
-    if device.mig_capable and not gpu.mig_capable:
+    if device.spec.mig_capable and not gpu.mig_capable:
         device.view.child("mig_capable").error(
             "gpu.mig", f"the {gpu.product_name} has no MIG", "write `mig_capable: false`"
         )
     for view, profile in device.allowed:
-        if profile is None:
-            continue
-        if not gpu.mig_capable or device.mig_capable is False:
+        if not gpu.mig_capable or device.spec.mig_capable is False:
             view.error("gpu.mig", "profiles are listed for a GPU without MIG", "remove allowed_mig_profiles")
             return
         if profile not in gpu.profile_names:
@@ -113,10 +116,11 @@ def _check_strategy(draft: Draft) -> None:
 
 
 def _check_request(gpu: GpuDraft, group: GroupDraft, gpus: dict[int, GpuModel | None]) -> None:
+    _check_contradictions(group)
     request, view = group.gpu, group.gpu_view
     if request is None or not group.count:
         return
-    if not gpu.devices_view.broken and not gpu.devices and not gpu.view.broken:
+    if not gpu.devices and gpu.devices_view.complete:
         view.error(
             "gpu.unallocated",
             "these nodes ask for a GPU, and global.gpu_allocation.devices lists none",
@@ -131,6 +135,18 @@ def _check_request(gpu: GpuDraft, group: GroupDraft, gpus: dict[int, GpuModel | 
         _check_offered(gpu, gpus, request.profile, view.child("profile"))
 
 
+def _check_contradictions(group: GroupDraft) -> None:
+    enabled, view = group.view.child("gpu_enabled"), group.view.child("gpu")
+    if not isinstance(group.spec, GpuWorkers) or not view.present:
+        return
+    if enabled.present and not group.spec.gpu_enabled:
+        enabled.error("gpu.disabled", "false, but `gpu` below asks for a GPU", "remove one of the two")
+    if group.spec.gpu and group.spec.gpu.whole and group.spec.gpu.profile:
+        view.child("profile").error(
+            "gpu.request", "a whole GPU has no profile", "keep either `whole: true` or the profile"
+        )
+
+
 def _check_offered(gpu: GpuDraft, models: dict[int, GpuModel | None], profile: str, view: View) -> None:
     """Whether any GPU of the lab can and may be cut into `profile`."""
     offered: set[str] = set()
@@ -139,7 +155,7 @@ def _check_offered(gpu: GpuDraft, models: dict[int, GpuModel | None], profile: s
         if device.model is None or (model is None and can_slice(device, model)):
             return  # refused elsewhere, or a GPU that only the driver knows
         if model and can_slice(device, model):
-            allowed = {name for _, name in device.allowed if name}
+            allowed = set(device.spec.allowed_mig_profiles)
             offered |= (allowed & set(model.profile_names)) if allowed else set(model.profile_names)
     if not offered:
         view.error("gpu.profile", f"no GPU of the lab can be cut into {profile}", "add a MIG-capable GPU")

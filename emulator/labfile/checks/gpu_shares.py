@@ -86,9 +86,11 @@ def _check_share(draft: Draft, kind: ClusterKind) -> None:
     slices_view, whole_view = gpu.mig_slices[kind].view, gpu.whole_gpus[kind][0]
     counts = [group.count for group in draft.groups_of(kind)]
     refused = any(
-        view.broken for group in draft.groups_of(kind) for view in (group.gpu_view, group.view.child("gpu_enabled"))
+        not view.complete
+        for group in draft.groups_of(kind)
+        for view in (group.gpu_view, group.view.child("gpu_enabled"))
     )
-    if slices_view.broken or whole_view.broken or gpu.strategy is None or None in counts or refused:
+    if not slices_view.complete or not whole_view.complete or gpu.strategy is None or None in counts or refused:
         return
     needs, share = needs_of(draft, kind), share_of(draft, kind)
     if (share.slices or share.whole) and not gpu.devices and not gpu.devices_view.present:

@@ -45,17 +45,18 @@ def check_kubernetes(draft: Draft, addresses: Mapping[Role, tuple[IPv4Address, .
         )
 
     cpu_workers = sum(group.count or 0 for group in workers if group.role is Role.CLOUD_CPU_WORKER)
-    if kubernetes.taint_gpu_workers and cpu_workers == 0 and any(group.count for group in workers):
+    if kubernetes.spec.taint_gpu_workers and cpu_workers == 0 and any(group.count for group in workers):
         kubernetes.view.child("taint_gpu_workers").warning(
             "kubernetes.taint",
             "all workers are GPU workers, so that pods without a GPU have nowhere to run, those of add-ons included",
             "add a worker under `cpu_workers`, or remove the taint",
         )
     _check_mig_strategy(draft, kubernetes)
-    if kubernetes.network_policy == "default-deny" and kubernetes.cni != "calico":
+    cni = kubernetes.view.usable("cni", kubernetes.spec.cni)
+    if kubernetes.spec.network_policy == "default-deny" and cni not in ("calico", None):
         kubernetes.view.child("network_policy").error(
             "kubernetes.network-policy",
-            f"cni: {kubernetes.cni} stores network policies and enforces none of them",
+            f"cni: {cni} stores network policies and enforces none of them",
             "write cni: calico, or network_policy: none",
         )
 
@@ -64,40 +65,40 @@ def _check_sizes(draft: Draft, workers: list[GroupDraft]) -> None:
     for group in draft.groups:
         if group.role is not Role.CLOUD_CONTROL_PLANE:
             continue
-        if group.cpu_cores is not None and group.cpu_cores < KUBEADM_MIN_CORES:
+        if group.spec.cpu_cores < KUBEADM_MIN_CORES:
             group.view.child("cpu_cores").error(
                 "kubernetes.minimum",
-                f"kubeadm refuses a control plane with {group.cpu_cores} core",
+                f"kubeadm refuses a control plane with {group.spec.cpu_cores} core",
                 f"give it {KUBEADM_MIN_CORES} or more",
             )
-        if group.memory_mib is not None and group.memory_mib < KUBEADM_MIN_MEMORY_MIB:
+        if group.spec.memory_mib < KUBEADM_MIN_MEMORY_MIB:
             group.view.child("memory_gb").error(
                 "kubernetes.minimum",
-                f"kubeadm refuses a control plane with {group.memory_mib} MiB of memory",
+                f"kubeadm refuses a control plane with {group.spec.memory_mib} MiB of memory",
                 f"give it {KUBEADM_MIN_MEMORY_MIB / 1024:g} GB or more",
             )
     for group in draft.groups_of(ClusterKind.CLOUD):
-        if group.count and group.disk_gib is not None and group.disk_gib < NODE_LEAST_DISK_GIB:
+        if group.count and group.spec.disk_gib < NODE_LEAST_DISK_GIB:
             group.view.child("disk_gb").error(
                 "kubernetes.minimum",
                 f"a node takes about {FOOTPRINT_GIB} GiB with its image and all that is set up, which leaves kubelet"
-                f" too little of {group.disk_gib} GiB to run pods",
+                f" too little of {group.spec.disk_gib} GiB to run pods",
                 f"give it {NODE_LEAST_DISK_GIB} GB or more",
             )
     for group in workers:
-        if not group.count or group.memory_mib is None:
+        if not group.count:
             continue
-        if group.memory_mib < WORKER_LEAST_MEMORY_MIB:
+        if group.spec.memory_mib < WORKER_LEAST_MEMORY_MIB:
             group.view.child("memory_gb").error(
                 "kubernetes.minimum",
-                f"{group.memory_mib} MiB of memory do not hold the system, containerd and kubelet",
+                f"{group.spec.memory_mib} MiB of memory do not hold the system, containerd and kubelet",
                 f"give it {WORKER_LEAST_MEMORY_MIB / 1024:g} GB at least, and {WORKER_MIN_MEMORY_MIB / 1024:g} GB or"
                 " more for pods to have room",
             )
-        elif group.memory_mib < WORKER_MIN_MEMORY_MIB:
+        elif group.spec.memory_mib < WORKER_MIN_MEMORY_MIB:
             group.view.child("memory_gb").warning(
                 "kubernetes.minimum",
-                f"{group.memory_mib} MiB of memory leave next to nothing for pods beside the system and kubelet",
+                f"{group.spec.memory_mib} MiB of memory leave next to nothing for pods beside the system and kubelet",
                 f"give it {WORKER_MIN_MEMORY_MIB / 1024:g} GB or more",
             )
 
@@ -106,13 +107,13 @@ def _check_mig_strategy(draft: Draft, kubernetes: KubernetesDraft) -> None:
     """How the device plugin names slices, against the slices that its nodes ask for."""
     profiles = {group.gpu.profile for group in draft.groups_of(ClusterKind.CLOUD) if group.gpu and group.gpu.profile}
     view = kubernetes.view.child("mig_strategy")
-    if kubernetes.mig_strategy == "single" and len(profiles) > 1:
+    if kubernetes.spec.mig_strategy == "single" and len(profiles) > 1:
         view.error(
             "kubernetes.mig-strategy",
             f"`single` needs slices all alike, and the workers ask for {', '.join(sorted(profiles))}",
             "write `mig_strategy: mixed`",
         )
-    if kubernetes.mig_strategy == "none" and profiles:
+    if kubernetes.spec.mig_strategy == "none" and profiles:
         view.error(
             "kubernetes.mig-strategy",
             f"`none` offers no slices to pods, and the workers ask for {', '.join(sorted(profiles))}",
@@ -122,7 +123,7 @@ def _check_mig_strategy(draft: Draft, kubernetes: KubernetesDraft) -> None:
 
 def _check_version(kubernetes: KubernetesDraft) -> bool:
     """Whether there is a source with that version."""
-    fault = version_fault(kubernetes.version or "", kubernetes.source or "auto")
+    fault = version_fault(kubernetes.spec.version, kubernetes.spec.source)
     if fault is not None:
         kubernetes.view.child("version").error("kubernetes.version", *fault)
     return fault is None
@@ -130,7 +131,7 @@ def _check_version(kubernetes: KubernetesDraft) -> bool:
 
 def _check_addons(draft: Draft, kubernetes: KubernetesDraft) -> None:
     """Add-ons that no source of the file's can have."""
-    version, source = kubernetes.version or "", kubernetes.source or "auto"
+    version, source = kubernetes.spec.version, kubernetes.spec.source
     if source == "debian-source":
         why, instead = "debian-source has no add-ons", "source: upstream, or a bundle made there"
     elif source == "auto" and version and minor_of(version) not in UPSTREAM_MINORS:
@@ -139,11 +140,11 @@ def _check_addons(draft: Draft, kubernetes: KubernetesDraft) -> None:
     else:
         return
     for key, value in (
-        ("cni", kubernetes.cni),
-        ("ingress", kubernetes.ingress),
-        ("storage_class", kubernetes.storage_class),
+        ("cni", kubernetes.spec.cni),
+        ("ingress", kubernetes.spec.ingress),
+        ("storage_class", kubernetes.spec.storage_class),
     ):
-        if value is not None and value != _BUILT_IN[key]:
+        if value != _BUILT_IN[key]:
             kubernetes.view.child(key).error(
                 "kubernetes.addon",
                 f"{quoted(value)} needs a manifest and images from upstream: {why}",
@@ -196,7 +197,7 @@ def _check_pod_networks(
             f"{pods} has a /{POD_PREFIX_PER_NODE} for {counted(room, 'node')}, and the cluster has {nodes}",
             "choose a larger network, for example 10.244.0.0/16",
         )
-    elif pods and kubernetes.cni == "bridge":
+    elif pods and kubernetes.view.usable("cni", kubernetes.spec.cni) == "bridge":
         _check_numbers(draft, kubernetes, addresses)
 
 

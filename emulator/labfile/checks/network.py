@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from itertools import combinations
 
-from emulator.labfile.addresses import AddressRange, default_start, free_addresses, usable
+from emulator.labfile.addresses import AddressRange, free_addresses, usable
 from emulator.labfile.draft import Draft, GroupDraft, NetworkDraft
 from emulator.labfile.model import Role
 
 LARGEST_PREFIX, SMALLEST_PREFIX = 16, 29
+# Subnets below this size are too small for the round numbers .10 and .11.
+_ROOMY = 32
 # What the kernel's interface identifiers and everybody's habits ask of an IPv6 network (RFC 4291, 2.5.1).
 PREFIX_V6 = 64
 _UNIQUE_LOCAL = IPv6Network("fc00::/7")
@@ -106,13 +108,13 @@ def _check_subnet_v6(network: NetworkDraft) -> None:
 
 def check_way_out(draft: Draft) -> None:
     """With the embedded hypervisor some settings are without effect."""
-    if draft.hypervisor.uri != "embedded":
+    if draft.file.hypervisor.uri != "embedded":
         return
     fix = "hypervisor.uri qemu:///system, or join the lab's namespace to a network of yours"
     for network in draft.networks.values():
-        if network.nat:
+        if network.spec.nat:
             network.view.child("nat").warning("network.no-way-out", NAT_EMBEDDED, fix)
-    if draft.security.unattended_upgrades:
+    if draft.file.security.unattended_upgrades:
         draft.root.child("security").child("unattended_upgrades").warning("security.no-way-out", UPGRADES_EMBEDDED, fix)
 
 
@@ -142,20 +144,34 @@ def assign_addresses(draft: Draft) -> Mapping[Role, tuple[IPv4Address, ...]]:
     return found
 
 
+def _default_start(subnet: IPv4Network, role: Role) -> IPv4Address:
+    """Where the addresses of a role begin when the file names none.
+
+    Heads have .10, workers follow from .11. GPU workers begin in the upper half, so that one more CPU worker
+    does not move them to other addresses.
+    """
+    roomy = subnet.num_addresses >= _ROOMY
+    if role.is_head:
+        return subnet.network_address + (10 if roomy else 2)
+    if role is Role.CLOUD_GPU_WORKER:
+        return subnet.network_address + subnet.num_addresses // 2 + 1
+    return subnet.network_address + (11 if roomy else 3)
+
+
 def _assign(
     subnet: IPv4Network, network: NetworkDraft, groups: tuple[GroupDraft, ...]
 ) -> dict[Role, tuple[IPv4Address, ...]]:
     found: dict[Role, tuple[IPv4Address, ...]] = {}
     taken = [_used(group) for group in groups if group.addresses and group.count]
     for group in groups:
-        if group.count is None or group.address_view.broken:
+        if group.count is None or group.address_view.refused:
             continue
         if group.addresses:
             found[group.role] = group.addresses.addresses(group.count)
             continue
         if group.address_view.present:
             continue
-        start = default_start(subnet, group.role)
+        start = _default_start(subnet, group.role)
         chosen = free_addresses(subnet, start=start, count=group.count, taken=taken)
         if len(chosen) < group.count:
             group.view.error(

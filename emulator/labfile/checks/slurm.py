@@ -6,7 +6,6 @@ from emulator.labfile.draft import Draft, SlurmDraft
 from emulator.labfile.findings import MAX_FINDINGS, quoted
 from emulator.labfile.model import Role
 from emulator.labfile.read.structure import nearest
-from emulator.labfile.slurm_time import FORMS, parse_slurm_time
 
 
 def check_slurm(draft: Draft) -> None:
@@ -15,24 +14,15 @@ def check_slurm(draft: Draft) -> None:
         return
     names = _check_partitions(draft, slurm)
     default = slurm.view.child("default_partition")
-    complete = all(each.name is not None for each in slurm.partitions)
-    if default.present and slurm.default_partition and names and complete and slurm.default_partition not in names:
-        near = nearest(slurm.default_partition, names)
+    complete = slurm.view.child("partitions").complete
+    named = slurm.spec.default_partition
+    if default.present and named and names and complete and named not in names:
+        near = nearest(named, names)
         default.error(
             "slurm.default-partition",
-            f"{quoted(slurm.default_partition)} is not one of the partitions ({_listed(names)})",
+            f"{quoted(named)} is not one of the partitions ({_listed(names)})",
             f"did you mean {quoted(near)}?" if near else "name one of them, or add it to `partitions`",
         )
-    limit = slurm.view.child("max_job_time")
-    if slurm.max_job_time is not None:
-        try:
-            parse_slurm_time(slurm.max_job_time)
-        except ValueError as error:
-            limit.error(
-                "slurm.time",
-                f"{quoted(slurm.max_job_time)} is not a time limit: {error}",
-                f"write {FORMS}, for example 24:00:00",
-            )
 
 
 def _check_partitions(draft: Draft, slurm: SlurmDraft) -> list[str]:
@@ -55,15 +45,15 @@ def _check_partitions(draft: Draft, slurm: SlurmDraft) -> list[str]:
         listed: set[str] = set()
         for view, node in partition.nodes:
             if node in listed:
-                view.error("slurm.node", f"the node {quoted(node or '')} is listed twice", "keep one")
-            elif node is not None and nodes is not None and node not in known:
+                view.error("slurm.node", f"the node {quoted(node)} is listed twice", "keep one")
+            elif nodes is not None and node not in known:
                 near = nearest(node, nodes) if len(view.context.findings) < MAX_FINDINGS else None
                 view.error(
                     "slurm.node",
                     f"{quoted(node)} is not a compute node ({_span(nodes)})",
                     f"did you mean {quoted(near)}?" if near else "name compute nodes only, or raise their count",
                 )
-            listed.add(node or "")
+            listed.add(node)
     return list(seen)
 
 

@@ -17,7 +17,6 @@ from emulator.labfile.schema import (
     cluster_schema,
     expectation,
     mapping,
-    merged,
     properties,
     render_path,
     schema_at,
@@ -34,7 +33,7 @@ Plain = str | int | float | bool | None | list["Plain"] | dict[str, "Plain"]
 
 @dataclass(slots=True)
 class Structure:
-    """Findings of the structural check, and the paths whose values nobody should read."""
+    """Findings of the structural check, and the paths of refused values, which must not be read."""
 
     findings: list[Finding] = field(default_factory=list)
     bad: set[FieldPath] = field(default_factory=set)
@@ -43,11 +42,13 @@ class Structure:
 def check_structure(root: Node, *, file: str) -> Structure:
     """Check a document's tree against the published schema; all faults at once."""
     result = Structure()
-    for error in _validator().iter_errors(to_plain(root, merged(cluster_schema()))):
+    for error in _validator().iter_errors(to_plain(root, cluster_schema())):
         path: FieldPath = tuple(error.absolute_path)
         for finding in _translated(error, path, root, file):
             result.findings.append(finding)
-        if error.validator not in ("required", "additionalProperties", "minProperties"):
+        if error.validator == "required":
+            result.bad.update((*path, name) for name in _absent(error))
+        elif error.validator not in ("additionalProperties", "minProperties"):
             result.bad.add(path)
     return result
 
@@ -161,9 +162,7 @@ def _value_fix(schema: Schema, node: Node | None) -> str:
 
 def _missing(error: ValidationError, path: FieldPath, root: Node, file: str) -> Iterable[Finding]:
     at = locate(root, path, key=True)
-    present = error.instance if isinstance(error.instance, dict) else {}
-    wanted = error.validator_value if isinstance(error.validator_value, list) else []
-    for name in (str(each) for each in wanted if each not in present):
+    for name in _absent(error):
         schema = schema_at((*path, name))
         examples = schema.get("examples")
         example = f"add `{name}: {examples[0]}`" if isinstance(examples, list) and examples else f"add `{name}:`"
@@ -173,6 +172,13 @@ def _missing(error: ValidationError, path: FieldPath, root: Node, file: str) -> 
         yield Finding(
             Severity.ERROR, "key.missing", file, at.line, at.column, field_path, "this key is missing", example
         )
+
+
+def _absent(error: ValidationError) -> list[str]:
+    """The required keys that are missing."""
+    present = error.instance if isinstance(error.instance, dict) else {}
+    wanted = error.validator_value if isinstance(error.validator_value, list) else []
+    return [str(each) for each in wanted if each not in present]
 
 
 def _unknown(path: FieldPath, schema: Schema, root: Node, file: str) -> Iterable[Finding]:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
+from emulator.labfile.forms import pci_address
 from emulator.labfile.model import ClusterKind, ClusterSpec, GpuRequest
-from emulator.labfile.sections import normal_pci_address
 
 Judge = Callable[[str], list[str]]
 Load = Callable[[str], ClusterSpec]
@@ -183,8 +183,8 @@ def test_a_gpu_that_only_the_driver_knows_is_a_warning(faults: Judge) -> None:
 
 @pytest.mark.parametrize("text", ["65:00.0", "0000:65:00.0", "00000000:65:00.0"])
 def test_pci_addresses_are_normalised(text: str) -> None:
-    assert normal_pci_address(text) == "0000:65:00.0"
-    assert normal_pci_address("0001:CA:1f.7") == "0001:ca:1f.7"
+    assert pci_address(text) == "0000:65:00.0"
+    assert pci_address("0001:CA:1f.7") == "0001:ca:1f.7"
 
 
 def test_shares_follow_from_what_the_nodes_ask_for(spec_of: Load) -> None:

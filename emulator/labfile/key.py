@@ -1,0 +1,117 @@
+"""How a key of the lab file is defined: an annotation of the attribute that holds its value.
+
+    boot: Annotated[int, key("From power-on until ssh answers.", minimum=10, maximum=86400)] = 600
+
+The JSON schema, the reference and the reader all follow from it. An attribute without `key` is not in the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import cache
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+
+class UnusableError(ValueError):
+    """A value that the schema lets through and that cannot be used; it becomes a finding.
+
+    Args:
+        code: stable identifier of the finding, such as ``network.host-bits``.
+        what: what is wrong, without a trailing full stop.
+        fix: how to fix it.
+    """
+
+    def __init__(self, code: str, what: str, fix: str) -> None:
+        super().__init__(what)
+        self.code, self.what, self.fix = code, what, fix
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Key:
+    """What the file says of a value; see `key` for the parts."""
+
+    description: str = ""
+    name: str = ""
+    required: bool = False
+    computed: bool = False
+    start: Any = None
+    read: Callable[[Any], Any] | None = None
+    write: Callable[[Any], Any] | None = None
+    keywords: Mapping[str, Any] = field(default_factory=dict)
+
+    def over(self, below: Key) -> Key:
+        """This key with what it leaves open taken from `below`, as a type's own annotation is below a field's."""
+        mine = {each.name: getattr(self, each.name) or getattr(below, each.name) for each in fields(Key)}
+        return replace(self, **{**mine, "keywords": {**below.keywords, **self.keywords}})
+
+
+def key(
+    description: str = "",
+    *,
+    name: str = "",
+    required: bool = False,
+    computed: bool = False,
+    expects: str = "",
+    start: Any = None,
+    read: Callable[[Any], Any] | None = None,
+    write: Callable[[Any], Any] | None = None,
+    see: str = "",
+    **keywords: Any,
+) -> Key:
+    """The definition of a key, for `Annotated`.
+
+    Args:
+        description: one line or two for editors and the reference.
+        name: the spelling in the file, where it is not that of the attribute.
+        required: the file must give it; the attribute's default is then a mere filler.
+        computed: the default follows from other keys, and the description says how.
+        expects: the right values in words, where the schema's keywords do not say it well enough.
+        start: for a section that may be absent: the values from which it starts when it is present.
+        read: makes the attribute's value of the file's; raises `UnusableError`.
+        write: the inverse of `read`, for the default in the schema.
+        see: the document of docs/user that says more.
+        keywords: JSON Schema's own, `minimum` or `pattern` for example. They win over what follows from the type.
+    """
+    own = {"x-expects": expects, "x-see": see}
+    keywords |= {keyword: words for keyword, words in own.items() if words}
+    return Key(description, name, required, computed, start, read, write, keywords)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Attribute:
+    """A key with the attribute that holds it. `kind` is the bare type, without None and annotations."""
+
+    attribute: str
+    name: str
+    key: Key
+    kind: Any
+
+
+@cache
+def attributes(section: Any) -> tuple[Attribute, ...]:
+    """The keys of a section of the file, in the order in which its class has them; none for any other type."""
+    if not is_dataclass(section):
+        return ()
+    hints = get_type_hints(section, include_extras=True)
+    found = []
+    for each in fields(section):
+        if get_origin(hints[each.name]) is Annotated:
+            about, kind = unwrapped(hints[each.name])
+            found.append(Attribute(each.name, about.name or each.name, about, kind))
+    return tuple(found)
+
+
+@cache
+def unwrapped(hint: Any) -> tuple[Key, Any]:
+    """The key and the bare type of an annotation such as `Annotated[Subnet | None, key(...)]`."""
+    origin = get_origin(hint)
+    if origin is Annotated:
+        about, kind = unwrapped(get_args(hint)[0])
+        for each in hint.__metadata__:
+            about = each.over(about) if isinstance(each, Key) else about
+        return about, kind
+    if origin in (Union, UnionType):
+        return unwrapped(next(each for each in get_args(hint) if each is not type(None)))
+    return Key(), hint
