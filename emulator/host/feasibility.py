@@ -9,9 +9,9 @@ from emulator.host.facts import HostFacts
 from emulator.labfile.findings import Finding, Report, Severity, counted
 from emulator.labfile.model import FOOTPRINT_GIB, ClusterSpec, NetworkSpec, NodeSpec
 
-# QEMU's own memory beside the guest's (device models, page tables, TCG's translation cache), MiB for each node.
+# QEMU's own memory in addition to the guest's (device models, page tables, TCG's translation cache), MiB for each node.
 OVERHEAD_MIB = 128
-# Findings that say not that the host is too small, but that somebody else has what the lab asks for.
+# Findings about things that the lab asks for and that are taken; all others say that the host is too small.
 CONFLICTS = frozenset({"host.subnet", "host.bridge"})
 
 
@@ -57,13 +57,13 @@ def _memory(
         reserved = host.memory_reserved_mib
         pages = f", {_gib(reserved)} of it reserved as huge pages, which labs do not use" if reserved else ""
         if wanted <= host.memory_total_mib:
-            fix = f"sysctl vm.nr_hugepages=0 if nobody needs them; or {fix}"
+            fix = f"sysctl vm.nr_hugepages=0 if nothing needs them; or {fix}"
         yield _finding(
             report,
             Severity.ERROR,
             "host.memory",
             "clusters",
-            f"{counted(len(nodes), 'node')} and QEMU beside each ({OVERHEAD_MIB} MiB) take {_gib(wanted)} of memory, "
+            f"{counted(len(nodes), 'node')} and QEMU for each ({OVERHEAD_MIB} MiB) take {_gib(wanted)} of memory, "
             f"and this host has {_gib(host.memory_total_mib)} in all{pages}",
             fix,
         )

@@ -19,7 +19,7 @@ class UnusableError(ValueError):
 
     Args:
         code: stable identifier of the finding, such as ``network.host-bits``.
-        what: what is wrong, without a trailing full stop.
+        what: the fault, without a trailing full stop.
         fix: how to fix it.
     """
 
@@ -64,7 +64,7 @@ def key(
 
     Args:
         description: one line or two for editors and the reference.
-        name: the spelling in the file, where it is not that of the attribute.
+        name: the spelling in the file, where it differs from the attribute.
         required: the file must give it; the attribute's default is then a mere filler.
         computed: the default follows from other keys, and the description says how.
         expects: the right values in words, where the schema's keywords do not say it well enough.

@@ -83,7 +83,7 @@ class Workers(NodeSettings):
         Addresses | None,
         key(
             "Addresses of the nodes, given in order. Default: the first free addresses after the head's; GPU workers"
-            " start in the upper half of the subnet, so that adding CPU workers moves nobody."
+            " start in the upper half of the subnet, so that adding CPU workers moves no other node."
         ),
     ] = None
 

@@ -211,7 +211,7 @@ class GpuRequest:
 
 @dataclass(frozen=True, slots=True)
 class NodeSettings:
-    """What a node and its group in the file have in common. `name` is that of the node, or of the group."""
+    """The settings that a node shares with its group in the file. `name` is the node's or the group's."""
 
     name: str
     role: Role
@@ -289,7 +289,7 @@ class GpuDeviceSpec:
 
 @dataclass(frozen=True, slots=True)
 class SliceDemand:
-    """Slices set aside for one cluster: `count` in all, of which `by_profile` says what is fixed by name.
+    """Slices set aside for one cluster: `count` in all, and those fixed by name in `by_profile`.
 
     The file gives either a number (`hpc: 4`, profiles left to the nodes and the planner) or a mapping
     (`hpc: {1g.10gb: 4}`, then `count` is the sum).
@@ -338,7 +338,7 @@ GpuCount = Annotated[
 class GpuAllocationSpec:
     """`global.gpu_allocation`. Absent from the file means no GPUs: `devices` is empty.
 
-    `mig_slices` and `whole_gpus` hold the shares that the file gives, and in a `ClusterSpec` those of all clusters.
+    `mig_slices` and `whole_gpus` hold the shares that the file gives; in a `ClusterSpec` there is one for each cluster.
     """
 
     backend: Annotated[

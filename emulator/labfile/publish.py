@@ -1,4 +1,4 @@
-"""What is published of the lab file's definition: the JSON schema for editors, and the tables of the reference.
+"""Publishing the definition of the lab file: the JSON schema for editors, and the tables of the reference.
 
 `python -m emulator.labfile.publish` renews both files after a key has changed; a test says when they are out of date.
 """

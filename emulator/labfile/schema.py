@@ -32,7 +32,7 @@ def cluster_schema() -> Schema:
 
 
 def section_schema(kind: type, base: object = None) -> dict[str, object]:
-    """An object with the keys of a class; their defaults are the attributes of `base`, or else those of the class."""
+    """An object with the keys of a class; the attributes of `base` are its defaults, or else those of the class."""
     known = attributes(kind)
     schema: dict[str, object] = {
         "type": "object",

@@ -1,4 +1,4 @@
-"""What a lab file asks of the services of each cluster: Slurm's settings and those of Kubernetes.
+"""Settings of the services that run in the clusters: Slurm and Kubernetes.
 
 As in `emulator.labfile.model` an attribute with a `key(...)` is a key of the file.
 """

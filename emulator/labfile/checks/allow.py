@@ -1,4 +1,4 @@
-"""Checks over `allow`, what the nodes of one network may reach in the other, and its entries as the lab means them."""
+"""Checks of `allow`, and its entries with groups written out as nodes."""
 
 from __future__ import annotations
 

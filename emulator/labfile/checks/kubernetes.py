@@ -1,4 +1,4 @@
-"""Checks of what is Kubernetes' own."""
+"""Checks of the Kubernetes settings and of the sizes of Kubernetes nodes."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ KUBEADM_MIN_MEMORY_MIB = 1792
 # Kubernetes' documentation ("Installing kubeadm") asks for 2 GB on every machine, "any less will leave little room for
 # your apps". With half of it a worker of a small lab still runs its pods.
 WORKER_MIN_MEMORY_MIB = 1024
-# Below this nothing is left for a single pod beside the system, containerd, kubelet and the 100 MiB that kubelet keeps
+# Below this nothing is left for a single pod after the system, containerd, kubelet and the 100 MiB that kubelet keeps
 # free by evicting pods (Kubernetes' documentation, "Node-pressure Eviction": memory.available<100Mi).
 WORKER_LEAST_MEMORY_MIB = 512
 # kubelet also evicts pods, and starts no more, when less than 15% of the disk is free (imagefs.available<15%).
 NODE_LEAST_DISK_GIB = math.ceil(FOOTPRINT_GIB / 0.85)
 # The kubelet of every node takes a /24 of the pod network.
 POD_PREFIX_PER_NODE = 24
-# What is built in, by the key of an add-on: any other value is an add-on, whose manifest and images come from upstream.
+# The built-in choice for each kind of add-on; any other value is an add-on with manifest and images from upstream.
 _BUILT_IN = {"cni": "bridge", "ingress": "none", "storage_class": "none"}
 
 
 def check_kubernetes(draft: Draft, addresses: Mapping[Role, tuple[IPv4Address, ...]]) -> None:
-    """`addresses` are those of the nodes, as far as they can be known."""
+    """Check the Kubernetes cluster; `addresses` holds the nodes' addresses, as far as they can be known."""
     kubernetes = draft.kubernetes
     if kubernetes is None:
         return
@@ -48,7 +48,7 @@ def check_kubernetes(draft: Draft, addresses: Mapping[Role, tuple[IPv4Address, .
     if kubernetes.spec.taint_gpu_workers and cpu_workers == 0 and any(group.count for group in workers):
         kubernetes.view.child("taint_gpu_workers").warning(
             "kubernetes.taint",
-            "all workers are GPU workers, so that pods without a GPU have nowhere to run, those of add-ons included",
+            "all workers are GPU workers, so that pods without a GPU have nowhere to run, add-ons included",
             "add a worker under `cpu_workers`, or remove the taint",
         )
     _check_mig_strategy(draft, kubernetes)
@@ -98,7 +98,7 @@ def _check_sizes(draft: Draft, workers: list[GroupDraft]) -> None:
         elif group.spec.memory_mib < WORKER_MIN_MEMORY_MIB:
             group.view.child("memory_gb").warning(
                 "kubernetes.minimum",
-                f"{group.spec.memory_mib} MiB of memory leave next to nothing for pods beside the system and kubelet",
+                f"{group.spec.memory_mib} MiB of memory leave almost nothing for pods besides the system and kubelet",
                 f"give it {WORKER_MIN_MEMORY_MIB / 1024:g} GB or more",
             )
 

@@ -1,4 +1,4 @@
-"""Checks over networks and addresses: what the schema cannot see because it takes two fields to judge."""
+"""Checks of networks and addresses that take more than one field to judge."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from emulator.labfile.model import Role
 LARGEST_PREFIX, SMALLEST_PREFIX = 16, 29
 # Subnets below this size are too small for the round numbers .10 and .11.
 _ROOMY = 32
-# What the kernel's interface identifiers and everybody's habits ask of an IPv6 network (RFC 4291, 2.5.1).
+# Interface identifiers of IPv6 have 64 bits (RFC 4291, 2.5.1).
 PREFIX_V6 = 64
 _UNIQUE_LOCAL = IPv6Network("fc00::/7")
 _EXAMPLES_V6 = (IPv6Network("fd12:3456:789a:100::/64"), IPv6Network("fd12:3456:789a:200::/64"))
 
-NAT_EMBEDDED = "nat lets nobody out: the network namespace of an embedded hypervisor has no way to the world of its own"
+NAT_EMBEDDED = "nat has no effect: the network namespace of an embedded hypervisor has no connection to the outside"
 UPGRADES_EMBEDDED = (
-    "nodes reach no package source: the network namespace of an embedded hypervisor has no way to the world of its own"
+    "nodes reach no package source: the network namespace of an embedded hypervisor has no connection to the outside"
 )
 
 # Networks that a lab must not take even when nothing else in the file has them.
@@ -31,7 +31,7 @@ _RESERVED = (
     (IPv4Network("224.0.0.0/3"), "is for multicast and reserved addresses"),
     (IPv6Network("::/8"), "holds the loopback address, and IPv4 addresses in other forms"),
     (IPv6Network("fe80::/10"), "is for link-local addresses"),
-    (IPv6Network("fec0::/10"), "was for site-local addresses, which nobody routes any more"),
+    (IPv6Network("fec0::/10"), "was for site-local addresses, which are no longer routed"),
     (IPv6Network("ff00::/8"), "is for multicast"),
 )
 
@@ -107,7 +107,7 @@ def _check_subnet_v6(network: NetworkDraft) -> None:
 
 
 def check_way_out(draft: Draft) -> None:
-    """With the embedded hypervisor some settings are without effect."""
+    """Warn of settings that have no effect with the embedded hypervisor."""
     if draft.file.hypervisor.uri != "embedded":
         return
     fix = "hypervisor.uri qemu:///system, or join the lab's namespace to a network of yours"
@@ -130,7 +130,7 @@ def reserved(subnet: IPv4Network | IPv6Network) -> str:
 
 
 def assign_addresses(draft: Draft) -> Mapping[Role, tuple[IPv4Address, ...]]:
-    """Addresses of every node, those given and those by default; what is wrong with them is reported.
+    """Addresses of every node, given or by default; their faults are reported.
 
     A role whose addresses cannot be known is left out.
     """

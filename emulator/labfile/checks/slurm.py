@@ -1,4 +1,4 @@
-"""Checks of what is Slurm's own."""
+"""Checks of Slurm's settings."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ def read_section(kind: type[T], view: View, base: T | None = None) -> T:
     """A section as the file gives it.
 
     Args:
-        base: the values of keys that the file leaves out, or that were refused; without it, those of the class.
+        base: the values of keys that the file leaves out, or that were refused; by default those of `kind()`.
     """
     section: Any = kind() if base is None else base
     definition: Any = kind

@@ -190,7 +190,7 @@ def _unknown(path: FieldPath, schema: Schema, root: Node, file: str) -> Iterable
     unknown = [key for key in node.entries if key not in known]
     for index, key in enumerate(unknown):
         at = node.entries[key].at
-        # Looking for what was meant is slow, and past that number nobody sees it.
+        # Looking for the key that was meant is slow, and past that number the finding is not listed.
         fix = _unknown_fix(key, free, known) if index < MAX_FINDINGS else ""
         what = f"unknown key {quoted(key)}"
         yield Finding(Severity.ERROR, "key.unknown", file, at.line, at.column, render_path(path), what, fix)

@@ -172,8 +172,8 @@ def test_times_that_are_none(text: str) -> None:
         (
             kube(workers="cpu_workers: {count: 1, memory_gb: 0.5}"),
             [
-                "6:55: warning: clusters.cloud.worker_nodes.cpu_workers.memory_gb: 512 MiB of memory leave next to"
-                " nothing for pods beside the system and kubelet | give it 1 GB or more"
+                "6:55: warning: clusters.cloud.worker_nodes.cpu_workers.memory_gb: 512 MiB of memory leave almost"
+                " nothing for pods besides the system and kubelet | give it 1 GB or more"
             ],
         ),
         (

@@ -332,13 +332,13 @@ WAYS_OUT = (
 )
 
 
-def test_what_does_nothing_with_an_embedded_hypervisor_is_told(faults: Judge) -> None:
+def test_settings_without_effect_on_an_embedded_hypervisor_are_reported(faults: Judge) -> None:
     fix = "hypervisor.uri qemu:///system, or join the lab's namespace to a network of yours"
     assert faults(hpc("nat: true") + WAYS_OUT % "embedded") == [
-        "3:40: warning: global.networks.hpc_network.nat: nat lets nobody out: the network namespace of an embedded"
-        f" hypervisor has no way to the world of its own | {fix}",
+        "3:40: warning: global.networks.hpc_network.nat: nat has no effect: the network namespace of an embedded"
+        f" hypervisor has no connection to the outside | {fix}",
         "8:33: warning: security.unattended_upgrades: nodes reach no package source: the network namespace of an"
-        f" embedded hypervisor has no way to the world of its own | {fix}",
+        f" embedded hypervisor has no connection to the outside | {fix}",
     ]
 
 
