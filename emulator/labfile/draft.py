@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Network, IPv6Network
+from itertools import islice
 
 from emulator.labfile.addresses import AddressRange
+from emulator.labfile.hostlist import MOST_NODES, expand_hostlist
 from emulator.labfile.layout import (
     CPU_WORKERS,
     GPU_WORKERS,
@@ -113,9 +115,11 @@ class GroupDraft:
 
 @dataclass(frozen=True, slots=True)
 class PartitionDraft:
+    """A partition with its host lists written out."""
+
     view: View
     name: str | None
-    nodes: tuple[tuple[View, str], ...]
+    nodes: tuple[tuple[View, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,12 +245,15 @@ def _cloud_groups(view: View, cloud: CloudCluster) -> tuple[GroupDraft, ...]:
 def _slurm(view: View, spec: SlurmSpec) -> SlurmDraft:
     listed = view.child("partitions")
     if not listed.present:
-        return SlurmDraft(view, spec, tuple(PartitionDraft(listed, each.name, ()) for each in spec.partitions))
-    partitions = []
+        return SlurmDraft(view, spec, tuple(PartitionDraft(listed, each.name) for each in spec.partitions))
+    partitions: list[PartitionDraft] = []
     for item, each in view.each("partitions", spec.partitions):
         name = item.child("name") if item.is_map else item
-        nodes = tuple(item.each("nodes", each.nodes))
-        partitions.append(PartitionDraft(name, None if name.refused else each.name, nodes))
+        names = ((place, node) for place, text in item.each("nodes", each.nodes) for node in expand_hostlist(text))
+        # More names than nodes can be are a fault that the first of them shows; the rest would only cost memory.
+        partitions.append(
+            PartitionDraft(name, None if name.refused else each.name, tuple(islice(names, MOST_NODES + 1)))
+        )
     return SlurmDraft(view, spec, tuple(partitions))
 
 

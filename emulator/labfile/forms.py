@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_interface
 from typing import Annotated, TypeVar
 
 from emulator.core.units import gib_to_mib
 from emulator.labfile.addresses import AddressRange, parse_range
 from emulator.labfile.findings import quoted
+from emulator.labfile.hostlist import expand_hostlist
 from emulator.labfile.key import UnusableError, key
 from emulator.labfile.slurm_time import FORMS, parse_slurm_time
 
@@ -15,6 +17,13 @@ Network = TypeVar("Network", IPv4Network, IPv6Network)
 
 _OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _IPV4 = rf"(?:{_OCTET}\.){{3}}{_OCTET}"
+# Names that the form allows, and under which the kernel has no bridge.
+RESERVED_INTERFACES: Mapping[str, str] = {
+    "lo": "it is the loopback interface of every network namespace",
+    "all": "the kernel has its settings for all interfaces under that name (net.ipv4.conf.all)",
+    "default": "the kernel has its settings for new interfaces under that name (net.ipv4.conf.default)",
+    "bonding_masters": "the kernel has a file of that name among its interfaces (/sys/class/net)",
+}
 PARTITION_NAME = "^[A-Za-z][A-Za-z0-9_-]{0,62}$"
 PROFILE = r"^[1-9][0-9]?g\.[0-9]{1,4}gb(?:[+.-][a-z][a-z.+-]{0,15})?$"
 
@@ -49,6 +58,21 @@ def address_range(text: str) -> AddressRange:
         raise UnusableError("address.range", str(error), fix) from None
 
 
+def node_list(text: str) -> str:
+    """The text of a host list that can be expanded."""
+    try:
+        expand_hostlist(text)
+    except ValueError as error:
+        what = f"{quoted(text)} names no nodes: {error}"
+        raise UnusableError("slurm.node", what, "for example hpc-compute-1 or hpc-compute-[1-2]") from None
+    return text
+
+
+def apt_source(line: str) -> str:
+    """The line with single blanks and without its comment."""
+    return " ".join(line.partition("#")[0].split())
+
+
 def job_time(text: str) -> int | None:
     """Seconds; None for no limit."""
     try:
@@ -60,6 +84,13 @@ def job_time(text: str) -> int | None:
 
 def mib_to_gib(mib: int) -> float:
     return mib // 1024 if mib % 1024 == 0 else mib / 1024
+
+
+def bridge(name: str) -> str:
+    if name in RESERVED_INTERFACES:
+        what = f"{quoted(name)} cannot be a bridge: {RESERVED_INTERFACES[name]}"
+        raise UnusableError("network.bridge", what, "choose another name, for example virbr-lab")
+    return name
 
 
 def port(value: str | float) -> str:
@@ -110,6 +141,7 @@ Bridge = Annotated[
         pattern="^[A-Za-z0-9][A-Za-z0-9_-]{0,14}$",
         expects="an interface name of at most 15 letters, digits, '_' and '-'",
         examples=["virbr100"],
+        read=bridge,
     ),
 ]
 PciAddress = Annotated[
@@ -142,7 +174,6 @@ JobTime = Annotated[
     key(
         type="string",
         maxLength=32,
-        default="UNLIMITED",
         examples=["24:00:00", "7-00", "UNLIMITED"],
         read=job_time,
     ),
@@ -179,11 +210,24 @@ Port = Annotated[
         read=port,
     ),
 ]
+# One line of sources.list (5): type, options in brackets, URI, suite, components, comment; anything that could mean
+# something to a shell or a template is not part of any of them.
+_APT_LINE = (
+    r"^deb(?:-src)?[ \t]+"
+    r"(?:\[[A-Za-z0-9=,:/.+_ -]{1,200}\][ \t]+)?"
+    r"[a-z][a-z0-9+.-]{1,20}:[A-Za-z0-9:/?@!$&'()*+,;=._~%\[\]-]{1,500}[ \t]+"
+    r"[A-Za-z0-9/$()._+~-]{1,100}"
+    r"(?:[ \t]+[A-Za-z0-9][A-Za-z0-9/._+-]{0,39}){0,16}"
+    r"[ \t]*(?:#[ -~]{0,200})?$"
+)
 AptSource = Annotated[
     str,
     key(
-        pattern=r"^deb( \[[A-Za-z0-9=,/._ -]{1,200}\])? [!-~]{1,500} [!-~]{1,100}( [a-z/-]{1,40}){0,8}$",
+        pattern=_APT_LINE,
         expects="a line such as deb http://mirror.lan/debian bookworm main",
+        examples=["deb http://mirror.lan/debian bookworm main"],
+        read=apt_source,
     ),
 ]
+NodeList = Annotated[str, key(minLength=1, maxLength=255, read=node_list)]
 NodeName = Annotated[str, key(minLength=1, maxLength=63)]

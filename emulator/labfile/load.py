@@ -12,6 +12,7 @@ from emulator.labfile.checks.allow import allowed, check_allow
 from emulator.labfile.checks.capacity import check_capacity
 from emulator.labfile.checks.gpu import can_slice, check_gpu, gpus_of
 from emulator.labfile.checks.gpu_shares import check_shares, share_of
+from emulator.labfile.checks.identity import check_mac_addresses
 from emulator.labfile.checks.kubernetes import check_kubernetes
 from emulator.labfile.checks.network import assign_addresses, check_networks, check_way_out
 from emulator.labfile.checks.security import check_security
@@ -72,6 +73,7 @@ def parse_spec(text: str, *, file: str) -> tuple[ClusterSpec | None, Report]:
     check_allow(draft)
     check_slurm(draft)
     check_security(draft)
+    check_mac_addresses(draft)
     check_kubernetes(draft, addresses)
     check_gpu(draft)
     check_shares(draft)
@@ -140,7 +142,14 @@ def _slurm(draft: Draft) -> SlurmSpec | None:
     if draft.slurm is None:
         return None
     spec = draft.slurm.spec
-    return replace(spec, default_partition=spec.default_partition or spec.partitions[0].name)
+    return replace(
+        spec,
+        partitions=tuple(
+            replace(each, nodes=tuple(node for _, node in place.nodes))
+            for each, place in zip(spec.partitions, draft.slurm.partitions, strict=True)
+        ),
+        default_partition=spec.default_partition or spec.partitions[0].name,
+    )
 
 
 def _kubernetes(draft: Draft) -> KubernetesSpec | None:

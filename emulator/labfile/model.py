@@ -42,6 +42,9 @@ from emulator.labfile.settings import Settings
 from emulator.labfile.settings import SshSpec as SshSpec
 from emulator.labfile.settings import TimeoutSpec as TimeoutSpec
 
+# QEMU's machine type q35 has at most 288 virtual CPUs, and above 255 it needs an IOMMU that remaps interrupts.
+MOST_CORES = 255
+
 
 class ClusterKind(StrEnum):
     """The two clusters of a lab, by their keys in the file."""
@@ -215,7 +218,17 @@ class NodeSettings:
 
     name: str
     role: Role
-    cpu_cores: Annotated[int, key("Virtual CPU cores of each node.", minimum=1, maximum=512, examples=[2, 8])]
+    cpu_cores: Annotated[
+        int,
+        key(
+            "Virtual CPU cores of each node. A virtual machine (QEMU's q35) has at most 288, and more than 255 take an"
+            " IOMMU that remaps interrupts, which nodes do not have.",
+            minimum=1,
+            maximum=MOST_CORES,
+            expects=f"a whole number from 1 to {MOST_CORES}, the most that a virtual machine can have",
+            examples=[2, 8],
+        ),
+    ]
     memory_mib: Annotated[Memory, key("Memory of each node in GiB, in steps of 0.25.", name="memory_gb")]
     disk_gib: Annotated[
         int,

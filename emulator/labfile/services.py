@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 from typing import Annotated
 
-from emulator.labfile.forms import PARTITION_NAME, JobTime, PartitionName, Subnet
+from emulator.labfile.forms import PARTITION_NAME, JobTime, NodeList, PartitionName, Subnet
 from emulator.labfile.key import key
 from emulator.labfile.slurm_time import FORMS
 
@@ -19,23 +19,34 @@ SERVICE_SUBNET = IPv4Network("10.96.0.0/12")
 
 @dataclass(frozen=True, slots=True)
 class PartitionSpec:
-    """A Slurm partition. Empty `nodes` means all compute nodes."""
+    """A Slurm partition. Empty `nodes` means all compute nodes, and `max_job_seconds` None the limit of all jobs.
+
+    In the file `nodes` may hold host lists; in a `ClusterSpec` each entry is one node.
+    """
 
     name: Annotated[PartitionName, key("Name of the partition.", required=True)] = ""
     nodes: Annotated[
-        tuple[Annotated[str, key(maxLength=63)], ...],
+        tuple[NodeList, ...],
         key(
-            "Names of compute nodes; empty means all.",
+            "Compute nodes: names, or Slurm's host lists such as hpc-compute-[1-3,7]; empty means all.",
             maxItems=1000,
-            examples=[["hpc-compute-1", "hpc-compute-2"]],
+            examples=[["hpc-compute-[1-3]", "hpc-compute-7"]],
         ),
     ] = ()
+    max_job_seconds: Annotated[
+        JobTime | None,
+        key(
+            "Longest run time of a job in this partition, at most that of slurm_config. Default: that of slurm_config.",
+            name="max_job_time",
+            computed=True,
+        ),
+    ] = None
 
 
 Partition = Annotated[
     PartitionSpec,
     key(
-        "A partition: its name, or a mapping with its nodes.",
+        "A partition: its name, or a mapping with its nodes and limits.",
         type=["string", "object"],
         pattern=PARTITION_NAME,
         expects="a partition name such as gpu (letters, digits, '_', '-'; a letter first), or {name: gpu, nodes:"
@@ -69,7 +80,8 @@ class SlurmSpec:
         ),
     ] = ""
     max_job_seconds: Annotated[
-        JobTime | None, key(f"Longest run time of a job in Slurm's forms: {FORMS}.", name="max_job_time")
+        JobTime | None,
+        key(f"Longest run time of a job in Slurm's forms: {FORMS}.", name="max_job_time", default="UNLIMITED"),
     ] = None
 
 

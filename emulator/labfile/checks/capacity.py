@@ -12,7 +12,7 @@ from emulator.labfile.checks.gpu import can_slice, gpus_of
 from emulator.labfile.checks.gpu_shares import Share, share_of
 from emulator.labfile.draft import DeviceDraft, Draft
 from emulator.labfile.findings import counted
-from emulator.labfile.model import ClusterKind, GpuStrategy
+from emulator.labfile.model import ClusterKind, GpuBackend, GpuStrategy
 
 # More GPUs than a workstation holds. Up to here the exact answer costs at most a second or two in the worst mixtures
 # of GPU models that a random search found (16 GPUs of 6 models); far beyond, a hostile file could buy hours.
@@ -45,12 +45,34 @@ def check_capacity(draft: Draft) -> None:
         view.error("gpu.capacity", f"{counted(slices, 'slice')} asked for, and the GPUs hold at most {room}", fix)
         return
     if len(gpus) > MOST_GPUS:
-        return  # the planner, who must answer, takes the time
+        return  # the planner, which must answer, takes the time
+    if slices and any(gpu.use is not GpuUse.WHOLE and not gpu.model.placements_known for gpu in gpus):
+        _report_unknown_placements(draft, gpus)
+        return
     demands = _demands(totals)
     if place(gpus, demands, budget=0) is None:
         held = ", ".join(f"{state.id} ({state.model.product_name})" for state in gpus[:4])
         more = f" and {len(gpus) - 4} more" if len(gpus) > 4 else ""
         view.error("gpu.capacity", f"no layout of {held}{more} holds {_listed(demands)}", fix)
+
+
+def _report_unknown_placements(draft: Draft, gpus: list[GpuState]) -> None:
+    """Not known here is not impossible: a real GPU tells its driver where slices can lie, a simulated one cannot."""
+    for device, gpu in zip(draft.gpu.devices, gpus, strict=True):
+        if gpu.use is GpuUse.WHOLE or gpu.model.placements_known:
+            continue
+        view = device.view.child("model")
+        what = f"the placements of MIG slices on the {gpu.model.product_name} are not public"
+        if draft.gpu.backend is GpuBackend.SIMULATED:
+            view.error(
+                "gpu.placements", f"{what}, so that its slices cannot be simulated", "name another model, or a real GPU"
+            )
+        else:
+            view.warning(
+                "gpu.placements",
+                f"{what}: whether all slices fit is known when `plan` has read them from the GPU",
+                "switch MIG mode on before `plan`: the driver then lists them",
+            )
 
 
 def _said_elsewhere(draft: Draft, gpus: list[GpuState], shares: tuple[Share, ...]) -> bool:

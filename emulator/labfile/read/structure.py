@@ -10,7 +10,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from emulator.labfile.findings import MAX_FINDINGS, Finding, Position, Severity, quoted
-from emulator.labfile.read.tree import Map, Node, Scalar, Seq
+from emulator.labfile.read.tree import Map, Node, Scalar, Seq, resolve_plain
 from emulator.labfile.schema import (
     FieldPath,
     Schema,
@@ -148,7 +148,7 @@ def _value_fix(schema: Schema, node: Node | None) -> str:
             return f"write {meant or 'true or false'} without quotes"
         if isinstance(choices, list) and (near := nearest(word, [str(each) for each in choices])):
             return f"did you mean {quoted(near)}?"
-        if set(types_of(schema)) <= {"integer", "number"} and re.fullmatch(r"[0-9.]+", word):
+        if set(types_of(schema)) <= {"integer", "number"} and _is_valid(resolve_plain(node.value), schema):
             return f"write {word} without quotes"
     if isinstance(node, Scalar) and isinstance(node.value, bool) and "string" in types_of(schema):
         return "put it in quotes if it is meant as text"
@@ -158,6 +158,12 @@ def _value_fix(schema: Schema, node: Node | None) -> str:
     if isinstance(choices, list) and choices:
         return f"write {', '.join(str(each) for each in choices[:-1])} or {choices[-1]}"
     return ""
+
+
+def _is_valid(value: Plain, schema: Schema) -> bool:
+    from jsonschema import Draft202012Validator
+
+    return Draft202012Validator(schema).is_valid(value)
 
 
 def _missing(error: ValidationError, path: FieldPath, root: Node, file: str) -> Iterable[Finding]:

@@ -16,11 +16,17 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Context:
-    """What all views of one file share; `refused` are the paths of values that must not be used."""
+    """What all views of one file share.
+
+    Attributes:
+        refused: paths of values that must not be used; each has its finding.
+        reported: paths about which there is an error.
+    """
 
     file: str
     refused: set[FieldPath] = field(default_factory=set)
     findings: list[Finding] = field(default_factory=list)
+    reported: set[FieldPath] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +111,17 @@ class View:
     def warning(self, code: str, what: str, fix: str = "") -> None:
         self._add(Severity.WARNING, code, what, fix)
 
+    @property
+    def judged(self) -> bool:
+        """Whether the value has its finding. A mapping or a list may get several, a value gets one."""
+        return self.refused or (isinstance(self.node, Scalar) and self.path in self.context.reported)
+
     def _add(self, severity: Severity, code: str, what: str, fix: str) -> None:
-        """A refused value has its finding, and what stands in for it is not the file's to answer for."""
-        if not self.refused:
-            at = self.at
-            self.context.findings.append(
-                Finding(severity, code, self.context.file, at.line, at.column, self.name, what, fix)
-            )
+        if self.judged:
+            return
+        at = self.at
+        self.context.findings.append(
+            Finding(severity, code, self.context.file, at.line, at.column, self.name, what, fix)
+        )
+        if severity is Severity.ERROR:
+            self.context.reported.add(self.path)

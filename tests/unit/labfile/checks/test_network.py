@@ -179,6 +179,24 @@ def nets(hpc_net: str, cloud_net: str) -> str:
             ],
         ),
         (
+            hpc("bridge: lo"),
+            [
+                "3:43: error: global.networks.hpc_network.bridge: 'lo' cannot be a bridge: it is the loopback interface"
+                " of every network namespace | choose another name, for example virbr-lab"
+            ],
+        ),
+        (
+            nets("bridge: all", "bridge: all"),
+            [
+                f"{place}: 'all' cannot be a bridge: the kernel has its settings for all interfaces under that name"
+                " (net.ipv4.conf.all) | choose another name, for example virbr-lab"
+                for place in (
+                    "6:27: error: global.networks.hpc_network.bridge",
+                    "7:29: error: global.networks.cloud_network.bridge",
+                )
+            ],
+        ),
+        (
             hpc(controller="ip_address: 10.9.9.9"),
             [
                 "6:30: error: clusters.hpc.controller.ip_address: 10.9.9.9 is outside the subnet 192.168.100.0/24 of"
@@ -274,6 +292,20 @@ def test_a_node_has_the_same_place_in_both_families(spec_of: Load) -> None:
     assert str(cloud.address_v6(spec.nodes_of(cloud.cluster)[0].ip)) == "fd00:6::a"
     (plain,) = spec_of(hpc()).networks.values()
     assert (plain.subnet_v6, plain.gateway_v6, plain.address_v6(plain.gateway)) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["lo", "all", "default", "bonding_masters", ".", "..", "a/b", "a b", "a:b", "br%d", "abcdefghijklmnop"],
+)
+def test_names_that_the_kernel_refuses_or_owns(faults: Judge, name: str) -> None:
+    (fault,) = faults(hpc(f"bridge: '{name}'"))
+    assert fault.startswith("3:43: error: global.networks.hpc_network.bridge: ")
+
+
+@pytest.mark.parametrize("name", ["lo0", "All", "default-net", "virbr100", "0", "br_1"])
+def test_names_that_only_look_like_them(faults: Judge, name: str) -> None:
+    assert faults(hpc(f"bridge: '{name}'")) == []
 
 
 def addresses(spec: ClusterSpec) -> dict[str, str]:
