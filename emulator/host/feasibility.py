@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network
 
 from emulator.host.facts import HostFacts
@@ -39,7 +39,8 @@ def check_host(
     found = [*_memory(spec.nodes, to_come, host, report), *_disk(to_come, host, report), *_cores(spec, host, report)]
     if not private_network:
         for network in spec.networks.values():
-            found.extend(_network(network, host, report, frozenset(own_bridges), holders or {}))
+            others = [each for each in _subnets(spec) if each not in (network.subnet, network.subnet_v6)]
+            found.extend(_network(network, host, report, frozenset(own_bridges), holders or {}, others))
     return found
 
 
@@ -123,7 +124,12 @@ def _cores(spec: ClusterSpec, host: HostFacts, report: Report) -> Iterable[Findi
 
 
 def _network(
-    network: NetworkSpec, host: HostFacts, report: Report, own: frozenset[str], holders: Mapping[str, str]
+    network: NetworkSpec,
+    host: HostFacts,
+    report: Report,
+    own: frozenset[str],
+    holders: Mapping[str, str],
+    others: Sequence[IPv4Network | IPv6Network],
 ) -> Iterable[Finding]:
     path = f"global.networks.{network.cluster.value}_network"
     subnets: tuple[tuple[str, IPv4Network | IPv6Network | None], ...] = (
@@ -138,14 +144,14 @@ def _network(
         if subnet is None or taken is None:
             continue
         whose = f", of {holders[taken.interface]}" if taken.interface in holders else ""
-        other = f"choose another subnet{_free_example(host, subnet.version)}"
+        elsewhere = _free_example([*others, *(each.subnet for each in host.networks)], subnet.version)
         yield _finding(
             report,
             Severity.ERROR,
             "host.subnet",
             f"{path}.{key}",
             f"{subnet} overlaps {taken.subnet}, which this host reaches through {taken.interface}{whose}",
-            f"{other}, or `hypervisor: {{uri: embedded}}` with networks of its own",
+            f"choose another subnet{elsewhere}, or `hypervisor: {{uri: embedded}}` with networks of its own",
         )
     if network.bridge in host.interfaces and network.bridge not in own:
         there = f"this host already has an interface {network.bridge}"
@@ -159,13 +165,20 @@ def _network(
         )
 
 
-def _free_example(host: HostFacts, version: int) -> str:
+def _subnets(spec: ClusterSpec) -> list[IPv4Network | IPv6Network]:
+    """All networks of the lab."""
+    kubernetes = (spec.kubernetes.pod_subnet, spec.kubernetes.service_subnet) if spec.kubernetes else ()
+    nodes = (subnet for each in spec.networks.values() for subnet in (each.subnet, each.subnet_v6) if subnet)
+    return [*nodes, *kubernetes]
+
+
+def _free_example(taken: Sequence[IPv4Network | IPv6Network], version: int) -> str:
     candidates: Iterable[IPv4Network | IPv6Network] = (
         (IPv4Network(f"192.168.{third}.0/24") for third in range(101, 200))
         if version == 4
         else (IPv6Network(f"fd12:3456:789a:{number}::/64") for number in range(101, 200))
     )
-    free = next((net for net in candidates if not any(net.overlaps(each.subnet) for each in host.networks)), None)
+    free = next((net for net in candidates if not any(map(net.overlaps, taken))), None)
     return f" such as {free}" if free else ""
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from ipaddress import IPv4Network, IPv6Network, ip_interface
-from typing import Annotated, TypeVar
+from ipaddress import IPv4Network, IPv6Network
+from typing import Annotated
 
 from emulator.core.units import gib_to_mib
 from emulator.labfile.addresses import AddressRange, parse_range
@@ -13,41 +12,23 @@ from emulator.labfile.hostlist import expand_hostlist
 from emulator.labfile.key import UnusableError, key
 from emulator.labfile.slurm_time import FORMS, parse_slurm_time
 
-Network = TypeVar("Network", IPv4Network, IPv6Network)
-
 _OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _IPV4 = rf"(?:{_OCTET}\.){{3}}{_OCTET}"
-# Names that the form allows, and under which the kernel has no bridge.
-RESERVED_INTERFACES: Mapping[str, str] = {
-    "lo": "it is the loopback interface of every network namespace",
-    "all": "the kernel has its settings for all interfaces under that name (net.ipv4.conf.all)",
-    "default": "the kernel has its settings for new interfaces under that name (net.ipv4.conf.default)",
-    "bonding_masters": "the kernel has a file of that name among its interfaces (/sys/class/net)",
-}
 PARTITION_NAME = "^[A-Za-z][A-Za-z0-9_-]{0,62}$"
 PROFILE = r"^[1-9][0-9]?g\.[0-9]{1,4}gb(?:[+.-][a-z][a-z.+-]{0,15})?$"
 
 
 def subnet_v4(text: str) -> IPv4Network:
-    return _without_host_bits(text, IPv4Network(text, strict=False))
+    """The network of an address in it; whether the text is that of the network is for the checks to say."""
+    return IPv4Network(text, strict=False)
 
 
 def subnet_v6(text: str) -> IPv6Network:
     try:
-        network = IPv6Network(text, strict=False)
+        return IPv6Network(text, strict=False)
     except ValueError:  # the schema does not count groups of digits
-        raise UnusableError(
-            "network.subnet-v6", f"{text} is no IPv6 network", "for example fd12:3456:789a:100::/64"
-        ) from None
-    return _without_host_bits(text, network)
-
-
-def _without_host_bits(text: str, network: Network) -> Network:
-    if ip_interface(text).ip != network.network_address:
-        raise UnusableError(
-            "network.host-bits", f"{text} is an address in a network, not a network", f"write {network}"
-        )
-    return network
+        what, fix = f"{text} is no IPv6 network", "for example fd12:3456:789a:100::/64"
+        raise UnusableError("network.subnet-v6", what, fix) from None
 
 
 def address_range(text: str) -> AddressRange:
@@ -84,13 +65,6 @@ def job_time(text: str) -> int | None:
 
 def mib_to_gib(mib: int) -> float:
     return mib // 1024 if mib % 1024 == 0 else mib / 1024
-
-
-def bridge(name: str) -> str:
-    if name in RESERVED_INTERFACES:
-        what = f"{quoted(name)} cannot be a bridge: {RESERVED_INTERFACES[name]}"
-        raise UnusableError("network.bridge", what, "choose another name, for example virbr-lab")
-    return name
 
 
 def port(value: str | float) -> str:
@@ -141,7 +115,6 @@ Bridge = Annotated[
         pattern="^[A-Za-z0-9][A-Za-z0-9_-]{0,14}$",
         expects="an interface name of at most 15 letters, digits, '_' and '-'",
         examples=["virbr100"],
-        read=bridge,
     ),
 ]
 PciAddress = Annotated[

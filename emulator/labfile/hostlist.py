@@ -8,6 +8,7 @@ from functools import lru_cache
 # As many nodes as a lab has of one kind; a hostile file must not buy more.
 MOST_NODES = 1000
 
+_SPECIAL = frozenset("[],")
 _PART = re.compile(r"[^,\[\]]*(?:\[[^\[\]]*\][^,\[\]]*)*")
 _RANGE = re.compile(r"([0-9]{1,6})(?:-([0-9]{1,6}))?\Z", re.ASCII)
 
@@ -22,6 +23,8 @@ def expand_hostlist(text: str) -> tuple[str, ...]:
     Raises:
         ValueError: it is no host list, or stands for more than `MOST_NODES` names; the message says which.
     """
+    if text and not _SPECIAL & set(text):
+        return (text,)
     names: list[str] = []
     position = 0
     while position <= len(text):

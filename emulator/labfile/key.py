@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from functools import cache
+from functools import cache, reduce
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
@@ -80,13 +80,27 @@ def key(
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Attribute:
-    """A key with the attribute that holds it. `kind` is the bare type, without None and annotations."""
+class Form:
+    """A value of the file: its key and its bare type, without None and annotations.
 
-    attribute: str
-    name: str
+    `item` is the form of what a list or a mapping by cluster holds, and None for every other type.
+    """
+
     key: Key
     kind: Any
+    item: Form | None = None
+
+    @property
+    def is_list(self) -> bool:
+        return get_origin(self.kind) is tuple
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Attribute(Form):
+    """A key with the attribute that holds its value, and its name in the file."""
+
+    attribute: str = ""
+    name: str = ""
 
 
 @cache
@@ -98,20 +112,19 @@ def attributes(section: Any) -> tuple[Attribute, ...]:
     found = []
     for each in fields(section):
         if get_origin(hints[each.name]) is Annotated:
-            about, kind = unwrapped(hints[each.name])
-            found.append(Attribute(each.name, about.name or each.name, about, kind))
+            form = form_of(hints[each.name])
+            found.append(Attribute(form.key, form.kind, form.item, each.name, form.key.name or each.name))
     return tuple(found)
 
 
-@cache
-def unwrapped(hint: Any) -> tuple[Key, Any]:
-    """The key and the bare type of an annotation such as `Annotated[Subnet | None, key(...)]`."""
+def form_of(hint: Any) -> Form:
+    """The form of an annotation such as `Annotated[Subnet | None, key(...)]`."""
     origin = get_origin(hint)
     if origin is Annotated:
-        about, kind = unwrapped(get_args(hint)[0])
-        for each in hint.__metadata__:
-            about = each.over(about) if isinstance(each, Key) else about
-        return about, kind
+        form = form_of(get_args(hint)[0])
+        own = [each for each in hint.__metadata__ if isinstance(each, Key)]
+        return replace(form, key=reduce(lambda below, above: above.over(below), own, form.key))
     if origin in (Union, UnionType):
-        return unwrapped(next(each for each in get_args(hint) if each is not type(None)))
-    return Key(), hint
+        return form_of(next(each for each in get_args(hint) if each is not type(None)))
+    held = {tuple: 0, Mapping: 1}.get(origin)
+    return Form(Key(), hint, None if held is None else form_of(get_args(hint)[held]))

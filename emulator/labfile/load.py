@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
+from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from emulator.labfile.checks.allow import allowed, check_allow
 from emulator.labfile.checks.capacity import check_capacity
 from emulator.labfile.checks.gpu import can_slice, check_gpu, gpus_of
 from emulator.labfile.checks.gpu_shares import check_shares, share_of
+from emulator.labfile.checks.hints import hint
 from emulator.labfile.checks.identity import check_mac_addresses
 from emulator.labfile.checks.kubernetes import check_kubernetes
 from emulator.labfile.checks.network import assign_addresses, check_networks, check_way_out
@@ -64,8 +66,8 @@ def parse_spec(text: str, *, file: str) -> tuple[ClusterSpec | None, Report]:
     if not isinstance(document.root, Map):
         what = f"expected a mapping with version, metadata and clusters, got {shown(document.root)}"
         return None, Report.of(file, (*document.findings, _whole(file, "value.type", what, _START)))
-    structure = check_structure(document.root, file=file)
-    context = Context(file, structure.bad)
+    structure = check_structure(document.root)
+    context = Context(file, structure.refused)
     draft = read_draft(View(context, cluster_schema(), (), document.root, document.root.at))
     check_networks(draft)
     check_way_out(draft)
@@ -78,9 +80,8 @@ def parse_spec(text: str, *, file: str) -> tuple[ClusterSpec | None, Report]:
     check_gpu(draft)
     check_shares(draft)
     check_capacity(draft)
-    report = Report.of(
-        file, (*document.findings, *structure.findings, *context.findings), positions=positions(document.root)
-    )
+    structural = structure.findings(file=file, hint=partial(hint, draft, addresses))
+    report = Report.of(file, (*document.findings, *structural, *context.findings), positions=positions(document.root))
     return (None if report.has_errors() else _assemble(draft, addresses)), report
 
 

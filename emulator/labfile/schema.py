@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, Field, fields
 from enum import Enum, StrEnum
 from functools import cache
-from typing import Any, get_args, get_origin
+from typing import Any
 
 from emulator.labfile.findings import printable
-from emulator.labfile.key import Attribute, Key, attributes, unwrapped
+from emulator.labfile.key import Attribute, Form, Key, attributes
 from emulator.labfile.layout import LabFile
 from emulator.labfile.model import ClusterKind
 
@@ -33,49 +32,46 @@ def cluster_schema() -> Schema:
 
 def section_schema(kind: type, base: object = None) -> dict[str, object]:
     """An object with the keys of a class; the attributes of `base` are its defaults, or else those of the class."""
-    known = attributes(kind)
+    known, start = attributes(kind), kind() if base is None else base
     schema: dict[str, object] = {
         "type": "object",
         "additionalProperties": False,
-        "properties": {each.name: _value(each.key, each.kind, default_of(kind, each, base)) for each in known},
+        "properties": {each.name: _value(each, default_of(each, start)) for each in known},
     }
     required = [each.name for each in known if each.key.required]
     return {**schema, "required": required} if required else schema
 
 
-def default_of(kind: type, attribute: Attribute, base: object) -> Any:
-    """The value of an attribute that the file leaves out; for a section that may be absent what it starts from."""
-    if base is None:
-        field: Field[object] = next(each for each in fields(kind) if each.name == attribute.attribute)
-        value = field.default_factory() if field.default_factory is not MISSING else field.default
-    else:
-        value = getattr(base, attribute.attribute)
+def default_of(attribute: Attribute, section: object) -> Any:
+    """The value that holds when the file leaves a key out; for a section that may be absent what it starts from."""
+    value = getattr(section, attribute.attribute)
     return attribute.key.start if value is None else value
 
 
-def _value(key: Key, kind: Any, default: object = None) -> dict[str, object]:
-    schema = {**_form(kind, default), **key.keywords}
+def _value(about: Form, default: object = None) -> dict[str, object]:
+    key = about.key
+    schema = {**_keywords(about, default), **key.keywords}
     if key.description:
         schema["description"] = key.description
-    shown = default is not None and default is not MISSING and not key.required and not key.computed
+    shown = default is not None and not key.required and not key.computed
     if shown and "default" not in schema and schema["type"] != "object":
         schema["default"] = _plain(default, key)
     return schema
 
 
-def _form(kind: Any, default: object) -> dict[str, object]:
+def _keywords(about: Form, default: object) -> dict[str, object]:
     """What follows from the type alone."""
+    kind = about.kind
     if attributes(kind):
         return section_schema(kind, default if isinstance(default, kind) else None)
-    if get_origin(kind) is tuple:
-        return {"type": "array", "items": _value(*unwrapped(get_args(kind)[0]))}
-    if get_origin(kind) is Mapping:
-        item = _value(*unwrapped(get_args(kind)[1]))
-        return {
-            "type": "object",
-            "additionalProperties": False,
-            "properties": {each.value: item for each in ClusterKind},
-        }
+    if about.item is not None:
+        item = _value(about.item)
+        shares = {each.value: item for each in ClusterKind}
+        return (
+            {"type": "array", "items": item}
+            if about.is_list
+            else {"type": "object", "additionalProperties": False, "properties": shares}
+        )
     if issubclass(kind, StrEnum):
         return {"type": "string", "enum": [each.value for each in kind]}
     return {"type": _SCALARS.get(kind, "string")}

@@ -80,8 +80,9 @@ def _check_names(
                 f"entries of {network.key} lead from {network.kind.value} to {_other(network.kind).value} nodes",
             )
             continue
-        near = nearest(name, known)
-        choices = f"one of {', '.join(list(known)[:6])}"
+        populated = [each for each, nodes in known.items() if nodes]
+        near = nearest(name, populated)
+        choices = f"one of {', '.join(populated[:6])}"
         view.error(
             "allow.name",
             f"the {kind.value} cluster has no node or group {quoted(name)}",

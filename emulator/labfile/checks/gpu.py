@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from emulator.gpu import catalog
 from emulator.gpu.model import GpuModel
+from emulator.gpu.profile_names import meant_profile
 from emulator.labfile.draft import DeviceDraft, Draft, GpuDraft, GroupDraft
 from emulator.labfile.findings import counted, quoted
 from emulator.labfile.layout import GpuWorkers
 from emulator.labfile.model import ClusterKind, GpuBackend, GpuStrategy
-from emulator.labfile.read.structure import nearest
 from emulator.labfile.read.view import View
 
 
@@ -34,8 +34,8 @@ def check_gpu(draft: Draft) -> None:
     _check_strategy(draft)
     for kind in ClusterKind:
         for group in draft.groups_of(kind):
-            _check_request(draft.gpu, group, gpus)
-    _check_profiles_of_shares(draft.gpu, gpus)
+            _check_request(draft.gpu, group)
+    _check_profiles_of_shares(draft.gpu)
 
 
 def _check_identities(gpu: GpuDraft) -> None:
@@ -90,9 +90,7 @@ def _profile_fix(gpu: GpuModel, profile: str) -> str:
 
 
 def _meant(profile: str, names: Sequence[str]) -> str:
-    """The name that was probably meant: one of as many compute slices, a wrong memory size being the usual slip."""
-    same = [name for name in names if name.split("g.")[0] == profile.split("g.")[0]]
-    near = same[0] if same else nearest(profile, names)
+    near = meant_profile(profile, names)
     return f"did you mean {near}? " if near else ""
 
 
@@ -115,7 +113,7 @@ def _check_strategy(draft: Draft) -> None:
             )
 
 
-def _check_request(gpu: GpuDraft, group: GroupDraft, gpus: dict[int, GpuModel | None]) -> None:
+def _check_request(gpu: GpuDraft, group: GroupDraft) -> None:
     _check_contradictions(group)
     request, view = group.gpu, group.gpu_view
     if request is None or not group.count:
@@ -132,7 +130,7 @@ def _check_request(gpu: GpuDraft, group: GroupDraft, gpus: dict[int, GpuModel | 
     if request.profile and gpu.strategy is GpuStrategy.WHOLE:
         view.error("gpu.strategy", "a slice is asked for with `strategy: whole`", "write `strategy: hybrid`")
     elif request.profile:
-        _check_offered(gpu, gpus, request.profile, view.child("profile"))
+        _check_offered(gpu, request.profile, view.child("profile"))
 
 
 def _check_contradictions(group: GroupDraft) -> None:
@@ -147,16 +145,24 @@ def _check_contradictions(group: GroupDraft) -> None:
         )
 
 
-def _check_offered(gpu: GpuDraft, models: dict[int, GpuModel | None], profile: str, view: View) -> None:
-    """Whether any GPU of the lab can and may be cut into `profile`."""
-    offered: set[str] = set()
+def offered_profiles(gpu: GpuDraft) -> set[str] | None:
+    """The profiles that some GPU of the lab can and may be cut into; None where only a driver knows."""
+    models, offered = gpus_of(gpu), set[str]()
     for index, device in enumerate(gpu.devices):
         model = models[index]
         if device.model is None or (model is None and can_slice(device, model)):
-            return  # refused elsewhere, or a GPU that only the driver knows
+            return None
         if model and can_slice(device, model):
             allowed = set(device.spec.allowed_mig_profiles)
             offered |= (allowed & set(model.profile_names)) if allowed else set(model.profile_names)
+    return offered
+
+
+def _check_offered(gpu: GpuDraft, profile: str, view: View) -> None:
+    """Whether any GPU of the lab can and may be cut into `profile`."""
+    offered = offered_profiles(gpu)
+    if offered is None:
+        return
     if not offered:
         view.error("gpu.profile", f"no GPU of the lab can be cut into {profile}", "add a MIG-capable GPU")
     elif profile not in offered:
@@ -168,8 +174,8 @@ def _check_offered(gpu: GpuDraft, models: dict[int, GpuModel | None], profile: s
         )
 
 
-def _check_profiles_of_shares(gpu: GpuDraft, models: dict[int, GpuModel | None]) -> None:
+def _check_profiles_of_shares(gpu: GpuDraft) -> None:
     for demand in gpu.mig_slices.values():
         for profile, count in demand.by_profile.items():
             if count and gpu.devices:
-                _check_offered(gpu, models, profile, demand.view.child(profile))
+                _check_offered(gpu, profile, demand.view.child(profile))

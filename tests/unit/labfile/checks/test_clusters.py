@@ -277,7 +277,7 @@ def test_times_that_are_none(text: str) -> None:
             kube("service_subnet: 10.244.0.0/20"),
             [
                 "7:41: error: clusters.cloud.kubernetes_config.service_subnet: the networks of pods and services"
-                " overlap (10.244.0.0/16) | for example 10.244.0.0/16 for pods and 10.96.0.0/12 for services"
+                " overlap (10.244.0.0/16) | for example 10.96.0.0/12"
             ],
         ),
         (

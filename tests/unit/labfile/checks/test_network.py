@@ -182,17 +182,17 @@ def nets(hpc_net: str, cloud_net: str) -> str:
             hpc("bridge: lo"),
             [
                 "3:43: error: global.networks.hpc_network.bridge: 'lo' cannot be a bridge: it is the loopback interface"
-                " of every network namespace | choose another name, for example virbr-lab"
+                " of every network namespace | choose another name, for example virbr100"
             ],
         ),
         (
             nets("bridge: all", "bridge: all"),
             [
                 f"{place}: 'all' cannot be a bridge: the kernel has its settings for all interfaces under that name"
-                " (net.ipv4.conf.all) | choose another name, for example virbr-lab"
-                for place in (
-                    "6:27: error: global.networks.hpc_network.bridge",
-                    "7:29: error: global.networks.cloud_network.bridge",
+                f" (net.ipv4.conf.all) | choose another name, for example {free}"
+                for place, free in (
+                    ("6:27: error: global.networks.hpc_network.bridge", "virbr100"),
+                    ("7:29: error: global.networks.cloud_network.bridge", "virbr200"),
                 )
             ],
         ),
