@@ -6,6 +6,7 @@ import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 from emulator.core.errors import ConfigError, UsageError
 from emulator.core.paths import Home
@@ -45,10 +46,14 @@ class LoadedLab:
         return self.maybe_spec
 
 
-def load_lab_file(file: Path) -> LoadedLab:
-    """Load and judge a file; faults are in the report, never raised."""
-    spec, report = load_spec(file)
-    source = file.read_bytes() if spec is not None else b""
+def load_lab_file(file: Path, stream: BinaryIO | None = None) -> LoadedLab:
+    """Load and judge a file; faults are in the report, never raised.
+
+    Args:
+        stream: what to judge in place of the file, of which no bytes are kept; `file` is then its name.
+    """
+    spec, report = load_spec(file, stream)
+    source = file.read_bytes() if spec is not None and stream is None else b""
     return LoadedLab(file, source, report, _beside(spec, file) if spec is not None else None)
 
 

@@ -82,8 +82,9 @@ class Workers(NodeSettings):
     ip_range: Annotated[
         Addresses | None,
         key(
-            "Addresses of the nodes, given in order. Default: the first free addresses after the head's; GPU workers"
-            " start in the upper half of the subnet, so that adding CPU workers moves no other node."
+            "Addresses of the nodes, given in order. Default: the first free addresses after the control node's; GPU"
+            " workers start in the upper half of the subnet's first 256 addresses, so that adding CPU workers moves no"
+            " other node."
         ),
     ] = None
 

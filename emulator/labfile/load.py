@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from emulator.labfile.checks.allow import allowed, check_allow
 from emulator.labfile.checks.capacity import check_capacity
@@ -35,7 +35,7 @@ from emulator.labfile.model import (
     SlurmSpec,
 )
 from emulator.labfile.read.document import parse_document
-from emulator.labfile.read.read_file import read_lab_file
+from emulator.labfile.read.read_file import read_lab_file, read_lab_stream
 from emulator.labfile.read.structure import check_structure, shown
 from emulator.labfile.read.tree import Map, positions
 from emulator.labfile.read.view import Context, View
@@ -43,14 +43,17 @@ from emulator.labfile.schema import cluster_schema
 from emulator.labfile.settings import Settings
 
 
-def load_spec(path: Path) -> tuple[ClusterSpec | None, Report]:
+def load_spec(path: Path, stream: BinaryIO | None = None) -> tuple[ClusterSpec | None, Report]:
     """Read and check a lab file.
+
+    Args:
+        stream: what to read in place of the file; `path` is then its name in findings.
 
     Returns:
         The request, or None when the report has errors; warnings alone do not withhold it. Nothing is raised
         for what a file can hold or be: missing, binary and oversized files are findings like any other.
     """
-    text, refusal = read_lab_file(path)
+    text, refusal = read_lab_stream(stream, path) if stream else read_lab_file(path)
     if text is None:
         return None, Report.of(str(path), (refusal,) if refusal else ())
     spec, report = parse_spec(text, file=str(path))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from emulator.apply.state import State
 from emulator.core.errors import ConflictError, HostNotFitError, HyperscalerError
@@ -83,9 +84,13 @@ def require_fit(world: World, loaded: LoadedLab, lab: Lab, state: State, reporte
         )
 
 
-def validate(file: Path, world: World | None) -> Report:
-    """All findings about a file; with a `world` those about this machine, too."""
-    loaded = load_lab_file(file)
+def validate(file: Path, world: World | None, stream: BinaryIO | None = None) -> Report:
+    """All findings about a file; with a `world` those about this machine, too.
+
+    Args:
+        stream: what to judge in place of the file, such as standard input; `file` is then its name.
+    """
+    loaded = load_lab_file(file, stream)
     if world is None or loaded.maybe_spec is None:
         return loaded.report
     name = loaded.spec.name

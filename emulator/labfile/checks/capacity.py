@@ -57,7 +57,7 @@ def check_capacity(draft: Draft) -> None:
 
 
 def _report_unknown_placements(draft: Draft, gpus: list[GpuState]) -> None:
-    """Not known here is not impossible: a real GPU tells its driver where slices can lie, a simulated one cannot."""
+    """Not known here is not impossible: the driver knows where slices of a real GPU can lie."""
     for device, gpu in zip(draft.gpu.devices, gpus, strict=True):
         if gpu.use is GpuUse.WHOLE or gpu.model.placements_known:
             continue
