@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Network, IPv6Network
 from itertools import islice
@@ -262,13 +262,14 @@ def _gpu(view: View, file: LabFile) -> GpuDraft:
     slices, whole = view.child("mig_slices"), view.child("whole_gpus")
     backend = view.usable("backend", spec.backend)
     demands = {kind: (slices.child(kind.value), spec.mig_slices.get(kind)) for kind in ClusterKind}
+    given = frozenset(each.pci_address for each in spec.devices)
     return GpuDraft(
         view=view,
         backend=backend,
         strategy=view.usable("strategy", spec.strategy),
         devices_view=view.child("devices"),
         devices=tuple(
-            _device(item, each, simulated=backend is GpuBackend.SIMULATED)
+            _device(item, each, given, simulated=backend is GpuBackend.SIMULATED)
             for item, each in view.each("devices", spec.devices)
         ),
         mig_slices={
@@ -279,8 +280,9 @@ def _gpu(view: View, file: LabFile) -> GpuDraft:
     )
 
 
-def _device(view: View, spec: GpuDeviceSpec, *, simulated: bool) -> DeviceDraft:
-    """The device with the name of its place, and a simulated one with an address as in a server."""
-    index = view.path[-1]
-    address = f"0000:{0x41 + int(index):02x}:00.0" if simulated and not view.child("pci_address").present else ""
+def _device(view: View, spec: GpuDeviceSpec, given: Container[str], *, simulated: bool) -> DeviceDraft:
+    """The device with the name of its place in the list, and a simulated one with an address as in a server."""
+    index = int(view.path[-1])
+    free = (each for number in range(0x20) if (each := f"0000:{0x41 + index:02x}:{number:02x}.0") not in given)
+    address = next(free, "") if simulated and not view.child("pci_address").present else ""
     return DeviceDraft(view, replace(spec, id=spec.id or f"GPU-{index}", pci_address=spec.pci_address or address))

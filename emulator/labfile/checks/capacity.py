@@ -46,11 +46,12 @@ def check_capacity(draft: Draft) -> None:
         return
     if len(gpus) > MOST_GPUS:
         return  # the planner, which must answer, takes the time
+    demands = _demands(totals)
+    if place(gpus, demands, budget=0) is not None:
+        return
     if slices and any(gpu.use is not GpuUse.WHOLE and not gpu.model.placements_known for gpu in gpus):
         _report_unknown_placements(draft, gpus)
-        return
-    demands = _demands(totals)
-    if place(gpus, demands, budget=0) is None:
+    else:
         held = ", ".join(f"{state.id} ({state.model.product_name})" for state in gpus[:4])
         more = f" and {len(gpus) - 4} more" if len(gpus) > 4 else ""
         view.error("gpu.capacity", f"no layout of {held}{more} holds {_listed(demands)}", fix)

@@ -165,6 +165,11 @@ def test_wording_and_place(faults: Judge, text: str, expected: list[str]) -> Non
     assert faults(text) == expected
 
 
+def test_the_address_of_a_simulated_gpu_is_free(spec_of: Load) -> None:
+    spec = spec_of(lab(f"{A100[:-1]}, pci_address: '42:00.0'}}, {A100}, {A100}"))
+    assert [each.pci_address for each in spec.gpu.devices] == ["0000:42:00.0", "0000:42:01.0", "0000:43:00.0"]
+
+
 def test_only_a_simulated_gpu_needs_no_address(faults: Judge) -> None:
     text = lab(A100).replace("backend: simulated", "backend: nvml")
     assert faults(text) == [
@@ -198,6 +203,12 @@ def test_slices_that_cannot_be_simulated_are_refused(faults: Judge) -> None:
         f"6:23: error: global.gpu_allocation.devices[0].model: {NOT_PUBLIC}, so that its slices cannot be simulated"
         " | name another model, or a real GPU"
     ]
+
+
+def test_gpus_whose_placements_are_known_may_be_enough(faults: Judge) -> None:
+    assert faults(lab(f"{RTX_PRO}, {A100}", hpc="count: 2, gpu: {profile: 3g.40gb}")) == []
+    (found,) = faults(lab(f"{RTX_PRO}, {A100}", hpc="count: 3, gpu: {profile: 1g.24gb}"))
+    assert NOT_PUBLIC in found
 
 
 def test_a_whole_gpu_needs_no_placements(faults: Judge) -> None:
