@@ -143,6 +143,17 @@ def test_wording_and_place(faults: Judge, text: str, expected: list[str]) -> Non
     assert faults(text) == expected
 
 
+def test_a_value_that_is_wrong_in_several_ways_is_wrong_once(faults: Judge) -> None:
+    assert faults(HEAD + "clusters: {hpc: {}}\nssh: {user: }\n") == [
+        '4:7: error: ssh.user: expected "labadmin", got nothing | write "labadmin"'
+    ]
+
+
+def test_every_bad_key_is_reported(faults: Judge) -> None:
+    found = faults(HEAD + "clusters: {hpc: {}}\nglobal: {gpu_allocation: {mig_slices: {hpc: {big: 2, huge: 1}}}}\n")
+    assert [each.rsplit("got ")[1] for each in found] == ["'big'", "'huge'"]
+
+
 def test_faults_of_every_kind_are_reported_at_once(faults: Judge) -> None:
     text = """\
         version: "1.0"
