@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from emulator.adapters.system.host_files import HostFiles
+from emulator.adapters.system.host_files import HostFiles, RecordedFiles
 from emulator.adapters.system.host_probe import LiveProbe, RecordedProbe
 from emulator.adapters.system.host_readings import HostReader
 from emulator.adapters.system.process import HostProcess
@@ -38,5 +38,5 @@ def this_host() -> PreparedHost:
 def host_reader(root: Path | None) -> Callable[[], HostReadings]:
     """Reads this machine, or with `root` the host that was recorded there."""
     probe: HostProbe = LiveProbe(HostProcess()) if root is None else RecordedProbe(root)
-    files = HostFiles(Path("/") if root is None else root)
+    files = HostFiles() if root is None else RecordedFiles(root)
     return HostReader(files, probe, home=Home.default().root, wanted_packages=wanted_packages()).read

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from emulator.adapters.system.host_files import HostFiles
+from emulator.adapters.system.host_files import RecordedFiles
 from emulator.adapters.system.host_probe import RecordedProbe
 from emulator.adapters.system.host_readings import HostReader
 from emulator.host.readings import HostReadings
@@ -61,7 +61,7 @@ def plant(root: Path, name: str, **changes: Any) -> Path:
 def read(root: Path) -> HostReadings:
     """The readings of a planted tree."""
     reader = HostReader(
-        HostFiles(root), RecordedProbe(root), home=Path("/var/lib/hyperscaler"), wanted_packages=wanted_packages()
+        RecordedFiles(root), RecordedProbe(root), home=Path("/var/lib/hyperscaler"), wanted_packages=wanted_packages()
     )
     return reader.read()
 

@@ -275,16 +275,16 @@ def test_a_gpu_that_shares_its_group(tmp_path: Path) -> None:
 
 def test_acpi_tables_behind_a_closed_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As an ordinary user sees them in some containers: neither there nor absent."""
-    from emulator.adapters.system.host_files import HostFiles
+    from emulator.adapters.system.host_files import RecordedFiles
 
-    listdir = HostFiles.listdir
+    listdir = RecordedFiles.listdir
 
-    def closed(self: HostFiles, path: str) -> tuple[str, ...]:
+    def closed(self: RecordedFiles, path: str) -> tuple[str, ...]:
         if path == "/sys/firmware/acpi/tables":
             raise PermissionError(13, "Permission denied", path)
         return listdir(self, path)
 
-    monkeypatch.setattr(HostFiles, "listdir", closed)
+    monkeypatch.setattr(RecordedFiles, "listdir", closed)
     report = judge(tmp_path, "no-virtualisation")
     assert result_of(report, "iommu.present") == (Level.WARN, "not to be seen by this user")
 
