@@ -185,6 +185,7 @@ class PciDevice:
     """A PCI function from sysfs. `vendor`, `device`: four hex digits; `class_code`: six.
 
     `virtfns` are the addresses of its VFs; `physfn` is the PF of a VF. `driver_override` is None when unset.
+    `boot_vga` says whether the firmware's console is on it; None for what is no display controller.
     """
 
     address: str
@@ -198,12 +199,20 @@ class PciDevice:
     totalvfs: int = 0
     virtfns: tuple[str, ...] = ()
     physfn: str | None = None
+    boot_vga: bool | None = None
     network_interfaces: tuple[str, ...] = ()
     block_devices: tuple[str, ...] = ()
 
     @property
     def is_bridge(self) -> bool:
-        return self.class_code.startswith("06")
+        """Whether it is a PCI-to-PCI bridge (class 0604). Other devices of class 06 are endpoints: an NVSwitch (0680)
+        and a host bridge (0600) have drivers that do DMA. The kernel, too, exempts bridges alone (vfio.rst)."""
+        return self.class_code.startswith("0604")
+
+    @property
+    def slot(self) -> str:
+        """What the functions of one device share: `0000:41:00`."""
+        return self.address.rpartition(".")[0]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from emulator.host.readings import Cgroups, CpuVendor, ForwardChain, Processor
@@ -91,18 +92,28 @@ def parse_forward_drops(text: str) -> tuple[ForwardChain, ...]:
 
 
 def parse_dpkg_status(text: str) -> frozenset[str]:
-    """Names of the packages that dpkg has installed."""
-    found = set()
+    """Names of the packages that dpkg has installed, and of those that these provide."""
+    found: set[str] = set()
     for paragraph in text.split("\n\n"):
-        name = status = ""
-        for line in paragraph.split("\n", 3)[:3] if paragraph else ():
-            if line.startswith("Package: "):
-                name = line[9:].strip()
-            elif line.startswith("Status: "):
-                status = line
-        if name and status.endswith(" installed"):
-            found.add(name)
+        name = _field(paragraph, "Package")
+        # `install ok installed`, and `hold` for what is not to be upgraded.
+        if name and _field(paragraph, "Status").split()[-1:] == ["installed"]:
+            found |= {name, *_provided(_field(paragraph, "Provides"))}
     return frozenset(found)
+
+
+def _field(paragraph: str, name: str) -> str:
+    """The value of a field, whose further lines begin with a blank (deb822(5)); empty without it."""
+    match = re.search(rf"^{name}:[ \t]*(.*(?:\n[ \t].*)*)", paragraph, re.MULTILINE)
+    return " ".join(match.group(1).split()) if match else ""
+
+
+def _provided(value: str) -> Iterator[str]:
+    """`qemu-kvm (= 1:10.2), qemu-system-x86:any` -> the names; versions do not matter, the product asks for none."""
+    for item in value.split(","):
+        name = item.partition("(")[0].strip().partition(":")[0]
+        if name:
+            yield name
 
 
 def parse_package_list(text: str) -> dict[str, bool]:

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from emulator.gpu.ports import DeviceHolder, PciDevice, VgpuFramework
 from emulator.host.facts import HostFacts
+from emulator.host.platform import SystemSigns
 
 
 class CpuVendor(StrEnum):
@@ -134,7 +135,8 @@ class PciGpu:
     Attributes:
         name: the catalogue's, or the PCI id.
         group: members of its IOMMU group.
-        node: the device node through which a process holds it; empty where its driver has none or does not tell.
+        node: the device node through which a process holds it; empty where its driver has none or does not say.
+        framebuffer: what the firmware's framebuffer on it is called in /proc/iomem or /proc/fb; empty without one.
     """
 
     pci: PciDevice
@@ -142,16 +144,7 @@ class PciGpu:
     framework: VgpuFramework
     group: tuple[PciDevice, ...]
     node: str = ""
-
-    @property
-    def strangers(self) -> tuple[PciDevice, ...]:
-        """Members of its IOMMU group that are neither bridges nor functions of the same GPU."""
-        slot = self.pci.address.rpartition(".")[0]
-        return tuple(
-            item
-            for item in self.group
-            if not item.is_bridge and item.address.rpartition(".")[0] != slot and item.physfn != self.pci.address
-        )
+    framebuffer: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +182,8 @@ class HostReadings:
 
     Attributes:
         system: `ID` of os-release, such as `debian`; `system_name` is for people.
-        packages: names of installed Debian packages; None on a system without dpkg.
+        packages: names of installed Debian packages, and of those that an installed one provides; None on a system
+            without dpkg.
         wanted_packages: the product's own list of Debian packages.
         optional_packages: those of them without which labs run all the same.
         processes: names of running processes, cut at 15 characters as the kernel does.
@@ -204,6 +198,8 @@ class HostReadings:
         accounts: names of the users in `/etc/passwd`; `groups`: who is listed in each group of `/etc/group`.
         units: of the units that a preparation may start, those that are installed, and whether they are enabled.
         own_files: contents of the files that a preparation writes, where they are there.
+        architecture: the kernel's, as `uname -m` names it; empty if nothing says it.
+        signs: what says which system it is.
     """
 
     user: HostUser
@@ -236,6 +232,8 @@ class HostReadings:
     groups: Mapping[str, frozenset[str]] = field(default_factory=dict)
     units: Mapping[str, bool] = field(default_factory=dict)
     own_files: Mapping[str, str] = field(default_factory=dict)
+    architecture: str = ""
+    signs: SystemSigns = field(default_factory=SystemSigns)
 
     @property
     def docker(self) -> bool:

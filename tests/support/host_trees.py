@@ -3,8 +3,8 @@
 Keys of a table: `extends` (another table, added to), `remove` (paths of it that this host lacks), `files`, `devices`
 (node -> what opening it gives), `programs` (name -> what it prints; null: not installed), `processes` (pid -> name),
 `holds` (pid -> device nodes it has open), `modules`, `interfaces`, `groups` (of the user), `uid`, `iommu_tables`,
-`pci` (a row for each function), `packages` (`all`, or those of the product's list that are missing) and
-`disk_free_gib`.
+`pci` (a row for each function), `packages` (`all`, or those of the product's list that are missing), `provides` (other
+installed packages -> what each provides) and `disk_free_gib`.
 """
 
 from __future__ import annotations
@@ -87,7 +87,12 @@ def _computed(host: Mapping[str, Any]) -> dict[str, str]:
     if missing is not None:
         there = [name for name in wanted_packages() if missing == "all" or name not in missing]
         paragraphs = (f"Package: {name}\nStatus: install ok installed\nPriority: optional\n" for name in there)
-        files["/var/lib/dpkg/status"] = "\n".join(paragraphs)
+        more = (
+            f"Package: {name}\nStatus: install ok installed\nPriority: optional\nVersion: 1\n"
+            + (f"Provides: {provided}\n" if provided else "")
+            for name, provided in host.get("provides", {}).items()
+        )
+        files["/var/lib/dpkg/status"] = "\n".join((*paragraphs, *more))
     return files
 
 

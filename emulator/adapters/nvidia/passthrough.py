@@ -25,6 +25,7 @@ from emulator.core.errors import GpuError
 from emulator.core.ports import log
 from emulator.gpu.errors import GpuBusyError, GpuDriverError, GpuNotFoundError, GpuNotSupportedError
 from emulator.gpu.ports import FileAccess, PciDevice
+from emulator.host.iommu_groups import is_held
 
 VFIO_PCI = "vfio-pci"
 _CLASSES = {"01": "a disk controller", "02": "a network interface", "0c": "a USB or serial bus controller"}
@@ -130,9 +131,7 @@ class VfioPassthrough:
 
     def _refuse_foreigners(self, group: int, own: set[str], where: str) -> None:
         for member in self._pci.iommu_group(group):
-            if member.address in own or member.is_bridge or member.driver is None:
-                continue
-            if member.driver.startswith("vfio") or member.driver == "pci-stub":
+            if member.address in own or member.is_bridge or not is_held(member):
                 continue
             kind = _CLASSES.get(member.class_code[:2], "a device")
             details = [*member.network_interfaces, *self._mounted(member.address)]

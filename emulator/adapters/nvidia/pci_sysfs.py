@@ -106,6 +106,7 @@ class SysfsPci:
             totalvfs=self._number(base, "sriov_totalvfs"),
             virtfns=virtfns,
             physfn=self._address_link(f"{base}/physfn"),
+            boot_vga={"0": False, "1": True}.get(read_or(self._files, f"{base}/boot_vga")),
             network_interfaces=names(self._files, f"{base}/net"),
             block_devices=self._block_devices(base),
         )

@@ -10,6 +10,7 @@ from pathlib import Path
 from emulator.adapters.nvidia.pci_sysfs import NVIDIA_VENDOR, SysfsPci, names, read_or
 from emulator.gpu.ports import DeviceHolder, FileAccess, PciDevice, VgpuFramework
 from emulator.host.facts import HostFacts, limited_memory, reached_networks
+from emulator.host.framebuffers import framebuffer_on, parse_framebuffers
 from emulator.host.parsers import (
     parse_blacklist,
     parse_cgroup_mounts,
@@ -22,6 +23,7 @@ from emulator.host.parsers import (
     parse_processor,
     parse_version,
 )
+from emulator.host.platform import MARKERS, SystemSigns, parse_architecture
 from emulator.host.prepare.steps import FILES, UNITS
 from emulator.host.readings import (
     Cgroups,
@@ -46,6 +48,7 @@ MODPROBE_DIRECTORIES = ("/etc/modprobe.d", "/run/modprobe.d", "/usr/local/lib/mo
 PARAMETERS = ("kvm_intel/nested", "kvm_amd/nested", "kvm_amd/sev", "kvm_intel/tdx")
 # Kernel arguments that keep modules out, and who obeys them: kmod, the kernel, the initramfs.
 _BLACKLIST_ARGUMENTS = ("modprobe.blacklist", "module_blacklist", "rd.driver.blacklist")
+_RELEASE = "/proc/sys/kernel/osrelease"
 _LIBVIRT_SOCKETS = ("/run/libvirt/libvirt-sock", "/run/libvirt/virtqemud-sock")
 
 
@@ -79,7 +82,7 @@ class HostReader:
             chains = pool.submit(self._probe.says, "nft-chains") if "nf_tables" in loaded else None
             gpus = self._gpus()
             user = self._user()
-            release = self._pairs("/etc/os-release")
+            release = self._pairs("/etc/os-release") or self._pairs("/usr/lib/os-release")
             answers = {name: future.result() for name, future in said.items()}
             policy = None if forward is None else forward.result()
             # Without the kernel's module there are no tables.
@@ -117,7 +120,25 @@ class HostReader:
             groups={words[0]: _members(words) for words in self._records("/etc/group") if words[0]},
             units=self._units(),
             own_files=self._own_files(),
+            architecture=parse_architecture(
+                self._read("/proc/sys/kernel/arch"), self._read("/proc/cpuinfo"), self._read(_RELEASE)
+            ),
+            signs=SystemSigns(
+                release,
+                self._read(_RELEASE),
+                frozenset(path for path in MARKERS if self._files.exists(path)),
+                self._container(),
+                "control_d" in self._read("/proc/xen/capabilities"),
+            ),
         )
+
+    def _container(self) -> str:
+        """The kind of container, as systemd, Podman and Docker leave word of it."""
+        told = self._read("/run/systemd/container") or self._read("/run/host/container-manager")
+        if told:
+            return told.split()[0]
+        files = {"/run/.containerenv": "podman", "/.dockerenv": "docker", "/dev/.lxc": "lxc"}
+        return next((name for path, name in files.items() if self._files.exists(path)), "")
 
     def _read(self, path: str) -> str:
         return read_or(self._files, path)
@@ -161,7 +182,7 @@ class HostReader:
         return frozenset(here | parse_modules(self._modules("builtin")))
 
     def _modules(self, table: str) -> str:
-        release = self._read("/proc/sys/kernel/osrelease")
+        release = self._read(_RELEASE)
         return self._read(f"/lib/modules/{release}/modules.{table}") if release else ""
 
     def _kernel(self, loaded: frozenset[str]) -> Kernel:
@@ -200,11 +221,13 @@ class HostReader:
 
     def _gpus(self) -> tuple[PciGpu, ...]:
         found = []
+        framebuffers = parse_framebuffers(self._read("/proc/iomem"), self._read("/proc/fb"))
         for device in self._pci.devices(vendor=NVIDIA_VENDOR):
             if device.physfn is None and device.class_code.startswith("03"):
                 group = () if device.iommu_group is None else self._pci.iommu_group(device.iommu_group)
                 framework = self._pci.framework(device.address)
-                found.append(PciGpu(device, _gpu_name(device), framework, group, self._node(device)))
+                console = framebuffer_on(device.address, device.boot_vga, framebuffers)
+                found.append(PciGpu(device, _gpu_name(device), framework, group, self._node(device), console))
         return tuple(found)
 
     def _node(self, device: PciDevice) -> str:

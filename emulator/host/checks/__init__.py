@@ -9,7 +9,7 @@ from emulator.host.checks.firewalls import check_firewalls
 from emulator.host.checks.gpus import check_gpus
 from emulator.host.checks.iommu import check_iommu
 from emulator.host.checks.networks import check_networks
-from emulator.host.checks.processor import check_processor
+from emulator.host.checks.processor import check_architecture, check_processor
 from emulator.host.checks.programs import check_programs
 from emulator.host.checks.resources import check_resources
 from emulator.host.checks.result import CheckResult, Level, Wanted
@@ -60,5 +60,8 @@ class HostReport:
 
 
 def check_host_readings(host: HostReadings, wanted: Wanted) -> HostReport:
-    """Every check, whatever the others say."""
+    """Every check, whatever the others say; on another architecture than x86-64 that alone."""
+    architecture = check_architecture(host)
+    if architecture.level is Level.FAIL:
+        return HostReport((CheckGroup(GROUPS[0][0], (architecture,)),))
     return HostReport(tuple(CheckGroup(title, tuple(check(host, wanted))) for title, check in GROUPS))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from emulator.gpu.ports import VgpuFramework
+from emulator.host.checks.gpu_binding import UNUSED, VFIO_PCI, asked_for, check_binding, check_framebuffer
 from emulator.host.checks.gpu_holders import NO_GPU, check_holders
 from emulator.host.checks.result import CheckResult, Level, Wanted, ok
 from emulator.host.readings import DriverKind, HostReadings, PciGpu
@@ -21,10 +22,12 @@ def check_gpus(host: HostReadings, wanted: Wanted) -> Iterator[CheckResult]:
     """Checks of the GPUs; without one they pass, unless the lab asks for it."""
     yield _gpus(host, wanted)
     yield _nouveau(host, wanted)
+    yield check_binding(host, wanted)
     yield _driver(host, wanted)
     yield _vgpu(host, wanted)
     yield _sriov(host, wanted)
     yield check_holders(host, wanted)
+    yield check_framebuffer(host, wanted)
 
 
 def _level(wanted: Wanted) -> Level:
@@ -74,6 +77,10 @@ def _driver(host: HostReadings, wanted: Wanted) -> CheckResult:
             return ok(id_, title, f"none; {NO_GPU}", why)
         if wanted.slices:
             return CheckResult(id_, title, Level.FAIL, "not loaded, and the lab asks for slices", why, manual)
+        if wanted.whole and all(gpu.pci.driver in UNUSED for gpu in asked_for(host, wanted)):
+            return ok(id_, title, "none, and the lab needs none: its GPUs go to guests whole, from vfio-pci", why)
+        if not wanted.lab and all(gpu.pci.driver == VFIO_PCI for gpu in host.gpus):
+            return ok(id_, title, "none: vfio-pci has the GPUs, which can go to guests whole", why)
         fix = "apt-get install nvidia-driver (component non-free), or leave the GPUs to vfio-pci"
         return CheckResult(id_, title, Level.WARN, "not loaded", why, fix)
     kind = "vGPU host" if driver.kind is DriverKind.VGPU_HOST else "data-centre"

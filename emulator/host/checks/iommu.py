@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 
+from emulator.gpu.ports import PciDevice
 from emulator.host.checks.result import CheckResult, Level, Wanted, ok
-from emulator.host.readings import CpuVendor, HostReadings
+from emulator.host.iommu_groups import described, foreign_members, is_idle_host_bridge
+from emulator.host.readings import CpuVendor, HostReadings, PciGpu
 from emulator.labfile.findings import counted
 
 _WHY = "a guest gets a real GPU, whole or as a slice, only through an IOMMU; simulated GPUs need none"
@@ -78,20 +80,34 @@ def _arguments(host: HostReadings, wanted: Wanted) -> CheckResult:
 
 def _groups(host: HostReadings, wanted: Wanted) -> CheckResult:
     id_, title = "iommu.groups", "GPUs' IOMMU groups"
-    why = "all devices of a group go to a guest together, so a GPU passed on whole must be alone in its group"
+    why = "all endpoints of a group go to a guest together, so a GPU passed on whole must be alone in its group"
     grouped = [gpu for gpu in host.gpus if gpu.pci.iommu_group is not None]
     if not grouped:
         return ok(id_, title, "no NVIDIA GPU is in a group" if host.gpus else "no NVIDIA GPU", why)
-    shared = [gpu for gpu in grouped if gpu.strangers]
-    if not shared:
-        each = ", ".join(f"{gpu.pci.address} in {gpu.pci.iommu_group}" for gpu in grouped)
-        return ok(id_, title, each, why)
     asked = {address for _, address in wanted.devices} if wanted.whole else set()
-    level = Level.FAIL if any(gpu.pci.address in asked for gpu in shared) else Level.WARN
-    found = "; ".join(
-        f"{gpu.pci.address} shares group {gpu.pci.iommu_group} with "
-        + ", ".join(item.address for item in gpu.strangers)
-        for gpu in shared
+    shared = {gpu.pci.address: _foreign(gpu, asked) for gpu in grouped}
+    named = [_shared(gpu, shared[gpu.pci.address]) for gpu in grouped if shared[gpu.pci.address]]
+    if not named:
+        each = ", ".join(f"{gpu.pci.address} in {gpu.pci.iommu_group}{_mates(gpu, asked)}" for gpu in grouped)
+        return ok(id_, title, each, why)
+    bad = any(address in asked and not all(map(is_idle_host_bridge, found)) for address, found in shared.items())
+    fix = (
+        "switch ACS on in the firmware, put the GPU into a slot of its own (lspci -t shows the slots), or unbind what "
+        "shares its group if the host can do without it"
     )
-    fix = "switch ACS on in the firmware, or put the GPU into a slot of its own: lspci -t shows the slots"
-    return CheckResult(id_, title, level, found, why, fix)
+    return CheckResult(id_, title, Level.FAIL if bad else Level.WARN, "; ".join(named), why, fix)
+
+
+def _foreign(gpu: PciGpu, asked: Collection[str]) -> tuple[PciDevice, ...]:
+    """A lab that takes a GPU takes the other GPUs that it asks for along; nobody else's."""
+    return foreign_members(gpu.pci, gpu.group, taken=asked if gpu.pci.address in asked else ())
+
+
+def _shared(gpu: PciGpu, members: Iterable[PciDevice]) -> str:
+    listed = ", ".join(map(described, members))
+    return f"{gpu.pci.address} shares group {gpu.pci.iommu_group} with {listed}"
+
+
+def _mates(gpu: PciGpu, asked: Collection[str]) -> str:
+    mates = sorted(item.address for item in gpu.group if item.address in asked and item.address != gpu.pci.address)
+    return f" with {' and '.join(mates)}, which must go to the same node" if mates else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from emulator.host.checks.result import CheckResult, Level, Wanted, ok
+from emulator.host.platform import foreign_architecture
 from emulator.host.readings import CpuVendor, DeviceAnswer, HostReadings
 from emulator.labfile.model import Acceleration
 
@@ -14,12 +15,24 @@ _MODULES = {CpuVendor.INTEL: "kvm_intel", CpuVendor.AMD: "kvm_amd"}
 
 def check_processor(host: HostReadings, wanted: Wanted) -> Iterator[CheckResult]:
     """virt-host-validate's checks of the processor and of device nodes, and nested virtualisation."""
+    yield check_architecture(host)
     yield _virtualisation(host, wanted)
     yield _kvm(host, wanted)
     yield _nested(host)
     yield _secure_guest(host)
     yield _vhost_net(host)
     yield _tun(host)
+
+
+def check_architecture(host: HostReadings) -> CheckResult:
+    """A failure on every architecture but x86-64: nothing else of a host matters there."""
+    id_, title = "cpu.architecture", "processor architecture"
+    why = "golden images, kernels and virtual machines of labs are x86-64, and so are the drivers for real GPUs"
+    foreign = foreign_architecture(host.architecture)
+    if foreign:
+        fix = "use an x86-64 host; here `hyperscaler validate` and `hyperscaler gpu plan` work"
+        return CheckResult(id_, title, Level.FAIL, f"{foreign}, and labs need an x86-64 host", why, fix)
+    return ok(id_, title, "x86-64" if host.architecture else "not to be seen, and taken for x86-64", why)
 
 
 def _missing_kvm(wanted: Wanted) -> Level:

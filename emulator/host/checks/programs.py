@@ -139,7 +139,7 @@ def _packages(host: HostReadings) -> CheckResult:
     found = [f"{len(needed)} missing: {', '.join(needed)}"] if needed else []
     found += [f"optional ones missing: {', '.join(optional)}"] if optional else []
     # apt installs all that it is asked for or nothing, and not every release has the optional ones.
-    fix = f"{_PREPARE}, or apt-get install --no-install-recommends {' '.join(needed or optional)}"
+    fix = f"{_PREPARE}, or apt-get install --no-remove --no-install-recommends {' '.join(needed or optional)}"
     return CheckResult(id_, title, Level.FAIL if needed else Level.WARN, "; ".join(found), why, fix)
 
 

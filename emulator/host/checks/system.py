@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from emulator.host.checks.result import CheckResult, Level, Wanted, ok
+from emulator.host.platform import system_kind
 from emulator.host.readings import HostReadings
 
 # Names are cut at 15 characters, as the kernel keeps them.
@@ -34,11 +35,21 @@ _FILES_NODE = 32
 
 
 def check_system(host: HostReadings, wanted: Wanted) -> Iterator[CheckResult]:
-    """Clock, limits of open files and inotify, cgroup controllers."""
+    """Kind of system, clock, limits of open files and inotify, cgroup controllers."""
+    yield _kind(host)
     yield _clock(host)
     yield _open_files(host, wanted)
     yield _inotify(host)
     yield _cgroups(host)
+
+
+def _kind(host: HostReadings) -> CheckResult:
+    id_, title = "system.kind", "kind of system"
+    kind = system_kind(host.signs, host.packages)
+    if kind is None:
+        return ok(id_, title, host.system_name, "labs are made for general-purpose Linux hosts, Debian's above all")
+    found = kind.name if kind.name == host.system_name else f"{host.system_name}: {kind.name}"
+    return CheckResult(id_, title, Level.FAIL if kind.refused else Level.WARN, found, kind.why, kind.fix)
 
 
 def _clock(host: HostReadings) -> CheckResult:

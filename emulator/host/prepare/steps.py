@@ -10,7 +10,10 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
 from emulator.host.checks.iommu import needed_arguments
+from emulator.host.checks.processor import check_architecture
+from emulator.host.checks.result import Level
 from emulator.host.checks.system import CLOCKS, INOTIFY_INSTANCES, INOTIFY_KEY, INOTIFY_LEAST
+from emulator.host.platform import system_kind
 from emulator.host.prepare.manual import ManualStep, manual_steps
 from emulator.host.prepare.modules import MODULES_FILE, NONE_TRIED, TriedModules, lacking_modules, modules_steps
 from emulator.host.prepare.step import HEADER, Step
@@ -35,12 +38,21 @@ _SLOW = 1800.0
 
 @dataclass(frozen=True, slots=True)
 class PreparationPlan:
-    """`reboot`: why the machine must be started again afterwards; `notes`: what was asked for and is not done."""
+    """What to do to a host.
+
+    Attributes:
+        steps: in the order in which they are taken.
+        reboot: why the machine must be started again afterwards.
+        manual: what only a person can do.
+        notes: what was asked for and is not done, and what else to know of this host.
+        refusal: why this host is not prepared at all, and what to do instead; empty if it is.
+    """
 
     steps: tuple[Step, ...]
     reboot: tuple[str, ...] = ()
     manual: tuple[ManualStep, ...] = ()
     notes: tuple[str, ...] = field(default=())
+    refusal: tuple[str, str] | None = None
 
 
 PACKAGES, INITRAMFS, GRUB = "packages", "initramfs", "grub"
@@ -71,6 +83,9 @@ def plan_preparation(
         leftover: ids of steps that an earlier run planned and did not end.
         modules: those that steps have loaded, or could not load just now.
     """
+    refusal = _refusal(host)
+    if refusal is not None:
+        return PreparationPlan((), notes=(f"{refusal[0]}; {refusal[1]}",), refusal=refusal)
     user = None if user == "root" else user
     files = [
         *modules_steps(host, modules, gpus=gpus),
@@ -99,6 +114,17 @@ def plan_preparation(
     )
 
 
+def _refusal(host: HostReadings) -> tuple[str, str] | None:
+    """Why a host is not prepared, and what to do instead; None for one that is."""
+    architecture = check_architecture(host)
+    if architecture.level is Level.FAIL:
+        return f"this host is {architecture.found}", architecture.fix
+    kind = system_kind(host.signs, host.packages)
+    if kind is not None and kind.refused:
+        return f"this host is {kind.name}, which is not prepared: {kind.why}", kind.fix
+    return None
+
+
 def _packages(host: HostReadings, leftover: Collection[str]) -> list[Step]:
     if host.packages is None or "apt-get" not in host.programs:
         return []
@@ -124,7 +150,8 @@ def _install(step_id: str, names: tuple[str, ...], why: str, *, optional: bool =
         step_id,
         f"install {', '.join(names)}",
         why,
-        argv=("apt-get", "install", "-y", "-q", "--no-install-recommends", *names),
+        # Rather nothing than a package of others that conflicts with one of ours.
+        argv=("apt-get", "install", "-y", "-q", "--no-remove", "--no-install-recommends", *names),
         timeout=_SLOW,
         lasting=f"the packages stay installed; to remove them: apt-get purge {' '.join(names)}",
         optional=optional,
@@ -270,7 +297,9 @@ def _reboot(host: HostReadings, there: Collection[str]) -> list[str]:
 
 
 def _notes(host: HostReadings, user: str | None, *, gpus: bool, written: Collection[str]) -> list[str]:
-    notes = lacking_modules(host, gpus=gpus)
+    kind = system_kind(host.signs, host.packages)
+    notes = [] if kind is None else [f"this host is {kind.name}: {kind.why}; {kind.fix}"]
+    notes += lacking_modules(host, gpus=gpus)
     if user is not None and user not in host.accounts:
         notes.append(f"there is no user {user} in /etc/passwd: nobody is added to groups")
     elif user is not None and (absent := [name for name in _GROUPS if name not in host.groups]):

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from emulator.apply.host_preparation import Record, look_to_json
-from emulator.core.errors import HyperscalerError
+from emulator.core.errors import HostNotFitError, HyperscalerError
 from emulator.core.progress import Reporter
 from emulator.core.stop import StopFlag
 from emulator.host.prepare.modules import loads_module, tried_modules
@@ -39,6 +39,7 @@ def prepare(host: PreparedHost, wish: Wish, reporter: Reporter, *, stop: StopFla
 
     Raises:
         ConflictError: another command prepares or restores this host.
+        HostNotFitError: it is a host of a kind that is not prepared.
         InterruptedRunError: `stop` was set: the step under way has ended, and no other was begun.
         StateError: the journal cannot be written: nothing is done that is not announced there.
     """
@@ -49,6 +50,7 @@ def prepare(host: PreparedHost, wish: Wish, reporter: Reporter, *, stop: StopFla
         # loads only after they were tried: plan again then.
         for _ in range(3):
             result.plan = _plan(host, wish, record_of(host), tried)
+            require_preparable(result.plan)
             todo = [step for step in result.plan.steps if step.id not in tried]
             if not todo:
                 break
@@ -74,6 +76,17 @@ def _plan(host: PreparedHost, wish: Wish, record: Record, tried: Collection[str]
         {step.id for step in record.steps.values() if step.failed and step.id in tried},
     )
     return plan_preparation(readings, user=wish.user, gpus=gpus, leftover=record.leftover, modules=modules)
+
+
+def require_preparable(plan: PreparationPlan) -> None:
+    """Raise for a host of a kind that is not prepared.
+
+    Raises:
+        HostNotFitError: it names the kind and what to do instead.
+    """
+    if plan.refusal is not None:
+        what, fix = plan.refusal
+        raise HostNotFitError(what, fix=fix)
 
 
 def _take(host: PreparedHost, step: Step, result: Outcome, reporter: Reporter) -> None:

@@ -47,6 +47,15 @@ EXPECTED: Mapping[str, Mapping[str, str]] = {
         "system.clock": "WARN",
         "system.inotify": "WARN",
     },
+    "arm": {"cpu.architecture": "FAIL"},
+    "driver-free": {},
+    "proxmox": {
+        "iommu.present": "WARN",
+        "iommu.enabled": "WARN",
+        "program.libvirt": "FAIL",
+        "program.packages": "FAIL",
+        "system.kind": "WARN",
+    },
     "broken": {
         "cpu.kvm": "WARN",
         "cpu.vhost-net": "WARN",
@@ -112,6 +121,8 @@ def test_every_check_is_seen_to_fail_or_warn_somewhere(tmp_path: Path) -> None:
     in_tests_below = {
         "iommu.groups",
         "gpu.boards",
+        "gpu.binding",
+        "gpu.framebuffer",
         "gpu.sriov",
         "gpu.vgpu",
         "network.bridges",
@@ -267,7 +278,7 @@ def test_no_group_lets_an_ordinary_user_provision(tmp_path: Path, embedded: bool
 
 def test_a_gpu_that_shares_its_group(tmp_path: Path) -> None:
     rows = [*host_trees.table("amd")["pci"], {"at": "0000:82:00.0", "id": "1b21:1242", "class": "0c0330", "group": 14}]
-    found = "0000:81:00.0 shares group 14 with 0000:82:00.0"
+    found = "0000:81:00.0 shares group 14 with 0000:82:00.0 (USB controller, no driver)"
     assert result_of(judge(tmp_path / "a", "amd", pci=rows), "iommu.groups") == (Level.WARN, found)
     wanted = Wanted(lab="l", devices=(("GPU-0", "0000:81:00.0"),), whole=True)
     assert result_of(judge(tmp_path / "b", "amd", wanted, pci=rows), "iommu.groups") == (Level.FAIL, found)

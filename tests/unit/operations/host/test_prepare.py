@@ -388,7 +388,7 @@ def test_packages_that_were_cut_off_are_finished_before_all_else(machine: Machin
     if not back:
         assert machine.tools.calls[1:3] == [
             ("apt-get", "update", "-q"),
-            ("apt-get", "install", "-y", "-q", "--no-install-recommends", "nftables", "zstd"),
+            ("apt-get", "install", "-y", "-q", "--no-remove", "--no-install-recommends", "nftables", "zstd"),
         ]
         assert ("dpkg", "--configure", "-a") not in machine.tools.calls[1:]
         assert plan(machine.host, ADA).steps == ()

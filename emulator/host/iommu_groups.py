@@ -1,0 +1,66 @@
+"""Who shares an IOMMU group with a GPU, and whether that keeps the GPU from guests. Pure.
+
+All endpoints of a group are isolated together: the kernel lets a guest have one of them only while no other is with a
+driver of the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+from emulator.gpu.ports import PciDevice
+
+# Drivers that leave a device to guests; the others are those of vfio (vfio-pci, mlx5_vfio_pci ...).
+_PARKED = frozenset({"pci-stub"})
+_HOST_BRIDGE = "0600"
+
+
+def foreign_members(
+    gpu: PciDevice, group: Iterable[PciDevice], *, taken: Collection[str] = ()
+) -> tuple[PciDevice, ...]:
+    """Endpoints of the GPU's group that do not go to the guest with it.
+
+    Args:
+        group: all members of its group.
+        taken: PCI addresses of GPUs that go to the same guest, with the other functions of their slots.
+    """
+    slots = {gpu.slot, *(address.rpartition(".")[0] for address in taken)}
+    return tuple(item for item in group if not item.is_bridge and item.slot not in slots and item.physfn != gpu.address)
+
+
+def is_held(member: PciDevice) -> bool:
+    """Whether a driver of the host has the member, so that the kernel gives nobody else of its group to a guest."""
+    driver = member.driver
+    return driver is not None and driver not in _PARKED and not driver.startswith("vfio")
+
+
+def is_idle_host_bridge(member: PciDevice) -> bool:
+    """Host bridges without a driver (the dummies of AMD's root complexes) are in many groups and disturb nobody."""
+    return member.driver is None and member.class_code.startswith(_HOST_BRIDGE)
+
+
+def described(member: PciDevice) -> str:
+    """`0000:05:00.0 (NVSwitch, driver nvidia-nvswitch)`."""
+    kind = _kind(member)
+    driver = f"driver {member.driver}" if member.driver else "no driver"
+    return f"{member.address} ({kind}, {driver})"
+
+
+_KINDS = {
+    "01": "disk controller",
+    "02": "network interface",
+    "03": "display controller",
+    "04": "audio device",
+    "0600": "host bridge",
+    "0601": "ISA bridge",
+    "0680": "bridge",
+    "0c03": "USB controller",
+    "12": "accelerator",
+}
+
+
+def _kind(member: PciDevice) -> str:
+    if member.class_code.startswith("0680") and member.vendor == "10de":
+        return "NVSwitch"
+    code = member.class_code
+    return _KINDS.get(code[:4]) or _KINDS.get(code[:2]) or f"class {code[:4]}"
