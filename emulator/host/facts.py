@@ -4,24 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
-import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Network, NetmaskValueError
 from pathlib import Path
 
 from emulator.core.units import GIB, MIB
-
-# RTF_LOCAL and RTF_ANYCAST of <linux/ipv6_route.h>: routes of the addresses that the host has itself.
-_OWN_ADDRESS = 0x80000000 | 0x00100000
-
-
-@dataclass(frozen=True, slots=True)
-class HostNetwork:
-    """A network that the host has a route to through an interface of its own."""
-
-    interface: str
-    subnet: IPv4Network | IPv6Network
+from emulator.host.routes import HostNetwork, reached_networks
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +22,8 @@ class HostFacts:
         memory_available_mib: what could be used now without swapping (`MemAvailable`).
         memory_reserved_mib: what of the total is reserved as huge pages, which guests of labs do not use.
         disk_free_gib: free space, for an ordinary user, on the file system of the product's directory.
-        networks: routes of the main table except default, loopback, link-local and multicast, those of IPv4 first.
+        networks: routes of the main table, those of IPv4 first, except default (whole or in pieces), loopback,
+            link-local and multicast.
         interfaces: names of all network interfaces in this network namespace.
     """
 
@@ -83,52 +72,6 @@ def parse_meminfo(text: str) -> Mapping[str, int]:
         if len(words) == 2 and words[0].isdecimal() and words[1] == "kB":
             found[name] = int(words[0]) // 1024
     return found
-
-
-def reached_networks(routes: str, ipv6_routes: str) -> tuple[HostNetwork, ...]:
-    """From the texts of `/proc/net/route` and `/proc/net/ipv6_route`; a kernel without IPv6 has no second one."""
-    return (*parse_routes(routes), *parse_ipv6_routes(ipv6_routes))
-
-
-def parse_routes(text: str) -> tuple[HostNetwork, ...]:
-    """`/proc/net/route` as networks; addresses are 32-bit words in the host's byte order, in hexadecimal."""
-    return tuple(dict.fromkeys(_routes(text.splitlines()[1:])))
-
-
-def _routes(lines: Iterable[str]) -> Iterable[HostNetwork]:
-    for line in lines:
-        fields = line.split()
-        if len(fields) < 8:
-            continue
-        try:
-            subnet = IPv4Network((_address(fields[1]), str(_address(fields[7]))))
-        except (ValueError, AddressValueError, NetmaskValueError, struct.error):
-            continue
-        if subnet.prefixlen and not subnet.is_loopback and not subnet.is_multicast and not subnet.is_link_local:
-            yield HostNetwork(fields[0], subnet)
-
-
-def parse_ipv6_routes(text: str) -> tuple[HostNetwork, ...]:
-    """`/proc/net/ipv6_route` as networks; an address of the host's own counts where no route leads to its network."""
-    found: list[HostNetwork] = []
-    own: list[HostNetwork] = []
-    for line in text.splitlines():
-        fields = line.split()
-        if len(fields) < 10:
-            continue
-        try:
-            subnet = IPv6Network((bytes.fromhex(fields[0]), int(fields[1], 16)))
-            is_own = bool(int(fields[8], 16) & _OWN_ADDRESS)
-        except ValueError:
-            continue
-        if fields[9] != "lo" and subnet.prefixlen and not subnet.is_multicast and not subnet.is_link_local:
-            (own if is_own else found).append(HostNetwork(fields[9], subnet))
-    found += [each for each in own if not any(each.subnet.overlaps(other.subnet) for other in found)]
-    return tuple(dict.fromkeys(found))
-
-
-def _address(word: str) -> IPv4Address:
-    return IPv4Address(struct.pack("=I", int(word, 16)))
 
 
 def _memory(meminfo: str, *, cgroup: Path) -> MemoryFigures:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from ipaddress import IPv4Network, IPv6Network
 
 from emulator.host.facts import HostFacts
+from emulator.host.pod_networks import check_pod_networks
 from emulator.labfile.findings import Finding, Report, Severity, counted
 from emulator.labfile.model import FOOTPRINT_GIB, ClusterSpec, NetworkSpec, NodeSpec
 
@@ -37,6 +38,7 @@ def check_host(
     """
     to_come = tuple(node for node in spec.nodes if node.name not in existing)
     found = [*_memory(spec.nodes, to_come, host, report), *_disk(to_come, host, report), *_cores(spec, host, report)]
+    found.extend(check_pod_networks(spec, host.networks, report, frozenset(own_bridges)))
     if not private_network:
         for network in spec.networks.values():
             found.extend(_network(network, host, report, frozenset(own_bridges), holders or {}))
@@ -132,7 +134,7 @@ def _network(
     )
     for key, subnet in subnets:
         taken = next(
-            (each for each in host.networks if each.interface not in own and subnet and each.subnet.overlaps(subnet)),
+            (each for each in host.networks if each.interface not in own and subnet and each.blocks(subnet)),
             None,
         )
         if subnet is None or taken is None:
@@ -144,7 +146,7 @@ def _network(
             Severity.ERROR,
             "host.subnet",
             f"{path}.{key}",
-            f"{subnet} overlaps {taken.subnet}, which this host reaches through {taken.interface}{whose}",
+            f"{subnet} overlaps {taken.subnet}, which this host {taken.use}{whose}",
             f"{other}, or `hypervisor: {{uri: embedded}}` with networks of its own",
         )
     if network.bridge in host.interfaces and network.bridge not in own:

@@ -45,7 +45,8 @@ from emulator.credentials.users import LabUser
 from emulator.gpu.ports import VgpuFramework
 from emulator.guests.ports import Access, CheckOutcome, ConfigureOutcome
 from emulator.guests.ssh import host_keys_from_console
-from emulator.host.facts import HostFacts, HostNetwork
+from emulator.host.facts import HostFacts
+from emulator.host.routes import HostNetwork
 from emulator.lab.environment import EMBEDDED, AccelerationChoice, SystemHypervisor, World
 from emulator.lab.lab import namespace_name, open_lab
 from emulator.lab.lab_files import LoadedLab, load_lab_file

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from emulator.adapters.nvidia.pci_sysfs import NVIDIA_VENDOR, SysfsPci, names, read_or
 from emulator.gpu.ports import DeviceHolder, FileAccess, PciDevice, VgpuFramework
-from emulator.host.facts import HostFacts, limited_memory, reached_networks
+from emulator.host.facts import HostFacts, limited_memory
 from emulator.host.framebuffers import framebuffer_on, parse_framebuffers
 from emulator.host.parsers import (
     parse_blacklist,
@@ -38,6 +38,7 @@ from emulator.host.readings import (
     PciGpu,
     Program,
 )
+from emulator.host.routes import reached_networks
 
 DEVICES = ("/dev/kvm", "/dev/vhost-net", "/dev/net/tun")
 PROGRAMS = ("libvirtd", "virtqemud", "qemu", "qemu-img", "dnsmasq", "ansible", "packer", "apt-get")

@@ -7,6 +7,7 @@ from ipaddress import IPv4Network
 
 from emulator.host.checks.resources import of_finding
 from emulator.host.checks.result import CheckResult, Level, Wanted, ok
+from emulator.host.pod_networks import POD_NETWORK_CODES
 from emulator.host.readings import HostReadings
 from emulator.labfile.findings import Severity
 
@@ -27,8 +28,9 @@ def uses_host_networks(host: HostReadings, wanted: Wanted) -> bool:
 
 
 def check_networks(host: HostReadings, wanted: Wanted) -> Iterator[CheckResult]:
-    """Subnets and bridges of the lab, other hypervisors, other libvirts."""
+    """Subnets, pod networks and bridges of the lab, other hypervisors, other libvirts."""
     yield _subnets(host, wanted)
+    yield _pods(wanted)
     yield _bridges(host, wanted)
     yield _hypervisors(host)
     yield _libvirts(host)
@@ -37,14 +39,27 @@ def check_networks(host: HostReadings, wanted: Wanted) -> Iterator[CheckResult]:
 def _subnets(host: HostReadings, wanted: Wanted) -> CheckResult:
     id_, title = "network.subnets", "subnets"
     why = "a lab's subnet that the host reaches elsewhere takes that place's traffic, or loses its own"
-    taken = ", ".join(f"{each.subnet} ({each.interface})" for each in host.facts.networks) or "none"
+    taken = ", ".join(map(str, host.facts.networks)) or "none"
     if not wanted.lab and uses_host_networks(host, wanted):
-        clash = [net for net in DEFAULT_SUBNETS if any(net.overlaps(each.subnet) for each in host.facts.networks)]
+        clash = [net for net in DEFAULT_SUBNETS if any(each.blocks(net) for each in host.facts.networks)]
         if clash:
             found = f"{' and '.join(map(str, clash))}, where labs are by default, is taken; in use here: {taken}"
             fix = "give global.networks.*.subnet in the lab file, or hypervisor.uri: embedded"
             return CheckResult(id_, title, Level.WARN, found, why, fix)
     return _of_lab(host, wanted, id_, title, why, "host.subnet", f"in use here: {taken}")
+
+
+def _pods(wanted: Wanted) -> CheckResult:
+    id_, title = "network.pods", "pod networks"
+    why = (
+        "addresses of pods and services are the cluster's own: a network of the host that has them is hidden from pods"
+    )
+    faults = [finding for finding in wanted.findings if finding.code in POD_NETWORK_CODES]
+    if not faults:
+        return ok(id_, title, "hide no network of this host" if wanted.lab else "no lab file to compare them with", why)
+    found = "; ".join(f"{finding.where}: {finding.what}" for finding in faults)
+    fix = "; ".join(finding.fix for finding in faults)
+    return CheckResult(id_, title, Level.WARN, found, why, fix)
 
 
 def _bridges(host: HostReadings, wanted: Wanted) -> CheckResult:

@@ -5,17 +5,8 @@ from __future__ import annotations
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
-from emulator.host.facts import (
-    HostNetwork,
-    MemoryFigures,
-    _memory,
-    limited_memory,
-    parse_ipv6_routes,
-    parse_meminfo,
-    parse_routes,
-    reached_networks,
-    read_host_facts,
-)
+from emulator.host.facts import MemoryFigures, _memory, limited_memory, parse_meminfo, read_host_facts
+from emulator.host.routes import HostNetwork, parse_ipv6_routes, parse_routes, reached_networks
 
 ROUTES = """\
 Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT
@@ -51,7 +42,9 @@ IPV6_ROUTES = "".join(
         ("fd000122000000000000000000000001", 128, OWN, "wg0"),
         ("fd000122000000000000000000000000", 128, "00300001", "wg0"),  # its anycast address
         ("20010db8000000000000000000000009", 128, OWN, "ppp0"),
-        ("fc", 7, "00000003", "eth1"),
+        ("fc", 7, "00000003", "eth1"),  # the default route of all private networks
+        ("fd00", 16, "00000003", "eth1"),
+        ("fd000999", 32, "00200200", "lo"),  # a blackhole
     )
 )
 
@@ -59,12 +52,13 @@ IPV6_ROUTES = "".join(
 def test_ipv6_routes_become_networks_and_an_address_alone_counts() -> None:
     assert parse_ipv6_routes(IPV6_ROUTES + "torn line\n" + "z" * 32 + f" 40 {NONE} 00 {NONE} 1 1 0 1 eth0\n") == (
         HostNetwork("wg0", IPv6Network("fd00:122::/64")),
-        HostNetwork("eth1", IPv6Network("fc00::/7")),
+        HostNetwork("eth1", IPv6Network("fd00::/16")),
+        HostNetwork("*", IPv6Network("fd00:999::/32")),
         HostNetwork("ppp0", IPv6Network("2001:db8::9/128")),
     )
     assert reached_networks("", "") == ()
     both = reached_networks(ROUTES, IPV6_ROUTES)
-    assert [each.subnet.version for each in both] == [4, 4, 4, 6, 6, 6]
+    assert [each.subnet.version for each in both] == [4, 4, 4, 6, 6, 6, 6]
 
 
 def test_meminfo_is_read_in_mib() -> None:

@@ -7,8 +7,9 @@ from ipaddress import IPv4Network, IPv6Network
 
 import pytest
 
-from emulator.host.facts import HostFacts, HostNetwork
+from emulator.host.facts import HostFacts
 from emulator.host.feasibility import check_host
+from emulator.host.routes import HostNetwork
 from emulator.labfile.findings import Report
 from emulator.labfile.load import parse_spec
 from emulator.labfile.model import ClusterSpec

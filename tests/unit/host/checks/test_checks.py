@@ -121,6 +121,7 @@ def test_every_check_is_seen_to_fail_or_warn_somewhere(tmp_path: Path) -> None:
     in_tests_below = {
         "iommu.groups",
         "gpu.boards",
+        "network.pods",
         "gpu.binding",
         "gpu.framebuffer",
         "gpu.sriov",
