@@ -8,6 +8,7 @@ from emulator.core.errors import HostNotFitError
 from emulator.gpu.ports import VirtualizationMode
 from emulator.host.gpus import Gpu
 
+_CUT = "give it back to the nvidia driver, or hand it over whole (strategy: whole)"
 _IOMMU = "switch VT-d or AMD-Vi on in the firmware and boot with intel_iommu=on or amd_iommu=on iommu=pt"
 
 
@@ -16,11 +17,11 @@ def unfit(device: str, gpu: Gpu, *, sliced: bool) -> tuple[str, str] | None:
 
     Args:
         device: the GPU's id in the lab file.
-        gpu: the GPU as discovered. One that NVML does not see is away at a guest: it was fit.
+        gpu: the GPU as discovered. One that NVML does not see is away at a guest, or kept for one by vfio-pci.
         sliced: its slices go to guests as vGPUs; else the GPU as a whole does.
     """
     if gpu.nvml is None:
-        return None
+        return _unfit_without_nvml(device, gpu, sliced=sliced)
     name = f"{device} ({gpu.name} at {gpu.pci_address})"
     mode = gpu.nvml.virtualization
     # A GPU that a machine was handed can be handed on whole, where that machine has an IOMMU of its own.
@@ -38,6 +39,17 @@ def unfit(device: str, gpu: Gpu, *, sliced: bool) -> tuple[str, str] | None:
             f"the driver offers no vGPUs of {name} (virtualisation mode {told}): it is the data-centre driver",
             "install NVIDIA's vGPU host driver (Virtual GPU Manager), or hand the GPU over whole (strategy: whole)",
         )
+    return None
+
+
+def _unfit_without_nvml(device: str, gpu: Gpu, *, sliced: bool) -> tuple[str, str] | None:
+    name = f"{device} ({gpu.name} at {gpu.pci_address})"
+    if not gpu.is_kept_for_guests:
+        return None
+    if sliced:
+        return f"{name} is kept for guests as a whole (driver {gpu.driver or 'none'}), so that it makes no slices", _CUT
+    if gpu.pci is not None and gpu.pci.iommu_group is None:
+        return f"{name} is in no IOMMU group, so that nothing of it can go to a guest", _IOMMU
     return None
 
 

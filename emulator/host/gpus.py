@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from emulator.core.errors import HyperscalerError
+from emulator.core.errors import HostNotFitError, HyperscalerError
 from emulator.gpu.catalog import close_names, find_gpu, find_gpu_by_pci
 from emulator.gpu.model import GpuModel
 from emulator.gpu.ports import (
@@ -23,9 +23,10 @@ from emulator.gpu.ports import (
     VgpuTypeInfo,
     others,
 )
-from emulator.labfile.model import GpuDeviceSpec
+from emulator.labfile.model import ClusterSpec, GpuDeviceSpec, GpuStrategy
 
 NVIDIA_VENDOR = "10de"
+VFIO_PCI = "vfio-pci"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class Gpu:
         framework: how the kernel offers vGPUs on it.
         vfs: addresses of its virtual functions.
         holders: processes that have its device node open, computing or not.
-        driver_version: of the NVIDIA driver.
+        driver_version: of the NVIDIA driver; empty without one.
     """
 
     pci_address: str
@@ -66,20 +67,31 @@ class Gpu:
         """The kernel driver that is bound to it."""
         return self.pci.driver if self.pci else None
 
+    @property
+    def is_kept_for_guests(self) -> bool:
+        """Whether no driver uses it, so that it can go to a guest as a whole without NVML: vfio-pci took it at boot, or
+        nothing did."""
+        return self.nvml is None and self.pci is not None and _is_unused(self.pci)
+
+
+def _is_unused(device: PciDevice) -> bool:
+    return device.driver in (None, VFIO_PCI)
+
 
 def discover_gpus(nvml: NvmlGpus, pci: PciBus) -> tuple[Gpu, ...]:
     """Every physical NVIDIA GPU in PCI order; virtual functions belong to their GPU and are not counted.
 
+    Without NVIDIA's driver the GPUs are those of sysfs, with what the catalogue knows of them: whole GPUs need no more.
+
     Raises:
-        HostNotFitError: there is no NVIDIA driver.
+        HostNotFitError: there is no NVIDIA driver, and no GPU that does without: vfio-pci has none, and none is unused.
     """
-    version = nvml.driver_version()
-    gpus = {gpu.pci_address: gpu for gpu in nvml.gpus()}
     devices = {
         device.address: device
         for device in pci.devices(vendor=NVIDIA_VENDOR)
         if device.physfn is None and device.class_code.startswith("03")
     }
+    version, gpus = _by_driver(nvml, required=not any(_is_unused(device) for device in devices.values()))
     virtual = {address for device in devices.values() for address in device.virtfns}
     addresses = sorted({*gpus, *devices} - virtual)
     nodes = {address: _nodes(gpus.get(address), devices.get(address)) for address in addresses}
@@ -97,6 +109,16 @@ def discover_gpus(nvml: NvmlGpus, pci: PciBus) -> tuple[Gpu, ...]:
         )
         for address in addresses
     )
+
+
+def _by_driver(nvml: NvmlGpus, *, required: bool) -> tuple[str, dict[str, NvmlGpu]]:
+    """The driver's version and its GPUs by PCI address; empty without a driver, where none is required."""
+    try:
+        return nvml.driver_version(), {gpu.pci_address: gpu for gpu in nvml.gpus()}
+    except HostNotFitError:
+        if required:
+            raise
+        return "", {}
 
 
 def _nodes(gpu: NvmlGpu | None, device: PciDevice | None) -> tuple[str, ...]:
@@ -134,6 +156,21 @@ def _joined(
     )
 
 
+def asks_for_whole_gpus(spec: ClusterSpec) -> bool:
+    """Whether some node of the lab is to get a whole GPU."""
+    gpu = spec.gpu
+    if gpu.strategy is GpuStrategy.WHOLE or any(node.gpu.whole for node in spec.nodes if node.gpu):
+        return True
+    if gpu.strategy is GpuStrategy.MIG:
+        return False
+    return any(gpu.whole_gpus.values()) or not any(device.mig_capable for device in gpu.devices)
+
+
+def kept_for_guests(gpus: Iterable[Gpu]) -> frozenset[str]:
+    """Addresses of the GPUs that can go to guests as a whole without an NVIDIA driver."""
+    return frozenset(gpu.pci_address for gpu in gpus if gpu.is_kept_for_guests)
+
+
 # ---------------------------------------------------------------- the lab file against reality
 @dataclass(frozen=True, slots=True)
 class DeviceDifference:
@@ -154,7 +191,7 @@ def check_devices(
 ) -> tuple[DeviceDifference, ...]:
     """How the file's devices differ from the host's, all differences at once; empty when there are none.
 
-    `out` are addresses of GPUs that labs have as a whole: NVML need not see these.
+    `out` are addresses of GPUs that labs have as a whole, or are to have: NVML need not see these.
     """
     found: list[DeviceDifference] = []
     by_address = {gpu.pci_address: gpu for gpu in gpus}
@@ -189,7 +226,8 @@ def _compare(spec: GpuDeviceSpec, gpu: Gpu, *, out: bool) -> list[DeviceDifferen
             "pci_address",
             spec.pci_address,
             f"NVML does not see the GPU there (driver {gpu.driver or 'none'})",
-            f"give the {gpu.name} back to the nvidia driver: hyperscaler gpu release LAB if a lab has it, else by hand",
+            f"give the {gpu.name} back to the nvidia driver: hyperscaler gpu release LAB if a lab has it, else by "
+            "hand; or ask for whole GPUs alone, which need no NVIDIA driver (strategy: whole)",
         )
     wanted = find_gpu(spec.model)
     if gpu.model is not None and wanted is not None and wanted.id != gpu.model.id:

@@ -59,7 +59,7 @@ def _unbind_fix(gpus: list[PciGpu]) -> str:
 
 def check_framebuffer(host: HostReadings, wanted: Wanted) -> CheckResult:
     """A warning where the firmware's console lies on a GPU that is to go to a guest as a whole."""
-    id_, title = "gpu.framebuffer", "firmware's framebuffer"
+    id_, title = "gpu.framebuffer", "GPUs' framebuffer"
     why = "the console keeps its part of the GPU's memory, and QEMU cannot map that into a guest (BAR: can't reserve)"
     on = [gpu for gpu in host.gpus if gpu.framebuffer]
     if not on:

@@ -26,7 +26,7 @@ def check_processor(host: HostReadings, wanted: Wanted) -> Iterator[CheckResult]
 
 def check_architecture(host: HostReadings) -> CheckResult:
     """A failure on every architecture but x86-64: nothing else of a host matters there."""
-    id_, title = "cpu.architecture", "processor architecture"
+    id_, title = "cpu.architecture", "architecture"
     why = "golden images, kernels and virtual machines of labs are x86-64, and so are the drivers for real GPUs"
     foreign = foreign_architecture(host.architecture)
     if foreign:

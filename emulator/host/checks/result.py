@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from emulator.host.gpus import asks_for_whole_gpus
 from emulator.labfile.findings import Finding
 from emulator.labfile.model import Acceleration, ClusterSpec, GpuBackend, GpuStrategy
 
@@ -87,13 +88,13 @@ def wanted_of(spec: ClusterSpec) -> Wanted:
     real = spec.gpu.devices if spec.gpu.backend is not GpuBackend.SIMULATED else ()
     requests = [node.gpu for node in spec.nodes if node.gpu is not None]
     uri = spec.hypervisor.uri
-    gpus_only = spec.gpu.strategy is GpuStrategy.WHOLE
+    cuttable = spec.gpu.strategy is not GpuStrategy.WHOLE and any(device.mig_capable for device in real)
     return Wanted(
         lab=spec.name,
         acceleration=spec.hypervisor.acceleration,
         devices=tuple((device.id, device.pci_address.lower()) for device in real),
-        slices=bool(real) and not gpus_only and any(not request.whole for request in requests),
-        whole=bool(real) and (gpus_only or any(request.whole for request in requests)),
+        slices=cuttable and any(not request.whole for request in requests),
+        whole=bool(real) and asks_for_whole_gpus(spec),
         embedded=None if uri == "auto" else uri == "embedded",
         bridges=tuple(network.bridge for network in spec.networks.values()),
         nodes=len(spec.nodes),
