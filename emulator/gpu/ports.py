@@ -11,7 +11,7 @@ Adapters of these protocols live in `adapters/`; the simulated ones differ only 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
@@ -307,12 +307,15 @@ class VgpuHost(Protocol):
 class PassthroughControl(Protocol):
     """Whole GPUs handed to guests through vfio-pci."""
 
-    def endpoints(self, address: str) -> tuple[str, ...]:
-        """The functions that must go to the guest together; refuses (GpuError) a GPU that cannot be passed."""
+    def endpoints(self, address: str, *, group_gpus: Collection[str] = ()) -> tuple[str, ...]:
+        """The functions that must go to the guest together; refuses (GpuError) a GPU that cannot be passed.
+
+        `group_gpus` are other GPUs of the same IOMMU group that go to the same guest.
+        """
         ...
 
-    def bind(self, address: str) -> tuple[str, ...]:
-        """Bind all endpoints of the GPU's IOMMU group to vfio-pci; undone on failure. Returns them."""
+    def bind(self, address: str, *, group_gpus: Collection[str] = ()) -> tuple[str, ...]:
+        """Bind the GPU and the other functions of its slot to vfio-pci; undone on failure. Returns them."""
         ...
 
     def release(self, address: str, *, driver: str = "nvidia") -> None:

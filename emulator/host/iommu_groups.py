@@ -6,12 +6,12 @@ driver of the host.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 from emulator.gpu.ports import PciDevice
 
-# Drivers that leave a device to guests; the others are those of vfio (vfio-pci, mlx5_vfio_pci ...).
-_PARKED = frozenset({"pci-stub"})
+# A driver that leaves a device to guests; the others are those of vfio (vfio-pci, mlx5_vfio_pci ...).
+_PCI_STUB = "pci-stub"
 _HOST_BRIDGE = "0600"
 
 
@@ -28,10 +28,25 @@ def foreign_members(
     return tuple(item for item in group if not item.is_bridge and item.slot not in slots and item.physfn != gpu.address)
 
 
+def group_mates(groups: Mapping[str, int | None], nodes: Mapping[str, Collection[str]]) -> dict[str, tuple[str, ...]]:
+    """By PCI address the other GPUs of its IOMMU group that go to the same node.
+
+    Args:
+        groups: IOMMU group by PCI address.
+        nodes: addresses of the whole GPUs that each node gets.
+    """
+    return {
+        address: tuple(sorted(other for other in together if other != address and groups.get(other) == number))
+        for together in nodes.values()
+        for address in together
+        if (number := groups.get(address)) is not None
+    }
+
+
 def is_held(member: PciDevice) -> bool:
     """Whether a driver of the host has the member, so that the kernel gives nobody else of its group to a guest."""
     driver = member.driver
-    return driver is not None and driver not in _PARKED and not driver.startswith("vfio")
+    return driver is not None and driver != _PCI_STUB and not driver.replace("_", "-").endswith("vfio-pci")
 
 
 def is_idle_host_bridge(member: PciDevice) -> bool:

@@ -252,7 +252,7 @@ class WholeGpuHandler:
                 if driver == "nvidia":
                     self._refuse_carved(gpus, resource)
                 with gpus.nvml.released():
-                    endpoints = gpus.passthrough.bind(resource.pci_address)
+                    endpoints = gpus.passthrough.bind(resource.pci_address, group_gpus=resource.group_gpus)
             except GpuError:
                 if not claimed and surely_not(lambda: self._left(resource, driver)):
                     gpus.ledger.release(resource.pci_address, self._lab)

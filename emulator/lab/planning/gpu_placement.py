@@ -22,6 +22,7 @@ from emulator.gpu.placement.demand import GpuState, GpuUse, Infeasible
 from emulator.guests.inventory.model import NodeGpu
 from emulator.host.gpu_fitness import require_fit
 from emulator.host.gpus import Gpu, asks_for_whole_gpus, discover_gpus, kept_for_guests, require_devices
+from emulator.host.iommu_groups import group_mates
 from emulator.labfile.model import ClusterSpec, GpuBackend
 from emulator.plan.build import GpuResources
 from emulator.plan.gpu_allocation import allocate, demands_of, gpu_states
@@ -99,11 +100,17 @@ def plan_gpus(spec: ClusterSpec, host: GpuHost | None, state: State, passed: Seq
             where="global.gpu_allocation",
             fix="; or ".join(answer.changes) or "`hyperscaler gpu plan FILE` shows the GPUs",
         )
+    mates = group_mates(
+        {gpu.pci_address: gpu.pci.iommu_group if gpu.pci else None for gpu in gpus},
+        {name: [addresses[item.gpu] for item in found if item.whole] for name, found in answer.nodes.items()},
+    )
     require_fit(
         {(item.gpu, not item.whole) for node in answer.nodes.values() for item in node},
         {device: by_address[address] for device, address in addresses.items()},
+        group_gpus=mates,
+        given={*mates, *whole_gpus(host.ledger.read())},
     )
-    resources = build_gpus(host.ledger.full_name(spec.name), addresses, answer.nodes)
+    resources = build_gpus(host.ledger.full_name(spec.name), addresses, answer.nodes, group_gpus=mates)
     return GpuPlan(_as_made(resources, state), answer.notes)
 
 

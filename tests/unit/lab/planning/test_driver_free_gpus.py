@@ -17,6 +17,7 @@ from emulator.lab.planning.gpu_placement import plan_gpus
 from emulator.labfile.load import parse_spec
 from emulator.labfile.model import ClusterSpec
 from emulator.operations.gpu.reports import discover, usage
+from emulator.plan.gpu_resources import WholeGpu
 from tests.support.gpu_lab import FIRST, SECOND, GpuLab, gpu_machine
 
 LAB = """version: "1.0"
@@ -95,6 +96,25 @@ def test_a_lab_takes_such_a_gpu_and_gives_it_back(monkeypatch: pytest.MonkeyPatc
     lab.apply(())
     assert lab.host.ledger.read() == {}
     assert driver_of(lab) == "vfio-pci"
+
+
+def test_two_gpus_of_one_group_go_to_one_node(lab: GpuLab) -> None:
+    with lab.gpus.store.change() as state:
+        first, second = state.gpus
+        second.group = first.group
+    both = A100.replace(", mig_capable: true", "")
+    with pytest.raises(HostNotFitError, match=f"gpu-0 .* shares IOMMU group .* with {SECOND}"):
+        plan_gpus(spec_of(gpu="whole: true", more=both), lab.host, lab.state)
+    wanted = plan_gpus(spec_of(gpu="whole: true, count: 2", more=both), lab.host, lab.state).resources.resources
+    assert [(item.pci_address, item.group_gpus) for item in wanted if isinstance(item, WholeGpu)] == [
+        (FIRST, (SECOND,)),
+        (SECOND, (FIRST,)),
+    ]
+    lab.apply(wanted)
+    assert (driver_of(lab, FIRST), driver_of(lab, SECOND)) == ("vfio-pci", "vfio-pci")
+    assert lab.plan(wanted).changes == ()
+    lab.apply(())
+    assert (driver_of(lab, FIRST), driver_of(lab, SECOND)) == ("nvidia", "nvidia")
 
 
 def test_a_gpu_of_no_driver_at_all(monkeypatch: pytest.MonkeyPatch, lab: GpuLab) -> None:
