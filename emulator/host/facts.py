@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from emulator.core.units import GIB, MIB
+from emulator.core.units import GIB, MIB, natural
 from emulator.host.routes import HostNetwork, reached_networks
 
 
@@ -49,6 +49,13 @@ class MemoryFigures:
     reserved: int
 
 
+CGROUP_MEMORY = (
+    ("memory.max", "memory.current"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+)
+"""Limit and use of memory of the control group that a container is confined to, in versions 2 and 1."""
+
+
 def read_host_facts(home: Path) -> HostFacts:
     """The facts of this machine; `home` need not exist yet, the nearest directory above it counts."""
     memory = _memory(_read_text(Path("/proc/meminfo")), cgroup=Path("/sys/fs/cgroup"))
@@ -69,14 +76,15 @@ def parse_meminfo(text: str) -> Mapping[str, int]:
     for line in text.splitlines():
         name, _, rest = line.partition(":")
         words = rest.split()
-        if len(words) == 2 and words[0].isdecimal() and words[1] == "kB":
-            found[name] = int(words[0]) // 1024
+        if len(words) == 2 and words[1] == "kB" and (kib := natural(words[0])) is not None:
+            found[name] = kib // 1024
     return found
 
 
 def _memory(meminfo: str, *, cgroup: Path) -> MemoryFigures:
-    """A control group (v2) with a limit makes the figures smaller."""
-    limit, used = (_read_text(cgroup / name).strip() for name in ("memory.max", "memory.current"))
+    """A control group with a limit makes the figures smaller."""
+    pairs = ([_read_text(cgroup / name).strip() for name in pair] for pair in CGROUP_MEMORY)
+    limit, used = next(filter(any, pairs), ("", ""))
     return limited_memory(meminfo, limit=limit, used=used)
 
 
@@ -85,21 +93,23 @@ def limited_memory(meminfo: str, *, limit: str, used: str) -> MemoryFigures:
     figures = parse_meminfo(meminfo)
     total, available = figures.get("MemTotal", 0), figures.get("MemAvailable", 0)
     usable = max(total - reserved_huge_pages(meminfo), 0)
-    if limit.isdecimal():
+    most, taken = natural(limit), natural(used)
+    if most is not None:
         # The limit is one of ordinary memory: huge pages are counted apart.
-        total, usable = (min(figure, int(limit) // MIB) for figure in (total, usable))
-        if used.isdecimal():
-            available = min(available, max(int(limit) - int(used), 0) // MIB)
+        total, usable = (min(figure, most // MIB) for figure in (total, usable))
+        if taken is not None:
+            available = min(available, max(most - taken, 0) // MIB)
     return MemoryFigures(total, available, total - usable)
 
 
 def reserved_huge_pages(meminfo: str) -> int:
-    """MiB of memory in huge pages of every size; kernels before 4.19 (no `Hugetlb`) tell only of the default size."""
+    """MiB of memory in huge pages of every size; kernels before 4.19 (no `Hugetlb`) report the default size only."""
     figures = parse_meminfo(meminfo)
     if "Hugetlb" in figures:
         return figures["Hugetlb"]
-    pages = next((line.split()[1] for line in meminfo.splitlines() if line.startswith("HugePages_Total:")), "0")
-    return int(pages) * figures.get("Hugepagesize", 0)
+    lines = (line.partition(":") for line in meminfo.splitlines())
+    pages = next((natural(value.strip()) for name, _, value in lines if name == "HugePages_Total"), None)
+    return (pages or 0) * figures.get("Hugepagesize", 0)
 
 
 def disk_free_gib(home: Path) -> float:

@@ -7,9 +7,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from emulator.core.units import natural
 from emulator.host.readings import Cgroups, CpuVendor, ForwardChain, Processor
 
-_VERSION = re.compile(r"\d+(?:\.\d+)+")
+_VERSION = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})+")
 
 
 def parse_modules(text: str) -> frozenset[str]:
@@ -46,7 +47,7 @@ def parse_driver_version(text: str) -> tuple[str, bool]:
 
 def parse_device_minor(text: str) -> int | None:
     """The number N of /dev/nvidiaN from `/proc/driver/nvidia/gpus/<address>/information`."""
-    match = re.search(r"^Device Minor:\s*(\d+)", text, re.MULTILINE)
+    match = re.search(r"^Device Minor:\s*([0-9]{1,9})\b", text, re.MULTILINE)
     return int(match.group(1)) if match else None
 
 
@@ -67,7 +68,7 @@ def parse_open_files(limits: str) -> tuple[int | None, int | None]:
     match = re.search(r"^Max open files\s+(\S+)\s+(\S+)", limits, re.MULTILINE)
     if not match:
         return None, None
-    soft, hard = (int(word) if word.isdecimal() else None for word in match.groups())
+    soft, hard = map(natural, match.groups())
     return soft, hard
 
 

@@ -199,6 +199,8 @@ class HostReadings:
         units: of the units that a preparation may start, those that are installed, and whether they are enabled.
         own_files: contents of the files that a preparation writes, where they are there.
         architecture: the kernel's, as `uname -m` names it; empty if nothing says it.
+        processes_hidden: this user does not see the processes of others (`hidepid`), so that one that is not among
+            `processes` may run all the same.
         signs: what says which system it is.
     """
 
@@ -233,6 +235,7 @@ class HostReadings:
     units: Mapping[str, bool] = field(default_factory=dict)
     own_files: Mapping[str, str] = field(default_factory=dict)
     architecture: str = ""
+    processes_hidden: bool = False
     signs: SystemSigns = field(default_factory=SystemSigns)
 
     @property

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
@@ -56,6 +57,19 @@ def plant(root: Path, name: str, **changes: Any) -> Path:
             _write(root, node, "usable")
             _link(root, f"/proc/{pid}/fd/{number}", node)
     return root
+
+
+def texts(name: str) -> dict[str, str]:
+    """The files of a host by their paths; a link is `->` and where it leads."""
+    found = {}
+    with TemporaryDirectory() as directory:
+        root = plant(Path(directory), name)
+        for path in sorted(root.rglob("*")):
+            if path.is_symlink():
+                found[f"/{path.relative_to(root)}"] = f"->{path.readlink()}"
+            elif path.is_file():
+                found[f"/{path.relative_to(root)}"] = path.read_text()
+    return found
 
 
 def read(root: Path) -> HostReadings:

@@ -13,8 +13,10 @@ import os
 import shutil
 from collections.abc import Mapping
 from importlib import metadata
+from math import isfinite
 from pathlib import Path
 
+from emulator.adapters.system.host_files import RecordedFiles
 from emulator.adapters.system.kernel_ntp import clock_synchronised
 from emulator.core.errors import HyperscalerError
 from emulator.core.ports import ProcessRunner
@@ -93,11 +95,11 @@ class RecordedProbe:
     """`HostProbe` of the host that was recorded below `root`."""
 
     def __init__(self, root: Path) -> None:
-        self._root = root
+        self._files = RecordedFiles(root)
 
     def device(self, path: str) -> DeviceAnswer:
         try:
-            return DeviceAnswer((self._root / path.lstrip("/")).read_text().strip())
+            return DeviceAnswer(self._files.read(path).strip())
         except FileNotFoundError:
             return DeviceAnswer.ABSENT
         except (OSError, ValueError):
@@ -105,20 +107,21 @@ class RecordedProbe:
 
     def says(self, program: str) -> str | None:
         try:
-            return (self._root / "recorded" / "programs" / program).read_text(errors="replace")
+            return self._files.read(f"/recorded/programs/{program}")
         except OSError:
             return None
 
     def disk_free_gib(self, directory: Path) -> float:
         del directory
         try:
-            return float((self._root / "recorded" / "disk_free_gib").read_text())
+            free = float(self._files.read("/recorded/disk_free_gib"))
+            return free if isfinite(free) else 0.0
         except (OSError, ValueError):
             return 0.0
 
     def clock_synchronised(self) -> bool | None:
         try:
-            said = (self._root / "recorded" / "clock_synchronised").read_text().strip()
+            said = self._files.read("/recorded/clock_synchronised").strip()
         except OSError:
             return None
         return {"yes": True, "no": False}.get(said)

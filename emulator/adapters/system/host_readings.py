@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from emulator.adapters.nvidia.pci_sysfs import NVIDIA_VENDOR, SysfsPci, names, read_or
+from emulator.core.units import natural
 from emulator.gpu.ports import DeviceHolder, FileAccess, PciDevice, VgpuFramework
-from emulator.host.facts import HostFacts, limited_memory
+from emulator.host.facts import CGROUP_MEMORY, HostFacts, limited_memory
 from emulator.host.framebuffers import framebuffer_on, parse_framebuffers
 from emulator.host.parsers import (
     parse_blacklist,
@@ -106,6 +107,8 @@ class HostReader:
             wanted_packages=tuple(self._wanted),
             optional_packages=frozenset(name for name, optional in self._wanted.items() if optional),
             processes=processes,
+            # `hidepid` and some containers show a user nothing of others' processes, the first one among them.
+            processes_hidden=user.uid != 0 and not self._read("/proc/1/comm"),
             facts=facts,
             limits=self._limits(),
             forward_policy=_forward_policy(policy),
@@ -151,7 +154,8 @@ class HostReader:
     def _user(self) -> HostUser:
         """Of this process, as the kernel sees it: `/proc/self/status` has what `id` prints."""
         status = dict(line.split(":", 1) for line in self._read("/proc/self/status").splitlines() if ":" in line)
-        uid = int((status.get("Uid") or "0 0").split()[1])
+        # The second of four is the effective one.
+        uid = next((natural(word) for word in status.get("Uid", "").split()[1:2]), None) or 0
         numbers = {*status.get("Groups", "").split(), *status.get("Gid", "").split()[1:2]}
         name = next((words[0] for words in self._records("/etc/passwd") if words[2:3] == [str(uid)]), str(uid))
         groups = frozenset(words[0] for words in self._records("/etc/group") if words[2:3] and words[2] in numbers)
@@ -267,11 +271,9 @@ class HostReader:
         return frozenset(filter(None, (self._read(f"/proc/{pid}/comm") for pid in pids)))
 
     def _facts(self) -> HostFacts:
-        memory = limited_memory(
-            self._read("/proc/meminfo"),
-            limit=self._read("/sys/fs/cgroup/memory.max"),
-            used=self._read("/sys/fs/cgroup/memory.current"),
-        )
+        pairs = ([self._read(f"/sys/fs/cgroup/{name}") for name in pair] for pair in CGROUP_MEMORY)
+        limit, used = next(filter(any, pairs), ("", ""))
+        memory = limited_memory(self._read("/proc/meminfo"), limit=limit, used=used)
         return HostFacts(
             cores=self._cores(),
             memory_total_mib=memory.total,
@@ -286,13 +288,15 @@ class HostReader:
         """CPUs that this process may use: `0-3,8` are five."""
         text = self._read("/proc/self/status")
         listed = next((line.split(":")[1] for line in text.splitlines() if line.startswith("Cpus_allowed_list:")), "")
-        spans = [word.strip().partition("-") for word in listed.split(",") if word.strip()]
-        return sum(int(last or first) - int(first) + 1 for first, _, last in spans)
+        spans = ((natural(first), natural(last or first)) for first, _, last in _spans(listed))
+        return sum(
+            last - first + 1 for first, last in spans if first is not None and last is not None and last >= first
+        )
 
     def _limits(self) -> Limits:
         soft, hard = parse_open_files(self._read("/proc/self/limits"))
         instances = self._read("/proc/sys/fs/inotify/max_user_instances")
-        return Limits(soft, hard, int(instances) if instances.isdecimal() else None)
+        return Limits(soft, hard, natural(instances))
 
 
 def _gpu_name(device: PciDevice) -> str:
@@ -301,6 +305,10 @@ def _gpu_name(device: PciDevice) -> str:
     pci_id = f"{device.vendor}:{device.device}"
     model = find_gpu_by_pci(pci_id)
     return model.product_name if model else f"NVIDIA device {pci_id}"
+
+
+def _spans(listed: str) -> Iterator[tuple[str, str, str]]:
+    return (word.strip().partition("-") for word in listed.split(",") if word.strip())
 
 
 def _members(words: list[str]) -> frozenset[str]:

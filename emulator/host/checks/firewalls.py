@@ -91,6 +91,9 @@ def _accept(chain: ForwardChain, wanted: Wanted) -> str:
 def _firewalld(host: HostReadings, wanted: Wanted) -> CheckResult:
     id_, title = "network.firewalld", "firewalld"
     why = "it lets guests reach DHCP and DNS of the host only through bridges in its zone libvirt"
+    if "firewalld" not in host.processes and host.processes_hidden and uses_host_networks(host, wanted):
+        found = "processes of others are not to be seen by this user (hidepid)"
+        return CheckResult(id_, title, Level.WARN, found, why, "sudo firewall-cmd --state", unseen=True)
     if "firewalld" not in host.processes:
         return ok(id_, title, "does not run", why)
     if not uses_host_networks(host, wanted):

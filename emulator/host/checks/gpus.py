@@ -103,7 +103,7 @@ def _vgpu(host: HostReadings, wanted: Wanted) -> CheckResult:
             return ok(id_, title, found, why)
         fix = "see NVIDIA driver; on SR-IOV GPUs also: /usr/lib/nvidia/sriov-manage -e ALL"
         return CheckResult(id_, title, Level.FAIL, found, why, fix)
-    silent = [name for name in _SERVICES if name not in host.processes]
+    silent = [name for name in _SERVICES if name not in host.processes and not host.processes_hidden]
     if silent and wanted.slices:
         fix = f"systemctl enable --now {' '.join(silent)}"
         return CheckResult(id_, title, Level.WARN, f"{found}; {' and '.join(silent)} does not run", why, fix)

@@ -17,6 +17,8 @@ _OTHERS = {
     "xen_evtchn": "Xen",
     "xen_gntdev": "Xen",
 }
+# Names that libvirt, people, Docker, Podman, Kubernetes, Proxmox, LXC, Incus, Xen and VirtualBox give to theirs.
+_BRIDGES = ("virbr", "br", "docker", "podman", "cni", "vmbr", "lxcbr", "lxdbr", "incusbr", "xenbr", "vboxnet", "vmnet")
 DEFAULT_SUBNETS = (IPv4Network("192.168.100.0/24"), IPv4Network("192.168.200.0/24"))
 """Where a lab's networks are when its file does not say: the defaults of the schema."""
 OWN_NETWORKS = "the lab has a network namespace of its own"
@@ -65,7 +67,7 @@ def _pods(wanted: Wanted) -> CheckResult:
 def _bridges(host: HostReadings, wanted: Wanted) -> CheckResult:
     id_, title = "network.bridges", "bridges"
     why = "a lab makes its bridges itself, under the names in the file, and takes over nobody else's"
-    bridges = [name for name in host.facts.interfaces if name.startswith(("virbr", "br", "docker", "cni"))]
+    bridges = [name for name in host.facts.interfaces if name.startswith(_BRIDGES)]
     return _of_lab(host, wanted, id_, title, why, "host.bridge", f"here: {', '.join(bridges) or 'none'}")
 
 

@@ -65,6 +65,9 @@ def _clock(host: HostReadings) -> CheckResult:
     if running:
         fix = "; ".join(_ASK[name] for name in running if name in _ASK) or "timedatectl"
         return CheckResult(id_, title, Level.WARN, f"{by} runs, not known to have synchronised the clock", why, fix)
+    if host.processes_hidden:
+        found = "processes of others are not to be seen by this user (hidepid)"
+        return CheckResult(id_, title, Level.WARN, found, why, "sudo hyperscaler host check", unseen=True)
     fix = "apt-get install chrony, or systemctl enable --now systemd-timesyncd"
     return CheckResult(id_, title, Level.WARN, "no time service runs here", why, fix)
 

@@ -76,6 +76,16 @@ def test_a_control_group_limit_makes_the_host_smaller(tmp_path: Path) -> None:
     assert _memory(meminfo, cgroup=tmp_path) == MemoryFigures(4096, 3072, 0)
 
 
+def test_a_limit_of_the_older_control_groups_counts_too(tmp_path: Path) -> None:
+    meminfo = "MemTotal: 8388608 kB\nMemAvailable: 6291456 kB\n"
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "memory/memory.limit_in_bytes").write_text(f"{4 * 1024**3}\n")
+    (tmp_path / "memory/memory.usage_in_bytes").write_text(f"{1024**3}\n")
+    assert _memory(meminfo, cgroup=tmp_path) == MemoryFigures(4096, 3072, 0)
+    (tmp_path / "memory/memory.limit_in_bytes").write_text("9223372036854771712\n")
+    assert _memory(meminfo, cgroup=tmp_path) == MemoryFigures(8192, 6144, 0)
+
+
 def test_huge_pages_of_every_size_are_no_room_for_labs() -> None:
     meminfo = "MemTotal: 33554432 kB\nMemAvailable: 6291456 kB\nHugePages_Total: 512\nHugepagesize: 2048 kB\n"
     assert limited_memory(meminfo, limit="max", used="0") == MemoryFigures(32768, 6144, 1024)

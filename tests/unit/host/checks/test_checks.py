@@ -17,6 +17,7 @@ from emulator.core.errors import ConfigError
 from emulator.host.checks import HostReport, check_host_readings
 from emulator.host.checks.networks import DEFAULT_SUBNETS
 from emulator.host.checks.result import Level, Wanted
+from emulator.host.parsers import parse_cgroup_mounts
 from emulator.labfile.model import Acceleration
 from emulator.operations.host.check import check_host
 from tests.support import host_trees
@@ -267,6 +268,34 @@ def test_the_vgpu_services_and_those_that_hold_a_gpu(tmp_path: Path) -> None:
 def test_a_user_outside_the_groups(tmp_path: Path) -> None:
     report = judge(tmp_path, "intel", uid=1000, groups=["kvm"])
     assert result_of(report, "program.user") == (Level.WARN, "ada, not in libvirt: only root can provision")
+
+
+def test_what_a_user_does_not_see_is_not_taken_for_absent(tmp_path: Path) -> None:
+    """With `hidepid` a user sees their own processes only, and not the first one."""
+    files = {"/run/libvirt/libvirt-sock": "", "/recorded/clock_synchronised": "no\n"}
+    hidden = {"uid": 1000, "groups": ["kvm"], "processes": {700: "bash"}, "files": files}
+    root = host_trees.plant(tmp_path / "hidden", "intel", **hidden)
+    for pid in (1, 612, 701):
+        (root / f"proc/{pid}/comm").unlink()
+    report = check_host_readings(host_trees.read(root), Wanted(lab="l", devices=SIMULATED_GPUS, slices=True))
+    unseen = {result.id for result in report.results if result.unseen}
+    assert {"system.clock", "network.firewalld"} <= unseen
+    assert result_of(report, "gpu.vgpu")[0] is Level.PASS
+    seen = judge(tmp_path / "seen", "intel", uid=1000, processes={1: "systemd"}, files=files)
+    assert {"system.clock", "network.firewalld"}.isdisjoint(result.id for result in seen.results if result.unseen)
+
+
+@pytest.mark.parametrize(
+    ("mounts", "unified", "version"),
+    [
+        ("cgroup /sys/fs/cgroup/memory cgroup rw,memory 0 0\ncgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n", "", 1),
+        ("cgroup /sys/fs/cgroup/systemd cgroup rw,name=systemd 0 0\n", "cpu io memory cpuset", 2),
+        ("cgroup2 /sys/fs/cgroup cgroup2 rw 0 0\n", "cpu io memory cpuset", 2),
+        ("", "", 0),
+    ],
+)
+def test_cgroups_of_every_version(mounts: str, unified: str, version: int) -> None:
+    assert parse_cgroup_mounts(mounts, unified).version == version
 
 
 @pytest.mark.parametrize("embedded", [True, False, None])
