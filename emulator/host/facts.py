@@ -1,4 +1,4 @@
-"""What this machine has: cores, memory, disk and networks, read from /proc and statvfs without any tool."""
+"""The figures of this host: cores, memory, disk and networks, read from /proc and statvfs without any program."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class HostFacts:
 
     Attributes:
         cores: CPUs that this process may use.
-        memory_total_mib: memory of the machine, or of the control group that we are confined to.
-        memory_available_mib: what could be used now without swapping (`MemAvailable`).
-        memory_reserved_mib: what of the total is reserved as huge pages, which guests of labs do not use.
-        disk_free_gib: free space, for an ordinary user, on the file system of the product's directory.
+        memory_total_mib: memory of the host, or of the control group that this process is confined to.
+        memory_available_mib: memory that can be used now without swapping (`MemAvailable`).
+        memory_reserved_mib: the part of the total that is reserved as huge pages, which labs' guests do not use.
+        disk_free_gib: free space for an ordinary user on the file system of the program's home directory.
         networks: routes of the main table, those of IPv4 first, except default (whole or in pieces), loopback,
             link-local and multicast.
         interfaces: names of all network interfaces in this network namespace.
@@ -57,7 +57,7 @@ CGROUP_MEMORY = (
 
 
 def read_host_facts(home: Path) -> HostFacts:
-    """The facts of this machine; `home` need not exist yet, the nearest directory above it counts."""
+    """The facts of this host; where `home` does not exist yet, the nearest directory above it counts."""
     memory = _memory(_read_text(Path("/proc/meminfo")), cgroup=Path("/sys/fs/cgroup"))
     return HostFacts(
         cores=len(os.sched_getaffinity(0)),
@@ -71,7 +71,7 @@ def read_host_facts(home: Path) -> HostFacts:
 
 
 def parse_meminfo(text: str) -> Mapping[str, int]:
-    """`/proc/meminfo` as MiB by name; lines that are not in kB are left out."""
+    """`/proc/meminfo` as MiB by name; lines in other units than kB are left out."""
     found: dict[str, int] = {}
     for line in text.splitlines():
         name, _, rest = line.partition(":")
@@ -95,7 +95,7 @@ def limited_memory(meminfo: str, *, limit: str, used: str) -> MemoryFigures:
     usable = max(total - reserved_huge_pages(meminfo), 0)
     most, taken = natural(limit), natural(used)
     if most is not None:
-        # The limit is one of ordinary memory: huge pages are counted apart.
+        # The limit applies to ordinary memory; huge pages are counted separately.
         total, usable = (min(figure, most // MIB) for figure in (total, usable))
         if taken is not None:
             available = min(available, max(most - taken, 0) // MIB)
@@ -103,7 +103,8 @@ def limited_memory(meminfo: str, *, limit: str, used: str) -> MemoryFigures:
 
 
 def reserved_huge_pages(meminfo: str) -> int:
-    """MiB of memory in huge pages of every size; kernels before 4.19 (no `Hugetlb`) report the default size only."""
+    """MiB of memory reserved as huge pages of every size; kernels before 4.19 (no `Hugetlb`) report only the default
+    size."""
     figures = parse_meminfo(meminfo)
     if "Hugetlb" in figures:
         return figures["Hugetlb"]

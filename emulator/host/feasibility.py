@@ -1,4 +1,4 @@
-"""Whether this machine can hold the lab. Pure: the facts of the host come in as a value."""
+"""Whether this host can run the lab. Pure: the facts of the host are passed in as a value."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from emulator.host.pod_networks import check_pod_networks
 from emulator.labfile.findings import Finding, Report, Severity, counted
 from emulator.labfile.model import FOOTPRINT_GIB, ClusterSpec, NetworkSpec, NodeSpec
 
-# QEMU's own memory beside the guest's (device models, page tables, TCG's translation cache), MiB for each node.
+# MiB that QEMU itself takes for each node in addition to the guest's memory: device models, page tables, TCG's cache.
 OVERHEAD_MIB = 128
-# Findings that say not that the host is too small, but that somebody else has what the lab asks for.
+# Findings where the host is large enough, but something else already uses what the lab asks for.
 CONFLICTS = frozenset({"host.subnet", "host.bridge"})
 
 
@@ -59,13 +59,13 @@ def _memory(
         reserved = host.memory_reserved_mib
         pages = f", {_gib(reserved)} of it reserved as huge pages, which labs do not use" if reserved else ""
         if wanted <= host.memory_total_mib:
-            fix = f"sysctl vm.nr_hugepages=0 if nobody needs them; or {fix}"
+            fix = f"sysctl vm.nr_hugepages=0 if nothing else needs them; or {fix}"
         yield _finding(
             report,
             Severity.ERROR,
             "host.memory",
             "clusters",
-            f"{counted(len(nodes), 'node')} and QEMU beside each ({OVERHEAD_MIB} MiB) take {_gib(wanted)} of memory, "
+            f"{counted(len(nodes), 'node')} with {OVERHEAD_MIB} MiB for QEMU each take {_gib(wanted)} of memory, "
             f"and this host has {_gib(host.memory_total_mib)} in all{pages}",
             fix,
         )

@@ -1,4 +1,4 @@
-"""Whether GPUs can do what a plan asks of them, found while nothing has been made yet. Pure."""
+"""Whether GPUs can do what a plan asks of them, checked before anything is made. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _IOMMU = "switch VT-d or AMD-Vi on in the firmware and boot with intel_iommu=on 
 def unfit(
     device: str, gpu: Gpu, *, sliced: bool, group_gpus: Collection[str] = (), given: Collection[str] = ()
 ) -> tuple[str, str] | None:
-    """What keeps a GPU from guests, and the remedy; None when nothing does.
+    """The reason why a GPU cannot go to guests, and the remedy; None if it can.
 
     Args:
         device: the GPU's id in the lab file.
@@ -35,19 +35,19 @@ def _unfit_by_itself(device: str, gpu: Gpu, *, sliced: bool) -> tuple[str, str] 
         return _unfit_without_nvml(device, gpu, sliced=sliced)
     name = f"{device} ({gpu.name} at {gpu.pci_address})"
     mode = gpu.nvml.virtualization
-    # A GPU that a machine was handed can be handed on whole, where that machine has an IOMMU of its own.
+    # A virtual machine can hand a GPU on as a whole if it has an IOMMU of its own.
     if mode is VirtualizationMode.VGPU_GUEST or (mode is VirtualizationMode.PASSTHROUGH and sliced):
         return (
-            f"this machine is itself a guest that {name} was handed to (virtualisation mode {mode.name.lower()}), and"
-            " cannot divide it further",
-            "run on the machine that owns the GPU, or use gpu_allocation.backend: simulated",
+            f"this host is itself a virtual machine that was given {name} (virtualisation mode {mode.name.lower()}),"
+            " and cannot divide it further",
+            "run on the host that owns the GPU, or use gpu_allocation.backend: simulated",
         )
     if gpu.pci is not None and gpu.pci.iommu_group is None:
-        return f"{name} is in no IOMMU group, so that nothing of it can go to a guest", _IOMMU
+        return f"{name} is in no IOMMU group, so that neither the GPU nor its slices can go to a guest", _IOMMU
     if sliced and mode is not VirtualizationMode.HOST_VGPU:
-        told = mode.name.lower() if mode is not None else "not told"
+        reported = mode.name.lower() if mode is not None else "not reported"
         return (
-            f"the driver offers no vGPUs of {name} (virtualisation mode {told}): it is the data-centre driver",
+            f"the driver offers no vGPUs of {name} (virtualisation mode {reported}): it is the data-centre driver",
             "install NVIDIA's vGPU host driver (Virtual GPU Manager), or hand the GPU over whole (strategy: whole)",
         )
     return None
@@ -60,7 +60,7 @@ def _unfit_without_nvml(device: str, gpu: Gpu, *, sliced: bool) -> tuple[str, st
     if sliced:
         return f"{name} is kept for guests as a whole (driver {gpu.driver or 'none'}), so that it makes no slices", _CUT
     if gpu.pci is not None and gpu.pci.iommu_group is None:
-        return f"{name} is in no IOMMU group, so that nothing of it can go to a guest", _IOMMU
+        return f"{name} is in no IOMMU group, so that neither the GPU nor its slices can go to a guest", _IOMMU
     return None
 
 

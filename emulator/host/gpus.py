@@ -1,6 +1,6 @@
-"""The host's GPUs as one picture: what NVML says joined with what PCI sysfs says, and how the lab file differs.
+"""The host's GPUs: NVML's report and PCI sysfs joined, and how the lab file differs from them.
 
-`discover_gpus` only asks its ports; the rest are pure functions.
+`discover_gpus` asks its ports; all other functions are pure.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from emulator.gpu.ports import (
     VgpuTypeInfo,
     others,
 )
-from emulator.labfile.model import ClusterSpec, GpuDeviceSpec, GpuStrategy
+from emulator.labfile.model import GpuDeviceSpec
 
 NVIDIA_VENDOR = "10de"
 VFIO_PCI = "vfio-pci"
@@ -35,13 +35,13 @@ class Gpu:
 
     Attributes:
         pci_address: `0000:41:00.0`.
-        nvml: what NVML reports; None for a GPU that NVML does not see (bound to vfio-pci, lost, no driver on it).
-        pci: what sysfs reports; None when sysfs does not show it.
-        model: the catalogue's entry for it; None for a GPU that the catalogue does not know.
+        nvml: NVML's report; None for a GPU that NVML does not see (bound to vfio-pci, lost, without a driver).
+        pci: the PCI function in sysfs; None if sysfs does not show it.
+        model: the catalogue's entry; None for a GPU that is not in the catalogue.
         iommu_group: all members of its group, itself included; empty without an IOMMU.
         framework: how the kernel offers vGPUs on it.
         vfs: addresses of its virtual functions.
-        holders: processes that have its device node open, computing or not.
+        holders: processes that have its device node open, whether or not they compute.
         driver_version: of the NVIDIA driver; empty without one.
     """
 
@@ -156,16 +156,6 @@ def _joined(
     )
 
 
-def asks_for_whole_gpus(spec: ClusterSpec) -> bool:
-    """Whether some node of the lab is to get a whole GPU."""
-    gpu = spec.gpu
-    if gpu.strategy is GpuStrategy.WHOLE or any(node.gpu.whole for node in spec.nodes if node.gpu):
-        return True
-    if gpu.strategy is GpuStrategy.MIG:
-        return False
-    return any(gpu.whole_gpus.values()) or not any(device.mig_capable for device in gpu.devices)
-
-
 def kept_for_guests(gpus: Iterable[Gpu]) -> frozenset[str]:
     """Addresses of the GPUs that can go to guests as a whole without an NVIDIA driver."""
     return frozenset(gpu.pci_address for gpu in gpus if gpu.is_kept_for_guests)
@@ -174,7 +164,7 @@ def kept_for_guests(gpus: Iterable[Gpu]) -> frozenset[str]:
 # ---------------------------------------------------------------- the lab file against reality
 @dataclass(frozen=True, slots=True)
 class DeviceDifference:
-    """One point in which a device of the lab file is not what the host has. `field` is a key of the device."""
+    """One point in which a device of the lab file differs from the host's. `field` is a key of the device."""
 
     device: str
     field: str
@@ -189,7 +179,7 @@ class DeviceDifference:
 def check_devices(
     spec_devices: Sequence[GpuDeviceSpec], gpus: Sequence[Gpu], *, out: Collection[str] = ()
 ) -> tuple[DeviceDifference, ...]:
-    """How the file's devices differ from the host's, all differences at once; empty when there are none.
+    """All differences between the file's devices and the host's; empty if there are none.
 
     `out` are addresses of GPUs that labs have as a whole, or are to have: NVML need not see these.
     """
@@ -265,7 +255,7 @@ def profile_names(gpu: Gpu) -> tuple[str, ...]:
 
 # ---------------------------------------------------------------- why a vGPU cannot be made
 class Unavailable(StrEnum):
-    """What 0 in `available_instances`, or a type's absence from `creatable_vgpu_types`, means."""
+    """The meanings of 0 in `available_instances`, and of a type that is missing in `creatable_vgpu_types`."""
 
     PARENT_TAKEN = "the virtual function carries a vGPU already"
     MIG_MODE_OFF = "the type is MIG-backed, but the GPU's MIG mode is off"
@@ -278,7 +268,7 @@ class Unavailable(StrEnum):
 
 
 def why_unavailable(wanted: str, gpu: NvmlGpu, parents: Sequence[VgpuParent], parent: str) -> Unavailable:
-    """Which of the meanings applies to type `wanted` on function `parent`, from what both sides report."""
+    """The meaning that applies to type `wanted` on function `parent`, by the reports of NVML and of sysfs."""
     kind = next((item for item in gpu.vgpu_types if item.name == wanted), None)
     if kind is None:
         return Unavailable.NO_SUCH_TYPE

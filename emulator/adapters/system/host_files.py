@@ -1,4 +1,4 @@
-"""The files of the kernel: those of this host, or those that were recorded on another one."""
+"""The kernel's files: of this host, or recorded on another one."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 
 from emulator.gpu.errors import GpuTimeoutError
 
-# Runs in a child, so that a write which the kernel never finishes (removing an mdev or unbinding a function
-# that a guest holds) costs us one abandoned process and not the program. One write(2), as sysfs wants it; the
-# exit status carries the errno.
+# Runs in a child, so that a write which the kernel never finishes (removing an mdev or unbinding a function that a
+# guest holds) costs one abandoned process and not the program. sysfs expects one write(2); the exit status carries the
+# errno.
 _WRITER = """
 import os, sys
 try:
@@ -29,7 +29,7 @@ class HostFiles:
     """`FileAccess` over real files.
 
     Args:
-        root: what takes the place of `/`. The text read is decoded as UTF-8 with replacement.
+        root: the directory in the place of `/`. Text is decoded as UTF-8 with replacement.
     """
 
     def __init__(self, root: Path = Path("/")) -> None:

@@ -1,4 +1,4 @@
-"""Reads a host below a root directory, `/` or a recorded one, into `HostReadings`. Only translates; judges nothing."""
+"""Reads a host below a root directory, `/` or a recorded one, into `HostReadings`. It translates and judges nothing."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ from emulator.host.routes import reached_networks
 
 DEVICES = ("/dev/kvm", "/dev/vhost-net", "/dev/net/tun")
 PROGRAMS = ("libvirtd", "virtqemud", "qemu", "qemu-img", "dnsmasq", "ansible", "packer", "apt-get")
-# These are looked for, and not asked anything.
+# Programs whose presence alone matters.
 TOOLS = ("update-grub", "update-initramfs", "dracut")
 _UNIT_DIRECTORIES = ("/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
 MODPROBE_DIRECTORIES = ("/etc/modprobe.d", "/run/modprobe.d", "/usr/local/lib/modprobe.d", "/usr/lib/modprobe.d")
 PARAMETERS = ("kvm_intel/nested", "kvm_amd/nested", "kvm_amd/sev", "kvm_intel/tdx")
-# Kernel arguments that keep modules out, and who obeys them: kmod, the kernel, the initramfs.
+# Kernel arguments that keep modules from loading, obeyed by kmod, the kernel and the initramfs.
 _BLACKLIST_ARGUMENTS = ("modprobe.blacklist", "module_blacklist", "rd.driver.blacklist")
 _RELEASE = "/proc/sys/kernel/osrelease"
 _LIBVIRT_SOCKETS = ("/run/libvirt/libvirt-sock", "/run/libvirt/virtqemud-sock")
@@ -60,8 +60,8 @@ class HostReader:
     Args:
         files: the host's files.
         probe: the rest of it.
-        home: the product's directory, whose file system the free space is asked of.
-        wanted_packages: the product's list of Debian packages, True for optional ones.
+        home: the program's home directory, on whose file system the free space is counted.
+        wanted_packages: the program's list of Debian packages, True for optional ones.
     """
 
     def __init__(
@@ -71,14 +71,14 @@ class HostReader:
         self._pci = SysfsPci(files)
 
     def read(self) -> HostReadings:
-        """One look at everything. What cannot be read is empty in the result."""
+        """Read everything once. What cannot be read is empty in the result."""
         with ThreadPoolExecutor(len(PROGRAMS) + 2) as pool:
             said = {name: pool.submit(self._probe.says, name) for name in (*PROGRAMS, *TOOLS)}
             processes = self._processes()
             facts = self._facts()
             docker = "dockerd" in processes or "docker0" in facts.interfaces
             loaded = self._loaded()
-            # Only where it matters: asking loads the kernel's filter modules on hosts that have none yet.
+            # Only if it matters: asking loads the kernel's filter modules on hosts that do not have them loaded.
             iptables = docker or "iptable_filter" in loaded
             forward = pool.submit(self._probe.says, "iptables-forward") if iptables else None
             chains = pool.submit(self._probe.says, "nft-chains") if "nf_tables" in loaded else None
@@ -107,7 +107,7 @@ class HostReader:
             wanted_packages=tuple(self._wanted),
             optional_packages=frozenset(name for name, optional in self._wanted.items() if optional),
             processes=processes,
-            # `hidepid` and some containers show a user nothing of others' processes, the first one among them.
+            # With `hidepid`, and in some containers, users do not see others' processes, and so not the first one.
             processes_hidden=user.uid != 0 and not self._read("/proc/1/comm"),
             facts=facts,
             limits=self._limits(),
@@ -116,7 +116,7 @@ class HostReader:
             ufw=self._pairs("/etc/ufw/ufw.conf").get("ENABLED", "").lower() == "yes",
             bridge_filter=read_or(self._files, "/proc/sys/net/bridge/bridge-nf-call-iptables") == "1",
             system_libvirt=any(self._files.exists(path) for path in _LIBVIRT_SOCKETS),
-            # systemd-timesyncd leaves that file once it has set the clock.
+            # systemd-timesyncd makes this file when it has set the clock.
             clock_synchronised=self._files.exists("/run/systemd/timesync/synchronized")
             or self._probe.clock_synchronised(),
             has_systemd=self._files.exists("/run/systemd/system"),
@@ -137,10 +137,10 @@ class HostReader:
         )
 
     def _container(self) -> str:
-        """The kind of container, as systemd, Podman and Docker leave word of it."""
-        told = self._read("/run/systemd/container") or self._read("/run/host/container-manager")
-        if told:
-            return told.split()[0]
+        """The kind of container by the files that systemd, Podman, Docker and LXC leave; empty outside of one."""
+        manager = self._read("/run/systemd/container") or self._read("/run/host/container-manager")
+        if manager:
+            return manager.split()[0]
         files = {"/run/.containerenv": "podman", "/.dockerenv": "docker", "/dev/.lxc": "lxc"}
         return next((name for path, name in files.items() if self._files.exists(path)), "")
 
@@ -152,7 +152,7 @@ class HostReader:
         return {key: value.strip("\"'") for key, sign, value in pairs if sign}
 
     def _user(self) -> HostUser:
-        """Of this process, as the kernel sees it: `/proc/self/status` has what `id` prints."""
+        """The user of this process by the kernel's account, `/proc/self/status`."""
         status = dict(line.split(":", 1) for line in self._read("/proc/self/status").splitlines() if ":" in line)
         # The second of four is the effective one.
         uid = next((natural(word) for word in status.get("Uid", "").split()[1:2]), None) or 0
@@ -162,7 +162,7 @@ class HostReader:
         return HostUser(uid, name, groups)
 
     def _records(self, path: str) -> list[list[str]]:
-        """Lines of fields with colons between, as in `/etc/passwd`."""
+        """Lines of fields that are separated by colons, as in `/etc/passwd`."""
         return [line.split(":") for line in self._read(path).splitlines()]
 
     def _units(self) -> dict[str, bool]:
@@ -182,7 +182,7 @@ class HostReader:
 
     def _loaded(self) -> frozenset[str]:
         listed = {line.split()[0] for line in self._read("/proc/modules").splitlines() if line.split()}
-        # Of the modules that are built into the kernel, sysfs has those with parameters or a version.
+        # sysfs also has the modules built into the kernel, if they have parameters or a version.
         here = {name.replace("-", "_") for name in (*listed, *names(self._files, "/sys/module"))}
         return frozenset(here | parse_modules(self._modules("builtin")))
 
@@ -236,7 +236,7 @@ class HostReader:
         return tuple(found)
 
     def _node(self, device: PciDevice) -> str:
-        """NVIDIA's driver numbers the nodes in its own order, and tells the number in /proc alone."""
+        """The GPU's device node. NVIDIA's driver numbers nodes in its own order, and shows the number only in /proc."""
         if device.driver == "vfio-pci":
             return "" if device.iommu_group is None else f"/dev/vfio/{device.iommu_group}"
         minor = parse_device_minor(self._read(f"/proc/driver/nvidia/gpus/{device.address}/information"))
@@ -245,7 +245,7 @@ class HostReader:
     def _driver(
         self, loaded: frozenset[str], gpus: tuple[PciGpu, ...], processes: frozenset[str]
     ) -> NvidiaDriver | None:
-        """Which kind is told by what only the vGPU host driver has: its VFIO module, its manager, vGPU types."""
+        """The loaded driver. Only the vGPU host driver has a VFIO module, a manager and vGPU types."""
         if "nvidia" not in loaded:
             return None
         version, is_open = parse_driver_version(self._read("/proc/driver/nvidia/version"))
@@ -312,7 +312,7 @@ def _spans(listed: str) -> Iterator[tuple[str, str, str]]:
 
 
 def _members(words: list[str]) -> frozenset[str]:
-    """Of a line of `/etc/group`; those whose primary group it is are not listed there."""
+    """Members in a line of `/etc/group`; users whose primary group it is are not listed there."""
     return frozenset(filter(None, words[3].split(","))) if len(words) > 3 else frozenset()
 
 

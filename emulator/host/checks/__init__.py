@@ -1,4 +1,4 @@
-"""All checks of a host, in the order in which they are read."""
+"""Which checks are there? All checks of a host, in the order of the report."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from emulator.host.readings import HostReadings
 
 Check = Callable[[HostReadings, Wanted], Iterable[CheckResult]]
 
-# What people read above a group -> its checks.
+# Heading of a group -> its checks.
 GROUPS: tuple[tuple[str, Check], ...] = (
     ("Processor and devices", check_processor),
     ("IOMMU", check_iommu),
@@ -60,7 +60,7 @@ class HostReport:
 
 
 def check_host_readings(host: HostReadings, wanted: Wanted) -> HostReport:
-    """Every check, whatever the others say; on another architecture than x86-64 that alone."""
+    """The results of all checks; on any architecture but x86-64 only the one that says so."""
     architecture = check_architecture(host)
     if architecture.level is Level.FAIL:
         return HostReport((CheckGroup(GROUPS[0][0], (architecture,)),))

@@ -1,4 +1,4 @@
-"""What else on the host has to do with networks and virtual machines, and could be in the way."""
+"""Networks, other hypervisors and other libvirts of the host that a lab could collide with."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _OTHERS = {
 # Names that libvirt, people, Docker, Podman, Kubernetes, Proxmox, LXC, Incus, Xen and VirtualBox give to theirs.
 _BRIDGES = ("virbr", "br", "docker", "podman", "cni", "vmbr", "lxcbr", "lxdbr", "incusbr", "xenbr", "vboxnet", "vmnet")
 DEFAULT_SUBNETS = (IPv4Network("192.168.100.0/24"), IPv4Network("192.168.200.0/24"))
-"""Where a lab's networks are when its file does not say: the defaults of the schema."""
+"""The schema's defaults, for a lab whose file names no subnets."""
 OWN_NETWORKS = "the lab has a network namespace of its own"
 
 
 def uses_host_networks(host: HostReadings, wanted: Wanted) -> bool:
-    """Whether a lab's networks are the host's: they are with the host's libvirt, and not with one of its own."""
+    """Whether a lab's networks are the host's: true with the host's libvirt, false with a libvirt of its own."""
     return host.system_libvirt if wanted.embedded is None else not wanted.embedded
 
 
@@ -40,13 +40,13 @@ def check_networks(host: HostReadings, wanted: Wanted) -> Iterator[CheckResult]:
 
 def _subnets(host: HostReadings, wanted: Wanted) -> CheckResult:
     id_, title = "network.subnets", "subnets"
-    why = "a lab's subnet that the host reaches elsewhere takes that place's traffic, or loses its own"
+    why = "if the host reaches a lab's subnet elsewhere, one of the two loses its traffic"
     taken = ", ".join(map(str, host.facts.networks)) or "none"
     if not wanted.lab and uses_host_networks(host, wanted):
         clash = [net for net in DEFAULT_SUBNETS if any(each.blocks(net) for each in host.facts.networks)]
         if clash:
-            found = f"{' and '.join(map(str, clash))}, where labs are by default, is taken; in use here: {taken}"
-            fix = "give global.networks.*.subnet in the lab file, or hypervisor.uri: embedded"
+            found = f"default subnet of labs already in use: {' and '.join(map(str, clash))}; in use here: {taken}"
+            fix = "set global.networks.*.subnet in the lab file, or hypervisor.uri: embedded"
             return CheckResult(id_, title, Level.WARN, found, why, fix)
     return _of_lab(host, wanted, id_, title, why, "host.subnet", f"in use here: {taken}")
 
@@ -66,7 +66,7 @@ def _pods(wanted: Wanted) -> CheckResult:
 
 def _bridges(host: HostReadings, wanted: Wanted) -> CheckResult:
     id_, title = "network.bridges", "bridges"
-    why = "a lab makes its bridges itself, under the names in the file, and takes over nobody else's"
+    why = "a lab makes its own bridges under the names in its file, and never takes over an existing one"
     bridges = [name for name in host.facts.interfaces if name.startswith(_BRIDGES)]
     return _of_lab(host, wanted, id_, title, why, "host.bridge", f"here: {', '.join(bridges) or 'none'}")
 
@@ -82,18 +82,20 @@ def _of_lab(host: HostReadings, wanted: Wanted, id_: str, title: str, why: str, 
 
 def _hypervisors(host: HostReadings) -> CheckResult:
     id_, title = "network.hypervisors", "other hypervisors"
-    why = "only one hypervisor can have the processor's virtualisation at a time"
+    why = "only one hypervisor can use the processor's virtualisation at a time"
     names = sorted({_OTHERS[module] for module in host.kernel.loaded & _OTHERS.keys()})
     if names:
         modules = " ".join(sorted(host.kernel.loaded & _OTHERS.keys()))
         found = f"{', '.join(names)} is loaded ({modules})"
-        return CheckResult(id_, title, Level.WARN, found, why, f"end its machines, then modprobe -r {modules}")
+        return CheckResult(
+            id_, title, Level.WARN, found, why, f"shut its virtual machines down, then modprobe -r {modules}"
+        )
     return ok(id_, title, "none loaded", why)
 
 
 def _libvirts(host: HostReadings) -> CheckResult:
     id_, title = "network.libvirt", "libvirt daemons"
-    why = "libvirtd and the modular daemons keep the same guests, and must not both run"
+    why = "libvirtd and the modular daemons manage the same guests, and must not run together"
     both = {"libvirtd", "virtqemud"} <= host.processes
     if both:
         fix = "systemctl disable --now libvirtd.service libvirtd.socket, or the virtqemud units"

@@ -20,8 +20,9 @@ from emulator.gpu.catalog import find_gpu
 from emulator.gpu.model import GpuInstance, GpuModel, Placement
 from emulator.gpu.placement.demand import GpuState, GpuUse, Infeasible
 from emulator.guests.inventory.model import NodeGpu
+from emulator.host.gpu_demand import asks_for_whole_gpus
 from emulator.host.gpu_fitness import require_fit
-from emulator.host.gpus import Gpu, asks_for_whole_gpus, discover_gpus, kept_for_guests, require_devices
+from emulator.host.gpus import Gpu, discover_gpus, kept_for_guests, require_devices
 from emulator.host.iommu_groups import group_mates
 from emulator.labfile.model import ClusterSpec, GpuBackend
 from emulator.plan.build import GpuResources

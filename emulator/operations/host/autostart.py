@@ -1,7 +1,7 @@
-"""A lab that comes back by itself after a reboot of the host: a systemd unit that provisions its kept file again.
+"""A lab that comes back after a reboot of the host: a systemd unit that provisions the lab's kept file again.
 
-`provision` brings everything back in order: GPUs first, then the hypervisor, networks and guests. The unit tells by
-a line of its own which lab of which home directory it belongs to, so that nobody else's is ever touched.
+`provision` restores everything in order: GPUs first, then the hypervisor, networks and guests. A line in the unit names
+its lab and home directory, so that units of others are never touched.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def enable_autostart(world: World, lab: str, program: Path, reporter: Reporter) 
 
     Raises:
         UsageError: there is no such lab, or nothing was ever made of it.
-        ConflictError: a unit of this name is somebody else's, or another command works on the lab.
+        ConflictError: a foreign unit has this name, or another command works on the lab.
     """
     load_recorded_lab(world.home, lab)
     with working_on(world, lab, "host enable-autostart", reporter) as work:
@@ -61,7 +61,7 @@ def disable_autostart(world: World, lab: str, reporter: Reporter) -> bool:
     """Remove the unit; whether there was one.
 
     Raises:
-        ConflictError: the unit of this name is somebody else's, or another command works on the lab.
+        ConflictError: a foreign unit has this name, or another command works on the lab.
     """
     with working_on(world, lab, "host disable-autostart", reporter) as work:
         there = world.units.read(unit_name(lab))
@@ -150,7 +150,7 @@ def _is_marked(world: World, lab: str, text: str) -> bool:
 def _require_ours(world: World, lab: str, text: str | None) -> None:
     if text is not None and not _is_marked(world, lab, text):
         raise ConflictError(
-            "a unit of this name is there, and it is not this lab's",
+            "a unit of this name exists that does not belong to this lab",
             where=unit_name(lab),
             fix=f"look at it with systemctl cat {unit_name(lab)}; rename it, or the lab",
         )

@@ -49,13 +49,13 @@ def gpu(mode: VirtualizationMode | None, group: int | None) -> Gpu:
 @pytest.mark.parametrize(
     ("mode", "group", "sliced", "expected"),
     [
-        (VirtualizationMode.PASSTHROUGH, None, True, "this machine is itself a guest"),
+        (VirtualizationMode.PASSTHROUGH, None, True, "this host is itself a virtual machine"),
         (VirtualizationMode.PASSTHROUGH, None, False, "in no IOMMU group"),
         (VirtualizationMode.PASSTHROUGH, 3, False, None),
         (VirtualizationMode.VGPU_GUEST, 3, False, "virtualisation mode vgpu_guest"),
         (VirtualizationMode.NONE, None, False, "in no IOMMU group"),
         (VirtualizationMode.NONE, 3, True, "offers no vGPUs of GPU-0 .* it is the data-centre driver"),
-        (None, 3, True, r"virtualisation mode not told"),
+        (None, 3, True, r"virtualisation mode not reported"),
         (VirtualizationMode.NONE, 3, False, None),
         (VirtualizationMode.HOST_VGPU, 3, True, None),
         (VirtualizationMode.HOST_VGPU, None, True, "in no IOMMU group"),

@@ -44,7 +44,7 @@ def discover(file: Path | None, *, file_option: Path | None, as_json: bool) -> N
     simulated`, the simulated GPUs are shown.
     """
     from emulator.cli.render.gpu import discovery_json, discovery_text
-    from emulator.host.gpus import asks_for_whole_gpus
+    from emulator.host.gpu_demand import asks_for_whole_gpus
     from emulator.lab.planning.host_gpus import host_gpus
     from emulator.operations.gpu.reports import discover, gpus_of_file
     from emulator.wiring import real_world

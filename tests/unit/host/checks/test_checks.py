@@ -132,8 +132,8 @@ def test_every_check_is_seen_to_fail_or_warn_somewhere(tmp_path: Path) -> None:
         "network.ufw",
         "program.qemu-img",
     }
-    nothing_to_mend = {"cpu.secure-guest"}
-    assert {result.id for result in report.results} == spoken | in_tests_below | nothing_to_mend
+    nothing_to_fix = {"cpu.secure-guest"}
+    assert {result.id for result in report.results} == spoken | in_tests_below | nothing_to_fix
 
 
 # ---------------------------------------------------------------- what is found
@@ -167,7 +167,7 @@ def test_what_is_found(tmp_path: Path, name: str, id_: str, found: str) -> None:
     assert result_of(judge(tmp_path, name), id_)[1] == found
 
 
-def test_an_ordinary_user_is_told_what_was_not_to_be_seen(tmp_path: Path) -> None:
+def test_an_ordinary_user_learns_what_was_hidden(tmp_path: Path) -> None:
     report = judge(tmp_path, "ubuntu-24.04-vendor-vfio")
     unseen = {result.id for result in report.results if result.unseen}
     assert unseen == {"gpu.holders", "network.docker"}
@@ -178,8 +178,8 @@ def test_an_ordinary_user_is_told_what_was_not_to_be_seen(tmp_path: Path) -> Non
     ("answer", "uid", "found"),
     [
         (None, 0, "absent"),
-        ("refused", 1000, "there, but ada may not open it"),
-        ("broken", 0, "there, but it does not open or does not answer"),
+        ("refused", 1000, "exists, but ada may not open it"),
+        ("broken", 0, "exists, but does not open or does not answer"),
         ("usable", 0, "opens and answers"),
     ],
 )
@@ -200,7 +200,7 @@ def test_an_old_qemu_img_and_a_silent_one(tmp_path: Path) -> None:
     [(None, Level.WARN), ("broken", Level.WARN), ("refused", Level.PASS), ("usable", Level.PASS)],
 )
 def test_vhost_net_in_all_its_states(tmp_path: Path, answer: str | None, level: Level) -> None:
-    """Where it is refused to this user, it is there all the same for QEMU, which root starts."""
+    """QEMU is started by root, so that it does not matter whether this user may open it."""
     report = judge(tmp_path, "intel", devices={"/dev/vhost-net": answer})
     assert result_of(report, "cpu.vhost-net")[0] is level
 
@@ -222,7 +222,7 @@ def test_virtqemud_alone_serves_only_labs_on_the_host_s_libvirt(
     report = judge(tmp_path, "intel", Wanted(embedded=embedded), files=files, programs=programs)
     found = "11.0.0 (at least 9.0)"
     if level is Level.FAIL:
-        found = "virtqemud alone is installed, and a lab's own libvirt is a libvirtd"
+        found = "only virtqemud is installed, and a lab's own libvirt is a libvirtd"
     assert result_of(report, "program.libvirt") == (level, found)
 
 
@@ -234,9 +234,9 @@ def test_virtqemud_alone_serves_only_labs_on_the_host_s_libvirt(
             "chronyd",
             {"/recorded/clock_synchronised": "no\n"},
             Level.WARN,
-            "chrony runs, not known to have synchronised the clock",
+            "chrony runs, but the clock is not known to be synchronised",
         ),
-        ("chronyd", {}, Level.PASS, "chrony runs; whether the clock is synchronised is not to be seen"),
+        ("chronyd", {}, Level.PASS, "chrony runs; whether the clock is synchronised is unknown"),
         (
             "systemd-timesyn",
             {"/recorded/clock_synchronised": "no\n", "/run/systemd/timesync/synchronized": ""},
@@ -248,7 +248,7 @@ def test_virtqemud_alone_serves_only_labs_on_the_host_s_libvirt(
         ("sshd", {}, Level.WARN, "no time service runs here"),
     ],
 )
-def test_a_clock_that_is_right_and_one_that_somebody_means_to_set(
+def test_a_clock_that_is_right_and_one_that_a_service_is_to_set(
     tmp_path: Path, process: str, files: dict[str, str], level: Level, found: str
 ) -> None:
     report = judge(tmp_path, "no-virtualisation", processes={612: process}, files=files)
@@ -262,7 +262,7 @@ def test_the_vgpu_services_and_those_that_hold_a_gpu(tmp_path: Path) -> None:
     by_id = {result.id: result for result in report.results}
     assert by_id["gpu.vgpu"].level is Level.WARN
     assert by_id["gpu.vgpu"].fix == "systemctl enable --now nvidia-vgpu-mgr nvidia-vgpud"
-    assert by_id["gpu.holders"].fix == "systemctl stop nvidia-persistenced; end them when they are done: kill 701"
+    assert by_id["gpu.holders"].fix == "systemctl stop nvidia-persistenced; when they are done, end them: kill 701"
 
 
 def test_a_user_outside_the_groups(tmp_path: Path) -> None:
@@ -327,7 +327,7 @@ def test_acpi_tables_behind_a_closed_directory(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(RecordedFiles, "listdir", closed)
     report = judge(tmp_path, "no-virtualisation")
-    assert result_of(report, "iommu.present") == (Level.WARN, "not to be seen by this user")
+    assert result_of(report, "iommu.present") == (Level.WARN, "hidden from this user")
 
 
 # ---------------------------------------------------------------- what a lab asks for
