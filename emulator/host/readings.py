@@ -193,7 +193,7 @@ class HostReadings:
             without dpkg.
         wanted_packages: the program's own list of Debian packages.
         optional_packages: the wanted packages that labs can do without.
-        processes: names of running processes, cut to 15 characters by the kernel.
+        processes: names of running processes, cut to 15 characters by the kernel; services only as system accounts.
         holders: processes that have a device node of an NVIDIA GPU open.
         forward_policy: policy of iptables' FORWARD chain; None if this user cannot see it, or it was not asked for.
         forward_drops: chains of nftables at the hook `forward` with the policy to drop; None if this user cannot see

@@ -10,6 +10,7 @@ from pathlib import Path
 from emulator.adapters.nvidia.pci_sysfs import NVIDIA_VENDOR, SysfsPci, names, read_or
 from emulator.core.units import natural
 from emulator.gpu.ports import DeviceHolder, FileAccess, PciDevice, VgpuFramework
+from emulator.host.checks.system import CLOCKS
 from emulator.host.facts import CGROUP_MEMORY, HostFacts, limited_memory
 from emulator.host.framebuffers import framebuffer_on, parse_framebuffers
 from emulator.host.parsers import (
@@ -50,6 +51,9 @@ MODPROBE_DIRECTORIES = ("/etc/modprobe.d", "/run/modprobe.d", "/usr/local/lib/mo
 PARAMETERS = ("kvm_intel/nested", "kvm_amd/nested", "kvm_amd/sev", "kvm_intel/tdx")
 # Kernel arguments that keep modules from loading, obeyed by kmod, the kernel and the initramfs.
 _BLACKLIST_ARGUMENTS = ("modprobe.blacklist", "module_blacklist", "rd.driver.blacklist")
+# Processes whose presence decides something, and the first number of accounts that are not the system's.
+_SERVICES = frozenset({*CLOCKS, "firewalld", "dockerd", "libvirtd", "virtqemud", "nvidia-vgpu-mgr", "nvidia-vgpud"})
+_FIRST_PERSON = 1000
 _RELEASE = "/proc/sys/kernel/osrelease"
 _LIBVIRT_SOCKETS = ("/run/libvirt/libvirt-sock", "/run/libvirt/virtqemud-sock")
 
@@ -268,7 +272,16 @@ class HostReader:
 
     def _processes(self) -> frozenset[str]:
         pids = (name for name in names(self._files, "/proc") if name.isdigit())
-        return frozenset(filter(None, (self._read(f"/proc/{pid}/comm") for pid in pids)))
+        found = ((pid, self._read(f"/proc/{pid}/comm")) for pid in pids)
+        return frozenset(name for pid, name in found if name and not (name in _SERVICES and self._is_a_person_s(pid)))
+
+    def _is_a_person_s(self, pid: str) -> bool:
+        """Whether a process runs as an ordinary user. Users name their processes as they like, and a service that is
+        only feigned must not be taken for one that runs."""
+        lines = self._read(f"/proc/{pid}/status").splitlines()
+        words = next((line.split() for line in lines if line.startswith("Uid:")), [])
+        uid = next((natural(word) for word in words[1:2]), None)
+        return uid is not None and uid >= _FIRST_PERSON
 
     def _facts(self) -> HostFacts:
         pairs = ([self._read(f"/sys/fs/cgroup/{name}") for name in pair] for pair in CGROUP_MEMORY)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from emulator.core.units import printable
 from emulator.host.checks.firewalls import check_firewalls
 from emulator.host.checks.gpus import check_gpus
 from emulator.host.checks.iommu import check_iommu
@@ -64,4 +65,11 @@ def check_host_readings(host: HostReadings, wanted: Wanted) -> HostReport:
     architecture = check_architecture(host)
     if architecture.level is Level.FAIL:
         return HostReport((CheckGroup(GROUPS[0][0], (architecture,)),))
-    return HostReport(tuple(CheckGroup(title, tuple(check(host, wanted))) for title, check in GROUPS))
+    return HostReport(tuple(CheckGroup(title, tuple(map(_printable, check(host, wanted)))) for title, check in GROUPS))
+
+
+def _printable(result: CheckResult) -> CheckResult:
+    """No escape sequence reaches the terminal: users choose the names of their processes, and others have written a
+    recorded host."""
+    found, why, fix = (printable(text).replace("\n", " ") for text in (result.found, result.why, result.fix))
+    return replace(result, found=found, why=why, fix=fix)

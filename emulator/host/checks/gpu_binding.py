@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from shlex import quote
+
 from emulator.host.checks.gpu_holders import NO_GPU
 from emulator.host.checks.result import CheckResult, Level, Wanted, ok
 from emulator.host.readings import HostReadings, PciGpu
@@ -48,7 +50,7 @@ def _bind_fix(gpus: list[PciGpu]) -> str:
 
 def _unbind(gpu: PciGpu) -> str:
     address, driver = gpu.pci.address, gpu.pci.driver
-    return f"echo {address} > /sys/bus/pci/drivers/{driver}/unbind; " if driver else ""
+    return f"echo {address} > {quote(f'/sys/bus/pci/drivers/{driver}/unbind')}; " if driver else ""
 
 
 def _unbind_fix(gpus: list[PciGpu]) -> str:

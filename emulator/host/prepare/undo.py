@@ -5,6 +5,14 @@ from __future__ import annotations
 from emulator.host.checks.system import INOTIFY_INSTANCES, INOTIFY_KEY
 from emulator.host.readings import HostReadings
 
+# Programs that undo steps. A record that names another one was not written by this program.
+_PROGRAMS = frozenset({"gpasswd", "sysctl", "systemctl", "update-initramfs", "dracut", "update-grub", "dpkg"})
+
+
+def is_undoing(words: tuple[str, ...]) -> bool:
+    """Whether a recorded command is one that undoes a step."""
+    return bool(words) and words[0] in _PROGRAMS
+
 
 def why_not_undone(words: tuple[str, ...], sets: str, host: HostReadings) -> str | None:
     """The reason not to run a command that undoes a step.

@@ -96,6 +96,9 @@ def record_of(host: PreparedHost) -> Record:
 
 
 def _require_ours(host: PreparedHost) -> None:
+    """Refuse a record that others can write, or whose directories others can exchange: its commands run as root."""
+    _require_own_place(host.home.preparation.absolute())
+    _require_own_place(host.home.preparation.resolve())
     for path in (host.home.preparation, host.journal.path):
         try:
             status = path.lstat()
@@ -108,6 +111,22 @@ def _require_ours(host: PreparedHost) -> None:
                 "users other than you can write the record of this host's preparation, so it is not trusted",
                 where=str(path),
                 fix=f"ls -ld {path}; HYPERSCALER_HOME must be in a directory of your own",
+            )
+
+
+def _require_own_place(path: Path) -> None:
+    """Every directory above `path` is root's or this user's, and others cannot rename what is in it."""
+    for parent in path.parents:
+        try:
+            status = parent.lstat()
+        except (FileNotFoundError, PermissionError):
+            continue
+        exchangeable = stat.S_ISDIR(status.st_mode) and status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX
+        if exchangeable or status.st_uid not in (0, os.geteuid()):
+            raise ConflictError(
+                "users other than you can exchange the record of this host's preparation, so it is not trusted",
+                where=str(parent),
+                fix=f"ls -ld {parent}; HYPERSCALER_HOME must be in a directory of your own",
             )
 
 

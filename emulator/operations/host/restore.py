@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from emulator.apply.host_preparation import DoneStep, Record
-from emulator.core.errors import HyperscalerError
+from emulator.core.errors import ConflictError, HyperscalerError
 from emulator.core.progress import Reporter
 from emulator.core.stop import StopFlag
 from emulator.host.prepare.steps import FINISH_PACKAGES, installs_packages
-from emulator.host.prepare.undo import why_not_undone
+from emulator.host.prepare.undo import is_undoing, why_not_undone
 from emulator.operations.host.record import (
     ENVIRONMENT,
     Outcome,
@@ -115,6 +115,12 @@ def _run_back(host: PreparedHost, step: DoneStep, result: Outcome, reporter: Rep
     for words in step.undo or finish:
         if words == FINISH_PACKAGES and " ".join(words) in result.done:
             continue
+        if not is_undoing(words):
+            raise ConflictError(
+                f"the record holds a command that undoes no step: {' '.join(words)}",
+                where=str(host.journal.path),
+                fix="find out who has changed the record; the copies of the files are below backups in its directory",
+            )
         stays = why_not_undone(words, step.sets, host.read())
         if stays is not None:
             if stays and step.ended:

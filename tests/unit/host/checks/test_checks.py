@@ -285,6 +285,29 @@ def test_what_a_user_does_not_see_is_not_taken_for_absent(tmp_path: Path) -> Non
     assert {"system.clock", "network.firewalld"}.isdisjoint(result.id for result in seen.results if result.unseen)
 
 
+def test_a_process_of_a_user_is_no_service_whatever_its_name(tmp_path: Path) -> None:
+    """A student calls a process chronyd, and another nvidia-vgpu-mgr: the clock is unkept, the driver what it was."""
+    feigned = {"/proc/612/status": "Name:\tchronyd\nUid:\t1001\t1001\t1001\t1001\n"}
+    report = judge(tmp_path / "user", "intel", files=feigned)
+    assert result_of(report, "system.clock") == (Level.WARN, "no time service runs here")
+    served = judge(
+        tmp_path / "system", "intel", files={"/proc/612/status": "Name:\tchronyd\nUid:\t106\t106\t106\t106\n"}
+    )
+    assert result_of(served, "system.clock")[0] is Level.PASS
+    driver = judge(tmp_path / "driver", "amd", processes={701: "nvidia-vgpu-mgr"},
+                   files={"/proc/701/status": "Uid:\t1001\t1001\t1001\t1001\n"})  # fmt: skip
+    assert "data-centre driver" in result_of(driver, "gpu.driver")[1]
+
+
+def test_no_escape_sequence_of_a_user_reaches_the_terminal(tmp_path: Path) -> None:
+    report = judge(
+        tmp_path, "broken", processes={400: "\x1b[2J\x1b]0;x"}, files={"/etc/os-release": 'PRETTY_NAME="\x1b[31m"\n'}
+    )
+    text = host_report_text(report, verbose=True, styled=False, subject="it") + json.dumps(host_report_json(report))
+    assert "\x1b" not in text and "\\u001b" not in text
+    assert "[2J" in result_of(report, "gpu.holders")[1]
+
+
 @pytest.mark.parametrize(
     ("mounts", "unified", "version"),
     [

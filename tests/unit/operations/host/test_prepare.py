@@ -733,6 +733,38 @@ def test_a_record_that_others_can_write_is_not_trusted(machine: Machine) -> None
     assert len(machine.tools.calls) == calls
 
 
+def test_a_record_in_a_directory_that_others_can_exchange_is_not_trusted(machine: Machine) -> None:
+    """Whoever can rename the directory can put another one in its place."""
+    prepare(machine.host, ADA, QUIET)
+    prepared, calls = machine.look(), len(machine.tools.calls)
+    machine.root.chmod(0o777)
+    for command in (lambda: restore(machine.host, QUIET), lambda: prepare(machine.host, ADA, QUIET)):
+        with pytest.raises(ConflictError, match="can exchange the record"):
+            command()
+    assert machine.look() == prepared
+    assert len(machine.tools.calls) == calls
+    machine.root.chmod(0o1777)  # as /tmp: only owners rename there
+    assert restore(machine.host, QUIET).failed == []
+
+
+def test_a_command_that_undoes_no_step_is_not_run(machine: Machine) -> None:
+    journal = machine.home.preparation
+    journal.mkdir(parents=True, mode=0o700)
+    entry = {
+        "type": "begin",
+        "step": "sysctl:x",
+        "title": "t",
+        "touches": {},
+        "undo": [["sh", "-c", "id"]],
+        "lasting": "",
+    }
+    for each in (entry, {"type": "end", "step": "sysctl:x", "after": {}}):
+        machine.host.journal.append(each)
+    back = restore(machine.host, QUIET)
+    assert [why for _, why in back.failed] == ["the record holds a command that undoes no step: sh -c id"]
+    assert machine.tools.calls == []
+
+
 def test_a_damaged_journal_is_not_guessed_at(machine: Machine) -> None:
     prepare(machine.host, ADA, QUIET)
     journal = machine.home.preparation / "journal.jsonl"
