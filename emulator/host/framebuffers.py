@@ -1,4 +1,4 @@
-"""On which GPU is the console that the firmware has set up? From the kernel's list of memory. Pure."""
+"""The GPU that the firmware's console is on, found in the kernel's map of memory. Pure."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-# Names under which the kernel's code for such consoles reserves the memory: sysfb, its drivers of fbdev and of DRM.
+# Names under which the kernel reserves the memory of such consoles: sysfb, and its fbdev and DRM drivers.
 _NAMES = frozenset({"bootfb", "efifb", "vesafb", "simplefb", "simple-framebuffer", "simpledrm", "efidrm", "vesadrm"})
-# The same in /proc/fb, which names drivers in words of their own.
+# Their names in /proc/fb.
 _FB_NAMES = frozenset({"efi vga", "vesa vga", "simple", "simpledrmdrmfb", "simpledrmfb", "efidrmdrmfb", "vesadrmdrmfb"})
 _LINE = re.compile(r"( *)[0-9a-fA-F]{1,16}-[0-9a-fA-F]{1,16} : (.+)")
 _FUNCTION = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
@@ -17,12 +17,12 @@ _BUS = re.compile(r"PCI Bus ([0-9a-f]{4,8}:[0-9a-f]{2})")
 
 @dataclass(frozen=True, slots=True)
 class Framebuffer:
-    """A framebuffer and where it lies, as far as that is known.
+    """A framebuffer and its place, as far as it is known.
 
     Attributes:
-        name: as the kernel has it.
-        function: PCI address of the function in whose memory it lies; empty if not known.
-        bus: `0000:01`, the innermost bus that it lies behind; empty if not known.
+        name: the kernel's name for it.
+        function: PCI address of the function in whose memory it lies; empty if unknown.
+        bus: the innermost bus that it lies behind, such as `0000:01`; empty if unknown.
     """
 
     name: str
@@ -38,7 +38,7 @@ def parse_framebuffers(iomem: str, fb: str) -> tuple[Framebuffer, ...]:
 
 
 def _in_memory(iomem: str) -> Iterator[Framebuffer]:
-    """What a line lies in is above it, with a smaller indentation. Ordinary users see the names without addresses."""
+    """Lines are nested by indentation. Ordinary users see the names, but zeros for addresses."""
     around: list[tuple[int, str]] = []
     for line in iomem.splitlines():
         match = _LINE.fullmatch(line.rstrip())

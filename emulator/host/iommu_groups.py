@@ -1,7 +1,7 @@
-"""Who shares an IOMMU group with a GPU, and whether that keeps the GPU from guests. Pure.
+"""Devices that share an IOMMU group with a GPU, and whether they keep the GPU from guests. Pure.
 
-All endpoints of a group are isolated together: the kernel lets a guest have one of them only while no other is with a
-driver of the host.
+The IOMMU isolates a group as a whole: the kernel gives one of its endpoints to a guest only while no driver of the host
+has another one.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ def group_mates(groups: Mapping[str, int | None], nodes: Mapping[str, Collection
 
 
 def is_held(member: PciDevice) -> bool:
-    """Whether a driver of the host has the member, so that the kernel gives nobody else of its group to a guest."""
+    """Whether a driver of the host has the member, so that the kernel gives no other member of its group to a guest."""
     driver = member.driver
     return driver is not None and driver != _PCI_STUB and not driver.replace("_", "-").endswith("vfio-pci")
 
 
 def is_idle_host_bridge(member: PciDevice) -> bool:
-    """Host bridges without a driver (the dummies of AMD's root complexes) are in many groups and disturb nobody."""
+    """Whether it is a host bridge without a driver, like the dummies in many groups on AMD hosts, which do no harm."""
     return member.driver is None and member.class_code.startswith(_HOST_BRIDGE)
 
 

@@ -1,4 +1,4 @@
-"""What kind of machine is it: its architecture, and whether its system is one that is administered otherwise. Pure."""
+"""What kind of machine is the host? Its architecture, and systems that are no general-purpose Linux hosts. Pure."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _RELEASES: tuple[tuple[str, str], ...] = (
     (r"s390x", "s390x"),
     (r"loong64|loongarch64", "loongarch64"),
 )
-# What `/proc/cpuinfo` has on one architecture only: a field, what its value begins with, and the architecture.
+# Fields of `/proc/cpuinfo` that only one architecture has: the field, the beginning of its value, the architecture.
 _FIELDS: tuple[tuple[str, str, str], ...] = (
     ("cpu architecture", "8", "aarch64"),
     ("cpu architecture", "aarch64", "aarch64"),
@@ -56,7 +56,7 @@ def parse_architecture(arch: str, cpuinfo: str, release: str) -> str:
         release: the kernel's release, such as `6.1.0-44-arm64`.
     """
     by_release = _of_release(release.strip())
-    # A 64-bit processor may run a kernel of 32 bits: the release knows, and cpuinfo does not.
+    # A 64-bit processor may run a 32-bit kernel, which only the release shows.
     if by_release == "i686":
         return arch.strip() or by_release
     return arch.strip() or _of_cpuinfo(cpuinfo) or by_release
@@ -80,24 +80,24 @@ def _of_cpuinfo(text: str) -> str:
 
 
 def foreign_architecture(architecture: str) -> str:
-    """An architecture that labs do not run on, in words; empty for x86-64, and where nothing says what it is."""
+    """The name of an architecture that labs do not run on; empty for x86-64, and if it is unknown."""
     if architecture in ("", X86_64):
         return ""
     words = _WORDS.get(architecture)
     return f"{words} ({architecture})" if words else architecture
 
 
-# ---------------------------------------------------------------- systems with an administration of their own
+# ---------------------------------------------------------------- systems that are no general-purpose hosts
 @dataclass(frozen=True, slots=True)
 class SystemSigns:
-    """What says which system a machine has.
+    """Facts that tell general-purpose systems from others.
 
     Attributes:
         release: the pairs of os-release(5).
         kernel: the kernel's release.
         markers: those of `MARKERS` that are there.
-        container: `lxc`, `docker` ...: the kind of container that the machine is; empty for a machine of its own.
-        xen_control: it is the control domain (dom0) of a Xen hypervisor.
+        container: the kind of container (`lxc`, `docker` ...) that the host is; empty if it is none.
+        xen_control: whether the host is the control domain (dom0) of a Xen hypervisor.
     """
 
     release: Mapping[str, str] = field(default_factory=dict)
@@ -113,9 +113,9 @@ class SystemKind:
 
     Attributes:
         name: for people.
-        why: why that matters to a host of labs.
-        fix: what to do instead.
-        refused: the program prepares no such system, and labs on it are not supported.
+        why: why that matters to labs.
+        fix: the way to run labs nevertheless.
+        refused: whether the program refuses to prepare such a system, because labs on it are not supported.
     """
 
     name: str
@@ -126,7 +126,8 @@ class SystemKind:
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """Any of the signs will do. `ids`: of `ID` and `VARIANT_ID`; `kernel`: a part of the kernel's release."""
+    """A kind of system and its signs, any of which will do: values of `ID` or `VARIANT_ID`, packages, a part of the
+    kernel's release, files."""
 
     name: str
     make: Callable[[str], SystemKind]
@@ -139,8 +140,8 @@ class _Rule:
 def _appliance(name: str) -> SystemKind:
     return SystemKind(
         name,
-        "an appliance is administered through its own tools, which undo or forbid what is changed beside them, and its "
-        "updates replace the system",
+        "an appliance is administered through its own tools, which undo or forbid other changes, and its updates "
+        "replace the system",
         f"make a Debian or Ubuntu virtual machine on {name}, with nested virtualisation, and run labs in there",
         refused=True,
     )
@@ -199,7 +200,7 @@ _RULES: tuple[_Rule, ...] = (
     _Rule("OpenWrt", _appliance, frozenset({"openwrt"})),
     _Rule("Talos Linux", _appliance, frozenset({"talos"})),
     _Rule("Bottlerocket", _appliance, frozenset({"bottlerocket"})),
-    _Rule("Flatcar Container Linux", _appliance, frozenset({"flatcar", "coreos"})),
+    _Rule("Flatcar Container Linux", _appliance, frozenset({"flatcar"})),
     _Rule("Harvester", _appliance, frozenset({"harvester"}), markers=frozenset({"/oem/harvester.config"})),
     _Rule("ChromeOS", _appliance, frozenset({"chromeos", "chromiumos"})),
     _Rule(
@@ -220,12 +221,12 @@ _RULES: tuple[_Rule, ...] = (
     _Rule("an OSTree system", _immutable, markers=frozenset({"/run/ostree-booted"})),
 )
 MARKERS: tuple[str, ...] = tuple(sorted({marker for rule in _RULES for marker in rule.markers}))
-"""Files and directories that give a system away."""
+"""Files and directories that identify a system."""
 
 
 def system_kind(signs: SystemSigns, packages: frozenset[str] | None) -> SystemKind | None:
     """The kind of a system that is no general-purpose Linux host; None for one that is."""
-    # The kernel of a container is its host's, and so is what its name says.
+    # A container has the kernel of the machine that runs it, so its release says nothing about the container.
     kernel = "" if signs.container else signs.kernel.lower()
     ids = {signs.release.get(key, "").lower() for key in ("ID", "VARIANT_ID")}
     for rule in _RULES:
@@ -237,7 +238,7 @@ def system_kind(signs: SystemSigns, packages: frozenset[str] | None) -> SystemKi
 
 
 def _own_name(rule: _Rule, signs: SystemSigns) -> str:
-    """XCP-ng and systems on OSTree are best called what they call themselves."""
+    """XCP-ng and OSTree systems are named as they name themselves."""
     if rule.name == "an OSTree system":
         return signs.release.get("PRETTY_NAME", rule.name)
     own = signs.release.get("NAME", "").lower()

@@ -1,4 +1,4 @@
-"""Networks of pods and services against the host's: what they hide, pods do not reach. Pure."""
+"""Networks of the host that a lab's pods cannot reach, because pods or services have the same addresses. Pure."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from emulator.labfile.model import ClusterKind, ClusterSpec
 
 POD_NETWORK_CODES = ("host.pod-subnet", "host.service-subnet")
 _PRIVATE = tuple(map(IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")))
-# Of the candidates for another network only so many are tried: a /12 has 16, a /24 65536.
+# Limits the search for a free network: 10.0.0.0/8 has 16 of /12, but 65536 of /24.
 _MOST_TRIED = 4096
 
 
 def check_pod_networks(
     spec: ClusterSpec, networks: Sequence[HostNetwork], report: Report, own: Collection[str]
 ) -> Iterator[Finding]:
-    """Warnings about networks of the host that pods would reach through NAT, if their addresses were not the pods'.
+    """Warnings about networks of the host that pods would reach through NAT if they had other addresses.
 
     Args:
         networks: the host's.

@@ -22,13 +22,13 @@ _REJECT = 0x0200
 _NOWHERE = "*"
 """What the kernel writes in place of an interface for routes that discard packets."""
 
-# A route to more than this is not to anybody's network: it is the default route or a piece of it. The largest networks
-# of one owner are 10.0.0.0/8, and 2002::/16 in IPv6; VPNs cut the default route into two or more (0.0.0.0/1 and
-# 128.0.0.0/1, 2000::/3, fc00::/7), so that theirs goes before the host's own.
+# A route with a shorter prefix leads to no particular network: it is the default route or a piece of it. The largest
+# networks of one owner are 10.0.0.0/8 and, in IPv6, 2002::/16. VPNs cut the default route into pieces (0.0.0.0/1 and
+# 128.0.0.0/1, 2000::/3, fc00::/7), so that theirs takes precedence over the host's own.
 _SHORTEST = {4: 8, 6: 16}
-# From a network to the blocks around it that are looked at: 10.0.0.0/24, then its /20, /16 ...
+# Blocks around a network are compared in steps of so many bits: 10.0.0.0/24, then its /20, /16 ...
 _STEP = 4
-# Where addresses of other hosts are.
+# The addresses that other hosts have.
 _SPACE: dict[int, Subnet] = {4: IPv4Network("0.0.0.0/0"), 6: IPv6Network("2000::/3")}
 
 
@@ -45,7 +45,7 @@ class HostNetwork:
 
     @property
     def use(self) -> str:
-        """What this host does with the network, after `which this host`."""
+        """A predicate for `which this host`: what the host does with the network."""
         if self.is_discarded:
             return "discards (a blackhole, unreachable or prohibit route)"
         return f"reaches through {self.interface}"
@@ -114,7 +114,7 @@ def parse_ipv6_routes(text: str) -> tuple[HostNetwork, ...]:
             flags = int(fields[8], 16)
         except ValueError:
             continue
-        # Of the loopback interface are the host's own addresses, and what it discards.
+        # Routes of the loopback interface are the host's own addresses and discarded networks.
         interface = _NOWHERE if flags & _REJECT else fields[9]
         if interface != "lo" and _is_of_others(subnet):
             (own if flags & _OWN_ADDRESS else found).append(HostNetwork(interface, subnet))
@@ -143,8 +143,8 @@ def _by_interface(found: Iterable[HostNetwork]) -> dict[str, list[HostNetwork]]:
 def _pieces(routes: Sequence[HostNetwork]) -> Iterator[HostNetwork]:
     """Routes of one interface that together are the default route, with holes for what is reached otherwise.
 
-    At least half of all addresses are behind the interface then, and of every block around a piece, too. Routes inside
-    of a piece, and those that stand alone, are to networks all the same.
+    Then the interface leads to at least half of all addresses, and of every block around a piece. Routes inside a piece
+    and single routes still lead to particular networks.
     """
     outermost = _outermost(routes)
     if not outermost:
@@ -161,7 +161,7 @@ def _pieces(routes: Sequence[HostNetwork]) -> Iterator[HostNetwork]:
 
 
 def _outermost(routes: Iterable[HostNetwork]) -> list[HostNetwork]:
-    """Without those that lie in others, in the order of their addresses."""
+    """Routes that lie in no other one, in the order of their addresses."""
     outermost: list[HostNetwork] = []
     for each in sorted(set(routes), key=lambda item: (int(item.subnet.network_address), item.subnet.prefixlen)):
         if not outermost or not _is_within(each.subnet, outermost[-1].subnet):

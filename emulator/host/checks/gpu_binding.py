@@ -1,4 +1,4 @@
-"""Which driver has each GPU, and whether the firmware's console is on one."""
+"""The kernel driver of each GPU, and the GPU that the firmware's console is on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NVIDIA, NOUVEAU, VFIO_PCI = "nvidia", "nouveau", "vfio-pci"
 # nouveau has a check of its own.
 _EXPECTED = frozenset({None, NVIDIA, NOUVEAU, VFIO_PCI})
 UNUSED = frozenset({None, VFIO_PCI})
-"""Drivers under which a GPU goes to a guest as a whole without NVIDIA's driver."""
+"""Drivers with which a GPU can go to a guest as a whole without NVIDIA's driver."""
 
 
 def asked_for(host: HostReadings, wanted: Wanted) -> list[PciGpu]:
@@ -22,9 +22,9 @@ def asked_for(host: HostReadings, wanted: Wanted) -> list[PciGpu]:
 
 
 def check_binding(host: HostReadings, wanted: Wanted) -> CheckResult:
-    """Drivers that hold a GPU. A lab that wants slices alone needs NVIDIA's on each of its GPUs."""
+    """The driver of each GPU. A lab that asks only for slices needs NVIDIA's driver on each of its GPUs."""
     id_, title = "gpu.binding", "GPUs' drivers"
-    why = "NVIDIA's driver makes slices, vfio-pci hands over whole GPUs; what another driver has, neither can have"
+    why = "NVIDIA's driver makes slices, and vfio-pci gives whole GPUs to guests; another driver prevents both"
     if not host.gpus:
         return ok(id_, title, NO_GPU, why)
     found = "; ".join(f"{gpu.pci.address}: {gpu.pci.driver or 'none'}" for gpu in host.gpus)
@@ -56,13 +56,13 @@ def _unbind(gpu: PciGpu) -> str:
 def _unbind_fix(gpus: list[PciGpu]) -> str:
     names = sorted({gpu.pci.driver or "" for gpu in gpus})
     commands = "".join(map(_unbind, gpus)).removesuffix("; ")
-    return f"{commands}; and keep {' and '.join(names)} from the GPU at boot, in the settings that gave it there"
+    return f"{commands}; and change the setting that gives the GPU to {' and '.join(names)} at boot"
 
 
 def check_framebuffer(host: HostReadings, wanted: Wanted) -> CheckResult:
     """A warning where the firmware's console lies on a GPU that is to go to a guest as a whole."""
     id_, title = "gpu.framebuffer", "GPUs' framebuffer"
-    why = "the console keeps its part of the GPU's memory, and QEMU cannot map that into a guest (BAR: can't reserve)"
+    why = "the console reserves part of the GPU's memory, and then QEMU cannot map it into a guest (BAR: can't reserve)"
     on = [gpu for gpu in host.gpus if gpu.framebuffer]
     if not on:
         return ok(id_, title, "on no GPU" if host.gpus else NO_GPU, why)

@@ -1,4 +1,4 @@
-"""Whether a setting is still as a step left it. Only then it is undone, so that nobody's later change is lost. Pure."""
+"""Whether a setting is still as a step left it. Only then it is undone, so that later changes are kept. Pure."""
 
 from __future__ import annotations
 

@@ -105,7 +105,10 @@ def test_another_architecture_is_not_prepared(tmp_path: Path) -> None:
         (SystemSigns({"ID": "ubuntu"}, "5.15.167.4-microsoft-standard-WSL2"), set(), None, False),
         (SystemSigns({"ID": "nixos"}), None, "NixOS", False),
         (
-            SystemSigns({"ID": "fedora", "PRETTY_NAME": "Fedora CoreOS 41"}, markers=frozenset({"/run/ostree-booted"})),
+            SystemSigns(
+                {"ID": "fedora", "VARIANT_ID": "coreos", "PRETTY_NAME": "Fedora CoreOS 41"},
+                markers=frozenset({"/run/ostree-booted"}),
+            ),
             None,
             "Fedora CoreOS 41",
             False,
