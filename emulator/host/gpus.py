@@ -211,7 +211,9 @@ def _compare(spec: GpuDeviceSpec, gpu: Gpu, *, out: bool) -> list[DeviceDifferen
     def differ(field: str, expected: str, what: str, fix: str) -> None:
         found.append(DeviceDifference(spec.id, field, expected, what, fix))
 
-    if gpu.nvml is None and not out:
+    # A GPU that cannot be cut goes out as a whole, and needs no NVML for that.
+    whole = out or (gpu.is_kept_for_guests and not spec.mig_capable)
+    if gpu.nvml is None and not whole:
         differ(
             "pci_address",
             spec.pci_address,
