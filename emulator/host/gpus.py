@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from emulator.core.errors import HostNotFitError, HyperscalerError
+from emulator.core.ports import log
 from emulator.gpu.catalog import close_names, find_gpu, find_gpu_by_pci
 from emulator.gpu.model import GpuModel
 from emulator.gpu.ports import (
     DeviceHolder,
+    NvmlFault,
     NvmlGpu,
     NvmlGpus,
+    NvmlSurvey,
     PciBus,
     PciDevice,
     VgpuFramework,
@@ -43,6 +46,7 @@ class Gpu:
         vfs: addresses of its virtual functions.
         holders: processes that have its device node open, whether or not they compute.
         driver_version: of the NVIDIA driver; empty without one.
+        fault: why NVML could not read a GPU that the nvidia driver serves; None for a GPU that could be read.
     """
 
     pci_address: str
@@ -54,6 +58,7 @@ class Gpu:
     vfs: tuple[str, ...]
     holders: tuple[DeviceHolder, ...]
     driver_version: str
+    fault: NvmlFault | None = None
 
     @property
     def name(self) -> str:
@@ -79,7 +84,7 @@ def _is_unused(device: PciDevice) -> bool:
 
 
 def discover_gpus(nvml: NvmlGpus, pci: PciBus) -> tuple[Gpu, ...]:
-    """Every physical NVIDIA GPU in PCI order; virtual functions belong to their GPU and are not counted.
+    """Every physical NVIDIA GPU in PCI order, including GPUs that NVML cannot read, without virtual functions.
 
     Without NVIDIA's driver the GPUs are those of sysfs, with what the catalogue knows of them: whole GPUs need no more.
 
@@ -91,9 +96,11 @@ def discover_gpus(nvml: NvmlGpus, pci: PciBus) -> tuple[Gpu, ...]:
         for device in pci.devices(vendor=NVIDIA_VENDOR)
         if device.physfn is None and device.class_code.startswith("03")
     }
-    version, gpus = _by_driver(nvml, required=not any(_is_unused(device) for device in devices.values()))
+    version, survey = _by_driver(nvml, required=not any(map(_is_unused, devices.values())))
+    gpus = {gpu.pci_address: gpu for gpu in survey.gpus}
     virtual = {address for device in devices.values() for address in device.virtfns}
-    addresses = sorted({*gpus, *devices} - virtual)
+    faults = _faults_by_address(survey, devices.values())
+    addresses = sorted({*gpus, *devices, *faults} - virtual)
     nodes = {address: _nodes(gpus.get(address), devices.get(address)) for address in addresses}
     wanted = [node for found in nodes.values() for node in found]
     # One walk through the processes for all GPUs: on a busy host it is the slowest part.
@@ -106,19 +113,38 @@ def discover_gpus(nvml: NvmlGpus, pci: PciBus) -> tuple[Gpu, ...]:
             pci,
             version,
             tuple(holder for holder in holders if holder.path in nodes[address]),
+            faults.get(address),
         )
         for address in addresses
     )
 
 
-def _by_driver(nvml: NvmlGpus, *, required: bool) -> tuple[str, dict[str, NvmlGpu]]:
-    """The driver's version and its GPUs by PCI address; empty without a driver, where none is required."""
+def _by_driver(nvml: NvmlGpus, *, required: bool) -> tuple[str, NvmlSurvey]:
+    """The driver's version and what NVML reports; empty without a driver, where none is required."""
     try:
-        return nvml.driver_version(), {gpu.pci_address: gpu for gpu in nvml.gpus()}
+        return nvml.driver_version(), nvml.survey()
     except HostNotFitError:
         if required:
             raise
-        return "", {}
+        return "", NvmlSurvey((), ())
+
+
+def _faults_by_address(survey: NvmlSurvey, devices: Iterable[PciDevice]) -> dict[str, NvmlFault]:
+    """Faults by PCI address. A fault without an address belongs to a GPU of the nvidia driver that NVML did not list.
+
+    If there are several such GPUs, which fault belongs to which is unknown: each of them gets all these faults.
+    """
+    faults = {fault.pci_address: fault for fault in survey.faults if fault.pci_address is not None}
+    nameless = [fault for fault in survey.faults if fault.pci_address is None]
+    if nameless:
+        listed = {*faults, *(gpu.pci_address for gpu in survey.gpus)}
+        reason = "; or ".join(dict.fromkeys(fault.reason for fault in nameless))
+        fix = "; ".join(dict.fromkeys(fault.fix for fault in nameless if fault.fix))
+        missing = [item.address for item in devices if item.driver == "nvidia" and item.address not in listed]
+        faults |= {address: NvmlFault(address, reason, fix) for address in missing}
+        if not missing:
+            log.warning("a GPU that sysfs does not show: %s", reason)
+    return faults
 
 
 def _nodes(gpu: NvmlGpu | None, device: PciDevice | None) -> tuple[str, ...]:
@@ -138,6 +164,7 @@ def _joined(
     pci: PciBus,
     version: str,
     holders: tuple[DeviceHolder, ...],
+    fault: NvmlFault | None,
 ) -> Gpu:
     group = () if device is None or device.iommu_group is None else pci.iommu_group(device.iommu_group)
     model = find_gpu_by_pci(gpu.pci_id) if gpu is not None else None
@@ -153,6 +180,7 @@ def _joined(
         vfs=device.virtfns if device is not None else (),
         holders=holders,
         driver_version=version,
+        fault=fault,
     )
 
 
@@ -213,7 +241,9 @@ def _compare(spec: GpuDeviceSpec, gpu: Gpu, *, out: bool) -> list[DeviceDifferen
 
     # A GPU that cannot be cut goes out as a whole, and needs no NVML for that.
     whole = out or (gpu.is_kept_for_guests and not spec.mig_capable)
-    if gpu.nvml is None and not whole:
+    if gpu.fault is not None:
+        differ("pci_address", spec.pci_address, f"NVML cannot read the GPU there: {gpu.fault.reason}", gpu.fault.fix)
+    elif gpu.nvml is None and not whole:
         differ(
             "pci_address",
             spec.pci_address,

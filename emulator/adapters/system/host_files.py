@@ -57,7 +57,7 @@ class HostFiles:
             raise GpuTimeoutError(
                 f"the kernel did not finish the write of {text.strip()!r} within {timeout:g} seconds",
                 where=path,
-                fix="something still uses the device: stop the domain or process that holds it; the write "
+                fix="the device is still in use: stop the domain or process that holds it; the write "
                 "takes effect as soon as it is released",
             ) from None
         if status:
