@@ -26,7 +26,7 @@ JsonValue = Any  # JSON data at the journal's boundary, parsed into the classes 
 
 # Marks fields that a newer version added. Empty ones are left out of records and digests, so that resources made before
 # the field existed keep their digest.
-_OMIT_EMPTY = {"omit_empty": True}
+OMIT_EMPTY = {"omit_empty": True}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +135,7 @@ class DhcpReservation:
     mac: str
     ip: str
     name: str
-    ip_v6: str = field(default="", metadata=_OMIT_EMPTY)
+    ip_v6: str = field(default="", metadata=OMIT_EMPTY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +145,7 @@ class FilteredNode:
     name: str
     mac: str
     ip: str
-    ip_v6: str = field(default="", metadata=_OMIT_EMPTY)
+    ip_v6: str = field(default="", metadata=OMIT_EMPTY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,8 +159,8 @@ class FirewallZone:
     gateway: str
     nat: bool
     nodes: tuple[FilteredNode, ...]
-    subnet_v6: str = field(default="", metadata=_OMIT_EMPTY)
-    gateway_v6: str = field(default="", metadata=_OMIT_EMPTY)
+    subnet_v6: str = field(default="", metadata=OMIT_EMPTY)
+    gateway_v6: str = field(default="", metadata=OMIT_EMPTY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,7 +203,7 @@ class DnsAlias:
     name: str
     ip: str
     names: tuple[str, ...]
-    ip_v6: str = field(default="", metadata=_OMIT_EMPTY)
+    ip_v6: str = field(default="", metadata=OMIT_EMPTY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,8 +226,8 @@ class Network(Resource):
     nat: bool
     aliases: tuple[DnsAlias, ...] = ()
     filtering: str = "libvirt"
-    subnet_v6: str = field(default="", metadata=_OMIT_EMPTY)
-    gateway_v6: str = field(default="", metadata=_OMIT_EMPTY)
+    subnet_v6: str = field(default="", metadata=OMIT_EMPTY)
+    gateway_v6: str = field(default="", metadata=OMIT_EMPTY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -361,4 +361,6 @@ def _plain(value: JsonValue) -> JsonValue:
 
 def _fields(record: DataclassInstance) -> dict[str, JsonValue]:
     values = ((each, getattr(record, each.name)) for each in dataclasses.fields(record))
-    return {each.name: _plain(value) for each, value in values if value != "" or "omit_empty" not in each.metadata}
+    return {
+        each.name: _plain(value) for each, value in values if value not in ("", ()) or "omit_empty" not in each.metadata
+    }

@@ -17,7 +17,8 @@ from emulator.adapters.nvidia.vgpu_mdev import MdevHost
 from emulator.adapters.nvidia.vgpu_vfio import VendorVfioHost, parse_creatable
 from emulator.core.ports import Completed
 from emulator.gpu.ports import VgpuFramework, VgpuRequest
-from emulator.host.facts import parse_ipv6_routes, parse_meminfo, parse_routes
+from emulator.host.facts import parse_meminfo
+from emulator.host.routes import parse_ipv6_routes, parse_routes
 from tests.support.outside_text import answered, changed, words
 from tests.support.random_examples import examples
 

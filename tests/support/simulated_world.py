@@ -46,7 +46,8 @@ from emulator.credentials.users import LabUser
 from emulator.gpu.ports import VgpuFramework
 from emulator.guests.ports import Access, CheckOutcome, ConfigureOutcome
 from emulator.guests.ssh import host_keys_from_console
-from emulator.host.facts import HostFacts, HostNetwork
+from emulator.host.facts import HostFacts
+from emulator.host.routes import HostNetwork
 from emulator.lab.environment import AccelerationChoice, Environment
 from emulator.lab.lab_files import LoadedLab, load_lab_file
 from emulator.lab.names import namespace_name
