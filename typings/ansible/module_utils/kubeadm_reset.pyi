@@ -1,0 +1,1 @@
+from kubeadm_reset import *

@@ -1,0 +1,1 @@
+from kubernetes_apply import *
