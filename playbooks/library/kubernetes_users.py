@@ -99,9 +99,7 @@ def thing(api: str, kind: str, name: str, user: str, namespace: str | None = Non
     return {"apiVersion": api, "kind": kind, "metadata": metadata, **rest}
 
 
-def binding(
-    kind: str, name: str, user: str, cluster_role: str, accounts: str, namespace: str | None = None
-) -> Object:
+def binding(kind: str, name: str, user: str, cluster_role: str, accounts: str, namespace: str | None = None) -> Object:
     reference = {"apiGroup": RBAC, "kind": "ClusterRole", "name": cluster_role}
     subjects = [{"kind": "ServiceAccount", "name": user, "namespace": accounts}]
     return thing(f"{RBAC}/v1", kind, name, user, namespace, roleRef=reference, subjects=subjects)

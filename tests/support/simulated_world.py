@@ -36,7 +36,7 @@ from emulator.core.errors import HypervisorError
 from emulator.core.fs import write_private
 from emulator.core.ids import NAMESPACE
 from emulator.core.paths import Home, LabPaths
-from emulator.core.ports import Completed, DaemonPresence, DomainState, GuestAddress
+from emulator.core.ports import DaemonPresence, DomainState, GuestAddress
 from emulator.core.progress import Reporter, SilentReporter
 from emulator.core.stop import StopFlag
 from emulator.credentials.rotation_phases import RotatedSecret
@@ -55,6 +55,7 @@ from emulator.operations.destroy import destroy
 from emulator.operations.provision import Options, ProvisionResult, provision
 from emulator.plan.model import Plan
 from emulator.wiring.gpus import assemble_gpus
+from tests.support.fake_runner import FakeRunner
 
 SYSTEM_URI = "qemu:///system"
 FIRST, SECOND, THIRD = "0000:41:00.0", "0000:42:00.0", "0000:43:00.0"
@@ -190,22 +191,21 @@ class SimulatedImages:
             return image if image and image.disk.resolve() == disk.resolve() else None
 
 
-class KeygenRunner:
-    """`ProcessRunner` that knows ssh-keygen alone, and writes the private half before the public one."""
+class KeygenRunner(FakeRunner):
+    """A host that has ssh-keygen alone, which writes the private half before the public one."""
 
     def __init__(self, hook: CallHook) -> None:
+        super().__init__()
         self._hook = hook
+        self.on("ssh-keygen", lambda call: self.keygen(call.argv))
 
-    def run(self, argv: Sequence[str | Path], **_options: object) -> Completed:
-        words = tuple(str(word) for word in argv)
-        assert words[0] == "ssh-keygen", words
+    def keygen(self, words: tuple[str, ...]) -> None:
         target = Path(words[words.index("-f") + 1])
         with self._hook.around("ssh-keygen private"):
             target.touch(mode=0o600)
             target.write_text("PRIVATE KEY\n")
         with self._hook.around("ssh-keygen public"):
             target.with_name(f"{target.name}.pub").write_text("ssh-ed25519 AAAA lab\n")
-        return Completed(words, 0, "", "")
 
 
 class Disks(SimulatedDisks):

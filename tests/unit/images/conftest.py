@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import stat
-from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
-from emulator.core.errors import CommandError
-from emulator.core.ports import Completed
-from emulator.images.build import builder
 from emulator.images.build.builder import OWN_MOUNTS
 from emulator.images.store.store import ImageStore
+from tests.support.fake_runner import Call, FakeRunner, Say
 
 COMMON = """\
 version: 1
@@ -34,12 +32,12 @@ disable: [munge.service]
 """
 
 
-class BuildTools:
-    """`ProcessRunner` for the builder. `fail` names a tool that fails, `interrupt` one during which the user stops."""
+class BuildTools(FakeRunner):
+    """The programs of the builder. `fail` names one that fails, `interrupt` one during which the user stops."""
 
     def __init__(self) -> None:
-        self.calls: list[tuple[str, ...]] = []
-        self.env: list[Mapping[str, str]] = []
+        super().__init__()
+        self.within(*OWN_MOUNTS)
         self.payload = b"file system"
         self.fail = ""
         self.interrupt = ""
@@ -48,37 +46,19 @@ class BuildTools:
         self.seen_files: dict[str, str] = {}
         self.seen_modes: dict[str, int] = {}
         self.seen_group = -1
+        self.on("apt-get", lambda _call: self.targets)
+        self.on("apt-config", lambda _call: self.apt_config)
+        self.on("mmdebstrap", lambda call: self._mmdebstrap(call.argv))
+        self.on("mke2fs", lambda call: self._mke2fs(call.argv))
+        self.on("qemu-img", lambda call: self._qemu_img(call.argv))
+        self.on("dpkg-query", "munge\t0.5.15-2\tamd64\tmunge\t0.5.15-2\tA Person <a@example.org>\n")
 
-    def run(
-        self,
-        argv: Sequence[str | Path],
-        *,
-        timeout: float,
-        check: bool = True,
-        env: Mapping[str, str] | None = None,
-        stdin: str | None = None,
-        cwd: Path | None = None,
-        on_line: Callable[[str], None] | None = None,
-    ) -> Completed:
-        words = tuple(str(word) for word in argv)
-        if words[: len(OWN_MOUNTS)] == OWN_MOUNTS:
-            words = words[len(OWN_MOUNTS) :]
-        self.calls.append(words)
-        if words[0] == self.interrupt:
+    def reply(self, call: Call) -> Say:
+        if call.argv[0] == self.interrupt:
             raise KeyboardInterrupt
-        if on_line is not None:
-            on_line(f"{words[0]} says hello")
-        if words[0] == self.fail:
-            raise CommandError("exit status 1", where=" ".join(words))
-        known = {
-            "apt-get": lambda: self.targets,
-            "apt-config": lambda: self.apt_config,
-            "mmdebstrap": lambda: self._mmdebstrap(words),
-            "mke2fs": lambda: self._mke2fs(words),
-            "qemu-img": lambda: self._qemu_img(words),
-            "dpkg-query": lambda: "munge\t0.5.15-2\tamd64\tmunge\t0.5.15-2\tA Person <a@example.org>\n",
-        }
-        return Completed(words, 0, known[words[0]](), "")
+        failed = call.argv[0] == self.fail
+        said = Say(status=1) if failed else super().reply(call)
+        return dataclasses.replace(said, stderr=f"{call.argv[0]} says hello\n")
 
     def _mmdebstrap(self, words: tuple[str, ...]) -> str:
         if words[1] == "--version":
@@ -136,7 +116,7 @@ def recipes(tmp_path: Path) -> Path:
 @pytest.fixture
 def tools(monkeypatch: pytest.MonkeyPatch) -> BuildTools:
     """The tools of a host on which the test is root."""
-    monkeypatch.setattr(builder.os, "geteuid", lambda: 0)
+    monkeypatch.setattr("os.geteuid", lambda: 0)
     return BuildTools()
 
 

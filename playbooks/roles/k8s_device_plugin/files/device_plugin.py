@@ -50,6 +50,7 @@ class Config(TypedDict):
     node: str
     gpus: list[Gpus]
 
+
 API = "v1beta1"
 DIRECTORY = "/var/lib/kubelet/device-plugins"
 KUBELET = "kubelet.sock"
@@ -223,9 +224,7 @@ class Plugin:
             return False
 
     def _handlers(self) -> grpc.GenericRpcHandler:
-        def unary(
-            method: Callable[[Message, grpc.ServicerContext], Message], request: str
-        ) -> grpc.RpcMethodHandler:
+        def unary(method: Callable[[Message, grpc.ServicerContext], Message], request: str) -> grpc.RpcMethodHandler:
             return grpc.unary_unary_rpc_method_handler(
                 method, M[request].FromString, lambda reply: reply.SerializeToString()
             )
@@ -260,9 +259,7 @@ def kubelet_inode(directory: str) -> tuple[int, int] | None:
     return status.st_ino, status.st_ctime_ns
 
 
-def serve(
-    plugins: Sequence[Plugin], directory: str, stop: threading.Event, poll: float = POLL_SECONDS
-) -> None:
+def serve(plugins: Sequence[Plugin], directory: str, stop: threading.Event, poll: float = POLL_SECONDS) -> None:
     """Keep every plugin registered until `stop` is set."""
     registered_with = None
     while not stop.is_set():

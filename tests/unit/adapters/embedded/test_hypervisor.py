@@ -13,7 +13,8 @@ from emulator.adapters.embedded import hypervisor, network_namespace
 from emulator.adapters.embedded.hypervisor import EmbeddedHypervisor
 from emulator.adapters.embedded.processes import EmbeddedProcess
 from emulator.core.errors import ConflictError
-from emulator.core.ports import Completed, DaemonPresence
+from emulator.core.ports import DaemonPresence
+from tests.support.fake_runner import Call, FakeRunner
 
 NAME = "hs-demo"
 GUESTS_NAMESPACE = 4026532000
@@ -29,18 +30,18 @@ class Machine:
         self.namespace: int | None = None
         self.ended: list[str] = []
         self._next = 100
+        self.runner = FakeRunner({"": self._run})
 
     def _spawn(self, name: str) -> None:
         self._next += 1
         self.processes[name] = EmbeddedProcess(self._next, name, self.namespace or 0)
 
     # What replaces the adapter's parts.
-    def run(self, argv: Sequence[str | Path], **_options: object) -> Completed:
+    def _run(self, call: Call) -> None:
         """The only command that the fakes leave over: the start of libvirtd."""
-        assert "libvirtd" in argv, argv
+        assert "libvirtd" in call.argv, call.argv
         self.run_inode = (self.directory / "run").stat().st_ino
         self._spawn("libvirtd")
-        return Completed(tuple(str(word) for word in argv), 0, "", "")
 
     def boot_guest(self) -> None:
         self._spawn("qemu-system-x86")
@@ -95,7 +96,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 @pytest.fixture
 def daemon(machine: Machine) -> EmbeddedHypervisor:
-    daemon = EmbeddedHypervisor(machine.directory, NAME, machine)
+    daemon = EmbeddedHypervisor(machine.directory, NAME, machine.runner)
     daemon._netns = FakeNamespace(machine)  # type: ignore[assignment]
     return daemon
 
@@ -210,7 +211,7 @@ def long(machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> E
     link = tmp_path / "notes" / "link"
     monkeypatch.setattr(EmbeddedHypervisor, "_short_link", lambda self: link)
     monkeypatch.setattr(EmbeddedHypervisor, "_answers", lambda self: machine.answers() and link.is_symlink())
-    daemon = EmbeddedHypervisor(machine.directory, NAME, machine)
+    daemon = EmbeddedHypervisor(machine.directory, NAME, machine.runner)
     daemon._netns = FakeNamespace(machine)  # type: ignore[assignment]
     daemon.start()
     machine.boot_guest()

@@ -211,9 +211,9 @@ def test_one_step_that_fails_leaves_the_others_to_go_on(machine: Machine) -> Non
     machine.tools.broken = {"apt-get": "E: Unable to locate package nftables", "modprobe": "Module not found"}
     outcome = prepare(machine.host, ADA, QUIET)
     assert outcome.failed == [
-        ("install nftables, zstd", "E: Unable to locate package nftables"),
-        ("load kvm_intel", "Module not found"),
-        ("load vfio_pci", "Module not found"),
+        ("install nftables, zstd", "the command failed with exit status 100: E: Unable to locate package nftables"),
+        ("load kvm_intel", "the command failed with exit status 100: Module not found"),
+        ("load vfio_pci", "the command failed with exit status 100: Module not found"),
     ]
     assert outcome.skipped == [("load vhost_net", "Module not found")]
     assert len(outcome.done) == 8
