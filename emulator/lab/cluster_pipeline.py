@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from emulator.apply.state import StateStore
 from emulator.core.errors import HyperscalerError, VerifyError
+from emulator.core.pool import threads
 from emulator.core.ports import log
 from emulator.guests.ports import CheckOutcome
 from emulator.labfile.model import ClusterKind, ClusterSpec
@@ -99,7 +99,7 @@ def work_on_clusters(
     kinds = spec.clusters if kinds is None else kinds
     if record and steps.configure is not None:
         store.fact(CONFIGURE_FACT, "begun")
-    with ThreadPoolExecutor(max_workers=max(1, len(kinds)), thread_name_prefix="cluster") as pool:
+    with threads(len(kinds), "cluster") as pool:
         runs = [pool.submit(_work_on, spec, kind, steps) for kind in kinds]
     outcomes = tuple(run.result() for run in runs)
     if not record:

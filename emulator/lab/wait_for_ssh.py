@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
 from emulator.core.errors import WaitTimeoutError
+from emulator.core.pool import threads
 from emulator.core.ports import GuestAddress, GuestShell
 from emulator.core.progress import Event, Reporter, Status
 from emulator.core.stop import StopFlag
@@ -72,7 +72,7 @@ def wait_for_guests(
         WaitTimeoutError: one did not within `timeout` seconds; names what it was stuck at, with the last
             lines of its console.
     """
-    with ThreadPoolExecutor(max_workers=max(1, min(len(guests), 32)), thread_name_prefix="boot") as pool:
+    with threads(min(len(guests), 32), "boot") as pool:
         waits = [pool.submit(_wait, guest, keys, shell, reporter, timeout=timeout, stop=stop) for guest in guests]
         errors = [error for error in (wait.exception() for wait in waits) if error]
     if errors:

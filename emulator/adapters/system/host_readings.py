@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from emulator.adapters.nvidia.pci_sysfs import NVIDIA_VENDOR, SysfsPci, names, read_or
+from emulator.core.pool import threads
 from emulator.gpu.ports import DeviceHolder, FileAccess, PciDevice, VgpuFramework
 from emulator.host.facts import HostFacts, limited_memory, reached_networks
 from emulator.host.parsers import (
@@ -67,7 +67,7 @@ class HostReader:
 
     def read(self) -> HostReadings:
         """One look at everything. What cannot be read is empty in the result."""
-        with ThreadPoolExecutor(len(PROGRAMS) + 2) as pool:
+        with threads(len(PROGRAMS) + 2, "programs") as pool:
             said = {name: pool.submit(self._probe.says, name) for name in (*PROGRAMS, *TOOLS)}
             processes = self._processes()
             facts = self._facts()

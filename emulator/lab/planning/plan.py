@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from emulator.apply.handler import Handler
 from emulator.apply.hypervisor_location import remembered_hypervisor
 from emulator.apply.state import State
 from emulator.core.errors import ConflictError, HypervisorError, StateError
+from emulator.core.pool import threads
 from emulator.core.ports import DaemonPresence
 from emulator.lab.environment import EMBEDDED, SYSTEM, AccelerationChoice, SystemHypervisor, World
 from emulator.lab.lab import Backends, Lab, namespace_name
@@ -149,7 +149,7 @@ def observe(
 
 
 def _look(lab: Lab, resources: tuple[Resource, ...], recorded: Mapping[str, Recorded]) -> dict[str, Observation]:
-    with ThreadPoolExecutor(max_workers=8, thread_name_prefix="observe") as pool:
+    with threads(8, "observe") as pool:
         looks = {
             resource.id: pool.submit(_handler(lab, resource).observe, resource, recorded.get(resource.id))
             for resource in resources
