@@ -156,7 +156,7 @@ def test_whole_gpus_and_virtual_functions(tree: Tree, said: str) -> None:
     answered(VfioPassthrough(tree).endpoints, PF)
     answered(VfioPassthrough(tree).bind, PF)
     answered(VfioPassthrough(tree).release, PF)
-    sriov = SriovManage(tree, FakeRunner({"": said}), sleep=lambda _seconds: None)  # type: ignore[arg-type]
+    sriov = SriovManage(tree, FakeRunner({"": said}), sleep=lambda _seconds: None)
     answered(sriov.enable, PF)
     answered(sriov.disable, PF)
 

@@ -227,7 +227,7 @@ def test_what_systemctl_shows(modules: tuple[ModuleType, ModuleType, ModuleType]
     *_, node_state = modules
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(node_state.subprocess, "run", says(text))
-        units = [
+        units: list[dict[str, Any]] = [
             {"name": name, "enabled": True, "state": state, "reads": [], "listen": None}
             for name, state in (("munge", "started"), ("slurmd", "stopped"))
         ]

@@ -8,11 +8,13 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from emulator.adapters.simulated.gpus import SimulatedGpu, SimulatedGpus, gpu_at
-from emulator.adapters.simulated.nvml.store import SimState
+from emulator.adapters.simulated.nvml.store import SimGpu, SimState
 from emulator.apply.executor import Executor
 from emulator.apply.gpu_ownership import GpuLedger
+from emulator.apply.handler import ApplyContext, Handler
 from emulator.apply.handlers.gpu_host import GpuHost
 from emulator.apply.handlers.mig import GpuInstanceHandler, MigModeHandler, VirtualFunctionsHandler
 from emulator.apply.handlers.vgpu import VgpuHandler, WholeGpuHandler
@@ -21,7 +23,7 @@ from emulator.apply.state import State, StateStore
 from emulator.core.progress import SilentReporter
 from emulator.gpu.model import Placement
 from emulator.gpu.placement.demand import Assignment
-from emulator.gpu.ports import VgpuFramework
+from emulator.gpu.ports import PciDevice, VgpuFramework
 from emulator.plan.diff import diff
 from emulator.plan.gpu_build import build_gpus
 from emulator.plan.model import Plan
@@ -46,7 +48,7 @@ class GpuLab:
         self.use(host)
 
     def use(self, host: GpuHost) -> None:
-        self.handlers = {
+        self.handlers: dict[str, Handler[Any]] = {
             "mig-mode": MigModeHandler(lambda: host),
             "virtual-functions": VirtualFunctionsHandler(lambda: host, self.name),
             "gpu-instance": GpuInstanceHandler(lambda: host, self.name),
@@ -82,6 +84,17 @@ class GpuLab:
         self.run(plan)
         return plan
 
+    @property
+    def context(self) -> ApplyContext:
+        """What a handler is told of the run, for calls of one handler alone."""
+        return ApplyContext(self.name, self.store.handle)
+
+    def pci(self, address: str = FIRST) -> PciDevice:
+        """A device that is there."""
+        found = self.host.pci.device(address)
+        assert found is not None
+        return found
+
     def handle(self, resource_id: str) -> dict[str, object]:
         return dict(self.store.handle(resource_id))
 
@@ -103,7 +116,7 @@ class GpuLab:
         return json.dumps([dataclasses.asdict(state), self.host.ledger.read()], sort_keys=True)
 
     @contextmanager
-    def gpu(self, address: str = FIRST) -> Iterator[object]:
+    def gpu(self, address: str = FIRST) -> Iterator[SimGpu]:
         """The state of a GPU, to be changed behind the product's back."""
         with self.gpus.store.change() as state:
             yield gpu_at(state, address)

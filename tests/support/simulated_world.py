@@ -458,7 +458,8 @@ class SimulatedHost:
         if not self.libvirt_down.exists():
             return SystemHypervisor.ANSWERS
         libvirt = self.hypervisor(quiet=True)
-        there = any(info.name.startswith(f"{lab}-") for info in (*libvirt.domains(), *libvirt.networks()))
+        names = [item.name for item in libvirt.domains()] + [item.name for item in libvirt.networks()]
+        there = any(name.startswith(f"{lab}-") for name in names)
         return SystemHypervisor.SILENT if there else SystemHypervisor.EMPTY
 
     def packet_filter(self, namespace: str | None = None, *, quiet: bool = False) -> SimulatedPacketFilter:

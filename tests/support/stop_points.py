@@ -334,3 +334,8 @@ def documented(name: str) -> tuple[HyperscalerError, ...]:
     call = name.partition(" ")[2]
     kinds = next((kinds for start, kinds in ERRORS if call.startswith(start)), ())
     return tuple(kind(f"refused {name}") for kind in kinds)
+
+
+def refused(which: int, name: str) -> HyperscalerError:
+    """The error of that number among those that a call can end with."""
+    return documented(name)[which]

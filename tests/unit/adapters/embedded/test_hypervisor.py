@@ -89,7 +89,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setattr(hypervisor, "_is_root", lambda: True)
     monkeypatch.setattr(network_namespace, "_NOTES", tmp_path / "notes")
     monkeypatch.setattr(hypervisor, "sync_directory", lambda path: None)
-    monkeypatch.setattr(hypervisor.shutil, "which", lambda program: f"/usr/bin/{program}")
+    monkeypatch.setattr("shutil.which", lambda program: f"/usr/bin/{program}")
     monkeypatch.setattr(EmbeddedHypervisor, "_answers", lambda self: machine.answers())
     return machine
 
@@ -197,7 +197,7 @@ def test_a_lost_name_of_the_namespace_is_something_that_a_start_brings_back(
     assert running.presence() is DaemonPresence.DOWN
     running.start()
     assert running.presence() is DaemonPresence.UP
-    assert (machine.namespace, machine.ended) == (GUESTS_NAMESPACE, [])
+    assert machine.namespace == GUESTS_NAMESPACE and not machine.ended
 
 
 class Killed(BaseException):
@@ -229,7 +229,7 @@ def killed(*_words: object, **_options: object) -> None:
         (hypervisor, "shared_notes"),
         (EmbeddedHypervisor, "_end_all"),
         (FakeNamespace, "delete"),
-        (hypervisor.shutil, "rmtree"),
+        (shutil, "rmtree"),
     ],
 )
 @pytest.mark.parametrize("lose", [False, True], ids=["", "without its directory"])

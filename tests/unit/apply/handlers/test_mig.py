@@ -126,13 +126,7 @@ def test_a_gpu_without_mig_blocks_the_plan(tmp_path: Path) -> None:
         (blocker,) = lab.plan([MODE]).blockers
         assert blocker.what == "gpu-0 has no MIG"
         with pytest.raises(GpuNotSupportedError):
-            lab.handlers["mig-mode"].ensure(MODE, None, context(lab))
-
-
-def context(lab: GpuLab):
-    from emulator.apply.handler import ApplyContext
-
-    return ApplyContext(lab.name, lab.store.handle)
+            lab.handlers["mig-mode"].ensure(MODE, None, lab.context)
 
 
 def test_mig_mode_stays_on_for_slices_of_others(lab: GpuLab) -> None:
@@ -157,11 +151,11 @@ def test_the_last_lab_on_a_gpu_gives_it_back(lab: GpuLab, tmp_path: Path) -> Non
 # ---------------------------------------------------------------- virtual functions
 def test_functions_come_and_go_with_the_lab(lab: GpuLab) -> None:
     lab.apply([MODE, FUNCTIONS])
-    assert len(lab.host.pci.device(FIRST).virtfns) == 16
+    assert len(lab.pci(FIRST).virtfns) == 16
     assert lab.handle(FUNCTIONS.id) == {"were_enabled": False}
     assert lab.plan([MODE, FUNCTIONS]).is_empty
     lab.apply([])
-    assert lab.host.pci.device(FIRST).virtfns == () and mode(lab) == OFF
+    assert lab.pci(FIRST).virtfns == () and mode(lab) == OFF
 
 
 def test_functions_that_were_on_stay_on(lab: GpuLab) -> None:
@@ -170,7 +164,7 @@ def test_functions_that_were_on_stay_on(lab: GpuLab) -> None:
         lab.host.sriov.enable(FIRST)
     lab.apply([MODE, FUNCTIONS])
     lab.apply([])
-    assert len(lab.host.pci.device(FIRST).virtfns) == 16
+    assert len(lab.pci(FIRST).virtfns) == 16
 
 
 def test_mode_stays_on_below_functions_of_others(lab: GpuLab) -> None:
@@ -179,7 +173,7 @@ def test_mode_stays_on_below_functions_of_others(lab: GpuLab) -> None:
     lab.apply([MODE, FUNCTIONS])
     lab.apply([])
     assert mode(lab) == ON  # the driver refuses to leave it; the functions are not ours to disable
-    assert len(lab.host.pci.device(FIRST).virtfns) == 16
+    assert len(lab.pci(FIRST).virtfns) == 16
 
 
 def test_enabling_functions_refuses_to_erase_slices_of_others(lab: GpuLab) -> None:
@@ -200,7 +194,7 @@ def test_functions_stay_below_vgpus_of_others(lab: GpuLab) -> None:
     )
     lab.apply([])
     assert host.devices() == (foreign,)
-    assert len(lab.host.pci.device(FIRST).virtfns) == 16
+    assert len(lab.pci(FIRST).virtfns) == 16
 
 
 def test_functions_that_do_not_appear_leave_no_claim(lab: GpuLab) -> None:
@@ -304,6 +298,7 @@ def test_a_busy_slice_is_kept_on_record(lab: GpuLab) -> None:
     wanted = [MODE, FUNCTIONS, slot("1g.10gb", 0, 1)]
     lab.apply(wanted)
     number = lab.handle(wanted[2].id)["gpu_instance_id"]
+    assert isinstance(number, int)
     with lab.gpu() as gpu:
         gpu.processes.append(SimProcess(70, "train.py", gi_id=number))
     with pytest.raises(GpuBusyError, match=r"train\.py \(pid 70\)"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from uuid import UUID
 
@@ -18,6 +19,7 @@ from emulator.gpu.placement.demand import Assignment
 from emulator.gpu.ports import VgpuFramework, VgpuRequest
 from emulator.plan.gpu_resources import Vgpu
 from emulator.plan.model import Action
+from emulator.plan.resources import Resource
 from tests.support.gpu_lab import FIRST, SECOND, GpuLab, gpu_machine, sliced
 
 SEVEN = [sliced(f"d{start}", "1g.10gb", start) for start in range(7)]
@@ -25,7 +27,7 @@ MIXED = [sliced("a", "3g.40gb", 4), sliced("b", "2g.20gb", 2), sliced("c", "1g.1
 WHOLE = [Assignment("w", "gpu-1")]
 
 
-def vgpu_of(lab: GpuLab, wanted) -> Vgpu:
+def vgpu_of(lab: GpuLab, wanted: Sequence[Resource]) -> Vgpu:
     return next(item for item in wanted if isinstance(item, Vgpu))
 
 
@@ -113,14 +115,8 @@ def test_a_uuid_that_is_taken_is_neither_used_nor_removed(lab: GpuLab) -> None:
     host.create(VgpuRequest(host.parents(FIRST)[0].address, "A100DX-3-40C", UUID(taken)))
     (blocker,) = lab.plan(other).blockers
     assert f"UUID {taken} is taken by a vGPU of type A100DX-3-40C" in blocker.what
-    lab.handlers["vgpu"].delete(vgpu_of(lab, other), {}, context(lab))
+    lab.handlers["vgpu"].delete(vgpu_of(lab, other), {}, lab.context)
     assert lab.vgpus() == [taken]
-
-
-def context(lab: GpuLab):
-    from emulator.apply.handler import ApplyContext
-
-    return ApplyContext(lab.name, lab.store.handle)
 
 
 def test_without_a_free_slice_the_reason_is_told(any_lab: GpuLab) -> None:
@@ -143,7 +139,7 @@ def test_without_functions_the_reason_is_told(any_lab: GpuLab) -> None:
         gpu.vgpus.clear()
         gpu.numvfs = 0
     with pytest.raises(GpuError) as caught:
-        any_lab.handlers["vgpu"].ensure(vgpu_of(any_lab, wanted), None, context(any_lab))
+        any_lab.handlers["vgpu"].ensure(vgpu_of(any_lab, wanted), None, any_lab.context)
     assert "no vGPU framework" in caught.value.what or "no virtual function" in caught.value.what
 
 
@@ -196,7 +192,7 @@ def test_a_whole_gpu_goes_to_vfio_and_back(lab: GpuLab) -> None:
     blank = lab.snapshot()
     wanted = lab.wanted(n1=WHOLE)
     lab.apply(wanted)
-    assert lab.host.pci.device(SECOND).driver == "vfio-pci"
+    assert lab.pci(SECOND).driver == "vfio-pci"
     assert lab.handle(wanted[0].id) == {"driver_before": "nvidia", "endpoints": [SECOND]}
     assert lab.plan(wanted).is_empty
     lab.apply([])
@@ -218,7 +214,7 @@ def test_a_gpu_that_had_no_driver_gets_none_back(lab: GpuLab) -> None:
         gpu.driver = ""
     blank = lab.snapshot()
     lab.apply(lab.wanted(n1=WHOLE))
-    assert lab.host.pci.device(SECOND).driver == "vfio-pci"
+    assert lab.pci(SECOND).driver == "vfio-pci"
     lab.apply([])
     assert lab.snapshot() == blank
 
@@ -229,7 +225,7 @@ def test_a_gpu_that_was_on_vfio_before_stays_there(lab: GpuLab) -> None:
     (change,) = lab.apply(lab.wanted(n1=WHOLE)).changes
     assert change.action is Action.ADOPT
     lab.apply([])
-    assert lab.host.pci.device(SECOND).driver == "vfio-pci" and lab.host.ledger.read() == {}
+    assert lab.pci(SECOND).driver == "vfio-pci" and lab.host.ledger.read() == {}
 
 
 def test_a_run_that_was_cut_off_while_binding_still_gives_the_gpu_back(lab: GpuLab) -> None:
@@ -254,7 +250,7 @@ def test_a_gpu_of_another_lab_is_left_alone(lab: GpuLab, tmp_path: Path) -> None
     with pytest.raises(ConflictError, match="belongs to lab other"):
         lab.run(plan)
     lab.apply([])  # the creation was begun; its removal must not take the other lab's GPU
-    assert lab.host.pci.device(SECOND).driver == "vfio-pci"
+    assert lab.pci(SECOND).driver == "vfio-pci"
 
 
 def test_a_gpu_cut_by_others_is_not_taken_whole(lab: GpuLab) -> None:
@@ -290,7 +286,7 @@ def test_a_gpu_in_a_running_guest_stays_there(lab: GpuLab) -> None:
         gpu.held = True
     with pytest.raises(GpuBusyError):
         lab.apply([])
-    assert lab.host.pci.device(SECOND).driver == "vfio-pci"
+    assert lab.pci(SECOND).driver == "vfio-pci"
 
 
 def test_from_slices_to_a_whole_gpu_and_back(lab: GpuLab) -> None:
@@ -298,7 +294,7 @@ def test_from_slices_to_a_whole_gpu_and_back(lab: GpuLab) -> None:
     slices = lab.wanted(n1=[sliced("a", "3g.40gb", 4, "gpu-1"), sliced("b", "1g.10gb", 0, "gpu-1")])
     lab.apply(slices)
     lab.apply(lab.wanted(n1=WHOLE))
-    assert lab.host.pci.device(SECOND).driver == "vfio-pci"
+    assert lab.pci(SECOND).driver == "vfio-pci"
     lab.apply(slices)
     assert lab.instances(SECOND) == [("1g.10gb", 0), ("3g.40gb", 4)] and len(lab.vgpus()) == 2
     lab.apply([])

@@ -66,7 +66,7 @@ class Lab:
     def trust(self) -> None:
         for old in self.trusted.iterdir():
             old.unlink()
-        argv = ["openssl", "x509", "-noout", "-hash", "-in", self.paths.tls_ca]
+        argv = ["openssl", "x509", "-noout", "-hash", "-in", str(self.paths.tls_ca)]
         digest = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.strip()
         (self.trusted / f"{digest}.0").write_bytes(self.paths.tls_ca.read_bytes())
 

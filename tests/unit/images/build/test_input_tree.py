@@ -131,6 +131,16 @@ def unlink_and_copy(path: Path) -> None:
     path.chmod(0o4755)
 
 
+def another_device(path: Path) -> None:
+    path.unlink()
+    os.mknod(path, stat.S_IFCHR, 1)
+
+
+def another_target(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("busybox")
+
+
 CHANGES: dict[str, Callable[[Path], object]] = {
     "an owner": lambda tree: os.chown(tree / "1/fs/srv/mine", 34, 999),
     "a group": lambda tree: os.chown(tree / "1/fs/srv/mine", 33, 998),
@@ -139,9 +149,9 @@ CHANGES: dict[str, Callable[[Path], object]] = {
     "a capability": lambda tree: os.removexattr(tree / "1/fs/bin/ping", "security.capability"),
     "an attribute's value": lambda tree: os.setxattr(tree / "1/fs/bin/ping", "user.a=b%", b"other"),
     "a hard link": lambda tree: unlink_and_copy(tree / "1/fs/bin/ls"),
-    "a device": lambda tree: ((tree / "2/fs/gone").unlink(), os.mknod(tree / "2/fs/gone", stat.S_IFCHR, 1)),
+    "a device": lambda tree: another_device(tree / "2/fs/gone"),
     "a content": lambda tree: (tree / "1/fs/bin/ping").write_text("pong"),
-    "a link's target": lambda tree: ((tree / "1/fs/bin/sh").unlink(), (tree / "1/fs/bin/sh").symlink_to("busybox")),
+    "a link's target": lambda tree: another_target(tree / "1/fs/bin/sh"),
 }
 
 

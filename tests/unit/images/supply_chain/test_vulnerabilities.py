@@ -11,6 +11,7 @@ from emulator.adapters.system.process import HostProcess
 from emulator.core.errors import CommandError, HyperscalerError, StateError, UsageError
 from emulator.images.build.builder import BuildPhase
 from emulator.images.store.golden_image import GoldenImage
+from emulator.images.store.store import ImageStore
 from emulator.images.supply_chain.sbom import Package
 from emulator.images.supply_chain.vulnerabilities import Vulnerability, VulnerabilityListing, parse_listing, status_file
 from tests.support.fake_runner import FakeRunner, Say
@@ -39,7 +40,7 @@ def quiet(phase: BuildPhase, line: str) -> None:
 
 
 @pytest.fixture
-def image(store) -> GoldenImage:
+def image(store: ImageStore) -> GoldenImage:
     return store.build("demo", progress=quiet)
 
 

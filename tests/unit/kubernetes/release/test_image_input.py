@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -44,7 +45,7 @@ def release(tmp_path: Path) -> Release:
     return Release(directory, ReleaseManifest("1.31.4", "amd64", "a test", R, *PARTS, (*IMAGES, *PARTS), files))
 
 
-def bundle(release: Release, tmp_path: Path, **changes: object) -> Path:
+def bundle(release: Release, tmp_path: Path, **changes: Any) -> Path:
     """A bundle of the release, sound by itself, whose manifest says something else of it."""
     path = tmp_path / "k8s.bundle"
     create_bundle(dataclasses.replace(release, manifest=dataclasses.replace(release.manifest, **changes)), path)

@@ -73,8 +73,13 @@ def test_auto_takes_upstream_where_it_answers(tmp_path: Path, reachable: bool, s
 def test_the_probe_asks_for_a_file_that_is_there(tmp_path: Path) -> None:
     # The project's package host answers 403 for a directory, which says nothing about the packages in it.
     asked: list[str] = []
+
+    def reachable(url: str) -> bool:
+        asked.append(url)
+        return True
+
     found = host(tmp_path, reachable=True)
-    upstream = dataclasses.replace(found.upstream, reachable=lambda url: bool(asked.append(url)) or True)
+    upstream = dataclasses.replace(found.upstream, reachable=reachable)
     assert upstream.is_reachable("v1.31.4")
     assert asked == ["https://packages.invalid/v1.31/deb/InRelease"]
 
@@ -112,8 +117,8 @@ def bundle(
     (directory / "images").mkdir(exist_ok=True)
     (directory / "images/kubernetes.tar").write_bytes(image_archive(*held))
     files = {str(path.relative_to(directory)): describe_file(path) for path in sorted(directory.glob("*/*"))}
-    names = tuple(f"{REPOSITORY}/{name}" for name in ("pause:3.10", "coredns/coredns:v1.11.3", "tools:1"))
-    manifest = ReleaseManifest(version, architecture, "a test", REPOSITORY, *names, held, files)
+    pause, dns, tools = (f"{REPOSITORY}/{name}" for name in ("pause:3.10", "coredns/coredns:v1.11.3", "tools:1"))
+    manifest = ReleaseManifest(version, architecture, "a test", REPOSITORY, pause, dns, tools, held, files)
     release = Release(directory, manifest)
     create_bundle(release, tmp_path / "k8s.bundle")
     return tmp_path / "k8s.bundle", release

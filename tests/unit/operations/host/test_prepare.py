@@ -22,7 +22,8 @@ from emulator.core.paths import Home
 from emulator.core.ports import Completed
 from emulator.core.progress import SilentReporter
 from emulator.core.stop import StopFlag
-from emulator.host.prepare.steps import GRUB_FILE, MODULES_FILE, NOUVEAU_FILE, SYSCTL_FILE
+from emulator.host.prepare.modules import MODULES_FILE
+from emulator.host.prepare.steps import GRUB_FILE, NOUVEAU_FILE, SYSCTL_FILE
 from emulator.operations.host.prepare import Wish, plan, prepare
 from emulator.operations.host.record import PreparedHost, backups_of, standing
 from emulator.operations.host.restore import restore
@@ -59,7 +60,7 @@ class Machine:
         root = self.root / "host"
         edits = HookedPort(HostEdits(root, backups_of(self.home)), "files", self.hook)
         runner = HookedPort(self.tools, "tools", self.hook)
-        return PreparedHost(self.home, lambda: host_trees.read(root), edits, runner)  # type: ignore[arg-type]
+        return PreparedHost(self.home, lambda: host_trees.read(root), edits, runner)
 
     def look(self) -> dict[str, tuple[int, str]]:
         """What a preparation changes: configuration, boot files, limits, running services."""
@@ -720,7 +721,11 @@ def test_a_record_that_others_can_write_is_not_believed(machine: Machine) -> Non
     prepare(machine.host, ADA, QUIET)
     prepared, calls = machine.look(), len(machine.tools.calls)
     machine.home.preparation.chmod(0o777)
-    for command in (lambda: restore(machine.host, QUIET), lambda: prepare(machine.host, ADA, QUIET)):
+    commands: tuple[Callable[[], object], ...] = (
+        lambda: restore(machine.host, QUIET),
+        lambda: prepare(machine.host, ADA, QUIET),
+    )
+    for command in commands:
         with pytest.raises(ConflictError, match="not believed"):
             command()
     machine.home.preparation.chmod(0o700)
