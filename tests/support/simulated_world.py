@@ -10,13 +10,14 @@ import base64
 import dataclasses
 import itertools
 import json
+import os
 import re
 import shutil
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, cast
 from uuid import UUID, uuid5
@@ -617,10 +618,7 @@ class SimulatedHost:
     # ------------------------------------------------------------ snapshots
     def save(self) -> Snapshot:
         """Every file and directory: path -> mode and content (None for a directory)."""
-        return {
-            str(path.relative_to(self.root)): (path.stat().st_mode, None if path.is_dir() else path.read_bytes())
-            for path in sorted(self.root.rglob("*"))
-        }
+        return dict(sorted(_files(str(self.root), "")))
 
     def restore(self, snapshot: Snapshot) -> None:
         """Bring the machine back to a snapshot; what is as it was is left alone, which is much faster."""
@@ -639,6 +637,19 @@ class SimulatedHost:
                 path.unlink(missing_ok=True)  # a new inode: caches must see that it is another file
                 path.write_bytes(content)
             path.chmod(mode & 0o7777)
+
+
+def _files(directory: str, prefix: str) -> Iterator[tuple[str, tuple[int, bytes | None]]]:
+    """What is below a directory: links as what they lead to, and without what is gone when it is looked at."""
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            name, mode = prefix + entry.name, entry.stat().st_mode
+            if entry.is_dir():
+                yield name, (mode, None)
+                if not entry.is_symlink():
+                    yield from _files(entry.path, f"{name}/")
+            else:
+                yield name, (mode, Path(entry.path).read_bytes())
 
 
 def foreign_uuid(name: str) -> UUID:
@@ -672,7 +683,7 @@ def comparable(snapshot: Snapshot, *, images: bool = True, journal: str = "entri
     """
     facts: dict[str, str] = {}
     for name, (mode, content) in snapshot.items():
-        parts = Path(name).parts
+        parts = tuple(name.split("/"))
         if parts[-1].endswith((".lock", ".layout")) or name in ("home/labs", "home/hypervisors", "home/audit.jsonl"):
             continue
         if "locks" in parts or "damaged" in name:
@@ -688,7 +699,9 @@ def comparable(snapshot: Snapshot, *, images: bool = True, journal: str = "entri
     return facts | ({"configured": json.dumps(kept, sort_keys=True)} if kept else {})
 
 
+@lru_cache(maxsize=20000)
 def _content(parts: tuple[str, ...], content: bytes | None, journal: str) -> str:
+    """What a file amounts to. The machines of a sweep differ in a few files: the others are read once."""
     if content is None:
         return "directory"
     if "secrets" in parts:
