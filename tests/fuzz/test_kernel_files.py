@@ -18,7 +18,7 @@ from emulator.adapters.nvidia.vgpu_vfio import VendorVfioHost, parse_creatable
 from emulator.gpu.ports import VgpuFramework, VgpuRequest
 from emulator.host.facts import parse_ipv6_routes, parse_meminfo, parse_routes
 from tests.support.fake_runner import FakeRunner
-from tests.support.outside_text import answered, changed, words
+from tests.support.hostile_text import answered, changed, words
 from tests.support.random_examples import examples
 
 PF, VF, AUDIO, NVME = "0000:41:00.0", "0000:41:00.4", "0000:41:00.1", "0000:42:00.0"

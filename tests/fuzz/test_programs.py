@@ -24,7 +24,7 @@ from emulator.lab.drain import _ready_nodes
 from emulator.lab.wait_for_ssh import last_lines, marked_lines
 from tests.support import playbook_modules
 from tests.support.fake_runner import FakeRunner
-from tests.support.outside_text import CPU_SECONDS, answered, as_bytes, changed, changed_json, json_values, words
+from tests.support.hostile_text import CPU_SECONDS, answered, as_bytes, changed, changed_json, json_values, words
 from tests.support.random_examples import examples
 
 # ---------------------------------------------------------------- Slurm and MUNGE

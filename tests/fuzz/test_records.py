@@ -30,7 +30,7 @@ from emulator.plan.resources import (
     Volume,
     resource_from_json,
 )
-from tests.support.outside_text import answered, as_bytes, changed, changed_json, json_values, words
+from tests.support.hostile_text import answered, as_bytes, changed, changed_json, json_values, words
 from tests.support.random_examples import examples
 
 UUID = "6c1e2bd6-9c3e-4b9a-8a39-0b8f6f2f1c11"
