@@ -33,7 +33,7 @@ while :; do
     said=$(openssl s_client -connect 127.0.0.1:{port} -CApath {trusted} -verify_return_error -verify_hostname {name} \
         </dev/null 2>&1) && printf '%s\n' "$said" | openssl x509 -noout -fingerprint -sha256 && exit 0
     [ "$(date +%s)" -lt "$deadline" ] || break
-    sleep 2
+    sleep {pause}
 done
 printf '%s\n' "$said"
 exit 1
@@ -89,10 +89,11 @@ def kubelet_command(
     record: str = "/var/lib/hyperscaler/kubeadm.json",
     trusted: str = "/etc/ssl/certs",
     seconds: int = _KUBELET_SECONDS,
+    pause: int = 2,
 ) -> str:
     """What asks the kubelet of the node `name`, on it, for its certificate, until one comes that the node trusts."""
     return _KUBELET.format(
-        name=name, port=port, record=record, trusted=trusted, seconds=seconds, no_member=_NO_MEMBER
+        name=name, port=port, record=record, trusted=trusted, seconds=seconds, pause=pause, no_member=_NO_MEMBER
     ).strip()
 
 
