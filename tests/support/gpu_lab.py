@@ -15,17 +15,21 @@ from emulator.adapters.simulated.nvml.store import SimGpu, SimState
 from emulator.apply.executor import Executor
 from emulator.apply.gpu_ownership import GpuLedger
 from emulator.apply.handler import ApplyContext, Handler
-from emulator.apply.handlers.gpu_host import GpuHost
-from emulator.apply.handlers.mig import GpuInstanceHandler, MigModeHandler, VirtualFunctionsHandler
-from emulator.apply.handlers.vgpu import VgpuHandler, WholeGpuHandler
+from emulator.apply.handlers.gpu.gpu_instance import GpuInstanceHandler
+from emulator.apply.handlers.gpu.host import GpuHost
+from emulator.apply.handlers.gpu.mig_mode import MigModeHandler
+from emulator.apply.handlers.gpu.passthrough import WholeGpuHandler
+from emulator.apply.handlers.gpu.vgpu import VgpuHandler
+from emulator.apply.handlers.gpu.virtual_functions import VirtualFunctionsHandler
 from emulator.apply.journal import Journal
 from emulator.apply.state import State, StateStore
 from emulator.core.progress import SilentReporter
 from emulator.gpu.model import Placement
 from emulator.gpu.placement.demand import Assignment
-from emulator.gpu.ports import PciDevice, VgpuFramework
+from emulator.gpu.ports import MigModeState, PciDevice, VgpuFramework
 from emulator.plan.diff import diff
 from emulator.plan.gpu_build import build_gpus
+from emulator.plan.gpu_resources import GpuInstance, MigMode, Vgpu, VirtualFunctions
 from emulator.plan.model import Plan
 from emulator.plan.resources import Resource
 from emulator.wiring.gpus import assemble_gpus
@@ -33,6 +37,27 @@ from emulator.wiring.gpus import assemble_gpus
 FIRST, SECOND = "0000:41:00.0", "0000:42:00.0"
 SIMULATED_GPUS = {"gpu-0": FIRST, "gpu-1": SECOND}
 SIZES = {"1g.10gb": 1, "1g.20gb": 2, "2g.20gb": 2, "3g.40gb": 4, "4g.40gb": 4, "7g.80gb": 8}
+
+MODE = MigMode(name=FIRST, device="gpu-0", pci_address=FIRST)
+FUNCTIONS = VirtualFunctions(name=FIRST, needs=(MODE.id,), device="gpu-0", pci_address=FIRST)
+ON, OFF = MigModeState(True, True), MigModeState(False, False)
+
+
+def gpu_instance_at(profile: str, start: int, size: int) -> GpuInstance:
+    """A slice of the first GPU, as a resource."""
+    return GpuInstance(
+        name=f"{FIRST}-{profile}-at-{start}",
+        needs=(MODE.id, FUNCTIONS.id),
+        device="gpu-0",
+        pci_address=FIRST,
+        profile=profile,
+        start=start,
+        size=size,
+    )
+
+
+def vgpu_of(wanted: Sequence[Resource]) -> Vgpu:
+    return next(item for item in wanted if isinstance(item, Vgpu))
 
 
 def sliced(demand: str, profile: str, start: int, gpu: str = "gpu-0") -> Assignment:
@@ -86,12 +111,17 @@ class GpuLab:
 
     @property
     def context(self) -> ApplyContext:
-        """What a handler is told of the run, for calls of one handler alone."""
+        """For a call of a handler outside a plan."""
         return ApplyContext(self.name, self.store.handle)
 
     def pci(self, address: str = FIRST) -> PciDevice:
         """A device that is there."""
-        found = self.host.pci.device(address)
+        device = self.host.pci.device(address)
+        assert device is not None
+        return device
+
+    def mode(self, address: str = FIRST) -> MigModeState:
+        found = self.host.nvml.mig_mode(address)
         assert found is not None
         return found
 
