@@ -24,7 +24,7 @@ types:
 	@echo "test: mypy --strict" && $(VENV)/mypy
 
 unit:
-	@echo "test: pytest" && $(VENV)/pytest -q -n 2 --dist loadfile -m "not e2e and not hardware and not host"
+	@echo "test: pytest" && $(VENV)/pytest -q -n 2 --dist worksteal -m "not e2e and not hardware and not host"
 
 test-host: setup-dev ## tests on a real private libvirtd and QEMU (root, some minutes)
 	@$(VENV)/pytest -v -m host tests

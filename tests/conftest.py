@@ -28,6 +28,14 @@ def pytest_configure(config: pytest.Config) -> None:
         tempfile.tempdir = None  # looked for anew
 
 
+LONG = ("tests/crash/", "tests/property/", "tests/fuzz/")
+"""Folders of tests that take long: begun at the end, one of them would be waited for by an idle processor."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.nodeid.startswith(LONG))
+
+
 @pytest.fixture
 def disk_path() -> Iterator[Path]:
     """A directory on a disk, for what a file system in memory does not have (attributes of users before Linux 6.6)."""
