@@ -78,6 +78,8 @@ class Resource:
 
     def differences(self, old: Resource) -> dict[str, tuple[JsonValue, JsonValue]]:
         """Fields in which this request differs from `old`, as `{field: (old, new)}`."""
+        if self == old:
+            return {}
         mine, theirs = self.to_json(), old.to_json()
         return {
             key: (theirs.get(key, ""), mine.get(key, ""))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from emulator.wiring.host import wanted_packages
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,9 +16,10 @@ from emulator.host.parsers import parse_dpkg_status
 from emulator.host.platform import foreign_architecture, parse_architecture
 from emulator.host.prepare.steps import plan_preparation
 from emulator.host.readings import DeviceAnswer
+from emulator.host.wanted_packages import wanted_packages
 from tests.fuzz.test_kernel_files import Tree
 from tests.support import host_trees
-from tests.support.outside_text import changed, words
+from tests.support.hostile_text import changed, words
 from tests.support.random_examples import examples
 
 WHOLE = Wanted(lab="l", devices=(("GPU-0", "0000:41:00.0"),), whole=True, slices=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from emulator.adapters.nvidia.pci_sysfs import NVIDIA_VENDOR, SysfsPci, names, read_or
+from emulator.core.pool import threads
 from emulator.core.units import natural
 from emulator.gpu.ports import DeviceHolder, FileAccess, PciDevice, VgpuFramework
 from emulator.host.checks.system import CLOCKS
@@ -75,8 +75,8 @@ class HostReader:
         self._pci = SysfsPci(files)
 
     def read(self) -> HostReadings:
-        """Read everything once. What cannot be read is empty in the result."""
-        with ThreadPoolExecutor(len(PROGRAMS) + 2) as pool:
+        """Read everything once. Unreadable facts are empty in the result."""
+        with threads(len(PROGRAMS) + 2, "programs") as pool:
             said = {name: pool.submit(self._probe.says, name) for name in (*PROGRAMS, *TOOLS)}
             processes = self._processes()
             facts = self._facts()

@@ -68,7 +68,10 @@ def test_the_default_bridges_are_those_of_the_schema() -> None:
 
 
 def test_what_is_opened_for_docker_are_the_lab_s_bridges_alone(tmp_path: Path) -> None:
-    changes = {"programs": {"iptables-forward": "-P FORWARD DROP\n", "nft-chains": ""}, "processes": DOCKER}
+    changes: dict[str, Any] = {
+        "programs": {"iptables-forward": "-P FORWARD DROP\n", "nft-chains": ""},
+        "processes": DOCKER,
+    }
     result = judge(tmp_path / "a", **changes)["network.docker"]
     assert (result.level, result.found) == (Level.WARN, "FORWARD is DROP")
     assert result.fix == (
@@ -117,7 +120,8 @@ def test_an_old_iptables_without_docker(tmp_path: Path) -> None:
 
 
 def test_what_docker_and_ufw_drop_is_reported_once(tmp_path: Path) -> None:
-    for number, changes in enumerate(({"processes": DOCKER}, {"files": {"/etc/ufw/ufw.conf": "ENABLED=yes\n"}})):
+    firewalls: tuple[dict[str, Any], ...] = ({"processes": DOCKER}, {"files": {"/etc/ufw/ufw.conf": "ENABLED=yes\n"}})
+    for number, changes in enumerate(firewalls):
         programs = {"nft-chains": CHAINS, "iptables-forward": "-P FORWARD DROP\n"}
         result = judge(tmp_path / str(number), programs=programs, **changes)["network.forward"]
         assert result.found == "dropped by the policy of: inet filter forward"

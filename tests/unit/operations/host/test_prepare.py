@@ -22,7 +22,8 @@ from emulator.core.paths import Home
 from emulator.core.ports import Completed
 from emulator.core.progress import SilentReporter
 from emulator.core.stop import StopFlag
-from emulator.host.prepare.steps import GRUB_FILE, MODULES_FILE, NOUVEAU_FILE, SYSCTL_FILE
+from emulator.host.prepare.modules import MODULES_FILE
+from emulator.host.prepare.steps import GRUB_FILE, NOUVEAU_FILE, SYSCTL_FILE
 from emulator.operations.host.prepare import Wish, plan, prepare
 from emulator.operations.host.record import PreparedHost, backups_of, standing
 from emulator.operations.host.restore import restore
@@ -59,7 +60,7 @@ class Machine:
         root = self.root / "host"
         edits = HookedPort(HostEdits(root, backups_of(self.home)), "files", self.hook)
         runner = HookedPort(self.tools, "tools", self.hook)
-        return PreparedHost(self.home, lambda: host_trees.read(root), edits, runner)  # type: ignore[arg-type]
+        return PreparedHost(self.home, lambda: host_trees.read(root), edits, runner)
 
     def look(self) -> dict[str, tuple[int, str]]:
         """What a preparation changes: configuration, boot files, limits, running services."""
@@ -211,11 +212,11 @@ def test_one_step_that_fails_leaves_the_others_to_go_on(machine: Machine) -> Non
     machine.tools.broken = {"apt-get": "E: Unable to locate package nftables", "modprobe": "Module not found"}
     outcome = prepare(machine.host, ADA, QUIET)
     assert outcome.failed == [
-        ("install nftables, zstd", "E: Unable to locate package nftables"),
-        ("load kvm_intel", "Module not found"),
-        ("load vfio_pci", "Module not found"),
+        ("install nftables, zstd", "the command failed with exit status 100: E: Unable to locate package nftables"),
+        ("load kvm_intel", "the command failed with exit status 100: Module not found"),
+        ("load vfio_pci", "the command failed with exit status 100: Module not found"),
     ]
-    assert outcome.skipped == [("load vhost_net", "Module not found")]
+    assert outcome.skipped == [("load vhost_net", "the command failed with exit status 100: Module not found")]
     assert len(outcome.done) == 8
     machine.tools.broken = {}
     assert prepare(machine.host, ADA, QUIET).done == [
@@ -720,7 +721,11 @@ def test_a_record_that_others_can_write_is_not_trusted(machine: Machine) -> None
     prepare(machine.host, ADA, QUIET)
     prepared, calls = machine.look(), len(machine.tools.calls)
     machine.home.preparation.chmod(0o777)
-    for command in (lambda: restore(machine.host, QUIET), lambda: prepare(machine.host, ADA, QUIET)):
+    commands: tuple[Callable[[], object], ...] = (
+        lambda: restore(machine.host, QUIET),
+        lambda: prepare(machine.host, ADA, QUIET),
+    )
+    for command in commands:
         with pytest.raises(ConflictError, match="not trusted"):
             command()
     machine.home.preparation.chmod(0o700)
@@ -738,7 +743,11 @@ def test_a_record_in_a_directory_that_others_can_exchange_is_not_trusted(machine
     prepare(machine.host, ADA, QUIET)
     prepared, calls = machine.look(), len(machine.tools.calls)
     machine.root.chmod(0o777)
-    for command in (lambda: restore(machine.host, QUIET), lambda: prepare(machine.host, ADA, QUIET)):
+    commands: tuple[Callable[[], object], ...] = (
+        lambda: restore(machine.host, QUIET),
+        lambda: prepare(machine.host, ADA, QUIET),
+    )
+    for command in commands:
         with pytest.raises(ConflictError, match="can exchange the record"):
             command()
     assert machine.look() == prepared
