@@ -44,7 +44,7 @@ class ProcessRunner(Protocol):
         cwd: Path | None = None,
         on_line: Callable[[str], None] | None = None,
     ) -> Completed:
-        """Run `argv` to its end.
+        """Run `argv` to its end. A command that prints without end is ended with an error, whatever `check` says.
 
         Args:
             argv: program and arguments.

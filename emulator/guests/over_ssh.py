@@ -105,6 +105,9 @@ class RealGuests:
             raise InterruptedRunError(
                 f"stopped on request: {error.what}", where=error.where, fix="run the same command again to go on"
             ) from error
+        if kind is ClusterKind.CLOUD and not tags:
+            # Fetched and checked here, because a playbook would copy the node's file to the host as it is.
+            write_private(access.paths.secrets / "kubeconfig", self.kubeconfig(spec, access, student=False).encode())
         return ConfigureOutcome(result.changed, result.seconds)
 
     def end_work(self, paths: LabPaths) -> None:
@@ -165,7 +168,7 @@ class RealGuests:
         shell, address = self._shell(access), _by_name(spec)[head]
         if student:
             return student_kubeconfig(shell, address, cluster=spec.name)
-        return admin_kubeconfig(shell, address)
+        return admin_kubeconfig(shell, address, cluster=spec.name)
 
 
 KUBESPRAY = "kubespray"
