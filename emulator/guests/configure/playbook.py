@@ -36,8 +36,8 @@ _CONTROL_DIR_LIMIT = 107 - 1 - 10 - 17
 
 @dataclass(frozen=True, slots=True)
 class PlaybookRun:
-    """One playbook on one lab; `variables` are extra variables, none of them secret. `tags`: only tasks with one of
-    these; empty means all."""
+    """One playbook on one lab; `variables` are more variables of all hosts, none of them secret. `tags`: only tasks
+    with one of these; empty means all."""
 
     playbook: Path
     inventory: AnsibleInventory
@@ -82,7 +82,7 @@ def configure_cluster(
         timeout: seconds.
         on_event: told of each task on each node.
         cancelled: asked about once a second; True ends the run and everything that it started.
-        variables: extra variables for the playbook, none of them secret.
+        variables: more variables of all hosts, none of them secret.
         tags: run only tasks with one of these; empty means all.
 
     Raises:
@@ -179,13 +179,15 @@ def _ansible(
     from ansible_runner.interface import init_runner  # lazy: half a second, and not needed to plan
 
     inventory = run.directory / "inventory.yaml"
-    _write_private(inventory, render(run.inventory, InventoryFormat.YAML))
+    # Variables go into the inventory, where every string is literal: Ansible would evaluate those in ansible-runner's
+    # file of extra variables as templates.
+    whole = replace(run.inventory, vars={**run.inventory.vars, **run.variables})
+    _write_private(inventory, render(whole, InventoryFormat.YAML))
     environment = _environment(run, identity, control_dir)
     runner = init_runner(
         private_data_dir=str(run.directory),
         playbook=str(run.playbook),
         inventory=str(inventory),
-        extravars=dict(run.variables),
         tags=",".join(run.tags) or None,
         envvars=environment,
         ident=identity,
