@@ -18,6 +18,7 @@ from emulator.core.errors import ConfigureError, HyperscalerError
 from emulator.core.paths import LabPaths
 from emulator.guests.configure.events import RunRecord, parse_event
 from emulator.guests.configure.model import ConfigureResult, EventSink, TaskStatus
+from emulator.guests.configure.printable_log import make_log_printable
 from emulator.guests.configure.processes import RUN_TAG, end_leftovers, end_run, reap
 from emulator.guests.inventory.model import AnsibleInventory
 from emulator.guests.inventory.render import InventoryFormat, render
@@ -154,6 +155,7 @@ def run_playbook(
             ended.update(end_run(identity, control_dir))
             reap(ended)
             shutil.rmtree(run.directory / "tmp", ignore_errors=True)
+            make_log_printable(log)
     if ended_by:
         raise ConfigureError(
             f"{run.playbook.name}: {ended_by[0]}, at {record.under_way()}",
