@@ -97,3 +97,42 @@ def test_six_hundred_megabytes_of_a_guest_do_not_become_memory_of_the_host(tmp_p
     grew = re.search(r"grew (\d+)", done.stdout)
     assert grew is not None
     assert int(grew[1]) * 1024 < 4 * OUTPUT_LIMIT
+
+
+FLOOD_MODULE = """\
+#!/usr/bin/python3
+import os
+left, block = 600_000_000, b"x" * 1_000_000
+while left > 0:
+    left -= os.write(1, block)
+"""
+RUN = """\
+import resource, sys
+from pathlib import Path
+from emulator.core.paths import LabPaths
+from emulator.guests.configure.playbook import PlaybookRun, run_playbook
+from emulator.guests.inventory.model import AnsibleInventory, InventoryGroup, InventoryHost
+
+root = Path(sys.argv[1])
+local = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+inventory = AnsibleInventory((InventoryHost("here", local),), (InventoryGroup("hpc", hosts=("here",)),))
+run = PlaybookRun(root / "play" / "play.yml", inventory, LabPaths(root / "lab"), "hpc", {})
+result = run_playbook(run, timeout=240, on_event=lambda *_: None, cancelled=lambda: False)
+print("failed", [failure.task for failure in result.failures])
+print("peak", max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
+"""
+
+
+def test_six_hundred_megabytes_in_answer_to_a_playbook_do_not_either(tmp_path: Path) -> None:
+    play = tmp_path / "play"
+    (play / "library").mkdir(parents=True)
+    (play / "ansible.cfg").write_text("[defaults]\nlibrary = library\n")
+    (play / "library" / "flood.py").write_text(FLOOD_MODULE)
+    (play / "play.yml").write_text("- hosts: hpc\n  gather_facts: false\n  tasks:\n    - name: Flood\n      flood:\n")
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, tmp_path], capture_output=True, text=True, timeout=300, check=True
+    )
+    assert "failed ['Flood']" in done.stdout
+    peak = re.search(r"peak (\d+)", done.stdout)
+    assert peak is not None
+    assert int(peak[1]) * 1024 < 800 * MIB

@@ -16,6 +16,7 @@ from pathlib import Path
 from emulator.core.data_files import share_dir
 from emulator.core.errors import ConfigureError, HyperscalerError
 from emulator.core.paths import LabPaths
+from emulator.core.units import MIB
 from emulator.guests.configure.events import RunRecord, parse_event
 from emulator.guests.configure.model import ConfigureResult, EventSink, TaskStatus
 from emulator.guests.configure.printable_log import make_log_printable
@@ -30,6 +31,9 @@ PLAYBOOK_OF_CLUSTER: Mapping[ClusterKind, str] = {
 }
 KEPT_RUNS = 5
 """Logs of this many runs are kept for each cluster of a lab."""
+MEMORY_LIMIT = 1024 * MIB
+"""Bytes of address space of each of Ansible's processes; they need 210 MiB. The task of a guest that floods its answer
+fails at the limit."""
 
 # A socket's path has at most 107 bytes (sun_path); ssh adds its 10 and, while it makes the socket, 17 more.
 _CONTROL_DIR_LIMIT = 107 - 1 - 10 - 17
@@ -203,6 +207,8 @@ def _ansible(
     # ansible-runner hands on all of our environment; only what it and we added for Ansible may stay.
     added = {key: value for key, value in runner.config.env.items() if os.environ.get(key) != value}
     runner.config.env = {**added, **environment}
+    # A guest may answer a task with gigabytes, which Ansible would all read into memory.
+    runner.config.command = ["prlimit", f"--as={MEMORY_LIMIT}", "--", *runner.config.command]
     _status, returncode = runner.run()
     return int(returncode) if returncode is not None else 1
 
