@@ -1,4 +1,4 @@
-"""The seam between the program and configuration files of the host; see `ports`."""
+"""The port to the host's configuration files; see `ports`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class FileLook:
-    """An ordinary file at one moment. `digest` (SHA-256) None: there is none. Times do not count in comparisons."""
+    """An ordinary file at one moment. `digest` is its SHA-256, None if there is no file. Times are not compared."""
 
     digest: str | None
     mode: int = 0
@@ -18,34 +18,34 @@ class FileLook:
 
 
 class HostFileEditor(Protocol):
-    """Writes files of the host so that they can be put back. Paths are absolute.
+    """Writes host files in a way that can be undone. Paths are absolute.
 
-    Every method may raise `ConflictError` for a path that is no ordinary file, or has a symbolic link in it.
+    Every method may raise `ConflictError` for a path that is not an ordinary file or contains a symbolic link.
     """
 
     def look(self, path: str) -> FileLook: ...
     def back_up(self, path: str, look: FileLook) -> None:
-        """Keep a copy of what `look` saw, on the disk when this returns."""
+        """Keep a copy of the file that `look` saw; it is on the disk when this returns."""
         ...
 
     def keep(self, path: str, look: FileLook) -> str:
-        """Keep a copy of what `look` saw where `forget` leaves it, on the disk when this returns. Returns where."""
+        """Keep a copy that `forget` does not remove; it is on the disk when this returns. Returns its path."""
         ...
 
     def missing_parents(self, path: str) -> tuple[str, ...]: ...
     def write(self, path: str, content: str, *, mode: int = 0o644) -> None: ...
     def put_back(self, path: str, look: FileLook) -> None:
-        """What `look` saw: content, mode, owner, time; or that nothing was there."""
+        """Restore the state that `look` saw: content, mode, owner and time, or absence."""
         ...
 
     def tidy(self, path: str) -> None:
-        """Remove what a write that was cut off has left beside the file."""
+        """Remove temporary files that an interrupted write left next to the file."""
         ...
 
     def remove_directory(self, path: str) -> None:
-        """Remove it if it is empty."""
+        """Remove the directory if it is empty."""
         ...
 
     def forget(self) -> None:
-        """Remove all copies but those to keep."""
+        """Remove all copies except the ones to keep."""
         ...

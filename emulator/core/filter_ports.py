@@ -1,4 +1,4 @@
-"""The seam to the kernel's packet filter; see `ports.py`."""
+"""The port to the kernel's packet filter; see `ports`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from emulator.core.ports import Ownership
 
 
 class FilterHook(StrEnum):
-    """Where the kernel asks a chain: packets for the host, packets that it routes, routed ones on their way out."""
+    """Where the kernel consults a chain: packets to the host, routed packets, and routed packets on their way out."""
 
     INPUT = "input"
     FORWARD = "forward"
@@ -20,7 +20,7 @@ class FilterHook(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FilterRule:
-    """One rule in the language of nft(8), and a comment of at most 127 characters that is kept with it."""
+    """One rule in the language of nft(8), with a comment of at most 127 characters."""
 
     text: str
     comment: str = ""
@@ -28,7 +28,7 @@ class FilterRule:
 
 @dataclass(frozen=True, slots=True)
 class FilterChain:
-    """`hook` None: a chain that others jump to. What no rule decides passes on, to the tables of others."""
+    """A chain; `hook` is None if others jump to it. Packets that no rule decides pass on to the tables of others."""
 
     name: str
     rules: tuple[FilterRule, ...]
@@ -37,7 +37,7 @@ class FilterChain:
 
 @dataclass(frozen=True, slots=True)
 class FilterTable:
-    """A table of the `inet` family to make; its rules see IPv4 and IPv6."""
+    """A table of the `inet` family to create; its rules see IPv4 and IPv6."""
 
     name: str
     owner: Ownership
@@ -46,10 +46,10 @@ class FilterTable:
 
 @dataclass(frozen=True, slots=True)
 class FilterTableInfo:
-    """A table as the kernel has it; `owner` None means that it is not ours.
+    """A table as the kernel has it; `owner` is None for a foreign one.
 
-    `parts` are digests of its chains and whatever else is in it, by name: two looks at a table that nobody has
-    changed give the same ones. Counters do not count.
+    `parts` maps the names of its chains and other contents to digests, which stay the same as long as the table is
+    unchanged. Counters are left out.
     """
 
     name: str
@@ -58,21 +58,21 @@ class FilterTableInfo:
 
 
 class PacketFilter(Protocol):
-    """nftables in one network namespace. No other table than the one named is ever looked into or changed.
+    """nftables in one network namespace. Only the named table is ever read or changed.
 
     Raises, from each method:
-        HostNotFitError: nft is not installed, or we are not root.
-        CommandError: nft refused; the table is as it was.
+        HostNotFitError: nft is not installed, or the caller is not root.
+        CommandError: nft refused; the table is unchanged.
     """
 
     def table(self, name: str) -> FilterTableInfo | None:
-        """The table of this name; None when there is none."""
+        """The table of this name, or None."""
         ...
 
     def replace(self, table: FilterTable) -> None:
-        """Make the table, or put it in the place of one of the same name, in one step: no packet sees half of it."""
+        """Create the table or replace one of the same name, in one transaction: no packet sees half of it."""
         ...
 
     def delete(self, name: str) -> None:
-        """Remove the table; absent is fine."""
+        """Remove the table; nothing happens if it is absent."""
         ...

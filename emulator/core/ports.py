@@ -1,8 +1,7 @@
-"""The seams between the program and the world: small protocols that `adapters/` implements.
+"""The ports between the program and its environment: small protocols that `adapters/` implements.
 
-An adapter translates and never decides. What comes back is a frozen type of this module; raw XML, raw
-dictionaries and library objects stay inside the adapter. Every method may raise `HyperscalerError` or a
-subclass; none returns None to say that something failed.
+An adapter translates and never decides. It returns frozen types of this module; raw XML, raw dictionaries and library
+objects stay inside it. Every method may raise `HyperscalerError` or a subclass; None never means failure.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ log = logging.getLogger("hyperscaler")
 # ---------------------------------------------------------------- processes
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """An ended process. `stdout` and `stderr` are decoded as UTF-8 with replacement."""
+    """A finished process. `stdout` and `stderr` are decoded as UTF-8 with replacement."""
 
     argv: tuple[str, ...]
     returncode: int
@@ -44,7 +43,7 @@ class ProcessRunner(Protocol):
         cwd: Path | None = None,
         on_line: Callable[[str], None] | None = None,
     ) -> Completed:
-        """Run `argv` to its end. A command that prints without end is ended with an error, whatever `check` says.
+        """Run `argv` until it exits. A command that prints without end is ended with an error, whatever `check` says.
 
         Args:
             argv: program and arguments.
@@ -68,8 +67,10 @@ class DomainState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Ownership:
-    """Our metadata element: whose the object is and which request made it. `digest` is the resource's digest, `home`
-    the id of the home directory that the lab is in, empty where an older version made the object."""
+    """Our metadata mark: the object's owner and the request that made it.
+
+    `digest` is the resource's digest; `home` is the id of the lab's home, empty for objects of older versions.
+    """
 
     lab: str
     resource_id: str
@@ -79,11 +80,11 @@ class Ownership:
 
 @dataclass(frozen=True, slots=True)
 class DomainInfo:
-    """A domain as libvirt reports it; `owner` None means that it is not ours.
+    """A domain as libvirt reports it; `owner` is None for a foreign one.
 
-    The fields are those of the stored description, which the next start uses; `live` has those that it runs with.
-    `cmdline` is without what `define_domain` adds for the host's clock. `extras` are phrases for what no request leads
-    to: somebody added it.
+    The fields come from the stored description, which the next start uses; `live` describes the running domain.
+    `cmdline` lacks the words that `define_domain` adds for the host's clock. `extras` are phrases for parts that no
+    request produces and that were added by hand.
     """
 
     name: str
@@ -109,7 +110,7 @@ class DomainInfo:
 
 @dataclass(frozen=True, slots=True)
 class DhcpHost:
-    """A reservation: the guest with this MAC gets this address and this DNS name."""
+    """A reservation: the guest with this MAC address gets this IP address and this DNS name."""
 
     mac: str
     ip: IPv4Address
@@ -118,7 +119,7 @@ class DhcpHost:
 
 @dataclass(frozen=True, slots=True)
 class DnsName:
-    """An address and the names that DNS has for it, the proper one first."""
+    """An address and its DNS names, the canonical one first."""
 
     ip: IPv4Address | IPv6Address
     names: tuple[str, ...]
@@ -126,10 +127,10 @@ class DnsName:
 
 @dataclass(frozen=True, slots=True)
 class NetworkInfo:
-    """A network as libvirt reports it; `owner` None means that it is not ours.
+    """A network as libvirt reports it; `owner` is None for a foreign one.
 
-    The fields are those of the stored description; `live` has those that it runs with, which `virsh net-update --live`
-    changes alone.
+    The fields come from the stored description; `live` describes the running network, which `virsh net-update --live`
+    can change separately.
     """
 
     name: str
@@ -149,17 +150,17 @@ class NetworkInfo:
 
     @property
     def subnets(self) -> tuple[IPv4Network | IPv6Network, ...]:
-        """Those that it has, of either family."""
+        """The subnets that it has, of either family."""
         return tuple(subnet for subnet in (self.subnet, self.subnet_v6) if subnet is not None)
 
 
 @dataclass(frozen=True, slots=True)
 class NetworkRequest:
-    """A libvirt network to define, without any packet filter of libvirt's: what may pass is `PacketFilter`'s affair.
+    """A libvirt network to define, without libvirt's own packet filter: `PacketFilter` decides what may pass.
 
-    `names` are answered by the network's DNS beside those of `hosts`. `nat` says that there is a way out, so that
-    other names are asked for at the host's own DNS servers; without it they are answered with a refusal.
-    `subnet_v6` and `gateway_v6` come together or not at all; guests set their IPv6 addresses themselves, without DHCP.
+    The network's DNS answers for `names` as well as for `hosts`. With `nat` there is a way out, and other names are
+    forwarded to the host's own DNS servers; without it they are refused. `subnet_v6` and `gateway_v6` come together or
+    not at all; guests set their IPv6 addresses themselves, without DHCP.
     """
 
     name: str
@@ -177,7 +178,7 @@ class NetworkRequest:
 
 
 class HostdevKind(StrEnum):
-    """mdev: mediated device by UUID. vfio_vf: SR-IOV VF with managed='no'. pci: whole function, managed='yes'."""
+    """mdev: a mediated device by UUID. vfio_vf: an SR-IOV VF, managed='no'. pci: a whole function, managed='yes'."""
 
     MDEV = "mdev"
     VFIO_VF = "vfio_vf"
@@ -186,7 +187,7 @@ class HostdevKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Hostdev:
-    """A device handed to the guest; `address` is a UUID (mdev) or a PCI address such as 0000:41:00.4."""
+    """A device passed to the guest; `address` is a UUID (mdev) or a PCI address such as 0000:41:00.4."""
 
     kind: HostdevKind
     address: str
@@ -194,10 +195,10 @@ class Hostdev:
 
 @dataclass(frozen=True, slots=True)
 class DomainRequest:
-    """A virtual machine to define: direct kernel boot from a golden image with a qcow2 overlay as its disk.
+    """A domain to define: direct kernel boot from a golden image, with a qcow2 overlay as its disk.
 
-    `credentials` are systemd credentials passed as SMBIOS OEM strings; they hold public material only, since
-    domain XML can be read by others on the host.
+    `credentials` are systemd credentials passed as SMBIOS OEM strings. They hold public material only, because other
+    users of the host can read domain XML.
     """
 
     name: str
@@ -218,7 +219,7 @@ class DomainRequest:
 
 
 class HypervisorView(Protocol):
-    """What a hypervisor has. Lookups by name or UUID return None when there is no such object."""
+    """The contents of a hypervisor. Lookups by name or UUID return None if there is no such object."""
 
     def domains(self) -> tuple[DomainInfo, ...]: ...
     def domain(self, name: str) -> DomainInfo | None: ...
@@ -232,7 +233,7 @@ class Hypervisor(HypervisorView, Protocol):
     """A libvirt connection. Deletes are idempotent."""
 
     def define_domain(self, request: DomainRequest) -> None:
-        """Define (not start). A domain of the same UUID is redefined.
+        """Define without starting. A domain with the same UUID is redefined.
 
         Raises:
             ConflictError: the name belongs to a domain with another UUID.
@@ -240,35 +241,35 @@ class Hypervisor(HypervisorView, Protocol):
         ...
 
     def rename_domain(self, name: str, new: str) -> None:
-        """Give a domain that is off another name.
+        """Rename a domain that is off.
 
         Raises:
-            HypervisorError: it runs, or has snapshots.
+            HypervisorError: the domain runs or has snapshots.
             ConflictError: another domain has the new name.
         """
         ...
 
     def start_domain(self, name: str) -> None:
-        """Start; a running domain is left as it is, a paused one goes on."""
+        """Start; a running domain is left alone, a paused one is resumed."""
         ...
 
     def shutdown_domain(self, name: str, *, timeout: float) -> None:
-        """Ask the guest to power off and wait; at the deadline power it off hard. A paused one goes on first."""
+        """Ask the guest to power off; power it off hard at the deadline. A paused one is resumed first."""
         ...
 
     def delete_domain(self, name: str) -> None:
-        """Power off hard and undefine; an absent domain is fine."""
+        """Power off hard and undefine; nothing happens if the domain is absent."""
         ...
 
     def define_network(self, request: NetworkRequest) -> None:
-        """Define and start; an existing network of ours with the same UUID is updated in place where libvirt
-        can (DHCP hosts come and go without a restart), otherwise restarted."""
+        """Define and start. Our network with the same UUID is updated in place if libvirt can (DHCP hosts are added and
+        removed without a restart), otherwise restarted."""
         ...
 
     def start_network(self, name: str) -> None: ...
     def delete_network(self, name: str) -> None: ...
     def guest_command_prefix(self) -> tuple[str, ...]:
-        """Argv prefix that runs a command where the guests can be reached: empty, or entering the namespace."""
+        """Argv prefix for commands that must reach the guests: empty, or entering the namespace."""
         ...
 
     def close(self) -> None: ...
@@ -279,12 +280,12 @@ class DiskTool(Protocol):
     """qemu-img."""
 
     def create_overlay(self, path: Path, *, base: Path, size_gib: int) -> None:
-        """A qcow2 overlay of `size_gib` (at least the base's size) on the qcow2 `base`; written to a temporary
-        name, fsynced and renamed, so that a half-made overlay is never seen under `path`."""
+        """Create a qcow2 overlay of `size_gib` (at least the base's size) on the qcow2 `base`. It is written to a
+        temporary name, fsynced and renamed, so that `path` never holds a half-made overlay."""
         ...
 
     def resize(self, path: Path, *, size_gib: int) -> None:
-        """Grow a qcow2 that no running domain uses; already that size is fine, shrinking is refused."""
+        """Grow a qcow2 that no running domain uses. The same size changes nothing; shrinking is refused."""
         ...
 
     def size_gib(self, path: Path) -> int:
@@ -292,11 +293,11 @@ class DiskTool(Protocol):
         ...
 
     def overlay_base(self, path: Path) -> Path | None:
-        """The backing file of a qcow2; None when the file is absent or is no overlay.
+        """The backing file of a qcow2; None if the file is absent or not an overlay.
 
         Raises:
-            DamagedDiskError: it was read, and is a qcow2 that nothing can use.
-            HyperscalerError: it could not be looked at; that says nothing of the disk.
+            DamagedDiskError: the file was read and is not a usable qcow2.
+            HyperscalerError: the file could not be read, which proves nothing about the disk.
         """
         ...
 
@@ -304,7 +305,7 @@ class DiskTool(Protocol):
 # ---------------------------------------------------------------- guests
 @dataclass(frozen=True, slots=True)
 class GuestAddress:
-    """How to reach a guest by ssh."""
+    """Address and host key of a guest for ssh."""
 
     name: str
     ip: IPv4Address
@@ -312,7 +313,7 @@ class GuestAddress:
 
 
 class GuestShell(Protocol):
-    """ssh into the guests of one lab, host keys checked."""
+    """Runs commands in the guests of one lab by ssh, with host keys checked."""
 
     def run(
         self,
@@ -327,13 +328,13 @@ class GuestShell(Protocol):
         ...
 
     def ready(self, guest: GuestAddress, *, timeout: float) -> bool:
-        """Whether ssh answers and lets us in, within `timeout` seconds; refused or unreachable is False."""
+        """Whether ssh accepts our login within `timeout` seconds; False if it is refused or unreachable."""
         ...
 
 
 # ---------------------------------------------------------------- sessions
 class DaemonPresence(StrEnum):
-    """The lab's own libvirtd: nothing of it, remains without a running daemon, or up."""
+    """State of the lab's own libvirtd: absent, remains without a running daemon, or up."""
 
     ABSENT = "absent"
     DOWN = "down"
@@ -341,41 +342,41 @@ class DaemonPresence(StrEnum):
 
 
 class HypervisorDaemon(Protocol):
-    """A private libvirtd with its namespaces. All methods are idempotent."""
+    """An embedded libvirtd with its namespaces. All methods are idempotent."""
 
     def presence(self) -> DaemonPresence: ...
 
     def uri(self) -> str:
-        """Its libvirt URI while it is up; touches nothing."""
+        """Its libvirt URI, valid while it is up; changes nothing."""
         ...
 
     def start(self) -> str:
-        """Bring it up (whatever half of it is there) and return its libvirt URI. The caller holds the lab's lock."""
+        """Start it, completing whatever parts exist, and return its libvirt URI. The caller holds the lab's lock."""
         ...
 
     def stop(self) -> None:
-        """End every process of it, guests included, and remove namespaces and directories."""
+        """End all its processes, guests included, and remove namespaces and directories."""
         ...
 
 
 class HypervisorSession(Protocol):
-    """The connection of one run, opened when first needed and shared by its threads."""
+    """The hypervisor connection of one run, opened on first use and shared by its threads."""
 
     @property
     def private(self) -> bool:
-        """Whether the hypervisor is the lab's own, so that one that does not run has nothing left to take away."""
+        """Whether the hypervisor is the lab's own. If it does not run, none of its domains are left to remove."""
         ...
 
     def reset(self) -> None:
-        """Forget the connection: the hypervisor was started or stopped."""
+        """Drop the connection after the hypervisor was started or stopped."""
         ...
 
     def peek(self) -> Hypervisor | None:
-        """The connection if the hypervisor runs; never starts anything."""
+        """The connection if the hypervisor runs, else None; never starts anything."""
         ...
 
     def view(self) -> HypervisorView | None:
-        """What the hypervisor has, if it runs; while a plan is made, as it was when the planning began."""
+        """The hypervisor's contents if it runs. During planning this is a snapshot from the start of the planning."""
         ...
 
     def get(self) -> Hypervisor:

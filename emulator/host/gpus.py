@@ -5,17 +5,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from emulator.core.errors import HyperscalerError
+from emulator.core.ports import log
 from emulator.gpu.catalog import close_names, find_gpu, find_gpu_by_pci
 from emulator.gpu.model import GpuModel
 from emulator.gpu.ports import (
     DeviceHolder,
+    NvmlFault,
     NvmlGpu,
     NvmlGpus,
+    NvmlSurvey,
     PciBus,
     PciDevice,
     VgpuFramework,
@@ -42,6 +45,7 @@ class Gpu:
         vfs: addresses of its virtual functions.
         holders: processes that have its device node open, computing or not.
         driver_version: of the NVIDIA driver.
+        fault: why NVML could not read a GPU that the nvidia driver serves; None for a GPU that could be read.
     """
 
     pci_address: str
@@ -53,6 +57,7 @@ class Gpu:
     vfs: tuple[str, ...]
     holders: tuple[DeviceHolder, ...]
     driver_version: str
+    fault: NvmlFault | None = None
 
     @property
     def name(self) -> str:
@@ -68,20 +73,22 @@ class Gpu:
 
 
 def discover_gpus(nvml: NvmlGpus, pci: PciBus) -> tuple[Gpu, ...]:
-    """Every physical NVIDIA GPU in PCI order; virtual functions belong to their GPU and are not counted.
+    """Every physical NVIDIA GPU in PCI order, including GPUs that NVML cannot read, without virtual functions.
 
     Raises:
         HostNotFitError: there is no NVIDIA driver.
     """
     version = nvml.driver_version()
-    gpus = {gpu.pci_address: gpu for gpu in nvml.gpus()}
+    survey = nvml.survey()
+    gpus = {gpu.pci_address: gpu for gpu in survey.gpus}
     devices = {
         device.address: device
         for device in pci.devices(vendor=NVIDIA_VENDOR)
         if device.physfn is None and device.class_code.startswith("03")
     }
     virtual = {address for device in devices.values() for address in device.virtfns}
-    addresses = sorted({*gpus, *devices} - virtual)
+    faults = _faults_by_address(survey, devices.values())
+    addresses = sorted({*gpus, *devices, *faults} - virtual)
     nodes = {address: _nodes(gpus.get(address), devices.get(address)) for address in addresses}
     wanted = [node for found in nodes.values() for node in found]
     # One walk through the processes for all GPUs: on a busy host it is the slowest part.
@@ -94,9 +101,28 @@ def discover_gpus(nvml: NvmlGpus, pci: PciBus) -> tuple[Gpu, ...]:
             pci,
             version,
             tuple(holder for holder in holders if holder.path in nodes[address]),
+            faults.get(address),
         )
         for address in addresses
     )
+
+
+def _faults_by_address(survey: NvmlSurvey, devices: Iterable[PciDevice]) -> dict[str, NvmlFault]:
+    """Faults by PCI address. A fault without an address belongs to a GPU of the nvidia driver that NVML did not list.
+
+    If there are several such GPUs, which fault belongs to which is unknown: each of them gets all these faults.
+    """
+    faults = {fault.pci_address: fault for fault in survey.faults if fault.pci_address is not None}
+    nameless = [fault for fault in survey.faults if fault.pci_address is None]
+    if nameless:
+        listed = {*faults, *(gpu.pci_address for gpu in survey.gpus)}
+        reason = "; or ".join(dict.fromkeys(fault.reason for fault in nameless))
+        fix = "; ".join(dict.fromkeys(fault.fix for fault in nameless if fault.fix))
+        missing = [item.address for item in devices if item.driver == "nvidia" and item.address not in listed]
+        faults |= {address: NvmlFault(address, reason, fix) for address in missing}
+        if not missing:
+            log.warning("a GPU that sysfs does not show: %s", reason)
+    return faults
 
 
 def _nodes(gpu: NvmlGpu | None, device: PciDevice | None) -> tuple[str, ...]:
@@ -116,6 +142,7 @@ def _joined(
     pci: PciBus,
     version: str,
     holders: tuple[DeviceHolder, ...],
+    fault: NvmlFault | None,
 ) -> Gpu:
     group = () if device is None or device.iommu_group is None else pci.iommu_group(device.iommu_group)
     model = find_gpu_by_pci(gpu.pci_id) if gpu is not None else None
@@ -131,6 +158,7 @@ def _joined(
         vfs=device.virtfns if device is not None else (),
         holders=holders,
         driver_version=version,
+        fault=fault,
     )
 
 
@@ -184,7 +212,9 @@ def _compare(spec: GpuDeviceSpec, gpu: Gpu, *, out: bool) -> list[DeviceDifferen
     def differ(field: str, expected: str, what: str, fix: str) -> None:
         found.append(DeviceDifference(spec.id, field, expected, what, fix))
 
-    if gpu.nvml is None and not out:
+    if gpu.fault is not None:
+        differ("pci_address", spec.pci_address, f"NVML cannot read the GPU there: {gpu.fault.reason}", gpu.fault.fix)
+    elif gpu.nvml is None and not out:
         differ(
             "pci_address",
             spec.pci_address,

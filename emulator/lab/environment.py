@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from emulator.apply.gpu_ownership import GpuLedger
-from emulator.apply.handlers.gpu_host import GpuHost
+from emulator.apply.handlers.gpu.host import GpuHost
 from emulator.apply.handlers.image import Images
 from emulator.core.filter_ports import PacketFilter
 from emulator.core.paths import Home, LabPaths

@@ -13,13 +13,16 @@ from emulator.apply.executor import HandlerTable
 from emulator.apply.handler import Handle
 from emulator.apply.handlers.domain import DomainHandler, passed_devices
 from emulator.apply.handlers.firewall import FirewallHandler
-from emulator.apply.handlers.gpu_host import GpuHost
+from emulator.apply.handlers.gpu.gpu_instance import GpuInstanceHandler
+from emulator.apply.handlers.gpu.host import GpuHost, hostdevs_of
+from emulator.apply.handlers.gpu.mig_mode import MigModeHandler
+from emulator.apply.handlers.gpu.passthrough import WholeGpuHandler
+from emulator.apply.handlers.gpu.vgpu import VgpuHandler
+from emulator.apply.handlers.gpu.virtual_functions import VirtualFunctionsHandler
 from emulator.apply.handlers.hypervisor import HypervisorHandler
 from emulator.apply.handlers.image import GoldenImageHandler, Images
-from emulator.apply.handlers.mig import GpuInstanceHandler, MigModeHandler, VirtualFunctionsHandler
 from emulator.apply.handlers.network import NetworkHandler
 from emulator.apply.handlers.secrets import SecretHandler, SshKeyPairHandler, public_key
-from emulator.apply.handlers.vgpu import VgpuHandler, WholeGpuHandler, hostdevs_of
 from emulator.apply.handlers.volume import VolumeHandler
 from emulator.apply.ownership import LabIdentity
 from emulator.core.paths import Home, LabPaths

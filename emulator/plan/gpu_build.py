@@ -1,4 +1,4 @@
-"""From an allocation of slices and GPUs to resources. Pure."""
+"""Resources for an allocation of slices and GPUs. Pure."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def build_gpus(lab: str, gpus: Mapping[str, str], nodes: Mapping[str, Sequence[A
     """Resources for every assignment, and the devices of each node.
 
     Args:
-        lab: what no other lab of the host is called (`GpuLedger.full_name`).
+        lab: the lab's name that is unique on the host (`GpuLedger.full_name`).
         gpus: PCI address by the device's id in the lab file.
-        nodes: what each node gets.
+        nodes: assignments by node name.
     """
     resources: dict[str, Resource] = {}
     hostdevs: dict[str, tuple[HostdevRequest, ...]] = {}
@@ -41,7 +41,7 @@ def build_gpus(lab: str, gpus: Mapping[str, str], nodes: Mapping[str, Sequence[A
 
 
 def _made_of(lab: str, node: str, assignment: Assignment, address: str) -> Sequence[GpuResource]:
-    """What has to exist for one assignment, in order; the last is what the guest gets."""
+    """Resources that one assignment needs, in order; the last one is the guest's device."""
     device = assignment.gpu
     if assignment.placement is None or assignment.profile is None:
         return (WholeGpu(name=address, device=device, pci_address=address, node=node, demand=assignment.demand),)
@@ -71,15 +71,15 @@ def _made_of(lab: str, node: str, assignment: Assignment, address: str) -> Seque
 
 
 def vgpu_uuid(lab: str, pci_address: str, profile: str, start: int) -> UUID:
-    """The UUID of the vGPU on a slice: it follows from the lab and the slice, so that it is known without a record.
+    """The UUID of the vGPU on a slice, derived from lab and slice so that it is known without a record.
 
-    `lab` is what no other lab of the host is called: labs of two homes may have the same name.
+    `lab` is the name that is unique on the host, since labs of two homes may have the same name.
     """
     return ids.resource_uuid(lab, f"vgpu/{pci_address}-{profile}-at-{start}")
 
 
 def current_assignments(resources: Sequence[Resource]) -> dict[str, Assignment]:
-    """Where demands are now, by demand, from what is on record: the planner moves as little as it can."""
+    """Where demands are now, by demand id, according to the record."""
     instances = {(r.pci_address, r.name): r for r in resources if isinstance(r, GpuInstance)}
     found: dict[str, Assignment] = {}
     for resource in resources:

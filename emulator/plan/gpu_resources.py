@@ -1,8 +1,8 @@
 """GPU resources: MIG mode, virtual functions, GPU instances, vGPUs and whole GPUs.
 
-Made in this order, taken away in the reverse: MIG mode, then VFs (enabling them re-binds the driver and erases
-GPU instances), then GPU instances, then vGPUs. All of one GPU are `exclusive` to it, so that a slice that goes
-frees its memory slices before another takes them.
+They are created in this order and removed in the reverse: MIG mode, then VFs (enabling them re-binds the driver and
+erases GPU instances), then GPU instances, then vGPUs. All resources of a GPU are `exclusive` to it, so that a removed
+slice frees its memory slices before another slice takes them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ GPU_GROUP = "gpu"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuResource(Resource):
-    """Something on a GPU. `device` is the id in the lab file, `pci_address` such as 0000:41:00.0."""
+    """A resource on a GPU. `device` is the GPU's id in the lab file, `pci_address` such as 0000:41:00.0."""
 
     volatile = True
     group = GPU_GROUP
@@ -32,7 +32,7 @@ class GpuResource(Resource):
 @register
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MigMode(GpuResource):
-    """MIG mode on. Its handle remembers whether it was on before, so that destroy leaves it as it was."""
+    """MIG mode on. Its handle records whether it was on before, so that `destroy` restores that."""
 
     kind = "mig-mode"
 
@@ -50,7 +50,7 @@ class VirtualFunctions(GpuResource):
 class GpuInstance(GpuResource):
     """A MIG slice at an explicit placement; `start` and `size` count memory slices.
 
-    The profile goes by name: ids and instance ids are the driver's business and are looked up each time.
+    The profile is given by name; the driver's profile and instance ids are looked up each time.
     """
 
     kind = "gpu-instance"
@@ -70,7 +70,7 @@ class GpuInstance(GpuResource):
 @register
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vgpu(GpuResource):
-    """A vGPU on a GPU instance, for one node. `uuid` is used by the mdev framework; `demand` is the planner's id."""
+    """A vGPU on a GPU instance, for one node. The mdev framework uses `uuid`; `demand` is the planner's id."""
 
     kind = "vgpu"
     profile: str
@@ -84,13 +84,16 @@ class Vgpu(GpuResource):
 
 
 def slice_name(pci_address: str, profile: str, start: int) -> str:
-    """The name of a slice's resources: its GPU instance and the vGPU on it."""
+    """The name of a slice's resources, its GPU instance and the vGPU on it."""
     return f"{pci_address}-{profile}-at-{start}"
 
 
 def _chain(pci_address: str, profile: str) -> str:
-    """A vGPU takes whichever GPU instance of its profile is free, and the driver does not let us choose. So each
-    slice gets its vGPU before the next slice is cut: else a slice that should go might carry another node's vGPU."""
+    """The chain that creates a GPU's slices of one profile one after the other, each with its vGPU.
+
+    The driver puts a vGPU on any free GPU instance of its profile and offers no choice. If two slices were free, a
+    slice that should be removed might carry another node's vGPU.
+    """
     return f"{pci_address}/{profile}"
 
 

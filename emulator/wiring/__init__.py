@@ -15,7 +15,7 @@ from emulator.labfile.model import Acceleration, GpuBackend, GpuDeviceSpec, Kube
 if TYPE_CHECKING:
     # What a verb does not use it does not load, so that the light ones answer at once.
     from emulator.apply.gpu_ownership import GpuLedger
-    from emulator.apply.handlers.gpu_host import GpuHost
+    from emulator.apply.handlers.gpu.host import GpuHost
     from emulator.images.lab_images import LabImages
     from emulator.images.store.store import ImageStore
     from emulator.images.supply_chain.signing import ImageSignatures

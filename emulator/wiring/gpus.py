@@ -18,7 +18,7 @@ from emulator.adapters.nvidia.vgpu_mdev import MdevHost
 from emulator.adapters.nvidia.vgpu_vfio import VendorVfioHost
 from emulator.adapters.system.host_files import HostFiles
 from emulator.apply.gpu_ownership import GpuLedger
-from emulator.apply.handlers.gpu_host import GpuHost
+from emulator.apply.handlers.gpu.host import GpuHost
 from emulator.core.fs import left_by_the_dead
 from emulator.core.ports import ProcessRunner
 from emulator.gpu.ports import FileAccess, VgpuFramework, VgpuHost

@@ -83,7 +83,7 @@ def test_a_file_of_another_kind_is_no_overlay(bench: Bench) -> None:
         bench.disks.size_gib(bench.other)
 
 
-def test_a_damaged_disk_is_told_from_one_that_cannot_be_read(bench: Bench) -> None:
+def test_a_damaged_disk_differs_from_one_that_cannot_be_read(bench: Bench) -> None:
     path = bench.root / "a.qcow2"
     bench.disks.create_overlay(path, base=bench.base, size_gib=3)
     content = bytearray(path.read_bytes())

@@ -111,7 +111,7 @@ def test_the_catalogue_describes_the_gpu(any_nvml: NvmlGpus) -> None:
                 item.compute_slices,
             )
             assert seen.max_instances == item.max_instances
-            assert seen.placements in (None, item.placements)  # None: told to root only
+            assert seen.placements in (None, item.placements)  # None: only root can list the placements
             assert item.memory_mib in (None, seen.memory_mib) and item.sm_count in (None, seen.sm_count)
     assert checked, "no GPU of the catalogue is here"
 

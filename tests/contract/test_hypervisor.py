@@ -382,7 +382,7 @@ def test_names_without_a_reservation_come_and_go(bench: Bench) -> None:
         assert not info.filtered_by_libvirt
 
 
-def test_ipv6_names_come_and_go_beside_those_of_ipv4(bench: Bench) -> None:
+def test_ipv6_names_come_and_go_next_to_those_of_ipv4(bench: Bench) -> None:
     """Of one name there are two addresses, and each goes by itself."""
 
     def pair(index: int) -> tuple[DnsName, DnsName]:

@@ -73,7 +73,7 @@ def test_a_table_that_was_never_made(packets: PacketFilter) -> None:
     assert packets.table(NAME) is None
 
 
-def test_a_table_is_made_told_of_and_taken_away(packets: PacketFilter) -> None:
+def test_a_table_is_made_reported_and_removed(packets: PacketFilter) -> None:
     packets.replace(table("accept"))
     info = packets.table(NAME)
     assert info is not None
@@ -168,7 +168,7 @@ def test_the_rules_of_a_lab_are_accepted(packets: PacketFilter, ipv6: tuple[str,
 
 
 @pytest.mark.host
-def test_what_the_kernel_has_is_told_apart(namespace: tuple[str, ...]) -> None:
+def test_changes_of_the_kernel_s_table_are_recognised(namespace: tuple[str, ...]) -> None:
     """Edits by hand are seen, whatever they are; what passes through is not."""
     runner = HostProcess()
     packets = NftPacketFilter(runner, namespace)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from emulator.apply.audit import AuditLog
 from emulator.apply.gpu_ownership import GpuLedger
-from emulator.apply.handlers.mig import slices_of
+from emulator.apply.handlers.gpu.gpu_instance import slices_of
 from emulator.apply.journal import Journal, decode, encode
 from emulator.apply.lock import holder_of
 from emulator.apply.state import State, StateStore

@@ -303,7 +303,7 @@ def test_somebody_elses_namespace_is_left_alone(directory: Path) -> None:
     try:
         daemon = EmbeddedHypervisor(directory, name, RUNNER)
         assert daemon.presence() is DaemonPresence.ABSENT
-        with pytest.raises(ConflictError, match="not ours"):
+        with pytest.raises(ConflictError, match="a foreign network namespace"):
             daemon.start()
         daemon.stop()
         assert Path("/run/netns", name).exists()
@@ -315,7 +315,7 @@ def test_somebody_elses_directory_is_left_alone(directory: Path) -> None:
     directory.mkdir()
     (directory / "thesis.tex").write_text("years")
     daemon = EmbeddedHypervisor(directory, NAME, RUNNER)
-    with pytest.raises(ConflictError, match="not ours"):
+    with pytest.raises(ConflictError, match="contains foreign files"):
         daemon.start()
     daemon.stop()
     assert [path.name for path in directory.iterdir()] == ["thesis.tex"]

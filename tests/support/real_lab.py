@@ -23,7 +23,7 @@ from emulator.adapters.system.process import HostProcess
 from emulator.adapters.system.qemu_img import QemuImg
 from emulator.adapters.system.systemd_units import SystemdUnits
 from emulator.apply.gpu_ownership import GpuLedger
-from emulator.apply.handlers.gpu_host import GpuHost
+from emulator.apply.handlers.gpu.host import GpuHost
 from emulator.apply.journal import Journal
 from emulator.apply.state import State, StateStore
 from emulator.core.paths import Home, LabPaths

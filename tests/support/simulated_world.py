@@ -29,7 +29,7 @@ from emulator.adapters.simulated.hypervisor import SimulatedHypervisor
 from emulator.adapters.simulated.packet_filter import SimulatedPacketFilter
 from emulator.adapters.system.systemd_units import SystemdUnits
 from emulator.apply.gpu_ownership import Claim, GpuLedger
-from emulator.apply.handlers.gpu_host import GpuHost
+from emulator.apply.handlers.gpu.host import GpuHost
 from emulator.apply.journal import Journal
 from emulator.apply.state import State, StateStore
 from emulator.core.errors import HypervisorError

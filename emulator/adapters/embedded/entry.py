@@ -1,13 +1,13 @@
-"""Runs as a program of its own: enters the lab's namespaces, then becomes the daemon named on its command line.
+"""Runs as a separate program: enters the lab's namespaces, then becomes the daemon named on its command line.
 
-    python -I -S embedded_entry.py NETNS_FILE DIRECTORY PROGRAM [ARGUMENT...]
+    python -I -S entry.py NETNS_FILE DIRECTORY PROGRAM [ARGUMENT...]
 
-The private mount namespace shows libvirtd the lab's directories in the places that are compiled into it
-(`/run/libvirt` and so on), so that the host's own libvirt is neither seen nor touched. It uses the standard
-library only and imports nothing of the package, because it runs isolated (`-I`).
+The private mount namespace shows libvirtd the lab's directories in the places that are compiled into it (`/run/libvirt`
+and so on), so that the host's own libvirt is neither seen nor touched. Because this program runs isolated (`-I`), it
+uses the standard library only and imports nothing from the package.
 
-The namespace is made anew at each start of the daemon: a restarted libvirtd finds its running guests through the
-same directories, and nothing has to be kept mounted on the host.
+Each start of the daemon creates a new namespace: a restarted libvirtd finds its running guests through the same
+directories, and nothing has to stay mounted on the host.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import stat
 import sys
 from pathlib import Path
 
-# <sched.h> and <sys/mount.h> of Linux; Python gets os.unshare and os.setns in 3.12 only, and no mount at all.
+# <sched.h> and <sys/mount.h> of Linux; Python has os.unshare and os.setns only since 3.12, and no mount at all.
 CLONE_NEWNS = 0x00020000
 CLONE_NEWNET = 0x40000000
 MS_BIND = 0x1000
@@ -27,7 +27,7 @@ MS_REC = 0x4000
 MS_SLAVE = 0x80000
 MNT_DETACH = 2
 
-# Directory of the lab -> where libvirtd looks for it.
+# Directory of the lab -> where libvirtd expects it.
 BINDS = {
     "run": "/run/libvirt",
     "lib": "/var/lib/libvirt",
@@ -55,7 +55,7 @@ def _detach(target: str) -> None:
 
 
 def enter_network(netns: str) -> None:
-    """Join the network namespace that is bound to the file `netns`."""
+    """Join the network namespace bound to the file `netns`."""
     descriptor = os.open(netns, os.O_RDONLY | os.O_CLOEXEC)
     try:
         _call("setns", _libc.setns(descriptor, CLONE_NEWNET), netns)
@@ -64,16 +64,16 @@ def enter_network(netns: str) -> None:
 
 
 def private_mounts(directory: str) -> None:
-    """A mount namespace of our own in which `BINDS` hold."""
+    """Enter a new mount namespace with `BINDS` in place."""
     _call("unshare", _libc.unshare(CLONE_NEWNS), "mount namespace")
     # Slave: our mounts do not reach the host, while the host's unmounts still reach us and are not blocked.
     _mount(None, "/", None, MS_REC | MS_SLAVE)
     _forget_namespaces()
-    # A fresh sysfs shows the interfaces of this network namespace. It comes without the cgroup file systems,
-    # so libvirtd makes no cgroups on the host either.
+    # A fresh sysfs shows the interfaces of this network namespace. It lacks the cgroup file systems, so libvirtd
+    # creates no cgroups on the host either.
     _detach("/sys")
     _mount("sysfs", "/sys", "sysfs", 0)
-    # Always covered: libvirt's lease program writes /run/leaseshelper.pid, beside its own directory.
+    # Always covered: libvirt's lease program writes /run/leaseshelper.pid, outside its own directory.
     _make_place(Path("/run/libvirt"))
     for name, target in BINDS.items():
         if not Path(target).is_dir():
@@ -82,7 +82,7 @@ def private_mounts(directory: str) -> None:
 
 
 def _forget_namespaces() -> None:
-    """Drop the copies of other labs' namespace files; they would keep those namespaces alive after their end."""
+    """Unmount the copies of other labs' namespace files, which would keep those namespaces alive."""
     mounted = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     for target in reversed(mounted):
         if target.startswith(("/run/netns/", "/var/run/netns/")):
@@ -90,10 +90,10 @@ def _forget_namespaces() -> None:
 
 
 def _make_place(target: Path) -> None:
-    """Make a mount point that is none of the host's: cover its parent by a copy made of binds, except the place.
+    """Create a private mount point: cover its parent with a copy made of binds, without the place itself.
 
-    A mount on a directory of the host would go when the host removes that, as it does with /run/libvirt when its own
-    libvirt goes.
+    A mount on a directory of the host would vanish when the host removes the directory, as it does with /run/libvirt
+    when its own libvirt stops.
     """
     parent = str(target.parent)
     origin = os.open(parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -102,7 +102,7 @@ def _make_place(target: Path) -> None:
     _mount("tmpfs", parent, "tmpfs", 0)
     Path(parent).chmod(0o755)
     for entry in (entry for entry in entries if entry.name != target.name):
-        with contextlib.suppress(FileNotFoundError):  # /run is busy: an entry may vanish meanwhile
+        with contextlib.suppress(FileNotFoundError):  # /run changes all the time: an entry may vanish
             _show(origin, entry.name, Path(parent, entry.name))
     os.close(origin)
     target.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""PCI functions from sysfs. Reads only; every file may be missing, and most are on some GPU or kernel."""
+"""PCI functions from sysfs, read-only. Any file may be missing, and on some GPU or kernel most of them are."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def normal_address(text: str) -> str:
     """`41:00.0` and NVML's `00000000:41:00.0` -> `0000:41:00.0`, the spelling of sysfs.
 
     Raises:
-        GpuArgumentError: not a PCI address. Everything that becomes part of a sysfs path passes through here.
+        GpuArgumentError: not a PCI address. Every address in a sysfs path passes through here.
     """
     match = _ADDRESS.fullmatch(text.strip())
     if not match:
@@ -31,22 +31,22 @@ def normal_address(text: str) -> str:
 
 
 def address_key(address: str) -> tuple[int, int, int, int]:
-    """Sorting key of a normal address: domain, bus, device, function."""
+    """Sort key of a normal address: domain, bus, device, function."""
     domain, bus, rest = address.split(":")
     device, function = rest.split(".")
     return int(domain, 16), int(bus, 16), int(device, 16), int(function)
 
 
 def slot(address: str) -> str:
-    """`0000:41:00.1` -> `0000:41:00`: what the functions of one GPU share."""
+    """`0000:41:00.1` -> `0000:41:00`, the slot that the functions of one GPU share."""
     return address.rpartition(".")[0]
 
 
 def read_or(files: FileAccess, path: str, default: str = "") -> str:
-    """The stripped text of a file, or `default` where the kernel does not have it or cannot tell now.
+    """The stripped text of a file, or `default` if the kernel has no such file or no value at present.
 
-    An attribute of a device that goes away answers ENODEV or EIO, and `placement_id` of the vendor VFIO
-    framework ENXIO until a type is set: for a reader these are all "no value".
+    Attributes of a vanishing device answer ENODEV or EIO, and `placement_id` of the vendor VFIO framework answers ENXIO
+    until a type is set. For a reader all of these mean "no value".
     """
     try:
         return files.read(path).strip()
@@ -55,7 +55,7 @@ def read_or(files: FileAccess, path: str, default: str = "") -> str:
 
 
 def link_name(files: FileAccess, path: str) -> str | None:
-    """Last component of a symbolic link, None where there is none."""
+    """Last component of a symbolic link's target; None if there is no link."""
     try:
         return PurePosixPath(files.readlink(path)).name
     except OSError:
@@ -63,7 +63,7 @@ def link_name(files: FileAccess, path: str) -> str | None:
 
 
 def names(files: FileAccess, path: str) -> tuple[str, ...]:
-    """The entries of a directory; none when it is absent."""
+    """The entries of a directory; empty if it is absent."""
     try:
         return files.listdir(path)
     except OSError:
@@ -137,7 +137,7 @@ class SysfsPci:
     def _target(self, path: str) -> str:
         try:
             return self._files.readlink(path)
-        except OSError:  # the process or its file is gone by now
+        except OSError:  # the process or its file has gone in the meantime
             return ""
 
     def _hex(self, base: str, name: str, digits: int) -> str:
@@ -152,10 +152,10 @@ class SysfsPci:
             for name in names(self._files, base)
             if re.fullmatch(r"virtfn\d+", name)
         )
-        return tuple(sorted((item for item in found if item), key=address_key))
+        return tuple(sorted((item for item in found if item and _ADDRESS.fullmatch(item)), key=address_key))
 
     def _block_devices(self, base: str) -> tuple[str, ...]:
-        """Names of NVMe namespaces below the function; other disk controllers are told by their class alone."""
+        """Names of NVMe namespaces below the function; other disk controllers are recognised by their class alone."""
         return tuple(
             name
             for controller in names(self._files, f"{base}/nvme")

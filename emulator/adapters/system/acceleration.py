@@ -1,4 +1,4 @@
-"""Whether guests run on KVM: decided from three signs that must agree, never assumed."""
+"""Decides whether guests run on KVM, from three signs that must agree."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FLAGS = re.compile(r"^flags\s*:.*\b(vmx|svm)\b", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class AccelerationDecision:
-    """`accelerated` means KVM. `warning` is for the user, at most one line; None when all is well."""
+    """`accelerated` means KVM. `warning` is at most one line for the user, or None."""
 
     accelerated: bool
     reason: str
@@ -30,7 +30,7 @@ class AccelerationDecision:
 
 @dataclass(frozen=True, slots=True)
 class AccelerationFacts:
-    """What this host shows: the text of /proc/cpuinfo, and whether /dev/kvm answers."""
+    """Signs of this host: the text of /proc/cpuinfo, and whether /dev/kvm answers."""
 
     cpuinfo: str
     kvm_usable: bool
@@ -39,14 +39,14 @@ class AccelerationFacts:
 def decide_acceleration(
     requested: Acceleration, *, cpuinfo: str, kvm_usable: bool, libvirt_offers_kvm: bool
 ) -> AccelerationDecision:
-    """KVM only when CPU flag, /dev/kvm and libvirt agree, else TCG with one warning.
+    """KVM if CPU flag, /dev/kvm and libvirt agree, else TCG with one warning.
 
-    The CPU flag decides first: there are hosts (virtual machines mostly) where /dev/kvm opens, creates a VM and
-    is offered by libvirt, and a guest kernel still hangs, because the processor has no virtualisation. libvirt's
-    own virt-host-validate asks for the flag first, too.
+    The CPU flag comes first, as in libvirt's virt-host-validate: on some hosts (mostly virtual machines) /dev/kvm
+    opens, creates a VM and is offered by libvirt, and a guest kernel still hangs because the processor has no
+    virtualisation.
 
     Raises:
-        HostNotFitError: `requested` is kvm and a sign is missing.
+        HostNotFitError: `requested` is kvm, and a sign is missing.
     """
     if requested is Acceleration.TCG:
         return AccelerationDecision(accelerated=False, reason="the lab file asks for TCG", warning=None)
@@ -56,16 +56,16 @@ def decide_acceleration(
         fix = "switch virtualisation on in the firmware, or nested virtualisation on for this machine"
     elif not kvm_usable:
         lack = "/dev/kvm cannot be used"
-        fix = "modprobe kvm_intel (or kvm_amd), and see that /dev/kvm can be read and written"
+        fix = "modprobe kvm_intel (or kvm_amd), and make sure that /dev/kvm can be read and written"
     elif not libvirt_offers_kvm:
         lack = "libvirt does not offer KVM"
-        fix = "virsh capabilities | grep \"domain type='kvm'\"; look into libvirtd's log for the reason"
+        fix = "virsh capabilities | grep \"domain type='kvm'\"; libvirtd's log has the reason"
     else:
         reason = f"CPU flag {flag.group(1)}, /dev/kvm and libvirt agree"
         return AccelerationDecision(accelerated=True, reason=reason, warning=None)
     if requested is Acceleration.KVM:
         raise HostNotFitError(
-            f"KVM is asked for, but {lack}",
+            f"the lab asks for KVM, but {lack}",
             where="hypervisor.acceleration",
             fix=f"{fix}; or set hypervisor.acceleration: auto",
         )
@@ -76,7 +76,7 @@ def decide_acceleration(
 def read_acceleration_facts(
     *, cpuinfo: Path = Path("/proc/cpuinfo"), device: Path = Path("/dev/kvm")
 ) -> AccelerationFacts:
-    """Read the host's signs; an unreadable sign counts as absent."""
+    """Read this host's signs; an unreadable one counts as absent."""
     try:
         text = cpuinfo.read_text(encoding="utf-8", errors="replace")
     except OSError:

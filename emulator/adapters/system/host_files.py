@@ -1,4 +1,4 @@
-"""The files of the kernel under a root directory: `/` on a real host, a made-up tree in tests."""
+"""The kernel's files under a root directory: `/` on a real host, a made-up tree in tests."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 
 from emulator.gpu.errors import GpuTimeoutError
 
-# Runs in a child, so that a write which the kernel never finishes (removing an mdev or unbinding a function
-# that a guest holds) costs us one abandoned process and not the program. One write(2), as sysfs wants it; the
-# exit status carries the errno.
+# Runs in a child process: a write that the kernel never finishes (removing an mdev or unbinding a function that a guest
+# holds) then costs one abandoned process and not the program. One write(2), as sysfs requires; the exit status carries
+# the errno.
 _WRITER = """
 import os, sys
 try:
@@ -27,7 +27,7 @@ class HostFiles:
     """`FileAccess` over real files.
 
     Args:
-        root: what takes the place of `/`. The text read is decoded as UTF-8 with replacement.
+        root: the directory that stands for `/`. Text is decoded as UTF-8 with replacement.
     """
 
     def __init__(self, root: Path = Path("/")) -> None:
@@ -51,11 +51,11 @@ class HostFiles:
         try:
             status = child.wait(timeout)
         except subprocess.TimeoutExpired:
-            child.kill()  # has no effect in uninterruptible sleep; the child ends when the kernel lets it go
+            child.kill()  # has no effect in uninterruptible sleep; the child ends when the kernel releases it
             raise GpuTimeoutError(
                 f"the kernel did not finish the write of {text.strip()!r} within {timeout:g} seconds",
                 where=path,
-                fix="something still uses the device: stop the domain or process that holds it; the write "
+                fix="the device is still in use: stop the domain or process that holds it; the write "
                 "takes effect as soon as it is released",
             ) from None
         if status:

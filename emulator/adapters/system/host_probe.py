@@ -1,8 +1,8 @@
-"""What of a host is no file: programs asked, devices opened, space counted; or what was recorded of another host.
+"""Facts about a host that are not in files: answers of programs, devices, free space. Live or recorded.
 
-A recorded host is a directory in the place of `/`. A device node is a file there that says what opening it gave
-(`usable`, `refused`, `broken`); `recorded/programs/<name>` holds what a program printed, `recorded/disk_free_gib` a
-number and `recorded/clock_synchronised` `yes` or `no`.
+A recorded host is a directory that stands for `/`. A device node is a file there that holds the result of opening it
+(`usable`, `refused`, `broken`); `recorded/programs/<name>` holds a program's output, `recorded/disk_free_gib` a number
+and `recorded/clock_synchronised` `yes` or `no`.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from emulator.host.readings import DeviceAnswer
 _KVM_GET_API_VERSION = 0xAE00
 _KVM_API_VERSION = 12
 
-# Seconds that a program may take to tell its version: a host check as a whole takes at most two.
+# Seconds that a program may take to print its version: a whole host check takes two at most.
 _TIMEOUT = 1.5
 
-# What is asked of each program. packer would ask its maker for news at every start.
+# The question to each program. packer would check for updates online at every start.
 _QUESTIONS: Mapping[str, tuple[str, ...]] = {
     "libvirtd": ("libvirtd", "--version"),
     "virtqemud": ("virtqemud", "--version"),
@@ -39,7 +39,7 @@ _QUESTIONS: Mapping[str, tuple[str, ...]] = {
     "iptables-forward": ("iptables", "-S", "FORWARD"),
     "nft-chains": ("nft", "list", "chains"),
 }
-# They answer root alone.
+# These answer root only.
 _ROOT_ONLY = frozenset({"iptables-forward", "nft-chains"})
 _SILENT = {"CHECKPOINT_DISABLE": "1"}
 
@@ -68,7 +68,7 @@ class LiveProbe:
         if program == "ansible":
             return _ansible()
         question = _QUESTIONS.get(program, (program,))
-        # Ordinary users have no sbin on their path, and the programs are there all the same.
+        # Ordinary users have no sbin on their path, although the programs are there.
         path = shutil.which(question[0], path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin:/usr/bin:/bin")
         if path is None:
             return None
@@ -129,12 +129,12 @@ def _answer(number: int | None) -> DeviceAnswer:
         return DeviceAnswer.ABSENT
     if number in (errno.EACCES, errno.EPERM):
         return DeviceAnswer.REFUSED
-    # EBUSY: VirtualBox has the processor's virtualisation for itself.
+    # EBUSY: VirtualBox occupies the processor's virtualisation.
     return DeviceAnswer.BROKEN
 
 
 def _ansible() -> str | None:
-    """The one that the program itself runs, which is a library of its own environment."""
+    """The version that the program itself runs: a library in its own environment."""
     try:
         return metadata.version("ansible-core")
     except metadata.PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""Reads a host below a root directory, `/` or a recorded one, into `HostReadings`. Only translates; judges nothing."""
+"""Reads a host below a root directory, `/` or a recorded one, into `HostReadings`. Translates only, judges nothing."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ from emulator.host.readings import (
 
 DEVICES = ("/dev/kvm", "/dev/vhost-net", "/dev/net/tun")
 PROGRAMS = ("libvirtd", "virtqemud", "qemu", "qemu-img", "dnsmasq", "ansible", "packer", "apt-get")
-# These are looked for, and not asked anything.
+# These are only looked for.
 TOOLS = ("update-grub", "update-initramfs", "dracut")
 _UNIT_DIRECTORIES = ("/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
 MODPROBE_DIRECTORIES = ("/etc/modprobe.d", "/run/modprobe.d", "/usr/local/lib/modprobe.d", "/usr/lib/modprobe.d")
 PARAMETERS = ("kvm_intel/nested", "kvm_amd/nested", "kvm_amd/sev", "kvm_intel/tdx")
-# Kernel arguments that keep modules out, and who obeys them: kmod, the kernel, the initramfs.
+# Kernel arguments that keep modules from loading. They are obeyed by kmod, the kernel and the initramfs.
 _BLACKLIST_ARGUMENTS = ("modprobe.blacklist", "module_blacklist", "rd.driver.blacklist")
 _LIBVIRT_SOCKETS = ("/run/libvirt/libvirt-sock", "/run/libvirt/virtqemud-sock")
 
@@ -54,8 +54,8 @@ class HostReader:
 
     Args:
         files: the host's files.
-        probe: the rest of it.
-        home: the product's directory, whose file system the free space is asked of.
+        probe: facts that are not in files.
+        home: the product's directory; the free space is measured on its file system.
         wanted_packages: the product's list of Debian packages, True for optional ones.
     """
 
@@ -66,14 +66,14 @@ class HostReader:
         self._pci = SysfsPci(files)
 
     def read(self) -> HostReadings:
-        """One look at everything. What cannot be read is empty in the result."""
+        """Read everything once. Unreadable facts are empty in the result."""
         with ThreadPoolExecutor(len(PROGRAMS) + 2) as pool:
             said = {name: pool.submit(self._probe.says, name) for name in (*PROGRAMS, *TOOLS)}
             processes = self._processes()
             facts = self._facts()
             docker = "dockerd" in processes or "docker0" in facts.interfaces
             loaded = self._loaded()
-            # Only where it matters: asking loads the kernel's filter modules on hosts that have none yet.
+            # Asked only if it matters: asking loads the kernel's filter modules on hosts that have none yet.
             iptables = docker or "iptable_filter" in loaded
             forward = pool.submit(self._probe.says, "iptables-forward") if iptables else None
             chains = pool.submit(self._probe.says, "nft-chains") if "nf_tables" in loaded else None
@@ -109,7 +109,7 @@ class HostReader:
             ufw=self._pairs("/etc/ufw/ufw.conf").get("ENABLED", "").lower() == "yes",
             bridge_filter=read_or(self._files, "/proc/sys/net/bridge/bridge-nf-call-iptables") == "1",
             system_libvirt=any(self._files.exists(path) for path in _LIBVIRT_SOCKETS),
-            # systemd-timesyncd leaves that file once it has set the clock.
+            # systemd-timesyncd creates this file once it has set the clock.
             clock_synchronised=self._files.exists("/run/systemd/timesync/synchronized")
             or self._probe.clock_synchronised(),
             has_systemd=self._files.exists("/run/systemd/system"),
@@ -127,7 +127,7 @@ class HostReader:
         return {key: value.strip("\"'") for key, sign, value in pairs if sign}
 
     def _user(self) -> HostUser:
-        """Of this process, as the kernel sees it: `/proc/self/status` has what `id` prints."""
+        """The user of this process as the kernel sees it: `/proc/self/status` has the data that `id` prints."""
         status = dict(line.split(":", 1) for line in self._read("/proc/self/status").splitlines() if ":" in line)
         uid = int((status.get("Uid") or "0 0").split()[1])
         numbers = {*status.get("Groups", "").split(), *status.get("Gid", "").split()[1:2]}
@@ -136,7 +136,7 @@ class HostReader:
         return HostUser(uid, name, groups)
 
     def _records(self, path: str) -> list[list[str]]:
-        """Lines of fields with colons between, as in `/etc/passwd`."""
+        """Lines of fields separated by colons, as in `/etc/passwd`."""
         return [line.split(":") for line in self._read(path).splitlines()]
 
     def _units(self) -> dict[str, bool]:
@@ -156,7 +156,7 @@ class HostReader:
 
     def _loaded(self) -> frozenset[str]:
         listed = {line.split()[0] for line in self._read("/proc/modules").splitlines() if line.split()}
-        # Of the modules that are built into the kernel, sysfs has those with parameters or a version.
+        # sysfs lists built-in modules only if they have parameters or a version.
         here = {name.replace("-", "_") for name in (*listed, *names(self._files, "/sys/module"))}
         return frozenset(here | parse_modules(self._modules("builtin")))
 
@@ -208,7 +208,7 @@ class HostReader:
         return tuple(found)
 
     def _node(self, device: PciDevice) -> str:
-        """NVIDIA's driver numbers the nodes in its own order, and tells the number in /proc alone."""
+        """The GPU's device node, or "". NVIDIA's driver numbers nodes in its own order and shows it in /proc only."""
         if device.driver == "vfio-pci":
             return "" if device.iommu_group is None else f"/dev/vfio/{device.iommu_group}"
         minor = parse_device_minor(self._read(f"/proc/driver/nvidia/gpus/{device.address}/information"))
@@ -217,7 +217,7 @@ class HostReader:
     def _driver(
         self, loaded: frozenset[str], gpus: tuple[PciGpu, ...], processes: frozenset[str]
     ) -> NvidiaDriver | None:
-        """Which kind is told by what only the vGPU host driver has: its VFIO module, its manager, vGPU types."""
+        """The loaded driver. Only the vGPU host driver has a VFIO module, a manager and vGPU types."""
         if "nvidia" not in loaded:
             return None
         version, is_open = parse_driver_version(self._read("/proc/driver/nvidia/version"))
@@ -259,7 +259,7 @@ class HostReader:
         )
 
     def _cores(self) -> int:
-        """CPUs that this process may use: `0-3,8` are five."""
+        """Number of CPUs that this process may use: `0-3,8` are five."""
         text = self._read("/proc/self/status")
         listed = next((line.split(":")[1] for line in text.splitlines() if line.startswith("Cpus_allowed_list:")), "")
         spans = [word.strip().partition("-") for word in listed.split(",") if word.strip()]
@@ -272,7 +272,7 @@ class HostReader:
 
 
 def _gpu_name(device: PciDevice) -> str:
-    from emulator.gpu.catalog import find_gpu_by_pci  # it reads YAML: not where there is no GPU
+    from emulator.gpu.catalog import find_gpu_by_pci  # reads YAML, so it is called only if there is a GPU
 
     pci_id = f"{device.vendor}:{device.device}"
     model = find_gpu_by_pci(pci_id)
@@ -280,7 +280,7 @@ def _gpu_name(device: PciDevice) -> str:
 
 
 def _members(words: list[str]) -> frozenset[str]:
-    """Of a line of `/etc/group`; those whose primary group it is are not listed there."""
+    """Members in a line of `/etc/group`; users with this primary group are not listed there."""
     return frozenset(filter(None, words[3].split(","))) if len(words) > 3 else frozenset()
 
 

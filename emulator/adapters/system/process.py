@@ -1,7 +1,7 @@
 """The one place where host commands are started: argv lists, a deadline, no shell.
 
-Every command gets a session of its own, so that a deadline or an interrupt ends the command with all its
-children and a Ctrl-C on the terminal reaches the program first, which then decides.
+Every command gets its own session: a deadline or an interrupt then ends the command with all its children, and a Ctrl-C
+on the terminal reaches only this program, which decides.
 """
 
 from __future__ import annotations
@@ -65,11 +65,11 @@ DEBIAN_PACKAGES: Mapping[str, str] = {
     "zstd": "zstd",
 }
 
-# How long a killed process group may take to vanish, seconds. A process in uninterruptible sleep (a blocked
-# sysfs write, a dead NFS server) never does; it is then left behind and said so in the error.
+# Seconds that a killed process group may take to vanish. A process in uninterruptible sleep (a blocked sysfs write, a
+# dead NFS server) never does; it is left behind, and the error says so.
 _KILL_GRACE = 5.0
 
-# Characters of output that an error message quotes: the end, where programs say why they gave up.
+# Characters that an error message quotes from the end of the output, where programs give their reasons.
 _QUOTED = 2000
 _FLOOD_QUOTED = 200  # of one that printed too much, which repeats itself
 
@@ -138,7 +138,7 @@ class HostProcess:
 
 
 def command_error(done: Completed) -> CommandError:
-    """The error of a command that ended badly: its exit status or signal, and the end of what it said."""
+    """The error of a failed command: its exit status or signal, and the end of its output."""
     if done.returncode < 0:
         outcome = f"the command was killed by {_signal_name(-done.returncode)}"
     else:
@@ -148,7 +148,7 @@ def command_error(done: Completed) -> CommandError:
 
 
 def missing_program(name: str) -> HostNotFitError:
-    """The error for a program that is not installed, with its Debian package where that is known."""
+    """The error for a program that is not installed, with its Debian package if that is known."""
     package = DEBIAN_PACKAGES.get(Path(name).name)
     fix = f"apt-get install {package}" if package else f"install {name} or put it on PATH"
     return HostNotFitError(f"the program {name} is not installed", fix=fix)
@@ -157,7 +157,7 @@ def missing_program(name: str) -> HostNotFitError:
 def _start(
     words: tuple[str, ...], *, env: Mapping[str, str] | None, cwd: Path | None, merge: bool, feed: bool
 ) -> subprocess.Popen[bytes]:
-    # LC_ALL=C.UTF-8: output is parsed by the adapters, so it must not follow the user's language.
+    # LC_ALL=C.UTF-8: adapters parse the output, so it must not follow the user's language.
     environment = {**os.environ, "LC_ALL": "C.UTF-8", **(env or {})}
     try:
         return subprocess.Popen(
@@ -174,7 +174,7 @@ def _start(
             raise CommandError(f"the directory {cwd} does not exist", where=shlex.join(words)) from None
         raise missing_program(words[0]) from None
     except (OSError, ValueError) as error:
-        # ValueError: a NUL byte in a word, which no program can be given.
+        # ValueError: a NUL byte in a word, which cannot be passed to any program.
         raise CommandError(f"the command cannot be started: {error}", where=shlex.join(words)) from error
 
 
@@ -271,7 +271,7 @@ class _Output:
 
 
 class _Feeder:
-    """Writes standard input from a thread, so that a process which talks before it reads cannot deadlock."""
+    """Writes standard input from a thread, so that a process that writes before it reads cannot deadlock."""
 
     def __init__(self, pipe: IO[bytes] | None, text: str | None) -> None:
         self._pipe = pipe
@@ -280,7 +280,7 @@ class _Feeder:
 
     def _feed(self) -> None:
         assert self._pipe is not None  # noqa: S101 - the thread is started only with a pipe
-        with contextlib.suppress(BrokenPipeError), self._pipe:  # the process need not read all of it
+        with contextlib.suppress(BrokenPipeError), self._pipe:  # the process may stop reading early
             self._pipe.write(self._data)
 
     def __enter__(self) -> None:
@@ -293,7 +293,7 @@ class _Feeder:
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """Kill the process with its children and collect it; a process that cannot be killed is left behind."""
+    """Kill the process with its children and reap it; a process that cannot be killed is left behind."""
     _signal_group(process, signal.SIGKILL)
     try:
         process.wait(timeout=_KILL_GRACE)
@@ -306,8 +306,8 @@ def _end_group(process: subprocess.Popen[bytes]) -> None:
 
 
 def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    # The group has the pid of its leader (start_new_session), reserved until we collect it and
-    # no longer; afterwards a foreign process may get the same number.
+    # The group's id is its leader's pid (start_new_session), which is reserved only until we reap the leader; after
+    # that it could belong to a foreign process.
     if process.returncode is not None:
         return
     with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -319,7 +319,7 @@ def _decode(data: bytes) -> str:
 
 
 def _quote(output: bytes | str | None, *, limit: int = _QUOTED) -> str:
-    """``: `` and the end of the output, or nothing when there was none."""
+    """``: `` and the end of the output; empty without output."""
     text = _decode(output) if isinstance(output, bytes) else output or ""
     text = text.strip()
     if not text:

@@ -107,7 +107,10 @@ def _details(found: Discovery, gpu: Gpu) -> str:
     seen = gpu.nvml
     owner = found.owner(gpu)
     facts: list[tuple[str, str]] = [("catalogue", gpu.model.id if gpu.model else "unknown model; NVML's report counts")]
-    if seen is None:
+    if gpu.fault is not None:
+        facts.append(("NVML", f"cannot read the GPU: {gpu.fault.reason}"))
+        facts.append(("fix", gpu.fault.fix))
+    elif seen is None:
         facts.append(("NVML", "does not see the GPU" + (f"; lab {owner} has it as a whole" if owner else "")))
     else:
         facts += [

@@ -10,9 +10,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from emulator.apply.gpu_ownership import slice_key, whole_gpus
-from emulator.apply.handlers.gpu_discovery import traced_gpus, traced_slices
-from emulator.apply.handlers.gpu_host import GpuHost
-from emulator.apply.handlers.mig import made_in_this_boot, settled_handle, slices_of
+from emulator.apply.handlers.gpu.discovery import traced_gpus, traced_slices
+from emulator.apply.handlers.gpu.evidence import made_in_this_boot, settled_handle
+from emulator.apply.handlers.gpu.gpu_instance import slices_of
+from emulator.apply.handlers.gpu.host import GpuHost
 from emulator.apply.state import State
 from emulator.core.errors import ConflictError, HostNotFitError
 from emulator.core.ports import Hostdev

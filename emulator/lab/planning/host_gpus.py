@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from emulator.apply.handlers.gpu_host import GpuHost
+from emulator.apply.handlers.gpu.host import GpuHost
 from emulator.lab.environment import World
 from emulator.labfile.model import GpuBackend
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from emulator.apply.gpu_ownership import functions_key, mode_key, slice_key, vgpu_key
-from emulator.apply.handlers.gpu_discovery import VFIO_DRIVER, gpus_with_traces
-from emulator.apply.handlers.gpu_host import GpuHost
-from emulator.apply.handlers.mig import made_in_this_boot, settled_handle
+from emulator.apply.handlers.gpu.discovery import VFIO_DRIVER, gpus_with_traces
+from emulator.apply.handlers.gpu.evidence import made_in_this_boot, settled_handle
+from emulator.apply.handlers.gpu.host import GpuHost
 from emulator.apply.state import State, StateStore
 from emulator.core.errors import HyperscalerError
 from emulator.core.progress import Reporter

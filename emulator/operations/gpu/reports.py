@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from emulator.apply.gpu_ownership import slice_key
-from emulator.apply.handlers.gpu_host import GpuHost
+from emulator.apply.handlers.gpu.host import GpuHost
 from emulator.apply.journal import Journal
 from emulator.apply.state import State, StateStore
-from emulator.core.errors import UsageError
+from emulator.core.errors import GpuError, UsageError
 from emulator.core.paths import Home
-from emulator.gpu.errors import GpuLostError, GpuNotFoundError
+from emulator.core.ports import log
 from emulator.gpu.model import GpuInstance
 from emulator.gpu.placement.demand import Assignment, GpuState, Infeasible
 from emulator.gpu.ports import NvmlGpu, Utilisation
@@ -135,11 +135,12 @@ def _gpu_use(
 
 
 def _utilisation(host: GpuHost, gpu: NvmlGpu) -> tuple[Utilisation | None, Mapping[int, Utilisation]]:
-    """A GPU that goes away between two questions is shown as one that does not answer."""
+    """A GPU that fails to answer must not hide the others; it is shown without figures."""
     try:
         use = host.nvml.utilisation(gpu.pci_address)
         return use, host.nvml.instance_utilisation(gpu.pci_address) if gpu.instances else {}
-    except (GpuLostError, GpuNotFoundError):
+    except GpuError as error:
+        log.warning("%s", error)
         return None, {}
 
 

@@ -227,7 +227,7 @@ class Listener(SilentReporter):
         self.warnings.append(text)
 
 
-def test_a_failure_that_cannot_be_recorded_is_told_all_the_same(
+def test_a_failure_that_cannot_be_recorded_is_reported_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_arguments: object) -> None:
@@ -239,6 +239,6 @@ def test_a_failure_that_cannot_be_recorded_is_told_all_the_same(
         Executor({"volume": Recorder(failing="a")}, store, listener).apply(plan(create("a")))
     assert [(event.status, event.message) for event in listener.events][-1] == (Status.FAILED, "refused")
     assert listener.warnings == [
-        "volume/a: that it failed could not be recorded: the journal cannot be written: No space left on device"
+        "volume/a: its failure could not be recorded: the journal cannot be written: No space left on device"
     ]
     assert store.state.resources["volume/a"].open_action

@@ -45,7 +45,7 @@ def other_holder(tmp_path: Path):
     process.stdout.close()
 
 
-def test_the_loser_is_told_who_holds_it(other_holder) -> None:
+def test_a_waiting_process_learns_who_holds_it(other_holder) -> None:
     path, process = other_holder
     with pytest.raises(ConflictError) as caught, exclusive_lock(path, purpose="destroy demo"):
         pytest.fail("two holders")
@@ -114,7 +114,7 @@ sys.stdin.read()
 """
 
 
-def test_a_lock_whose_file_names_nobody_is_told_by_the_kernel(tmp_path: Path) -> None:
+def test_a_lock_whose_file_names_no_holder_is_found_in_the_kernel(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     argv = [sys.executable, "-c", SILENT, str(path)]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -194,7 +194,7 @@ def a_link(directory: Path) -> None:
 
 @pytest.mark.parametrize("make", [others_may_write, a_link, Path.touch])
 @pytest.mark.parametrize("outer", [True, False])
-def test_a_directory_of_locks_that_somebody_else_may_have_made_is_refused(
+def test_a_directory_of_locks_that_another_user_may_have_made_is_refused(
     host_locks: Path, make: Callable[[Path], object], outer: bool
 ) -> None:
     if not outer:
@@ -202,7 +202,7 @@ def test_a_directory_of_locks_that_somebody_else_may_have_made_is_refused(
     bad = host_locks.parent if outer else host_locks
     make(bad)
     with (
-        pytest.raises(StateError, match="root's alone") as caught,
+        pytest.raises(StateError, match="users other than root can write") as caught,
         exclusive_lock(host_locks / "gpu.lock", purpose="a"),
     ):
         pytest.fail("taken")
@@ -212,7 +212,10 @@ def test_a_directory_of_locks_that_somebody_else_may_have_made_is_refused(
 def test_a_directory_of_locks_of_another_user_is_refused(host_locks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     host_locks.mkdir(mode=0o700, parents=True)
     monkeypatch.setattr(lock.os, "geteuid", lambda: os.getuid() + 1)
-    with pytest.raises(StateError, match="root's alone"), exclusive_lock(host_locks / "gpu.lock", purpose="a"):
+    with (
+        pytest.raises(StateError, match="users other than root can write"),
+        exclusive_lock(host_locks / "gpu.lock", purpose="a"),
+    ):
         pytest.fail("taken")
 
 

@@ -142,7 +142,7 @@ DRIFTS: dict[str, tuple[Event, dict[str, tuple[str, str]]]] = {
     ),
     "NAT of libvirt": (
         edited("demo-hpc", '<forward mode="open"', '<forward mode="nat"'),
-        {"network/hpc": ("repair", "is filtered by libvirt's rules beside the lab's own")},
+        {"network/hpc": ("repair", "is filtered by libvirt's rules in addition to the lab's own")},
     ),
     "address for a stranger": (
         edited("demo-hpc", "</dhcp>", '<host mac="52:54:00:aa:bb:cc" ip="192.168.100.77" name="mole"/></dhcp>'),

@@ -97,7 +97,7 @@ FOREIGN: dict[str, tuple[Callable[[SimulatedHost], None], str]] = {
         "of network isolated .not made by hyperscaler",
     ),
     "subnet of a network that runs": (subnet_of_a_network_that_runs, "of network isolated .not made by hyperscaler"),
-    "disk file": (foreign_disk, "hpc-controller.qcow2 is a disk that no golden image is under"),
+    "disk file": (foreign_disk, "hpc-controller.qcow2 is a disk without a golden image"),
     "link in the place of a disk": (linked_disk, "hpc-controller.qcow2 is not a regular file"),
 }
 

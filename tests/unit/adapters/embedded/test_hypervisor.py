@@ -151,12 +151,12 @@ def test_a_damaged_marker_is_no_obstacle_to_the_end(machine: Machine, running: E
 
 
 @pytest.mark.parametrize("marked", ["", '{"version": 1, "namespace": "hs-other"}'])
-def test_files_of_others_are_told_and_nothing_is_ended_or_removed(
+def test_foreign_files_are_reported_and_nothing_is_ended_or_removed(
     machine: Machine, running: EmbeddedHypervisor, marked: str
 ) -> None:
     marker(machine).write_text(marked)
     (machine.directory / "thesis.tex").write_text("years")
-    with pytest.raises(ConflictError, match="not ours"):
+    with pytest.raises(ConflictError, match="contains foreign files"):
         running.start()
     assert machine.ended == []
     running.stop()
@@ -165,7 +165,7 @@ def test_files_of_others_are_told_and_nothing_is_ended_or_removed(
 
 def test_the_marker_of_another_namespace_is_another_s(machine: Machine, running: EmbeddedHypervisor) -> None:
     marker(machine).write_text('{"version": 1, "namespace": "hs-other"}')
-    with pytest.raises(ConflictError, match="not ours"):
+    with pytest.raises(ConflictError, match="contains foreign files"):
         running.start()
     assert machine.ended == []
 

@@ -46,7 +46,7 @@ def test_acceleration_chooses_type_and_cpu(accelerated: bool, kind: str, cpu: st
     assert element.get("mode") == cpu
 
 
-def test_only_an_emulated_guest_is_told_how_fast_the_host_s_counter_is() -> None:
+def test_only_an_emulated_guest_gets_the_frequency_of_the_host_s_counter() -> None:
     def cmdline(tsc_khz: int | None, *, accelerated: bool) -> str | None:
         request = replace(REQUEST, accelerated=accelerated)
         return parse(domain_xml(request, tsc_khz), "domain").findtext("os/cmdline")
@@ -226,7 +226,7 @@ def test_a_network_with_ipv6_is_read_back_as_it_was_written() -> None:
 @pytest.mark.parametrize("prefix", ["129", "x"])
 def test_an_ipv6_network_that_is_none_is_an_error(prefix: str) -> None:
     ip = f"<ip family='ipv6' address='fd00::1' prefix='{prefix}'/>"
-    with pytest.raises(HypervisorError, match="address that is none"):
+    with pytest.raises(HypervisorError, match="invalid address"):
         read_network(f"<network><name>n</name><uuid>{REQUEST.uuid}</uuid>{ip}</network>", active=True)
 
 
@@ -236,7 +236,7 @@ def test_a_name_is_taken_away_by_its_address_alone() -> None:
 
 
 @pytest.mark.parametrize("forward", ["", "<forward/>", "<forward mode='nat'/>", "<forward mode='route'/>"])
-def test_networks_with_rules_of_libvirt_s_are_told_apart(forward: str) -> None:
+def test_networks_with_rules_of_libvirt_are_recognised(forward: str) -> None:
     text = f"<network><name>n</name><uuid>{REQUEST.uuid}</uuid>{forward}<bridge name='br9'/></network>"
     assert read_network(text, active=True).filtered_by_libvirt
 

@@ -89,7 +89,7 @@ def test_what_is_no_gpu_is_refused(gpus: SimulatedGpus) -> None:
     control = VfioPassthrough(gpus.files)
     with pytest.raises(GpuNotSupportedError, match="bridge"):
         control.bind("0000:c0:01.0")
-    with pytest.raises(GpuNotSupportedError, match="no NVIDIA GPU"):
+    with pytest.raises(GpuNotSupportedError, match="not an NVIDIA GPU"):
         control.bind(AUDIO)
     with pytest.raises(GpuNotFoundError):
         control.bind("0000:99:00.0")

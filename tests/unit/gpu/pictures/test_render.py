@@ -26,7 +26,7 @@ def drawn(text: str) -> ET.Element:
     return ET.fromstring(text)  # noqa: S314 (our own drawing)
 
 
-def test_segments_tell_given_standing_free_and_stranded_apart() -> None:
+def test_segments_distinguish_given_standing_free_and_stranded() -> None:
     (picture,) = picture_of([GPU], GIVEN)
     assert [(s.kind.value, s.start, s.end, s.label) for s in picture.segments] == [
         ("assigned", 0, 4, "3g.40gb"),

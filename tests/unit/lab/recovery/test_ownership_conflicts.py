@@ -146,7 +146,7 @@ def test_a_network_under_another_name_is_named(host: SimulatedHost, lab: LoadedL
     hypervisor.copy_network("demo-hpc", "wires", uuid, bridge="virbr-w")
     hypervisor.delete_network("demo-hpc")
     (blocker,) = host.plan(lab).blockers
-    assert blocker.what.startswith("network wires is this lab's own, defined under another name than demo-hpc")
+    assert blocker.what.startswith("network wires is this lab's own, but is not called demo-hpc")
     host.destroy()
     assert "wires" not in {info.name for info in libvirt(host).networks()}
 
@@ -180,7 +180,7 @@ def test_a_mark_that_is_lost_after_the_look_keeps_the_disk(host: SimulatedHost, 
         libvirt(host).unmark(NODE)
         return True
 
-    with pytest.raises(ConflictError, match="no longer the lab's mark"):
+    with pytest.raises(ConflictError, match="not the lab's mark in its metadata any more"):
         destroy(host.world(), "demo", SilentReporter(), StopFlag(), confirm=confirm)
     assert states(host)[NODE] is DomainState.RUNNING
     assert (host.home.lab("demo").disks / "hpc-compute-1.qcow2").exists()

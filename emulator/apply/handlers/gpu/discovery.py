@@ -1,4 +1,4 @@
-"""What GPUs and guests themselves tell of a lab, when its record and the ledger of the host are lost."""
+"""Recognises a lab's things on GPUs and in guests when its record and the host's ledger are lost."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from emulator.host.gpus import NVIDIA_VENDOR
 from emulator.plan.gpu_build import vgpu_uuid
 
 if TYPE_CHECKING:
-    from emulator.apply.handlers.gpu_host import GpuHost
+    from emulator.apply.handlers.gpu.host import GpuHost
 
 VFIO_DRIVER = "vfio-pci"
 
 
 @dataclass(frozen=True, slots=True)
 class TracedVgpu:
-    """A vGPU that bears a UUID of the lab, which tells the profile and start of the slice that it is on."""
+    """A vGPU with a UUID of the lab. The UUID identifies the profile and start of its slice."""
 
     pci_address: str
     profile: str
@@ -34,10 +34,10 @@ class TracedVgpu:
 
 
 def traced_vgpus(gpus: GpuHost, lab: str) -> tuple[TracedVgpu, ...]:
-    """The lab's vGPUs that the ledger gives to nobody. Only mediated devices have UUIDs; in the vendor VFIO framework
-    nothing on the GPU tells whose a vGPU is.
+    """The lab's vGPUs that have no owner in the ledger.
 
-    NVML is asked only where there are vGPUs without an owner.
+    Only mediated devices have UUIDs; in the vendor VFIO framework nothing on the GPU identifies a vGPU's owner. NVML is
+    asked only if there are vGPUs without an owner.
     """
     claimed, name = gpus.ledger.in_effect(), gpus.ledger.full_name(lab)
     found = []
@@ -54,7 +54,7 @@ def traced_vgpus(gpus: GpuHost, lab: str) -> tuple[TracedVgpu, ...]:
 
 
 def traced_slices(gpus: GpuHost, lab: str) -> frozenset[tuple[str, str, int]]:
-    """GPU, profile and start of the slices under the lab's vGPUs that the ledger gives to nobody."""
+    """GPU, profile and start of the slices under the lab's vGPUs that have no owner in the ledger."""
     owners = gpus.ledger.read()
     return frozenset(
         (trace.pci_address, trace.profile, trace.start)
@@ -66,7 +66,7 @@ def traced_slices(gpus: GpuHost, lab: str) -> frozenset[tuple[str, str, int]]:
 
 
 def traced_gpus(gpus: GpuHost, passed: Iterable[Hostdev]) -> tuple[str, ...]:
-    """Whole GPUs among what guests of the lab have that the ledger gives to nobody."""
+    """Whole GPUs among the lab's guests' devices (`passed`) that have no owner in the ledger."""
     owners = gpus.ledger.read()
     found = []
     for address in sorted({item.address for item in passed if item.kind is HostdevKind.PCI}):
@@ -77,7 +77,7 @@ def traced_gpus(gpus: GpuHost, passed: Iterable[Hostdev]) -> tuple[str, ...]:
 
 
 def gpus_with_traces(gpus: GpuHost, passed: Iterable[Hostdev]) -> frozenset[str]:
-    """GPUs of virtual functions that guests of the lab have: what is on them cannot be told by its looks."""
+    """GPUs whose virtual functions the lab's guests have without a claim: the slices on them cannot be attributed."""
     functions = {item.address for item in passed if item.kind is HostdevKind.VFIO_VF}
     claimed = {key.rpartition("/")[2] for key in gpus.ledger.read() if "/vgpu/" in key}
     devices = (_gpu_of(gpus, address) for address in functions - claimed)
@@ -85,7 +85,7 @@ def gpus_with_traces(gpus: GpuHost, passed: Iterable[Hostdev]) -> frozenset[str]
 
 
 def _gpu_of(gpus: GpuHost, function: str) -> PciDevice | None:
-    """The physical function; None for one that is no NVIDIA GPU."""
+    """The physical function; None if it is not an NVIDIA GPU."""
     device = gpus.pci.device(function)
     gpu = gpus.pci.device(device.physfn) if device is not None and device.physfn else device
     return gpu if gpu is not None and _is_gpu(gpu) else None

@@ -74,7 +74,7 @@ def test_what_a_dead_run_of_the_same_lab_has_left_is_not_taken(any_lab: GpuLab) 
     assert any_lab.instances() == [("1g.10gb", 0)] and any_lab.plan(one).is_empty
 
 
-def test_a_vgpu_that_somebody_removed_comes_back_to_its_slice(any_lab: GpuLab, tmp_path: Path) -> None:
+def test_a_vgpu_removed_by_hand_comes_back_to_its_slice(any_lab: GpuLab, tmp_path: Path) -> None:
     """Another lab's vGPU that is made in the meantime does not take its place."""
     other = other_lab(any_lab, tmp_path)
     ours, theirs = any_lab.wanted(n1=at(0)), other.wanted(n1=at(1))
@@ -187,7 +187,7 @@ def cut(lab: GpuLab, *starts: int) -> None:
         lab.host.nvml.create_instance(FIRST, SMALL, Placement(start, 1))
 
 
-def test_beside_free_slices_of_strangers_labs_still_go_in_any_order(any_lab: GpuLab, tmp_path: Path) -> None:
+def test_labs_next_to_free_foreign_slices_still_go_in_any_order(any_lab: GpuLab, tmp_path: Path) -> None:
     cut(any_lab, 0)
     other = other_lab(any_lab, tmp_path)
     any_lab.apply(any_lab.wanted(n1=at(1)))
@@ -256,7 +256,7 @@ def test_a_slice_with_compute_instances_of_the_host_is_not_put_aside(any_lab: Gp
         assert [len(item.compute) for item in gpu.instances] == [1, 0]
 
 
-def test_whoever_may_be_on_a_slice_is_named(any_lab: GpuLab, tmp_path: Path) -> None:
+def test_the_lab_that_may_be_on_a_slice_is_named(any_lab: GpuLab, tmp_path: Path) -> None:
     other = other_lab(any_lab, tmp_path)
     any_lab.apply(any_lab.wanted(n1=at(0)))
     other.apply(other.wanted(n1=at(1)))
