@@ -33,7 +33,7 @@ options:
     type: list
     elements: dict
   former_users:
-    description: Accounts that let nobody in any more; what they run is ended. Their files stay.
+    description: Accounts that are closed; their processes are ended. Their files stay.
     type: list
     elements: str
   directories:
@@ -71,7 +71,7 @@ changes:
   type: list
 """
 
-# Of people whom the lab lets in; the nodes' own accounts are below, and `nobody` is above.
+# Accounts of the lab's users; the nodes' own accounts are below, and `nobody` is above.
 USER_UIDS = range(3000, 60000)
 
 # How long to wait for another stamp of a file, and how often; the kernel's clock has ticks of up to 10 ms.
@@ -125,7 +125,7 @@ def expired(name, shadow="/etc/shadow"):
 
 
 def ensure_former(name, *, check):
-    """Let nobody in with this account and end what it runs. Its files stay, with a uid that nobody else gets.
+    """Close this account and end its processes. Its files stay, with a uid that no one else gets.
 
     What it runs is looked for each time: a run may have been cut off between the two. An account with a uid that no
     user of a lab gets is one of the system's that bears the same name, and is left alone."""
@@ -262,7 +262,7 @@ def start_time(text):
 
 
 def last_change(paths):
-    """The latest ctime of those paths that exist: renames, chown and chmod count, and nobody can set it back."""
+    """The latest ctime of those paths that exist: renames, chown and chmod count, and no one can set it back."""
     return max((os.lstat(path).st_ctime for path in paths if os.path.lexists(path)), default=0.0)
 
 
@@ -277,7 +277,7 @@ def unit_action(unit, seen, changed_at):
         return ""  # a timer, say, has no process that could have read an old file
     if start_time(seen["ExecMainStartTimestamp"]) > changed_at:
         return ""
-    # Somebody may have stopped a kept one since we looked.
+    # A kept one may have been stopped since we looked.
     return "restart" if unit["state"] == "started" else "try-restart"
 
 
@@ -286,7 +286,7 @@ def show_units(names):
 
 
 def listening_ports():
-    """TCP ports on which somebody listens."""
+    """TCP ports with a listener."""
     ports = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         try:

@@ -214,8 +214,8 @@ def test_configure_keeps_a_rebuilt_file_with_the_lab_s_secrets(tmp_path: Path, m
         def __init__(self, *_: object) -> None: ...
         def certify(self, *_: object) -> None: ...
 
-    monkeypatch.setattr(over_ssh, "LabTrust", Trust)
-    monkeypatch.setattr(over_ssh, "LabTls", Trust)
+    monkeypatch.setattr(over_ssh, "SshCertificates", Trust)
+    monkeypatch.setattr(over_ssh, "TlsCertificates", Trust)
     monkeypatch.setattr(over_ssh, "configure_cluster", lambda *_a, **_k: ConfigureResult(ok=True))
     guests = over_ssh.RealGuests(cast(Any, None))
     monkeypatch.setattr(guests, "_inventory", lambda *_: None)

@@ -58,7 +58,7 @@ class PlaybookRun:
 
 
 def unheard(node: str, task: str, status: TaskStatus) -> None:
-    """An event sink for callers that want no progress."""
+    """An event sink for callers without progress."""
     del node, task, status
 
 
@@ -85,8 +85,8 @@ def configure_cluster(
         inventory: the lab's inventory.
         paths: where the lab keeps its secrets and the runs' logs.
         timeout: seconds.
-        on_event: told of each task on each node.
-        cancelled: asked about once a second; True ends the run and everything that it started.
+        on_event: called for each task on each node.
+        cancelled: called about once a second; True ends the run and everything that it started.
         variables: more variables of all hosts, none of them secret.
         tags: run only tasks with one of these; empty means all.
 
@@ -108,7 +108,7 @@ def configure_cluster(
 
 
 def end_work(paths: LabPaths) -> set[int]:
-    """End what killed runs left at work on the lab's guests; the process ids. To be called under the lab's lock."""
+    """End what killed runs left at work on the lab's guests; returns process ids. Call it under the lab's lock."""
     return {pid for kind in PLAYBOOK_OF_CLUSTER for pid in end_leftovers(paths.ansible / kind.value)}
 
 
@@ -204,7 +204,7 @@ def _ansible(
         # Given always, or ansible-runner would take over the process's signal handlers.
         cancel_callback=stop,
     )
-    # ansible-runner hands on all of our environment; only what it and we added for Ansible may stay.
+    # ansible-runner passes our whole environment on; only its own additions and ours for Ansible may stay.
     added = {key: value for key, value in runner.config.env.items() if os.environ.get(key) != value}
     runner.config.env = {**added, **environment}
     # A guest may answer a task with gigabytes, which Ansible would all read into memory.
@@ -214,8 +214,8 @@ def _ansible(
 
 
 def _environment(run: PlaybookRun, identity: str, control_dir: Path) -> dict[str, str]:
-    """All that Ansible and ssh see of our environment: no agent, no user configuration, no Python path."""
-    # Ansible lives beside the interpreter, also when the virtual environment is not on PATH.
+    """The whole environment of Ansible and ssh: no agent, no user configuration, no Python path."""
+    # Ansible is in the interpreter's directory, also when the virtual environment is not on PATH.
     path = f"{Path(sys.executable).parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     return {
         "PATH": path,
@@ -241,7 +241,7 @@ def _failed(run: PlaybookRun, result: ConfigureResult) -> ConfigureError:
     return ConfigureError(
         f"task '{first.task}' failed: {first.message}{more}",
         where=first.node,
-        fix=f"see {log}; when the cause is mended, run it again",
+        fix=f"see {log}; fix the cause, then run it again",
     )
 
 
@@ -270,7 +270,7 @@ def _private(directory: Path) -> None:
 
 
 def _write_private(path: Path, text: str) -> None:
-    """Replace the file at once, readable by us alone; a link that lies in its place is not followed."""
+    """Replace the file in one step, readable by us only; a link in its place is not followed."""
     temporary = path.with_name(f".{path.name}.new")
     temporary.unlink(missing_ok=True)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

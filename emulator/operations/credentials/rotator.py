@@ -15,7 +15,7 @@ from emulator.core.errors import ConfigureError, InterruptedRunError, VerifyErro
 from emulator.core.fs import write_private
 from emulator.core.progress import Event, Reporter, Status
 from emulator.core.stop import StopFlag
-from emulator.credentials.rotation_files import RotationFiles, mend_records, pending_rotations
+from emulator.credentials.rotation_files import RotationFiles, pending_rotations, repair_records
 from emulator.credentials.rotation_phases import TAGS, Phase, RotatedSecret, next_phase
 from emulator.credentials.ssh_trust import CertificateOrder
 from emulator.credentials.users import AccessBook, AccessRole, LabUser, render_book
@@ -60,7 +60,7 @@ class Rotator:
         return tuple(files.secret for files in pending)
 
     def _mend_records(self) -> None:
-        for told in mend_records(self.lab.paths):
+        for told in repair_records(self.lab.paths):
             self.reporter.warn(told)
 
     def rotate(self, secret: RotatedSecret) -> None:
