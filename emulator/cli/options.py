@@ -5,18 +5,24 @@ from __future__ import annotations
 import math
 import signal
 import sys
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import click
 
 from emulator.core.errors import UsageError
+from emulator.core.extras import require_host_libraries
 from emulator.core.units import printable
 
 if TYPE_CHECKING:
     from emulator.lab.lab_files import LoadedLab
     from emulator.labfile.findings import Report
     from emulator.plan.model import Plan
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
 
 # By the name of the action.
 _COLOURS = {
@@ -48,6 +54,17 @@ wait_option = click.option(
     metavar="SECONDS",
     help="Wait for the lab's lock.",
 )
+
+
+def needs_host(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """A verb that cannot do its work without libvirt and Ansible refuses before it has done anything."""
+
+    @wraps(function)
+    def checked(*words: Parameters.args, **options: Parameters.kwargs) -> Result:
+        require_host_libraries()
+        return function(*words, **options)
+
+    return checked
 
 
 def print_findings(report: Report, *, quiet_warnings: bool = False) -> None:

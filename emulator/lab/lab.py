@@ -148,6 +148,7 @@ def open_lab(
             identity,
             public_key(paths.ssh_key),
             _hostdevs(gpus),
+            root=paths.root,
             shutdown_seconds=backends.timeouts.shutdown,
         ),
     }

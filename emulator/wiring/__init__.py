@@ -114,7 +114,15 @@ def _daemon(directory: Path, namespace: str) -> HypervisorDaemon:
     from emulator.adapters.embedded.hypervisor import EmbeddedHypervisor
     from emulator.adapters.embedded.qemu_capabilities import QemuCapabilities
 
-    return EmbeddedHypervisor(directory, namespace, HostProcess(), QemuCapabilities(Home.default().qemu_capabilities))
+    home, lab = Home.default(), LabPaths(directory.parent)
+    return EmbeddedHypervisor(
+        directory,
+        namespace,
+        HostProcess(),
+        QemuCapabilities(home.qemu_capabilities),
+        writable=(lab.disks, lab.console),
+        readable=(home.images,),
+    )
 
 
 def _gpus(backend: str, paths: LabPaths, devices: Sequence[GpuDeviceSpec] | None, *, dry: bool) -> GpuHost:

@@ -12,7 +12,15 @@ from emulator.cli.main import VERBS
 from emulator.images.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+TOP = (
+    "README.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    "packer/README.md",
+    ".github/pull_request_template.md",
+)
+DOCS = [*(ROOT / name for name in TOP), *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 @pytest.mark.parametrize("path", DOCS, ids=lambda path: str(path.relative_to(ROOT)))
@@ -50,7 +58,7 @@ def test_protection_that_images_switch_off_is_told(image: str) -> None:
 def test_make_targets_in_documents_exist() -> None:
     targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for path in DOCS:
-        for target in re.findall(r"`make ([a-z0-9-]+)", path.read_text()):
+        for target in re.findall(r"(?:`|^)make ([a-z0-9-]+)", path.read_text(), re.MULTILINE):
             assert target in targets, f"{path.name} names make {target}"
 
 

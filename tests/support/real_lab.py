@@ -202,7 +202,14 @@ class RealLab:
             accelerate=lambda _wanted: AccelerationChoice(False),
             daemon=lambda directory, namespace: self._hooked(
                 "daemon",
-                EmbeddedHypervisor(directory, namespace, runner, known),
+                EmbeddedHypervisor(
+                    directory,
+                    namespace,
+                    runner,
+                    known,
+                    writable=(directory.parent / "disks", directory.parent / "console"),
+                    readable=(self.home.images,),
+                ),
             ),
             connect=lambda uri, prefix: self._hooked("libvirt", LibvirtHypervisor(uri, prefix)),
             packet_filter=lambda prefix: self._hooked("filter", NftPacketFilter(runner, prefix)),

@@ -1,8 +1,9 @@
-"""Packer's way to an image: the files that its templates need, and the disk that it leaves."""
+"""Packer's way to an image: the files that its template needs, and the disk that it leaves."""
 
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 from emulator.apply.domain_drift import SSH_CREDENTIAL
@@ -11,7 +12,7 @@ from emulator.core.progress import Event, Reporter, Status
 from emulator.images.build.apt_sources import AptSources, host_sources
 from emulator.images.build.builder import BuildPhase
 from emulator.images.lab_images import LabImages
-from emulator.images.packer.files import VARIABLES_NAME, Machine, prepare_directory, write_packer_files
+from emulator.images.packer.files import VARIABLES_NAME, Machine, prepare_directory, template_path, write_packer_files
 from emulator.images.packer.record import RECORD_NAME, read_record
 from emulator.images.recipe import load_recipe
 from emulator.images.store.golden_image import GoldenImage
@@ -28,6 +29,11 @@ _ROOTS_OWN = (
 )
 
 
+def build_command(variables: Path) -> str:
+    """The command that makes the image from what `write_files` wrote, as it can be pasted."""
+    return shlex.join(("packer", "build", "-only=qemu.base", f"-var-file={variables}", str(template_path())))
+
+
 def write_files(
     world: World,
     images: LabImages,
@@ -38,7 +44,7 @@ def write_files(
     base: str = BASE,
     passwords: bool = False,
 ) -> Path:
-    """Write what the template `packer/NAME.pkr.hcl` needs into a new directory; the file of variables.
+    """Write what the template `packer/image.pkr.hcl` needs into a new directory; the file of variables.
 
     Args:
         world: this host.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from emulator.cli.options import lab_argument, wait_option
+from emulator.cli.options import lab_argument, needs_host, wait_option
 from emulator.cli.output import json_option, print_json
 from emulator.cli.render.progress import reporting, run_log
 from emulator.cli.signals import stop_on_signals
@@ -45,6 +45,7 @@ def command() -> None:
 )
 @wait_option
 @json_option
+@needs_host
 def add(
     lab: str,
     user: str,
@@ -110,6 +111,7 @@ def show(lab: str, *, as_json: bool) -> None:
 @user_argument
 @wait_option
 @json_option
+@needs_host
 def revoke(lab: str, user: str, *, wait_seconds: float, as_json: bool) -> None:
     """Take the access of USER to LAB back at once: keys, account, running jobs. Files stay."""
     from emulator.operations.credentials.access import revoke

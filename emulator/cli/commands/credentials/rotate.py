@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from emulator.cli.options import confirmed, lab_argument, wait_option
+from emulator.cli.options import confirmed, lab_argument, needs_host, wait_option
 from emulator.cli.output import json_option, print_json
 from emulator.cli.render.progress import reporting, run_log
 from emulator.cli.signals import stop_on_signals
@@ -27,6 +27,7 @@ _ASKS = {
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @wait_option
 @json_option
+@needs_host
 def command(lab: str, secret: str, *, yes: bool, wait_seconds: float, as_json: bool) -> None:
     """Change a secret of LAB for a new one: ssh (the lab's key and certificate authority), munge or tls.
 

@@ -175,8 +175,8 @@ def _fields(image: Any) -> dict[str, Any]:
 )
 @json_option
 def packer_files(name: str, directory: Path, *, base: str, passwords: bool, as_json: bool) -> None:
-    """Write what packer/NAME.pkr.hcl needs into the new DIRECTORY, from the recipe NAME. See packer/README.md."""
-    from emulator.operations.images.packer import write_files
+    """Write what packer/image.pkr.hcl needs into the new DIRECTORY, from the recipe NAME. See packer/README.md."""
+    from emulator.operations.images.packer import build_command, write_files
     from emulator.wiring import images_of_host, real_world
 
     with reporting(live=True) as reporter:
@@ -186,7 +186,7 @@ def packer_files(name: str, directory: Path, *, base: str, passwords: bool, as_j
     if as_json:
         print_json({"version": 1, "name": name, "directory": str(variables.parent), "variables": str(variables)})
     else:
-        click.echo(f"packer build -only=qemu.base -var-file={variables} packer/{name}.pkr.hcl")
+        click.echo(build_command(variables))
 
 
 @command.command("import")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from emulator.cli.options import file_argument, load, wait_option
+from emulator.cli.options import file_argument, load, needs_host, wait_option
 from emulator.cli.output import json_option, print_json
 from emulator.cli.render.progress import reporting, run_log
 from emulator.cli.signals import stop_on_signals
@@ -16,6 +16,7 @@ from emulator.cli.signals import stop_on_signals
 @file_argument
 @wait_option
 @json_option
+@needs_host
 def command(file: Path, *, wait_seconds: float, as_json: bool) -> None:
     """Run the playbooks of the provisioned lab of FILE again; machines and networks are left as they are."""
     from emulator.operations.operate import configure

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from emulator.cli.options import confirmed, file_argument, load, print_plan, wait_option
+from emulator.cli.options import confirmed, file_argument, load, needs_host, print_plan, wait_option
 from emulator.cli.output import json_option, print_json
 from emulator.cli.render.progress import reporting, run_log
 from emulator.cli.render.summary import provision_json, provision_summary
@@ -21,6 +21,7 @@ from emulator.plan.model import Plan
 @click.option("--expect-plan", metavar="DIGEST", help="Refuse any plan but the one `plan` printed.")
 @click.option("--plain", is_flag=True, help="Plain progress lines, also on a terminal.")
 @json_option
+@needs_host
 def command(file: Path, *, yes: bool, wait_seconds: float, expect_plan: str | None, plain: bool, as_json: bool) -> None:
     """Bring this host to what FILE asks for, configure the clusters and verify them.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from emulator.cli.options import lab_argument, load_by_name, wait_option
+from emulator.cli.options import lab_argument, load_by_name, needs_host, wait_option
 from emulator.cli.output import json_option, print_json
 from emulator.cli.render.progress import reporting, run_log
 from emulator.cli.render.summary import checks_json, checks_text
@@ -15,6 +15,7 @@ from emulator.core.units import printable
 @lab_argument
 @wait_option
 @json_option
+@needs_host
 def command(lab: str, *, wait_seconds: float, as_json: bool) -> None:
     """Prove that LAB works, by running jobs on it."""
     from emulator.operations.operate import verify

@@ -1,9 +1,14 @@
-# The image of Kubernetes nodes, made in a running virtual machine. What goes into it is the recipe's
-# (config/images/cloud-base.yaml), which `hyperscaler image packer-files cloud-base DIR` turns into the files and the
-# variables that this template takes; see packer/README.md.
+# Makes any golden image (hpc-base, cloud-base, ...) in a running virtual machine. The recipe decides what goes into it:
+# `hyperscaler image packer-files NAME DIR` turns config/images/NAME.yaml into the files and the variables that this
+# template takes; see packer/README.md.
 #
-#   packer build -only=qemu.base      -var-file=DIR/packer.pkrvars.json packer/cloud-base.pkr.hcl
-#   packer build -only=qemu.installer -var-file=DIR/packer.pkrvars.json packer/cloud-base.pkr.hcl
+#   packer build -only=qemu.base      -var-file=DIR/packer.pkrvars.json packer/image.pkr.hcl
+#   packer build -only=qemu.installer -var-file=DIR/packer.pkrvars.json packer/image.pkr.hcl
+
+variable "image" {
+  description = "name of the golden image, which Packer's output and the process list show"
+  type        = string
+}
 
 variable "files" {
   description = "directory that packer-files wrote; the disk goes to its directory output-base or output-installer"
@@ -116,6 +121,7 @@ source "qemu" "base" {
   # No boot loader: the kernel is handed over, and with it the key (see docs/user/images.md). The ssh port is
   # forwarded from the loopback only.
   qemuargs = [
+    ["-name", "packer-${var.image}"],
     ["-cpu", var.cpu_model],
     ["-kernel", var.base_kernel],
     ["-initrd", var.base_initrd],
@@ -160,10 +166,11 @@ source "qemu" "installer" {
   http_bind_address = "127.0.0.1"
   http_directory    = "${var.files}/http"
   qemuargs = [
+    ["-name", "packer-${var.image}"],
     ["-cpu", var.cpu_model],
     ["-kernel", var.installer_kernel],
     ["-initrd", var.installer_initrd],
-    ["-append", "${var.installer_cmdline} url=http://{{ .HTTPIP }}:{{ .HTTPPort }}/preseed-cloud.cfg"],
+    ["-append", "${var.installer_cmdline} url=http://{{ .HTTPIP }}:{{ .HTTPPort }}/preseed.cfg"],
     ["-no-reboot", ""],
     ["-device", "virtio-net-pci,netdev=user.0,romfile="],
     ["-device", "virtio-rng-pci"],
