@@ -32,6 +32,19 @@ _NEIGHBOURS = FilterRule("icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert 
 _CHECK_SOURCE = FilterRule(f"jump {SPOOFED}")
 _COMMENT = 100
 
+# Never reached through the host, whatever the lab file lists: cloud metadata services (169.254.169.254) and whatever
+# else answers on a link of the host, its loopback, multicast and broadcast (RFC 6890, RFC 4291). 6to4 and the NAT64
+# prefix would reach private IPv4 addresses in another guise (RFC 3056, RFC 6052).
+_NEVER = {
+    "ip": ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3"),
+    "ip6": ("::/96", "::ffff:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "fe80::/10", "ff00::/8"),
+}
+# Networks of the host's owner: reached only where the lab file lists them (RFC 1918, 6598, 2544, 4193).
+_PRIVATE = {
+    "ip": ("10.0.0.0/8", "100.64.0.0/10", "172.16.0.0/12", "192.168.0.0/16", "198.18.0.0/15"),
+    "ip6": ("fc00::/7", "fec0::/10"),
+}
+
 
 def filter_table(owner: Ownership, firewall: Firewall) -> FilterTable:
     """The table of a lab, with its mark."""
@@ -102,14 +115,26 @@ def _guest_to_host(zones: Sequence[FirewallZone]) -> tuple[FilterRule, ...]:
 def _routed(firewall: Firewall, bridges: str) -> tuple[FilterRule, ...]:
     zones = {zone.name: zone for zone in firewall.zones}
     same = [rule for zone in firewall.zones for rule in _within(zone)]
-    out = [
-        FilterRule(f'iifname "{zone.bridge}" oifname != {bridges} accept', f"{zone.name} may go out")
-        for zone in firewall.zones
-        if zone.nat
-    ]
+    out = [rule for zone in firewall.zones if zone.nat for rule in _going_out(zone, bridges)]
     allowed = [each for rule in firewall.rules for each in _allowed(rule, zones)]
     no_ipv6 = _without_ipv6(firewall.zones, "iifname", "oifname")
     return (*same, *no_ipv6, _CHECK_SOURCE, _ANSWERS, *allowed, *out, _REFUSE)
+
+
+def _going_out(zone: FirewallZone, bridges: str) -> Iterable[FilterRule]:
+    """Public addresses, and the private ranges that are listed; never link-local ones."""
+    way = f'iifname "{zone.bridge}" oifname != {bridges}'
+    families = ("ip", "ip6") if zone.subnet_v6 else ("ip",)
+    reject = "counter reject with icmpx admin-prohibited"
+    for family in families:
+        yield FilterRule(f"{way} {family} daddr {_set(_NEVER[family])} {reject}", f"{zone.name}: never reached")
+    for family in families:
+        listed = [each for each in zone.nat_private if (":" in each) is (family == "ip6")]
+        if listed:
+            yield FilterRule(f"{way} {family} daddr {_set(listed)} accept", f"{zone.name}: private, listed")
+    for family in families:
+        yield FilterRule(f"{way} {family} daddr {_set(_PRIVATE[family])} {reject}", f"{zone.name}: private, not listed")
+    yield FilterRule(f"{way} accept", f"{zone.name} may go out")
 
 
 def _within(zone: FirewallZone) -> Iterable[FilterRule]:

@@ -84,7 +84,8 @@ class AllowSpec:
 class NetworkSpec:
     """One isolated network; the first usable address of `subnet` is the gateway, held by the host's bridge.
 
-    `allow` lists what its nodes may reach in the other cluster's network. `subnet_v6`, a /64, is None where nothing
+    `allow` lists what its nodes may reach in the other cluster's network, `nat_private` the private ranges that they
+    may reach through the host when `nat` is on. `subnet_v6`, a /64, is None where nothing
     passes in IPv6.
     """
 
@@ -94,6 +95,7 @@ class NetworkSpec:
     nat: bool = False
     allow: tuple[AllowSpec, ...] = ()
     subnet_v6: IPv6Network | None = None
+    nat_private: tuple[IPv4Network | IPv6Network, ...] = ()
 
     @property
     def gateway(self) -> IPv4Address:

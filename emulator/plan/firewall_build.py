@@ -51,6 +51,7 @@ def _zone(spec: ClusterSpec, cluster: ClusterKind) -> FirewallZone:
         subnet=str(network.subnet),
         gateway=str(network.gateway),
         nat=network.nat,
+        nat_private=tuple(str(each) for each in network.nat_private),
         nodes=tuple(
             FilteredNode(
                 name=node.name,

@@ -149,8 +149,10 @@ class FilteredNode:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FirewallZone:
-    """One network behind a `Firewall`. `nat`: its nodes may go out through the host. Without `subnet_v6` nothing
-    passes in IPv6."""
+    """One network behind a `Firewall`. Without `subnet_v6` nothing passes in IPv6.
+
+    `nat`: its nodes may reach public addresses through the host, and the private ranges in `nat_private` (CIDR).
+    """
 
     name: str
     bridge: str
@@ -160,6 +162,7 @@ class FirewallZone:
     nodes: tuple[FilteredNode, ...]
     subnet_v6: str = field(default="", metadata=_OMIT_EMPTY)
     gateway_v6: str = field(default="", metadata=_OMIT_EMPTY)
+    nat_private: tuple[str, ...] = field(default=(), metadata=_OMIT_EMPTY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -358,4 +361,6 @@ def _plain(value: JsonValue) -> JsonValue:
 
 def _fields(record: DataclassInstance) -> dict[str, JsonValue]:
     values = ((each, getattr(record, each.name)) for each in dataclasses.fields(record))
-    return {each.name: _plain(value) for each, value in values if value != "" or "omit_empty" not in each.metadata}
+    return {
+        each.name: _plain(value) for each, value in values if value not in ("", ()) or "omit_empty" not in each.metadata
+    }
