@@ -20,17 +20,16 @@ from emulator.labfile.layout import (
     Workers,
 )
 from emulator.labfile.model import (
-    AllowSpec,
     ClusterKind,
     GpuBackend,
     GpuDeviceSpec,
     GpuRequest,
     GpuStrategy,
     KubernetesSpec,
-    NetworkSpec,
     Role,
     SlurmSpec,
 )
+from emulator.labfile.networks import AllowSpec, NetworkSpec
 from emulator.labfile.read.sections import read_section
 from emulator.labfile.read.view import View
 
