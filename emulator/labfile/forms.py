@@ -9,9 +9,9 @@ from emulator.core.address_ranges import PRIVATE
 from emulator.core.units import gib_to_mib
 from emulator.labfile.addresses import AddressRange, parse_range
 from emulator.labfile.findings import quoted
-from emulator.labfile.hostlist import expand_hostlist
 from emulator.labfile.key import UnusableError, key
-from emulator.labfile.slurm_time import FORMS, parse_slurm_time
+from emulator.labfile.values.hostlist import expand_hostlist
+from emulator.labfile.values.slurm_time import FORMS, parse_slurm_time
 
 _OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _IPV4 = rf"(?:{_OCTET}\.){{3}}{_OCTET}"
