@@ -24,6 +24,7 @@ from emulator.adapters.libvirt.ownership_xml import parse
 from emulator.adapters.simulated.calls import CallHook
 from emulator.adapters.simulated.disks import backing_of
 from emulator.core.errors import ConflictError, HypervisorError
+from emulator.core.fs import replace_file
 from emulator.core.ports import DomainInfo, DomainRequest, DomainState, NetworkInfo, NetworkRequest
 
 _VERSION = 1
@@ -81,9 +82,7 @@ class SimulatedHypervisor:
             "active": sorted(self._active),
             "live_networks": self._live_networks,
         }
-        partial = self._file.with_name(f".{self._file.name}.partial")
-        partial.write_text(json.dumps(data))
-        partial.replace(self._file)
+        replace_file(self._file, json.dumps(data).encode())
 
     # -------------------------------------------------------------- seeding
     def seed_foreign_domain(self, name: str, uuid: UUID, *, mac: str = "52:54:00:ff:ff:ff") -> None:

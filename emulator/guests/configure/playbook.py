@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from emulator.core.data_files import share_dir
-from emulator.core.errors import ConfigureError, HyperscalerError
+from emulator.core.errors import ConfigureError
+from emulator.core.fs import private_directory, write_private
 from emulator.core.paths import LabPaths
 from emulator.guests.configure.events import RunRecord, parse_event
 from emulator.guests.configure.model import ConfigureResult, EventSink, TaskStatus
@@ -133,7 +134,7 @@ def run_playbook(
             on_event(event.node, event.task, event.status)
         return False  # the event is not written to a file: the log says the same
 
-    _private(run.directory)
+    private_directory(run.directory)
     end_leftovers(run.directory)
     # ansible-runner would read the variables of an earlier run from here and mix them with ours.
     shutil.rmtree(run.directory / "env", ignore_errors=True)
@@ -179,7 +180,7 @@ def _ansible(
     from ansible_runner.interface import init_runner  # lazy: half a second, and not needed to plan
 
     inventory = run.directory / "inventory.yaml"
-    _write_private(inventory, render(run.inventory, InventoryFormat.YAML))
+    write_private(inventory, render(run.inventory, InventoryFormat.YAML).encode())
     environment = _environment(run, identity, control_dir)
     runner = init_runner(
         private_data_dir=str(run.directory),
@@ -241,7 +242,7 @@ def _control_directory(directory: Path) -> Iterator[Path]:
     near = directory / "cp"
     if len(os.fsencode(near)) <= _CONTROL_DIR_LIMIT:
         shutil.rmtree(near, ignore_errors=True)
-        _private(near)
+        private_directory(near)
         chosen = near
     else:
         chosen = Path(tempfile.mkdtemp(prefix="hyperscaler-"))
@@ -249,21 +250,3 @@ def _control_directory(directory: Path) -> Iterator[Path]:
         yield chosen
     finally:
         shutil.rmtree(chosen, ignore_errors=True)
-
-
-def _private(directory: Path) -> None:
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        directory.chmod(0o700)
-    except OSError as error:
-        raise HyperscalerError(f"cannot be made: {error.strerror}", where=str(directory)) from error
-
-
-def _write_private(path: Path, text: str) -> None:
-    """Replace the file at once, readable by us alone; a link that lies in its place is not followed."""
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-        stream.write(text)
-    temporary.replace(path)

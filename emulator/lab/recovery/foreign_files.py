@@ -11,6 +11,7 @@ from pathlib import Path
 from emulator.apply.handlers.image import Images
 from emulator.apply.state import State
 from emulator.core.errors import ConflictError, DamagedDiskError, StateError
+from emulator.core.fs import mounts_below
 from emulator.core.paths import LabPaths
 from emulator.core.ports import DiskTool
 from emulator.lab.environment import World
@@ -63,7 +64,7 @@ def refuse_strangers(world: World, name: str, state: State, *, kept: str = "noth
     strange += _strange_disks(paths, recorded, world.disks, world.images(None))
     strange += _strange_names(paths)
     strange += _disk_images(paths)
-    strange += _mounts_below(paths.root, _MOUNTS.read_text(errors="replace"))
+    strange += mounts_below(paths.root, _MOUNTS.read_text(errors="replace"))
     if strange:
         raise ConflictError(
             f"{kept}, because files in the lab's directory are not hyperscaler's: "
@@ -116,14 +117,3 @@ def _disk_images(paths: LabPaths) -> Iterator[Path]:
         if Path(directory) == paths.root and paths.disks.name in below:
             below.remove(paths.disks.name)
         yield from (Path(directory, name) for name in files if _DISK_IMAGE.fullmatch(name))
-
-
-def _mounts_below(root: Path, mountinfo: str) -> Iterator[Path]:
-    """Mount points in the directory: what is mounted there is never the lab's, and removing would go into it."""
-    for line in mountinfo.splitlines():
-        fields = line.split(" ")
-        if len(fields) > 4:
-            # proc(5): blanks and the like are written as \\ and three octal digits.
-            point = Path(re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields[4]))
-            if root in point.parents:
-                yield point

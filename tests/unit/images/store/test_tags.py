@@ -12,8 +12,8 @@ from emulator.images import lab_images
 from emulator.images.build.builder import BuildPhase
 from emulator.images.lab_images import LabImages
 from emulator.images.recipe import load_recipe
+from emulator.images.store import pointers
 from emulator.images.store.golden_image import GoldenImage
-from emulator.images.store.pointers import Pointers
 from emulator.images.store.refs import Reference, parse_reference
 from emulator.images.store.store import ImageStore
 from emulator.images.store.tags import rollback, tag_image, untag_image
@@ -96,18 +96,18 @@ def test_a_rollback_to_a_damaged_image_changes_nothing(store, tools) -> None:
 
 def test_wherever_a_rollback_is_cut_short_the_next_one_arrives(store, tools, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = build(store, tools, b"1"), build(store, tools, b"2")
-    real = Pointers._replace
+    real = pointers.replace_link
     for steps in range(3):
         left = steps
 
-        def replace(self: Pointers, path: Path, target: str) -> None:
+        def replace(path: Path, target: str) -> None:
             nonlocal left
             if left == 0:
                 raise KeyboardInterrupt
             left -= 1
-            real(self, path, target)
+            real(path, target)
 
-        monkeypatch.setattr(Pointers, "_replace", replace)
+        monkeypatch.setattr(pointers, "replace_link", replace)
         with pytest.raises(KeyboardInterrupt):
             rollback(store, "demo")
         monkeypatch.undo()
