@@ -34,7 +34,8 @@ from emulator.core.fs import private_directory
 from emulator.core.paths import Home
 from emulator.core.ports import Completed, Hypervisor
 from emulator.core.progress import SilentReporter
-from emulator.lab.environment import AccelerationChoice, World
+from emulator.host.acceleration import AccelerationDecision
+from emulator.lab.environment import World
 from emulator.lab.lab import Backends, open_lab
 from emulator.lab.planning.plan import HYPERVISOR_FACT, plan_lab
 from emulator.labfile.load import parse_spec
@@ -137,7 +138,9 @@ def planned(world: World, spec: ClusterSpec) -> tuple[float, Plan]:
     """What the next command does first: read the record, look, compare."""
     started = time.perf_counter()
     store = StateStore(Journal(world.home.lab(spec.name).journal))
-    plan = plan_lab(open_lab(world, spec.name, Backends(URI)), store.state, spec, AccelerationChoice(False))
+    plan = plan_lab(
+        open_lab(world, spec.name, Backends(URI)), store.state, spec, AccelerationDecision(accelerated=False)
+    )
     return time.perf_counter() - started, plan
 
 
@@ -147,7 +150,7 @@ def made(world: World, spec: ClusterSpec) -> None:
     lab = open_lab(world, spec.name, Backends(URI))
     store = StateStore(Journal(paths.journal))
     store.fact(HYPERVISOR_FACT, URI)
-    plan = plan_lab(lab, store.state, spec, AccelerationChoice(False))
+    plan = plan_lab(lab, store.state, spec, AccelerationDecision(accelerated=False))
     Executor(lab.handlers, store, SilentReporter()).apply(plan)
 
 

@@ -29,8 +29,9 @@ from emulator.apply.journal import Journal
 from emulator.apply.state import StateStore
 from emulator.core.paths import Home
 from emulator.core.progress import SilentReporter
+from emulator.host.acceleration import AccelerationDecision
 from emulator.images.store.golden_image import GoldenImage
-from emulator.lab.environment import EMBEDDED, AccelerationChoice
+from emulator.lab.environment import EMBEDDED
 from emulator.lab.lab import Backends, open_lab
 from emulator.lab.planning.plan import plan_lab
 from emulator.labfile.load import parse_spec
@@ -69,7 +70,7 @@ def product(spec: ClusterSpec) -> float:
         for directory in (paths.root, paths.console):
             directory.mkdir(parents=True)
         store = StateStore(Journal(paths.journal))
-        plan = plan_lab(lab, store.state, spec, AccelerationChoice(False))
+        plan = plan_lab(lab, store.state, spec, AccelerationDecision(accelerated=False))
         Executor(lab.handlers, store, SilentReporter()).apply(plan)
         return time.perf_counter() - started
     finally:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from emulator.apply.state import StateStore
 from emulator.core.errors import HyperscalerError, VerifyError
 from emulator.core.ports import log
-from emulator.guests.ports import CheckOutcome
+from emulator.guests.verify.report import CheckResult
 from emulator.labfile.model import ClusterKind, ClusterSpec
 
 CONFIGURE_FACT = "phase/configure"
@@ -26,7 +26,7 @@ class ClusterOutcome:
 
     kind: ClusterKind
     changed: Mapping[str, int] | None = None
-    checks: tuple[CheckOutcome, ...] = ()
+    checks: tuple[CheckResult, ...] = ()
     error: HyperscalerError | None = None
 
     def describe(self) -> str:
@@ -44,7 +44,7 @@ class ClusterSteps:
 
     boot: Callable[[ClusterKind], None] | None = None
     configure: Callable[[ClusterKind], Mapping[str, int]] | None = None
-    verify: Callable[[ClusterKind], tuple[CheckOutcome, ...]] | None = None
+    verify: Callable[[ClusterKind], tuple[CheckResult, ...]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class Clusters:
         return {node: count for outcome in self.outcomes for node, count in (outcome.changed or {}).items()}
 
     @property
-    def checks(self) -> tuple[CheckOutcome, ...]:
+    def checks(self) -> tuple[CheckResult, ...]:
         return tuple(check for outcome in self.outcomes for check in outcome.checks)
 
     def conclude(self, first: HyperscalerError | None = None) -> None:
@@ -143,7 +143,7 @@ def _unexpected(error: Exception) -> HyperscalerError:
     return told
 
 
-def _require(spec: ClusterSpec, kind: ClusterKind, checks: Sequence[CheckOutcome]) -> None:
+def _require(spec: ClusterSpec, kind: ClusterKind, checks: Sequence[CheckResult]) -> None:
     failed = [check for check in checks if not check.ok]
     if failed:
         lines = "\n    ".join(f"{check.name}: {check.detail}" for check in failed)

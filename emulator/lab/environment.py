@@ -15,6 +15,7 @@ from emulator.core.filter_ports import PacketFilter
 from emulator.core.paths import Home, LabPaths
 from emulator.core.ports import DiskTool, Hypervisor, HypervisorDaemon, ProcessRunner
 from emulator.guests.ports import Guests
+from emulator.host.acceleration import AccelerationDecision
 from emulator.host.facts import HostFacts
 from emulator.labfile.model import Acceleration, GpuDeviceSpec, KubernetesSpec
 
@@ -32,14 +33,6 @@ class SystemHypervisor(StrEnum):
     ANSWERS = "answers"
     EMPTY = "empty"
     SILENT = "silent"
-
-
-@dataclass(frozen=True, slots=True)
-class AccelerationChoice:
-    """Whether guests run under KVM, and the one warning to print when they do not."""
-
-    accelerated: bool
-    warning: str | None = None
 
 
 class GpuOpener(Protocol):
@@ -82,7 +75,7 @@ class World:
     guests: Guests
     choose_hypervisor: Callable[[str], str]
     system_hypervisor: Callable[[str], SystemHypervisor]
-    accelerate: Callable[[Acceleration], AccelerationChoice]
+    accelerate: Callable[[Acceleration], AccelerationDecision]
     daemon: Callable[[Path, str], HypervisorDaemon]
     connect: Callable[[str, tuple[str, ...]], Hypervisor]
     packet_filter: Callable[[tuple[str, ...]], PacketFilter]

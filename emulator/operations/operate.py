@@ -10,7 +10,7 @@ from emulator.core.errors import ConflictError, UsageError
 from emulator.core.fs import write_private
 from emulator.core.progress import Reporter
 from emulator.core.stop import StopFlag
-from emulator.guests.ports import CheckOutcome
+from emulator.guests.verify.report import CheckResult
 from emulator.lab.cluster_pipeline import work_on_clusters
 from emulator.lab.environment import World
 from emulator.lab.lab_files import LoadedLab, load_recorded_lab
@@ -63,7 +63,7 @@ def _require_same_machines(recorded: ClusterSpec, wanted: ClusterSpec) -> None:
         )
 
 
-def verify(world: World, name: str, reporter: Reporter, *, wait_seconds: float = 0.0) -> tuple[CheckOutcome, ...]:
+def verify(world: World, name: str, reporter: Reporter, *, wait_seconds: float = 0.0) -> tuple[CheckResult, ...]:
     """Probe a provisioned lab.
 
     Raises:

@@ -18,10 +18,11 @@ from emulator.core.fs import private_directory, write_private
 from emulator.core.ports import DomainState, GuestAddress
 from emulator.core.progress import Event, Reporter, Status
 from emulator.core.stop import StopFlag
-from emulator.guests.ports import CheckOutcome
+from emulator.guests.verify.report import CheckResult
+from emulator.host.acceleration import AccelerationDecision
 from emulator.lab.cluster_pipeline import CONFIGURE_FACT, VERIFY_FACT, ClusterSteps, work_on_clusters
 from emulator.lab.drain import drain_departing
-from emulator.lab.environment import AccelerationChoice, World
+from emulator.lab.environment import World
 from emulator.lab.lab import Lab, open_lab
 from emulator.lab.lab_files import LoadedLab
 from emulator.lab.locked_run import Work, tell_damage, working_on
@@ -56,7 +57,7 @@ class ProvisionResult:
     plan: Plan
     declined: bool = False
     changed: Mapping[str, int] = field(default_factory=dict)
-    checks: tuple[CheckOutcome, ...] = ()
+    checks: tuple[CheckResult, ...] = ()
     seconds: float = 0.0
 
 
@@ -108,7 +109,7 @@ def provision(world: World, loaded: LoadedLab, options: Options, reporter: Repor
 
 
 def _plan(
-    world: World, store: StateStore, loaded: LoadedLab, acceleration: AccelerationChoice, reporter: Reporter
+    world: World, store: StateStore, loaded: LoadedLab, acceleration: AccelerationDecision, reporter: Reporter
 ) -> tuple[Lab, Plan]:
     spec = loaded.spec
     tell_damage(store, reporter)
@@ -123,7 +124,7 @@ def _plan(
 
 
 def _hold_places(
-    lab: Lab, store: StateStore, spec: ClusterSpec, acceleration: AccelerationChoice, agreed: Plan, reporter: Reporter
+    lab: Lab, store: StateStore, spec: ClusterSpec, acceleration: AccelerationDecision, agreed: Plan, reporter: Reporter
 ) -> Plan:
     """The plan with the places of its slices claimed, before another lab plans for them; where one was taken since the
     plan was agreed to, its slices go elsewhere.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from emulator.adapters.system.process import HostProcess
 from emulator.core.paths import Home, LabPaths
 from emulator.core.ports import Hypervisor, HypervisorDaemon, ProcessRunner
+from emulator.host.acceleration import AccelerationDecision
 from emulator.labfile.model import Acceleration, GpuBackend, GpuDeviceSpec, KubernetesSpec
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from emulator.images.supply_chain.signing import ImageSignatures
     from emulator.images.supply_chain.vulnerabilities import VulnerabilityListing
     from emulator.kubernetes.release.image_input import Bundles
-    from emulator.lab.environment import AccelerationChoice, SystemHypervisor, World
+    from emulator.lab.environment import SystemHypervisor, World
 
 
 def image_store() -> ImageStore:
@@ -153,20 +154,12 @@ def look_at_system(lab: str) -> SystemHypervisor:
     return SystemHypervisor.SILENT if may_have(host_name(lab, "")) else SystemHypervisor.EMPTY
 
 
-def accelerate(requested: Acceleration) -> AccelerationChoice:
-    """KVM only where CPU, kernel and QEMU agree.
+def accelerate(requested: Acceleration) -> AccelerationDecision:
+    """KVM only where processor and kernel agree."""
+    from emulator.adapters.system.acceleration import read_acceleration_facts
+    from emulator.host.acceleration import decide_acceleration
 
-    libvirt is not asked: the embedded one may not run yet, and what it reports is that QEMU was built with KVM
-    and /dev/kvm opens, which the other two signs cover.
-    """
-    from emulator.adapters.system.acceleration import decide_acceleration, read_acceleration_facts
-    from emulator.lab.environment import AccelerationChoice
-
-    facts = read_acceleration_facts()
-    decision = decide_acceleration(
-        requested, cpuinfo=facts.cpuinfo, kvm_usable=facts.kvm_usable, libvirt_offers_kvm=facts.kvm_usable
-    )
-    return AccelerationChoice(decision.accelerated, decision.warning)
+    return decide_acceleration(requested, read_acceleration_facts())
 
 
 def bundles_of_host() -> Bundles:

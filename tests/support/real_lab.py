@@ -30,9 +30,11 @@ from emulator.core.paths import Home, LabPaths
 from emulator.core.ports import DomainState, GuestAddress
 from emulator.core.progress import Reporter, SilentReporter
 from emulator.core.stop import StopFlag
-from emulator.guests.ports import Access, CheckOutcome, ConfigureOutcome
+from emulator.guests.ports import Access, ConfigureOutcome
+from emulator.guests.verify.report import CheckResult
+from emulator.host.acceleration import AccelerationDecision
 from emulator.host.facts import HostFacts
-from emulator.lab.environment import EMBEDDED, AccelerationChoice, SystemHypervisor, World
+from emulator.lab.environment import EMBEDDED, SystemHypervisor, World
 from emulator.lab.lab import namespace_name, open_lab
 from emulator.lab.lab_files import LoadedLab, load_lab_file
 from emulator.lab.planning.plan import backends_of, plan_lab
@@ -136,7 +138,7 @@ class SilentGuests:
 
     def verify(
         self, spec: ClusterSpec, kind: ClusterKind, access: Access, _reporter: Reporter
-    ) -> Sequence[CheckOutcome]:
+    ) -> Sequence[CheckResult]:
         daemon = EmbeddedHypervisor(access.paths.hypervisor, access.prefix[-1], HostProcess())
         connection = LibvirtHypervisor(daemon.uri())
         try:
@@ -144,7 +146,7 @@ class SilentGuests:
         finally:
             connection.close()
         return tuple(
-            CheckOutcome(node.name, states.get(f"{spec.name}-{node.name}") is DomainState.RUNNING, "", 0.0)
+            CheckResult(node.name, states.get(f"{spec.name}-{node.name}") is DomainState.RUNNING, "", 0.0)
             for node in spec.nodes_of(kind)
         )
 
@@ -199,7 +201,7 @@ class RealLab:
             guests=cast(Any, SilentGuests(self)),
             choose_hypervisor=lambda _wanted: EMBEDDED,
             system_hypervisor=lambda _lab: SystemHypervisor.EMPTY,
-            accelerate=lambda _wanted: AccelerationChoice(False),
+            accelerate=lambda _wanted: AccelerationDecision(accelerated=False),
             daemon=lambda directory, namespace: self._hooked(
                 "daemon",
                 EmbeddedHypervisor(directory, namespace, runner, known),
@@ -237,7 +239,7 @@ class RealLab:
     def plan(self) -> Plan:
         world, state = self.world(), self.state()
         lab = open_lab(world, self.name, backends_of(world, state, self.file.spec, dry=True))
-        plan = plan_lab(lab, state, self.file.spec, AccelerationChoice(False))
+        plan = plan_lab(lab, state, self.file.spec, AccelerationDecision(accelerated=False))
         lab.session.reset()
         return plan
 

@@ -43,10 +43,12 @@ from emulator.credentials.rotation_phases import RotatedSecret
 from emulator.credentials.ssh_trust import CertificateOrder
 from emulator.credentials.users import LabUser
 from emulator.gpu.ports import VgpuFramework
-from emulator.guests.ports import Access, CheckOutcome, ConfigureOutcome
+from emulator.guests.ports import Access, ConfigureOutcome
 from emulator.guests.ssh import host_keys_from_console
+from emulator.guests.verify.report import CheckResult
+from emulator.host.acceleration import AccelerationDecision
 from emulator.host.facts import HostFacts, HostNetwork
-from emulator.lab.environment import EMBEDDED, AccelerationChoice, SystemHypervisor, World
+from emulator.lab.environment import EMBEDDED, SystemHypervisor, World
 from emulator.lab.lab import namespace_name, open_lab
 from emulator.lab.lab_files import LoadedLab, load_lab_file
 from emulator.lab.planning.plan import backends_of, plan_lab
@@ -310,12 +312,12 @@ class SimulatedGuests:
 
     def verify(
         self, spec: ClusterSpec, kind: ClusterKind, access: Access, reporter: Reporter
-    ) -> tuple[CheckOutcome, ...]:
+    ) -> tuple[CheckResult, ...]:
         with self._hook.around("guests.verify"):
             running = self._host.hypervisor(access.paths if access.prefix else None, quiet=True).domains()
             states = {info.name: info.state for info in running}
             return tuple(
-                CheckOutcome(node.name, states.get(f"{spec.name}-{node.name}") is DomainState.RUNNING, "", 0.0)
+                CheckResult(node.name, states.get(f"{spec.name}-{node.name}") is DomainState.RUNNING, "", 0.0)
                 for node in spec.nodes_of(kind)
             )
 
@@ -325,7 +327,7 @@ class SimulatedGuests:
 
     def prove(
         self, spec: ClusterSpec, secret: RotatedSecret, access: Access, reporter: Reporter
-    ) -> tuple[CheckOutcome, ...]:
+    ) -> tuple[CheckResult, ...]:
         with self._hook.around("guests.prove"):
             return ()
 
@@ -408,7 +410,7 @@ class SimulatedHost:
             guests=self.guests(),
             choose_hypervisor=self._choose,
             system_hypervisor=self._system,
-            accelerate=lambda _wanted: AccelerationChoice(False),
+            accelerate=lambda _wanted: AccelerationDecision(accelerated=False),
             daemon=lambda directory, namespace: SimulatedDaemon(directory, namespace, self.machine, self.hook),
             connect=self._connect,
             host_facts=self._facts,
@@ -595,7 +597,7 @@ class SimulatedHost:
         world = self.world()
         state, spec = self.state(loaded.spec.name), loaded.spec
         lab = open_lab(world, spec.name, backends_of(world, state, spec, dry=True))
-        return plan_lab(lab, state, spec, AccelerationChoice(False))
+        return plan_lab(lab, state, spec, AccelerationDecision(accelerated=False))
 
     def destroy(self, name: str = LAB, *, stop: StopFlag | None = None, reporter: Reporter | None = None) -> Plan:
         done = destroy(self.world(), name, reporter or SilentReporter(), stop or StopFlag(), confirm=lambda _plan: True)

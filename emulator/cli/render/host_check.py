@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import click
 
 from emulator.host.checks import HostReport
-from emulator.host.checks.result import CheckResult, Level
+from emulator.host.checks.result import HostCheckResult, Level
 
 _COLOURS = {Level.PASS: "green", Level.WARN: "yellow", Level.FAIL: "red"}
 _LEFT = 30  # columns before what was found: level, title
@@ -39,7 +39,7 @@ def host_report_text(report: HostReport, *, verbose: bool, styled: bool, subject
     return "\n".join(lines)
 
 
-def _lines(result: CheckResult, *, verbose: bool, styled: bool, width: int) -> Iterator[str]:
+def _lines(result: HostCheckResult, *, verbose: bool, styled: bool, width: int) -> Iterator[str]:
     first, *rest = _wrap(result.found, width - _LEFT)
     word = click.style(result.level.value, fg=_COLOURS[result.level], bold=True) if styled else result.level.value
     yield f"  {word}  {result.title:<{_LEFT - 8}}{first}"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from emulator.core.units import human_duration
-from emulator.guests.ports import CheckOutcome
+from emulator.guests.verify.report import CheckResult
 from emulator.labfile.model import ClusterSpec, Role
 from emulator.operations.provision import ProvisionResult
 
@@ -37,14 +37,14 @@ def provision_summary(spec: ClusterSpec, result: ProvisionResult) -> str:
     return "\n".join(lines)
 
 
-def checks_text(checks: Sequence[CheckOutcome]) -> str:
+def checks_text(checks: Sequence[CheckResult]) -> str:
     return "\n".join(
         f"{'ok    ' if check.ok else 'FAILED'} {check.name}: {check.detail} ({human_duration(check.seconds)})"
         for check in checks
     )
 
 
-def checks_json(checks: Sequence[CheckOutcome]) -> list[dict[str, Any]]:
+def checks_json(checks: Sequence[CheckResult]) -> list[dict[str, Any]]:
     return [
         {"name": check.name, "ok": check.ok, "detail": check.detail, "seconds": round(check.seconds, 3)}
         for check in checks

@@ -12,11 +12,11 @@ from emulator.host.checks.networks import check_networks
 from emulator.host.checks.processor import check_processor
 from emulator.host.checks.programs import check_programs
 from emulator.host.checks.resources import check_resources
-from emulator.host.checks.result import CheckResult, Level, Wanted
+from emulator.host.checks.result import HostCheckResult, Level, Wanted
 from emulator.host.checks.system import check_system
 from emulator.host.readings import HostReadings
 
-Check = Callable[[HostReadings, Wanted], Iterable[CheckResult]]
+Check = Callable[[HostReadings, Wanted], Iterable[HostCheckResult]]
 
 # What people read above a group -> its checks.
 GROUPS: tuple[tuple[str, Check], ...] = (
@@ -34,7 +34,7 @@ GROUPS: tuple[tuple[str, Check], ...] = (
 @dataclass(frozen=True, slots=True)
 class CheckGroup:
     title: str
-    results: tuple[CheckResult, ...]
+    results: tuple[HostCheckResult, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class HostReport:
     groups: tuple[CheckGroup, ...]
 
     @property
-    def results(self) -> tuple[CheckResult, ...]:
+    def results(self) -> tuple[HostCheckResult, ...]:
         return tuple(result for group in self.groups for result in group.results)
 
     def count(self, level: Level) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from emulator.gpu.ports import VgpuFramework
 from emulator.host.checks.gpu_holders import NO_GPU, check_holders
-from emulator.host.checks.result import CheckResult, Level, Wanted, ok
+from emulator.host.checks.result import HostCheckResult, Level, Wanted, ok
 from emulator.host.readings import DriverKind, HostReadings, PciGpu
 
 _FRAMEWORKS = {
@@ -17,7 +17,7 @@ _FRAMEWORKS = {
 _SERVICES = ("nvidia-vgpu-mgr", "nvidia-vgpud")
 
 
-def check_gpus(host: HostReadings, wanted: Wanted) -> Iterator[CheckResult]:
+def check_gpus(host: HostReadings, wanted: Wanted) -> Iterator[HostCheckResult]:
     """Checks of the GPUs; without one they pass, unless the lab asks for it."""
     yield _gpus(host, wanted)
     yield _nouveau(host, wanted)
@@ -31,7 +31,7 @@ def _level(wanted: Wanted) -> Level:
     return Level.FAIL if wanted.gpus else Level.WARN
 
 
-def _gpus(host: HostReadings, wanted: Wanted) -> CheckResult:
+def _gpus(host: HostReadings, wanted: Wanted) -> HostCheckResult:
     id_, title = "gpu.boards", "NVIDIA GPUs"
     why = "nodes with real GPUs get them from these GPUs; with `backend: simulated` none is needed"
     there = {gpu.pci.address for gpu in host.gpus}
@@ -39,13 +39,13 @@ def _gpus(host: HostReadings, wanted: Wanted) -> CheckResult:
     missing = [f"{name} ({address})" for name, address in wanted.devices if address not in there]
     if missing:
         fix = "set pci_address to what `lspci -D -d 10de:` prints, or gpu_allocation.backend: simulated"
-        return CheckResult(
+        return HostCheckResult(
             id_, title, Level.FAIL, f"the file's {', '.join(missing)} is not there; this host has {listed}", why, fix
         )
     return ok(id_, title, listed, why)
 
 
-def _nouveau(host: HostReadings, wanted: Wanted) -> CheckResult:
+def _nouveau(host: HostReadings, wanted: Wanted) -> HostCheckResult:
     id_, title = "gpu.nouveau", "nouveau"
     why = "the free driver takes the GPUs at boot, and neither NVIDIA's driver nor vfio-pci can have them then"
     loaded = "nouveau" in host.kernel.loaded
@@ -56,15 +56,15 @@ def _nouveau(host: HostReadings, wanted: Wanted) -> CheckResult:
         if place:
             fix = "update-initramfs -u, and reboot: the initramfs is from before the blacklist"
         level = _level(wanted) if host.gpus else Level.WARN
-        return CheckResult(id_, title, level, where, why, fix)
+        return HostCheckResult(id_, title, level, where, why, fix)
     if place:
         return ok(id_, title, f"not loaded, blacklisted by {place}", why)
     if host.gpus:
-        return CheckResult(id_, title, Level.WARN, "not loaded now, and not blacklisted", why, fix)
+        return HostCheckResult(id_, title, Level.WARN, "not loaded now, and not blacklisted", why, fix)
     return ok(id_, title, f"not loaded; {NO_GPU}", why)
 
 
-def _driver(host: HostReadings, wanted: Wanted) -> CheckResult:
+def _driver(host: HostReadings, wanted: Wanted) -> HostCheckResult:
     id_, title = "gpu.driver", "NVIDIA driver"
     why = "slices need NVIDIA's vGPU host driver (Virtual GPU Manager); whole GPUs need only vfio-pci"
     driver = host.driver
@@ -73,18 +73,18 @@ def _driver(host: HostReadings, wanted: Wanted) -> CheckResult:
         if not host.gpus and not wanted.gpus:
             return ok(id_, title, f"none; {NO_GPU}", why)
         if wanted.slices:
-            return CheckResult(id_, title, Level.FAIL, "not loaded, and the lab asks for slices", why, manual)
+            return HostCheckResult(id_, title, Level.FAIL, "not loaded, and the lab asks for slices", why, manual)
         fix = "apt-get install nvidia-driver (component non-free), or leave the GPUs to vfio-pci"
-        return CheckResult(id_, title, Level.WARN, "not loaded", why, fix)
+        return HostCheckResult(id_, title, Level.WARN, "not loaded", why, fix)
     kind = "vGPU host" if driver.kind is DriverKind.VGPU_HOST else "data-centre"
     modules = "open kernel modules" if driver.open_modules else "proprietary kernel modules"
     found = f"{driver.version or 'unknown version'}, {kind} driver, {modules}"
     if wanted.slices and driver.kind is not DriverKind.VGPU_HOST:
-        return CheckResult(id_, title, Level.FAIL, f"{found}: it makes no vGPUs", why, manual)
+        return HostCheckResult(id_, title, Level.FAIL, f"{found}: it makes no vGPUs", why, manual)
     return ok(id_, title, found, why)
 
 
-def _vgpu(host: HostReadings, wanted: Wanted) -> CheckResult:
+def _vgpu(host: HostReadings, wanted: Wanted) -> HostCheckResult:
     id_, title = "gpu.vgpu", "vGPU framework"
     why = "a slice reaches its guest as a vGPU, made through one of two frameworks, by the kernel's age"
     if not host.gpus:
@@ -95,15 +95,15 @@ def _vgpu(host: HostReadings, wanted: Wanted) -> CheckResult:
         if not wanted.slices:
             return ok(id_, title, found, why)
         fix = "see NVIDIA driver; on SR-IOV GPUs also: /usr/lib/nvidia/sriov-manage -e ALL"
-        return CheckResult(id_, title, Level.FAIL, found, why, fix)
+        return HostCheckResult(id_, title, Level.FAIL, found, why, fix)
     silent = [name for name in _SERVICES if name not in host.processes]
     if silent and wanted.slices:
         fix = f"systemctl enable --now {' '.join(silent)}"
-        return CheckResult(id_, title, Level.WARN, f"{found}; {' and '.join(silent)} does not run", why, fix)
+        return HostCheckResult(id_, title, Level.WARN, f"{found}; {' and '.join(silent)} does not run", why, fix)
     return ok(id_, title, found, why)
 
 
-def _sriov(host: HostReadings, wanted: Wanted) -> CheckResult:
+def _sriov(host: HostReadings, wanted: Wanted) -> HostCheckResult:
     id_, title = "gpu.sriov", "SR-IOV"
     why = "from Ampere on each vGPU sits on a virtual function (VF) of its GPU"
     if not host.gpus:
@@ -117,10 +117,10 @@ def _sriov(host: HostReadings, wanted: Wanted) -> CheckResult:
         if any(gpu.framework is VgpuFramework.MDEV for gpu in host.gpus):
             return ok(id_, title, found, why)
         fix = "switch SR-IOV on in the firmware (Above 4G Decoding, too): systemctl reboot --firmware-setup"
-        return CheckResult(id_, title, Level.FAIL, found, why, fix)
+        return HostCheckResult(id_, title, Level.FAIL, found, why, fix)
     if not host.sriov_manage and not any(gpu.pci.numvfs for gpu in able):
         fix = "install the vGPU host driver, which brings /usr/lib/nvidia/sriov-manage"
-        return CheckResult(id_, title, Level.FAIL, f"{found}; sriov-manage is not installed", why, fix)
+        return HostCheckResult(id_, title, Level.FAIL, f"{found}; sriov-manage is not installed", why, fix)
     return ok(id_, title, found, why)
 
 

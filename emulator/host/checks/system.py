@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from emulator.host.checks.result import CheckResult, Level, Wanted, ok
+from emulator.host.checks.result import HostCheckResult, Level, Wanted, ok
 from emulator.host.readings import HostReadings
 
 # Names are cut at 15 characters, as the kernel keeps them.
@@ -33,7 +33,7 @@ _FILES_BASE = 512
 _FILES_NODE = 32
 
 
-def check_system(host: HostReadings, wanted: Wanted) -> Iterator[CheckResult]:
+def check_system(host: HostReadings, wanted: Wanted) -> Iterator[HostCheckResult]:
     """Clock, limits of open files and inotify, cgroup controllers."""
     yield _clock(host)
     yield _open_files(host, wanted)
@@ -41,7 +41,7 @@ def check_system(host: HostReadings, wanted: Wanted) -> Iterator[CheckResult]:
     yield _cgroups(host)
 
 
-def _clock(host: HostReadings) -> CheckResult:
+def _clock(host: HostReadings) -> HostCheckResult:
     id_, title = "system.clock", "clock"
     why = "guests take their time from the host; certificates and MUNGE credentials are refused when it is wrong"
     running = [name for process, name in CLOCKS.items() if process in host.processes]
@@ -53,12 +53,12 @@ def _clock(host: HostReadings) -> CheckResult:
         return ok(id_, title, f"{by} runs; whether the clock is synchronised is not to be seen", why)
     if running:
         fix = "; ".join(_ASK[name] for name in running if name in _ASK) or "timedatectl"
-        return CheckResult(id_, title, Level.WARN, f"{by} runs, not known to have synchronised the clock", why, fix)
+        return HostCheckResult(id_, title, Level.WARN, f"{by} runs, not known to have synchronised the clock", why, fix)
     fix = "apt-get install chrony, or systemctl enable --now systemd-timesyncd"
-    return CheckResult(id_, title, Level.WARN, "no time service runs here", why, fix)
+    return HostCheckResult(id_, title, Level.WARN, "no time service runs here", why, fix)
 
 
-def _open_files(host: HostReadings, wanted: Wanted) -> CheckResult:
+def _open_files(host: HostReadings, wanted: Wanted) -> HostCheckResult:
     id_, title = "system.open-files", "open files"
     why = "libvirtd and QEMU have some open for each guest, and start with this limit"
     soft, hard = host.limits.open_files_soft, host.limits.open_files_hard
@@ -71,11 +71,11 @@ def _open_files(host: HostReadings, wanted: Wanted) -> CheckResult:
         fix = f"ulimit -n {raise_to}"
         if hard is not None and hard < raise_to:
             fix = f"in /etc/security/limits.d/hyperscaler.conf: * hard nofile {raise_to}; log in again, then {fix}"
-        return CheckResult(id_, title, Level.WARN, f"{found}; about {needed} are needed", why, fix)
+        return HostCheckResult(id_, title, Level.WARN, f"{found}; about {needed} are needed", why, fix)
     return ok(id_, title, found, why)
 
 
-def _inotify(host: HostReadings) -> CheckResult:
+def _inotify(host: HostReadings) -> HostCheckResult:
     id_, title = "system.inotify", "inotify instances"
     why = "every dnsmasq and libvirt daemon takes some; without one left a network does not start"
     limit = host.limits.inotify_instances
@@ -83,19 +83,19 @@ def _inotify(host: HostReadings) -> CheckResult:
         return ok(id_, title, "no limit shown", why)
     if limit < INOTIFY_LEAST:
         fix = f"hyperscaler host prepare, or sysctl {INOTIFY_KEY}={INOTIFY_INSTANCES}"
-        return CheckResult(id_, title, Level.WARN, f"{limit} for each user", why, fix)
+        return HostCheckResult(id_, title, Level.WARN, f"{limit} for each user", why, fix)
     return ok(id_, title, f"{limit} for each user", why)
 
 
-def _cgroups(host: HostReadings) -> CheckResult:
+def _cgroups(host: HostReadings) -> HostCheckResult:
     id_, title = "system.cgroups", "cgroup controllers"
     why = "libvirt bounds and counts the guests' cores, memory and disk with them"
     version = host.cgroups.version
     if not version:
         fix = "boot with systemd, or mount -t cgroup2 none /sys/fs/cgroup"
-        return CheckResult(id_, title, Level.WARN, "none mounted", why, fix)
+        return HostCheckResult(id_, title, Level.WARN, "none mounted", why, fix)
     missing = [name for name in _CONTROLLERS if name not in host.cgroups.controllers]
     if missing:
         fix = f"take cgroup_disable= out of the kernel's arguments, or use a kernel with: {', '.join(missing)}"
-        return CheckResult(id_, title, Level.WARN, f"version {version}, without {', '.join(missing)}", why, fix)
+        return HostCheckResult(id_, title, Level.WARN, f"version {version}, without {', '.join(missing)}", why, fix)
     return ok(id_, title, f"version {version}: {', '.join(_CONTROLLERS)}", why)

@@ -12,7 +12,8 @@ from emulator.apply.hypervisor_location import remembered_hypervisor
 from emulator.apply.state import State
 from emulator.core.errors import ConflictError, HypervisorError, StateError
 from emulator.core.ports import DaemonPresence
-from emulator.lab.environment import EMBEDDED, SYSTEM, AccelerationChoice, SystemHypervisor, World
+from emulator.host.acceleration import AccelerationDecision
+from emulator.lab.environment import EMBEDDED, SYSTEM, SystemHypervisor, World
 from emulator.lab.lab import Backends, Lab, namespace_name
 from emulator.lab.planning.gpu_placement import GPU_FACT, backend_of, plan_gpus
 from emulator.lab.planning.kubernetes_on_disks import follow_control_plane, refuse_other_version, tell_contents
@@ -94,7 +95,7 @@ def recorded_backends(state: State) -> Backends:
     return Backends(state.facts.get(HYPERVISOR_FACT, ""), state.facts.get(GPU_FACT, ""))
 
 
-def plan_lab(lab: Lab, state: State, spec: ClusterSpec, acceleration: AccelerationChoice) -> Plan:
+def plan_lab(lab: Lab, state: State, spec: ClusterSpec, acceleration: AccelerationDecision) -> Plan:
     """What `provision` would do."""
     placement = Placement(lab.paths, lab.namespace, acceleration.accelerated)
     gpus = plan_gpus(spec, lab.gpus() if lab.gpus else None, state, lab.passed() if lab.gpus else ())

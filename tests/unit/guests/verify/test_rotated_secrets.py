@@ -20,8 +20,8 @@ from emulator.core.paths import LabPaths
 from emulator.core.ports import Completed, GuestAddress
 from emulator.credentials.rotation_phases import RotatedSecret
 from emulator.credentials.tls_certificates import LabTls, certificate_of
-from emulator.guests.ports import CheckOutcome
 from emulator.guests.verify import rotated_secrets
+from emulator.guests.verify.report import CheckResult
 from emulator.labfile.load import load_spec
 from emulator.labfile.model import ClusterSpec
 
@@ -85,7 +85,7 @@ class Lab:
                 listener.shutdown(socket.SHUT_RDWR)
                 thread.join(timeout=10)
 
-    def prove(self, monkeypatch: pytest.MonkeyPatch, port: int) -> CheckOutcome:
+    def prove(self, monkeypatch: pytest.MonkeyPatch, port: int) -> CheckResult:
         """The proof's word on the control plane's kubelet."""
         asked = functools.partial(
             rotated_secrets.kubelet_command, port=port, record=str(self.record), trusted=str(self.trusted), seconds=1

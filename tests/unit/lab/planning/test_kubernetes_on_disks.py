@@ -13,17 +13,18 @@ import pytest
 from emulator.core.errors import ConflictError, StateError, UsageError
 from emulator.core.progress import SilentReporter
 from emulator.core.stop import StopFlag
+from emulator.host.acceleration import AccelerationDecision
 from emulator.images.build.builder import BUILDER_VERSION, DISK, INITRD, KERNEL
 from emulator.images.build.input_tree import input_digest
 from emulator.images.build.input_version import record_path
 from emulator.images.lab_images import LabImages
 from emulator.images.recipe import load_recipe
-from emulator.images.store.files import artefact, digest_of
+from emulator.images.store.checksums import artefact, digest_of
 from emulator.images.store.golden_image import GoldenImage
 from emulator.images.store.manifest import MANIFEST_NAME, Manifest
 from emulator.images.store.pointers import CURRENT
 from emulator.images.store.store import ImageStore
-from emulator.lab.environment import AccelerationChoice, World
+from emulator.lab.environment import World
 from emulator.lab.lab import open_lab
 from emulator.lab.lab_files import LoadedLab
 from emulator.lab.planning.plan import backends_of, plan_lab
@@ -122,7 +123,7 @@ class Host:
     def plan(self, loaded: LoadedLab) -> Plan:
         world, state, spec = self.world(), self.simulated.state(), loaded.spec
         lab = open_lab(world, spec.name, backends_of(world, state, spec, dry=True))
-        return plan_lab(lab, state, spec, AccelerationChoice(False))
+        return plan_lab(lab, state, spec, AccelerationDecision(accelerated=False))
 
     def provision(self, loaded: LoadedLab) -> None:
         provision(self.world(), loaded, Options(), SilentReporter(), StopFlag())
