@@ -7,12 +7,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from emulator.cli.output import is_terminal, say
 from emulator.core.progress import Event, Reporter, Status
-from emulator.core.units import human_duration
+from emulator.core.units import human_duration, printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -65,8 +66,7 @@ class PlainReporter:
     def _line(self, text: str) -> None:
         with self._lock:
             clock = time.monotonic() - self._started
-            sys.stderr.write(f"[{clock:7.1f}s] {text}\n")
-            sys.stderr.flush()
+            say(f"[{clock:7.1f}s] {text}", err=True)
 
 
 class QuietReporter:
@@ -80,7 +80,7 @@ class QuietReporter:
 
     def warn(self, message: str) -> None:
         log.warning("%s", message)
-        sys.stderr.write(f"warning: {message}\n")
+        say(f"warning: {message}", err=True)
 
 
 class LiveReporter:
@@ -121,7 +121,7 @@ class LiveReporter:
 
     def note(self, message: str) -> None:
         log.info("%s", message)
-        self._console.print(message, markup=False, highlight=False)
+        self._console.print(printable(message), markup=False, highlight=False)
 
     def warn(self, message: str) -> None:
         log.warning("%s", message)
@@ -133,7 +133,9 @@ class LiveReporter:
         spent = time.monotonic() - self._phase_started
         failed = [row for row, _ in self._rows.values() if row.status is Status.FAILED]
         for row in failed:
-            self._console.print(f"[red]✗[/red] {row.phase} {row.subject}: {_escape(row.message)}", highlight=False)
+            self._console.print(
+                f"[red]✗[/red] {row.phase} {_escape(row.subject)}: {_escape(row.message)}", highlight=False
+            )
         if not failed:
             count = len(self._rows)
             only = next(iter(self._rows.values()))[0]
@@ -163,8 +165,8 @@ class LiveReporter:
                 spent = event.seconds if ended and event.seconds else now - began
                 table.add_row(
                     Text(mark, style=style),
-                    event.subject,
-                    Text(event.message[:100], style="dim"),
+                    printable(event.subject),
+                    Text(printable(event.message[:100]), style="dim"),
                     Text(human_duration(spent), style="dim"),
                 )
             if len(shown) < len(rows):
@@ -175,13 +177,13 @@ class LiveReporter:
 def _escape(text: str) -> str:
     from rich.markup import escape
 
-    return escape(text)
+    return escape(printable(text))
 
 
 @contextmanager
 def reporting(*, live: bool) -> Iterator[Reporter]:
     """A reporter that suits where stderr goes; the live one is taken off the screen at the end."""
-    if not (live and sys.stderr.isatty()):
+    if not (live and is_terminal(sys.stderr)):
         yield PlainReporter()
         return
     reporter = LiveReporter()
@@ -258,8 +260,7 @@ class _LateFileHandler(logging.Handler):
         if not self._told:
             self._told = True
             why = error.strerror if isinstance(error, OSError) else str(error)
-            with suppress(OSError):
-                sys.stderr.write(f"warning: {self._path} cannot be written: {why}; the log has gaps\n")
+            say(f"warning: {self._path} cannot be written: {why}; the log has gaps", err=True)
 
     def close(self) -> None:
         if self._file is not None:

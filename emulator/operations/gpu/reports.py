@@ -18,11 +18,11 @@ from emulator.gpu.ports import NvmlGpu, Utilisation
 from emulator.guests.inventory.mdev_map import HeldGpu, HeldSlice
 from emulator.host.gpus import DeviceDifference, Gpu, check_devices, discover_gpus
 from emulator.lab.environment import World
-from emulator.lab.lab_files import lab_names
+from emulator.lab.lab_files import lab_names, require_lab_name
 from emulator.lab.planning.gpu_placement import GPU_FACT
 from emulator.lab.planning.host_gpus import host_gpus
 from emulator.labfile.model import ClusterSpec, GpuBackend, GpuDeviceSpec
-from emulator.operations.gpu.map import held_devices
+from emulator.operations.gpu.map import held_devices, lab_mdev_map
 from emulator.plan.gpu_allocation import GpuAllocation, allocate, gpu_states
 from emulator.plan.gpu_build import current_assignments
 
@@ -180,3 +180,15 @@ def gpus_of_lab(world: World, lab: str) -> GpuHost:
     if not backend:
         raise UsageError(f"lab {lab} has no GPUs", fix="hyperscaler gpu top shows the host's GPUs")
     return world.gpus(backend, paths, None, dry=True)
+
+
+def recorded_mdev_map(home: Home, lab: str) -> dict[str, object]:
+    """The map of a lab of this host, from its record.
+
+    Raises:
+        UsageError: there is no such lab.
+    """
+    require_lab_name(lab)
+    if not home.lab(lab).root.is_dir():
+        raise UsageError(f"there is no lab {lab}", fix="hyperscaler status lists the labs")
+    return lab_mdev_map(home.lab(lab), recorded_state(home, lab))

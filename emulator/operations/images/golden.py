@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from emulator.core.errors import HyperscalerError
 from emulator.core.progress import Event, Reporter, Status
 from emulator.images.lab_images import LabImages, used_base_images
@@ -9,7 +11,29 @@ from emulator.images.store import pointers, tags
 from emulator.images.store.golden_image import GoldenImage
 from emulator.images.store.store import ImageStore
 from emulator.images.supply_chain.signing import ImageSignatures
+from emulator.images.supply_chain.vulnerabilities import Vulnerability
 from emulator.lab.environment import World
+
+__all__ = ["GoldenImage", "Vulnerability"]  # for the verbs, which do not reach below the use cases
+
+
+@dataclass(frozen=True, slots=True)
+class ImageNames:
+    """What points to a build: whether new guests start from it, whether a rollback returns to it, and its tags."""
+
+    current: bool
+    previous: bool
+    tags: tuple[str, ...]
+
+
+def names_of(store: ImageStore, image: GoldenImage) -> ImageNames:
+    """What points to the image."""
+    found, build = store.pointers(image.name), image.directory.name
+    return ImageNames(
+        current=found.read(pointers.CURRENT) == build,
+        previous=found.read(pointers.PREVIOUS) == build,
+        tags=tuple(tag for tag, tagged in found.tags().items() if tagged == build),
+    )
 
 
 def build_image(images: LabImages, name: str, reporter: Reporter, *, force: bool) -> GoldenImage:
