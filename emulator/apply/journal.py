@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from emulator.core.errors import StateError
-from emulator.core.fs import replace_file, sync
+from emulator.core.fs import append_line, replace_file, sync
 
 VERSION = 1
 _SUM = "sum"
@@ -72,14 +72,7 @@ class Journal:
         is_new = not self.path.exists()
         descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            size = os.fstat(descriptor).st_size
-            if size and os.pread(descriptor, 1, size - 1) != b"\n":
-                line = b"\n" + line  # a torn line of a crashed run must not swallow this one
-            written = os.write(descriptor, line)
-            if written != len(line):
-                os.ftruncate(descriptor, size)
-                raise OSError(28, "no space left on device")
-            os.fsync(descriptor)
+            append_line(descriptor, line)
         finally:
             os.close(descriptor)
         if is_new:

@@ -93,10 +93,11 @@ def _run() -> int | str | None:
     """The exit code; an error is printed here."""
     from emulator.cli.output import print_error, print_usage_error
 
+    stdout = sys.stdout
     try:
         cli.main(standalone_mode=False)
     except SystemExit as error:
-        if isinstance(sys.stdout, click.utils.PacifyFlushWrapper):  # click's own output into a pipe, ended in silence
+        if sys.stdout is not stdout:  # click's own output met a closed pipe, and click would end in silence
             print_error("the output cannot be written: Broken pipe")
         return error.code
     except click.exceptions.Exit as error:

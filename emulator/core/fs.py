@@ -142,6 +142,22 @@ def write_new(path: Path, text: str) -> None:
         stream.write(text)
 
 
+def append_line(descriptor: int, line: bytes) -> None:
+    """Append a line, its line break included, to a file that is open for reading and appending; on the disk when this
+    returns, and not there at all after an error.
+
+    Raises:
+        OSError: it cannot be written, or not whole.
+    """
+    size = os.fstat(descriptor).st_size
+    if size and os.pread(descriptor, 1, size - 1) != b"\n":
+        line = b"\n" + line  # a line that a full disk or a power cut tore must not swallow this one
+    if os.write(descriptor, line) != len(line):
+        os.ftruncate(descriptor, size)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    os.fsync(descriptor)
+
+
 def replace_link(path: Path, target: str) -> None:
     """Make `path` a symbolic link to `target` in one step, in the place of any link or file that is there.
 

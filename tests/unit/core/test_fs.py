@@ -14,6 +14,7 @@ import pytest
 from emulator.apply.gpu_ownership import GpuLedger
 from emulator.core.errors import ConflictError, StateError
 from emulator.core.fs import (
+    append_line,
     mounts_below,
     private_directory,
     publish_tree,
@@ -131,6 +132,28 @@ def test_a_reader_sees_the_old_or_the_new_file(shared: Path) -> None:
     reader.join()
     assert b"torn" not in seen
     assert seen
+
+
+@pytest.mark.parametrize(("before", "after"), [(b"", b"new\n"), (b"a\n", b"a\nnew\n"), (b"torn", b"torn\nnew\n")])
+def test_a_line_is_appended_and_torn_ones_stay_apart(tmp_path: Path, before: bytes, after: bytes) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(before)
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND)
+    append_line(descriptor, b"new\n")
+    os.close(descriptor)
+    assert path.read_bytes() == after
+
+
+def test_half_a_line_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, write = tmp_path / "log", os.write
+    path.write_bytes(b"old\n")
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda number, line: write(number, line[: len(line) // 2]))
+        with pytest.raises(OSError, match="No space left on device"):
+            append_line(descriptor, b"a long line\n")
+    os.close(descriptor)
+    assert path.read_bytes() == b"old\n"
 
 
 # ----------------------------------------------------------------------------------------------------- power loss
