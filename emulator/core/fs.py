@@ -79,7 +79,7 @@ def replacing(
                 os.utime(descriptor, ns=(mtime_ns, mtime_ns))
             os.fsync(descriptor)
         temporary.replace(path)
-    except BaseException:
+    except (Exception, KeyboardInterrupt):
         with contextlib.suppress(OSError):  # the first error is the one to report
             temporary.unlink(missing_ok=True)
         raise
