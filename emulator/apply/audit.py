@@ -1,7 +1,7 @@
-"""The host's record of commands that changed something: append-only, one JSON line for each begin and each end.
+"""The host's record of commands that changed something: append-only, one JSON line per begin and per end.
 
-A command that was killed leaves a begin without an end, which is how a reader knows. Lines of several commands mix;
-`id` ties an end to its begin. The file outlives the labs that it tells of.
+A killed command leaves a begin without an end. Lines of several commands mix; `id` ties an end to its begin. The file
+outlives the labs that it is about.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from emulator.core.locking import acquire
 VERSION = 1
 MAX_LINE = 1 << 20
 WAIT_SECONDS = 10.0
-"""How long one may wait for others that write a line."""
+"""Seconds to wait for other processes that write a line."""
 
 
 class AuditLog:
-    """`path` is made with its directory at the first append; mode 0600, never a link."""
+    """The audit log at `path`, created with its directory at the first append; mode 0600, never a link."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def append(self, entry: Mapping[str, Any]) -> None:
-        """Add one line, on the disk when this returns.
+        """Add one line; it is on the disk when this returns.
 
         Raises:
-            StateError: it cannot be written, as on a full disk.
-            ConflictError: another process holds it; names it.
+            StateError: the line cannot be written, for example because the disk is full.
+            ConflictError: another process holds the file; names it.
         """
         text = json.dumps({"version": VERSION, "time": _now(), **entry}, ensure_ascii=True, separators=(",", ":"))
         try:
@@ -50,14 +50,14 @@ class AuditLog:
             raise StateError(
                 f"the audit log cannot be written: {error.strerror}",
                 where=str(self.path),
-                fix="free space on that file system, or mend the file's permissions",
+                fix="free space on that file system, or fix the file's permissions",
             ) from error
 
     def read(self) -> tuple[list[Mapping[str, Any]], int]:
-        """All entries, oldest first, and how many lines cannot be read.
+        """All entries, oldest first, and the number of unreadable lines.
 
         Raises:
-            StateError: the file is there and this user may not read it.
+            StateError: this user may not read the file.
         """
         entries: list[Mapping[str, Any]] = []
         bad = 0
@@ -85,7 +85,7 @@ def _parse(line: bytes) -> Mapping[str, Any] | None:
         return None
     if not isinstance(entry, dict) or not isinstance(entry.get("id"), str):
         return None
-    # A line of another format may mean something else by the same words; it counts among those that cannot be read.
+    # A line of another format may mean something else by the same words, so it counts as unreadable.
     return entry if entry.get("version") == VERSION else None
 
 

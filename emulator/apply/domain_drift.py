@@ -1,11 +1,8 @@
-"""What a domain is put together from, and what was edited in it behind the program's back.
-
-The metadata's digest does not tell of that, since an edit keeps it.
-"""
+"""Finds edits of a domain made outside the program. The metadata's digest does not show them: an edit keeps it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +17,9 @@ _LONG_RECORDED = ("name", "disks", "networks", "kernel", "hostdevs")
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What a domain should be like. Fields that an older version did not record are None, and not compared.
+    """The expected properties of a domain. Fields that an older version did not record are None and not compared.
 
-    `public_keys` are all that it may let in: a guest keeps the key that it was started with until it starts again.
+    Any of `public_keys` may be in its credentials: a guest keeps the key that it was started with until its next start.
     """
 
     memory_mib: int
@@ -41,7 +38,7 @@ class Expected:
 
     @classmethod
     def of(cls, resource: Domain, handle: Handle, public_key: str) -> Expected:
-        """By the resource, and by what its handle says of the things that it was put together from."""
+        """Expected properties according to the resource and the parts recorded in its handle."""
 
         def listed(key: str) -> tuple[str, ...] | None:
             return tuple(map(str, handle[key])) if isinstance(handle.get(key), (list, tuple)) else None
@@ -68,7 +65,7 @@ class Expected:
 
 
 def handle_of(request: DomainRequest) -> dict[str, Any]:
-    """What a domain is put together from, beside its resource."""
+    """Handle of a domain: the parts it was assembled from that are not in its resource."""
     return {
         "name": request.name,
         "disks": [str(request.disk)],
@@ -82,10 +79,10 @@ def handle_of(request: DomainRequest) -> dict[str, Any]:
 
 
 def held_to(handle: Handle, recorded: Handle) -> dict[str, Any]:
-    """What of its handle a domain that is there can be held to.
+    """The part of its handle that an existing domain is compared with.
 
-    An older version, which recorded less, may have put the rest together in another way, and no guest is restarted for
-    that. A guest keeps its key, and what libvirt had added, as recorded.
+    An older version recorded less and may have assembled the rest differently; no guest is restarted for that. The key
+    of the running guest and libvirt's additions stay as recorded.
     """
     whole = {**handle, **{key: recorded[key] for key in ("public_key", "extras") if key in recorded}}
     return {key: value for key, value in whole.items() if key in _LONG_RECORDED or key in recorded}
@@ -102,43 +99,51 @@ def drift_of(expected: Expected, info: DomainInfo) -> tuple[str, ...]:
 
 
 def settings_drift(expected: Expected, info: DomainInfo) -> tuple[list[str], list[str]]:
-    """What differs in the stored description, which the next start uses, and in the running guest."""
+    """Differences in the stored description, which the next start uses, and in the running guest."""
     return _differences(expected, info), [] if info.live is None else _differences(expected, info.live)
 
 
 def _differences(expected: Expected, info: DomainInfo) -> list[str]:
-    found = []
-    if info.memory_mib != expected.memory_mib:
-        found.append(f"{info.memory_mib} MiB of memory instead of {expected.memory_mib}")
-    if info.vcpus != expected.vcpus:
-        found.append(f"{info.vcpus} vCPUs instead of {expected.vcpus}")
-    if info.macs != expected.macs:
-        found.append(f"the network cards {_listed(info.macs)} instead of {_listed(expected.macs)}")
-    if info.accelerated != expected.accelerated:
-        found.append(f"KVM {'on' if info.accelerated else 'off'} instead of {'on' if expected.accelerated else 'off'}")
-    texts = {
-        "kernel": (info.kernel, expected.kernel),
-        "initrd": (info.initrd, expected.initrd),
-        "kernel command line": (info.cmdline, expected.cmdline),
-        "console log": (info.console_log, expected.console_log),
-    }
-    for what, (seen, wanted) in texts.items():
+    found = [*_plain_differences(expected, info)]
+    for what, seen, wanted in (
+        ("kernel", info.kernel, expected.kernel),
+        ("initrd", info.initrd, expected.initrd),
+        ("kernel command line", info.cmdline, expected.cmdline),
+        ("console log", info.console_log, expected.console_log),
+    ):
         if wanted not in (None, seen):
             found.append(f"the {what} {seen or 'none'} instead of {wanted}")
-    there = {
-        "disks": (tuple(map(str, info.disks)), expected.disks),
-        "networks": (info.networks, expected.networks),
-        "devices": (tuple(sorted(device.address for device in info.hostdevs)), expected.hostdevs),
-    }
-    for what, (several, all_wanted) in there.items():
-        if all_wanted is not None and several != all_wanted:
+    for what, several, all_wanted in (
+        ("disks", tuple(map(str, info.disks)), expected.disks),
+        ("networks", info.networks, expected.networks),
+        ("devices", tuple(sorted(device.address for device in info.hostdevs)), expected.hostdevs),
+    ):
+        if all_wanted not in (None, several):
             found.append(f"the {what} {_listed(several)} instead of {_listed(all_wanted)}")
+    return [*found, *_access_differences(expected, info)]
+
+
+def _plain_differences(expected: Expected, info: DomainInfo) -> Iterator[str]:
+    if info.memory_mib != expected.memory_mib:
+        yield f"{info.memory_mib} MiB of memory instead of {expected.memory_mib}"
+    if info.vcpus != expected.vcpus:
+        yield f"{info.vcpus} vCPUs instead of {expected.vcpus}"
+    if info.macs != expected.macs:
+        yield f"the network cards {_listed(info.macs)} instead of {_listed(expected.macs)}"
+    if info.accelerated != expected.accelerated:
+        yield f"KVM {_on(info.accelerated)} instead of {_on(expected.accelerated)}"
+
+
+def _access_differences(expected: Expected, info: DomainInfo) -> Iterator[str]:
     if expected.public_keys is not None and not _lets_in(info, expected.public_keys):
-        found.append("other credentials than the lab's key")
+        yield "other credentials than the lab's key"
     if expected.extras is not None:
-        found += [f"{text}, which the lab did not give it" for text in info.extras if text not in expected.extras]
-        found += [f"no longer {text}" for text in expected.extras if text not in info.extras]
-    return found
+        yield from (f"{text}, which the lab did not give it" for text in info.extras if text not in expected.extras)
+        yield from (f"no longer {text}" for text in expected.extras if text not in info.extras)
+
+
+def _on(value: bool) -> str:
+    return "on" if value else "off"
 
 
 def _lets_in(info: DomainInfo, keys: Sequence[str]) -> bool:

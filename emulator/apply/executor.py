@@ -1,15 +1,15 @@
 """Carries out a plan: a bounded pool of threads over the dependency graph, every effect journalled.
 
-A step starts when everything it waits for has ended and been recorded. After a stop request no new step starts,
-those under way end, and what was done stays on record for the next run. After a failure the same holds for all steps
-but those of a cluster that the failed ones have no part in.
+A step starts when all steps that it waits for have ended and are recorded. After a stop request no new step starts,
+running steps finish, and everything done stays on record for the next run. The same happens after a failure, except
+that a cluster that no failed step serves is completed.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 from emulator.apply.handler import ApplyContext, Handler
 from emulator.apply.state import StateStore
 from emulator.core.errors import HyperscalerError, InterruptedRunError, StateError
+from emulator.core.pool import threads
 from emulator.core.progress import Event, Reporter, Status
 from emulator.core.stop import StopFlag
 from emulator.plan.clusters import clusters_served
@@ -25,14 +26,14 @@ from emulator.plan.model import Action, Change, Plan
 from emulator.plan.resources import Resource
 
 EVERY_CLUSTER = "*"
-"""Doomed by the failure of a step that serves no cluster in particular."""
+"""Clusters that fail with a step that serves no particular cluster."""
 
 HandlerTable = Mapping[str, Handler[Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Half a replacement, or a whole other change."""
+    """One half of a replacement, or a whole change of another kind."""
 
     key: str
     action: Action
@@ -50,52 +51,62 @@ class StepFailure:
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """How a plan went: `error` tells why not all was carried out, `doomed` holds the clusters that miss something."""
+    """Result of a plan: `error` says why it was not completed, `doomed` holds the clusters that are incomplete."""
 
     error: HyperscalerError | None = None
     doomed: frozenset[str] = frozenset()
 
     def is_intact(self, cluster: str) -> bool:
-        """Whether everything that this cluster (`hpc`, `cloud`) needs was carried out."""
+        """Whether every step that this cluster (`hpc`, `cloud`) needs was carried out."""
         return not self.doomed & {cluster, EVERY_CLUSTER}
 
 
 def steps_of(plan: Plan) -> tuple[dict[str, Step], dict[str, set[str]]]:
-    """The plan as steps by key and, for each, the keys it waits for."""
-    steps: dict[str, Step] = {}
-    for change in plan.changes:
-        for step in _split(change):
-            steps[step.key] = step
+    """The plan as steps by key and, for each step, the keys that it waits for."""
+    steps = {step.key: step for change in plan.changes for step in _split(change)}
     waits: dict[str, set[str]] = {key: set() for key in steps}
-    needs = {step.resource.id: step.resource.needs for step in steps.values()}
+    _wait_for_needs(steps, waits)
     ends: dict[str, str] = {}
     for key, step in steps.items():
-        for need in _needs(step):
+        if step.is_delete:
+            continue
+        waits[key] |= _group(steps, step.resource.waits_for_group) | _deletes_before(steps, step.resource)
+        if chain := step.resource.chain:
+            waits[key] |= {ends[chain]} if chain in ends else set()
+            ends[chain] = key
+    return steps, waits
+
+
+def _wait_for_needs(steps: Mapping[str, Step], waits: Mapping[str, set[str]]) -> None:
+    for key, step in steps.items():
+        for need in step.resource.needs:
+            made = steps.get(f"ensure {need}")
             if step.is_delete and f"delete {need}" in steps:
                 waits[f"delete {need}"].add(key)  # dependents go first
-            elif (made := steps.get(f"ensure {need}")) and step.is_delete and made.resource.outlives_departing:
+            elif made and step.is_delete and made.resource.outlives_departing:
                 waits[made.key].add(key)
             elif made:
-                waits[key].add(made.key)  # a delete, too, needs a hypervisor that runs
-        if not step.is_delete:
-            group = step.resource.waits_for_group
-            waits[key] |= {
-                other for other, made in steps.items() if group and not made.is_delete and made.resource.group == group
-            }
-            if f"delete {step.resource.id}" in steps:
-                waits[key].add(f"delete {step.resource.id}")
-            if chain := step.resource.chain:
-                waits[key] |= {ends[chain]} if chain in ends else set()
-                ends[chain] = key
-            shared = set(step.resource.exclusive)
-            # What stands on this very resource (a slice on its MIG mode) can only go after it is as it should be.
-            above = dependents(needs, [step.resource.id]) if shared else set()
-            waits[key] |= {
-                other
-                for other, rival in steps.items()
-                if rival.is_delete and shared & set(rival.resource.exclusive) and rival.resource.id not in above
-            }
-    return steps, waits
+                waits[key].add(made.key)  # a delete needs a running hypervisor as well
+
+
+def _group(steps: Mapping[str, Step], group: str) -> set[str]:
+    """Keys of the steps that make resources of the group."""
+    return {key for key, step in steps.items() if group and not step.is_delete and step.resource.group == group}
+
+
+def _deletes_before(steps: Mapping[str, Step], resource: Resource) -> set[str]:
+    """Keys of the deletes that make way for the resource: its own, and those of its rivals for something exclusive."""
+    own = {f"delete {resource.id}"} & steps.keys()
+    shared = set(resource.exclusive)
+    if not shared:
+        return own
+    # Dependents of this resource (a slice on its MIG mode) can only be removed once it is in its wanted state.
+    above = dependents({step.resource.id: step.resource.needs for step in steps.values()}, [resource.id])
+    return own | {
+        key
+        for key, rival in steps.items()
+        if rival.is_delete and shared & set(rival.resource.exclusive) and rival.resource.id not in above
+    }
 
 
 def _split(change: Change) -> tuple[Step, ...]:
@@ -109,20 +120,16 @@ def _split(change: Change) -> tuple[Step, ...]:
     return (ensure,)
 
 
-def _needs(step: Step) -> tuple[str, ...]:
-    return step.resource.needs
-
-
 @contextmanager
-def os_errors_told(subject: str) -> Iterator[None]:
-    """A full disk or a missing permission can meet any line of a handler; it is a failure of that step alone."""
+def os_errors_translated(subject: str) -> Iterator[None]:
+    """A full disk or a missing permission, possible in any line of a handler, as a failure of that step alone."""
     try:
         yield
     except OSError as error:
         raise HyperscalerError(
             f"{subject} failed: {error.strerror or error}",
             where=str(error.filename or subject),
-            fix="free space on that file system or mend its permissions, then run the command again",
+            fix="free space on that file system or fix its permissions, then run the command again",
         ) from error
 
 
@@ -148,27 +155,26 @@ class Executor:
         """Carry out all changes.
 
         Raises:
-            HyperscalerError: the first failure; its message tells how many others there were. Everything
-                done until then is on record.
-            InterruptedRunError: a stop was asked for.
+            HyperscalerError: the first failure; its message counts the others. Everything done until then is on record.
+            InterruptedRunError: a stop was requested.
         """
         error = self.run(plan).error
         if error is not None:
             raise error
 
     def run(self, plan: Plan) -> Applied:
-        """Carry out what can be carried out. A cluster that no failed step serves is made to its end."""
+        """Carry out all changes that can be carried out. A cluster that no failed step serves is completed."""
         steps, waits = steps_of(plan)
         serves = clusters_served([step.resource for step in steps.values()])
         failures: list[StepFailure] = []
         finished: list[Step] = []
         doomed: frozenset[str] = frozenset()
         running: dict[Future[None], str] = {}
-        with ThreadPoolExecutor(max_workers=self._workers, thread_name_prefix="apply") as pool:
+        with threads(self._workers, "apply") as pool:
             while waits or running:
                 for key in [key for key, blocked in waits.items() if not blocked]:
                     if len(running) == self._workers:
-                        break  # what waits in a queue would be begun after a stop or a failure, too
+                        break  # a queued step would still start after a stop or a failure
                     may_go_on = EVERY_CLUSTER not in doomed and serves[steps[key].resource.id] - doomed
                     if not self._stop.is_set() and (not failures or may_go_on):
                         del waits[key]
@@ -176,7 +182,7 @@ class Executor:
                 if not running:
                     break
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
+                for future in [each for each in running if each in done]:  # in the order in which they began
                     key = running.pop(future)
                     error = future.exception()
                     if error is None:
@@ -193,9 +199,9 @@ class Executor:
         return Applied(self._error(failures, unstarted=sorted(waits)), doomed | left)
 
     def _roll_back(self, lab: str, finished: list[Step], groups: set[str]) -> None:
-        """Undo, newest first, what this run made of the groups in which something failed.
+        """Undo, newest first, the steps of this run in groups that contain a failure.
 
-        What cannot be undone either stays on record for the next run; its error is reported beside the first.
+        A step that cannot be undone stays on record for the next run; its error is reported in addition to the first.
         """
         for step in reversed(finished):
             if step.resource.group in groups and step.action is Action.CREATE:
@@ -242,7 +248,7 @@ class Executor:
         self._reporter.event(Event("apply", subject, Status.STARTED, f"{action}: {step.reason}"))
         self._store.begin(action, step.resource)
         try:
-            with os_errors_told(subject):
+            with os_errors_translated(subject):
                 if step.is_delete:
                     handler.delete(step.resource, self._store.handle(subject), context)
                     self._store.end(action, step.resource, {})
@@ -256,8 +262,8 @@ class Executor:
         self._reporter.event(Event("apply", subject, Status.DONE, action, time.monotonic() - started))
 
     def _record_failure(self, action: str, resource: Resource, failure: HyperscalerError) -> None:
-        """Nothing depends on this record, since the open `begin` says enough: what is told is the step's own error."""
+        """Record the failure. If that fails as well, the step's own error is reported: its open `begin` suffices."""
         try:
             self._store.fail(action, resource, failure.what)
         except HyperscalerError as error:
-            self._reporter.warn(f"{resource.id}: that it failed could not be recorded: {error.what}")
+            self._reporter.warn(f"{resource.id}: its failure could not be recorded: {error.what}")

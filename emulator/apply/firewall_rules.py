@@ -1,15 +1,14 @@
-"""A lab's firewall as the rules that the kernel is given. Pure.
+"""A lab's firewall as rules for the kernel. Pure.
 
-All rules concern packets that come from or go to the lab's own bridges; everything else passes untouched, to the
-tables of others. The order of the rules is the policy:
+All rules concern packets from or to the lab's own bridges; all other packets pass untouched to the tables of others.
+The order of the rules is the policy:
 
-- what a bridge sends back to its own ports is the guests' own affair (the kernel shows such packets to the table where
-  the module br_netfilter is loaded);
-- nothing passes in IPv6 from or to a network that has none; where there is one, the same holds in both families;
-- a packet from a guest must bear the addresses of a node of that network, else it is spoofed and dropped;
+- packets between ports of one bridge pass (the kernel shows them to the table if the module br_netfilter is loaded);
+- no IPv6 passes from or to a network without IPv6; otherwise both families are treated alike;
+- a packet from a guest must have the addresses of a node of that network, else it is spoofed and dropped;
 - the host and its guests find each other by ARP, which this table never sees, and by ICMPv6, which it lets pass;
 - answers, and ICMP errors about them, pass;
-- then what is allowed; everything else is refused with an ICMP error, so that programs fail at once.
+- then allowed traffic passes; everything else is refused with an ICMP error, so that programs fail at once.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from emulator.core import ids
-from emulator.core.filter_ports import FilterChain, FilterHook, FilterRule, FilterTable
 from emulator.core.ports import Ownership
+from emulator.core.ports.packet_filter import FilterChain, FilterHook, FilterRule, FilterTable
 from emulator.plan.resources import Firewall, FirewallRule, FirewallZone
 
 GUEST_TO_HOST = "guest_to_host"
@@ -34,7 +33,7 @@ _COMMENT = 100
 
 
 def filter_table(owner: Ownership, firewall: Firewall) -> FilterTable:
-    """The table of a lab, with its mark."""
+    """The table of a lab, with its ownership mark."""
     bridges = _set(f'"{zone.bridge}"' for zone in firewall.zones)
     return FilterTable(
         name=firewall.table,
@@ -55,7 +54,7 @@ def filter_table(owner: Ownership, firewall: Firewall) -> FilterTable:
 
 
 def _spoofed(zone: FirewallZone) -> Iterable[FilterRule]:
-    """A node's IPv6 addresses are its own and the link-local one, from which it looks for its neighbours."""
+    """Drop spoofed packets. A node may use its own IPv6 address and the link-local one for neighbour discovery."""
     comment = f"spoofed in {zone.name}"
     if not zone.nodes:
         yield FilterRule(f'iifname "{zone.bridge}" counter drop', comment)
@@ -73,7 +72,7 @@ def _spoofed(zone: FirewallZone) -> Iterable[FilterRule]:
 
 
 def _without_ipv6(zones: Sequence[FirewallZone], *sides: str) -> Iterable[FilterRule]:
-    """Drop what is IPv6 and comes from (`iifname`) or goes to (`oifname`) a network that has none."""
+    """Drop IPv6 packets from (`iifname`) or to (`oifname`) networks without IPv6."""
     without = [zone for zone in zones if not zone.subnet_v6]
     if len(without) == len(zones):
         yield FilterRule(f"{_IPV6} counter drop", "no IPv6")
@@ -84,9 +83,9 @@ def _without_ipv6(zones: Sequence[FirewallZone], *sides: str) -> Iterable[Filter
 
 
 def _guest_to_host(zones: Sequence[FirewallZone]) -> tuple[FilterRule, ...]:
-    """DHCP comes first: who asks for an address has none. DNS only at the gateway of one's own network.
+    """Traffic from guests to the host: DHCP first, because its sender has no address yet; DNS only at its own gateway.
 
-    Of ICMPv6 the host listens to neighbour discovery alone: no guest is a router to it (advertisements, redirects).
+    The host accepts only neighbour discovery of ICMPv6: no guest is a router to it (advertisements, redirects).
     """
     services = [
         FilterRule(f'iifname "{zone.bridge}" {gateway} {protocol} dport 53 accept', f"DNS of {zone.name}")
@@ -136,7 +135,7 @@ def _allowed_in(
     words = [f'iifname "{source.bridge}" oifname "{target.bridge}"']
     if rule.sources:
         words.append(f"{family} saddr {_set(sources)}")
-    # The subnet, too: routes of the host could lead to more behind that bridge.
+    # Limited to the subnet, because routes of the host could lead further behind that bridge.
     words.append(f"{family} daddr {_set(targets) if rule.targets else subnet}")
     if rule.protocol == "icmp":
         words.append(f"{icmp} type echo-request")

@@ -1,10 +1,10 @@
 """Who owns what of the host's GPUs.
 
-A GPU instance carries no mark of its maker, nor does MIG mode, and a lab's journal can be lost; so the owner of
-each is also written down in one file per host, next to the labs, not inside one. A claim is written before the
-effect and struck out after the removal.
+Neither a GPU instance nor MIG mode carries a mark of its owner, and a lab's journal can be lost. The owners are
+therefore also recorded in one file per host, outside the labs' directories. A claim is written before the effect and
+struck out after the removal.
 
-Labs of the default home are in the file by their names, those of other homes as `LAB in HOME`.
+The file names labs of the default home by their names, labs of other homes as `LAB in HOME`.
 """
 
 from __future__ import annotations
@@ -19,29 +19,30 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
-from emulator.apply.lock import exclusive_lock
+from emulator.apply.lock import exclusive_lock, host_locks
 from emulator.apply.state import read_boot_id
 from emulator.core.errors import ConflictError, StateError
 from emulator.core.fs import write_whole
 from emulator.core.paths import Home
 from emulator.core.units import natural
 
-VERSION = 2  # 1 had neither boots nor a checksum
+VERSION = 2  # version 1 had neither boots nor a checksum
 LAYOUT_SECONDS = 600.0
-"""How long one may wait for another that works on the GPUs: a driver call of it may reset a GPU or hang."""
+"""Seconds to wait for another process that works on the GPUs: its driver call may reset a GPU or hang."""
 ENTRY_SECONDS = 60.0
-"""How long one may wait for another that writes the file."""
+"""Seconds to wait for another process that writes the file."""
 
 
 def slice_key(pci_address: str, profile: str, start: int) -> str:
-    """A GPU instance."""
+    """Key of a GPU instance."""
     return f"{pci_address}/{profile}@{start}"
 
 
 def slice_of(key: str) -> tuple[str, str, int] | None:
-    """GPU, profile and start of a GPU instance; None for the key of something else."""
+    """GPU, profile and start by the key of a GPU instance; None for any other key."""
     pci_address, _, rest = key.partition("/")
     profile, at, start = rest.partition("@")
     place = natural(start) if at else None
@@ -49,36 +50,36 @@ def slice_of(key: str) -> tuple[str, str, int] | None:
 
 
 def mode_key(pci_address: str) -> str:
-    """That MIG mode of a GPU was off before: its owner switches it off again."""
+    """Key of MIG mode that was off before: its owner switches it off again."""
     return f"{pci_address}/mig-mode"
 
 
 def functions_key(pci_address: str) -> str:
-    """That virtual functions of a GPU were off before: their owner disables them again."""
+    """Key of virtual functions that were off before: their owner disables them again."""
     return f"{pci_address}/virtual-functions"
 
 
 def vgpus_on(pci_address: str) -> str:
-    """What the keys of all vGPUs of a GPU begin with."""
+    """The common beginning of the keys of a GPU's vGPUs."""
     return f"{pci_address}/vgpu/"
 
 
 def vgpu_key(pci_address: str, uuid: str, function: str) -> str:
-    """A vGPU on a virtual function. In the vendor VFIO framework nothing on the host tells whose it is."""
+    """Key of a vGPU on a virtual function. In the vendor VFIO framework only this key identifies its owner."""
     return f"{vgpus_on(pci_address)}{uuid}/{function}"
 
 
 def whole_gpus(keys: Iterable[str]) -> tuple[str, ...]:
-    """Those of the keys that stand for whole GPUs: PCI addresses."""
+    """The keys of whole GPUs among `keys`: PCI addresses."""
     return tuple(key for key in keys if "/" not in key)
 
 
 _IN = " in "
-"""Between a lab's name and its home; neither has blanks (`Home.id` is percent-encoded)."""
+"""Separates a lab's name and its home; neither has blanks (`Home.id` is percent-encoded)."""
 
 
 def release_command(owner: str) -> str:
-    """The command that gives the GPUs of a lab back; `owner` may name its home."""
+    """The command that releases the GPUs of a lab; `owner` may name its home."""
     lab, _, home = owner.partition(_IN)
     release = f"hyperscaler gpu release {lab}"
     return f"HYPERSCALER_HOME={shlex.quote(unquote(home))} {release}" if home else release
@@ -100,21 +101,21 @@ class Claim:
 
 
 def outlives_boots(key: str) -> bool:
-    """Whether what the key stands for can be there after a reboot of the host: slices and vGPUs cannot."""
+    """Whether the key's object survives a reboot of the host: slices and vGPUs do not."""
     return "@" not in key and "/vgpu/" not in key
 
 
 class GpuLedger:
-    """Keys are those of the functions above, and `<pci address>` for a whole GPU; values are names of labs.
+    """Owners of GPUs and their parts. Keys come from the functions above, or are the PCI address of a whole GPU.
 
-    A reboot takes slices and vGPUs away. The claims on them stay, as reservations of their places, but what is found
-    there afterwards is not the lab's until it is made and claimed again (`holds`, `held`).
+    A reboot removes slices and vGPUs. The claims on them stay as reservations of their places, but a slice found there
+    afterwards is not the lab's until the lab makes and claims it again (`holds`, `held`).
 
-    A ledger is seen from one home: that one's labs go by their names alone here, those of others as `LAB in HOME`.
+    A ledger is seen from one home: its methods name labs of that home by their names alone, others as `LAB in HOME`.
 
     Args:
-        home: the id of the home it is seen from; empty for the default one, beside whose labs the ledger lies.
-        layout: lock file of `layout()`, which labs of several homes share; else it lies beside the ledger.
+        home: the id of the home that it is seen from; empty for the default home, in which the ledger lies.
+        layout: lock file of `layout()`, shared by labs of several homes; by default next to the ledger.
         boot_id: the host's boot id.
     """
 
@@ -136,15 +137,15 @@ class GpuLedger:
         return self._path
 
     def full_name(self, lab: str) -> str:
-        """What no other lab of the host is called: for a lab of another home than the default one, with that."""
+        """The lab's name that is unique on the host: it includes the home unless that is the default one."""
         return f"{lab}{_IN}{self._home}" if self._home and _IN not in lab else lab
 
     def written(self, owner: str) -> str:
-        """An owner as the file has it: what no other lab of the host is called."""
+        """An owner as written in the file: the name that is unique on the host."""
         return owner.removesuffix(f"{_IN}{Home(self._path.parent).id}") if _IN in owner else self.full_name(owner)
 
     def seen(self, written: str) -> str:
-        """An owner of the file as it is called from this home."""
+        """An owner in the file, as named from this home."""
         if not self._home:
             return written
         if _IN not in written:
@@ -152,7 +153,7 @@ class GpuLedger:
         return written.removesuffix(f"{_IN}{self._home}")
 
     def homes(self) -> tuple[str, ...]:
-        """Ids of the homes other than the default one that the file names, however damaged it is."""
+        """Ids of the non-default homes that the file names, however damaged it is."""
         try:
             text = self._path.read_bytes().decode("ascii", "replace")
         except FileNotFoundError:
@@ -162,12 +163,12 @@ class GpuLedger:
         return tuple(sorted(set(re.findall(rf'"[a-z0-9-]+{_IN}(/[^"\s]*)"', text))))
 
     def owner(self, key: str) -> str | None:
-        """The lab that has the claim, of whatever boot."""
+        """The lab that has the claim, from this boot or an earlier one."""
         claim = self.claims().get(key)
         return claim.lab if claim else None
 
     def holds(self, lab: str, key: str) -> bool:
-        """Whether what is there is the lab's: its claim is of this boot, or of something that outlives boots."""
+        """Whether the present object is the lab's: its claim is of this boot, or the object survives reboots."""
         claim = self.claims().get(key)
         return claim is not None and claim.lab == lab and self._in_effect(key, claim)
 
@@ -183,10 +184,10 @@ class GpuLedger:
         return outlives_boots(key) or claim.boot in ("", self.boot_id())
 
     def claim(self, key: str, lab: str) -> None:
-        """Write the lab down as the owner; it may be so already.
+        """Record the lab as the owner; it may be the owner already.
 
         Raises:
-            ConflictError: another lab has it.
+            ConflictError: another lab is the owner.
         """
         with self._locked():
             claims = self.claims()
@@ -202,21 +203,21 @@ class GpuLedger:
                 self._write({**claims, key: wanted})
 
     def release(self, key: str, lab: str) -> None:
-        """Strike the entry out if it is this lab's."""
+        """Strike out the claim if it is this lab's."""
         with self._locked():
             claims = self.claims()
             if key in claims and claims[key].lab == lab:
                 self._write({name: claim for name, claim in claims.items() if name != key})
 
     def pass_on(self, key: str, lab: str, heir: str) -> None:
-        """Make `heir` the owner of what was `lab`'s."""
+        """Pass the claim from `lab` to `heir`."""
         with self._locked():
             claims = self.claims()
             if key in claims and claims[key].lab == lab:
                 self._write({**claims, key: Claim(heir, claims[key].boot)})
 
     def take_over(self, claims: Mapping[str, Claim]) -> None:
-        """Add what nobody has a claim on yet."""
+        """Add claims on keys that have no owner yet."""
         with self._locked():
             there = self.claims()
             if not claims.keys() <= there.keys():
@@ -234,21 +235,17 @@ class GpuLedger:
         """All entries.
 
         Raises:
-            LedgerDamagedError: its content cannot be believed.
-            StateError: it is of a newer version, or cannot be read; it is never overwritten then.
+            LedgerDamagedError: the content cannot be trusted.
+            StateError: the file is of a newer version or cannot be read; it is never overwritten then.
         """
         try:
-            data = json.loads(self._path.read_bytes())
+            data = self._load()
         except FileNotFoundError:
             return {}
-        except OSError as error:
-            raise StateError(f"cannot be read: {error.strerror}", where=str(self._path)) from error
-        except (ValueError, RecursionError) as error:
-            raise self._damaged(f"cannot be read: {error}") from error
         version = data.get("version") if isinstance(data, dict) else None
         if not isinstance(version, int):
-            raise self._damaged("is no GPU ledger")
-        # A flipped bit can make a version, too; then the rest of the file is as this version wrote it.
+            raise self._damaged("is not a GPU ledger")
+        # A flipped bit can change the version as well; the rest of the file then has this version's form.
         if version > VERSION and data.get("sum") != _checksum({**data, "version": VERSION}):
             raise StateError(
                 f"not a GPU ledger of this version: it is of format {version}, and this version understands {VERSION}",
@@ -257,18 +254,31 @@ class GpuLedger:
             )
         owners, boots = data.get("owners"), data.get("boots", {})
         if not isinstance(owners, dict) or not isinstance(boots, dict):
-            raise self._damaged("is no GPU ledger")
+            raise self._damaged("is not a GPU ledger")
         if version != 1 and data.get("sum") != _checksum(data):
             raise self._damaged("its checksum differs")
         return {str(key): Claim(self.seen(str(owner)), str(boots.get(key, ""))) for key, owner in owners.items()}
+
+    def _load(self) -> Any:
+        """The file's JSON value, which may be of any type."""
+        try:
+            return json.loads(self._path.read_bytes())
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise StateError(f"cannot be read: {error.strerror}", where=str(self._path)) from error
+        except (ValueError, RecursionError) as error:
+            raise self._damaged(f"cannot be read: {error}") from error
 
     def _damaged(self, why: str) -> LedgerDamagedError:
         fix = "the next provision or destroy of a lab with GPUs writes it anew from the labs' records"
         return LedgerDamagedError(f"the GPU ledger is damaged: {why}", where=str(self._path), fix=fix)
 
     def rewrite_damaged(self, claims: Mapping[str, Claim]) -> Path | None:
-        """Put `claims` in the place of a ledger that is damaged, and keep that beside it; returns where. None when
-        somebody else has done so in the meantime."""
+        """Replace a damaged ledger by `claims` and keep the damaged file next to it; returns its path.
+
+        None if another process has replaced it in the meantime.
+        """
         with self._locked():
             try:
                 self.claims()
@@ -290,10 +300,10 @@ class GpuLedger:
         write_whole(self._path, text.encode() + b"\n")
 
     def layout(self) -> AbstractContextManager[None]:
-        """Exclusive over all threads and labs of the host: who looks for a free place takes it before others look.
+        """Exclusive lock over all threads and labs of the host, held from looking for a free place to claiming it.
 
         Raises:
-            ConflictError: another one has not come to its end for LAYOUT_SECONDS; names its process.
+            ConflictError: another process has held it for LAYOUT_SECONDS; names the process.
         """
         return exclusive_lock(self._layout, purpose="layout of the GPUs", wait_seconds=LAYOUT_SECONDS)
 
@@ -305,3 +315,14 @@ class GpuLedger:
 def _checksum(data: Mapping[str, object]) -> str:
     body = json.dumps({key: value for key, value in data.items() if key != "sum"}, sort_keys=True)
     return hashlib.sha256(body.encode()).hexdigest()[:16]
+
+
+def host_ledger(home: Home) -> GpuLedger:
+    """The ledger of the host's own GPUs: one for all of root's homes, since they share the GPUs.
+
+    It lies in root's default home, because it must outlive a reboot.
+    """
+    layout, default = host_locks(home) / "gpu-layout.lock", Home.system()
+    if os.geteuid() != 0:
+        return GpuLedger(home.gpu_owners, layout)
+    return GpuLedger(default.gpu_owners, layout, home="" if home.id == default.id else home.id)

@@ -1,4 +1,4 @@
-"""What a handler of a resource kind must do, and what it gets to do it with."""
+"""The protocol of a handler for one kind of resource, and the context that it works in."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ Handle = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class ApplyContext:
-    """`handle(resource_id)` gives the handle of something that was made before; `report` takes a live line. `resumed`
-    says that an earlier run had begun to delete it: what is there now may be somebody else's, made since.
+    """`handle(resource_id)` returns the handle of an earlier resource; `report` shows a line live.
+
+    `resumed` means that an earlier run began to delete the resource: an object found now may be a later, foreign one.
     """
 
     lab: str
@@ -26,10 +27,10 @@ class ApplyContext:
 
 
 class Handler(Protocol[R_contra]):
-    """Everything the program knows about making one kind of resource.
+    """Observes, makes and removes one kind of resource.
 
-    `ensure` is idempotent and serves create, adopt, update and repair alike: whatever half of it a crashed run
-    left behind, calling it again leads to the same end. It never touches anything that is not the lab's.
+    `ensure` is idempotent and serves create, adopt, update and repair alike: it completes whatever a crashed run left
+    behind. It never touches anything foreign.
     """
 
     def observe(self, resource: R_contra, record: Recorded | None) -> Observation:
@@ -37,13 +38,13 @@ class Handler(Protocol[R_contra]):
         ...
 
     def ensure(self, resource: R_contra, previous: Resource | None, context: ApplyContext) -> Handle:
-        """Make it so and return the handle."""
+        """Bring the resource into its wanted state and return its handle."""
         ...
 
     def delete(self, resource: R_contra, handle: Handle, context: ApplyContext) -> None:
-        """Take it away; absent is fine, foreign is left alone."""
+        """Remove it; nothing happens if it is absent, and foreign objects are left alone."""
         ...
 
     def find(self, lab: str) -> Sequence[Resource]:
-        """Resources of this kind on the host that are this lab's by their own marks, without any record."""
+        """Resources of this kind on the host that bear the lab's marks, whether on record or not."""
         ...

@@ -1,7 +1,8 @@
-"""The record of what was done to a host: a fold over the journal of `host prepare` and `host restore`.
+"""The changes made to a host: a fold over the journal of `host prepare` and `host restore`.
 
-Entries: `plan` (ids of the steps of a run), `begin` (a step, what it touches and how that was before), `end` (how it
-is now), `failed` (why, and how it is now), and `restored` (paths and steps that are back as they were).
+Entries: `plan` (ids of the steps of a run), `begin` (a step, the files it touches and their earlier state), `end`
+(their new state), `failed` (the reason and the new state), and `restored` (paths and steps that are back in the earlier
+state).
 """
 
 from __future__ import annotations
@@ -10,20 +11,20 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from emulator.core.file_ports import FileLook
+from emulator.core.ports.files import FileLook
 
 
 @dataclass(slots=True)
 class Touched:
-    """A file that steps have written.
+    """A file that steps have changed.
 
     Attributes:
-        before: what was there before the first of them.
-        after: what the last one left; None while it is not known, because a step was cut off.
-        possible: digests that the step that was cut off can have left, as far as that is known: what it found, and
-            what it was about to write. A command may leave anything.
-        exact: nobody else has changed it between two steps, so that `before` is all that is to be put back.
-        written: a step wrote it itself, as a whole. What a command changed is others' file.
+        before: the state before the first step.
+        after: the state after the last step; None while unknown because a step was interrupted.
+        possible: digests that an interrupted step may have left, if known: the content it found and the content it was
+            about to write. A command may leave anything.
+        exact: nothing else changed the file between two steps, so that restoring `before` is enough.
+        written: a step wrote the whole file. A file that a command changed belongs to others.
     """
 
     before: FileLook
@@ -33,13 +34,13 @@ class Touched:
     written: bool = False
 
     def left_by_us(self, look: FileLook) -> bool:
-        """Whether `look` is how the steps have left it. Not knowing is no: it may have others' changes."""
+        """Whether `look` is the state that the steps left. If that is unknown, no: it may contain others' changes."""
         return look.digest in self.possible if self.after is None else look == self.after
 
 
 @dataclass(slots=True)
 class DoneStep:
-    """A step that has begun. Neither `ended` nor `failed`: it was cut off. `traces`, `sets`: see `Step`."""
+    """A step that was begun; neither `ended` nor `failed` if it was interrupted. `traces`, `sets`: see `Step`."""
 
     id: str
     title: str
@@ -54,7 +55,7 @@ class DoneStep:
 
 @dataclass(slots=True)
 class Record:
-    """What stands done, in the order in which it was begun. `leftover`: planned, and not ended."""
+    """Steps in the order in which they began. `leftover`: planned, but not ended."""
 
     touched: dict[str, Touched] = field(default_factory=dict)
     steps: dict[str, DoneStep] = field(default_factory=dict)
@@ -67,7 +68,7 @@ class Record:
 
 
 def fold(entries: Iterable[Mapping[str, Any]]) -> Record:
-    """The record as the journal's entries tell it."""
+    """The record that the journal's entries describe."""
     record = Record()
     for entry in entries:
         match entry.get("type"):
@@ -86,22 +87,12 @@ def fold(entries: Iterable[Mapping[str, Any]]) -> Record:
 
 
 def _begin(record: Record, entry: Mapping[str, Any]) -> None:
-    paths = []
     for path, seen in entry["touches"].items():
-        paths.append(path)
-        look = look_of(seen)
-        known = record.touched.get(path)
-        if known is None or known.before == look:
-            known = record.touched[path] = Touched(look)
-        else:
-            known.exact = known.exact and known.left_by_us(look)
-        known.after = None
-        known.written = known.written or bool(entry.get("writes"))
-        known.possible = frozenset((look.digest, entry.get("writes") or look.digest))
+        _touch(record, path, look_of(seen), entry.get("writes"))
     step = DoneStep(
         entry["step"],
         entry["title"],
-        tuple(paths),
+        tuple(entry["touches"]),
         frozenset(entry.get("traces", ())),
         tuple(tuple(words) for words in entry["undo"]),
         entry["lasting"],
@@ -109,7 +100,7 @@ def _begin(record: Record, entry: Mapping[str, Any]) -> None:
     )
     earlier = record.steps.get(step.id)
     if earlier is not None:
-        # How things were before the first run counts: its commands win over those of later runs about the same thing.
+        # The state before the first run counts: its undo commands win over those of later runs for the same setting.
         known_subjects = {_subject(words) for words in earlier.undo}
         step.undo = (*earlier.undo, *(words for words in step.undo if _subject(words) not in known_subjects))
         step.lasting = "; ".join(dict.fromkeys(filter(None, (earlier.lasting, step.lasting))))
@@ -118,8 +109,20 @@ def _begin(record: Record, entry: Mapping[str, Any]) -> None:
     record.leftover.add(step.id)
 
 
+def _touch(record: Record, path: str, look: FileLook, writes: str | None) -> None:
+    """A step that found the file as `look` has begun; it is about to write content of the digest `writes`, if any."""
+    known = record.touched.get(path)
+    if known is None or known.before == look:
+        known = record.touched[path] = Touched(look)
+    else:
+        known.exact = known.exact and known.left_by_us(look)
+    known.after = None
+    known.written = known.written or bool(writes)
+    known.possible = frozenset((look.digest, writes or look.digest))
+
+
 def _subject(words: tuple[str, ...]) -> tuple[str, ...]:
-    """What a command is about: all of it but the value after `=`."""
+    """The setting that a command changes: the command without the value after `=`."""
     return tuple(word.partition("=")[0] for word in words)
 
 

@@ -1,7 +1,7 @@
-"""Which hypervisor each lab of this home is on, kept outside the labs' directories.
+"""The hypervisor of each lab of this home, kept outside the labs' directories.
 
-A lab whose journal is lost must still be looked for where it is: with a libvirtd that does not answer just now, nothing
-else tells that there are guests on it.
+A lab whose journal is lost must still be found on its hypervisor. If that libvirtd does not answer at the moment, this
+record alone shows that the lab may have guests there.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ VERSION = 1
 
 
 def remember_hypervisor(home: Home, lab: str, hypervisor: str) -> None:
-    """Write down `embedded` or the libvirt URI of the lab; nothing where it is so already."""
+    """Record `embedded` or the libvirt URI of the lab; writes nothing if it is recorded already."""
     if remembered_hypervisor(home, lab) != hypervisor:
         body = {"version": VERSION, "lab": lab, "hypervisor": hypervisor}
         text = json.dumps({**body, "sum": _checksum(lab, hypervisor)}, sort_keys=True)
@@ -25,7 +25,7 @@ def remember_hypervisor(home: Home, lab: str, hypervisor: str) -> None:
 
 
 def remembered_hypervisor(home: Home, lab: str) -> str:
-    """`embedded` or the libvirt URI of the lab; empty where nothing believable is written.
+    """`embedded` or the libvirt URI of the lab; empty without a trustworthy record.
 
     Raises:
         StateError: the record is of a newer version, or cannot be read.
@@ -54,7 +54,7 @@ def remembered_hypervisor(home: Home, lab: str) -> str:
 
 
 def forget_hypervisor(home: Home, lab: str) -> None:
-    """For `destroy`, once the lab is gone."""
+    """Remove the record; for `destroy`, once the lab is gone."""
     path = home.hypervisor_of(lab)
     try:
         path.unlink()

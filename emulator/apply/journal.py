@@ -1,8 +1,8 @@
 """The write-ahead journal of a lab: one JSON object per line, appended and fsynced.
 
-Every effect is preceded by a `begin` line and followed by an `end` line; the state is a fold over them
-(`state.py`). Each line carries a checksum over the rest of it, so that a torn or altered line is noticed
-instead of believed. Lines of a newer format version are refused, never guessed at.
+Every effect is preceded by a `begin` line and followed by an `end` line; the state is a fold over them (`state.py`).
+Each line carries a checksum over the rest of it, so that a torn or altered line is detected. Lines of a newer format
+version are refused, never guessed at.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ NEWER = "format "
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """A line that cannot be believed. `line` counts from 1; `torn` is an incomplete last line (a crash)."""
+    """A line that cannot be trusted. `line` counts from 1; `torn` is an incomplete last line (a crash)."""
 
     line: int
     why: str
@@ -36,7 +36,7 @@ class Damage:
 
 @dataclass(frozen=True, slots=True)
 class JournalContents:
-    """All believable entries in order, and what was wrong with the others. `lines`: where each entry stands, from 1."""
+    """All valid entries in order, and the damage. `lines` are the entries' line numbers, from 1."""
 
     entries: tuple[Mapping[str, Any], ...]
     damage: tuple[Damage, ...]
@@ -51,11 +51,11 @@ class Journal:
         self._lock = threading.Lock()
 
     def append(self, entry: Mapping[str, Any]) -> None:
-        """Write one entry and return when it is on the disk.
+        """Write one entry; it is on the disk when this returns.
 
         Raises:
-            StateError: the file cannot be written (no space, read-only); the caller must not go on with
-                the effect that it wanted to announce.
+            StateError: the file cannot be written (no space, read-only); the caller must not begin the effect that
+                it wanted to announce.
         """
         line = _line(entry)
         try:
@@ -65,7 +65,7 @@ class Journal:
             raise StateError(
                 f"the journal cannot be written: {error.strerror}",
                 where=str(self.path),
-                fix="free space on that file system or mend its permissions, then run the command again",
+                fix="free space on that file system or fix its permissions, then run the command again",
             ) from error
 
     def _write(self, line: bytes) -> None:
@@ -106,7 +106,7 @@ class Journal:
                 numbers.append(number)
             last = number if entry is not None else last
         for bad in damage:
-            # An older program never writes after a newer one, so that a line with others after it is only damaged.
+            # An older program never writes after a newer one, so a newer line followed by others is merely damaged.
             if bad.why.startswith(NEWER) and bad.line > last:
                 raise StateError(
                     f"the journal is of {bad.why}, newer than this version understands ({VERSION})",
@@ -116,10 +116,10 @@ class Journal:
         return JournalContents(tuple(entries), tuple(damage), tuple(numbers))
 
     def rewrite(self, entries: Iterable[Mapping[str, Any]]) -> Path:
-        """Replace a damaged journal at once, keeping it for a person to look at; returns where.
+        """Replace a damaged journal atomically and keep the damaged file for inspection; returns its path.
 
         Raises:
-            StateError: the new one cannot be written; the damaged one is still in its place.
+            StateError: the new journal cannot be written; the damaged one is still in place.
         """
         kept = self.path.with_name(f"{self.path.name}.damaged-{time.strftime('%Y%m%dT%H%M%S')}")
         lines = b"".join(_line(entry) for entry in entries)
@@ -131,7 +131,7 @@ class Journal:
             raise StateError(
                 f"the damaged journal cannot be replaced: {error.strerror}",
                 where=str(self.path),
-                fix="free space on that file system or mend its permissions, then run the command again",
+                fix="free space on that file system or fix its permissions, then run the command again",
             ) from error
         return kept
 
@@ -150,7 +150,7 @@ def encode(entry: Mapping[str, Any]) -> bytes:
 
 
 def decode(line: bytes) -> tuple[Mapping[str, Any] | None, str]:
-    """The entry of a line without its checksum, or None and why it cannot be believed."""
+    """The entry of a line without its checksum, or None and the reason for distrust."""
     try:
         data = json.loads(line)
     except (ValueError, RecursionError):
@@ -158,10 +158,10 @@ def decode(line: bytes) -> tuple[Mapping[str, Any] | None, str]:
     if not isinstance(data, dict) or not isinstance(data.get("v"), int):
         return None, "not a journal entry"
     claimed = data.pop(_SUM, None)
-    # The version comes first: a newer format may have another checksum, or other rules for it.
+    # The version is checked first: a newer format may have another checksum or other rules for it.
     if data["v"] > VERSION:
         same = json.dumps({**data, "v": VERSION}, sort_keys=True, separators=(",", ":"))
-        flipped = claimed == _checksum(same)  # a bit of ours, not a newer program
+        flipped = claimed == _checksum(same)  # a flipped bit, not a newer program
         return None, "checksum differs" if flipped else f"{NEWER}{data['v']}"
     body = json.dumps(data, sort_keys=True, separators=(",", ":"))
     if claimed != _checksum(body):

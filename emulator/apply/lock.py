@@ -1,7 +1,7 @@
 """Exclusive locks between processes: one per lab, and one for what labs share on the host.
 
-`flock` on a file that outlives the holder: the kernel lets go when the holder dies, however it dies, so a
-stale lock cannot block. The file names the holder for the message that the loser prints.
+`flock` on a file that outlives the holder: the kernel releases it when the holder dies, however it dies, so a stale
+lock cannot block. The file names the holder for the message that a waiting process prints.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from pathlib import Path
 
 from emulator.core.errors import InterruptedRunError, StateError
 from emulator.core.locking import acquire, holder, name_of
+from emulator.core.paths import Home
 from emulator.core.stop import StopFlag
 
-# Locks around what labs of all homes share. Not in /run/lock, which everybody may write to: who made the directory
-# first could keep root out, or take the locks.
+# Locks that labs of all homes share. Not in /run/lock, which is world-writable: a user who creates the directory first
+# could lock root out or take the locks.
 HOST_LOCKS = Path("/run/hyperscaler/locks")
 
 
@@ -31,13 +32,13 @@ def exclusive_lock(
     """Hold the lock at `path` while the block runs.
 
     Args:
-        purpose: what the lock guards and which command holds it, for the loser's message.
-        wait_seconds: how long to wait for another holder; 0 gives up at once.
+        purpose: what the lock guards and which command holds it, for the message of a waiting process.
+        wait_seconds: seconds to wait for another holder; 0 gives up at once.
         stop: ends the wait when it is set.
 
     Raises:
-        ConflictError: somebody else holds it; names process id, host, start time and command.
-        InterruptedRunError: a stop was asked for while we waited.
+        ConflictError: another process holds it; names process id, host, start time and command.
+        InterruptedRunError: a stop was requested during the wait.
     """
     descriptor = _open(path)
     try:
@@ -54,7 +55,7 @@ def exclusive_lock(
             "since": time.strftime("%Y-%m-%d %H:%M:%S"),
             "purpose": purpose,
         }
-        with suppress(OSError):  # on a full disk the lock is held all the same, only its holder is not named
+        with suppress(OSError):  # on a full disk the lock is held, but without its holder's name
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, json.dumps(me).encode(), 0)
         try:
@@ -80,7 +81,7 @@ def _open(path: Path) -> int:
 
 
 def _make_host_locks() -> None:
-    """Make the directory, and refuse one that others own or may write to, or that lies in such a one."""
+    """Create the directory; refuse one that others own or may write to, itself or any directory above it."""
     while True:
         try:
             for directory in (HOST_LOCKS.parent, HOST_LOCKS):
@@ -89,7 +90,7 @@ def _make_host_locks() -> None:
                 _require_own(directory)
             return
         except FileNotFoundError:
-            # The outer one goes when the last namespace does, if nothing is in it yet (`adapters/netns.py`).
+            # The outer directory is removed with the last namespace if it is empty (`network_namespace.py`).
             if not HOST_LOCKS.parent.parent.is_dir():
                 raise
 
@@ -98,14 +99,14 @@ def _require_own(directory: Path) -> None:
     found = directory.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
         raise StateError(
-            "the directory of the host's locks is not root's alone",
+            "users other than root can write to the directory of the host's locks",
             where=str(directory),
             fix=f"find out who made it and remove it (rm -r {directory})",
         )
 
 
 def start_time(pid: int) -> str:
-    """When the process started, in the kernel's ticks since boot: with its id it names it for good; empty if gone."""
+    """Start time of the process in ticks since boot, which with the id identifies it uniquely; empty if it is gone."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(errors="replace").rsplit(")", 1)[1].split()[19]
     except (OSError, IndexError):
@@ -113,7 +114,7 @@ def start_time(pid: int) -> str:
 
 
 def _lives(text: str) -> bool:
-    """Whether the process that a lock file names is there: its id, and when it started, since ids come again."""
+    """Whether the process that a lock file names still lives, by id and start time, because ids are reused."""
     try:
         found = json.loads(text)
         pid, started = found["pid"], found["started"]
@@ -123,11 +124,11 @@ def _lives(text: str) -> bool:
 
 
 def holder_of(path: Path) -> str:
-    """What holds the lock now, or an empty string. Never takes the lock, so it cannot get in anybody's way.
+    """The present holder of the lock, or an empty string. Never takes the lock, so it cannot get in the way.
 
-    The holder strikes its name out before it lets go, so that a name of a process that lives is the answer; on btrfs
-    and overlay file systems `/proc/locks` has another device number than the file. For a holder of another pid
-    namespace that list is asked, by device and inode.
+    A holder removes its name before it releases the lock, so the name of a living process is the answer. `/proc/locks`
+    serves only for holders in another pid namespace, by device and inode: on btrfs and overlay file systems its device
+    number differs from the file's.
     """
     try:
         status = path.stat()
@@ -141,3 +142,11 @@ def holder_of(path: Path) -> str:
     if f" {major:02x}:{minor:02x}:{status.st_ino} " not in locks or not text:
         return ""
     return name_of(text)
+
+
+def host_locks(home: Home) -> Path:
+    """Directory of the locks around everything that labs share: one for all of root's homes.
+
+    The homes of other users share no hypervisor and no GPU with it.
+    """
+    return HOST_LOCKS if os.geteuid() == 0 else home.host_locks

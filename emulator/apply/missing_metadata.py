@@ -1,4 +1,4 @@
-"""Domains and networks with a UUID of the lab's that have lost its mark: nobody can tell whose they are now."""
+"""Domains and networks that have a UUID of the lab but no longer its mark, so that their owner is unknown."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from emulator.core.errors import ConflictError
 from emulator.core.ports import DomainInfo, Hypervisor, HypervisorSession, NetworkInfo
 
 
-def lost_mark(lab: LabIdentity, info: DomainInfo | NetworkInfo, resource_id: str) -> ConflictError | None:
-    """Why something with the UUID of this resource is not taken away; None when it is the lab's, or surely another's.
+def missing_mark(lab: LabIdentity, info: DomainInfo | NetworkInfo, resource_id: str) -> ConflictError | None:
+    """Why an object with this resource's UUID is not removed; None if it is the lab's or certainly another lab's.
 
-    That of a lab of the same name in another home has the same UUID. A mark that names it is believed, but not of a
-    domain whose disk is this lab's: the disk would be taken away under it.
+    A lab of the same name in another home has the same UUIDs. A mark that names that lab is believed, except for a
+    domain on this lab's disk, which would lose its disk.
     """
     if isinstance(info, DomainInfo):
         kind, remove = "domain", "destroy {0}; virsh undefine {0}"
@@ -22,27 +22,27 @@ def lost_mark(lab: LabIdentity, info: DomainInfo | NetworkInfo, resource_id: str
     if lab.owns_thing(info) or not (info.owner is None or on_disk):
         return None
     return ConflictError(
-        f"{kind} {info.name} has the UUID that the lab gave it, but no longer the lab's mark in its metadata, so that "
+        f"{kind} {info.name} has the UUID that the lab gave it, but not the lab's mark in its metadata any more, so "
         "it is left alone",
         where=resource_id,
-        fix=f"if nobody needs it: virsh {remove.format(info.name)}; then run the same command again",
+        fix=f"if it is not needed: virsh {remove.format(info.name)}; then run the same command again",
     )
 
 
-def to_take_from(session: HypervisorSession) -> Hypervisor | None:
-    """Where the lab's things are taken away. The guests of a private hypervisor that does not run ended with it; any
-    other must answer."""
+def hypervisor_for_removal(session: HypervisorSession) -> Hypervisor | None:
+    """The hypervisor from which the lab's objects are removed; None if it is the lab's own and does not run, because
+    its guests ended with it. Any other hypervisor must answer."""
     return session.peek() if session.private else session.get()
 
 
-def is_to_go(lab: LabIdentity, info: DomainInfo | NetworkInfo, resource_id: str, *, private: bool) -> bool:
-    """Whether what has the UUID of this resource is taken away with it; on the lab's own hypervisor (`private`) nothing
-    is another's.
+def may_remove(lab: LabIdentity, info: DomainInfo | NetworkInfo, resource_id: str, *, private: bool) -> bool:
+    """Whether the object with this resource's UUID may be removed. On the lab's own hypervisor (`private`) a missing
+    mark is no obstacle.
 
     Raises:
-        ConflictError: nobody can tell whose it is.
+        ConflictError: its owner is unknown.
     """
-    lost = lost_mark(lab, info, resource_id)
+    lost = missing_mark(lab, info, resource_id)
     if lost is not None and not private:
         raise lost
     return lost is not None or lab.owns_thing(info)

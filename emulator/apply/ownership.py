@@ -1,4 +1,4 @@
-"""Whose a thing on a shared hypervisor is: labs of the same name can be in several home directories of one host."""
+"""Owners of objects on a shared hypervisor, where labs of the same name may come from several home directories."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from emulator.core.ports import DomainInfo, NetworkInfo, Ownership
 class LabIdentity:
     """A lab of a home directory (`Home.id`).
 
-    A domain or network is the lab's by its mark *and* its UUID, which follows from the lab and the resource: whoever
-    copies one copies the mark, too, but not the UUID, and may call either as he likes.
+    A domain or network is the lab's by its mark *and* its UUID, which is derived from the lab and the resource: a copy
+    keeps the mark but gets a new UUID, and names prove nothing.
 
-    `inherits`: the lab is in this home for certain, so that what bears its name and, being made by a version that
-    did not write the home down, no home, is taken for its own. `disks` is where the disks of its domains are, which
-    tells of a domain better than that.
+    `inherits` means that the lab is certainly in this home: objects with its name and without a home, made by a version
+    that did not record the home, count as its own. `disks` is the directory of its domains' disks, which is the better
+    evidence for a domain.
     """
 
     lab: str
@@ -31,7 +31,7 @@ class LabIdentity:
         return Ownership(self.lab, resource_id, digest, self.home)
 
     def owns(self, owner: Ownership | None) -> bool:
-        """Whether the mark is the lab's; of a domain or network that alone does not tell."""
+        """Whether the mark is the lab's. For a domain or network the mark alone is not enough."""
         if owner is None or owner.lab != self.lab:
             return False
         return owner.home == self.home or (not owner.home and self.inherits)
@@ -49,24 +49,24 @@ class LabIdentity:
         return self.owns_domain(info) if isinstance(info, DomainInfo) else self.owns_network(info)
 
     def is_copy(self, info: DomainInfo | NetworkInfo) -> bool:
-        """Whether somebody copied a domain or network of the lab's with its mark; the copy is his."""
+        """Whether the object is a copy, made by hand, of a domain or network of the lab; the copy is foreign."""
         return self.owns(info.owner) and not self._is_original(info)
 
     def has_disks_of(self, info: DomainInfo) -> bool:
-        """Whether all the disks of a domain are where this lab's are."""
+        """Whether all disks of a domain are in this lab's directory."""
         return _below(info.disks, self.disks)
 
     def _is_original(self, info: DomainInfo | NetworkInfo) -> bool:
         return info.owner is not None and info.uuid == resource_uuid(self.lab, info.owner.resource_id)
 
     def whose(self, owner: Ownership | None) -> str:
-        """The owner of something that is not this lab's, for a message."""
+        """The owner of a foreign object, for a message."""
         if owner is None:
             return "not made by hyperscaler"
         return f"of lab {owner.lab}" + (f" in {owner.home}" if owner.home not in ("", self.home) else "")
 
     def whose_is(self, info: DomainInfo | NetworkInfo) -> str:
-        """Like `whose`, of a domain or network."""
+        """Like `whose`, for a domain or network."""
         if info.owner is not None and self.is_copy(info):
             return f"a copy of this lab's {info.owner.resource_id}"
         return self.whose(info.owner)

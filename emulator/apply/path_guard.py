@@ -1,4 +1,4 @@
-"""Whether a recorded path is in the directory of the lab that records it."""
+"""Checks that a recorded path lies in the directory of the lab that records it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from emulator.core.errors import ConflictError
 
 
 def is_below(root: Path, path: Path) -> bool:
-    """Whether `path` lies in the directory `root`, under whatever name: a home can be reached by several.
+    """Whether `path` lies in the directory `root`, also when a home is reached by several paths.
 
-    A link below `root` counts as being there: of a link only the link itself is ever removed.
+    A link below `root` counts as lying there, because removing it removes the link only.
     """
     if ".." in path.parts or not path.is_absolute():
         return False
@@ -21,10 +21,10 @@ def is_below(root: Path, path: Path) -> bool:
 
 
 def require_below(root: Path, path: Path, resource_id: str) -> None:
-    """For what is about to remove `path`: a record can be a copy of another lab's, whose files are not to be touched.
+    """Refuse to remove a path outside the lab's directory: its record may be a copy of another lab's.
 
     Raises:
-        ConflictError: it is not in the lab's directory.
+        ConflictError: the path is not in the lab's directory.
     """
     if not is_below(root, path):
         raise ConflictError(

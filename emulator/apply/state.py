@@ -19,7 +19,7 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What the journal says.
+    """The state that the journal describes.
 
     `facts` are by name: outcomes of phases (`phase/configure`) and decisions that later runs must keep
     (`hypervisor`: the libvirt URI, or `embedded`).
@@ -35,15 +35,15 @@ class State:
 
 
 def fold(entries: Iterable[Mapping[str, Any]], damage: tuple[Damage, ...] = (), lines: Sequence[int] = ()) -> State:
-    """Replay entries in order; one that lacks something, or holds what it cannot, is damage as well.
+    """Replay entries in order; an entry with a missing or impossible value counts as damage.
 
     Entry types: `run` (a command started), `begin` / `end` / `fail` of an effect, `fact` (an
     outcome or a decision). Unknown types of the known version are skipped: they carry no resource.
 
     Args:
         entries: of the journal.
-        damage: what was found already.
-        lines: where the entries stand in the journal.
+        damage: the damage found so far.
+        lines: line numbers of the entries in the journal.
 
     Raises:
         StateError: a record of a resource kind that this version does not know.
@@ -63,7 +63,7 @@ def replay(entry: Mapping[str, Any], resources: dict[str, Recorded], facts: dict
     """Bring `resources` and `facts` up to date with one more entry.
 
     Raises:
-        DamagedRecordError: the entry lacks something or holds something of the wrong type; nothing was changed.
+        DamagedRecordError: a value is missing or of the wrong type; nothing was changed.
         StateError: a record of a resource kind that this version does not know.
     """
     match entry.get("type"):
@@ -71,7 +71,7 @@ def replay(entry: Mapping[str, Any], resources: dict[str, Recorded], facts: dict
             resource = resource_from_json(_object(entry, "resource"))
             action, handle, boot = _text(entry, "action"), _object(entry, "handle", {}), _text(entry, "boot", "")
             old = resources.get(resource.id)
-            # While a delete is open, the old record still says what is there; the handle always does.
+            # While a delete is open, the old record still describes the object; the handle always does.
             kept = old.resource if old and action == "delete" else resource
             resources[resource.id] = Recorded(kept, old.handle if old else handle, action, boot)
         case "end" if entry.get("action") == "delete":
@@ -101,7 +101,7 @@ def _object(entry: Mapping[str, Any], key: str, default: Mapping[str, Any] | Non
 
 
 class StateStore:
-    """The journal with its fold kept up to date; what the executor writes through."""
+    """The journal with its fold kept up to date. The executor writes through it."""
 
     def __init__(self, journal: Journal, *, boot_id: str | None = None) -> None:
         self.journal = journal
@@ -117,12 +117,12 @@ class StateStore:
 
     @property
     def run_id(self) -> str:
-        """Names this run of a command in the journal."""
+        """Identifies this run of a command in the journal."""
         return self._run
 
     @property
     def done(self) -> tuple[tuple[str, str], ...]:
-        """What this run has brought to its end: action and resource id, in that order of time."""
+        """Effects that this run has finished, as action and resource id, oldest first."""
         with self._lock:
             return tuple(self._done)
 
@@ -132,13 +132,13 @@ class StateStore:
             return State(dict(self._resources), dict(self._facts), self.damage)
 
     def handle(self, resource_id: str) -> Mapping[str, Any]:
-        """The handle of a made resource; empty when it is not on record."""
+        """The handle of an existing resource; empty if it is not on record."""
         with self._lock:
             record = self._resources.get(resource_id)
             return dict(record.handle) if record else {}
 
     def open_action(self, resource_id: str) -> str | None:
-        """The action on a resource that was begun and has not ended."""
+        """The action on a resource that was begun and has no recorded end."""
         with self._lock:
             record = self._resources.get(resource_id)
             return record.open_action if record else None
@@ -147,7 +147,7 @@ class StateStore:
         self.journal.append({"type": "run", "run": self._run, "boot": self._boot, "command": command, **facts})
 
     def begin(self, action: str, resource: Resource) -> None:
-        """Announce an effect; on the disk before the effect starts."""
+        """Announce an effect; the entry is on the disk before the effect starts."""
         entry = {
             "type": "begin",
             "run": self._run,
@@ -160,7 +160,7 @@ class StateStore:
         self._fold(entry)
 
     def end(self, action: str, resource: Resource, handle: Mapping[str, Any]) -> None:
-        """Record a finished effect with its handle; on the disk before anything that needs it starts."""
+        """Record a finished effect with its handle; the entry is on the disk before any dependent effect starts."""
         entry: dict[str, Any] = {
             "type": "end",
             "run": self._run,
@@ -176,7 +176,7 @@ class StateStore:
             self._done.append((action, resource.id))
 
     def fail(self, action: str, resource: Resource, error: str) -> None:
-        """Record that an effect raised. Its `begin` stays open: the next run looks at what is there."""
+        """Record that an effect failed. Its `begin` stays open, so that the next run looks at the host."""
         self.journal.append(
             {"type": "fail", "run": self._run, "action": action, "id": resource.id, "error": error[:2000]}
         )
@@ -188,7 +188,7 @@ class StateStore:
         self._fold(entry)
 
     def rewrite_damaged(self) -> Path | None:
-        """Start a clean journal from the believable entries; the damaged file is kept beside it."""
+        """Start a clean journal from the valid entries; the damaged file is kept next to it."""
         if not self.damage:
             return None
         state = self.state
@@ -217,7 +217,7 @@ class StateStore:
 
 
 def read_boot_id() -> str:
-    """The kernel's boot id: tells a reboot from a restart of the program.
+    """The kernel's boot id, which changes with each reboot of the host.
 
     Raises:
         StateError: not a Linux host with /proc.

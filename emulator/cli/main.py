@@ -123,20 +123,34 @@ def _run() -> int | str | None:
         return 130
     except OSError as error:  # click's own output on a full disk or into a closed pipe included
         print_error(HyperscalerError(error.strerror or str(error), where=str(error.filename or "")))
+        return ExitCode.FAILED
+    except ImportError as error:
+        from emulator.core.extras import missing_library
+
+        missing = missing_library(error)
+        if missing is None:
+            return _our_fault(error)
+        print_error(missing)
+        return missing.exit_code
     except Exception as error:  # noqa: BLE001  a fault of ours; who reads `--json` gets JSON all the same
-        from traceback import format_exc
-
-        from emulator.cli.output import say
-
-        say(format_exc(), err=True, nl=False)
-        print_error(
-            HyperscalerError(
-                f"this is a fault of hyperscaler itself: {type(error).__name__}: {error}",
-                fix="report it with the lines above; what was done so far is on record: `hyperscaler status`",
-            )
-        )
+        return _our_fault(error)
     else:
         return ExitCode.DONE
+    return ExitCode.FAILED
+
+
+def _our_fault(error: Exception) -> ExitCode:
+    from traceback import format_exception
+
+    from emulator.cli.output import print_error, say
+
+    say("".join(format_exception(error)), err=True, nl=False)
+    print_error(
+        HyperscalerError(
+            f"this is a fault of hyperscaler itself: {type(error).__name__}: {error}",
+            fix="report it with the lines above; what was done so far is on record: `hyperscaler status`",
+        )
+    )
     return ExitCode.FAILED
 
 

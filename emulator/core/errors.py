@@ -1,4 +1,4 @@
-"""Errors that a tired operator can act on: what happened, where, and how to mend it."""
+"""Errors that a tired operator can act on: what happened, where, and how to fix it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class HyperscalerError(Exception):
         self.what = what
         self.where = where
         self.fix = fix
-        #: More for `--json`, beside the error itself: JSON data by key.
+        #: Further JSON data for `--json` output, by key.
         self.details: dict[str, object] = {}
 
     def __str__(self) -> str:
@@ -51,7 +51,7 @@ class HyperscalerError(Exception):
 
 
 class UsageError(HyperscalerError):
-    """The command line asks for something that cannot be (unknown lab, wrong option)."""
+    """The command line asks for something impossible (unknown lab, wrong option)."""
 
     exit_code = ExitCode.USAGE
 
@@ -63,19 +63,19 @@ class ConfigError(HyperscalerError):
 
 
 class HostNotFitError(HyperscalerError):
-    """This machine lacks something that the lab needs."""
+    """The host lacks something that the lab needs."""
 
     exit_code = ExitCode.HOST_NOT_FIT
 
 
 class ConflictError(HyperscalerError):
-    """Somebody else holds the lock, or something that is not ours is in the way."""
+    """Another process holds the lock, or something foreign is in the way."""
 
     exit_code = ExitCode.CONFLICT
 
 
 class CommandError(HyperscalerError):
-    """An external command failed; ``where`` is the command as it can be pasted."""
+    """An external command failed; ``where`` is the command, ready to be pasted."""
 
 
 class CommandTimeoutError(CommandError):
@@ -83,7 +83,7 @@ class CommandTimeoutError(CommandError):
 
 
 class DamagedDiskError(HyperscalerError):
-    """The file was read, and it is no disk: its header cannot be believed. Not for a look that failed."""
+    """The file was read and is not a usable disk. Failing to read it is another error."""
 
 
 class HypervisorError(HyperscalerError):
@@ -91,7 +91,7 @@ class HypervisorError(HyperscalerError):
 
 
 class WaitTimeoutError(HyperscalerError):
-    """Something did not become ready in time; ``what`` names the cause as far as it is known."""
+    """Something did not become ready in time; ``what`` names the cause if it is known."""
 
 
 class StateError(HyperscalerError):
@@ -103,11 +103,11 @@ class ConfigureError(HyperscalerError):
 
 
 class VerifyError(HyperscalerError):
-    """The lab runs, but a probe saw something wrong."""
+    """The lab runs, but a check failed."""
 
 
 class GpuError(HyperscalerError):
-    """A GPU operation failed; subclasses tell what the driver said."""
+    """A GPU operation failed; subclasses say how."""
 
 
 class InterruptedRunError(HyperscalerError):

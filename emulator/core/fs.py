@@ -17,6 +17,8 @@ from typing import BinaryIO
 
 from emulator.core.errors import ConflictError, StateError
 
+_PASS = 0o010  # the group may enter, and nothing else
+
 
 def sync(path: Path) -> None:
     """Make the content of a file, or the names in a directory, survive a power loss.
@@ -184,7 +186,7 @@ def publish_tree(stage: Path, final: Path) -> None:
 
 # -------------------------------------------------------------------------------------------------- directories
 def private_directory(path: Path) -> None:
-    """Make `path` a directory that only its owner can enter, and that is still there after a power loss.
+    """Make `path` a directory that others can neither list nor write, and that is still there after a power loss.
 
     Raises:
         StateError: it is something else (a link that somebody planted), or cannot be made.
@@ -202,7 +204,8 @@ def private_directory(path: Path) -> None:
 
 
 def _close_to_others(directory: Path) -> None:
-    """Mode 0700, by descriptor: what was looked at is what is changed."""
+    """Mode 0700, by descriptor: what was looked at is what is changed. The group's right to pass, which QEMU's account
+    needs, stays: see `Hypervisor.admit_guests`."""
     try:
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
@@ -213,12 +216,13 @@ def _close_to_others(directory: Path) -> None:
         # A directory of our own that nobody may read: chmod needs no permission on it, only that it is ours.
         if directory.is_symlink() or directory.stat().st_uid != os.geteuid():
             raise _not_ours(directory) from error
-        directory.chmod(0o700)
+        directory.chmod(0o700 | directory.stat().st_mode & _PASS)
         return
     try:
-        if os.fstat(descriptor).st_uid != os.geteuid():
+        status = os.fstat(descriptor)
+        if status.st_uid != os.geteuid():
             raise _not_ours(directory)
-        os.fchmod(descriptor, 0o700)
+        os.fchmod(descriptor, 0o700 | status.st_mode & _PASS)
     finally:
         os.close(descriptor)
 

@@ -1,4 +1,4 @@
-"""Identities. What a lab owns is recognisable by these alone, without any state file."""
+"""Identities by which a lab's own things are recognised without any state file."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def table_name(lab: str) -> str:
 
 
 def handout_home(lab: str) -> str:
-    """Where a user of the lab keeps what was handed over, as ssh writes it."""
+    """The directory, in ssh's notation, where a user of the lab keeps the received access files."""
     return f"~/.ssh/hyperscaler-{lab}"
 
 
 def dns_domain(lab: str, cluster: str) -> str:
-    """Domain of the names of a cluster's nodes."""
+    """DNS domain of a cluster's nodes."""
     return f"{cluster}.{lab}.internal"

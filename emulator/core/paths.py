@@ -1,18 +1,18 @@
-"""Where things are kept on the host. Path arithmetic: nothing here creates or reads a file, links are followed at most.
+"""Where things are kept on the host. Pure path arithmetic: creates and reads no file, at most follows links.
 
 Layout under the home directory (`/var/lib/hyperscaler` for root, else `$XDG_STATE_HOME/hyperscaler`;
 `HYPERSCALER_HOME` overrides both):
 
-    cache/                       what can be made again: Kubernetes' files, what libvirt knows of QEMU
+    cache/                       replaceable data: Kubernetes' files, libvirt's knowledge of QEMU
     images/                      content-addressed golden images, shared by all labs
-    host/                        journal of `host prepare`, and copies of the files that it changed (0700)
-    hypervisors/<lab>.json       which hypervisor the lab is on
-    trusted-signers              whose signature an image needs, if the file is there (ssh allowed signers)
+    host/                        journal of `host prepare` and copies of the files that it changed (0700)
+    hypervisors/<lab>.json       the hypervisor that the lab is on
+    trusted-signers              if present, whose signature an image needs (ssh allowed signers)
     labs/<lab>/journal.jsonl     write-ahead journal
     labs/<lab>/cluster.yaml      the file as last provisioned
     labs/<lab>/ssh/              key pair, certificate authority, known_hosts and ssh_config of the lab (0700)
     labs/<lab>/access.json       who may log in
-    labs/<lab>/secrets/          MUNGE key, TLS authority, what users are handed, rotations under way (0700, files 0600)
+    labs/<lab>/secrets/          MUNGE key, TLS authority, users' access files, open rotations (0700, files 0600)
     labs/<lab>/disks/            qcow2 overlays
     labs/<lab>/hypervisor/       the embedded libvirtd's own directories
     labs/<lab>/ansible/          inventory and runner artifacts
@@ -34,9 +34,8 @@ from urllib.parse import quote
 class LabPaths:
     """Paths of one lab."""
 
-    #: All that the program puts into a lab's directory, by name. Whatever else is there is somebody's own, which
-    #: `destroy` refuses to remove: a new file or directory has its name here, too. For what is in them,
-    #: `emulator/lab/recovery/foreign_files.py` has patterns.
+    #: Names of everything that the program puts into a lab's directory; add new ones here. `destroy` refuses to remove
+    #: any other entry as foreign. `emulator/lab/recovery/foreign_files.py` has patterns for the contents.
     ENTRIES: ClassVar[frozenset[str]] = frozenset(
         {
             "journal.jsonl",
@@ -57,8 +56,8 @@ class LabPaths:
     root: Path
 
     def is_own(self, name: str) -> bool:
-        """Whether an entry of this name in the lab's directory is the program's: one of `ENTRIES`, a half-written
-        one (`.NAME.new`), or a damaged journal that was kept."""
+        """Whether an entry of the lab's directory belongs to the program: one of `ENTRIES`, a half-written one
+        (`.NAME.new`), or a preserved damaged journal."""
         return (
             name in self.ENTRIES
             or (name.startswith(".") and name.endswith(".new") and name[1:-4] in self.ENTRIES)
@@ -95,7 +94,7 @@ class LabPaths:
 
     @property
     def rotation(self) -> Path:
-        """New secrets that are about to take the place of old ones; absent most of the time."""
+        """New secrets about to replace old ones; absent most of the time."""
         return self.secrets / "rotation"
 
     @property
@@ -124,7 +123,7 @@ class LabPaths:
 
     @property
     def host_certificates(self) -> Path:
-        """Certificates of the nodes' host keys, `<node>-cert.pub` beside `<node>.pub`."""
+        """The nodes' host keys and their certificates: `<node>.pub` and `<node>-cert.pub`."""
         return self.ssh / "hosts"
 
     @property
@@ -164,7 +163,7 @@ class LabPaths:
 
     @property
     def output(self) -> Path:
-        """What is written for people: the map of GPU devices."""
+        """Files written for people: the map of GPU devices."""
         return self.root / "output"
 
 
@@ -181,27 +180,27 @@ class Home:
 
     @classmethod
     def default(cls) -> Home:
-        """The home for this user and environment, under its one name: however it was spelled, without links and `..`.
+        """The home for this user and environment, as a path without links and `..`.
 
-        Its path is in disks, machines and the names of namespaces, so that with two names it would be two homes.
+        The path ends up in disks, domains and names of namespaces, so that a home with two paths would be two homes.
         """
         chosen = os.environ.get("HYPERSCALER_HOME")
         if not chosen and os.geteuid() == 0:
             return cls.system()
         state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
         real = Path(os.path.realpath(chosen or Path(state) / "hyperscaler"))
-        # Where /var/lib/hyperscaler is a link to a larger disk, it is root's own home under both names.
+        # /var/lib/hyperscaler may be a link to a larger disk; both paths are root's own home.
         return cls.system() if real == Path(os.path.realpath(cls.system().root)) else cls(real)
 
     @property
     def id(self) -> str:
-        """Tells this home's labs from those of the same name in another one: its path without links, percent-encoded
-        where XML or a message could not hold it. No file keeps it, so that it cannot be lost."""
+        """Distinguishes this home's labs from labs of the same name in other homes: the path without links,
+        percent-encoded for XML and messages. It is not stored in any file, so it cannot be lost."""
         return quote(os.fsencode(self.root.resolve()))
 
     @property
     def trusted_signers(self) -> Path:
-        """Who may sign images, if that is to matter on this host."""
+        """Who may sign images, if this host requires signatures."""
         return self.root / "trusted-signers"
 
     @property
@@ -214,33 +213,32 @@ class Home:
 
     @property
     def locks(self) -> Path:
-        """Lock files outlive the labs that they guard, so that unlinking one never races with a waiter."""
+        """Lock files of the labs. They outlive their labs, so that unlinking one never races with a waiter."""
         return self.root / "locks"
 
     @property
     def host_locks(self) -> Path:
-        """Locks around what is not one lab's, in a directory of their own: a lab may have any of their names."""
+        """Locks that do not belong to one lab, in their own directory because a lab may have any of their names."""
         return self.locks / "host"
 
     @property
     def gpu_owners(self) -> Path:
-        """Ledger of the slices that labs have on this host's GPUs; for root that of `system` counts, whatever home a
-        lab is in."""
+        """Ledger of the labs' slices on this host's GPUs. Root uses the one of `system()` for labs of every home."""
         return self.root / "gpu-owners.json"
 
     @property
     def preparation(self) -> Path:
-        """What was done to this host to make it ready for labs."""
+        """Record of the changes that made this host ready for labs."""
         return self.root / "host"
 
     @property
     def qemu_capabilities(self) -> Path:
-        """What private libvirtds found out about this host's QEMU; removing it costs the next lab some seconds."""
+        """What embedded libvirtds found out about this host's QEMU; removing it costs the next lab some seconds."""
         return self.root / "cache" / "qemu"
 
     @property
     def hypervisors(self) -> Path:
-        """Which hypervisor each lab is on; outside the labs' directories, so that it outlives the loss of one."""
+        """The hypervisor of each lab; outside the labs' directories, so that it outlives the loss of one."""
         return self.root / "hypervisors"
 
     def hypervisor_of(self, lab: str) -> Path:

@@ -1,4 +1,4 @@
-"""Progress events: what the long-running use cases tell whoever watches (a terminal, a log, nobody)."""
+"""Progress events that long operations report to a terminal, a log or nowhere."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Reporter(Protocol):
     def event(self, event: Event) -> None: ...
 
     def note(self, message: str) -> None:
-        """A line that is no step: a warning, a summary."""
+        """A line that is not a step: a warning, a summary."""
         ...
 
     def warn(self, message: str) -> None: ...

@@ -1,4 +1,4 @@
-"""Asking work to stop: the first Ctrl-C ends what is under way and starts nothing new."""
+"""Stop requests: after the first Ctrl-C, running effects finish and no new one starts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import threading
 
 
 class StopFlag:
-    """Set by the first Ctrl-C or SIGTERM: the effects under way end, nothing new begins."""
+    """Set by the first Ctrl-C or SIGTERM: running effects finish, no new one starts."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
@@ -18,5 +18,5 @@ class StopFlag:
         return self._event.is_set()
 
     def wait(self, seconds: float) -> bool:
-        """Sleep up to `seconds`; True as soon as a stop is asked for."""
+        """Sleep up to `seconds`; returns True as soon as a stop is requested."""
         return self._event.wait(seconds)

@@ -12,15 +12,15 @@ def gib_to_mib(gib: float) -> int:
 
 
 def natural(text: str) -> int | None:
-    """The number that `text` is in decimal, None for anything else.
+    """The number that `text` spells in decimal, or None.
 
-    `str.isdigit` alone also takes digits that `int` refuses, and `int` refuses numbers of thousands of digits.
+    `str.isdigit` alone accepts digits that `int` refuses, and `int` refuses numbers with thousands of digits.
     """
     return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else None
 
 
 def printable(text: str) -> str:
-    """The text with everything that could steer a terminal, or cannot be written at all, replaced; line breaks stay."""
+    """The text with every character replaced that could control a terminal or cannot be encoded; line breaks stay."""
     return "".join(letter if letter == "\n" or letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 

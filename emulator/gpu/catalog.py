@@ -1,6 +1,6 @@
-"""The catalogue of GPU models in `config/gpus/`: lookup by id, by the name a person or NVML gives, by PCI id.
+"""The catalogue of GPU models in `config/gpus/`: lookup by id, by a name that a person or NVML gives, by PCI id.
 
-Loaded lazily and cached. The small index is read first, so that a question about one GPU reads one file.
+Loaded lazily and cached. The small index is read first, so that a look-up of one GPU reads one more file.
 The catalogue is for previews, checks and simulation; at run time NVML's own report wins.
 """
 
@@ -10,7 +10,7 @@ import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import cast
 
@@ -49,6 +49,7 @@ def gpu_ids() -> tuple[str, ...]:
     return tuple(entry.id for entry in _index())
 
 
+@lru_cache(maxsize=128)
 def find_gpu(model: str) -> GpuModel | None:
     """The GPU that `model` names, or None.
 
@@ -93,7 +94,7 @@ def _matches(model: str) -> list[_Entry]:
     for test in tests:
         found = [entry for entry in _index() if test(entry)]
         if found:
-            # A prefix such as "A100" must not hide GPUs that the words match as well.
+            # A prefix such as "A100" must not hide other GPUs that the words match.
             return found if test in tests[:2] else [e for e in _index() if e in found or tests[3](e)]
     return []
 

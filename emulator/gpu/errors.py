@@ -1,4 +1,4 @@
-"""What can go wrong with GPUs, each with the way out. One class per remedy, not per code of the driver."""
+"""GPU errors. There is one class per remedy, not per code of the driver."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from emulator.core.errors import ExitCode, GpuError
 
 
 class GpuLostError(GpuError):
-    """The GPU fell off the bus or the driver was reloaded under us."""
+    """The GPU fell off the bus, or the driver was reloaded while in use."""
 
 
 class GpuDriverError(GpuError):
-    """The NVIDIA driver is absent, unloaded or of another version than its library."""
+    """The NVIDIA driver is absent, not loaded, or differs in version from its library."""
 
     exit_code = ExitCode.HOST_NOT_FIT
 
 
 class GpuBusyError(GpuError):
-    """A process, a domain, a compute instance or a vGPU holds what should change."""
+    """A process, a domain, a compute instance or a vGPU holds the object of the change."""
 
     exit_code = ExitCode.CONFLICT
 
 
 class GpuPermissionError(GpuError):
-    """The caller may not do this; NVML's management calls are root's."""
+    """The caller may not do this: only root may use NVML's management calls."""
 
     exit_code = ExitCode.HOST_NOT_FIT
 
@@ -40,11 +40,11 @@ class GpuNotFoundError(GpuError):
 
 
 class GpuNoRoomError(GpuError):
-    """What is asked for does not fit into what is free."""
+    """The request does not fit into the free space."""
 
 
 class GpuResetRequiredError(GpuError):
-    """The change is accepted and waits for a reset of the GPU."""
+    """The change is accepted but waits for a reset of the GPU."""
 
 
 class GpuTimeoutError(GpuError):

@@ -20,7 +20,7 @@ Counts = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Occupancy:
-    """What already stands on a GPU: covered memory slices, instances by profile index, and totals."""
+    """Occupied parts of a GPU: covered memory slices, instances by profile index, and totals."""
 
     mask: int
     counts: Counts
@@ -49,7 +49,7 @@ class Geometry:
         return (profile.memory_slices or 0) * 16 + profile.compute_slices
 
     def occupancy(self, instances: Iterable[GpuInstance]) -> Occupancy:
-        """What `instances` take. A profile name that the GPU does not list still takes its memory slices."""
+        """The parts that `instances` occupy. An instance of an unlisted profile still occupies its memory slices."""
         mask = total = compute = 0
         counts = [0] * len(self.profiles)
         for instance in instances:
@@ -62,7 +62,7 @@ class Geometry:
         return Occupancy(mask, tuple(counts), total, compute)
 
     def counts_legal(self, counts: Sequence[int], *, total: int, compute: int) -> bool:
-        """Whether so many instances of each profile may exist together, their places aside."""
+        """Whether so many instances of each profile may exist together, regardless of placements."""
         if total > self.max_gpu_instances or compute > self.compute_slices:
             return False
         media = all_media = plain = 0
@@ -94,7 +94,7 @@ class Geometry:
 
 @lru_cache(maxsize=256)
 def geometry_of(gpu: GpuModel) -> Geometry:
-    """The compiled geometry; profiles whose placements are unknown are left out, since nothing can be said."""
+    """The compiled geometry, without profiles whose placements are unknown."""
     known = tuple(profile for profile in gpu.profiles if profile.placements is not None)
     return Geometry(
         profiles=known,
@@ -138,7 +138,7 @@ def is_legal_layout(gpu: GpuModel, layout: Iterable[tuple[str, int]]) -> bool:
 def feasible_multisets(gpu: GpuModel, profiles: Collection[str] = ()) -> frozenset[Counts]:
     """Every non-empty multiset of profiles that fits on an empty GPU, as counts in the order of `profiles`.
 
-    Empty `profiles` takes all profiles of the GPU with known placements, in its order. An A100's six profiles
+    An empty `profiles` means all profiles with known placements, in the GPU's order. An A100's six profiles
     without `+me` give 77.
     """
     geometry = geometry_of(gpu)

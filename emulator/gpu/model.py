@@ -1,8 +1,8 @@
-"""GPU GPUs as data: what a model can be cut into, and what is cut out of it now.
+"""GPUs as data: the slices that a model can be cut into, and the slices that exist now.
 
-Frozen types without behaviour beyond look-ups. A fact that no public source states is None, never filled in by
-analogy with another GPU; code that needs such a fact must take it from NVML at run time or say that it is
-unknown. Numbers come from `config/gpus/*.yaml`, whose entries name their sources.
+Frozen types without behaviour beyond look-ups. A fact without a public source is None, never filled in by analogy with
+another GPU; code that needs such a fact must take it from NVML at run time or report that it is unknown. Numbers come
+from `config/gpus/*.yaml`, whose entries name their sources.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True, order=True)
 class Placement:
-    """A run of memory slices: `start` (from 0) and `size`. Compute slices play no part in it (NVML)."""
+    """A run of memory slices: `start` (from 0) and `size`. Compute slices play no part in placements (NVML)."""
 
     start: int
     size: int
@@ -34,10 +34,10 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class VgpuType:
-    """A vGPU type. `name` is as sysfs shows it (`GRID A100D-1-10C`), `short_name` its last word.
+    """A vGPU type. `name` is the name in sysfs (`GRID A100D-1-10C`), `short_name` its last word.
 
-    `type_id` is what the driver's table held when it was read (or None): look types up by `short_name` each time.
-    `max_per_gpu` None means that no public table counts it.
+    `type_id` is the driver's number when its table was read, or None: look types up by `short_name` each time.
+    `max_per_gpu` is None if no public table has it.
     """
 
     name: str
@@ -52,16 +52,16 @@ class MigProfile:
 
     Attributes:
         name: as `nvidia-smi mig -lgip` prints it, e.g. `1g.10gb+me`.
-        gi_profile_id: the number that NVML calls take (19, 14, 9, ...).
-        nvml_profile: the enumeration index over which profiles are listed (0, 1, 2, ...); another numbering.
+        gi_profile_id: the number that NVML's calls take (19, 14, 9, ...).
+        nvml_profile: the index by which NVML enumerates profiles (0, 1, 2, ...); another numbering.
         nvml_profile_name: the index's constant in nvml.h.
         compute_slices: GPU slices (the 3 of 3g).
-        memory_slices: length of a placement in memory slices; None where no listing is public.
-        memory_mib: what an instance offers, MiB; below the nominal size and dependent on the driver; None: unknown.
+        memory_slices: length of a placement in memory slices; None if no listing is public.
+        memory_mib: usable MiB of an instance, below the nominal size and dependent on the driver; None: unknown.
         sm_count: streaming multiprocessors; None: unknown.
-        max_instances: how many of it alone fit on the GPU.
+        max_instances: how many instances of this profile alone fit on the GPU.
         media_extensions: holds the GPU's JPEG and OFA engines (`+me`, `+me.all`): one such instance per GPU.
-        placements: all legal placements in order of start; None where no listing is public.
+        placements: all legal placements in order of start; None if no listing is public.
         vgpu_types: MIG-backed vGPU types made of this profile.
     """
 
@@ -104,7 +104,7 @@ class ModeFacts:
 
 @dataclass(frozen=True, slots=True)
 class GpuModel:
-    """A GPU model, or one GPU as NVML reported it (same shape, so that planners need not care).
+    """A GPU model, or one GPU as NVML reported it, in the same shape for planners.
 
     Attributes:
         id: catalogue id such as `a100-sxm4-80gb`.
@@ -114,9 +114,9 @@ class GpuModel:
         marketing_memory_gb: the number in the product's name, GB.
         compute_slices, memory_slices, max_gpu_instances: 0 on a GPU without MIG; `memory_slices` None: unknown.
         mode: None on a GPU without MIG.
-        min_driver: oldest driver that does MIG on the GPU.
+        min_driver: oldest driver that supports MIG on the GPU.
         time_sliced_types: vGPU types for MIG mode off.
-        sriov: whether vGPUs are made on SR-IOV virtual functions; None: unknown.
+        sriov: whether vGPUs are created on SR-IOV virtual functions; None: unknown.
         total_vfs: virtual functions of the GPU; None: unknown.
     """
 
@@ -150,18 +150,18 @@ class GpuModel:
 
     @property
     def placements_known(self) -> bool:
-        """Whether the geometry is public, so that the GPU can be planned for without having it."""
+        """Whether the geometry is public, so that the GPU can be planned for without hardware."""
         return self.mig_capable and all(profile.placements is not None for profile in self.profiles)
 
     def profile(self, name: str) -> MigProfile | None:
-        """The profile of that name; None when the GPU has none such."""
+        """The profile of that name, or None."""
         return next((profile for profile in self.profiles if profile.name == name), None)
 
     def smallest_profile(self, allowed: Collection[str] = ()) -> MigProfile | None:
         """The plain profile with the least memory, then least compute; an empty `allowed` allows all.
 
-        Profiles with extras (`+me`, `+gfx`, `-me`) count only when nothing plain is allowed: they are asked
-        for by name.
+        Profiles with extras (`+me`, `+gfx`, `-me`) have to be requested by name; here they count only if no plain
+        profile is allowed.
         """
         choice = [profile for profile in self.profiles if not allowed or profile.name in allowed]
         plain = [profile for profile in choice if "+" not in profile.name and "-" not in profile.name]
@@ -178,10 +178,10 @@ class GpuInstance:
 
     Attributes:
         profile: name of its profile.
-        placement: where it is.
-        gi_id: NVML's id; opaque (it encodes the place on the die and is reused); None before creation.
+        placement: its memory slices.
+        gi_id: NVML's opaque id, which encodes the place on the die and is reused; None before creation.
         busy: a compute instance, process or vGPU uses it, so that it cannot be destroyed.
-        owner: what holds it, in words fit for a message (`lab demo, hpc-compute-1`); None: not known.
+        owner: its holder in words for a message (`lab demo, hpc-compute-1`); None: unknown.
     """
 
     profile: str

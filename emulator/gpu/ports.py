@@ -1,8 +1,8 @@
-"""What the host's GPUs look like, and the seams through which they are read and changed.
+"""The host's GPUs as types, and the ports through which they are read and changed.
 
-GPUs are addressed by PCI address everywhere (`0000:41:00.0`): the index changes when a GPU is lost, and a
-handle does not survive a reset. Slices are addressed by (profile, start), because the id of a GPU instance
-says where it lies on the die and is given out again.
+GPUs are always addressed by PCI address (`0000:41:00.0`): the index changes when a GPU is lost, and a handle does not
+survive a reset. Slices are addressed by (profile, start), because the id of a GPU instance encodes its place on the die
+and is reused.
 
 Adapters of these protocols live in `adapters/`; the simulated ones differ only in what lies underneath them
 (the library under pynvml, the files of sysfs).
@@ -11,7 +11,7 @@ Adapters of these protocols live in `adapters/`; the simulated ones differ only 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
@@ -22,7 +22,7 @@ from emulator.gpu.model import GpuInstance, MigProfile, Placement
 
 
 class VgpuFramework(StrEnum):
-    """How the host's kernel offers vGPUs. Found by files, never by versions."""
+    """How the host's kernel offers vGPUs. Detected by files, never by versions."""
 
     NONE = "none"
     MDEV = "mdev"
@@ -41,7 +41,7 @@ class VirtualizationMode(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class MigModeState:
-    """MIG mode now and after the next reset; `current != pending` means that the GPU waits for a reset."""
+    """MIG mode now and after the next reset. If they differ, the GPU waits for a reset."""
 
     current: bool
     pending: bool
@@ -52,7 +52,7 @@ class MigModeState:
 
 
 class MigActivation(StrEnum):
-    """What came of setting the MIG mode. The call itself succeeds in all three cases."""
+    """Result of setting the MIG mode. The call itself succeeds in all three cases."""
 
     ACTIVE = "active"
     IN_USE = "in_use"
@@ -61,7 +61,7 @@ class MigActivation(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class GpuProcess:
-    """A process that uses a GPU. `memory_mib` is None where the driver does not tell."""
+    """A process that uses a GPU. `memory_mib` is None if the driver does not report it."""
 
     pid: int
     name: str
@@ -71,7 +71,7 @@ class GpuProcess:
 
 @dataclass(frozen=True, slots=True)
 class Utilisation:
-    """Per cent over the last sampling period; memory in MiB. None where NVML does not give it (MIG mode)."""
+    """Per cent over the last sampling period, and memory in MiB. None if NVML does not report it (MIG mode)."""
 
     gpu_percent: int | None
     memory_percent: int | None
@@ -94,9 +94,8 @@ class VgpuTypeInfo:
 class NvmlGpu:
     """One physical GPU as NVML reports it. `mig` None: the GPU has no MIG.
 
-    `profiles` is empty where the driver keeps them to itself while MIG is off (580.159.04 tells them on an H100).
-    `architecture` is in lower case (`ampere`), empty where the driver does not tell. Of the instances, `busy`
-    says that there are compute instances in it.
+    `profiles` is empty if the driver does not list them while MIG is off (580.159.04 does on an H100). `architecture`
+    is in lower case (`ampere`), empty if the driver does not report it. `busy` instances contain compute instances.
     """
 
     index: int
@@ -117,41 +116,65 @@ class NvmlGpu:
     architecture: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class NvmlFault:
+    """A GPU that NVML counts but cannot read: the reason and the remedy.
+
+    `pci_address` is None if the GPU did not even report its address.
+    """
+
+    pci_address: str | None
+    reason: str
+    fix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NvmlSurvey:
+    """One look at all GPUs: those that could be read, and the faults of the others."""
+
+    gpus: tuple[NvmlGpu, ...]
+    faults: tuple[NvmlFault, ...] = ()
+
+
 class NvmlGpus(Protocol):
     """NVML. Every call may raise a `GpuError` that names the GPU and the remedy."""
 
     def released(self) -> AbstractContextManager[None]:
-        """A time in which this process has no GPU open, as the driver demands before it lets go of one.
+        """While the block runs, this process has no GPU open, which the driver requires before it releases one.
 
-        Calls of other threads wait for its end. Handles are found again at the next call.
+        Calls of other threads wait until the block ends. Later calls fetch new handles.
         """
         ...
 
     def driver_version(self) -> str: ...
+    def survey(self) -> NvmlSurvey:
+        """All physical GPUs, with the reasons for those that could not be read."""
+        ...
+
     def gpus(self) -> tuple[NvmlGpu, ...]:
-        """All physical GPUs; SR-IOV virtual functions are not counted (mig-parted#14)."""
+        """All physical GPUs that could be read, without SR-IOV virtual functions (mig-parted#14)."""
         ...
 
     def mig_mode(self, pci_address: str) -> MigModeState | None: ...
     def set_mig_mode(self, pci_address: str, *, enabled: bool) -> MigActivation:
-        """Set the mode; asking for what is already so is no call at all. May reset or re-bind the GPU."""
+        """Set the mode. May reset or re-bind the GPU; does nothing if the mode is set already."""
         ...
 
     def profiles(self, pci_address: str) -> tuple[MigProfile, ...]: ...
     def instances(self, pci_address: str) -> tuple[GpuInstance, ...]: ...
     def remaining_capacity(self, pci_address: str, profile_id: int) -> int: ...
     def create_instance(self, pci_address: str, profile_id: int, placement: Placement) -> GpuInstance:
-        """Carve a slice exactly there. An equal instance already there is an error: look first."""
+        """Create a slice at exactly this placement. An equal one that exists already is an error: look first."""
         ...
 
     def destroy_instance(self, pci_address: str, profile_id: int, start: int) -> bool:
-        """Destroy the instance of that profile and start with its compute instances; False: there was none."""
+        """Destroy the instance of that profile and start with its compute instances; False if there was none."""
         ...
 
     def processes(self, pci_address: str) -> tuple[GpuProcess, ...]: ...
     def utilisation(self, pci_address: str) -> Utilisation: ...
     def instance_utilisation(self, pci_address: str) -> Mapping[int, Utilisation]:
-        """Memory of the slices by id of the GPU instance; only those with a compute instance on this host."""
+        """Memory of the slices by GPU instance id, only for those with a compute instance on this host."""
         ...
 
     def vgpu_types(self, pci_address: str) -> tuple[VgpuTypeInfo, ...]: ...
@@ -164,8 +187,8 @@ class FileAccess(Protocol):
 
     def read(self, path: str) -> str: ...
     def write(self, path: str, text: str, *, timeout: float = 10.0) -> None:
-        """Write `text` in one write(2). A write that does not end within `timeout` seconds raises
-        `GpuTimeoutError` and is abandoned: sysfs writes can block for ever in the kernel."""
+        """Write `text` in one write(2). A write that takes longer than `timeout` seconds raises `GpuTimeoutError`
+        and is abandoned: sysfs writes can block for ever in the kernel."""
         ...
 
     def listdir(self, path: str) -> tuple[str, ...]:
@@ -175,16 +198,17 @@ class FileAccess(Protocol):
     def readlink(self, path: str) -> str: ...
     def exists(self, path: str) -> bool: ...
     def probe_open(self, path: str) -> None:
-        """Open a device node for reading and writing and close it again; EBUSY tells that it is in use."""
+        """Open a device node for reading and writing and close it again; EBUSY means that it is in use."""
         ...
 
 
 # ---------------------------------------------------------------- PCI
 @dataclass(frozen=True, slots=True)
 class PciDevice:
-    """A PCI function from sysfs. `vendor`, `device`: four hex digits; `class_code`: six.
+    """A PCI function from sysfs. `vendor` and `device` have four hex digits, `class_code` six.
 
     `virtfns` are the addresses of its VFs; `physfn` is the PF of a VF. `driver_override` is None when unset.
+    `boot_vga` says whether the firmware's console is on it; None for what is no display controller.
     """
 
     address: str
@@ -198,12 +222,20 @@ class PciDevice:
     totalvfs: int = 0
     virtfns: tuple[str, ...] = ()
     physfn: str | None = None
+    boot_vga: bool | None = None
     network_interfaces: tuple[str, ...] = ()
     block_devices: tuple[str, ...] = ()
 
     @property
     def is_bridge(self) -> bool:
-        return self.class_code.startswith("06")
+        """Whether it is a PCI-to-PCI bridge (class 0604). Other devices of class 06 are endpoints: an NVSwitch (0680)
+        and a host bridge (0600) have drivers that do DMA. The kernel, too, exempts bridges alone (vfio.rst)."""
+        return self.class_code.startswith("0604")
+
+    @property
+    def slot(self) -> str:
+        """What the functions of one device share: `0000:41:00`."""
+        return self.address.rpartition(".")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +248,7 @@ class DeviceHolder:
 
 
 def others(holders: Iterable[DeviceHolder]) -> tuple[DeviceHolder, ...]:
-    """Without this process, whose NVML has every GPU open."""
+    """The holders without this process, whose NVML has every GPU open."""
     return tuple(holder for holder in holders if holder.pid != os.getpid())
 
 
@@ -231,16 +263,16 @@ class PciBus(Protocol):
         ...
 
     def framework(self, address: str) -> VgpuFramework:
-        """What the kernel offers for this physical function or its VFs."""
+        """The framework that the kernel offers for this physical function or its VFs."""
         ...
 
 
 class SriovControl(Protocol):
-    """Virtual functions of NVIDIA GPUs, by the vendor's `sriov-manage`."""
+    """Virtual functions of NVIDIA GPUs, through the vendor's `sriov-manage`."""
 
     def enable(self, address: str) -> tuple[str, ...]:
-        """Turn the VFs of a PF on and return their addresses. Erases GPU instances; nothing is done, and the
-        addresses are returned, when they exist already."""
+        """Enable the VFs of a PF and return their addresses. This erases GPU instances. If the VFs exist already,
+        only their addresses are returned."""
         ...
 
     def disable(self, address: str) -> None: ...
@@ -249,7 +281,7 @@ class SriovControl(Protocol):
 # ---------------------------------------------------------------- vGPUs
 @dataclass(frozen=True, slots=True)
 class VgpuRequest:
-    """A vGPU to create on the parent (a free VF; the PF on GPUs without SR-IOV). `uuid` matters to mdev only."""
+    """A vGPU to create on the parent (a free VF; the PF on GPUs without SR-IOV). Only mdev uses `uuid`."""
 
     parent: str
     type_name: str
@@ -258,7 +290,7 @@ class VgpuRequest:
 
 @dataclass(frozen=True, slots=True)
 class VgpuDevice:
-    """A vGPU that exists. `uuid` is None in the vendor VFIO framework: there the VF itself is the device."""
+    """An existing vGPU. `uuid` is None in the vendor VFIO framework, where the VF itself is the device."""
 
     framework: VgpuFramework
     parent: str
@@ -269,7 +301,7 @@ class VgpuDevice:
 
 @dataclass(frozen=True, slots=True)
 class VgpuParent:
-    """A function that can carry vGPUs: what could be made on it now, by type name, and what is on it."""
+    """A function that can carry vGPUs: how many could be created on it now, by type name, and those on it."""
 
     address: str
     creatable: Mapping[str, int] = field(default_factory=dict)
@@ -277,7 +309,7 @@ class VgpuParent:
 
 
 class VgpuHost(Protocol):
-    """One vGPU framework. `create` and `remove` verify what they did by looking again."""
+    """One vGPU framework. `create` and `remove` verify their effect by looking again."""
 
     @property
     def framework(self) -> VgpuFramework: ...
@@ -291,22 +323,25 @@ class VgpuHost(Protocol):
 
     def create(self, request: VgpuRequest) -> VgpuDevice: ...
     def remove(self, device: VgpuDevice) -> bool:
-        """Remove; False when there was no such vGPU. A vGPU in use by a running domain is `GpuBusyError`."""
+        """Remove the vGPU; False if there was none. One that a running domain uses raises `GpuBusyError`."""
         ...
 
 
 class PassthroughControl(Protocol):
-    """Whole GPUs handed to guests through vfio-pci."""
+    """Whole GPUs passed to guests through vfio-pci."""
 
-    def endpoints(self, address: str) -> tuple[str, ...]:
-        """The functions that must go to the guest together; refuses (GpuError) a GPU that cannot be passed."""
+    def endpoints(self, address: str, *, group_gpus: Collection[str] = ()) -> tuple[str, ...]:
+        """The functions that must go to the guest together; raises a GpuError if the GPU cannot be passed through.
+
+        `group_gpus` are other GPUs of the same IOMMU group that go to the same guest.
+        """
         ...
 
-    def bind(self, address: str) -> tuple[str, ...]:
-        """Bind all endpoints of the GPU's IOMMU group to vfio-pci; undone on failure. Returns them."""
+    def bind(self, address: str, *, group_gpus: Collection[str] = ()) -> tuple[str, ...]:
+        """Bind the GPU and the other functions of its slot to vfio-pci and return them; undone on failure."""
         ...
 
     def release(self, address: str, *, driver: str = "nvidia") -> None:
-        """Give the endpoints back to the host: the GPU to `driver` (empty: to none), its other
-        functions to the kernel's choice."""
+        """Return the endpoints to the host: the GPU to `driver` (empty: none), its other functions to the drivers
+        that the kernel chooses."""
         ...

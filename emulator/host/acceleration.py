@@ -58,7 +58,7 @@ def decide_acceleration(requested: Acceleration, facts: AccelerationFacts) -> Ac
     lack, fix = missing
     if requested is Acceleration.KVM:
         raise HostNotFitError(
-            f"KVM is asked for, but {lack}",
+            f"the lab asks for KVM, but {lack}",
             where="hypervisor.acceleration",
             fix=f"{fix}; or set hypervisor.acceleration: auto",
         )
@@ -76,11 +76,11 @@ def _missing_sign(facts: AccelerationFacts) -> tuple[str, str] | None:
     if facts.kvm is not DeviceAnswer.USABLE:
         return (
             "/dev/kvm cannot be used",
-            "modprobe kvm_intel (or kvm_amd), and see that /dev/kvm can be read and written",
+            "modprobe kvm_intel (or kvm_amd), and make sure that /dev/kvm can be read and written",
         )
     if facts.libvirt_offers_kvm is False:
         return (
             "libvirt does not offer KVM",
-            "virsh capabilities | grep \"domain type='kvm'\"; look into libvirtd's log for the reason",
+            "virsh capabilities | grep \"domain type='kvm'\"; libvirtd's log has the reason",
         )
     return None

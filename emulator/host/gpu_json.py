@@ -1,4 +1,4 @@
-"""A discovered GPU as plain data, for `--json`. Keys are an interface: add, do not rename."""
+"""A discovered GPU as plain data for `--json`. The keys are an interface: add keys, never rename them."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ def gpu_record(gpu: Gpu) -> Record:
         ],
         "holders": [{"pid": item.pid, "name": item.name, "path": item.path} for item in gpu.holders],
         "nvml": _gpu_record(seen) if seen is not None else None,
+        "fault": {"reason": gpu.fault.reason, "fix": gpu.fault.fix} if gpu.fault is not None else None,
     }
 
 

@@ -23,12 +23,12 @@ from emulator.plan.resources import (
 )
 
 TLS_KEY_BYTES = 32  # a private key on the curve P-256
-MUNGE_KEY_BYTES = 768  # 1024 characters as text, which Ansible can carry; MUNGE takes any key of 32 bytes or more
+MUNGE_KEY_BYTES = 768  # 1024 characters of text, which Ansible can carry; MUNGE accepts any key of 32 bytes or more
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where a lab runs on this host. `namespace` is set for the embedded hypervisor and None for another one."""
+    """Where a lab runs on this host. `namespace` is set for the embedded hypervisor, else None."""
 
     paths: LabPaths
     namespace: str | None
@@ -37,7 +37,7 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class GpuResources:
-    """What GPU planning adds: its own resources, and the devices of each node (by node name)."""
+    """The GPU resources, and the devices of each node by node name."""
 
     resources: tuple[Resource, ...] = ()
     hostdevs: Mapping[str, tuple[HostdevRequest, ...]] = field(default_factory=dict)

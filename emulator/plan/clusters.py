@@ -1,4 +1,4 @@
-"""Which clusters a resource serves: what a failure of one cluster leaves the other may go on with."""
+"""Which clusters a resource serves, so that a failure in one cluster does not stop the other."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def cluster_of(domain: Domain) -> str:
 def clusters_served(resources: Iterable[Resource]) -> Mapping[str, frozenset[str]]:
     """For each resource, by id, the clusters whose nodes need it, directly or through others.
 
-    What nodes wait for as a group (the slices of the GPUs) serves all of their clusters. A resource that no node
-    among `resources` needs serves none.
+    Resources that nodes wait for as a group (the slices of the GPUs) serve all clusters of these nodes. A resource that
+    no node among `resources` needs serves none.
     """
     every = tuple(resources)
     known = {resource.id: resource for resource in every}

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from emulator.plan.graph import dependents, topological_order
 from emulator.plan.model import Action, Blocker, Change, Observation, Plan, Presence, Recorded
 from emulator.plan.resources import JsonValue, Resource, Volume
 
 _ABSENT = Observation(Presence.ABSENT)
+_ANEW = (Action.CREATE, Action.REPLACE)
+
+Differences = Mapping[str, tuple[JsonValue, JsonValue]]
 
 
 def diff(
@@ -18,16 +21,16 @@ def diff(
     observed: Mapping[str, Observation],
     found: Sequence[Resource] = (),
 ) -> Plan:
-    """The plan that turns what is there into what is wanted.
+    """The plan that turns the present state into the wanted one.
 
     Args:
         wanted: all resources of the request; empty for destroy.
         recorded: the state, by resource id.
-        observed: a look at every wanted and recorded resource, by id; a missing entry counts as absent.
-        found: resources seen on the host that are ours by their metadata, whatever the record says.
+        observed: the observation of every wanted and recorded resource, by id; a missing entry counts as absent.
+        found: resources on the host that are ours by their metadata, whether on record or not.
 
-    Changes come in an order in which they can be carried out: deletes (dependents first), then the rest
-    (what is needed first).
+    Changes are ordered so that they can be carried out one by one: deletes first (dependents before what they need),
+    then the rest (dependencies first).
     """
     wanted_by_id = {resource.id: resource for resource in wanted}
     changes: dict[str, Change] = {}
@@ -47,7 +50,7 @@ def diff(
             doomed[resource.id] = Change(Action.DELETE, resource, reason)
     for resource in found:
         if resource.id not in wanted_by_id and resource.id not in doomed and not resource.shared:
-            doomed[resource.id] = Change(Action.DELETE, resource, "belongs to the lab, but is in no record")
+            doomed[resource.id] = Change(Action.DELETE, resource, "belongs to the lab, but is not on record")
     return Plan(lab, (*_delete_order(doomed), *_create_order(wanted_by_id, changes)), tuple(blockers))
 
 
@@ -58,13 +61,13 @@ def _judge(resource: Resource, record: Recorded | None, seen: Observation) -> tu
         case Presence.FOREIGN:
             return None, Blocker(
                 resource.id,
-                seen.detail or "something that this lab does not own is in its place",
+                seen.detail or "something foreign is in its place",
                 "rename the lab or change the file; nothing foreign is ever removed by hyperscaler",
             )
         case Presence.ABSENT:
             return Change(Action.CREATE, resource, seen.detail or _absent_reason(record)), None
         case Presence.PARTIAL:
-            reason = seen.detail or "an interrupted run left it half made"
+            reason = seen.detail or "an interrupted run left it incomplete"
             return Change(Action.REPLACE, resource, reason, previous=resource), None
         case Presence.UNKNOWN:
             return Change(Action.REPAIR, resource, seen.detail or "cannot be seen yet"), None
@@ -73,13 +76,13 @@ def _judge(resource: Resource, record: Recorded | None, seen: Observation) -> tu
 
 
 def _moved_disk(resource: Resource, record: Recorded | None) -> Blocker | None:
-    """A disk on record at another path: what is at the wanted one is not what the node has worked on."""
+    """A disk that is on record at another path: a disk at the wanted path would not have the node's data."""
     old = record.resource if record else None
     if not isinstance(resource, Volume) or not isinstance(old, Volume) or old.path == resource.path:
         return None
     return Blocker(
         resource.id,
-        f"the disk is on record as {old.path}, and would now be {resource.path}; no disk is thrown away unasked",
+        f"the disk is on record as {old.path}, and would now be {resource.path}; disks are never discarded unasked",
         "use HYPERSCALER_HOME as the lab was made with; or save what is needed from the node, destroy the lab and "
         "provision it again",
     )
@@ -95,44 +98,52 @@ def _absent_reason(record: Recorded | None) -> str:
 
 def _judge_ours(resource: Resource, record: Recorded | None, seen: Observation) -> tuple[Change | None, Blocker | None]:
     previous = record.resource if record else None
-    # A begun update may or may not have reached the host, so the record's fields cannot be trusted to be
-    # what is there: only what the host itself remembers (the digest) can.
-    interrupted = bool(record and record.open_action)
     differences = resource.differences(previous) if previous and type(previous) is type(resource) else {}
-    digest_differs = seen.digest is not None and seen.digest != resource.digest
-    if isinstance(resource, Volume) and "size_gib" in differences:
-        old, new = differences["size_gib"]
-        if new < old:
-            return None, Blocker(
-                resource.id,
-                f"the disk would shrink from {old} GiB to {new} GiB and lose data",
-                f"set disk_gb back to {old} or more, or remove the node from the file first",
-            )
-    if isinstance(resource, Volume) and "admin" in differences:
-        old, new = differences["admin"]
-        return None, Blocker(
-            resource.id,
-            f"the disk was made by an earlier version, whose image lets {old} in and not {new}",
-            "save what is needed from the node, destroy the lab and provision it again; no disk is thrown away unasked",
-        )
-    if differences or digest_differs:
-        if differences and set(differences) <= resource.updatable:
-            return Change(Action.UPDATE, resource, _describe(differences), previous=previous), None
-        if not differences and resource.updatable:
-            reason = "its settings on the host are not the recorded ones"
-            return Change(Action.UPDATE, resource, reason, previous=resource), None
-        reason = _describe(differences) if differences else "it was made from another request"
-        return Change(Action.REPLACE, resource, reason, previous=previous or resource), None
+    if isinstance(resource, Volume) and (blocker := _data_loss(resource, differences)):
+        return None, blocker
+    # A begun update may or may not have reached the host, so the record's fields prove nothing; only the digest that
+    # the host itself keeps does.
+    if differences or (seen.digest is not None and seen.digest != resource.digest):
+        return _adapt(resource, previous, differences), None
     if seen.drift:
         return Change(Action.REPAIR, resource, "; ".join(seen.drift), previous=resource), None
-    if interrupted:
-        return Change(Action.ADOPT, resource, "complete, though an interrupted run never recorded it"), None
     if record is None:
         return Change(Action.ADOPT, resource, "present and ours, but not on record"), None
+    if record.open_action:
+        return Change(Action.ADOPT, resource, "complete, but not recorded by the interrupted run"), None
     return None, None
 
 
-def _describe(differences: Mapping[str, tuple[JsonValue, JsonValue]]) -> str:
+def _data_loss(resource: Volume, differences: Differences) -> Blocker | None:
+    """Why a change of a disk would cost its data, or None."""
+    old_gib, new_gib = differences.get("size_gib", (0, 0))
+    if isinstance(old_gib, int) and isinstance(new_gib, int) and new_gib < old_gib:
+        return Blocker(
+            resource.id,
+            f"the disk would shrink from {old_gib} GiB to {new_gib} GiB and lose data",
+            f"set disk_gb back to {old_gib} or more, or remove the node from the file first",
+        )
+    if "admin" in differences:
+        old, new = differences["admin"]
+        return Blocker(
+            resource.id,
+            f"the disk was made by an earlier version, whose image lets {old} in and not {new}",
+            "save what is needed from the node, destroy the lab and provision it again",
+        )
+    return None
+
+
+def _adapt(resource: Resource, previous: Resource | None, differences: Differences) -> Change:
+    """The change from `previous` to the request; without known differences only the host's digest differs."""
+    if differences:
+        action = Action.UPDATE if set(differences) <= resource.updatable else Action.REPLACE
+        return Change(action, resource, _describe(differences), previous=previous or resource)
+    if resource.updatable:
+        return Change(Action.UPDATE, resource, "its settings on the host are not the recorded ones", previous=resource)
+    return Change(Action.REPLACE, resource, "it was made from another request", previous=previous or resource)
+
+
+def _describe(differences: Differences) -> str:
     parts = []
     for name, (old, new) in sorted(differences.items()):
         if isinstance(old, list) or isinstance(new, list):
@@ -164,32 +175,41 @@ def _spread(
     recorded: Mapping[str, Recorded],
     observed: Mapping[str, Observation],
 ) -> None:
-    """What is made anew takes its existing dependents with it; a growing disk restarts its domain."""
+    """Extend changes to dependents: a replaced resource replaces its existing dependents, a growing disk restarts its
+    domain. A golden image is built (again) only for a disk that is about to be made from it."""
     needs = {resource.id: resource.needs for resource in wanted.values()}
-    anew = (Action.CREATE, Action.REPLACE)
-    remade = [key for key, c in changes.items() if c.action in anew and not c.resource.shared]
-    for key in dependents(needs, remade):
-        there = observed.get(key, _ABSENT).presence in (Presence.OURS, Presence.PARTIAL)
-        if there and not (key in changes and changes[key].action in anew):
-            record = recorded.get(key)
-            causes = ", ".join(sorted(set(wanted[key].needs) & set(remade))) or "what it needs"
-            previous = record.resource if record else wanted[key]
-            changes[key] = Change(Action.REPLACE, wanted[key], f"{causes} is made anew", previous=previous)
+    remade = {key for key, change in changes.items() if _is_anew(change) and not change.resource.shared}
+    for key in dependents(needs, sorted(remade)):
+        if _exists(observed.get(key)) and not _is_anew(changes.get(key)):
+            changes[key] = _replacement(wanted[key], recorded.get(key), remade)
     for key in [key for key, change in changes.items() if change.resource.shared]:
-        # A golden image is only (re)built for a disk that is about to be made from it.
-        if not any(d in changes and changes[d].action in anew for d in dependents(needs, [key])):
+        if not any(_is_anew(changes.get(dependent)) for dependent in dependents(needs, [key])):
             del changes[key]
-    grown = [
-        key
-        for key, c in changes.items()
-        if isinstance(c.resource, Volume)
-        # An interrupted growth has stopped the guest, too.
-        and (c.action is Action.UPDATE or (key in recorded and recorded[key].open_action == Action.UPDATE.value))
-    ]
-    for key, wanted_needs in needs.items():
-        cause = next((volume for volume in grown if volume in wanted_needs), None)
+    grown = {key for key, change in changes.items() if _is_growth(change, recorded.get(key))}
+    for key, resource in wanted.items():
+        cause = next((volume for volume in resource.needs if volume in grown), None)
         if cause and key not in changes:
-            changes[key] = Change(Action.REPAIR, wanted[key], f"restarts because {cause} grows")
+            changes[key] = Change(Action.REPAIR, resource, f"restarts because {cause} grows")
+
+
+def _replacement(resource: Resource, record: Recorded | None, remade: Collection[str]) -> Change:
+    causes = ", ".join(sorted(set(resource.needs) & set(remade))) or "a dependency"
+    previous = record.resource if record else resource
+    return Change(Action.REPLACE, resource, f"{causes} is made anew", previous=previous)
+
+
+def _exists(seen: Observation | None) -> bool:
+    return seen is not None and seen.presence in (Presence.OURS, Presence.PARTIAL)
+
+
+def _is_anew(change: Change | None) -> bool:
+    return change is not None and change.action in _ANEW
+
+
+def _is_growth(change: Change, record: Recorded | None) -> bool:
+    """Whether the change grows a disk. An interrupted growth counts, because it has stopped the guest as well."""
+    interrupted = record is not None and record.open_action == Action.UPDATE.value
+    return isinstance(change.resource, Volume) and (change.action is Action.UPDATE or interrupted)
 
 
 def _delete_order(doomed: Mapping[str, Change]) -> list[Change]:

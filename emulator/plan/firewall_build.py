@@ -8,12 +8,12 @@ from emulator.core import ids
 from emulator.labfile.model import AllowSpec, ClusterKind, ClusterSpec
 from emulator.plan.resources import DnsAlias, FilteredNode, Firewall, FirewallRule, FirewallZone
 
-# How many nodes a rule is described by.
+# A rule's description lists so many nodes at most.
 _NAMED = 3
 
 
 def build_firewall(spec: ClusterSpec, needs: tuple[str, ...]) -> Firewall:
-    """The table of the lab, rules in the order of the file and each once."""
+    """The table of the lab: each rule once, in the order of the file."""
     rules = [_rule(spec, cluster, entry) for cluster in spec.clusters for entry in spec.networks[cluster].allow]
     return Firewall(
         name="lab",
@@ -25,10 +25,10 @@ def build_firewall(spec: ClusterSpec, needs: tuple[str, ...]) -> Firewall:
 
 
 def aliases_for(spec: ClusterSpec, cluster: ClusterKind) -> tuple[DnsAlias, ...]:
-    """What the DNS of this cluster's network knows of the nodes of the others: the full name, and the short one.
+    """Full and short names of the other clusters' nodes, for the DNS of this cluster's network.
 
-    dnsmasq completes short names with the network's own domain, the search domain of its guests; so a guest finds
-    `cloud-control-plane` as easily as `cloud-control-plane.cloud.demo.internal`.
+    dnsmasq completes short names with the network's own domain, which is the guests' search domain. A guest therefore
+    finds `cloud-control-plane` as well as `cloud-control-plane.cloud.demo.internal`.
     """
     return tuple(
         DnsAlias(
@@ -66,7 +66,7 @@ def _zone(spec: ClusterSpec, cluster: ClusterKind) -> FirewallZone:
 
 
 def text_v6(value: IPv6Address | IPv6Network | None) -> str:
-    """As resources have it: empty where there is no IPv6."""
+    """As text, in the form that resources use: empty without IPv6."""
     return "" if value is None else str(value)
 
 
@@ -84,7 +84,7 @@ def _rule(spec: ClusterSpec, cluster: ClusterKind, entry: AllowSpec) -> Firewall
 
 
 def _described(source: ClusterKind, target: ClusterKind, entry: AllowSpec) -> str:
-    """For people, in plans: `hpc-compute-1 to cloud: tcp 6443`."""
+    """The rule for people, as plans show it: `hpc-compute-1 to cloud: tcp 6443`."""
     start, end = _side(entry.sources, source), _side(entry.targets, target)
     return f"{start} to {end}: {' '.join((entry.protocol.value, *entry.ports))}"
 

@@ -1,9 +1,9 @@
-"""From a lab file and its GPUs to who gets which slice. Pure.
+"""Which node gets which slice or GPU, from a lab file and its GPUs. Pure.
 
-What a node without a named profile gets: with `strategy: mig` a slice, with `whole` a GPU, with `hybrid` a slice
-while its cluster's share of slices lasts and then a GPU (a GPU at once when none can be cut). Such a slice is, in
-the order of the nodes, one that `mig_slices` sets aside by profile and no node has named; after those the GPU's
-smallest allowed profile. Slices that nobody asks for are not made.
+A node that names no profile gets a slice with `strategy: mig` and a GPU with `whole`. With `hybrid` it gets a slice
+while its cluster's share of slices lasts and a GPU after that, or a GPU at once if no GPU can be partitioned. In the
+order of the nodes such a slice has a profile that `mig_slices` sets aside and no node has named; when these are used
+up, the GPU's smallest allowed profile. Slices that no node asks for are not created.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from emulator.labfile.model import (
 
 @dataclass(frozen=True, slots=True)
 class GpuAllocation:
-    """What each GPU node gets, in the order of the spec. `notes`: what the operator should know, one sentence each."""
+    """Slices and GPUs of each GPU node, in the order of the spec. `notes` are sentences for the user."""
 
     nodes: Mapping[str, tuple[Assignment, ...]]
     solution: Solution
@@ -46,11 +46,11 @@ def gpu_states(
     """The file's GPUs as the solver takes them.
 
     Args:
-        models: what NVML reported, by device id; the catalogue answers for the others.
+        models: models that NVML reported, by device id; the catalogue supplies the others.
         instances: GPU instances that must stay, by device id.
 
     Raises:
-        ConfigError: a GPU to be cut is unknown to both.
+        ConfigError: a GPU to be partitioned is unknown to both.
     """
     return tuple(
         GpuState(
@@ -74,7 +74,7 @@ def _model(device: GpuDeviceSpec) -> GpuModel:
     found = find_gpu(device.model)
     if found is not None:
         return found
-    if not device.mig_capable:  # nothing has to be known of a GPU that is handed over whole
+    if not device.mig_capable:  # a GPU that is passed through whole needs no known model
         return GpuModel(device.model, (device.model,), (), architecture="", mig_capable=False)
     close = ", ".join(close_names(device.model))
     raise ConfigError(
@@ -91,15 +91,15 @@ def allocate(
     *,
     pinned: Collection[str] = (),
 ) -> GpuAllocation | Infeasible:
-    """Give every GPU node of both clusters its slices and GPUs, or say why that cannot be.
+    """Give every GPU node of both clusters its slices and GPUs, or raise with the reasons.
 
     Args:
         gpus: `gpu_states(spec.gpu)` when left out.
-        current: where demands are now, by demand id (`<node>/<number from 0>`); they move as little as can be.
+        current: where demands are now, by demand id (`<node>/<number from 0>`); as few as possible move.
         pinned: demands whose guests run, which must not move.
 
     Raises:
-        ConfigError: see `gpu_states`; Kubernetes' nodes got slices that `mig_strategy` cannot offer to pods.
+        ConfigError: see `gpu_states`; or Kubernetes nodes got slices that `mig_strategy` cannot offer to pods.
     """
     states = tuple(gpu_states(spec.gpu) if gpus is None else gpus)
     demands = demands_of(spec, states)
@@ -116,14 +116,14 @@ def allocate(
 
 
 def _require_strategy(spec: ClusterSpec, nodes: Mapping[str, Sequence[Assignment]]) -> None:
-    """What nodes ask for by name was looked at with the file; here is what was chosen for those that name nothing."""
+    """Check the chosen profiles of nodes that name none; named profiles were checked with the file."""
     strategy = spec.kubernetes.mig_strategy if spec.kubernetes else ""
     cloud = [item for node in spec.nodes_of(ClusterKind.CLOUD) for item in nodes.get(node.name, ())]
     profiles = sorted({item.profile for item in cloud if item.profile is not None})
     if strategy == "none" and profiles:
-        why = f"`none` offers no slices to pods, and the nodes get {', '.join(profiles)}"
+        why = f"`none` offers no slices to pods, but the nodes get {', '.join(profiles)}"
     elif strategy == "single" and len(profiles) > 1:
-        why = f"`single` needs slices all alike, and the nodes get {', '.join(profiles)}"
+        why = f"`single` needs slices of one profile, but the nodes get {', '.join(profiles)}"
     else:
         return
     raise ConfigError(why, where="clusters.cloud.kubernetes_config.mig_strategy", fix="write `mig_strategy: mixed`")
@@ -135,7 +135,7 @@ def node_of(demand: str) -> str:
 
 
 def demands_of(spec: ClusterSpec, gpus: Sequence[GpuState]) -> tuple[Demand, ...]:
-    """What the nodes ask for, each unit a demand; see the module for nodes that name no profile."""
+    """One demand for each slice or GPU of each node; see the module for nodes that name no profile."""
     cuttable = any(gpu.use is not GpuUse.WHOLE and gpu.model.mig_capable for gpu in gpus)
     demands: list[Demand] = []
     for cluster in spec.clusters:
@@ -146,7 +146,7 @@ def demands_of(spec: ClusterSpec, gpus: Sequence[GpuState]) -> tuple[Demand, ...
 
 
 class _Pool:
-    """What one cluster still has for nodes that leave the choice to the strategy."""
+    """Slices that one cluster still has for nodes that leave the choice to the strategy."""
 
     def __init__(self, spec: ClusterSpec, cluster: ClusterKind, *, cuttable: bool) -> None:
         requests = [node.gpu for node in spec.nodes_of(cluster) if node.gpu]
@@ -157,7 +157,7 @@ class _Pool:
         share = spec.gpu.mig_slices.get(cluster)
         by_profile = share.by_profile if share else {}
         self._named_ahead = [name for name, count in by_profile.items() for _ in range(count - named[name])]
-        # A share in the file ends the slices for unnamed requests; without one there is no end.
+        # A share in the file limits the slices for unnamed requests; without one there is no limit.
         self._slices = share.count - named.total() if share and share.count else None
         strategy = spec.gpu.strategy
         gpus_set_aside = spec.gpu.whole_gpus.get(cluster, 0)
@@ -185,7 +185,7 @@ def _idle_notes(spec: ClusterSpec, demands: Sequence[Demand]) -> list[str]:
     for cluster, share in spec.gpu.mig_slices.items():
         idle = share.count - asked[cluster]
         if idle > 0:
-            notes.append(f"{idle} of the {share.count} slices set aside for {cluster.value} are asked for by no node")
+            notes.append(f"no node asks for {idle} of the {share.count} slices set aside for {cluster.value}")
     return notes
 
 

@@ -1,23 +1,23 @@
 """GPU resources: MIG mode, virtual functions, GPU instances, vGPUs and whole GPUs.
 
-Made in this order, taken away in the reverse: MIG mode, then VFs (enabling them re-binds the driver and erases
-GPU instances), then GPU instances, then vGPUs. All of one GPU are `exclusive` to it, so that a slice that goes
-frees its memory slices before another takes them.
+They are created in this order and removed in the reverse: MIG mode, then VFs (enabling them re-binds the driver and
+erases GPU instances), then GPU instances, then vGPUs. All resources of a GPU are `exclusive` to it, so that a removed
+slice frees its memory slices before another slice takes them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from emulator.gpu.model import Placement
-from emulator.plan.resources import Resource, register
+from emulator.plan.resources import OMIT_EMPTY, Resource, register
 
 GPU_GROUP = "gpu"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuResource(Resource):
-    """Something on a GPU. `device` is the id in the lab file, `pci_address` such as 0000:41:00.0."""
+    """A resource on a GPU. `device` is the GPU's id in the lab file, `pci_address` such as 0000:41:00.0."""
 
     volatile = True
     group = GPU_GROUP
@@ -32,7 +32,7 @@ class GpuResource(Resource):
 @register
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MigMode(GpuResource):
-    """MIG mode on. Its handle remembers whether it was on before, so that destroy leaves it as it was."""
+    """MIG mode on. Its handle records whether it was on before, so that `destroy` restores that."""
 
     kind = "mig-mode"
 
@@ -50,7 +50,7 @@ class VirtualFunctions(GpuResource):
 class GpuInstance(GpuResource):
     """A MIG slice at an explicit placement; `start` and `size` count memory slices.
 
-    The profile goes by name: ids and instance ids are the driver's business and are looked up each time.
+    The profile is given by name; the driver's profile and instance ids are looked up each time.
     """
 
     kind = "gpu-instance"
@@ -70,7 +70,7 @@ class GpuInstance(GpuResource):
 @register
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vgpu(GpuResource):
-    """A vGPU on a GPU instance, for one node. `uuid` is used by the mdev framework; `demand` is the planner's id."""
+    """A vGPU on a GPU instance, for one node. The mdev framework uses `uuid`; `demand` is the planner's id."""
 
     kind = "vgpu"
     profile: str
@@ -84,21 +84,28 @@ class Vgpu(GpuResource):
 
 
 def slice_name(pci_address: str, profile: str, start: int) -> str:
-    """The name of a slice's resources: its GPU instance and the vGPU on it."""
+    """The name of a slice's resources, its GPU instance and the vGPU on it."""
     return f"{pci_address}-{profile}-at-{start}"
 
 
 def _chain(pci_address: str, profile: str) -> str:
-    """A vGPU takes whichever GPU instance of its profile is free, and the driver does not let us choose. So each
-    slice gets its vGPU before the next slice is cut: else a slice that should go might carry another node's vGPU."""
+    """The chain that creates a GPU's slices of one profile one after the other, each with its vGPU.
+
+    The driver puts a vGPU on any free GPU instance of its profile and offers no choice. If two slices were free, a
+    slice that should be removed might carry another node's vGPU.
+    """
     return f"{pci_address}/{profile}"
 
 
 @register
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WholeGpu(GpuResource):
-    """A whole GPU bound to vfio-pci with everything in its IOMMU group, for one node."""
+    """A whole GPU bound to vfio-pci with the other functions of its slot, for one node.
+
+    `group_gpus` are the PCI addresses of other GPUs of its IOMMU group, which go to the same node.
+    """
 
     kind = "whole-gpu"
     node: str
     demand: str
+    group_gpus: tuple[str, ...] = field(default=(), metadata=OMIT_EMPTY)

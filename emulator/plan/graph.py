@@ -11,9 +11,9 @@ T = TypeVar("T", bound=str)
 
 
 def topological_order(needs: Mapping[str, Iterable[str]]) -> list[str]:
-    """Ids so that each comes after everything it needs; ties keep the mapping's order.
+    """Ids in an order in which each follows everything it needs; ties keep the mapping's order.
 
-    Needs that are not keys of the mapping are taken as fulfilled.
+    Needs that are not keys of the mapping count as fulfilled.
 
     Raises:
         StateError: the needs form a cycle.
@@ -41,7 +41,7 @@ def topological_order(needs: Mapping[str, Iterable[str]]) -> list[str]:
 
 
 def dependents(needs: Mapping[str, Iterable[str]], roots: Iterable[str]) -> set[str]:
-    """Everything that needs one of `roots`, directly or through others; the roots themselves excluded."""
+    """Ids that need one of `roots`, directly or through others, without the roots themselves."""
     reverse: dict[str, list[str]] = {}
     for node, wanted in needs.items():
         for want in wanted:

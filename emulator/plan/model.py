@@ -1,4 +1,4 @@
-"""What planning works with: what was recorded, what was observed, and the changes that follow."""
+"""The data of planning: records, observations, and the changes that follow from them."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from emulator.plan.resources import JsonValue, Resource
 
 
 class Presence(StrEnum):
-    """What a look at the host says about a resource."""
+    """Whether a resource exists on the host, and whose it is."""
 
     ABSENT = "absent"
     OURS = "ours"
-    #: Ours, but unusable: half made by an interrupted run.
+    #: Ours, but unusable: left incomplete by an interrupted run.
     PARTIAL = "partial"
-    #: Something else has its name, address or place.
+    #: Something foreign has its name, address or place.
     FOREIGN = "foreign"
-    #: Cannot be looked at before something that it needs is back (a stopped hypervisor).
+    #: Cannot be observed before something that it needs is back (a stopped hypervisor).
     UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """One look at the host.
+    """A resource as seen on the host.
 
-    `drift` lists what differs from the record in words ("is shut off", "memory is 512 MiB instead of 1024 MiB");
-    `digest` is that of the request the thing was made from, where the host keeps it. `detail` names the owner
-    of something foreign.
+    `drift` lists differences from the record in words ("is shut off", "memory is 512 MiB instead of 1024 MiB").
+    `digest` is the digest of the request that it was made from, if the host keeps it. `detail` names the owner of
+    something foreign.
     """
 
     presence: Presence
@@ -42,7 +42,7 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """A resource according to the journal. `open_action`: an effect was begun and its end never recorded."""
+    """A resource according to the journal. `open_action` is an effect that was begun and has no recorded end."""
 
     resource: Resource
     handle: Mapping[str, JsonValue]
@@ -75,7 +75,7 @@ _SIGNS = {
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One change. For UPDATE and REPLACE `previous` is what is there now."""
+    """One change. For UPDATE and REPLACE `previous` is the present resource."""
 
     action: Action
     resource: Resource
@@ -93,7 +93,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Blocker:
-    """Why the plan cannot be carried out: something that is not ours is in the way, or data would be lost."""
+    """Why the plan cannot be carried out: something foreign is in the way, or data would be lost."""
 
     resource_id: str
     what: str
@@ -102,7 +102,7 @@ class Blocker:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Ordered changes. An empty plan means that the host is as the file asks."""
+    """Ordered changes. An empty plan means that the host matches the file."""
 
     lab: str
     changes: tuple[Change, ...]
@@ -115,7 +115,7 @@ class Plan:
 
     @property
     def digest(self) -> str:
-        """Identifies exactly these changes of exactly these requests; a stale plan is refused by it."""
+        """Identifies these changes of these requests exactly, so that a stale plan can be refused."""
         data = [(change.to_json(), change.resource.digest) for change in self.changes]
         return hashlib.sha256(json.dumps([self.lab, data], sort_keys=True).encode()).hexdigest()[:16]
 

@@ -1,8 +1,8 @@
 """Resources: the things on the host that a lab owns.
 
-A resource is a frozen record of what is wanted, made of JSON values only, so that the journal can hold it
-and destroy can work from the journal alone. Its `digest` covers every field; what is found out while making
-it (the base image of a disk, the process id of a daemon) is its *handle* and lives in the state.
+A resource is a frozen request made of JSON values only, so that the journal can hold it and `destroy` can work from the
+journal alone. Its `digest` covers every field. Facts found while making it (the base image of a disk, the process id of
+a daemon) form its *handle* and live in the state.
 
 A new kind of resource needs a class here, a handler in `apply/handlers/` and its place in `build.py`.
 """
@@ -22,34 +22,33 @@ from emulator.core.errors import StateError
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-JsonValue = Any  # JSON data crossing the journal's boundary; parsed into the classes below at once
+JsonValue = Any  # JSON data at the journal's boundary, parsed into the classes below at once
 
-# Of a field that a younger version has added: the empty one is left out of records and digests, so that what was made
-# before the field existed is not taken for something else.
-_OMIT_EMPTY = {"omit_empty": True}
+# Marks fields that a newer version added. Empty ones are left out of records and digests, so that resources made before
+# the field existed keep their digest.
+OMIT_EMPTY = {"omit_empty": True}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resource:
     """Base of all resources.
 
-    `id` is `<kind>/<name>`, unique in the lab. `needs` are the ids that must exist first. `exclusive` names
-    things shared with other resources (a GPU GPU): every delete that names one runs before every create
-    that names it.
+    `id` is `<kind>/<name>`, unique in the lab. `needs` are the ids that must exist first. `exclusive` names things
+    shared with other resources (a GPU): every delete that names one runs before every create that names it.
     """
 
     kind: ClassVar[str] = ""
-    #: Kept when the lab is destroyed: shared with other labs (golden images).
+    #: Kept when the lab is destroyed, because other labs share it (golden images).
     shared: ClassVar[bool] = False
-    #: Gone after a reboot of the host although nobody deleted it.
+    #: Gone after a reboot of the host without having been deleted.
     volatile: ClassVar[bool] = False
-    #: Resources of a group are made or unmade together: a failure undoes what the run has made of it.
+    #: Resources of a group are made together: a failure undoes those that the run has made.
     group: ClassVar[str] = ""
-    #: Everything wanted of this group is made first.
+    #: All wanted resources of this group are made first.
     waits_for_group: ClassVar[str] = ""
-    #: Stays as it is until what needs it and is to go has gone (a packet filter outlives the guests it confines).
+    #: Changes only after its dependents that are to be removed are gone (a packet filter outlives its guests).
     outlives_departing: ClassVar[bool] = False
-    #: Fields that the handler can change in place; any other difference means delete and create.
+    #: Fields that the handler can change in place; any other change means delete and create.
     updatable: ClassVar[frozenset[str]] = frozenset()
 
     name: str
@@ -70,7 +69,7 @@ class Resource:
 
     @property
     def digest(self) -> str:
-        """16 hex digits over all fields but `needs`: what libvirt metadata and the journal are compared by."""
+        """16 hex digits over all fields except `needs`, compared with libvirt metadata and the journal."""
         data = {key: value for key, value in self.to_json().items() if key != "needs"}
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -79,6 +78,8 @@ class Resource:
 
     def differences(self, old: Resource) -> dict[str, tuple[JsonValue, JsonValue]]:
         """Fields in which this request differs from `old`, as `{field: (old, new)}`."""
+        if self == old:
+            return {}
         mine, theirs = self.to_json(), old.to_json()
         return {
             key: (theirs.get(key, ""), mine.get(key, ""))
@@ -107,8 +108,10 @@ class SshKeyPair(Resource):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Secret(Resource):
-    """Random bytes in a 0600 file. The content never enters the journal. `encoding`: raw, text (URL-safe), or ec-key:
-    a private key on the curve P-256, as PEM."""
+    """Random bytes in a 0600 file; the content never enters the journal.
+
+    `encoding`: raw, text (URL-safe), or ec-key, a private key on the curve P-256 as PEM.
+    """
 
     kind = "secret"
     path: str
@@ -120,7 +123,7 @@ class Secret(Resource):
 class GoldenImage(Resource):
     """A golden image in the store, built when the store has none or its recipe has changed.
 
-    Its digest is not the image's: a lab keeps the image that its disks are made from.
+    Its digest does not cover the image's content: a lab keeps the image that its disks are made from.
     """
 
     kind = "image"
@@ -134,17 +137,17 @@ class DhcpReservation:
     mac: str
     ip: str
     name: str
-    ip_v6: str = field(default="", metadata=_OMIT_EMPTY)
+    ip_v6: str = field(default="", metadata=OMIT_EMPTY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FilteredNode:
-    """A node as a `Firewall` knows it: whatever comes from its network with another pair is spoofed."""
+    """A node's addresses for a `Firewall`: packets from its network with any other pair are spoofed."""
 
     name: str
     mac: str
     ip: str
-    ip_v6: str = field(default="", metadata=_OMIT_EMPTY)
+    ip_v6: str = field(default="", metadata=OMIT_EMPTY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,14 +161,17 @@ class FirewallZone:
     gateway: str
     nat: bool
     nodes: tuple[FilteredNode, ...]
-    subnet_v6: str = field(default="", metadata=_OMIT_EMPTY)
-    gateway_v6: str = field(default="", metadata=_OMIT_EMPTY)
+    subnet_v6: str = field(default="", metadata=OMIT_EMPTY)
+    gateway_v6: str = field(default="", metadata=OMIT_EMPTY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FirewallRule:
-    """What may pass from one zone to another. Empty `sources` or `targets` (addresses, of nodes with IPv6 both) mean
-    every node of the zone; `ports` are numbers and ranges (`8000-8100`), empty for `icmp`."""
+    """Traffic that may pass from one zone to another.
+
+    `sources` and `targets` are addresses (both families for nodes with IPv6); empty means every node of the zone.
+    `ports` are numbers and ranges (`8000-8100`), empty for `icmp`.
+    """
 
     name: str
     source_zone: str
@@ -178,9 +184,9 @@ class FirewallRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Firewall(Resource):
-    """The lab's own nftables table: what its networks may exchange with each other, the host and the world.
+    """The lab's own nftables table: what its networks may exchange with each other, the host and the outside.
 
-    The networks need it, so that it is there before the first guest and until the last one.
+    The networks need it, so that it exists from before the first guest until after the last one.
     """
 
     kind = "firewall"
@@ -194,19 +200,19 @@ class Firewall(Resource):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DnsAlias:
-    """A node of the lab's other network, as this network's DNS knows it; the proper name comes first."""
+    """A node of the lab's other network, for this network's DNS; the canonical name comes first."""
 
     name: str
     ip: str
     names: tuple[str, ...]
-    ip_v6: str = field(default="", metadata=_OMIT_EMPTY)
+    ip_v6: str = field(default="", metadata=OMIT_EMPTY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Network(Resource):
-    """A libvirt network with DHCP reservations for its nodes and DNS names for those of the whole lab.
+    """A libvirt network with DHCP reservations for its nodes and DNS names for all nodes of the lab.
 
-    `filtering` says whose rules confine it: `libvirt`, as older versions had it, or `firewall`, the lab's own table.
+    `filtering` names the rules that confine it: `libvirt`'s (older versions) or the lab's own table, `firewall`.
     `subnet_v6` and `gateway_v6` are empty where there is no IPv6.
     """
 
@@ -222,16 +228,15 @@ class Network(Resource):
     nat: bool
     aliases: tuple[DnsAlias, ...] = ()
     filtering: str = "libvirt"
-    subnet_v6: str = field(default="", metadata=_OMIT_EMPTY)
-    gateway_v6: str = field(default="", metadata=_OMIT_EMPTY)
+    subnet_v6: str = field(default="", metadata=OMIT_EMPTY)
+    gateway_v6: str = field(default="", metadata=OMIT_EMPTY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Volume(Resource):
     """A qcow2 overlay on a golden image. It can grow; it never shrinks.
 
-    `admin` is the account that its image lets the lab's key log in as. Records that do not say were made when that was
-    root.
+    `admin` is the account of its image that the lab's key can log in to; root in records without it.
     """
 
     kind = "volume"
@@ -244,14 +249,14 @@ class Volume(Resource):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostdevRequest:
-    """A device for a guest. `source` is the id of the resource whose handle holds the address."""
+    """A host device for a guest. `source` is the id of the resource whose handle holds its address."""
 
     source: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Domain(Resource):
-    """A virtual machine. `volume` and `network` are ids; the MAC has its reservation in the network."""
+    """A domain. `volume` and `network` are ids; the network has a reservation for the MAC address."""
 
     kind = "domain"
     volatile = True
@@ -271,7 +276,7 @@ class Domain(Resource):
 
 
 class DamagedRecordError(StateError):
-    """A record lacks something or holds something of the wrong type."""
+    """A record lacks a field or holds a value of the wrong type."""
 
 
 R = TypeVar("R", bound=type[Resource])
@@ -299,7 +304,7 @@ def resource_from_json(data: Mapping[str, JsonValue]) -> Resource:
 
     Raises:
         StateError: unknown kind.
-        DamagedRecordError: fields that are missing, of the wrong type or not known.
+        DamagedRecordError: a field is missing, unknown or of the wrong type.
     """
     kind = data.get("kind")
     cls = _KINDS.get(kind) if isinstance(kind, str) else None
@@ -315,10 +320,10 @@ def resource_from_json(data: Mapping[str, JsonValue]) -> Resource:
 
 
 def _read(place: str, cls: type, key: str, value: JsonValue) -> JsonValue:
-    """A field's value as the class wants it; lists become tuples, of the records that `_NESTED` names for this place.
+    """A field's value in the type that the class declares; lists become tuples, of the records that `_NESTED` names.
 
     Raises:
-        TypeError: it is of another type.
+        TypeError: the value is of another type.
     """
     nested = _NESTED.get((place, key))
     wanted = _types(cls).get(key, str)
@@ -334,10 +339,10 @@ def _read(place: str, cls: type, key: str, value: JsonValue) -> JsonValue:
 def _read_item(place: str, nested: type | None, item: JsonValue) -> object:
     if nested is None:
         if not isinstance(item, str):
-            raise TypeError(f"{item!r} is no text")
+            raise TypeError(f"{item!r} is not text")
         return item
     if not isinstance(item, dict):
-        raise TypeError(f"{item!r} is no {nested.__name__}")
+        raise TypeError(f"{item!r} is not a {nested.__name__}")
     return nested(**{key: _read(place, nested, key, value) for key, value in item.items()})
 
 
@@ -358,4 +363,6 @@ def _plain(value: JsonValue) -> JsonValue:
 
 def _fields(record: DataclassInstance) -> dict[str, JsonValue]:
     values = ((each, getattr(record, each.name)) for each in dataclasses.fields(record))
-    return {each.name: _plain(value) for each, value in values if value != "" or "omit_empty" not in each.metadata}
+    return {
+        each.name: _plain(value) for each, value in values if value not in ("", ()) or "omit_empty" not in each.metadata
+    }

@@ -111,7 +111,7 @@ def test_only_types_with_a_free_instance_can_be_created(machine: Machine) -> Non
         machine.host.create(VgpuRequest(vfs[1], HALF, _uuid("other")))
 
 
-def test_a_taken_function_is_told_apart(machine: Machine) -> None:
+def test_a_taken_function_is_recognised(machine: Machine) -> None:
     vfs = machine.prepare()
     for start in (0, 1):
         machine.nvml.create_instance(PF, 19, Placement(start, 1))
@@ -120,7 +120,7 @@ def test_a_taken_function_is_told_apart(machine: Machine) -> None:
         machine.host.create(VgpuRequest(vfs[0], SMALL, _uuid("two")))
 
 
-def test_the_meanings_of_unavailable_are_told_apart(machine: Machine) -> None:
+def test_the_meanings_of_unavailable_are_distinguished(machine: Machine) -> None:
     vfs = machine.enable()
 
     def why(wanted: str, parent: str) -> Unavailable:
@@ -280,7 +280,7 @@ def test_old_gpus_carry_mdevs_on_the_physical_function(tmp_path: Path) -> None:
         host.create(VgpuRequest(PF, "RTX6000-3Q", _uuid("one too many")))
 
 
-def test_a_taken_uuid_is_told(tmp_path: Path) -> None:
+def test_a_taken_uuid_is_reported(tmp_path: Path) -> None:
     gpus = SimulatedGpus(tmp_path, [SimulatedGpu("q", "Quadro RTX 6000", PF)], framework=VgpuFramework.MDEV)
     host = MdevHost(gpus.files)
     made = host.create(VgpuRequest(PF, "RTX6000-1Q", _uuid("one")))

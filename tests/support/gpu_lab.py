@@ -8,29 +8,56 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from emulator.adapters.simulated.gpus import SimulatedGpu, SimulatedGpus, gpu_at
-from emulator.adapters.simulated.nvml.store import SimState
+from emulator.adapters.simulated.nvml.store import SimGpu, SimState
 from emulator.apply.executor import Executor
 from emulator.apply.gpu_ownership import GpuLedger
-from emulator.apply.handlers.gpu_host import GpuHost
-from emulator.apply.handlers.mig import GpuInstanceHandler, MigModeHandler, VirtualFunctionsHandler
-from emulator.apply.handlers.vgpu import VgpuHandler, WholeGpuHandler
+from emulator.apply.handler import ApplyContext, Handler
+from emulator.apply.handlers.gpu.gpu_instance import GpuInstanceHandler
+from emulator.apply.handlers.gpu.host import GpuHost
+from emulator.apply.handlers.gpu.mig_mode import MigModeHandler
+from emulator.apply.handlers.gpu.passthrough import WholeGpuHandler
+from emulator.apply.handlers.gpu.vgpu import VgpuHandler
+from emulator.apply.handlers.gpu.virtual_functions import VirtualFunctionsHandler
 from emulator.apply.journal import Journal
 from emulator.apply.state import State, StateStore
 from emulator.core.progress import SilentReporter
 from emulator.gpu.model import Placement
 from emulator.gpu.placement.demand import Assignment
-from emulator.gpu.ports import VgpuFramework
+from emulator.gpu.ports import MigModeState, PciDevice, VgpuFramework
 from emulator.plan.diff import diff
 from emulator.plan.gpu_build import build_gpus
+from emulator.plan.gpu_resources import GpuInstance, MigMode, Vgpu, VirtualFunctions
 from emulator.plan.model import Plan
 from emulator.plan.resources import Resource
-from emulator.wiring.gpus import assemble_gpus
+from emulator.wiring import assemble_gpus
 
 FIRST, SECOND = "0000:41:00.0", "0000:42:00.0"
 SIMULATED_GPUS = {"gpu-0": FIRST, "gpu-1": SECOND}
 SIZES = {"1g.10gb": 1, "1g.20gb": 2, "2g.20gb": 2, "3g.40gb": 4, "4g.40gb": 4, "7g.80gb": 8}
+
+MODE = MigMode(name=FIRST, device="gpu-0", pci_address=FIRST)
+FUNCTIONS = VirtualFunctions(name=FIRST, needs=(MODE.id,), device="gpu-0", pci_address=FIRST)
+ON, OFF = MigModeState(True, True), MigModeState(False, False)
+
+
+def gpu_instance_at(profile: str, start: int, size: int) -> GpuInstance:
+    """A slice of the first GPU, as a resource."""
+    return GpuInstance(
+        name=f"{FIRST}-{profile}-at-{start}",
+        needs=(MODE.id, FUNCTIONS.id),
+        device="gpu-0",
+        pci_address=FIRST,
+        profile=profile,
+        start=start,
+        size=size,
+    )
+
+
+def vgpu_of(wanted: Sequence[Resource]) -> Vgpu:
+    return next(item for item in wanted if isinstance(item, Vgpu))
 
 
 def sliced(demand: str, profile: str, start: int, gpu: str = "gpu-0") -> Assignment:
@@ -46,7 +73,7 @@ class GpuLab:
         self.use(host)
 
     def use(self, host: GpuHost) -> None:
-        self.handlers = {
+        self.handlers: dict[str, Handler[Any]] = {
             "mig-mode": MigModeHandler(lambda: host),
             "virtual-functions": VirtualFunctionsHandler(lambda: host, self.name),
             "gpu-instance": GpuInstanceHandler(lambda: host, self.name),
@@ -82,6 +109,22 @@ class GpuLab:
         self.run(plan)
         return plan
 
+    @property
+    def context(self) -> ApplyContext:
+        """For a call of a handler outside a plan."""
+        return ApplyContext(self.name, self.store.handle)
+
+    def pci(self, address: str = FIRST) -> PciDevice:
+        """A device that is there."""
+        device = self.host.pci.device(address)
+        assert device is not None
+        return device
+
+    def mode(self, address: str = FIRST) -> MigModeState:
+        found = self.host.nvml.mig_mode(address)
+        assert found is not None
+        return found
+
     def handle(self, resource_id: str) -> dict[str, object]:
         return dict(self.store.handle(resource_id))
 
@@ -103,7 +146,7 @@ class GpuLab:
         return json.dumps([dataclasses.asdict(state), self.host.ledger.read()], sort_keys=True)
 
     @contextmanager
-    def gpu(self, address: str = FIRST) -> Iterator[object]:
+    def gpu(self, address: str = FIRST) -> Iterator[SimGpu]:
         """The state of a GPU, to be changed behind the product's back."""
         with self.gpus.store.change() as state:
             yield gpu_at(state, address)

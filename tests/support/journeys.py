@@ -7,10 +7,9 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
@@ -19,8 +18,8 @@ from emulator.core.progress import SilentReporter
 from emulator.core.stop import StopFlag
 from emulator.gpu.ports import VgpuFramework
 from emulator.lab.lab_files import LoadedLab
+from emulator.operations.configure import configure
 from emulator.operations.gpu.release import release
-from emulator.operations.operate import configure
 from tests.support.simulated_world import (
     FIRST,
     LAB,
@@ -31,7 +30,7 @@ from tests.support.simulated_world import (
     journal_hooked,
     lab_text,
 )
-from tests.support.stop_points import Stops, Sweep, find_stops, in_sequence
+from tests.support.stop_points import InlinePool, Stops, Sweep, find_stops, in_sequence
 
 Act = Callable[[SimulatedHost, LoadedLab], object]
 
@@ -65,11 +64,11 @@ def provision_it(host: SimulatedHost, lab: LoadedLab) -> None:
 
 
 def configure_it(host: SimulatedHost, lab: LoadedLab) -> None:
-    configure(host.world(), lab, SilentReporter(), StopFlag())
+    configure(host.environment(), lab, SilentReporter(), StopFlag())
 
 
 def release_it(host: SimulatedHost, _lab: LoadedLab) -> None:
-    release(host.world(), LAB, SilentReporter(), StopFlag(), confirm=lambda _plan: True)
+    release(host.environment(), LAB, SilentReporter(), StopFlag(), confirm=lambda _plan: True)
 
 
 def unconfigured(host: SimulatedHost) -> None:
@@ -181,11 +180,9 @@ def dies_in_parallel(host: SimulatedHost, command: Callable[[], object], number:
                 time.sleep(pause)  # so that each seed meets the effects in another order
 
             host.hook.before = host.hook.after = step
-            pool = partial(two_at_once, ThreadPoolExecutor)
             with (
                 journal_hooked(host.hook),
-                patch("emulator.apply.executor.ThreadPoolExecutor", pool),
-                patch("emulator.apply.executor.wait", wait),
+                patch("emulator.core.pool.start", two_at_once),
                 suppress(Exception),
             ):
                 command()
@@ -196,5 +193,6 @@ def dies_in_parallel(host: SimulatedHost, command: Callable[[], object], number:
     return os.waitstatus_to_exitcode(status) == 42
 
 
-def two_at_once(pool: type[ThreadPoolExecutor], **_options: object) -> ThreadPoolExecutor:
-    return pool(max_workers=2, thread_name_prefix="apply")
+def two_at_once(_most: int, name: str) -> Executor:
+    """Two threads for the effects, none for what only looks."""
+    return ThreadPoolExecutor(2, name) if name == "apply" else InlinePool()

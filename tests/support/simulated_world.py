@@ -10,13 +10,14 @@ import base64
 import dataclasses
 import itertools
 import json
+import os
 import re
 import shutil
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, cast
 from uuid import UUID, uuid5
@@ -29,14 +30,15 @@ from emulator.adapters.simulated.hypervisor import SimulatedHypervisor
 from emulator.adapters.simulated.packet_filter import SimulatedPacketFilter
 from emulator.adapters.system.systemd_units import SystemdUnits
 from emulator.apply.gpu_ownership import Claim, GpuLedger
-from emulator.apply.handlers.gpu_host import GpuHost
+from emulator.apply.handlers.gpu.host import GpuHost
 from emulator.apply.journal import Journal
 from emulator.apply.state import State, StateStore
 from emulator.core.errors import HypervisorError
 from emulator.core.fs import write_private
+from emulator.core.hypervisors import EMBEDDED, SystemHypervisor
 from emulator.core.ids import NAMESPACE
 from emulator.core.paths import Home, LabPaths
-from emulator.core.ports import Completed, DaemonPresence, DomainState, GuestAddress
+from emulator.core.ports import DaemonPresence, DomainInfo, DomainState, GuestAddress
 from emulator.core.progress import Reporter, SilentReporter
 from emulator.core.stop import StopFlag
 from emulator.credentials.rotation_phases import RotatedSecret
@@ -47,16 +49,19 @@ from emulator.guests.ports import Access, ConfigureOutcome
 from emulator.guests.ssh import host_keys_from_console
 from emulator.guests.verify.report import CheckResult
 from emulator.host.acceleration import AccelerationDecision
-from emulator.host.facts import HostFacts, HostNetwork
-from emulator.lab.environment import EMBEDDED, SystemHypervisor, World
-from emulator.lab.lab import namespace_name, open_lab
+from emulator.host.facts import HostFacts
+from emulator.host.routes import HostNetwork
+from emulator.lab.environment import Environment
 from emulator.lab.lab_files import LoadedLab, load_lab_file
-from emulator.lab.planning.plan import backends_of, plan_lab
+from emulator.lab.names import namespace_name
+from emulator.lab.open_journal import open_record
+from emulator.lab.planning.plan import open_to_plan, plan_lab
 from emulator.labfile.model import ClusterKind, ClusterSpec, GpuBackend, GpuDeviceSpec
 from emulator.operations.destroy import destroy
 from emulator.operations.provision import Options, ProvisionResult, provision
 from emulator.plan.model import Plan
-from emulator.wiring.gpus import assemble_gpus
+from emulator.wiring import assemble_gpus
+from tests.support.fake_runner import FakeRunner
 
 SYSTEM_URI = "qemu:///system"
 FIRST, SECOND, THIRD = "0000:41:00.0", "0000:42:00.0", "0000:43:00.0"
@@ -192,22 +197,21 @@ class SimulatedImages:
             return image if image and image.disk.resolve() == disk.resolve() else None
 
 
-class KeygenRunner:
-    """`ProcessRunner` that knows ssh-keygen alone, and writes the private half before the public one."""
+class KeygenRunner(FakeRunner):
+    """A host that has ssh-keygen alone, which writes the private half before the public one."""
 
     def __init__(self, hook: CallHook) -> None:
+        super().__init__()
         self._hook = hook
+        self.on("ssh-keygen", lambda call: self.keygen(call.argv))
 
-    def run(self, argv: Sequence[str | Path], **_options: object) -> Completed:
-        words = tuple(str(word) for word in argv)
-        assert words[0] == "ssh-keygen", words
+    def keygen(self, words: tuple[str, ...]) -> None:
         target = Path(words[words.index("-f") + 1])
         with self._hook.around("ssh-keygen private"):
             target.touch(mode=0o600)
             target.write_text("PRIVATE KEY\n")
         with self._hook.around("ssh-keygen public"):
             target.with_name(f"{target.name}.pub").write_text("ssh-ed25519 AAAA lab\n")
-        return Completed(words, 0, "", "")
 
 
 class Disks(SimulatedDisks):
@@ -314,12 +318,15 @@ class SimulatedGuests:
         self, spec: ClusterSpec, kind: ClusterKind, access: Access, reporter: Reporter
     ) -> tuple[CheckResult, ...]:
         with self._hook.around("guests.verify"):
-            running = self._host.hypervisor(access.paths if access.prefix else None, quiet=True).domains()
-            states = {info.name: info.state for info in running}
+            states = {info.name: info.state for info in self._domains(access)}
             return tuple(
                 CheckResult(node.name, states.get(f"{spec.name}-{node.name}") is DomainState.RUNNING, "", 0.0)
                 for node in spec.nodes_of(kind)
             )
+
+    def _domains(self, access: Access) -> Sequence[DomainInfo]:
+        """What a probe sees of the lab's guests."""
+        return self._host.hypervisor(access.paths if access.prefix else None, quiet=True).domains()
 
     def refusing(self, spec: ClusterSpec, access: Access, key: Path) -> tuple[str, ...]:
         with self._hook.around("guests.refusing"):
@@ -397,10 +404,10 @@ class SimulatedHost:
     def boot_id(self) -> str:
         return (self.machine / "boot_id").read_text()
 
-    def world(self) -> World:
+    def environment(self) -> Environment:
         """What a new process of the program sees."""
         self._close_gpus()
-        return World(
+        return Environment(
             home=self.home,
             host_locks=self.machine / "locks",
             gpu_ledger=self.gpu_ledger(),
@@ -460,7 +467,8 @@ class SimulatedHost:
         if not self.libvirt_down.exists():
             return SystemHypervisor.ANSWERS
         libvirt = self.hypervisor(quiet=True)
-        there = any(info.name.startswith(f"{lab}-") for info in (*libvirt.domains(), *libvirt.networks()))
+        names = [item.name for item in libvirt.domains()] + [item.name for item in libvirt.networks()]
+        there = any(name.startswith(f"{lab}-") for name in names)
         return SystemHypervisor.SILENT if there else SystemHypervisor.EMPTY
 
     def packet_filter(self, namespace: str | None = None, *, quiet: bool = False) -> SimulatedPacketFilter:
@@ -591,16 +599,18 @@ class SimulatedHost:
     def provision(
         self, loaded: LoadedLab, *, stop: StopFlag | None = None, reporter: Reporter | None = None
     ) -> ProvisionResult:
-        return provision(self.world(), loaded, Options(), reporter or SilentReporter(), stop or StopFlag())
+        return provision(self.environment(), loaded, Options(), reporter or SilentReporter(), stop or StopFlag())
 
     def plan(self, loaded: LoadedLab) -> Plan:
-        world = self.world()
+        env = self.environment()
         state, spec = self.state(loaded.spec.name), loaded.spec
-        lab = open_lab(world, spec.name, backends_of(world, state, spec, dry=True))
+        lab = open_to_plan(env, open_record(env.home, spec.name), spec)
         return plan_lab(lab, state, spec, AccelerationDecision(accelerated=False))
 
     def destroy(self, name: str = LAB, *, stop: StopFlag | None = None, reporter: Reporter | None = None) -> Plan:
-        done = destroy(self.world(), name, reporter or SilentReporter(), stop or StopFlag(), confirm=lambda _plan: True)
+        done = destroy(
+            self.environment(), name, reporter or SilentReporter(), stop or StopFlag(), confirm=lambda _plan: True
+        )
         return done.plan
 
     def state(self, name: str = LAB) -> State:
@@ -618,10 +628,7 @@ class SimulatedHost:
     # ------------------------------------------------------------ snapshots
     def save(self) -> Snapshot:
         """Every file and directory: path -> mode and content (None for a directory)."""
-        return {
-            str(path.relative_to(self.root)): (path.stat().st_mode, None if path.is_dir() else path.read_bytes())
-            for path in sorted(self.root.rglob("*"))
-        }
+        return dict(sorted(_files(str(self.root), "")))
 
     def restore(self, snapshot: Snapshot) -> None:
         """Bring the machine back to a snapshot; what is as it was is left alone, which is much faster."""
@@ -640,6 +647,19 @@ class SimulatedHost:
                 path.unlink(missing_ok=True)  # a new inode: caches must see that it is another file
                 path.write_bytes(content)
             path.chmod(mode & 0o7777)
+
+
+def _files(directory: str, prefix: str) -> Iterator[tuple[str, tuple[int, bytes | None]]]:
+    """What is below a directory: links as what they lead to, and without what is gone when it is looked at."""
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            name, mode = prefix + entry.name, entry.stat().st_mode
+            if entry.is_dir():
+                yield name, (mode, None)
+                if not entry.is_symlink():
+                    yield from _files(entry.path, f"{name}/")
+            else:
+                yield name, (mode, Path(entry.path).read_bytes())
 
 
 def foreign_uuid(name: str) -> UUID:
@@ -673,7 +693,7 @@ def comparable(snapshot: Snapshot, *, images: bool = True, journal: str = "entri
     """
     facts: dict[str, str] = {}
     for name, (mode, content) in snapshot.items():
-        parts = Path(name).parts
+        parts = tuple(name.split("/"))
         if parts[-1].endswith((".lock", ".layout")) or name in ("home/labs", "home/hypervisors", "home/audit.jsonl"):
             continue
         if "locks" in parts or "damaged" in name:
@@ -689,7 +709,9 @@ def comparable(snapshot: Snapshot, *, images: bool = True, journal: str = "entri
     return facts | ({"configured": json.dumps(kept, sort_keys=True)} if kept else {})
 
 
+@lru_cache(maxsize=20000)
 def _content(parts: tuple[str, ...], content: bytes | None, journal: str) -> str:
+    """What a file amounts to. The machines of a sweep differ in a few files: the others are read once."""
     if content is None:
         return "directory"
     if "secrets" in parts:

@@ -1,13 +1,13 @@
-"""A private libvirtd: its own network and mount namespaces, its own directories, nothing shared with the host's.
+"""An embedded libvirtd with its own namespaces and directories, which shares nothing with the host's libvirtd.
 
-What there is of it, in the order in which it is made (each step completes a half-made earlier one):
+Its parts, in the order in which they are created (each step completes an unfinished earlier one):
 
-1. `DIRECTORY/embedded.json`, the intent: from here on the directory and the namespace are known to be ours;
-2. the network namespace, marked (`netns.py`);
-3. libvirtd in a private mount namespace (`embedded_entry.py`), as a daemon that outlives the command.
+1. `DIRECTORY/embedded.json`, the intent: from now on the directory and the namespace are known to be ours;
+2. the network namespace, marked (`network_namespace.py`);
+3. libvirtd in a private mount namespace (`entry.py`), as a daemon that outlives the command.
 
-`stop` goes the other way. Both read what is there instead of trusting a record, so they can be called after a
-crash at any line, after a reboot, and on remains of which the directory was deleted.
+`stop` reverses the order. Both look at the host instead of trusting a record, so they can be called after a crash at
+any line, after a reboot, and after the directory was deleted.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import shutil
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -27,6 +28,7 @@ from emulator.adapters.embedded import entry
 from emulator.adapters.embedded.network_namespace import NetworkNamespace, shared_notes
 from emulator.adapters.embedded.processes import EmbeddedProcess, end_processes, find_processes
 from emulator.adapters.embedded.qemu_capabilities import QemuCapabilities
+from emulator.adapters.libvirt.guest_account import guest_account
 from emulator.adapters.system.process import missing_program
 from emulator.core.errors import ConflictError, HostNotFitError, HypervisorError
 from emulator.core.fs import replace_file, unfinished
@@ -37,7 +39,7 @@ _MARKER_VERSION = 1
 # sun_path of struct sockaddr_un, 108 bytes with the closing NUL.
 _SOCKET_PATH_LIMIT = 107
 
-# Seconds. A cold libvirtd answers in about 0.2 s; a busy host may need much longer.
+# Seconds. A cold libvirtd answers in about 0.2 s; on a busy host it may take much longer.
 _START_TIMEOUT = 60.0
 _PATIENCE = 10.0
 
@@ -47,24 +49,26 @@ unix_sock_ro_perms = "0700"
 unix_sock_rw_perms = "0700"
 auth_unix_ro = "none"
 auth_unix_rw = "none"
-# A thread for each client call that the program makes at once.
+# One thread for each simultaneous call of the program.
 min_workers = 4
 max_workers = 16
 log_outputs = "3:file:/var/log/libvirt/libvirtd.log"
 """
 
 _QEMU_CONF = """\
-# The lab's directories belong to root and are closed to others, so the guests' processes run as root, without
-# relabelling or changes of ownership that would have to be undone.
-user = "root"
-group = "root"
+# Guests' processes run as an account that owns nothing but their disks and console logs, which are handed over before
+# they start. Dynamic ownership would give it the golden images, too.
+user = "+{uid}"
+group = "+{gid}"
+clear_emulator_capabilities = 1
+seccomp_sandbox = 1
 dynamic_ownership = 0
 remember_owner = 0
 security_driver = "none"
-# No cgroups and no further namespaces: nothing of a guest is left on the host when its process ends.
+# No cgroups and no further namespaces: a guest leaves nothing on the host when its process ends.
 cgroup_controllers = []
 namespaces = []
-# Consoles are written by QEMU itself; virtlogd would be one more daemon that guests depend on.
+# QEMU itself writes consoles; virtlogd would be one more daemon that guests depend on.
 stdio_handler = "file"
 """
 
@@ -76,22 +80,33 @@ class EmbeddedHypervisor:
     """`HypervisorDaemon`: the embedded libvirtd of one lab.
 
     Args:
-        directory: where it keeps everything; made and removed by this class.
+        directory: holds all its files; created and removed by this class.
         namespace: name of its network namespace.
         runner: runs `ip` and starts the daemon.
-        known: what is known of this host's QEMU; without it, each libvirtd finds that out for itself.
+        known: cached capabilities of this host's QEMU; without them each libvirtd determines them itself.
+        writable: directories of the guests' own files; what lies next to them is hidden from libvirtd and QEMU.
+        readable: directories that guests only read, such as golden images.
     """
 
     def __init__(
-        self, directory: Path, namespace: str, runner: ProcessRunner, known: QemuCapabilities | None = None
+        self,
+        directory: Path,
+        namespace: str,
+        runner: ProcessRunner,
+        known: QemuCapabilities | None = None,
+        *,
+        writable: Sequence[Path] = (),
+        readable: Sequence[Path] = (),
     ) -> None:
         self._directory = directory.absolute()
         self._netns = NetworkNamespace(namespace, str(self._directory), runner)
         self._runner = runner
         self._known = known
+        self._writable = tuple(path.absolute() for path in writable)
+        self._readable = tuple(path.absolute() for path in readable)
 
     def guest_command_prefix(self) -> tuple[str, ...]:
-        """Argv prefix that runs a command where the guests can be reached."""
+        """Argv prefix for commands that must reach the guests."""
         return ("ip", "netns", "exec", self._netns.name)
 
     def uri(self) -> str:
@@ -99,13 +114,13 @@ class EmbeddedHypervisor:
         return f"qemu+unix:///system?socket={quote(str(self._socket()), safe='/')}"
 
     def presence(self) -> DaemonPresence:
-        """Whether it is up, partly there, or gone without a trace.
+        """Whether it is up, partly present, or absent without a trace.
 
-        Up means that nothing is missing that `start` would make: with a damaged marker, or without the name by which
-        the guests are reached, it is partly there.
+        Up means that `start` has nothing to do. With a damaged marker, or without the namespace's name that leads to
+        the guests, it is partly present.
         """
         if not _is_root():
-            # Others cannot look into our processes; root alone can have started one.
+            # Other users cannot inspect the processes, and only root can have started one.
             return DaemonPresence.ABSENT
         daemon = next(filter(_is_daemon, find_processes(self._directory)), None)
         if daemon is not None and self._marked() and daemon.netns == self._netns.inode() and self._answers():
@@ -113,27 +128,27 @@ class EmbeddedHypervisor:
         return DaemonPresence.DOWN if self._remains() else DaemonPresence.ABSENT
 
     def start(self) -> str:
-        """Bring it up and return its URI; one that runs is adopted, guests that run stay untouched.
+        """Start it and return its URI. A running one is adopted; running guests are not touched.
 
         Raises:
             HostNotFitError: not root, or a program is missing.
-            ConflictError: directory or namespace are somebody else's.
-            HypervisorError: libvirtd does not come up.
+            ConflictError: the directory or the namespace is foreign.
+            HypervisorError: libvirtd does not start.
         """
         _require_root()
         if not (self._directory / "run").exists():
-            # It was removed behind our back: nobody can talk to what still runs there. A marker that is damaged or
-            # lost says nothing of the kind, and costs no guest its life.
+            # Its directory was removed by hand, so its processes can no longer be reached. A damaged or missing marker
+            # proves no such thing, and guests keep running then.
             self._end_all()
         self._mark_directory()
-        self._link_socket()  # before anything is asked there: a stop that was cut short has removed it first
+        self._link_socket()  # before its first use: an interrupted stop has removed it first
         processes = find_processes(self._directory)
         daemon = next((process for process in processes if _is_daemon(process)), None)
         if daemon is not None and not self._await_answer(_PATIENCE):
             self._end((daemon,))
             processes = tuple(process for process in processes if process != daemon)
         if not processes and self._namespace_is_ours():
-            # All processes died, as with a container that was stopped: libvirt would refuse its own old bridges.
+            # All processes died, for example with a stopped container: libvirt would refuse its own old bridges.
             self._netns.delete()
         self._ensure_namespace(processes)
         if not self._answers():
@@ -141,15 +156,15 @@ class EmbeddedHypervisor:
         return self.uri()
 
     def stop(self) -> None:
-        """End all its processes, guests included, and remove namespace and directory. Absent is fine.
+        """End all its processes, guests included, and remove namespace and directory. Nothing happens if it is absent.
 
         Raises:
-            HypervisorError: a process does not die; what is left stays recognisable.
+            HypervisorError: a process does not die; the remains stay recognisable.
         """
         if self.presence() is DaemonPresence.ABSENT:
             return
         namespace_ours, directory_ours = self._namespace_is_ours(), self._directory_is_ours()
-        # Nothing of ours leads to it: if it went last, a kill before that would leave it for good.
+        # Nothing else leads to the link: if it were removed last, a kill before that would leave it for ever.
         with shared_notes():
             self._short_link().unlink(missing_ok=True)
         self._end_all()
@@ -158,7 +173,7 @@ class EmbeddedHypervisor:
         if directory_ours:
             if self._known is not None:
                 self._known.keep(self._directory / "cache")
-            # The marker goes last: a removal that is cut short can still be told from a stranger's directory.
+            # The marker goes last: after an interrupted removal the directory is still recognisable as ours.
             for name in _DIRECTORIES:
                 shutil.rmtree(self._directory / name, ignore_errors=True)
             shutil.rmtree(self._directory)
@@ -169,7 +184,7 @@ class EmbeddedHypervisor:
         return self._directory / _MARKER
 
     def _marked_namespace(self) -> str | None:
-        """The namespace that the marker names: empty when it is damaged, None when there is no such file."""
+        """The namespace that the marker names: empty if the marker is damaged, None if there is none."""
         if self._marker.is_symlink() or not self._marker.is_file():
             return None
         with contextlib.suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
@@ -180,7 +195,7 @@ class EmbeddedHypervisor:
         return self._marked_namespace() == self._netns.name
 
     def _directory_is_ours(self) -> bool:
-        """Whether it is marked, or holds nothing but what we make, with a damaged marker or something of ours alive."""
+        """Whether it is marked, or holds only our files together with a damaged marker or a live process of ours."""
         if self._marked():
             return True
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
@@ -205,7 +220,7 @@ class EmbeddedHypervisor:
         return self._directory_is_ours() or self._namespace_is_ours() or self._lives()
 
     def _mark_directory(self) -> None:
-        """Write the intent, before anything else is made."""
+        """Write the intent before anything else is created."""
         directory = self._directory
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if directory.is_symlink() or directory.stat().st_uid != os.geteuid():
@@ -215,9 +230,7 @@ class EmbeddedHypervisor:
             for partial in self._partials:
                 partial.unlink(missing_ok=True)
             if any(directory.iterdir()) and not self._directory_is_ours():
-                raise ConflictError(
-                    "the directory holds files that are not ours", where=str(directory), fix="move them away"
-                )
+                raise ConflictError("the directory contains foreign files", where=str(directory), fix="move them away")
             if self._netns.inode() is not None and not self._netns.is_ours():
                 self._netns.ensure(adopt=False)
             text = json.dumps({"version": _MARKER_VERSION, "namespace": self._netns.name})
@@ -225,7 +238,9 @@ class EmbeddedHypervisor:
         for name in _DIRECTORIES:
             (directory / name).mkdir(mode=0o755, exist_ok=True)
         _write_settled(directory / "etc" / "libvirtd.conf", _LIBVIRTD_CONF)
-        _write_settled(directory / "etc" / "qemu.conf", _QEMU_CONF)
+        account = guest_account()
+        conf = _QEMU_CONF.format(uid=account.uid, gid=account.gid)
+        _write_settled(directory / "etc" / "qemu.conf", conf)
 
     # ------------------------------------------------------------ namespace
     def _namespace_is_ours(self) -> bool:
@@ -237,7 +252,7 @@ class EmbeddedHypervisor:
         return any(process.netns == inode for process in find_processes(self._directory))
 
     def _ensure_namespace(self, processes: tuple[EmbeddedProcess, ...]) -> None:
-        """The name must lead to where the processes live, if there are any; else a new namespace is made."""
+        """Make the name lead to the namespace of the live processes; without any, create a new namespace."""
         if processes and processes[0].netns != self._netns.inode():
             self._netns.attach(processes[0].pid)
         self._netns.ensure(adopt=True)
@@ -254,7 +269,7 @@ class EmbeddedHypervisor:
         return Path("/run/hyperscaler") / digest
 
     def _link_socket(self) -> None:
-        """A short way to a socket whose path is too long for the kernel."""
+        """Link to a socket whose own path is too long for the kernel."""
         link = self._short_link()
         if self._socket().parent == link and not link.is_symlink():
             with shared_notes():
@@ -279,10 +294,10 @@ class EmbeddedHypervisor:
 
     # ------------------------------------------------------------ processes
     def _launch(self, *, fresh: bool) -> None:
-        """Start libvirtd. `fresh`: none of our processes lives, so what `run` says of any is from before a reboot.
+        """Start libvirtd. `fresh`: none of our processes lives, so the status files in `run` are from before a reboot.
 
-        libvirt counts on /run being emptied by a reboot: it would take a stale status file for a guest and end
-        whatever process has that number now.
+        libvirt relies on a reboot emptying /run: it would mistake a stale status file for a guest and end whatever
+        process has that id now.
         """
         if fresh:
             shutil.rmtree(self._directory / "run")
@@ -293,21 +308,27 @@ class EmbeddedHypervisor:
         if self._known is not None:
             self._known.give(self._directory / "cache")
         starter = Path(entry.__file__)
+        for path in self._writable:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for path in self._readable:
+            path.mkdir(mode=0o755, parents=True, exist_ok=True)
+        group = f"@{guest_account().gid}"
+        shown = [group, *(f"+{path}" for path in self._writable), *(f"={path}" for path in self._readable)]
         daemon = ["libvirtd", "-d", "-f", "/etc/libvirt/libvirtd.conf", "-p", "/run/libvirt/libvirtd.pid"]
         self._runner.run(
-            [sys.executable, "-I", "-S", starter, self._netns.path, self._directory, *daemon],
+            [sys.executable, "-I", "-S", starter, self._netns.path, self._directory, *shown, *daemon],
             timeout=_START_TIMEOUT,
         )
         if not self._await_answer(_START_TIMEOUT):
             raise HypervisorError(
                 "the lab's libvirtd does not answer on its socket",
                 where=str(self._directory / "log" / "libvirtd.log"),
-                fix="read that log; then run the same command again",
+                fix="see that log, then run the same command again",
             )
 
     def _end_all(self) -> None:
-        # libvirtd first, so that it neither restarts nor mourns the others. The second look catches what a
-        # process started while it was being ended.
+        # libvirtd first, so that it neither restarts the others nor reacts to their end. The second round catches
+        # processes that were started during the first.
         for _ in range(2):
             self._end(tuple(filter(_is_daemon, find_processes(self._directory))))
             self._end(find_processes(self._directory))
@@ -324,12 +345,12 @@ class EmbeddedHypervisor:
 
 
 def find_embedded(directory: Path, namespace: str, runner: ProcessRunner) -> DaemonPresence:
-    """What is there of an embedded hypervisor, from the host alone and without any state file."""
+    """Remains of an embedded hypervisor, found on the host without any state file."""
     return EmbeddedHypervisor(directory, namespace, runner).presence()
 
 
 def _write_settled(path: Path, text: str) -> None:
-    """Bring a file to `text`, never through an empty one: a libvirtd that is starting may be reading it."""
+    """Set a file's content without a moment when it is empty: a starting libvirtd may be reading it."""
     if path.is_file() and path.read_text() == text:
         return
     replace_file(path, text.encode(), mode=0o644)

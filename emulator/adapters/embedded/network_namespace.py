@@ -1,4 +1,4 @@
-"""Named network namespaces, marked as ours from the inside."""
+"""Named network namespaces with an ownership mark inside."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from emulator.core.ports import ProcessRunner
 
 NETNS_DIRECTORY = Path("/run/netns")
 
-# Volatile notes of ours, gone with a reboot as the mounts are.
+# Our volatile notes, which vanish with a reboot like the mounts.
 _NOTES = Path("/run/hyperscaler")
 _MOUNT_NOTE = _NOTES / "netns-mount"
 
 _TIMEOUT = 30.0
 
-# Seconds to wait for another lab that makes or removes a namespace; it runs two or three commands meanwhile.
+# Seconds to wait for another lab that creates or removes a namespace, which takes two or three commands.
 _LOCK_SECONDS = 120.0
 
 
 class NetworkNamespace:
     """The network namespace `name`, which belongs to `owner` (any text, such as a directory).
 
-    The mark is the alias of its loopback interface: it is in the namespace itself, so it is there exactly as long
-    as the namespace, and it is found without any file of ours.
+    The mark is the alias of its loopback interface. It is part of the namespace, so it lives exactly as long, and it is
+    found without any file.
     """
 
     def __init__(self, name: str, owner: str, runner: ProcessRunner) -> None:
@@ -41,16 +41,16 @@ class NetworkNamespace:
         self._runner = runner
 
     def inode(self) -> int | None:
-        """The namespace's identity; None when there is no namespace of this name."""
+        """The namespace's identity; None if there is no namespace of this name."""
         with contextlib.suppress(FileNotFoundError):
             found = self.path.stat()
-            # A crashed `ip netns add` leaves a plain file, which is no namespace.
+            # A crashed `ip netns add` leaves a plain file, which is not a namespace.
             if found.st_dev != NETNS_DIRECTORY.stat().st_dev:
                 return found.st_ino
         return None
 
     def is_ours(self) -> bool:
-        """Whether the namespace exists and bears our mark."""
+        """Whether the namespace exists and has our mark."""
         if self.inode() is None:
             return False
         done = self._ip("-n", self.name, "-json", "link", "show", "lo", check=False)
@@ -59,10 +59,10 @@ class NetworkNamespace:
         return False
 
     def ensure(self, *, adopt: bool) -> None:
-        """Make it, or finish it. `adopt`: an unmarked one is ours all the same, from a start that was cut short.
+        """Create or complete it. `adopt`: an unmarked one counts as ours, from an interrupted start.
 
         Raises:
-            ConflictError: somebody else's namespace has the name.
+            ConflictError: a foreign namespace has the name.
         """
         if self.inode() is None:
             with shared_notes():
@@ -71,22 +71,22 @@ class NetworkNamespace:
                 self._ip("netns", "add", self.name)
         elif not self.is_ours() and not adopt:
             raise ConflictError(
-                f"a network namespace {self.name} is there and is not ours",
+                f"a foreign network namespace {self.name} exists",
                 where=str(self.path),
-                fix=f"ip netns del {self.name}, if nobody needs it",
+                fix=f"if it is not needed: ip netns del {self.name}",
             )
         self._ip("-n", self.name, "link", "set", "lo", "alias", self._mark)
         self._ip("-n", self.name, "link", "set", "lo", "up")
 
     def attach(self, pid: int) -> None:
-        """Give the name back to the namespace that process `pid` lives in."""
+        """Attach the name again to the namespace of process `pid`."""
         with shared_notes():
             self._remove_name()
             self._note_mount()
             self._ip("netns", "attach", self.name, str(pid))
 
     def delete(self) -> None:
-        """Remove the name; the namespace ends with its last process. Absent is fine."""
+        """Remove the name; the namespace ends with its last process. Nothing happens if it is absent."""
         with shared_notes():
             self._remove_name()
             self._drop_mount()
@@ -100,26 +100,27 @@ class NetworkNamespace:
         return self._runner.run(["ip", *words], timeout=_TIMEOUT, check=check).stdout
 
     def _note_mount(self) -> None:
-        """`ip netns add` mounts /run/netns onto itself at its first use. Remember that it was us who caused it."""
+        """Record that we caused the mount of /run/netns onto itself, which the first `ip netns add` makes."""
         if not NETNS_DIRECTORY.exists() or not _is_mount(NETNS_DIRECTORY):
             _MOUNT_NOTE.touch()
 
     def _drop_mount(self) -> None:
-        """Undo that mount after the last namespace. Not forced: the kernel refuses while a namespace is mounted."""
+        """Undo that mount after the last namespace. The kernel refuses while a namespace is mounted, so nothing is
+        lost."""
         if _MOUNT_NOTE.exists() and NETNS_DIRECTORY.is_dir() and not any(NETNS_DIRECTORY.iterdir()):
             done = self._runner.run(["umount", NETNS_DIRECTORY], timeout=_TIMEOUT, check=False)
             if done.returncode == 0:
-                with contextlib.suppress(OSError):  # not empty below the mount: others use it
+                with contextlib.suppress(OSError):  # not empty below the mount: other programs use it
                     NETNS_DIRECTORY.rmdir()
                 _MOUNT_NOTE.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def shared_notes() -> Iterator[Path]:
-    """The directory of volatile notes (0700), for this process alone while the block runs; removed when it is empty.
+    """The directory of volatile notes (0700), locked for this process while the block runs; removed when empty.
 
-    It guards what the namespaces of all labs share: the mount of /run/netns, which the first one makes and the last
-    one removes, and the directory itself. Its own lock is taken, so that no file has to stay for that.
+    It guards state that the namespaces of all labs share: the mount of /run/netns, which the first one causes and the
+    last one removes, and the directory itself. The directory itself is locked, so that no lock file has to stay.
 
     Raises:
         ConflictError: another process kept it for two minutes.
@@ -135,7 +136,7 @@ def shared_notes() -> Iterator[Path]:
             with contextlib.ExitStack() as opened:
                 opened.callback(os.close, descriptor)
                 acquire(descriptor, _NOTES, seconds=_LOCK_SECONDS)
-                if _is_still(descriptor, _NOTES):  # else its last holder has removed it
+                if _is_still(descriptor, _NOTES):  # otherwise its last holder has removed it
                     stack.push(opened.pop_all())
                     break
         try:
@@ -153,6 +154,6 @@ def _is_still(descriptor: int, path: Path) -> bool:
 
 
 def _is_mount(path: Path) -> bool:
-    # Not os.path.ismount: a bind of a directory onto itself stays on the same device.
+    # Not os.path.ismount: a directory bound onto itself stays on the same device.
     lines = Path("/proc/self/mountinfo").read_text(errors="replace").splitlines()
     return any(line.split()[4] == os.fspath(path) for line in lines)

@@ -1,8 +1,8 @@
-"""Which processes belong to an embedded hypervisor, and how they are ended.
+"""Finds and ends the processes of an embedded hypervisor.
 
-A process is ours when its mount namespace shows our directory at `/run/libvirt`: libvirtd has arranged that, and
-QEMU and dnsmasq inherit it. No pid file is trusted, and a number that was given to another process meanwhile is
-never signalled, because signals go through pidfds that are checked after they were opened.
+A process is ours if its mount namespace has our directory at `/run/libvirt`: libvirtd is started so, and QEMU and
+dnsmasq inherit it. No pid file is trusted, and a pid that was reused is never signalled, because signals go through
+pidfds that are checked after opening.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _PLACE = "/run/libvirt"
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedProcess:
-    """A live process: `name` is the kernel's (15 characters), `netns` the inode of its network namespace."""
+    """A live process: `name` is the kernel's name (15 characters), `netns` the inode of its network namespace."""
 
     pid: int
     name: str
@@ -36,7 +36,7 @@ def find_processes(directory: Path) -> tuple[EmbeddedProcess, ...]:
 def end_processes(
     processes: Sequence[EmbeddedProcess], directory: Path, *, patience: float
 ) -> tuple[EmbeddedProcess, ...]:
-    """SIGTERM, after `patience` seconds SIGKILL; returns those that do not die (blocked in the kernel)."""
+    """SIGTERM, after `patience` seconds SIGKILL; returns processes that do not die (blocked in the kernel)."""
     with contextlib.ExitStack() as stack:
         handles = {}
         for process in processes:
@@ -54,7 +54,7 @@ def end_processes(
 
 
 def _await_end(handles: dict[int, EmbeddedProcess], seconds: float) -> None:
-    """Drop from `handles` what ends within `seconds`; a pidfd becomes readable when its process ends."""
+    """Drop from `handles` the processes that end within `seconds`: their pidfds become readable."""
     deadline = time.monotonic() + seconds
     while handles:
         ended, _, _ = select.select(list(handles), [], [], max(deadline - time.monotonic(), 0.0))
@@ -81,7 +81,7 @@ def _identify(pid: int, directory: Path) -> EmbeddedProcess | None:
 
 
 def _shows(proc: Path, directory: Path) -> bool:
-    """Whether the process sees `directory`, which may have been deleted since, at `/run/libvirt`."""
+    """Whether the process has `directory`, which may be deleted by now, at `/run/libvirt`."""
     # proc_pid_mountinfo(5): id, parent, major:minor, root inside the file system, mount point, ... Below the mount of
     # the directory there is another where the host itself has a /run/libvirt.
     lines = (line.split() for line in (proc / "mountinfo").read_text(errors="replace").splitlines())

@@ -9,34 +9,32 @@ from collections.abc import Mapping
 from pathlib import Path
 from uuid import UUID
 
+from emulator.adapters.libvirt.guest_account import GuestAccount
 from emulator.adapters.libvirt.ownership_xml import add_owner, parse, read_owner, render, text_of, uuid_of
 from emulator.adapters.libvirt.unmanaged_domain_parts import read_credentials, read_extras
 from emulator.core.errors import HypervisorError
 from emulator.core.ports import DomainInfo, DomainRequest, DomainState, Hostdev, HostdevKind
 from emulator.core.units import natural
 
-# PCI Express machine: vfio devices expect it.
+# A PCI Express machine, which vfio devices expect.
 MACHINE = "q35"
-
-# Owner and group as libvirt's DAC driver writes them; the plus keeps it from looking for a user of that name.
-_ROOT = "+0:+0"
 
 _PCI_ADDRESS = re.compile(
     r"(?P<domain>[0-9a-f]{4,8}):(?P<bus>[0-9a-f]{2}):(?P<slot>[01][0-9a-f])\.(?P<function>[0-7])", re.IGNORECASE
 )
 _CREDENTIAL_NAME = re.compile(r"[A-Za-z0-9._-]{1,255}")
-# What `emulated_clock` gives: the frequency is measured anew at each boot of the host.
+# The output of `emulated_clock`; the frequency is measured anew at each boot of the host.
 _CLOCK = re.compile(r"tsc=reliable|tsc_early_khz=[0-9]+")
 _MIB_PER_UNIT: Mapping[str, float] = {"b": 2**-20, "bytes": 2**-20, "k": 2**-10, "KiB": 2**-10, "MiB": 1, "GiB": 1024}
 
 
-def domain_xml(request: DomainRequest, tsc_khz: int | None = None, *, as_root: bool = False) -> str:
-    """The `<domain>` of a request: direct kernel boot, virtio devices, a serial console with a log, no graphics.
+def domain_xml(request: DomainRequest, tsc_khz: int | None = None, *, account: GuestAccount | None = None) -> str:
+    """The `<domain>` for a request: direct kernel boot, virtio devices, a serial console with a log, no graphics.
 
     Args:
         request: what to define.
-        tsc_khz: the frequency of the host's time stamp counter, None where it is not known.
-        as_root: ask for a QEMU of root's where libvirt would take another user, see `guests_run_as_another_user`.
+        tsc_khz: the frequency of the host's time stamp counter, None if unknown.
+        account: what QEMU runs as; None leaves it to libvirt.
 
     Raises:
         HypervisorError: a hostdev address or a credential name that cannot be expressed.
@@ -59,35 +57,21 @@ def domain_xml(request: DomainRequest, tsc_khz: int | None = None, *, as_root: b
     ET.SubElement(domain, "on_reboot").text = "restart"
     ET.SubElement(domain, "on_crash").text = "destroy"
     _add_devices(domain, request)
-    if as_root:
-        # relabel no: disks, kernels and images keep their owner, which dynamic ownership would change for all labs on
-        # the same image. A driver beside DAC, such as AppArmor, still makes its own label for the domain.
+    if account is not None:
+        # relabel no: kernels and images keep their owner; dynamic ownership would change it for all labs on the same
+        # image. A driver next to DAC, such as AppArmor, still makes its own label for the domain.
         label = ET.SubElement(domain, "seclabel", type="static", model="dac", relabel="no")
-        ET.SubElement(label, "label").text = _ROOT
+        ET.SubElement(label, "label").text = account.label
     return render(domain)
 
 
-def guests_run_as_another_user(capabilities: str) -> bool:
-    """Whether a libvirt with this `<capabilities>` document runs QEMU as a user of its own unless a domain says whom.
-
-    Debian's does (libvirt-qemu). That user cannot enter the directories of disks and images, which are closed to all
-    but their owner. A libvirt without the DAC driver, such as `qemu:///session`, refuses labels of it.
-    """
-    try:
-        root = ET.fromstring(capabilities)  # noqa: S314 - written by libvirt
-    except ET.ParseError:
-        return False
-    models = (model for model in root.findall("host/secmodel") if model.findtext("model") == "dac")
-    return any(label.text != _ROOT for model in models for label in model.findall("baselabel"))
-
-
 def emulated_clock(tsc_khz: int | None) -> tuple[str, ...]:
-    """Kernel parameters by which a guest on an emulated CPU takes the CPU's counter for its clock.
+    """Kernel parameters that make a guest on an emulated CPU use the CPU's counter as its clock.
 
-    All such CPUs read the host's counter (QEMU's cpu_get_ticks). The kernel cannot know and takes them for
-    unsynchronised; each look at the clock, which programs written in Go take all the time, is then a trip through the
-    emulated HPET, under QEMU's one big lock. The frequency must be given, too: what a guest measures while its host is
-    busy can be wrong by a factor, and its clock with it.
+    All such CPUs read the host's counter (QEMU's cpu_get_ticks). The kernel cannot know that and considers them
+    unsynchronised; each reading of the clock, very frequent in programs written in Go, then goes through the emulated
+    HPET under QEMU's one big lock. The frequency is given as well, because a guest that measures it on a busy host can
+    be wrong by a factor, and so would be its clock.
     """
     return () if tsc_khz is None else ("tsc=reliable", f"tsc_early_khz={tsc_khz}")
 
@@ -103,7 +87,7 @@ def _add_boot(domain: ET.Element, request: DomainRequest, clock: tuple[str, ...]
 
 
 def _add_credentials(domain: ET.Element, credentials: Mapping[str, str]) -> None:
-    """systemd credentials as SMBIOS type 11 strings, which systemd reads from version 252 on."""
+    """systemd credentials as SMBIOS type 11 strings, which systemd reads since version 252."""
     strings = ET.SubElement(ET.SubElement(domain, "sysinfo", type="smbios"), "oemStrings")
     for name, value in credentials.items():
         if not _CREDENTIAL_NAME.fullmatch(name):
@@ -124,14 +108,14 @@ def _add_devices(domain: ET.Element, request: DomainRequest) -> None:
     ET.SubElement(interface, "mac", address=request.mac)
     ET.SubElement(interface, "source", network=request.network)
     ET.SubElement(interface, "model", type="virtio")
-    # No option ROM: the guest never boots from the network, and loading it costs time without KVM.
+    # No option ROM: guests never boot from the network, and loading it takes time without KVM.
     ET.SubElement(interface, "rom", enabled="no")
     serial = ET.SubElement(devices, "serial", type="pty")
     ET.SubElement(serial, "log", file=str(request.console_log), append="on")
     ET.SubElement(serial, "target", port="0")
     console = ET.SubElement(devices, "console", type="pty")
     ET.SubElement(console, "target", type="serial", port="0")
-    # libvirt adds a PS/2 keyboard and mouse, a USB controller and a balloon unless told not to.
+    # libvirt adds a PS/2 keyboard and mouse, a USB controller and a balloon unless they are switched off.
     ET.SubElement(devices, "controller", type="usb", model="none")
     ET.SubElement(devices, "memballoon", model="none")
     rng = ET.SubElement(devices, "rng", model="virtio")
@@ -142,8 +126,8 @@ def _add_devices(domain: ET.Element, request: DomainRequest) -> None:
 
 def _add_disk(devices: ET.Element, path: Path) -> None:
     disk = ET.SubElement(devices, "disk", type="file", device="disk")
-    # writeback: the guest's flushes reach the host's disk, so a lab outlives a power cut; what unsafe would
-    # save is small, because the guests flush rarely. unmap gives deleted blocks back to the host.
+    # writeback: the guest's flushes reach the host's disk, so a lab survives a power cut; `unsafe` would save
+    # little, because guests flush rarely. unmap returns deleted blocks to the host.
     ET.SubElement(disk, "driver", name="qemu", type="qcow2", cache="writeback", discard="unmap")
     ET.SubElement(disk, "source", file=str(path))
     ET.SubElement(disk, "target", dev="vda", bus="virtio")
@@ -153,10 +137,10 @@ def hostdev_element(hostdev: Hostdev) -> ET.Element:
     """The `<hostdev>` of a device.
 
     mdev: libvirt ignores `managed`. VF with vendor VFIO: `managed='no'`, because the vGPU driver stays bound.
-    Whole function: `managed='yes'`, libvirt binds vfio-pci at start and gives the device back at shutdown.
+    Whole function: `managed='yes'`; libvirt binds vfio-pci at start and returns the device at shutdown.
 
     Raises:
-        HypervisorError: the address is not one of its kind.
+        HypervisorError: the address does not suit the kind.
     """
     if hostdev.kind is HostdevKind.MDEV:
         element = ET.Element("hostdev", mode="subsystem", type="mdev", model="vfio-pci")
@@ -213,7 +197,7 @@ def _console_log(root: ET.Element) -> str:
 
 
 def _hostdev(element: ET.Element) -> Hostdev | None:
-    """A handed-out device; None for one of another kind (USB, SCSI), which is none of ours."""
+    """A passed-through device; None for kinds that we never use (USB, SCSI)."""
     address = element.find("source/address")
     if address is None:
         return None

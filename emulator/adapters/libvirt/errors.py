@@ -1,4 +1,4 @@
-"""libvirt's Python binding: loaded when first needed, its errors turned into ours, transient ones tried again."""
+"""libvirt's Python binding, loaded on first use. Translates its errors and retries transient ones."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any, TypeVar, cast
 
 from emulator.core.errors import ConflictError, HostNotFitError, HyperscalerError, HypervisorError
+from emulator.core.extras import missing_libraries
 
 T = TypeVar("T")
 
@@ -28,22 +29,22 @@ RESOURCE_BUSY = 87
 DEVICE_MISSING = 99
 
 CALL_SECONDS = 300.0
-"""How long a call may take: starting a guest with a large disk on a busy host is the slowest."""
+"""Seconds that a call may take: starting a guest with a large disk on a busy host is the slowest."""
 ALIVE_SECONDS = 30.0
-"""How long a libvirtd may take to say that it is there, which each use of a connection begins with."""
+"""Seconds that a libvirtd may take to answer the ping with which each use of a connection begins."""
 
-# Another call holds the object's lock, or it is in the middle of a change: these pass by themselves.
+# Another call holds the object's lock, or the object is being changed: these errors pass by themselves.
 _TRANSIENT = frozenset({OPERATION_TIMEOUT, RESOURCE_BUSY})
 _RETRY_DELAYS = (0.2, 0.5, 1.0, 2.0)
 
 _FIXES = {
     NO_CONNECT: "start libvirtd, or set hypervisor.uri: embedded in the lab file",
     AUTH_FAILED: "run as root or as a member of the group libvirt, or set hypervisor.uri: embedded",
-    DEVICE_MISSING: "the device went away, as after a reboot: run provision again to make it anew",
-    RPC: "libvirtd went away during the call: run the same command again",
+    DEVICE_MISSING: "the device has gone, as after a reboot: run provision again to create it",
+    RPC: "libvirtd ended during the call: run the same command again",
 }
 
-# Phrases for which libvirt has no error number of their own -> what they mean to the user.
+# Phrases in messages without an error number of their own -> our error.
 _IN_THE_WAY = (
     "already in use",
     "already exists",
@@ -54,25 +55,27 @@ _IN_THE_WAY = (
 
 @cache
 def load_libvirt() -> Any:
-    """The `libvirt` module, with its printing to stderr switched off.
+    """The `libvirt` module, with its printing to stderr disabled.
 
     Raises:
-        HostNotFitError: libvirt-python or the library under it is not installed.
+        HostNotFitError: libvirt-python or its C library is not installed.
     """
     try:
         module = importlib.import_module("libvirt")
+    except ModuleNotFoundError as error:
+        raise missing_libraries(["libvirt-python"]) from error
     except ImportError as error:
         raise HostNotFitError(
             f"libvirt's Python binding cannot be loaded: {error}",
-            fix="apt-get install libvirt0 && pip install libvirt-python",
+            fix="apt-get install libvirt0",
         ) from error
-    # Without a handler the library prints every error, those that we expect included.
+    # Without a handler the library prints every error, including expected ones.
     module.registerErrorHandler(lambda _context, _error: None, None)
     return module
 
 
 def error_code(error: Exception) -> int:
-    """libvirt's number of an error; 0 when it carries none."""
+    """libvirt's number of an error, or 0."""
     code = error.get_error_code() if hasattr(error, "get_error_code") else None
     return code if isinstance(code, int) else 0
 
@@ -84,10 +87,10 @@ def call(
     sleep: Callable[[float], None] = time.sleep,
     seconds: float = CALL_SECONDS,
 ) -> T:
-    """Run one libvirt call. Transient errors are tried again for about four seconds in all.
+    """Run one libvirt call. Transient errors are retried for about four seconds in all.
 
     Raises:
-        ConflictError: something that is not ours has the name, the UUID or the bridge.
+        ConflictError: something foreign has the name, the UUID or the bridge.
         HypervisorError: any other refusal, or no answer within `seconds`.
     """
     libvirt = load_libvirt()
@@ -102,11 +105,10 @@ def call(
 
 
 def answered(action: Callable[[], T], *, seconds: float, where: str) -> T:
-    """What a call answers, or its error.
+    """The call's result, or its error.
 
-    libvirt's own keepalive needs an event loop in the client, and a libvirtd that hangs never ends a call. So the call
-    runs in a thread that is left behind when the time is over; it takes nothing with it, and does not keep the program
-    from ending.
+    libvirt's own keepalive needs an event loop in the client, and a hanging libvirtd never ends a call. The call
+    therefore runs in a daemon thread, which is abandoned after `seconds` and does not keep the program from ending.
 
     Raises:
         HypervisorError: no answer within `seconds`.
@@ -126,7 +128,7 @@ def answered(action: Callable[[], T], *, seconds: float, where: str) -> T:
         raise HypervisorError(
             f"libvirtd has not answered for {seconds:g} s",
             where=where,
-            fix="it hangs or the host is overloaded: look at its log; restart it, which leaves the guests running",
+            fix="it hangs or the host is overloaded: see its log; restart it, which leaves the guests running",
         )
     value, error = outcome[0]
     if error is not None:
@@ -135,7 +137,7 @@ def answered(action: Callable[[], T], *, seconds: float, where: str) -> T:
 
 
 def tolerate(harmless: tuple[int, ...], action: Callable[[], Any], *, where: str) -> Any:
-    """The call's result, or None when it failed with one of the `harmless` error numbers."""
+    """The call's result, or None if it failed with one of the `harmless` error numbers."""
     libvirt = load_libvirt()
 
     def attempt() -> Any:
@@ -150,11 +152,11 @@ def tolerate(harmless: tuple[int, ...], action: Callable[[], Any], *, where: str
 
 
 def translate(error: Exception, *, where: str) -> HyperscalerError:
-    """Our error for a `libvirtError`."""
+    """The error of ours for a `libvirtError`."""
     code = error_code(error)
     text = " ".join(str(error).split())
     if code in (DOM_EXIST, NETWORK_EXIST) or any(phrase in text for phrase in _IN_THE_WAY):
         return ConflictError(text, where=where, fix="remove or rename what is in the way; virsh list/net-list --all")
     if code == OPERATION_INVALID and "is not active" in text:
-        return HypervisorError(text, where=where, fix="run provision again: it starts what does not run")
+        return HypervisorError(text, where=where, fix="run provision again: it starts everything that does not run")
     return HypervisorError(text, where=where, fix=_FIXES.get(code, ""))

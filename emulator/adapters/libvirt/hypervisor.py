@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 from emulator.adapters.libvirt import errors as errors
-from emulator.adapters.libvirt.domain_xml import domain_xml, guests_run_as_another_user, read_domain
+from emulator.adapters.libvirt.config_files import may_have
+from emulator.adapters.libvirt.domain_xml import domain_xml, read_domain
 from emulator.adapters.libvirt.errors import ALIVE_SECONDS, answered, call, load_libvirt, tolerate
+from emulator.adapters.libvirt.guest_account import (
+    GuestAccount,
+    account_of,
+    admit,
+    hand_over,
+    open_devices,
+    vfio_nodes,
+)
 from emulator.adapters.libvirt.networks import LibvirtNetworks
 from emulator.adapters.system.acceleration import capabilities_offer_kvm
 from emulator.adapters.system.host_clock import tsc_khz
 from emulator.core.errors import ConflictError, HostNotFitError, HyperscalerError, HypervisorError
+from emulator.core.hypervisors import EMBEDDED, SYSTEM_URI, SystemHypervisor
+from emulator.core.ids import host_name
 from emulator.core.ports import DomainInfo, DomainRequest, DomainState, NetworkInfo, NetworkRequest
 
-EMBEDDED = "embedded"
-SYSTEM_URI = "qemu:///system"
-
-# virDomainState of <libvirt/libvirt-domain.h>. Blocked (2) means waiting for something, so it runs.
+# virDomainState of <libvirt/libvirt-domain.h>. Blocked (2) means waiting, so the domain runs.
 _STATES = {
     1: DomainState.RUNNING,
     2: DomainState.RUNNING,
@@ -32,10 +42,11 @@ _STATES = {
 }
 
 # virDomainPausedReason of <libvirt/libvirt-domain.h>: unknown, a user, an I/O error (a full disk), the watchdog,
-# restored from a snapshot. In the others (migration, save, dump, a crash) somebody else is at work on it or it is lost.
+# restored from a snapshot. For other reasons (migration, save, dump, a crash) another process works on it or it is
+# lost.
 _MAY_RESUME = frozenset({0, 1, 5, 6, 7})
 
-# A guest that is still booting does not hear the power button, so it is pressed again, seconds.
+# Seconds between presses of the power button, which a guest that is still booting ignores.
 _PRESS_AGAIN = 10.0
 
 
@@ -44,7 +55,7 @@ class LibvirtHypervisor:
 
     Args:
         uri: libvirt URI.
-        guest_prefix: argv prefix that enters the network in which the guests can be reached.
+        guest_prefix: argv prefix for commands that must reach the guests.
     """
 
     def __init__(self, uri: str, guest_prefix: tuple[str, ...] = ()) -> None:
@@ -52,13 +63,13 @@ class LibvirtHypervisor:
         self._prefix = guest_prefix
         self._lock = threading.Lock()
         self._connection: Any = None
-        self._as_root: bool | None = None
+        self._capabilities: str | None = None
         self._networks = LibvirtNetworks(self._connect)
         self._connect()
 
     # ----------------------------------------------------------- connection
     def _connect(self) -> Any:
-        """The connection; opened again when libvirtd was restarted."""
+        """The connection; reopened after a restart of libvirtd."""
         with self._lock:
             if self._connection is not None and self._is_alive():
                 return self._connection
@@ -68,7 +79,7 @@ class LibvirtHypervisor:
             return self._connection
 
     def _is_alive(self) -> bool:
-        # Not isAlive(): without an event loop it notices a dead libvirtd only after a call has failed.
+        # Not isAlive(): without an event loop it detects a dead libvirtd only after a call has failed.
         try:
             return bool(answered(self._connection.getLibVersion, seconds=ALIVE_SECONDS, where=self._uri))
         except load_libvirt().libvirtError:
@@ -81,7 +92,7 @@ class LibvirtHypervisor:
             self._connection = None
 
     def close(self) -> None:
-        """Close the connection; guests are not touched."""
+        """Close the connection; guests keep running."""
         with self._lock:
             self._drop()
 
@@ -89,7 +100,7 @@ class LibvirtHypervisor:
         return self._prefix
 
     def offers_kvm(self) -> bool:
-        """Whether libvirt lists KVM in its capabilities (which alone proves nothing, see acceleration.py)."""
+        """Whether libvirt lists KVM in its capabilities, which alone proves nothing (see acceleration.py)."""
         return capabilities_offer_kvm(call(self._connect().getCapabilities, where=self._uri))
 
     # -------------------------------------------------------------- domains
@@ -113,18 +124,33 @@ class LibvirtHypervisor:
         existing = self.domain(request.name)
         if existing is not None and existing.uuid != request.uuid:
             raise ConflictError(
-                f"a domain of this name with another UUID ({existing.uuid}) is there",
+                f"a domain of this name with another UUID ({existing.uuid}) exists",
                 where=where,
-                fix=f"virsh undefine {request.name}, if nobody needs it",
+                fix=f"if it is not needed: virsh undefine {request.name}",
             )
-        xml = domain_xml(request, None if request.accelerated else tsc_khz(), as_root=self._must_ask_for_root())
+        xml = domain_xml(request, None if request.accelerated else tsc_khz(), account=self._account())
         call(lambda: self._connect().defineXML(xml), where=where)
 
-    def _must_ask_for_root(self) -> bool:
-        if self._as_root is None:
-            capabilities = call(self._connect().getCapabilities, where=self._uri)
-            self._as_root = guests_run_as_another_user(capabilities)
-        return self._as_root
+    def _account(self) -> GuestAccount | None:
+        """What QEMU runs as; None where nobody but root could choose."""
+        if os.geteuid() != 0:
+            return None
+        if self._capabilities is None:
+            self._capabilities = call(self._connect().getCapabilities, where=self._uri)
+        return account_of(self._capabilities)
+
+    def admit_guests(self, directories: Iterable[Path]) -> None:
+        """See `Hypervisor.admit_guests`."""
+        account = self._account()
+        if account is not None:
+            admit(account, directories)
+
+    def _hand_over(self, info: DomainInfo | None) -> None:
+        """Give QEMU's account what it needs of this domain's files and devices."""
+        account = self._account()
+        if account is not None and info is not None:
+            hand_over(account, disks=info.disks, console_log=Path(info.console_log) if info.console_log else None)
+            open_devices(account, vfio_nodes(info.hostdevs))
 
     def rename_domain(self, name: str, new: str) -> None:
         """See `Hypervisor.rename_domain`."""
@@ -132,21 +158,22 @@ class LibvirtHypervisor:
         call(lambda: handle.rename(new, 0), where=f"domain {name}")
 
     def start_domain(self, name: str) -> None:
-        """See `Hypervisor.start_domain`; a paused domain goes on."""
+        """See `Hypervisor.start_domain`; a paused domain is resumed."""
         handle = self._require(name)
         state = self._state(handle)
         if state is DomainState.PAUSED:
             call(handle.resume, where=f"domain {name}")
         elif state is not DomainState.RUNNING:
+            self._hand_over(self._describe(handle))
             try:
                 call(handle.create, where=f"domain {name}")
             except HyperscalerError:
-                # Somebody else started it between the look and the call.
+                # It was started between the check and the call.
                 if self._state(handle) is not DomainState.RUNNING:
                     raise
 
     def shutdown_domain(self, name: str, *, timeout: float) -> None:
-        """See `Hypervisor.shutdown_domain`; a domain that is absent or off is fine."""
+        """See `Hypervisor.shutdown_domain`; nothing happens if the domain is absent or off."""
         handle = self._lookup(name)
         deadline = time.monotonic() + timeout
         pressed = -_PRESS_AGAIN
@@ -155,9 +182,9 @@ class LibvirtHypervisor:
             if now >= deadline:
                 break
             if now - pressed >= _PRESS_AGAIN:
-                # A paused guest hears nothing. One that a full disk has stopped stops again as long as that is full.
+                # A paused guest does not react. One paused by a full disk pauses again as long as the disk is full.
                 if self._state(handle) is DomainState.PAUSED:
-                    with contextlib.suppress(HypervisorError):  # what cannot go on is off after the deadline
+                    with contextlib.suppress(HypervisorError):  # else powered off at the deadline
                         call(handle.resume, where=f"domain {name}")
                 self._unless((errors.OPERATION_INVALID, errors.NO_DOMAIN), handle.shutdown, name)
                 pressed = now
@@ -166,7 +193,7 @@ class LibvirtHypervisor:
             self._unless((errors.OPERATION_INVALID, errors.NO_DOMAIN), handle.destroy, name)
 
     def _can_hear(self, handle: Any) -> bool:
-        """Whether the guest runs, or was paused for a reason that does not forbid to let it go on."""
+        """Whether the guest runs or was paused for a reason that permits resuming it."""
         seen = self._unless((errors.NO_DOMAIN,), handle.state, handle.name())
         if seen is None:
             return False
@@ -187,7 +214,7 @@ class LibvirtHypervisor:
             | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
             | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
         )
-        # A transient domain is gone with its process.
+        # A transient domain vanishes with its process.
         self._unless((errors.NO_DOMAIN,), lambda: handle.undefineFlags(flags), name)
 
     def _lookup(self, name: str) -> Any:
@@ -203,8 +230,8 @@ class LibvirtHypervisor:
         return DomainState.SHUTOFF if state is None else _STATES.get(state[0], DomainState.OTHER)
 
     def _describe(self, handle: Any) -> DomainInfo | None:
-        """None when the domain went away after it was listed."""
-        # The persistent description: it is what the next start uses, and it holds the metadata.
+        """The domain, or None if it has vanished since it was listed."""
+        # The persistent description: the next start uses it, and it holds the metadata.
         flags = load_libvirt().VIR_DOMAIN_XML_INACTIVE
         text = self._unless((errors.NO_DOMAIN,), lambda: handle.XMLDesc(flags), handle.name())
         if text is None:
@@ -242,9 +269,9 @@ class LibvirtHypervisor:
 
 
 def choose_uri(requested: str, *, probe: Callable[[str], bool]) -> str:
-    """What `hypervisor.uri` means on this host: `embedded` or a libvirt URI.
+    """The meaning of `hypervisor.uri` on this host: `embedded` or a libvirt URI.
 
-    `auto` takes the system's libvirtd when `probe` reaches it, else the embedded one.
+    `auto` means the system's libvirtd if `probe` reaches it, else the embedded one.
     """
     if requested != "auto":
         return requested
@@ -255,7 +282,7 @@ def probe_uri(uri: str) -> bool:
     """Whether a libvirtd answers at `uri` and lets us change things.
 
     Raises:
-        HypervisorError: there is one that hangs; another hypervisor must not be chosen for that.
+        HypervisorError: a libvirtd hangs, which is no reason to choose another hypervisor.
     """
     try:
         libvirt = load_libvirt()
@@ -268,3 +295,10 @@ def probe_uri(uri: str) -> bool:
     with contextlib.suppress(libvirt.libvirtError, HypervisorError):
         answered(connection.close, seconds=ALIVE_SECONDS, where=uri)
     return True
+
+
+def look_at_system(lab: str) -> SystemHypervisor:
+    """Whether the host's own libvirt answers; failing that, whether by its files it may have something of the lab."""
+    if probe_uri(SYSTEM_URI):
+        return SystemHypervisor.ANSWERS
+    return SystemHypervisor.SILENT if may_have(host_name(lab, "")) else SystemHypervisor.EMPTY

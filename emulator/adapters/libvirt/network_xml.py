@@ -21,27 +21,27 @@ N = TypeVar("N", IPv4Network, IPv6Network)
 
 
 def network_xml(request: NetworkRequest) -> str:
-    """The `<network>` of a request.
+    """The `<network>` for a request.
 
-    There is no `<range>`: with reservations alone libvirt starts dnsmasq with a static range, which answers the
-    known MAC addresses and nobody else. The names are given twice, as DHCP and as DNS hosts, because dnsmasq
-    answers a DHCP name only after its guest has taken a lease, and Slurm resolves all node names at its start.
+    There is no `<range>`: with reservations alone libvirt starts dnsmasq with a static range, which answers known MAC
+    addresses only. The names are given twice, as DHCP and as DNS hosts, because dnsmasq answers a DHCP name only after
+    its guest has taken a lease, and Slurm resolves all node names at its start.
 
-    The mode is `open`: libvirt's rules for the other modes refuse what the lab allows between its networks, and no
-    accept elsewhere can overrule them. What an isolated network of libvirt's would have beside rules is asked of
-    dnsmasq itself: not to hand on the guests' questions to the host's DNS servers, which are a way out, too.
+    The mode is `open`: libvirt's rules for the other modes refuse traffic that the lab allows between its networks, and
+    no accept elsewhere can overrule them. In one more respect an isolated network of libvirt is imitated by an option
+    of dnsmasq: it does not forward the guests' questions to the host's DNS servers, which would be a way out as well.
 
-    With an IPv6 address libvirt has dnsmasq advertise the router, come what may. The nodes have addresses and routes of
-    their own and listen to no advertisement.
+    With an IPv6 address libvirt always makes dnsmasq advertise the router. The nodes have static addresses and routes
+    and ignore advertisements.
     """
     network = ET.Element("network")
     ET.SubElement(network, "name").text = request.name
     ET.SubElement(network, "uuid").text = str(request.uuid)
     add_owner(network, request.owner)
     ET.SubElement(network, "forward", mode="open")
-    # No spanning tree and no delay: there are no loops, and a delay keeps a guest from its first DHCP answer.
+    # No spanning tree and no delay: there are no loops, and a delay would cost a guest its first DHCP answer.
     ET.SubElement(network, "bridge", name=request.bridge, stp="off", delay="0")
-    # localOnly: names of the lab's domain that are not known are answered with "no such name", not forwarded.
+    # localOnly: unknown names of the lab's domain are answered with "no such name" instead of being forwarded.
     ET.SubElement(network, "domain", name=request.dns_domain, localOnly="yes")
     dns = ET.SubElement(network, "dns")
     for host in request.hosts:
@@ -72,7 +72,7 @@ def dhcp_host_xml(host: DhcpHost) -> str:
 
 
 def dns_name_of(host: DhcpHost) -> DnsName:
-    """What DNS has of a reservation."""
+    """The DNS entry of a reservation."""
     return DnsName(host.ip, (host.name,))
 
 
@@ -82,7 +82,7 @@ def dns_name_xml(name: DnsName) -> str:
 
 
 def dns_address_xml(ip: IPv4Address | IPv6Address) -> str:
-    """The DNS `<host>` to take away. Of its address alone: by a name libvirt would find that of the other family, too,
+    """The DNS `<host>` to remove, by its address alone: by name libvirt would also find the entry of the other family
     and refuse to choose."""
     return render(_dns_name(DnsName(ip, ())))
 
@@ -114,7 +114,7 @@ def read_network(text: str, *, active: bool) -> NetworkInfo:
 
 
 def read_nat(text: str) -> bool:
-    """Whether the network's DNS asks that of the host, which it does where there is a way out."""
+    """Whether the network's DNS forwards to the host's, which it does if there is a way out."""
     root = parse(text, "network")
     options = [option.get("value") for option in root.iterfind(f"{_OPTIONS}/{_OPTION}")]
     return _mode(root) in ("open", "nat") and "no-resolv" not in options
@@ -127,7 +127,7 @@ def _mode(root: ET.Element) -> str:
 
 
 def read_gateway_and_domain(text: str) -> tuple[str, str]:
-    """The bridge's own address and the DNS domain; empty where there is none."""
+    """The bridge's own address and the DNS domain; empty if there is none."""
     root = parse(text, "network")
     ip, domain = _ip(root, "ipv4"), root.find("domain")
     return (
@@ -152,14 +152,14 @@ def _ip(root: ET.Element, family: str) -> ET.Element | None:
 
 
 def _subnet(ip: ET.Element | None, kind: type[N], prefix: str) -> N | None:
-    """The network of an `<ip>`; libvirt takes `prefix` where it says none."""
+    """The network of an `<ip>`; without a prefix libvirt assumes `prefix`."""
     if ip is None or not ip.get("address"):
         return None
     mask = ip.get("netmask") or ip.get("prefix") or prefix
     try:
         return kind(f"{ip.get('address')}/{mask}", strict=False)
     except ValueError as error:
-        raise HypervisorError(f"libvirt reported an address that is none: {error}") from error
+        raise HypervisorError(f"libvirt reported an invalid address: {error}") from error
 
 
 def _gateway(ip: ET.Element | None, kind: type[A]) -> A | None:
@@ -170,7 +170,7 @@ def _gateway(ip: ET.Element | None, kind: type[A]) -> A | None:
 
 
 def _hosts(ip: ET.Element) -> list[DhcpHost]:
-    """The reservations; those of a foreign network that lack a MAC or an address are not of our kind."""
+    """The reservations. A foreign network may have some without a MAC or IP address; these are skipped."""
     hosts = []
     for element in ip.findall("dhcp/host"):
         mac, address = element.get("mac"), element.get("ip")
@@ -179,12 +179,12 @@ def _hosts(ip: ET.Element) -> list[DhcpHost]:
         try:
             hosts.append(DhcpHost(mac=mac.lower(), ip=IPv4Address(address), name=element.get("name", "")))
         except AddressValueError as error:
-            raise HypervisorError(f"libvirt reported an address that is none: {error}") from error
+            raise HypervisorError(f"libvirt reported an invalid address: {error}") from error
     return hosts
 
 
 def _names(root: ET.Element, reserved: set[IPv4Address]) -> list[DnsName]:
-    """The names of addresses that have no reservation."""
+    """DNS names of addresses without a reservation."""
     found = []
     for element in root.findall("dns/host"):
         try:

@@ -1,4 +1,4 @@
-"""Networks on a libvirt connection; the part of `LibvirtHypervisor` that speaks of networks."""
+"""Networks on a libvirt connection: the network part of `LibvirtHypervisor`."""
 
 from __future__ import annotations
 
@@ -35,23 +35,23 @@ class LibvirtNetworks:
         return self._describe(handle) if handle is not None else None
 
     def define(self, request: NetworkRequest) -> None:
-        """See `Hypervisor.define_network`. A change of anything but the reservations restarts the network, and
-        guests that run on it are cut off until they are restarted."""
+        """See `Hypervisor.define_network`. Any change except of reservations and names restarts the network, which
+        cuts off running guests until they are restarted."""
         where = f"network {request.name}"
         handle = self._lookup(request.name)
         if handle is not None:
-            self._refuse_stranger(handle, request, where)
+            self._refuse_foreign(handle, request, where)
             if call(handle.isActive, where=where):
                 self._update(handle, request, where)
         xml = network_xml.network_xml(request)
-        # Also on a running network: it changes the stored description, whose metadata tells what was applied.
-        # libvirt 9.0 has no call of its own for a network's metadata. It comes last, so that an update which
-        # was cut short still shows the old digest and is done again.
+        # Done for a running network as well: it changes the stored description, whose metadata records the applied
+        # request. libvirt 9.0 has no separate call for a network's metadata. It comes last, so that an interrupted
+        # update still shows the old digest and is repeated.
         call(lambda: self._connect().networkDefineXML(xml), where=where)
         self.start(request.name)
 
     def start(self, name: str) -> None:
-        """Start; an active network is left as it is."""
+        """Start; nothing happens if the network is active."""
         where = f"network {name}"
         connection = self._connect()
         handle = call(lambda: connection.networkLookupByName(name), where=where)
@@ -63,7 +63,7 @@ class LibvirtNetworks:
                     raise
 
     def delete(self, name: str) -> None:
-        """Stop and undefine; an absent network is fine."""
+        """Stop and undefine; nothing happens if the network is absent."""
         where = f"network {name}"
         handle = self._lookup(name)
         if handle is None:
@@ -72,27 +72,27 @@ class LibvirtNetworks:
             tolerate((errors.NO_NETWORK, errors.OPERATION_INVALID), handle.destroy, where=where)
         tolerate((errors.NO_NETWORK,), handle.undefine, where=where)
 
-    def _refuse_stranger(self, handle: Any, request: NetworkRequest, where: str) -> None:
+    def _refuse_foreign(self, handle: Any, request: NetworkRequest, where: str) -> None:
         uuid = call(handle.UUIDString, where=where)
         if uuid != str(request.uuid):
             raise ConflictError(
-                f"a network of this name with another UUID ({uuid}) is there",
+                f"a network of this name with another UUID ({uuid}) exists",
                 where=where,
-                fix=f"virsh net-undefine {request.name}, if nobody needs it",
+                fix=f"if it is not needed: virsh net-undefine {request.name}",
             )
 
     def _update(self, handle: Any, request: NetworkRequest, where: str) -> None:
-        """Bring the running network to the request: reservations one by one, anything else by stopping it."""
+        """Adapt the running network to the request: reservations and names one by one, anything else by stopping it."""
         text = call(lambda: handle.XMLDesc(0), where=where)
         running = network_xml.read_network(text, active=True)
-        # libvirt writes the DHCP range into dnsmasq's configuration at its start, so the first reservation and
-        # the last one are not a matter of a live update.
+        # libvirt writes the DHCP range into dnsmasq's configuration at its start, so a live update can neither add the
+        # first reservation nor remove the last one.
         if _shape(text, running) != _wanted_shape(request) or bool(running.hosts) != bool(request.hosts):
             tolerate((errors.OPERATION_INVALID,), handle.destroy, where=where)
             return
         libvirt = load_libvirt()
         remove, add = libvirt.VIR_NETWORK_UPDATE_COMMAND_DELETE, libvirt.VIR_NETWORK_UPDATE_COMMAND_ADD_LAST
-        # All that goes before all that comes: libvirt knows a DNS host by its address.
+        # Removals before additions, because libvirt identifies a DNS host by its address.
         for name in running.names:
             if name not in request.names:
                 self._change_name(handle, remove, name, where)
@@ -115,14 +115,14 @@ class LibvirtNetworks:
     def _change_host(handle: Any, command: int, host: DhcpHost, where: str) -> None:
         libvirt = load_libvirt()
         live = libvirt.VIR_NETWORK_UPDATE_AFFECT_LIVE
-        # DNS first: a run that is cut short between the two finds the reservation unchanged and comes back here,
-        # where a name that is already there (or gone) is no error.
+        # DNS first: the run after an interrupted one then finds the reservation unchanged and comes back here, where a
+        # name that is already present (or absent) is no error.
         dns = libvirt.VIR_NETWORK_SECTION_DNS_HOST
         dns_text = _dns_xml(command, network_xml.dns_name_of(host))
         tolerate((errors.OPERATION_INVALID,), lambda: handle.update(command, dns, -1, dns_text, live), where=where)
         dhcp = libvirt.VIR_NETWORK_SECTION_IP_DHCP_HOST
         dhcp_text = network_xml.dhcp_host_xml(host)
-        # The first IPv4 element of the network; -1 finds the one that has DHCP.
+        # The first IPv4 element of the network; -1 finds the one with DHCP.
         call(lambda: handle.update(command, dhcp, -1, dhcp_text, live), where=f"{where}: host {host.name}")
 
     def _lookup(self, name: str) -> Any:
@@ -131,7 +131,7 @@ class LibvirtNetworks:
 
     @staticmethod
     def _describe(handle: Any) -> NetworkInfo | None:
-        """None when the network went away after it was listed."""
+        """The network, or None if it has vanished since it was listed."""
         where = f"network {handle.name()}"
         harmless = (errors.NO_NETWORK,)
         flags = load_libvirt().VIR_NETWORK_XML_INACTIVE

@@ -1,6 +1,6 @@
-"""Our `<metadata>` element in libvirt's XML: the mark by which a lab knows its own domains and networks.
+"""Our `<metadata>` element in libvirt's XML, the mark by which a lab recognises its own domains and networks.
 
-Also the few XML steps that every libvirt document needs. Pure.
+Also contains the XML helpers that all libvirt documents need. Pure.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def add_owner(parent: ET.Element, owner: Ownership) -> None:
 
 
 def read_owner(root: ET.Element) -> Ownership | None:
-    """Whose the object is; None when it bears no mark of ours, or one that lacks the lab or the resource."""
+    """The object's owner; None without our mark, or if the mark lacks the lab or the resource."""
     element = root.find(f"metadata/{OWNER_TAG}")
     if element is None:
         return None
@@ -38,7 +38,7 @@ def read_owner(root: ET.Element) -> Ownership | None:
 
 
 def parse(text: str, kind: str) -> ET.Element:
-    """The root of a document that libvirt handed out; `kind` is its expected tag.
+    """The root of a document from libvirt; `kind` is its expected tag.
 
     Raises:
         HypervisorError: the text is not such a document.
@@ -53,7 +53,7 @@ def parse(text: str, kind: str) -> ET.Element:
 
 
 def render(root: ET.Element) -> str:
-    """The document as text, indented so that it can be read in logs."""
+    """The document as text, indented for logs."""
     ET.indent(root)
     return ET.tostring(root, encoding="unicode")
 
@@ -67,7 +67,7 @@ def uuid_of(root: ET.Element) -> UUID:
     """The object's UUID.
 
     Raises:
-        HypervisorError: it has none.
+        HypervisorError: the object has none.
     """
     text = text_of(root, "uuid")
     try:

@@ -1,7 +1,7 @@
-"""What a domain has beside what `domain_xml` gives: somebody added or changed it. Pure.
+"""Parts of a domain that `domain_xml` does not produce and that were added or changed by hand. Pure.
 
-Only things are named that libvirt never adds by itself, in any version. What it does add at definition or start
-(controllers, addresses, aliases, input, audio and watchdog devices, the expanded CPU) says nothing of anybody's will.
+Only parts that no version of libvirt adds by itself are named. Those that it does add at definition or start
+(controllers, addresses, aliases, input, audio and watchdog devices, the expanded CPU) are no sign of an edit.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _CREDENTIAL = re.compile(r"io\.systemd\.credential(?P<binary>\.binary)?:(?P<name
 
 
 def read_extras(root: ET.Element) -> tuple[str, ...]:
-    """One phrase for each, fit to follow "has"; the same for the stored description and the running guest."""
+    """One phrase per part, fit to follow "has"; equal for the stored description and the running guest."""
     devices = root.find("devices")
     found = [] if devices is None else [text for element in devices for text in _of_device(element)]
     if root.find(f"{_QEMU}commandline") is not None or root.find(f"{_QEMU}override") is not None:
@@ -62,7 +62,7 @@ def _source(element: ET.Element) -> str:
 
 
 def read_credentials(root: ET.Element) -> tuple[tuple[str, str], ...]:
-    """systemd credentials as `domain_xml` writes them; any other SMBIOS string stands for itself."""
+    """systemd credentials as `domain_xml` writes them; any other SMBIOS string is returned as it is."""
     found = []
     for entry in root.findall("sysinfo[@type='smbios']/oemStrings/entry"):
         text = entry.text or ""
@@ -74,7 +74,7 @@ def read_credentials(root: ET.Element) -> tuple[tuple[str, str], ...]:
         if match["binary"]:
             try:
                 value = base64.b64decode(value, validate=True).decode()
-            except ValueError:  # no base64, or no text
+            except ValueError:  # not base64, or not text
                 value = f"binary {value}"
         found.append((match["name"], value))
     return tuple(sorted(found))

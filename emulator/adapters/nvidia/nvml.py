@@ -1,13 +1,13 @@
-"""GPUs through nvidia-ml-py. The same code runs on real GPUs and over the simulated library.
+"""GPUs through nvidia-ml-py. The same code runs on real GPUs and on the simulated library.
 
-Each call fetches its handle anew: a change of MIG mode may reset or re-bind the GPU, after which old handles
-are void. pynvml is imported on first use, since validation and planning work without it.
+Each call fetches a new handle: a change of MIG mode may reset or re-bind the GPU and invalidate old handles. pynvml is
+imported on first use, because validation and planning work without it.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from ctypes import byref
 from typing import TYPE_CHECKING
@@ -21,15 +21,17 @@ from emulator.adapters.nvidia.nvml_instances import (
     instance_of,
 )
 from emulator.adapters.nvidia.pci_sysfs import normal_address
-from emulator.core.errors import GpuError
+from emulator.core.errors import GpuError, HyperscalerError
 from emulator.core.ports import log
-from emulator.gpu.errors import GpuLostError, GpuNotFoundError, GpuNotSupportedError
+from emulator.gpu.errors import GpuNotFoundError, GpuNotSupportedError
 from emulator.gpu.model import GpuInstance, MigProfile, Placement
 from emulator.gpu.ports import (
     GpuProcess,
     MigActivation,
     MigModeState,
+    NvmlFault,
     NvmlGpu,
+    NvmlSurvey,
     Utilisation,
     VgpuTypeInfo,
     VirtualizationMode,
@@ -46,15 +48,15 @@ _ARCHITECTURES |= {9: "hopper", 10: "blackwell"}
 
 
 class NvmlGpus:
-    """`gpu_ports.NvmlGpus` over nvidia-ml-py.
+    """`emulator.gpu.ports.NvmlGpus` over nvidia-ml-py.
 
     Raises:
-        HostNotFitError: from the first call, when there is no driver.
+        HostNotFitError: from the first call, if there is no driver.
     """
 
     def __init__(self) -> None:
         self._module: ModuleType | None = None
-        # Held for each call, so that `released` neither cuts one short nor lets one open the GPUs again.
+        # Held during each call, so that `released` neither interrupts one nor lets one open the GPUs again.
         self._lock = threading.RLock()
 
     # ------------------------------------------------------------ session
@@ -81,7 +83,7 @@ class NvmlGpus:
 
     @contextmanager
     def released(self) -> Iterator[None]:
-        """See `gpu_ports.NvmlGpus.released`: an open NVML holds /dev/nvidia<minor> of every GPU."""
+        """See `emulator.gpu.ports.NvmlGpus.released`: an open NVML holds /dev/nvidia<minor> of every GPU."""
         with self._lock:
             self.close()
             yield
@@ -94,6 +96,8 @@ class NvmlGpus:
                 yield nvml
             except nvml.NVMLError as error:
                 raise nvml_errors.translate(error.value, doing, where) from error
+            except nvml.NVMLLibraryMismatchError as error:  # a versioned function is missing; not an NVMLError
+                raise nvml_errors.translate(nvml.NVML_ERROR_FUNCTION_NOT_FOUND, doing, where) from error
 
     @contextmanager
     def _on(self, address: str, doing: str) -> Iterator[Device]:
@@ -114,30 +118,39 @@ class NvmlGpus:
         with self._calling("asking for the driver's version") as nvml:
             return str(nvml.nvmlSystemGetDriverVersion())
 
-    def gpus(self) -> tuple[NvmlGpu, ...]:
+    def survey(self) -> NvmlSurvey:
         with self._calling("counting the GPUs") as nvml:
             count = int(nvml.nvmlDeviceGetCount())
-        found = []
-        for index in range(count):
-            try:
-                with self._calling("reading the GPU", f"gpu index {index}") as nvml:
-                    device = Device(nvml, nvml.nvmlDeviceGetHandleByIndex(index))
-                    found.append(self._gpu(device, index))
-            except GpuLostError as error:
-                # The others are still there; whoever needs this one sees that it is missing.
-                log.warning("%s", error)
-        return tuple(found)
+        read = [self._read(index) for index in range(count)]
+        return NvmlSurvey(
+            tuple(item for item in read if isinstance(item, NvmlGpu)),
+            tuple(item for item in read if isinstance(item, NvmlFault)),
+        )
 
-    def _gpu(self, device: Device, index: int) -> NvmlGpu:
+    def gpus(self) -> tuple[NvmlGpu, ...]:
+        return self.survey().gpus
+
+    def _read(self, index: int) -> NvmlGpu | NvmlFault:
+        """One GPU. Any call may fail for it with any code, which must not hide the other GPUs."""
+        address: str | None = None
+        try:
+            with self._calling("reading the GPU", f"gpu index {index}") as nvml:
+                device = Device(nvml, nvml.nvmlDeviceGetHandleByIndex(index))
+                pci = nvml.nvmlDeviceGetPciInfo(device.handle)
+                address = normal_address(str(pci.busId))
+                return self._gpu(device, index, address, int(pci.pciDeviceId))
+        except HyperscalerError as error:
+            return NvmlFault(address, error.what, error.fix)
+
+    def _gpu(self, device: Device, index: int, address: str, pci_id: int) -> NvmlGpu:
         nvml, handle = device.nvml, device.handle
-        pci = nvml.nvmlDeviceGetPciInfo(handle)
-        address = normal_address(str(pci.busId))
         memory = nvml.nvmlDeviceGetMemoryInfo(handle)
         mig = _mig_mode(device)
         profiles: tuple[MigProfile, ...] = ()
         instances: tuple[GpuInstance, ...] = ()
         if mig is not None:
-            profiles = get_profiles(device)  # drivers that tell nothing while MIG is off answer NOT_SUPPORTED to each
+            # Drivers that list no profiles while MIG is off answer NOT_SUPPORTED to each index.
+            profiles = get_profiles(device)
         if mig is not None and mig.current:
             try:
                 instances = get_instances(device, profiles)
@@ -149,7 +162,7 @@ class NvmlGpus:
             uuid=str(nvml.nvmlDeviceGetUUID(handle)),
             name=str(nvml.nvmlDeviceGetName(handle)),
             pci_address=address,
-            pci_id=f"{pci.pciDeviceId & 0xFFFF:04x}:{pci.pciDeviceId >> 16:04x}",
+            pci_id=f"{pci_id & 0xFFFF:04x}:{pci_id >> 16:04x}",
             memory_total_mib=memory.total // _MIB,
             memory_used_mib=memory.used // _MIB,
             minor_number=device.optional(nvml.nvmlDeviceGetMinorNumber),
@@ -202,6 +215,10 @@ class NvmlGpus:
         with self._on(pci_address, "listing vGPU types") as device:
             return _vgpu_types(device)
 
+    def vgpu_type_names(self, pci_address: str) -> Mapping[int, str]:
+        """Names of the vGPU types by their numbers, for a driver whose sysfs has numbers only."""
+        return {item.id: item.name for item in self.vgpu_types(pci_address)}
+
     # ------------------------------------------------------------ changing
     def set_mig_mode(self, pci_address: str, *, enabled: bool) -> MigActivation:
         with self._on(pci_address, f"turning MIG mode {'on' if enabled else 'off'}") as device:
@@ -209,9 +226,9 @@ class NvmlGpus:
             mode = _mig_mode(device)
             if mode is None:
                 raise GpuNotSupportedError(
-                    "this GPU has no MIG", where=f"gpu {pci_address}", fix="use it as a whole GPU"
+                    "this GPU has no MIG", where=f"gpu {pci_address}", fix="use the GPU as a whole"
                 )
-            # Enabling what is enabled fails on some drivers, and a call may reset the GPU: read first.
+            # Read first: on some drivers enabling an enabled mode fails, and any call may reset the GPU.
             if mode.current == enabled and not mode.waits_for_reset:
                 return MigActivation.ACTIVE
             if device.optional(nvml.nvmlDeviceGetVirtualizationMode) == VirtualizationMode.PASSTHROUGH:
@@ -220,7 +237,7 @@ class NvmlGpus:
                     "needs, and the GPU then waits for one until the guest restarts",
                     pci_address,
                 )
-            # The call raises only when it fails as such; whether the mode is in force is what it returns.
+            # The call raises only if it fails itself; its return value says whether the mode is in force.
             status = int(nvml.nvmlDeviceSetMigMode(device.handle, int(enabled)))
             if status == nvml.NVML_SUCCESS:
                 return MigActivation.ACTIVE
@@ -239,7 +256,7 @@ class NvmlGpus:
             found = instance_of(nvml, made, {})
             if found.placement != placement:
                 raise GpuError(
-                    f"{doing}: the driver put it at {found.placement.start} instead",
+                    f"{doing}: the driver put it at memory slice {found.placement.start} instead",
                     where=f"gpu {pci_address}",
                     fix="destroy it and report the driver's version",
                 )
@@ -247,7 +264,8 @@ class NvmlGpus:
             return GpuInstance(names.get(profile_id, str(profile_id)), placement, found.gi_id)
 
     def destroy_instance(self, pci_address: str, profile_id: int, start: int) -> bool:
-        with self._on(pci_address, f"destroying the GPU instance of profile {profile_id} at {start}") as device:
+        doing = f"destroying the GPU instance of profile {profile_id} at memory slice {start}"
+        with self._on(pci_address, doing) as device:
             return destroy_instance(device, profile_id, start, _processes(device), f"gpu {pci_address}")
 
 
@@ -270,7 +288,7 @@ def _processes(device: Device) -> tuple[GpuProcess, ...]:
         for item in device.optional(ask) or ():
             try:
                 name = str(nvml.nvmlSystemGetProcessName(item.pid))
-            except nvml.NVMLError:  # it ended meanwhile, or is another user's
+            except nvml.NVMLError:  # it has ended meanwhile, or belongs to another user
                 name = "?"
             gi = item.gpuInstanceId
             found[item.pid] = GpuProcess(
@@ -283,7 +301,7 @@ def _processes(device: Device) -> tuple[GpuProcess, ...]:
 
 
 def _instance_utilisation(device: Device) -> dict[int, Utilisation]:
-    """Memory by GPU instance, through its MIG devices: there is one for each compute instance."""
+    """Memory by GPU instance, read from its MIG devices, of which there is one per compute instance."""
     nvml = device.nvml
     found: dict[int, Utilisation] = {}
     for index in range(device.optional(nvml.nvmlDeviceGetMaxMigDeviceCount) or 0):

@@ -1,4 +1,4 @@
-"""Return codes of NVML as errors with a remedy."""
+"""NVML's return codes as errors with a remedy."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NO_DRIVER_FIX = (
 
 @dataclass(frozen=True, slots=True)
 class Meaning:
-    """What a return code means to an operator."""
+    """The meaning of a return code for the user."""
 
     error: type[GpuError]
     what: str
@@ -35,12 +35,12 @@ class Meaning:
 
 _DMESG = "look at `dmesg | grep -i -e nvrm -e xid`"
 _HOLDERS = (
-    "stop what uses the GPU and try again; usual holders: nvidia-persistenced, DCGM, nvsm, a display server "
+    "stop the users of the GPU and try again; often they are nvidia-persistenced, DCGM, nvsm or a display server "
     "(`hyperscaler gpu discover` names them). MIG mode goes off only after vGPUs, GPU instances and virtual "
     "functions are gone"
 )
 
-# Codes and their sense: nvml.h, nvmlReturn_t.
+# Codes and their meaning: nvml.h, nvmlReturn_t.
 MEANINGS: dict[int, Meaning] = {
     1: Meaning(GpuDriverError, "the library is not initialised", "run the command again"),
     2: Meaning(
@@ -50,12 +50,12 @@ MEANINGS: dict[int, Meaning] = {
     ),
     3: Meaning(
         GpuNotSupportedError,
-        "the GPU does not do this, its MIG mode is off, or this is a guest",
+        "the GPU does not support this, its MIG mode is off, or this is a guest",
         "compare MIG mode and virtualisation: hyperscaler gpu discover",
     ),
-    4: Meaning(GpuPermissionError, "no permission", "run as root; MIG and vGPUs are root's to manage"),
-    6: Meaning(GpuNotFoundError, "there is no such object", "it may be gone by now: hyperscaler gpu discover"),
-    7: Meaning(GpuDriverError, "the driver's answer did not fit", "the layout changed meanwhile; try again"),
+    4: Meaning(GpuPermissionError, "no permission", "run as root; only root may manage MIG and vGPUs"),
+    6: Meaning(GpuNotFoundError, "there is no such object", "it may have gone since: hyperscaler gpu discover"),
+    7: Meaning(GpuDriverError, "the driver's answer was too large", "the layout changed in the meantime; try again"),
     8: Meaning(GpuDriverError, "the GPU's external power cables are not attached", "attach them"),
     9: Meaning(GpuDriverError, "the NVIDIA driver is not loaded", "modprobe nvidia"),
     10: Meaning(GpuTimeoutError, "the driver did not answer in time", _DMESG),
@@ -71,21 +71,21 @@ MEANINGS: dict[int, Meaning] = {
     16: Meaning(
         GpuResetRequiredError,
         "the GPU needs a reset first",
-        "stop what uses it, then: nvidia-smi --gpu-reset -i <GPU>; in a guest, restart the guest",
+        "stop its users, then: nvidia-smi --gpu-reset -i <GPU>; in a guest, restart the guest",
     ),
     17: Meaning(GpuDriverError, "the operating system blocked the driver", _DMESG),
     18: Meaning(
         GpuDriverError,
-        "driver and library are of different versions",
+        "driver and library have different versions",
         "reboot, or reload the nvidia modules: the package was updated under the running driver",
     ),
-    19: Meaning(GpuBusyError, "it is in use", _HOLDERS),
-    20: Meaning(GpuNoRoomError, "the driver is out of memory", "stop what uses the GPU"),
+    19: Meaning(GpuBusyError, "the GPU is in use", _HOLDERS),
+    20: Meaning(GpuNoRoomError, "the driver is out of memory", "stop the users of the GPU"),
     21: Meaning(GpuNotFoundError, "the driver has no data", "try again"),
     23: Meaning(
         GpuNoRoomError,
         "no room: the memory slices are taken, or the GPU holds no more instances of this kind",
-        "see what is carved: hyperscaler gpu discover; what would fit: hyperscaler gpu plan FILE",
+        "see the present slices: hyperscaler gpu discover; see what would fit: hyperscaler gpu plan FILE",
     ),
     25: Meaning(GpuDriverError, "the driver does not know this version of the call", "install a newer driver"),
     27: Meaning(GpuDriverError, "the GPU is not ready yet", "try again in a few seconds"),
@@ -96,7 +96,7 @@ MEANINGS: dict[int, Meaning] = {
 
 
 def translate(code: int, doing: str, where: str) -> GpuError:
-    """The error for a return code; unknown ones name the code."""
+    """The error for a return code. For an unknown code the message contains the number."""
     meaning = MEANINGS.get(code)
     if meaning is None:
         return GpuError(f"{doing}: NVML answered with code {code}", where=where, fix=_DMESG)
@@ -104,7 +104,7 @@ def translate(code: int, doing: str, where: str) -> GpuError:
 
 
 def no_driver(code: int) -> HyperscalerError:
-    """The error for a library that does not come up."""
+    """The error for a library that cannot be initialised."""
     if code in (9, 12):
         missing = "its library libnvidia-ml.so.1 is missing" if code == 12 else "its module is not loaded"
         return HostNotFitError(f"no NVIDIA driver on this host: {missing}", fix=NO_DRIVER_FIX)

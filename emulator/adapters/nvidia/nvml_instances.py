@@ -1,4 +1,4 @@
-"""GPU instances through pynvml: enumerating profiles, listing and destroying. Errors are pynvml's own here."""
+"""GPU instances through pynvml: profiles, listing and destroying. Raises pynvml's own errors."""
 
 from __future__ import annotations
 
@@ -24,20 +24,21 @@ class Device:
     handle: object
 
     def optional(self, ask: Callable[[object], _T]) -> _T | None:
-        """The answer, or None where GPU or driver does not offer the question."""
+        """The answer, or None if GPU or driver does not support the question."""
         try:
             return ask(self.handle)
         except (
             self.nvml.NVMLError_NotSupported,
             self.nvml.NVMLError_FunctionNotFound,
             self.nvml.NVMLError_NoPermission,
+            self.nvml.NVMLLibraryMismatchError,
         ):
             return None
 
 
 @dataclass(frozen=True, slots=True)
 class _ProfileFacts:
-    """What the profile structs of both versions hold."""
+    """The fields that both versions of the profile struct have."""
 
     index: int
     id: int
@@ -50,9 +51,9 @@ class _ProfileFacts:
 
 
 def get_profiles(device: Device, *, with_placements: bool = True) -> tuple[MigProfile, ...]:
-    """The profiles of a GPU, in MIG mode or not (a driver may keep them to itself while it is off).
+    """The profiles of a GPU, with MIG mode on or off (a driver may not list them while it is off).
 
-    The loop runs over the enumeration index; what every later call takes is `info.id`, another numbering.
+    The loop runs over the enumeration index; all later calls take `info.id`, which is another numbering.
     NOT_SUPPORTED: the GPU lacks that profile. INVALID_ARGUMENT: past the end of what the driver knows.
     """
     nvml = device.nvml
@@ -88,7 +89,7 @@ def _profile_facts(device: Device, index: int) -> _ProfileFacts:
         info = nvml.nvmlDeviceGetGpuInstanceProfileInfo(device.handle, index, version=2)
         name = str(info.name).removeprefix("MIG ").strip()
     except (nvml.NVMLError_FunctionNotFound, nvml.NVMLError_ArgumentVersionMismatch):
-        # Drivers before the second version of the struct do not name profiles.
+        # Drivers without the second version of the struct do not name profiles.
         info = nvml.nvmlDeviceGetGpuInstanceProfileInfo(device.handle, index, version=1)
         name = ""
     media = "+me" in name if name else info.jpegCount > 0 and info.sliceCount < 3
@@ -107,7 +108,7 @@ def _profile_facts(device: Device, index: int) -> _ProfileFacts:
 
 
 def _placements(device: Device, profile_id: int) -> tuple[Placement, ...] | None:
-    """All legal placements, in memory slices; None without the right to ask."""
+    """All legal placements, in memory slices; None without permission to ask."""
     nvml = device.nvml
     count = c_uint()
     try:
@@ -115,13 +116,13 @@ def _placements(device: Device, profile_id: int) -> tuple[Placement, ...] | None
         array = (nvml.c_nvmlGpuInstancePlacement_t * count.value)()
         nvml.nvmlDeviceGetGpuInstancePossiblePlacements(device.handle, profile_id, array, byref(count))
     except nvml.NVMLError_NoPermission:
-        log.debug("placements of profile %d are told to root only", profile_id)
+        log.debug("only root can list the placements of profile %d", profile_id)
         return None
     return tuple(sorted(Placement(item.start, item.size) for item in array[: count.value]))
 
 
 def _handles(device: Device, profile_id: int, most: int) -> list[object]:
-    """Handles of the instances of one profile; NVML lists them per profile only."""
+    """Handles of the instances of one profile; NVML lists instances by profile only."""
     nvml = device.nvml
     array = (nvml.c_nvmlGpuInstance_t * max(1, most))()
     count = c_uint()
@@ -130,7 +131,7 @@ def _handles(device: Device, profile_id: int, most: int) -> list[object]:
 
 
 def instance_of(nvml: ModuleType, handle: object, names: Mapping[int, str]) -> GpuInstance:
-    """A GPU instance as our type; `busy` says that it holds compute instances."""
+    """A GPU instance as our type; `busy` means that it holds compute instances."""
     info = nvml.nvmlGpuInstanceGetInfo(handle)
     place = Placement(info.placement.start, info.placement.size)
     busy = bool(_compute_instances(nvml, handle))
@@ -161,7 +162,7 @@ def _compute_instances(nvml: ModuleType, instance: object) -> list[object]:
         count = c_uint()
         try:
             nvml.nvmlGpuInstanceGetComputeInstances(instance, info.id, array, byref(count))
-        except nvml.NVMLError_NotSupported:  # compute instances belong to the guest on a vGPU host
+        except nvml.NVMLError_NotSupported:  # on a vGPU host, compute instances belong to the guest
             continue
         found.extend(array[: count.value])
     return found
@@ -170,10 +171,10 @@ def _compute_instances(nvml: ModuleType, instance: object) -> list[object]:
 def destroy_instance(
     device: Device, profile_id: int, start: int, processes: tuple[GpuProcess, ...], where: str
 ) -> bool:
-    """Destroy the instance found again by (profile, start), its compute instances first; False: there is none.
+    """Destroy the instance of that profile and start after its compute instances; False if there is none.
 
     Raises:
-        GpuBusyError: processes run in it; nothing was touched then.
+        GpuBusyError: processes run in it; nothing was changed.
     """
     nvml = device.nvml
     most = next(

@@ -1,14 +1,14 @@
 """Whole GPUs for guests: binding to vfio-pci by `driver_override`, and back.
 
-What QEMU needs is that every endpoint of an IOMMU group is on a vfio driver or on none. What the host needs is
-that nothing it lives on is taken away: libvirt passed a mounted NVMe disk through without a word, so the
-refusals are made here.
+QEMU needs every endpoint of an IOMMU group on a vfio driver or on none. The host must not lose devices that it uses:
+libvirt passed a mounted NVMe disk through without a warning, so this module refuses such groups.
 """
 
 from __future__ import annotations
 
 import errno
 import re
+from collections.abc import Collection
 
 from emulator.adapters.nvidia.pci_sysfs import (
     DEVICES,
@@ -25,6 +25,7 @@ from emulator.core.errors import GpuError
 from emulator.core.ports import log
 from emulator.gpu.errors import GpuBusyError, GpuDriverError, GpuNotFoundError, GpuNotSupportedError
 from emulator.gpu.ports import FileAccess, PciDevice
+from emulator.host.iommu_groups import foreign_members, is_held
 
 VFIO_PCI = "vfio-pci"
 _CLASSES = {"01": "a disk controller", "02": "a network interface", "0c": "a USB or serial bus controller"}
@@ -37,11 +38,11 @@ class VfioPassthrough:
         self._files = files
         self._pci = SysfsPci(files)
 
-    def endpoints(self, address: str) -> tuple[str, ...]:
-        return tuple(device.address for device in self._endpoints(address))
+    def endpoints(self, address: str, *, group_gpus: Collection[str] = ()) -> tuple[str, ...]:
+        return tuple(device.address for device in self._endpoints(address, group_gpus))
 
-    def bind(self, address: str) -> tuple[str, ...]:
-        devices = self._endpoints(address)
+    def bind(self, address: str, *, group_gpus: Collection[str] = ()) -> tuple[str, ...]:
+        devices = self._endpoints(address, group_gpus)
         if not self._files.exists(f"{DRIVERS}/{VFIO_PCI}"):
             raise GpuDriverError(
                 "the kernel module vfio-pci is not loaded", where=f"pci {address}", fix="modprobe vfio-pci"
@@ -73,7 +74,7 @@ class VfioPassthrough:
             if device.address == gpu.address:
                 self._bind_back(gpu.address, driver)
             elif self._driver(device.address) is None:
-                # Succeeds even when no driver wants the function (facts of sysfs-bus-pci); that is fine here.
+                # Succeeds even if no driver takes the function (Linux ABI, sysfs-bus-pci), which is fine here.
                 self._write("/sys/bus/pci/drivers_probe", device.address, device.address)
 
     # ------------------------------------------------------------ what may be taken
@@ -97,47 +98,22 @@ class VfioPassthrough:
         ]
         return tuple(sorted(found, key=lambda device: device.address))
 
-    def _endpoints(self, address: str) -> tuple[PciDevice, ...]:
+    def _endpoints(self, address: str, group_gpus: Collection[str]) -> tuple[PciDevice, ...]:
         gpu = self._gpu(address)
         where = f"pci {gpu.address}"
-        if gpu.is_bridge:
-            raise GpuNotSupportedError("this is a PCI bridge, not a GPU", where=where)
-        if gpu.vendor != NVIDIA_VENDOR or not gpu.class_code.startswith("03"):
-            raise GpuNotSupportedError(
-                f"this is no NVIDIA GPU (vendor {gpu.vendor}, class {gpu.class_code})",
-                where=where,
-                fix="compare the lab file's pci_address with lspci -D -d 10de:",
-            )
-        if gpu.physfn is not None:
-            raise GpuNotSupportedError(f"this is a virtual function of {gpu.physfn}; whole GPUs only", where=where)
-        if gpu.numvfs or gpu.virtfns:
-            raise GpuBusyError(
-                f"the GPU has {len(gpu.virtfns) or gpu.numvfs} virtual functions",
-                where=where,
-                fix=f"remove its vGPUs, then: /usr/lib/nvidia/sriov-manage -d {gpu.address}",
-            )
-        if gpu.iommu_group is None:
-            raise GpuNotSupportedError(
-                "the GPU is in no IOMMU group, so it cannot be handed to a guest",
-                where=where,
-                fix="switch VT-d or AMD-Vi on in the firmware and boot with intel_iommu=on or amd_iommu=on iommu=pt",
-            )
+        _refuse_unsuitable(gpu, where)
         devices = self._functions(gpu)
         for device in devices:
             if device.iommu_group is not None:
-                self._refuse_foreigners(device.iommu_group, {item.address for item in devices}, where)
+                self._refuse_foreign(gpu, device.iommu_group, group_gpus, where)
         return devices
 
-    def _refuse_foreigners(self, group: int, own: set[str], where: str) -> None:
-        for member in self._pci.iommu_group(group):
-            if member.address in own or member.is_bridge or member.driver is None:
-                continue
-            if member.driver.startswith("vfio") or member.driver == "pci-stub":
-                continue
+    def _refuse_foreign(self, gpu: PciDevice, group: int, group_gpus: Collection[str], where: str) -> None:
+        for member in filter(is_held, foreign_members(gpu, self._pci.iommu_group(group), taken=group_gpus)):
             kind = _CLASSES.get(member.class_code[:2], "a device")
             details = [*member.network_interfaces, *self._mounted(member.address)]
             raise GpuNotSupportedError(
-                f"IOMMU group {group} also holds {kind} of the host: {member.address}, driver {member.driver}"
+                f"IOMMU group {group} also contains {kind} of the host: {member.address}, driver {member.driver}"
                 + (f", in use as {', '.join(details)}" if details else ""),
                 where=where,
                 fix="put the GPU into another slot (one below its own root port), or unbind that device if the "
@@ -205,7 +181,7 @@ class VfioPassthrough:
             self._unbind(address, current)
         if self._driver(address) != driver:
             self._write(f"{DRIVERS}/{driver}/bind", address, address)
-        # A write that succeeded proves nothing; the link does.
+        # A successful write proves nothing; the link does.
         if self._driver(address) != driver:
             raise GpuDriverError(
                 f"the kernel did not bind the function to {driver}",
@@ -234,7 +210,7 @@ class VfioPassthrough:
             )
 
     def _restore(self, device: PciDevice) -> None:
-        """Undo `_rebind` after a failure; what fails here is only logged, since the first error is the news."""
+        """Undo `_rebind` after a failure. Further failures are only logged: the first error is the one to report."""
         try:
             override = device.driver_override or "\n"
             self._write(f"{DEVICES}/{device.address}/driver_override", override, device.address)
@@ -258,3 +234,36 @@ class VfioPassthrough:
             if error.errno == errno.EBUSY:
                 raise GpuBusyError(what, where=where, fix="something holds the function; see dmesg") from error
             raise GpuDriverError(what, where=where, fix="run as root; see dmesg for the kernel's reason") from error
+
+
+def _refuse_unsuitable(gpu: PciDevice, where: str) -> None:
+    """Refuse functions that are not a whole GPU which could be passed to a guest.
+
+    Raises:
+        GpuNotSupportedError: not an NVIDIA GPU, a virtual function, or without an IOMMU group.
+        GpuBusyError: the GPU has virtual functions.
+    """
+    if gpu.is_bridge:
+        raise GpuNotSupportedError("this is a PCI bridge, not a GPU", where=where)
+    if gpu.vendor != NVIDIA_VENDOR or not gpu.class_code.startswith("03"):
+        raise GpuNotSupportedError(
+            f"this is not an NVIDIA GPU (vendor {gpu.vendor}, class {gpu.class_code})",
+            where=where,
+            fix="compare the lab file's pci_address with lspci -D -d 10de:",
+        )
+    if gpu.physfn is not None:
+        raise GpuNotSupportedError(
+            f"this is a virtual function of {gpu.physfn}; only whole GPUs can be passed through", where=where
+        )
+    if gpu.numvfs or gpu.virtfns:
+        raise GpuBusyError(
+            f"the GPU has {len(gpu.virtfns) or gpu.numvfs} virtual functions",
+            where=where,
+            fix=f"remove its vGPUs, then: /usr/lib/nvidia/sriov-manage -d {gpu.address}",
+        )
+    if gpu.iommu_group is None:
+        raise GpuNotSupportedError(
+            "the GPU is in no IOMMU group, so it cannot be passed to a guest",
+            where=where,
+            fix="switch VT-d or AMD-Vi on in the firmware and boot with intel_iommu=on or amd_iommu=on iommu=pt",
+        )

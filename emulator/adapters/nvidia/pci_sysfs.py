@@ -1,4 +1,4 @@
-"""PCI functions from sysfs. Reads only; every file may be missing, and most are on some GPU or kernel."""
+"""PCI functions from sysfs, read-only. Any file may be missing, and on some GPU or kernel most of them are."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def normal_address(text: str) -> str:
     """`41:00.0` and NVML's `00000000:41:00.0` -> `0000:41:00.0`, the spelling of sysfs.
 
     Raises:
-        GpuArgumentError: not a PCI address. Everything that becomes part of a sysfs path passes through here.
+        GpuArgumentError: not a PCI address. Every address in a sysfs path passes through here.
     """
     match = _ADDRESS.fullmatch(text.strip())
     if not match:
@@ -31,22 +31,26 @@ def normal_address(text: str) -> str:
 
 
 def address_key(address: str) -> tuple[int, int, int, int]:
-    """Sorting key of a normal address: domain, bus, device, function."""
+    """Sort key of a normal address: domain, bus, device, function."""
     domain, bus, rest = address.split(":")
     device, function = rest.split(".")
     return int(domain, 16), int(bus, 16), int(device, 16), int(function)
 
 
+def _is_address(name: str) -> bool:
+    return _ADDRESS.fullmatch(name) is not None
+
+
 def slot(address: str) -> str:
-    """`0000:41:00.1` -> `0000:41:00`: what the functions of one GPU share."""
+    """`0000:41:00.1` -> `0000:41:00`, the slot that the functions of one GPU share."""
     return address.rpartition(".")[0]
 
 
 def read_or(files: FileAccess, path: str, default: str = "") -> str:
-    """The stripped text of a file, or `default` where the kernel does not have it or cannot tell now.
+    """The stripped text of a file, or `default` if the kernel has no such file or no value at present.
 
-    An attribute of a device that goes away answers ENODEV or EIO, and `placement_id` of the vendor VFIO
-    framework ENXIO until a type is set: for a reader these are all "no value".
+    Attributes of a vanishing device answer ENODEV or EIO, and `placement_id` of the vendor VFIO framework answers ENXIO
+    until a type is set. For a reader all of these mean "no value".
     """
     try:
         return files.read(path).strip()
@@ -55,7 +59,7 @@ def read_or(files: FileAccess, path: str, default: str = "") -> str:
 
 
 def link_name(files: FileAccess, path: str) -> str | None:
-    """Last component of a symbolic link, None where there is none."""
+    """Last component of a symbolic link's target; None if there is no link."""
     try:
         return PurePosixPath(files.readlink(path)).name
     except OSError:
@@ -63,7 +67,7 @@ def link_name(files: FileAccess, path: str) -> str | None:
 
 
 def names(files: FileAccess, path: str) -> tuple[str, ...]:
-    """The entries of a directory; none when it is absent."""
+    """The entries of a directory; empty if it is absent."""
     try:
         return files.listdir(path)
     except OSError:
@@ -77,7 +81,7 @@ class SysfsPci:
         self._files = files
 
     def devices(self, *, vendor: str | None = None) -> tuple[PciDevice, ...]:
-        found = (self.device(name) for name in names(self._files, DEVICES))
+        found = (self.device(name) for name in names(self._files, DEVICES) if _is_address(name))
         chosen = [item for item in found if item is not None and vendor in (None, item.vendor)]
         return tuple(sorted(chosen, key=lambda item: address_key(item.address)))
 
@@ -101,14 +105,15 @@ class SysfsPci:
             numvfs=self._number(base, "sriov_numvfs"),
             totalvfs=self._number(base, "sriov_totalvfs"),
             virtfns=virtfns,
-            physfn=link_name(self._files, f"{base}/physfn"),
+            physfn=self._address_link(f"{base}/physfn"),
+            boot_vga={"0": False, "1": True}.get(read_or(self._files, f"{base}/boot_vga")),
             network_interfaces=names(self._files, f"{base}/net"),
             block_devices=self._block_devices(base),
         )
 
     def iommu_group(self, number: int) -> tuple[PciDevice, ...]:
         members = names(self._files, f"/sys/kernel/iommu_groups/{number}/devices")
-        found = [item for item in map(self.device, members) if item is not None]
+        found = [item for item in map(self.device, filter(_is_address, members)) if item is not None]
         return tuple(sorted(found, key=lambda item: address_key(item.address)))
 
     def holders(self, *paths: str) -> tuple[DeviceHolder, ...]:
@@ -137,8 +142,13 @@ class SysfsPci:
     def _target(self, path: str) -> str:
         try:
             return self._files.readlink(path)
-        except OSError:  # the process or its file is gone by now
+        except OSError:  # the process or its file has gone in the meantime
             return ""
+
+    def _address_link(self, path: str) -> str | None:
+        """The PCI address that a link leads to; None without a link, and for one that leads elsewhere."""
+        name = link_name(self._files, path)
+        return normal_address(name) if name is not None and _is_address(name) else None
 
     def _hex(self, base: str, name: str, digits: int) -> str:
         return read_or(self._files, f"{base}/{name}").removeprefix("0x").rjust(digits, "0")[-digits:]
@@ -148,14 +158,14 @@ class SysfsPci:
 
     def _virtfns(self, base: str) -> tuple[str, ...]:
         found = (
-            link_name(self._files, f"{base}/{name}")
+            self._address_link(f"{base}/{name}")
             for name in names(self._files, base)
             if re.fullmatch(r"virtfn\d+", name)
         )
-        return tuple(sorted((item for item in found if item), key=address_key))
+        return tuple(sorted((item for item in found if item and _ADDRESS.fullmatch(item)), key=address_key))
 
     def _block_devices(self, base: str) -> tuple[str, ...]:
-        """Names of NVMe namespaces below the function; other disk controllers are told by their class alone."""
+        """Names of NVMe namespaces below the function; other disk controllers are recognised by their class alone."""
         return tuple(
             name
             for controller in names(self._files, f"{base}/nvme")

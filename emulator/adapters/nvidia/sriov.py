@@ -1,9 +1,8 @@
-"""Virtual functions of NVIDIA GPUs, by the vendor's script.
+"""Virtual functions of NVIDIA GPUs, through the vendor's script.
 
-A direct write to `sriov_numvfs` is rejected by the driver, so `sriov-manage` is the only way (vGPU user guide
-17, 2.10). The script is not to be trusted: just after the driver has loaded it fails for passing reasons, and
-that of vGPU 17.2 exits 0 although no function appeared (gpu-driver-container#29). So what counts is the
-number of `virtfn*` links afterwards.
+The driver rejects direct writes to `sriov_numvfs`, so `sriov-manage` is the only way (vGPU user guide 17, 2.10). The
+script's exit status proves nothing: soon after the driver has loaded it fails for passing reasons, and the one of vGPU
+17.2 exits 0 although no function appeared (gpu-driver-container#29). Only the `virtfn*` links afterwards count.
 """
 
 from __future__ import annotations
@@ -19,20 +18,20 @@ from emulator.gpu.ports import FileAccess, PciDevice
 
 SRIOV_MANAGE = "/usr/lib/nvidia/sriov-manage"
 
-# What the script prints when trying again helps (cubecos config_gpu.cpp): it could not take the unbind lock,
-# the driver had not initialised the GPU yet, or NVLink was still training.
+# Messages of the script after which another try helps (cubecos config_gpu.cpp): it could not take the unbind lock, the
+# driver had not initialised the GPU yet, or NVLink was still training.
 _PASSING = ("unbind lock", "unbindlock", "not initialized", "uninitialized", "nvlink", "try again")
 
 
 class SriovManage:
-    """`SriovControl` by `sriov-manage`.
+    """`SriovControl` through `sriov-manage`.
 
     Args:
-        files: to see whether the script exists and which functions it made.
+        files: shows whether the script exists and which functions it made.
         runner: runs the script.
-        attempts: how often a passing failure is tried again.
+        attempts: number of tries after passing failures.
         pause: seconds between attempts.
-        sleep: waits; replaced in tests.
+        sleep: waits; tests replace it.
     """
 
     def __init__(
@@ -68,7 +67,7 @@ class SriovManage:
         if not after.virtfns:
             raise GpuDriverError(
                 f"sriov-manage -e {device.address} reported success, but no virtual function appeared"
-                + (f"; it said: {output}" if output else ""),
+                + (f"; its output: {output}" if output else ""),
                 where=f"pci {device.address}",
                 fix=f"look at `dmesg | grep -i -e nvidia -e sriov`, check SR-IOV and the IOMMU in the "
                 f"firmware, then run {SRIOV_MANAGE} -e {device.address}",
@@ -114,8 +113,8 @@ class SriovManage:
                 self._sleep(self._pause)
         if done.returncode:
             raise CommandError(
-                f"sriov-manage failed with status {done.returncode}: {output or 'it said nothing'}",
+                f"sriov-manage failed with status {done.returncode}: {output or 'no output'}",
                 where=" ".join(argv),
-                fix="stop what uses the GPU (`hyperscaler gpu discover` names it), then try again",
+                fix="stop the users of the GPU (`hyperscaler gpu discover` names them), then try again",
             )
         return output

@@ -1,7 +1,7 @@
 """vGPUs as mediated devices: `/sys/class/mdev_bus/<parent>/mdev_supported_types`.
 
-The parent is a virtual function on SR-IOV GPUs and the physical function on older ones. A UUID is written to
-`create`; what exists is a directory of that name under `/sys/bus/mdev/devices`.
+The parent is a virtual function on SR-IOV GPUs and the physical function on older ones. Writing a UUID to `create`
+makes a vGPU, which then is a directory of that name under `/sys/bus/mdev/devices`.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ class MdevHost:
     def create(self, request: VgpuRequest) -> VgpuDevice:
         parent = normal_address(request.parent)
         wanted = self._type(parent, request.type_name)
-        # The kernel ignores what follows the 36th character and lets an empty write "succeed", so nothing but
-        # the canonical text of a UUID object ever gets there.
+        # The kernel ignores everything after the 36th character and lets an empty write "succeed", so only the
+        # canonical text of a UUID object is ever written.
         text = str(request.uuid)
         where = f"vGPU {text} on {parent}"
         taken = self._device(text)
@@ -88,7 +88,7 @@ class MdevHost:
         made = self._device(text)
         if made is None or (made.parent, made.type_name) != (parent, wanted.name):
             raise GpuDriverError(
-                f"the kernel accepted the vGPU, but afterwards there is {made or 'none'}",
+                f"the kernel accepted the vGPU, but afterwards it shows {made or 'none'}",
                 where=where,
                 fix="look at `dmesg | grep -i nvidia` and at the nvidia-vgpu-mgr log",
             )
@@ -107,12 +107,12 @@ class MdevHost:
         except FileNotFoundError:
             return False
         except OSError as error:
-            # A removal that races with another ends as ENODEV or EAGAIN: what counts is whether it is gone.
+            # A removal that races with another one ends with ENODEV or EAGAIN: only absence afterwards counts.
             if self._files.exists(base):
                 raise GpuBusyError(
                     f"the kernel refused to remove the vGPU: {error.strerror}",
                     where=where,
-                    fix="shut the domain that uses it down, then try again",
+                    fix="shut down the domain that uses it, then try again",
                 ) from error
         if self._files.exists(base):
             raise GpuDriverError(
@@ -124,7 +124,7 @@ class MdevHost:
         base = f"{MDEV_BUS}/{parent}/mdev_supported_types"
         for name in names(self._files, base):
             number = natural(name.rpartition("-")[2])
-            # The prefix of the name is GRID, NVIDIA or a product name of several words; its last word identifies.
+            # The name begins with GRID, NVIDIA or a product name of several words; the last word identifies the type.
             words = read_or(self._files, f"{base}/{name}/name").split()
             if not words or number is None:
                 continue
@@ -138,7 +138,7 @@ class MdevHost:
             raise GpuNotFoundError(
                 "this function carries no mediated devices",
                 where=f"pci {parent}",
-                fix="enable the virtual functions with sriov-manage and take one of them",
+                fix="enable the virtual functions with sriov-manage and use one of them",
             )
         types = list(self._types(parent))
         wanted = name.split()[-1] if name.split() else name
@@ -149,7 +149,7 @@ class MdevHost:
         raise GpuArgumentError(
             f"there is no vGPU type {name!r} here; the driver offers {listed}",
             where=f"pci {parent}",
-            fix="types are named after the GPU: compare the GPU's model in the lab file",
+            fix="types are named after the GPU: compare the model in the lab file",
         )
 
     def _device(self, name: str) -> VgpuDevice | None:
@@ -170,13 +170,14 @@ class MdevHost:
         )
 
     def _unavailable(self, parent: str, wanted: _Type, where: str) -> GpuError:
-        """`available_instances` 0 has three meanings; sysfs alone tells only the first from the others."""
+        """The error for `available_instances` 0, which has three causes; sysfs alone can identify only the first
+        one."""
         holder = next((item for item in self.devices() if item.parent == parent), None)
         if holder is not None:
             return GpuBusyError(
                 f"this virtual function carries a vGPU already ({holder.type_name}, {holder.uuid})",
                 where=where,
-                fix="take another virtual function or remove that vGPU",
+                fix="use another virtual function or remove that vGPU",
             )
         others = [item.name for item in self._types(parent) if self._available(item) > 0]
         hint = f"; possible now: {', '.join(others)}" if others else ""

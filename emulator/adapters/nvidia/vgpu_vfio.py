@@ -1,7 +1,7 @@
 """vGPUs in the vendor-specific VFIO framework: `<VF>/nvidia/current_vgpu_type` (no mdev).
 
-A virtual function is a vGPU as soon as the number of a type is written there; 0 takes it away again. The guest
-gets the virtual function as a plain PCI device, with the nvidia driver left bound.
+Writing the number of a type there turns the virtual function into a vGPU; writing 0 removes the vGPU. The guest gets
+the virtual function as a plain PCI device, with the nvidia driver left bound.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from emulator.gpu.errors import (
 )
 from emulator.gpu.ports import FileAccess, VgpuDevice, VgpuFramework, VgpuParent, VgpuRequest
 
-# `ID    : vGPU Name` heads the list of the driver; the user guide prints `name id` lines instead.
+# The driver's list begins with `ID    : vGPU Name`; the user guide shows `name id` lines instead.
 _ID_FIRST = re.compile(r"(\d+)(?:\s*:\s*|\s+)([A-Za-z].*)")
 _NAME_FIRST = re.compile(r"([A-Za-z].*?)(?:\s*:\s*|\s+)(\d+)")
 
-# The kernel gives a page at most; the patterns above take the square of a line's length.
+# The kernel returns one page at most; the patterns above take time quadratic in the length of a line.
 _MAX_LINE = 256
 
 
 def parse_creatable(text: str) -> dict[str, int]:
-    """`creatable_vgpu_types` -> numbers by type name (last word). Header lines and empty text give nothing."""
+    """Type numbers by type name (last word), from the text of `creatable_vgpu_types`. Header lines are skipped."""
     found: dict[str, int] = {}
     for line in map(str.strip, text.splitlines()):
         if len(line) > _MAX_LINE:
@@ -55,8 +55,8 @@ class VendorVfioHost:
 
     Args:
         files: the kernel's files.
-        type_names: type numbers and names of the GPU at a PF address, as NVML has them. A function that
-            carries a vGPU tells only the number, and no other function lists a type that is used up.
+        type_names: names by type number of the GPU at a PF address, from NVML. A function that carries a vGPU shows
+            only the number, and no other function lists a type that is used up.
     """
 
     framework = VgpuFramework.VENDOR_VFIO
@@ -89,13 +89,13 @@ class VendorVfioHost:
             raise GpuBusyError(
                 f"this virtual function carries a vGPU already (type {holder.type_name})",
                 where=where,
-                fix="take another virtual function or remove that vGPU",
+                fix="use another virtual function or remove that vGPU",
             )
         if not self._files.exists(_current(parent)):
             raise GpuNotFoundError(
                 "this function carries no vGPUs",
                 where=f"pci {parent}",
-                fix="enable the virtual functions with sriov-manage and take one of them",
+                fix="enable the virtual functions with sriov-manage and use one of them",
             )
         creatable = self._creatable(parent)
         wanted = request.type_name.split()[-1] if request.type_name.split() else request.type_name
@@ -153,7 +153,7 @@ class VendorVfioHost:
         return (VgpuDevice(VgpuFramework.VENDOR_VFIO, address, number, name),)
 
     def _name_of(self, address: str, number: int) -> str:
-        """The type's name from another function that offers it, or from NVML; else its number as text."""
+        """The type's name, from another function that offers it or from NVML, else its number as text."""
         owner = link_name(self._files, f"{DEVICES}/{address}/physfn")
         device = self._pci.device(owner) if owner else None
         for other in device.virtfns if device else ():
@@ -163,7 +163,7 @@ class VendorVfioHost:
         try:
             self._names.update(self._type_names(owner) if owner else {})
         except HyperscalerError as error:
-            log.debug("the vGPU types of %s cannot be named: %s", owner, error)
+            log.debug("names of the vGPU types of %s are unknown: %s", owner, error)
         return self._names.get(number, str(number))
 
 
@@ -172,19 +172,19 @@ def _current(address: str) -> str:
 
 
 def _refused(error: OSError, action: str, where: str) -> GpuError:
-    """The driver's errno in words. EPERM and EIO mean something of their own in this framework."""
+    """The error for the driver's errno. EPERM and EIO have special meanings in this framework."""
     what = f"the driver refused to {action}"
     if error.errno == errno.EPERM:
         return GpuBusyError(
             f"{what}: the function's vGPU is set or empty already, or a domain uses it (EPERM)",
             where=where,
-            fix="shut the domain down; remove the old vGPU before another is made",
+            fix="shut down the domain; remove the old vGPU before creating another one",
         )
     if error.errno == errno.EIO:
         return GpuNoRoomError(
             f"{what}: there is no free GPU instance of its profile (EIO)",
             where=where,
-            fix="carve one first: hyperscaler gpu discover shows what exists",
+            fix="create one first: hyperscaler gpu discover shows the present ones",
         )
     if error.errno == errno.ENODEV:
         return GpuNotFoundError(

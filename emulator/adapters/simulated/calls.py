@@ -1,4 +1,4 @@
-"""The one hook through which every call of a simulated adapter goes: it counts, and it can be made to fail."""
+"""A hook around every call of a simulated adapter: it counts calls and can make them fail."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ def _nothing(name: str) -> None:
 
 
 class CallHook:
-    """Tests give `before` and `after`; what these raise reaches the caller as if the call had failed there.
+    """Tests set `before` and `after`; an error that these raise reaches the caller as if the call had failed there.
 
-    An error from `before` means that nothing was done, one from `after` that the effect took place and the
-    caller never heard of it: the two halves of a crash.
+    An error from `before` means that nothing was done; one from `after` means that the effect took place without the
+    caller learning of it. These are the two halves of a crash.
     """
 
     def __init__(self, *, before: Callable[[str], None] = _nothing, after: Callable[[str], None] = _nothing) -> None:

@@ -1,4 +1,4 @@
-"""Disks that hold nothing: small JSON files in the place of qcow2 overlays."""
+"""Simulated disks: small JSON files instead of qcow2 overlays."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MAGIC = f'{{"format": "{_FORMAT}"'
 
 
 class SimulatedDisks:
-    """`DiskTool` with the rules of qemu-img: no overwriting, no shrinking, the base must be there."""
+    """`DiskTool` with the rules of qemu-img: no overwriting, no shrinking, and the base must exist."""
 
     def __init__(self, *, hook: CallHook | None = None) -> None:
         self._hook = hook or CallHook()
@@ -46,7 +46,7 @@ class SimulatedDisks:
         with self._hook.around("overlay_base"):
             overlay = backing_of(path) if path.exists() else None
             if overlay is None and path.is_file() and path.read_text(errors="replace").startswith(_MAGIC):
-                raise DamagedDiskError("the disk is damaged: its description is cut off", where=str(path))
+                raise DamagedDiskError("the disk is damaged: its description is truncated", where=str(path))
             return overlay
 
     @staticmethod
@@ -64,13 +64,13 @@ def backing_of(path: Path) -> Path | None:
 
 
 def data_of(path: Path) -> str:
-    """What stands for the data on the disk: another one for each disk that is made, and kept when it grows."""
+    """A token for the data on the disk: a new one for each new disk, kept when the disk grows."""
     overlay = _read(path)
     return overlay[2] if overlay else ""
 
 
 def _read(path: Path) -> tuple[Path, int, str] | None:
-    """Base, size in GiB and data; None when the file is absent or something else."""
+    """Base, size in GiB and data; None if the file is absent or something else."""
     try:
         data = json.loads(path.read_text()[:65536])
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""One simulated machine's GPUs: the library under pynvml, the files of the kernel, and the vendor's script.
+"""A simulated host's GPUs: the library under pynvml, the kernel's files, and the vendor's script.
 
 gpus = SimulatedGpus(directory, [SimulatedGpu("gpu-0", "A100-SXM4-80GB", "0000:41:00.0")])
 gpus.install()                      # pynvml now talks to the simulated library
@@ -27,13 +27,13 @@ from emulator.gpu.catalog import close_names, find_gpu
 from emulator.gpu.model import GpuModel
 from emulator.gpu.ports import VgpuFramework
 
-# GPUs with an output have an audio function beside them; data-centre GPUs have none.
+# GPUs with a display output also have an audio function; data-centre GPUs have none.
 _WITH_AUDIO = ("geforce-", "quadro-", "rtx-")
 
 
 @dataclass(frozen=True, slots=True)
 class SimulatedGpu:
-    """A GPU to simulate: the lab file's id, any name that the catalogue knows, a PCI address."""
+    """A GPU to simulate: its id in the lab file, a name that the catalogue knows, a PCI address."""
 
     id: str
     model: str
@@ -41,7 +41,7 @@ class SimulatedGpu:
 
 
 def host_boot_id() -> str:
-    """The kernel's id of this boot; simulated GPUs lose at a reboot of the host what real ones lose."""
+    """The kernel's id of this boot: simulated GPUs lose the same state at a reboot of the host as real ones."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
@@ -53,14 +53,14 @@ class SimulatedGpus:
 
     Args:
         directory: made on the first change, 0700; several processes may share it.
-        gpus: the GPUs that there are. Those already in the state keep what is carved on them; others are
-            taken out. None leaves the state as it is.
+        gpus: all GPUs. Those already in the state keep their slices; others in the state are removed. None leaves the
+            state alone.
         framework: how the kernel offers vGPUs.
-        root: whether callers count as root; None takes the real user, who needs to be root on real GPUs.
-        boot_id: tells the present boot; a change of it is a reboot.
+        root: whether callers count as root; None means the real user, who has to be root for real GPUs.
+        boot_id: returns the id of the present boot; a changed id is a reboot.
 
     Raises:
-        ConfigError: a model that the catalogue does not have, or an address given twice.
+        ConfigError: a model is not in the catalogue, or an address occurs twice.
     """
 
     def __init__(
@@ -81,12 +81,12 @@ class SimulatedGpus:
         self.runner = SimulatedSriovManage(self.store, self.library.is_open)
 
     def install(self) -> Callable[[], None]:
-        """Put the library under pynvml; the function returned takes it out again."""
+        """Install the library under pynvml; the returned function removes it."""
         return library.install(self.library)
 
     # ------------------------------------------------------------ what happens to hardware
     def reboot(self) -> None:
-        """Lose what a reboot of the host loses."""
+        """Lose the state that a reboot of the host loses."""
         with self.store.change() as state:
             engine.reboot(state, self._boot_id())
 
@@ -116,7 +116,7 @@ class SimulatedGpus:
 
 
 def gpu_at(state: SimState, pci_address: str) -> SimGpu:
-    """The GPU at a PCI address, for tests and for playing faults."""
+    """The GPU at a PCI address, for tests and simulated faults."""
     return next(item for item in state.gpus if item.pci_address == normal_address(pci_address))
 
 
@@ -129,7 +129,7 @@ def _resolved(gpus: Iterable[SimulatedGpu]) -> list[tuple[SimulatedGpu, GpuModel
             raise ConfigError(
                 f"no GPU {item.model!r} can be simulated" + (f"; did you mean {near}?" if near else ""),
                 where=f"gpu_allocation.devices[{item.id}].model",
-                fix="the GPUs that are known are the files of config/gpus",
+                fix="the known GPUs are the files in config/gpus",
             )
         address = normal_address(item.pci_address)
         if address in found:
@@ -173,7 +173,7 @@ def _set_gpus(state: SimState, gpus: list[tuple[SimulatedGpu, GpuModel]]) -> Non
 
 
 def _with_audio(kept: list[SimFunction], gpus: list[SimGpu]) -> list[SimFunction]:
-    """The audio functions of the GPUs that have one, beside what was put there otherwise."""
+    """The given functions plus the audio functions of GPUs that have one."""
     have = {item.address for item in kept}
     audio = [
         SimFunction(f"{slot(gpu.pci_address)}.1", "10de", "10f0", "040300", gpu.group, "snd_hda_intel")
@@ -203,7 +203,7 @@ class SimulatedSriovManage:
     ) -> Completed:
         words = tuple(str(word) for word in argv)
         if len(words) != 3 or not words[0].endswith("/sriov-manage") or words[1] not in ("-e", "-d"):
-            raise CommandError("a simulated host runs nothing but sriov-manage", where=shlex.join(words))
+            raise CommandError("a simulated host runs only sriov-manage", where=shlex.join(words))
         with self._store.change() as state:
             result = engine_vgpu.sriov_manage(state, words[2], enable=words[1] == "-e", opened=self._opened())
         if on_line is not None and result.text:

@@ -1,4 +1,4 @@
-"""Guests that only answer: reachable while their simulated domain runs, with the output that a test gave them."""
+"""Simulated guests: reachable while their simulated domain runs, with outputs given by a test."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from emulator.core.ports import Completed, GuestAddress
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a command prints: `pattern` must match the whole command line; `node` None means every node."""
+    """A command's output: `pattern` must match the whole command line; `node` None means every node."""
 
     pattern: str
     stdout: str = ""
@@ -22,9 +22,9 @@ class Answer:
 
 
 class SimulatedShell:
-    """`GuestShell` without ssh. A guest is found by its address among the reservations of running networks.
+    """`GuestShell` without ssh. Guests are found by address among the reservations of running networks.
 
-    A command that no answer matches ends with status 127, as a shell does: a test must know what it expects.
+    A command without a matching answer ends with status 127, as in a shell.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
-"""A libvirt that runs nothing: it keeps the XML that the real adapter would send, and refuses what libvirt refuses.
+"""A simulated libvirt: it keeps the XML that the real adapter would send and refuses what libvirt refuses.
 
-The rules are those that the contract tests observe on a real libvirtd. What libvirt accepts is accepted here too
-(two domains with the same MAC address, for instance): keeping those apart is the program's own duty.
+The contract tests observe its rules on a real libvirtd. It accepts everything that libvirt accepts, such as two domains
+with the same MAC address, which the program itself must prevent.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import hashlib
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import lru_cache
 from ipaddress import IPv4Network
 from pathlib import Path
 from uuid import UUID
@@ -28,7 +29,10 @@ from emulator.core.fs import replace_file
 from emulator.core.ports import DomainInfo, DomainRequest, DomainState, NetworkInfo, NetworkRequest
 
 _VERSION = 1
-_FILE_LOCK = threading.RLock()  # several connections of one process may share a file
+# One text gives one answer, and is read hundreds of times.
+_read_domain = lru_cache(maxsize=1024)(read_domain)
+_read_network = lru_cache(maxsize=1024)(read_network)
+_FILE_LOCK = threading.RLock()  # connections of one process may share a file
 
 
 class SimulatedHypervisor:
@@ -41,15 +45,16 @@ class SimulatedHypervisor:
 
     def __init__(self, state: Path | None = None, *, hook: CallHook | None = None) -> None:
         self._file = state
+        self._text = ""  # what the file held when it was last read
         self._hook = hook or CallHook()
         self._lock = threading.RLock() if state is None else _FILE_LOCK
-        # Name -> XML, and the names of what runs.
+        # Name -> XML, and the names of running objects.
         self._domains: dict[str, str] = {}
         self._states: dict[str, str] = {}
-        self._live: dict[str, str] = {}  # what a domain that runs was started with
+        self._live: dict[str, str] = {}  # the XML that a running domain was started with
         self._networks: dict[str, str] = {}
         self._active: set[str] = set()
-        self._live_networks: dict[str, str] = {}  # what an active network runs with
+        self._live_networks: dict[str, str] = {}  # the XML that an active network runs with
 
     # ---------------------------------------------------------------- state
     @contextmanager
@@ -62,7 +67,8 @@ class SimulatedHypervisor:
     def _load(self) -> None:
         if self._file is None or not self._file.exists():
             return
-        data = json.loads(self._file.read_text())
+        self._text = self._file.read_text()
+        data = json.loads(self._text)
         if data["version"] != _VERSION:
             raise HypervisorError("the simulated hypervisor's file has another version", where=str(self._file))
         self._domains, self._states, self._networks = data["domains"], data["states"], data["networks"]
@@ -82,11 +88,14 @@ class SimulatedHypervisor:
             "active": sorted(self._active),
             "live_networks": self._live_networks,
         }
-        replace_file(self._file, json.dumps(data).encode())
+        text = json.dumps(data)
+        if text == self._text:
+            return  # a call that only looks
+        replace_file(self._file, text.encode())
 
     # -------------------------------------------------------------- seeding
     def seed_foreign_domain(self, name: str, uuid: UUID, *, mac: str = "52:54:00:ff:ff:ff") -> None:
-        """A domain of somebody else's, without our metadata."""
+        """Add a foreign domain, without our metadata."""
         with self._lock:
             self._load()
             self._domains[name] = (
@@ -99,7 +108,7 @@ class SimulatedHypervisor:
     def seed_foreign_network(
         self, name: str, uuid: UUID, *, bridge: str, subnet: IPv4Network | None = None, active: bool = True
     ) -> None:
-        """A network of somebody else's, without our metadata."""
+        """Add a foreign network, without our metadata."""
         ip = f"<ip address='{subnet[1]}' netmask='{subnet.netmask}'/>" if subnet else ""
         with self._lock:
             self._load()
@@ -109,7 +118,7 @@ class SimulatedHypervisor:
             self._save()
 
     def copy_domain(self, name: str, new: str, uuid: UUID, *, mac: str = "52:54:00:ff:ff:fe") -> None:
-        """What `virt-clone` makes of a domain: name, UUID and address are new, the metadata stays."""
+        """Copy a domain as `virt-clone` does: name, UUID and address are new, the metadata stays."""
         with self._lock:
             self._load()
             old = self._info(name)
@@ -119,7 +128,7 @@ class SimulatedHypervisor:
             self._save()
 
     def copy_network(self, name: str, new: str, uuid: UUID, *, bridge: str, active: bool = True) -> None:
-        """A network that was dumped and defined again under another name, with other addresses."""
+        """Copy a network as by dumping it and defining it under another name, with other addresses."""
         with self._lock:
             self._load()
             old = self._network(name)
@@ -130,7 +139,7 @@ class SimulatedHypervisor:
             self._save()
 
     def call_domain(self, name: str, new: str) -> None:
-        """Somebody gives a domain another name, and starts it again if it ran."""
+        """Rename a domain by hand, and start it again if it ran."""
         with self._lock:
             self._load()
             self._domains[new] = self._domains.pop(name).replace(f"<name>{name}</name>", f"<name>{new}</name>")
@@ -140,7 +149,7 @@ class SimulatedHypervisor:
             self._save()
 
     def unmark(self, name: str) -> None:
-        """Somebody takes the metadata out of a domain or network."""
+        """Remove the metadata of a domain or network by hand."""
         with self._lock:
             self._load()
             for texts in (self._domains, self._networks):
@@ -149,7 +158,7 @@ class SimulatedHypervisor:
             self._save()
 
     def set_state(self, name: str, state: DomainState) -> None:
-        """What happens to a domain behind the program's back: a crash, a pause, a power-off inside."""
+        """Change a domain's state behind the program's back: a crash, a pause, a power-off by the guest."""
         with self._lock:
             self._load()
             self._states[name] = state
@@ -158,7 +167,7 @@ class SimulatedHypervisor:
             self._save()
 
     def edit(self, name: str, old: str, new: str, *, live: bool = False) -> None:
-        """Somebody changes the description of a domain or network, or that which a domain runs with."""
+        """Edit the stored description of a domain or network by hand, or the one that a domain runs with."""
         with self._lock:
             self._load()
             stored = (self._domains, self._networks)
@@ -168,7 +177,7 @@ class SimulatedHypervisor:
             self._save()
 
     def reboot_host(self) -> None:
-        """After a reboot everything is still defined and nothing runs."""
+        """Reboot: everything stays defined and nothing runs."""
         with self._lock:
             self._load()
             self._states = dict.fromkeys(self._domains, DomainState.SHUTOFF.value)
@@ -189,6 +198,12 @@ class SimulatedHypervisor:
     def domain_by_uuid(self, uuid: UUID) -> DomainInfo | None:
         with self._call("domain"):
             return next((info for info in map(self._info, self._domains) if info.uuid == uuid), None)
+
+    def admit_guests(self, directories: Iterable[Path]) -> None:
+        with self._call("admit_guests"):
+            for directory in directories:
+                if not directory.is_dir():
+                    raise HypervisorError("cannot be opened for QEMU: No such file or directory", where=str(directory))
 
     def define_domain(self, request: DomainRequest) -> None:
         with self._call("define_domain"):
@@ -231,7 +246,7 @@ class SimulatedHypervisor:
             self._live.pop(name, None)
 
     def running_macs(self) -> tuple[str, ...]:
-        """MAC addresses of the domains that run, for the simulated guests."""
+        """MAC addresses of running domains, for the simulated guests."""
         with self._lock:
             self._load()
             running = (self._info(name) for name in self._domains if self._state(name) is DomainState.RUNNING)
@@ -239,8 +254,8 @@ class SimulatedHypervisor:
 
     def _info(self, name: str) -> DomainInfo:
         state = self._state(name)
-        live = read_domain(self._live[name], state=state, autostart=False) if name in self._live else None
-        return replace(read_domain(self._domains[name], state=state, autostart=False), live=live)
+        live = _read_domain(self._live[name], state=state, autostart=False) if name in self._live else None
+        return replace(_read_domain(self._domains[name], state=state, autostart=False), live=live)
 
     def _state(self, name: str) -> DomainState:
         if name not in self._domains:
@@ -264,7 +279,7 @@ class SimulatedHypervisor:
                 raise HypervisorError(f"Cannot access storage file '{file}': No such file or directory", where=where)
 
     def _say_host_key(self, name: str) -> None:
-        """The guest prints its host key on the console, as the golden images do. The key is derived, not secret."""
+        """Print the guest's host key on its console, as golden images do. The key is derived and not secret."""
         log = parse(self._domains[name], "domain").find("devices/serial/log")
         console = Path(log.get("file", "")) if log is not None else None
         if console is None or not console.parent.is_dir():
@@ -325,9 +340,9 @@ class SimulatedHypervisor:
 
     def _network(self, name: str) -> NetworkInfo:
         active = name in self._active
-        info = read_network(self._networks[name], active=active)
+        info = _read_network(self._networks[name], active=active)
         text = self._live_networks.get(name) if active else None
-        return info if text is None else replace(info, live=read_network(text, active=True))
+        return info if text is None else replace(info, live=_read_network(text, active=True))
 
     # ------------------------------------------------------------ connection
     def guest_command_prefix(self) -> tuple[str, ...]:
@@ -338,6 +353,6 @@ class SimulatedHypervisor:
 
 
 def _refuse_rival(kind: str, name: str, uuid: UUID, other_name: str, other_uuid: UUID) -> None:
-    """Name and UUID belong together, as libvirt sees to."""
+    """Refuse an existing name with another UUID, as libvirt does."""
     if (name == other_name) != (uuid == other_uuid):
         raise ConflictError(f"{kind} '{other_name}' is already defined with uuid {other_uuid}", where=f"{kind} {name}")

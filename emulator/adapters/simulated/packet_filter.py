@@ -1,7 +1,7 @@
-"""A packet filter that filters nothing: it keeps tables, and refuses what nft(8) and the kernel refuse.
+"""A simulated packet filter: it keeps tables and refuses what nft(8) and the kernel refuse.
 
-It understands the part of nft's language that the program uses; anything else is a syntax error, as a misspelt word is
-to nft. The contract tests hold it against the real one.
+It understands the part of nft's language that the program uses; anything else is a syntax error. The contract tests
+compare it with the real nft.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import Any
 
 from emulator.adapters.simulated.calls import CallHook
 from emulator.core.errors import CommandError
-from emulator.core.filter_ports import FilterChain, FilterHook, FilterTable, FilterTableInfo
 from emulator.core.fs import replace_file
 from emulator.core.ports import Ownership
+from emulator.core.ports.packet_filter import FilterChain, FilterHook, FilterTable, FilterTableInfo
 
 _VERSION = 1
 _TOKEN = re.compile(r'\s*("[^"]*"|!=|[{},]|\.(?=\s)|[^\s{},"]+)')
@@ -89,13 +89,13 @@ class SimulatedPacketFilter:
 
     # ---------------------------------------------------------------- behind the program's back
     def seed_foreign_table(self, name: str) -> None:
-        """A table of somebody else's, without our mark."""
+        """Add a foreign table, without our mark."""
         with self._call("seed"):
             self._tables[name] = {"owner": None, "chains": {"input": "drop"}}
             self._save()
 
     def edit(self, name: str, chain: str, text: str) -> None:
-        """What a person does with `nft add rule`."""
+        """Add a rule by hand, as with `nft add rule`."""
         with self._call("edit"):
             chains = self._tables[name]["chains"]
             chains[chain] = f"{chains.get(chain, '')}\n{text}"
@@ -147,7 +147,7 @@ def _is_value(token: str) -> bool:
 
 
 def _check_sets(rule: str, tokens: Sequence[str]) -> None:
-    """Sets are neither empty nor nested, and they end."""
+    """Refuse sets that are empty, nested or unclosed."""
     shape = re.sub(r"[^{}]+", "x", " ".join(tokens).replace(" ", ""))
     if re.sub(r"{x}", "", shape).strip("x"):
         raise _refused(rule, "syntax error in a set")

@@ -1,4 +1,4 @@
-"""The host's time stamp counter, by which guests with an emulated CPU tell the time."""
+"""The frequency of the host's time stamp counter, which guests with an emulated CPU use as their clock."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from pathlib import Path
 CLOCK_SOURCES = Path("/sys/devices/system/clocksource/clocksource0/available_clocksource")
 # uint64_t f(void): rdtsc; shl rdx, 32; or rax, rdx; ret
 _RDTSC = bytes.fromhex("0f31 48c1e220 4809d0 c3")
-# Both ends of the measurement are known to well below a microsecond: some ten parts in a million.
+# Both ends of the measurement are exact to well below a microsecond: about ten parts per million.
 _MEASURE_SECONDS = 0.05
 _READINGS = 20
-# What two measurements may differ by, else something is in the way (a counter that is emulated or changes its pace).
+# Largest accepted difference between two measurements; more means a counter that is emulated or changes its pace.
 _TOLERANCE = 1e-4
 
 
 @functools.cache
 def tsc_khz() -> int | None:
-    """How fast the counter runs, in kHz; None where there is none that the kernel itself trusts, or where it cannot be
-    read (no x86, code in memory is forbidden).
+    """The counter's frequency in kHz; None if the kernel itself does not trust it, or if it cannot be read (no x86, or
+    code in memory is forbidden).
 
-    Linux tells nobody what it takes for the frequency, so it is measured against CLOCK_MONOTONIC_RAW.
+    Linux does not expose the frequency that it uses, so it is measured against CLOCK_MONOTONIC_RAW.
     """
     if platform.machine() != "x86_64" or "tsc" not in _clock_sources():
         return None
     try:
         read = _reader()
     except OSError:
-        return None  # a hardened kernel: nothing may be written and then run
+        return None  # a hardened kernel forbids running memory that was written
     first, second = _measure(read), _measure(read)
     return round(first) if abs(first - second) <= _TOLERANCE * first else None
 
@@ -51,7 +51,7 @@ def _reader() -> Callable[[], int]:
     function = ctypes.CFUNCTYPE(ctypes.c_uint64)(ctypes.addressof(ctypes.c_char.from_buffer(page)))
 
     def read() -> int:
-        return int(function()) if not page.closed else 0  # the closure keeps the page
+        return int(function()) if not page.closed else 0  # the closure keeps the page alive
 
     return read
 
@@ -64,7 +64,7 @@ def _measure(read: Callable[[], int]) -> float:
 
 
 def _reading(read: Callable[[], int]) -> tuple[float, int]:
-    """Nanoseconds and ticks of one moment: the closest of several looks, since any of them may be interrupted."""
+    """Nanoseconds and ticks at one moment: the tightest of several readings, because any of them may be interrupted."""
     looks = []
     for _ in range(_READINGS):
         before = time.clock_gettime_ns(time.CLOCK_MONOTONIC_RAW)

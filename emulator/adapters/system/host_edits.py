@@ -1,7 +1,7 @@
-"""Files of the host, written so that they can be put back: looked at, copied aside, replaced in one step.
+"""Host files, changed in a way that can be undone: looked at, copied aside, replaced in one step.
 
-Paths are absolute in the host's eyes; `root` takes the place of `/`. A path with a symbolic link in it is refused,
-and so is what is no ordinary file: neither is what the caller thinks it is.
+Paths are absolute on the host; `root` stands for `/`. Paths that contain a symbolic link or do not lead to an ordinary
+file are refused, because the caller would change something else than it meant to.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import stat
 from pathlib import Path
 
 from emulator.core.errors import ConflictError, StateError
-from emulator.core.file_ports import FileLook
 from emulator.core.fs import replace_file, sync, unfinished
+from emulator.core.ports.files import FileLook
 
 _LIMIT = 64 * 1024 * 1024
 _ABSENT = FileLook(None)
@@ -22,16 +22,16 @@ _UNFINISHED = ".hyperscaler-new"  # an ending that keeps modprobe, sysctl and GR
 
 
 class HostEdits:
-    """`HostFileEditor` below `root`, with copies of what was there in `backups` (0700)."""
+    """`HostFileEditor` below `root`, with copies of earlier files in `backups` (0700)."""
 
     def __init__(self, root: Path, backups: Path) -> None:
         self._root, self._backups = root, backups
 
     def look(self, path: str) -> FileLook:
-        """What is there.
+        """The file at `path`.
 
         Raises:
-            ConflictError: a symbolic link is on the way, or it is no ordinary file.
+            ConflictError: the path contains a symbolic link, or it is not an ordinary file.
         """
         target = self._target(path)
         try:
@@ -39,7 +39,7 @@ class HostEdits:
         except (FileNotFoundError, NotADirectoryError):
             return _ABSENT
         except OSError as error:
-            raise ConflictError(f"cannot be looked at: {error.strerror}", where=path, fix=f"ls -l {path}") from error
+            raise ConflictError(f"cannot be inspected: {error.strerror}", where=path, fix=f"ls -l {path}") from error
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_size > _LIMIT:
             os.close(descriptor)
@@ -49,13 +49,13 @@ class HostEdits:
         return FileLook(digest, stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, status.st_mtime_ns)
 
     def back_up(self, path: str, look: FileLook) -> None:
-        """Keep a copy under the digest of its content, on the disk when this returns."""
+        """Keep a copy named by the digest of its content; it is on the disk when this returns."""
         if look.digest is None:
             return
         self._copy(path, look, self._backups / look.digest)
 
     def keep(self, path: str, look: FileLook) -> str:
-        """Keep a copy under the file's path and the start of its digest, for people, where `forget` leaves it."""
+        """Keep a copy for people, named by the file's path and the start of its digest; `forget` does not remove it."""
         name = f"{path.strip('/').replace('/', '_')}.{(look.digest or '')[:12]}"
         copy = self._backups / "replaced" / name
         self._copy(path, look, copy)
@@ -68,13 +68,13 @@ class HostEdits:
             return
         content = self._target(path).read_bytes()
         if hashlib.sha256(content).hexdigest() != look.digest:
-            raise ConflictError("changes while it is copied", where=path, fix="run the command again")
+            raise ConflictError("changed while it was being copied", where=path, fix="run the command again")
         _replace(copy, content, FileLook(look.digest, 0o600, os.geteuid(), os.getegid()))
         for directory in (copy.parent.parent, self._backups.parent):
             sync(directory)
 
     def missing_parents(self, path: str) -> tuple[str, ...]:
-        """Directories that `write` would have to make, the outermost first."""
+        """Directories that `write` would have to create, the outermost first."""
         found = []
         parent = Path(path).parent
         while not self._target(str(parent)).is_dir():
@@ -83,7 +83,7 @@ class HostEdits:
         return tuple(reversed(found))
 
     def write(self, path: str, content: str, *, mode: int = 0o644) -> None:
-        """Replace the file, or make it with the directories above it; it is root's."""
+        """Replace the file, or create it with its parent directories; it belongs to root."""
         for parent in self.missing_parents(path):
             directory = self._target(parent)
             directory.mkdir(mode=0o755, exist_ok=True)
@@ -93,7 +93,7 @@ class HostEdits:
         _replace(self._target(path), content.encode(), look)
 
     def put_back(self, path: str, look: FileLook) -> None:
-        """What `look` saw, from its copy; absence, too.
+        """Restore the state that `look` saw, from its copy; absence as well.
 
         Raises:
             StateError: the copy is gone or damaged.
@@ -113,33 +113,33 @@ class HostEdits:
         _replace(target, content, look)
 
     def tidy(self, path: str) -> None:
-        """Remove what a write that was cut off has left beside the file."""
+        """Remove temporary files that an interrupted write left next to the file."""
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             unfinished(self._target(path), _UNFINISHED).unlink()
 
     def remove_directory(self, path: str) -> None:
-        """Remove a directory if it is empty; anything else leaves it."""
+        """Remove a directory if it is empty."""
         with contextlib.suppress(OSError):
             self._target(path).rmdir()
 
     def forget(self) -> None:
-        """Remove all copies but those to keep."""
+        """Remove all copies except the ones to keep."""
         if self._backups.is_dir():
             for copy in self._backups.iterdir():
                 if not copy.is_dir():
                     copy.unlink()
-            with contextlib.suppress(OSError):  # not empty: there are some to keep
+            with contextlib.suppress(OSError):  # not empty: some copies are kept
                 self._backups.rmdir()
 
     def _target(self, path: str) -> Path:
         target = self._root / path.lstrip("/")
         parent = target.parent
         if Path(os.path.realpath(parent)) != Path(os.path.realpath(self._root)) / parent.relative_to(self._root):
-            raise ConflictError("a symbolic link is on the way", where=path, fix=f"namei -l {path}")
+            raise ConflictError("the path contains a symbolic link", where=path, fix=f"namei -l {path}")
         return target
 
 
 def _replace(target: Path, content: bytes, look: FileLook) -> None:
-    """One rename, so that nobody sees half a file; owner, mode and time as in `look`."""
+    """Replace by one rename, so that no reader sees half a file; owner, mode and time as in `look`."""
     owner, mtime = (look.uid, look.gid), look.mtime_ns or None
     replace_file(target, content, mode=look.mode, owner=owner, mtime_ns=mtime, ending=_UNFINISHED)

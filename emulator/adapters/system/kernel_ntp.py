@@ -1,22 +1,22 @@
-"""What the kernel knows of its clock: whether a time service has told it that the time is right (adjtimex(2))."""
+"""Whether the kernel considers its clock synchronised, by adjtimex(2)."""
 
 from __future__ import annotations
 
 import sys
 
-# `modes` of struct timex (<linux/timex.h>); 0 changes nothing, and anybody may ask.
+# `modes` of struct timex (<linux/timex.h>); 0 changes nothing and needs no privilege.
 _ONLY_ASK = 0
-# What adjtimex returns while STA_UNSYNC is set (a daemon has not set the clock yet, or no longer does), or the clock
-# is otherwise not to be trusted. The kernel sets STA_UNSYNC itself once nobody has corrected the clock for some hours.
+# Returned by adjtimex while STA_UNSYNC is set (no daemon sets the clock yet, or none does any more) or the clock is
+# otherwise unreliable. The kernel itself sets STA_UNSYNC if the clock was not corrected for some hours.
 _TIME_ERROR = 5
-# struct timex has 208 bytes with 64-bit words; more does no harm.
+# struct timex has 208 bytes with 64-bit words; a larger buffer does no harm.
 _TIMEX_BYTES = 512
 
 
 def clock_synchronised() -> bool | None:
-    """Whether the kernel counts its clock as synchronised; None where it does not say (no Linux, or not permitted).
+    """Whether the kernel considers its clock synchronised; None if it does not say (no Linux, or not permitted).
 
-    False also beside a chronyd without `rtcsync`, which keeps the clock and does not tell the kernel.
+    Also False with a chronyd without `rtcsync`, which keeps the clock without informing the kernel.
     """
     if not sys.platform.startswith("linux"):
         return None

@@ -5,18 +5,18 @@ from __future__ import annotations
 from emulator.adapters.system.nft_text import FAMILY, deletion, read_table, replacement
 from emulator.adapters.system.process import command_error
 from emulator.core.errors import HostNotFitError, HyperscalerError
-from emulator.core.filter_ports import FilterTable, FilterTableInfo
 from emulator.core.ports import Completed, ProcessRunner
+from emulator.core.ports.packet_filter import FilterTable, FilterTableInfo
 
 _TIMEOUT = 30.0
 
-# What nft says (in the C locale) of a table that is not there. A missing namespace is told of by `ip`, in other words.
+# nft's message (in the C locale) about a missing table. About a missing namespace `ip` complains, in other words.
 _ABSENT = "Error: No such file or directory"
 _NOT_ROOT = "Operation not permitted"
 
 
 class NftPacketFilter:
-    """The nftables of one network namespace; `prefix` is the argv that enters it, empty for the host's own."""
+    """nftables of one network namespace; `prefix` is the argv that enters it, empty for the host's own namespace."""
 
     def __init__(self, runner: ProcessRunner, prefix: tuple[str, ...] = ()) -> None:
         self._runner = runner
@@ -50,7 +50,7 @@ class NftPacketFilter:
         error: HyperscalerError = command_error(done)
         if _NOT_ROOT in done.stderr:
             raise HostNotFitError(
-                "the host's packet filter can be seen and changed by root alone",
+                "only root can see and change the host's packet filter",
                 where=error.where,
                 fix="run the command with sudo, or set hypervisor.uri to embedded",
             )

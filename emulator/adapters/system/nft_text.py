@@ -9,14 +9,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from emulator.core.errors import HyperscalerError
-from emulator.core.filter_ports import FilterChain, FilterHook, FilterTable, FilterTableInfo
 from emulator.core.ports import Ownership
+from emulator.core.ports.packet_filter import FilterChain, FilterHook, FilterTable, FilterTableInfo
 
 # The family of every table of ours, IPv4 and IPv6 in one.
 FAMILY = "inet"
 
-# The chain that bears the mark of its owner, as the comments of its rules (the first names lab, resource and digest,
-# the others the home directory piece by piece): nft 1.0 keeps comments of tables, but does not tell of them in JSON.
+# The chain that bears the ownership mark in the comments of its rules (the first names lab, resource and digest, the
+# others the home directory piece by piece), because nft 1.0 keeps comments of tables but omits them from its JSON.
 # Nothing jumps there.
 OWNER_CHAIN = "owner"
 
@@ -35,9 +35,9 @@ _COMMENT_LIMIT = 127
 
 
 def replacement(table: FilterTable) -> str:
-    """Commands that put the table in the place of whatever has its name. nft carries them out as one transaction.
+    """Commands that replace the table of this name. nft carries them out as one transaction.
 
-    `delete` alone fails without such a table, hence the declaration before it.
+    `delete` alone fails if there is no such table, hence the declaration before it.
     """
     return f"table {FAMILY} {table.name}\n{deletion(table.name)}{_rendered(table)}"
 
@@ -74,10 +74,10 @@ def _comment(text: str) -> str:
 
 
 def read_table(name: str, text: str) -> FilterTableInfo:
-    """A table as `nft -j list table` tells it.
+    """A table from the output of `nft -j list table`.
 
     Raises:
-        HyperscalerError: that is not what nft says.
+        HyperscalerError: the text is not nft's JSON.
     """
     try:
         items = [(kind, body) for item in json.loads(text)["nftables"] for kind, body in item.items()]
@@ -89,18 +89,18 @@ def read_table(name: str, text: str) -> FilterTableInfo:
         marks = [body.get("comment", "") for kind, body in contents if kind == "rule" and body["chain"] == OWNER_CHAIN]
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise HyperscalerError(
-            f"nft tells of the table in a way that is not understood: {error}",
+            f"nft describes the table in an unknown way: {error}",
             where=f"nft -j list table {FAMILY} {name}",
         ) from error
     return FilterTableInfo(name, _owner(marks), {part: _digest(found) for part, found in sorted(parts.items())})
 
 
-# Numbers that the kernel gives out anew.
+# Numbers that the kernel assigns anew.
 _PASSING = ("handle", "index", "position")
 
 
 def _settled(value: Any) -> Any:
-    """JSON of a rule without what passes: what has been counted, and the order in a set."""
+    """JSON of a rule without its changing parts: counters and the order within a set."""
     if isinstance(value, Mapping):
         if set(value) == {"counter"}:
             return "counter"

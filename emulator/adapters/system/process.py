@@ -1,7 +1,7 @@
 """The one place where host commands are started: argv lists, a deadline, no shell.
 
-Every command gets a session of its own, so that a deadline or an interrupt ends the command with all its
-children and a Ctrl-C on the terminal reaches the program first, which then decides.
+Every command gets its own session: a deadline or an interrupt then ends the command with all its children, and a Ctrl-C
+on the terminal reaches only this program, which decides.
 """
 
 from __future__ import annotations
@@ -64,11 +64,11 @@ DEBIAN_PACKAGES: Mapping[str, str] = {
     "zstd": "zstd",
 }
 
-# How long a killed process group may take to vanish, seconds. A process in uninterruptible sleep (a blocked
-# sysfs write, a dead NFS server) never does; it is then left behind and said so in the error.
+# Seconds that a killed process group may take to vanish. A process in uninterruptible sleep (a blocked sysfs write, a
+# dead NFS server) never does; it is left behind, and the error says so.
 _KILL_GRACE = 5.0
 
-# Characters of output that an error message quotes: the end, where programs say why they gave up.
+# Characters that an error message quotes from the end of the output, where programs give their reasons.
 _QUOTED = 2000
 
 
@@ -119,7 +119,7 @@ class HostProcess:
 
 
 def command_error(done: Completed) -> CommandError:
-    """The error of a command that ended badly: its exit status or signal, and the end of what it said."""
+    """The error of a failed command: its exit status or signal, and the end of its output."""
     if done.returncode < 0:
         outcome = f"the command was killed by {_signal_name(-done.returncode)}"
     else:
@@ -129,7 +129,7 @@ def command_error(done: Completed) -> CommandError:
 
 
 def missing_program(name: str) -> HostNotFitError:
-    """The error for a program that is not installed, with its Debian package where that is known."""
+    """The error for a program that is not installed, with its Debian package if that is known."""
     package = DEBIAN_PACKAGES.get(Path(name).name)
     fix = f"apt-get install {package}" if package else f"install {name} or put it on PATH"
     return HostNotFitError(f"the program {name} is not installed", fix=fix)
@@ -138,7 +138,7 @@ def missing_program(name: str) -> HostNotFitError:
 def _start(
     words: tuple[str, ...], *, env: Mapping[str, str] | None, cwd: Path | None, merge: bool, feed: bool
 ) -> subprocess.Popen[bytes]:
-    # LC_ALL=C.UTF-8: output is parsed by the adapters, so it must not follow the user's language.
+    # LC_ALL=C.UTF-8: adapters parse the output, so it must not follow the user's language.
     environment = {**os.environ, "LC_ALL": "C.UTF-8", **(env or {})}
     try:
         return subprocess.Popen(
@@ -155,27 +155,27 @@ def _start(
             raise CommandError(f"the directory {cwd} does not exist", where=shlex.join(words)) from None
         raise missing_program(words[0]) from None
     except (OSError, ValueError) as error:
-        # ValueError: a NUL byte in a word, which no program can be given.
+        # ValueError: a NUL byte in a word, which cannot be passed to any program.
         raise CommandError(f"the command cannot be started: {error}", where=shlex.join(words)) from error
 
 
 def _communicate(process: subprocess.Popen[bytes], stdin: str | None, timeout: float) -> tuple[str, str]:
-    """Both streams until the process has ended and closed them."""
+    """Both streams, read until the process has ended and closed them."""
     data = None if stdin is None else stdin.encode()
     stdout, stderr = process.communicate(data, timeout=timeout)
     return _decode(stdout), _decode(stderr)
 
 
 def _stream(process: subprocess.Popen[bytes], stdin: str | None, timeout: float, on_line: Callable[[str], None]) -> str:
-    """Combined output, each line handed on as it appears; the caller's thread runs `on_line`."""
+    """Combined output, with each line passed on as it appears; the caller's thread runs `on_line`."""
     feeder = _Feeder(process.stdin, stdin)
     lines = _Lines(on_line)
     pipe = process.stdout
     assert pipe is not None  # noqa: S101 - asked for in _start
     deadline = time.monotonic() + timeout
     with feeder, selectors.DefaultSelector() as selector:
-        # A select with a deadline rather than a blocking read: a child that left the group (a daemon) may
-        # hold the pipe open for ever, beyond the reach of the kill.
+        # A select with a deadline instead of a blocking read: a child that left the group (a daemon) may hold the
+        # pipe open for ever, out of reach of the kill.
         selector.register(pipe, selectors.EVENT_READ)
         while selector.select(max(deadline - time.monotonic(), 0.0)):
             chunk = os.read(pipe.fileno(), 65536)
@@ -199,22 +199,22 @@ class _Lines:
     def __init__(self, on_line: Callable[[str], None]) -> None:
         self._on_line = on_line
         self._seen = bytearray()
-        self._told = 0
+        self._passed = 0
 
     def feed(self, chunk: bytes) -> None:
         searched = len(self._seen)
         self._seen += chunk
-        while (end := self._seen.find(b"\n", max(searched, self._told))) >= 0:
-            self._tell(end + 1)
+        while (end := self._seen.find(b"\n", max(searched, self._passed))) >= 0:
+            self._pass_on(end + 1)
 
     def close(self) -> None:
-        """Hand on a last line without a newline."""
-        if self._told < len(self._seen):
-            self._tell(len(self._seen))
+        """Pass on a last line without a newline."""
+        if self._passed < len(self._seen):
+            self._pass_on(len(self._seen))
 
-    def _tell(self, end: int) -> None:
-        line = bytes(self._seen[self._told : end])
-        self._told = end
+    def _pass_on(self, end: int) -> None:
+        line = bytes(self._seen[self._passed : end])
+        self._passed = end
         self._on_line(_decode(line).rstrip("\r\n"))
 
     def text(self) -> str:
@@ -222,7 +222,7 @@ class _Lines:
 
 
 class _Feeder:
-    """Writes standard input from a thread, so that a process which talks before it reads cannot deadlock."""
+    """Writes standard input from a thread, so that a process that writes before it reads cannot deadlock."""
 
     def __init__(self, pipe: IO[bytes] | None, text: str | None) -> None:
         self._pipe = pipe
@@ -231,7 +231,7 @@ class _Feeder:
 
     def _feed(self) -> None:
         assert self._pipe is not None  # noqa: S101 - the thread is started only with a pipe
-        with contextlib.suppress(BrokenPipeError), self._pipe:  # the process need not read all of it
+        with contextlib.suppress(BrokenPipeError), self._pipe:  # the process may stop reading early
             self._pipe.write(self._data)
 
     def __enter__(self) -> None:
@@ -244,7 +244,7 @@ class _Feeder:
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """Kill the process with its children and collect it; a process that cannot be killed is left behind."""
+    """Kill the process with its children and reap it; a process that cannot be killed is left behind."""
     _signal_group(process, signal.SIGKILL)
     try:
         process.wait(timeout=_KILL_GRACE)
@@ -257,8 +257,8 @@ def _end_group(process: subprocess.Popen[bytes]) -> None:
 
 
 def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    # The group has the pid of its leader (start_new_session), reserved until we collect it and
-    # no longer; after that the number could be that of a stranger.
+    # The group's id is its leader's pid (start_new_session), which is reserved only until we reap the leader; after
+    # that it could belong to a foreign process.
     if process.returncode is not None:
         return
     with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -270,7 +270,7 @@ def _decode(data: bytes) -> str:
 
 
 def _quote(output: bytes | str | None) -> str:
-    """``: `` and the end of the output, or nothing when there was none."""
+    """``: `` and the end of the output; empty without output."""
     text = _decode(output) if isinstance(output, bytes) else output or ""
     text = text.strip()
     if not text:

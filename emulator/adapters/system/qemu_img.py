@@ -14,10 +14,10 @@ from emulator.core.fs import sync, unfinished
 from emulator.core.ports import Completed, ProcessRunner
 from emulator.core.units import GIB
 
-# Creating and inspecting touch headers only; a minute means that the storage hangs.
+# Creating and inspecting touch only headers; a minute means that the storage hangs.
 _TIMEOUT = 60.0
 
-# How a refusal ends that comes from the kernel (a disk error, a lack of memory or permission), not from the format.
+# The end of refusals that come from the kernel (disk error, lack of memory or permission), not from the format.
 _KERNEL_SAYS = tuple(os.strerror(number) for number in errno.errorcode)
 
 
@@ -32,7 +32,7 @@ class QemuImg:
         self._runner = runner
 
     def create_overlay(self, path: Path, *, base: Path, size_gib: int) -> None:
-        """See `DiskTool.create_overlay`; the directory of `path` is made (0700) when it is missing.
+        """See `DiskTool.create_overlay`; a missing directory of `path` is created (0700).
 
         Raises:
             ConflictError: `path` exists; a disk is never overwritten.
@@ -46,8 +46,8 @@ class QemuImg:
         partial = unfinished(target, ".partial")  # qemu-img writes it, so `replacing` cannot
         partial.unlink(missing_ok=True)
         try:
-            # The backing format is given: probing it would let a guest that writes a qcow2 header into a raw
-            # disk read any file of the host.
+            # The backing format is given: with probing, a guest that writes a qcow2 header into a raw disk could read
+            # any file of the host.
             self._runner.run(
                 ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", backing, partial, str(size)],
                 timeout=_TIMEOUT,
@@ -61,10 +61,10 @@ class QemuImg:
         sync(target.parent)
 
     def resize(self, path: Path, *, size_gib: int) -> None:
-        """Grow the qcow2 at `path`; already that size is fine.
+        """Grow the qcow2 at `path`; the same size changes nothing.
 
         Raises:
-            HyperscalerError: it is absent or larger; shrinking would cut off the guest's file system.
+            HyperscalerError: the disk is absent or larger; shrinking would cut off the guest's file system.
         """
         target = path.absolute()
         present = self._size(target)
@@ -73,7 +73,7 @@ class QemuImg:
             raise HyperscalerError(
                 f"the disk has {present // GIB} GiB and cannot shrink to {size_gib} GiB",
                 where=str(target),
-                fix="keep the size, or destroy the node and provision it anew",
+                fix="keep the size, or remove the node and provision it again",
             )
         if present < wanted:
             self._runner.run(["qemu-img", "resize", "-q", "-f", "qcow2", target, str(wanted)], timeout=_TIMEOUT)
@@ -84,7 +84,7 @@ class QemuImg:
         return self._size(path.absolute()) // GIB
 
     def overlay_base(self, path: Path) -> Path | None:
-        """The backing file of the qcow2 at `path`; None when the file is absent or is no overlay.
+        """The backing file of the qcow2 at `path`; None if the file is absent or not an overlay.
 
         Raises:
             DamagedDiskError: qemu-img has read the file and refuses its format.
@@ -100,7 +100,7 @@ class QemuImg:
         return Path(backing)
 
     def _virtual_size(self, base: Path) -> int:
-        """Bytes that a guest sees of the golden image `base`."""
+        """Virtual size of the golden image `base` in bytes."""
         if not base.is_file():
             raise HyperscalerError(
                 "the golden image is missing", where=str(base), fix="hyperscaler image build, then again"
@@ -108,7 +108,7 @@ class QemuImg:
         return self._size(base)
 
     def _size(self, path: Path) -> int:
-        """Virtual bytes of the qcow2 at `path`."""
+        """Virtual size of the qcow2 at `path` in bytes."""
         info = self._info(path)
         size = info.get("virtual-size")
         if info.get("format") != "qcow2" or not isinstance(size, int):
@@ -116,7 +116,7 @@ class QemuImg:
         return size
 
     def _info(self, path: Path) -> dict[str, object]:
-        """What qemu-img says about a file. `-U`: a running guest holds its lock, and reading a header is safe."""
+        """qemu-img's description of a file. `-U` ignores the lock of a running guest; reading a header is safe."""
         command: list[str | Path] = ["qemu-img", "info", "-U", "--output=json", path]
         done = self._runner.run(command, timeout=_TIMEOUT, check=False)
         if done.returncode != 0 and _refuses_format(done):
@@ -131,7 +131,7 @@ class QemuImg:
 
 
 def _refuses_format(done: Completed) -> bool:
-    """Whether qemu-img has read the file and found that it is no disk; any other failure says nothing of the file."""
+    """Whether qemu-img has read the file and rejected its format; other failures prove nothing about the file."""
     said = done.stderr.strip()
     opened = done.returncode == 1 and said.startswith("qemu-img: Could not open ")
     return opened and not said.endswith(_KERNEL_SAYS) and "driver requires" not in said

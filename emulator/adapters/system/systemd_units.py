@@ -1,4 +1,4 @@
-"""Unit files of the host's systemd, written and enabled; where it does not run they count from its next start."""
+"""Unit files of the host's systemd, written and enabled. If systemd does not run, they count from its next start."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ _TIMEOUT = 60.0
 
 
 class SystemdUnits:
-    """`Units` in `directory`. systemd is told of changes where it runs, which `running` shows."""
+    """`Units` in `directory`. systemd is asked to reload if it runs, which the path `running` shows."""
 
     def __init__(self, runner: ProcessRunner, directory: Path = UNITS, running: Path = _RUNNING) -> None:
         self._runner, self._directory, self._running = runner, directory, running
 
     def read(self, name: str) -> str | None:
-        """The unit's text; None without one."""
+        """The unit's text, or None."""
         try:
             return (self._directory / name).read_text(errors="replace")
         except FileNotFoundError:
             return None
 
     def is_enabled(self, name: str) -> bool:
-        """Whether it is started with the host."""
+        """Whether the unit starts with the host."""
         return self._link(name).is_symlink()
 
     def enable(self, name: str, text: str) -> None:
-        """Write the unit and have it started with the host, from its next start on.
+        """Write the unit and enable it from the host's next start on.
 
         Raises:
             HostNotFitError: this host has no systemd.
@@ -48,14 +48,14 @@ class SystemdUnits:
         self._reload()
 
     def remove(self, name: str) -> None:
-        """Take the unit away, for good when this returns; absent is fine. What it started goes on."""
+        """Remove the unit durably; nothing happens if it is absent. Processes that it started keep running."""
         self._link(name).unlink(missing_ok=True)
         (self._directory / name).unlink(missing_ok=True)
         unfinished(self._directory / name).unlink(missing_ok=True)
         for directory in (self._link(name).parent, self._directory):
             with contextlib.suppress(FileNotFoundError):
                 sync(directory)
-        with contextlib.suppress(OSError):  # others are enabled, too
+        with contextlib.suppress(OSError):  # other units are enabled, too
             self._link(name).parent.rmdir()
         self._reload()
 

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from emulator.apply.domain_drift import SSH_CREDENTIAL, Expected, drift_of, handle_of, held_to, settings_drift
 from emulator.apply.handler import ApplyContext, Handle
-from emulator.apply.missing_metadata import is_to_go, lost_mark, to_take_from
+from emulator.apply.missing_metadata import hypervisor_for_removal, may_remove, missing_mark
 from emulator.apply.ownership import LabIdentity
 from emulator.core import ids
 from emulator.core.errors import ConflictError, StateError
@@ -32,7 +32,7 @@ HostdevResolver = Callable[[Handle], Sequence[Hostdev]]
 
 
 class DomainHandler:
-    """Direct kernel boot from the image that the node's disk was made from."""
+    """Domains: direct kernel boot from the image that the node's disk was made from. `root`: the lab's directory."""
 
     def __init__(
         self,
@@ -41,12 +41,14 @@ class DomainHandler:
         public_key: Path,
         hostdevs: HostdevResolver,
         *,
+        root: Path,
         shutdown_seconds: float,
     ) -> None:
         self._session = session
         self._lab = lab
         self._public_key = public_key
         self._hostdevs = hostdevs
+        self._root = root
         self._shutdown_seconds = shutdown_seconds
 
     def observe(self, resource: Domain, record: Recorded | None) -> Observation:
@@ -74,9 +76,9 @@ class DomainHandler:
             return ""
 
     def _obstacle(self, hypervisor: HypervisorView, resource: Domain, info: DomainInfo | None) -> str | None:
-        """What has the node's UUID (`info`) or its name, and is not the lab's."""
+        """The foreign object that has the node's UUID (`info`) or its name, in words, or None."""
         if info is not None and not self._lab.owns_domain(info):
-            lost = lost_mark(self._lab, info, resource.id)
+            lost = missing_mark(self._lab, info, resource.id)
             return lost.what if lost else f"a domain {info.name} is there already ({self._lab.whose_is(info)})"
         named = hypervisor.domain(ids.host_name(self._lab.lab, resource.name))
         if named is not None and str(named.uuid) != resource.uuid:
@@ -100,11 +102,11 @@ class DomainHandler:
         if info is not None and info.name != name:
             info = self._rename(info, name, hypervisor, context)
         fits = info is not None and info.owner is not None and info.owner.digest == resource.digest
-        # A paused one goes on where it stopped: QEMU pauses a guest whose disk cannot grow because the host's is full.
+        # A paused domain is resumed: QEMU pauses a guest whose disk cannot grow because the host's disk is full.
         alive = info is not None and info.state in (DomainState.RUNNING, DomainState.PAUSED)
         request = self._request(resource, name, context)
         handle, recorded = handle_of(request), context.handle(resource.id)
-        # One that does not run is defined again in any case: its disk may be new, and it must be let in by the key that
+        # A domain that is off is defined again in any case: its disk may be new, and it must accept the key that
         # the lab has now.
         if info is not None and alive and fits:
             held = Expected.of(resource, held_to(handle, recorded), handle["public_key"])
@@ -112,22 +114,25 @@ class DomainHandler:
             if not stored and not live:
                 hypervisor.start_domain(name)
                 return _kept(resource, info, handle, recorded)
-            restarts = bool(live) or info.live is None  # else the running guest is as it should be
+            restarts = bool(live) or info.live is None  # otherwise the running guest is in its wanted state
         else:
             restarts = True
         if restarts and info is not None and info.state not in _OFF:
-            context.report("shutting down, its settings change")
+            context.report("shutting down, because its settings change")
             hypervisor.shutdown_domain(name, timeout=self._shutdown_seconds)
-        private_directory(Path(resource.console_log).parent)
+        console = Path(resource.console_log).parent
+        private_directory(console)
+        hypervisor.admit_guests((self._root, request.disk.parent, console))
         hypervisor.define_domain(request)
         made = hypervisor.domain(name)
         hypervisor.start_domain(name)
         return {**handle, "extras": list(made.extras) if made else []}
 
     def _rename(self, info: DomainInfo, name: str, hypervisor: Hypervisor, context: ApplyContext) -> DomainInfo | None:
-        """Back to its own name, by which everything else finds it. libvirt renames only what is off."""
+        """Rename it back to its own name, by which everything else finds it. libvirt renames a domain only while it is
+        off."""
         if info.state not in _OFF:
-            context.report(f"shutting down, it is called {info.name}")
+            context.report(f"shutting down, because it is called {info.name}")
             hypervisor.shutdown_domain(info.name, timeout=self._shutdown_seconds)
         hypervisor.rename_domain(info.name, name)
         return hypervisor.domain(name)
@@ -162,11 +167,11 @@ class DomainHandler:
 
     def delete(self, resource: Domain, handle: Handle, context: ApplyContext) -> None:
         del handle, context
-        hypervisor = to_take_from(self._session)
+        hypervisor = hypervisor_for_removal(self._session)
         info = hypervisor.domain_by_uuid(UUID(resource.uuid)) if hypervisor else None
         if hypervisor is None or info is None:
             return
-        if is_to_go(self._lab, info, resource.id, private=self._session.private):
+        if may_remove(self._lab, info, resource.id, private=self._session.private):
             hypervisor.delete_domain(info.name)
 
     def find(self, lab: str) -> Sequence[Resource]:
@@ -179,14 +184,14 @@ class DomainHandler:
 
 
 def passed_devices(sessions: Iterable[HypervisorSession], lab: LabIdentity) -> tuple[Hostdev, ...]:
-    """What the lab's domains have of the host's devices, as they are stored and as they run."""
+    """Host devices of the lab's domains, in the stored descriptions and in the running ones."""
     views = [view for session in sessions if (view := session.view()) is not None]
     infos = [info for view in views for info in view.domains() if lab.owns_domain(info)]
     return tuple(device for info in infos for device in (*info.hostdevs, *(info.live.hostdevs if info.live else ())))
 
 
 def _kept(resource: Domain, info: DomainInfo, handle: Handle, recorded: Handle) -> Handle:
-    """The handle of a domain that was left as it is: all of it where nothing differs, else what it can be held to."""
+    """The handle of a domain that was left alone: the whole handle if nothing differs, else the comparable part."""
     whole = {**handle, "extras": []}
     if not any(settings_drift(Expected.of(resource, whole, handle["public_key"]), info)):
         return whole
@@ -194,7 +199,7 @@ def _kept(resource: Domain, info: DomainInfo, handle: Handle, recorded: Handle) 
 
 
 def _as_resource(info: DomainInfo, owner: Ownership) -> Domain:
-    # By what the mark says: somebody may have given it another name.
+    # By the mark, because the domain may have been renamed by hand.
     name = owner.resource_id.partition("/")[2]
     return Domain(
         name=name,

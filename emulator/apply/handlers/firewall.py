@@ -1,4 +1,4 @@
-"""The lab's own table of the kernel's packet filter."""
+"""Firewall: the lab's own nftables table."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from emulator.apply.handler import ApplyContext, Handle
 from emulator.apply.ownership import LabIdentity
 from emulator.core import ids
 from emulator.core.errors import ConflictError
-from emulator.core.filter_ports import PacketFilter
 from emulator.core.ports import HypervisorSession
+from emulator.core.ports.packet_filter import PacketFilter
 from emulator.plan.model import Action, Observation, Presence, Recorded
 from emulator.plan.resources import Firewall, Resource
 
 
 class FirewallHandler:
-    """`filter_` is that of the namespace in which the lab's bridges are."""
+    """`filter_` is the packet filter of the namespace that holds the lab's bridges."""
 
     def __init__(self, filter_: PacketFilter, session: HypervisorSession, identity: LabIdentity) -> None:
         self._filter = filter_
@@ -30,7 +30,7 @@ class FirewallHandler:
             return Observation(Presence.UNKNOWN, detail="its hypervisor does not run")
         info = self._filter.table(resource.table)
         if info is None:
-            # Not absent: what is made anew takes the guests with it, and they need no restart for a table.
+            # Not absent: replacing the table would replace its dependents, and guests need no restart for it.
             made = record is not None and record.open_action not in (Action.CREATE, Action.DELETE)
             return Observation(Presence.OURS, drift=("its table is gone",)) if made else Observation(Presence.ABSENT)
         if info.owner is None or not self._identity.owns(info.owner):
@@ -42,7 +42,7 @@ class FirewallHandler:
         return Observation(Presence.OURS, digest=info.owner.digest, drift=drift)
 
     def _unreachable(self) -> bool:
-        """The namespace of a private hypervisor that does not run may be gone, and a new one comes without tables."""
+        """Whether the lab's own hypervisor is down: its namespace may be gone, and a new one comes without tables."""
         return self._session.private and self._session.peek() is None
 
     def ensure(self, resource: Firewall, previous: Resource | None, context: ApplyContext) -> Handle:
@@ -52,11 +52,11 @@ class FirewallHandler:
             raise ConflictError(
                 f"a table {info.name} is there already ({self._identity.whose(info.owner)})",
                 where=resource.id,
-                fix=f"nft delete table inet {info.name}, if nobody needs it",
+                fix=f"if it is not needed: nft delete table inet {info.name}",
             )
         self._filter.replace(filter_table(self._identity.mark(resource.id, resource.digest), resource))
         made = self._filter.table(resource.table)
-        # What the kernel says of it now is what later looks are compared with.
+        # Later observations are compared with the table as the kernel reports it now.
         return {"table": resource.table, "parts": dict(made.parts) if made else {}}
 
     def delete(self, resource: Firewall, handle: Handle, context: ApplyContext) -> None:
@@ -77,6 +77,6 @@ class FirewallHandler:
 
 
 def _drift(recorded: Mapping[str, str], there: Mapping[str, str]) -> tuple[str, ...]:
-    """Parts of the table that somebody has changed, added or removed."""
+    """Parts of the table that were changed, added or removed by hand."""
     changed = sorted(name for name in {*recorded, *there} if recorded.get(name) != there.get(name))
     return (f"has been edited: {', '.join(changed[:6])}",) if changed else ()

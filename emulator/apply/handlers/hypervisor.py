@@ -14,7 +14,7 @@ from emulator.plan.resources import Hypervisor, Resource
 
 
 class HypervisorHandler:
-    """`expected(lab)` is the resource that a lab of this name has on this host; its traces decide."""
+    """`expected(lab)` is the resource of a lab of this name on this host; its traces prove ownership."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class HypervisorHandler:
         if resource.namespace != mine.namespace:
             raise ConflictError(
                 f"network namespace {resource.namespace} is on record, and the lab's is {mine.namespace}; "
-                "the libvirtd in it was left alone",
+                "its libvirtd was left alone",
                 where=resource.id,
                 fix="find out whose it is; the lab's journal may be a copy of another lab's",
             )

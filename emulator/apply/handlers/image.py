@@ -1,4 +1,4 @@
-"""Golden images: built when the store has none of the current recipe. Shared by all labs, so never deleted here."""
+"""Golden images: built if the store has none of the current recipe. All labs share them, so none is deleted here."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from emulator.plan.resources import GoldenImage, Resource
 
 
 class BuiltImage(Protocol):
-    """What a handler needs of a golden image: its files and its digest."""
+    """The files and the digest of a golden image."""
 
     @property
     def name(self) -> str: ...
@@ -32,7 +32,7 @@ class BuiltImage(Protocol):
 
     @property
     def versions(self) -> Mapping[str, str]:
-        """Of what went into it beside its recipe, by name, as far as it is known."""
+        """Known versions of its contents other than the recipe, by name."""
         ...
 
 
@@ -40,11 +40,11 @@ class Images(Protocol):
     """The image store, as one lab sees it."""
 
     def current(self, name: str) -> BuiltImage | None:
-        """The image that the lab's disks are made from: what `needs_build` or `build` settled on."""
+        """The image that the lab's disks are made from, as chosen by `needs_build` or `build`."""
         ...
 
     def kept(self, name: str) -> AbstractContextManager[None]:
-        """While the block runs, no image of this name is removed: a disk can be made on it."""
+        """Keeps images of this name from being removed while the block runs, so that a disk can be made on one."""
         ...
 
     def needs_build(self, name: str) -> str | None:
@@ -52,11 +52,12 @@ class Images(Protocol):
         ...
 
     def follow(self, name: str, disk: Path | None) -> None:
-        """New disks get what went into the image with this disk, from now on; with None what the file asks for."""
+        """From now on make new disks from the image that `disk` belongs to; None: from the one that the file asks
+        for."""
         ...
 
     def contents(self, name: str) -> str:
-        """The image that was settled on and what went into it, in words; empty where there is nothing to tell."""
+        """The chosen image and its contents in words; empty if there is nothing to report."""
         ...
 
     def build(self, name: str, *, progress: Callable[[str], None]) -> BuiltImage: ...

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
@@ -10,7 +10,7 @@ from uuid import UUID
 
 from emulator.apply.handler import ApplyContext, Handle
 from emulator.apply.lock import exclusive_lock
-from emulator.apply.missing_metadata import is_to_go, lost_mark, to_take_from
+from emulator.apply.missing_metadata import hypervisor_for_removal, may_remove, missing_mark
 from emulator.apply.ownership import LabIdentity
 from emulator.core import ids
 from emulator.core.errors import ConflictError
@@ -30,7 +30,7 @@ from emulator.plan.resources import DhcpReservation, Network, Resource
 
 
 class NetworkHandler:
-    """`lock` is the host's: of two labs that want one bridge or subnet, the second must see the first."""
+    """`lock` is the host's lock: of two labs that want the same bridge or subnet, the second must see the first."""
 
     def __init__(self, session: HypervisorSession, lab: LabIdentity, lock: Path, *, wait_seconds: float) -> None:
         self._session = session
@@ -55,16 +55,16 @@ class NetworkHandler:
         return Observation(Presence.OURS, digest=info.owner.digest, drift=_drift(recorded, info))
 
     def _obstacle(self, hypervisor: HypervisorView, resource: Network, info: NetworkInfo | None) -> str | None:
-        """What has the network's UUID (`info`) or its name, and cannot be taken for it."""
+        """The object that has the network's UUID (`info`) or name but cannot be used for it, in words, or None."""
         name = ids.host_name(self._lab.lab, resource.name)
         if info is not None and not self._lab.owns_network(info):
-            lost = lost_mark(self._lab, info, resource.id)
+            lost = missing_mark(self._lab, info, resource.id)
             return lost.what if lost else f"network {info.name} is there already ({self._lab.whose_is(info)})"
         if info is not None and info.name != name:
-            # libvirt cannot rename a network, and guests are on it by its name.
+            # libvirt cannot rename a network, and guests refer to it by name.
             return (
-                f"network {info.name} is this lab's own, defined under another name than {name}: take it away "
-                f"(virsh net-destroy {info.name}; virsh net-undefine {info.name}), and it is made anew"
+                f"network {info.name} is this lab's own, but is not called {name}: remove it "
+                f"(virsh net-destroy {info.name}; virsh net-undefine {info.name}), and it will be created again"
             )
         named = hypervisor.network(name)
         if named is not None and str(named.uuid) != resource.uuid:
@@ -72,14 +72,14 @@ class NetworkHandler:
         return None
 
     def _rival(self, hypervisor: HypervisorView, resource: Network) -> str | None:
-        """Who else has the bridge or some of the addresses. Of two networks that share some only one can run."""
+        """Another network that has the bridge or some of the addresses: only one of the two can run."""
         wanted = [subnet for subnet in (IPv4Network(resource.subnet), _network_v6(resource)) if subnet is not None]
         for info in hypervisor.networks():
             if str(info.uuid) == resource.uuid:
                 continue
             if info.bridge == resource.bridge:
                 return f"bridge {resource.bridge} belongs to network {info.name} ({self._lab.whose_is(info)})"
-            # Another network of this lab gives way, or takes other addresses, in the same plan.
+            # Another network of this lab is removed or gets other addresses in the same plan.
             if self._lab.owns_network(info):
                 continue
             for theirs in info.subnets:
@@ -129,11 +129,11 @@ class NetworkHandler:
 
     def delete(self, resource: Network, handle: Handle, context: ApplyContext) -> None:
         del handle, context
-        hypervisor = to_take_from(self._session)
+        hypervisor = hypervisor_for_removal(self._session)
         info = hypervisor.network_by_uuid(UUID(resource.uuid)) if hypervisor else None
         if hypervisor is None or info is None:
             return
-        if is_to_go(self._lab, info, resource.id, private=self._session.private):
+        if may_remove(self._lab, info, resource.id, private=self._session.private):
             hypervisor.delete_network(info.name)
 
     def find(self, lab: str) -> Sequence[Resource]:
@@ -150,7 +150,7 @@ def _network_v6(resource: Network) -> IPv6Network | None:
 
 
 def _names(resource: Network) -> tuple[DnsName, ...]:
-    """The names beside those of the reservations: IPv6 addresses of the network's own nodes, and the others' nodes."""
+    """DNS names besides the reservations: IPv6 addresses of the network's own nodes, and the other networks' nodes."""
     own = [DnsName(IPv6Address(host.ip_v6), (host.name,)) for host in resource.hosts if host.ip_v6]
     others = [DnsName(IPv4Address(alias.ip), alias.names) for alias in resource.aliases]
     others_v6 = [DnsName(IPv6Address(alias.ip_v6), alias.names) for alias in resource.aliases if alias.ip_v6]
@@ -158,33 +158,42 @@ def _names(resource: Network) -> tuple[DnsName, ...]:
 
 
 def _drift(recorded: Network, info: NetworkInfo) -> tuple[str, ...]:
-    """Stopped, or edited behind our back; the metadata's digest does not tell of that, since an edit keeps it."""
+    """Differences from the record: stopped, or edited by hand. The metadata's digest survives an edit."""
     drift = [] if info.active else ["is not active"]
-    if info.bridge != recorded.bridge:
-        drift.append(f"has the bridge {info.bridge or 'none'} instead of {recorded.bridge}")
-    if str(info.subnet) != recorded.subnet:
-        drift.append(f"has the subnet {info.subnet or 'none'} instead of {recorded.subnet}")
-    if info.gateway is not None and str(info.gateway) != recorded.gateway:
-        drift.append(f"has the gateway {info.gateway} instead of {recorded.gateway}")
-    if str(info.subnet_v6 or "") != recorded.subnet_v6:
-        there, wanted = info.subnet_v6 or "none", recorded.subnet_v6 or "none"
-        drift.append(f"has the IPv6 subnet {there} instead of {wanted}")
-    elif str(info.gateway_v6 or "") != recorded.gateway_v6:
-        drift.append(f"has the IPv6 gateway {info.gateway_v6} instead of {recorded.gateway_v6}")
-    if info.nat != recorded.nat:
-        drift.append(f"has NAT {'on' if info.nat else 'off'} instead of {'on' if recorded.nat else 'off'}")
+    drift += [
+        f"has {what} {there or 'none'} instead of {wanted or 'none'}"
+        for what, there, wanted in _settings(info, recorded)
+        if there != wanted
+    ]
     stored = _lists(recorded, info, has="has", lacks="has lost")
     drift += stored
     if info.filtered_by_libvirt and recorded.filtering == "firewall":
-        drift.append("is filtered by libvirt's rules beside the lab's own")
-    # What guests run with can be edited alone, and mended without a restart.
+        drift.append("is filtered by libvirt's rules in addition to the lab's own")
+    # The running network can be edited separately, and repaired without a restart.
     if info.live is not None and not stored:
         drift += _lists(recorded, info.live, has="runs with", lacks="runs without")
     return tuple(drift)
 
 
+def _settings(info: NetworkInfo, recorded: Network) -> Iterator[tuple[str, str, str]]:
+    """Settings in words, with the present and the recorded value."""
+    yield "the bridge", info.bridge, recorded.bridge
+    yield "the subnet", str(info.subnet or ""), recorded.subnet
+    if info.gateway is not None:
+        yield "the gateway", str(info.gateway), recorded.gateway
+    subnet_v6 = str(info.subnet_v6 or "")
+    yield "the IPv6 subnet", subnet_v6, recorded.subnet_v6
+    if subnet_v6 == recorded.subnet_v6:
+        yield "the IPv6 gateway", str(info.gateway_v6 or ""), recorded.gateway_v6
+    yield "NAT", _on(info.nat), _on(recorded.nat)
+
+
+def _on(value: bool) -> str:
+    return "on" if value else "off"
+
+
 def _lists(recorded: Network, info: NetworkInfo, *, has: str, lacks: str) -> list[str]:
-    """How the reservations and names differ from the recorded ones."""
+    """Differences of reservations and names from the recorded ones."""
     drift = []
     wanted = {(host.mac, host.ip, host.name) for host in recorded.hosts}
     there = {(host.mac, str(host.ip), host.name) for host in info.hosts}
@@ -201,7 +210,7 @@ def _lists(recorded: Network, info: NetworkInfo, *, has: str, lacks: str) -> lis
 
 def _as_resource(info: NetworkInfo, owner: Ownership) -> Network:
     return Network(
-        name=owner.resource_id.partition("/")[2],  # somebody may have given it another name
+        name=owner.resource_id.partition("/")[2],  # it may have been renamed by hand
         uuid=str(info.uuid),
         bridge=info.bridge,
         subnet=str(info.subnet or ""),

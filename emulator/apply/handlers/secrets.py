@@ -1,4 +1,4 @@
-"""Files that only this lab has: its ssh key pair and its secrets."""
+"""A lab's own files: its ssh key pair and its secrets."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class SecretHandler:
 
 
 def new_ec_key() -> bytes:
-    """A new private key on the curve P-256, which every TLS library takes, as PKCS #8 in PEM."""
+    """A new private key on the curve P-256, which every TLS library supports, as PKCS #8 in PEM."""
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
@@ -80,7 +80,7 @@ def new_ec_key() -> bytes:
 
 
 class SshKeyPairHandler:
-    """ed25519 by ssh-keygen, without a passphrase: unattended rebuilds use it. `root`: as with `SecretHandler`."""
+    """ed25519 by ssh-keygen, without a passphrase for unattended rebuilds. `root`: see `SecretHandler`."""
 
     def __init__(self, runner: ProcessRunner, root: Path) -> None:
         self._runner = runner
@@ -102,7 +102,7 @@ class SshKeyPairHandler:
             private.chmod(0o600)
             return {"public": public_key(private).read_text().strip()}
         private_directory(private.parent)
-        temporary = private.with_name(f".{private.name}.new")  # a lab has several pairs, made side by side
+        temporary = private.with_name(f".{private.name}.new")  # a lab's key pairs may be generated at the same time
         for leftover in (temporary, public_key(temporary)):
             leftover.unlink(missing_ok=True)
         comment = f"hyperscaler {context.lab}"
@@ -110,10 +110,10 @@ class SshKeyPairHandler:
             ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", str(temporary)], timeout=60
         )
         try:
-            # ssh-keygen leaves it to the kernel when the bytes reach the disk.
+            # ssh-keygen does not sync its files to the disk.
             for half in (public_key(temporary), temporary):
                 sync(half)
-            # The private half last: its presence means that the pair is whole.
+            # The private half comes last: its presence means that the pair is complete.
             public_key(temporary).replace(public_key(private))
             temporary.replace(private)
             sync(private.parent)

@@ -1,4 +1,4 @@
-"""qcow2 overlays on golden images."""
+"""Volumes: qcow2 overlays on golden images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from emulator.plan.resources import Resource, Volume
 
 
 class VolumeHandler:
-    """A disk keeps the image that it was made from, so that a rebuilt image never changes a running node.
+    """Creates and grows disks. A disk keeps its golden image, so that a rebuilt image never changes a running node.
 
     `root` is the lab's directory: nothing outside of it is ever removed.
     """
@@ -45,13 +45,13 @@ class VolumeHandler:
             return Observation(Presence.FOREIGN, detail=f"{path} is not a regular file")
         try:
             base = self._disks.overlay_base(path)
-        except DamagedDiskError as error:  # any other failure of the look must not cost a node its disk
+        except DamagedDiskError as error:  # any other failure to read it must not cost a node its disk
             if record is None:
-                return Observation(Presence.FOREIGN, detail=f"{path} is not a disk of ours: {error.what}")
+                return Observation(Presence.FOREIGN, detail=f"{path} is not a usable disk: {error.what}")
             return Observation(Presence.PARTIAL, detail=error.what)
         if base is None:
             if path.exists():
-                return Observation(Presence.FOREIGN, detail=f"{path} is a disk that no golden image is under")
+                return Observation(Presence.FOREIGN, detail=f"{path} is a disk without a golden image")
             return Observation(Presence.ABSENT)
         image = self._images.owning(base)
         if image is None:
@@ -65,10 +65,10 @@ class VolumeHandler:
         path = Path(resource.path)
         seen = self.observe(resource, None)
         if seen.presence is Presence.FOREIGN:
-            raise ConflictError(seen.detail, where=resource.id, fix="move that file away")
+            raise ConflictError(seen.detail, where=resource.id, fix="move that file elsewhere")
         if seen.presence is Presence.ABSENT:
             private_directory(path.parent)
-            with self._images.kept(resource.image):  # until the disk is there, which keeps it from then on
+            with self._images.kept(resource.image):  # until the disk exists, which then keeps the image
                 self._disks.create_overlay(path, base=self._base(resource), size_gib=resource.size_gib)
         elif self._disks.size_gib(path) < resource.size_gib:
             self._stop_guest(resource, context)
@@ -88,7 +88,7 @@ class VolumeHandler:
     def _stop_guest(self, resource: Volume, context: ApplyContext) -> None:
         hypervisor = self._session.peek()
         if hypervisor is not None:
-            context.report("the node shuts down so that its disk can grow")
+            context.report("shutting down the node so that its disk can grow")
             name = ids.host_name(self._lab, resource.name)
             hypervisor.shutdown_domain(name, timeout=self._shutdown_seconds)
 
@@ -96,7 +96,7 @@ class VolumeHandler:
         base = self._disks.overlay_base(Path(resource.path))
         image = self._images.owning(base) if base else None
         if base is None or image is None:
-            raise HyperscalerError("the disk vanished while it was made", where=resource.id)
+            raise HyperscalerError("the disk vanished while it was being created", where=resource.id)
         return {
             "path": resource.path,
             "base": str(base),
@@ -109,7 +109,7 @@ class VolumeHandler:
         del handle, context
         path = Path(resource.path)
         require_below(self._root, path, resource.id)
-        if path.is_file() or path.is_symlink():  # of a planted link only the link itself goes
+        if path.is_file() or path.is_symlink():  # removes only the link if one was planted
             path.unlink(missing_ok=True)
 
     def find(self, lab: str) -> Sequence[Resource]:

@@ -10,7 +10,9 @@ from emulator.cli.render.tables import Table
 from emulator.core.units import human_bytes
 
 if TYPE_CHECKING:
-    from emulator.operations.images.golden import GoldenImage, ImageNames, Vulnerability
+    from emulator.images.store.golden_image import GoldenImage
+    from emulator.images.store.tags import ImageNames
+    from emulator.images.supply_chain.vulnerabilities import Vulnerability
 
 
 def image_fields(image: GoldenImage) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a picture of GPUs shows, apart from how it is drawn: segments over the memory slices of each GPU."""
+"""The content of a picture of GPUs, independent of drawing: segments over the memory slices of each GPU."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from emulator.gpu.placement.demand import Assignment, GpuState, GpuUse
 
 
 class SegmentKind(StrEnum):
-    """`assigned`: given by the plan. `standing`: there before. `free`: something can still be created on it.
-    `stranded`: nothing can. `whole`: the GPU goes to one guest."""
+    """`assigned`: given by the plan. `standing`: there before. `free`: an instance can still be created on it.
+    `stranded`: none can. `whole`: the GPU goes to one guest."""
 
     ASSIGNED = "assigned"
     STANDING = "standing"
@@ -24,7 +24,7 @@ class SegmentKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Memory slices `start` up to `end`; `label` is the profile, `holder` who has it; both empty where nothing is."""
+    """Memory slices from `start` to before `end`; `label` is the profile, `holder` its owner, both empty if unused."""
 
     kind: SegmentKind
     start: int
@@ -35,7 +35,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class GpuPicture:
-    """One GPU. `slices` is its number of memory slices, 1 where the GPU cannot be cut."""
+    """One GPU. `slices` is its number of memory slices, 1 if the GPU cannot be partitioned."""
 
     id: str
     product: str
@@ -80,7 +80,7 @@ def _gpu(gpu: GpuState, placed: Sequence[Assignment]) -> GpuPicture:
 
 
 def _usable(gpu: GpuState, instances: Sequence[GpuInstance]) -> tuple[int, str]:
-    """The slices on which something can still be created, and the largest such profile."""
+    """A mask of the slices on which an instance can still be created, and the largest such profile."""
     if gpu.use in (GpuUse.WHOLE, GpuUse.CLOSED) or not gpu.model.mig_capable:
         whole = gpu.use in (GpuUse.WHOLE, GpuUse.ANY) and not instances
         return (-1 if whole else 0), ("whole GPU" if whole else "")
@@ -97,7 +97,7 @@ def _usable(gpu: GpuState, instances: Sequence[GpuInstance]) -> tuple[int, str]:
 
 
 def _gaps(slices: int, taken: int, usable: int) -> list[Segment]:
-    """Runs of slices without an instance, split where what can be done with them changes."""
+    """Runs of slices without an instance, split between usable and stranded ones."""
     gaps: list[Segment] = []
     for n in range(slices):
         if taken >> n & 1:

@@ -10,17 +10,17 @@ from emulator.gpu.pictures.picture import GpuPicture, Segment, SegmentKind
 if TYPE_CHECKING:
     from rich.text import Text
 
-_CELL = 11  # columns of one memory slice, its right border included
+_CELL = 11  # columns of one memory slice, including its right border
 _COLOURS = ("cyan", "green", "magenta", "blue", "bright_red", "bright_cyan", "bright_green", "bright_magenta")
 _QUIET = {SegmentKind.STANDING: "yellow", SegmentKind.FREE: "bright_black", SegmentKind.STRANDED: "red"}
 
 
 def render_text(pictures: Sequence[GpuPicture], *, ascii_only: bool = False) -> Text:
-    """All GPUs, one under another. `.plain` of the result has no control sequences at all.
+    """All GPUs, one below the other. `.plain` of the result has no control sequences.
 
     With `ascii_only` the lines are drawn with `+-|`, otherwise with box-drawing characters.
     """
-    from rich.text import Text  # only drawing needs it, and planning imports this package
+    from rich.text import Text  # only drawing needs it, while planning imports this package
 
     colours = holder_colours(pictures)
     text = Text()
@@ -96,7 +96,7 @@ def _fit(words: str, width: int) -> str:
 
 
 def shorten(words: str, width: int, mark: str) -> str:
-    """At most `width` characters: the start says what it is and the end is its number, so the middle goes."""
+    """At most `width` characters. The middle is left out: the start says what it is, and the end is its number."""
     if len(words) <= width:
         return words
     tail = (width - 1) * 2 // 3
@@ -104,5 +104,5 @@ def shorten(words: str, width: int, mark: str) -> str:
 
 
 def _shown(words: str) -> str:
-    """Names come from files: no control characters reach the terminal."""
+    """The words without control characters, because names come from files."""
     return "".join(char if char.isprintable() else "?" for char in words)

@@ -9,7 +9,7 @@ from emulator.gpu.model import GpuInstance, GpuModel, Placement
 
 
 class GpuUse(StrEnum):
-    """What a GPU may serve. `closed`: nothing new (it is down, or somebody else holds it whole)."""
+    """What a GPU may serve. `closed`: nothing new, because it is down or another owner has it as a whole."""
 
     ANY = "any"
     SLICES = "slices"
@@ -24,7 +24,7 @@ class GpuState:
     Attributes:
         id: name in messages and assignments.
         model: catalogue entry or what NVML reported.
-        instances: GPU instances that must stay where they are. What may move is given to `solve` as `current`.
+        instances: GPU instances that must stay in place. Movable ones are given to `solve` as `current`.
         allowed: profiles that may be created; empty allows all.
     """
 
@@ -45,7 +45,7 @@ class Demand:
 
     @property
     def kind(self) -> str:
-        """What is asked for, in words fit for a message."""
+        """The demand in words for a message."""
         return "whole GPU" if self.whole else self.profile or "slice of the smallest profile"
 
 
@@ -71,7 +71,7 @@ class Solution:
         assignments: in the order of the demands.
         gpus_touched: GPUs that hold at least one assignment.
         room: sum over all GPUs of `Geometry.room` afterwards; larger means less fragmented.
-        moves: ids of demands that leave the place that `current` gave them.
+        moves: ids of demands that leave their place in `current`.
         proved: every level of the objective is proved best. False can happen only to the last two levels
             (fragmentation, moves) on large fleets, when the search budget ended first.
     """
@@ -90,8 +90,8 @@ class Infeasible:
     Attributes:
         reasons: why, one sentence each.
         changes: the smallest changes that would fit, each checked by solving the changed question.
-        placed: a placement of a largest part of the demands, for pictures; empty when nothing can be placed.
-        unplaced: ids of the demands left out of `placed`.
+        placed: a placement of a largest part of the demands, for pictures; empty if nothing can be placed.
+        unplaced: ids of the demands missing in `placed`.
     """
 
     reasons: tuple[str, ...]

@@ -1,6 +1,6 @@
-"""Why demands do not fit, and the smallest change that would make them fit.
+"""Reasons why demands do not fit, and the smallest changes that would make them fit.
 
-Every suggestion has been tried: the question is solved again with the change made.
+Every suggestion has been tried: the question is solved again with the change.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from emulator.gpu.placement.demand import Assignment, Demand, GpuState, GpuUse, 
 from emulator.gpu.placement.solver import DEFAULT_BUDGET, place
 from emulator.gpu.placement.solver_patterns import UNSERVED, served_profile
 
-_MOST_DROPPED = 3  # more demands than this are named as a whole, not searched for the least set
+_MOST_DROPPED = 3  # above so many demands the least set to drop is not searched for exactly
 _MOST_TRIED = 300
 _GPUS_SHOWN = 3
 _BLOCKERS_SHOWN = 4
@@ -30,7 +30,7 @@ def solve(
     pinned: Collection[str] = (),
     budget: int = DEFAULT_BUDGET,
 ) -> Solution | Infeasible:
-    """`solver.place`, with reasons and remedies in place of None. Same arguments, same errors."""
+    """`solver.place`, with reasons and remedies instead of None. Same arguments, same errors."""
     found = place(gpus, demands, current=current, pinned=pinned, budget=budget)
     if found is not None:
         return found
@@ -119,7 +119,7 @@ class _Question:
         return (f"use one of {', '.join(sorted(names))}",) if names and sliced else ()
 
     def _sum(self) -> str:
-        """The demands against the GPUs, in memory slices where they can be summed."""
+        """The demands compared with the GPUs, in memory slices."""
         what = _counted(demand.kind for demand in self._demands)
         where = f"{len(self._gpus)} GPU{'' if len(self._gpus) == 1 else 's'}"
         free = sum(_free_slices(gpu) for gpu in self._gpus)
@@ -141,7 +141,7 @@ class _Question:
         return min(sizes, default=0)
 
     def _least_dropped(self) -> tuple[list[Demand], Solution | None]:
-        """A smallest set of demands without which the others fit; small ones are dropped before large ones."""
+        """A smallest set of demands without which the others fit; small demands are dropped before large ones."""
         free = [demand for demand in self._demands if demand.id not in self._pinned]
         kinds = sorted({demand.kind for demand in free}, key=lambda kind: self._rank(free, kind))
         tried = 0
@@ -160,8 +160,8 @@ class _Question:
         return self._least_slices(next(demand for demand in demands if demand.kind == kind)), kind
 
     def _greedy(self, free: Sequence[Demand]) -> tuple[list[Demand], Solution | None]:
-        """Drop small ones until the rest fits: by halving, since fewer demands never fit worse."""
-        order = sorted(free, key=self._least_slices, reverse=True)  # the last of the smallest go first
+        """Drop small demands until the rest fits, by bisection, since fewer demands never fit worse."""
+        order = sorted(free, key=self._least_slices, reverse=True)  # the last of the smallest are dropped first
         low, high = 0, len(order)
         while low < high:
             middle = (low + high) // 2
@@ -175,7 +175,7 @@ class _Question:
         return [demand for demand in self._demands if demand.id in gone], self._try(self._gpus, kept)
 
     def _blocked(self, dropped: Sequence[Demand], placed: Sequence[Assignment]) -> Iterator[str]:
-        """What stands in the way of the first demand that found no place, GPU by GPU."""
+        """The obstacles to the first demand without a place, GPU by GPU."""
         if not dropped:
             return
         for gpu in self._gpus[:_GPUS_SHOWN]:
@@ -186,7 +186,7 @@ class _Question:
             standing = [*gpu.instances, *_placed_on(gpu, placed)]
             blocked: dict[str, list[str]] = {}
             for placement in profile.placements or ():
-                by = ", ".join(_told(item) for item in standing if item.placement.overlaps(placement))
+                by = ", ".join(_instance_text(item) for item in standing if item.placement.overlaps(placement))
                 if by:
                     blocked.setdefault(by, []).append(str(placement.start))
             if any(where.whole for where in placed if where.gpu == gpu.id):
@@ -196,10 +196,10 @@ class _Question:
                 more = f"; and {len(parts) - _BLOCKERS_SHOWN} more" if len(parts) > _BLOCKERS_SHOWN else ""
                 yield f"{profile.name} on {gpu.id} is blocked at {'; at '.join(parts[:_BLOCKERS_SHOWN])}{more}"
             elif gpu.use in (GpuUse.ANY, GpuUse.SLICES):
-                yield f"{profile.name} on {gpu.id}: no more of it may stand next to what is there"
+                yield f"{profile.name} on {gpu.id}: no more of it may exist together with the present instances"
 
     def _moves(self) -> Iterator[str]:
-        """One existing instance elsewhere that would make room."""
+        """One existing instance whose move would make room."""
         for n, gpu in enumerate(self._gpus):
             for instance in gpu.instances:
                 left = tuple(item for item in gpu.instances if item is not instance)
@@ -211,7 +211,7 @@ class _Question:
                 to = found.assignments[-1]
                 start = to.placement.start if to.placement else 0
                 busy = ", once its holder has stopped" if instance.busy else ""
-                yield f"move {_told(instance)} from {gpu.id} to start {start} of {to.gpu}{busy}"
+                yield f"move {_instance_text(instance)} from {gpu.id} to start {start} of {to.gpu}{busy}"
                 return
 
     def _more_gpus(self) -> Iterator[str]:
@@ -228,7 +228,7 @@ def _in_order(demands: Sequence[Demand], ids: Collection[str]) -> tuple[str, ...
 
 
 def _last_of(demands: Sequence[Demand], wanted: Counter[str]) -> list[Demand] | None:
-    """The last demands of each kind; None when there are not so many."""
+    """The last demands of each kind; None if there are too few."""
     chosen = []
     for demand in reversed(demands):
         if wanted[demand.kind]:
@@ -254,7 +254,7 @@ def _free_slices(gpu: GpuState) -> int:
     return (gpu.model.memory_slices or 0) - taken.bit_count()
 
 
-def _told(instance: GpuInstance) -> str:
+def _instance_text(instance: GpuInstance) -> str:
     owner = f" ({instance.owner})" if instance.owner else ""
     return f"{instance.profile} at start {instance.placement.start}{owner}"
 

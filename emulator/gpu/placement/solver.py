@@ -49,8 +49,8 @@ def place(
     Args:
         gpus: in order of preference; ids unique.
         demands: ids unique.
-        current: where demands are now; those places are free to be given to others, unless pinned.
-        pinned: ids of demands that must stay where `current` has them (their guest runs).
+        current: where demands are now; these places may be given to other demands, unless pinned.
+        pinned: ids of demands that must stay at their place in `current` (their guest runs).
         budget: see `Solution.proved`.
 
     Raises:
@@ -62,7 +62,7 @@ def place(
     for demand in demands:
         if demand.id in pinned and demand.id not in held:
             raise HyperscalerError(
-                "the slice must stay where it is, but its GPU does not offer that place",
+                "the slice must stay in place, but its GPU does not offer that placement",
                 where=demand.id,
                 fix="release it first, or correct the GPU's allowed profiles",
             )
@@ -88,7 +88,7 @@ def _stable(
     found: tuple[Solution, _Taken],
     budget: int,
 ) -> Solution:
-    """The solution as good as the one found that moves fewest demands."""
+    """Among the solutions as good as the found one, the one that moves fewest demands."""
     best, taken = found
     if len(_compatible(gpus, kept, fixed)) == len(kept):
         still = _place(gpus, demands, {}, {**fixed, **kept}, budget, most=best.gpus_touched)
@@ -96,7 +96,7 @@ def _stable(
             return replace(still[0], proved=best.proved)
     again = _place(gpus, demands, kept, fixed, budget, known=taken)
     if again is None or again[0].room < best.room:
-        return replace(best, proved=False)  # only a spent budget can end here
+        return replace(best, proved=False)  # only an exhausted budget leads here
     return replace(again[0], proved=again[0].proved and best.proved)
 
 
@@ -112,8 +112,8 @@ def _place(
 ) -> tuple[Solution, _Taken] | None:
     """Levels 1 to 3, and level 4 when `kept` is given.
 
-    `known` is a placement with fewest GPUs, if there is one already; `most` gives up above so many GPUs, and also
-    when that many are not found soon.
+    `known` is a placement with fewest GPUs, if one is known already. With `most` the search gives up above so many
+    GPUs, or if it does not soon find a placement on that many.
     """
     states = _with_fixed(gpus, fixed)
     free = [demand for demand in demands if demand.id not in fixed]
@@ -144,7 +144,7 @@ def _place(
 
 
 def _choices(problem: Problem, known: _Taken) -> list[Choice]:
-    """What was taken, in terms of this problem's classes."""
+    """The taken patterns in terms of this problem's classes."""
     home = {number: c for c, group in enumerate(problem.classes) for number, _ in group.gpus}
     return [
         (home[number], next(p for p in problem.classes[home[number]].patterns if p.vector == vector))
@@ -153,7 +153,7 @@ def _choices(problem: Problem, known: _Taken) -> list[Choice]:
 
 
 def _on_gpus(problem: Problem, choices: Sequence[Choice]) -> _Taken:
-    """GPUs of a class take its patterns in their order, the fullest first."""
+    """Give the GPUs of a class its patterns in order, the fullest first."""
     taken: list[tuple[int, Vector]] = []
     for c, group in enumerate(problem.classes):
         vectors = sorted((pattern.vector for number, pattern in choices if number == c), reverse=True)
@@ -168,7 +168,7 @@ def _assign(
     problem: Problem,
     taken: _Taken,
 ) -> dict[str, Assignment]:
-    """Give each demand its slot: whoever holds the slot now keeps it, the others follow in their order."""
+    """Give each demand its slot: the present holder keeps it, the other demands follow in their order."""
     sites = {number: site for group in problem.classes for number, site in group.gpus}
     slots: list[tuple[int, Slot]] = []
     for gpu, vector in taken:
@@ -207,7 +207,7 @@ def _same(held: Assignment | None, where: Assignment) -> bool:
 def _possible(
     gpus: Sequence[GpuState], demands: Sequence[Demand], current: Mapping[str, Assignment]
 ) -> dict[str, Assignment]:
-    """The current places that their demand could also be given today."""
+    """The current places that their demands could still be given."""
     by_id = {gpu.id: gpu for gpu in gpus}
     result = {}
     for demand in demands:
@@ -236,7 +236,7 @@ def _fits(geometry: Geometry, gpu: GpuState, index: int, where: Assignment) -> b
 def _compatible(
     gpus: Sequence[GpuState], kept: Mapping[str, Assignment], fixed: Mapping[str, Assignment]
 ) -> dict[str, Assignment]:
-    """The kept places that can all stand together with the fixed ones, first come first served."""
+    """The kept places that can exist together with the fixed ones, first come, first served."""
     states = {gpu.id: gpu for gpu in _with_fixed(gpus, fixed)}
     result: dict[str, Assignment] = {}
     for name, where in kept.items():
@@ -251,7 +251,7 @@ def _compatible(
 
 
 def _with_fixed(gpus: Sequence[GpuState], fixed: Mapping[str, Assignment]) -> list[GpuState]:
-    """The GPUs with the fixed assignments standing on them."""
+    """The GPUs with the fixed assignments as instances."""
     standing: dict[str, list[Assignment]] = {}
     for assignment in fixed.values():
         standing.setdefault(assignment.gpu, []).append(assignment)

@@ -1,4 +1,4 @@
-"""Lower bounds for the search: prices of a relaxation, rounded to integers and valid whatever the rounding."""
+"""Lower bounds for the search: prices of a relaxation, rounded to integers and valid for any rounding."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from emulator.gpu.placement.solver_lp import Relation, relax
 from emulator.gpu.placement.solver_patterns import GpuClass, Pattern, Problem, Vector
 
 SCALE = 1 << 20  # prices are integers in units of 1/SCALE
-_CLASS_ROWS = 8  # above so many classes the relaxation forgets which class a pattern belongs to
+_CLASS_ROWS = 8  # above so many classes the relaxation ignores which class a pattern belongs to
 
 Choice = tuple[int, Pattern]  # class, pattern
 
@@ -97,8 +97,8 @@ def cost_bound(problem: Problem, costs: tuple[tuple[int, ...], ...], gpus: int) 
 def _bound(problem: Problem, costs: tuple[tuple[int, ...], ...], *, gpus: int | None) -> Bound:
     """The stronger of two relaxations: one counts the GPUs of each class, the other does not.
 
-    The first is never weaker in theory; but where the GPUs just suffice its prices are far from unique, and the
-    ones found can be useless.
+    The first is never weaker in theory. If the GPUs only just suffice, however, its prices are far from unique, and the
+    found ones can be useless.
     """
     choice = [_relaxed(problem, costs, gpus=gpus, limited=limited) for limited in (True, False)]
     return max(choice, key=lambda bound: bound.start(problem.wanted, gpus or 0))

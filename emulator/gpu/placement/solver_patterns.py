@@ -1,8 +1,8 @@
-"""What one GPU can take, as a table of patterns; and the grouping of demands and GPUs that are interchangeable.
+"""The patterns that one GPU can take, and the grouping of interchangeable demands and GPUs.
 
 A *type* is a set of demands that every GPU serves with the same profile. A *pattern* is a vector: how many demands
 of each type a GPU takes. A *class* is a set of GPUs with equal tables. All three shrink the search without
-losing a solution: 56 demands on 8 GPUs become some 6 types, 127 patterns and one class.
+losing a solution: 56 demands on 8 GPUs become about 6 types, 127 patterns and one class.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ WHOLE = -2
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """A vector with what it costs the GPU: `room` is what is lost of `Geometry.room`, `kept` the demands that
-    stay in their current place, at best."""
+    """A vector and its cost for the GPU: `room` is the loss of `Geometry.room`, `kept` the largest number of demands
+    that stay in their current place."""
 
     vector: Vector
     room: int
@@ -32,7 +32,7 @@ class Pattern:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What a GPU's patterns follow from. `served[t]`: profile index for type t; `kept`: slots held now."""
+    """The properties that determine a GPU's patterns. `served[t]`: profile index for type t; `kept`: slots held now."""
 
     geometry: Geometry
     occupancy: Occupancy
@@ -43,9 +43,9 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class GpuClass:
-    """GPUs (index and site) whose tables of patterns are equal, be it by mirrored layouts.
+    """GPUs (index and site) with equal tables of patterns, possibly from mirrored layouts.
 
-    `touched`: they hold demands already, so that more of them cost no GPU.
+    `touched`: they hold demands already, so that further demands on them cost no additional GPU.
     """
 
     gpus: tuple[tuple[int, Site], ...]
@@ -95,7 +95,7 @@ def compile_problem(
         sample = demands[members[0]]
         signature = tuple(served_profile(gpu, sample, empty=clear) for gpu, clear in zip(gpus, empty, strict=True))
         by_signature.setdefault(signature, []).extend(members)
-    # Largest first: the search branches on the first type that is left, and large slices leave least choice.
+    # Largest first: the search branches on the first remaining type, and large slices have the fewest choices.
     weight = {signature: _largest(gpus, signature) for signature in by_signature}
     order = sorted(by_signature, key=lambda signature: (-weight[signature], min(by_signature[signature])))
     types = tuple(tuple(sorted(by_signature[signature])) for signature in order)
@@ -149,36 +149,45 @@ def _kept_slots(
 @lru_cache(maxsize=512)
 def patterns_of(site: Site, wanted: Vector) -> tuple[Pattern, ...]:
     """All patterns of a GPU, the empty one first; each with the best (room, kept) over its layouts."""
-    geometry, occupancy, allowed, served, kept = site.geometry, site.occupancy, site.allowed, site.served, site.kept
+    geometry, occupancy, allowed, served = site.geometry, site.occupancy, site.allowed, site.served
     before = geometry.room(occupancy, allowed)
-    states: dict[tuple[Vector, int], int] = {((0,) * len(served), occupancy.mask): 0}
-    for t, i in enumerate(served):
-        if i < 0:
-            continue
-        subsets = _subsets(geometry, i, wanted[t], frozenset(start for kind, start in kept if kind == t))
-        grown: dict[tuple[Vector, int], int] = {}
-        for (vector, mask), stayed in states.items():
-            for number, taken, stays in subsets:
-                if not mask & taken:
-                    key = ((*vector[:t], number, *vector[t + 1 :]), mask | taken)
-                    if grown.get(key, -1) < stayed + stays:
-                        grown[key] = stayed + stays
-        states = grown
     best: dict[Vector, tuple[int, int]] = {}
     makers: dict[Vector, tuple[int, ...] | None] = {}
-    for (vector, mask), stayed in states.items():
+    for (vector, mask), stayed in _layouts(site, wanted).items():
         if vector not in makers:
             makers[vector] = _creatable(geometry, occupancy, allowed, served, vector)
         creatable = makers[vector]
         if creatable is not None:
             score = (before - _room(geometry, creatable, mask), -stayed)
-            if vector not in best or score < best[vector]:
-                best[vector] = score
+            best[vector] = min(best.get(vector, score), score)
     for t, i in enumerate(served):
         if i == WHOLE and wanted[t]:
             vector = tuple(int(k == t) for k in range(len(served)))
-            best[vector] = (before, -int((t, 0) in kept))
+            best[vector] = (before, -int((t, 0) in site.kept))
     return tuple(Pattern(vector, lost, -stayed) for vector, (lost, stayed) in sorted(best.items()))
+
+
+def _layouts(site: Site, wanted: Vector) -> dict[tuple[Vector, int], int]:
+    """Every (vector, mask) without overlaps, with the largest number of demands that stay in place."""
+    layouts: dict[tuple[Vector, int], int] = {((0,) * len(site.served), site.occupancy.mask): 0}
+    for t, i in enumerate(site.served):
+        if i >= 0:
+            held = frozenset(start for kind, start in site.kept if kind == t)
+            layouts = _extended(layouts, t, _subsets(site.geometry, i, wanted[t], held))
+    return layouts
+
+
+def _extended(
+    layouts: Mapping[tuple[Vector, int], int], t: int, subsets: Sequence[tuple[int, int, int]]
+) -> dict[tuple[Vector, int], int]:
+    """The layouts with each choice of places for type `t` that does not overlap them."""
+    grown: dict[tuple[Vector, int], int] = {}
+    for (vector, mask), stayed in layouts.items():
+        for number, taken, stays in subsets:
+            if not mask & taken:
+                key = ((*vector[:t], number, *vector[t + 1 :]), mask | taken)
+                grown[key] = max(grown.get(key, 0), stayed + stays)
+    return grown
 
 
 def _subsets(geometry: Geometry, i: int, wanted: int, held: frozenset[int]) -> list[tuple[int, int, int]]:
@@ -209,7 +218,7 @@ def _room(geometry: Geometry, creatable: tuple[int, ...], mask: int) -> int:
 
 
 def add_vector(geometry: Geometry, occupancy: Occupancy, served: tuple[int, ...], vector: Vector) -> Occupancy:
-    """The counts of `occupancy` with the vector's instances added; the mask is left as it is."""
+    """The counts of `occupancy` with the vector's instances added; the mask stays unchanged."""
     counts = list(occupancy.counts)
     compute = occupancy.compute
     for i, number in zip(served, vector, strict=True):

@@ -16,17 +16,17 @@ from emulator.gpu.placement.solver_bound import SCALE, Bound, Choice, ceil_scale
 from emulator.gpu.placement.solver_patterns import Pattern, Problem, Vector
 
 EFFORT = 30_000
-"""Steps spent on numbers of GPUs below all there are, before they count as not enough."""
+"""Steps to spend on a number of GPUs below the total before it counts as not enough."""
 
 _Move = tuple[int, int, int, Pattern]  # reduced cost, cost, class, pattern
 
 
 class BudgetSpent(Exception):  # noqa: N818 (not an error: the search answers with the best it has)
-    """The search looked at as many states as it may."""
+    """The search has used up its number of states."""
 
 
 class FewestGpus:
-    """Finds the least number of untouched GPUs that serve everything, and one way to do it."""
+    """Finds the least number of untouched GPUs that serve all demands, and one way to do it."""
 
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
@@ -55,7 +55,7 @@ class FewestGpus:
             found = self._from_head_start(sizes, start, gpus * SCALE)
             if found is None:
                 self._failed.clear()
-                # Whether the demands fit at all is answered whatever it takes; fewer GPUs only within reason.
+                # Whether the demands fit at all is decided without a limit; fewer GPUs are searched for within limits.
                 final = most is None and gpus == fresh
                 self._allowance = sys.maxsize if final else effort
                 try:
@@ -101,7 +101,7 @@ class FewestGpus:
         return None
 
     def _children(self, left: Vector, sizes: Vector) -> list[_Move]:
-        """Only patterns that cannot take more of what is left: filling a GPU up never costs a GPU."""
+        """Only patterns that cannot take more of the remaining demands: filling up a GPU never costs another one."""
         clipped = tuple(map(min, left, self._caps))
         key = (clipped, tuple(size > 0 for size in sizes))
         moves = self._moves.get(key)
@@ -167,7 +167,7 @@ class LeastCost:
         wanted = self._problem.wanted
         sizes = tuple(len(group.gpus) for group in self._problem.classes)
         start, opening = self._bound.start(wanted, self._gpus), self._opening.start(wanted, 0)
-        # Aim just at the bound first and widen: the search then stays where the optimum usually is.
+        # Aim at the bound first and widen: the search then stays near the usual optimum.
         try:
             self._seed(sizes, start, opening)
             target, step = min(ceil_scaled(start), self.best_cost - 1), 1
@@ -183,7 +183,7 @@ class LeastCost:
         return True
 
     def _seed(self, sizes: Vector, start: int, opening: int) -> None:
-        """Complete the relaxation's answer, for a good known answer before the search proper."""
+        """Complete the relaxation's answer to a good first solution before the actual search."""
         spare = self._budget
         for choices, left, free in self._bound.head_starts(self._problem.wanted, sizes):
             if ceil_scaled(start) >= self.best_cost:

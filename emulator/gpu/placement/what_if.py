@@ -17,7 +17,7 @@ _WORDS = {"whole": Demand("", whole=True), "any": Demand("")}
 
 @dataclass(frozen=True, slots=True)
 class WhatIf:
-    """The question as understood, and the answer."""
+    """The parsed question and its answer."""
 
     gpus: tuple[GpuState, ...]
     demands: tuple[Demand, ...]
@@ -29,11 +29,11 @@ def what_if(gpu_specs: str | Sequence[str], demand: str) -> WhatIf:
 
     Args:
         gpu_specs: `MODEL[:COUNT]`, or several of them; GPUs are called GPU-0, GPU-1, ...
-        demand: `PROFILE=COUNT` joined by commas; `whole=1` asks for whole GPUs, `any=3` for smallest slices.
+        demand: `PROFILE=COUNT` joined by commas; `whole=1` means whole GPUs, `any=3` smallest slices.
 
     Raises:
-        UsageError: a model or a count that cannot be understood. A profile that no GPU has is an answer
-            (`Infeasible`), since it names the right ones.
+        UsageError: a model or a count cannot be understood. A profile that no GPU has leads to `Infeasible`, which
+            names the right ones.
     """
     gpus = parse_gpus([gpu_specs] if isinstance(gpu_specs, str) else gpu_specs)
     demands = parse_demands(demand)
@@ -58,7 +58,7 @@ def parse_gpus(specs: Sequence[str]) -> tuple[GpuState, ...]:
             raise UsageError(f"more than {MOST_GPUS} GPUs", where=f"--gpu {spec}", fix="ask for fewer")
         gpus += [GpuState(f"GPU-{len(gpus) + n}", model) for n in range(number)]
     if not gpus:
-        raise UsageError("no GPU is given", where="--gpu", fix="add --gpu A100-SXM4-80GB:2")
+        raise UsageError("no GPU given", where="--gpu", fix="add --gpu A100-SXM4-80GB:2")
     return tuple(gpus)
 
 
@@ -70,9 +70,11 @@ def parse_demands(text: str) -> tuple[Demand, ...]:
         name, equals, count = (part.strip() for part in item.partition("="))
         where = f"--demand {text}"
         if not name:
-            raise UsageError(f"{item!r} names no profile", where=where, fix="write PROFILE=COUNT, such as 1g.10gb=4")
+            raise UsageError(
+                f"{item!r} does not name a profile", where=where, fix="write PROFILE=COUNT, such as 1g.10gb=4"
+            )
         if name in seen:
-            raise UsageError(f"{name} is asked for twice", where=where, fix="write it once, with the sum")
+            raise UsageError(f"{name} occurs twice", where=where, fix="write it once, with the sum")
         seen.add(name)
         number = _count(count, where, "PROFILE=COUNT, such as 1g.10gb=4") if equals else 1
         if len(demands) + number > MOST_DEMANDS:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
-from emulator.apply.missing_metadata import lost_mark
+from emulator.apply.missing_metadata import missing_mark
 from emulator.core.ports import DomainInfo, DomainState, NetworkInfo
 from emulator.lab.lab import Lab
 from emulator.plan.model import Blocker
@@ -13,7 +13,7 @@ from emulator.plan.resources import Domain, Network, Resource
 
 
 def copy_notes(lab: Lab) -> tuple[str, ...]:
-    """Somebody's copies of the lab's domains and networks, with whose metadata the lab's mark came along."""
+    """Notes on copies of the lab's domains and networks: the lab's mark was copied with their metadata."""
     view = lab.session.view()
     if view is None:
         return ()
@@ -42,7 +42,7 @@ def lost_blockers(lab: Lab, departing: Sequence[Resource]) -> tuple[Blocker, ...
                 info = view.network_by_uuid(UUID(resource.uuid))
             case _:
                 continue
-        lost = lost_mark(lab.identity, info, resource.id) if info is not None else None
+        lost = missing_mark(lab.identity, info, resource.id) if info is not None else None
         if lost is not None:
             blockers.append(Blocker(resource.id, lost.what, lost.fix))
     return tuple(blockers)

@@ -6,23 +6,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from emulator.apply.gpu_ownership import slice_key
-from emulator.apply.handlers.gpu_host import GpuHost
+from emulator.apply.handlers.gpu.host import GpuHost
 from emulator.apply.journal import Journal
 from emulator.apply.state import State, StateStore
-from emulator.core.errors import UsageError
+from emulator.core.errors import GpuError, UsageError
 from emulator.core.paths import Home
-from emulator.gpu.errors import GpuLostError, GpuNotFoundError
+from emulator.core.ports import log
 from emulator.gpu.model import GpuInstance
 from emulator.gpu.placement.demand import Assignment, GpuState, Infeasible
 from emulator.gpu.ports import NvmlGpu, Utilisation
 from emulator.guests.inventory.mdev_map import HeldGpu, HeldSlice
-from emulator.host.gpus import DeviceDifference, Gpu, check_devices, discover_gpus
-from emulator.lab.environment import World
+from emulator.host.gpus import DeviceDifference, Gpu, check_devices, discover_gpus, kept_for_guests
+from emulator.lab.environment import Environment, host_gpus
 from emulator.lab.lab_files import lab_names, require_lab_name
+from emulator.lab.mdev_map import held_devices, lab_mdev_map
 from emulator.lab.planning.gpu_placement import GPU_FACT
-from emulator.lab.planning.host_gpus import host_gpus
 from emulator.labfile.model import ClusterSpec, GpuBackend, GpuDeviceSpec
-from emulator.operations.gpu.map import held_devices, lab_mdev_map
 from emulator.plan.gpu_allocation import GpuAllocation, allocate, gpu_states
 from emulator.plan.gpu_build import current_assignments
 
@@ -44,16 +43,17 @@ class Discovery:
         return self.owners.get(slice_key(gpu.pci_address, instance.profile, instance.placement.start))
 
 
-def discover(host: GpuHost, devices: Sequence[GpuDeviceSpec] = ()) -> Discovery:
-    """Every GPU of the host, compared with the `devices` of a lab file.
+def discover(host: GpuHost, devices: Sequence[GpuDeviceSpec] = (), *, whole: bool = False) -> Discovery:
+    """Every GPU of the host, compared with the `devices` of a lab file, which asks for `whole` GPUs or does not.
 
     Raises:
-        HostNotFitError: there is no NVIDIA driver.
+        HostNotFitError: there is no NVIDIA driver, and no GPU that does without.
     """
     gpus = discover_gpus(host.nvml, host.pci)
     owners = host.ledger.in_effect()
     # GPUs that labs have as a whole are out of NVML's sight, as they should be.
-    differences = check_devices(devices, gpus, out=[key for key in owners if "/" not in key])
+    out = {key for key in owners if "/" not in key} | (kept_for_guests(gpus) if whole else set())
+    differences = check_devices(devices, gpus, out=out)
     return Discovery(gpus, owners, differences, simulated=not host.real)
 
 
@@ -84,7 +84,7 @@ def assignments_of(layout: Layout) -> Sequence[Assignment]:
 # ---------------------------------------------------------------- top
 @dataclass(frozen=True, slots=True)
 class SliceUse:
-    """A GPU instance: its place, who holds it, and memory where NVML tells (not while a guest has it)."""
+    """A GPU instance: its place, who holds it, and its memory where NVML shows it (not while a guest has it)."""
 
     instance: GpuInstance
     lab: str | None
@@ -135,11 +135,12 @@ def _gpu_use(
 
 
 def _utilisation(host: GpuHost, gpu: NvmlGpu) -> tuple[Utilisation | None, Mapping[int, Utilisation]]:
-    """A GPU that goes away between two questions is shown as one that does not answer."""
+    """A GPU that fails to answer must not hide the others; it is shown without figures."""
     try:
         use = host.nvml.utilisation(gpu.pci_address)
         return use, host.nvml.instance_utilisation(gpu.pci_address) if gpu.instances else {}
-    except (GpuLostError, GpuNotFoundError):
+    except GpuError as error:
+        log.warning("%s", error)
         return None, {}
 
 
@@ -154,32 +155,32 @@ def recorded_states(home: Home, lab: str | None = None) -> Mapping[str, State]:
     return {name: recorded_state(home, name) for name in ([lab] if lab else lab_names(home))}
 
 
-def recorded_backend(world: World, lab: str, state: State) -> str:
+def recorded_backend(env: Environment, lab: str, state: State) -> str:
     """`nvml` or `simulated`, by the record or, where that is lost, by the host's GPU ledger; empty without GPUs."""
-    return state.facts.get(GPU_FACT, "") or ("nvml" if world.gpu_ledger.of(lab) else "")
+    return state.facts.get(GPU_FACT, "") or ("nvml" if env.gpu_ledger.of(lab) else "")
 
 
-def gpus_of_file(world: World, spec: ClusterSpec) -> GpuHost:
+def gpus_of_file(env: Environment, spec: ClusterSpec) -> GpuHost:
     """The GPUs that a lab file means: real ones, or simulated ones as they are in the lab or would be."""
     if spec.gpu.backend is not GpuBackend.SIMULATED:
-        return host_gpus(world)
-    paths = world.home.lab(spec.name)
-    return world.gpus(GpuBackend.SIMULATED.value, paths, None if paths.gpu.is_dir() else spec.gpu.devices, dry=True)
+        return host_gpus(env)
+    paths = env.home.lab(spec.name)
+    return env.gpus(GpuBackend.SIMULATED.value, paths, None if paths.gpu.is_dir() else spec.gpu.devices, dry=True)
 
 
-def gpus_of_lab(world: World, lab: str) -> GpuHost:
+def gpus_of_lab(env: Environment, lab: str) -> GpuHost:
     """The GPUs of a lab that is there.
 
     Raises:
         UsageError: there is no such lab, or it has no GPUs.
     """
-    paths = world.home.lab(lab)
+    paths = env.home.lab(lab)
     if not paths.root.is_dir():
         raise UsageError(f"there is no lab {lab}", fix="hyperscaler status lists the labs")
-    backend = recorded_backend(world, lab, recorded_state(world.home, lab))
+    backend = recorded_backend(env, lab, recorded_state(env.home, lab))
     if not backend:
         raise UsageError(f"lab {lab} has no GPUs", fix="hyperscaler gpu top shows the host's GPUs")
-    return world.gpus(backend, paths, None, dry=True)
+    return env.gpus(backend, paths, None, dry=True)
 
 
 def recorded_mdev_map(home: Home, lab: str) -> dict[str, object]:

@@ -66,7 +66,7 @@ def test_a_delete_ends_the_record(journal: Journal) -> None:
     assert reopened(journal).state.is_empty
 
 
-def test_a_torn_last_line_is_told_and_does_not_swallow_the_next(journal: Journal) -> None:
+def test_a_torn_last_line_is_reported_and_does_not_swallow_the_next(journal: Journal) -> None:
     store = StateStore(journal, boot_id="b")
     store.end("create", DISK, {})
     whole = journal.path.read_bytes()

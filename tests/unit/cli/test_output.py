@@ -143,7 +143,11 @@ def test_with_stdout_and_stderr_closed_the_code_is_all_there_is(tmp_path: Path, 
 
 def test_a_full_stderr_does_not_stop_the_work(tmp_path: Path, tree: Path) -> None:
     full = os.open("/dev/full", os.O_WRONLY)
-    done = run(QUESTION, tmp_path, tree, before=lambda: os.dup2(full, 2) and None)
+
+    def fill_stderr() -> None:
+        os.dup2(full, 2)
+
+    done = run(QUESTION, tmp_path, tree, before=fill_stderr)
     os.close(full)
     assert done.returncode == 0
     assert b"A100" in done.stdout

@@ -53,7 +53,7 @@ def test_any_missing_sign_means_tcg_or_an_error(cpuinfo: str, usable: bool, offe
     )
     with pytest.raises(HostNotFitError) as caught:
         decide_acceleration(Acceleration.KVM, facts(cpuinfo, usable=usable, offered=offered))
-    assert caught.value.what == f"KVM is asked for, but {lack}"
+    assert caught.value.what == f"the lab asks for KVM, but {lack}"
     assert caught.value.fix.endswith("or set hypervisor.acceleration: auto")
 
 

@@ -21,8 +21,17 @@ class Daemon:
         self.looks += 1
         return self.state
 
+    def uri(self) -> str:
+        return "simulated:///"
 
-class Connection:
+    def start(self) -> str:
+        raise AssertionError("a session starts nothing")
+
+    def stop(self) -> None:
+        raise AssertionError("a session stops nothing")
+
+
+class Connection(SimulatedHypervisor):
     closed = False
 
     def close(self) -> None:
@@ -95,7 +104,7 @@ def test_a_look_never_starts_a_hypervisor_that_is_taken_away_meanwhile(host: Sim
 
     host.hook.after = take_away
     if look == "status":
-        assert any("no such socket" in problem for problem in lab_status(host.world(), "demo").problems)
+        assert any("no such socket" in problem for problem in lab_status(host.environment(), "demo").problems)
     else:
         with pytest.raises(HypervisorError, match="no such socket"):
             host.plan(lab)

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from emulator.plan.diff import diff
-from emulator.plan.model import Action, Observation, Presence, Recorded
+from emulator.plan.model import Action, Observation, Plan, Presence, Recorded
 from emulator.plan.resources import (
     DhcpReservation,
     Domain,
@@ -53,7 +53,7 @@ HERE = {resource.id: Observation(Presence.OURS) for resource in ALL}
 RECORD = {resource.id: Recorded(resource, {}) for resource in ALL}
 
 
-def changes(plan) -> list[tuple[str, str]]:
+def changes(plan: Plan) -> list[tuple[str, str]]:
     return [(change.action.value, change.resource.id) for change in plan.changes]
 
 
@@ -122,15 +122,15 @@ def test_destroy_goes_backwards_and_keeps_images() -> None:
             Observation(Presence.OURS),
             dataclasses.replace(RECORD["domain/a"], open_action="create"),
             "adopt",
-            "interrupted run never recorded it",
+            "not recorded by the interrupted run",
         ),
-        (Observation(Presence.PARTIAL), None, "replace", "half made"),
+        (Observation(Presence.PARTIAL), None, "replace", "left it incomplete"),
         (Observation(Presence.OURS, drift=("is shutoff",)), RECORD["domain/a"], "repair", "is shutoff"),
         (Observation(Presence.UNKNOWN, detail="hypervisor down"), RECORD["domain/a"], "repair", "hypervisor down"),
         (Observation(Presence.OURS, digest="other"), None, "update", "not the recorded ones"),
     ],
 )
-def test_judgement_of_a_domain(observation, record, action, reason) -> None:
+def test_judgement_of_a_domain(observation: Observation, record: Recorded | None, action: str, reason: str) -> None:
     recorded = {key: value for key, value in RECORD.items() if key != DOMAIN.id}
     if record:
         recorded[DOMAIN.id] = record
@@ -216,7 +216,7 @@ def test_something_foreign_blocks_and_is_named() -> None:
 def test_what_is_found_without_a_record_is_deleted_with_the_lab() -> None:
     plan = diff("demo", (), {}, {}, found=(NETWORK, DOMAIN))
     assert changes(plan) == [("delete", "domain/a"), ("delete", "network/hpc")]
-    assert plan.changes[0].reason == "belongs to the lab, but is in no record"
+    assert plan.changes[0].reason == "belongs to the lab, but is not on record"
 
 
 def test_digest_names_exactly_these_changes() -> None:

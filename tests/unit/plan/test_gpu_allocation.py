@@ -87,7 +87,7 @@ def test_nodes_without_a_profile_take_what_is_set_aside_by_name_in_order_then_th
 def test_idle_slices_are_noted_and_not_made() -> None:
     answer = given(lab(GpuRequest(), slices={HPC: SliceDemand(3)}))
     assert len(answer.solution.assignments) == 1
-    assert answer.notes == ("2 of the 3 slices set aside for hpc are asked for by no node",)
+    assert answer.notes == ("no node asks for 2 of the 3 slices set aside for hpc",)
 
 
 def test_strategy_whole_gives_gpus() -> None:

@@ -1,1 +1,1 @@
-"""What would NVML answer? A library under pynvml, over an engine that enforces the rules of the hardware."""
+"""What would NVML answer? A library under pynvml, on an engine that enforces the hardware's rules."""

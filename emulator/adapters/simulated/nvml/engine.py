@@ -1,7 +1,7 @@
 """Rules of simulated GPUs: what exists, MIG mode, resets, reboots and reloads of the driver.
 
-Pure operations over a `SimState`. A refusal is an `NvmlReturnError` with the return code that the real library
-gives; the ctypes layer turns it into that code, sysfs into an errno.
+Pure operations on a `SimState`. A refusal is an `NvmlReturnError` with the real library's return code; the ctypes layer
+returns that code, sysfs turns it into an errno.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ IN_USE = 19
 INSUFFICIENT_RESOURCES = 23
 ARGUMENT_VERSION_MISMATCH = 25
 
-# First number given to vGPU types whose number no public table holds. Types are looked up by name.
+# First number for vGPU types without a published number. Types are looked up by name.
 _FIRST_MADE_UP_TYPE = 9000
 
 
 class NvmlReturnError(Exception):
-    """A call is refused with `code`."""
+    """A refusal with the return code `code`."""
 
     def __init__(self, code: int) -> None:
         super().__init__(f"NVML return code {code}")
@@ -43,16 +43,16 @@ class NvmlReturnError(Exception):
 
 @cache
 def gpu_model(model: str) -> GpuModel:
-    """The catalogue's GPU, with the geometry completed and every vGPU type numbered.
+    """The catalogue's GPU, with its geometry completed and every vGPU type numbered.
 
-    No start list of the RTX PRO 6000 is public. A simulated GPU has to answer something, so it follows the
-    general rule of NVIDIA's mock documentation: sizes are powers of two and starts are aligned to them.
+    The start list of the RTX PRO 6000 is not public. A simulated one follows the general rule of NVIDIA's mock
+    documentation: sizes are powers of two and starts are aligned to them.
     """
     found = find_gpu(model)
     if found is None:
         raise StateError(
             f"the state of the simulated GPUs names the GPU model {model!r}, which is not known",
-            fix="remove gpus.json from the lab's directory: the simulated GPUs start anew",
+            fix="remove gpus.json from the lab's directory; the simulated GPUs then start empty",
         )
     slices = found.memory_slices or found.compute_slices
     profiles = tuple(_completed(found, profile, slices) for profile in found.profiles)
@@ -77,7 +77,7 @@ def _numbered(gpu: GpuModel, item: VgpuType, at: int) -> VgpuType:
 
 
 def gpu_memory(model: GpuModel) -> int:
-    """Total memory in MiB; the marketing figure where no listing is public."""
+    """Total memory in MiB; the marketing figure if no listing is public."""
     return model.memory_mib or (model.marketing_memory_gb or 24) * 1024
 
 
@@ -92,7 +92,7 @@ def find(state: SimState, minor: int) -> SimGpu:
 
 
 def visible(state: SimState) -> list[SimGpu]:
-    """GPUs that NVML lists: those bound to the nvidia driver, in PCI order."""
+    """GPUs that NVML lists, which are bound to the nvidia driver, in PCI order."""
     return sorted((item for item in state.gpus if item.driver == "nvidia"), key=lambda item: item.pci_address)
 
 
@@ -115,7 +115,7 @@ def require_mig(gpu: SimGpu) -> None:
 
 
 def in_use(gpu: SimGpu) -> bool:
-    """Whether something keeps the driver from resetting the GPU."""
+    """Whether a user of the GPU keeps the driver from resetting it."""
     return bool(gpu.processes or gpu.vgpus or any(item.compute for item in gpu.instances))
 
 
@@ -127,10 +127,10 @@ def mig_mode(gpu: SimGpu) -> tuple[bool, bool]:
 
 
 def set_mig_mode(gpu: SimGpu, mode: int) -> int:
-    """Set the mode and return the activation status.
+    """Set the MIG mode and return the activation status.
 
-    Ampere resets the GPU and cannot while anything is open: the mode stays pending (IN_USE as the status of
-    a successful call). Hopper and later need no reset. Turning MIG off is refused while VFs or instances exist.
+    Ampere resets the GPU, which is impossible while it is open: the mode stays pending (IN_USE as the status of a
+    successful call). Hopper and later need no reset. Turning MIG off is refused while VFs or instances exist.
     """
     facts = gpu_model(gpu.model)
     if facts.mode is None:
@@ -143,7 +143,7 @@ def set_mig_mode(gpu: SimGpu, mode: int) -> int:
     gpu.pending = wanted
     if wanted == gpu.mig:
         return SUCCESS
-    # Without a reset, monitoring clients that merely have the device open do no harm.
+    # Without a reset, monitoring clients that only have the device open do no harm.
     working = any(not item.client for item in gpu.processes)
     if in_use(gpu) if facts.mode.enable_needs_gpu_reset else working:
         return IN_USE
@@ -152,7 +152,7 @@ def set_mig_mode(gpu: SimGpu, mode: int) -> int:
 
 
 def reset(gpu: SimGpu) -> None:
-    """A reset of the GPU: what was pending becomes true and all instances are gone. IN_USE while it is held."""
+    """Reset the GPU: the pending mode takes effect and all instances are gone. IN_USE while it is held."""
     if in_use(gpu) or gpu.held:
         raise NvmlReturnError(IN_USE)
     gpu.instances.clear()
@@ -161,7 +161,7 @@ def reset(gpu: SimGpu) -> None:
 
 # ---------------------------------------------------------------- losing things
 def reboot(state: SimState, boot_id: str) -> None:
-    """The host came up again: VFs, instances and vGPUs are gone; MIG mode stays on Ampere only."""
+    """Reboot the host: VFs, instances and vGPUs are gone; MIG mode stays on Ampere only."""
     for gpu in state.gpus:
         gpu.lost = gpu.held = False
         gpu.driver, gpu.override = "nvidia", ""
@@ -173,7 +173,7 @@ def reboot(state: SimState, boot_id: str) -> None:
 
 
 def reload_driver(state: SimState) -> None:
-    """`modprobe -r nvidia && modprobe nvidia`: as a reboot for the GPUs, without one for the host."""
+    """`modprobe -r nvidia && modprobe nvidia`: like a reboot for the GPUs, but the host keeps running."""
     for gpu in state.gpus:
         gpu.lost = False
         _forget(gpu)
@@ -190,7 +190,7 @@ def _forget(gpu: SimGpu) -> None:
 
 
 def instance(gpu: SimGpu, gi_id: int) -> SimInstance:
-    """The GPU instance with the driver's id; NOT_FOUND when there is none."""
+    """The GPU instance with the driver's id; NOT_FOUND if there is none."""
     for item in gpu.instances:
         if item.id == gi_id:
             return item

@@ -1,7 +1,7 @@
-"""Rules of GPU instances and compute instances: where they may lie, what they exclude, when they can go.
+"""Rules of GPU instances and compute instances: placements, mutual exclusion, and removal.
 
-The only geometry used is that of the GPU's placements: memory slices must not overlap. What the hardware
-refuses beyond it: more instances than the GPU holds, and media engines given out twice.
+Geometry comes from the GPU's placements alone: memory slices must not overlap. The hardware also refuses more instances
+than the GPU holds, and media engines for a second instance.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from emulator.adapters.simulated.nvml.engine import (
 from emulator.adapters.simulated.nvml.store import SimCompute, SimGpu, SimInstance
 from emulator.gpu.model import GpuModel, MigProfile, Placement
 
-# Compute instance profiles by the compute slices of the GPU instance that they lie in (a 3g holds 1c, 2c, 3c).
+# Compute instance profiles by the compute slices of their GPU instance (a 3g holds 1c, 2c, 3c).
 _COMPUTE_SIZES = {1: (1,), 2: (1, 2), 3: (1, 2, 3), 4: (1, 2, 4), 7: (1, 2, 3, 4, 7)}
 # NVML_COMPUTE_INSTANCE_PROFILE_<n>_SLICE of nvml.h; on the GPUs seen, `info.id` equals the index.
 _COMPUTE_PROFILE = {1: 0, 2: 1, 3: 2, 4: 3, 7: 4, 8: 5, 6: 6}
@@ -32,8 +32,8 @@ COMPUTE_PROFILE_COUNT = 9
 def profile_at(gpu: SimGpu, index: int) -> MigProfile:
     """The profile at an index of the enumeration.
 
-    NOT_SUPPORTED: the GPU lacks it. INVALID_ARGUMENT: past what this driver knows. As on hardware (H100, driver
-    580.159.04), profiles, placements and capacity are told while MIG is off, too.
+    NOT_SUPPORTED: the GPU lacks it. INVALID_ARGUMENT: past the last index that this driver knows. As on hardware (H100,
+    driver 580.159.04), profiles, placements and capacity are also reported while MIG is off.
     """
     if not 0 <= index < 0x11:
         raise NvmlReturnError(INVALID_ARGUMENT)
@@ -44,7 +44,7 @@ def profile_at(gpu: SimGpu, index: int) -> MigProfile:
 
 
 def placements(gpu: SimGpu, profile_id: int) -> tuple[Placement, ...]:
-    """All placements of a profile, whatever is occupied."""
+    """All placements of a profile, occupied or not."""
     require_capable(gpu)
     return profile_of(gpu, profile_id).placements or ()
 
@@ -55,7 +55,7 @@ def free_placements(gpu: SimGpu, profile: MigProfile) -> list[Placement]:
 
 
 def allowance(gpu: SimGpu, profile: MigProfile) -> int:
-    """How many more instances of a profile the GPU could hold if only numbers counted, not places."""
+    """How many more instances of a profile the GPU could hold by number, regardless of placements."""
     model = gpu_model(gpu.model)
     existing = [profile_of(gpu, item.profile_id) for item in gpu.instances]
     same = sum(item.gi_profile_id == profile.gi_profile_id for item in existing)
@@ -74,14 +74,14 @@ def remaining_capacity(gpu: SimGpu, profile_id: int) -> int:
     require_capable(gpu)
     profile = profile_of(gpu, profile_id)
     fitting, end = 0, 0
-    for place in free_placements(gpu, profile):  # all of one size: taking the earliest each time is optimal
+    for place in free_placements(gpu, profile):  # all have one size: taking the earliest each time is optimal
         if place.start >= end:
             fitting, end = fitting + 1, place.end
     return min(fitting, allowance(gpu, profile))
 
 
 def create(gpu: SimGpu, profile_id: int, wanted: Placement | None) -> SimInstance:
-    """Carve an instance, exactly at `wanted` or at the first free place."""
+    """Create an instance, exactly at `wanted` or at the first free placement."""
     require_mig(gpu)
     profile = profile_of(gpu, profile_id)
     if wanted is not None and wanted not in (profile.placements or ()):
@@ -99,8 +99,8 @@ def create(gpu: SimGpu, profile_id: int, wanted: Placement | None) -> SimInstanc
 def _instance_id(model: GpuModel, place: Placement) -> int:
     """The driver's id: 0 the whole GPU, 1-2 halves, 3-6 quarters, 7-14 eighths.
 
-    Which half is number 1 differs between GPUs; counting backwards on all but Ampere keeps callers from
-    believing that the id tells the start.
+    The numbering of halves and quarters differs between GPUs. Counting backwards on all except Ampere keeps callers
+    from deriving the start from the id.
     """
     slices = model.memory_slices or 8
     pieces = slices // place.size
@@ -126,7 +126,7 @@ def of_profile(gpu: SimGpu, profile_id: int) -> list[SimInstance]:
 
 # ---------------------------------------------------------------- compute instances
 def compute_slices(gpu: SimGpu, item: SimInstance, profile_index: int) -> int:
-    """Slices of a compute instance profile by its index; NOT_SUPPORTED where the GPU instance has none such."""
+    """Slices of a compute instance profile by its index; NOT_SUPPORTED if the GPU instance lacks it."""
     if not 0 <= profile_index < COMPUTE_PROFILE_COUNT:
         raise NvmlReturnError(INVALID_ARGUMENT)
     whole = profile_of(gpu, item.profile_id).compute_slices

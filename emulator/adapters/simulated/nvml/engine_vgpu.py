@@ -15,7 +15,7 @@ from emulator.adapters.simulated.nvml.engine import gpu_model
 from emulator.adapters.simulated.nvml.store import SimGpu, SimInstance, SimState, SimVgpu
 from emulator.gpu.model import VgpuType
 
-# Virtual functions where no public source counts them. Enough for seven slices; documented as an assumption.
+# Virtual functions if no public source gives their number. Enough for seven slices; documented as an assumption.
 DEFAULT_VFS = 16
 TIME_SLICED = 0xFFFFFFFF
 
@@ -32,7 +32,7 @@ class TypeFacts:
 
 
 def refuse(number: int, path: str = "") -> OSError:
-    """The error that the kernel gives."""
+    """The kernel's error for an errno."""
     return OSError(number, os.strerror(number), path)
 
 
@@ -45,7 +45,7 @@ def total_vfs(gpu: SimGpu) -> int:
 
 
 def vf_address(gpu: SimGpu, number: int) -> str:
-    """Address of a virtual function: they follow the physical one at offset 4, across device numbers (ARI)."""
+    """Address of a virtual function. They follow the physical function at offset 4, across device numbers (ARI)."""
     return _vf_address(gpu.pci_address, number)
 
 
@@ -62,7 +62,7 @@ def vfs(gpu: SimGpu) -> list[str]:
 
 
 def parents(gpu: SimGpu) -> list[str]:
-    """The functions that carry vGPUs: VFs, or the GPU itself where vGPUs come without SR-IOV."""
+    """The functions that carry vGPUs: VFs, or the GPU itself if vGPUs work without SR-IOV."""
     model = gpu_model(gpu.model)
     if not model.vgpu_capable or gpu.driver != "nvidia" or gpu.lost:
         return []
@@ -104,7 +104,7 @@ def free_instance(gpu: SimGpu, wanted: TypeFacts) -> SimInstance | None:
         if item.profile_id != wanted.gi_profile_id:
             continue
         inside = [vgpu for vgpu in gpu.vgpus if vgpu.gi_id == item.id]
-        # What shares an instance has one framebuffer size (cubecos#905); the same type is the strict reading.
+        # vGPUs on one instance have one framebuffer size (cubecos#905); one type is the strict reading.
         if len(inside) < wanted.per_instance and all(vgpu.type_id == wanted.id for vgpu in inside):
             return item
     return None
@@ -120,7 +120,7 @@ def fits(gpu: SimGpu, wanted: TypeFacts) -> bool:
 
 
 def creatable(gpu: SimGpu, parent: str) -> list[TypeFacts]:
-    """Types that could be created on the function now; none when it carries a vGPU (on VFs one at most)."""
+    """Types that can be created on the function now; none if it carries a vGPU (a VF carries one at most)."""
     model = gpu_model(gpu.model)
     if parent not in parents(gpu) or (model.sriov and vgpu_on(gpu, parent)):
         return []
@@ -128,7 +128,7 @@ def creatable(gpu: SimGpu, parent: str) -> list[TypeFacts]:
 
 
 def create(state: SimState, gpu: SimGpu, parent: str, type_id: int, uuid: str = "") -> None:
-    """Make a vGPU; `OSError` as the framework in use gives it."""
+    """Create a vGPU; raises the `OSError` of the framework in use."""
     if state.faults.vgpu_errno:
         raise refuse(state.faults.vgpu_errno)
     mdev = bool(uuid)
@@ -146,7 +146,7 @@ def create(state: SimState, gpu: SimGpu, parent: str, type_id: int, uuid: str = 
 
 
 def remove(gpu: SimGpu, item: SimVgpu) -> None:
-    """Take a vGPU away. One that a domain holds blocks in the kernel; a simulation must not, so: EBUSY."""
+    """Remove a vGPU. If a domain holds it, a real kernel would block; the simulation raises EBUSY instead."""
     if item.held:
         raise refuse(errno.EBUSY)
     gpu.vgpus.remove(item)
@@ -155,16 +155,16 @@ def remove(gpu: SimGpu, item: SimVgpu) -> None:
 # ---------------------------------------------------------------- sriov-manage
 @dataclass(frozen=True, slots=True)
 class ScriptResult:
-    """What the script prints and exits with."""
+    """The script's output and exit status."""
 
     status: int
     text: str
 
 
 def sriov_manage(state: SimState, address: str, *, enable: bool, opened: bool = False) -> ScriptResult:
-    """`sriov-manage -e|-d ADDRESS`: re-binds the driver, which erases all GPU instances of the GPU.
+    """`sriov-manage -e|-d ADDRESS`: re-bind the driver, which erases all GPU instances of the GPU.
 
-    `opened`: NVML is open in the caller, so that the driver gives no unbind lock.
+    `opened`: the caller has NVML open, so the driver refuses the unbind lock.
     """
     gpu = next((item for item in state.gpus if item.pci_address == address), None)
     if gpu is None or total_vfs(gpu) == 0:

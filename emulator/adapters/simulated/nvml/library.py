@@ -1,9 +1,8 @@
-"""A stand-in for `libnvidia-ml.so.1`: put where nvidia-ml-py keeps its loaded library.
+"""A replacement for `libnvidia-ml.so.1`, installed where nvidia-ml-py keeps its loaded library.
 
-pynvml looks a symbol up by name and calls it with ctypes objects: handles, structs, out-parameters by `byref`.
-The functions here take the very same arguments and give the same return codes, so that everything above them
-is the code that runs on real GPUs. A symbol that is not here is missing, as it would be in an old library:
-pynvml answers with FUNCTION_NOT_FOUND.
+pynvml looks up a symbol by name and calls it with ctypes objects: handles, structs, out-parameters by `byref`. The
+functions here take the same arguments and give the same return codes, so that all code above them is the code that runs
+on real GPUs. A symbol that is not defined here is missing as in an old library: pynvml answers with FUNCTION_NOT_FOUND.
 """
 
 from __future__ import annotations
@@ -99,7 +98,7 @@ class SimulatedNvmlLibrary:
 
 @contextmanager
 def installed(library: SimulatedNvmlLibrary) -> Iterator[None]:
-    """Put the library under pynvml for the length of a block."""
+    """Install the library under pynvml while the block runs."""
     put_back = install(library)
     try:
         yield
@@ -108,9 +107,9 @@ def installed(library: SimulatedNvmlLibrary) -> Iterator[None]:
 
 
 def install(library: SimulatedNvmlLibrary) -> Callable[[], None]:
-    """Put the library under pynvml; the function returned puts back what was there.
+    """Install the library under pynvml; the returned function restores the earlier one.
 
-    pynvml caches the functions that it has looked up, so the cache is emptied both times.
+    pynvml caches the functions that it has looked up, so both clear the cache.
     """
     import pynvml
 

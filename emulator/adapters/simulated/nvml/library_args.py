@@ -1,6 +1,6 @@
 """Arguments of the simulated library: opaque handles, out-parameters, versioned structs.
 
-`Session` is what the functions of each topic need to know: the GPUs, and what the caller may do.
+`Session` holds what the functions of each topic need: the GPUs and the caller's rights.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Symbols = Mapping[str, Function]
 
 @dataclass(frozen=True, slots=True)
 class Handle:
-    """What an opaque pointer stands for."""
+    """The object behind an opaque pointer."""
 
     kind: int
     minor: int
@@ -46,8 +46,8 @@ class Handle:
 
 # ---------------------------------------------------------------- ctypes arguments
 def target(argument: object) -> object:
-    """What a `byref(...)` or `pointer(...)` refers to; arrays and buffers are themselves."""
-    if hasattr(argument, "_obj"):  # the light-weight reference that byref makes
+    """The object that a `byref(...)` or `pointer(...)` refers to; arrays and buffers are returned as they are."""
+    if hasattr(argument, "_obj"):  # the light-weight reference made by byref
         return argument._obj
     if isinstance(argument, ctypes._Pointer):
         return argument.contents
@@ -77,14 +77,14 @@ def put_text(buffer: object, size: object, text: str) -> None:
 def put_handle(slot: object, handle: Handle) -> None:
     """Write an opaque pointer into a variable (by reference) or a field of a struct.
 
-    It never points to memory: nobody may look behind it.
+    It does not point to memory and must not be dereferenced.
     """
     pointer = slot._obj if hasattr(slot, "_obj") else slot
     ctypes.c_void_p.from_buffer(cast(ctypes.c_void_p, pointer)).value = handle.pack()
 
 
 def put_list(count: object, array: object, values: list[int]) -> None:
-    """The two-call protocol: without an array, or with one that is too small, tell the count."""
+    """The two-call protocol: without an array, or with one that is too small, return the count."""
     room = number(target(count)) if array is not None else 0
     put(count, len(values))
     if len(values) > room:
@@ -94,7 +94,7 @@ def put_list(count: object, array: object, values: list[int]) -> None:
 
 
 def put_handles(array: object, handles: list[Handle]) -> None:
-    """Fill an array of opaque pointers that the caller sized by the profile's instance count."""
+    """Fill an array of opaque pointers, sized by the caller for the profile's instance count."""
     items = cast("ctypes.Array[ctypes.c_void_p]", target(array))
     if len(handles) > len(items):
         raise NvmlReturnError(INSUFFICIENT_SIZE)
@@ -103,7 +103,7 @@ def put_handles(array: object, handles: list[Handle]) -> None:
 
 
 def fill(struct: object, **values: object) -> None:
-    """Set the fields that the struct has; versions of a struct differ by fields."""
+    """Set those fields that this version of the struct has."""
     record = target(struct)
     for name, value in values.items():
         if hasattr(type(record), name):
@@ -111,7 +111,7 @@ def fill(struct: object, **values: object) -> None:
 
 
 def check_version(struct: object, *versions: int) -> None:
-    """NVML's structs carry `sizeof | version << 24`; anything else is an argument version mismatch."""
+    """Check that the struct carries `sizeof | version << 24`; anything else is an argument version mismatch."""
     record = target(struct)
     size = ctypes.sizeof(cast(ctypes.Structure, record))
     if record.version not in {size | version << 24 for version in versions}:  # type: ignore[attr-defined]
@@ -169,7 +169,7 @@ class Session:
 
 
 def instance_of(gpu: SimGpu, handle: Handle) -> SimInstance:
-    """The instance of a handle; one destroyed since is an invalid argument."""
+    """The instance of a handle; INVALID_ARGUMENT if it was destroyed."""
     for item in gpu.instances:
         if item.id == handle.gi:
             return item

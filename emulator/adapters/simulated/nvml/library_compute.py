@@ -1,4 +1,4 @@
-"""Symbols about what lies in GPU instances: compute instances, and MIG devices, which pair the two."""
+"""Symbols for the contents of GPU instances: compute instances, and MIG devices, which pair the two."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def _compute(session: Session) -> Symbols:
 
 
 def _devices(session: Session) -> Symbols:
-    """MIG devices: a pair of a GPU instance and a compute instance in it."""
+    """MIG devices: pairs of a GPU instance and a compute instance in it."""
 
     def most(device: object, out: object) -> None:
         facts = engine.gpu_model(session.gpu(device).model)

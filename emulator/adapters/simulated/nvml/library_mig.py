@@ -1,4 +1,4 @@
-"""Symbols about MIG: mode, profiles, GPU instances, compute instances, MIG devices."""
+"""Symbols for MIG: mode, profiles, GPU instances, compute instances, MIG devices."""
 
 from __future__ import annotations
 

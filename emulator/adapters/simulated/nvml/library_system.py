@@ -1,4 +1,4 @@
-"""Symbols about the system and about GPUs as such: version, count, handles, identity, memory, processes."""
+"""Symbols for the system and for GPUs as such: version, count, handles, identity, memory, processes."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _system(session: Session) -> Symbols:
         _put_matching(session, out, lambda gpu: gpu.uuid == _text(uuid))
 
     def by_pci(address: object, out: object) -> None:
-        # The library takes 4 or 8 digits of the domain, in either case.
+        # The library accepts a domain of 4 or 8 digits, in upper or lower case.
         wanted = _text(address).lower()
         wanted = wanted[4:] if len(wanted.partition(":")[0]) == 8 else wanted
         _put_matching(session, out, lambda gpu: gpu.pci_address == wanted)
@@ -184,7 +184,7 @@ def _load(session: Session) -> Symbols:
 
     def utilisation(device: object, out: object) -> None:
         gpu = session.gpu(device)
-        if gpu.mig:  # utilisation is not given while MIG is on
+        if gpu.mig:  # utilisation is not reported while MIG is on
             raise NvmlReturnError(NOT_SUPPORTED)
         total, used = amounts(device)
         fill(out, gpu=gpu.utilisation, memory=used * 100 // total)
@@ -239,5 +239,5 @@ def _text(argument: object) -> str:
 
 
 def _serial(gpu: SimGpu) -> str:
-    """Thirteen digits, as printed on GPUs; made of the UUID."""
+    """Thirteen digits, as printed on GPUs; derived from the UUID."""
     return str(int(gpu.uuid.removeprefix("GPU-").replace("-", ""), 16))[-13:]

@@ -1,4 +1,4 @@
-"""Symbols about virtualisation and vGPUs. NVML tells about vGPUs; it cannot create any."""
+"""Symbols for virtualisation and vGPUs. NVML reports vGPUs and cannot create any."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def _types(session: Session) -> Symbols:
 
 
 def _instance_number(gpu: SimGpu, item: SimVgpu) -> int:
-    """NVML's number of a running vGPU; ours is made of the GPU and its function."""
+    """NVML's number of a running vGPU; the simulated one is derived from the GPU and its function."""
     return 3251634000 + gpu.minor * 256 + vgpu.parents(gpu).index(item.parent)
 
 

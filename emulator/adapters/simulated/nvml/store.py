@@ -1,8 +1,8 @@
 """The state of simulated GPUs, and the file that keeps it between commands.
 
-Several processes and threads may use one directory: changes happen under an exclusive `flock`, and a file is
-replaced as a whole (temporary name, fsync, rename), so that readers need no lock and a killed process leaves
-either the old state or the new one.
+Several processes and threads may use one directory. Changes happen under an exclusive `flock`, and the file is replaced
+as a whole (temporary name, fsync, rename): readers need no lock, and a killed process leaves either the old state or
+the new one.
 """
 
 from __future__ import annotations
@@ -105,13 +105,13 @@ class SimGpu:
 
 @dataclass(slots=True)
 class SimFaults:
-    """Faults to play, as data.
+    """Faults to simulate, as data.
 
     Attributes:
-        failures: NVML symbol -> return code that it gives from now on.
+        failures: NVML symbol -> its return code from now on.
         sriov_silent: `sriov-manage` exits 0 and does nothing.
-        sriov_flaky: how many more times it fails for a passing reason.
-        vgpu_errno: errno that the next creations of a vGPU end with; 0 none.
+        sriov_flaky: number of further runs that fail for a passing reason.
+        vgpu_errno: errno of the next creations of a vGPU; 0: none.
     """
 
     failures: dict[str, int] = field(default_factory=dict)
@@ -122,7 +122,7 @@ class SimFaults:
 
 @dataclass(slots=True)
 class SimState:
-    """Everything. `driver_loads` counts up with each load of the driver: older handles are void then."""
+    """The whole state. `driver_loads` counts loads of the driver, each of which invalidates older handles."""
 
     boot_id: str = ""
     framework: str = VgpuFramework.MDEV.value
@@ -144,6 +144,7 @@ class GpuStore:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._path = directory / "gpus.json"
+        self._name = str(self._path)
         self._cached: tuple[tuple[int, int, int], SimState] | None = None
 
     def look(self) -> SimState:
@@ -164,7 +165,7 @@ class GpuStore:
         lock = os.open(self._directory / "gpus.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            # A copy of its own, so that a refused or half-done change never shows in what readers hold.
+            # A separate copy, so that readers never see a refused or unfinished change.
             state = self._load() if self._stamp() else SimState()
             before = _encode(state)
             yield state
@@ -177,7 +178,7 @@ class GpuStore:
 
     def _stamp(self) -> tuple[int, int, int] | None:
         try:
-            facts = self._path.stat()
+            facts = os.stat(self._name)  # noqa: PTH116  asked for at every call of the library
         except FileNotFoundError:
             return None
         return (facts.st_ino, facts.st_mtime_ns, facts.st_size)
@@ -192,7 +193,7 @@ class GpuStore:
             raise StateError(
                 f"the state of the simulated GPUs cannot be read: {error}",
                 where=str(self._path),
-                fix="remove the file: the simulated GPUs start anew, without any slices",
+                fix="remove the file; the simulated GPUs then start empty, without any slices",
             ) from error
 
     def _save(self, text: str) -> None:
@@ -211,7 +212,7 @@ def _list(record: _Record, key: str) -> list[_Record]:
 
 
 def _decode(record: _Record) -> SimState:
-    """Rebuild the types; unknown and missing keys are TypeErrors of the constructors."""
+    """Rebuild the types. Unknown and missing keys raise the constructors' TypeError."""
     record.pop("format")
     # Earlier versions wrote the list as `boards`.
     gpus = [_gpu(item) for item in (_list(record, "gpus") + _list(record, "boards"))]

@@ -1,1 +1,1 @@
-"""What would the kernel show of these GPUs? A made-up /sys whose files act when they are written."""
+"""What would the kernel show of these GPUs? A simulated /sys whose files act when they are written."""

@@ -1,7 +1,7 @@
-"""A made-up `/sys` (and what is needed of `/proc` and `/dev`) whose files act when they are written.
+"""A simulated `/sys`, with the needed parts of `/proc` and `/dev`, whose files act when they are written.
 
-Plain files cannot run code on a write, so the tree exists only as nodes, which are made on the way to a path and
-kept for as long as the state does not change.
+Plain files cannot run code on a write, so the tree consists of nodes, which are built on the way to a path and kept as
+long as the state does not change.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A symbolic link: the text that readlink gives, and the absolute path it leads to."""
+    """A symbolic link: the text that readlink returns, and the absolute path that it leads to."""
 
     text: str
     to: str
@@ -30,20 +30,20 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A device node; `busy`: another process holds it and the kernel lets only one open it."""
+    """A device node; `busy`: another process has it open, and the kernel allows only one."""
 
     busy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Directory:
-    """Entries by name, each made when it is asked for."""
+    """Entries by name, each built on first access."""
 
     entries: Mapping[str, Callable[[], Node]] = field(default_factory=dict)
     made: dict[str, Node] = field(default_factory=dict, compare=False)
 
     def get(self, name: str) -> Node | None:
-        """The entry of that name, made once; None when there is none."""
+        """The entry of that name, built once, or None."""
         node = self.made.get(name)
         if node is None and name in self.entries:
             node = self.made[name] = self.entries[name]()
@@ -105,10 +105,13 @@ class SimulatedFiles:
         if isinstance(node, Device) and node.busy:
             raise refuse(errno.EBUSY, path)
 
-    def _find(self, path: str, *, follow: bool = True, hops: int = 8) -> Node:
+    def _find(self, path: str, *, follow: bool = True) -> Node:
+        return self._walk(self._tree(), path, follow=follow, hops=8)
+
+    def _walk(self, root: Directory, path: str, *, follow: bool, hops: int) -> Node:
         if hops == 0:
             raise refuse(errno.ELOOP, path)
-        node: Node = self._tree()
+        node: Node = root
         parts = [part for part in path.split("/") if part]
         for at, part in enumerate(parts):
             if not isinstance(node, Directory):
@@ -119,5 +122,5 @@ class SimulatedFiles:
             node = entry
             rest = parts[at + 1 :]
             if isinstance(node, Link) and (rest or follow):
-                return self._find("/".join((node.to, *rest)), follow=follow, hops=hops - 1)
+                return self._walk(root, "/".join((node.to, *rest)), follow=follow, hops=hops - 1)
         return node

@@ -1,4 +1,4 @@
-"""What the simulated `/sys` holds: PCI functions, drivers, IOMMU groups, both vGPU frameworks."""
+"""Contents of the simulated `/sys`: PCI functions, drivers, IOMMU groups, both vGPU frameworks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Entries = Mapping[str, Callable[[], Node]]
 class Tree:
     """Gives the root directory; the same one until the state changes.
 
-    `opened` tells whether this process has NVML open, and with it every GPU that the nvidia driver serves.
+    `opened` returns whether this process has NVML open, and with it every GPU that the nvidia driver serves.
     """
 
     def __init__(self, store: GpuStore, opened: Callable[[], bool]) -> None:
@@ -61,7 +61,7 @@ def _root(store: GpuStore, state: SimState, *, opened: bool) -> Directory:
 
 
 def _directories(paths: Entries) -> Directory:
-    """Nested directories of paths such as `a/b/c`."""
+    """Nested directories from paths such as `a/b/c`."""
     entries: dict[str, Callable[[], Node]] = {}
     nested: dict[str, dict[str, Callable[[], Node]]] = {}
     for path, make in paths.items():
@@ -81,7 +81,7 @@ def _links(names: list[str], target: str) -> Directory:
 
 # ---------------------------------------------------------------- PCI functions
 def addresses(state: SimState) -> list[str]:
-    """All PCI functions: GPUs, their virtual functions, and what else there is."""
+    """All PCI functions: GPUs, their virtual functions, and others."""
     found = [item.address for item in state.functions]
     for gpu in state.gpus:
         if not gpu.lost:
@@ -205,7 +205,7 @@ def _bind(store: GpuStore, driver: str, text: str) -> None:
         item = _bindable(state, text.strip())
         if item.driver:
             raise refuse(errno.EBUSY, text)
-        # vfio-pci has no ids of its own: without an override it takes nothing.
+        # vfio-pci has no ids of its own: without an override it binds nothing.
         if item.override != driver and (item.override or driver == "vfio-pci" or not _knows(driver, item)):
             raise refuse(errno.ENODEV, text)
         item.driver = driver
@@ -229,7 +229,7 @@ def _unbind(store: GpuStore, driver: str, text: str, *, opened: bool) -> None:
             raise refuse(errno.ENODEV, text)
         if isinstance(item, SimGpu):
             if item.held or item.processes or (opened and driver == "nvidia"):
-                # On hardware this blocks until the holder ends; a simulation answers at once.
+                # On hardware this blocks until the holder ends; the simulation answers at once.
                 raise refuse(errno.EBUSY, text)
             item.numvfs = 0
             item.instances.clear()

@@ -1,4 +1,4 @@
-"""The files of both vGPU frameworks on a function that carries vGPUs. Their content changes with what exists."""
+"""The files of both vGPU frameworks on a function that carries vGPUs. Their content follows the state."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _type(store: GpuStore, gpu: SimGpu, address: str, item: vgpu.TypeFacts) -> D
     def available() -> Node:
         if all(other.id != item.id for other in vgpu.creatable(gpu, address)):
             return File("0\n")
-        # One mdev fits on a virtual function; a GPU without SR-IOV counts down from the type's maximum.
+        # A virtual function carries one mdev; a GPU without SR-IOV counts down from the type's maximum.
         many = item.max_instances - len(gpu.vgpus) if address == gpu.pci_address else 1
         return File(f"{many}\n")
 
@@ -60,9 +60,9 @@ def _type(store: GpuStore, gpu: SimGpu, address: str, item: vgpu.TypeFacts) -> D
 
 def _create(store: GpuStore, minor: int, address: str, type_id: int, text: str) -> None:
     if not text:
-        return  # the kernel sees no write at all
+        return  # the kernel never sees such a write
     try:
-        # What follows the 36th character is ignored, as in the kernel.
+        # Everything after the 36th character is ignored, as in the kernel.
         uuid = str(UUID(text.strip()[:36]))
     except ValueError:
         raise refuse(errno.EINVAL, text) from None

@@ -27,14 +27,18 @@ def command(file: Path | None, *, file_option: Path | None, as_json: bool) -> No
     simulated`, the simulated GPUs are shown.
     """
     from emulator.cli.render.gpu import discovery_json, print_discovery
-    from emulator.lab.planning.host_gpus import host_gpus
+    from emulator.host.gpu_demand import asks_for_whole_gpus
+    from emulator.lab.environment import host_gpus
     from emulator.operations.gpu.reports import discover, gpus_of_file
-    from emulator.wiring import real_world
+    from emulator.wiring import real_environment
 
     chosen = file or file_option
     spec = load(chosen).spec if chosen else None
-    world = real_world()
-    found = discover(gpus_of_file(world, spec), spec.gpu.devices) if spec else discover(host_gpus(world))
+    env = real_environment()
+    if spec is None:
+        found = discover(host_gpus(env))
+    else:
+        found = discover(gpus_of_file(env, spec), spec.gpu.devices, whole=asks_for_whole_gpus(spec))
     if as_json:
         print_json(discovery_json(found))
     else:

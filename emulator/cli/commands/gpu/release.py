@@ -24,10 +24,10 @@ def command(lab: str, *, yes: bool, wait_seconds: float, as_json: bool) -> None:
     """Give back what LAB has on the host's GPUs; the rest of the lab stays. Refused while its guests run."""
     from emulator.lab.lab_files import require_lab_name
     from emulator.operations.gpu.release import release
-    from emulator.wiring import real_world
+    from emulator.wiring import real_environment
 
     require_lab_name(lab)
-    world = real_world()
+    env = real_environment()
 
     def confirm(plan: Plan) -> bool:
         if not yes:
@@ -36,10 +36,10 @@ def command(lab: str, *, yes: bool, wait_seconds: float, as_json: bool) -> None:
 
     with (
         stop_on_signals() as stop,
-        run_log(world.home.lab(lab).logs, "gpu-release"),
+        run_log(env.home.lab(lab).logs, "gpu-release"),
         reporting(live=yes) as reporter,
     ):
-        result = release(world, lab, reporter, stop, confirm=confirm, wait_seconds=wait_seconds)
+        result = release(env, lab, reporter, stop, confirm=confirm, wait_seconds=wait_seconds)
     if as_json:
         print_json({**result.plan.to_json(), "released": not result.declined})
     elif result.plan.is_empty:

@@ -40,6 +40,7 @@ def prepare(*, dry_run: bool, gpus: bool | None, user: str | None, yes: bool, as
     if dry_run:
         _say(plan_json(plan), plan_text(plan), as_json=as_json)
         return
+    app.require_preparable(plan)
     if plan.steps:
         say(plan_text(plan, manual=False), err=True)
         if not confirmed("Do this?", yes=yes):
@@ -81,7 +82,7 @@ def restore(*, force: bool, yes: bool, as_json: bool) -> None:
 
 
 def _host(*, dry: bool) -> PreparedHost:
-    from emulator.wiring.host import this_host
+    from emulator.wiring import this_host
 
     if os.geteuid() != 0 and not dry:
         raise HostNotFitError("only root can change this machine", fix=f"sudo {' '.join(sys.argv)}")

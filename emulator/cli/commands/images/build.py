@@ -16,7 +16,9 @@ from emulator.cli.render.progress import reporting
 @json_option
 def command(name: str, *, force: bool, tag: str | None, as_json: bool) -> None:
     """Build the image NAME (hpc-base) from Debian packages, unless it is up to date."""
-    from emulator.operations.images.golden import build_image, require_tag, tag_image
+    from emulator.images.store.pointers import require_tag
+    from emulator.images.store.tags import tag_image
+    from emulator.operations.images.golden import build_image
     from emulator.wiring import images_of_host
 
     if tag is not None:

@@ -15,6 +15,6 @@ from emulator.cli.render.images import print_removed
 def command(*, keep: int, chosen: bool, as_json: bool) -> None:
     """Remove old images that no lab uses, and what interrupted builds left behind."""
     from emulator.operations.images.golden import collect_images
-    from emulator.wiring import image_store, real_world
+    from emulator.wiring import image_store, real_environment
 
-    print_removed(collect_images(real_world(), image_store(), keep=keep, chosen=chosen), as_json=as_json)
+    print_removed(collect_images(real_environment(), image_store(), keep=keep, chosen=chosen), as_json=as_json)

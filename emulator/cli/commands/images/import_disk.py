@@ -18,15 +18,16 @@ from emulator.cli.render.progress import reporting
 @json_option
 def command(directory: Path, *, disk: Path | None, tag: str | None, as_json: bool) -> None:
     """Take the disk of a Packer build into the store; DIRECTORY is what packer-files wrote."""
-    from emulator.operations.images.golden import require_tag, tag_image
+    from emulator.images.store.pointers import require_tag
+    from emulator.images.store.tags import tag_image
     from emulator.operations.images.packer import import_disk
-    from emulator.wiring import images_of_host, real_world
+    from emulator.wiring import images_of_host, real_environment
 
     if tag is not None:
         require_tag(tag)
     images = images_of_host()
     with reporting(live=True) as reporter:
-        image = import_disk(real_world(), images, directory, disk, reporter)
+        image = import_disk(real_environment(), images, directory, disk, reporter)
     if tag is not None:
         tag_image(images.store, f"{image.name}@{image.digest}", tag)
     print_image(image, as_json=as_json)

@@ -13,7 +13,7 @@ from emulator.cli.render.tables import show
 @json_option
 def command(*, as_json: bool) -> None:
     """List the images of the store, the newest of each name first."""
-    from emulator.operations.images.golden import names_of
+    from emulator.images.store.tags import names_of
     from emulator.wiring import image_store
 
     store = image_store()

@@ -23,15 +23,15 @@ from emulator.cli.render.progress import reporting
 )
 @json_option
 def command(name: str, directory: Path, *, base: str, passwords: bool, as_json: bool) -> None:
-    """Write what packer/NAME.pkr.hcl needs into the new DIRECTORY, from the recipe NAME. See packer/README.md."""
-    from emulator.operations.images.packer import write_files
-    from emulator.wiring import images_of_host, real_world
+    """Write what packer/image.pkr.hcl needs into the new DIRECTORY, from the recipe NAME. See packer/README.md."""
+    from emulator.operations.images.packer import build_command, write_files
+    from emulator.wiring import images_of_host, real_environment
 
     with reporting(live=True) as reporter:
         variables = write_files(
-            real_world(), images_of_host(), name, directory, reporter, base=base, passwords=passwords
+            real_environment(), images_of_host(), name, directory, reporter, base=base, passwords=passwords
         )
     if as_json:
         print_json({"version": 1, "name": name, "directory": str(variables.parent), "variables": str(variables)})
     else:
-        say(f"packer build -only=qemu.base -var-file={variables} packer/{name}.pkr.hcl")
+        say(build_command(variables))

@@ -16,7 +16,7 @@ from emulator.cli.render.images import print_removed
 def command(ref: str, *, yes: bool, as_json: bool) -> None:
     """Remove the image REF. Refused while a lab's disk stands on it."""
     from emulator.operations.images.golden import remove_image
-    from emulator.wiring import image_store, real_world
+    from emulator.wiring import image_store, real_environment
 
     store = image_store()
     image = store.show(ref)
@@ -25,4 +25,4 @@ def command(ref: str, *, yes: bool, as_json: bool) -> None:
     if not confirmed(f"Remove {what} image {image.name} {image.digest[:12]}?", yes=yes):
         say("nothing was removed")
         return
-    print_removed([remove_image(real_world(), image_store(), ref)], as_json=as_json)
+    print_removed([remove_image(real_environment(), image_store(), ref)], as_json=as_json)

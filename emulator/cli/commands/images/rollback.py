@@ -13,7 +13,7 @@ from emulator.cli.render.images import print_image
 @json_option
 def command(name: str, *, as_json: bool) -> None:
     """Make the build of NAME that was current before the current one again. A second rollback takes it back."""
-    from emulator.operations.images.golden import rollback_image
+    from emulator.images.store.tags import rollback
     from emulator.wiring import image_store
 
-    print_image(rollback_image(image_store(), name), as_json=as_json)
+    print_image(rollback(image_store(), name), as_json=as_json)

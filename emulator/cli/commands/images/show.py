@@ -18,7 +18,7 @@ from emulator.core.errors import ExitCode
 @json_option
 def command(ref: str, *, packages: bool, verify: bool, as_json: bool) -> None:
     """Show the image REF, a name or the beginning of a digest: kernel, sizes, the checksums of its files."""
-    from emulator.operations.images.golden import names_of
+    from emulator.images.store.tags import names_of
     from emulator.wiring import image_store
 
     store = image_store()

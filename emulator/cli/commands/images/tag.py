@@ -14,7 +14,7 @@ from emulator.cli.render.images import print_image
 @json_option
 def command(ref: str, tag: str, *, as_json: bool) -> None:
     """Give the image REF the tag TAG; NAME:TAG then names it, in a lab file too."""
-    from emulator.operations.images.golden import tag_image
+    from emulator.images.store.tags import tag_image
     from emulator.wiring import image_store
 
     print_image(tag_image(image_store(), ref, tag), as_json=as_json)

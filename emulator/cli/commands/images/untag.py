@@ -9,7 +9,7 @@ import click
 @click.argument("ref")
 def command(ref: str) -> None:
     """Take a tag away, given as NAME:TAG. The image stays."""
-    from emulator.operations.images.golden import untag_image
+    from emulator.images.store.tags import untag_image
     from emulator.wiring import image_store
 
     untag_image(image_store(), ref)

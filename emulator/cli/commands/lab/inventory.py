@@ -20,7 +20,7 @@ from emulator.cli.output import say
 )
 def command(lab: str, *, form: str) -> None:
     """Print the Ansible inventory of LAB; `ansible-playbook -i` takes it as it is."""
-    from emulator.operations.operate import inventory
-    from emulator.wiring import real_world
+    from emulator.operations.connect import inventory
+    from emulator.wiring import real_environment
 
-    say(inventory(real_world(), lab, form), nl=False)
+    say(inventory(real_environment(), lab, form), nl=False)

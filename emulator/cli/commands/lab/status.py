@@ -16,18 +16,18 @@ from emulator.cli.render.tables import show
 def command(lab: str | None, *, as_json: bool) -> None:
     """Show the labs of this host, or the nodes of LAB. Takes no lock, so it works while a lab is being made."""
     from emulator.operations.status import lab_status, list_labs
-    from emulator.wiring import real_world
+    from emulator.wiring import real_environment
 
-    world = real_world()
+    env = real_environment()
     if lab is not None:
         refuse_file_name(lab)
-        status = lab_status(world, lab)
+        status = lab_status(env, lab)
         if as_json:
             print_json(status.to_json())
         else:
             print_status(status)
         return
-    labs = list_labs(world)
+    labs = list_labs(env)
     if as_json:
         print_json(labs_json(labs))
     elif labs:

@@ -14,7 +14,8 @@ from emulator.adapters.embedded.hypervisor import EmbeddedHypervisor
 from emulator.adapters.embedded.processes import EmbeddedProcess
 from emulator.core import fs
 from emulator.core.errors import ConflictError
-from emulator.core.ports import Completed, DaemonPresence
+from emulator.core.ports import DaemonPresence
+from tests.support.fake_runner import Call, FakeRunner
 
 NAME = "hs-demo"
 GUESTS_NAMESPACE = 4026532000
@@ -30,18 +31,18 @@ class Machine:
         self.namespace: int | None = None
         self.ended: list[str] = []
         self._next = 100
+        self.runner = FakeRunner({"": self._run})
 
     def _spawn(self, name: str) -> None:
         self._next += 1
         self.processes[name] = EmbeddedProcess(self._next, name, self.namespace or 0)
 
     # What replaces the adapter's parts.
-    def run(self, argv: Sequence[str | Path], **_options: object) -> Completed:
+    def _run(self, call: Call) -> None:
         """The only command that the fakes leave over: the start of libvirtd."""
-        assert "libvirtd" in argv, argv
+        assert "libvirtd" in call.argv, call.argv
         self.run_inode = (self.directory / "run").stat().st_ino
         self._spawn("libvirtd")
-        return Completed(tuple(str(word) for word in argv), 0, "", "")
 
     def boot_guest(self) -> None:
         self._spawn("qemu-system-x86")
@@ -89,14 +90,14 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setattr(hypervisor, "_is_root", lambda: True)
     monkeypatch.setattr(network_namespace, "_NOTES", tmp_path / "notes")
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
-    monkeypatch.setattr(hypervisor.shutil, "which", lambda program: f"/usr/bin/{program}")
+    monkeypatch.setattr("shutil.which", lambda program: f"/usr/bin/{program}")
     monkeypatch.setattr(EmbeddedHypervisor, "_answers", lambda self: machine.answers())
     return machine
 
 
 @pytest.fixture
 def daemon(machine: Machine) -> EmbeddedHypervisor:
-    daemon = EmbeddedHypervisor(machine.directory, NAME, machine)
+    daemon = EmbeddedHypervisor(machine.directory, NAME, machine.runner)
     daemon._netns = FakeNamespace(machine)  # type: ignore[assignment]
     return daemon
 
@@ -152,12 +153,12 @@ def test_a_damaged_marker_is_no_obstacle_to_the_end(machine: Machine, running: E
 
 
 @pytest.mark.parametrize("marked", ["", '{"version": 1, "namespace": "hs-other"}'])
-def test_files_of_others_are_told_and_nothing_is_ended_or_removed(
+def test_foreign_files_are_reported_and_nothing_is_ended_or_removed(
     machine: Machine, running: EmbeddedHypervisor, marked: str
 ) -> None:
     marker(machine).write_text(marked)
     (machine.directory / "thesis.tex").write_text("years")
-    with pytest.raises(ConflictError, match="not ours"):
+    with pytest.raises(ConflictError, match="contains foreign files"):
         running.start()
     assert machine.ended == []
     running.stop()
@@ -166,7 +167,7 @@ def test_files_of_others_are_told_and_nothing_is_ended_or_removed(
 
 def test_the_marker_of_another_namespace_is_another_s(machine: Machine, running: EmbeddedHypervisor) -> None:
     marker(machine).write_text('{"version": 1, "namespace": "hs-other"}')
-    with pytest.raises(ConflictError, match="not ours"):
+    with pytest.raises(ConflictError, match="contains foreign files"):
         running.start()
     assert machine.ended == []
 
@@ -195,7 +196,7 @@ def test_a_lost_name_of_the_namespace_is_something_that_a_start_brings_back(
     assert running.presence() is DaemonPresence.DOWN
     running.start()
     assert running.presence() is DaemonPresence.UP
-    assert (machine.namespace, machine.ended) == (GUESTS_NAMESPACE, [])
+    assert machine.namespace == GUESTS_NAMESPACE and not machine.ended
 
 
 class Killed(BaseException):
@@ -209,7 +210,7 @@ def long(machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> E
     link = tmp_path / "notes" / "link"
     monkeypatch.setattr(EmbeddedHypervisor, "_short_link", lambda self: link)
     monkeypatch.setattr(EmbeddedHypervisor, "_answers", lambda self: machine.answers() and link.is_symlink())
-    daemon = EmbeddedHypervisor(machine.directory, NAME, machine)
+    daemon = EmbeddedHypervisor(machine.directory, NAME, machine.runner)
     daemon._netns = FakeNamespace(machine)  # type: ignore[assignment]
     daemon.start()
     machine.boot_guest()
@@ -227,7 +228,7 @@ def killed(*_words: object, **_options: object) -> None:
         (hypervisor, "shared_notes"),
         (EmbeddedHypervisor, "_end_all"),
         (FakeNamespace, "delete"),
-        (hypervisor.shutil, "rmtree"),
+        (shutil, "rmtree"),
     ],
 )
 @pytest.mark.parametrize("lose", [False, True], ids=["", "without its directory"])

@@ -45,7 +45,7 @@ def test_what_libvirt_adds_by_itself_is_nobody_s() -> None:
         ("<filesystem/>", "the directory empty of the host"),
     ],
 )
-def test_what_somebody_added(device: str, phrase: str) -> None:
+def test_parts_added_by_hand(device: str, phrase: str) -> None:
     assert read(f"<devices>{device}</devices>").extras == (phrase,)
 
 

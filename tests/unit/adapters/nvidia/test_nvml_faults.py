@@ -142,7 +142,7 @@ def test_handles_from_before_a_reload_of_the_driver_are_void(gpus: SimulatedGpus
     assert nvml.instances(A100) == ()  # ours fetches its handles anew
 
 
-def test_an_unloaded_driver_is_told(gpus: SimulatedGpus, nvml: NvmlGpus) -> None:
+def test_an_unloaded_driver_is_reported(gpus: SimulatedGpus, nvml: NvmlGpus) -> None:
     assert len(nvml.gpus()) == 2
     with gpus.store.change() as state:
         state.driver_loaded = False

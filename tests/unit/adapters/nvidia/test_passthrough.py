@@ -89,7 +89,7 @@ def test_what_is_no_gpu_is_refused(gpus: SimulatedGpus) -> None:
     control = VfioPassthrough(gpus.files)
     with pytest.raises(GpuNotSupportedError, match="bridge"):
         control.bind("0000:c0:01.0")
-    with pytest.raises(GpuNotSupportedError, match="no NVIDIA GPU"):
+    with pytest.raises(GpuNotSupportedError, match="not an NVIDIA GPU"):
         control.bind(AUDIO)
     with pytest.raises(GpuNotFoundError):
         control.bind("0000:99:00.0")
@@ -145,6 +145,20 @@ def test_a_bind_that_succeeds_and_does_nothing_is_an_error(
     with pytest.raises(GpuError, match="did not bind the function to vfio-pci"):
         VfioPassthrough(gpus.files).bind(GEFORCE)
     assert _drivers(gpus, GEFORCE, AUDIO) == ["nvidia", "snd_hda_intel"]
+
+
+def test_two_gpus_of_one_group_go_only_together(gpus: SimulatedGpus) -> None:
+    with gpus.store.change() as state:
+        gpu_at(state, A100).group = gpu_at(state, GEFORCE).group
+    control = VfioPassthrough(gpus.files)
+    with pytest.raises(GpuNotSupportedError, match=f"{A100}, driver nvidia"):
+        control.bind(GEFORCE)
+    assert control.bind(GEFORCE, group_gpus=(A100,)) == (GEFORCE, AUDIO)
+    assert control.bind(A100, group_gpus=(GEFORCE,)) == (A100,)
+    assert _drivers(gpus, GEFORCE, AUDIO, A100) == ["vfio-pci", "vfio-pci", "vfio-pci"]
+    for address in (GEFORCE, A100):
+        control.release(address)
+    assert _drivers(gpus, GEFORCE, AUDIO, A100) == ["nvidia", "snd_hda_intel", "nvidia"]
 
 
 def test_mounted_disks_are_named_through_lvm(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def test_feasibility_and_objective_equal_exhaustive_search(block: int) -> None:
             if any(a.whole for a in mine):
                 assert mine == [Assignment(mine[0].demand, gpu.id)] and not standing, seed
             else:
-                assert brute_force.legal(gpu.model, standing + tuple((a.profile, a.placement) for a in mine)), seed
+                assert brute_force.legal(gpu.model, standing + brute_force.layout(mine)), seed
     assert feasible >= 10
 
 
@@ -141,7 +141,7 @@ def test_a_pinned_demand_stays_even_at_a_price() -> None:
 
 
 def test_a_pinned_demand_without_its_place_is_an_error() -> None:
-    with pytest.raises(HyperscalerError, match="must stay where it is") as caught:
+    with pytest.raises(HyperscalerError, match="must stay in place") as caught:
         place([GPU0], wants("1g.10gb"), pinned=["n0"])
     assert caught.value.where == "n0"
     assert caught.value.fix

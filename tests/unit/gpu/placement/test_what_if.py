@@ -40,9 +40,9 @@ def test_a_wrong_profile_is_an_answer_that_names_the_right_ones() -> None:
         ("A30", "1g.6gb=-1", "'-1' is not a count", "PROFILE=COUNT"),
         ("A30", "1g.6gb=²", "'²' is not a count", "PROFILE=COUNT"),
         ("A30", "1g.6gb=9999", "more than 512 demands", "ask for fewer"),
-        ("A30", "1g.6gb=1,1g.6gb=2", "1g.6gb is asked for twice", "with the sum"),
-        ("A30", "=3", "'=3' names no profile", "PROFILE=COUNT"),
-        ("A30", "", "'' names no profile", "PROFILE=COUNT"),
+        ("A30", "1g.6gb=1,1g.6gb=2", "1g.6gb occurs twice", "with the sum"),
+        ("A30", "=3", "'=3' does not name a profile", "PROFILE=COUNT"),
+        ("A30", "", "'' does not name a profile", "PROFILE=COUNT"),
         ("", "1g.6gb=1", "no single GPU is called ''", "such as A100-SXM4-80GB"),
     ],
 )
@@ -55,7 +55,7 @@ def test_texts_that_cannot_be_understood(gpus: str, demand: str, what: str, fix:
 
 
 def test_no_gpu_at_all() -> None:
-    with pytest.raises(UsageError, match="no GPU is given"):
+    with pytest.raises(UsageError, match="no GPU given"):
         what_if([], "1g.10gb=1")
 
 
