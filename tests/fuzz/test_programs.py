@@ -19,12 +19,13 @@ from emulator.core.ports import Completed, GuestAddress
 from emulator.guests.configure.events import RunRecord, parse_event
 from emulator.guests.ssh import host_keys_from_console
 from emulator.guests.verify import kubernetes_verdicts, slurm_verdicts
-from emulator.guests.verify.kubeconfigs import student_kubeconfig
+from emulator.guests.verify.kubeconfigs import admin_kubeconfig, student_kubeconfig
 from emulator.lab.drain import _ready_nodes
 from emulator.lab.wait_for_ssh import last_lines, marked_lines
 from tests.support import playbook_modules
 from tests.support.fake_runner import FakeRunner
 from tests.support.hostile_text import CPU_SECONDS, answered, as_bytes, changed, changed_json, json_values, words
+from tests.support.kubeadm_files import admin_conf, authority, encoded
 from tests.support.random_examples import examples
 
 # ---------------------------------------------------------------- Slurm and MUNGE
@@ -117,7 +118,7 @@ class Shell:
 
 
 HEAD = GuestAddress("cloud-control-plane", IPv4Address("192.168.200.10"), "root")
-TOKEN = {"data": {"token": "YWJj", "ca.crt": "QUJD"}}
+TOKEN = {"data": {"token": "YWJj", "ca.crt": encoded(authority())}}
 
 
 @examples(40)
@@ -125,6 +126,12 @@ TOKEN = {"data": {"token": "YWJj", "ca.crt": "QUJD"}}
 def test_answers_of_the_control_plane(nodes: str, secret: str) -> None:
     answered(_ready_nodes, Shell(nodes), HEAD)
     answered(student_kubeconfig, Shell(secret), HEAD, cluster="demo")
+
+
+@examples(60)
+@given(changed([admin_conf()]))
+def test_admin_conf(text: str) -> None:
+    answered(admin_kubeconfig, Shell(text), HEAD, cluster="demo")
 
 
 # ---------------------------------------------------------------- the playbooks' modules
