@@ -10,7 +10,8 @@ import click
 
 from emulator.cli.options import confirmed, lab_argument, load, print_plan
 from emulator.cli.output import json_option, print_json
-from emulator.cli.render.progress import reporting, run_log
+from emulator.cli.render.progress import reporting
+from emulator.cli.render.run_log import run_log
 from emulator.core.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
