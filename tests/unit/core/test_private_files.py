@@ -9,7 +9,7 @@ import pytest
 
 from emulator.apply.gpu_ownership import GpuLedger
 from emulator.core.errors import StateError
-from emulator.core.fs import private_directory, write_private, write_whole
+from emulator.core.fs import write_private, write_whole
 
 
 def mode(path: Path) -> int:
