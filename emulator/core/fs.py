@@ -36,9 +36,10 @@ def private_directory(path: Path) -> None:
     """
     try:
         fresh = [directory for directory in (path, *path.parents) if not directory.exists()]
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for directory in fresh:
+        for directory in reversed(fresh):  # one by one: `parents=True` would leave those above open to others
+            directory.mkdir(mode=0o700, exist_ok=True)
             sync_directory(directory.parent)
+        path.mkdir(mode=0o700, exist_ok=True)
         if path.is_symlink() or path.stat().st_uid != os.geteuid():
             raise StateError("not a directory of our own", where=str(path), fix="remove it and try again")
         # What QEMU's account may pass through stays so: see `Hypervisor.admit_guests`.

@@ -9,7 +9,7 @@ import pytest
 
 from emulator.apply.gpu_ownership import GpuLedger
 from emulator.core.errors import StateError
-from emulator.core.fs import write_private, write_whole
+from emulator.core.fs import private_directory, write_private, write_whole
 
 
 def mode(path: Path) -> int:
@@ -59,3 +59,10 @@ def test_without_a_directory_nothing_is_made(shared: Path) -> None:
     with pytest.raises(StateError, match="cannot be written: No such file or directory"):
         write_whole(shared / "missing" / "kc", b"secret")
     assert list(shared.iterdir()) == []
+
+
+def test_directories_above_that_are_missing_are_closed_to_others_as_well(tmp_path: Path) -> None:
+    """A lab's `secrets` may come into being with the directory of its TLS authority."""
+    private_directory(tmp_path / "secrets" / "tls" / "nodes")
+    made = (tmp_path / "secrets", tmp_path / "secrets" / "tls", tmp_path / "secrets" / "tls" / "nodes")
+    assert [mode(path) for path in made] == [0o700] * 3
