@@ -41,8 +41,9 @@ def private_directory(path: Path) -> None:
             sync_directory(directory.parent)
         if path.is_symlink() or path.stat().st_uid != os.geteuid():
             raise StateError("not a directory of our own", where=str(path), fix="remove it and try again")
-        # What QEMU's account may pass through stays so: see `Hypervisor.admit_guests`.
-        path.chmod(0o700 | path.stat().st_mode & 0o010)
+        # What QEMU's account may pass through stays so: see `Hypervisor.admit_guests`. A parent that was just made with
+        # the mode of the umask is not such a directory.
+        path.chmod(0o710 if path.stat().st_mode & 0o777 == 0o710 else 0o700)
     except FileExistsError as error:
         raise StateError("a file is in the place of a directory", where=str(path), fix="remove it") from error
     except OSError as error:
