@@ -75,7 +75,11 @@ def values_of(path: str, schema: Schema) -> list[object]:
     choices, examples = schema.get("enum", []), schema.get("examples", [])
     assert isinstance(choices, list)
     assert isinstance(examples, list)
-    by_type = {"boolean": [True, False], "array": [["deb http://a b c"]], "string": ["10.3.0.0/16", "a"]}
+    by_type: Mapping[str, list[object]] = {
+        "boolean": [True, False],
+        "array": [["deb http://a b c"]],
+        "string": ["10.3.0.0/16", "a"],
+    }
     found = [*bounds, *choices, *examples, *(each for kind in types_of(schema) for each in by_type.get(kind, []))]
     return [each for each in found if Draft202012Validator(schema).is_valid(each)]
 
