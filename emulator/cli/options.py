@@ -108,12 +108,12 @@ def load(file: Path) -> LoadedLab:
     return loaded
 
 
-def load_by_name(world: Any, lab: str) -> LoadedLab:
+def load_by_name(env: Any, lab: str) -> LoadedLab:
     """The lab as last provisioned. A file name is taken for what people mean by it."""
     from emulator.lab.lab_files import load_recorded_lab
 
     refuse_file_name(lab)
-    return load_recorded_lab(world.home, lab)
+    return load_recorded_lab(env.home, lab)
 
 
 def refuse_file_name(lab: str) -> None:

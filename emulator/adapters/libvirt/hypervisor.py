@@ -13,6 +13,7 @@ from typing import Any
 from uuid import UUID
 
 from emulator.adapters.libvirt import errors as errors
+from emulator.adapters.libvirt.config_files import may_have
 from emulator.adapters.libvirt.domain_xml import domain_xml, read_domain
 from emulator.adapters.libvirt.errors import ALIVE_SECONDS, answered, call, load_libvirt, tolerate
 from emulator.adapters.libvirt.guest_account import (
@@ -27,10 +28,9 @@ from emulator.adapters.libvirt.networks import LibvirtNetworks
 from emulator.adapters.system.acceleration import capabilities_offer_kvm
 from emulator.adapters.system.host_clock import tsc_khz
 from emulator.core.errors import ConflictError, HostNotFitError, HyperscalerError, HypervisorError
+from emulator.core.hypervisors import EMBEDDED, SYSTEM_URI, SystemHypervisor
+from emulator.core.ids import host_name
 from emulator.core.ports import DomainInfo, DomainRequest, DomainState, NetworkInfo, NetworkRequest
-
-EMBEDDED = "embedded"
-SYSTEM_URI = "qemu:///system"
 
 # virDomainState of <libvirt/libvirt-domain.h>. Blocked (2) means waiting, so the domain runs.
 _STATES = {
@@ -295,3 +295,10 @@ def probe_uri(uri: str) -> bool:
     with contextlib.suppress(libvirt.libvirtError, HypervisorError):
         answered(connection.close, seconds=ALIVE_SECONDS, where=uri)
     return True
+
+
+def look_at_system(lab: str) -> SystemHypervisor:
+    """Whether the host's own libvirt answers; failing that, whether by its files it may have something of the lab."""
+    if probe_uri(SYSTEM_URI):
+        return SystemHypervisor.ANSWERS
+    return SystemHypervisor.SILENT if may_have(host_name(lab, "")) else SystemHypervisor.EMPTY

@@ -29,10 +29,10 @@ def command(file: Path, *, yes: bool, wait_seconds: float, expect_plan: str | No
     goes on; after an edit of the file it applies the difference.
     """
     from emulator.operations.provision import Options, provision
-    from emulator.wiring import real_world
+    from emulator.wiring import real_environment
 
     loaded = load(file)
-    world = real_world()
+    env = real_environment()
 
     def confirm(plan: Plan) -> bool:
         if plan.is_empty:
@@ -43,10 +43,10 @@ def command(file: Path, *, yes: bool, wait_seconds: float, expect_plan: str | No
     options = Options(confirm=confirm, expected_plan=expect_plan, wait_seconds=wait_seconds)
     with (
         stop_on_signals() as stop,
-        run_log(world.home.lab(loaded.spec.name).logs, "provision"),
+        run_log(env.home.lab(loaded.spec.name).logs, "provision"),
         reporting(live=yes and not plain) as reporter,
     ):
-        result = provision(world, loaded, options, reporter, stop)
+        result = provision(env, loaded, options, reporter, stop)
     if as_json:
         print_json(provision_json(loaded.spec, result))
     else:

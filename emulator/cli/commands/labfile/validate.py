@@ -25,14 +25,14 @@ def command(file: Path, *, host: bool, strict: bool, as_json: bool) -> None:
     """
     from emulator.operations.validate import validate
 
-    world = None
+    env = None
     if host:
-        from emulator.wiring import real_world
+        from emulator.wiring import real_environment
 
-        world = real_world()
+        env = real_environment()
     stream = sys.stdin.buffer if str(file) == "-" else None
     file = Path("stdin") if stream else file
-    report = validate(file, world, stream)
+    report = validate(file, env, stream)
     failed = report.has_errors(strict=strict)
     if as_json:
         print_json({"version": 1, **report.to_json(), "valid": not failed})

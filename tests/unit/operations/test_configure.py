@@ -1,25 +1,25 @@
-"""Working on a lab that is there."""
+"""Configure: new settings for a lab that is there, and no other machines."""
 
 from __future__ import annotations
 
 import pytest
 
 from emulator.core.errors import ConflictError
+from emulator.core.hypervisors import EMBEDDED
 from emulator.core.progress import SilentReporter
 from emulator.core.stop import StopFlag
-from emulator.lab.environment import EMBEDDED
 from emulator.lab.lab_files import load_recorded_lab
-from emulator.operations.operate import configure
+from emulator.operations.configure import configure
 from tests.support.simulated_world import SYSTEM_URI, SimulatedHost, lab_text
 
 
 def test_configure_takes_new_settings_but_no_other_machines(host: SimulatedHost) -> None:
     host.provision(host.lab_file(lab_text()))
-    done = configure(host.world(), host.lab_file(lab_text()), SilentReporter(), StopFlag())
-    assert set(done.changed) == {"hpc-controller", "hpc-compute-1"}
+    changed = configure(host.environment(), host.lab_file(lab_text()), SilentReporter(), StopFlag())
+    assert set(changed) == {"hpc-controller", "hpc-compute-1"}
     other = host.lab_file(lab_text().replace("memory_gb: 1", "memory_gb: 2", 1))
     with pytest.raises(ConflictError, match=r"other machines than lab demo has \(hpc-") as caught:
-        configure(host.world(), other, SilentReporter(), StopFlag())
+        configure(host.environment(), other, SilentReporter(), StopFlag())
     assert "provision" in caught.value.fix
 
 
@@ -46,12 +46,12 @@ def test_configure_keeps_the_file_by_which_the_lab_is_now(host: SimulatedHost) -
     host.provision(host.lab_file(CLOUD.format(memory=3, strategy="mixed")))
     assert recorded() == "mixed"
     loaded = host.lab_file(CLOUD.format(memory=3, strategy="single"))
-    configure(host.world(), loaded, SilentReporter(), StopFlag())
+    configure(host.environment(), loaded, SilentReporter(), StopFlag())
     assert recorded() == "single"
     assert host.home.lab("demo").spec.read_bytes() == loaded.source
     refused = host.lab_file(CLOUD.format(memory=4, strategy="mixed"))
     with pytest.raises(ConflictError):
-        configure(host.world(), refused, SilentReporter(), StopFlag())
+        configure(host.environment(), refused, SilentReporter(), StopFlag())
     assert recorded() == "single"
 
 

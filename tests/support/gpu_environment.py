@@ -1,4 +1,4 @@
-"""A world for the GPU verbs: simulated GPUs and a simulated hypervisor, and nothing else to call."""
+"""An environment for the GPU verbs: simulated GPUs and a simulated hypervisor, and nothing else to call."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from emulator.adapters.simulated.hypervisor import SimulatedHypervisor
 from emulator.adapters.simulated.packet_filter import SimulatedPacketFilter
 from emulator.adapters.system.systemd_units import SystemdUnits
 from emulator.apply.gpu_ownership import GpuLedger
+from emulator.core.hypervisors import SystemHypervisor
 from emulator.core.paths import Home
-from emulator.lab.environment import SystemHypervisor, World
+from emulator.lab.environment import Environment
 from tests.support.gpu_lab import GpuLab, gpu_machine
 
 URI = "test:///simulated"
 
 
-class GpuWorld:
+class GpuEnvironment:
     """`lab` is the lab `demo` with its record where the verbs look for it."""
 
     def __init__(self, home: Home, lab: GpuLab) -> None:
@@ -31,7 +32,7 @@ class GpuWorld:
         lab.journal = paths.journal
         self.paths = paths
         unused = cast(Any, None)
-        self.world = World(
+        self.environment = Environment(
             home=home,
             host_locks=home.locks,
             gpu_ledger=GpuLedger(home.gpu_owners),
@@ -62,6 +63,6 @@ class GpuWorld:
 
 
 @contextmanager
-def gpu_world(directory: Path) -> Iterator[GpuWorld]:
+def gpu_environment(directory: Path) -> Iterator[GpuEnvironment]:
     with gpu_machine(directory) as lab:
-        yield GpuWorld(Home(directory / "home"), lab)
+        yield GpuEnvironment(Home(directory / "home"), lab)

@@ -1,4 +1,4 @@
-"""A command at work on a lab: alone, and on the host's record of who changed what."""
+"""The host's record of who changed what: one entry when a command begins to change a lab, one when it ends."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from emulator.apply.audit import AuditLog
 from emulator.apply.lock import exclusive_lock, start_time
 from emulator.apply.state import StateStore, read_boot_id
 from emulator.core.errors import HyperscalerError, InterruptedRunError
+from emulator.core.paths import Home
 from emulator.core.progress import Reporter
 from emulator.core.stop import StopFlag
-from emulator.lab.environment import World
 
 DONE, FAILED, INTERRUPTED, ABORTED = "done", "failed", "interrupted", "aborted"
 
 
-class Work:
-    """What `working_on` gives: `begin` is called once it is certain that the command will change something."""
+class CommandLog:
+    """The entries of one command. Nothing is written until `begin`."""
 
     def __init__(self, log: AuditLog, lab: str, command: str, reporter: Reporter) -> None:
         self._log, self._lab, self._command, self._reporter = log, lab, command, reporter
@@ -36,12 +36,12 @@ class Work:
         self._store = store
         self._append(begin_entry(self._lab, self._command))
 
-    def tell(self, **details: str) -> None:
-        """More for the record, such as whom access was given to."""
+    def add(self, **details: str) -> None:
+        """Add details to the entry of the end, such as who was given access."""
         self._details |= details
 
     def end(self, error: BaseException | None) -> None:
-        """Close what `begin` opened; nothing without it."""
+        """Close what `begin` opened; does nothing without it."""
         if self._store is None:
             return
         changes = [{"action": action, "id": resource} for action, resource in self._store.done]
@@ -52,38 +52,32 @@ class Work:
         assert self._store is not None  # noqa: S101  set by begin
         try:
             self._log.append({"id": self._store.run_id, **entry})
-        except HyperscalerError as error:  # a record that cannot be written must not keep a lab from being taken away
+        except HyperscalerError as error:  # a log that cannot be written must not keep a lab from being removed
             self._reporter.warn(str(error))
 
 
 @contextmanager
-def working_on(
-    world: World,
-    lab: str,
-    command: str,
-    reporter: Reporter,
-    *,
-    wait_seconds: float = 0.0,
-    stop: StopFlag | None = None,
-) -> Iterator[Work]:
-    """Hold the lab's lock while the block runs, and put its begin and end on record. `stop` ends the wait for it.
+def logged_lock(
+    home: Home, lab: str, command: str, reporter: Reporter, stop: StopFlag, *, wait_seconds: float = 0.0
+) -> Iterator[CommandLog]:
+    """Hold the lab's lock while the block runs, and log how the block ends. `stop` ends the wait for the lock.
 
     Raises:
         ConflictError: another command works on the lab.
     """
-    lock = world.home.locks / f"{lab}.lock"
+    lock = home.locks / f"{lab}.lock"
     with exclusive_lock(lock, purpose=f"{command} {lab}", wait_seconds=wait_seconds, stop=stop):
-        work = Work(AuditLog(world.home.audit), lab, command, reporter)
+        log = CommandLog(AuditLog(home.audit), lab, command, reporter)
         try:
-            yield work
+            yield log
         except BaseException as error:
-            work.end(error)
+            log.end(error)
             raise
-        work.end(None)
+        log.end(None)
 
 
 def begin_entry(lab: str, command: str) -> dict[str, Any]:
-    """Who does what, for the record."""
+    """The entry of the beginning: who does what."""
     who = {"user": user_name(), "pid": os.getpid(), "started": start_time(os.getpid()), "boot": read_boot_id()}
     entry = {"event": "begin", "lab": lab, "command": command, **who, "host": socket.gethostname()}
     if "SUDO_USER" in os.environ:
@@ -91,15 +85,8 @@ def begin_entry(lab: str, command: str) -> dict[str, Any]:
     return entry
 
 
-def tell_damage(store: StateStore, reporter: Reporter) -> None:
-    """Say which lines of the journal cannot be believed."""
-    for damage in store.damage:
-        kind = "its last line was cut off by a crash" if damage.torn else damage.why
-        reporter.warn(f"{store.journal.path}:{damage.line}: {kind}; what is on the host is looked at instead")
-
-
 def outcome(error: BaseException | None) -> dict[str, Any]:
-    """How a command ended, for the record."""
+    """How a command ended, for the entry of its end."""
     match error:
         case None:
             return {"result": DONE, "exit_code": 0}
@@ -115,7 +102,7 @@ def outcome(error: BaseException | None) -> dict[str, Any]:
 
 
 def user_name() -> str:
-    """The user that this process runs as, by name where it has one."""
+    """Name of the user that this process runs as; its number if it has no name."""
     try:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:

@@ -1,4 +1,4 @@
-"""Which node holds what of which GPU: from a lab's record to `output/mdev_map.json`."""
+"""Which node holds which part of which GPU: from a lab's record to `output/mdev_map.json`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FILE_NAME = "mdev_map.json"
 
 
 def held_devices(state: State) -> tuple[HeldSlice | HeldGpu, ...]:
-    """What the nodes of a lab hold, as far as it is made and recorded."""
+    """Slices and whole GPUs that the nodes of a lab hold, as far as they are made and recorded."""
     made = [record for record in state.resources.values() if not record.open_action]
     slices = {
         (item.pci_address, item.profile, item.name): (item, record.handle)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from emulator.wiring.gpus import scratch_copy
+from emulator.adapters.simulated.scratch import scratch_copy
 
 
 @pytest.fixture(autouse=True)

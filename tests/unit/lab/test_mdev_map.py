@@ -12,18 +12,18 @@ import pytest
 
 from emulator.core.errors import StateError
 from emulator.gpu.placement.demand import Assignment
-from emulator.operations.gpu.map import held_devices, lab_mdev_map, write_mdev_map
+from emulator.lab.mdev_map import held_devices, lab_mdev_map, write_mdev_map
 from emulator.plan.gpu_resources import Vgpu
+from tests.support.gpu_environment import GpuEnvironment, gpu_environment
 from tests.support.gpu_lab import FIRST, SECOND, sliced
-from tests.support.gpu_world import GpuWorld, gpu_world
 
-SCHEMA = json.loads((Path(__file__).parents[4] / "schemas" / "mdev_map.schema.json").read_text())
+SCHEMA = json.loads((Path(__file__).parents[3] / "schemas" / "mdev_map.schema.json").read_text())
 NODES = {"n1": [sliced("a", "3g.40gb", 4), sliced("b", "1g.10gb", 1)], "n2": [Assignment("w", "gpu-1")]}
 
 
 @pytest.fixture
-def demo(tmp_path: Path) -> Iterator[GpuWorld]:
-    with gpu_world(tmp_path) as made:
+def demo(tmp_path: Path) -> Iterator[GpuEnvironment]:
+    with gpu_environment(tmp_path) as made:
         yield made
 
 
@@ -32,7 +32,7 @@ def check(data: object) -> None:
     jsonschema.Draft202012Validator(SCHEMA, format_checker=jsonschema.FormatChecker()).validate(data)
 
 
-def test_the_map_says_who_has_what(demo: GpuWorld) -> None:
+def test_the_map_says_who_has_what(demo: GpuEnvironment) -> None:
     wanted = demo.lab.wanted(**NODES)
     demo.lab.apply(wanted)
     data = lab_mdev_map(demo.paths, demo.lab.state)
@@ -63,7 +63,7 @@ def test_the_map_says_who_has_what(demo: GpuWorld) -> None:
     ]
 
 
-def test_the_vgpu_of_a_slice_is_on_that_slice(demo: GpuWorld) -> None:
+def test_the_vgpu_of_a_slice_is_on_that_slice(demo: GpuEnvironment) -> None:
     demo.lab.apply(demo.lab.wanted(**{f"n{start}": [sliced(f"d{start}", "1g.10gb", start)] for start in range(7)}))
     data = lab_mdev_map(demo.paths, demo.lab.state)
     check(data)
@@ -72,14 +72,14 @@ def test_the_vgpu_of_a_slice_is_on_that_slice(demo: GpuWorld) -> None:
         assert carried[entry["uuid"]] == entry["gpu_instance_id"]
 
 
-def test_what_is_not_made_to_the_end_is_not_in_the_map(demo: GpuWorld) -> None:
+def test_what_is_not_made_to_the_end_is_not_in_the_map(demo: GpuEnvironment) -> None:
     wanted = demo.lab.wanted(**NODES)
     demo.lab.apply(wanted)
     demo.lab.store.begin("update", next(item for item in wanted if isinstance(item, Vgpu)))
     assert len(held_devices(demo.lab.state)) == 2
 
 
-def test_the_file_is_private_whole_and_goes_away(demo: GpuWorld) -> None:
+def test_the_file_is_private_whole_and_goes_away(demo: GpuEnvironment) -> None:
     demo.lab.apply(demo.lab.wanted(**NODES))
     write_mdev_map(demo.paths, demo.lab.state)
     file = demo.paths.root / "output" / "mdev_map.json"
@@ -92,7 +92,7 @@ def test_the_file_is_private_whole_and_goes_away(demo: GpuWorld) -> None:
     assert not file.exists()
 
 
-def test_a_planted_link_is_not_followed(demo: GpuWorld, tmp_path: Path) -> None:
+def test_a_planted_link_is_not_followed(demo: GpuEnvironment, tmp_path: Path) -> None:
     demo.lab.apply(demo.lab.wanted(**NODES))
     (tmp_path / "target").mkdir()
     (demo.paths.root / "output").symlink_to(tmp_path / "target")
