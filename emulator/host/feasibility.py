@@ -1,4 +1,4 @@
-"""Whether this machine can hold the lab. Pure: the facts of the host come in as a value."""
+"""Whether this host can run the lab. Pure: the facts of the host are passed in as a value."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from ipaddress import IPv4Network, IPv6Network
 from itertools import islice
 
 from emulator.host.facts import HostFacts
+from emulator.host.pod_networks import check_pod_networks
 from emulator.labfile.findings import Finding, Report, Severity, counted
 from emulator.labfile.model import FOOTPRINT_GIB, ClusterKind, ClusterSpec, NetworkSpec, NodeSpec
 
-# QEMU's own memory in addition to the guest's (device models, page tables, TCG's translation cache), MiB for each node.
+# MiB that QEMU itself takes for each node in addition to the guest's memory: device models, page tables, TCG's cache.
 OVERHEAD_MIB = 128
-# Findings about things that the lab asks for and that are taken; all others say that the host is too small.
+# Findings where the host is large enough, but something else already uses what the lab asks for.
 CONFLICTS = frozenset({"host.subnet", "host.bridge"})
 
 
@@ -38,6 +39,7 @@ def check_host(
     """
     to_come = tuple(node for node in spec.nodes if node.name not in existing)
     found = [*_memory(spec.nodes, to_come, host, report), *_disk(to_come, host, report), *_cores(spec, host, report)]
+    found.extend(check_pod_networks(spec, host.networks, report, frozenset(own_bridges)))
     if not private_network:
         for network in spec.networks.values():
             others = [each for each in _subnets(spec) if each not in (network.subnet, network.subnet_v6)]
@@ -60,13 +62,13 @@ def _memory(
         reserved = host.memory_reserved_mib
         pages = f", {_gib(reserved)} of it reserved as huge pages, which labs do not use" if reserved else ""
         if wanted <= host.memory_total_mib:
-            fix = f"sysctl vm.nr_hugepages=0 if nothing needs them; or {fix}"
+            fix = f"sysctl vm.nr_hugepages=0 if nothing else needs them; or {fix}"
         yield _finding(
             report,
             Severity.ERROR,
             "host.memory",
             "clusters",
-            f"{counted(len(nodes), 'node')} and QEMU for each ({OVERHEAD_MIB} MiB) take {_gib(wanted)} of memory, "
+            f"{counted(len(nodes), 'node')} with {OVERHEAD_MIB} MiB for QEMU each take {_gib(wanted)} of memory, "
             f"and this host has {_gib(host.memory_total_mib)} in all{pages}",
             fix,
         )
@@ -140,7 +142,7 @@ def _network(
     )
     for key, subnet in subnets:
         taken = next(
-            (each for each in host.networks if each.interface not in own and subnet and each.subnet.overlaps(subnet)),
+            (each for each in host.networks if each.interface not in own and subnet and each.blocks(subnet)),
             None,
         )
         if subnet is None or taken is None:
@@ -152,7 +154,7 @@ def _network(
             Severity.ERROR,
             "host.subnet",
             f"{path}.{key}",
-            f"{subnet} overlaps {taken.subnet}, which this host reaches through {taken.interface}{whose}",
+            f"{subnet} overlaps {taken.subnet}, which this host {taken.use}{whose}",
             f"choose another subnet{elsewhere}, or `hypervisor: {{uri: embedded}}` with networks of its own",
         )
     if network.bridge in host.interfaces and network.bridge not in own:

@@ -50,7 +50,7 @@ def load_lab_file(file: Path, stream: BinaryIO | None = None) -> LoadedLab:
     """Load and check a file. Errors are in the report, never raised.
 
     Args:
-        stream: checked in place of the file, and not kept; `file` is then its name in findings.
+        stream: read in place of the file, and not kept; `file` is then its name.
     """
     spec, report = load_spec(file, stream)
     source = file.read_bytes() if spec is not None and stream is None else b""

@@ -104,7 +104,7 @@ def validate(file: Path, env: Environment | None, stream: BinaryIO | None = None
     """All findings about a file; with an `env` those about this host, too.
 
     Args:
-        stream: checked in place of the file, such as standard input; `file` is then its name in findings.
+        stream: read in place of the file, such as standard input; `file` is then its name.
     """
     loaded = load_lab_file(file, stream)
     if env is None or loaded.maybe_spec is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -71,9 +72,10 @@ def with_change(tree: dict[str, Any], path: str, value: object) -> dict[str, Any
             place = place[key]
         else:
             return None
-    if not isinstance(place, dict if isinstance(keys[-1], str) else list):
+    last: Any = keys[-1]
+    if not isinstance(place, dict if isinstance(last, str) else list):
         return None
-    place[keys[-1]] = value
+    operator.setitem(place, last, value)
     return changed
 
 

@@ -21,13 +21,12 @@ from cryptography.exceptions import InvalidSignature
 from emulator.apply.handlers.secrets import public_key
 from emulator.apply.journal import decode
 from emulator.core.errors import ConfigureError
-from emulator.core.ports import Completed
 from emulator.core.progress import Reporter
 from emulator.core.stop import StopFlag
 from emulator.credentials.rotation_phases import RotatedSecret
-from emulator.credentials.ssh_certificates import LabTrust
+from emulator.credentials.ssh_certificates import SshCertificates
 from emulator.credentials.ssh_trust import CertificateOrder
-from emulator.credentials.tls_certificates import OTHER_CA, LabTls
+from emulator.credentials.tls_certificates import OTHER_CA, TlsCertificates
 from emulator.guests.ports import Access, CheckOutcome, ConfigureOutcome
 from emulator.labfile.model import ClusterKind, ClusterSpec
 from tests.support.simulated_world import KeygenRunner, SimulatedGuests, SimulatedHost, Snapshot, journal_hooked
@@ -45,22 +44,19 @@ WRITERS = (
 class PairRunner(KeygenRunner):
     """ssh-keygen whose pairs are all different, and whose certificates name their signer."""
 
-    def run(self, argv: Sequence[str | Path], **_options: object) -> Completed:
-        words = tuple(str(word) for word in argv)
-        assert words[0] == "ssh-keygen", words
+    def keygen(self, words: tuple[str, ...]) -> None:
         if "-s" in words:
             signer, target = Path(words[words.index("-s") + 1]), Path(words[-1])
             with self._hook.around("ssh-keygen sign"):
                 certificate = f"cert {identity_of(signer)} {target.read_text().split()[1]}\n"
                 target.with_name(f"{target.stem}-cert.pub").write_text(certificate)
-            return Completed(words, 0, "", "")
+            return
         target, identity = Path(words[words.index("-f") + 1]), uuid.uuid4().hex
         with self._hook.around("ssh-keygen private"):
             target.touch(mode=0o600)
             target.write_text(f"PRIVATE {identity}\n")
         with self._hook.around("ssh-keygen public"):
             public_key(target).write_text(f"ssh-ed25519 {identity} lab\n")
-        return Completed(words, 0, "", "")
 
 
 def identity_of(private: Path) -> str:
@@ -78,8 +74,8 @@ class KeyedGuests(SimulatedGuests):
         super().__init__(host)
         self._runner = host.keygen()
 
-    def _trust(self, access: Access) -> LabTrust:
-        return LabTrust(access.paths, cast(Any, self._runner))
+    def _trust(self, access: Access) -> SshCertificates:
+        return SshCertificates(access.paths, cast(Any, self._runner))
 
     def user_key(self, spec: ClusterSpec, access: Access, order: CertificateOrder, *, revoked: Collection[str]) -> str:
         return self._trust(access).user_key(spec, order, revoked=revoked)
@@ -98,7 +94,7 @@ class KeyedGuests(SimulatedGuests):
     ) -> ConfigureOutcome:
         outcome = super().configure(spec, kind, access, reporter, stop, tags)
         self._trust(access).certify(spec, spec.nodes_of(kind))
-        LabTls(access.paths).certify(spec, spec.nodes_of(kind))
+        TlsCertificates(access.paths).certify(spec, spec.nodes_of(kind))
         for node in spec.nodes_of(kind):
             with self._hook.around("node told"):
                 nodes = self.nodes()

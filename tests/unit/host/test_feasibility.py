@@ -7,8 +7,9 @@ from ipaddress import IPv4Network, IPv6Network
 
 import pytest
 
-from emulator.host.facts import HostFacts, HostNetwork
+from emulator.host.facts import HostFacts
 from emulator.host.feasibility import check_host
+from emulator.host.routes import HostNetwork
 from emulator.labfile.findings import Report
 from emulator.labfile.load import parse_spec
 from emulator.labfile.model import ClusterSpec
@@ -50,16 +51,16 @@ def test_a_roomy_host_has_nothing_to_say() -> None:
     [
         (
             replace(ROOMY, memory_total_mib=4096),
-            "lab.yaml:6:1: error: clusters: 3 nodes and QEMU for each (128 MiB) take 4.4 GiB of memory, and this"
+            "lab.yaml:6:1: error: clusters: 3 nodes with 128 MiB for QEMU each take 4.4 GiB of memory, and this"
             " host has 4.0 GiB in all"
             " | lower memory_gb or the number of nodes; the largest is hpc-controller with 2.0 GiB",
         ),
         (
             replace(ROOMY, memory_reserved_mib=30 * 1024),
-            "lab.yaml:6:1: error: clusters: 3 nodes and QEMU for each (128 MiB) take 4.4 GiB of memory, and this"
+            "lab.yaml:6:1: error: clusters: 3 nodes with 128 MiB for QEMU each take 4.4 GiB of memory, and this"
             " host has 32.0 GiB in all, 30.0 GiB of it reserved as huge pages, which labs do not use"
-            " | sysctl vm.nr_hugepages=0 if nothing needs them; or lower memory_gb or the number of nodes; the largest"
-            " is hpc-controller with 2.0 GiB",
+            " | sysctl vm.nr_hugepages=0 if nothing else needs them; or lower memory_gb or the number of nodes;"
+            " the largest is hpc-controller with 2.0 GiB",
         ),
         (
             replace(ROOMY, memory_available_mib=4096),

@@ -75,7 +75,7 @@ def values_of(path: str, schema: Schema) -> list[object]:
     choices, examples = schema.get("enum", []), schema.get("examples", [])
     assert isinstance(choices, list)
     assert isinstance(examples, list)
-    by_type: Mapping[str, list[object]] = {
+    by_type: dict[str, list[object]] = {
         "boolean": [True, False],
         "array": [["deb http://a b c"]],
         "string": ["10.3.0.0/16", "a"],

@@ -15,6 +15,7 @@ from emulator.cli.commands.credentials.kubeconfig import command
 from emulator.core.errors import VerifyError
 from emulator.core.ports import Completed, GuestAddress
 from emulator.guests.verify.kubeconfigs import admin_kubeconfig, student_kubeconfig
+from tests.support.kubeadm_files import admin_conf, authority, client_certificate, encoded
 from tests.support.simulated_world import SimulatedHost
 
 HEAD = GuestAddress("cloud-control-plane", IPv4Address("10.20.0.10"), "root")
@@ -44,30 +45,35 @@ class Head:
         return Completed((command,), 0, self.stdout, "")
 
 
-def test_the_admins_file_is_that_of_the_control_plane() -> None:
-    head = Head("a kubeconfig")
-    assert admin_kubeconfig(head, HEAD) == "a kubeconfig"
+def test_the_admins_file_is_made_of_the_control_planes() -> None:
+    head = Head(admin_conf(server="https://10.20.0.10:6443"))
+    config = json.loads(admin_kubeconfig(head, HEAD, cluster="demo"))
+    assert config["users"][0]["user"]["client-certificate-data"] == encoded(client_certificate())
+    assert config["clusters"][0]["cluster"] == {
+        "server": "https://10.20.0.10:6443",
+        "certificate-authority-data": encoded(authority()),
+    }
     assert head.commands == ["sudo -n cat /etc/kubernetes/admin.conf"]
 
 
 def test_a_students_file_has_the_accounts_token_and_the_clusters_authority() -> None:
-    data = {"token": base64.b64encode(b"its-token").decode(), "ca.crt": "Q0E="}
+    data = {"token": base64.b64encode(b"its-token").decode(), "ca.crt": encoded(authority())}
     config = json.loads(student_kubeconfig(Head(json.dumps({"data": data})), HEAD, cluster="demo"))
     assert config["users"] == [{"name": "student", "user": {"token": "its-token"}}]
     assert config["clusters"][0]["cluster"] == {
         "server": "https://10.20.0.10:6443",
-        "certificate-authority-data": "Q0E=",
+        "certificate-authority-data": encoded(authority()),
     }
     assert config["contexts"][0]["context"]["namespace"] == "students"
 
 
 @pytest.mark.parametrize("answer", ["", "{}", '{"data": {"token": "no base64!"}}', '{"data": {}}'])
-def test_an_account_without_a_token_is_told(answer: str) -> None:
+def test_an_account_without_a_token_is_reported(answer: str) -> None:
     with pytest.raises(VerifyError, match="no token yet"):
         student_kubeconfig(Head(answer), HEAD, cluster="demo")
 
 
-def test_the_file_is_private_and_the_way_to_the_lab_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_file_is_private_and_the_way_to_the_lab_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     host = SimulatedHost(tmp_path)
     host.provision(host.lab_file(LAB))
     monkeypatch.setattr(emulator.wiring, "real_environment", host.environment)

@@ -99,9 +99,12 @@ def test_another_rotation_finishes_the_one_that_has_begun(host: KeyedHost, monke
         with pytest.raises(VerifyError, match="not all works with it:\n    munge x: Invalid credential"):
             run(host, MUNGE)
     asked: list[Any] = []
-    done = rotate(
-        host.environment(), "demo", TLS, SilentReporter(), StopFlag(), confirm=lambda pending: not asked.append(pending)
-    )
+
+    def agree(pending: Any) -> bool:
+        asked.append(pending)
+        return True
+
+    done = rotate(host.environment(), "demo", TLS, SilentReporter(), StopFlag(), confirm=agree)
     assert asked == [(MUNGE,)]
     assert (done.secret, done.finished) == (TLS, (MUNGE,))
     assert pending_rotations(host.home.lab("demo")) == ()
@@ -175,7 +178,7 @@ def damage(host: KeyedHost, secret: RotatedSecret, content: bytes = b"") -> Path
     return record
 
 
-def test_a_damaged_record_is_kept_aside_and_told(host: KeyedHost) -> None:
+def test_a_damaged_record_is_kept_and_reported(host: KeyedHost) -> None:
     record = damage(host, TLS)
     status = lab_status(host.environment(), "demo")
     assert any("rotation of tls did not end" in line for line in status.problems)
@@ -183,7 +186,7 @@ def test_a_damaged_record_is_kept_aside_and_told(host: KeyedHost) -> None:
     told = Told()
     done = rotate(host.environment(), "demo", TLS, told, StopFlag(), confirm=lambda _pending: True)
     assert done.finished == (TLS,)
-    assert [line for line in told.warnings if "begins anew with: trust" in line]
+    assert [line for line in told.warnings if "starts again with: trust" in line]
     assert len([path for path in record.parent.parent.iterdir() if path.name.startswith("tls.damaged-")]) == 1
 
 

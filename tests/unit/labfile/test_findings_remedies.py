@@ -177,9 +177,9 @@ def test_remedies_for_networks_pass_whatever_the_others_are(chosen: dict[str, st
         assert changed is not None
         tree = changed
     for finding in judged(tree):
-        for path, value in changes(finding):
-            left = applied(tree, finding, path, value)
-            assert left == [], (finding.render(), path, value, [each.render() for each in left])
+        for where, remedy in changes(finding):
+            left = applied(tree, finding, where, remedy)
+            assert left == [], (finding.render(), where, remedy, [each.render() for each in left])
 
 
 PROFILES = st.from_regex(r"(mig-|MIG )?[1-7][gG]\.?[0-9]{1,3}(gb|GB)?([+.-]me)?", fullmatch=True)
