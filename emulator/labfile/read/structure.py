@@ -51,7 +51,7 @@ def check_structure(root: Node) -> Structure:
     result = Structure(root)
     for error in _validator().iter_errors(to_plain(root, cluster_schema())):
         path: FieldPath = tuple(error.absolute_path)
-        about_keys = error.validator in ("additionalProperties", "minProperties", "required")
+        about_keys = error.validator in ("additionalProperties", "required")
         bad_key = "propertyNames" in error.absolute_schema_path
         if about_keys or bad_key or path not in result.refused:  # a value that is wrong in several ways is wrong once
             result.errors.append(error)

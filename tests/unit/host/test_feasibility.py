@@ -127,30 +127,6 @@ def test_the_example_is_free_in_the_lab_and_on_the_host() -> None:
     assert found.fix.startswith("choose another subnet such as 192.168.103.0/24, or ")
 
 
-@pytest.mark.parametrize(
-    ("nat", "private", "warned"), [("true", False, True), ("false", False, False), ("true", True, False)]
-)
-def test_networks_of_the_host_inside_those_of_pods_and_services(nat: str, private: bool, warned: bool) -> None:
-    text = f"""version: "1.0"
-metadata: {{name: x}}
-global: {{networks: {{cloud_network: {{subnet: 10.78.0.0/24, nat: {nat}}}}}}}
-clusters: {{cloud: {{}}}}
-"""
-    spec, report = parse_spec(text, file="lab.yaml")
-    assert spec is not None
-    networks = (HostNetwork("eth0", IPv4Network("10.244.3.0/24")), HostNetwork("tun0", IPv4Network("10.96.0.0/24")))
-    found = check_host(spec, replace(ROOMY, networks=networks), report=report, private_network=private)
-    expected = [
-        "lab.yaml:4:12: warning: clusters.cloud.kubernetes_config.pod_subnet: 10.244.3.0/24, which this host reaches"
-        " through eth0, lies in the network of the pods (10.244.0.0/16): pods do not reach it, in spite of nat"
-        "\n    fix: choose another network such as 10.0.0.0/16 if pods need it",
-        "lab.yaml:4:12: warning: clusters.cloud.kubernetes_config.service_subnet: 10.96.0.0/24, which this host reaches"
-        " through tun0, lies in the network of the services (10.96.0.0/12): pods do not reach it, in spite of nat"
-        "\n    fix: choose another network such as 10.0.0.0/12 if pods need it",
-    ]
-    assert [each.render() for each in found] == (expected if warned else [])
-
-
 def test_a_taken_ipv6_network() -> None:
     spec, report = parse_spec(LAB.replace("subnet: 10.5.0.0/24", "subnet_v6: fd00:5::/64"), file="lab.yaml")
     assert spec is not None
