@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from emulator.images.store.files import artefact, digest_of
 
 from emulator.core.errors import ConflictError, StateError, UsageError
 from emulator.core.progress import SilentReporter
@@ -20,6 +19,7 @@ from emulator.images.build.input_tree import input_digest
 from emulator.images.build.input_version import record_path
 from emulator.images.lab_images import LabImages
 from emulator.images.recipe import load_recipe
+from emulator.images.store.checksums import artefact, digest_of
 from emulator.images.store.golden_image import GoldenImage
 from emulator.images.store.manifest import MANIFEST_NAME, Manifest
 from emulator.images.store.pointers import CURRENT
