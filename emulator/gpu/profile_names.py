@@ -33,7 +33,7 @@ class _Spelled:
 def meant_profile(text: str, names: Iterable[str]) -> str | None:
     """The profile that was probably meant.
 
-    Of as many compute slices the one with the nearest memory is taken, and of those the one with the same extras.
+    The number of compute slices counts first, then the nearest memory, then the same extras.
 
     Args:
         text: the profile as written, in any spelling.
@@ -42,15 +42,20 @@ def meant_profile(text: str, names: Iterable[str]) -> str | None:
     known = tuple(names)
     wanted = _spelled(text)
     parts = {name: each for name in known if (each := _spelled(name))}
-    same = [name for name, each in parts.items() if wanted and wanted.slices in (None, each.slices)]
-    if wanted is None or not same:
+    if wanted is None or not parts:
         return next(iter(difflib.get_close_matches(text[:100].lower(), known, n=1, cutoff=0.6)), None)
-    return min(same, key=lambda name: _distance(wanted, parts[name]))
+    return min(parts, key=lambda name: _distance(wanted, parts[name]))
 
 
-def _distance(wanted: _Spelled, offered: _Spelled) -> tuple[int, bool, int]:
-    memory = offered.memory or 0
-    return abs(memory - (memory if wanted.memory is None else wanted.memory)), offered.extra != wanted.extra, memory
+def _distance(wanted: _Spelled, offered: _Spelled) -> tuple[int, int, bool, int]:
+    """Smaller is nearer; a part that was not written makes no difference."""
+    slices, memory = offered.slices or 0, offered.memory or 0
+    return (
+        abs(slices - (slices if wanted.slices is None else wanted.slices)),
+        abs(memory - (memory if wanted.memory is None else wanted.memory)),
+        offered.extra != wanted.extra,
+        memory,
+    )
 
 
 def _spelled(text: str) -> _Spelled | None:

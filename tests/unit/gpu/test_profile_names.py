@@ -32,6 +32,8 @@ RTX_PRO = ("1g.24gb", "1g.24gb+me", "1g.24gb+gfx", "1g.24gb+me.all", "1g.24gb-me
         ("1g.5gb", A100, "1g.10gb"),
         ("1g.5gb+me", A100, "1g.10gb+me"),
         ("7g.40gb", A100, "7g.80gb"),
+        ("5g.40gb", A100, "4g.40gb"),
+        ("3g.000gb", ("1g.6gb", "2g.12gb", "4g.24gb"), "2g.12gb"),
         ("1g.45gb", GB200, "1g.47gb"),
         ("1g.24gb", GB200, "1g.23gb"),
         ("1g.40gb", H200, "1g.35gb"),
