@@ -248,7 +248,7 @@ def test_files_of_the_node(
     *_, node_state = modules
     path = Path(tmp_path_factory.getbasetemp()) / "shadow"
     path.write_bytes(as_bytes(shadow))
-    judged(lambda: node_state.expired("ann", str(path)), OSError)
+    judged(lambda: node_state.expiry("ann", str(path)), OSError)
     judged(lambda: node_state.parse_ports(ports))
 
 
