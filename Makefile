@@ -1,39 +1,66 @@
 # The two commands to know: `make demo` and `make test`.
 VENV := .venv/bin
 
-.PHONY: help demo setup setup-dev test lint types unit test-libvirt test-isolation test-host e2e e2e-demo e2e-slurm e2e-system e2e-kubernetes e2e-kubernetes-short e2e-killed e2e-thorough e2e-packer fuzz stress bench destroy-demo clean
+.PHONY: help demo setup setup-dev check test lint types quick unit coverage lock hooks wheel test-libvirt test-isolation test-host e2e e2e-demo e2e-slurm e2e-system e2e-kubernetes e2e-kubernetes-short e2e-killed e2e-thorough e2e-packer fuzz stress bench destroy-demo clean
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: setup ## set up, build the image, provision the demo lab, run a real job on it
+demo: setup ## set up, build the images, provision the demo lab, run a real job on it
 	@scripts/demo.sh
 
 setup: ## install Debian and Python packages (names them first)
 	@scripts/setup.sh
 
 setup-dev: ## the same, with what the tests need
-	@scripts/setup.sh '[dev]'
+	@scripts/setup.sh dev
+
+check: setup-dev lint types quick ## the loop while you work: linters, types, the quick tests (a minute on two quiet cores)
 
 test: setup-dev lint types unit ## linters, types, all tests that need no hypervisor
 
-lint:
-	@echo "test: ruff" && $(VENV)/ruff check . && $(VENV)/ruff format --check --quiet .
+lint: ## ruff; `make lint FIX=1` repairs what it can and formats
+	@echo "test: ruff"
+	@$(VENV)/ruff check $(if $(FIX),--fix) . && $(VENV)/ruff format $(if $(FIX),,--check) --quiet .
 
-types:
+types: ## mypy --strict
 	@echo "test: mypy --strict" && $(VENV)/mypy
 
-unit:
-	@echo "test: pytest" && $(VENV)/pytest -q -n 2 --dist loadfile -m "not e2e and not hardware and not host"
+PYTEST := $(VENV)/pytest -q -n 2 --dist loadfile
+NO_HYPERVISOR := not e2e and not hardware and not host
+
+# What the loop leaves to `make test`: the ten slowest, which take two thirds of the time of tests/unit.
+SLOW := apply/test_executor_rollback.py apply/handlers/gpu/test_vgpu_slice.py cli/commands/host gpu/placement/test_solver.py \
+  guests/configure/test_playbook.py images lab/planning/test_gpu_placement_claims.py operations/host \
+  operations/test_provision_refusals.py playbooks/test_playbook_node_state.py
+QUICK := tests/architecture tests/packaging/test_constraints.py tests/unit $(SLOW:%=--ignore=tests/unit/%)
+
+quick:
+	@echo "test: pytest, the quick ones" && $(PYTEST) -m "$(NO_HYPERVISOR)" $(QUICK) $(ARGS)
+
+unit: ## tests that need no hypervisor; some: make unit ARGS='-k name', ARGS=tests/unit/gpu
+	@echo "test: pytest" && $(PYTEST) -m "$(NO_HYPERVISOR)" $(ARGS)
+
+coverage: setup-dev ## the same with a report of the lines that no test runs (htmlcov/); never a condition
+	@$(PYTEST) -m "$(NO_HYPERVISOR)" --cov --cov-report=term --cov-report=html $(ARGS)
+
+lock: ## pin the newest Python packages that fit, with checksums (constraints/); ARGS=--upgrade renews all
+	@scripts/lock.sh $(ARGS)
+
+hooks: setup-dev ## have git run ruff and mypy before each commit (.pre-commit-config.yaml)
+	@$(VENV)/pre-commit install
+
+wheel: setup-dev ## build dist/hyperscaler-VERSION-py3-none-any.whl
+	@$(VENV)/python -m pip --disable-pip-version-check --quiet wheel --no-index --no-deps --no-build-isolation --wheel-dir dist . && ls dist/*.whl
 
 test-host: setup-dev ## tests on a real private libvirtd and QEMU (root, some minutes)
 	@$(VENV)/pytest -v -m host tests
 
-test-libvirt: setup-dev ## those of test-host that boot no golden image: libvirtd, packet filter, locks, crashes (five minutes)
+test-libvirt: setup-dev ## the tests of test-host that boot no golden image: libvirtd, packet filter, locks, crashes (five minutes)
 	@$(VENV)/pytest -v -m host tests/contract tests/host/test_concurrency.py tests/host/test_crash_sweep.py \
 	  tests/host/test_embedded_lifecycle.py tests/host/test_node_firewall.py
 
-test-isolation: setup-dev ## that of test-host which sends packets between the guests of both clusters (five minutes)
+test-isolation: setup-dev ## the test of test-host that sends packets between the guests of both clusters (five minutes)
 	@$(VENV)/pytest -v -m host tests/host/test_isolation.py tests/host/test_isolation_ipv6.py
 
 e2e: e2e-demo e2e-slurm e2e-system e2e-killed e2e-kubernetes ## all labs on real VMs, one after the other
@@ -75,4 +102,4 @@ destroy-demo: ## take the demo lab away
 	@$(VENV)/hyperscaler destroy demo --yes
 
 clean: ## remove what setup and the tests left in the checkout
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage htmlcov build dist *.egg-info emulator/core/_version.py

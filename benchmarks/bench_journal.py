@@ -34,8 +34,9 @@ from emulator.core.fs import private_directory
 from emulator.core.paths import Home
 from emulator.core.ports import Completed, Hypervisor
 from emulator.core.progress import SilentReporter
-from emulator.lab.environment import AccelerationChoice, World
+from emulator.lab.environment import AccelerationChoice, Environment
 from emulator.lab.lab import Backends, open_lab
+from emulator.lab.open_journal import open_record
 from emulator.lab.planning.plan import HYPERVISOR_FACT, plan_lab
 from emulator.labfile.load import parse_spec
 from emulator.labfile.model import ClusterSpec
@@ -96,12 +97,12 @@ class Keygen:
         return Completed(tuple(argv), 0, "", "")
 
 
-def world_on(root: Path, hypervisor: SimulatedHypervisor) -> World:
+def environment_on(root: Path, hypervisor: SimulatedHypervisor) -> Environment:
     unused = cast(Any, None)
     root.joinpath("image").mkdir()
     images = Images(root / "image")
     tables = SimulatedPacketFilter()
-    return World(
+    return Environment(
         home=Home(root / "home"),
         host_locks=root / "locks",
         gpu_ledger=GpuLedger(root / "home" / "gpu-owners.json"),
@@ -133,27 +134,28 @@ def appends(directory: Path, number: int) -> list[float]:
         return times
 
 
-def planned(world: World, spec: ClusterSpec) -> tuple[float, Plan]:
+def planned(env: Environment, spec: ClusterSpec) -> tuple[float, Plan]:
     """What the next command does first: read the record, look, compare."""
     started = time.perf_counter()
-    store = StateStore(Journal(world.home.lab(spec.name).journal))
-    plan = plan_lab(open_lab(world, spec.name, Backends(URI)), store.state, spec, AccelerationChoice(False))
+    record = open_record(env.home, spec.name)
+    lab = open_lab(env, record, Backends(URI))
+    plan = plan_lab(lab, record.state, spec, AccelerationChoice(False))
     return time.perf_counter() - started, plan
 
 
-def made(world: World, spec: ClusterSpec) -> None:
-    paths = world.home.lab(spec.name)
+def made(env: Environment, spec: ClusterSpec) -> None:
+    paths = env.home.lab(spec.name)
     private_directory(paths.root)
-    lab = open_lab(world, spec.name, Backends(URI))
+    lab = open_lab(env, open_record(env.home, spec.name), Backends(URI))
     store = StateStore(Journal(paths.journal))
     store.fact(HYPERVISOR_FACT, URI)
     plan = plan_lab(lab, store.state, spec, AccelerationChoice(False))
     Executor(lab.handlers, store, SilentReporter()).apply(plan)
 
 
-def cut_in_half(world: World, spec: ClusterSpec, hypervisor: SimulatedHypervisor) -> None:
+def cut_in_half(env: Environment, spec: ClusterSpec, hypervisor: SimulatedHypervisor) -> None:
     """As if the power had gone: every other node is missing, and the last entries of the journal with it."""
-    paths = world.home.lab(spec.name)
+    paths = env.home.lab(spec.name)
     lines = paths.journal.read_bytes().splitlines(keepends=True)
     paths.journal.write_bytes(b"".join(lines[: len(lines) // 2]) + lines[-1][:100])
     for node in spec.nodes[::2]:
@@ -189,16 +191,16 @@ def main() -> int:
         raise SystemExit(f"cannot start: {report.findings}")
     with tempfile.TemporaryDirectory(dir=options.directory.absolute()) as below:
         hypervisor = SimulatedHypervisor()
-        world = world_on(Path(below), hypervisor)
-        made(world, spec)
+        env = environment_on(Path(below), hypervisor)
+        made(env, spec)
         machines: tuple[tuple[str, Callable[[], None]], ...] = (
             ("complete", lambda: None),
-            ("half missing", lambda: cut_in_half(world, spec, hypervisor)),
+            ("half missing", lambda: cut_in_half(env, spec, hypervisor)),
             ("all domains missing", lambda: all_missing(spec, hypervisor)),
         )
         for name, happen in machines:
             happen()
-            runs = [planned(world, spec) for _ in range(options.runs)]
+            runs = [planned(env, spec) for _ in range(options.runs)]
             assert not runs[0][1].blockers
             assert runs[0][1].is_empty == (name == "complete"), runs[0][1].changes[:3]
             seconds = [run[0] for run in runs]

@@ -27,15 +27,17 @@ from emulator.adapters.system.process import HostProcess
 from emulator.apply.executor import Executor
 from emulator.apply.journal import Journal
 from emulator.apply.state import StateStore
+from emulator.core.hypervisors import EMBEDDED
 from emulator.core.paths import Home
 from emulator.core.progress import SilentReporter
 from emulator.images.store.golden_image import GoldenImage
-from emulator.lab.environment import EMBEDDED, AccelerationChoice
+from emulator.lab.environment import AccelerationChoice
 from emulator.lab.lab import Backends, open_lab
+from emulator.lab.open_journal import open_record
 from emulator.lab.planning.plan import plan_lab
 from emulator.labfile.load import parse_spec
 from emulator.labfile.model import ClusterSpec
-from emulator.wiring import image_store, real_world
+from emulator.wiring import image_store, real_environment
 
 LAB = "bench"
 SPEC = """
@@ -61,11 +63,11 @@ DOMAIN = """<domain type='qemu'><name>{name}</name><uuid>{uuid}</uuid><memory un
 def product(spec: ClusterSpec) -> float:
     """Seconds until all domains run, by the product."""
     home = Home(Path(tempfile.mkdtemp(prefix="bench-")))
-    world = replace(real_world(), home=home)
+    env = replace(real_environment(), home=home)
     try:
         started = time.perf_counter()
         paths = home.lab(LAB)
-        lab = open_lab(world, LAB, Backends(EMBEDDED))
+        lab = open_lab(env, open_record(env.home, LAB), Backends(EMBEDDED))
         for directory in (paths.root, paths.console):
             directory.mkdir(parents=True)
         store = StateStore(Journal(paths.journal))

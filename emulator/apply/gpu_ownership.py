@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from emulator.apply.lock import exclusive_lock
+from emulator.apply.lock import exclusive_lock, host_locks
 from emulator.apply.state import read_boot_id
 from emulator.core.errors import ConflictError, StateError
 from emulator.core.fs import write_whole
@@ -315,3 +315,14 @@ class GpuLedger:
 def _checksum(data: Mapping[str, object]) -> str:
     body = json.dumps({key: value for key, value in data.items() if key != "sum"}, sort_keys=True)
     return hashlib.sha256(body.encode()).hexdigest()[:16]
+
+
+def host_ledger(home: Home) -> GpuLedger:
+    """The ledger of the host's own GPUs: one for all of root's homes, since they share the GPUs.
+
+    It lies in root's default home, because it must outlive a reboot.
+    """
+    layout, default = host_locks(home) / "gpu-layout.lock", Home.system()
+    if os.geteuid() != 0:
+        return GpuLedger(home.gpu_owners, layout)
+    return GpuLedger(default.gpu_owners, layout, home="" if home.id == default.id else home.id)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from emulator.core.errors import InterruptedRunError, StateError
 from emulator.core.locking import acquire, holder, name_of
+from emulator.core.paths import Home
 from emulator.core.stop import StopFlag
 
 # Locks that labs of all homes share. Not in /run/lock, which is world-writable: a user who creates the directory first
@@ -141,3 +142,11 @@ def holder_of(path: Path) -> str:
     if f" {major:02x}:{minor:02x}:{status.st_ino} " not in locks or not text:
         return ""
     return name_of(text)
+
+
+def host_locks(home: Home) -> Path:
+    """Directory of the locks around everything that labs share: one for all of root's homes.
+
+    The homes of other users share no hypervisor and no GPU with it.
+    """
+    return HOST_LOCKS if os.geteuid() == 0 else home.host_locks

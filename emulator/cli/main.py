@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
+from typing import NoReturn
 
 import click
 
@@ -116,17 +117,31 @@ def main() -> None:
     except OSError as error:
         print_error(HyperscalerError(error.strerror or str(error), where=str(error.filename or "")))
         sys.exit(ExitCode.FAILED)
-    except Exception as error:  # noqa: BLE001  a fault of ours; who reads `--json` gets JSON all the same
-        from traceback import print_exc
+    except ImportError as error:
+        from emulator.core.extras import missing_library
 
-        print_exc()
-        print_error(
-            HyperscalerError(
-                f"this is a fault of hyperscaler itself: {type(error).__name__}: {error}",
-                fix="report it with the lines above; what was done so far is on record: `hyperscaler status`",
-            )
+        missing = missing_library(error)
+        if missing is None:
+            _exit_with_our_fault(error)
+        print_error(missing)
+        sys.exit(missing.exit_code)
+    except Exception as error:  # noqa: BLE001  a fault of ours; who reads `--json` gets JSON all the same
+        _exit_with_our_fault(error)
+
+
+def _exit_with_our_fault(error: Exception) -> NoReturn:
+    from traceback import print_exception
+
+    from emulator.cli.output import print_error
+
+    print_exception(error)
+    print_error(
+        HyperscalerError(
+            f"this is a fault of hyperscaler itself: {type(error).__name__}: {error}",
+            fix="report it with the lines above; what was done so far is on record: `hyperscaler status`",
         )
-        sys.exit(ExitCode.FAILED)
+    )
+    sys.exit(ExitCode.FAILED)
 
 
 if __name__ == "__main__":

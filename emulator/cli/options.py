@@ -5,17 +5,23 @@ from __future__ import annotations
 import math
 import signal
 import sys
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import click
 
 from emulator.core.errors import UsageError
+from emulator.core.extras import require_host_libraries
 
 if TYPE_CHECKING:
     from emulator.lab.lab_files import LoadedLab
     from emulator.labfile.findings import Report
     from emulator.plan.model import Plan
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
 
 # By the name of the action.
 _COLOURS = {
@@ -47,6 +53,17 @@ wait_option = click.option(
     metavar="SECONDS",
     help="Wait for the lab's lock.",
 )
+
+
+def needs_host(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """A verb that cannot do its work without libvirt and Ansible refuses before it has done anything."""
+
+    @wraps(function)
+    def checked(*words: Parameters.args, **options: Parameters.kwargs) -> Result:
+        require_host_libraries()
+        return function(*words, **options)
+
+    return checked
 
 
 def print_findings(report: Report, *, quiet_warnings: bool = False) -> None:
@@ -91,12 +108,12 @@ def load(file: Path) -> LoadedLab:
     return loaded
 
 
-def load_by_name(world: Any, lab: str) -> LoadedLab:
+def load_by_name(env: Any, lab: str) -> LoadedLab:
     """The lab as last provisioned. A file name is taken for what people mean by it."""
     from emulator.lab.lab_files import load_recorded_lab
 
     refuse_file_name(lab)
-    return load_recorded_lab(world.home, lab)
+    return load_recorded_lab(env.home, lab)
 
 
 def refuse_file_name(lab: str) -> None:

@@ -1,30 +1,44 @@
-"""Data that ships beside the package: schemas, GPU tables, image recipes, playbooks, Packer templates, examples."""
+"""Data that ships with the program: schemas, GPU tables, image recipes, playbooks, the Packer template, examples."""
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Iterable
 from functools import cache
+from importlib import resources
 from pathlib import Path
 
 from emulator.core.errors import HyperscalerError
 
+#: What an installation must have; the rest comes along.
+REQUIRED = ("config", "playbooks", "schemas")
+
 
 @cache
 def share_dir() -> Path:
-    """The directory that holds `schemas/`, `config/`, `playbooks/` and `packer/`.
+    """The directory that holds `config/`, `packer/`, `playbooks/`, `schemas/` and `scripts/`.
 
-    A checkout (or an editable install) has them beside the package; a wheel puts them under
-    `<prefix>/share/hyperscaler`.
+    A wheel carries it inside the package, as `emulator/data`. A checkout, and so an editable install, has its folders
+    next to the package. Ansible and Packer read them as files, so the package must not be run from an archive.
 
     Raises:
         HyperscalerError: neither place has them; the installation is broken.
     """
-    candidates = (Path(__file__).resolve().parents[2], Path(sys.prefix) / "share" / "hyperscaler")
-    for candidate in candidates:
-        if (candidate / "schemas").is_dir() and (candidate / "playbooks").is_dir():
+    package = Path(str(resources.files("emulator")))
+    return first_complete((package / "data", package.parent))
+
+
+def first_complete(candidates: Iterable[Path]) -> Path:
+    """The first directory that has all of `REQUIRED`.
+
+    Raises:
+        HyperscalerError: none has.
+    """
+    tried = tuple(candidates)
+    for candidate in tried:
+        if all((candidate / name).is_dir() for name in REQUIRED):
             return candidate
     raise HyperscalerError(
-        "the installation lacks its data files (schemas, config, playbooks)",
-        where=" or ".join(str(path) for path in candidates),
-        fix="install again from the project's checkout: make setup",
+        f"the installation lacks its data files ({', '.join(REQUIRED)})",
+        where=" or ".join(str(path) for path in tried),
+        fix="install it again: `make setup` in a checkout, or pip install --force-reinstall 'hyperscaler[host]'",
     )

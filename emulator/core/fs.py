@@ -29,7 +29,7 @@ def left_by_the_dead(directory: Path, prefix: str, ending: str) -> Iterator[Path
 
 
 def private_directory(path: Path) -> None:
-    """Make `path` a directory that only its owner can enter, and that is still there after a power loss.
+    """Make `path` a directory that others can neither list nor write, and that is still there after a power loss.
 
     Raises:
         StateError: it is something else (a link that somebody planted), or cannot be made.
@@ -41,7 +41,8 @@ def private_directory(path: Path) -> None:
             sync_directory(directory.parent)
         if path.is_symlink() or path.stat().st_uid != os.geteuid():
             raise StateError("not a directory of our own", where=str(path), fix="remove it and try again")
-        path.chmod(0o700)
+        # What QEMU's account may pass through stays so: see `Hypervisor.admit_guests`.
+        path.chmod(0o700 | path.stat().st_mode & 0o010)
     except FileExistsError as error:
         raise StateError("a file is in the place of a directory", where=str(path), fix="remove it") from error
     except OSError as error:

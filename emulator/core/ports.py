@@ -7,7 +7,7 @@ objects stay inside it. Every method may raise `HyperscalerError` or a subclass;
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
@@ -231,6 +231,10 @@ class HypervisorView(Protocol):
 
 class Hypervisor(HypervisorView, Protocol):
     """A libvirt connection. Deletes are idempotent."""
+
+    def admit_guests(self, directories: Iterable[Path]) -> None:
+        """Let the processes of guests pass through directories of ours to the files that are theirs, and list none."""
+        ...
 
     def define_domain(self, request: DomainRequest) -> None:
         """Define without starting. A domain with the same UUID is redefined.

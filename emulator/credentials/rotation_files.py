@@ -159,7 +159,7 @@ def _secrets_of(paths: LabPaths) -> Mapping[RotatedSecret, tuple[Path, ...]]:
     }
 
 
-def mend_records(paths: LabPaths) -> tuple[str, ...]:
+def repair_rotation_records(paths: LabPaths) -> tuple[str, ...]:
     """Write damaged records of rotations anew; what to tell of each.
 
     Raises:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 from emulator.core.errors import StateError, UsageError
 
@@ -238,3 +239,15 @@ def parse_ttl(text: str) -> int:
     if not MIN_SECONDS <= seconds <= MAX_SECONDS:
         raise UsageError(f"{text!r} is not a lifetime", fix="a number with s, m, h or d: from 60s to 365d")
     return seconds
+
+
+def read_book(path: Path) -> AccessBook:
+    """The users of a lab, from its file; an empty book for a lab that never had any.
+
+    Raises:
+        StateError: the file is damaged.
+    """
+    try:
+        return parse_book(path.read_bytes())
+    except FileNotFoundError:
+        return AccessBook()

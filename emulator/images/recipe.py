@@ -1,4 +1,4 @@
-"""Image recipes: what goes into a golden image, as data that the builder and the Packer templates share."""
+"""Image recipes: what goes into a golden image, as data that the builder and the Packer template share."""
 
 from __future__ import annotations
 

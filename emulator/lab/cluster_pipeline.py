@@ -1,23 +1,30 @@
-"""The clusters of a lab side by side: each boots, is configured and verified on its own, and one that fails leaves the
-others to go on to their end."""
+"""Boot, configure and verify the clusters of a lab, side by side: when one fails, the others go on to their end."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from enum import StrEnum
 
-from emulator.apply.state import StateStore
 from emulator.core.errors import HyperscalerError, VerifyError
 from emulator.core.ports import log
-from emulator.guests.ports import CheckOutcome
+from emulator.guests.ports import Access, CheckOutcome
+from emulator.lab.run import LabRun
+from emulator.lab.wait_for_ssh import HostKeyBook, boot_cluster, open_host_keys
 from emulator.labfile.model import ClusterKind, ClusterSpec
 
 CONFIGURE_FACT = "phase/configure"
 VERIFY_FACT = "phase/verify"
 
 NAMES: Mapping[ClusterKind, str] = {ClusterKind.HPC: "Slurm", ClusterKind.CLOUD: "Kubernetes"}
+
+
+class Step(StrEnum):
+    BOOT = "boot"
+    CONFIGURE = "configure"
+    VERIFY = "verify"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,21 +37,12 @@ class ClusterOutcome:
     error: HyperscalerError | None = None
 
     def describe(self) -> str:
-        """What there is to say of this cluster beside the failure of another."""
+        """One line about this cluster, for the report of another one's failure."""
         if self.error is not None:
             return f"the {NAMES[self.kind]} cluster failed, too: {self.error.what}"
         if self.checks:
             return f"the {NAMES[self.kind]} cluster is not affected: all of its {len(self.checks)} checks passed"
         return f"the {NAMES[self.kind]} cluster is not affected: it is configured"
-
-
-@dataclass(frozen=True, slots=True)
-class ClusterSteps:
-    """What is done with one cluster, in this order; a step that is None is left out."""
-
-    boot: Callable[[ClusterKind], None] | None = None
-    configure: Callable[[ClusterKind], Mapping[str, int]] | None = None
-    verify: Callable[[ClusterKind], tuple[CheckOutcome, ...]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +60,10 @@ class Clusters:
         return tuple(check for outcome in self.outcomes for check in outcome.checks)
 
     def conclude(self, first: HyperscalerError | None = None) -> None:
-        """Raise the failure to tell, with a line on how each other cluster is.
+        """Raise the failure to report, with a line on how each other cluster is.
 
         Args:
-            first: a failure before the clusters were worked on, told rather than theirs.
+            first: a failure from before the clusters were worked on; it is reported rather than theirs.
         """
         failed = [outcome for outcome in self.outcomes if outcome.error is not None]
         error = first or (failed[0].error if failed else None)
@@ -79,68 +77,82 @@ class Clusters:
         raise error
 
 
-def work_on_clusters(
-    spec: ClusterSpec,
-    steps: ClusterSteps,
-    store: StateStore,
-    *,
-    kinds: Sequence[ClusterKind] | None = None,
-    record: bool = True,
-) -> Clusters:
-    """Do the steps with all clusters, or those of `kinds`, at once, and note in the journal how they went.
+def work_on_clusters(run: LabRun, *steps: Step, kinds: Sequence[ClusterKind] | None = None) -> Clusters:
+    """Take all clusters, or only those of `kinds`, through the steps side by side, and record how far they came."""
+    kinds = run.spec.clusters if kinds is None else kinds
+    work = _Work(run, frozenset(steps), run.access, open_host_keys(run) if Step.BOOT in steps else None)
+    if Step.CONFIGURE in steps:
+        run.store.fact(CONFIGURE_FACT, "begun")
+    clusters = _side_by_side(work, kinds)
+    complete = len(clusters.outcomes) == len(run.spec.clusters)
+    if Step.CONFIGURE in steps and complete and all(outcome.changed is not None for outcome in clusters.outcomes):
+        run.store.fact(CONFIGURE_FACT, "done")
+    if Step.VERIFY in steps and clusters.checks:
+        proven = complete and not any(outcome.error for outcome in clusters.outcomes)
+        run.store.fact(VERIFY_FACT, "done" if proven else "failed")
+    return clusters
 
-    Args:
-        spec: the lab.
-        steps: what to do with each cluster.
-        store: of the lab's journal.
-        kinds: the clusters, if not all.
-        record: False for steps that leave the lab as configured and as verified as it was.
+
+def configure_tagged(run: LabRun, tags: tuple[str, ...], kinds: Sequence[ClusterKind] | None = None) -> None:
+    """Run only the tasks with one of `tags`, on all clusters or those of `kinds`.
+
+    For what is not in the lab file: users, keys, certificates. The lab stays as configured and as verified as it was.
+
+    Raises:
+        ConfigureError: a task failed on a node, or a node did not answer.
     """
-    kinds = spec.clusters if kinds is None else kinds
-    if record and steps.configure is not None:
-        store.fact(CONFIGURE_FACT, "begun")
+    work = _Work(run, frozenset({Step.CONFIGURE}), run.access, None, tags)
+    _side_by_side(work, run.spec.clusters if kinds is None else kinds).conclude()
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What is done with each cluster. `keys` are needed for booting; `tags` narrow down the tasks of Ansible."""
+
+    run: LabRun
+    steps: frozenset[Step]
+    access: Access
+    keys: HostKeyBook | None
+    tags: tuple[str, ...] = ()
+
+
+def _side_by_side(work: _Work, kinds: Sequence[ClusterKind]) -> Clusters:
     with ThreadPoolExecutor(max_workers=max(1, len(kinds)), thread_name_prefix="cluster") as pool:
-        runs = [pool.submit(_work_on, spec, kind, steps) for kind in kinds]
-    outcomes = tuple(run.result() for run in runs)
-    if not record:
-        return Clusters(outcomes)
-    complete = len(outcomes) == len(spec.clusters)
-    if steps.configure is not None and complete and all(outcome.changed is not None for outcome in outcomes):
-        store.fact(CONFIGURE_FACT, "done")
-    if steps.verify is not None and any(outcome.checks for outcome in outcomes):
-        store.fact(VERIFY_FACT, "done" if complete and not any(outcome.error for outcome in outcomes) else "failed")
-    return Clusters(outcomes)
+        runs = [pool.submit(_bring_up, work, kind) for kind in kinds]
+    return Clusters(tuple(each.result() for each in runs))
 
 
-def _work_on(spec: ClusterSpec, kind: ClusterKind, steps: ClusterSteps) -> ClusterOutcome:
-    outcome = ClusterOutcome(kind)
+def _bring_up(work: _Work, kind: ClusterKind) -> ClusterOutcome:
+    """Boot, configure, verify: the steps that were asked for, in this order, up to the first that fails."""
+    outcome, run, guests = ClusterOutcome(kind), work.run, work.run.env.guests
     try:
-        if steps.boot is not None:
-            steps.boot(kind)
-        if steps.configure is not None:
-            outcome = dataclasses.replace(outcome, changed=steps.configure(kind))
-        if steps.verify is not None:
-            outcome = dataclasses.replace(outcome, checks=steps.verify(kind))
-            _require(spec, kind, outcome.checks)
+        if work.keys is not None:
+            boot_cluster(run, kind, work.keys)
+        if Step.CONFIGURE in work.steps:
+            done = guests.configure(run.spec, kind, work.access, run.reporter, run.stop, work.tags)
+            outcome = dataclasses.replace(outcome, changed=done.changed)
+        if Step.VERIFY in work.steps:
+            outcome = dataclasses.replace(outcome, checks=guests.verify(run.spec, kind, work.access, run.reporter))
+            _require(run.spec, kind, outcome.checks)
     except HyperscalerError as error:
         return dataclasses.replace(outcome, error=error)
-    except Exception as error:  # noqa: BLE001  whatever it is, the other cluster goes on and is told of
-        log.exception("the %s cluster ended with an error that nobody expected", NAMES[kind])
+    except Exception as error:  # noqa: BLE001  whatever it is, the other cluster goes on, and its outcome is reported
+        log.exception("unexpected error while working on the %s cluster", NAMES[kind])
         return dataclasses.replace(outcome, error=_unexpected(error))
     return outcome
 
 
 def _unexpected(error: Exception) -> HyperscalerError:
-    """The error as one that a person can act on; its traceback is in the log."""
+    """The error as one that says how to go on; its traceback is in the log."""
     if isinstance(error, OSError):
-        told = HyperscalerError(error.strerror or str(error), where=str(error.filename or ""))
+        shown = HyperscalerError(error.strerror or str(error), where=str(error.filename or ""))
     else:
-        told = HyperscalerError(
+        shown = HyperscalerError(
             f"this is a fault of hyperscaler itself: {type(error).__name__}: {error}",
             fix="report it with the traceback at the end of this run's log, in the directory logs of the lab",
         )
-    told.__cause__ = error
-    return told
+    shown.__cause__ = error
+    return shown
 
 
 def _require(spec: ClusterSpec, kind: ClusterKind, checks: Sequence[CheckOutcome]) -> None:

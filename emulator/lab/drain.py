@@ -19,7 +19,7 @@ from emulator.plan.resources import Domain, Network
 _ASK_SECONDS = 60.0
 _LOGIN_SECONDS = 15.0
 # Cordons a node and says in the same step who did: when this run ends before the node is gone and the file then keeps
-# it, the playbook (kubernetes_objects) lets it take pods again. A node that somebody else cordoned is left as it was.
+# it, the playbook (kubernetes_objects) lets it take pods again. A node that another person cordoned is left as it was.
 _DRAINING = "hyperscaler/draining"
 _LEAVE = {"metadata": {"annotations": {_DRAINING: "true"}}, "spec": {"unschedulable": True}}
 _STAY = {"metadata": {"annotations": {_DRAINING: None}}, "spec": {"unschedulable": None}}
@@ -70,7 +70,7 @@ def drain_departing(plan: Plan, spec: ClusterSpec, shell: GuestShell, reporter: 
         _require_no_stop(stop)
     except Exception:
         for name in cordoned:
-            with contextlib.suppress(HyperscalerError, OSError):  # the first error is the one to tell
+            with contextlib.suppress(HyperscalerError, OSError):  # the first error is the one to report
                 shell.run(head, _patch(name, _STAY), timeout=_ASK_SECONDS, check=False)
         raise
 
@@ -84,7 +84,7 @@ def _require_no_stop(stop: StopFlag) -> None:
 
 
 def _ready_nodes(shell: GuestShell, head: GuestAddress) -> Mapping[str, bool]:
-    """Names of the nodes that are Ready, each with whether somebody else cordoned it."""
+    """Names of the nodes that are Ready, each with whether another person cordoned it."""
     if not shell.ready(head, timeout=_LOGIN_SECONDS):
         raise HyperscalerError("the control plane does not answer", where=head.name)
     answer = shell.run(head, f"{KUBECTL} get nodes -o json", timeout=_ASK_SECONDS).stdout

@@ -1,10 +1,9 @@
-"""Everything outside the program, as one value. `wiring.py` makes the real one, tests make a simulated one."""
+"""Everything outside the program, as one value. `wiring.py` makes the real one, tests make simulated ones."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
@@ -12,26 +11,12 @@ from emulator.apply.gpu_ownership import GpuLedger
 from emulator.apply.handlers.gpu.host import GpuHost
 from emulator.apply.handlers.image import Images
 from emulator.core.filter_ports import PacketFilter
+from emulator.core.hypervisors import SystemHypervisor
 from emulator.core.paths import Home, LabPaths
 from emulator.core.ports import DiskTool, Hypervisor, HypervisorDaemon, ProcessRunner
 from emulator.guests.ports import Guests
 from emulator.host.facts import HostFacts
-from emulator.labfile.model import Acceleration, GpuDeviceSpec, KubernetesSpec
-
-EMBEDDED = "embedded"
-SYSTEM = "qemu:///system"
-
-
-class SystemHypervisor(StrEnum):
-    """What can be said of the host's own libvirt with a view to one lab.
-
-    `empty`: it does not answer, and what it keeps on disk shows that it has nothing of the lab (or it is not
-    installed). `silent`: it does not answer, and may have something.
-    """
-
-    ANSWERS = "answers"
-    EMPTY = "empty"
-    SILENT = "silent"
+from emulator.labfile.model import Acceleration, GpuBackend, GpuDeviceSpec, KubernetesSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +36,7 @@ class GpuOpener(Protocol):
 
 
 class Units(Protocol):
-    """What the host's init starts with the machine."""
+    """Units that the host's init starts at boot."""
 
     def read(self, name: str) -> str | None: ...
 
@@ -63,14 +48,18 @@ class Units(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class World:
+class Environment:
     """Ports and choosers.
 
-    `host_locks` is the directory of the locks around what labs of all homes share; `gpu_ledger` says which of them
-    has what of the host's own GPUs. `choose_hypervisor` maps the file's
-    `hypervisor.uri` to `embedded` or a libvirt URI; `system_hypervisor` looks at the host's own libvirt on behalf of a
-    lab. `images` opens the store for labs with this Kubernetes, which is an input of their image. What
-    `connect` and `packet_filter` take last is the argv prefix that enters the network namespace of the guests.
+    Attributes:
+        home: where labs and images lie, as this command was started.
+        host_locks: directory of the locks around everything that labs of all homes share.
+        gpu_ledger: which lab owns what on the host's own GPUs.
+        images: opens the image store for labs with this Kubernetes, which is an input of their image.
+        choose_hypervisor: maps the lab file's `hypervisor.uri` to `embedded` or a libvirt URI.
+        system_hypervisor: looks at the host's own libvirt on behalf of a lab, by the lab's name.
+        daemon: the private libvirtd in this directory and network namespace.
+        connect, packet_filter: their last argument is the argv prefix that enters the guests' network namespace.
     """
 
     home: Home
@@ -89,3 +78,8 @@ class World:
     host_facts: Callable[[], HostFacts]
     gpus: GpuOpener
     units: Units
+
+
+def host_gpus(env: Environment) -> GpuHost:
+    """The host's own GPUs, opened to be looked at only."""
+    return env.gpus(GpuBackend.NVML.value, env.home.lab("none"), None, dry=True)

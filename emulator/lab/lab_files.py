@@ -19,7 +19,7 @@ LAB_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,28}[a-z0-9])?")
 
 @dataclass(frozen=True, slots=True)
 class LoadedLab:
-    """`spec` is None when the report has errors. `source` are the file's bytes."""
+    """A lab file that was read. `maybe_spec` is None when the report has errors; `source` holds the file's bytes."""
 
     file: Path
     source: bytes
@@ -33,7 +33,7 @@ class LoadedLab:
             error = ConfigError(
                 f"{count} error{'s' if count != 1 else ''} in the lab file",
                 where=str(self.file),
-                fix="mend what is listed above; `hyperscaler validate` checks without doing anything",
+                fix="fix the errors above; `hyperscaler validate` checks without doing anything",
             )
             error.details["findings"] = [finding.to_json() for finding in self.report.findings]
             raise error
@@ -41,19 +41,19 @@ class LoadedLab:
     @property
     def spec(self) -> ClusterSpec:
         self.require_valid()
-        assert self.maybe_spec is not None  # noqa: S101  require_valid has seen to it
+        assert self.maybe_spec is not None  # noqa: S101  checked by require_valid
         return self.maybe_spec
 
 
 def load_lab_file(file: Path) -> LoadedLab:
-    """Load and judge a file; faults are in the report, never raised."""
+    """Load and check a file. Errors are in the report, never raised."""
     spec, report = load_spec(file)
     source = file.read_bytes() if spec is not None else b""
-    return LoadedLab(file, source, report, _beside(spec, file) if spec is not None else None)
+    return LoadedLab(file, source, report, _with_absolute_bundle(spec, file) if spec is not None else None)
 
 
-def _beside(spec: ClusterSpec, file: Path) -> ClusterSpec:
-    """The spec with its bundle's path made absolute: it stands in the file, and counts from there."""
+def _with_absolute_bundle(spec: ClusterSpec, file: Path) -> ClusterSpec:
+    """The spec with the path of its bundle made absolute; in the file it is relative to the file's directory."""
     written = bundle_of(spec)
     if spec.kubernetes is None or written is None:
         return spec
@@ -69,24 +69,32 @@ def bundle_of(spec: ClusterSpec) -> str | None:
 
 
 def load_recorded_lab(home: Home, name: str) -> LoadedLab:
-    """The lab of this name as it was last provisioned.
+    """The lab file of this lab as it was last provisioned.
 
     Raises:
         UsageError: there is no such lab on this host.
     """
-    require_lab_name(name)
-    file = home.lab(name).spec
-    if not file.is_file():
-        known = lab_names(home)
-        listed = f"labs here: {', '.join(known)}" if known else "there are no labs on this host"
-        raise UsageError(f"there is no lab {name}", fix=f"{listed}; hyperscaler provision FILE makes one")
-    loaded = load_lab_file(file)
+    require_lab(home, name)
+    loaded = load_lab_file(home.lab(name).spec)
     loaded.require_valid()
     return loaded
 
 
+def require_lab(home: Home, name: str) -> None:
+    """Raise unless the lab was provisioned on this host.
+
+    Raises:
+        UsageError: there is no such lab; names the labs that there are.
+    """
+    require_lab_name(name)
+    if not home.lab(name).spec.is_file():
+        known = lab_names(home)
+        listed = f"labs here: {', '.join(known)}" if known else "there are no labs on this host"
+        raise UsageError(f"there is no lab {name}", fix=f"{listed}; hyperscaler provision FILE makes one")
+
+
 def require_lab_name(name: str) -> None:
-    """A name becomes part of paths, so it is checked before anything else.
+    """Check a name before anything else, since it becomes part of paths.
 
     Raises:
         UsageError: it is not a lab's name.

@@ -1,4 +1,4 @@
-"""Waiting for guests: not until they run, but until they let us in."""
+"""Wait for the nodes of a cluster until they let us in by ssh; that their domains run is not enough."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Lock
 
-from emulator.core.errors import WaitTimeoutError
-from emulator.core.ports import GuestAddress, GuestShell
+from emulator.core import ids
+from emulator.core.errors import InterruptedRunError, WaitTimeoutError
+from emulator.core.ports import DomainState, GuestAddress, GuestShell, Hypervisor
 from emulator.core.progress import Event, Reporter, Status
 from emulator.core.stop import StopFlag
+from emulator.lab.run import LabRun
+from emulator.labfile.model import ClusterKind
 
 POLL_SECONDS, LONGEST_POLL_SECONDS = 0.5, 5.0
 """Between two tries at a guest, at first and in the end: each try that fails costs a busy host a login."""
@@ -22,7 +26,7 @@ CONSOLE_LINES = 8
 
 @dataclass(frozen=True, slots=True)
 class Guest:
-    """A node to wait for; `running` tells whether its domain still runs."""
+    """A node to wait for; `running` says whether its domain still runs."""
 
     address: GuestAddress
     console: Path
@@ -57,6 +61,41 @@ class HostKeyBook:
         return True
 
 
+def open_host_keys(run: LabRun) -> HostKeyBook:
+    """Write the lab's ssh_config, and begin the one book of host keys for all its clusters."""
+    guests, spec, access = run.env.guests, run.spec, run.access
+    guests.write_access(spec, access, None)
+    return HostKeyBook(guests.parse_host_keys, lambda keys: guests.write_access(spec, access, keys))
+
+
+def boot_cluster(run: LabRun, kind: ClusterKind, keys: HostKeyBook) -> None:
+    """Return when every node of the cluster lets us in.
+
+    Raises:
+        WaitTimeoutError: one did not within `timeouts.boot`.
+        InterruptedRunError: a stop was asked for.
+    """
+    spec, hypervisor = run.spec, run.lab.session.get()
+    guests = [
+        Guest(
+            GuestAddress(node.name, node.ip, spec.ssh.user),
+            run.paths.console / f"{node.name}.log",
+            partial(_runs, hypervisor, ids.host_name(spec.name, node.name)),
+        )
+        for node in spec.nodes_of(kind)
+    ]
+    wait_for_guests(guests, keys, run.shell, run.reporter, timeout=spec.timeouts.boot, stop=run.stop)
+    if run.stop.is_set():
+        raise InterruptedRunError(
+            "stopped on request while the nodes booted", fix="run the same command again to go on"
+        )
+
+
+def _runs(hypervisor: Hypervisor, domain: str) -> bool:
+    info = hypervisor.domain(domain)
+    return info is not None and info.state is DomainState.RUNNING
+
+
 def wait_for_guests(
     guests: Sequence[Guest],
     keys: HostKeyBook,
@@ -69,8 +108,8 @@ def wait_for_guests(
     """Return when every guest lets us in by ssh.
 
     Raises:
-        WaitTimeoutError: one did not within `timeout` seconds; names what it was stuck at, with the last
-            lines of its console.
+        WaitTimeoutError: one did not within `timeout` seconds; says where it was stuck, with the last lines of its
+            console.
     """
     with ThreadPoolExecutor(max_workers=max(1, min(len(guests), 32)), thread_name_prefix="boot") as pool:
         waits = [pool.submit(_wait, guest, keys, shell, reporter, timeout=timeout, stop=stop) for guest in guests]
@@ -115,7 +154,7 @@ KEY_MARK = b"hyperscaler-host-key:"
 
 
 def marked_lines(path: Path, *, kept: int = 32) -> str:
-    """The last lines of a console that speak of host keys; a guest may have printed any amount after them."""
+    """The last lines of a console that hold host keys; a guest may have printed any amount after them."""
     found: deque[bytes] = deque(maxlen=kept)
     try:
         with path.open("rb") as file:
@@ -132,8 +171,8 @@ def read_tail(path: Path, *, limit: int = 256 * 1024) -> str:
     """The end of a console log; empty while there is none. Guests write it, so it is bounded and may hold anything."""
     try:
         with path.open("rb") as file:
-            file.seek(0, 2)
-            file.seek(max(0, file.tell() - limit))
+            size = file.seek(0, 2)
+            file.seek(max(0, size - limit))
             return file.read(limit).decode("utf-8", "replace")
     except FileNotFoundError:
         return ""

@@ -10,7 +10,7 @@ from emulator.apply.audit import AuditLog
 from emulator.apply.lock import start_time
 from emulator.apply.state import read_boot_id
 from emulator.core.units import printable
-from emulator.lab.environment import World
+from emulator.lab.environment import Environment
 
 RUNNING, CUT_OFF = "running", "did not end"
 
@@ -59,23 +59,23 @@ class History:
 _KNOWN = frozenset({"version", "time", "id", "event", "result", "exit_code", "error", "changes", "seconds"})
 
 
-def history(world: World, lab: str | None, *, last: int) -> History:
+def history(env: Environment, lab: str | None, *, last: int) -> History:
     """The `last` commands that changed a lab, or any lab; labs that are gone included.
 
     Raises:
         StateError: the log cannot be read.
     """
-    entries, unreadable = AuditLog(world.home.audit).read()
+    entries, unreadable = AuditLog(env.home.audit).read()
     begins: dict[str, Mapping[str, Any]] = {}
     ends: dict[str, Mapping[str, Any]] = {}
     for entry in entries:
         (begins if entry.get("event") == "begin" else ends)[str(entry["id"])] = entry
     wanted = [key for key, begin in begins.items() if lab is None or begin.get("lab") == lab]
     wanted = wanted[-last:] if last > 0 else wanted
-    return History(tuple(_told(begins[key], ends.get(key)) for key in wanted), unreadable)
+    return History(tuple(_past_command(begins[key], ends.get(key)) for key in wanted), unreadable)
 
 
-def _told(begin: Mapping[str, Any], end: Mapping[str, Any] | None) -> PastCommand:
+def _past_command(begin: Mapping[str, Any], end: Mapping[str, Any] | None) -> PastCommand:
     user, real = _text(begin, "user", "?"), _text(begin, "sudo_user")
     closing: Mapping[str, Any] = end if end is not None else {"result": _unended(begin)}
     code = closing.get("exit_code")
@@ -94,7 +94,7 @@ def _told(begin: Mapping[str, Any], end: Mapping[str, Any] | None) -> PastComman
 
 
 def _text(entry: Mapping[str, Any], key: str, default: str = "") -> str:
-    """What the log says, fit for a terminal and for JSON: whoever may write to the log may write anything."""
+    """What the log says, fit for a terminal and for JSON: a user who can write to the log can write anything."""
     value = printable(str(entry.get(key) or default))
     return value if key == "error" else _line(value)
 

@@ -1,4 +1,4 @@
-"""Status: which labs are here, and how the nodes of one are. Never blocks, never fails for a lab at work."""
+"""Status: the labs of this host, and the nodes of one. Never blocks, not even while a command works on the lab."""
 
 from __future__ import annotations
 
@@ -13,20 +13,18 @@ from emulator.core import ids
 from emulator.core.errors import ConfigError, ConflictError, HyperscalerError, UsageError
 from emulator.core.ports import DomainInfo
 from emulator.credentials.rotation_files import pending_rotations
-from emulator.lab.environment import World
+from emulator.lab.environment import Environment
 from emulator.lab.lab import Backends, open_lab
 from emulator.lab.lab_files import lab_names, load_recorded_lab, require_lab_name
-from emulator.lab.open_journal import open_record
-from emulator.lab.planning.plan import HYPERVISOR_FACT, backends_of, plan_lab
+from emulator.lab.open_journal import LabRecord, open_record
+from emulator.lab.planning.plan import HYPERVISOR_FACT, open_to_plan, plan_lab
 from emulator.lab.recovery.ownership_conflicts import copy_notes
 from emulator.labfile.model import ClusterKind, ClusterSpec, NodeSpec
 from emulator.operations.host.autostart import has_autostart
 from emulator.plan.resources import Domain
 
-"""The nodes that can say how their cluster is."""
-
 DRIFT_LINES = 8
-"""How many differences between record and host are told one by one."""
+"""How many differences between record and host are listed one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +41,7 @@ class NodeStatus:
 
 @dataclass(frozen=True, slots=True)
 class LabStatus:
-    """`busy` names the command that works on the lab now; `problems` is what a person should look at, `notes` what he
-    may want to know."""
+    """`busy` names the command that works on the lab now; `problems` need attention, `notes` do not."""
 
     name: str
     hypervisor: str
@@ -83,7 +80,7 @@ class LabStatus:
 
 @dataclass(frozen=True, slots=True)
 class LabLine:
-    """One lab in the list of all. `problem` tells why its record cannot be read; the figures are empty then."""
+    """One lab in the list of all. `problem` says why its record cannot be read; the figures are empty then."""
 
     name: str
     nodes: int
@@ -93,14 +90,14 @@ class LabLine:
     problem: str = ""
 
 
-def list_labs(world: World) -> tuple[LabLine, ...]:
+def list_labs(env: Environment) -> tuple[LabLine, ...]:
     """All labs with a directory on this host."""
     lines = []
-    for name in lab_names(world.home):
-        busy = holder_of(world.home.locks / f"{name}.lock")
+    for name in lab_names(env.home):
+        busy = holder_of(env.home.locks / f"{name}.lock")
         try:
-            state = open_record(world, name)[1].state
-        except HyperscalerError as error:  # one lab must not keep the others from sight
+            state = open_record(env.home, name).state
+        except HyperscalerError as error:  # one lab must not hide the others
             lines.append(LabLine(name, 0, 0, "unknown", busy, error.what))
             continue
         nodes = sum(1 for key in state.resources if key.startswith("domain/"))
@@ -109,32 +106,32 @@ def list_labs(world: World) -> tuple[LabLine, ...]:
     return tuple(lines)
 
 
-def lab_status(world: World, name: str) -> LabStatus:
+def lab_status(env: Environment, name: str) -> LabStatus:
     """One lab: what is recorded, what libvirt says, what Slurm says.
 
-    A lab whose first `provision` has just begun has no file yet: what is known of it is told all the same.
+    A lab whose first `provision` has just begun has no file yet: it is reported as far as it is known.
 
     Raises:
         UsageError: there is no such lab.
     """
     require_lab_name(name)
-    busy = holder_of(world.home.locks / f"{name}.lock")
+    busy = holder_of(env.home.locks / f"{name}.lock")
     try:
-        world, store = open_record(world, name)
+        record = open_record(env.home, name)
     except ConflictError as error:  # a copy of another lab, or one that was renamed: nothing in it can be followed
-        return LabStatus(name, "", {}, (), {}, busy, (f"{error.what}; {error.fix}",), has_autostart(world, name))
-    state = store.state
+        return LabStatus(name, "", {}, (), {}, busy, (f"{error.what}; {error.fix}",), has_autostart(env, name))
+    state = record.state
     try:
-        spec = load_recorded_lab(world.home, name).spec
+        spec = load_recorded_lab(env.home, name).spec
     except UsageError:
-        if not (busy or world.home.lab(name).root.is_dir()):
+        if not (busy or env.home.lab(name).root.is_dir()):
             raise
-        return _unfinished(world, name, state, busy, "its file is missing")
+        return _unfinished(env, name, state, busy, "its file is missing")
     except ConfigError:
-        return _unfinished(world, name, state, busy, f"its file ({world.home.lab(name).spec}) is damaged")
+        return _unfinished(env, name, state, busy, f"its file ({env.home.lab(name).spec}) is damaged")
     hypervisor = state.facts.get(HYPERVISOR_FACT, "")
-    problems = [f"journal line {damage.line}: {damage.why}" for damage in store.damage if not damage.torn]
-    domains, trouble = _domains(world, name, hypervisor)
+    problems = [f"journal line {damage.line}: {damage.why}" for damage in record.store.damage if not damage.torn]
+    domains, trouble = _domains(env, record, hypervisor)
     problems += trouble
     nodes = tuple(_node(spec, node, domains) for node in spec.nodes)
     problems += [f"{node.name} is {node.state}" for node in nodes if node.state != "running"]
@@ -143,23 +140,23 @@ def lab_status(world: World, name: str) -> LabStatus:
         for record in state.resources.values()
         if record.open_action
     ]
-    problems += _rotations(world, name)
+    problems += _rotations(env, name)
     notes: tuple[str, ...] = ()
     if domains is not None and not busy:
         stopped = {f"{Domain.kind}/{node.name}" for node in nodes if node.state not in ("running", "absent")}
-        drift, notes = _drift(world, spec, state, told=stopped)
+        drift, notes = _drift(env, record, spec, shown=stopped)
         problems += drift
     running = {node.name for node in nodes if node.state == "running"}
     answering = [node.role.cluster for node in spec.nodes if node.role.is_head and node.name in running]
-    clusters = _clusters(world, spec, hypervisor, answering) if answering else {}
+    clusters = _clusters(env, record, spec, hypervisor, answering) if answering else {}
     phases = {key.removeprefix("phase/"): value for key, value in state.facts.items() if key.startswith("phase/")}
-    autostart = has_autostart(world, name)
+    autostart = has_autostart(env, name)
     return LabStatus(name, hypervisor, phases, nodes, clusters, busy, tuple(problems), autostart, notes)
 
 
-def _rotations(world: World, name: str) -> list[str]:
+def _rotations(env: Environment, name: str) -> list[str]:
     try:
-        pending = pending_rotations(world.home.lab(name))
+        pending = pending_rotations(env.home.lab(name))
     except HyperscalerError as error:
         return [error.what]
     return [
@@ -168,19 +165,21 @@ def _rotations(world: World, name: str) -> list[str]:
     ]
 
 
-def _unfinished(world: World, name: str, state: State, busy: str, why: str) -> LabStatus:
-    """A lab without its file: `provision` has not come so far, or the file was lost or damaged."""
+def _unfinished(env: Environment, name: str, state: State, busy: str, why: str) -> LabStatus:
+    """A lab without its file: `provision` has not written it yet, or the file was lost or damaged."""
     problem = "being made" if busy else f"{why}; provision it again from your own, or destroy it"
     hypervisor = state.facts.get(HYPERVISOR_FACT, "")
-    return LabStatus(name, hypervisor, {}, (), {}, busy, (problem,), has_autostart(world, name))
+    return LabStatus(name, hypervisor, {}, (), {}, busy, (problem,), has_autostart(env, name))
 
 
-def _domains(world: World, name: str, hypervisor: str) -> tuple[Mapping[UUID, DomainInfo] | None, list[str]]:
-    """By UUID: somebody may have given one another name."""
+def _domains(
+    env: Environment, record: LabRecord, hypervisor: str
+) -> tuple[Mapping[UUID, DomainInfo] | None, list[str]]:
+    """The domains by UUID, since one may have been renamed."""
     if not hypervisor:
         return {}, ["the lab was never provisioned to the end"]
     try:
-        connection = open_lab(world, name, Backends(hypervisor)).session.peek()
+        connection = open_lab(env, record, Backends(hypervisor)).session.peek()
         if connection is None:
             return None, ["its hypervisor does not run; `hyperscaler provision` brings it back"]
         return {info.uuid: info for info in connection.domains()}, []
@@ -196,25 +195,29 @@ def _node(spec: ClusterSpec, node: NodeSpec, domains: Mapping[UUID, DomainInfo] 
 
 
 def _drift(
-    world: World, spec: ClusterSpec, state: State, *, told: Collection[str]
+    env: Environment, record: LabRecord, spec: ClusterSpec, *, shown: Collection[str]
 ) -> tuple[list[str], tuple[str, ...]]:
-    """What `provision` of the recorded file would change now, a line each, and what it would leave alone; `told` is
-    left out."""
+    """What `provision` of the recorded file would change now, a line each, and what it would leave alone.
+
+    Resources in `shown` are left out, since they are reported already.
+    """
     try:
-        lab = open_lab(world, spec.name, backends_of(world, state, spec, dry=True))
-        plan = plan_lab(lab, state, spec, world.accelerate(spec.hypervisor.acceleration))
+        lab = open_to_plan(env, record, spec)
+        plan = plan_lab(lab, record.state, spec, env.accelerate(spec.hypervisor.acceleration))
         notes = copy_notes(lab)
     except HyperscalerError as error:
         return [f"cannot be compared with the host: {error.what.splitlines()[0]}"], ()
     lines = [f"{blocker.resource_id}: {blocker.what}" for blocker in plan.blockers]
     for change in plan.changes:
-        if change.resource.id not in told:
+        if change.resource.id not in shown:
             lines.append(f"{change.resource.id}: {change.reason} ({change.action.value} by `hyperscaler provision`)")
-    shown = lines[:DRIFT_LINES]
-    return [*shown, *([f"and {len(lines) - len(shown)} more"] if len(lines) > len(shown) else [])], notes
+    listed = lines[:DRIFT_LINES]
+    return [*listed, *([f"and {len(lines) - len(listed)} more"] if len(lines) > len(listed) else [])], notes
 
 
-def _clusters(world: World, spec: ClusterSpec, hypervisor: str, kinds: Sequence[ClusterKind]) -> Mapping[str, str]:
+def _clusters(
+    env: Environment, record: LabRecord, spec: ClusterSpec, hypervisor: str, kinds: Sequence[ClusterKind]
+) -> Mapping[str, str]:
     """What Slurm and Kubernetes say of their nodes."""
-    lab = open_lab(world, spec.name, Backends(hypervisor))
-    return world.guests.cluster_state(spec, lab.access(spec.ssh.user), kinds)
+    lab = open_lab(env, record, Backends(hypervisor))
+    return env.guests.cluster_state(spec, lab.access(spec.ssh.user), kinds)

@@ -7,27 +7,27 @@ from pathlib import Path
 
 from emulator.apply.state import State
 from emulator.core.errors import ConflictError, HostNotFitError, HyperscalerError
+from emulator.core.hypervisors import EMBEDDED
 from emulator.core.progress import Reporter
 from emulator.core.units import printable
 from emulator.host.facts import HostFacts
 from emulator.host.feasibility import CONFLICTS, check_host
 from emulator.images.store.refs import parse_reference
-from emulator.lab.environment import EMBEDDED, World
-from emulator.lab.lab import Lab, open_lab
+from emulator.lab.environment import AccelerationChoice, Environment, host_gpus
+from emulator.lab.lab import Lab
 from emulator.lab.lab_files import LoadedLab, bundle_of, load_lab_file
 from emulator.lab.open_journal import open_record
 from emulator.lab.planning.gpu_placement import plan_gpus
-from emulator.lab.planning.host_gpus import host_gpus
-from emulator.lab.planning.plan import backends_of
+from emulator.lab.planning.plan import open_to_plan
 from emulator.labfile.findings import Finding, Report, Severity
 from emulator.labfile.model import ClusterKind, GpuBackend
 from emulator.plan.resources import Domain, Network, Resource, Volume
 
 
 def judge_host(loaded: LoadedLab, facts: HostFacts, lab: Lab, state: State) -> Report:
-    """The file's report with what this host has to say; a lab's own nodes and bridges do not count against it.
+    """The file's report with the findings on this host; a lab's own nodes and bridges do not count against it.
 
-    Its own are those on record, and those that bear its marks, since a record can be lost.
+    Its own are those on record, and those with its marks, since a record can be lost.
     """
     if loaded.maybe_spec is None:
         return loaded.report
@@ -50,8 +50,15 @@ def host_findings(
     private_network: bool,
     holders: Mapping[str, str] | None = None,
 ) -> list[Finding]:
-    """What a host has to say about a valid file; `ours` is what the lab has on it already, `holders` whose the
-    bridges are."""
+    """Findings on a host for a valid file.
+
+    Args:
+        loaded: the file.
+        facts: of the host.
+        ours: resources that the lab has on the host already.
+        private_network: the lab's networks are in a namespace of their own.
+        holders: who has which bridge, by the bridge's name.
+    """
     return check_host(
         loaded.spec,
         facts,
@@ -63,14 +70,23 @@ def host_findings(
     )
 
 
-def require_fit(world: World, loaded: LoadedLab, lab: Lab, state: State, reporter: Reporter) -> None:
-    """Tell what this machine has to say about a valid file.
+def check_on_host(
+    env: Environment, loaded: LoadedLab, lab: Lab, state: State, reporter: Reporter
+) -> AccelerationChoice:
+    """Check that the lab of a valid file can run on this host, and decide whether its guests run under KVM.
 
     Raises:
-        ConflictError: somebody else has a bridge or a subnet of the lab.
+        ConflictError: a bridge or subnet of the lab is in use by others.
         HostNotFitError: the lab cannot run here.
     """
-    report = judge_host(loaded, world.host_facts(), lab, state)
+    acceleration = env.accelerate(loaded.spec.hypervisor.acceleration)
+    if acceleration.warning:
+        reporter.warn(acceleration.warning)
+    _require_fit(loaded, judge_host(loaded, env.host_facts(), lab, state), reporter)
+    return acceleration
+
+
+def _require_fit(loaded: LoadedLab, report: Report, reporter: Reporter) -> None:
     for finding in report.warnings:
         if finding not in loaded.report.warnings:
             reporter.warn(f"{finding.where}: {finding.path}: {finding.what}")
@@ -83,22 +99,20 @@ def require_fit(world: World, loaded: LoadedLab, lab: Lab, state: State, reporte
         )
 
 
-def validate(file: Path, world: World | None) -> Report:
-    """All findings about a file; with a `world` those about this machine, too."""
+def validate(file: Path, env: Environment | None) -> Report:
+    """All findings about a file; with an `env` those about this host, too."""
     loaded = load_lab_file(file)
-    if world is None or loaded.maybe_spec is None:
+    if env is None or loaded.maybe_spec is None:
         return loaded.report
     name = loaded.spec.name
-    world, store = open_record(world, name)
-    state = store.state
-    lab = open_lab(world, name, backends_of(world, state, loaded.spec, dry=True))
-    report = judge_host(loaded, world.host_facts(), lab, state)
-    return report.extended((*judge_gpus(world, loaded, state), *judge_bundle(loaded, state)))
+    record = open_record(env.home, name)
+    lab = open_to_plan(env, record, loaded.spec)
+    report = judge_host(loaded, env.host_facts(), lab, record.state)
+    return report.extended((*judge_gpus(env, loaded, record.state), *judge_bundle(loaded, record.state)))
 
 
 def judge_bundle(loaded: LoadedLab, state: State) -> tuple[Finding, ...]:
-    """Whether the bundle that the file names is there, where one is needed: for disks that are to be made of an image
-    that follows the recipe."""
+    """Whether the file's Kubernetes bundle exists, if needed: for new disks of an image that follows its recipe."""
     spec = loaded.spec
     path, image = bundle_of(spec), parse_reference(spec.images.cloud)
     disks = {record.resource.name for record in state.resources.values() if isinstance(record.resource, Volume)}
@@ -120,12 +134,12 @@ def judge_bundle(loaded: LoadedLab, state: State) -> tuple[Finding, ...]:
     return (finding,)
 
 
-def judge_gpus(world: World, loaded: LoadedLab, state: State) -> tuple[Finding, ...]:
-    """What keeps the host's GPUs from serving the file, as a plan would find it; simulated GPUs always serve."""
+def judge_gpus(env: Environment, loaded: LoadedLab, state: State) -> tuple[Finding, ...]:
+    """Whether the host's GPUs can serve the file, as a plan would find it; simulated GPUs always can."""
     spec = loaded.spec
     if not spec.gpu.devices or spec.gpu.backend is GpuBackend.SIMULATED:
         return ()
-    host = host_gpus(world)
+    host = host_gpus(env)
     try:
         plan_gpus(spec, host, state)
     except HyperscalerError as error:

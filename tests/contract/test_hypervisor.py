@@ -42,9 +42,11 @@ class Bench:
 @pytest.fixture(scope="module")
 def libvirt(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hypervisor]:
     directory = tmp_path_factory.mktemp("hv") / "h"
-    daemon = EmbeddedHypervisor(directory, f"hst-c{os.getpid()}", HostProcess())
+    top = tmp_path_factory.getbasetemp()
+    daemon = EmbeddedHypervisor(directory, f"hst-c{os.getpid()}", HostProcess(), writable=(top,))
     try:
         connection = LibvirtHypervisor(daemon.start(), daemon.guest_command_prefix())
+        connection.admit_guests([top])
         yield connection
         connection.close()
     finally:
@@ -59,6 +61,7 @@ def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
         runner = HostProcess()
         runner.run(["qemu-img", "create", "-q", "-f", "qcow2", base, "64M"], timeout=30)
         hypervisor: Hypervisor = request.getfixturevalue("libvirt")
+        hypervisor.admit_guests([tmp_path])
         yield Bench(hypervisor, QemuImg(runner), guests, base)
         for domain in hypervisor.domains():
             hypervisor.delete_domain(domain.name)

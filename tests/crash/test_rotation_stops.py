@@ -35,7 +35,7 @@ class Rotation:
     secret: RotatedSecret
 
     def rotate(self) -> None:
-        rotate(self.host.world(), LAB, self.secret, SilentReporter(), StopFlag(), confirm=lambda _pending: True)
+        rotate(self.host.environment(), LAB, self.secret, SilentReporter(), StopFlag(), confirm=lambda _pending: True)
 
     def provision(self) -> None:
         self.host.provision(self.lab)
@@ -61,7 +61,7 @@ def rotation(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rotatio
             lab = host.lab_file(lab_text(compute=2))
             host.provision(lab)
             for name, role in (("ada", AccessRole.STUDENT), ("bob", AccessRole.ADMIN)):
-                grant(host.world(), LAB, GrantRequest(name, role, 3600), SilentReporter(), StopFlag())
+                grant(host.environment(), LAB, GrantRequest(name, role, 3600), SilentReporter(), StopFlag())
             yield Rotation(host, lab, request.param)
     finally:
         host.close()
@@ -82,7 +82,7 @@ def require_rotated(rotation: Rotation, before: dict[Path, bytes], where: str) -
         assert node["munge"] == hashlib.sha256((paths.secrets / "munge.key").read_bytes()).hexdigest(), (name, where)
         assert node["trusted"] == [paths.tls_ca.read_text()], (name, where)
         assert signed_by(node["certificate"], node["trusted"]), (name, where)
-    for user in list_users(host.world(), LAB):
+    for user in list_users(host.environment(), LAB):
         certificate = (paths.handouts / user.name / "id_ed25519-cert.pub").read_text()
         assert certificate.split()[1] == identity_of(paths.ssh_ca), (user.name, where)
         assert identity_of(paths.ssh_ca) in (paths.handouts / user.name / "known_hosts").read_text(), where

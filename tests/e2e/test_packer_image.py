@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from emulator.adapters.system.process import HostProcess
-from emulator.core.data_files import share_dir
 from emulator.core.paths import Home
+from emulator.images.packer.files import template_path
 from emulator.images.store.store import ImageStore
 from tests.support.labs import host_snapshot, hyperscaler, left_behind
 
@@ -65,7 +65,7 @@ def test_packer_makes_the_image_that_the_recipe_says(home: Path, before: dict[st
     started = time.monotonic()
     argv = ["packer", "build", "-color=false", "-only=qemu.base", f"-var-file={build / 'packer.pkrvars.json'}"]
     environment = {**os.environ, "CHECKPOINT_DISABLE": "1", "PACKER_CACHE_DIR": str(build / "cache")}
-    done = subprocess.run([*argv, share_dir() / "packer" / "hpc-base.pkr.hcl"], env=environment, check=False)
+    done = subprocess.run([*argv, template_path()], env=environment, check=False)
     assert done.returncode == 0
     print(f"packer build took {time.monotonic() - started:.0f} s")
     image = hyperscaler("image", "import", build, "--tag", TAG, "--json").json()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from emulator.adapters.libvirt.domain_xml import guests_run_as_another_user
+from emulator.adapters.libvirt.guest_account import account_of
 from emulator.core.paths import Home
 from tests.support.labs import host_snapshot, hyperscaler, left_behind
 from tests.support.system_libvirt import system_libvirt
@@ -71,9 +71,12 @@ def test_the_lab_comes_up_and_verifies_itself(within: tuple[str, ...], lab_file:
     assert provisioned["checks"] and all(check["ok"] for check in provisioned["checks"])
     assert len(everything(within)["domains"]) == len(blank["domains"]) + 2
     capabilities = "\n".join(seen(within, *VIRSH, "capabilities"))
-    assert guests_run_as_another_user(capabilities), "a libvirt that runs guests as root proves nothing"
+    account = account_of(capabilities)
+    assert account is not None and account.uid != 0
     owners = {path.stat().st_uid for path in Home.default().lab(LAB).disks.iterdir()}
-    assert owners == {0}, "disks keep their owner"
+    assert owners == {account.uid}
+    images = {path.stat().st_uid for path in Home.default().images.rglob("*") if path.is_file()}
+    assert images == {0}, "golden images keep their owner"
 
 
 def test_a_job_runs_and_nothing_is_left_to_do(within: tuple[str, ...], lab_file: Path) -> None:

@@ -190,7 +190,7 @@ def test_an_audit_log_with_letters_changed(home: Home, text: str) -> None:
 def told(home: Home) -> None:
     """The log is read, and what is shown of it can be printed and does nothing to a terminal."""
     answered(AuditLog(home.audit).read)
-    found = answered(history, type("World", (), {"home": home})(), None, last=0)
+    found = answered(history, type("Environment", (), {"home": home})(), None, last=0)
     if found is None:
         return
     shown = history_text(found, None)

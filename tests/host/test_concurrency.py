@@ -102,7 +102,7 @@ def test_readers_and_rivals_of_a_busy_lab(lab: RealLab) -> None:
 
 
 def waiting_provision(lab: RealLab, seconds: float) -> ProvisionResult:
-    return provision(lab.world(), lab.file, Options(wait_seconds=seconds), SilentReporter(), StopFlag())
+    return provision(lab.environment(), lab.file, Options(wait_seconds=seconds), SilentReporter(), StopFlag())
 
 
 def test_the_lock_of_a_dead_process_does_not_block(lab: RealLab) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import stat
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import pytest
 from emulator.adapters.embedded.hypervisor import EmbeddedHypervisor, find_embedded
 from emulator.adapters.embedded.processes import end_processes, find_processes
 from emulator.adapters.embedded.qemu_capabilities import QemuCapabilities
+from emulator.adapters.libvirt.guest_account import guest_account
 from emulator.adapters.libvirt.hypervisor import LibvirtHypervisor
 from emulator.adapters.system.process import HostProcess
 from emulator.adapters.system.qemu_img import QemuImg
@@ -52,7 +55,7 @@ def directory(tmp_path: Path) -> Path:
 @pytest.fixture
 def embedded(directory: Path) -> Iterator[EmbeddedHypervisor]:
     before = traces(directory, NAME)
-    daemon = EmbeddedHypervisor(directory, NAME, RUNNER)
+    daemon = EmbeddedHypervisor(directory, NAME, RUNNER, writable=(directory.parent,))
     try:
         yield daemon
     finally:
@@ -64,6 +67,7 @@ def embedded(directory: Path) -> Iterator[EmbeddedHypervisor]:
 def guest(embedded: EmbeddedHypervisor, tmp_path: Path) -> Iterator[LibvirtHypervisor]:
     """A running domain `a` on a network `net`."""
     connection = LibvirtHypervisor(embedded.start())
+    connection.admit_guests([tmp_path])
     add_guest(connection, tmp_path)
     yield connection
     connection.close()
@@ -142,6 +146,46 @@ def test_the_next_libvirtd_is_told_what_qemu_can_do(directory: Path, tmp_path: P
         assert b"</qemuCaps>" in entry.read_bytes()
     finally:
         daemon.stop()
+
+
+def test_qemu_is_not_root_and_reaches_nothing_but_its_own_files(
+    guest: LibvirtHypervisor, directory: Path, tmp_path: Path
+) -> None:
+    """A guest that broke out of QEMU would have this process's rights: looked at through /proc, and tried."""
+    (qemu,) = [process for process in find_processes(directory) if process.name.startswith("qemu-system")]
+    status = dict(line.split(":", 1) for line in Path("/proc", str(qemu.pid), "status").read_text().splitlines())
+    account = guest_account()
+    assert set(status["Uid"].split()) == {str(account.uid)} != {"0"}
+    assert set(status["Gid"].split()) == {str(account.gid)} != {"0"}
+    sets = {name: int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")}
+    assert not any(sets.values()), sets
+    assert status["Seccomp"].strip() == "2", "no system call filter"
+    secret, image, disk = tmp_path / "secret", tmp_path / "base.qcow2", tmp_path / "a.qcow2"
+    secret.write_text("munge.key")
+    secret.chmod(0o600)
+    assert stat.S_IMODE(disk.stat().st_mode) == 0o600 and disk.stat().st_uid == account.uid
+    script = f"""
+import os
+os.setgroups([]); os.setgid({account.gid}); os.setuid({account.uid})
+def may(path, flags):
+    try:
+        os.close(os.open(path, flags))
+    except OSError:
+        return False
+    return True
+print(may("{disk}", os.O_RDWR), may("{image}", os.O_RDONLY), may("{image}", os.O_RDWR), may("{secret}", os.O_RDONLY))
+print(may("{tmp_path}/new", os.O_WRONLY | os.O_CREAT), may("/etc/shadow", os.O_RDONLY))
+try:
+    print(os.listdir("{tmp_path}"))
+except OSError:
+    print("closed")
+"""
+    inside = ["nsenter", f"--mount=/proc/{qemu.pid}/ns/mnt", f"--net=/proc/{qemu.pid}/ns/net", sys.executable, "-c"]
+    assert RUNNER.run([*inside, script], timeout=60).stdout.splitlines() == [
+        "True True False False",
+        "False False",
+        "closed",
+    ]
 
 
 def test_stop_ends_the_guests_too(guest: LibvirtHypervisor, embedded: EmbeddedHypervisor, directory: Path) -> None:
@@ -322,11 +366,12 @@ def test_somebody_elses_directory_is_left_alone(directory: Path) -> None:
 
 
 def test_two_run_side_by_side_with_the_same_bridge_and_subnet(embedded: EmbeddedHypervisor, tmp_path: Path) -> None:
-    other = EmbeddedHypervisor(tmp_path / "other", f"{NAME}-b", RUNNER)
+    other = EmbeddedHypervisor(tmp_path / "other", f"{NAME}-b", RUNNER, writable=(tmp_path,))
     try:
         connections = [LibvirtHypervisor(daemon.start()) for daemon in (embedded, other)]
         for number, connection in enumerate(connections):
             (tmp_path / str(number)).mkdir()
+            connection.admit_guests([tmp_path, tmp_path / str(number)])
             add_guest(connection, tmp_path / str(number))
         assert [state_of(connection, "a") for connection in connections] == [DomainState.RUNNING] * 2
         other.stop()

@@ -21,9 +21,9 @@ import pytest
 from emulator.adapters.system.process import HostProcess
 from emulator.core.paths import Home
 from emulator.host.prepare.steps import GRUB_FILE, NOUVEAU_FILE, SYSCTL_FILE
+from emulator.host.wanted_packages import wanted_packages
 from emulator.images.store.golden_image import GoldenImage
 from emulator.images.store.store import ImageStore
-from emulator.wiring.host import wanted_packages
 
 pytestmark = pytest.mark.host
 

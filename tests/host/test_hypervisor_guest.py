@@ -34,7 +34,8 @@ BOOT_SECONDS = 240
 
 @pytest.fixture(scope="module")
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedHypervisor]:
-    daemon = EmbeddedHypervisor(tmp_path_factory.mktemp("g") / "hv", f"hst-g{os.getpid()}", RUNNER)
+    top = tmp_path_factory.getbasetemp()
+    daemon = EmbeddedHypervisor(tmp_path_factory.mktemp("g") / "hv", f"hst-g{os.getpid()}", RUNNER, writable=(top,))
     try:
         daemon.start()
         yield daemon
@@ -112,6 +113,7 @@ def test_a_golden_image_boots_and_lets_us_in(embedded: EmbeddedHypervisor, tmp_p
     shell = OpenSshShell(key, known_hosts, prefix, RUNNER)
     guest = GuestAddress("n1", network.hosts[0].ip, ADMIN)
     try:
+        connection.admit_guests([tmp_path.parent, tmp_path])
         connection.define_network(network)
         connection.define_domain(request)
         connection.start_domain("a")

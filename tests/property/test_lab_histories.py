@@ -21,8 +21,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from emulator.adapters.libvirt.ownership_xml import parse
 from emulator.adapters.simulated.gpus import gpu_at
 from emulator.core.errors import DamagedDiskError, HyperscalerError
+from emulator.core.hypervisors import EMBEDDED
 from emulator.core.ports import DomainState
-from emulator.lab.environment import EMBEDDED
 from emulator.lab.lab_files import LoadedLab
 from tests.support.random_examples import examples
 from tests.support.simulated_world import (

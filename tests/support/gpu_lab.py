@@ -31,7 +31,7 @@ from emulator.plan.gpu_build import build_gpus
 from emulator.plan.gpu_resources import GpuInstance, MigMode, Vgpu, VirtualFunctions
 from emulator.plan.model import Plan
 from emulator.plan.resources import Resource
-from emulator.wiring.gpus import assemble_gpus
+from emulator.wiring import assemble_gpus
 
 FIRST, SECOND = "0000:41:00.0", "0000:42:00.0"
 SIMULATED_GPUS = {"gpu-0": FIRST, "gpu-1": SECOND}

@@ -19,7 +19,7 @@ from emulator.adapters.system.host_files import HostFiles
 from emulator.adapters.system.host_probe import RecordedProbe
 from emulator.adapters.system.host_readings import HostReader
 from emulator.host.readings import HostReadings
-from emulator.wiring.host import wanted_packages
+from emulator.host.wanted_packages import wanted_packages
 
 TREES = Path(__file__).resolve().parents[1] / "unit" / "host" / "trees"
 NAMES = tuple(sorted(path.stem for path in TREES.glob("*.yaml") if path.stem != "base"))

@@ -19,8 +19,8 @@ from emulator.core.progress import SilentReporter
 from emulator.core.stop import StopFlag
 from emulator.gpu.ports import VgpuFramework
 from emulator.lab.lab_files import LoadedLab
+from emulator.operations.configure import configure
 from emulator.operations.gpu.release import release
-from emulator.operations.operate import configure
 from tests.support.simulated_world import (
     FIRST,
     LAB,
@@ -65,11 +65,11 @@ def provision_it(host: SimulatedHost, lab: LoadedLab) -> None:
 
 
 def configure_it(host: SimulatedHost, lab: LoadedLab) -> None:
-    configure(host.world(), lab, SilentReporter(), StopFlag())
+    configure(host.environment(), lab, SilentReporter(), StopFlag())
 
 
 def release_it(host: SimulatedHost, _lab: LoadedLab) -> None:
-    release(host.world(), LAB, SilentReporter(), StopFlag(), confirm=lambda _plan: True)
+    release(host.environment(), LAB, SilentReporter(), StopFlag(), confirm=lambda _plan: True)
 
 
 def unconfigured(host: SimulatedHost) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,22 +26,24 @@ from emulator.apply.gpu_ownership import GpuLedger
 from emulator.apply.handlers.gpu.host import GpuHost
 from emulator.apply.journal import Journal
 from emulator.apply.state import State, StateStore
+from emulator.core.hypervisors import EMBEDDED, SystemHypervisor
 from emulator.core.paths import Home, LabPaths
-from emulator.core.ports import DomainState, GuestAddress
-from emulator.core.progress import Reporter, SilentReporter
+from emulator.core.ports import DomainInfo, GuestAddress
+from emulator.core.progress import SilentReporter
 from emulator.core.stop import StopFlag
-from emulator.guests.ports import Access, CheckOutcome, ConfigureOutcome
+from emulator.guests.ports import Access, ConfigureOutcome
 from emulator.host.facts import HostFacts
-from emulator.lab.environment import EMBEDDED, AccelerationChoice, SystemHypervisor, World
-from emulator.lab.lab import namespace_name, open_lab
+from emulator.lab.environment import AccelerationChoice, Environment
 from emulator.lab.lab_files import LoadedLab, load_lab_file
-from emulator.lab.planning.plan import backends_of, plan_lab
+from emulator.lab.names import namespace_name
+from emulator.lab.open_journal import open_record
+from emulator.lab.planning.plan import open_to_plan, plan_lab
 from emulator.labfile.model import ClusterKind, ClusterSpec, GpuDeviceSpec
 from emulator.operations.destroy import destroy
 from emulator.operations.provision import Options, ProvisionResult, provision
 from emulator.plan.model import Plan
-from emulator.wiring.gpus import simulated_gpus
-from tests.support.simulated_world import HookedPort, Image
+from emulator.wiring import simulated_gpus
+from tests.support.simulated_world import HookedPort, Image, SimulatedGuests
 from tests.support.tiny_guest import halting_kernel
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
@@ -113,40 +115,28 @@ class SilentShell:
         return True
 
 
-class SilentGuests:
-    """Guests of which only their domains can be seen."""
+class SilentGuests(SimulatedGuests):
+    """Guests of which only their domains can be seen: what is simulated elsewhere is done to nothing here."""
 
-    def __init__(self, lab: RealLab) -> None:
-        self._lab = lab
+    def __init__(self) -> None:
+        self._hook = CallHook()  # calls of guests are no places to be stopped at
 
     def parse_host_keys(self, console: str) -> Sequence[str]:
         return (KEY,)
 
-    def write_access(self, spec: ClusterSpec, access: Access, keys: Mapping[str, Sequence[str]] | None) -> None:
-        return None
-
-    def shell(self, access: Access) -> SilentShell:
+    def shell(self, access: Access) -> Any:
         return SilentShell()
 
-    def configure(self, spec: ClusterSpec, kind: ClusterKind, *_rest: object) -> ConfigureOutcome:
+    def configure(self, spec: ClusterSpec, kind: ClusterKind, *_rest: object, **_options: object) -> ConfigureOutcome:
         return ConfigureOutcome({node.name: 0 for node in spec.nodes_of(kind)}, 0.0)
 
-    def end_work(self, paths: LabPaths) -> None:
-        return None
-
-    def verify(
-        self, spec: ClusterSpec, kind: ClusterKind, access: Access, _reporter: Reporter
-    ) -> Sequence[CheckOutcome]:
+    def _domains(self, access: Access) -> Sequence[DomainInfo]:
         daemon = EmbeddedHypervisor(access.paths.hypervisor, access.prefix[-1], HostProcess())
         connection = LibvirtHypervisor(daemon.uri())
         try:
-            states = {info.name: info.state for info in connection.domains()}
+            return connection.domains()
         finally:
             connection.close()
-        return tuple(
-            CheckOutcome(node.name, states.get(f"{spec.name}-{node.name}") is DomainState.RUNNING, "", 0.0)
-            for node in spec.nodes_of(kind)
-        )
 
 
 @dataclass
@@ -186,23 +176,30 @@ class RealLab:
     def _hooked(self, name: str, port: object) -> Any:
         return HookedPort(port, name, self.hook)
 
-    def world(self) -> World:
+    def environment(self) -> Environment:
         self.close()
         runner, known = HostProcess(), QemuCapabilities(self.home.qemu_capabilities)
-        return World(
+        return Environment(
             home=self.home,
             host_locks=self.home.locks,
             gpu_ledger=GpuLedger(self.home.gpu_owners),
             runner=self._hooked("process", runner),
             disks=self._hooked("disks", QemuImg(runner)),
             images=lambda _kubernetes: cast(Any, self.images),
-            guests=cast(Any, SilentGuests(self)),
+            guests=SilentGuests(),
             choose_hypervisor=lambda _wanted: EMBEDDED,
             system_hypervisor=lambda _lab: SystemHypervisor.EMPTY,
             accelerate=lambda _wanted: AccelerationChoice(False),
             daemon=lambda directory, namespace: self._hooked(
                 "daemon",
-                EmbeddedHypervisor(directory, namespace, runner, known),
+                EmbeddedHypervisor(
+                    directory,
+                    namespace,
+                    runner,
+                    known,
+                    writable=(directory.parent / "disks", directory.parent / "console"),
+                    readable=(self.home.images,),
+                ),
             ),
             connect=lambda uri, prefix: self._hooked("libvirt", LibvirtHypervisor(uri, prefix)),
             packet_filter=lambda prefix: self._hooked("filter", NftPacketFilter(runner, prefix)),
@@ -226,17 +223,17 @@ class RealLab:
 
     # ------------------------------------------------------------ commands
     def provision(self) -> ProvisionResult:
-        return provision(self.world(), self.file, Options(), SilentReporter(), StopFlag())
+        return provision(self.environment(), self.file, Options(), SilentReporter(), StopFlag())
 
     def destroy(self) -> Plan:
-        return destroy(self.world(), self.name, SilentReporter(), StopFlag(), confirm=lambda _plan: True).plan
+        return destroy(self.environment(), self.name, SilentReporter(), StopFlag(), confirm=lambda _plan: True).plan
 
     def state(self) -> State:
         return StateStore(Journal(self.paths.journal), boot_id="b").state
 
     def plan(self) -> Plan:
-        world, state = self.world(), self.state()
-        lab = open_lab(world, self.name, backends_of(world, state, self.file.spec, dry=True))
+        env, state = self.environment(), self.state()
+        lab = open_to_plan(env, open_record(env.home, self.file.spec.name), self.file.spec)
         plan = plan_lab(lab, state, self.file.spec, AccelerationChoice(False))
         lab.session.reset()
         return plan

@@ -34,9 +34,10 @@ from emulator.apply.journal import Journal
 from emulator.apply.state import State, StateStore
 from emulator.core.errors import HypervisorError
 from emulator.core.fs import write_private
+from emulator.core.hypervisors import EMBEDDED, SystemHypervisor
 from emulator.core.ids import NAMESPACE
 from emulator.core.paths import Home, LabPaths
-from emulator.core.ports import Completed, DaemonPresence, DomainState, GuestAddress
+from emulator.core.ports import Completed, DaemonPresence, DomainInfo, DomainState, GuestAddress
 from emulator.core.progress import Reporter, SilentReporter
 from emulator.core.stop import StopFlag
 from emulator.credentials.rotation_phases import RotatedSecret
@@ -46,15 +47,16 @@ from emulator.gpu.ports import VgpuFramework
 from emulator.guests.ports import Access, CheckOutcome, ConfigureOutcome
 from emulator.guests.ssh import host_keys_from_console
 from emulator.host.facts import HostFacts, HostNetwork
-from emulator.lab.environment import EMBEDDED, AccelerationChoice, SystemHypervisor, World
-from emulator.lab.lab import namespace_name, open_lab
+from emulator.lab.environment import AccelerationChoice, Environment
 from emulator.lab.lab_files import LoadedLab, load_lab_file
-from emulator.lab.planning.plan import backends_of, plan_lab
+from emulator.lab.names import namespace_name
+from emulator.lab.open_journal import open_record
+from emulator.lab.planning.plan import open_to_plan, plan_lab
 from emulator.labfile.model import ClusterKind, ClusterSpec, GpuBackend, GpuDeviceSpec
 from emulator.operations.destroy import destroy
 from emulator.operations.provision import Options, ProvisionResult, provision
 from emulator.plan.model import Plan
-from emulator.wiring.gpus import assemble_gpus
+from emulator.wiring import assemble_gpus
 
 SYSTEM_URI = "qemu:///system"
 FIRST, SECOND, THIRD = "0000:41:00.0", "0000:42:00.0", "0000:43:00.0"
@@ -312,12 +314,15 @@ class SimulatedGuests:
         self, spec: ClusterSpec, kind: ClusterKind, access: Access, reporter: Reporter
     ) -> tuple[CheckOutcome, ...]:
         with self._hook.around("guests.verify"):
-            running = self._host.hypervisor(access.paths if access.prefix else None, quiet=True).domains()
-            states = {info.name: info.state for info in running}
+            states = {info.name: info.state for info in self._domains(access)}
             return tuple(
                 CheckOutcome(node.name, states.get(f"{spec.name}-{node.name}") is DomainState.RUNNING, "", 0.0)
                 for node in spec.nodes_of(kind)
             )
+
+    def _domains(self, access: Access) -> Sequence[DomainInfo]:
+        """What a probe sees of the lab's guests."""
+        return self._host.hypervisor(access.paths if access.prefix else None, quiet=True).domains()
 
     def refusing(self, spec: ClusterSpec, access: Access, key: Path) -> tuple[str, ...]:
         with self._hook.around("guests.refusing"):
@@ -395,10 +400,10 @@ class SimulatedHost:
     def boot_id(self) -> str:
         return (self.machine / "boot_id").read_text()
 
-    def world(self) -> World:
+    def environment(self) -> Environment:
         """What a new process of the program sees."""
         self._close_gpus()
-        return World(
+        return Environment(
             home=self.home,
             host_locks=self.machine / "locks",
             gpu_ledger=self.gpu_ledger(),
@@ -589,16 +594,18 @@ class SimulatedHost:
     def provision(
         self, loaded: LoadedLab, *, stop: StopFlag | None = None, reporter: Reporter | None = None
     ) -> ProvisionResult:
-        return provision(self.world(), loaded, Options(), reporter or SilentReporter(), stop or StopFlag())
+        return provision(self.environment(), loaded, Options(), reporter or SilentReporter(), stop or StopFlag())
 
     def plan(self, loaded: LoadedLab) -> Plan:
-        world = self.world()
+        env = self.environment()
         state, spec = self.state(loaded.spec.name), loaded.spec
-        lab = open_lab(world, spec.name, backends_of(world, state, spec, dry=True))
+        lab = open_to_plan(env, open_record(env.home, spec.name), spec)
         return plan_lab(lab, state, spec, AccelerationChoice(False))
 
     def destroy(self, name: str = LAB, *, stop: StopFlag | None = None, reporter: Reporter | None = None) -> Plan:
-        done = destroy(self.world(), name, reporter or SilentReporter(), stop or StopFlag(), confirm=lambda _plan: True)
+        done = destroy(
+            self.environment(), name, reporter or SilentReporter(), stop or StopFlag(), confirm=lambda _plan: True
+        )
         return done.plan
 
     def state(self, name: str = LAB) -> State:

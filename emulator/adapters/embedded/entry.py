@@ -1,6 +1,6 @@
 """Runs as a separate program: enters the lab's namespaces, then becomes the daemon named on its command line.
 
-    python -I -S entry.py NETNS_FILE DIRECTORY PROGRAM [ARGUMENT...]
+    python -I -S entry.py NETNS_FILE DIRECTORY [@GROUP] [+WRITABLE | =READ_ONLY]... PROGRAM [ARGUMENT...]
 
 The private mount namespace shows libvirtd the lab's directories in the places that are compiled into it (`/run/libvirt`
 and so on), so that the host's own libvirt is neither seen nor touched. Because this program runs isolated (`-I`), it
@@ -22,6 +22,10 @@ from pathlib import Path
 # <sched.h> and <sys/mount.h> of Linux; Python has os.unshare and os.setns only since 3.12, and no mount at all.
 CLONE_NEWNS = 0x00020000
 CLONE_NEWNET = 0x40000000
+MS_RDONLY = 0x1
+MS_NOSUID = 0x2
+MS_NODEV = 0x4
+MS_REMOUNT = 0x20
 MS_BIND = 0x1000
 MS_REC = 0x4000
 MS_SLAVE = 0x80000
@@ -117,13 +121,75 @@ def _show(origin: int, name: str, place: Path) -> None:
     _mount(f"/proc/self/fd/{origin}/{name}", str(place), None, MS_BIND | MS_REC)
 
 
+def show_to_guests(shown: dict[str, bool]) -> None:
+    """Make directories reachable for QEMU's account, and hide what lies next to them.
+
+    Args:
+        shown: absolute path -> whether it may be written. A directory on the way that is closed to other accounts (the
+            lab's own, or a home below /root) is covered by an empty file system with nothing but these in it.
+    """
+    held = {path: os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) for path in shown}
+    closed = {path: top for path in shown if (top := _closed_ancestor(Path(path))) is not None}
+    for cover in sorted({str(top) for top in closed.values()}):
+        _mount("tmpfs", cover, "tmpfs", MS_NOSUID | MS_NODEV)
+        Path(cover).chmod(0o711)
+    for path, descriptor in held.items():
+        if path in closed:
+            for directory in reversed(Path(path).parents):
+                if not directory.is_dir():
+                    directory.mkdir()
+                    directory.chmod(0o711)
+            Path(path).mkdir(exist_ok=True)
+        if path in closed or not shown[path]:
+            _mount(f"/proc/self/fd/{descriptor}", path, None, MS_BIND)
+        if not shown[path]:
+            _mount(None, path, None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV)
+        os.close(descriptor)
+
+
+def open_kvm(group: int) -> None:
+    """Show a /dev/kvm that QEMU's group may open, where udev has not given it to that group.
+
+    Without it libvirt, which asks QEMU for its capabilities as root, believes that KVM has just been switched off, and
+    asks again at every call.
+    """
+    kvm = Path("/dev/kvm")
+    if not kvm.exists():
+        return
+    status = kvm.stat()
+    if status.st_mode & 0o006 == 0o006 or (status.st_gid == group and status.st_mode & 0o060 == 0o060):
+        return
+    place = Path("/run/libvirt/dev")
+    place.mkdir(mode=0o700, exist_ok=True)
+    _mount("tmpfs", str(place), "tmpfs", MS_NOSUID)
+    node = place / "kvm"
+    os.mknod(node, stat.S_IFCHR | 0o600, status.st_rdev)
+    os.chown(node, 0, group)
+    node.chmod(0o660)
+    _mount(str(node), str(kvm), None, MS_BIND)
+    _detach(str(place))
+
+
+def _closed_ancestor(path: Path) -> Path | None:
+    """The highest directory above `path` that other accounts cannot pass through."""
+    return next((each for each in reversed(path.parents) if not each.stat().st_mode & stat.S_IXOTH), None)
+
+
 def main(argv: list[str]) -> None:
-    netns, directory, *command = argv
+    netns, directory, *rest = argv
+    shown: dict[str, bool] = {}
+    group = int(rest.pop(0)[1:]) if rest[0][0] == "@" else None
+    while rest[0][0] in "+=":
+        word = rest.pop(0)
+        shown[word[1:]] = word[0] == "+"
     enter_network(netns)
     private_mounts(directory)
+    if group is not None:
+        open_kvm(group)
+    show_to_guests(shown)
     os.chdir("/")
     os.umask(0o022)
-    os.execvp(command[0], command)  # noqa: S606 - this program is the last step of an exec chain
+    os.execvp(rest[0], rest)  # noqa: S606 - this program is the last step of an exec chain
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import shutil
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -27,6 +28,7 @@ from emulator.adapters.embedded import entry
 from emulator.adapters.embedded.network_namespace import NetworkNamespace, shared_notes
 from emulator.adapters.embedded.processes import EmbeddedProcess, end_processes, find_processes
 from emulator.adapters.embedded.qemu_capabilities import QemuCapabilities
+from emulator.adapters.libvirt.guest_account import guest_account
 from emulator.adapters.system.process import missing_program
 from emulator.core.errors import ConflictError, HostNotFitError, HypervisorError
 from emulator.core.fs import sync_directory
@@ -54,10 +56,12 @@ log_outputs = "3:file:/var/log/libvirt/libvirtd.log"
 """
 
 _QEMU_CONF = """\
-# Only root can enter the lab's directories, so the guests' processes run as root, without relabelling or changes of
-# ownership that would have to be undone.
-user = "root"
-group = "root"
+# Guests' processes run as an account that owns nothing but their disks and console logs, which are handed over before
+# they start. Dynamic ownership would give it the golden images, too.
+user = "+{uid}"
+group = "+{gid}"
+clear_emulator_capabilities = 1
+seccomp_sandbox = 1
 dynamic_ownership = 0
 remember_owner = 0
 security_driver = "none"
@@ -80,15 +84,26 @@ class EmbeddedHypervisor:
         namespace: name of its network namespace.
         runner: runs `ip` and starts the daemon.
         known: cached capabilities of this host's QEMU; without them each libvirtd determines them itself.
+        writable: directories of the guests' own files; what lies next to them is hidden from libvirtd and QEMU.
+        readable: directories that guests only read, such as golden images.
     """
 
     def __init__(
-        self, directory: Path, namespace: str, runner: ProcessRunner, known: QemuCapabilities | None = None
+        self,
+        directory: Path,
+        namespace: str,
+        runner: ProcessRunner,
+        known: QemuCapabilities | None = None,
+        *,
+        writable: Sequence[Path] = (),
+        readable: Sequence[Path] = (),
     ) -> None:
         self._directory = directory.absolute()
         self._netns = NetworkNamespace(namespace, str(self._directory), runner)
         self._runner = runner
         self._known = known
+        self._writable = tuple(path.absolute() for path in writable)
+        self._readable = tuple(path.absolute() for path in readable)
 
     def guest_command_prefix(self) -> tuple[str, ...]:
         """Argv prefix for commands that must reach the guests."""
@@ -223,7 +238,9 @@ class EmbeddedHypervisor:
         for name in _DIRECTORIES:
             (directory / name).mkdir(mode=0o755, exist_ok=True)
         _write_settled(directory / "etc" / "libvirtd.conf", _LIBVIRTD_CONF)
-        _write_settled(directory / "etc" / "qemu.conf", _QEMU_CONF)
+        account = guest_account()
+        conf = _QEMU_CONF.format(uid=account.uid, gid=account.gid)
+        _write_settled(directory / "etc" / "qemu.conf", conf)
 
     # ------------------------------------------------------------ namespace
     def _namespace_is_ours(self) -> bool:
@@ -291,9 +308,15 @@ class EmbeddedHypervisor:
         if self._known is not None:
             self._known.give(self._directory / "cache")
         starter = Path(entry.__file__)
+        for path in self._writable:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for path in self._readable:
+            path.mkdir(mode=0o755, parents=True, exist_ok=True)
+        group = f"@{guest_account().gid}"
+        shown = [group, *(f"+{path}" for path in self._writable), *(f"={path}" for path in self._readable)]
         daemon = ["libvirtd", "-d", "-f", "/etc/libvirt/libvirtd.conf", "-p", "/run/libvirt/libvirtd.pid"]
         self._runner.run(
-            [sys.executable, "-I", "-S", starter, self._netns.path, self._directory, *daemon],
+            [sys.executable, "-I", "-S", starter, self._netns.path, self._directory, *shown, *daemon],
             timeout=_START_TIMEOUT,
         )
         if not self._await_answer(_START_TIMEOUT):

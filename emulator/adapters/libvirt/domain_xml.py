@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from uuid import UUID
 
+from emulator.adapters.libvirt.guest_account import GuestAccount
 from emulator.adapters.libvirt.ownership_xml import add_owner, parse, read_owner, render, text_of, uuid_of
 from emulator.adapters.libvirt.unmanaged_domain_parts import read_credentials, read_extras
 from emulator.core.errors import HypervisorError
@@ -17,9 +18,6 @@ from emulator.core.units import natural
 
 # A PCI Express machine, which vfio devices expect.
 MACHINE = "q35"
-
-# Owner and group in the notation of libvirt's DAC driver; the plus keeps it from looking up a user of that name.
-_ROOT = "+0:+0"
 
 _PCI_ADDRESS = re.compile(
     r"(?P<domain>[0-9a-f]{4,8}):(?P<bus>[0-9a-f]{2}):(?P<slot>[01][0-9a-f])\.(?P<function>[0-7])", re.IGNORECASE
@@ -30,13 +28,13 @@ _CLOCK = re.compile(r"tsc=reliable|tsc_early_khz=[0-9]+")
 _MIB_PER_UNIT: Mapping[str, float] = {"b": 2**-20, "bytes": 2**-20, "k": 2**-10, "KiB": 2**-10, "MiB": 1, "GiB": 1024}
 
 
-def domain_xml(request: DomainRequest, tsc_khz: int | None = None, *, as_root: bool = False) -> str:
+def domain_xml(request: DomainRequest, tsc_khz: int | None = None, *, account: GuestAccount | None = None) -> str:
     """The `<domain>` for a request: direct kernel boot, virtio devices, a serial console with a log, no graphics.
 
     Args:
         request: what to define.
         tsc_khz: the frequency of the host's time stamp counter, None if unknown.
-        as_root: run QEMU as root where libvirt would use another user, see `guests_run_as_another_user`.
+        account: what QEMU runs as; None leaves it to libvirt.
 
     Raises:
         HypervisorError: a hostdev address or a credential name that cannot be expressed.
@@ -59,26 +57,12 @@ def domain_xml(request: DomainRequest, tsc_khz: int | None = None, *, as_root: b
     ET.SubElement(domain, "on_reboot").text = "restart"
     ET.SubElement(domain, "on_crash").text = "destroy"
     _add_devices(domain, request)
-    if as_root:
-        # relabel no: disks, kernels and images keep their owner; dynamic ownership would change it for all labs on
-        # the same image. Another driver, such as AppArmor, still makes its own label for the domain.
+    if account is not None:
+        # relabel no: kernels and images keep their owner; dynamic ownership would change it for all labs on the same
+        # image. A driver next to DAC, such as AppArmor, still makes its own label for the domain.
         label = ET.SubElement(domain, "seclabel", type="static", model="dac", relabel="no")
-        ET.SubElement(label, "label").text = _ROOT
+        ET.SubElement(label, "label").text = account.label
     return render(domain)
-
-
-def guests_run_as_another_user(capabilities: str) -> bool:
-    """Whether a libvirt with this `<capabilities>` document runs QEMU as a dedicated user by default.
-
-    Debian's does (libvirt-qemu). That user cannot enter the directories of disks and images, which only their owner can
-    enter. A libvirt without the DAC driver, such as `qemu:///session`, refuses DAC labels.
-    """
-    try:
-        root = ET.fromstring(capabilities)  # noqa: S314 - written by libvirt
-    except ET.ParseError:
-        return False
-    models = (model for model in root.findall("host/secmodel") if model.findtext("model") == "dac")
-    return any(label.text != _ROOT for model in models for label in model.findall("baselabel"))
 
 
 def emulated_clock(tsc_khz: int | None) -> tuple[str, ...]:

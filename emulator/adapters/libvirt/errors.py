@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any, TypeVar, cast
 
 from emulator.core.errors import ConflictError, HostNotFitError, HyperscalerError, HypervisorError
+from emulator.core.extras import missing_libraries
 
 T = TypeVar("T")
 
@@ -61,10 +62,12 @@ def load_libvirt() -> Any:
     """
     try:
         module = importlib.import_module("libvirt")
+    except ModuleNotFoundError as error:
+        raise missing_libraries(["libvirt-python"]) from error
     except ImportError as error:
         raise HostNotFitError(
             f"libvirt's Python binding cannot be loaded: {error}",
-            fix="apt-get install libvirt0 && pip install libvirt-python",
+            fix="apt-get install libvirt0",
         ) from error
     # Without a handler the library prints every error, including expected ones.
     module.registerErrorHandler(lambda _context, _error: None, None)

@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 from emulator.adapters.libvirt import errors as errors
-from emulator.adapters.libvirt.domain_xml import domain_xml, guests_run_as_another_user, read_domain
+from emulator.adapters.libvirt.config_files import may_have
+from emulator.adapters.libvirt.domain_xml import domain_xml, read_domain
 from emulator.adapters.libvirt.errors import ALIVE_SECONDS, answered, call, load_libvirt, tolerate
+from emulator.adapters.libvirt.guest_account import (
+    GuestAccount,
+    account_of,
+    admit,
+    hand_over,
+    open_devices,
+    vfio_nodes,
+)
 from emulator.adapters.libvirt.networks import LibvirtNetworks
 from emulator.adapters.system.acceleration import capabilities_offer_kvm
 from emulator.adapters.system.host_clock import tsc_khz
 from emulator.core.errors import ConflictError, HostNotFitError, HyperscalerError, HypervisorError
+from emulator.core.hypervisors import EMBEDDED, SYSTEM_URI, SystemHypervisor
+from emulator.core.ids import host_name
 from emulator.core.ports import DomainInfo, DomainRequest, DomainState, NetworkInfo, NetworkRequest
-
-EMBEDDED = "embedded"
-SYSTEM_URI = "qemu:///system"
 
 # virDomainState of <libvirt/libvirt-domain.h>. Blocked (2) means waiting, so the domain runs.
 _STATES = {
@@ -53,7 +63,7 @@ class LibvirtHypervisor:
         self._prefix = guest_prefix
         self._lock = threading.Lock()
         self._connection: Any = None
-        self._as_root: bool | None = None
+        self._capabilities: str | None = None
         self._networks = LibvirtNetworks(self._connect)
         self._connect()
 
@@ -118,14 +128,29 @@ class LibvirtHypervisor:
                 where=where,
                 fix=f"if it is not needed: virsh undefine {request.name}",
             )
-        xml = domain_xml(request, None if request.accelerated else tsc_khz(), as_root=self._must_ask_for_root())
+        xml = domain_xml(request, None if request.accelerated else tsc_khz(), account=self._account())
         call(lambda: self._connect().defineXML(xml), where=where)
 
-    def _must_ask_for_root(self) -> bool:
-        if self._as_root is None:
-            capabilities = call(self._connect().getCapabilities, where=self._uri)
-            self._as_root = guests_run_as_another_user(capabilities)
-        return self._as_root
+    def _account(self) -> GuestAccount | None:
+        """What QEMU runs as; None where nobody but root could choose."""
+        if os.geteuid() != 0:
+            return None
+        if self._capabilities is None:
+            self._capabilities = call(self._connect().getCapabilities, where=self._uri)
+        return account_of(self._capabilities)
+
+    def admit_guests(self, directories: Iterable[Path]) -> None:
+        """See `Hypervisor.admit_guests`."""
+        account = self._account()
+        if account is not None:
+            admit(account, directories)
+
+    def _hand_over(self, info: DomainInfo | None) -> None:
+        """Give QEMU's account what it needs of this domain's files and devices."""
+        account = self._account()
+        if account is not None and info is not None:
+            hand_over(account, disks=info.disks, console_log=Path(info.console_log) if info.console_log else None)
+            open_devices(account, vfio_nodes(info.hostdevs))
 
     def rename_domain(self, name: str, new: str) -> None:
         """See `Hypervisor.rename_domain`."""
@@ -139,6 +164,7 @@ class LibvirtHypervisor:
         if state is DomainState.PAUSED:
             call(handle.resume, where=f"domain {name}")
         elif state is not DomainState.RUNNING:
+            self._hand_over(self._describe(handle))
             try:
                 call(handle.create, where=f"domain {name}")
             except HyperscalerError:
@@ -269,3 +295,10 @@ def probe_uri(uri: str) -> bool:
     with contextlib.suppress(libvirt.libvirtError, HypervisorError):
         answered(connection.close, seconds=ALIVE_SECONDS, where=uri)
     return True
+
+
+def look_at_system(lab: str) -> SystemHypervisor:
+    """Whether the host's own libvirt answers; failing that, whether by its files it may have something of the lab."""
+    if probe_uri(SYSTEM_URI):
+        return SystemHypervisor.ANSWERS
+    return SystemHypervisor.SILENT if may_have(host_name(lab, "")) else SystemHypervisor.EMPTY

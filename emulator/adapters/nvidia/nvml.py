@@ -7,7 +7,7 @@ imported on first use, because validation and planning work without it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from ctypes import byref
 from typing import TYPE_CHECKING
@@ -214,6 +214,10 @@ class NvmlGpus:
     def vgpu_types(self, pci_address: str) -> tuple[VgpuTypeInfo, ...]:
         with self._on(pci_address, "listing vGPU types") as device:
             return _vgpu_types(device)
+
+    def vgpu_type_names(self, pci_address: str) -> Mapping[int, str]:
+        """Names of the vGPU types by their numbers, for a driver whose sysfs has numbers only."""
+        return {item.id: item.name for item in self.vgpu_types(pci_address)}
 
     # ------------------------------------------------------------ changing
     def set_mig_mode(self, pci_address: str, *, enabled: bool) -> MigActivation:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from ipaddress import IPv4Network
@@ -190,6 +190,12 @@ class SimulatedHypervisor:
     def domain_by_uuid(self, uuid: UUID) -> DomainInfo | None:
         with self._call("domain"):
             return next((info for info in map(self._info, self._domains) if info.uuid == uuid), None)
+
+    def admit_guests(self, directories: Iterable[Path]) -> None:
+        with self._call("admit_guests"):
+            for directory in directories:
+                if not directory.is_dir():
+                    raise HypervisorError("cannot be opened for QEMU: No such file or directory", where=str(directory))
 
     def define_domain(self, request: DomainRequest) -> None:
         with self._call("define_domain"):

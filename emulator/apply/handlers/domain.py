@@ -32,7 +32,7 @@ HostdevResolver = Callable[[Handle], Sequence[Hostdev]]
 
 
 class DomainHandler:
-    """Domains: direct kernel boot from the image that the node's disk was made from."""
+    """Domains: direct kernel boot from the image that the node's disk was made from. `root`: the lab's directory."""
 
     def __init__(
         self,
@@ -41,12 +41,14 @@ class DomainHandler:
         public_key: Path,
         hostdevs: HostdevResolver,
         *,
+        root: Path,
         shutdown_seconds: float,
     ) -> None:
         self._session = session
         self._lab = lab
         self._public_key = public_key
         self._hostdevs = hostdevs
+        self._root = root
         self._shutdown_seconds = shutdown_seconds
 
     def observe(self, resource: Domain, record: Recorded | None) -> Observation:
@@ -118,7 +120,9 @@ class DomainHandler:
         if restarts and info is not None and info.state not in _OFF:
             context.report("shutting down, because its settings change")
             hypervisor.shutdown_domain(name, timeout=self._shutdown_seconds)
-        private_directory(Path(resource.console_log).parent)
+        console = Path(resource.console_log).parent
+        private_directory(console)
+        hypervisor.admit_guests((self._root, request.disk.parent, console))
         hypervisor.define_domain(request)
         made = hypervisor.domain(name)
         hypervisor.start_domain(name)

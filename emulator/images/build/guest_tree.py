@@ -88,7 +88,7 @@ def check_finished(recipe: Recipe, tree: GuestTree, packages: Iterable[Package])
     if faults:
         raise HyperscalerError(
             f"the disk is no finished image of {recipe.name}:\n    " + "\n    ".join(faults),
-            fix="build it again with the templates in packer/, and look at Packer's output for the first error",
+            fix="build it again with packer/image.pkr.hcl, and look at Packer's output for the first error",
         )
 
 

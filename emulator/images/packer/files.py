@@ -1,4 +1,4 @@
-"""What Packer's templates take from a recipe: one archive for the guest, the installer's answers and variables."""
+"""What Packer's template takes from a recipe: one archive for the guest, the installer's answers and variables."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from emulator.images.trusted_paths import make_own_empty_directory
 
 VARIABLES_NAME = "packer.pkrvars.json"
 ARCHIVE_NAME = "image-files.tar"
+PRESEED_NAME = "preseed.cfg"
 
 # How a guest on QEMU's user network reaches the loopback of its host (QEMU's documentation, -netdev user).
 HOST_FROM_GUEST = "10.0.2.2"
@@ -92,13 +93,19 @@ def write_packer_files(
             _add(archive, f"keyrings/{name}", source.read_bytes(), 0o644)
         archive.add(overlay, "overlay.tar", filter=_root_owned)
     overlay.unlink()
-    for preseed in sorted((share_dir() / "packer" / "http").glob("*.cfg")):
-        write_private(served / preseed.name, preseed.read_text(encoding="utf-8"))
+    preseed = share_dir() / "packer" / "http" / PRESEED_NAME
+    write_private(served / PRESEED_NAME, preseed.read_text(encoding="utf-8"))
     write_private(served / "answers.cfg", installer_answers(recipe, lines, options))
     write_private(
-        directory / VARIABLES_NAME, json.dumps(_variables(directory, base, machine, public_key), indent=1) + "\n"
+        directory / VARIABLES_NAME,
+        json.dumps(_variables(directory, recipe.name, base, machine, public_key), indent=1) + "\n",
     )
     write_private(directory / RECORD_NAME, record_of(recipe, inputs).to_json() + "\n")
+
+
+def template_path() -> Path:
+    """The one Packer template, which makes any image from the variables of `write_packer_files`."""
+    return share_dir() / "packer" / "image.pkr.hcl"
 
 
 def guest_sources(sources: AptSources) -> tuple[list[str], dict[str, Path]]:
@@ -130,7 +137,7 @@ def guest_sources(sources: AptSources) -> tuple[list[str], dict[str, Path]]:
 
 
 def installer_answers(recipe: Recipe, lines: list[str], options: list[str]) -> str:
-    """debconf answers that the preseed files include: the recipe's suite, and this host's mirror and proxy."""
+    """debconf answers that the preseed file includes: the recipe's suite, and this host's mirror and proxy."""
     answers = {"mirror/suite": recipe.suite}
     for line in lines:
         words = re.sub(r"\[[^\]]*\]", "", line).split()
@@ -146,9 +153,12 @@ def installer_answers(recipe: Recipe, lines: list[str], options: list[str]) -> s
     return head + "".join(f"d-i {key} string {value}".rstrip() + "\n" for key, value in answers.items())
 
 
-def _variables(directory: Path, base: GoldenImage, machine: Machine, public_key: str) -> dict[str, str | int]:
+def _variables(
+    directory: Path, image: str, base: GoldenImage, machine: Machine, public_key: str
+) -> dict[str, str | int]:
     encoded = base64.b64encode(public_key.encode()).decode()
     return {
+        "image": image,
         "files": str(directory),
         "accelerator": "kvm" if machine.accelerated else "tcg",
         "cpu_model": "host" if machine.accelerated else "max",

@@ -144,7 +144,7 @@ class ImageImporter:
             raise HyperscalerError(
                 f"expected one partition on the disk, found {len(partitions)}",
                 where=str(self.disk),
-                fix="install into one file system, without swap (see packer/http/preseed-*.cfg)",
+                fix="install into one file system, without swap (see packer/http/preseed.cfg)",
             )
         sector = int(table.get("sectorsize", 512))
         return int(partitions[0]["start"]) * sector, int(partitions[0]["size"]) * sector

@@ -114,13 +114,13 @@ def _as_made(gpus: GpuResources, state: State) -> GpuResources:
     return dataclasses.replace(gpus, resources=tuple(kept))
 
 
-def gpus_kept(gpus: Callable[[], GpuHost] | None) -> AbstractContextManager[None]:
-    """While this is held nobody else cuts GPUs or claims places on them; nothing for a lab without GPUs."""
+def gpu_layout_held(gpus: Callable[[], GpuHost] | None) -> AbstractContextManager[None]:
+    """Keep every other command from changing slices or claiming places on the GPUs; no-op for a lab without GPUs."""
     return contextlib.nullcontext() if gpus is None else gpus().ledger.layout()
 
 
-def slices_made(plan: Plan) -> tuple[GpuInstanceResource, ...]:
-    """The slices that the plan cuts."""
+def slices_to_make(plan: Plan) -> tuple[GpuInstanceResource, ...]:
+    """The slices that the plan makes."""
     return tuple(
         change.resource
         for change in plan.changes
@@ -128,12 +128,12 @@ def slices_made(plan: Plan) -> tuple[GpuInstanceResource, ...]:
     )
 
 
-# What another place of a slice changes beside the slice: the vGPU on it, and where its GPU is new to the lab, that.
+# What depends on the place of a slice: the vGPU on it and, where the slice's GPU is new to the lab, that GPU.
 _FOLLOWS_SLICES = (GpuInstanceResource, Vgpu, MigMode, VirtualFunctions)
 
 
-def beside_slices(plan: Plan) -> tuple[tuple[Action, str], ...]:
-    """What the plan does to all that does not depend on where slices are."""
+def changes_besides_slices(plan: Plan) -> tuple[tuple[Action, str], ...]:
+    """What the plan does to everything that does not depend on where slices are."""
     others = (change for change in plan.changes if not isinstance(change.resource, _FOLLOWS_SLICES))
     return tuple(sorted((change.action, change.resource.id) for change in others))
 

@@ -66,16 +66,16 @@ def _base(head: str, seen: Mapping[str, Observation]) -> Path | None:
     return Path(str(look.handle["base"]))
 
 
-def tell_contents(images: Images, plan: Plan) -> Plan:
+def name_contents(images: Images, plan: Plan) -> Plan:
     """The plan with what new disks will hold in their reasons, so that its digest covers it. Where the image is yet to
     be built, the image's own change says so."""
 
-    def told(reason: str, image: str) -> str:
+    def with_contents(reason: str, image: str) -> str:
         contents = images.contents(image)
         return f"{reason}; made from {contents}" if contents else reason
 
     changes = tuple(
-        dataclasses.replace(change, reason=told(change.reason, change.resource.image))
+        dataclasses.replace(change, reason=with_contents(change.reason, change.resource.image))
         if isinstance(change.resource, Volume) and change.action in (Action.CREATE, Action.REPLACE)
         else change
         for change in plan.changes

@@ -1,4 +1,4 @@
-"""Looking at the host and planning against it. Reads only."""
+"""Look at the host, and plan against it. Reads only."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from emulator.apply.handler import Handler
 from emulator.apply.hypervisor_location import remembered_hypervisor
 from emulator.apply.state import State
 from emulator.core.errors import ConflictError, HypervisorError, StateError
+from emulator.core.hypervisors import EMBEDDED, SYSTEM_URI, SystemHypervisor
 from emulator.core.ports import DaemonPresence
-from emulator.lab.environment import EMBEDDED, SYSTEM, AccelerationChoice, SystemHypervisor, World
-from emulator.lab.lab import Backends, Lab, namespace_name
-from emulator.lab.planning.gpu_placement import GPU_FACT, backend_of, plan_gpus
-from emulator.lab.planning.kubernetes_on_disks import follow_control_plane, refuse_other_version, tell_contents
+from emulator.lab.environment import AccelerationChoice, Environment
+from emulator.lab.lab import Backends, Lab, open_lab
+from emulator.lab.names import namespace_name
+from emulator.lab.open_journal import LabRecord
+from emulator.lab.planning.gpu_placement import GPU_FACT, backend_of, gpu_layout_held, plan_gpus
+from emulator.lab.planning.kubernetes_on_disks import follow_control_plane, name_contents, refuse_other_version
 from emulator.lab.recovery.ownership_conflicts import copy_notes, disk_blockers, lost_blockers
 from emulator.labfile.checks.network import NAT_EMBEDDED, UPGRADES_EMBEDDED
 from emulator.labfile.model import ClusterSpec
@@ -27,14 +30,32 @@ from emulator.plan.resources import Hypervisor, Resource
 HYPERVISOR_FACT = "hypervisor"
 
 
-def hypervisor_of(world: World, state: State, spec: ClusterSpec) -> str:
+def open_to_plan(env: Environment, record: LabRecord, spec: ClusterSpec) -> Lab:
+    """Open the lab of this file on what it runs on, or would run on; nothing is written until `Lab.allow_changes`.
+
+    Raises:
+        ConflictError: the lab is on another hypervisor, or has other GPUs, than the file asks for.
+        HypervisorError: see `system_may_have`.
+    """
+    backends = Backends(
+        hypervisor_of(env, record, spec),
+        backend_of(record.state, spec),
+        spec.gpu.devices or None,
+        dry=True,
+        kubernetes=spec.kubernetes,
+        timeouts=spec.timeouts,
+    )
+    return open_lab(env, record, backends)
+
+
+def hypervisor_of(env: Environment, record: LabRecord, spec: ClusterSpec) -> str:
     """`embedded` or the libvirt URI that the lab runs on: the recorded one, since a lab does not move.
 
     Raises:
         ConflictError: the file now asks for another one.
         HypervisorError: see `system_may_have`.
     """
-    recorded = recorded_hypervisor(world, state, spec.name)
+    recorded = recorded_hypervisor(env, record)
     wanted = spec.hypervisor.uri
     if recorded and wanted not in ("auto", recorded):
         raise ConflictError(
@@ -43,54 +64,42 @@ def hypervisor_of(world: World, state: State, spec: ClusterSpec) -> str:
             fix=f"set it back to {recorded}, or `hyperscaler destroy {spec.name}` first",
         )
     if not recorded and wanted == "auto":
-        system_may_have(world, spec.name)
-    return recorded or world.choose_hypervisor(wanted)
+        system_may_have(env, spec.name)
+    return recorded or env.choose_hypervisor(wanted)
 
 
-def recorded_hypervisor(world: World, state: State, name: str) -> str:
-    """What a lab runs on by its journal or, where that does not say so, by traces outside of it; else empty."""
-    fact = state.facts.get(HYPERVISOR_FACT, "")
-    return fact or _embedded_already(world, state, name) or remembered_hypervisor(world.home, name)
+def recorded_hypervisor(env: Environment, record: LabRecord) -> str:
+    """The hypervisor of a lab by its journal, failing that by traces outside the journal; empty if there are none."""
+    fact = record.state.facts.get(HYPERVISOR_FACT, "")
+    return fact or _embedded_already(env, record) or remembered_hypervisor(record.home, record.name)
 
 
-def system_may_have(world: World, name: str) -> bool:
+def system_may_have(env: Environment, name: str) -> bool:
     """Whether the host's own libvirt answers, so that a lab without a record is to be looked for there.
 
     Raises:
-        HypervisorError: it does not answer, and its files show that it may have the lab: nobody can tell.
+        HypervisorError: it does not answer, and its files show that it may have the lab.
     """
-    seen = world.system_hypervisor(name)
+    seen = env.system_hypervisor(name)
     if seen is SystemHypervisor.SILENT:
         raise HypervisorError(
-            f"nothing was changed: no record tells where lab {name} runs, and the host's libvirt, which has machines "
+            f"nothing was changed: no record says where lab {name} runs, and the host's libvirt, which has machines "
             "or networks of such a name, does not answer",
-            where=SYSTEM,
+            where=SYSTEM_URI,
             fix="start libvirtd (systemctl start libvirtd), then run the same command again",
         )
     return seen is SystemHypervisor.ANSWERS
 
 
-def _embedded_already(world: World, state: State, name: str) -> str:
-    """`embedded` for a lab whose record does not say so, but that has a libvirtd of its own; else empty."""
-    daemon = world.daemon(world.home.lab(name).hypervisor, namespace_name(world.home, name))
-    marked = any(isinstance(record.resource, Hypervisor) for record in state.resources.values())
+def _embedded_already(env: Environment, record: LabRecord) -> str:
+    """`embedded` for a lab whose journal does not say so, but that has a libvirtd of its own; else empty."""
+    daemon = env.daemon(record.paths.hypervisor, namespace_name(record.home, record.name))
+    marked = any(isinstance(item.resource, Hypervisor) for item in record.state.resources.values())
     return EMBEDDED if marked or daemon.presence() is not DaemonPresence.ABSENT else ""
 
 
-def backends_of(world: World, state: State, spec: ClusterSpec, *, dry: bool) -> Backends:
-    """What the lab of this file runs on; see `hypervisor_of` and `backend_of`."""
-    return Backends(
-        hypervisor_of(world, state, spec),
-        backend_of(state, spec),
-        spec.gpu.devices or None,
-        dry=dry,
-        kubernetes=spec.kubernetes,
-        timeouts=spec.timeouts,
-    )
-
-
 def recorded_backends(state: State) -> Backends:
-    """What a lab runs on according to its record alone."""
+    """What a lab runs on, according to its journal alone."""
     return Backends(state.facts.get(HYPERVISOR_FACT, ""), state.facts.get(GPU_FACT, ""))
 
 
@@ -102,7 +111,7 @@ def plan_lab(lab: Lab, state: State, spec: ClusterSpec, acceleration: Accelerati
     recorded = dict(state.resources)
     with lab.session.pictured():
         seen = observe(lab, spec, wanted, recorded)
-        plan = tell_contents(lab.images, diff(lab.name, wanted, recorded, seen, find(lab)))
+        plan = name_contents(lab.images, diff(lab.name, wanted, recorded, seen, find(lab)))
         copies = copy_notes(lab)
         ids = {resource.id for resource in wanted}
         blockers = lost_blockers(lab, [item.resource for key, item in recorded.items() if key not in ids])
@@ -111,6 +120,12 @@ def plan_lab(lab: Lab, state: State, spec: ClusterSpec, acceleration: Accelerati
         blockers=(*plan.blockers, *refuse_other_version(lab.images, spec, seen, plan), *blockers),
         notes=(*plan.notes, *gpus.notes, *_without_effect(lab, spec), *copies),
     )
+
+
+def plan_with_gpus_held(lab: Lab, state: State, spec: ClusterSpec, acceleration: AccelerationChoice) -> Plan:
+    """`plan_lab` while no other command changes the layout of the GPUs, so that it meets no half-made slice."""
+    with gpu_layout_held(lab.gpus):
+        return plan_lab(lab, state, spec, acceleration)
 
 
 def _without_effect(lab: Lab, spec: ClusterSpec) -> tuple[str, ...]:
@@ -213,6 +228,19 @@ def _handler(lab: Lab, resource: Resource) -> Handler[Any]:
     if handler is None:
         raise StateError(f"this version has no handler for a {resource.kind}", where=resource.id)
     return handler
+
+
+def refuse_stale(plan: Plan, expected: str | None) -> None:
+    """Raise unless this is the plan with the digest `expected`, or any plan will do.
+
+    Raises:
+        ConflictError: the host or the file has changed since that plan was made.
+    """
+    if expected not in (None, plan.digest):
+        raise ConflictError(
+            f"the plan is now {plan.digest}, not {expected}: the host or the file has changed",
+            fix="look at the new plan with `hyperscaler plan` first",
+        )
 
 
 def refuse_blocked(plan: Plan) -> None:

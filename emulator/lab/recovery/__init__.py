@@ -1,1 +1,1 @@
-"""What if records are lost or foreign? Finding what belongs to a lab, and leaving alone what does not."""
+"""What if records are lost or foreign? Finds what belongs to a lab, and leaves alone what does not."""

@@ -1,4 +1,4 @@
-"""What is in a lab's directory and not the lab's: `destroy` removes the directory, and must not remove that."""
+"""Foreign files in a lab's directory: `destroy` removes the directory, and must not remove them."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from emulator.apply.handlers.image import Images
-from emulator.apply.state import State
 from emulator.core.errors import ConflictError, DamagedDiskError, StateError
 from emulator.core.paths import LabPaths
 from emulator.core.ports import DiskTool
-from emulator.lab.environment import World
+from emulator.lab.environment import Environment
+from emulator.lab.open_journal import LabRecord
 from emulator.labfile.model import ClusterKind, Role
 from emulator.plan.resources import Volume
 
-# A disk that no record names is known by two signs: the name of a node, and a golden image under it.
+# A disk without a record is recognised by two signs: the name of a node, and a golden image as its base.
 _NODE_DISK = re.compile(f"({'|'.join(re.escape(role.value) for role in Role)})(-[1-9][0-9]*)?[.]qcow2")
 _MOUNTS = Path("/proc/self/mountinfo")
 
@@ -37,47 +37,50 @@ _KNOWN: Mapping[str, re.Pattern[str]] = {
 }
 _HALF_WRITTEN = re.compile(r"[.](.+)[.]new([.]pub)?")
 
-# In the others (what Ansible, libvirt and users' secrets need) names cannot be known in full. Of what somebody may have
-# put there, a disk is what would be missed most.
+# In the other directories (for Ansible, libvirt and users' secrets) not all names are known in advance. Of the files
+# that a user may have put there, a disk would be missed most.
 _DISK_IMAGE = re.compile(r".*[.](qcow2?|img|raw|vmdk|vdi|iso)", re.IGNORECASE)
 
 
-def refuse_strangers(world: World, name: str, state: State, *, kept: str = "nothing was taken away") -> None:
+def refuse_foreign_files(env: Environment, record: LabRecord, *, kept: str = "nothing was taken away") -> None:
     """Raise when something in the lab's directory is not the lab's, or the directory is not where it should be.
 
     Args:
-        kept: what that means at this point, for the message.
+        env: everything outside the program.
+        record: of the lab.
+        kept: the consequence at this point, for the message.
 
     Raises:
-        ConflictError: names all of it.
+        ConflictError: names all foreign files.
         StateError: the directory is a link.
         HyperscalerError: a disk could not be looked at.
     """
-    paths = world.home.lab(name)
-    if paths.root.is_symlink() or paths.root.parent != world.home.labs:
+    paths = record.paths
+    if paths.root.is_symlink() or paths.root.parent != record.home.labs:
         raise StateError("the lab's directory is not where it should be; it is left alone", where=str(paths.root))
     if not paths.root.is_dir():
         return
-    recorded = {record.resource.path for record in state.resources.values() if isinstance(record.resource, Volume)}
-    strange = [entry for entry in paths.root.iterdir() if not paths.is_own(entry.name)]
-    strange += _strange_disks(paths, recorded, world.disks, world.images(None))
-    strange += _strange_names(paths)
-    strange += _disk_images(paths)
-    strange += _mounts_below(paths.root, _MOUNTS.read_text(errors="replace"))
-    if strange:
+    disks = [item.resource for item in record.state.resources.values()]
+    recorded = {disk.path for disk in disks if isinstance(disk, Volume)}
+    foreign = [entry for entry in paths.root.iterdir() if not paths.is_own(entry.name)]
+    foreign += _foreign_disks(paths, recorded, env.disks, env.images(None))
+    foreign += _foreign_names(paths)
+    foreign += _disk_images(paths)
+    foreign += _mounts_below(paths.root, _MOUNTS.read_text(errors="replace"))
+    if foreign:
         raise ConflictError(
             f"{kept}, because files in the lab's directory are not hyperscaler's: "
-            + ", ".join(sorted({str(path.relative_to(paths.root)) for path in strange})),
+            + ", ".join(sorted({str(path.relative_to(paths.root)) for path in foreign})),
             where=str(paths.root),
             fix="move them to another place, or remove them if nobody needs them; then run the same command again",
         )
 
 
-def _strange_disks(paths: LabPaths, recorded: Collection[str], disks: DiskTool, images: Images) -> list[Path]:
+def _foreign_disks(paths: LabPaths, recorded: Collection[str], disks: DiskTool, images: Images) -> list[Path]:
     if paths.disks.is_symlink() or not paths.disks.is_dir():
         return []  # of a link only the link itself goes
 
-    def is_strange(path: Path) -> bool:
+    def is_foreign(path: Path) -> bool:
         on_record = str(path) in recorded
         if path.is_symlink() or not path.is_file():
             return not (on_record and path.is_symlink())  # of a planted link only the link itself goes
@@ -95,10 +98,10 @@ def _strange_disks(paths: LabPaths, recorded: Collection[str], disks: DiskTool, 
 
     found = sorted(paths.disks.iterdir())
     with ThreadPoolExecutor(max_workers=8, thread_name_prefix="disks") as pool:
-        return [path for path, strange in zip(found, pool.map(is_strange, found), strict=True) if strange]
+        return [path for path, foreign in zip(found, pool.map(is_foreign, found), strict=True) if foreign]
 
 
-def _strange_names(paths: LabPaths) -> Iterator[Path]:
+def _foreign_names(paths: LabPaths) -> Iterator[Path]:
     for name, known in _KNOWN.items():
         directory = paths.root / name
         if directory.is_symlink() or not directory.is_dir():
@@ -111,7 +114,7 @@ def _strange_names(paths: LabPaths) -> Iterator[Path]:
 
 
 def _disk_images(paths: LabPaths) -> Iterator[Path]:
-    """Files that are called as disks are, anywhere but among the disks."""
+    """Files with the names of disk images, anywhere but among the lab's disks."""
     for directory, below, files in os.walk(paths.root):
         if Path(directory) == paths.root and paths.disks.name in below:
             below.remove(paths.disks.name)

@@ -1,4 +1,4 @@
-"""A damaged GPU ledger is written anew from the records of the labs."""
+"""Repair what commands go by: report a damaged journal, and rewrite a damaged GPU ledger from the labs' journals."""
 
 from __future__ import annotations
 
@@ -20,51 +20,66 @@ from emulator.apply.state import State, StateStore
 from emulator.core.errors import HyperscalerError
 from emulator.core.paths import Home
 from emulator.core.progress import Reporter
-from emulator.lab.environment import World
 from emulator.lab.lab_files import lab_names
-from emulator.lab.open_journal import own_home
+from emulator.lab.open_journal import LabRecord, own_home
+from emulator.lab.run import LockedRun
 from emulator.plan.gpu_resources import GpuInstance, MigMode, Vgpu, VirtualFunctions, WholeGpu
 from emulator.plan.model import Recorded
 
 
-def mend_ledgers(world: World, name: str, reporter: Reporter) -> None:
-    """Mend the host's ledger and that of the lab's simulated GPUs, if they are damaged.
+def repair_records(run: LockedRun) -> None:
+    """Report damage in the lab's journal, and repair the GPU ledgers that count for the lab."""
+    report_damage(run.store, run.reporter)
+    repair_ledgers(run.env.gpu_ledger, run.record, run.reporter)
 
-    What no lab's record names afterwards counts as made by others, and is left alone. The damaged file is kept.
+
+def report_damage(store: StateStore, reporter: Reporter) -> None:
+    """Warn of each line of the journal that cannot be trusted."""
+    for damage in store.damage:
+        kind = "its last line was cut off by a crash" if damage.torn else damage.why
+        reporter.warn(f"{store.journal.path}:{damage.line}: {kind}; what is on the host is looked at instead")
+
+
+def repair_ledgers(ledger: GpuLedger, record: LabRecord, reporter: Reporter) -> None:
+    """Repair the host's ledger and that of the lab's simulated GPUs, if they are damaged.
+
+    Objects on GPUs that no lab's journal names afterwards count as foreign, and are left alone. The damaged file is
+    kept.
     """
-    ledger = world.gpu_ledger
-    _mend(ledger, lambda: _labs_of_host(world), reporter)
-    _take_over(world, reporter)
-    _mend(GpuLedger(world.home.lab(name).gpu / "owners.json"), lambda: {name: world.home}, reporter)
+    home, name = record.home, record.name
+    _repair(ledger, lambda: _labs_of_host(ledger, home), reporter)
+    _take_over(ledger, home, reporter)
+    _repair(GpuLedger(record.paths.gpu / "owners.json"), lambda: {name: home}, reporter)
 
 
-def _labs_of_host(world: World) -> dict[str, Home]:
-    """The labs of all homes that are known, by what the host's ledger calls them."""
-    ledger = world.gpu_ledger
-    roots = {ledger.path.parent, world.home.root, *(Path(unquote(home)) for home in ledger.homes())}
-    return {_owner(world, Home(root), lab): Home(root) for root in sorted(roots) for lab in lab_names(Home(root))}
+def _labs_of_host(ledger: GpuLedger, home: Home) -> dict[str, Home]:
+    """The labs of all known homes, by their names in the host's ledger."""
+    roots = {ledger.path.parent, home.root, *(Path(unquote(other)) for other in ledger.homes())}
+    return {
+        _owner(ledger, home, Home(root), lab): Home(root) for root in sorted(roots) for lab in lab_names(Home(root))
+    }
 
 
-def _owner(world: World, home: Home, lab: str) -> str:
-    """What the host's ledger calls a lab of one of its homes."""
-    if home.root == world.home.root:
+def _owner(ledger: GpuLedger, ours: Home, home: Home, lab: str) -> str:
+    """The name in the host's ledger of a lab in one of its homes."""
+    if home.root == ours.root:
         return lab
-    default = home.root == world.gpu_ledger.path.parent
-    return world.gpu_ledger.seen(lab if default else f"{lab} in {home.id}")
+    default = home.root == ledger.path.parent
+    return ledger.seen(lab if default else f"{lab} in {home.id}")
 
 
-def _take_over(world: World, reporter: Reporter) -> None:
-    """Older versions kept a ledger in each home; the claims of this one's go into that of the host."""
-    old, ledger = GpuLedger(world.home.gpu_owners), world.gpu_ledger
+def _take_over(ledger: GpuLedger, home: Home, reporter: Reporter) -> None:
+    """Older versions kept a ledger in each home; its claims move into the host's ledger."""
+    old = GpuLedger(home.gpu_owners)
     if old.path == ledger.path or not old.path.exists():
         return
-    _mend(old, lambda: dict.fromkeys(lab_names(world.home), world.home), reporter)
+    _repair(old, lambda: dict.fromkeys(lab_names(home), home), reporter)
     ledger.take_over(old.claims())
     old.path.unlink()
 
 
-def _mend(ledger: GpuLedger, labs: Callable[[], Mapping[str, Home]], reporter: Reporter) -> None:
-    """`labs` are those that may have something, by what the ledger calls them, with their homes."""
+def _repair(ledger: GpuLedger, labs: Callable[[], Mapping[str, Home]], reporter: Reporter) -> None:
+    """Args: labs: the labs that may own something, by their names in the ledger, with their homes."""
     try:
         ledger.claims()
     except LedgerDamagedError as damage:
@@ -86,7 +101,7 @@ def _mend(ledger: GpuLedger, labs: Callable[[], Mapping[str, Home]], reporter: R
 
 
 def claims_of(lab: str, state: State) -> dict[str, Claim]:
-    """What the lab's record says that it has on GPUs, as the ledger would have it."""
+    """The ledger's entries for everything that the lab has on GPUs by its journal."""
     found = {}
     for record in state.resources.values():
         boot = str(record.handle.get("boot", record.boot_id))
@@ -96,7 +111,7 @@ def claims_of(lab: str, state: State) -> dict[str, Claim]:
 
 
 def _key(record: Recorded) -> str:
-    """The ledger's key of a recorded thing; empty where it has none, as for MIG mode that was on before."""
+    """The ledger's key of a recorded resource; empty where it has none, as for MIG mode that was on before."""
     handle = record.handle
     match record.resource:
         case GpuInstance() as item:

@@ -1,5 +1,7 @@
-"""GPUs of a lab whose record and entries in the ledger are lost: what is found is kept on record while it goes, and
-what nobody can know any more is told."""
+"""Orphaned objects on GPUs: the lab's journal and its entries in the ledger are lost.
+
+What is found is put on record before it is removed; what can no longer be attributed to any lab is reported.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +16,8 @@ from emulator.core.errors import HyperscalerError
 from emulator.core.progress import Reporter
 from emulator.gpu.ports import VgpuFramework
 from emulator.host.gpus import NVIDIA_VENDOR
-from emulator.lab.environment import World
+from emulator.lab.environment import Environment, host_gpus
 from emulator.lab.lab import Lab
-from emulator.lab.planning.host_gpus import host_gpus
 from emulator.plan.gpu_resources import GpuInstance, Vgpu, WholeGpu
 from emulator.plan.model import Action, Plan, Recorded
 from emulator.plan.resources import Resource
@@ -25,14 +26,16 @@ LOST_GPUS_FACT = "lost-boards"
 """PCI addresses, with blanks between them, of GPUs that had something of the lab when its record was lost."""
 
 
-def has_gpus(world: World) -> bool:
-    """Whether the host has GPUs at all; no driver is asked."""
-    return bool(host_gpus(world).pci.devices(vendor=NVIDIA_VENDOR))
+def has_gpus(env: Environment) -> bool:
+    """Whether the host has GPUs at all, without asking a driver."""
+    return bool(host_gpus(env).pci.devices(vendor=NVIDIA_VENDOR))
 
 
-def keep_found(lab: Lab, plan: Plan, store: StateStore) -> None:
-    """Write down what the plan goes by on GPUs and neither the record nor the ledger knows, before anything changes:
-    the guests and vGPUs that tell of it go first, and a run that is cut off would leave the rest behind."""
+def record_found(lab: Lab, plan: Plan, store: StateStore) -> None:
+    """Record what the plan has found on GPUs and neither the journal nor the ledger knows, before anything changes.
+
+    Domains and vGPUs, by which it was found, are removed first: a run that is cut off then would leave the rest behind.
+    """
     if lab.gpus is None:
         return
     gpus, recorded = lab.gpus(), store.state.resources
@@ -60,7 +63,7 @@ _THERE = (Action.DELETE, Action.ADOPT)
 
 
 def _key(resource: Resource, record: Recorded | None) -> str:
-    """What the ledger calls a slice, a vGPU on record or a whole GPU; empty for anything else."""
+    """The ledger's key of a slice, a recorded vGPU or a whole GPU; empty for anything else."""
     match resource:
         case GpuInstance():
             return slice_key(resource.pci_address, resource.profile, resource.start)
@@ -77,9 +80,9 @@ def _made(gpus: GpuHost, record: Recorded) -> bool:
 
 
 def left_on_gpus(lab: Lab, state: State, reporter: Reporter) -> tuple[str, ...]:
-    """What there is on GPUs that may have been the lab's, as commands that take it away; each GPU is warned of.
+    """What is left on GPUs and may have been the lab's, as commands that remove it; warns of each GPU.
 
-    Whether MIG mode and virtual functions were on before the lab came stood in the ledger alone.
+    Only the ledger knew whether MIG mode and virtual functions were on before the lab was made.
     """
     if lab.gpus is None:
         return ()
@@ -87,7 +90,7 @@ def left_on_gpus(lab: Lab, state: State, reporter: Reporter) -> tuple[str, ...]:
     for gpu in state.facts.get(LOST_GPUS_FACT, "").split():
         if found := _left_on(lab.gpus(), gpu):
             reporter.warn(
-                f"GPU {gpu} still has {', '.join(found)}, and with the records of the lab nobody knows any more "
+                f"GPU {gpu} still has {', '.join(found)}, and without the lab's records it cannot be known "
                 f"whether that was so before; if not: {'; '.join(found.values())}"
             )
             commands += found.values()
@@ -95,7 +98,7 @@ def left_on_gpus(lab: Lab, state: State, reporter: Reporter) -> tuple[str, ...]:
 
 
 def _left_on(gpus: GpuHost, gpu: str) -> dict[str, str]:
-    """What is on the GPU and in no ledger: its name, and the command against it, in the order in which they go."""
+    """What is on the GPU and in no ledger, each with the command that removes it, in the order of removal."""
     owners = gpus.ledger.read()
     found: dict[str, str] = {}
     device = gpus.pci.device(gpu)
@@ -120,9 +123,9 @@ def _left_on(gpus: GpuHost, gpu: str) -> dict[str, str]:
 
 
 def what_may_be_left(name: str, commands: Sequence[str]) -> HyperscalerError:
-    """The lab is gone, and the exit code must not say that all is as it was."""
+    """The error for a lab that is gone, whose exit code must not say that the host is as it was before."""
     return HyperscalerError(
         f"lab {name} is gone, but its record was lost, and something of it may be left on the GPUs",
         where=name,
-        fix=f"look whether anybody needs it (hyperscaler gpu discover); if not: {'; '.join(commands)}",
+        fix=f"check whether it is needed (hyperscaler gpu discover); if not: {'; '.join(commands)}",
     )

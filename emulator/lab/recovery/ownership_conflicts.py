@@ -13,7 +13,7 @@ from emulator.plan.resources import Domain, Network, Resource
 
 
 def copy_notes(lab: Lab) -> tuple[str, ...]:
-    """Somebody's copies of the lab's domains and networks, with whose metadata the lab's mark came along."""
+    """Notes on copies of the lab's domains and networks: the lab's mark was copied with their metadata."""
     view = lab.session.view()
     if view is None:
         return ()

@@ -1,4 +1,4 @@
-"""Access to a lab's nodes: granting it for a time, listing who has it, taking it back at once."""
+"""Access to a lab's nodes: grant it for a time, list who has it, revoke it at once."""
 
 from __future__ import annotations
 
@@ -13,19 +13,18 @@ from emulator.core.fs import write_private
 from emulator.core.progress import Reporter
 from emulator.core.stop import StopFlag
 from emulator.credentials.ssh_trust import CertificateOrder
-from emulator.credentials.users import AccessRole, LabUser, check_name, render_book
-from emulator.lab.access_book import read_book
-from emulator.lab.environment import World
-from emulator.lab.lab_files import load_recorded_lab
-from emulator.lab.locked_run import working_on
-from emulator.lab.open_provisioned import opened_lab
-from emulator.lab.tagged_configure import tell_nodes
+from emulator.credentials.users import AccessRole, LabUser, check_name, read_book, render_book
+from emulator.lab.cluster_pipeline import configure_tagged
+from emulator.lab.environment import Environment
+from emulator.lab.lab_files import load_recorded_lab, require_lab
+from emulator.lab.open_journal import open_record
+from emulator.lab.run import open_provisioned, provisioned_run
 from emulator.labfile.model import ClusterSpec
 from emulator.operations.credentials.kubeconfigs import hand_out_kubeconfigs
 from emulator.operations.credentials.rotator import Rotator
 
 TAG = "access"
-"""Of the playbooks' tasks that users matter to."""
+"""The tag of the playbooks' tasks that depend on users."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +50,7 @@ class Granted:
 
 
 def grant(
-    world: World,
+    env: Environment,
     lab_name: str,
     request: GrantRequest,
     reporter: Reporter,
@@ -61,29 +60,27 @@ def grant(
 ) -> Granted:
     """Give a user an account on the lab's nodes and a certificate that ends by itself.
 
-    The grant is on record before the nodes are told: if telling them fails, the next run of the same command, of
+    The grant is on record before the nodes are configured: if that fails, the next run of the same command, of
     `configure` or of `provision` does it.
 
     Raises:
         UsageError: no such lab or node, or not a possible name.
         ConflictError: another command works on the lab.
-        ConfigureError: a node could not be told.
+        ConfigureError: a node could not be configured.
     """
-    spec = load_recorded_lab(world.home, lab_name).spec
     check_name(request.user)
-    _require_nodes(spec, request.nodes)
-    nodes = request.nodes or _usual_nodes(spec, request.role)
-    with working_on(world, lab_name, "access add", reporter, wait_seconds=wait_seconds, stop=stop) as work:
-        lab, store = opened_lab(world, lab_name)
-        work.tell(who=request.user, role=request.role.value)
-        work.begin(store)
-        Rotator(world, lab, store, spec, reporter, stop).settle()
-        book = read_book(lab)
+    _require_nodes(load_recorded_lab(env.home, lab_name).spec, request.nodes)
+    with provisioned_run(env, lab_name, "access add", reporter, stop, wait_seconds=wait_seconds) as run:
+        nodes = request.nodes or _usual_nodes(run.spec, request.role)
+        run.log.add(who=request.user, role=request.role.value)
+        run.begin()
+        Rotator(run).settle()
+        book = read_book(run.paths.access)
         expires = int(time.time()) + request.seconds
         if request.public_key:
             # Refused before anything is signed, if it must be.
             book.granted(request.user, request.role, public_key=request.public_key, expires=expires)
-        directory = lab.paths.handouts / request.user
+        directory = run.paths.handouts / request.user
         order = CertificateOrder(
             request.user,
             book.next_serial,
@@ -93,49 +90,47 @@ def grant(
             forwarding=request.role is AccessRole.ADMIN,
             nodes=nodes,
         )
-        access = lab.access(spec.ssh.user)
-        key = world.guests.user_key(spec, access, order, revoked=book.revoked_keys)
+        access = run.access
+        key = env.guests.user_key(run.spec, access, order, revoked=book.revoked_keys)
         book = book.granted(request.user, request.role, public_key=key, expires=expires, nodes=nodes)
-        # On record before it is signed: a certificate that nobody knows of could not be revoked.
-        write_private(lab.paths.access, render_book(book))
-        world.guests.issue(spec, access, order)
-        tell_nodes(world, lab, store, spec, reporter, stop, tags=(TAG,))
-        hand_out_kubeconfigs(world, lab, spec, renew=request.user)
+        # On record before it is signed: an unrecorded certificate could not be revoked.
+        write_private(run.paths.access, render_book(book))
+        env.guests.issue(run.spec, access, order)
+        configure_tagged(run, (TAG,))
+        hand_out_kubeconfigs(run, renew=request.user)
         user = book.user(request.user)
         assert user is not None  # noqa: S101  granted a moment ago
         return Granted(user, directory, namespaced=bool(access.prefix))
 
 
 def revoke(
-    world: World, lab_name: str, name: str, reporter: Reporter, stop: StopFlag, *, wait_seconds: float = 0.0
+    env: Environment, lab_name: str, name: str, reporter: Reporter, stop: StopFlag, *, wait_seconds: float = 0.0
 ) -> LabUser:
-    """Take all access of a user back: keys, account, jobs. It is on record before the nodes are told.
+    """Revoke all access of a user: keys, account, jobs. It is on record before the nodes are configured.
 
     Raises:
         UsageError: no such lab or user.
         ConflictError: another command works on the lab.
-        ConfigureError: a node could not be told; the certificate is good there until it ends, or this is run again.
+        ConfigureError: a node could not be configured; there the certificate stays good until it ends.
     """
-    spec = load_recorded_lab(world.home, lab_name).spec
-    with working_on(world, lab_name, "access revoke", reporter, wait_seconds=wait_seconds, stop=stop) as work:
-        lab, store = opened_lab(world, lab_name)
-        work.tell(who=name)
-        work.begin(store)
-        book = read_book(lab).without(name)
-        write_private(lab.paths.access, render_book(book))
+    with provisioned_run(env, lab_name, "access revoke", reporter, stop, wait_seconds=wait_seconds) as run:
+        run.log.add(who=name)
+        run.begin()
+        book = read_book(run.paths.access).without(name)
+        write_private(run.paths.access, render_book(book))
         try:
-            Rotator(world, lab, store, spec, reporter, stop).settle()
-        except HyperscalerError as error:  # trouble with a rotation must not keep anybody's access alive
+            Rotator(run).settle()
+        except HyperscalerError as error:  # trouble with a rotation must not keep the user's access alive
             reporter.warn(str(error))
-        _forget_handout(lab.paths.handouts / name, reporter)
-        tell_nodes(world, lab, store, spec, reporter, stop, tags=(TAG,))
+        _forget_handout(run.paths.handouts / name, reporter)
+        configure_tagged(run, (TAG,))
         user = book.user(name)
         assert user is not None  # noqa: S101  revoked a moment ago
         return user
 
 
 def _forget_handout(directory: Path, reporter: Reporter) -> None:
-    """Remove what was handed out. What cannot be removed is told: the nodes refuse it all the same."""
+    """Remove what was handed out. Failing that, warn: the nodes refuse it all the same."""
     try:
         shutil.rmtree(directory)
     except FileNotFoundError:
@@ -144,16 +139,24 @@ def _forget_handout(directory: Path, reporter: Reporter) -> None:
         reporter.warn(f"{directory} cannot be removed: {error.strerror or error}; remove it by hand")
 
 
-def list_users(world: World, lab_name: str) -> Sequence[LabUser]:
-    """Everybody who ever had access, by uid; reads only."""
-    load_recorded_lab(world.home, lab_name)
-    lab, _ = opened_lab(world, lab_name)
-    return read_book(lab).users
+def list_users(env: Environment, lab_name: str) -> Sequence[LabUser]:
+    """Everybody who ever had access, by uid; reads only.
+
+    Raises:
+        UsageError: there is no such lab, or it is not provisioned.
+    """
+    require_lab(env.home, lab_name)
+    record = open_record(env.home, lab_name)
+    open_provisioned(env, record)
+    return read_book(record.paths.access).users
 
 
 def _usual_nodes(spec: ClusterSpec, role: AccessRole) -> tuple[str, ...]:
-    """Where a role may log in unless that is said; empty means everywhere. On a node that runs jobs, what is started
-    from a login is outside of the scheduler's limits: cores, memory and GPUs of others."""
+    """Where a role may log in by default; empty means everywhere.
+
+    On a node that runs jobs, a login would be outside the scheduler's limits: it could take the cores, memory and GPUs
+    of others.
+    """
     if role is not AccessRole.STUDENT:
         return ()
     return tuple(node.name for node in spec.nodes if node.role.is_head)
@@ -161,6 +164,6 @@ def _usual_nodes(spec: ClusterSpec, role: AccessRole) -> tuple[str, ...]:
 
 def _require_nodes(spec: ClusterSpec, wanted: Sequence[str]) -> None:
     names = [node.name for node in spec.nodes]
-    strangers = [name for name in wanted if name not in names]
-    if strangers:
-        raise UsageError(f"lab {spec.name} has no node {', '.join(strangers)}", fix=f"its nodes are {', '.join(names)}")
+    unknown = [name for name in wanted if name not in names]
+    if unknown:
+        raise UsageError(f"lab {spec.name} has no node {', '.join(unknown)}", fix=f"its nodes are {', '.join(names)}")

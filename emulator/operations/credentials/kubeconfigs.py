@@ -5,41 +5,41 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from emulator.lab.access_book import read_book
-from emulator.lab.environment import World
-from emulator.lab.lab import Lab
-from emulator.labfile.model import ClusterSpec
+from emulator.core.paths import LabPaths
+from emulator.credentials.users import read_book
+from emulator.lab.run import LabRun
 
 KUBECONFIG = "kubeconfig"
 MIN_TOKEN_SECONDS = 600
 """Kubernetes issues no token for less than ten minutes."""
 
 
-def hand_out_kubeconfigs(world: World, lab: Lab, spec: ClusterSpec, *, renew: str = "") -> None:
-    """Have a kubeconfig lie in the directory of each user with access. One that is there stays, but for that of the
-    user `renew` and those of a cluster that is no more.
+def hand_out_kubeconfigs(run: LabRun, *, renew: str = "") -> None:
+    """Put a kubeconfig into the directory of each user with access.
+
+    One that is there stays, except for that of the user `renew` and those of a cluster that no longer exists.
 
     Raises:
         HyperscalerError: the control plane cannot be asked for a token.
     """
-    if spec.kubernetes is None:
+    if run.spec.kubernetes is None:
         return
     now = int(time.time())
-    for user in read_book(lab).users:
+    for user in read_book(run.paths.access).users:
         left = user.expires - now
-        directory = lab.paths.handouts / user.name
-        if user.revoked or left <= 0 or not (user.name == renew or _lacks(lab, directory)):
+        directory = run.paths.handouts / user.name
+        if user.revoked or left <= 0 or not (user.name == renew or _lacks(run.paths, directory)):
             continue
-        access = lab.access(spec.ssh.user)
-        world.guests.hand_kubeconfig(spec, access, user, seconds=max(left, MIN_TOKEN_SECONDS), directory=directory)
+        seconds = max(left, MIN_TOKEN_SECONDS)
+        run.env.guests.hand_kubeconfig(run.spec, run.access, user, seconds=seconds, directory=directory)
 
 
-def _lacks(lab: Lab, directory: Path) -> bool:
+def _lacks(paths: LabPaths, directory: Path) -> bool:
     """Whether there is no kubeconfig, or one of a cluster that was made anew since: it has another authority."""
     own = directory / KUBECONFIG
     if not own.is_file():
         return True
-    present = cluster_authority(lab.paths.secrets / KUBECONFIG)
+    present = cluster_authority(paths.secrets / KUBECONFIG)
     return bool(present) and present not in own.read_text()
 
 

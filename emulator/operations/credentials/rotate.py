@@ -1,4 +1,4 @@
-"""Rotating one of a lab's secrets."""
+"""Rotate one of a lab's secrets."""
 
 from __future__ import annotations
 
@@ -11,19 +11,23 @@ from emulator.core.progress import Reporter
 from emulator.core.stop import StopFlag
 from emulator.credentials.rotation_files import pending_rotations, secrets_on_record
 from emulator.credentials.rotation_phases import RotatedSecret
-from emulator.lab.access_book import read_book
-from emulator.lab.environment import World
+from emulator.credentials.users import read_book
+from emulator.lab.environment import Environment
 from emulator.lab.lab_files import load_recorded_lab
-from emulator.lab.locked_run import working_on
-from emulator.lab.open_provisioned import opened_lab
+from emulator.lab.run import provisioned_run
 from emulator.labfile.model import ClusterKind, ClusterSpec
 from emulator.operations.credentials.rotator import Rotator
 
 
 @dataclass(frozen=True, slots=True)
 class Rotated:
-    """`finished`: rotations that earlier runs had begun and this one brought to their end. `declined`: nothing was
-    changed. `hand_again`: users whose directory holds a new certificate; the old one lets them in no more."""
+    """The result of `rotate`.
+
+    Attributes:
+        finished: rotations that an earlier run had begun and this one finished.
+        declined: the user said no, and nothing was changed.
+        hand_again: users whose directory holds a new certificate; the old one no longer lets them in.
+    """
 
     secret: RotatedSecret
     finished: tuple[RotatedSecret, ...] = ()
@@ -32,7 +36,7 @@ class Rotated:
 
 
 def rotate(
-    world: World,
+    env: Environment,
     lab_name: str,
     secret: RotatedSecret,
     reporter: Reporter,
@@ -41,30 +45,28 @@ def rotate(
     confirm: Callable[[tuple[RotatedSecret, ...]], bool],
     wait_seconds: float = 0.0,
 ) -> Rotated:
-    """Change a secret for a new one on the host and on every node, and try it.
+    """Replace a secret on the host and on every node, and try the new one.
 
-    Rotations that an earlier run has begun are finished first; if the one asked for is among them, that is all.
-    `confirm` is told which they are.
+    Rotations that an earlier run has begun are finished first; if the requested one is among them, that is all.
+    `confirm` is given their secrets.
 
     Raises:
         UsageError: no such lab, or it has no use for this secret.
         ConflictError: another command works on the lab.
         InterruptedRunError: stopped on request; says whether there is something to be finished.
-        ConfigureError: a node could not be told.
-        VerifyError: the new secret does not do.
+        ConfigureError: a node could not be configured.
+        VerifyError: the new secret does not work.
     """
-    spec = load_recorded_lab(world.home, lab_name).spec
-    _require_use(spec, secret)
-    with working_on(world, lab_name, "rotate", reporter, wait_seconds=wait_seconds, stop=stop) as work:
-        lab, store = opened_lab(world, lab_name)
-        pending = tuple(files.secret for files in pending_rotations(lab.paths))
+    _require_use(load_recorded_lab(env.home, lab_name).spec, secret)
+    with provisioned_run(env, lab_name, "rotate", reporter, stop, wait_seconds=wait_seconds) as run:
+        pending = tuple(files.secret for files in pending_rotations(run.paths))
         if secret not in pending:
-            secrets_on_record(secret, store)
+            secrets_on_record(secret, run.store)
         if not confirm(pending):
             return Rotated(secret, declined=True)
-        work.tell(secret=secret.value)
-        work.begin(store)
-        rotator = Rotator(world, lab, store, spec, reporter, stop)
+        run.log.add(secret=secret.value)
+        run.begin()
+        rotator = Rotator(run)
         finished = rotator.finish_pending()
         if secret not in finished:
             if stop.is_set():  # once there is a new secret, the rotation has to be finished
@@ -74,7 +76,7 @@ def rotate(
             rotator.rotate(secret)
         hand_again: tuple[str, ...] = ()
         if RotatedSecret.SSH in (secret, *finished):
-            users = read_book(lab).users
+            users = read_book(run.paths.access).users
             hand_again = tuple(user.name for user in users if not user.revoked and user.expires > time.time())
         return Rotated(secret, finished, hand_again=hand_again)
 

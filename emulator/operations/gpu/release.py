@@ -13,14 +13,13 @@ from emulator.core.ids import resource_uuid
 from emulator.core.ports import DomainState
 from emulator.core.progress import Reporter
 from emulator.core.stop import StopFlag
-from emulator.lab.environment import World
+from emulator.lab.environment import Environment
 from emulator.lab.lab import Lab, open_lab
-from emulator.lab.locked_run import tell_damage, working_on
-from emulator.lab.open_journal import open_record
+from emulator.lab.mdev_map import write_mdev_map
 from emulator.lab.planning.plan import recorded_backends
-from emulator.lab.recovery.ledger_repair import mend_ledgers
-from emulator.lab.recovery.orphaned_gpus import keep_found
-from emulator.operations.gpu.map import write_mdev_map
+from emulator.lab.recovery.ledger_repair import repair_records
+from emulator.lab.recovery.orphaned_gpus import record_found
+from emulator.lab.run import LockedRun, locked_run
 from emulator.operations.gpu.reports import recorded_backend
 from emulator.plan.diff import diff
 from emulator.plan.gpu_resources import GPU_GROUP, GpuInstance, MigMode, Vgpu, VirtualFunctions, WholeGpu
@@ -38,7 +37,7 @@ class ReleaseResult:
 
 
 def release(
-    world: World,
+    env: Environment,
     name: str,
     reporter: Reporter,
     stop: StopFlag,
@@ -53,29 +52,27 @@ def release(
         ConflictError: guests of the lab run (named), or the journal in its directory is another lab's.
         HyperscalerError: something could not be taken away; it stays on record.
     """
-    with working_on(world, name, "gpu release", reporter, wait_seconds=wait_seconds, stop=stop) as work:
-        paths = world.home.lab(name)
-        world, store = open_record(world, name)
-        tell_damage(store, reporter)
-        mend_ledgers(world, name, reporter)
-        lab = _open(world, name, store.state)
+    with locked_run(env, name, "gpu release", reporter, stop, wait_seconds=wait_seconds) as run:
+        repair_records(run)
+        paths = run.paths
+        lab = _open(run)
         handlers = {kind: handler for kind, handler in lab.handlers.items() if kind in GPU_KINDS}
-        plan = plan_release(name, store.state, handlers)
+        plan = plan_release(name, run.state, handlers)
         if plan.is_empty and not paths.root.exists():
             raise UsageError(f"there is no lab {name}", where=str(paths.root), fix="hyperscaler status lists the labs")
         if plan.is_empty:
             return ReleaseResult(plan)
-        refuse_running(lab, store.state)
+        refuse_running(lab, run.state)
         if not confirm(plan):
             return ReleaseResult(plan, declined=True)
         paths.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        store.rewrite_damaged()
-        work.begin(store)
-        keep_found(lab, plan, store)
+        run.store.rewrite_damaged()
+        run.begin()
+        record_found(lab, plan, run.store)
         try:
-            Executor(handlers, store, reporter, stop=stop).apply(plan)
+            Executor(handlers, run.store, reporter, stop=stop).apply(plan)
         finally:
-            write_mdev_map(paths, store.state)
+            write_mdev_map(paths, run.state)
         return ReleaseResult(plan)
 
 
@@ -97,9 +94,9 @@ def with_gpu_needs(found: Sequence[Resource]) -> tuple[Resource, ...]:
     )
 
 
-def _open(world: World, name: str, state: State) -> Lab:
-    recorded = recorded_backends(state)
-    return open_lab(world, name, dataclasses.replace(recorded, gpu=recorded_backend(world, name, state), devices=None))
+def _open(run: LockedRun) -> Lab:
+    gpu = recorded_backend(run.env, run.name, run.state)
+    return open_lab(run.env, run.record, dataclasses.replace(recorded_backends(run.state), gpu=gpu))
 
 
 def refuse_running(lab: Lab, state: State) -> None:

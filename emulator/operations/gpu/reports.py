@@ -17,12 +17,11 @@ from emulator.gpu.placement.demand import Assignment, GpuState, Infeasible
 from emulator.gpu.ports import NvmlGpu, Utilisation
 from emulator.guests.inventory.mdev_map import HeldGpu, HeldSlice
 from emulator.host.gpus import DeviceDifference, Gpu, check_devices, discover_gpus
-from emulator.lab.environment import World
+from emulator.lab.environment import Environment, host_gpus
 from emulator.lab.lab_files import lab_names
+from emulator.lab.mdev_map import held_devices
 from emulator.lab.planning.gpu_placement import GPU_FACT
-from emulator.lab.planning.host_gpus import host_gpus
 from emulator.labfile.model import ClusterSpec, GpuBackend, GpuDeviceSpec
-from emulator.operations.gpu.map import held_devices
 from emulator.plan.gpu_allocation import GpuAllocation, allocate, gpu_states
 from emulator.plan.gpu_build import current_assignments
 
@@ -84,7 +83,7 @@ def assignments_of(layout: Layout) -> Sequence[Assignment]:
 # ---------------------------------------------------------------- top
 @dataclass(frozen=True, slots=True)
 class SliceUse:
-    """A GPU instance: its place, who holds it, and memory where NVML tells (not while a guest has it)."""
+    """A GPU instance: its place, who holds it, and its memory where NVML shows it (not while a guest has it)."""
 
     instance: GpuInstance
     lab: str | None
@@ -155,29 +154,29 @@ def recorded_states(home: Home, lab: str | None = None) -> Mapping[str, State]:
     return {name: recorded_state(home, name) for name in ([lab] if lab else lab_names(home))}
 
 
-def recorded_backend(world: World, lab: str, state: State) -> str:
+def recorded_backend(env: Environment, lab: str, state: State) -> str:
     """`nvml` or `simulated`, by the record or, where that is lost, by the host's GPU ledger; empty without GPUs."""
-    return state.facts.get(GPU_FACT, "") or ("nvml" if world.gpu_ledger.of(lab) else "")
+    return state.facts.get(GPU_FACT, "") or ("nvml" if env.gpu_ledger.of(lab) else "")
 
 
-def gpus_of_file(world: World, spec: ClusterSpec) -> GpuHost:
+def gpus_of_file(env: Environment, spec: ClusterSpec) -> GpuHost:
     """The GPUs that a lab file means: real ones, or simulated ones as they are in the lab or would be."""
     if spec.gpu.backend is not GpuBackend.SIMULATED:
-        return host_gpus(world)
-    paths = world.home.lab(spec.name)
-    return world.gpus(GpuBackend.SIMULATED.value, paths, None if paths.gpu.is_dir() else spec.gpu.devices, dry=True)
+        return host_gpus(env)
+    paths = env.home.lab(spec.name)
+    return env.gpus(GpuBackend.SIMULATED.value, paths, None if paths.gpu.is_dir() else spec.gpu.devices, dry=True)
 
 
-def gpus_of_lab(world: World, lab: str) -> GpuHost:
+def gpus_of_lab(env: Environment, lab: str) -> GpuHost:
     """The GPUs of a lab that is there.
 
     Raises:
         UsageError: there is no such lab, or it has no GPUs.
     """
-    paths = world.home.lab(lab)
+    paths = env.home.lab(lab)
     if not paths.root.is_dir():
         raise UsageError(f"there is no lab {lab}", fix="hyperscaler status lists the labs")
-    backend = recorded_backend(world, lab, recorded_state(world.home, lab))
+    backend = recorded_backend(env, lab, recorded_state(env.home, lab))
     if not backend:
         raise UsageError(f"lab {lab} has no GPUs", fix="hyperscaler gpu top shows the host's GPUs")
-    return world.gpus(backend, paths, None, dry=True)
+    return env.gpus(backend, paths, None, dry=True)

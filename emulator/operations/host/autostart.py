@@ -1,7 +1,7 @@
 """A lab that comes back by itself after a reboot of the host: a systemd unit that provisions its kept file again.
 
-`provision` brings everything back in order: GPUs first, then the hypervisor, networks and guests. The unit tells by
-a line of its own which lab of which home directory it belongs to, so that nobody else's is ever touched.
+`provision` brings everything back in order: GPUs first, then the hypervisor, networks and guests. A line in the unit
+says which lab of which home directory it belongs to, so that foreign units are never touched.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ from pathlib import Path
 from emulator.apply.journal import Journal
 from emulator.apply.state import StateStore
 from emulator.core.errors import ConflictError, UsageError
+from emulator.core.hypervisors import EMBEDDED
 from emulator.core.paths import Home
 from emulator.core.progress import Reporter
-from emulator.lab.environment import EMBEDDED, World
+from emulator.core.stop import StopFlag
+from emulator.lab.command_log import logged_lock
+from emulator.lab.environment import Environment
 from emulator.lab.lab_files import load_recorded_lab
-from emulator.lab.locked_run import working_on
-from emulator.lab.open_journal import open_record
 from emulator.lab.planning.plan import HYPERVISOR_FACT
+from emulator.lab.run import locked_run
 
 WAIT_SECONDS = 600
 """How long the unit waits for a command that works on the lab."""
@@ -31,7 +33,7 @@ def unit_name(lab: str) -> str:
     return f"hyperscaler-{lab}.service"
 
 
-def enable_autostart(world: World, lab: str, program: Path, reporter: Reporter) -> bool:
+def enable_autostart(env: Environment, lab: str, program: Path, reporter: Reporter) -> bool:
     """Write and enable the unit; whether anything changed.
 
     Args:
@@ -39,67 +41,66 @@ def enable_autostart(world: World, lab: str, program: Path, reporter: Reporter) 
 
     Raises:
         UsageError: there is no such lab, or nothing was ever made of it.
-        ConflictError: a unit of this name is somebody else's, or another command works on the lab.
+        ConflictError: a unit of this name is foreign, or another command works on the lab.
     """
-    load_recorded_lab(world.home, lab)
-    with working_on(world, lab, "host enable-autostart", reporter) as work:
-        store = open_record(world, lab)[1]
-        hypervisor = store.state.facts.get(HYPERVISOR_FACT, "")
+    load_recorded_lab(env.home, lab)
+    with locked_run(env, lab, "host enable-autostart", reporter, StopFlag()) as run:
+        hypervisor = run.state.facts.get(HYPERVISOR_FACT, "")
         if not hypervisor:
             raise UsageError(f"lab {lab} is not provisioned", fix="hyperscaler provision FILE")
-        text = unit_text(world, lab, program, hypervisor)
-        there = world.units.read(unit_name(lab))
-        _require_ours(world, lab, there)
-        if there == text and world.units.is_enabled(unit_name(lab)):
+        text = unit_text(env, lab, program, hypervisor)
+        there = env.units.read(unit_name(lab))
+        _require_ours(env, lab, there)
+        if there == text and env.units.is_enabled(unit_name(lab)):
             return False
-        work.begin(store)
-        world.units.enable(unit_name(lab), text)
+        run.begin()
+        env.units.enable(unit_name(lab), text)
         return True
 
 
-def disable_autostart(world: World, lab: str, reporter: Reporter) -> bool:
+def disable_autostart(env: Environment, lab: str, reporter: Reporter) -> bool:
     """Remove the unit; whether there was one.
 
     Raises:
-        ConflictError: the unit of this name is somebody else's, or another command works on the lab.
+        ConflictError: the unit of this name is foreign, or another command works on the lab.
     """
-    with working_on(world, lab, "host disable-autostart", reporter) as work:
-        there = world.units.read(unit_name(lab))
+    with logged_lock(env.home, lab, "host disable-autostart", reporter, StopFlag()) as log:
+        there = env.units.read(unit_name(lab))
         if there is None:
             return False
-        _require_ours(world, lab, there)
-        if world.home.lab(lab).root.is_dir():
-            work.begin(StateStore(Journal(world.home.lab(lab).journal)))
-        world.units.remove(unit_name(lab))
+        _require_ours(env, lab, there)
+        if env.home.lab(lab).root.is_dir():
+            log.begin(StateStore(Journal(env.home.lab(lab).journal)))
+        env.units.remove(unit_name(lab))
         return True
 
 
-def has_autostart(world: World, lab: str) -> bool:
+def has_autostart(env: Environment, lab: str) -> bool:
     """Whether a unit of this lab is there."""
-    there = world.units.read(unit_name(lab))
-    return there is not None and _is_marked(world, lab, there)
+    there = env.units.read(unit_name(lab))
+    return there is not None and _is_marked(env, lab, there)
 
 
-def forget_autostart(world: World, lab: str) -> None:
+def forget_autostart(env: Environment, lab: str) -> None:
     """For `destroy`: remove the unit if it is this lab's."""
-    if has_autostart(world, lab):
-        world.units.remove(unit_name(lab))
+    if has_autostart(env, lab):
+        env.units.remove(unit_name(lab))
 
 
-def unit_text(world: World, lab: str, program: Path, hypervisor: str) -> str:
+def unit_text(env: Environment, lab: str, program: Path, hypervisor: str) -> str:
     """The unit.
 
     Raises:
         UsageError: a path holds what a unit file cannot.
     """
     after = " ".join((*_AFTER, *(() if hypervisor == EMBEDDED else _AFTER_SYSTEM_LIBVIRT)))
-    words = ("provision", str(world.home.lab(lab).spec), "--yes", "--plain", "--wait", str(WAIT_SECONDS))
+    words = ("provision", str(env.home.lab(lab).spec), "--yes", "--plain", "--wait", str(WAIT_SECONDS))
     # systemd expands variables in the arguments of a command, but not in its path.
     command = [quoted(str(program), variables=False), *map(quoted, words)]
     return f"""\
 [Unit]
 Description=hyperscaler lab {lab}
-{_mark(world, lab)}
+{_mark(env, lab)}
 Wants=network-online.target
 After={after}
 
@@ -107,7 +108,7 @@ After={after}
 # Started once the program runs, not once the lab is verified: nothing else of the boot waits for that.
 Type=exec
 RemainAfterExit=yes
-Environment={quoted(f"HYPERSCALER_HOME={world.home.root}", variables=False)}
+Environment={quoted(f"HYPERSCALER_HOME={env.home.root}", variables=False)}
 ExecStart={" ".join(command)}
 # The lab's own libvirtd and its guests start here and live on; `hyperscaler destroy` ends them.
 KillMode=process
@@ -135,20 +136,20 @@ def quoted(word: str, *, variables: bool = True) -> str:
     return '"' + (text.replace("$", "$$") if variables else text) + '"'
 
 
-def _mark(world: World, lab: str) -> str:
+def _mark(env: Environment, lab: str) -> str:
     # Only ever read back as a whole line, so that it needs no quoting; a line break in it is refused by `quoted`.
     # The lab's name comes last: a backslash at the end of a line would have systemd take the next one for its part.
-    return f"{_MARK}{world.home.root} {lab}"
+    return f"{_MARK}{env.home.root} {lab}"
 
 
-def _is_marked(world: World, lab: str, text: str) -> bool:
+def _is_marked(env: Environment, lab: str, text: str) -> bool:
     """Whether the unit is this lab's; its home may be named by another path, such as one through a link."""
     marks = [line.removeprefix(_MARK).rpartition(" ") for line in text.splitlines() if line.startswith(_MARK)]
-    return any(name == lab and Home(Path(root)).id == world.home.id for root, _, name in marks)
+    return any(name == lab and Home(Path(root)).id == env.home.id for root, _, name in marks)
 
 
-def _require_ours(world: World, lab: str, text: str | None) -> None:
-    if text is not None and not _is_marked(world, lab, text):
+def _require_ours(env: Environment, lab: str, text: str | None) -> None:
+    if text is not None and not _is_marked(env, lab, text):
         raise ConflictError(
             "a unit of this name is there, and it is not this lab's",
             where=unit_name(lab),

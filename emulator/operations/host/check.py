@@ -42,7 +42,7 @@ def check_host(read: Callable[[], HostReadings], file: Path | None, home: Home |
 
 
 def _wanted(loaded: LoadedLab, host: HostReadings, home: Home | None) -> Wanted:
-    from emulator.lab.environment import EMBEDDED
+    from emulator.core.hypervisors import EMBEDDED
     from emulator.operations.validate import host_findings
     from emulator.plan.gpu_resources import WholeGpu
 

@@ -82,7 +82,7 @@ def _take(host: PreparedHost, step: Step, result: Outcome, reporter: Reporter) -
     try:
         looks = {path: host.files.look(path) for path in touches}
         if step.path:
-            _refuse_stranger(host, step, looks[step.path].digest)
+            _refuse_foreign(host, step, looks[step.path].digest)
         for path, look in looks.items():
             host.files.back_up(path, look)
         made = host.files.missing_parents(step.path) if step.path else ()
@@ -128,8 +128,8 @@ def _left_by(host: PreparedHost, touches: tuple[str, ...]) -> dict[str, list[obj
     return looks
 
 
-def _refuse_stranger(host: PreparedHost, step: Step, digest: str | None) -> None:
-    """A file of ours that is there and not as we left it belongs to whoever changed it."""
+def _refuse_foreign(host: PreparedHost, step: Step, digest: str | None) -> None:
+    """A file of ours that is there and not as we left it belongs to the one who changed it."""
     known = record_of(host).touched.get(step.path)
     ours: set[str | None] = {None}
     if known is not None:

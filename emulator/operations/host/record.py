@@ -23,7 +23,7 @@ from emulator.core.progress import Reporter
 from emulator.core.stop import StopFlag
 from emulator.host.prepare.steps import PreparationPlan
 from emulator.host.readings import HostReadings
-from emulator.lab.locked_run import begin_entry, outcome
+from emulator.lab.command_log import begin_entry, outcome
 
 # Packages ask nothing, and a unit is enabled without the scripts that would rewrite /etc/rc*.d for System V init.
 ENVIRONMENT = {"DEBIAN_FRONTEND": "noninteractive", "SYSTEMCTL_SKIP_SYSV": "1"}
@@ -78,8 +78,8 @@ def record_of(host: PreparedHost) -> Record:
     not begun, and what it would have ended is not known to have ended.
 
     Raises:
-        StateError: the journal is damaged in its middle: what it does not tell cannot be put back by guessing.
-        ConflictError: others can write the journal: what it tells would be run as root.
+        StateError: the journal is damaged in its middle: what it does not hold cannot be put back by guessing.
+        ConflictError: others can write the journal: its commands would be run as root.
     """
     _require_ours(host)
     contents = host.journal.read()
@@ -110,7 +110,7 @@ def _require_ours(host: PreparedHost) -> None:
 
 
 def forget(host: PreparedHost) -> None:
-    """Copies first: the journal is what tells of them. What was kept for people stays."""
+    """Copies first: only the journal knows of them. What was kept for people stays."""
     directory = host.home.preparation
     if not directory.is_dir():
         return

@@ -28,7 +28,7 @@ def restore(host: PreparedHost, reporter: Reporter, *, force: bool = False, stop
 
     Raises:
         ConflictError: another command prepares or restores this host.
-        InterruptedRunError: `stop` was set: what was under way has ended, and the record tells of all of it still.
+        InterruptedRunError: `stop` was set: what was under way has ended, and all of it is still on record.
     """
     result = Outcome()
     with alone(host, "host restore", result, reporter):
@@ -60,7 +60,7 @@ def _files_back(
             if now != touched.before:
                 ours = touched.exact and touched.left_by_us(now)
                 if not ours and not (force and touched.written):
-                    left[path] = "somebody has changed it since"
+                    left[path] = "it has been changed since"
                     continue
                 if not ours and now.digest is not None:
                     kept = host.files.keep(path, now)
@@ -127,8 +127,8 @@ def _run_back(host: PreparedHost, step: DoneStep, result: Outcome, reporter: Rep
 
 def _traces_back(host: PreparedHost, record: Record, step: DoneStep, open_paths: list[str]) -> None:
     """Where commands have led the files back to what they were, nobody else has changed them: then times, and copies
-    and locks beside them, come back, too. Else they are others' by now."""
-    told = [path for path in step.paths if path not in step.traces]
-    if all(host.files.look(path) == record.touched[path].before for path in told):
+    and locks next to them, come back as well. Otherwise they belong to others by now."""
+    known = [path for path in step.paths if path not in step.traces]
+    if all(host.files.look(path) == record.touched[path].before for path in known):
         for path in open_paths:
             host.files.put_back(path, record.touched[path].before)

@@ -1,15 +1,14 @@
-"""Golden images, for the `image` verb."""
+"""Build, remove and verify golden images."""
 
 from __future__ import annotations
 
 from emulator.core.errors import HyperscalerError
 from emulator.core.progress import Event, Reporter, Status
 from emulator.images.lab_images import LabImages, used_base_images
-from emulator.images.store import pointers, tags
 from emulator.images.store.golden_image import GoldenImage
 from emulator.images.store.store import ImageStore
 from emulator.images.supply_chain.signing import ImageSignatures
-from emulator.lab.environment import World
+from emulator.lab.environment import Environment
 
 
 def build_image(images: LabImages, name: str, reporter: Reporter, *, force: bool) -> GoldenImage:
@@ -29,38 +28,18 @@ def build_image(images: LabImages, name: str, reporter: Reporter, *, force: bool
     return built
 
 
-def remove_image(world: World, store: ImageStore, ref: str) -> GoldenImage:
+def remove_image(env: Environment, store: ImageStore, ref: str) -> GoldenImage:
     """Remove one image; one that a lab's disk stands on is refused by name."""
-    return store.remove(ref, lambda: used_base_images(world.home.labs, world.disks.overlay_base))
+    return store.remove(ref, lambda: used_base_images(env.home.labs, env.disks.overlay_base))
 
 
-def collect_images(world: World, store: ImageStore, *, keep: int, chosen: bool = False) -> tuple[GoldenImage, ...]:
+def collect_images(env: Environment, store: ImageStore, *, keep: int, chosen: bool = False) -> tuple[GoldenImage, ...]:
     """Remove old images and return them: see `ImageStore.gc`. Those under the disks of labs stay."""
-    return store.gc(lambda: used_base_images(world.home.labs, world.disks.overlay_base), keep, chosen=chosen)
-
-
-def rollback_image(store: ImageStore, name: str) -> GoldenImage:
-    """See `emulator.images.store.tags.rollback`."""
-    return tags.rollback(store, name)
-
-
-def require_tag(tag: str) -> None:
-    """Raises `UsageError` when this cannot be a tag: to be asked before an image is made that is to have it."""
-    pointers.require_tag(tag)
-
-
-def tag_image(store: ImageStore, ref: str, tag: str) -> GoldenImage:
-    """See `emulator.images.store.tags.tag_image`."""
-    return tags.tag_image(store, ref, tag)
-
-
-def untag_image(store: ImageStore, ref: str) -> None:
-    """See `emulator.images.store.tags.untag_image`."""
-    tags.untag_image(store, ref)
+    return store.gc(lambda: used_base_images(env.home.labs, env.disks.overlay_base), keep, chosen=chosen)
 
 
 def verify_image(store: ImageStore, signatures: ImageSignatures, ref: str) -> tuple[GoldenImage, str | None]:
-    """The image and who signed it; None for the signer when this host asks for no signature.
+    """The image and its signer; None for the signer when this host requires no signature.
 
     Raises:
         HyperscalerError: a file differs from its checksum, or no trusted signer signed the image.

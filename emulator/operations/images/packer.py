@@ -1,8 +1,9 @@
-"""Packer's way to an image: the files that its templates need, and the disk that it leaves."""
+"""Packer's way to an image: the files that its template needs, and the disk that it leaves."""
 
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 from emulator.apply.domain_drift import SSH_CREDENTIAL
@@ -11,12 +12,12 @@ from emulator.core.progress import Event, Reporter, Status
 from emulator.images.build.apt_sources import AptSources, host_sources
 from emulator.images.build.builder import BuildPhase
 from emulator.images.lab_images import LabImages
-from emulator.images.packer.files import VARIABLES_NAME, Machine, prepare_directory, write_packer_files
+from emulator.images.packer.files import VARIABLES_NAME, Machine, prepare_directory, template_path, write_packer_files
 from emulator.images.packer.record import RECORD_NAME, read_record
 from emulator.images.recipe import load_recipe
 from emulator.images.store.golden_image import GoldenImage
 from emulator.images.trusted_paths import require_own
-from emulator.lab.environment import World
+from emulator.lab.environment import Environment
 from emulator.labfile.model import Acceleration, SshSpec
 
 BASE = "debian-base"
@@ -28,8 +29,13 @@ _ROOTS_OWN = (
 )
 
 
+def build_command(variables: Path) -> str:
+    """The command that makes the image from what `write_files` wrote, as it can be pasted."""
+    return shlex.join(("packer", "build", "-only=qemu.base", f"-var-file={variables}", str(template_path())))
+
+
 def write_files(
-    world: World,
+    env: Environment,
     images: LabImages,
     name: str,
     directory: Path,
@@ -38,15 +44,15 @@ def write_files(
     base: str = BASE,
     passwords: bool = False,
 ) -> Path:
-    """Write what the template `packer/NAME.pkr.hcl` needs into a new directory; the file of variables.
+    """Write what the template `packer/image.pkr.hcl` needs into a new directory; the file of variables.
 
     Args:
-        world: this host.
+        env: this host.
         images: the store, and the inputs of recipes.
         name: of the recipe.
         directory: absent, or empty and this user's own; it is made readable by its owner only, since it holds
             Packer's key.
-        reporter: told of what has to be built first.
+        reporter: for the progress of images that have to be built first.
         base: the image that the template's source `base` starts from, built if it is a recipe's and missing.
         passwords: write package sources and a proxy that hold one, too.
 
@@ -55,10 +61,10 @@ def write_files(
         HyperscalerError: a source or proxy of this host holds a password, and `passwords` is not set.
     """
     recipe = load_recipe(name)
-    sources = host_sources(world.runner, suite=recipe.suite, components=recipe.components)
+    sources = host_sources(env.runner, suite=recipe.suite, components=recipe.components)
     if not passwords:
         _require_no_password(sources)
-    acceleration = world.accelerate(Acceleration.AUTO)
+    acceleration = env.accelerate(Acceleration.AUTO)
     start = _base(images, base, reporter)
 
     def note(line: str) -> None:
@@ -67,7 +73,7 @@ def write_files(
     inputs = images.inputs(name, note)
     directory = prepare_directory(directory)
     key = directory / "ssh" / "id"
-    world.runner.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", key], timeout=60)
+    env.runner.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", key], timeout=60)
     write_packer_files(
         directory,
         recipe,
@@ -113,20 +119,22 @@ def _base(images: LabImages, base: str, reporter: Reporter) -> GoldenImage:
     return built
 
 
-def import_disk(world: World, images: LabImages, directory: Path, disk: Path | None, reporter: Reporter) -> GoldenImage:
+def import_disk(
+    env: Environment, images: LabImages, directory: Path, disk: Path | None, reporter: Reporter
+) -> GoldenImage:
     """Take the disk of a Packer build into the store, as the current image of its name.
 
     Args:
-        world: this host.
+        env: this host.
         images: the store.
         directory: what `write_files` wrote, where the templates also leave the disk.
         disk: another place of the disk.
-        reporter: told of the progress.
+        reporter: for the progress.
 
     Raises:
         HostNotFitError: not root.
         UsageError: there is no disk, or there are two.
-        ConflictError: another account could have written the disk, or the record beside it.
+        ConflictError: another account could have written the disk, or the record next to it.
     """
     if os.geteuid() != 0:
         raise HostNotFitError("only root can change the image store", fix="run the same command with sudo")
@@ -139,24 +147,24 @@ def import_disk(world: World, images: LabImages, directory: Path, disk: Path | N
         disk = found[0]
     if not disk.is_file():
         raise UsageError("there is no such disk", where=str(disk))
-    # Whoever writes these decides what runs as root in every guest of the image.
+    # The writer of these decides what runs as root in every guest of the image.
     for path in (directory / RECORD_NAME, disk):
         require_own(path, fix=_ROOTS_OWN)
 
     def show(phase: BuildPhase, line: str) -> None:
         reporter.event(Event("image", record.name, Status.RUNNING, f"{phase.value}: {line}" if line else phase.value))
 
-    made_by = {"packer": _packer_version(world)}
+    made_by = {"packer": _packer_version(env)}
     reporter.event(Event("image", record.name, Status.STARTED, str(disk)))
     image = images.store.import_disk(disk.absolute(), record, made_by=made_by, progress=show)
     reporter.event(Event("image", record.name, Status.DONE, image.digest[:12], image.manifest.build_seconds))
     return image
 
 
-def _packer_version(world: World) -> str:
+def _packer_version(env: Environment) -> str:
     """Of the Packer on this host; the disk may have been made on another one."""
     try:
-        said = world.runner.run(["packer", "version"], timeout=60, check=False).stdout
+        said = env.runner.run(["packer", "version"], timeout=60, check=False).stdout
     except HostNotFitError:
         return "unknown"
     return said.split("\n", 1)[0].removeprefix("Packer v").strip() or "unknown"

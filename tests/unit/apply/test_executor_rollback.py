@@ -228,7 +228,7 @@ def test_56_slices_are_carved_in_about_a_second(tmp_path: Path, record_property:
     from emulator.adapters.simulated.gpus import SimulatedGpu, SimulatedGpus
     from emulator.apply.gpu_ownership import GpuLedger
     from emulator.plan.gpu_build import build_gpus
-    from emulator.wiring.gpus import assemble_gpus
+    from emulator.wiring import assemble_gpus
 
     addresses = {f"g{index}": f"0000:{0x41 + index:02x}:00.0" for index in range(8)}
     devices = [SimulatedGpu(name, "A100-SXM4-80GB", address) for name, address in addresses.items()]

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from emulator import wiring
 from emulator.apply import lock
 from emulator.apply.audit import AuditLog
 from emulator.apply.gpu_ownership import GpuLedger
@@ -221,18 +220,18 @@ def test_a_directory_of_locks_of_another_user_is_refused(host_locks: Path, monke
 
 def test_root_s_locks_of_the_host_are_not_where_everybody_may_write(monkeypatch: pytest.MonkeyPatch) -> None:
     home = Home(Path("/somewhere"))
-    monkeypatch.setattr(wiring.os, "geteuid", lambda: 0)
-    assert wiring.host_locks(home) == lock.HOST_LOCKS == Path("/run/hyperscaler/locks")
-    monkeypatch.setattr(wiring.os, "geteuid", lambda: 1000)
-    assert wiring.host_locks(home) == home.host_locks
+    monkeypatch.setattr(lock.os, "geteuid", lambda: 0)
+    assert lock.host_locks(home) == lock.HOST_LOCKS == Path("/run/hyperscaler/locks")
+    monkeypatch.setattr(lock.os, "geteuid", lambda: 1000)
+    assert lock.host_locks(home) == home.host_locks
 
 
 @pytest.mark.parametrize("name", ["networks", "gpu-layout", "preparation", "host"])
 def test_a_lab_of_any_name_does_not_wait_for_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Users other than root have the locks of the host in their home, where those of their labs are, too."""
     home = Home(tmp_path)
-    monkeypatch.setattr(wiring.os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(lock.os, "geteuid", lambda: 1000)
     with exclusive_lock(home.locks / f"{name}.lock", purpose=f"provision {name}"):
         for shared in ("networks", "gpu-layout", "preparation"):
-            with exclusive_lock(wiring.host_locks(home) / f"{shared}.lock", purpose="a network"):
+            with exclusive_lock(lock.host_locks(home) / f"{shared}.lock", purpose="a network"):
                 pass

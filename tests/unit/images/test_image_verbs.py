@@ -122,7 +122,7 @@ def test_show_prints_what_the_files_can_be_compared_with(builds) -> None:
 
 def test_gc_says_what_it_took(builds, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     class Nothing:
-        """A world without labs."""
+        """An environment without labs."""
 
         class home:  # noqa: N801
             labs = tmp_path / "home" / "labs"
@@ -132,7 +132,7 @@ def test_gc_says_what_it_took(builds, monkeypatch: pytest.MonkeyPatch, tmp_path:
             def overlay_base(path: Path) -> None:
                 return None
 
-    monkeypatch.setattr(emulator.wiring, "real_world", Nothing)
+    monkeypatch.setattr(emulator.wiring, "real_environment", Nothing)
     assert call("gc").stdout == "nothing to remove\n"
     assert call("gc", "--all").stdout == f"removed demo {builds[0].digest[:12]}\n"
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from emulator.apply.state import State
+from emulator.core.hypervisors import EMBEDDED
 from emulator.core.paths import Home
 from emulator.core.progress import SilentReporter
-from emulator.lab.environment import EMBEDDED
-from emulator.lab.lab import namespace_name
+from emulator.lab.names import namespace_name
 from emulator.lab.open_journal import own_home
 from emulator.operations.host.autostart import enable_autostart, has_autostart
 from emulator.operations.status import lab_status
@@ -68,13 +68,13 @@ def test_a_lab_that_was_made_under_another_name_of_the_home_stays_as_it_is(
     lab = host.lab_file(lab_text(hypervisor=hypervisor))
     host.home = names[0]
     host.provision(lab)
-    enable_autostart(host.world(), "demo", Path("/usr/bin/hyperscaler"), SilentReporter())
+    enable_autostart(host.environment(), "demo", Path("/usr/bin/hyperscaler"), SilentReporter())
     disks = host.disk_data()
     host.home = names[1]
-    assert lab_status(host.world(), "demo").problems == ()
+    assert lab_status(host.environment(), "demo").problems == ()
     done = host.provision(lab)
     assert done.plan.is_empty and host.disk_data() == disks
-    assert has_autostart(host.world(), "demo")
+    assert has_autostart(host.environment(), "demo")
     host.destroy()
     assert list((host.machine / "namespaces").iterdir()) == []
     assert not host.home.lab("demo").root.exists() and list(host.units.rglob("*.service")) == []

@@ -95,7 +95,7 @@ def test_a_look_never_starts_a_hypervisor_that_is_taken_away_meanwhile(host: Sim
 
     host.hook.after = take_away
     if look == "status":
-        assert any("no such socket" in problem for problem in lab_status(host.world(), "demo").problems)
+        assert any("no such socket" in problem for problem in lab_status(host.environment(), "demo").problems)
     else:
         with pytest.raises(HypervisorError, match="no such socket"):
             host.plan(lab)

@@ -10,16 +10,16 @@ import pytest
 
 from emulator.apply.state import State
 from emulator.core.errors import ConflictError, ExitCode
+from emulator.core.hypervisors import EMBEDDED
 from emulator.core.paths import Home
 from emulator.core.progress import SilentReporter
 from emulator.core.stop import StopFlag
-from emulator.lab.environment import EMBEDDED, World
-from emulator.lab.open_journal import own_home
-from emulator.lab.open_provisioned import opened_lab
+from emulator.lab.environment import Environment
+from emulator.lab.open_journal import open_record, own_home
+from emulator.lab.run import open_provisioned
 from emulator.operations.destroy import destroy
 from emulator.operations.gpu.release import release
-from emulator.operations.preview import preview
-from emulator.operations.provision import Options, provision
+from emulator.operations.provision import Options, preview, provision
 from emulator.operations.status import lab_status, list_labs
 from emulator.plan.model import Recorded
 from emulator.plan.resources import Firewall, Hypervisor, Resource, Secret, Volume
@@ -37,16 +37,16 @@ QUIET = SilentReporter()
 HYPERVISORS = (EMBEDDED, SYSTEM_URI)
 
 
-def destroyed(world: World, name: str) -> None:
-    destroy(world, name, QUIET, StopFlag(), confirm=lambda _plan: True)
+def destroyed(env: Environment, name: str) -> None:
+    destroy(env, name, QUIET, StopFlag(), confirm=lambda _plan: True)
 
 
-def released(world: World, name: str) -> None:
-    release(world, name, QUIET, StopFlag(), confirm=lambda _plan: True)
+def released(env: Environment, name: str) -> None:
+    release(env, name, QUIET, StopFlag(), confirm=lambda _plan: True)
 
 
-def opened(world: World, name: str) -> None:
-    opened_lab(world, name)
+def opened(env: Environment, name: str) -> None:
+    open_provisioned(env, open_record(env.home, name))
 
 
 def changed(host: SimulatedHost, before: dict[str, str]) -> set[str]:
@@ -56,14 +56,14 @@ def changed(host: SimulatedHost, before: dict[str, str]) -> set[str]:
 @pytest.mark.parametrize("hypervisor", HYPERVISORS)
 @pytest.mark.parametrize("work", [destroyed, released, opened])
 def test_a_copied_lab_is_refused_and_the_lab_itself_is_left_alone(
-    host: SimulatedHost, hypervisor: str, work: Callable[[World, str], None]
+    host: SimulatedHost, hypervisor: str, work: Callable[[Environment, str], None]
 ) -> None:
     host.provision(host.lab_file(lab_text(hypervisor=hypervisor)))
     copy = host.home.lab("demo-backup").root
     shutil.copytree(host.home.lab("demo").root, copy)
     before = comparable(host.save())
     with pytest.raises(ConflictError, match="the journal is another lab's") as caught:
-        work(host.world(), "demo-backup")
+        work(host.environment(), "demo-backup")
     assert caught.value.exit_code is ExitCode.CONFLICT
     assert caught.value.where == str(copy / "journal.jsonl")
     assert str(host.home.lab("demo").root) in caught.value.fix and f"rm -r {copy}" in caught.value.fix
@@ -79,7 +79,7 @@ def test_a_renamed_lab_is_refused_until_it_has_its_name_back(host: SimulatedHost
     old.rename(new)
     before = comparable(host.save())
     with pytest.raises(ConflictError, match="the journal is another lab's") as caught:
-        destroyed(host.world(), "prod")
+        destroyed(host.environment(), "prod")
     assert f"mv {new} {old}" in caught.value.fix
     assert changed(host, before) == set()
     new.rename(old)
@@ -96,9 +96,9 @@ def test_a_copied_home_does_not_touch_the_lab_in_the_first_one(host: SimulatedHo
     before = comparable(host.save())
     host.home = second
     for work in (
-        lambda: provision(host.world(), lab, Options(), QUIET, StopFlag()),
-        lambda: preview(host.world(), lab, QUIET),
-        lambda: destroyed(host.world(), "demo"),
+        lambda: provision(host.environment(), lab, Options(), QUIET, StopFlag()),
+        lambda: preview(host.environment(), lab, QUIET),
+        lambda: destroyed(host.environment(), "demo"),
     ):
         with pytest.raises(ConflictError, match="the journal is another lab's"):
             work()
@@ -108,12 +108,12 @@ def test_a_copied_home_does_not_touch_the_lab_in_the_first_one(host: SimulatedHo
 def test_status_lists_a_copy_as_damaged_and_the_lab_as_well(host: SimulatedHost) -> None:
     host.provision(host.lab_file(lab_text()))
     shutil.copytree(host.home.lab("demo").root, host.home.lab("copy").root)
-    lines = {line.name: line for line in list_labs(host.world())}
+    lines = {line.name: line for line in list_labs(host.environment())}
     assert lines["demo"].problem == "" and lines["demo"].nodes == 2
     assert "another lab's" in lines["copy"].problem
-    status = lab_status(host.world(), "copy")
+    status = lab_status(host.environment(), "copy")
     assert status.nodes == () and "another lab's" in status.problems[0] and "rm -r" in status.problems[0]
-    assert lab_status(host.world(), "demo").problems == ()
+    assert lab_status(host.environment(), "demo").problems == ()
 
 
 def test_a_copy_says_nothing_of_gpus(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def test_a_lab_s_whole_life_is_on_record_after_its_end(host: SimulatedHost, monk
             host.provision(lab)
     host.provision(lab)
     host.destroy()
-    found = history(host.world(), "demo", last=0)
+    found = history(host.environment(), "demo", last=0)
     assert [(item.command, item.result, item.exit_code) for item in found.commands] == [
         ("provision", "failed", 1),
         ("provision", "done", 0),
@@ -54,9 +54,9 @@ def test_a_lab_s_whole_life_is_on_record_after_its_end(host: SimulatedHost, monk
     assert ("delete", "domain/hpc-controller") in third.changes
     text = history_text(found, "demo")
     assert "task 'Start slurmctld' failed" in text
-    assert len(history(host.world(), None, last=1).commands) == 1
-    assert history(host.world(), "other", last=0).commands == ()
-    assert "Nothing was changed yet" in history_text(history(host.world(), "other", last=0), "other")
+    assert len(history(host.environment(), None, last=1).commands) == 1
+    assert history(host.environment(), "other", last=0).commands == ()
+    assert "Nothing was changed yet" in history_text(history(host.environment(), "other", last=0), "other")
     assert (host.home.audit.stat().st_mode & 0o777) == 0o600
 
 
@@ -72,12 +72,12 @@ def test_a_killed_command_did_not_end(host: SimulatedHost) -> None:
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     begin = {"event": "begin", "lab": "demo", "command": "provision", "user": "root", "boot": boot}
     log.append({"id": "a", **begin, "pid": program.pid, "started": started})
-    assert [item.result for item in history(host.world(), "demo", last=0).commands] == [RUNNING]
+    assert [item.result for item in history(host.environment(), "demo", last=0).commands] == [RUNNING]
     program.kill()
     program.wait()
     log.append({"id": "b", **begin, "pid": os.getpid(), "started": "1"})
     log.append({"id": "c", **begin, "pid": os.getpid(), "boot": "of yesterday"})
-    assert [item.result for item in history(host.world(), "demo", last=0).commands] == [CUT_OFF] * 3
+    assert [item.result for item in history(host.environment(), "demo", last=0).commands] == [CUT_OFF] * 3
 
 
 def test_a_torn_line_costs_only_itself(host: SimulatedHost) -> None:
@@ -88,7 +88,7 @@ def test_a_torn_line_costs_only_itself(host: SimulatedHost) -> None:
     log.append({"id": "c", "event": "begin", "lab": "demo", "command": "destroy"})
     with host.home.audit.open("ab") as file:
         file.write(b"[" * 100_000 + b"\n\xff\xfe\n")
-    found = history(host.world(), "demo", last=0)
+    found = history(host.environment(), "demo", last=0)
     assert [item.command for item in found.commands] == ["provision", "destroy"]
     assert found.unreadable == 3
     assert "3 lines" in history_text(found, "demo")
@@ -101,7 +101,7 @@ def test_a_log_that_cannot_be_written_is_warned_of_and_nothing_else(host: Simula
     assert [text for text in reporter.warnings if "audit log cannot be written" in text]
     host.destroy()
     with pytest.raises(StateError, match="cannot be read"):
-        history(host.world(), None, last=0)
+        history(host.environment(), None, last=0)
 
 
 def test_a_planted_link_is_not_followed(host: SimulatedHost, tmp_path: Path) -> None:

@@ -193,13 +193,13 @@ def test_drift_is_seen_and_repaired(host: SimulatedHost, name: str) -> None:
     event, expected = DRIFTS[name]
     lab = host.lab_file(lab_text(hypervisor=SYSTEM_URI))
     host.provision(lab)
-    assert lab_status(host.world(), "demo").problems == ()
+    assert lab_status(host.environment(), "demo").problems == ()
     event(host)
     found = changes(host, lab)
     assert found.keys() == expected.keys()
     for resource, (action, reason) in expected.items():
         assert found[resource][0] == action and found[resource][1].startswith(reason), found
-    problems = "\n".join(lab_status(host.world(), "demo").problems)
+    problems = "\n".join(lab_status(host.environment(), "demo").problems)
     for resource, (_action, reason) in expected.items():
         assert f"{resource}: {reason}" in problems or f"{resource.partition('/')[2]} {reason}" in problems
     made = host.provision(lab)
@@ -387,7 +387,7 @@ def test_a_running_guest_keeps_the_key_that_it_was_started_with(host: SimulatedH
 def test_a_stopped_domain_is_in_the_status(host: SimulatedHost) -> None:
     host.provision(host.lab_file(lab_text(hypervisor=SYSTEM_URI)))
     host.hypervisor(quiet=True).set_state("demo-hpc-compute-1", DomainState.SHUTOFF)
-    assert "hpc-compute-1 is shutoff" in lab_status(host.world(), "demo").problems
+    assert "hpc-compute-1 is shutoff" in lab_status(host.environment(), "demo").problems
 
 
 def test_after_a_reboot_of_the_host_everything_comes_back(host: SimulatedHost) -> None:
@@ -439,7 +439,7 @@ def test_drift_of_gpus_is_seen_and_repaired(gpu_host: SimulatedHost, name: str) 
     seen = changes(gpu_host, lab)
     assert set(kinds) <= {key.partition("/")[0] for key in seen}, seen
     assert all(reason for _, reason in seen.values())
-    problems = lab_status(gpu_host.world(), "demo").problems
+    problems = lab_status(gpu_host.environment(), "demo").problems
     assert any(line.startswith(f"{kinds[0]}/") for line in problems), problems
     gpu_host.provision(lab)
     assert changes(gpu_host, lab) == {}

@@ -124,7 +124,7 @@ def test_of_two_labs_that_race_for_a_subnet_the_second_makes_no_network(host: Si
         return True
 
     with pytest.raises(ConflictError, match=f"subnet {subnet} overlaps .* of network other-hpc .of lab other"):
-        provision(host.world(), lab, Options(confirm=meanwhile), SilentReporter(), StopFlag())
+        provision(host.environment(), lab, Options(confirm=meanwhile), SilentReporter(), StopFlag())
     assert host.hypervisor(quiet=True).network("demo-hpc") is None
 
 
@@ -140,7 +140,7 @@ def test_of_two_labs_that_race_for_an_ipv6_subnet_the_second_makes_no_network(ho
         return True
 
     with pytest.raises(ConflictError, match=f"subnet {subnet_v6} overlaps .* of network other-hpc .of lab other"):
-        provision(host.world(), lab, Options(confirm=meanwhile), SilentReporter(), StopFlag())
+        provision(host.environment(), lab, Options(confirm=meanwhile), SilentReporter(), StopFlag())
     assert host.hypervisor(quiet=True).network("demo-hpc") is None
     with pytest.raises(ConflictError, match=f"{subnet_v6} overlaps {subnet_v6}, which this host reaches through"):
         host.provision(lab)
@@ -149,11 +149,11 @@ def test_of_two_labs_that_race_for_an_ipv6_subnet_the_second_makes_no_network(ho
 def test_validating_against_the_host_does_not_count_the_lab_s_own_things(host: SimulatedHost) -> None:
     lab = system_lab(host)
     host.provision(lab)
-    assert validate(lab.file, host.world()).errors == ()
+    assert validate(lab.file, host.environment()).errors == ()
     host.home.lab("demo").journal.unlink()
-    assert validate(lab.file, host.world()).errors == ()
+    assert validate(lab.file, host.environment()).errors == ()
     other = host.lab_file(lab_text(hypervisor=SYSTEM_URI, name="other"), "other")
-    found = {finding.code: finding.what for finding in validate(other.file, host.world()).errors}
+    found = {finding.code: finding.what for finding in validate(other.file, host.environment()).errors}
     assert set(found) == {"host.bridge", "host.subnet"}
     assert all("network demo-hpc (of lab demo)" in what for what in found.values())
 
@@ -257,16 +257,16 @@ def test_a_second_command_is_refused_at_once_and_status_answers(host: SimulatedH
                 command()
             assert caught.value.exit_code == 5
         for _ in range(50):
-            status = lab_status(host.world(), "demo")
+            status = lab_status(host.environment(), "demo")
             assert "provision demo" in status.busy
             assert {node.state for node in status.nodes} <= {"absent", DomainState.SHUTOFF.value}
-            assert "demo" in [line.name for line in list_labs(host.world())]
+            assert "demo" in [line.name for line in list_labs(host.environment())]
     finally:
         go_on.set()
         worker.join(30)
     assert not failures
-    assert lab_status(host.world(), "demo").busy == ""
-    assert json.dumps(lab_status(host.world(), "demo").to_json())
+    assert lab_status(host.environment(), "demo").busy == ""
+    assert json.dumps(lab_status(host.environment(), "demo").to_json())
 
 
 def test_a_stranger_s_file_among_the_disks_keeps_destroy_from_taking_the_directory(host: SimulatedHost) -> None:
@@ -296,14 +296,14 @@ def bundle_lab(host: SimulatedHost, *, image: str = "cloud-base") -> LoadedLab:
 def test_validating_against_the_host_looks_for_the_bundle(host: SimulatedHost) -> None:
     lab = bundle_lab(host)
     path = lab.file.parent / "k8s.bundle"
-    found = [each for each in validate(lab.file, host.world()).errors if each.code == "kubernetes.bundle"]
+    found = [each for each in validate(lab.file, host.environment()).errors if each.code == "kubernetes.bundle"]
     assert [(each.path, each.what) for each in found] == [
         ("clusters.cloud.kubernetes_config.source", f"there is no bundle {path}")
     ]
     assert "bundle create" in found[0].fix
     assert not validate(lab.file, None).errors
     path.write_text("a bundle")
-    assert not [each for each in validate(lab.file, host.world()).errors if each.code == "kubernetes.bundle"]
+    assert not [each for each in validate(lab.file, host.environment()).errors if each.code == "kubernetes.bundle"]
 
 
 def test_a_bundle_that_is_not_needed_may_be_gone(host: SimulatedHost) -> None:

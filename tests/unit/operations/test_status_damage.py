@@ -22,7 +22,7 @@ def test_a_newer_journal_of_one_lab_leaves_the_others_in_sight(host: SimulatedHo
     journal = host.home.lab("newer").journal
     journal.parent.mkdir(parents=True)
     journal.write_bytes(encode({"v": VERSION + 1, "type": "hologram"}))
-    lines = {line.name: line for line in list_labs(host.world())}
+    lines = {line.name: line for line in list_labs(host.environment())}
     assert lines["demo"].nodes == 2 and lines["demo"].problem == ""
     assert "newer than this version understands" in lines["newer"].problem
 
@@ -34,7 +34,7 @@ def test_a_lab_is_known_from_the_first_step_of_its_provision(host: SimulatedHost
 
     def look(_name: str) -> None:
         host.hook.after = nothing  # a look goes through the hook, too
-        seen.append(lab_status(host.world(), "demo"))
+        seen.append(lab_status(host.environment(), "demo"))
         host.hook.after = look if len(seen) < 12 else nothing
 
     host.hook.after = look
@@ -46,11 +46,11 @@ def test_a_lab_is_known_from_the_first_step_of_its_provision(host: SimulatedHost
 
 def test_a_lab_without_its_file_is_told_of_and_an_unknown_one_is_not(host: SimulatedHost) -> None:
     host.home.lab("half").root.mkdir(parents=True)
-    status = lab_status(host.world(), "half")
+    status = lab_status(host.environment(), "half")
     assert status.to_json()["nodes"] == [] and "its file is missing" in status.problems[0]
     for name in ("unknown", "../../etc"):
         with pytest.raises(UsageError):
-            lab_status(host.world(), name)
+            lab_status(host.environment(), name)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_each_cluster_whose_head_runs_is_asked(host: SimulatedHost, down: tuple[
     libvirt = host.hypervisor(host.home.lab("demo"), quiet=True)
     for name in down:
         libvirt.set_state(f"demo-{name}", DomainState.SHUTOFF)
-    status = lab_status(host.world(), "demo")
+    status = lab_status(host.environment(), "demo")
     assert set(status.clusters) == told
     assert {f"{name} is shutoff" for name in down} <= set(status.problems)
 
@@ -78,11 +78,11 @@ def test_a_lab_with_a_damaged_file_is_told_of(host: SimulatedHost, left: int) ->
     host.provision(host.lab_file(lab_text()))
     kept = host.home.lab("demo").spec
     kept.write_bytes(kept.read_bytes()[:left])
-    status = lab_status(host.world(), "demo")
+    status = lab_status(host.environment(), "demo")
     assert (status.nodes, status.hypervisor) == ((), "embedded")
     assert f"its file ({kept}) is damaged; provision it again from your own" in status.problems[0]
     host.provision(host.lab_file(lab_text()))
-    assert lab_status(host.world(), "demo").problems == ()
+    assert lab_status(host.environment(), "demo").problems == ()
 
 
 def test_a_holder_is_seen_where_proc_locks_has_another_device(host: SimulatedHost) -> None:

@@ -15,18 +15,18 @@ from emulator.core.paths import Home
 from emulator.core.ports import Ownership
 from emulator.core.progress import SilentReporter
 from emulator.core.stop import StopFlag
-from emulator.lab.environment import World
+from emulator.lab.environment import Environment
 from emulator.operations.destroy import destroy
 from emulator.operations.provision import Options, provision
 from tests.support.simulated_world import SYSTEM_URI, SimulatedHost, comparable, differences, lab_text
 
 
-def another_home(host: SimulatedHost) -> World:
-    return dataclasses.replace(host.world(), home=Home(host.root / "other"))
+def another_home(host: SimulatedHost) -> Environment:
+    return dataclasses.replace(host.environment(), home=Home(host.root / "other"))
 
 
-def destroyed(world: World) -> None:
-    destroy(world, "demo", SilentReporter(), StopFlag(), confirm=lambda _plan: True)
+def destroyed(env: Environment) -> None:
+    destroy(env, "demo", SilentReporter(), StopFlag(), confirm=lambda _plan: True)
 
 
 def test_destroying_under_another_home_takes_nothing(host: SimulatedHost) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from emulator.cli.options import lab_argument, wait_option
+from emulator.cli.options import lab_argument, needs_host, wait_option
 from emulator.cli.output import json_option, print_json
 from emulator.cli.render.progress import reporting, run_log
 from emulator.cli.signals import stop_on_signals
@@ -45,6 +45,7 @@ def command() -> None:
 )
 @wait_option
 @json_option
+@needs_host
 def add(
     lab: str,
     user: str,
@@ -62,17 +63,17 @@ def add(
     """
     from emulator.credentials.users import AccessRole, check_public_key, parse_ttl
     from emulator.operations.credentials.access import GrantRequest, grant
-    from emulator.wiring import real_world
+    from emulator.wiring import real_environment
 
     key = "" if public_key is None else check_public_key(_read(public_key))
     request = GrantRequest(user, AccessRole(role), parse_ttl(ttl), nodes, key)
-    world = real_world()
+    env = real_environment()
     with (
         stop_on_signals() as stop,
-        run_log(world.home.lab(lab).logs, "access"),
+        run_log(env.home.lab(lab).logs, "access"),
         reporting(live=True) as reporter,
     ):
-        granted = grant(world, lab, request, reporter, stop, wait_seconds=wait_seconds)
+        granted = grant(env, lab, request, reporter, stop, wait_seconds=wait_seconds)
     if as_json:
         print_json({"version": 1, "lab": lab, "user": _json(granted.user), "directory": str(granted.directory)})
         return
@@ -93,9 +94,9 @@ def add(
 def show(lab: str, *, as_json: bool) -> None:
     """Who has, or had, access to LAB."""
     from emulator.operations.credentials.access import list_users
-    from emulator.wiring import real_world
+    from emulator.wiring import real_environment
 
-    users = list_users(real_world(), lab)
+    users = list_users(real_environment(), lab)
     if as_json:
         print_json({"version": 1, "lab": lab, "users": [_json(user) for user in users]})
     elif not users:
@@ -110,18 +111,19 @@ def show(lab: str, *, as_json: bool) -> None:
 @user_argument
 @wait_option
 @json_option
+@needs_host
 def revoke(lab: str, user: str, *, wait_seconds: float, as_json: bool) -> None:
     """Take the access of USER to LAB back at once: keys, account, running jobs. Files stay."""
     from emulator.operations.credentials.access import revoke
-    from emulator.wiring import real_world
+    from emulator.wiring import real_environment
 
-    world = real_world()
+    env = real_environment()
     with (
         stop_on_signals() as stop,
-        run_log(world.home.lab(lab).logs, "access"),
+        run_log(env.home.lab(lab).logs, "access"),
         reporting(live=True) as reporter,
     ):
-        gone = revoke(world, lab, user, reporter, stop, wait_seconds=wait_seconds)
+        gone = revoke(env, lab, user, reporter, stop, wait_seconds=wait_seconds)
     if as_json:
         print_json({"version": 1, "lab": lab, "user": _json(gone)})
     else:

@@ -18,20 +18,20 @@ from emulator.core.errors import UsageError
 def command(lab: str, *, student: bool, output: Path | None) -> None:
     """Print a kubeconfig of the Kubernetes cluster of LAB. The admin's gives the whole cluster away: keep it."""
     from emulator.core.fs import write_whole
-    from emulator.operations.operate import kubeconfig, way_to_lab
-    from emulator.wiring import real_world
+    from emulator.operations.connect import kubeconfig, way_to_lab
+    from emulator.wiring import real_environment
 
     if output is not None and output.exists() and not output.is_file():
         # The file takes the place of what is there, which must not be /dev/stdout.
         raise UsageError("is there, and is not a regular file", where=str(output), fix="leave --output out for stdout")
-    world = real_world()
-    text = kubeconfig(world, lab, student=student)
+    env = real_environment()
+    text = kubeconfig(env, lab, student=student)
     if output is None:
         click.echo(text, nl=False)
     else:
         write_whole(output, text.encode())
         click.echo(f"written to {output}", err=True)
-    way = way_to_lab(world, lab)
+    way = way_to_lab(env, lab)
     if way:
         shown = shlex.join([*way, "kubectl", "--kubeconfig", str(output or "FILE")])
         click.echo(f"the lab has a network of its own; on this host, as root: {shown} get nodes", err=True)

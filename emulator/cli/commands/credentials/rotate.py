@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from emulator.cli.options import confirmed, lab_argument, wait_option
+from emulator.cli.options import confirmed, lab_argument, needs_host, wait_option
 from emulator.cli.output import json_option, print_json
 from emulator.cli.render.progress import reporting, run_log
 from emulator.cli.signals import stop_on_signals
@@ -27,6 +27,7 @@ _ASKS = {
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @wait_option
 @json_option
+@needs_host
 def command(lab: str, secret: str, *, yes: bool, wait_seconds: float, as_json: bool) -> None:
     """Change a secret of LAB for a new one: ssh (the lab's key and certificate authority), munge or tls.
 
@@ -35,10 +36,10 @@ def command(lab: str, secret: str, *, yes: bool, wait_seconds: float, as_json: b
     from emulator.credentials.rotation_phases import RotatedSecret
     from emulator.lab.lab_files import require_lab_name
     from emulator.operations.credentials.rotate import rotate
-    from emulator.wiring import real_world
+    from emulator.wiring import real_environment
 
     require_lab_name(lab)
-    world = real_world()
+    env = real_environment()
 
     def confirm(pending: tuple[RotatedSecret, ...]) -> bool:
         begun = f" The rotation of {', '.join(pending)}, which has begun, is finished first." if pending else ""
@@ -46,10 +47,10 @@ def command(lab: str, secret: str, *, yes: bool, wait_seconds: float, as_json: b
 
     with (
         stop_on_signals() as stop,
-        run_log(world.home.lab(lab).logs, "rotate"),
+        run_log(env.home.lab(lab).logs, "rotate"),
         reporting(live=yes) as reporter,
     ):
-        done = rotate(world, lab, RotatedSecret(secret), reporter, stop, confirm=confirm, wait_seconds=wait_seconds)
+        done = rotate(env, lab, RotatedSecret(secret), reporter, stop, confirm=confirm, wait_seconds=wait_seconds)
     if as_json:
         finished = [each.value for each in done.finished]
         shown = {"secret": secret, "rotated": not done.declined, "finished": finished}
@@ -57,4 +58,4 @@ def command(lab: str, secret: str, *, yes: bool, wait_seconds: float, as_json: b
         return
     click.echo("nothing was changed" if done.declined else f"{lab}: {secret} rotated")
     if done.hand_again:
-        click.echo(f"Hand their directories over again: {', '.join(done.hand_again)} ({world.home.lab(lab).handouts})")
+        click.echo(f"Hand their directories over again: {', '.join(done.hand_again)} ({env.home.lab(lab).handouts})")

@@ -44,14 +44,14 @@ def discover(file: Path | None, *, file_option: Path | None, as_json: bool) -> N
     simulated`, the simulated GPUs are shown.
     """
     from emulator.cli.render.gpu import discovery_json, discovery_text
-    from emulator.lab.planning.host_gpus import host_gpus
+    from emulator.lab.environment import host_gpus
     from emulator.operations.gpu.reports import discover, gpus_of_file
-    from emulator.wiring import real_world
+    from emulator.wiring import real_environment
 
     chosen = file or file_option
     spec = load(chosen).spec if chosen else None
-    world = real_world()
-    found = discover(gpus_of_file(world, spec), spec.gpu.devices) if spec else discover(host_gpus(world))
+    env = real_environment()
+    found = discover(gpus_of_file(env, spec), spec.gpu.devices) if spec else discover(host_gpus(env))
     if as_json:
         print_json(discovery_json(found))
     else:
@@ -156,18 +156,18 @@ def _show_layout(
 def top(lab: str | None, *, as_json: bool) -> None:
     """Show memory and utilisation of GPUs and slices, and which node holds each; of LAB, or of the whole host."""
     from emulator.cli.render.gpu import usage_json, usage_text
+    from emulator.lab.environment import host_gpus
     from emulator.lab.lab_files import require_lab_name
-    from emulator.lab.planning.host_gpus import host_gpus
     from emulator.operations.gpu.reports import gpus_of_lab, recorded_states, usage
-    from emulator.wiring import real_world
+    from emulator.wiring import real_environment
 
-    world = real_world()
+    env = real_environment()
     if lab is None:
-        host = host_gpus(world)
+        host = host_gpus(env)
     else:
         require_lab_name(lab)
-        host = gpus_of_lab(world, lab)
-    gpus = usage(host, recorded_states(world.home, lab))
+        host = gpus_of_lab(env, lab)
+    gpus = usage(host, recorded_states(env.home, lab))
     if as_json:
         print_json({"version": 1, "lab": lab, "boards": usage_json(gpus)})
     else:
@@ -182,7 +182,7 @@ def map_(lab: str, *, as_json: bool) -> None:
     """Print which node of LAB holds which slice: GPU, profile, placement, GPU instance, vGPU."""
     from emulator.cli.render.gpu import map_text
     from emulator.lab.lab_files import require_lab_name
-    from emulator.operations.gpu.map import lab_mdev_map
+    from emulator.lab.mdev_map import lab_mdev_map
     from emulator.operations.gpu.reports import recorded_state
 
     require_lab_name(lab)
@@ -207,10 +207,10 @@ def release(lab: str, *, yes: bool, wait_seconds: float, as_json: bool) -> None:
     from emulator.cli.signals import stop_on_signals
     from emulator.lab.lab_files import require_lab_name
     from emulator.operations.gpu.release import release
-    from emulator.wiring import real_world
+    from emulator.wiring import real_environment
 
     require_lab_name(lab)
-    world = real_world()
+    env = real_environment()
 
     def confirm(plan: Plan) -> bool:
         if not yes:
@@ -219,10 +219,10 @@ def release(lab: str, *, yes: bool, wait_seconds: float, as_json: bool) -> None:
 
     with (
         stop_on_signals() as stop,
-        run_log(world.home.lab(lab).logs, "gpu-release"),
+        run_log(env.home.lab(lab).logs, "gpu-release"),
         reporting(live=yes) as reporter,
     ):
-        result = release(world, lab, reporter, stop, confirm=confirm, wait_seconds=wait_seconds)
+        result = release(env, lab, reporter, stop, confirm=confirm, wait_seconds=wait_seconds)
     if as_json:
         print_json({**result.plan.to_json(), "released": not result.declined})
     elif result.plan.is_empty:

@@ -29,7 +29,7 @@ def check(file: Path | None, root: Path | None, *, verbose: bool, as_json: bool)
     from emulator.cli.render.host_check import host_report_json, host_report_text
     from emulator.core.paths import Home
     from emulator.operations.host.check import check_host
-    from emulator.wiring.host import host_reader
+    from emulator.wiring import host_reader
 
     report = check_host(host_reader(root), file, Home.default() if root is None else None)
     if as_json:

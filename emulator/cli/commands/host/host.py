@@ -28,11 +28,11 @@ command.add_command(restore)
 def enable_autostart(lab: str) -> None:
     """Have LAB brought back when this machine starts: GPUs first, then networks and nodes, then a verification."""
     from emulator.operations.host.autostart import enable_autostart, unit_name
-    from emulator.wiring import real_world
+    from emulator.wiring import real_environment
 
     program = Path(sys.argv[0]).absolute()
     with reporting(live=False) as reporter:
-        changed = enable_autostart(real_world(), lab, program, reporter)
+        changed = enable_autostart(real_environment(), lab, program, reporter)
     click.echo(f"{lab}: {unit_name(lab)} is {'now' if changed else 'already'} started with this machine")
 
 
@@ -41,8 +41,8 @@ def enable_autostart(lab: str) -> None:
 def disable_autostart(lab: str) -> None:
     """Leave LAB off when this machine starts. What runs now goes on."""
     from emulator.operations.host.autostart import disable_autostart
-    from emulator.wiring import real_world
+    from emulator.wiring import real_environment
 
     with reporting(live=False) as reporter:
-        removed = disable_autostart(real_world(), lab, reporter)
+        removed = disable_autostart(real_environment(), lab, reporter)
     click.echo(f"{lab}: {'no longer' if removed else 'was not'} started with this machine")

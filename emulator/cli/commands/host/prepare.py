@@ -81,7 +81,7 @@ def restore(*, force: bool, yes: bool, as_json: bool) -> None:
 
 
 def _host(*, dry: bool) -> PreparedHost:
-    from emulator.wiring.host import this_host
+    from emulator.wiring import this_host
 
     if os.geteuid() != 0 and not dry:
         raise HostNotFitError("only root can change this machine", fix=f"sudo {' '.join(sys.argv)}")

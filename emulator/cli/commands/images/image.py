@@ -23,7 +23,9 @@ def command() -> None:
 @json_option
 def build(name: str, *, force: bool, tag: str | None, as_json: bool) -> None:
     """Build the image NAME (hpc-base) from Debian packages, unless it is up to date."""
-    from emulator.operations.images.golden import build_image, require_tag, tag_image
+    from emulator.images.store.pointers import require_tag
+    from emulator.images.store.tags import tag_image
+    from emulator.operations.images.golden import build_image
     from emulator.wiring import images_of_host
 
     if tag is not None:
@@ -94,7 +96,7 @@ def rm(ref: str, *, yes: bool, as_json: bool) -> None:
     """Remove the image REF. Refused while a lab's disk stands on it."""
     from emulator.cli.options import confirmed
     from emulator.operations.images.golden import remove_image
-    from emulator.wiring import image_store, real_world
+    from emulator.wiring import image_store, real_environment
 
     store = image_store()
     image = store.show(ref)
@@ -103,7 +105,7 @@ def rm(ref: str, *, yes: bool, as_json: bool) -> None:
     if not confirmed(f"Remove {what} image {image.name} {image.digest[:12]}?", yes=yes):
         click.echo("nothing was removed")
         return
-    _print_removed([remove_image(real_world(), image_store(), ref)], as_json=as_json)
+    _print_removed([remove_image(real_environment(), image_store(), ref)], as_json=as_json)
 
 
 @command.command("gc")
@@ -113,9 +115,9 @@ def rm(ref: str, *, yes: bool, as_json: bool) -> None:
 def gc(*, keep: int, chosen: bool, as_json: bool) -> None:
     """Remove old images that no lab uses, and what interrupted builds left behind."""
     from emulator.operations.images.golden import collect_images
-    from emulator.wiring import image_store, real_world
+    from emulator.wiring import image_store, real_environment
 
-    _print_removed(collect_images(real_world(), image_store(), keep=keep, chosen=chosen), as_json=as_json)
+    _print_removed(collect_images(real_environment(), image_store(), keep=keep, chosen=chosen), as_json=as_json)
 
 
 def _print_removed(images: Any, *, as_json: bool) -> None:
@@ -174,18 +176,18 @@ def _fields(image: Any) -> dict[str, Any]:
 )
 @json_option
 def packer_files(name: str, directory: Path, *, base: str, passwords: bool, as_json: bool) -> None:
-    """Write what packer/NAME.pkr.hcl needs into the new DIRECTORY, from the recipe NAME. See packer/README.md."""
-    from emulator.operations.images.packer import write_files
-    from emulator.wiring import images_of_host, real_world
+    """Write what packer/image.pkr.hcl needs into the new DIRECTORY, from the recipe NAME. See packer/README.md."""
+    from emulator.operations.images.packer import build_command, write_files
+    from emulator.wiring import images_of_host, real_environment
 
     with reporting(live=True) as reporter:
         variables = write_files(
-            real_world(), images_of_host(), name, directory, reporter, base=base, passwords=passwords
+            real_environment(), images_of_host(), name, directory, reporter, base=base, passwords=passwords
         )
     if as_json:
         print_json({"version": 1, "name": name, "directory": str(variables.parent), "variables": str(variables)})
     else:
-        click.echo(f"packer build -only=qemu.base -var-file={variables} packer/{name}.pkr.hcl")
+        click.echo(build_command(variables))
 
 
 @command.command("import")
@@ -195,15 +197,16 @@ def packer_files(name: str, directory: Path, *, base: str, passwords: bool, as_j
 @json_option
 def import_(directory: Path, *, disk: Path | None, tag: str | None, as_json: bool) -> None:
     """Take the disk of a Packer build into the store; DIRECTORY is what packer-files wrote."""
-    from emulator.operations.images.golden import require_tag, tag_image
+    from emulator.images.store.pointers import require_tag
+    from emulator.images.store.tags import tag_image
     from emulator.operations.images.packer import import_disk
-    from emulator.wiring import images_of_host, real_world
+    from emulator.wiring import images_of_host, real_environment
 
     if tag is not None:
         require_tag(tag)
     images = images_of_host()
     with reporting(live=True) as reporter:
-        image = import_disk(real_world(), images, directory, disk, reporter)
+        image = import_disk(real_environment(), images, directory, disk, reporter)
     if tag is not None:
         tag_image(images.store, f"{image.name}@{image.digest}", tag)
     _print_image(image, as_json=as_json)
@@ -214,10 +217,10 @@ def import_(directory: Path, *, disk: Path | None, tag: str | None, as_json: boo
 @json_option
 def rollback(name: str, *, as_json: bool) -> None:
     """Make the build of NAME that was current before the current one again. A second rollback takes it back."""
-    from emulator.operations.images.golden import rollback_image
+    from emulator.images.store.tags import rollback as rollback_build
     from emulator.wiring import image_store
 
-    _print_image(rollback_image(image_store(), name), as_json=as_json)
+    _print_image(rollback_build(image_store(), name), as_json=as_json)
 
 
 @command.command("tag")
@@ -226,7 +229,7 @@ def rollback(name: str, *, as_json: bool) -> None:
 @json_option
 def tag(ref: str, tag: str, *, as_json: bool) -> None:
     """Give the image REF the tag TAG; NAME:TAG then names it, in a lab file too."""
-    from emulator.operations.images.golden import tag_image
+    from emulator.images.store.tags import tag_image
     from emulator.wiring import image_store
 
     _print_image(tag_image(image_store(), ref, tag), as_json=as_json)
@@ -236,7 +239,7 @@ def tag(ref: str, tag: str, *, as_json: bool) -> None:
 @click.argument("ref")
 def untag(ref: str) -> None:
     """Take a tag away, given as NAME:TAG. The image stays."""
-    from emulator.operations.images.golden import untag_image
+    from emulator.images.store.tags import untag_image
     from emulator.wiring import image_store
 
     untag_image(image_store(), ref)

@@ -21,10 +21,10 @@ def command(lab: str, *, yes: bool, missing_ok: bool, wait_seconds: float, as_js
     """Take LAB away: domains, disks, networks, its hypervisor, keys and state. Golden images stay."""
     from emulator.lab.lab_files import require_lab_name
     from emulator.operations.destroy import destroy
-    from emulator.wiring import real_world
+    from emulator.wiring import real_environment
 
     require_lab_name(lab)
-    world = real_world()
+    env = real_environment()
 
     def confirm(plan: Plan) -> bool:
         if not yes:
@@ -33,10 +33,10 @@ def command(lab: str, *, yes: bool, missing_ok: bool, wait_seconds: float, as_js
 
     with (
         stop_on_signals() as stop,
-        run_log(world.home.lab(lab).logs, "destroy"),
+        run_log(env.home.lab(lab).logs, "destroy"),
         reporting(live=yes) as reporter,
     ):
-        result = destroy(world, lab, reporter, stop, confirm=confirm, wait_seconds=wait_seconds, missing_ok=missing_ok)
+        result = destroy(env, lab, reporter, stop, confirm=confirm, wait_seconds=wait_seconds, missing_ok=missing_ok)
     if as_json:
         done = not (result.declined or result.missing)
         print_json({"version": 1, "lab": lab, "destroyed": done, "missing": result.missing, **result.plan.to_json()})

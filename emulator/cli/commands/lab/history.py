@@ -15,9 +15,9 @@ def command(lab: str | None, *, last: int, as_json: bool) -> None:
     """Show who changed what on this host, of one LAB or of all, with those that are gone."""
     from emulator.cli.render.history import history_text
     from emulator.operations.history import history
-    from emulator.wiring import real_world
+    from emulator.wiring import real_environment
 
-    found = history(real_world(), lab, last=last)
+    found = history(real_environment(), lab, last=last)
     if as_json:
         print_json(found.to_json())
     else:

@@ -19,7 +19,7 @@ from emulator.cli.options import lab_argument
 )
 def command(lab: str, *, form: str) -> None:
     """Print the Ansible inventory of LAB; `ansible-playbook -i` takes it as it is."""
-    from emulator.operations.operate import inventory
-    from emulator.wiring import real_world
+    from emulator.operations.connect import inventory
+    from emulator.wiring import real_environment
 
-    click.echo(inventory(real_world(), lab, form), nl=False)
+    click.echo(inventory(real_environment(), lab, form), nl=False)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from emulator.cli.options import confirmed, file_argument, load, print_plan, wait_option
+from emulator.cli.options import confirmed, file_argument, load, needs_host, print_plan, wait_option
 from emulator.cli.output import json_option, print_json
 from emulator.cli.render.progress import reporting, run_log
 from emulator.cli.render.summary import provision_json, provision_summary
@@ -21,6 +21,7 @@ from emulator.plan.model import Plan
 @click.option("--expect-plan", metavar="DIGEST", help="Refuse any plan but the one `plan` printed.")
 @click.option("--plain", is_flag=True, help="Plain progress lines, also on a terminal.")
 @json_option
+@needs_host
 def command(file: Path, *, yes: bool, wait_seconds: float, expect_plan: str | None, plain: bool, as_json: bool) -> None:
     """Bring this host to what FILE asks for, configure the clusters and verify them.
 
@@ -28,10 +29,10 @@ def command(file: Path, *, yes: bool, wait_seconds: float, expect_plan: str | No
     goes on; after an edit of the file it applies the difference.
     """
     from emulator.operations.provision import Options, provision
-    from emulator.wiring import real_world
+    from emulator.wiring import real_environment
 
     loaded = load(file)
-    world = real_world()
+    env = real_environment()
 
     def confirm(plan: Plan) -> bool:
         if plan.is_empty:
@@ -42,10 +43,10 @@ def command(file: Path, *, yes: bool, wait_seconds: float, expect_plan: str | No
     options = Options(confirm=confirm, expected_plan=expect_plan, wait_seconds=wait_seconds)
     with (
         stop_on_signals() as stop,
-        run_log(world.home.lab(loaded.spec.name).logs, "provision"),
+        run_log(env.home.lab(loaded.spec.name).logs, "provision"),
         reporting(live=yes and not plain) as reporter,
     ):
-        result = provision(world, loaded, options, reporter, stop)
+        result = provision(env, loaded, options, reporter, stop)
     if as_json:
         print_json(provision_json(loaded.spec, result))
     else:

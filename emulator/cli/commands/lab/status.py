@@ -15,11 +15,11 @@ from emulator.operations.status import LabStatus
 def command(lab: str | None, *, as_json: bool) -> None:
     """Show the labs of this host, or the nodes of LAB. Takes no lock, so it works while a lab is being made."""
     from emulator.operations.status import lab_status, list_labs
-    from emulator.wiring import real_world
+    from emulator.wiring import real_environment
 
-    world = real_world()
+    env = real_environment()
     if lab is None:
-        lines = list_labs(world)
+        lines = list_labs(env)
         if as_json:
             fields = [
                 {
@@ -40,7 +40,7 @@ def command(lab: str | None, *, as_json: bool) -> None:
             click.echo(f"{line.name:<20} {facts}{busy}")
         return
     refuse_file_name(lab)
-    status = lab_status(world, lab)
+    status = lab_status(env, lab)
     if as_json:
         print_json(status.to_json())
     else:

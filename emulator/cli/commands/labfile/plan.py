@@ -18,11 +18,11 @@ from emulator.core.errors import ExitCode
 @json_option
 def command(file: Path, *, as_json: bool) -> None:
     """Show exactly what provision would do with FILE, in order and with reasons. Nothing is changed."""
-    from emulator.operations.preview import preview
-    from emulator.wiring import real_world
+    from emulator.operations.provision import preview
+    from emulator.wiring import real_environment
 
     loaded = load(file)
-    plan = preview(real_world(), loaded, QuietReporter())
+    plan = preview(real_environment(), loaded, QuietReporter())
     if as_json:
         print_json(plan.to_json())
     else:

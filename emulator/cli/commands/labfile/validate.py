@@ -25,12 +25,12 @@ def command(file: Path, *, host: bool, strict: bool, as_json: bool) -> None:
     """
     from emulator.operations.validate import validate
 
-    world = None
+    env = None
     if host:
-        from emulator.wiring import real_world
+        from emulator.wiring import real_environment
 
-        world = real_world()
-    report = validate(file, world)
+        env = real_environment()
+    report = validate(file, env)
     failed = report.has_errors(strict=strict)
     if as_json:
         print_json({"version": 1, **report.to_json(), "valid": not failed})

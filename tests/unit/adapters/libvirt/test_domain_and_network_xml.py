@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import pwd
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
@@ -10,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from emulator.adapters.libvirt.domain_xml import domain_xml, guests_run_as_another_user, hostdev_element, read_domain
+from emulator.adapters.libvirt.domain_xml import domain_xml, hostdev_element, read_domain
+from emulator.adapters.libvirt.guest_account import GuestAccount, account_of, guest_account
 from emulator.adapters.libvirt.hypervisor import LibvirtHypervisor
 from emulator.adapters.libvirt.network_xml import dns_address_xml, network_xml, read_nat, read_network
 from emulator.adapters.libvirt.ownership_xml import parse, read_owner
-from emulator.core.errors import HypervisorError
+from emulator.core.errors import HostNotFitError, HypervisorError
 from emulator.core.ports import DnsName, DomainRequest, DomainState, Hostdev, HostdevKind, Ownership
 from tests.support.tiny_guest import TinyGuests
 
@@ -64,24 +66,37 @@ def capabilities(*models: tuple[str, str]) -> str:
 
 
 @pytest.mark.parametrize(
-    ("text", "another"),
+    ("text", "account"),
     [
-        (capabilities(("apparmor", "\n"), ("dac", "+64055:+64055")), True),
-        (capabilities(("none", ""), ("dac", "+0:+0")), False),
-        (capabilities(("selinux", "system_u:system_r:svirt_t:s0")), False),  # no DAC: qemu:///session
-        ("<capabilities/>", False),
-        ("not xml", False),
+        (capabilities(("apparmor", "\n"), ("dac", "+64055:+64055")), GuestAccount(64055, 64055)),
+        (capabilities(("selinux", "system_u:system_r:svirt_t:s0")), None),  # no DAC: qemu:///session
+        ("<capabilities/>", None),
+        ("not xml", None),
     ],
 )
-def test_a_libvirt_that_runs_guests_as_another_user_is_seen(text: str, another: bool) -> None:
-    assert guests_run_as_another_user(text) is another
+def test_the_account_of_guests_is_that_of_libvirt(text: str, account: GuestAccount | None) -> None:
+    assert account_of(text) == account
 
 
-def test_root_is_asked_for_only_where_libvirt_would_take_another_user() -> None:
-    root = parse(domain_xml(REQUEST, as_root=True), "domain")
+@pytest.mark.parametrize("label", ["+0:+0", "root:root", ""])
+def test_guests_never_run_as_root(label: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {"libvirt-qemu": pwd.struct_passwd(("libvirt-qemu", "x", 64055, 107, "", "/", "/bin/false"))}
+    monkeypatch.setattr(pwd, "getpwnam", known.__getitem__)
+    assert account_of(capabilities(("none", ""), ("dac", label))) == GuestAccount(64055, 107)
+
+
+def test_a_host_without_an_account_for_qemu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pwd, "getpwnam", dict[str, object]().__getitem__)
+    with pytest.raises(HostNotFitError, match="no account for QEMU") as caught:
+        guest_account()
+    assert caught.value.fix == "apt-get install libvirt-daemon-system"
+
+
+def test_a_domain_runs_as_the_account_and_nothing_changes_its_owner() -> None:
+    root = parse(domain_xml(REQUEST, account=GuestAccount(64055, 107)), "domain")
     labels = root.findall("seclabel")
     assert [label.attrib for label in labels] == [{"type": "static", "model": "dac", "relabel": "no"}]
-    assert labels[0].findtext("label") == "+0:+0"
+    assert labels[0].findtext("label") == "+64055:+107"
     assert xml_of(REQUEST).find("seclabel") is None
 
 
@@ -102,11 +117,12 @@ class SystemLibvirt:
         self.defined.append(xml)
 
 
-@pytest.mark.parametrize(("label", "count"), [("+64055:+64055", 1), ("+0:+0", 0)])
+@pytest.mark.parametrize(("label", "count"), [("+64055:+64055", 1), ("", 0)])
 def test_a_domain_is_defined_for_the_user_that_its_files_belong_to(
     label: str, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    libvirt = SystemLibvirt(capabilities(("dac", label)))
+    libvirt = SystemLibvirt(capabilities(("dac", label)) if label else "<capabilities/>")
+    monkeypatch.setattr("os.geteuid", lambda: 0)
     monkeypatch.setattr(LibvirtHypervisor, "_connect", lambda self: libvirt)
     monkeypatch.setattr(LibvirtHypervisor, "domain", lambda self, name: None)
     hypervisor = LibvirtHypervisor("qemu:///system")

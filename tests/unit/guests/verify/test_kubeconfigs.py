@@ -70,7 +70,7 @@ def test_an_account_without_a_token_is_told(answer: str) -> None:
 def test_the_file_is_private_and_the_way_to_the_lab_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     host = SimulatedHost(tmp_path)
     host.provision(host.lab_file(LAB))
-    monkeypatch.setattr(emulator.wiring, "real_world", host.world)
+    monkeypatch.setattr(emulator.wiring, "real_environment", host.environment)
     file = tmp_path / "kubeconfig"
     done = CliRunner().invoke(command, ["demo", "--output", str(file)], catch_exceptions=False)
     assert done.exit_code == 0

@@ -430,30 +430,54 @@ SETUP_STUB = """\
 #!/bin/sh
 case "$(basename "$0") $*" in
 *sudo*) exec "$@" ;;
-*dpkg-query*zstd* | *dpkg-query*packer* | *dpkg-query*debsecan*) exit 1 ;;
-*dpkg-query*) printf installed ;;
+*dpkg-query*)
+  for name do case " $MISSING " in *" $name "*) ;; *) echo "$name installed" ;; esac; done
+  [ -z "$MISSING" ] ;;
+*update*) echo "$*" >>"$CALLS" ;;
 *install*) echo "$*" >>"$CALLS"; case "$*" in *packer*) exit 100 ;; esac ;;
 esac
 """
 
 
-def test_setup_goes_on_without_an_optional_package(tmp_path: Path) -> None:
-    scripts, programs = tmp_path / "scripts", tmp_path / "bin"
+def run_setup(root: Path, missing: str) -> tuple[str, list[str]]:
+    """Run `scripts/setup.sh`, with these packages missing, until it looks for Python: its stderr, calls of apt-get."""
+    scripts, programs, calls = root / "scripts", root / "bin", root / "calls"
     shutil.copytree(share_dir() / "scripts", scripts)
     programs.mkdir()
+    calls.touch()
     for name in ("sudo", "dpkg-query", "apt-get"):
         (programs / name).write_text(SETUP_STUB)
         (programs / name).chmod(0o755)
-    calls = tmp_path / "calls"
-    # It ends where it would look at Python.
-    variables = {"PATH": f"{programs}:/usr/bin:/bin", "CALLS": str(calls), "PYTHON": "false"}
+    variables = {"PATH": f"{programs}:/usr/bin:/bin", "CALLS": str(calls), "PYTHON": "false", "MISSING": missing}
     done = subprocess.run(
         ["bash", scripts / "setup.sh"], env=variables, capture_output=True, text=True, timeout=60, check=False
     )
     assert "Python 3.11 or newer is needed" in done.stderr
-    assert "setup: without packer, which labs do not need" in done.stderr
-    assert [line.split("--no-install-recommends ")[1] for line in calls.read_text().splitlines()] == [
+    return done.stderr, calls.read_text().splitlines()
+
+
+def test_setup_goes_on_without_an_optional_package(tmp_path: Path) -> None:
+    stderr, calls = run_setup(tmp_path, missing="zstd packer debsecan")
+    assert "setup: without packer, which labs do not need" in stderr
+    assert calls[0] == "update -q"
+    assert [line.split("--no-install-recommends ")[1] for line in calls[1:]] == [
         "zstd",
         "packer",
         "debsecan",
     ]
+
+
+def test_setup_does_not_ask_apt_when_nothing_is_missing(tmp_path: Path) -> None:
+    assert run_setup(tmp_path, missing="")[1] == []
+
+
+def test_setup_asks_once_for_an_optional_package_that_the_release_lacks(tmp_path: Path) -> None:
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / ".absent-packages").write_text("packer\n")
+    assert run_setup(tmp_path, missing="packer")[1] == []
+
+
+def test_setup_never_leaves_out_a_required_package(tmp_path: Path) -> None:
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / ".absent-packages").write_text("zstd\n")
+    assert [line.rpartition(" ")[2] for line in run_setup(tmp_path, missing="zstd")[1]] == ["-q", "zstd"]

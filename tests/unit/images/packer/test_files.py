@@ -23,6 +23,7 @@ from emulator.images.packer.files import (
     guest_sources,
     installer_answers,
     prepare_directory,
+    template_path,
     write_packer_files,
 )
 from emulator.images.packer.record import read_record, record_of
@@ -31,7 +32,8 @@ from emulator.images.recipe import load_recipe, recipe_names
 from emulator.labfile.model import ADMIN
 
 PACKER = share_dir() / "packer"
-TEMPLATES = ("hpc-base", "cloud-base")
+TEMPLATE = PACKER / "image.pkr.hcl"
+IMAGES = ("hpc-base", "cloud-base")
 MACHINE = Machine(accelerated=False, cpus=2, memory_mib=2048, credential=SSH_CREDENTIAL, user=ADMIN)
 
 
@@ -113,16 +115,21 @@ def test_no_list_of_packages_stands_in_packers_files() -> None:
         assert not ({recipe.kernel, *recipe.packages} & words) - harmless.keys()
 
 
-def test_the_two_templates_differ_in_names_only() -> None:
-    hpc, cloud = ((PACKER / f"{name}.pkr.hcl").read_text() for name in TEMPLATES)
-    renamed = hpc.replace("Slurm nodes", "Kubernetes nodes").replace("hpc-base", "cloud-base")
-    assert renamed.replace("preseed-hpc", "preseed-cloud") == cloud
+def test_one_template_and_one_file_of_answers_make_every_image() -> None:
+    assert template_path() == TEMPLATE
+    assert sorted(path.name for path in PACKER.glob("*.pkr.hcl")) == ["image.pkr.hcl"]
+    assert [path.name for path in (PACKER / "http").iterdir()] == ["preseed.cfg"]
+    code = "\n".join(
+        line.partition("#")[0] for path in (TEMPLATE, PACKER / "http" / "preseed.cfg") for line in path.open()
+    )
+    assert not [name for name in recipe_names() if name in code], "what differs between images belongs to their recipes"
 
 
 # ------------------------------------------------------------ accepted by the tools themselves
-@pytest.mark.parametrize("name", TEMPLATES)
-def test_packer_accepts_the_templates(directory: Path, name: str) -> None:
-    argv = ["packer", "validate", f"-var-file={directory / 'packer.pkrvars.json'}", str(PACKER / f"{name}.pkr.hcl")]
+@pytest.mark.parametrize("image", IMAGES)
+def test_packer_accepts_the_template(directory: Path, image: str) -> None:
+    variables = f"-var-file={directory / 'packer.pkrvars.json'}"
+    argv = ["packer", "validate", variables, f"-var=image={image}", str(TEMPLATE)]
     environment = {"PATH": "/usr/bin:/bin:/usr/local/bin", "HOME": str(directory), "CHECKPOINT_DISABLE": "1"}
     done = subprocess.run(argv, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -169,7 +176,7 @@ def test_only_the_owner_can_read_what_may_hold_a_password(directory: Path) -> No
     for name in (
         "http/image-files.tar",
         "http/answers.cfg",
-        "http/preseed-hpc.cfg",
+        "http/preseed.cfg",
         "packer.pkrvars.json",
         "image.json",
         "ssh/id",
@@ -212,11 +219,12 @@ def test_the_installer_is_told_suite_mirror_and_proxy() -> None:
 def test_variables_name_the_base_image_with_its_checksum(directory: Path, store) -> None:
     base = store.current("demo")
     variables = json.loads((directory / "packer.pkrvars.json").read_text())
+    assert variables["image"] == "hpc-base"
     assert variables["base_disk"] == str(base.disk)
     assert variables["base_sha256"] == base.manifest.artefacts["disk.qcow2"].sha256
     assert variables["base_credential"].startswith(f"io.systemd.credential.binary:{SSH_CREDENTIAL}=")
     assert (variables["accelerator"], variables["cpu_model"]) == ("tcg", "max")
-    declared = set(re.findall(r'^variable "(\w+)"', (PACKER / "hpc-base.pkr.hcl").read_text(), re.MULTILINE))
+    declared = set(re.findall(r'^variable "(\w+)"', TEMPLATE.read_text(), re.MULTILINE))
     assert variables.keys() <= declared
 
 

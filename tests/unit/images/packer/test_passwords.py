@@ -38,8 +38,8 @@ class Host(HostProcess):
 
 
 def write(directory: Path, images: Any, **options: Any) -> Path:
-    world: Any = SimpleNamespace(runner=Host(), accelerate=lambda _: SimpleNamespace(accelerated=False))
-    return write_files(world, images, "hpc-base", directory, SilentReporter(), **options)
+    env: Any = SimpleNamespace(runner=Host(), accelerate=lambda _: SimpleNamespace(accelerated=False))
+    return write_files(env, images, "hpc-base", directory, SilentReporter(), **options)
 
 
 def test_a_password_is_refused_before_anything_is_made(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from emulator.apply.gpu_ownership import VERSION, Claim, GpuLedger, LedgerDamage
 from emulator.core.errors import StateError
 from emulator.core.stop import StopFlag
 from emulator.lab.lab_files import LoadedLab
-from emulator.lab.planning.gpu_placement import slices_made
+from emulator.lab.planning.gpu_placement import slices_to_make
 from emulator.operations.provision import Options, provision
 from emulator.plan.gpu_resources import GpuInstance
 from emulator.plan.model import Plan
@@ -166,11 +166,11 @@ def test_a_place_that_is_taken_after_the_plan_is_planned_around(gpu_host: Simula
     planned: list[GpuInstance] = []
 
     def taken_meanwhile(plan: Plan) -> bool:
-        planned.extend(slices_made(plan))
+        planned.extend(slices_to_make(plan))
         stranger_takes(host, planned[0].profile, planned[0].start)
         return True
 
-    provision(host.world(), gpu_lab(host), Options(confirm=taken_meanwhile), told, StopFlag())
+    provision(host.environment(), gpu_lab(host), Options(confirm=taken_meanwhile), told, StopFlag())
     theirs = (planned[0].profile, planned[0].start)
     assert theirs in slices(host)
     assert len(slices(host)) == 2

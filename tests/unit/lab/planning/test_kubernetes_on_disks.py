@@ -23,10 +23,10 @@ from emulator.images.store.golden_image import GoldenImage
 from emulator.images.store.manifest import MANIFEST_NAME, Manifest
 from emulator.images.store.pointers import CURRENT
 from emulator.images.store.store import ImageStore
-from emulator.lab.environment import AccelerationChoice, World
-from emulator.lab.lab import open_lab
+from emulator.lab.environment import AccelerationChoice, Environment
 from emulator.lab.lab_files import LoadedLab
-from emulator.lab.planning.plan import backends_of, plan_lab
+from emulator.lab.open_journal import open_record
+from emulator.lab.planning.plan import open_to_plan, plan_lab
 from emulator.operations.provision import Options, provision
 from emulator.plan.model import Change, Plan
 from tests.support.simulated_world import SimulatedHost
@@ -112,20 +112,20 @@ class Host:
         self.store.pointers(IMAGE).set(CURRENT, final.name)
         return self.store.open(final)
 
-    def world(self) -> World:
+    def environment(self) -> Environment:
         inputs = {"kubernetes": self.source}
-        return dataclasses.replace(self.simulated.world(), images=lambda _wants: LabImages(self.store, inputs))
+        return dataclasses.replace(self.simulated.environment(), images=lambda _wants: LabImages(self.store, inputs))
 
     def lab(self, *, workers: int = 1, version: str = "", source: str = "auto") -> LoadedLab:
         return self.simulated.lab_file(LAB.format(workers=workers, version=version, source=source))
 
     def plan(self, loaded: LoadedLab) -> Plan:
-        world, state, spec = self.world(), self.simulated.state(), loaded.spec
-        lab = open_lab(world, spec.name, backends_of(world, state, spec, dry=True))
+        env, state, spec = self.environment(), self.simulated.state(), loaded.spec
+        lab = open_to_plan(env, open_record(env.home, spec.name), spec)
         return plan_lab(lab, state, spec, AccelerationChoice(False))
 
     def provision(self, loaded: LoadedLab) -> None:
-        provision(self.world(), loaded, Options(), SilentReporter(), StopFlag())
+        provision(self.environment(), loaded, Options(), SilentReporter(), StopFlag())
 
     def base(self, node: str) -> str:
         """Digest of the image under the node's disk, as its directory has it."""

@@ -10,7 +10,8 @@ import pytest
 
 from emulator.core.errors import ConflictError, StateError
 from emulator.core.paths import LabPaths
-from emulator.lab.recovery.foreign_files import _mounts_below, refuse_strangers
+from emulator.lab.open_journal import open_record
+from emulator.lab.recovery.foreign_files import _mounts_below, refuse_foreign_files
 from tests.support.simulated_world import SimulatedHost, comparable, differences, lab_text
 
 
@@ -100,14 +101,14 @@ def test_what_the_program_and_its_tools_make_is_the_lab_s_own(host: SimulatedHos
         lab.ansible / "cloud" / ".ansible" / "tmp" / "x",
     ):
         leave(file)
-    refuse_strangers(host.world(), "demo", host.state())
+    refuse_foreign_files(host.environment(), open_record(host.home, "demo"))
 
 
 def test_a_file_beside_the_simulated_gpus_is_named(host: SimulatedHost) -> None:
     host.provision(host.lab_file(lab_text()))
     leave(host.home.lab("demo").gpu / "notes")
     with pytest.raises(ConflictError, match="not hyperscaler's: gpu/notes\n"):
-        refuse_strangers(host.world(), "demo", host.state())
+        refuse_foreign_files(host.environment(), open_record(host.home, "demo"))
 
 
 def test_a_lab_s_directory_that_is_a_link_is_left_alone(host: SimulatedHost, tmp_path: Path) -> None:

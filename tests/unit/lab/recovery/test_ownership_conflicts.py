@@ -51,7 +51,7 @@ def test_a_copy_of_a_domain_is_left_alone_and_told_of(host: SimulatedHost, lab: 
     assert plan.is_empty and not plan.blockers
     note = f"domain {name} is a copy of this lab's domain/hpc-compute-1 (it has another UUID) and is left alone"
     assert plan.notes == (note,)
-    status = lab_status(host.world(), "demo")
+    status = lab_status(host.environment(), "demo")
     assert (status.problems, status.notes) == ((), (note,))
     host.provision(lab)
     assert name in states(host)
@@ -98,7 +98,7 @@ def test_a_renamed_domain_is_still_the_lab_s(host: SimulatedHost, lab: LoadedLab
     (change,) = host.plan(lab).changes
     assert (change.resource.id, change.action.value) == ("domain/hpc-compute-1", "repair")
     assert change.reason.startswith(f"is called login instead of {NODE}")
-    status = lab_status(host.world(), "demo")
+    status = lab_status(host.environment(), "demo")
     assert {node.name: node.state for node in status.nodes}["hpc-compute-1"] == state.value
     host.provision(lab)
     assert states(host)[NODE] is DomainState.RUNNING and "login" not in states(host)
@@ -181,7 +181,7 @@ def test_a_mark_that_is_lost_after_the_look_keeps_the_disk(host: SimulatedHost, 
         return True
 
     with pytest.raises(ConflictError, match="not the lab's mark in its metadata any more"):
-        destroy(host.world(), "demo", SilentReporter(), StopFlag(), confirm=confirm)
+        destroy(host.environment(), "demo", SilentReporter(), StopFlag(), confirm=confirm)
     assert states(host)[NODE] is DomainState.RUNNING
     assert (host.home.lab("demo").disks / "hpc-compute-1.qcow2").exists()
 

@@ -25,11 +25,11 @@ KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMoe+mH2elGa8VXf8MNkZOYF08DGeWUvGeJ47
 
 
 def give(host: SimulatedHost, request: GrantRequest = ADA) -> Any:
-    return grant(host.world(), "demo", request, SilentReporter(), StopFlag())
+    return grant(host.environment(), "demo", request, SilentReporter(), StopFlag())
 
 
 def take(host: SimulatedHost, name: str = "ada") -> Any:
-    return revoke(host.world(), "demo", name, SilentReporter(), StopFlag())
+    return revoke(host.environment(), "demo", name, SilentReporter(), StopFlag())
 
 
 @pytest.fixture
@@ -44,11 +44,11 @@ def test_granted_then_revoked(lab: SimulatedHost) -> None:
     assert (granted.directory / "id_ed25519-cert.pub").read_text().startswith("1 3600 ")
     assert granted.directory.stat().st_mode & 0o077 == 0
     assert lab.home.lab("demo").access.stat().st_mode & 0o777 == 0o600
-    assert [user.name for user in list_users(lab.world(), "demo")] == ["ada"]
+    assert [user.name for user in list_users(lab.environment(), "demo")] == ["ada"]
 
     assert take(lab).revoked
     assert not granted.directory.exists()
-    assert [user.revoked for user in list_users(lab.world(), "demo")] == [True]
+    assert [user.revoked for user in list_users(lab.environment(), "demo")] == [True]
 
 
 def test_students_come_in_at_the_heads_and_admins_everywhere(lab: SimulatedHost) -> None:
@@ -79,7 +79,7 @@ def test_nodes_that_cannot_be_told_are_told_by_the_next_run(
         with pytest.raises(ConfigureError):
             give(lab)
     assert told == [("access",)]
-    assert [user.name for user in list_users(lab.world(), "demo")] == ["ada"]
+    assert [user.name for user in list_users(lab.environment(), "demo")] == ["ada"]
     # Nobody's access makes a configured lab an unfinished one.
     assert lab.state().facts[CONFIGURE_FACT] == "done"
     assert whole is simulated_world.SimulatedGuests.configure
@@ -97,7 +97,7 @@ def test_nodes_that_cannot_be_told_are_told_by_the_next_run(
 def test_refusals_change_nothing(lab: SimulatedHost, request_: GrantRequest, match: str) -> None:
     with pytest.raises(UsageError, match=match):
         give(lab, request_)
-    assert list_users(lab.world(), "demo") == ()
+    assert list_users(lab.environment(), "demo") == ()
     assert not lab.home.lab("demo").handouts.exists()
 
 
@@ -187,7 +187,7 @@ def test_nothing_is_signed_that_is_not_on_record(keyed: KeyedHost, monkeypatch: 
     with monkeypatch.context() as patch, pytest.raises(Stopped):
         patch.setattr(KeyedGuests, "issue", raising(Stopped()))
         give(keyed)
-    (user,) = list_users(keyed.world(), "demo")
+    (user,) = list_users(keyed.environment(), "demo")
     assert user.certificates[0].public_key == " ".join(
         private_key(keyed).with_name("id_ed25519.pub").read_text().split()[:2]
     )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -43,9 +43,6 @@ class Lab:
         text = f"clusters:\n- cluster:\n    certificate-authority-data: {authority}\n"
         write_private(self.paths.secrets / "kubeconfig", text.encode())
 
-    def access(self, user: str, gpus: Mapping[str, Any] | None = None) -> None:
-        return None
-
     def users(self, **lasting: int) -> None:
         book = AccessBook()
         for name, seconds in lasting.items():
@@ -55,8 +52,9 @@ class Lab:
 
     def hand_out(self, spec: ClusterSpec, renew: str = "") -> list[str]:
         self.guests.handed.clear()
-        world = cast(Any, type("World", (), {"guests": self.guests}))
-        hand_out_kubeconfigs(world, cast(Any, self), spec, renew=renew)
+        env = SimpleNamespace(guests=self.guests)
+        run = SimpleNamespace(env=env, spec=spec, paths=self.paths, access=None)
+        hand_out_kubeconfigs(cast(Any, run), renew=renew)
         return [name for name, _ in self.guests.handed]
 
 

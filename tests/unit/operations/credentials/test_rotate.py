@@ -46,7 +46,9 @@ def host(tmp_path: Path) -> Iterator[KeyedHost]:
 
 
 def run(host: KeyedHost, secret: RotatedSecret, *, stop: StopFlag | None = None, yes: bool = True) -> Rotated:
-    return rotate(host.world(), "demo", secret, SilentReporter(), stop or StopFlag(), confirm=lambda _pending: yes)
+    return rotate(
+        host.environment(), "demo", secret, SilentReporter(), stop or StopFlag(), confirm=lambda _pending: yes
+    )
 
 
 def test_declined_nothing_changes(host: KeyedHost) -> None:
@@ -57,7 +59,7 @@ def test_declined_nothing_changes(host: KeyedHost) -> None:
 
 
 def test_users_are_named_who_need_their_directory_again(host: KeyedHost) -> None:
-    grant(host.world(), "demo", GrantRequest("ada", AccessRole.STUDENT, 3600), SilentReporter(), StopFlag())
+    grant(host.environment(), "demo", GrantRequest("ada", AccessRole.STUDENT, 3600), SilentReporter(), StopFlag())
     certificate = host.home.lab("demo").handouts / "ada" / "id_ed25519-cert.pub"
     before = certificate.read_text()
     assert run(host, SSH).hand_again == ("ada",)
@@ -68,7 +70,7 @@ def test_users_are_named_who_need_their_directory_again(host: KeyedHost) -> None
 def test_a_user_s_own_key_is_certified_again_without_its_private_half(host: KeyedHost) -> None:
     key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMoe+mH2elGa8VXf8MNkZOYF08DGeWUvGeJ47mhyUjgZ"
     request = GrantRequest("eve", AccessRole.STUDENT, 3600, public_key=key)
-    grant(host.world(), "demo", request, SilentReporter(), StopFlag())
+    grant(host.environment(), "demo", request, SilentReporter(), StopFlag())
     assert run(host, SSH).hand_again == ("eve",)
     directory = host.home.lab("demo").handouts / "eve"
     assert key.split()[1] in (directory / "id_ed25519-cert.pub").read_text()
@@ -86,7 +88,7 @@ def test_the_old_key_stays_while_the_new_one_opens_not_every_door(
             run(host, SSH)
     assert paths.ssh_key.read_bytes() == before
     assert [files.secret for files in pending_rotations(paths)] == [SSH]
-    assert any("rotation of ssh did not end" in line for line in lab_status(host.world(), "demo").problems)
+    assert any("rotation of ssh did not end" in line for line in lab_status(host.environment(), "demo").problems)
     assert run(host, SSH).finished == (SSH,)
     assert paths.ssh_key.read_bytes() != before
 
@@ -98,7 +100,7 @@ def test_another_rotation_finishes_the_one_that_has_begun(host: KeyedHost, monke
             run(host, MUNGE)
     asked: list[Any] = []
     done = rotate(
-        host.world(), "demo", TLS, SilentReporter(), StopFlag(), confirm=lambda pending: not asked.append(pending)
+        host.environment(), "demo", TLS, SilentReporter(), StopFlag(), confirm=lambda pending: not asked.append(pending)
     )
     assert asked == [(MUNGE,)]
     assert (done.secret, done.finished) == (TLS, (MUNGE,))
@@ -134,7 +136,7 @@ def test_a_stop_before_there_is_a_new_secret_leaves_nothing_to_finish(host: Keye
         return True
 
     with pytest.raises(InterruptedRunError, match="stopped on request before ssh was rotated"):
-        rotate(host.world(), "demo", SSH, SilentReporter(), stop, confirm=confirm)
+        rotate(host.environment(), "demo", SSH, SilentReporter(), stop, confirm=confirm)
     assert asked == [()]
     assert pending_rotations(host.home.lab("demo")) == ()
 
@@ -143,13 +145,13 @@ def test_a_stop_ends_the_wait_for_the_lab(host: KeyedHost) -> None:
     stop = StopFlag()
     stop.set()
     started = time.monotonic()
-    world, lock = host.world(), host.home.locks / "demo.lock"
+    env, lock = host.environment(), host.home.locks / "demo.lock"
     with exclusive_lock(lock, purpose="provision demo"):
         for begin in (
-            lambda: rotate(world, "demo", SSH, SilentReporter(), stop, confirm=lambda _pending: True, wait_seconds=60),
-            lambda: revoke(world, "demo", "ada", SilentReporter(), stop, wait_seconds=60),
+            lambda: rotate(env, "demo", SSH, SilentReporter(), stop, confirm=lambda _pending: True, wait_seconds=60),
+            lambda: revoke(env, "demo", "ada", SilentReporter(), stop, wait_seconds=60),
             lambda: grant(
-                world, "demo", GrantRequest("ada", AccessRole.STUDENT, 60), SilentReporter(), stop, wait_seconds=60
+                env, "demo", GrantRequest("ada", AccessRole.STUDENT, 60), SilentReporter(), stop, wait_seconds=60
             ),
         ):
             with pytest.raises(HyperscalerError):
@@ -175,11 +177,11 @@ def damage(host: KeyedHost, secret: RotatedSecret, content: bytes = b"") -> Path
 
 def test_a_damaged_record_is_kept_aside_and_told(host: KeyedHost) -> None:
     record = damage(host, TLS)
-    status = lab_status(host.world(), "demo")
+    status = lab_status(host.environment(), "demo")
     assert any("rotation of tls did not end" in line for line in status.problems)
     assert record.read_bytes() == b"", "status only reads"
     told = Told()
-    done = rotate(host.world(), "demo", TLS, told, StopFlag(), confirm=lambda _pending: True)
+    done = rotate(host.environment(), "demo", TLS, told, StopFlag(), confirm=lambda _pending: True)
     assert done.finished == (TLS,)
     assert [line for line in told.warnings if "begins anew with: trust" in line]
     assert len([path for path in record.parent.parent.iterdir() if path.name.startswith("tls.damaged-")]) == 1
@@ -198,12 +200,12 @@ def test_with_a_damaged_record_and_no_new_secrets_the_old_ones_stay(host: KeyedH
 
 def test_a_record_of_a_newer_version_does_not_keep_access_alive(host: KeyedHost) -> None:
     """The nodes cannot be told by this version, but no command of a newer one lets the user back in."""
-    grant(host.world(), "demo", GrantRequest("ada", AccessRole.STUDENT, 3600), SilentReporter(), StopFlag())
+    grant(host.environment(), "demo", GrantRequest("ada", AccessRole.STUDENT, 3600), SilentReporter(), StopFlag())
     damage(host, TLS, b'{"format": 99, "secret": "tls", "phase": "trust"}')
     told = Told()
     with pytest.raises(HyperscalerError, match="has format 99"):
-        revoke(host.world(), "demo", "ada", told, StopFlag())
-    assert [user.revoked for user in list_users(host.world(), "demo")] == [True]
+        revoke(host.environment(), "demo", "ada", told, StopFlag())
+    assert [user.revoked for user in list_users(host.environment(), "demo")] == [True]
     assert not (host.home.lab("demo").handouts / "ada").exists()
     assert any("has format 99" in line for line in told.warnings)
 
@@ -248,6 +250,6 @@ def test_only_one_command_at_a_time(host: KeyedHost) -> None:
 
 def test_history_tells_which_secret(host: KeyedHost) -> None:
     run(host, MUNGE)
-    last = history(host.world(), "demo", last=1).commands[-1]
+    last = history(host.environment(), "demo", last=1).commands[-1]
     assert (last.command, last.details, last.result) == ("rotate", {"secret": "munge"}, "done")
     assert last.changes == (("rotate", "secret/munge"),)

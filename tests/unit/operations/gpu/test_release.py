@@ -17,27 +17,27 @@ from emulator.core.stop import StopFlag
 from emulator.gpu.errors import GpuBusyError
 from emulator.gpu.model import Placement
 from emulator.gpu.placement.demand import Assignment
-from emulator.operations.gpu.map import write_mdev_map
+from emulator.lab.mdev_map import write_mdev_map
 from emulator.operations.gpu.release import ReleaseResult, release
 from emulator.plan.model import Plan
 from emulator.plan.resources import Domain, Secret
+from tests.support.gpu_environment import GpuEnvironment, gpu_environment
 from tests.support.gpu_lab import FIRST, sliced
-from tests.support.gpu_world import GpuWorld, gpu_world
 
 NODES = {"n1": [sliced("a", "3g.40gb", 4)], "n2": [sliced("b", "1g.10gb", 0), Assignment("w", "gpu-1")]}
 
 
 @pytest.fixture
-def demo(tmp_path: Path) -> Iterator[GpuWorld]:
-    with gpu_world(tmp_path) as made:
+def demo(tmp_path: Path) -> Iterator[GpuEnvironment]:
+    with gpu_environment(tmp_path) as made:
         yield made
 
 
-def give_back(demo: GpuWorld, *, yes: bool = True, name: str = "demo") -> ReleaseResult:
-    return release(demo.world, name, SilentReporter(), StopFlag(), confirm=lambda _plan: yes)
+def give_back(demo: GpuEnvironment, *, yes: bool = True, name: str = "demo") -> ReleaseResult:
+    return release(demo.environment, name, SilentReporter(), StopFlag(), confirm=lambda _plan: yes)
 
 
-def carved(demo: GpuWorld) -> str:
+def carved(demo: GpuEnvironment) -> str:
     """Carve; returns what the GPUs were like before."""
     blank = demo.lab.snapshot()
     demo.lab.apply(demo.lab.wanted(**NODES))
@@ -45,7 +45,7 @@ def carved(demo: GpuWorld) -> str:
     return blank
 
 
-def test_only_what_is_on_gpus_goes(demo: GpuWorld) -> None:
+def test_only_what_is_on_gpus_goes(demo: GpuEnvironment) -> None:
     blank = carved(demo)
     other = Secret(name="munge", path=str(demo.paths.munge_key), size_bytes=1, encoding="raw")
     demo.lab.store.end("create", other, {})
@@ -66,7 +66,7 @@ def test_only_what_is_on_gpus_goes(demo: GpuWorld) -> None:
     assert blank != ""
 
 
-def test_the_gpus_are_as_before(demo: GpuWorld) -> None:
+def test_the_gpus_are_as_before(demo: GpuEnvironment) -> None:
     blank = carved(demo)
     give_back(demo)
     assert demo.lab.snapshot() == blank
@@ -74,7 +74,7 @@ def test_the_gpus_are_as_before(demo: GpuWorld) -> None:
 
 
 @pytest.mark.parametrize("state", [DomainState.RUNNING, DomainState.PAUSED])
-def test_running_guests_are_named_and_nothing_is_touched(demo: GpuWorld, state: DomainState) -> None:
+def test_running_guests_are_named_and_nothing_is_touched(demo: GpuEnvironment, state: DomainState) -> None:
     carved(demo)
     record_domain(demo, "n1")
     demo.hypervisor.seed_foreign_domain("demo-n1", resource_uuid("demo", "domain/n1"))
@@ -90,7 +90,7 @@ def test_running_guests_are_named_and_nothing_is_touched(demo: GpuWorld, state: 
     assert demo.lab.vgpus() == []
 
 
-def record_domain(demo: GpuWorld, node: str) -> None:
+def record_domain(demo: GpuEnvironment, node: str) -> None:
     domain = Domain(
         name=node,
         uuid=str(resource_uuid("demo", f"domain/{node}")),
@@ -107,14 +107,14 @@ def record_domain(demo: GpuWorld, node: str) -> None:
     demo.lab.store.end("create", domain, {})
 
 
-def test_saying_no_changes_nothing(demo: GpuWorld) -> None:
+def test_saying_no_changes_nothing(demo: GpuEnvironment) -> None:
     carved(demo)
     before = demo.lab.snapshot()
     assert give_back(demo, yes=False).declined
     assert demo.lab.snapshot() == before
 
 
-def test_without_a_record_the_ledger_tells(demo: GpuWorld) -> None:
+def test_without_a_record_the_ledger_tells(demo: GpuEnvironment) -> None:
     blank = carved(demo)
     demo.lab.journal.unlink()
     demo.home.gpu_owners.write_bytes((demo.lab.host.ledger._path).read_bytes())  # the host's own ledger
@@ -122,7 +122,7 @@ def test_without_a_record_the_ledger_tells(demo: GpuWorld) -> None:
     assert demo.lab.snapshot() == blank
 
 
-def test_what_cannot_go_stays_on_record_and_in_the_map(demo: GpuWorld) -> None:
+def test_what_cannot_go_stays_on_record_and_in_the_map(demo: GpuEnvironment) -> None:
     carved(demo)
     with demo.lab.gpu() as gpu:
         next(item for item in gpu.vgpus if item.type_id == 624).held = True
@@ -136,17 +136,17 @@ def test_what_cannot_go_stays_on_record_and_in_the_map(demo: GpuWorld) -> None:
     assert demo.lab.state.is_empty
 
 
-def test_no_such_lab(demo: GpuWorld) -> None:
+def test_no_such_lab(demo: GpuEnvironment) -> None:
     with pytest.raises(UsageError, match="there is no lab absent"):
         give_back(demo, name="absent")
 
 
-def test_a_lab_without_gpus_has_nothing_to_give_back(demo: GpuWorld) -> None:
+def test_a_lab_without_gpus_has_nothing_to_give_back(demo: GpuEnvironment) -> None:
     demo.lab.store.fact("hypervisor", "test:///simulated")
     assert give_back(demo).plan == Plan("demo", ())
 
 
-def test_the_map_goes_with_the_gpus(demo: GpuWorld) -> None:
+def test_the_map_goes_with_the_gpus(demo: GpuEnvironment) -> None:
     carved(demo)
     write_mdev_map(demo.paths, demo.lab.state)
     file = demo.paths.root / "output" / "mdev_map.json"

@@ -12,7 +12,8 @@ import pytest
 from emulator.apply.gpu_ownership import GpuLedger, mode_key, slice_key
 from emulator.core.errors import ConflictError
 from emulator.core.paths import Home
-from emulator.lab.recovery.ledger_repair import mend_ledgers
+from emulator.lab.open_journal import open_record
+from emulator.lab.recovery.ledger_repair import repair_ledgers
 from emulator.plan.gpu_resources import Vgpu
 from tests.support.journeys import release_it
 from tests.support.shared_gpus import carved, lab_of, within
@@ -136,7 +137,7 @@ def test_a_damaged_ledger_is_written_anew_from_the_records_of_all_homes(gpu_host
     for home in (host.default_home, other):
         file.write_text(file.read_text().replace("mig-mode", "mig-mood"))
         with within(host, home):
-            mend_ledgers(host.world(), "demo", told)
+            repair_ledgers(host.gpu_ledger(), open_record(home, "demo"), told)
         assert owners(host) == before
 
 

@@ -12,10 +12,10 @@ import pytest
 from emulator.adapters.system.process import HostProcess
 from emulator.adapters.system.systemd_units import SystemdUnits
 from emulator.core.errors import ConflictError, HostNotFitError, UsageError
+from emulator.core.hypervisors import EMBEDDED
 from emulator.core.paths import Home
 from emulator.core.progress import SilentReporter
 from emulator.core.stop import StopFlag
-from emulator.lab.environment import EMBEDDED
 from emulator.operations.destroy import destroy
 from emulator.operations.host.autostart import disable_autostart, enable_autostart, quoted, unit_name, unit_text
 from emulator.operations.status import lab_status
@@ -33,21 +33,21 @@ def names(host: SimulatedHost) -> list[str]:
 
 def test_on_and_off(host: SimulatedHost) -> None:
     host.provision(host.lab_file(lab_text()))
-    assert enable_autostart(host.world(), "demo", PROGRAM, QUIET)
-    assert not enable_autostart(host.world(), "demo", PROGRAM, QUIET)
+    assert enable_autostart(host.environment(), "demo", PROGRAM, QUIET)
+    assert not enable_autostart(host.environment(), "demo", PROGRAM, QUIET)
     assert names(host) == [UNIT, "multi-user.target.wants", f"multi-user.target.wants/{UNIT}"]
     assert (host.units / "multi-user.target.wants" / UNIT).resolve() == host.units / UNIT
-    assert lab_status(host.world(), "demo").autostart
-    assert disable_autostart(host.world(), "demo", QUIET)
-    assert not disable_autostart(host.world(), "demo", QUIET)
+    assert lab_status(host.environment(), "demo").autostart
+    assert disable_autostart(host.environment(), "demo", QUIET)
+    assert not disable_autostart(host.environment(), "demo", QUIET)
     assert names(host) == []
-    assert not lab_status(host.world(), "demo").autostart
+    assert not lab_status(host.environment(), "demo").autostart
 
 
 def test_destroy_takes_the_unit_along_also_without_the_lab_s_directory(host: SimulatedHost) -> None:
     for lose in (False, True):
         host.provision(host.lab_file(lab_text()))
-        enable_autostart(host.world(), "demo", PROGRAM, QUIET)
+        enable_autostart(host.environment(), "demo", PROGRAM, QUIET)
         if lose:
             shutil.rmtree(host.home.lab("demo").root)
         host.destroy()
@@ -56,7 +56,7 @@ def test_destroy_takes_the_unit_along_also_without_the_lab_s_directory(host: Sim
 
 def test_a_unit_alone_is_enough_to_destroy(host: SimulatedHost) -> None:
     host.provision(host.lab_file(lab_text()))
-    enable_autostart(host.world(), "demo", PROGRAM, QUIET)
+    enable_autostart(host.environment(), "demo", PROGRAM, QUIET)
     kept = (host.units / UNIT).read_text()
     host.destroy()
     (host.units / UNIT).write_text(kept)
@@ -70,16 +70,16 @@ def test_somebody_else_s_unit_is_left_alone(host: SimulatedHost) -> None:
     host.provision(host.lab_file(lab_text()))
     (host.units / UNIT).write_text("[Unit]\nDescription=mine\n")
     with pytest.raises(ConflictError, match="not this lab's"):
-        enable_autostart(host.world(), "demo", PROGRAM, QUIET)
+        enable_autostart(host.environment(), "demo", PROGRAM, QUIET)
     with pytest.raises(ConflictError, match="not this lab's"):
-        disable_autostart(host.world(), "demo", QUIET)
-    destroy(host.world(), "demo", QUIET, StopFlag(), confirm=lambda _plan: True)
+        disable_autostart(host.environment(), "demo", QUIET)
+    destroy(host.environment(), "demo", QUIET, StopFlag(), confirm=lambda _plan: True)
     assert names(host) == [UNIT]
 
 
 def test_a_lab_that_was_never_made_is_refused(host: SimulatedHost) -> None:
     with pytest.raises(UsageError, match="no lab demo"):
-        enable_autostart(host.world(), "demo", PROGRAM, QUIET)
+        enable_autostart(host.environment(), "demo", PROGRAM, QUIET)
     assert names(host) == []
 
 
@@ -93,9 +93,9 @@ def test_a_stop_between_any_two_steps_is_gone_on_from(host: SimulatedHost, monke
     with monkeypatch.context() as patch:
         patch.setattr(Path, "symlink_to", stopped)
         with pytest.raises(KeyboardInterrupt):
-            enable_autostart(host.world(), "demo", PROGRAM, QUIET)
+            enable_autostart(host.environment(), "demo", PROGRAM, QUIET)
     assert names(host) == [UNIT, "multi-user.target.wants"]
-    assert enable_autostart(host.world(), "demo", PROGRAM, QUIET)
+    assert enable_autostart(host.environment(), "demo", PROGRAM, QUIET)
     assert f"multi-user.target.wants/{UNIT}" in names(host)
 
 
@@ -104,7 +104,7 @@ def test_a_destroy_that_is_cut_off_does_not_come_back_with_the_machine(host: Sim
     """Whatever is still there, the unit is not: nothing rebuilds a lab whose end was asked for."""
     with in_sequence():
         host.provision(host.lab_file(lab_text(hypervisor=hypervisor)))
-        enable_autostart(host.world(), "demo", PROGRAM, QUIET)
+        enable_autostart(host.environment(), "demo", PROGRAM, QUIET)
         whole = {name for name in host.save() if name.startswith("home/labs/demo/disks/")}
         stops = find_stops(host, host.destroy)
     gone = stops.names.index("after units.remove")
@@ -147,7 +147,7 @@ def test_systemd_itself_reads_the_unit(host: SimulatedHost, tmp_path: Path, hype
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
     unit = tmp_path / unit_name("demo")
-    unit.write_text(unit_text(host.world(), "demo", program, hypervisor))
+    unit.write_text(unit_text(host.environment(), "demo", program, hypervisor))
     done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False, timeout=60)
     complaints = [line for line in (done.stdout + done.stderr).splitlines() if unit.name in line]
     assert complaints == []
@@ -155,13 +155,13 @@ def test_systemd_itself_reads_the_unit(host: SimulatedHost, tmp_path: Path, hype
 
 def test_no_path_makes_the_next_line_its_own(host: SimulatedHost) -> None:
     """systemd joins a line that ends in a backslash to the one after it, which is `Wants=` and `After=` here."""
-    world = dataclasses.replace(host.world(), home=Home(host.root / "odd\\"))
-    lines = unit_text(world, "demo", PROGRAM, EMBEDDED).splitlines()
+    env = dataclasses.replace(host.environment(), home=Home(host.root / "odd\\"))
+    lines = unit_text(env, "demo", PROGRAM, EMBEDDED).splitlines()
     assert not any(line.endswith("\\") for line in lines), lines
     assert "Wants=network-online.target" in lines
 
 
 def test_nothing_else_of_the_boot_waits_for_the_verification(host: SimulatedHost) -> None:
     """A target waits until what it wants is started, and a oneshot is started when it ends."""
-    text = unit_text(host.world(), "demo", PROGRAM, EMBEDDED)
+    text = unit_text(host.environment(), "demo", PROGRAM, EMBEDDED)
     assert "Type=exec\nRemainAfterExit=yes\n" in text

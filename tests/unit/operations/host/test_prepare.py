@@ -400,7 +400,7 @@ def test_a_file_that_somebody_changed_since_is_left(machine: Machine) -> None:
     prepare(machine.host, ADA, QUIET)
     machine.write(SYSCTL_FILE, "mine now\n")
     outcome = restore(machine.host, QUIET)
-    assert outcome.failed == [(SYSCTL_FILE, "somebody has changed it since")]
+    assert outcome.failed == [(SYSCTL_FILE, "it has been changed since")]
     left = {path: value for path, value in machine.look().items() if before.get(path) != value}
     assert left == {SYSCTL_FILE.lstrip("/"): left[SYSCTL_FILE.lstrip("/")]}
     assert machine.home.preparation.exists()
@@ -553,7 +553,7 @@ def test_a_write_that_was_cut_off_is_taken_back_unless_others_wrote_since(machin
     if mine:
         machine.write(SYSCTL_FILE, "mine now\n")
     failed = restore(machine.host, QUIET).failed
-    assert failed == ([(SYSCTL_FILE, "somebody has changed it since")] if mine else [])
+    assert failed == ([(SYSCTL_FILE, "it has been changed since")] if mine else [])
     assert mine or machine.look() == before
     assert not mine or machine.text(SYSCTL_FILE) == "mine now\n"
 

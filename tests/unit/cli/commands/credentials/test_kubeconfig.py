@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-import emulator.operations.operate
+import emulator.operations.connect
 import emulator.wiring
 from emulator.cli.commands.credentials.kubeconfig import command
 from emulator.core.errors import UsageError
@@ -16,9 +16,9 @@ from emulator.core.errors import UsageError
 
 @pytest.fixture(autouse=True)
 def a_lab(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(emulator.wiring, "real_world", lambda: None)
-    monkeypatch.setattr(emulator.operations.operate, "kubeconfig", lambda *_words, **_options: "kind: Config\n")
-    monkeypatch.setattr(emulator.operations.operate, "way_to_lab", lambda *_words: ())
+    monkeypatch.setattr(emulator.wiring, "real_environment", lambda: None)
+    monkeypatch.setattr(emulator.operations.connect, "kubeconfig", lambda *_words, **_options: "kind: Config\n")
+    monkeypatch.setattr(emulator.operations.connect, "way_to_lab", lambda *_words: ())
 
 
 def call(*words: str | Path) -> Result:

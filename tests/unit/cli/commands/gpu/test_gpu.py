@@ -16,9 +16,9 @@ from emulator.cli.commands.gpu.gpu import command
 from emulator.core.errors import ConfigError, ExitCode, HostNotFitError, HyperscalerError, UsageError
 from emulator.gpu.model import Placement
 from emulator.gpu.placement.demand import Assignment
-from emulator.operations.gpu.map import lab_mdev_map
+from emulator.lab.mdev_map import lab_mdev_map
+from tests.support.gpu_environment import GpuEnvironment, gpu_environment
 from tests.support.gpu_lab import FIRST, SECOND, sliced
-from tests.support.gpu_world import GpuWorld, gpu_world
 
 LAB = f"""
 version: "1.0"
@@ -41,9 +41,9 @@ NODES = {"n1": [sliced("a", "3g.40gb", 4)], "n2": [Assignment("w", "gpu-1")]}
 
 
 @pytest.fixture
-def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[GpuWorld]:
-    with gpu_world(tmp_path) as made:
-        monkeypatch.setattr(emulator.wiring, "real_world", lambda: made.world)
+def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[GpuEnvironment]:
+    with gpu_environment(tmp_path) as made:
+        monkeypatch.setattr(emulator.wiring, "real_environment", lambda: made.environment)
         monkeypatch.setenv("HYPERSCALER_HOME", str(made.home.root))
         yield made
 
@@ -65,7 +65,7 @@ def lab_file(tmp_path: Path, text: str = LAB) -> Path:
 
 
 # ---------------------------------------------------------------- discover
-def test_discover_tells_everything(demo: GpuWorld) -> None:
+def test_discover_tells_everything(demo: GpuEnvironment) -> None:
     demo.lab.apply(demo.lab.wanted(**NODES))
     demo.lab.host.nvml.create_instance(FIRST, 19, Placement(0, 1))
     with demo.lab.gpu() as seen:
@@ -90,7 +90,7 @@ def test_discover_tells_everything(demo: GpuWorld) -> None:
         assert part in text, part
 
 
-def test_discover_as_json(demo: GpuWorld) -> None:
+def test_discover_as_json(demo: GpuEnvironment) -> None:
     demo.lab.apply(demo.lab.wanted(**NODES))
     result = gpu("discover", "--json")
     data = json.loads(result.stdout)
@@ -103,7 +103,7 @@ def test_discover_as_json(demo: GpuWorld) -> None:
     assert demo.opened == [("nvml", True)]
 
 
-def test_discover_compares_a_file_with_the_gpus(demo: GpuWorld, tmp_path: Path) -> None:
+def test_discover_compares_a_file_with_the_gpus(demo: GpuEnvironment, tmp_path: Path) -> None:
     assert gpu("discover", lab_file(tmp_path)).exit_code == ExitCode.DONE
     moved = lab_file(tmp_path, LAB.replace(FIRST, "0000:99:00.0"))
     for arguments in ([moved], ["--file", moved]):
@@ -115,18 +115,18 @@ def test_discover_compares_a_file_with_the_gpus(demo: GpuWorld, tmp_path: Path) 
     assert (difference["device"], difference["field"]) == ("gpu-0", "pci_address")
 
 
-def test_a_gpu_that_the_lab_has_whole_is_no_difference(demo: GpuWorld, tmp_path: Path) -> None:
+def test_a_gpu_that_the_lab_has_whole_is_no_difference(demo: GpuEnvironment, tmp_path: Path) -> None:
     demo.lab.apply(demo.lab.wanted(n1=[Assignment("w", "gpu-0")]))
     assert gpu("discover", lab_file(tmp_path)).exit_code == ExitCode.DONE
 
 
-def test_a_simulated_lab_shows_its_simulated_gpus(demo: GpuWorld, tmp_path: Path) -> None:
+def test_a_simulated_lab_shows_its_simulated_gpus(demo: GpuEnvironment, tmp_path: Path) -> None:
     file = lab_file(tmp_path, LAB.replace("backend: nvml", "backend: simulated"))
     assert gpu("discover", file).stdout.startswith("simulated GPUs")
     assert demo.opened == [("simulated", True)]
 
 
-def test_without_a_driver_the_way_out_is_told(demo: GpuWorld) -> None:
+def test_without_a_driver_the_way_out_is_told(demo: GpuEnvironment) -> None:
     with demo.lab.gpus.store.change() as state:
         state.driver_loaded = False
     for verb in ("discover", "top"):
@@ -135,13 +135,13 @@ def test_without_a_driver_the_way_out_is_told(demo: GpuWorld) -> None:
         assert error.exit_code == ExitCode.HOST_NOT_FIT
 
 
-def test_a_wrong_file_is_refused_before_anything_is_asked(demo: GpuWorld, tmp_path: Path) -> None:
+def test_a_wrong_file_is_refused_before_anything_is_asked(demo: GpuEnvironment, tmp_path: Path) -> None:
     fails(ConfigError, "discover", lab_file(tmp_path, "version: 7"))
     assert demo.opened == []
 
 
 # ---------------------------------------------------------------- plan
-def test_plan_draws_a_file_and_needs_no_gpus(demo: GpuWorld, tmp_path: Path) -> None:
+def test_plan_draws_a_file_and_needs_no_gpus(demo: GpuEnvironment, tmp_path: Path) -> None:
     drawing = tmp_path / "layout.svg"
     result = gpu("plan", lab_file(tmp_path), "--svg", drawing)
     assert result.exit_code == ExitCode.DONE and demo.opened == []
@@ -151,20 +151,20 @@ def test_plan_draws_a_file_and_needs_no_gpus(demo: GpuWorld, tmp_path: Path) -> 
     assert data["feasible"] and len(data["boards"][0]["assignments"]) == 2
 
 
-def test_plan_keeps_what_is_there_where_it_is(demo: GpuWorld, tmp_path: Path) -> None:
+def test_plan_keeps_what_is_there_where_it_is(demo: GpuEnvironment, tmp_path: Path) -> None:
     demo.lab.apply(demo.lab.wanted(**{"hpc_compute_1": [sliced("hpc-compute-1/0", "1g.10gb", 6)]}))
     data = json.loads(gpu("plan", lab_file(tmp_path), "--json").stdout)
     placed = {item["demand"]: item["start"] for item in data["boards"][0]["assignments"]}
     assert placed["hpc-compute-1/0"] == 6
 
 
-def test_what_if_answers(demo: GpuWorld) -> None:
+def test_what_if_answers(demo: GpuEnvironment) -> None:
     result = gpu("plan", "--gpu", "A100-SXM4-80GB:2", "--demand", "1g.10gb=4,3g.40gb=1", "--ascii")
     assert result.exit_code == ExitCode.DONE and result.stdout.isascii()
     assert "GPU-1" in result.stdout
 
 
-def test_what_does_not_fit_is_explained(demo: GpuWorld) -> None:
+def test_what_does_not_fit_is_explained(demo: GpuEnvironment) -> None:
     question = ("plan", "--gpu", "A100-SXM4-80GB", "--demand", "1g.10gb=4,3g.40gb=2")
     result = gpu(*question)
     assert result.exit_code == ExitCode.FAILED
@@ -186,16 +186,16 @@ def test_what_does_not_fit_is_explained(demo: GpuWorld) -> None:
         ("plan", "--gpu", "A100-SXM4-80GB", "--demand", "1g.10gb=many"),
     ],
 )
-def test_half_a_question_is_refused(demo: GpuWorld, arguments: tuple[str, ...]) -> None:
+def test_half_a_question_is_refused(demo: GpuEnvironment, arguments: tuple[str, ...]) -> None:
     assert fails(UsageError, *arguments).fix
 
 
-def test_plan_of_a_file_without_gpus(demo: GpuWorld, tmp_path: Path) -> None:
+def test_plan_of_a_file_without_gpus(demo: GpuEnvironment, tmp_path: Path) -> None:
     file = lab_file(tmp_path, 'version: "1.0"\nmetadata: {name: demo}\nclusters: {hpc: {}}\n')
     assert "has no GPUs" in fails(UsageError, "plan", file).what
 
 
-def test_a_drawing_that_cannot_be_written(demo: GpuWorld, tmp_path: Path) -> None:
+def test_a_drawing_that_cannot_be_written(demo: GpuEnvironment, tmp_path: Path) -> None:
     assert (
         "cannot be written"
         in fails(HyperscalerError, "plan", lab_file(tmp_path), "--svg", tmp_path / "absent" / "x.svg").what
@@ -203,7 +203,7 @@ def test_a_drawing_that_cannot_be_written(demo: GpuWorld, tmp_path: Path) -> Non
 
 
 # ---------------------------------------------------------------- top, map
-def test_top_names_holders(demo: GpuWorld) -> None:
+def test_top_names_holders(demo: GpuEnvironment) -> None:
     demo.lab.apply(demo.lab.wanted(**NODES))
     demo.lab.host.nvml.create_instance(FIRST, 19, Placement(0, 1))
     demo.provisioned()
@@ -218,7 +218,7 @@ def test_top_names_holders(demo: GpuWorld) -> None:
     assert second["node"] == "n2" and second["memory_used_mib"] is None
 
 
-def test_top_shows_what_a_gpu_does(demo: GpuWorld) -> None:
+def test_top_shows_what_a_gpu_does(demo: GpuEnvironment) -> None:
     with demo.lab.gpu() as shown:
         shown.utilisation = 37
         shown.processes.append(SimProcess(7, "python3", memory_mib=1000))
@@ -227,13 +227,13 @@ def test_top_shows_what_a_gpu_does(demo: GpuWorld) -> None:
     assert "37 %" in gpu("top").stdout
 
 
-def test_top_of_labs_without_gpus(demo: GpuWorld) -> None:
+def test_top_of_labs_without_gpus(demo: GpuEnvironment) -> None:
     assert "there is no lab absent" in fails(UsageError, "top", "absent").what
     assert "has no GPUs" in fails(UsageError, "top", "demo").what
     fails(UsageError, "top", "../etc")
 
 
-def test_map_prints_the_map(demo: GpuWorld) -> None:
+def test_map_prints_the_map(demo: GpuEnvironment) -> None:
     demo.lab.apply(demo.lab.wanted(**NODES))
     assert json.loads(gpu("map", "demo", "--json").stdout) == lab_mdev_map(demo.paths, demo.lab.state)
     text = gpu("map", "demo").stdout
@@ -242,7 +242,7 @@ def test_map_prints_the_map(demo: GpuWorld) -> None:
 
 
 # ---------------------------------------------------------------- release
-def test_release_gives_back(demo: GpuWorld) -> None:
+def test_release_gives_back(demo: GpuEnvironment) -> None:
     blank = demo.lab.snapshot()
     demo.lab.apply(demo.lab.wanted(**NODES))
     demo.provisioned()
@@ -253,7 +253,7 @@ def test_release_gives_back(demo: GpuWorld) -> None:
     assert gpu("release", "demo", "--yes").stdout == "demo has nothing on the host's GPUs\n"
 
 
-def test_release_as_json(demo: GpuWorld) -> None:
+def test_release_as_json(demo: GpuEnvironment) -> None:
     demo.lab.apply(demo.lab.wanted(**NODES))
     demo.provisioned()
     data = json.loads(gpu("release", "demo", "--yes", "--json").stdout)

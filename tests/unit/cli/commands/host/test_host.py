@@ -80,7 +80,7 @@ def test_a_check_without_a_lab_file_loads_little_of_the_program(tmp_path: Path) 
 def test_an_ordinary_user_gets_an_answer() -> None:
     """The first reading imports everything: nobody may not look where Python itself is on some hosts."""
     script = (
-        "import os; from emulator.wiring.host import host_reader; read = host_reader(None); "
+        "import os; from emulator.wiring import host_reader; read = host_reader(None); "
         "from emulator.host.checks import check_host_readings as judge; "
         "from emulator.host.checks.result import Wanted; "
         "read(); os.setgroups([]); os.setgid(65534); os.setuid(65534); "

@@ -19,7 +19,7 @@ from tests.support.simulated_world import SYSTEM_URI, SimulatedHost, lab_text
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimulatedHost]:
     made = SimulatedHost(tmp_path / "host")
-    monkeypatch.setattr(wiring, "real_world", made.world)
+    monkeypatch.setattr(wiring, "real_environment", made.environment)
     yield made
     made.close()
 

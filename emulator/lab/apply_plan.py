@@ -1,0 +1,97 @@
+"""From an agreed plan to the host: begin to change, claim GPUs, carry out the plan."""
+
+from __future__ import annotations
+
+import contextlib
+
+from emulator.apply.executor import Applied, Executor
+from emulator.apply.gpu_ownership import slice_key
+from emulator.apply.hypervisor_location import remember_hypervisor
+from emulator.core.errors import ConflictError, HyperscalerError
+from emulator.core.fs import private_directory, write_private
+from emulator.lab.cluster_pipeline import CONFIGURE_FACT, VERIFY_FACT
+from emulator.lab.drain import drain_departing
+from emulator.lab.environment import AccelerationChoice
+from emulator.lab.mdev_map import write_mdev_map
+from emulator.lab.planning.gpu_placement import (
+    GPU_FACT,
+    changes_besides_slices,
+    gpu_layout_held,
+    slices_to_make,
+)
+from emulator.lab.planning.plan import HYPERVISOR_FACT, plan_lab, refuse_blocked
+from emulator.lab.recovery.orphaned_gpus import record_found
+from emulator.lab.run import LabRun
+from emulator.plan.model import Plan
+
+
+def begin_changes(run: LabRun, source: bytes) -> None:
+    """Note that the lab is changed from here on, on which backends, and keep `source`, the bytes of its file."""
+    for directory in (run.paths.root, run.paths.logs, run.paths.console):
+        private_directory(directory)
+    kept = run.store.rewrite_damaged()
+    run.begin(**({"damaged_journal": str(kept)} if kept else {}))
+    write_private(run.paths.spec, source)
+    backends = run.lab.backends
+    remember_hypervisor(run.record.home, run.name, backends.hypervisor)
+    for phase in (CONFIGURE_FACT, VERIFY_FACT):
+        if run.state.facts.get(phase, "pending") != "pending":
+            run.store.fact(phase, "pending")
+    for name, value in ((HYPERVISOR_FACT, backends.hypervisor), (GPU_FACT, backends.gpu)):
+        if run.state.facts.get(name, "") != value:
+            run.store.fact(name, value)
+    run.lab.allow_changes()
+
+
+def claim_gpus(run: LabRun, agreed: Plan, acceleration: AccelerationChoice) -> Plan:
+    """The agreed plan with the places of its slices claimed in the GPU ledger.
+
+    Between the plan and the agreement other labs may have taken a place. So the lab is planned for once more while
+    nobody else can change the layout of the GPUs, and slices whose place was taken go elsewhere. No other change may
+    differ from the agreed ones.
+
+    Raises:
+        ConflictError: the slices fit nowhere else, or not without changing more than was agreed to.
+    """
+    record_found(run.lab, agreed, run.store)
+    if run.lab.gpus is None or not slices_to_make(agreed):
+        return agreed
+    with gpu_layout_held(run.lab.gpus):
+        plan = plan_lab(run.lab, run.state, run.spec, acceleration)
+        if plan.digest != agreed.digest:
+            _require_agreed(plan, agreed)
+            run.reporter.warn("another lab has taken places on the GPUs in the meantime; the slices go to others")
+        for item in slices_to_make(plan):
+            run.lab.gpus().ledger.claim(slice_key(item.pci_address, item.profile, item.start), run.name)
+    return plan
+
+
+def _require_agreed(plan: Plan, agreed: Plan) -> None:
+    refuse_blocked(plan)
+    if changes_besides_slices(plan) != changes_besides_slices(agreed):
+        raise ConflictError(
+            "nothing was changed: since the plan was made, the host has changed",
+            fix="run the same command again, it plans anew",
+        )
+
+
+def apply_plan(run: LabRun, plan: Plan) -> Applied:
+    """Drain the Kubernetes nodes that leave, carry out the plan, and bring the map of GPU devices up to date.
+
+    When a change fails, the rest of the plan is carried out as far as it does not depend on it. The map is written in
+    any case.
+
+    Raises:
+        ConflictError: a node that leaves cannot be drained; nothing was changed.
+        HyperscalerError: a change failed or a stop was asked for, and no cluster has everything that it needs.
+    """
+    drain_departing(plan, run.spec, run.shell, run.reporter, run.stop)
+    applied = Executor(run.lab.handlers, run.store, run.reporter, stop=run.stop).run(plan)
+    if applied.error is None:
+        write_mdev_map(run.paths, run.state)
+        return applied
+    with contextlib.suppress(HyperscalerError, OSError):  # the first error is the one to report
+        write_mdev_map(run.paths, run.state)
+    if run.stop.is_set() or not any(applied.is_intact(kind) for kind in run.spec.clusters):
+        raise applied.error
+    return applied

@@ -1,0 +1,213 @@
+"""Which adapters are used? The composition root: it chooses and connects, and does nothing else.
+
+Imports are inside the functions, so that a verb loads only what it uses and light ones answer at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from emulator.adapters.system.process import HostProcess
+from emulator.core.paths import Home, LabPaths
+from emulator.core.ports import Hypervisor, HypervisorDaemon, ProcessRunner
+from emulator.labfile.model import Acceleration, GpuBackend, GpuDeviceSpec, KubernetesSpec
+
+if TYPE_CHECKING:
+    from emulator.apply.gpu_ownership import GpuLedger
+    from emulator.apply.handlers.gpu.host import GpuHost
+    from emulator.gpu.ports import FileAccess, VgpuFramework, VgpuHost
+    from emulator.host.readings import HostProbe, HostReadings
+    from emulator.images.lab_images import LabImages
+    from emulator.images.store.store import ImageStore
+    from emulator.images.supply_chain.signing import ImageSignatures
+    from emulator.images.supply_chain.vulnerabilities import VulnerabilityListing
+    from emulator.kubernetes.release.image_input import Bundles
+    from emulator.lab.environment import AccelerationChoice, Environment
+    from emulator.operations.host.record import PreparedHost
+
+
+# ---------------------------------------------------------------- labs
+def real_environment() -> Environment:
+    """This host, for commands that work on labs."""
+    from emulator.adapters.libvirt.hypervisor import choose_uri, look_at_system, probe_uri
+    from emulator.adapters.system.nft import NftPacketFilter
+    from emulator.adapters.system.qemu_img import QemuImg
+    from emulator.adapters.system.systemd_units import SystemdUnits
+    from emulator.apply.gpu_ownership import host_ledger
+    from emulator.apply.lock import host_locks
+    from emulator.guests.over_ssh import RealGuests
+    from emulator.host.facts import read_host_facts
+    from emulator.lab.environment import Environment
+
+    home, runner = Home.default(), HostProcess()
+    return Environment(
+        home=home,
+        host_locks=host_locks(home),
+        gpu_ledger=host_ledger(home),
+        runner=runner,
+        disks=QemuImg(runner),
+        images=lambda kubernetes: lab_images(home, runner, kubernetes),
+        guests=RealGuests(runner),
+        choose_hypervisor=lambda requested: choose_uri(requested, probe=probe_uri),
+        system_hypervisor=look_at_system,
+        accelerate=_accelerate,
+        daemon=_daemon,
+        connect=_connect,
+        packet_filter=lambda prefix: NftPacketFilter(runner, prefix),
+        host_facts=lambda: read_host_facts(home.root),
+        gpus=_gpus,
+        units=SystemdUnits(runner),
+    )
+
+
+def _daemon(directory: Path, namespace: str) -> HypervisorDaemon:
+    from emulator.adapters.embedded.hypervisor import EmbeddedHypervisor
+    from emulator.adapters.embedded.qemu_capabilities import QemuCapabilities
+
+    home, lab = Home.default(), LabPaths(directory.parent)
+    return EmbeddedHypervisor(
+        directory,
+        namespace,
+        HostProcess(),
+        QemuCapabilities(home.qemu_capabilities),
+        writable=(lab.disks, lab.console),
+        readable=(home.images,),
+    )
+
+
+def _connect(uri: str, prefix: tuple[str, ...]) -> Hypervisor:
+    from emulator.adapters.libvirt.hypervisor import LibvirtHypervisor
+
+    return LibvirtHypervisor(uri, prefix)
+
+
+def _accelerate(requested: Acceleration) -> AccelerationChoice:
+    from emulator.adapters.system.acceleration import decide_acceleration, read_acceleration_facts
+    from emulator.lab.environment import AccelerationChoice
+
+    facts = read_acceleration_facts()
+    decision = decide_acceleration(
+        requested, cpuinfo=facts.cpuinfo, kvm_usable=facts.kvm_usable, libvirt_offers_kvm=facts.kvm_usable
+    )
+    return AccelerationChoice(decision.accelerated, decision.warning)
+
+
+# ---------------------------------------------------------------- GPUs
+def _gpus(backend: str, paths: LabPaths, devices: Sequence[GpuDeviceSpec] | None, *, dry: bool) -> GpuHost:
+    from emulator.adapters.simulated.scratch import scratch_copy
+    from emulator.adapters.system.host_files import HostFiles
+    from emulator.apply.gpu_ownership import host_ledger
+
+    if backend != GpuBackend.SIMULATED:
+        return assemble_gpus(HostFiles(), HostProcess(), host_ledger(Home.default()), real=True)
+    # Declaring simulated GPUs writes their state, so that a dry run needs a copy.
+    return simulated_gpus(scratch_copy(paths.gpu) if dry else paths.gpu, devices)
+
+
+def simulated_gpus(directory: Path, devices: Sequence[GpuDeviceSpec] | None) -> GpuHost:
+    """Simulated GPUs whose state lies in `directory`; `devices` None leaves the GPUs as they are."""
+    from emulator.adapters.simulated.gpus import SimulatedGpu, SimulatedGpus
+    from emulator.apply.gpu_ownership import GpuLedger
+    from emulator.gpu.ports import VgpuFramework
+
+    gpus = [SimulatedGpu(item.id, item.model, item.pci_address) for item in devices] if devices else None
+    simulation = SimulatedGpus(directory, gpus, framework=VgpuFramework.MDEV if gpus else None)
+    simulation.install()
+    return assemble_gpus(simulation.files, simulation.runner, GpuLedger(directory / "owners.json"), real=False)
+
+
+def assemble_gpus(files: FileAccess, runner: ProcessRunner, ledger: GpuLedger, *, real: bool) -> GpuHost:
+    """The GPU adapters over one view of the kernel's files; NVML is whatever library lies under pynvml."""
+    from emulator.adapters.nvidia.nvml import NvmlGpus
+    from emulator.adapters.nvidia.passthrough import VfioPassthrough
+    from emulator.adapters.nvidia.pci_sysfs import SysfsPci
+    from emulator.adapters.nvidia.sriov import SriovManage
+    from emulator.adapters.nvidia.vgpu_mdev import MdevHost
+    from emulator.adapters.nvidia.vgpu_vfio import VendorVfioHost
+    from emulator.apply.handlers.gpu.host import GpuHost
+    from emulator.gpu.ports import VgpuFramework
+
+    nvml = NvmlGpus()
+
+    def vgpus(framework: VgpuFramework) -> VgpuHost:
+        return MdevHost(files) if framework is VgpuFramework.MDEV else VendorVfioHost(files, nvml.vgpu_type_names)
+
+    return GpuHost(
+        nvml=nvml,
+        pci=SysfsPci(files),
+        sriov=SriovManage(files, runner),
+        vgpus=vgpus,
+        passthrough=VfioPassthrough(files),
+        ledger=ledger,
+        real=real,
+    )
+
+
+# ---------------------------------------------------------------- images
+def image_store() -> ImageStore:
+    """The golden images of this host."""
+    from emulator.images.store.store import ImageStore
+
+    return ImageStore(Home.default().images, HostProcess())
+
+
+def images_of_host() -> LabImages:
+    """The store, with the default Kubernetes for images that contain it."""
+    return lab_images(Home.default(), HostProcess(), None)
+
+
+def lab_images(home: Home, runner: ProcessRunner, kubernetes: KubernetesSpec | None) -> LabImages:
+    """The store, with the input of the image of Kubernetes nodes; `kubernetes` None is the default one."""
+    from emulator.images.lab_images import LabImages
+    from emulator.images.store.store import ImageStore
+    from emulator.images.supply_chain.signing import ImageSignatures
+    from emulator.kubernetes.release.image_input import KubernetesInput
+
+    inputs = {"kubernetes": KubernetesInput(home, runner, kubernetes or KubernetesSpec())}
+    return LabImages(ImageStore(home.images, runner), inputs, ImageSignatures(home.trusted_signers, runner))
+
+
+def image_signatures() -> ImageSignatures:
+    """Signing and checking images on this host."""
+    from emulator.images.supply_chain.signing import ImageSignatures
+
+    return ImageSignatures(Home.default().trusted_signers, HostProcess())
+
+
+def vulnerability_listing() -> VulnerabilityListing:
+    """Debian's knowledge of vulnerabilities in the packages of images."""
+    from emulator.images.supply_chain.vulnerabilities import VulnerabilityListing
+
+    return VulnerabilityListing(HostProcess())
+
+
+def bundles_of_host() -> Bundles:
+    """Offline Kubernetes bundles on this host."""
+    from emulator.kubernetes.release.image_input import Bundles
+
+    return Bundles(Home.default(), HostProcess())
+
+
+# ---------------------------------------------------------------- the host itself
+def this_host() -> PreparedHost:
+    """This host, for commands that prepare and restore it."""
+    from emulator.adapters.system.host_edits import HostEdits
+    from emulator.operations.host.record import PreparedHost, backups_of
+
+    home = Home.default()
+    edits = HostEdits(Path("/"), backups_of(home))
+    return PreparedHost(home, host_reader(None), edits, HostProcess())
+
+
+def host_reader(root: Path | None) -> Callable[[], HostReadings]:
+    """Reads this host or, with `root`, the host that was recorded there."""
+    from emulator.adapters.system.host_files import HostFiles
+    from emulator.adapters.system.host_probe import LiveProbe, RecordedProbe
+    from emulator.adapters.system.host_readings import HostReader
+    from emulator.host.wanted_packages import wanted_packages
+
+    probe: HostProbe = LiveProbe(HostProcess()) if root is None else RecordedProbe(root)
+    files = HostFiles(Path("/") if root is None else root)
+    return HostReader(files, probe, home=Home.default().root, wanted_packages=wanted_packages()).read
