@@ -343,6 +343,26 @@ def carry_out(users, record, limits, *, wall, boottime, say=print):
     return after, clean
 
 
+def end_jobs(name):
+    """Cancel all jobs of a user for good; what is left. Under a name without an account Slurm has none."""
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        return []
+    left = []
+    attempt(left, limit_jobs, name, 0)
+    attempt(left, cancel_jobs, name)
+    attempt(left, jobs_left, name)
+    return left
+
+
+def report_jobs(name):
+    left = end_jobs(name)
+    if left:
+        print(f"the jobs of {name} do not end: {', '.join(left[:20])}")
+    return 1 if left else 0
+
+
 def main():
     with open(ENDS, encoding="ascii", errors="replace") as stream:
         users, bad = parse_ends(stream.read())
@@ -357,4 +377,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(report_jobs(sys.argv[2]) if sys.argv[1:2] == ["jobs"] else main())

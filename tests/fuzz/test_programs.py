@@ -116,7 +116,7 @@ class Shell:
 
 
 HEAD = GuestAddress("cloud-control-plane", IPv4Address("192.168.200.10"), "root")
-TOKEN = {"data": {"token": "YWJj", "ca.crt": "QUJD"}}
+TOKEN = {"status": {"token": "YWJj"}}
 
 
 @examples(40)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 
 from emulator.core.errors import VerifyError
@@ -12,6 +10,10 @@ from emulator.kubernetes.config.kubectl import ADMIN_CONF, KUBECTL
 from emulator.kubernetes.config.users import USERS_NAMESPACE
 
 STUDENTS = "students"
+STUDENT = "student"
+"""The account that all users of the namespace share. It is with those of users: see USERS_NAMESPACE."""
+STUDENT_SECONDS = 8 * 3600
+"""How long a token of the shared account lasts, as long as access of a user unless another time is asked for."""
 
 
 def admin_kubeconfig(shell: GuestShell, head: GuestAddress) -> str:
@@ -26,29 +28,15 @@ def admin_kubeconfig(shell: GuestShell, head: GuestAddress) -> str:
 def student_kubeconfig(shell: GuestShell, head: GuestAddress, *, cluster: str, port: int = 6443) -> str:
     """A kubeconfig for the account that may work in the namespace `students` and nowhere else.
 
-    Args:
-        shell: runs commands in the guests.
-        head: the control plane.
-        cluster: name that the file gives the cluster.
-        port: of the API server.
+    Its token is made for this file and ends after `STUDENT_SECONDS`.
 
     Raises:
         VerifyError: the account has no token yet.
-        CommandError: the control plane cannot be asked.
+        CommandError: the control plane does not answer, or has no such account yet.
     """
-    raw = shell.run(head, f"{KUBECTL} get secret student-token -n {STUDENTS} -o json", timeout=120).stdout
-    try:
-        data = json.loads(raw)["data"]
-        token = base64.b64decode(data["token"], validate=True).decode()
-        authority = str(data["ca.crt"])
-    except (ValueError, KeyError, TypeError, RecursionError, binascii.Error):
-        raise VerifyError(
-            "the account of the students has no token yet",
-            where=f"{head.name}: secret {STUDENTS}/student-token",
-            fix="try again in a minute; `hyperscaler verify` shows whether the cluster works",
-        ) from None
-    server = f"https://{head.ip}:{port}"
-    return _kubeconfig(cluster, server, authority, user="student", token=token, namespace=STUDENTS)
+    return user_kubeconfig(
+        shell, head, cluster=cluster, user=STUDENT, namespace=STUDENTS, seconds=STUDENT_SECONDS, port=port
+    )
 
 
 def user_kubeconfig(
