@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -122,3 +123,58 @@ def test_one_run_ends_all_that_a_user_runs(attack: str) -> None:
     assert seen["others"] == [None, None], "processes of others are left alone"
     if attack not in (FORK_RELAY,):  # a relay is between two processes when one looks
         assert seen["before"] > 0
+
+
+# What a node has of its own, in the place of this machine's: accounts, the file of ends and the records.
+NODE = """
+set -eu
+cp -a /etc "$0/etc"
+mount --bind "$0/etc" /etc
+mount -t tmpfs none /run
+mount -t tmpfs none /var/lib
+printf 'ada:x:3000:3000::/nonexistent:/bin/sh\\nbob:x:3001:3001::/nonexistent:/bin/sh\\n' >>/etc/passwd
+printf 'ada:!:19000:0:99999:7:::\\nbob:!:19000:0:99999:7:::\\n' >>/etc/shadow
+mkdir -p /etc/hyperscaler
+in_seconds() { echo $(($(date +%s) + $1)); }
+ada_ends() { sed -i "s/^ada 3000 [0-9]*/ada 3000 $(in_seconds "$1")/" /etc/hyperscaler/ends; }
+printf 'ada 3000 0 student-ada\\nbob 3001 %s student-bob\\n' "$(in_seconds 600)" >/etc/hyperscaler/ends
+ada_ends 600
+for uid in 3000 3001; do
+    setpriv --reuid "$uid" --clear-groups sh -c 'trap "" TERM; while :; do sleep 1; done' &
+done
+look() {
+    for uid in 3000 3001; do
+        pgrep --uid "$uid" >/dev/null && runs=yes || runs=no
+        echo "$uid $runs $(grep ":!:" /etc/shadow | grep "^$1" | cut -d: -f8)"
+        shift
+    done
+}
+/usr/bin/python3 -IS "$1"
+look ada bob
+ada_ends -1
+/usr/bin/python3 -IS "$1"
+look ada bob
+# A new grant, as the playbook would note it.
+ada_ends 900
+/usr/bin/python3 -IS "$1"
+look ada bob
+cat /var/lib/hyperscaler/ended.json
+"""
+
+
+@pytest.mark.skipif(not Path("/usr/bin/python3").exists(), reason="no system Python")
+def test_the_program_of_the_node_ends_whose_time_has_come_and_lets_in_who_is_granted_again(tmp_path: Path) -> None:
+    program = PLAYBOOKS / "module_utils" / "user_end.py"
+    argv = [*PRIVATE, "--mount", "--propagation", "private", "sh", "-c", NODE, tmp_path, program]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=180, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "3000 yes ",
+        "3001 yes ",
+        "the access of ada has ended",
+        "3000 no 1",
+        "3001 yes ",
+        "3000 no ",
+        "3001 yes ",
+        "{}",
+    ]
