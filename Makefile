@@ -26,13 +26,13 @@ lint: ## ruff; `make lint FIX=1` repairs what it can and formats
 types: ## mypy --strict
 	@echo "test: mypy --strict" && $(VENV)/mypy
 
-PYTEST := $(VENV)/pytest -q -n 2 --dist loadfile
+PYTEST := $(VENV)/pytest -q -n 2 --dist worksteal
 NO_HYPERVISOR := not e2e and not hardware and not host
 
 # What the loop leaves to `make test`: the ten slowest, which take two thirds of the time of tests/unit.
 SLOW := apply/test_executor_rollback.py apply/handlers/gpu/test_vgpu_slice.py cli/commands/host gpu/placement/test_solver.py \
   guests/configure/test_playbook.py images lab/planning/test_gpu_placement_claims.py operations/host \
-  operations/test_provision_refusals.py playbooks/test_playbook_node_state.py
+  operations/test_provision_refusals.py playbooks/test_node_state.py
 QUICK := tests/architecture tests/packaging/test_constraints.py tests/unit $(SLOW:%=--ignore=tests/unit/%)
 
 quick:

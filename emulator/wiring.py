@@ -203,11 +203,11 @@ def this_host() -> PreparedHost:
 
 def host_reader(root: Path | None) -> Callable[[], HostReadings]:
     """Reads this host or, with `root`, the host that was recorded there."""
-    from emulator.adapters.system.host_files import HostFiles
+    from emulator.adapters.system.host_files import HostFiles, RecordedFiles
     from emulator.adapters.system.host_probe import LiveProbe, RecordedProbe
     from emulator.adapters.system.host_readings import HostReader
     from emulator.host.wanted_packages import wanted_packages
 
     probe: HostProbe = LiveProbe(HostProcess()) if root is None else RecordedProbe(root)
-    files = HostFiles(Path("/") if root is None else root)
+    files = HostFiles() if root is None else RecordedFiles(root)
     return HostReader(files, probe, home=Home.default().root, wanted_packages=wanted_packages()).read

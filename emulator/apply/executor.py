@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 from emulator.apply.handler import ApplyContext, Handler
 from emulator.apply.state import StateStore
 from emulator.core.errors import HyperscalerError, InterruptedRunError, StateError
+from emulator.core.pool import threads
 from emulator.core.progress import Event, Reporter, Status
 from emulator.core.stop import StopFlag
 from emulator.plan.clusters import clusters_served
@@ -169,7 +170,7 @@ class Executor:
         finished: list[Step] = []
         doomed: frozenset[str] = frozenset()
         running: dict[Future[None], str] = {}
-        with ThreadPoolExecutor(max_workers=self._workers, thread_name_prefix="apply") as pool:
+        with threads(self._workers, "apply") as pool:
             while waits or running:
                 for key in [key for key, blocked in waits.items() if not blocked]:
                     if len(running) == self._workers:
@@ -181,7 +182,7 @@ class Executor:
                 if not running:
                     break
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
+                for future in [each for each in running if each in done]:  # in the order in which they began
                     key = running.pop(future)
                     error = future.exception()
                     if error is None:

@@ -10,7 +10,7 @@ import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import cast
 
@@ -49,6 +49,7 @@ def gpu_ids() -> tuple[str, ...]:
     return tuple(entry.id for entry in _index())
 
 
+@lru_cache(maxsize=128)
 def find_gpu(model: str) -> GpuModel | None:
     """The GPU that `model` names, or None.
 

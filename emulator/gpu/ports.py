@@ -11,7 +11,7 @@ Adapters of these protocols live in `adapters/`; the simulated ones differ only 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
@@ -208,6 +208,7 @@ class PciDevice:
     """A PCI function from sysfs. `vendor` and `device` have four hex digits, `class_code` six.
 
     `virtfns` are the addresses of its VFs; `physfn` is the PF of a VF. `driver_override` is None when unset.
+    `boot_vga` says whether the firmware's console is on it; None for what is no display controller.
     """
 
     address: str
@@ -221,12 +222,20 @@ class PciDevice:
     totalvfs: int = 0
     virtfns: tuple[str, ...] = ()
     physfn: str | None = None
+    boot_vga: bool | None = None
     network_interfaces: tuple[str, ...] = ()
     block_devices: tuple[str, ...] = ()
 
     @property
     def is_bridge(self) -> bool:
-        return self.class_code.startswith("06")
+        """Whether it is a PCI-to-PCI bridge (class 0604). Other devices of class 06 are endpoints: an NVSwitch (0680)
+        and a host bridge (0600) have drivers that do DMA. The kernel, too, exempts bridges alone (vfio.rst)."""
+        return self.class_code.startswith("0604")
+
+    @property
+    def slot(self) -> str:
+        """What the functions of one device share: `0000:41:00`."""
+        return self.address.rpartition(".")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,12 +330,15 @@ class VgpuHost(Protocol):
 class PassthroughControl(Protocol):
     """Whole GPUs passed to guests through vfio-pci."""
 
-    def endpoints(self, address: str) -> tuple[str, ...]:
-        """The functions that must go to the guest together; raises a GpuError if the GPU cannot be passed through."""
+    def endpoints(self, address: str, *, group_gpus: Collection[str] = ()) -> tuple[str, ...]:
+        """The functions that must go to the guest together; raises a GpuError if the GPU cannot be passed through.
+
+        `group_gpus` are other GPUs of the same IOMMU group that go to the same guest.
+        """
         ...
 
-    def bind(self, address: str) -> tuple[str, ...]:
-        """Bind all endpoints of the GPU's IOMMU group to vfio-pci and return them; undone on failure."""
+    def bind(self, address: str, *, group_gpus: Collection[str] = ()) -> tuple[str, ...]:
+        """Bind the GPU and the other functions of its slot to vfio-pci and return them; undone on failure."""
         ...
 
     def release(self, address: str, *, driver: str = "nvidia") -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from emulator.core.errors import ConfigureError, HyperscalerError, InterruptedRunError
 from emulator.core.fs import write_private
 from emulator.core.paths import LabPaths
+from emulator.core.pool import threads
 from emulator.core.ports import GuestAddress, GuestShell, ProcessRunner
 from emulator.core.progress import Event, Reporter, Status
 from emulator.core.stop import StopFlag
@@ -160,7 +160,7 @@ class RealGuests:
         if spec.kubernetes is not None and ClusterKind.CLOUD in kinds:
             asked["kubernetes"] = cloud_summary
         shell, guests = self._shell(access), _by_name(spec)
-        with ThreadPoolExecutor(max_workers=max(1, len(asked)), thread_name_prefix="status") as pool:
+        with threads(len(asked), "status") as pool:
             answers = pool.map(lambda ask: _answer(ask, spec, shell, guests), asked.values())
         return dict(zip(asked, answers, strict=True))
 

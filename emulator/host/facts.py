@@ -1,27 +1,15 @@
-"""What this machine has: cores, memory, disk and networks, read from /proc and statvfs without any tool."""
+"""The figures of this host: cores, memory, disk and networks, read from /proc and statvfs without any program."""
 
 from __future__ import annotations
 
 import os
 import socket
-import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Network, NetmaskValueError
 from pathlib import Path
 
-from emulator.core.units import GIB, MIB
-
-# RTF_LOCAL and RTF_ANYCAST of <linux/ipv6_route.h>: routes of the addresses that the host has itself.
-_OWN_ADDRESS = 0x80000000 | 0x00100000
-
-
-@dataclass(frozen=True, slots=True)
-class HostNetwork:
-    """A network that the host has a route to through an interface of its own."""
-
-    interface: str
-    subnet: IPv4Network | IPv6Network
+from emulator.core.units import GIB, MIB, natural
+from emulator.host.routes import HostNetwork, reached_networks
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +18,12 @@ class HostFacts:
 
     Attributes:
         cores: CPUs that this process may use.
-        memory_total_mib: memory of the machine, or of the control group that we are confined to.
-        memory_available_mib: what could be used now without swapping (`MemAvailable`).
-        memory_reserved_mib: what of the total is reserved as huge pages, which guests of labs do not use.
-        disk_free_gib: free space, for an ordinary user, on the file system of the product's directory.
-        networks: routes of the main table except default, loopback, link-local and multicast, those of IPv4 first.
+        memory_total_mib: memory of the host, or of the control group that this process is confined to.
+        memory_available_mib: memory that can be used now without swapping (`MemAvailable`).
+        memory_reserved_mib: the part of the total that is reserved as huge pages, which labs' guests do not use.
+        disk_free_gib: free space for an ordinary user on the file system of the program's home directory.
+        networks: routes of the main table, those of IPv4 first, except default (whole or in pieces), loopback,
+            link-local and multicast.
         interfaces: names of all network interfaces in this network namespace.
     """
 
@@ -60,8 +49,15 @@ class MemoryFigures:
     reserved: int
 
 
+CGROUP_MEMORY = (
+    ("memory.max", "memory.current"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+)
+"""Limit and use of memory of the control group that a container is confined to, in versions 2 and 1."""
+
+
 def read_host_facts(home: Path) -> HostFacts:
-    """The facts of this machine; `home` need not exist yet, the nearest directory above it counts."""
+    """The facts of this host; where `home` does not exist yet, the nearest directory above it counts."""
     memory = _memory(_read_text(Path("/proc/meminfo")), cgroup=Path("/sys/fs/cgroup"))
     return HostFacts(
         cores=len(os.sched_getaffinity(0)),
@@ -75,65 +71,20 @@ def read_host_facts(home: Path) -> HostFacts:
 
 
 def parse_meminfo(text: str) -> Mapping[str, int]:
-    """`/proc/meminfo` as MiB by name; lines that are not in kB are left out."""
+    """`/proc/meminfo` as MiB by name; lines in other units than kB are left out."""
     found: dict[str, int] = {}
     for line in text.splitlines():
         name, _, rest = line.partition(":")
         words = rest.split()
-        if len(words) == 2 and words[0].isdecimal() and words[1] == "kB":
-            found[name] = int(words[0]) // 1024
+        if len(words) == 2 and words[1] == "kB" and (kib := natural(words[0])) is not None:
+            found[name] = kib // 1024
     return found
 
 
-def reached_networks(routes: str, ipv6_routes: str) -> tuple[HostNetwork, ...]:
-    """From the texts of `/proc/net/route` and `/proc/net/ipv6_route`; a kernel without IPv6 has no second one."""
-    return (*parse_routes(routes), *parse_ipv6_routes(ipv6_routes))
-
-
-def parse_routes(text: str) -> tuple[HostNetwork, ...]:
-    """`/proc/net/route` as networks; addresses are 32-bit words in the host's byte order, in hexadecimal."""
-    return tuple(dict.fromkeys(_routes(text.splitlines()[1:])))
-
-
-def _routes(lines: Iterable[str]) -> Iterable[HostNetwork]:
-    for line in lines:
-        fields = line.split()
-        if len(fields) < 8:
-            continue
-        try:
-            subnet = IPv4Network((_address(fields[1]), str(_address(fields[7]))))
-        except (ValueError, AddressValueError, NetmaskValueError, struct.error):
-            continue
-        if subnet.prefixlen and not subnet.is_loopback and not subnet.is_multicast and not subnet.is_link_local:
-            yield HostNetwork(fields[0], subnet)
-
-
-def parse_ipv6_routes(text: str) -> tuple[HostNetwork, ...]:
-    """`/proc/net/ipv6_route` as networks; an address of the host's own counts where no route leads to its network."""
-    found: list[HostNetwork] = []
-    own: list[HostNetwork] = []
-    for line in text.splitlines():
-        fields = line.split()
-        if len(fields) < 10:
-            continue
-        try:
-            subnet = IPv6Network((bytes.fromhex(fields[0]), int(fields[1], 16)))
-            is_own = bool(int(fields[8], 16) & _OWN_ADDRESS)
-        except ValueError:
-            continue
-        if fields[9] != "lo" and subnet.prefixlen and not subnet.is_multicast and not subnet.is_link_local:
-            (own if is_own else found).append(HostNetwork(fields[9], subnet))
-    found += [each for each in own if not any(each.subnet.overlaps(other.subnet) for other in found)]
-    return tuple(dict.fromkeys(found))
-
-
-def _address(word: str) -> IPv4Address:
-    return IPv4Address(struct.pack("=I", int(word, 16)))
-
-
 def _memory(meminfo: str, *, cgroup: Path) -> MemoryFigures:
-    """A control group (v2) with a limit makes the figures smaller."""
-    limit, used = (_read_text(cgroup / name).strip() for name in ("memory.max", "memory.current"))
+    """A control group with a limit makes the figures smaller."""
+    pairs = ([_read_text(cgroup / name).strip() for name in pair] for pair in CGROUP_MEMORY)
+    limit, used = next(filter(any, pairs), ("", ""))
     return limited_memory(meminfo, limit=limit, used=used)
 
 
@@ -142,21 +93,24 @@ def limited_memory(meminfo: str, *, limit: str, used: str) -> MemoryFigures:
     figures = parse_meminfo(meminfo)
     total, available = figures.get("MemTotal", 0), figures.get("MemAvailable", 0)
     usable = max(total - reserved_huge_pages(meminfo), 0)
-    if limit.isdecimal():
-        # The limit is one of ordinary memory: huge pages are counted apart.
-        total, usable = (min(figure, int(limit) // MIB) for figure in (total, usable))
-        if used.isdecimal():
-            available = min(available, max(int(limit) - int(used), 0) // MIB)
+    most, taken = natural(limit), natural(used)
+    if most is not None:
+        # The limit applies to ordinary memory; huge pages are counted separately.
+        total, usable = (min(figure, most // MIB) for figure in (total, usable))
+        if taken is not None:
+            available = min(available, max(most - taken, 0) // MIB)
     return MemoryFigures(total, available, total - usable)
 
 
 def reserved_huge_pages(meminfo: str) -> int:
-    """MiB of memory in huge pages of every size; kernels before 4.19 (no `Hugetlb`) tell only of the default size."""
+    """MiB of memory reserved as huge pages of every size; kernels before 4.19 (no `Hugetlb`) report only the default
+    size."""
     figures = parse_meminfo(meminfo)
     if "Hugetlb" in figures:
         return figures["Hugetlb"]
-    pages = next((line.split()[1] for line in meminfo.splitlines() if line.startswith("HugePages_Total:")), "0")
-    return int(pages) * figures.get("Hugepagesize", 0)
+    lines = (line.partition(":") for line in meminfo.splitlines())
+    pages = next((natural(value.strip()) for name, _, value in lines if name == "HugePages_Total"), None)
+    return (pages or 0) * figures.get("Hugepagesize", 0)
 
 
 def disk_free_gib(home: Path) -> float:

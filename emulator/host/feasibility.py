@@ -1,17 +1,19 @@
-"""Whether this machine can hold the lab. Pure: the facts of the host come in as a value."""
+"""Whether this host can run the lab. Pure: the facts of the host are passed in as a value."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network
+from itertools import islice
 
 from emulator.host.facts import HostFacts
+from emulator.host.pod_networks import check_pod_networks
 from emulator.labfile.findings import Finding, Report, Severity, counted
-from emulator.labfile.model import FOOTPRINT_GIB, ClusterSpec, NetworkSpec, NodeSpec
+from emulator.labfile.model import FOOTPRINT_GIB, ClusterKind, ClusterSpec, NetworkSpec, NodeSpec
 
-# QEMU's own memory beside the guest's (device models, page tables, TCG's translation cache), MiB for each node.
+# MiB that QEMU itself takes for each node in addition to the guest's memory: device models, page tables, TCG's cache.
 OVERHEAD_MIB = 128
-# Findings that say not that the host is too small, but that somebody else has what the lab asks for.
+# Findings where the host is large enough, but something else already uses what the lab asks for.
 CONFLICTS = frozenset({"host.subnet", "host.bridge"})
 
 
@@ -37,9 +39,12 @@ def check_host(
     """
     to_come = tuple(node for node in spec.nodes if node.name not in existing)
     found = [*_memory(spec.nodes, to_come, host, report), *_disk(to_come, host, report), *_cores(spec, host, report)]
+    found.extend(check_pod_networks(spec, host.networks, report, frozenset(own_bridges)))
     if not private_network:
         for network in spec.networks.values():
-            found.extend(_network(network, host, report, frozenset(own_bridges), holders or {}))
+            others = [each for each in _subnets(spec) if each not in (network.subnet, network.subnet_v6)]
+            found.extend(_network(network, host, report, frozenset(own_bridges), holders or {}, others))
+        found.extend(_inside(spec, host, report, frozenset(own_bridges)))
     return found
 
 
@@ -57,13 +62,13 @@ def _memory(
         reserved = host.memory_reserved_mib
         pages = f", {_gib(reserved)} of it reserved as huge pages, which labs do not use" if reserved else ""
         if wanted <= host.memory_total_mib:
-            fix = f"sysctl vm.nr_hugepages=0 if nobody needs them; or {fix}"
+            fix = f"sysctl vm.nr_hugepages=0 if nothing else needs them; or {fix}"
         yield _finding(
             report,
             Severity.ERROR,
             "host.memory",
             "clusters",
-            f"{counted(len(nodes), 'node')} and QEMU beside each ({OVERHEAD_MIB} MiB) take {_gib(wanted)} of memory, "
+            f"{counted(len(nodes), 'node')} with {OVERHEAD_MIB} MiB for QEMU each take {_gib(wanted)} of memory, "
             f"and this host has {_gib(host.memory_total_mib)} in all{pages}",
             fix,
         )
@@ -123,7 +128,12 @@ def _cores(spec: ClusterSpec, host: HostFacts, report: Report) -> Iterable[Findi
 
 
 def _network(
-    network: NetworkSpec, host: HostFacts, report: Report, own: frozenset[str], holders: Mapping[str, str]
+    network: NetworkSpec,
+    host: HostFacts,
+    report: Report,
+    own: frozenset[str],
+    holders: Mapping[str, str],
+    others: Sequence[IPv4Network | IPv6Network],
 ) -> Iterable[Finding]:
     path = f"global.networks.{network.cluster.value}_network"
     subnets: tuple[tuple[str, IPv4Network | IPv6Network | None], ...] = (
@@ -132,20 +142,20 @@ def _network(
     )
     for key, subnet in subnets:
         taken = next(
-            (each for each in host.networks if each.interface not in own and subnet and each.subnet.overlaps(subnet)),
+            (each for each in host.networks if each.interface not in own and subnet and each.blocks(subnet)),
             None,
         )
         if subnet is None or taken is None:
             continue
         whose = f", of {holders[taken.interface]}" if taken.interface in holders else ""
-        other = f"choose another subnet{_free_example(host, subnet.version)}"
+        elsewhere = _free_example([*others, *(each.subnet for each in host.networks)], subnet.version)
         yield _finding(
             report,
             Severity.ERROR,
             "host.subnet",
             f"{path}.{key}",
-            f"{subnet} overlaps {taken.subnet}, which this host reaches through {taken.interface}{whose}",
-            f"{other}, or `hypervisor: {{uri: embedded}}` with networks of its own",
+            f"{subnet} overlaps {taken.subnet}, which this host {taken.use}{whose}",
+            f"choose another subnet{elsewhere}, or `hypervisor: {{uri: embedded}}` with networks of its own",
         )
     if network.bridge in host.interfaces and network.bridge not in own:
         there = f"this host already has an interface {network.bridge}"
@@ -159,13 +169,53 @@ def _network(
         )
 
 
-def _free_example(host: HostFacts, version: int) -> str:
+def _inside(spec: ClusterSpec, host: HostFacts, report: Report, own: frozenset[str]) -> Iterable[Finding]:
+    """Networks of the host that pods cannot reach, because the addresses are pods' or services' inside the cluster."""
+    network = spec.networks.get(ClusterKind.CLOUD)
+    if spec.kubernetes is None or network is None or not network.nat:
+        return
+    for key, what, subnet in (
+        ("pod_subnet", "pods", spec.kubernetes.pod_subnet),
+        ("service_subnet", "services", spec.kubernetes.service_subnet),
+    ):
+        reached = (each for each in host.networks if each.interface not in own)
+        hidden = next((each for each in reached if each.subnet.overlaps(subnet)), None)
+        if hidden is None:
+            continue
+        taken = [*(each for each in _subnets(spec) if each != subnet), *(each.subnet for each in host.networks)]
+        yield _finding(
+            report,
+            Severity.WARNING,
+            "host.hidden-network",
+            f"clusters.cloud.kubernetes_config.{key}",
+            f"{hidden.subnet}, which this host reaches through {hidden.interface}, lies in the network of the {what}"
+            f" ({subnet}): pods do not reach it, in spite of nat",
+            f"choose another network{_free_like(subnet, taken)} if pods need it",
+        )
+
+
+def _free_like(subnet: IPv4Network, taken: Sequence[IPv4Network | IPv6Network]) -> str:
+    """A private network of the same size that overlaps none of those taken."""
+    pool = IPv4Network("10.0.0.0/8")
+    sizes = pool.subnets(new_prefix=subnet.prefixlen) if subnet.prefixlen >= pool.prefixlen else iter(())
+    free = next((each for each in islice(sizes, 4096) if not any(map(each.overlaps, taken))), None)
+    return f" such as {free}" if free else ""
+
+
+def _subnets(spec: ClusterSpec) -> list[IPv4Network | IPv6Network]:
+    """All networks of the lab."""
+    kubernetes = (spec.kubernetes.pod_subnet, spec.kubernetes.service_subnet) if spec.kubernetes else ()
+    nodes = (subnet for each in spec.networks.values() for subnet in (each.subnet, each.subnet_v6) if subnet)
+    return [*nodes, *kubernetes]
+
+
+def _free_example(taken: Sequence[IPv4Network | IPv6Network], version: int) -> str:
     candidates: Iterable[IPv4Network | IPv6Network] = (
         (IPv4Network(f"192.168.{third}.0/24") for third in range(101, 200))
         if version == 4
         else (IPv6Network(f"fd12:3456:789a:{number}::/64") for number in range(101, 200))
     )
-    free = next((net for net in candidates if not any(net.overlaps(each.subnet) for each in host.networks)), None)
+    free = next((net for net in candidates if not any(map(net.overlaps, taken))), None)
     return f" such as {free}" if free else ""
 
 

@@ -1,4 +1,4 @@
-"""A discovered GPU as plain data, for `--json`. Keys are an interface: add, do not rename."""
+"""A discovered GPU as plain data for `--json`. The keys are an interface: add keys, never rename them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The host's GPUs as one picture: what NVML says joined with what PCI sysfs says, and how the lab file differs.
+"""The host's GPUs: NVML's report and PCI sysfs joined, and how the lab file differs from them.
 
-`discover_gpus` only asks its ports; the rest are pure functions.
+`discover_gpus` asks its ports; all other functions are pure.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from emulator.core.errors import HyperscalerError
+from emulator.core.errors import HostNotFitError, HyperscalerError
 from emulator.core.ports import log
 from emulator.gpu.catalog import close_names, find_gpu, find_gpu_by_pci
 from emulator.gpu.model import GpuModel
@@ -29,6 +29,7 @@ from emulator.gpu.ports import (
 from emulator.labfile.model import GpuDeviceSpec
 
 NVIDIA_VENDOR = "10de"
+VFIO_PCI = "vfio-pci"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +38,14 @@ class Gpu:
 
     Attributes:
         pci_address: `0000:41:00.0`.
-        nvml: what NVML reports; None for a GPU that NVML does not see (bound to vfio-pci, lost, no driver on it).
-        pci: what sysfs reports; None when sysfs does not show it.
-        model: the catalogue's entry for it; None for a GPU that the catalogue does not know.
+        nvml: NVML's report; None for a GPU that NVML does not see (bound to vfio-pci, lost, without a driver).
+        pci: the PCI function in sysfs; None if sysfs does not show it.
+        model: the catalogue's entry; None for a GPU that is not in the catalogue.
         iommu_group: all members of its group, itself included; empty without an IOMMU.
         framework: how the kernel offers vGPUs on it.
         vfs: addresses of its virtual functions.
-        holders: processes that have its device node open, computing or not.
-        driver_version: of the NVIDIA driver.
+        holders: processes that have its device node open, whether or not they compute.
+        driver_version: of the NVIDIA driver; empty without one.
         fault: why NVML could not read a GPU that the nvidia driver serves; None for a GPU that could be read.
     """
 
@@ -71,21 +72,32 @@ class Gpu:
         """The kernel driver that is bound to it."""
         return self.pci.driver if self.pci else None
 
+    @property
+    def is_kept_for_guests(self) -> bool:
+        """Whether no driver uses it, so that it can go to a guest as a whole without NVML: vfio-pci took it at boot, or
+        nothing did."""
+        return self.nvml is None and self.pci is not None and _is_unused(self.pci)
+
+
+def _is_unused(device: PciDevice) -> bool:
+    return device.driver in (None, VFIO_PCI)
+
 
 def discover_gpus(nvml: NvmlGpus, pci: PciBus) -> tuple[Gpu, ...]:
     """Every physical NVIDIA GPU in PCI order, including GPUs that NVML cannot read, without virtual functions.
 
+    Without NVIDIA's driver the GPUs are those of sysfs, with what the catalogue knows of them: whole GPUs need no more.
+
     Raises:
-        HostNotFitError: there is no NVIDIA driver.
+        HostNotFitError: there is no NVIDIA driver, and no GPU that does without: vfio-pci has none, and none is unused.
     """
-    version = nvml.driver_version()
-    survey = nvml.survey()
-    gpus = {gpu.pci_address: gpu for gpu in survey.gpus}
     devices = {
         device.address: device
         for device in pci.devices(vendor=NVIDIA_VENDOR)
         if device.physfn is None and device.class_code.startswith("03")
     }
+    version, survey = _by_driver(nvml, required=not any(map(_is_unused, devices.values())))
+    gpus = {gpu.pci_address: gpu for gpu in survey.gpus}
     virtual = {address for device in devices.values() for address in device.virtfns}
     faults = _faults_by_address(survey, devices.values())
     addresses = sorted({*gpus, *devices, *faults} - virtual)
@@ -105,6 +117,16 @@ def discover_gpus(nvml: NvmlGpus, pci: PciBus) -> tuple[Gpu, ...]:
         )
         for address in addresses
     )
+
+
+def _by_driver(nvml: NvmlGpus, *, required: bool) -> tuple[str, NvmlSurvey]:
+    """The driver's version and what NVML reports; empty without a driver, where none is required."""
+    try:
+        return nvml.driver_version(), nvml.survey()
+    except HostNotFitError:
+        if required:
+            raise
+        return "", NvmlSurvey((), ())
 
 
 def _faults_by_address(survey: NvmlSurvey, devices: Iterable[PciDevice]) -> dict[str, NvmlFault]:
@@ -162,10 +184,15 @@ def _joined(
     )
 
 
+def kept_for_guests(gpus: Iterable[Gpu]) -> frozenset[str]:
+    """Addresses of the GPUs that can go to guests as a whole without an NVIDIA driver."""
+    return frozenset(gpu.pci_address for gpu in gpus if gpu.is_kept_for_guests)
+
+
 # ---------------------------------------------------------------- the lab file against reality
 @dataclass(frozen=True, slots=True)
 class DeviceDifference:
-    """One point in which a device of the lab file is not what the host has. `field` is a key of the device."""
+    """One point in which a device of the lab file differs from the host's. `field` is a key of the device."""
 
     device: str
     field: str
@@ -180,9 +207,9 @@ class DeviceDifference:
 def check_devices(
     spec_devices: Sequence[GpuDeviceSpec], gpus: Sequence[Gpu], *, out: Collection[str] = ()
 ) -> tuple[DeviceDifference, ...]:
-    """How the file's devices differ from the host's, all differences at once; empty when there are none.
+    """All differences between the file's devices and the host's; empty if there are none.
 
-    `out` are addresses of GPUs that labs have as a whole: NVML need not see these.
+    `out` are addresses of GPUs that labs have as a whole, or are to have: NVML need not see these.
     """
     found: list[DeviceDifference] = []
     by_address = {gpu.pci_address: gpu for gpu in gpus}
@@ -212,14 +239,17 @@ def _compare(spec: GpuDeviceSpec, gpu: Gpu, *, out: bool) -> list[DeviceDifferen
     def differ(field: str, expected: str, what: str, fix: str) -> None:
         found.append(DeviceDifference(spec.id, field, expected, what, fix))
 
+    # A GPU that cannot be cut goes out as a whole, and needs no NVML for that.
+    whole = out or (gpu.is_kept_for_guests and not spec.mig_capable)
     if gpu.fault is not None:
         differ("pci_address", spec.pci_address, f"NVML cannot read the GPU there: {gpu.fault.reason}", gpu.fault.fix)
-    elif gpu.nvml is None and not out:
+    elif gpu.nvml is None and not whole:
         differ(
             "pci_address",
             spec.pci_address,
             f"NVML does not see the GPU there (driver {gpu.driver or 'none'})",
-            f"give the {gpu.name} back to the nvidia driver: hyperscaler gpu release LAB if a lab has it, else by hand",
+            f"give the {gpu.name} back to the nvidia driver: hyperscaler gpu release LAB if a lab has it, else by "
+            "hand; or ask for whole GPUs alone, which need no NVIDIA driver (strategy: whole)",
         )
     wanted = find_gpu(spec.model)
     if gpu.model is not None and wanted is not None and wanted.id != gpu.model.id:
@@ -257,7 +287,7 @@ def profile_names(gpu: Gpu) -> tuple[str, ...]:
 
 # ---------------------------------------------------------------- why a vGPU cannot be made
 class Unavailable(StrEnum):
-    """What 0 in `available_instances`, or a type's absence from `creatable_vgpu_types`, means."""
+    """The meanings of 0 in `available_instances`, and of a type that is missing in `creatable_vgpu_types`."""
 
     PARENT_TAKEN = "the virtual function carries a vGPU already"
     MIG_MODE_OFF = "the type is MIG-backed, but the GPU's MIG mode is off"
@@ -270,7 +300,7 @@ class Unavailable(StrEnum):
 
 
 def why_unavailable(wanted: str, gpu: NvmlGpu, parents: Sequence[VgpuParent], parent: str) -> Unavailable:
-    """Which of the meanings applies to type `wanted` on function `parent`, from what both sides report."""
+    """The meaning that applies to type `wanted` on function `parent`, by the reports of NVML and of sysfs."""
     kind = next((item for item in gpu.vgpu_types if item.name == wanted), None)
     if kind is None:
         return Unavailable.NO_SUCH_TYPE

@@ -1,25 +1,27 @@
-"""What the kernel, programs and configuration files of a host say, as the types of `readings.py`. Pure."""
+"""Output of the kernel and of programs, and configuration files, parsed into the types of `readings.py`. Pure."""
 
 from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
+from emulator.core.units import natural
 from emulator.host.readings import Cgroups, CpuVendor, ForwardChain, Processor
 
-_VERSION = re.compile(r"\d+(?:\.\d+)+")
+_VERSION = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})+")
 
 
 def parse_modules(text: str) -> frozenset[str]:
-    """Names out of `modules.dep` or `modules.builtin`: lines that begin with the path of a module."""
+    """Names of modules from `modules.dep` or `modules.builtin`, whose lines begin with a module's path."""
     paths = (line.partition(":")[0] for line in text.splitlines())
-    # With the ending of a compression: vfio-pci.ko.xz
+    # The file may be compressed: vfio-pci.ko.xz
     return frozenset(path.rpartition("/")[2].partition(".")[0].replace("-", "_") for path in paths if path)
 
 
 def parse_processor(cpuinfo: str) -> Processor:
-    """`/proc/cpuinfo`; all processors of a machine are taken to be alike, as virt-host-validate does."""
+    """The first processor of `/proc/cpuinfo`; all are taken to be alike, as virt-host-validate does."""
     first = cpuinfo.split("\n\n", 1)[0]
     values = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
     vendors = {"GenuineIntel": CpuVendor.INTEL, "AuthenticAMD": CpuVendor.AMD, "HygonGenuine": CpuVendor.AMD}
@@ -31,13 +33,13 @@ def parse_processor(cpuinfo: str) -> Processor:
 
 
 def parse_version(text: str) -> str:
-    """The first dotted number in what a program says: `libvirtd (libvirt) 9.0.0` -> `9.0.0`; empty without one."""
+    """The first dotted number in a program's output: `libvirtd (libvirt) 9.0.0` -> `9.0.0`; empty if there is none."""
     match = _VERSION.search(text)
     return match.group() if match else ""
 
 
 def parse_driver_version(text: str) -> tuple[str, bool]:
-    """`/proc/driver/nvidia/version`: the version, and whether these are the open kernel modules."""
+    """The version in `/proc/driver/nvidia/version`, and whether the kernel modules are the open ones."""
     line = next((line for line in text.splitlines() if line.startswith("NVRM version")), "")
     match = re.search(r"\b\d{3,}\.\d+(?:\.\d+)?\b", line)
     return match.group() if match else "", "Open Kernel Module" in line
@@ -45,7 +47,7 @@ def parse_driver_version(text: str) -> tuple[str, bool]:
 
 def parse_device_minor(text: str) -> int | None:
     """The number N of /dev/nvidiaN from `/proc/driver/nvidia/gpus/<address>/information`."""
-    match = re.search(r"^Device Minor:\s*(\d+)", text, re.MULTILINE)
+    match = re.search(r"^Device Minor:\s*([0-9]{1,9})\b", text, re.MULTILINE)
     return int(match.group(1)) if match else None
 
 
@@ -66,14 +68,14 @@ def parse_open_files(limits: str) -> tuple[int | None, int | None]:
     match = re.search(r"^Max open files\s+(\S+)\s+(\S+)", limits, re.MULTILINE)
     if not match:
         return None, None
-    soft, hard = (int(word) if word.isdecimal() else None for word in match.groups())
+    soft, hard = map(natural, match.groups())
     return soft, hard
 
 
 def parse_forward_drops(text: str) -> tuple[ForwardChain, ...]:
-    """From `nft list chains`: those at the hook `forward` whose policy is to drop, that IPv4 packets of guests pass.
+    """Chains of `nft list chains` that IPv4 packets of guests pass: at the hook `forward`, with the policy to drop.
 
-    The family `bridge` is among them: packets from guest to guest pass it.
+    The family `bridge` counts, because packets between guests pass it.
     """
     found = []
     family = table = chain = ""
@@ -91,24 +93,34 @@ def parse_forward_drops(text: str) -> tuple[ForwardChain, ...]:
 
 
 def parse_dpkg_status(text: str) -> frozenset[str]:
-    """Names of the packages that dpkg has installed."""
-    found = set()
+    """Names of the packages that dpkg has installed, and of those that these provide."""
+    found: set[str] = set()
     for paragraph in text.split("\n\n"):
-        name = status = ""
-        for line in paragraph.split("\n", 3)[:3] if paragraph else ():
-            if line.startswith("Package: "):
-                name = line[9:].strip()
-            elif line.startswith("Status: "):
-                status = line
-        if name and status.endswith(" installed"):
-            found.add(name)
+        name = _field(paragraph, "Package")
+        # `install ok installed`, and `hold` for what is not to be upgraded.
+        if name and _field(paragraph, "Status").split()[-1:] == ["installed"]:
+            found |= {name, *_provided(_field(paragraph, "Provides"))}
     return frozenset(found)
 
 
-def parse_package_list(text: str) -> dict[str, bool]:
-    """The product's list of Debian packages: a name a line, the rest is comment. True for the optional ones.
+def _field(paragraph: str, name: str) -> str:
+    """The value of a field, whose further lines begin with a blank (deb822(5)); empty without it."""
+    match = re.search(rf"^{name}:[ \t]*(.*(?:\n[ \t].*)*)", paragraph, re.MULTILINE)
+    return " ".join(match.group(1).split()) if match else ""
 
-    What follows a line `# setup only` is for installing the program, and no business of a host that runs it.
+
+def _provided(value: str) -> Iterator[str]:
+    """`qemu-kvm (= 1:10.2), qemu-system-x86:any` -> the names; versions do not matter, the product asks for none."""
+    for item in value.split(","):
+        name = item.partition("(")[0].strip().partition(":")[0]
+        if name:
+            yield name
+
+
+def parse_package_list(text: str) -> dict[str, bool]:
+    """The program's list of Debian packages, one name per line with a comment; True for optional packages.
+
+    Packages below the line `# setup only` are needed to install the program, not to run it, and are left out.
     """
     found = {}
     for line in text.partition("\n# setup only")[0].splitlines():
@@ -119,9 +131,9 @@ def parse_package_list(text: str) -> dict[str, bool]:
 
 
 def parse_cgroup_mounts(mounts: str, unified: str) -> Cgroups:
-    """From `/proc/mounts` and the root's `cgroup.controllers` (empty text without version 2).
+    """Controllers from `/proc/mounts` and the root's `cgroup.controllers`, which is empty without version 2.
 
-    Version 2 has no controllers for devices (BPF programs), freezer and accounting: they are always there.
+    In version 2 devices (BPF programs), freezer and accounting are no controllers: they are always available.
     """
     old: set[str] = set()
     for line in mounts.splitlines():

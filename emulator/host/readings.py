@@ -1,4 +1,4 @@
-"""What a machine shows of itself as a host of labs, as frozen types. The checks are pure functions over them."""
+"""Everything that the checks read of a host, as frozen types. The checks are pure functions over them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Protocol
 
 from emulator.gpu.ports import DeviceHolder, PciDevice, VgpuFramework
 from emulator.host.facts import HostFacts
+from emulator.host.platform import SystemSigns
 
 
 class CpuVendor(StrEnum):
@@ -33,41 +34,41 @@ class Processor:
 
     @property
     def is_guest(self) -> bool:
-        """Whether this machine is itself a virtual machine."""
+        """Whether the host is itself a virtual machine."""
         return "hypervisor" in self.flags
 
 
 class DeviceAnswer(StrEnum):
-    """What opening a device node for reading and writing gave."""
+    """The result of opening a device node for reading and writing."""
 
     USABLE = "usable"
     ABSENT = "absent"
     REFUSED = "refused"
-    """Not permitted to this user."""
+    """This user may not open it."""
     BROKEN = "broken"
-    """It is there, and does not open or does not answer (ENODEV, EIO, a wrong API version)."""
+    """It exists, but does not open or does not answer (ENODEV, EIO, a wrong API version)."""
 
 
 class HostProbe(Protocol):
-    """What of a host is no file: programs that answer, devices that open, free space."""
+    """The parts of a host that are not files to read: programs, devices, free space, the state of the clock."""
 
     def device(self, path: str) -> DeviceAnswer: ...
 
     def says(self, program: str) -> str | None:
-        """What a program prints of itself (its version, or the state asked for); None when it is not installed
-        or this user may not ask it, empty when it is there and says nothing."""
+        """A program's output: its version, or the state that it is asked for. None if the program is not installed or
+        this user may not ask it; empty if it prints nothing."""
         ...
 
     def disk_free_gib(self, directory: Path) -> float: ...
 
     def clock_synchronised(self) -> bool | None:
-        """Whether the kernel counts its clock as synchronised; None where that is not to be known."""
+        """Whether the kernel counts its clock as synchronised; None if that is unknown."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class HostUser:
-    """Who asks. `groups` are names; numbers without a name are left out."""
+    """The user who runs the check. `groups` are names; numbers without a name are left out."""
 
     uid: int
     name: str
@@ -80,26 +81,32 @@ class HostUser:
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """`parameters` are those of modules, by `module/parameter`. Names of modules have underscores: `loaded` are there,
-    built in or not, `loadable` are those that modprobe finds for this kernel."""
+    """The running kernel and its modules, whose names are spelled with underscores.
+
+    Attributes:
+        arguments: words of its command line.
+        loaded: modules that are loaded or built in.
+        loadable: modules that modprobe finds for this kernel.
+        parameters: values of module parameters by `module/parameter`.
+        blacklisted: module -> the file or kernel argument that keeps it from being loaded.
+    """
 
     arguments: tuple[str, ...]
     loaded: frozenset[str]
     loadable: frozenset[str] = frozenset()
     parameters: Mapping[str, str] = field(default_factory=dict)
     blacklisted: Mapping[str, str] = field(default_factory=dict)
-    """Module -> the file or kernel argument that keeps it from being loaded."""
 
     def argument(self, name: str) -> str | None:
-        """The value of the last `name=value`, empty for a bare `name`; None when it is not there."""
+        """The value of the last `name=value`, empty for a bare `name`; None if the argument is not given."""
         values = [word.partition("=")[2] for word in self.arguments if word.partition("=")[0] == name]
         return values[-1] if values else None
 
 
 @dataclass(frozen=True, slots=True)
 class Iommu:
-    """`tables`: ACPI tables that announce one (`DMAR` Intel, `IVRS` AMD); None when the directory is not readable.
-    `groups`: how many groups the kernel has made."""
+    """`tables`: ACPI tables that announce an IOMMU (`DMAR` Intel, `IVRS` AMD); None if their directory is not readable.
+    `groups`: the number of IOMMU groups that the kernel has made."""
 
     tables: tuple[str, ...] | None
     groups: int
@@ -107,7 +114,7 @@ class Iommu:
 
 @dataclass(frozen=True, slots=True)
 class Cgroups:
-    """`version` 0: none mounted. `controllers` in the names of version 1 (`blkio` for `io`)."""
+    """`version` is 0 if none is mounted; `controllers` have the names of version 1 (`blkio` for `io`)."""
 
     version: int
     controllers: frozenset[str]
@@ -134,7 +141,8 @@ class PciGpu:
     Attributes:
         name: the catalogue's, or the PCI id.
         group: members of its IOMMU group.
-        node: the device node through which a process holds it; empty where its driver has none or does not tell.
+        node: the device node through which a process holds it; empty if its driver has none or does not say.
+        framebuffer: the name in /proc/iomem or /proc/fb of the firmware's framebuffer on it; empty without one.
     """
 
     pci: PciDevice
@@ -142,21 +150,12 @@ class PciGpu:
     framework: VgpuFramework
     group: tuple[PciDevice, ...]
     node: str = ""
-
-    @property
-    def strangers(self) -> tuple[PciDevice, ...]:
-        """Members of its IOMMU group that are neither bridges nor functions of the same GPU."""
-        slot = self.pci.address.rpartition(".")[0]
-        return tuple(
-            item
-            for item in self.group
-            if not item.is_bridge and item.address.rpartition(".")[0] != slot and item.physfn != self.pci.address
-        )
+    framebuffer: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """An installed program; `version` is empty where it does not tell one."""
+    """An installed program; `version` is empty if it prints none."""
 
     version: str
 
@@ -167,7 +166,7 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Of this process and this kernel. None: unlimited or not shown."""
+    """Limits of this process and this kernel; None means unlimited or not shown."""
 
     open_files_soft: int | None
     open_files_hard: int | None
@@ -188,22 +187,30 @@ class HostReadings:
     """Everything the checks ask of a host.
 
     Attributes:
-        system: `ID` of os-release, such as `debian`; `system_name` is for people.
-        packages: names of installed Debian packages; None on a system without dpkg.
-        wanted_packages: the product's own list of Debian packages.
-        optional_packages: those of them without which labs run all the same.
-        processes: names of running processes, cut at 15 characters as the kernel does.
+        system: `ID` of os-release, such as `debian`.
+        system_name: the system's name for people.
+        packages: names of installed Debian packages, and of those that an installed one provides; None on a system
+            without dpkg.
+        wanted_packages: the program's own list of Debian packages.
+        optional_packages: the wanted packages that labs can do without.
+        processes: names of running processes, cut to 15 characters by the kernel; services only as system accounts.
         holders: processes that have a device node of an NVIDIA GPU open.
-        forward_policy: policy of iptables' FORWARD chain; None when it was not to be seen or not asked for.
-        forward_drops: chains of nftables that drop what they do not let through; None when they were not to be seen.
-        ufw: it is enabled at boot.
+        forward_policy: policy of iptables' FORWARD chain; None if this user cannot see it, or it was not asked for.
+        forward_drops: chains of nftables at the hook `forward` with the policy to drop; None if this user cannot see
+            them.
+        ufw: whether ufw is enabled at boot.
         bridge_filter: whether frames that cross a bridge pass iptables, too (`br_netfilter`).
-        system_libvirt: the host's own libvirt listens on its socket.
-        clock_synchronised: the kernel says so, or systemd-timesyncd; None when neither tells.
-        has_systemd: systemd runs.
-        accounts: names of the users in `/etc/passwd`; `groups`: who is listed in each group of `/etc/group`.
-        units: of the units that a preparation may start, those that are installed, and whether they are enabled.
-        own_files: contents of the files that a preparation writes, where they are there.
+        system_libvirt: whether the host's own libvirt listens on its socket.
+        clock_synchronised: whether the kernel or systemd-timesyncd reports it; None if neither does.
+        has_systemd: whether systemd runs.
+        accounts: names of the users in `/etc/passwd`.
+        groups: members that `/etc/group` lists, by group.
+        units: installed units that `host prepare` may start, and whether each is enabled.
+        own_files: contents of the files that `host prepare` writes, as far as they exist.
+        architecture: the kernel's architecture in the spelling of `uname -m`; empty if it is unknown.
+        processes_hidden: whether others' processes are hidden from this user (`hidepid`): then a process may run that
+            is not in `processes`.
+        signs: facts that tell general-purpose systems from others.
     """
 
     user: HostUser
@@ -236,6 +243,9 @@ class HostReadings:
     groups: Mapping[str, frozenset[str]] = field(default_factory=dict)
     units: Mapping[str, bool] = field(default_factory=dict)
     own_files: Mapping[str, str] = field(default_factory=dict)
+    architecture: str = ""
+    processes_hidden: bool = False
+    signs: SystemSigns = field(default_factory=SystemSigns)
 
     @property
     def docker(self) -> bool:

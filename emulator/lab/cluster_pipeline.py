@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from emulator.core.errors import HyperscalerError, VerifyError
+from emulator.core.pool import threads
 from emulator.core.ports import log
 from emulator.guests.ports import Access, CheckOutcome
 from emulator.lab.run import LabRun
@@ -117,7 +117,7 @@ class _Work:
 
 
 def _side_by_side(work: _Work, kinds: Sequence[ClusterKind]) -> Clusters:
-    with ThreadPoolExecutor(max_workers=max(1, len(kinds)), thread_name_prefix="cluster") as pool:
+    with threads(len(kinds), "cluster") as pool:
         runs = [pool.submit(_bring_up, work, kind) for kind in kinds]
     return Clusters(tuple(each.result() for each in runs))
 

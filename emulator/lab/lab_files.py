@@ -6,6 +6,7 @@ import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 from emulator.core.errors import ConfigError, UsageError
 from emulator.core.paths import Home
@@ -45,10 +46,14 @@ class LoadedLab:
         return self.maybe_spec
 
 
-def load_lab_file(file: Path) -> LoadedLab:
-    """Load and check a file. Errors are in the report, never raised."""
-    spec, report = load_spec(file)
-    source = file.read_bytes() if spec is not None else b""
+def load_lab_file(file: Path, stream: BinaryIO | None = None) -> LoadedLab:
+    """Load and check a file. Errors are in the report, never raised.
+
+    Args:
+        stream: read in place of the file, and not kept; `file` is then its name.
+    """
+    spec, report = load_spec(file, stream)
+    source = file.read_bytes() if spec is not None and stream is None else b""
     return LoadedLab(file, source, report, _with_absolute_bundle(spec, file) if spec is not None else None)
 
 

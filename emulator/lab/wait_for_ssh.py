@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +12,7 @@ from threading import Lock
 
 from emulator.core import ids
 from emulator.core.errors import InterruptedRunError, WaitTimeoutError
+from emulator.core.pool import threads
 from emulator.core.ports import DomainState, GuestAddress, GuestShell, Hypervisor
 from emulator.core.progress import Event, Reporter, Status
 from emulator.core.stop import StopFlag
@@ -111,7 +111,7 @@ def wait_for_guests(
         WaitTimeoutError: one did not within `timeout` seconds; says where it was stuck, with the last lines of its
             console.
     """
-    with ThreadPoolExecutor(max_workers=max(1, min(len(guests), 32)), thread_name_prefix="boot") as pool:
+    with threads(min(len(guests), 32), "boot") as pool:
         waits = [pool.submit(_wait, guest, keys, shell, reporter, timeout=timeout, stop=stop) for guest in guests]
         errors = [error for error in (wait.exception() for wait in waits) if error]
     if errors:

@@ -1,15 +1,10 @@
-"""Address ranges of the lab file, and the addresses of nodes for which it names none."""
+"""Address ranges of the lab file, and the free addresses of a subnet."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
-
-from emulator.labfile.model import Role
-
-# Subnets below this size are too small for the round numbers .10 and .11.
-_ROOMY = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,20 +53,6 @@ def parse_range(text: str) -> AddressRange:
 def usable(subnet: IPv4Network) -> AddressRange:
     """What nodes can have: all but the network address, the gateway (the first) and the broadcast address."""
     return AddressRange(subnet.network_address + 2, subnet.broadcast_address - 1)
-
-
-def default_start(subnet: IPv4Network, role: Role) -> IPv4Address:
-    """Where the addresses of a role begin when the file names none.
-
-    Heads have .10, workers follow from .11. GPU workers begin in the upper half, so that one more CPU worker
-    does not move them to other addresses.
-    """
-    roomy = subnet.num_addresses >= _ROOMY
-    if role.is_head:
-        return subnet.network_address + (10 if roomy else 2)
-    if role is Role.CLOUD_GPU_WORKER:
-        return subnet.network_address + subnet.num_addresses // 2 + 1
-    return subnet.network_address + (11 if roomy else 3)
 
 
 def free_addresses(

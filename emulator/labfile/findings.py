@@ -1,4 +1,4 @@
-"""What validation found: findings with a place, a cause and a remedy, and the report that holds them."""
+"""Findings of the validation, each with a place, a cause and a remedy, and the report that holds them."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Finding:
         line: from 1; 0 when the fault is not at a line.
         column: from 1, in characters; 0 when the fault is not at a line.
         path: field path such as ``clusters.hpc.compute_nodes.count``; empty for the whole file.
-        what: what is wrong, without a trailing full stop.
-        fix: how to mend it; empty when there is nothing to add.
+        what: the fault, without a trailing full stop.
+        fix: how to fix it; empty when there is nothing to add.
     """
 
     severity: Severity
@@ -96,7 +96,7 @@ class Report:
         if dropped:
             what = f"{dropped} further findings are not listed"
             kept.append(
-                Finding(Severity.WARNING, "report.truncated", file, 0, 0, "", what, "mend these first and run again")
+                Finding(Severity.WARNING, "report.truncated", file, 0, 0, "", what, "fix these first and run again")
             )
         return cls(file, tuple(kept), positions or {})
 

@@ -55,10 +55,8 @@ def version_fault(version: str, source: str) -> tuple[str, str] | None:
     minor = minor_of(version)
     minors = supported_minors(source)
     if minor is None:
-        return (
-            f"{quoted(version)} is not a version",
-            f"write for example 1.31 or 1.31.4; supported: {', '.join(minors)}",
-        )
+        example = "1.31 or 1.31.4" if "1.31" in minors else DEBIAN_SOURCE_VERSION
+        return f"{quoted(version)} is not a version", f"write for example {example}; supported: {', '.join(minors)}"
     if minor not in minors:
         origin = "any source" if source == "auto" else quoted(source)
         return f"Kubernetes {version} is not supported from {origin}", f"supported: {', '.join(minors)}"

@@ -1,7 +1,10 @@
-"""What a lab file asks for, as frozen types. Nothing here touches the world.
+"""What a lab file asks for, as frozen types. Nothing here touches the host.
 
 Nodes of both clusters are the same type; their `Role` says which cluster they serve. What one cluster alone
 needs (Slurm partitions, a CNI) is in `SlurmSpec` and `KubernetesSpec`.
+
+An attribute with a `key(...)` is a key of the file: its definition is here and nowhere else (`emulator.labfile.key`).
+`emulator.labfile.layout` says which section stands where.
 """
 
 from __future__ import annotations
@@ -9,11 +12,38 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
+from typing import Annotated
 
-POD_SUBNET = IPv4Network("10.244.0.0/16")
-SERVICE_SUBNET = IPv4Network("10.96.0.0/12")
+from emulator.labfile.forms import (
+    PROFILE,
+    Bridge,
+    Memory,
+    NodeName,
+    PciAddress,
+    Port,
+    Profile,
+    Subnet,
+    SubnetV6,
+)
+from emulator.labfile.key import key
+from emulator.labfile.services import POD_SUBNET as POD_SUBNET
+from emulator.labfile.services import SERVICE_SUBNET as SERVICE_SUBNET
+from emulator.labfile.services import KubernetesSpec as KubernetesSpec
+from emulator.labfile.services import PartitionSpec as PartitionSpec
+from emulator.labfile.services import SlurmSpec as SlurmSpec
+from emulator.labfile.settings import ADMIN as ADMIN
+from emulator.labfile.settings import Acceleration as Acceleration
+from emulator.labfile.settings import HypervisorSpec as HypervisorSpec
+from emulator.labfile.settings import ImageSpec as ImageSpec
+from emulator.labfile.settings import SecuritySpec as SecuritySpec
+from emulator.labfile.settings import Settings
+from emulator.labfile.settings import SshSpec as SshSpec
+from emulator.labfile.settings import TimeoutSpec as TimeoutSpec
+
+# QEMU's machine type q35 has at most 288 virtual CPUs, and above 255 it needs an IOMMU that remaps interrupts.
+MOST_CORES = 255
 
 
 class ClusterKind(StrEnum):
@@ -42,12 +72,6 @@ class Role(StrEnum):
         return self in (Role.HPC_CONTROLLER, Role.CLOUD_CONTROL_PLANE)
 
 
-class Acceleration(StrEnum):
-    AUTO = "auto"
-    KVM = "kvm"
-    TCG = "tcg"
-
-
 class GpuStrategy(StrEnum):
     MIG = "mig"
     WHOLE = "whole"
@@ -70,14 +94,42 @@ class Protocol(StrEnum):
 class AllowSpec:
     """What nodes of one network may begin towards nodes of the other; answers always pass.
 
-    `sources` and `targets` are names of nodes, empty for all of them. `ports` are numbers and ranges (`8000-8100`)
-    in ascending order without overlaps; with ICMP, which means echo requests, there are none.
+    `sources` and `targets` are names of nodes (in the file of groups, too), empty for all of them. `ports` are numbers
+    and ranges (`8000-8100`), in a `ClusterSpec` in ascending order without overlaps; with ICMP, which means echo
+    requests, there are none.
     """
 
-    sources: tuple[str, ...] = ()
-    targets: tuple[str, ...] = ()
-    protocol: Protocol = Protocol.TCP
-    ports: tuple[str, ...] = ()
+    sources: Annotated[
+        tuple[NodeName, ...],
+        key(
+            "Nodes of this network by name (such as hpc-compute-1) or group (hpc-compute). Default: all of them.",
+            name="from",
+            computed=True,
+            minItems=1,
+            maxItems=256,
+        ),
+    ] = ()
+    targets: Annotated[
+        tuple[NodeName, ...],
+        key(
+            "Nodes of the other network by name or group. Default: all of them.",
+            name="to",
+            computed=True,
+            minItems=1,
+            maxItems=256,
+        ),
+    ] = ()
+    protocol: Annotated[Protocol, key("icmp means ping, and has no ports.")] = Protocol.TCP
+    ports: Annotated[
+        tuple[Port, ...],
+        key(
+            "Ports and ranges of ports; required with tcp and udp.",
+            computed=True,
+            minItems=1,
+            maxItems=64,
+            examples=[[6443, "30000-32767"]],
+        ),
+    ] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +141,49 @@ class NetworkSpec:
     """
 
     cluster: ClusterKind
-    subnet: IPv4Network
-    bridge: str
-    nat: bool = False
-    allow: tuple[AllowSpec, ...] = ()
-    subnet_v6: IPv6Network | None = None
+    subnet: Annotated[
+        Subnet,
+        key(
+            "IPv4 network in CIDR form, /16 to /29. Its first address is the gateway, held by the host's bridge.",
+            expects="an IPv4 network such as 192.168.100.0/24",
+            examples=["192.168.100.0/24"],
+        ),
+    ]
+    bridge: Annotated[
+        Bridge,
+        key("Name of the bridge on the host, at most 15 characters (the kernel's limit for interface names)."),
+    ]
+    nat: Annotated[
+        bool,
+        key(
+            "Let the guests reach the outside through the host. False isolates the network: nothing leaves it except"
+            " towards what `allow` lists."
+        ),
+    ] = False
+    allow: Annotated[
+        tuple[
+            Annotated[
+                AllowSpec,
+                key(
+                    "What may pass from nodes of this network to nodes of the other. A group is the name of its nodes"
+                    " without the number."
+                ),
+            ],
+            ...,
+        ],
+        key(
+            "What the nodes may reach on nodes of the other network; everything else between the two networks is"
+            " refused. Answers always pass.",
+            maxItems=64,
+        ),
+    ] = ()
+    subnet_v6: Annotated[
+        SubnetV6 | None,
+        key(
+            "IPv6 network of 64 bits in addition to the IPv4 one; without it nothing passes in IPv6. Its first address"
+            " is the gateway, and each node has the same number in it as in `subnet`."
+        ),
+    ] = None
 
     @property
     def gateway(self) -> IPv4Address:
@@ -104,7 +194,7 @@ class NetworkSpec:
         return self.address_v6(self.gateway)
 
     def address_v6(self, address: IPv4Address) -> IPv6Address | None:
-        """The IPv6 address of whoever has this one of `subnet`: the same place in `subnet_v6`."""
+        """The IPv6 address that goes with an address of `subnet`: the same number in `subnet_v6`."""
         if self.subnet_v6 is None:
             return None
         return self.subnet_v6.network_address + (int(address) - int(self.subnet.network_address))
@@ -117,41 +207,102 @@ class GpuRequest:
     `profile` None leaves the profile to the planner (strategy mig or hybrid); `whole` asks for whole GPUs.
     """
 
-    count: int = 1
-    profile: str | None = None
-    whole: bool = False
+    count: Annotated[int, key("Slices, or whole GPUs, for each node.", minimum=1, maximum=16)] = 1
+    profile: Annotated[Profile | None, key()] = None
+    whole: Annotated[bool, key("Whole GPUs in place of slices.")] = False
 
 
 @dataclass(frozen=True, slots=True)
-class NodeSpec:
+class NodeSettings:
+    """The settings that a node shares with its group in the file. `name` is the node's or the group's."""
+
+    name: str
+    role: Role
+    cpu_cores: Annotated[
+        int,
+        key(
+            "Virtual CPU cores of each node. A virtual machine (QEMU's q35) has at most 288, and more than 255 take an"
+            " IOMMU that remaps interrupts, which nodes do not have.",
+            minimum=1,
+            maximum=MOST_CORES,
+            expects=f"a whole number from 1 to {MOST_CORES}, the most that a virtual machine can have",
+            examples=[2, 8],
+        ),
+    ]
+    memory_mib: Annotated[Memory, key("Memory of each node in GiB, in steps of 0.25.", name="memory_gb")]
+    disk_gib: Annotated[
+        int,
+        key(
+            "Disk of each node in GiB. Disks are thin: space is used as it is written.",
+            name="disk_gb",
+            minimum=2,
+            maximum=65536,
+            examples=[20, 200],
+        ),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSpec(NodeSettings):
     """One virtual machine.
 
     `name` is also the host name in the guest (`hpc-compute-1`); the domain is called `<lab>-<name>`.
     """
 
-    name: str
-    role: Role
-    cpu_cores: int
-    memory_mib: int
-    disk_gib: int
     ip: IPv4Address
     gpu: GpuRequest | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class GpuDeviceSpec:
-    """A GPU that the lab may use. An empty `allowed_mig_profiles` allows every profile of the GPU."""
+    """A GPU that the lab may use. An empty `allowed_mig_profiles` allows every profile of the GPU.
 
-    id: str
-    pci_address: str
-    model: str
-    mig_capable: bool
-    allowed_mig_profiles: tuple[str, ...] = ()
+    In a `ClusterSpec` nothing is left open: `id` and `pci_address` are given, and `mig_capable` is not None.
+    """
+
+    id: Annotated[
+        str,
+        key(
+            "Your name for the GPU. Default: GPU-0, GPU-1, ... in the order of the list.",
+            computed=True,
+            pattern="^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$",
+            expects="a short name such as GPU-0",
+            examples=["GPU-0"],
+        ),
+    ] = ""
+    pci_address: Annotated[
+        PciAddress,
+        key(
+            "Where the GPU sits, as lspci -D or nvidia-smi print it. Only a simulated GPU may leave it out.",
+            computed=True,
+        ),
+    ] = ""
+    model: Annotated[
+        str,
+        key(
+            "Product name, as nvidia-smi -L prints it or short.",
+            required=True,
+            minLength=1,
+            maxLength=100,
+            examples=["NVIDIA A100-SXM4-80GB", "NVIDIA RTX 6000 Ada Generation"],
+        ),
+    ] = ""
+    mig_capable: Annotated[
+        bool | None, key("Whether the GPU can be cut into MIG slices. Default: what the product can.")
+    ] = None
+    allowed_mig_profiles: Annotated[
+        tuple[Profile, ...],
+        key(
+            "Profiles that the lab may create on this GPU; empty allows all of them.",
+            maxItems=64,
+            examples=[["1g.10gb", "2g.20gb", "3g.40gb"]],
+        ),
+    ] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class SliceDemand:
-    """Slices set aside for one cluster: `count` in all, of which `by_profile` says what is fixed by name.
+    """Slices set aside for one cluster: `count` in all, and those fixed by name in `by_profile`.
 
     The file gives either a number (`hpc: 4`, profiles left to the nodes and the planner) or a mapping
     (`hpc: {1g.10gb: 4}`, then `count` is the sum).
@@ -160,105 +311,64 @@ class SliceDemand:
     count: int = 0
     by_profile: Mapping[str, int] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, value: float | Mapping[str, float]) -> SliceDemand:
+        """The demand that the file writes as a number, or as counts by profile."""
+        if not isinstance(value, Mapping):
+            return cls(int(value))
+        counts = {profile: int(count) for profile, count in value.items()}
+        return cls(sum(counts.values()), counts)
+
+
+Slices = Annotated[
+    SliceDemand,
+    key(
+        "Slices set aside for the cluster: a number, or a count by profile. Default: what its GPU-enabled nodes ask"
+        " for.",
+        type=["integer", "object"],
+        minimum=0,
+        maximum=1000,
+        maxProperties=32,
+        default=0,
+        propertyNames={"pattern": PROFILE, "x-expects": "a MIG profile such as 1g.10gb"},
+        additionalProperties={"type": "integer", "minimum": 0, "maximum": 1000},
+        examples=[4, {"1g.10gb": 4}],
+        read=SliceDemand.of,
+    ),
+]
+GpuCount = Annotated[
+    int,
+    key(
+        "Whole GPUs set aside for the cluster. Default: what its GPU-enabled nodes ask for.",
+        minimum=0,
+        maximum=64,
+        default=0,
+    ),
+]
+
 
 @dataclass(frozen=True, slots=True)
 class GpuAllocationSpec:
-    """`global.gpu_allocation`. Absent from the file means no GPUs: `devices` is empty."""
+    """`global.gpu_allocation`. Absent from the file means no GPUs: `devices` is empty.
 
-    backend: GpuBackend = GpuBackend.AUTO
-    strategy: GpuStrategy = GpuStrategy.MIG
-    devices: tuple[GpuDeviceSpec, ...] = ()
-    mig_slices: Mapping[ClusterKind, SliceDemand] = field(default_factory=dict)
-    whole_gpus: Mapping[ClusterKind, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class PartitionSpec:
-    """A Slurm partition. Empty `nodes` means all compute nodes."""
-
-    name: str
-    nodes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class SlurmSpec:
-    """`max_job_seconds` None means UNLIMITED."""
-
-    partitions: tuple[PartitionSpec, ...]
-    default_partition: str
-    max_job_seconds: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class KubernetesSpec:
-    """`source`: auto, upstream, debian-source or bundle:PATH. `version` empty means what the source offers.
-
-    `real_gpus` follows from the nodes and `global.gpu_allocation`: pods are to get GPUs that are not simulated.
+    `mig_slices` and `whole_gpus` hold the shares that the file gives; in a `ClusterSpec` there is one for each cluster.
     """
 
-    cni: str = "bridge"
-    ingress: str = "none"
-    storage_class: str = "none"
-    network_policy: str = "none"
-    source: str = "auto"
-    version: str = ""
-    pod_subnet: IPv4Network = POD_SUBNET
-    service_subnet: IPv4Network = SERVICE_SUBNET
-    mig_strategy: str = "mixed"
-    taint_gpu_workers: bool = False
-    real_gpus: bool = False
+    backend: Annotated[
+        GpuBackend,
+        key(
+            "Where GPUs come from: the NVIDIA driver (nvml), a simulation for labs without hardware (simulated), or"
+            " the driver where there is one (auto)."
+        ),
+    ] = GpuBackend.AUTO
+    strategy: Annotated[GpuStrategy, key("mig: slices only; whole: whole GPUs only; hybrid: both.")] = GpuStrategy.MIG
+    devices: Annotated[tuple[Annotated[GpuDeviceSpec, key("One GPU.")], ...], key("The GPUs.", maxItems=64)] = ()
+    mig_slices: Annotated[Mapping[ClusterKind, Slices], key("MIG slices by cluster.")] = field(default_factory=dict)
+    whole_gpus: Annotated[Mapping[ClusterKind, GpuCount], key("Whole GPUs by cluster.")] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
-class HypervisorSpec:
-    """`uri`: auto, embedded or a libvirt URI. `cpu_overcommit`: guest cores per host core before a warning."""
-
-    uri: str = "auto"
-    acceleration: Acceleration = Acceleration.AUTO
-    cpu_overcommit: float = 4.0
-
-
-@dataclass(frozen=True, slots=True)
-class ImageSpec:
-    """Golden images by cluster; a name is resolved in the image store, `hpc-base` and `cloud-base` being built in."""
-
-    hpc: str = "hpc-base"
-    cloud: str = "cloud-base"
-
-
-ADMIN = "labadmin"
-"""The account that the images have for the tool and the lab's owner: ssh with the lab's key, root through sudo."""
-
-
-@dataclass(frozen=True, slots=True)
-class SshSpec:
-    """`user` is the admin account in the guests."""
-
-    user: str = ADMIN
-
-
-@dataclass(frozen=True, slots=True)
-class SecuritySpec:
-    """What of the security baseline the lab file decides. `apt_sources` are lines as in apt's sources.list."""
-
-    unattended_upgrades: bool = False
-    apt_sources: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class TimeoutSpec:
-    """Upper bounds in seconds; under TCG everything takes longer, so the defaults are generous."""
-
-    boot: int = 600
-    configure: int = 1800
-    verify: int = 300
-    drain: int = 180
-    shutdown: int = 120
-    lock: int = 60
-
-
-@dataclass(frozen=True, slots=True)
-class ClusterSpec:
+class ClusterSpec(Settings):
     """A whole lab. `nodes` are in a fixed order: hpc head, hpc compute, cloud head, cpu workers, gpu workers."""
 
     name: str
@@ -268,11 +378,6 @@ class ClusterSpec:
     slurm: SlurmSpec | None = None
     kubernetes: KubernetesSpec | None = None
     gpu: GpuAllocationSpec = field(default_factory=GpuAllocationSpec)
-    hypervisor: HypervisorSpec = field(default_factory=HypervisorSpec)
-    images: ImageSpec = field(default_factory=ImageSpec)
-    ssh: SshSpec = field(default_factory=SshSpec)
-    timeouts: TimeoutSpec = field(default_factory=TimeoutSpec)
-    security: SecuritySpec = field(default_factory=SecuritySpec)
     source: Path | None = None
 
     def nodes_of(self, cluster: ClusterKind) -> tuple[NodeSpec, ...]:

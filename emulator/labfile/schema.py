@@ -1,38 +1,91 @@
-"""The published JSON schema as the loader uses it: merged subschemas, defaults, and words for what is expected."""
+"""The JSON schema of the lab file, made from `emulator.labfile.layout`, and words for what it expects."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
+from enum import Enum, StrEnum
 from functools import cache
-from pathlib import Path
-from typing import cast
+from typing import Any
 
-from emulator.core.data_files import share_dir
 from emulator.labfile.findings import printable
+from emulator.labfile.key import Attribute, Form, Key, attributes
+from emulator.labfile.layout import LabFile
+from emulator.labfile.model import ClusterKind
 
 Schema = Mapping[str, object]
 FieldPath = tuple[str | int, ...]
 
-
-def schema_path() -> Path:
-    return share_dir() / "schemas" / "cluster.schema.json"
+_SCALARS = {bool: "boolean", int: "integer", float: "number"}
 
 
 @cache
 def cluster_schema() -> Schema:
-    """The schema of the lab file, read once."""
-    return cast(Schema, json.loads(schema_path().read_text(encoding="utf-8")))
+    """The schema of the lab file, draft 2020-12; `schemas/cluster.schema.json` is this, for editors."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": "https://hyperscaler.invalid/schemas/cluster/1.0/cluster.schema.json",
+        "title": "hyperscaler lab file, version 1.0",
+        "description": "A lab: a Slurm cluster, a Kubernetes cluster or both, on virtual machines of one host.",
+        **section_schema(LabFile),
+    }
 
 
-def merged(schema: Schema) -> Schema:
-    """The schema with a `$ref` into `$defs` resolved; keywords beside the reference win."""
-    target = schema.get("$ref")
-    if not isinstance(target, str):
-        return schema
-    definitions = mapping(cluster_schema(), "$defs")
-    base = merged(mapping(definitions, target.removeprefix("#/$defs/")))
-    return {**base, **{key: value for key, value in schema.items() if key != "$ref"}}
+def section_schema(kind: type, base: object = None) -> dict[str, object]:
+    """An object with the keys of a class; the attributes of `base` are its defaults, or else those of the class."""
+    known, start = attributes(kind), kind() if base is None else base
+    schema: dict[str, object] = {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {each.name: _value(each, default_of(each, start)) for each in known},
+    }
+    required = [each.name for each in known if each.key.required]
+    return {**schema, "required": required} if required else schema
+
+
+def default_of(attribute: Attribute, section: object) -> Any:
+    """The value that holds when the file leaves a key out; for a section that may be absent what it starts from."""
+    value = getattr(section, attribute.attribute)
+    return attribute.key.start if value is None else value
+
+
+def _value(about: Form, default: object = None) -> dict[str, object]:
+    key = about.key
+    schema = {**_keywords(about, default), **key.keywords}
+    if key.description:
+        schema["description"] = key.description
+    shown = default is not None and not key.required and not key.computed
+    if shown and "default" not in schema and schema["type"] != "object":
+        schema["default"] = _plain(default, key)
+    return schema
+
+
+def _keywords(about: Form, default: object) -> dict[str, object]:
+    """What follows from the type alone."""
+    kind = about.kind
+    if attributes(kind):
+        return section_schema(kind, default if isinstance(default, kind) else None)
+    if about.item is not None:
+        item = _value(about.item)
+        shares = {each.value: item for each in ClusterKind}
+        return (
+            {"type": "array", "items": item}
+            if about.is_list
+            else {"type": "object", "additionalProperties": False, "properties": shares}
+        )
+    if issubclass(kind, StrEnum):
+        return {"type": "string", "enum": [each.value for each in kind]}
+    return {"type": _SCALARS.get(kind, "string")}
+
+
+def _plain(value: object, key: Key) -> object:
+    """A value as the file writes it."""
+    if key.write:
+        return key.write(value)
+    if isinstance(value, tuple):
+        return [_plain(each, Key()) for each in value]
+    if isinstance(value, Enum):
+        return value.value
+    return value if isinstance(value, bool | int | float) else str(value)
 
 
 def mapping(schema: Schema, key: str) -> Schema:
@@ -42,15 +95,15 @@ def mapping(schema: Schema, key: str) -> Schema:
 
 
 def subschema(schema: Schema, key: str | int) -> Schema:
-    """The merged schema of a property or of a list's items; empty for what the schema does not know."""
+    """The schema of a property or of a list's items; empty for what the schema does not know."""
     if isinstance(key, int):
-        return merged(mapping(schema, "items"))
+        return mapping(schema, "items")
     properties = mapping(schema, "properties")
-    return merged(mapping(properties, key) if key in properties else mapping(schema, "additionalProperties"))
+    return mapping(properties, key) if key in properties else mapping(schema, "additionalProperties")
 
 
 def schema_at(path: FieldPath) -> Schema:
-    schema = merged(cluster_schema())
+    schema = cluster_schema()
     for key in path:
         schema = subschema(schema, key)
     return schema
@@ -64,8 +117,8 @@ def types_of(schema: Schema) -> tuple[str, ...]:
 
 
 def properties(schema: Schema | None = None, path: str = "") -> Iterator[tuple[str, Schema]]:
-    """Every property that the schema names, as `("clusters.hpc.controller.cpu_cores", merged schema)`."""
-    schema = merged(cluster_schema() if schema is None else schema)
+    """Every property that the schema names, as `("clusters.hpc.controller.cpu_cores", its schema)`."""
+    schema = cluster_schema() if schema is None else schema
     for key in mapping(schema, "properties"):
         below = subschema(schema, key)
         name = f"{path}.{key}" if path else key

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from emulator.apply.state import State
 from emulator.core.errors import ConflictError, HostNotFitError, HyperscalerError
@@ -99,9 +100,13 @@ def _require_fit(loaded: LoadedLab, report: Report, reporter: Reporter) -> None:
         )
 
 
-def validate(file: Path, env: Environment | None) -> Report:
-    """All findings about a file; with an `env` those about this host, too."""
-    loaded = load_lab_file(file)
+def validate(file: Path, env: Environment | None, stream: BinaryIO | None = None) -> Report:
+    """All findings about a file; with an `env` those about this host, too.
+
+    Args:
+        stream: read in place of the file, such as standard input; `file` is then its name.
+    """
+    loaded = load_lab_file(file, stream)
     if env is None or loaded.maybe_spec is None:
         return loaded.report
     name = loaded.spec.name

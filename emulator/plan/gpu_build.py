@@ -20,31 +20,49 @@ from emulator.plan.gpu_resources import (
 from emulator.plan.resources import HostdevRequest, Resource
 
 
-def build_gpus(lab: str, gpus: Mapping[str, str], nodes: Mapping[str, Sequence[Assignment]]) -> GpuResources:
+def build_gpus(
+    lab: str,
+    gpus: Mapping[str, str],
+    nodes: Mapping[str, Sequence[Assignment]],
+    *,
+    group_gpus: Mapping[str, Sequence[str]] | None = None,
+) -> GpuResources:
     """Resources for every assignment, and the devices of each node.
 
     Args:
         lab: the lab's name that is unique on the host (`GpuLedger.full_name`).
         gpus: PCI address by the device's id in the lab file.
         nodes: assignments by node name.
+        group_gpus: by PCI address the other GPUs of its IOMMU group that go to the same node.
     """
     resources: dict[str, Resource] = {}
     hostdevs: dict[str, tuple[HostdevRequest, ...]] = {}
     for node, assignments in nodes.items():
         devices = []
         for assignment in assignments:
-            made = _made_of(lab, node, assignment, gpus[assignment.gpu])
+            address = gpus[assignment.gpu]
+            made = _made_of(lab, node, assignment, address, tuple((group_gpus or {}).get(address, ())))
             resources |= {resource.id: resource for resource in made}
             devices.append(HostdevRequest(source=made[-1].id))
         hostdevs[node] = tuple(devices)
     return GpuResources(tuple(resources.values()), hostdevs)
 
 
-def _made_of(lab: str, node: str, assignment: Assignment, address: str) -> Sequence[GpuResource]:
+def _made_of(
+    lab: str, node: str, assignment: Assignment, address: str, group_gpus: tuple[str, ...]
+) -> Sequence[GpuResource]:
     """Resources that one assignment needs, in order; the last one is the guest's device."""
     device = assignment.gpu
     if assignment.placement is None or assignment.profile is None:
-        return (WholeGpu(name=address, device=device, pci_address=address, node=node, demand=assignment.demand),)
+        whole = WholeGpu(
+            name=address,
+            device=device,
+            pci_address=address,
+            node=node,
+            demand=assignment.demand,
+            group_gpus=group_gpus,
+        )
+        return (whole,)
     mode = MigMode(name=address, device=device, pci_address=address)
     functions = VirtualFunctions(name=address, needs=(mode.id,), device=device, pci_address=address)
     where = slice_name(address, assignment.profile, assignment.placement.start)

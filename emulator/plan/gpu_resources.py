@@ -7,10 +7,10 @@ slice frees its memory slices before another slice takes them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from emulator.gpu.model import Placement
-from emulator.plan.resources import Resource, register
+from emulator.plan.resources import OMIT_EMPTY, Resource, register
 
 GPU_GROUP = "gpu"
 
@@ -100,8 +100,12 @@ def _chain(pci_address: str, profile: str) -> str:
 @register
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WholeGpu(GpuResource):
-    """A whole GPU bound to vfio-pci with everything in its IOMMU group, for one node."""
+    """A whole GPU bound to vfio-pci with the other functions of its slot, for one node.
+
+    `group_gpus` are the PCI addresses of other GPUs of its IOMMU group, which go to the same node.
+    """
 
     kind = "whole-gpu"
     node: str
     demand: str
+    group_gpus: tuple[str, ...] = field(default=(), metadata=OMIT_EMPTY)

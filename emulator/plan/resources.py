@@ -26,7 +26,7 @@ JsonValue = Any  # JSON data at the journal's boundary, parsed into the classes 
 
 # Marks fields that a newer version added. Empty ones are left out of records and digests, so that resources made before
 # the field existed keep their digest.
-_OMIT_EMPTY = {"omit_empty": True}
+OMIT_EMPTY = {"omit_empty": True}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +78,8 @@ class Resource:
 
     def differences(self, old: Resource) -> dict[str, tuple[JsonValue, JsonValue]]:
         """Fields in which this request differs from `old`, as `{field: (old, new)}`."""
+        if self == old:
+            return {}
         mine, theirs = self.to_json(), old.to_json()
         return {
             key: (theirs.get(key, ""), mine.get(key, ""))
@@ -135,7 +137,7 @@ class DhcpReservation:
     mac: str
     ip: str
     name: str
-    ip_v6: str = field(default="", metadata=_OMIT_EMPTY)
+    ip_v6: str = field(default="", metadata=OMIT_EMPTY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +147,7 @@ class FilteredNode:
     name: str
     mac: str
     ip: str
-    ip_v6: str = field(default="", metadata=_OMIT_EMPTY)
+    ip_v6: str = field(default="", metadata=OMIT_EMPTY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,8 +161,8 @@ class FirewallZone:
     gateway: str
     nat: bool
     nodes: tuple[FilteredNode, ...]
-    subnet_v6: str = field(default="", metadata=_OMIT_EMPTY)
-    gateway_v6: str = field(default="", metadata=_OMIT_EMPTY)
+    subnet_v6: str = field(default="", metadata=OMIT_EMPTY)
+    gateway_v6: str = field(default="", metadata=OMIT_EMPTY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,7 +205,7 @@ class DnsAlias:
     name: str
     ip: str
     names: tuple[str, ...]
-    ip_v6: str = field(default="", metadata=_OMIT_EMPTY)
+    ip_v6: str = field(default="", metadata=OMIT_EMPTY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,8 +228,8 @@ class Network(Resource):
     nat: bool
     aliases: tuple[DnsAlias, ...] = ()
     filtering: str = "libvirt"
-    subnet_v6: str = field(default="", metadata=_OMIT_EMPTY)
-    gateway_v6: str = field(default="", metadata=_OMIT_EMPTY)
+    subnet_v6: str = field(default="", metadata=OMIT_EMPTY)
+    gateway_v6: str = field(default="", metadata=OMIT_EMPTY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -361,4 +363,6 @@ def _plain(value: JsonValue) -> JsonValue:
 
 def _fields(record: DataclassInstance) -> dict[str, JsonValue]:
     values = ((each, getattr(record, each.name)) for each in dataclasses.fields(record))
-    return {each.name: _plain(value) for each, value in values if value != "" or "omit_empty" not in each.metadata}
+    return {
+        each.name: _plain(value) for each, value in values if value not in ("", ()) or "omit_empty" not in each.metadata
+    }

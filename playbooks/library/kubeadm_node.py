@@ -21,12 +21,17 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, TypedDict
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.kubeadm_config import (
     API_PORT,
     CRI_SOCKET,
     PATCHES,
+    Cluster,
+    Node,
+    Release,
     UnsupportedVersionError,
     init_documents,
     join_documents,
@@ -70,6 +75,16 @@ token:
   description: A new bootstrap token (action C(token) only).
 """
 
+
+class Params(TypedDict):
+    action: Literal["init", "probe", "join", "token", "reset"]
+    cluster: Cluster
+    node: Node
+    token: str
+    ca_hash: str
+    timeout: int
+
+
 LOCK = "/run/hyperscaler-kubeadm.lock"
 RELEASE = "/usr/lib/hyperscaler/kubernetes.json"
 ADMIN = "/etc/kubernetes/admin.conf"
@@ -84,7 +99,7 @@ TOKEN = re.compile(r"[a-z0-9]{6}\.[a-z0-9]{16}")
 TOKEN_TTL = "30m"  # noqa: S105  a duration
 
 
-def read_json(path):
+def read_json(path: str) -> Any:
     try:
         with open(path, encoding="utf-8") as stream:
             return json.load(stream)
@@ -92,7 +107,7 @@ def read_json(path):
         return {}
 
 
-def read_record(path):
+def read_record(path: str) -> dict[str, Any]:
     """What the last kubeadm that ended well left; nothing where none did. One that cannot be read is refused: taking it
     for none would take the node's cluster down."""
     try:
@@ -108,7 +123,7 @@ def read_record(path):
     return record
 
 
-def write_private(path, text):
+def write_private(path: str, text: str) -> None:
     """Mode 0600 from its first byte on, complete or not at all."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     temporary = f"{path}.new"
@@ -120,7 +135,7 @@ def write_private(path, text):
     os.rename(temporary, path)
 
 
-def ca_hash(path=CA):
+def ca_hash(path: str = CA) -> str:
     """kubeadm's form: the SHA-256 of the CA's public key (SubjectPublicKeyInfo, DER)."""
     public = run(["openssl", "x509", "-pubkey", "-noout", "-in", path], 60).stdout
     der = subprocess.run(
@@ -133,19 +148,26 @@ def ca_hash(path=CA):
     return "sha256:" + hashlib.sha256(der).hexdigest()
 
 
-def settings(release, cluster, node):
+def settings(release: Release, cluster: Cluster, node: Node) -> dict[str, str]:
     """What a finished control plane cannot change, and nothing else: options and deadlines that a later version of
     this program gives kubeadm are no reason to refuse a lab."""
-    names = ("name", "control_plane_ip", "pod_subnet", "service_subnet", "cni")
-    return {"version": release["version"], "node": node["name"], **{name: cluster[name] for name in names}}
+    return {
+        "version": release["version"],
+        "node": node["name"],
+        "name": cluster["name"],
+        "control_plane_ip": cluster["control_plane_ip"],
+        "pod_subnet": cluster["pod_subnet"],
+        "service_subnet": cluster["service_subnet"],
+        "cni": cluster["cni"],
+    }
 
 
-def is_asked_for(version, asked):
+def is_asked_for(version: str, asked: str) -> bool:
     """Whether 1.31.4 is what the lab asks for: 1.31 takes any 1.31.x, nothing takes all."""
     return not asked or version == asked or version.startswith(asked + ".")
 
 
-def require_version(release, asked):
+def require_version(release: Release, asked: str | None) -> None:
     """The version on the control plane's disk against the one that the lab asks for: a disk keeps its image."""
     asked, have = (asked or "").lstrip("v"), release["version"]
     if not is_asked_for(have, asked):
@@ -155,7 +177,7 @@ def require_version(release, asked):
         )
 
 
-def require_skew(release, cluster):
+def require_skew(release: Release, cluster: Cluster) -> None:
     """kubeadm joins a control plane of its own minor version only, and kubelet may not be newer than the API server.
 
     The file's version is no way out: it is the control plane's, and the worker's disk stays as it is. A new disk is
@@ -170,7 +192,7 @@ def require_skew(release, cluster):
         )
 
 
-def answers(ip, timeout):
+def answers(ip: str, timeout: float) -> bool:
     """Whether the API server at `ip` says that it is ready, within `timeout` seconds."""
     # Readiness is public, and no secret is sent: the certificate need not be looked at here.
     context = ssl._create_unverified_context()  # noqa: S323
@@ -187,7 +209,7 @@ def answers(ip, timeout):
         time.sleep(1)
 
 
-def start_kubelet():
+def start_kubelet() -> bool:
     """Start and enable kubelet where it is not; whether that was a change."""
     done = run(["systemctl", "is-active", "kubelet"], 60, check=False)
     if done.stdout.strip() in ("active", "activating"):
@@ -196,7 +218,7 @@ def start_kubelet():
     return True
 
 
-def init(params, release):
+def init(params: Params, release: Release) -> tuple[bool, str]:
     """A running control plane; (changed, hash of its CA)."""
     cluster, node, timeout = params["cluster"], params["node"], params["timeout"]
     require_version(release, cluster.get("version"))
@@ -247,7 +269,7 @@ def init(params, release):
     return True, pinned
 
 
-def restore_admin(timeout):
+def restore_admin(timeout: float) -> bool:
     """Make the admin kubeconfig of a finished control plane anew where it was lost; whether that was a change. It is
     one file of many, and no reason to start over: etcd holds all of the cluster."""
     if os.path.exists(ADMIN):
@@ -267,7 +289,7 @@ FIRST_PHASES = "preflight,certs,kubeconfig,kubelet-start,control-plane,etcd"
 FINISH_TRIES = 4
 
 
-def finish_init(argv, timeout):
+def finish_init(argv: Sequence[str], timeout: float) -> None:
     """The phases of `kubeadm init` after the control plane has come up. kubeadm waits ten seconds for each answer of
     the API server, which a busy emulated CPU may not keep in its first minutes."""
     skipped = f"--skip-phases={FIRST_PHASES}"
@@ -284,7 +306,7 @@ def finish_init(argv, timeout):
             time.sleep(5)
 
 
-def probe(params, release):
+def probe(params: Params, release: Release) -> tuple[bool, str]:
     """Whether the worker is a member: (changed, hash of its cluster's CA or nothing). One that joined with another
     address is none: kubelet would go on announcing that, and its pods have the network that belonged to it."""
     del release
@@ -295,7 +317,7 @@ def probe(params, release):
     return False, ""
 
 
-def join(params, release):
+def join(params: Params, release: Release) -> tuple[bool, str]:
     cluster, node, timeout = params["cluster"], params["node"], params["timeout"]
     require_skew(release, cluster)
     if has_remains():
@@ -315,7 +337,7 @@ def join(params, release):
     return True, params["ca_hash"]
 
 
-def finish_join(name):
+def finish_join(name: str) -> None:
     """What kubeadm does when kubelet has its own certificate: it notes the runtime's socket at the node. kubeadm waits
     ten seconds for the API server's answer to it, which a busy emulated CPU may not keep."""
     note = f"kubeadm.alpha.kubernetes.io/cri-socket={CRI_SOCKET}"
@@ -330,7 +352,7 @@ def finish_join(name):
             time.sleep(5)
 
 
-def kubeadm(argv, timeout):
+def kubeadm(argv: Sequence[str], timeout: float) -> None:
     run(["systemctl", "enable", "kubelet"], 120)
     try:
         run(argv, timeout)
@@ -338,13 +360,13 @@ def kubeadm(argv, timeout):
         raise NodeError(f"{error}\n{kubelet_journal()}") from error
 
 
-def kubelet_journal():
+def kubelet_journal() -> str:
     argv = ["journalctl", "--unit", "kubelet", "--no-pager", "--output=cat", "--lines=12"]
     return run(argv, 60, check=False).stdout.strip()
 
 
 @contextlib.contextmanager
-def one_at_a_time(timeout):
+def one_at_a_time(timeout: float) -> Iterator[None]:
     """Waits until no other run of this module works on the node. One goes on here after the tool on the other end was
     killed; what it is about to finish must not be torn down under it."""
     with open(LOCK, "w", encoding="utf-8") as stream:
@@ -360,19 +382,19 @@ def one_at_a_time(timeout):
         yield
 
 
-def random_token():
+def random_token() -> str:
     """A bootstrap token in kubeadm's form."""
     letters = string.ascii_lowercase + string.digits
     return ".".join("".join(secrets.choice(letters) for _ in range(length)) for length in (6, 16))
 
 
-def forget(name):
+def forget(name: str) -> None:
     """Delete the node of this name, which is about to join: kubeadm refuses one that the cluster knows as Ready, and
     such a node is what a join leaves that was killed after kubelet had registered."""
     run(["kubectl", "--kubeconfig", ADMIN, "delete", "node", name, "--ignore-not-found", "--timeout=120s"], 300)
 
 
-def new_token():
+def new_token() -> str:
     """A token that a worker may join with: init's own while it is fresh, since asking for another costs kubeadm
     a quarter of a minute on an emulated CPU."""
     try:
@@ -393,7 +415,7 @@ def new_token():
     return token
 
 
-def main():
+def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "action": {"type": "str", "required": True, "choices": ["init", "probe", "join", "token", "reset"]},

@@ -12,9 +12,11 @@ import contextlib
 import json
 import subprocess
 import time
+from collections.abc import Collection, Mapping, Sequence
+from typing import Required, TypedDict
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.kubernetes_apply import ClusterError, apply, kubectl
+from ansible.module_utils.kubernetes_apply import ClusterError, Object, apply, kubectl
 
 DOCUMENTATION = r"""
 module: kubernetes_objects
@@ -64,6 +66,20 @@ known:
   type: list
 """
 
+
+class Taint(TypedDict):
+    key: str
+    value: str
+    effect: str
+
+
+class Node(TypedDict, total=False):
+    name: Required[str]
+    labels: dict[str, str] | None
+    taints: list[Taint] | None
+    joined: bool
+
+
 READY_POLL = 3.0
 # kubectl waits for the pods that it found when it began, one that was deleted since to the very end of its time.
 WATCH_SECONDS = 60
@@ -76,7 +92,7 @@ OURS = "hyperscaler/role"
 STAY = {"metadata": {"annotations": {DRAINING: None}}, "spec": {"unschedulable": None}}
 
 
-def snapshot():
+def snapshot() -> tuple[dict[str, Object], list[Object]]:
     """Nodes by name, and Deployments and DaemonSets, of one start of kubectl: each costs an emulated CPU seconds."""
     try:
         answer = json.loads(kubectl("get", "nodes,deployments,daemonsets", "--all-namespaces", "-o", "json"))
@@ -89,7 +105,7 @@ def snapshot():
     return nodes, [item for item in items if item["kind"] != "Node"]
 
 
-def is_object(item):
+def is_object(item: object) -> bool:
     """Whether an object of a listing has what is read of it below, in the right types."""
     if not isinstance(item, dict) or not all(
         isinstance(item.get(key, {}), dict) for key in ("metadata", "spec", "status")
@@ -107,20 +123,20 @@ def is_object(item):
     )
 
 
-def all_have(entries, *keys):
+def all_have(entries: object, *keys: str) -> bool:
     """Whether it is a list of mappings that hold a string under each of `keys`."""
     return isinstance(entries, list) and all(
         isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in keys) for entry in entries
     )
 
 
-def label_changes(node, seen):
+def label_changes(node: Node, seen: Object) -> list[str]:
     """Labels that differ, as `kubectl label` takes them."""
     have = seen["metadata"].get("labels", {})
     return [f"{key}={value}" for key, value in sorted((node.get("labels") or {}).items()) if have.get(key) != value]
 
 
-def taint_changes(node, seen, managed):
+def taint_changes(node: Node, seen: Object, managed: Collection[str]) -> list[str]:
     """Taints to set and managed ones to remove, as `kubectl taint` takes them."""
     have = {(taint["key"], taint["effect"]): taint.get("value", "") for taint in seen.get("spec", {}).get("taints", [])}
     wanted = {(taint["key"], taint["effect"]): taint.get("value", "") for taint in node.get("taints") or []}
@@ -131,7 +147,9 @@ def taint_changes(node, seen, managed):
     return changes
 
 
-def converge_nodes(nodes, present, managed, *, check):
+def converge_nodes(
+    nodes: Sequence[Node], present: Mapping[str, Object], managed: Collection[str], *, check: bool
+) -> list[str]:
     """Labels and taints of the lab's nodes among those `present`, and the departure of all others."""
     changes = []
     for node in nodes:
@@ -156,11 +174,11 @@ def converge_nodes(nodes, present, managed, *, check):
     return changes
 
 
-def is_ready(node):
+def is_ready(node: Object) -> bool:
     return any(c["type"] == "Ready" and c["status"] == "True" for c in node.get("status", {}).get("conditions", []))
 
 
-def remove(name, *, ready):
+def remove(name: str, *, ready: bool) -> str:
     """Drain as far as possible, then delete; why it could not be drained. Nodes are drained before their machine goes,
     so what is met here is mostly gone already: the wait is short, and its pods are made again elsewhere."""
     trouble = ""
@@ -174,7 +192,9 @@ def remove(name, *, ready):
     return trouble
 
 
-def waiting_for(names, namespaces, present, workloads):
+def waiting_for(
+    names: Sequence[str], namespaces: Collection[str], present: Mapping[str, Object], workloads: Sequence[Object]
+) -> list[str]:
     """What is not ready yet, one line each, of what `snapshot` saw."""
     lines = []
     for name in names:
@@ -190,7 +210,7 @@ def waiting_for(names, namespaces, present, workloads):
     return lines
 
 
-def workload_trouble(item):
+def workload_trouble(item: Object) -> list[str]:
     """Why a Deployment or DaemonSet is not ready; nothing when it is."""
     status, name = item.get("status", {}), f"{item['kind'].lower()} {item['metadata']['name']}"
     if status.get("observedGeneration") != item["metadata"].get("generation"):
@@ -202,7 +222,7 @@ def workload_trouble(item):
     return [] if have >= want else [f"{name}: {have} of {want} pods ready"]
 
 
-def watch_until_ready(names, namespaces, timeout):
+def watch_until_ready(names: Sequence[str], namespaces: Collection[str], timeout: float) -> None:
     """Wait without asking again and again: each start of kubectl costs an emulated CPU seconds that the cluster needs
     to come up. Whether all is ready is judged afterwards; here a deadline or a pod that was replaced is no error."""
     waits = [["wait", "--for=condition=Ready", *(f"node/{name}" for name in names)]] if names else []
@@ -217,7 +237,12 @@ def watch_until_ready(names, namespaces, timeout):
                 kubectl(*words, f"--timeout={left}s", timeout=left + 60)
 
 
-def wait_ready(names, namespaces, seen, timeout):
+def wait_ready(
+    names: Sequence[str],
+    namespaces: Collection[str],
+    seen: tuple[Mapping[str, Object], Sequence[Object]],
+    timeout: float,
+) -> None:
     """Wait until nodes and workloads are ready; `seen` is a snapshot that may say so at once."""
     deadline = time.monotonic() + timeout
     if not waiting_for(names, namespaces, *seen):
@@ -237,7 +262,7 @@ def wait_ready(names, namespaces, seen, timeout):
             time.sleep(READY_POLL)
 
 
-def main():
+def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "manifests": {"type": "list", "elements": "str", "default": []},
@@ -262,7 +287,8 @@ def main():
     )
     params, check = module.params, module.check_mode
     try:
-        changes, known = [], []
+        changes: list[str] = []
+        known: list[str] = []
         if params["manifests"] or params["addons"]:
             manifests, addons, absent = (params[name] for name in ("manifests", "addons", "absent"))
             changes, known = apply(manifests, addons, absent, params["known"], check=check)

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Mapping, Sequence
+from typing import Literal, TypedDict
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.kubernetes_apply import ClusterError, kubectl
+from ansible.module_utils.kubernetes_apply import ClusterError, Key, Object, kubectl
 from ansible.module_utils.user_end import LABEL, close_quota, end_pods
 
 DOCUMENTATION = r"""
@@ -49,6 +51,25 @@ changes:
   type: list
 """
 
+
+class FormerUser(TypedDict):
+    name: str
+    namespace: str
+
+
+class User(FormerUser):
+    role: Literal["student", "admin"]
+
+
+class Params(TypedDict):
+    users: list[User]
+    former: list[FormerUser]
+    accounts_namespace: str
+    quota: dict[str, str]
+    student_role: Object
+    isolate: bool
+
+
 # On the quota of a former user, once nothing was left in the namespace.
 SETTLED = "hyperscaler/ended"
 KINDS = "namespaces,serviceaccounts,clusterroles,rolebindings,clusterrolebindings,resourcequotas,limitranges"
@@ -72,36 +93,36 @@ CLUSTER_DNS = {
 
 
 # ---------------------------------------------------------------- what is wanted
-def thing(api, kind, name, user, namespace=None, **rest):
-    metadata = {"name": name, "labels": {LABEL: user}}
+def thing(api: str, kind: str, name: str, user: str, namespace: str | None = None, **rest: object) -> Object:
+    metadata: Object = {"name": name, "labels": {LABEL: user}}
     if namespace:
         metadata["namespace"] = namespace
     return {"apiVersion": api, "kind": kind, "metadata": metadata, **rest}
 
 
-def binding(kind, name, user, cluster_role, accounts, namespace=None):
+def binding(kind: str, name: str, user: str, cluster_role: str, accounts: str, namespace: str | None = None) -> Object:
     reference = {"apiGroup": RBAC, "kind": "ClusterRole", "name": cluster_role}
     subjects = [{"kind": "ServiceAccount", "name": user, "namespace": accounts}]
     return thing(f"{RBAC}/v1", kind, name, user, namespace, roleRef=reference, subjects=subjects)
 
 
-def quota(user, namespace, hard):
+def quota(user: str, namespace: str, hard: Mapping[str, str]) -> Object:
     return thing("v1", "ResourceQuota", "hyperscaler", user, namespace, spec={"hard": hard})
 
 
-def no_system_priorities(user, namespace):
+def no_system_priorities(user: str, namespace: str) -> Object:
     spec = {"hard": {"pods": "0"}, "scopeSelector": SYSTEM_PRIORITIES}
     return thing("v1", "ResourceQuota", "hyperscaler-priority", user, namespace, spec=spec)
 
 
-def namespace_of(user, name):
+def namespace_of(user: str, name: str) -> Object:
     wanted = thing("v1", "Namespace", name, user)
     # Takes effect from Kubernetes 1.23 on; older ones store the label and do nothing.
     wanted["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] = "baseline"
     return wanted
 
 
-def student_objects(user, namespace, params):
+def student_objects(user: str, namespace: str, params: Params) -> list[Object]:
     defaults = {
         "type": "Container",
         "default": {"cpu": "1", "memory": "256Mi"},
@@ -129,7 +150,7 @@ def student_objects(user, namespace, params):
     return objects
 
 
-def wanted_objects(params):
+def wanted_objects(params: Params) -> list[Object]:
     """Everything that the users of the lab have, namespaces first."""
     accounts = params["accounts_namespace"]
     objects = [thing("v1", "Namespace", accounts, "")]
@@ -147,29 +168,32 @@ def wanted_objects(params):
 
 
 # ---------------------------------------------------------------- what differs
-def key_of(item):
+def key_of(item: Object) -> Key:
     metadata = item["metadata"]
     return item["kind"], metadata.get("namespace", ""), metadata["name"]
 
 
-def covers(seen, wanted):
+def covers(seen: object, wanted: object) -> bool:
     """Whether all of `wanted` is so in `seen`, which may say more: defaults, status, what the API server adds."""
     if isinstance(wanted, dict):
         return isinstance(seen, dict) and all(covers(seen.get(key), value) for key, value in wanted.items())
     if isinstance(wanted, list):
-        same_length = isinstance(seen, list) and len(seen) == len(wanted)
-        return same_length and all(covers(one, other) for one, other in zip(seen, wanted, strict=True))
+        return (
+            isinstance(seen, list)
+            and len(seen) == len(wanted)
+            and all(covers(one, other) for one, other in zip(seen, wanted, strict=True))
+        )
     return seen == wanted
 
 
-def stale_grants(wanted, seen, *, isolate=True):
+def stale_grants(wanted: Sequence[Object], seen: Mapping[Key, Object], *, isolate: bool = True) -> list[Key]:
     """Keys of grants on the cluster that nobody should have any more; without isolation its policies, too."""
     keep = {key_of(item) for item in wanted}
     kinds = GRANTS if isolate else (*GRANTS, "NetworkPolicy")
     return sorted(key for key in seen if key[0] in kinds and key not in keep)
 
 
-def open_namespaces(former, seen):
+def open_namespaces(former: Sequence[FormerUser], seen: Mapping[Key, Object]) -> list[FormerUser]:
     """Namespaces of former users in which something may still run."""
     names = []
     for entry in former:
@@ -182,31 +206,31 @@ def open_namespaces(former, seen):
 
 
 # ---------------------------------------------------------------- effects
-def snapshot():
+def snapshot() -> dict[Key, Object]:
     """What carries the lab's label, by kind, namespace and name."""
     items = json.loads(kubectl("get", KINDS, "--all-namespaces", "--selector", LABEL, "-o", "json"))["items"]
     return {key_of(item): item for item in items}
 
 
-def send(verb, items, *options):
+def send(verb: str, items: Sequence[Object], *options: str) -> None:
     if items:
         text = json.dumps({"apiVersion": "v1", "kind": "List", "items": items})
         kubectl(verb, *options, "-f", "-", stdin=text)
 
 
-def put_quotas(items, seen):
+def put_quotas(items: Sequence[Object], seen: Mapping[Key, Object]) -> None:
     """A quota is replaced as a whole: merged, it would go on to limit what it does not name any more."""
     send("replace", [item for item in items if key_of(item) in seen])
     send("create", [item for item in items if key_of(item) not in seen], "--save-config")
 
 
-def delete(key):
+def delete(key: Key) -> None:
     kind, namespace, name = key
     where = ["--namespace", namespace] if namespace else []
     kubectl("delete", kind.lower(), name, *where, "--ignore-not-found", "--wait=false")
 
 
-def close_namespace(entry, seen):
+def close_namespace(entry: FormerUser, seen: Mapping[Key, Object]) -> None:
     """Let nothing new begin in the namespace of a former user, then end what runs there. That nothing was left is noted
     last: the next run looks again where this one was cut off."""
     namespace = entry["namespace"]
@@ -221,7 +245,7 @@ def close_namespace(entry, seen):
     kubectl("label", "resourcequota", "hyperscaler", "--namespace", namespace, "--overwrite", f"{SETTLED}=yes")
 
 
-def converge(params, *, check):
+def converge(params: Params, *, check: bool) -> list[str]:
     """Everything the parameters ask for; the changes made."""
     seen, wanted = snapshot(), wanted_objects(params)
     differing = [item for item in wanted if not covers(seen.get(key_of(item)), item)]
@@ -245,11 +269,11 @@ def converge(params, *, check):
     return changes
 
 
-def new_and_shared(item, seen):
+def new_and_shared(item: Object, seen: Mapping[Key, Object]) -> bool:
     return item["kind"] in CLUSTER_WIDE and key_of(item) not in seen
 
 
-def main():
+def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "users": {"type": "list", "elements": "dict", "default": []},

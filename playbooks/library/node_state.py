@@ -18,7 +18,9 @@ import re
 import subprocess
 import tempfile
 import time
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any, Literal, TypedDict
 
 from ansible.module_utils.user_end import USER_UIDS, CommandError, alive, bar, end_processes, expiry
 
@@ -81,11 +83,59 @@ TICKS = 5
 UNIT_PROPERTIES = "Id,LoadState,ActiveState,UnitFileState,NeedDaemonReload,ExecMainStartTimestamp"
 
 
+class User(TypedDict):
+    name: str
+    uid: int
+    home: str | None
+    shell: str | None
+
+
+class Place(TypedDict):
+    path: str
+    owner: str | None
+    group: str | None
+    mode: str | None
+
+
+class Directory(Place, total=False):
+    only: list[str] | None
+
+
+class File(Place):
+    content: str | None
+    secret: str | None
+
+
+class Derived(TypedDict):
+    path: str
+    argv: list[str]
+    reads: list[str]
+
+
+class Unit(TypedDict):
+    name: str
+    enabled: bool | None
+    state: Literal["started", "stopped", "kept"]
+    reads: list[str]
+    listen: int | None
+
+
+class Params(TypedDict):
+    users: list[User]
+    former_users: list[str]
+    directories: list[Directory]
+    absent: list[str]
+    files: list[File]
+    derived: list[Derived]
+    units: list[Unit]
+    timeout: int
+
+
 class NodeStateError(Exception):
     """Something that the playbook asks for cannot be had; the text is for the operator."""
 
 
-def run(argv, timeout=120):
+def run(argv: Sequence[str], timeout: float = 120) -> str:
     """Run a command; its output. A failure becomes NodeStateError with what the command said."""
     done = subprocess.run(argv, capture_output=True, text=True, timeout=timeout, check=False)
     if done.returncode:
@@ -95,7 +145,7 @@ def run(argv, timeout=120):
 
 
 # ---------------------------------------------------------------- accounts and files
-def ensure_user(user, *, check):
+def ensure_user(user: User, *, check: bool) -> list[str]:
     """Create the account unless it exists; an existing one with another uid is an error, never changed."""
     name, uid = user["name"], user["uid"]
     try:
@@ -118,7 +168,7 @@ def ensure_user(user, *, check):
     return []
 
 
-def ensure_former(name, *, check):
+def ensure_former(name: str, *, check: bool) -> list[str]:
     """Let nobody in with this account, then end what it runs. Its files stay, with a uid that nobody else gets.
 
     What it runs is looked for each time: a run may have been cut off between the two. An account with a uid that no
@@ -133,7 +183,7 @@ def ensure_former(name, *, check):
     if expiry(name) != "1":
         changes.append(f"ended user {name}")
     if not check:
-        bar({"name": name, "uid": uid})
+        bar(name)
     if alive(uid):
         changes.append(f"ended what user {name} ran")
     left = [] if check else end_processes(uid)
@@ -142,7 +192,7 @@ def ensure_former(name, *, check):
     return changes
 
 
-def wanted_ids(entry):
+def wanted_ids(entry: Place) -> tuple[int, int]:
     """(uid, gid) of an entry's owner and group; root where nothing is said."""
     owner, group = entry["owner"] or "root", entry["group"] or "root"
     try:
@@ -151,13 +201,13 @@ def wanted_ids(entry):
         raise NodeStateError(f"{entry['path']}: no such owner or group: {error.args[0]}") from error
 
 
-def differs(path, uid, gid, mode):
+def differs(path: str, uid: int, gid: int, mode: int) -> bool:
     """Whether owner, group or permission bits of `path` (not followed) differ."""
     seen = os.lstat(path)
     return (seen.st_uid, seen.st_gid, seen.st_mode & 0o7777) != (uid, gid, mode)
 
 
-def ensure_directory(entry, *, check):
+def ensure_directory(entry: Place, *, check: bool) -> list[str]:
     path, mode = entry["path"], int(entry["mode"] or "0755", 8)
     uid, gid = wanted_ids(entry)
     if os.path.isdir(path) and not os.path.islink(path):
@@ -173,20 +223,21 @@ def ensure_directory(entry, *, check):
     return [f"directory {path}"]
 
 
-def ensure_only(entry, *, check):
+def ensure_only(entry: Directory, *, check: bool) -> list[str]:
     """Remove files that nobody asked for from a directory that is all ours: keys, say, that an admin left there."""
-    if entry.get("only") is None or not os.path.isdir(entry["path"]):
+    only = entry.get("only")
+    if only is None or not os.path.isdir(entry["path"]):
         return []
     with os.scandir(entry["path"]) as entries:
         names = sorted(each.name for each in entries if not each.is_dir(follow_symlinks=False))
     changes = []
     for name in names:
-        if name not in entry["only"]:
+        if name not in only:
             changes += ensure_absent(f"{entry['path']}/{name}", check=check)
     return changes
 
 
-def ensure_absent(path, *, check):
+def ensure_absent(path: str, *, check: bool) -> list[str]:
     if not os.path.lexists(path):
         return []
     if not check:
@@ -194,12 +245,12 @@ def ensure_absent(path, *, check):
     return [f"removed {path}"]
 
 
-def ensure_file(entry, *, check):
+def ensure_file(entry: File, *, check: bool) -> list[str]:
     """Write under another name with the final owner and mode, then rename: never half there, never too open."""
     path, mode = entry["path"], int(entry["mode"] or "0644", 8)
     uid, gid = wanted_ids(entry)
     text = entry["secret"] if entry["secret"] is not None else entry["content"]
-    data = text.encode()
+    data = (text or "").encode()
     if os.path.isfile(path) and not os.path.islink(path):
         with open(path, "rb") as stream:
             same = stream.read(len(data) + 1) == data
@@ -221,7 +272,7 @@ def ensure_file(entry, *, check):
     return [f"file {path}"]
 
 
-def ensure_derived(entry, timeout, *, check):
+def ensure_derived(entry: Derived, timeout: float, *, check: bool) -> list[str]:
     """Run the command unless what it makes is younger than all that it is made of, as make does."""
     path = entry["path"]
     if last_change([path]) > last_change(entry["reads"]):
@@ -239,7 +290,7 @@ def ensure_derived(entry, timeout, *, check):
 
 
 # ---------------------------------------------------------------- units
-def parse_units(text):
+def parse_units(text: str) -> dict[str, dict[str, str]]:
     """`systemctl show` output: blocks of KEY=VALUE lines, one block per unit, by unit name."""
     units = {}
     for block in text.split("\n\n"):
@@ -249,7 +300,7 @@ def parse_units(text):
     return units
 
 
-def start_time(text):
+def start_time(text: str) -> float:
     """Seconds since the epoch of systemd's `Mon 2026-11-23 19:06:06.123456 UTC`; 0 for a unit that never started, or
     whose start cannot be read: it is started anew then."""
     words = text.split()
@@ -262,12 +313,12 @@ def start_time(text):
         return 0.0
 
 
-def last_change(paths):
+def last_change(paths: Collection[str]) -> float:
     """The latest ctime of those paths that exist: renames, chown and chmod count, and nobody can set it back."""
     return max((os.lstat(path).st_ctime for path in paths if os.path.lexists(path)), default=0.0)
 
 
-def unit_action(unit, seen, changed_at):
+def unit_action(unit: Unit, seen: Mapping[str, str], changed_at: float) -> str:
     """What to do with a unit: `start`, `restart`, `try-restart`, `stop` or nothing (an empty string)."""
     running = seen.get("ActiveState") in ("active", "activating", "reloading")
     if unit["state"] == "stopped":
@@ -282,13 +333,13 @@ def unit_action(unit, seen, changed_at):
     return "restart" if unit["state"] == "started" else "try-restart"
 
 
-def show_units(names):
+def show_units(names: Sequence[str]) -> dict[str, dict[str, str]]:
     return parse_units(run(["systemctl", "show", "--timestamp=us+utc", "--property", UNIT_PROPERTIES, *names]))
 
 
-def listening_ports():
+def listening_ports() -> set[int]:
     """TCP ports on which somebody listens."""
-    ports = set()
+    ports: set[int] = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         try:
             with open(table, encoding="ascii", errors="replace") as stream:
@@ -298,18 +349,18 @@ def listening_ports():
     return ports
 
 
-def parse_ports(text):
+def parse_ports(text: str) -> set[int]:
     """Ports of the sockets in state LISTEN (0A) in /proc/net/tcp; a line that is none of a socket is left out."""
     rows = (re.match(r"\s*\d+: [0-9A-F]+:([0-9A-F]{4}) [0-9A-F]+:[0-9A-F]{4} 0A\s", row) for row in text.splitlines())
     return {int(row.group(1), 16) for row in rows if row}
 
 
-def full_name(unit):
+def full_name(unit: Unit) -> str:
     name = unit["name"]
     return name if "." in name else f"{name}.service"
 
 
-def converge_units(units, timeout, *, check):
+def converge_units(units: Sequence[Unit], timeout: float, *, check: bool) -> list[str]:
     """Bring the units to their state one after the other, in the order given: each may count on those before it."""
     names = [full_name(unit) for unit in units]
     seen = show_units(names)
@@ -342,13 +393,13 @@ def converge_units(units, timeout, *, check):
     return changes
 
 
-def differs_from(fields, enabled):
+def differs_from(fields: Mapping[str, str], enabled: bool) -> bool:
     """Whether the unit file is not enabled (or disabled) as wanted; static units are neither."""
     state = fields.get("UnitFileState")
     return state not in ("static", "alias", "indirect") and (state == "enabled") is not enabled
 
 
-def systemctl(verb, name, timeout):
+def systemctl(verb: str, name: str, timeout: float) -> None:
     try:
         if verb != "stop":
             # A unit that failed too often refuses to start until its counter is cleared.
@@ -358,11 +409,11 @@ def systemctl(verb, name, timeout):
         raise NodeStateError(f"{error}\n{journal_of(name)}") from error
 
 
-def answers(unit):
+def answers(unit: Unit) -> bool:
     return unit["listen"] is None or unit["listen"] in listening_ports()
 
 
-def wait_until_up(unit, name, timeout):
+def wait_until_up(unit: Unit, name: str, timeout: float) -> None:
     """Until the unit is active and its port answers. A service of Type=simple is `active` at once, even if it is
     about to give up, so the port is the real sign."""
     deadline = time.monotonic() + timeout
@@ -377,35 +428,35 @@ def wait_until_up(unit, name, timeout):
         time.sleep(0.2)
 
 
-def journal_of(name):
+def journal_of(name: str) -> str:
     """The last lines of the unit's journal, so that the operator need not log in to see them."""
     argv = ["journalctl", "--no-pager", "--output=cat", "--lines=15", "--unit", name]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
     return done.stdout.strip()
 
 
-def converge(params, *, check):
+def converge(params: Params, *, check: bool) -> list[str]:
     """Everything the parameters ask for; the changes made."""
     changes = []
     for user in params["users"]:
         changes += ensure_user(user, check=check)
     for name in params["former_users"]:
         changes += ensure_former(name, check=check)
-    for entry in params["directories"]:
-        changes += ensure_directory(entry, check=check)
-        changes += ensure_only(entry, check=check)
+    for directory in params["directories"]:
+        changes += ensure_directory(directory, check=check)
+        changes += ensure_only(directory, check=check)
     for path in params["absent"]:
         changes += ensure_absent(path, check=check)
-    for entry in params["files"]:
-        changes += ensure_file(entry, check=check)
-    for entry in params["derived"]:
-        changes += ensure_derived(entry, params["timeout"], check=check)
+    for file in params["files"]:
+        changes += ensure_file(file, check=check)
+    for derived in params["derived"]:
+        changes += ensure_derived(derived, params["timeout"], check=check)
     if params["units"]:
         changes += converge_units(params["units"], params["timeout"], check=check)
     return changes
 
 
-def argument_spec():
+def argument_spec() -> dict[str, Any]:
     place = {"owner": {"type": "str"}, "group": {"type": "str"}, "mode": {"type": "str"}}
     return {
         "former_users": {"type": "list", "elements": "str", "default": []},
@@ -470,14 +521,14 @@ def argument_spec():
     }
 
 
-def main():
+def main() -> None:
     from ansible.module_utils.basic import AnsibleModule
 
     class UnloggedModule(AnsibleModule):
         """Ansible writes a module's arguments into the node's journal, and masks a secret there only if it has no line
         end: it looks for the value in a text in which line ends are already escaped."""
 
-        def _log_invocation(self):
+        def _log_invocation(self) -> None:
             pass
 
     module = UnloggedModule(argument_spec=argument_spec(), supports_check_mode=True)

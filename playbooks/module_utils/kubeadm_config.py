@@ -8,17 +8,53 @@ from __future__ import annotations
 
 import ipaddress
 import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Required, TypedDict
 
 CRI_SOCKET = "unix:///run/containerd/containerd.sock"
 API_PORT = 6443
 DOMAIN = "cluster.local"
 
 
+class Release(TypedDict):
+    """Kubernetes on a node's disk: its version and where its images come from."""
+
+    version: str
+    repository: str
+    cluster_dns: str
+
+
+class Cluster(TypedDict, total=False):
+    name: Required[str]
+    control_plane_ip: Required[str]
+    pod_subnet: Required[str]
+    service_subnet: Required[str]
+    cni: Required[str]
+    version: str | None
+    running: str | None
+
+
+class Taint(TypedDict):
+    key: str
+    value: str
+    effect: str
+
+
+class Node(TypedDict, total=False):
+    name: Required[str]
+    ip: Required[str]
+    taints: list[Taint] | None
+
+
+# A document of kubeadm's: any JSON.
+Document = dict[str, Any]
+
+
 class UnsupportedVersionError(ValueError):
     """No configuration is known for this Kubernetes version; the text is for the operator."""
 
 
-def api_version(version):
+def api_version(version: str) -> str:
     """The version of kubeadm's configuration API that `version` (1.31.4) reads: the newest that it prefers itself.
 
     v1beta2 came with kubeadm 1.15, v1beta3 with 1.22, v1beta4 with 1.31 (kubernetes.io, kubeadm configuration API).
@@ -33,16 +69,16 @@ def api_version(version):
     return "kubeadm.k8s.io/v1beta3" if minor < 31 else "kubeadm.k8s.io/v1beta4"
 
 
-def _minor(version):
+def _minor(version: str) -> int:
     return int(version.lstrip("v").split(".")[1])
 
 
-def has_pod_security(version):
+def has_pod_security(version: str) -> bool:
     """Whether namespaces are held to a pod security standard by a label alone: on by default since 1.23 (KEP-2579)."""
     return _minor(version) >= 23
 
 
-def _api_server_arguments(version):
+def _api_server_arguments(version: str) -> dict[str, str]:
     # NodeRestriction is kubeadm's own wish, which a list of ours takes the place of.
     plugins = ["NodeRestriction"]
     if not has_pod_security(version):
@@ -53,7 +89,7 @@ def _api_server_arguments(version):
     return {"profiling": "false", "enable-admission-plugins": ",".join(plugins)}
 
 
-def dns_address(service_subnet):
+def dns_address(service_subnet: str) -> str:
     """Address of the cluster's DNS service: the tenth of the service network, as kubeadm has it."""
     return str(ipaddress.ip_network(service_subnet)[10])
 
@@ -63,7 +99,7 @@ PATCHES = "/etc/kubernetes/patches"
 _STATIC_PODS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 
 
-def patches():
+def patches() -> dict[str, str]:
     """Changes to kubeadm's static pods, by file name: health checks with patience.
 
     An API server that shares an emulated CPU misses a few checks now and then. Killing it for that makes the CPU
@@ -77,19 +113,19 @@ def patches():
     return files
 
 
-def _is_beta4(api):
+def _is_beta4(api: str) -> bool:
     return api.endswith("/v1beta4")
 
 
-def _arguments(api, values):
+def _arguments(api: str, values: Mapping[str, str]) -> list[dict[str, str]] | dict[str, str]:
     """Extra arguments: a mapping until v1beta3, a list of name and value from v1beta4 on."""
     if _is_beta4(api):
         return [{"name": name, "value": value} for name, value in sorted(values.items())]
     return dict(sorted(values.items()))
 
 
-def _registration(api, name, ip, *, taints=None):
-    node = {
+def _registration(api: str, name: str, ip: str, *, taints: Sequence[Taint] | None = None) -> Document:
+    node: Document = {
         "name": name,
         "criSocket": CRI_SOCKET,
         "kubeletExtraArgs": _arguments(api, {"node-ip": ip}),
@@ -99,7 +135,7 @@ def _registration(api, name, ip, *, taints=None):
     return node
 
 
-def init_documents(release, cluster, node, timeout):
+def init_documents(release: Release, cluster: Cluster, node: Node, timeout: int) -> list[Document]:
     """What `kubeadm init` reads.
 
     release: `version` and `repository` of the images.
@@ -108,7 +144,7 @@ def init_documents(release, cluster, node, timeout):
     timeout: seconds that the control plane may take to answer; minutes on an emulated CPU.
     """
     api = api_version(release["version"])
-    init = {
+    init: Document = {
         "apiVersion": api,
         "kind": "InitConfiguration",
         "localAPIEndpoint": {"advertiseAddress": node["ip"], "bindPort": API_PORT},
@@ -123,7 +159,7 @@ def init_documents(release, cluster, node, timeout):
     if cluster["cni"] == "bridge":
         # The lab gives each node its pods' network, so that it is known before the node has joined.
         controllers["allocate-node-cidrs"] = "false"
-    configuration = {
+    configuration: Document = {
         "apiVersion": api,
         "kind": "ClusterConfiguration",
         "clusterName": cluster["name"],
@@ -150,13 +186,13 @@ def init_documents(release, cluster, node, timeout):
     return [init, configuration, kubelet_document(cluster), proxy_document(cluster)]
 
 
-def with_token(documents, token, ttl):
+def with_token(documents: Sequence[Document], token: str, ttl: str) -> list[Document]:
     """The documents of `init_documents` with a first bootstrap token, for the workers that join right away."""
     init = {**documents[0], "bootstrapTokens": [{"token": token, "ttl": ttl, "description": "first join"}]}
     return [init, *documents[1:]]
 
 
-def kubelet_document(cluster):
+def kubelet_document(cluster: Cluster) -> Document:
     """kubelet's configuration, the same on every node."""
     return {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
@@ -176,7 +212,7 @@ def kubelet_document(cluster):
     }
 
 
-def proxy_document(cluster):
+def proxy_document(cluster: Cluster) -> Document:
     """kube-proxy's configuration."""
     return {
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
@@ -188,7 +224,9 @@ def proxy_document(cluster):
     }
 
 
-def join_documents(release, cluster, node, token, ca_hashes, timeout):
+def join_documents(
+    release: Release, cluster: Cluster, node: Node, token: str, ca_hashes: Sequence[str], timeout: int
+) -> list[Document]:
     """What `kubeadm join` reads.
 
     node: `name` and `ip`, and `taints` (`key`, `value`, `effect`) that it registers with: one that comes later leaves
@@ -198,7 +236,7 @@ def join_documents(release, cluster, node, token, ca_hashes, timeout):
     if not ca_hashes:
         raise ValueError("joining without the hash of the cluster's CA is refused")
     api = api_version(release["version"])
-    join = {
+    join: Document = {
         "apiVersion": api,
         "kind": "JoinConfiguration",
         "discovery": {
@@ -222,6 +260,6 @@ def join_documents(release, cluster, node, token, ca_hashes, timeout):
     return [join]
 
 
-def to_yaml(documents):
+def to_yaml(documents: Sequence[Document]) -> str:
     """The documents as kubeadm reads them."""
     return "---\n".join(json.dumps(document, indent=2, sort_keys=True) + "\n" for document in documents)

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import time
+from collections.abc import Sequence
 
 RECORD = "/var/lib/hyperscaler/kubeadm.json"
 MOUNTS = "/proc/self/mounts"
@@ -35,7 +36,9 @@ class NodeError(Exception):
     """kubeadm or the node said no; the text is for the operator."""
 
 
-def run(argv, timeout, *, check=True, stdin=None):
+def run(
+    argv: Sequence[str], timeout: float, *, check: bool = True, stdin: str | None = None
+) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(argv, capture_output=True, text=True, timeout=timeout, check=False, input=stdin)
     if check and done.returncode:
         said = "\n".join((done.stdout + done.stderr).strip().splitlines()[-25:])
@@ -43,7 +46,7 @@ def run(argv, timeout, *, check=True, stdin=None):
     return done
 
 
-def has_remains():
+def has_remains() -> bool:
     """Whether an earlier run left anything of a cluster; an empty manifests directory is kubelet's own."""
     if os.path.exists(RECORD):
         return True
@@ -59,7 +62,7 @@ def has_remains():
     return False
 
 
-def reset():
+def reset() -> None:
     """Remove every trace of a cluster: kubelet stopped, all of kubelet's containers ended, files, mounts, rules."""
     run(["systemctl", "disable", "--now", "kubelet"], 180, check=False)
     remove_containers()
@@ -80,11 +83,11 @@ def reset():
     os.makedirs(KEPT, mode=0o700, exist_ok=True)
 
 
-def ctr(*words, check=False):
+def ctr(*words: str, check: bool = False) -> subprocess.CompletedProcess[str]:
     return run(["ctr", "--namespace", "k8s.io", *words], 120, check=check)
 
 
-def remove_containers():
+def remove_containers() -> None:
     """End and delete every container of kubelet's. Without the real crictl, `kubeadm reset` ends none of them, and an
     old API server with an old CA would go on answering."""
     names = ctr("containers", "ls", "--quiet").stdout.split()
@@ -105,14 +108,14 @@ def remove_containers():
     run(["systemctl", "restart", "containerd"], 180)
 
 
-def mounts_below(top):
+def mounts_below(top: str) -> list[str]:
     """Mount points below `top`, innermost first. The kernel writes blanks and backslashes in them as octal numbers."""
     with open(MOUNTS, encoding="utf-8", errors="surrogateescape") as stream:
         paths = [re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), line.split(" ")[1]) for line in stream]
     return sorted((path for path in paths if path.startswith(top + "/")), reverse=True)
 
 
-def release_mounts(top):
+def release_mounts(top: str) -> None:
     """Unmount all below `top`. What follows deletes it, and must never reach into a volume that is still mounted."""
     for path in mounts_below(top):
         if run(["umount", path], 60, check=False).returncode:
@@ -122,7 +125,7 @@ def release_mounts(top):
         raise NodeError(f"still mounted, so that nothing was removed: {', '.join(left)}; unmount them and run again")
 
 
-def network_links():
+def network_links() -> list[str]:
     """Links that a CNI made: the bridge, tunnels, and the ends of pods' cables in the node."""
     names = sorted(os.listdir("/sys/class/net"))
     return [name for name in names if name in NETWORK_LINKS or name.startswith("cali")]

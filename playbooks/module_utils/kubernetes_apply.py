@@ -12,10 +12,35 @@ import json
 import os
 import re
 import subprocess
+from collections.abc import Mapping, Sequence
+from typing import Any, Required, TypedDict
+
+# An object of the API, as its JSON is read, and by what it is found: kind, namespace ("" for none) and name.
+Object = dict[str, Any]
+Key = tuple[str, str, str]
+
+
+# A word of an add-on's documents and what takes its place.
+Edit = TypedDict("Edit", {"from": str, "to": str})
+
+
+class Addon(TypedDict):
+    name: str
+    path: str
+    edits: list[Edit] | None
+
+
+class Absent(TypedDict, total=False):
+    api_version: Required[str]
+    kind: Required[str]
+    namespace: Required[str]
+    name: Required[str]
+    unmarked: bool
+
 
 KUBECONFIG = "/etc/kubernetes/admin.conf"
 # Which add-ons were applied, each with the digest of its documents.
-RECORD = {
+RECORD: Object = {
     "apiVersion": "v1",
     "kind": "ConfigMap",
     "metadata": {"name": "hyperscaler-addons", "namespace": "kube-system"},
@@ -31,7 +56,7 @@ class ClusterError(Exception):
     """The cluster said no; the text is for the operator."""
 
 
-def kubectl(*words, stdin=None, timeout=300):
+def kubectl(*words: str, stdin: str | None = None, timeout: float = 300) -> str:
     argv = ["kubectl", "--kubeconfig", KUBECONFIG, *words]
     # kubectl keeps what it learns about the API; without a home it would ask anew each time.
     env = {**os.environ, "HOME": "/root"}
@@ -41,7 +66,7 @@ def kubectl(*words, stdin=None, timeout=300):
     return done.stdout
 
 
-def edited(addon):
+def edited(addon: Addon) -> str:
     """The documents of an add-on on this node, with its edits made."""
     path = addon["path"]
     try:
@@ -56,13 +81,13 @@ def edited(addon):
     return text
 
 
-def without_jobs(text):
+def without_jobs(text: str) -> str:
     """The documents less the Jobs: a Job prepares the rest once, and may be gone by itself when it is done."""
     documents = re.split(r"^---.*$", text, flags=re.M)
     return "\n---\n".join(each for each in documents if not re.search(r"^kind:\s*[\"']?Job[\"']?\s*$", each, re.M))
 
 
-def items_of(output):
+def items_of(output: str) -> dict[Key, Object]:
     """Objects that kubectl printed as JSON, by kind, namespace and name."""
     if not output.strip():
         return {}
@@ -71,11 +96,11 @@ def items_of(output):
     return {key_of(item): item for item in items}
 
 
-def key_of(item):
+def key_of(item: Object) -> Key:
     return (item["kind"], item["metadata"].get("namespace", ""), item["metadata"]["name"])
 
 
-def essence(item):
+def essence(item: Object) -> Object:
     """An object less what the cluster itself notes in it."""
     meta = {name: value for name, value in item["metadata"].items() if name not in _BOOKKEEPING}
     notes = {name: value for name, value in meta.get("annotations", {}).items() if name != _REVISION}
@@ -83,7 +108,14 @@ def essence(item):
     return {**rest, "metadata": {**meta, "annotations": notes}}
 
 
-def apply(manifests, addons, absent, nodes=(), *, check):
+def apply(
+    manifests: Sequence[str],
+    addons: Sequence[Addon],
+    absent: Sequence[Absent],
+    nodes: Sequence[str] = (),
+    *,
+    check: bool,
+) -> tuple[list[str], list[str]]:
     """Apply the documents and those of the add-ons, delete the ones in `absent`; (names of what changed, those of
     `nodes` that the cluster knows).
 
@@ -112,19 +144,19 @@ def apply(manifests, addons, absent, nodes=(), *, check):
     return changes, [name for name in nodes if ("Node", "", name) in before]
 
 
-def look(texts):
+def look(texts: Sequence[str]) -> dict[Key, Object]:
     """Those of the documents' objects that the cluster has."""
     return items_of(kubectl("get", "-f", "-", "--ignore-not-found", "-o", "json", stdin="\n---\n".join(texts)))
 
 
-def send(texts, *, check):
+def send(texts: Sequence[str], *, check: bool) -> dict[Key, Object]:
     if not texts:
         return {}
     words = ["apply", "-f", "-", "-o", "json"] + (["--dry-run=server"] if check else [])
     return items_of(kubectl(*words, stdin="\n---\n".join(texts)))
 
 
-def changed(before, after):
+def changed(before: Mapping[Key, Object], after: Mapping[Key, Object]) -> list[str]:
     """Names of the objects that are new or differ."""
     return [
         f"{kind.lower()}/{name} {'changed' if (kind, space, name) in before else 'created'}"
@@ -133,11 +165,11 @@ def changed(before, after):
     ]
 
 
-def node(name):
+def node(name: str) -> str:
     return json.dumps({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}})
 
 
-def named(entry):
+def named(entry: Absent) -> str:
     """An entry of `absent` as a document that names the object and no more."""
     return json.dumps(
         {
@@ -148,7 +180,7 @@ def named(entry):
     )
 
 
-def remove(absent, before, *, check):
+def remove(absent: Sequence[Absent], before: Mapping[Key, Object], *, check: bool) -> list[str]:
     """Delete these objects where they are, as far as they are marked as ours or `unmarked` stands for it."""
     keys = {(entry["kind"], entry["namespace"], entry["name"]): entry.get("unmarked", False) for entry in absent}
     found = [key for key, unmarked in keys.items() if key in before and (unmarked or is_ours(before[key]))]
@@ -157,6 +189,6 @@ def remove(absent, before, *, check):
     return [f"{kind.lower()}/{name} deleted in {space}" for kind, space, name in found]
 
 
-def is_ours(item):
+def is_ours(item: Object) -> bool:
     labels = item["metadata"].get("labels", {})
     return all(labels.get(name) == value for name, value in OURS.items())

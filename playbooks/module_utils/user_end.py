@@ -20,6 +20,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import ParamSpec, Protocol, TypedDict
 
 ENDS = "/etc/hyperscaler/ends"
 # Which end was carried out, and whether nothing was left; it outlives a boot, so that a clock that is set back gives no
@@ -45,11 +47,34 @@ WORKLOADS = "cronjobs,deployments,statefulsets,daemonsets,replicasets,replicatio
 _LINE = re.compile(r"([a-z][a-z0-9-]{0,30}) ([0-9]{4,5}) ([0-9]{1,12}) ([a-z][a-z0-9-]{0,62})")
 
 
+class User(TypedDict):
+    name: str
+    uid: int
+    end: int
+    namespace: str
+
+
+class Ended(TypedDict):
+    """An end that was carried out, and whether nothing was left."""
+
+    end: int
+    settled: bool
+
+
+P = ParamSpec("P")
+# An end, and when it comes by the clock since boot, in seconds.
+Limit = tuple[float, float]
+
+
+class Kubectl(Protocol):
+    def __call__(self, *words: str) -> str: ...
+
+
 class CommandError(Exception):
     """A program of the node said no, or nothing for too long; the text is for the operator."""
 
 
-def run(*argv):
+def run(*argv: str) -> str:
     """A command's output."""
     try:
         done = subprocess.run(argv, capture_output=True, text=True, timeout=COMMAND_TIMEOUT, check=False)
@@ -61,7 +86,7 @@ def run(*argv):
 
 
 # ---------------------------------------------------------------- processes
-def alive(uid, proc="/proc"):
+def alive(uid: int, proc: str = "/proc") -> list[str]:
     """Processes that run under the uid, real, effective, saved or of file systems, as `PID (NAME)`."""
     found = []
     for pid in filter(str.isdigit, os.listdir(proc)):
@@ -75,12 +100,12 @@ def alive(uid, proc="/proc"):
     return found
 
 
-def runs(fields):
+def runs(fields: Mapping[str, str]) -> bool:
     """Whether the process still runs. A zombie with other threads does: only its first thread is gone."""
     return fields.get("State", "").split()[:1] not in (["Z"], ["X"]) or int(fields.get("Threads", "1")) > 1
 
 
-def strike(uid):
+def strike(uid: int) -> None:
     """Send SIGKILL to all processes of the uid at once.
 
     kill(-1) holds the kernel's list of processes while it goes through it, so that a process which forks all the time
@@ -104,7 +129,7 @@ def strike(uid):
         raise CommandError(f"processes of uid {uid} cannot be signalled: status {status}")
 
 
-def end_processes(uid, *, patience=PATIENCE, cgroups="/sys/fs/cgroup"):
+def end_processes(uid: int, *, patience: float = PATIENCE, cgroups: str = "/sys/fs/cgroup") -> list[str]:
     """Kill all that runs under the uid; what is left after `patience` seconds. Only uids of a lab's users are meant.
 
     Where logind keeps a slice for the user, the kernel kills all of it, programs with another uid included."""
@@ -122,50 +147,50 @@ def end_processes(uid, *, patience=PATIENCE, cgroups="/sys/fs/cgroup"):
 
 
 # ---------------------------------------------------------------- accounts
-def expiry(name, shadow="/etc/shadow"):
+def expiry(name: str, shadow: str = "/etc/shadow") -> str:
     """The account's day of expiry as it is in /etc/shadow; empty for none, or no such account."""
     with open(shadow, encoding="utf-8", errors="surrogateescape") as stream:
         fields = [line.rstrip("\n").split(":") for line in stream]
     return next((entry[7] for entry in fields if entry[0] == name and len(entry) > 7), "")
 
 
-def has_account(user):
+def has_account(user: User) -> bool:
     try:
         return pwd.getpwnam(user["name"]).pw_uid == user["uid"]
     except KeyError:
         return False
 
 
-def bar(user):
+def bar(name: str) -> None:
     """Let nobody in with this account: sshd asks PAM, which refuses an account that is expired, whatever the key."""
-    if expiry(user["name"]) != "1":
-        run("usermod", "--expiredate", "1", user["name"])
+    if expiry(name) != "1":
+        run("usermod", "--expiredate", "1", name)
     for place in ("/var/lib/systemd/linger", "/var/spool/cron/crontabs"):
-        if os.path.lexists(f"{place}/{user['name']}"):
-            os.unlink(f"{place}/{user['name']}")
+        if os.path.lexists(f"{place}/{name}"):
+            os.unlink(f"{place}/{name}")
 
 
 # ---------------------------------------------------------------- Slurm
-def is_controller():
+def is_controller() -> bool:
     """Whether this node's slurmctld is meant to run, and so rules the jobs of the lab."""
     argv = ["systemctl", "is-enabled", "--quiet", "slurmctld.service"]
     return shutil.which("scancel") is not None and subprocess.run(argv, check=False).returncode == 0
 
 
-def limit_jobs(name, most):
+def limit_jobs(name: str, most: int) -> None:
     """How many jobs the user may have submitted: 0, or -1 for as many as their quality of service says."""
     if run("sacctmgr", "-nP", "show", "associations", f"user={name}", f"account={ACCOUNT}", "format=user").strip():
         where = ["where", f"name={name}", f"account={ACCOUNT}"]
         run("sacctmgr", "--immediate", "--quiet", "modify", "user", *where, "set", f"maxsubmitjobs={most}")
 
 
-def cancel_jobs(name):
+def cancel_jobs(name: str) -> None:
     """Cancel pending and running jobs. The second call kills programs that ignore the first, without Slurm's grace."""
     run("scancel", "--quiet", f"--user={name}")
     run("scancel", "--quiet", "--full", "--signal=KILL", f"--user={name}")
 
 
-def jobs_left(name, *, patience=JOB_PATIENCE):
+def jobs_left(name: str, *, patience: float = JOB_PATIENCE) -> list[str]:
     """The user's jobs that Slurm still has after `patience` seconds; one that completes is still there."""
     deadline = time.monotonic() + patience
     while left := run("squeue", "--noheader", f"--user={name}", "--format=%i").split():
@@ -176,11 +201,11 @@ def jobs_left(name, *, patience=JOB_PATIENCE):
 
 
 # ---------------------------------------------------------------- Kubernetes
-def admin_kubectl(*words):
+def admin_kubectl(*words: str) -> str:
     return run("env", "HOME=/root", "kubectl", "--kubeconfig", ADMIN_CONF, *words)
 
 
-def end_grants(name, kubectl):
+def end_grants(name: str, kubectl: Kubectl) -> None:
     """Take roles and tokens: a service account's tokens end with it."""
     for kind in ("clusterrolebindings", "rolebindings"):
         everywhere = ["--all-namespaces"] if kind == "rolebindings" else []
@@ -188,7 +213,7 @@ def end_grants(name, kubectl):
     kubectl("delete", "serviceaccount", name, "--namespace", ACCOUNTS, "--ignore-not-found", "--wait=false")
 
 
-def close_quota(namespace, kubectl):
+def close_quota(namespace: str, kubectl: Kubectl) -> None:
     """No new pod begins in the namespace, and no token of an account in it is good any more."""
     patch = json.dumps([{"op": "replace", "path": "/spec/hard", "value": {"pods": "0"}}])
     kubectl("patch", "resourcequota", "hyperscaler", "--namespace", namespace, "--type=json", "--patch", patch)
@@ -196,7 +221,7 @@ def close_quota(namespace, kubectl):
     kubectl("delete", "secrets", "--namespace", namespace, *tokens, "--wait=false")
 
 
-def end_pods(namespace, kubectl, *, patience=POD_PATIENCE):
+def end_pods(namespace: str, kubectl: Kubectl, *, patience: float = POD_PATIENCE) -> list[str]:
     """End what runs in a namespace whose quota is closed; the pods left after `patience` seconds.
 
     One second of grace, and not none: without grace the API server forgets a pod at once, while its kubelet may wait
@@ -214,14 +239,14 @@ def end_pods(namespace, kubectl, *, patience=POD_PATIENCE):
     return left
 
 
-def free(pods, namespace, kubectl):
+def free(pods: Sequence[str], namespace: str, kubectl: Kubectl) -> None:
     """Take finalizers from pods that end already: the API server keeps one until its kubelet says that it has ended."""
     kubectl("delete", "pods", "--all", "--namespace", namespace, "--grace-period=1", "--wait=false")
     for pod in pods:
         kubectl("patch", pod, "--namespace", namespace, "--type=merge", "--patch", '{"metadata":{"finalizers":null}}')
 
 
-def end_in_kubernetes(user, kubectl=admin_kubectl):
+def end_in_kubernetes(user: User, kubectl: Kubectl = admin_kubectl) -> list[str]:
     """What of the user is left in the cluster that this node rules."""
     namespace = user["namespace"]
     end_grants(user["name"], kubectl)
@@ -232,9 +257,10 @@ def end_in_kubernetes(user, kubectl=admin_kubectl):
 
 
 # ---------------------------------------------------------------- one run
-def parse_ends(text):
+def parse_ends(text: str) -> tuple[list[User], list[str]]:
     """Users of the file, and lines that are none."""
-    users, bad = [], []
+    users: list[User] = []
+    bad: list[str] = []
     for line in filter(None, text.splitlines()):
         match = _LINE.fullmatch(line)
         if match and int(match[2]) in USER_UIDS:
@@ -244,7 +270,7 @@ def parse_ends(text):
     return users, bad
 
 
-def read_json(path):
+def read_json(path: str) -> dict[str, object]:
     """What `write_json` wrote; nothing for a file that is missing or damaged."""
     try:
         with open(path, encoding="utf-8") as stream:
@@ -254,7 +280,7 @@ def read_json(path):
     return value if isinstance(value, dict) else {}
 
 
-def write_json(path, value):
+def write_json(path: str, value: object) -> None:
     os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
     with open(f"{path}.new", "w", encoding="utf-8") as stream:
         json.dump(value, stream)
@@ -263,36 +289,56 @@ def write_json(path, value):
     os.rename(f"{path}.new", path)
 
 
-def deadlines(users, seen, *, wall, boottime):
+def read_record() -> dict[str, Ended]:
+    """Ends that were carried out; an entry that is none counts as not there."""
+    found: dict[str, Ended] = {}
+    for name, entry in read_json(RECORD).items():
+        if isinstance(entry, dict) and isinstance(entry.get("end"), int):
+            found[name] = {"end": entry["end"], "settled": entry.get("settled") is True}
+    return found
+
+
+def read_deadlines() -> dict[str, Limit]:
+    found: dict[str, Limit] = {}
+    for name, entry in read_json(DEADLINES).items():
+        if isinstance(entry, list) and len(entry) == 2 and all(isinstance(each, int | float) for each in entry):
+            found[name] = (entry[0], entry[1])
+    return found
+
+
+def deadlines(users: Sequence[User], seen: Mapping[str, Limit], *, wall: float, boottime: float) -> dict[str, Limit]:
     """When each end comes by the clock since boot, which nobody sets. One that was seen before stays as it was."""
-    return {
-        user["name"]: known
-        if (known := seen.get(user["name"])) and known[0] == user["end"]
-        else [user["end"], boottime + user["end"] - wall]
-        for user in users
-    }
+    limits: dict[str, Limit] = {}
+    for user in users:
+        known = seen.get(user["name"])
+        limits[user["name"]] = (
+            known if known and known[0] == user["end"] else (user["end"], boottime + user["end"] - wall)
+        )
+    return limits
 
 
-def is_over(user, limit, record, *, wall, boottime):
+def is_over(user: User, limit: Limit, record: Mapping[str, Ended], *, wall: float, boottime: float) -> bool:
     """By either clock; an end that was once carried out stays so whatever a clock says afterwards."""
-    carried_out = record.get(user["name"], {}).get("end") == user["end"]
+    before = record.get(user["name"])
+    carried_out = before is not None and before["end"] == user["end"]
     return wall >= user["end"] or boottime >= limit[1] or carried_out
 
 
-def attempt(left, action, *arguments):
+def attempt(left: list[str], action: Callable[P, list[str] | None], *args: P.args, **kwargs: P.kwargs) -> None:
     """Do one step of an end. What fails is named among what is left and keeps no other step from being done."""
     try:
-        left += action(*arguments) or []
+        left += action(*args, **kwargs) or []
     except (CommandError, OSError) as error:
         left.append(str(error))
 
 
-def end(user, *, everything):
+def end(user: User, *, everything: bool) -> list[str]:
     """Take all that the user has on this node, new work first; what is left. `everything`: in the clusters, too."""
-    left, name = [], user["name"]
+    left: list[str] = []
+    name = user["name"]
     there = has_account(user)
     if there:
-        attempt(left, bar, user)
+        attempt(left, bar, name)
     slurm = everything and there and is_controller()
     if slurm:
         attempt(left, limit_jobs, name, 0)
@@ -305,9 +351,9 @@ def end(user, *, everything):
     return left
 
 
-def open_again(user):
+def open_again(user: User) -> list[str]:
     """Undo `bar` and the limit on jobs for a user who has access again; the playbook gives roles in Kubernetes."""
-    left = []
+    left: list[str] = []
     if has_account(user):
         if expiry(user["name"]) == "1":
             attempt(left, run_quietly, "usermod", "--expiredate", "", user["name"])
@@ -316,18 +362,28 @@ def open_again(user):
     return left
 
 
-def run_quietly(*argv):
+def run_quietly(*argv: str) -> None:
     run(*argv)
 
 
-def carry_out(users, record, limits, *, wall, boottime, say=print):
+def carry_out(
+    users: Sequence[User],
+    record: Mapping[str, Ended],
+    limits: Mapping[str, Limit],
+    *,
+    wall: float,
+    boottime: float,
+    say: Callable[[str], None] = print,
+) -> tuple[dict[str, Ended], bool]:
     """One run: the new record, and whether all is as it should be."""
-    after, clean = {}, True
+    after: dict[str, Ended] = {}
+    clean = True
     for user in users:
         name, before = user["name"], record.get(user["name"])
         if is_over(user, limits[name], record, wall=wall, boottime=boottime):
-            same = before is not None and before.get("end") == user["end"]
-            left = end(user, everything=not (same and before.get("settled")))
+            same = before is not None and before["end"] == user["end"]
+            settled = before is not None and same and before["settled"]
+            left = end(user, everything=not settled)
             after[name] = {"end": user["end"], "settled": not left}
             if not same:
                 say(f"the access of {name} has ended")
@@ -343,35 +399,35 @@ def carry_out(users, record, limits, *, wall, boottime, say=print):
     return after, clean
 
 
-def end_jobs(name):
+def end_jobs(name: str) -> list[str]:
     """Cancel all jobs of a user for good; what is left. Under a name without an account Slurm has none."""
     try:
         pwd.getpwnam(name)
     except KeyError:
         return []
-    left = []
+    left: list[str] = []
     attempt(left, limit_jobs, name, 0)
     attempt(left, cancel_jobs, name)
     attempt(left, jobs_left, name)
     return left
 
 
-def report_jobs(name):
+def report_jobs(name: str) -> int:
     left = end_jobs(name)
     if left:
         print(f"the jobs of {name} do not end: {', '.join(left[:20])}")
     return 1 if left else 0
 
 
-def main():
+def main() -> int:
     with open(ENDS, encoding="ascii", errors="replace") as stream:
         users, bad = parse_ends(stream.read())
     for line in bad:
         print(f"{ENDS}: not understood: {line}")
     wall, boottime = time.time(), time.clock_gettime(time.CLOCK_BOOTTIME)
-    limits = deadlines(users, read_json(DEADLINES), wall=wall, boottime=boottime)
+    limits = deadlines(users, read_deadlines(), wall=wall, boottime=boottime)
     write_json(DEADLINES, limits)
-    after, clean = carry_out(users, read_json(RECORD), limits, wall=wall, boottime=boottime)
+    after, clean = carry_out(users, read_record(), limits, wall=wall, boottime=boottime)
     write_json(RECORD, after)
     return 0 if clean and not bad else 1
 

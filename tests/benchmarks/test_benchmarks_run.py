@@ -22,7 +22,7 @@ NEEDS_A_HOST = {"bench_hardening_boot.py", "bench_provision.py", "stress.py"}
 
 
 def run(name: str, *words: str) -> subprocess.CompletedProcess[str]:
-    argv = [sys.executable, BENCHMARKS / name, *words]
+    argv = [sys.executable, str(BENCHMARKS / name), *words]
     return subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 
@@ -14,7 +13,8 @@ from emulator.adapters.simulated.disks import SimulatedDisks
 from emulator.adapters.system.process import HostProcess
 from emulator.adapters.system.qemu_img import QemuImg
 from emulator.core.errors import CommandError, ConflictError, DamagedDiskError, HyperscalerError
-from emulator.core.ports import Completed, DiskTool
+from emulator.core.ports import DiskTool
+from tests.support.fake_runner import FakeRunner, Say
 
 
 @dataclass
@@ -105,14 +105,10 @@ def test_a_damaged_disk_differs_from_one_that_cannot_be_read(bench: Bench) -> No
     ],
 )
 def test_a_look_that_fails_says_nothing_of_the_disk(tmp_path: Path, status: int, said: str) -> None:
-    class Fails:
-        def run(self, argv: Sequence[str | Path], **_options: object) -> Completed:
-            return Completed(tuple(map(str, argv)), status, "", said)
-
     disk = tmp_path / "a"
     disk.touch()
     with pytest.raises(CommandError) as caught:
-        QemuImg(cast(Any, Fails())).overlay_base(disk)
+        QemuImg(FakeRunner({"qemu-img": Say(stderr=said, status=status)})).overlay_base(disk)
     assert not isinstance(caught.value, DamagedDiskError)
 
 

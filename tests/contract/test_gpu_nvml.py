@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -239,8 +240,8 @@ def test_the_a100_accepts_exactly_the_feasible_multisets_in_every_order() -> Non
     names = tuple(profile.name for profile in profiles)
     ids = {profile.gi_profile_id: profile.name for profile in profiles}
     empty = SimGpu("x", gpu.id, A100, "GPU-0", 0, 10, mig=True)
-    reached = {(): empty}
-    waiting = [()]
+    reached: dict[tuple[tuple[str, int], ...], SimGpu] = {(): empty}
+    waiting: list[tuple[tuple[str, int], ...]] = [()]
     while waiting:
         layout = waiting.pop()
         for profile in profiles:
@@ -362,7 +363,7 @@ def test_another_boot_of_the_host_is_a_reboot(tmp_path: Path) -> None:
     nvml.close()
     put_back()
     for boot, expected in (("one", 1), ("two", 0)):
-        put_back = SimulatedGpus(tmp_path, gpus_, boot_id=lambda boot=boot: boot).install()
+        put_back = SimulatedGpus(tmp_path, gpus_, boot_id=partial(str, boot)).install()
         nvml = NvmlGpus()
         assert len(nvml.instances(A100)) == expected
         nvml.close()

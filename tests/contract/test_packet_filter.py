@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -202,6 +202,11 @@ def test_changes_of_the_kernel_s_table_are_recognised(namespace: tuple[str, ...]
 @pytest.mark.host
 def test_a_namespace_that_is_gone_is_an_error_and_no_absent_table() -> None:
     packets = NftPacketFilter(HostProcess(), ("ip", "netns", "exec", "hst-never-made"))
-    for call in (lambda: packets.table(NAME), lambda: packets.replace(table("accept")), lambda: packets.delete(NAME)):
+    calls: tuple[Callable[[], object], ...] = (
+        lambda: packets.table(NAME),
+        lambda: packets.replace(table("accept")),
+        lambda: packets.delete(NAME),
+    )
+    for call in calls:
         with pytest.raises(CommandError):
             call()

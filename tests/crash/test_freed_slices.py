@@ -94,11 +94,11 @@ def test_without_a_ledger_a_destroy_that_failed_or_was_stopped_goes_on(
             gpu = gpu_at(host.gpus().store.look(), FIRST)
             assert (gpu.instances, gpu.vgpus, gpu.mig) == ([], [], False), stops.where(key)
         host.restore(lost)
-        with host.gpus().store.change() as state:
-            gpu_at(state, FIRST).vgpus[0].held = True
+        with host.gpus().store.change() as gpus:
+            gpu_at(gpus, FIRST).vgpus[0].held = True
         with pytest.raises(HyperscalerError):
             host.destroy()
-        with host.gpus().store.change() as state:
-            gpu_at(state, FIRST).vgpus[0].held = False
+        with host.gpus().store.change() as gpus:
+            gpu_at(gpus, FIRST).vgpus[0].held = False
         host.destroy()
         assert starts(host) == []

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
 from emulator.core.errors import HyperscalerError
 from tests.support.journeys import JOURNEYS, JourneySweep, opened
 from tests.support.random_examples import FACTOR
-from tests.support.stop_points import documented, fail_at, key_of
+from tests.support.stop_points import documented, fail_at, key_of, refused
 
 # `test_running_lab.py` plays every error in these, and looks at the disks.
 ELSEWHERE = ("more memory", "a larger disk", "a second time")
@@ -31,7 +32,7 @@ def test_a_call_that_fails_on_the_way(sweep: JourneySweep) -> None:
         errors = documented(name)
         for which in range(len(errors)) if FACTOR > 1 else (number % len(errors),):
             sweep.host.restore(sweep.start)
-            reached, error = fail_at(sweep.host, sweep.act, number, lambda name, which=which: documented(name)[which])
+            reached, error = fail_at(sweep.host, sweep.act, number, partial(refused, which))
             assert reached == name
             assert error is None or isinstance(error, HyperscalerError), f"{name}: {error!r}"
             failed += 1

@@ -12,6 +12,7 @@ from emulator.adapters.simulated.gpus import gpu_at
 from emulator.core.errors import HyperscalerError, UsageError
 from emulator.gpu.ports import VgpuFramework
 from emulator.lab.lab_files import LoadedLab
+from tests.support.recording_reporter import RecordingReporter
 from tests.support.simulated_world import (
     FIRST,
     SECOND,
@@ -23,7 +24,6 @@ from tests.support.simulated_world import (
     lab_text,
 )
 from tests.support.stop_points import find_stops, in_sequence
-from tests.support.told import Told
 
 
 def lab_of(host: SimulatedHost) -> LoadedLab:
@@ -45,7 +45,7 @@ def carved(host: SimulatedHost) -> dict[str, tuple[str, int, int]]:
 
 
 def test_destroy_takes_slices_and_gpus_and_tells_what_nobody_knows(with_gpus: SimulatedHost) -> None:
-    host, told = with_gpus, Told()
+    host, told = with_gpus, RecordingReporter()
     lab = lab_of(host)
     before = carved(host)
     host.provision(lab)
@@ -66,7 +66,7 @@ def test_destroy_takes_slices_and_gpus_and_tells_what_nobody_knows(with_gpus: Si
 
 def test_nothing_is_told_once_mig_mode_and_virtual_functions_are_off(with_gpus: SimulatedHost) -> None:
     """A destroy that was cut off, and the commands that it told given before it goes on."""
-    host, told = with_gpus, Told()
+    host, told = with_gpus, RecordingReporter()
     host.provision(lab_of(host))
     lose_home(host)
     with pytest.raises(HyperscalerError):
@@ -95,7 +95,7 @@ def test_slices_of_others_on_the_gpu_stay(with_gpus: SimulatedHost) -> None:
 
 
 def test_provision_takes_them_over_and_destroy_still_tells(with_gpus: SimulatedHost) -> None:
-    host, told = with_gpus, Told()
+    host, told = with_gpus, RecordingReporter()
     lab = lab_of(host)
     before = carved(host)
     host.provision(lab)
@@ -144,7 +144,7 @@ def vendor(tmp_path: Path) -> Iterator[SimulatedHost]:
 
 def test_vgpus_without_uuids_are_told(vendor: SimulatedHost) -> None:
     """In the vendor VFIO framework nothing tells which slice a vGPU took: nothing is removed, everything is named."""
-    host, told = vendor, Told()
+    host, told = vendor, RecordingReporter()
     host.provision(lab_of(host))
     lose_home(host)
     with pytest.raises(HyperscalerError, match="may be left"):

@@ -96,13 +96,21 @@ def test_a_lost_directory_is_destroyed_by_marks_alone(with_gpus: SimulatedHost, 
     assert_gone(host, before)
 
 
+def lose_journal_and_location(host: SimulatedHost) -> None:
+    host.home.lab("demo").journal.unlink()
+    host.home.hypervisor_of("demo").unlink()
+
+
+def lose_home(host: SimulatedHost) -> None:
+    shutil.rmtree(host.home.root)
+    host.home.root.mkdir(mode=0o700)
+
+
 LOSSES: dict[str, Callable[[SimulatedHost], None]] = {
     "journal": lambda host: host.home.lab("demo").journal.unlink(),
-    "journal and record of the hypervisor": lambda host: [
-        path.unlink() for path in (host.home.lab("demo").journal, host.home.hypervisor_of("demo"))
-    ],
+    "journal and record of the hypervisor": lose_journal_and_location,
     "directory": lambda host: shutil.rmtree(host.home.lab("demo").root),
-    "home": lambda host: (shutil.rmtree(host.home.root), host.home.root.mkdir(mode=0o700)),
+    "home": lose_home,
 }
 
 

@@ -96,10 +96,11 @@ def test_no_effect_outlives_a_power_loss_without_its_record(sweep: Sweep) -> Non
         state = StateStore(Journal(sweep.host.home.lab(LAB).journal), boot_id="b").state
         hypervisor = sweep.host.hypervisor(None if sweep.name == "gpus" else sweep.host.home.lab(LAB), quiet=True)
         there = sweep.name == "gpus" or sweep.host.home.lab(LAB).hypervisor.is_dir()
-        for info in (*hypervisor.domains(), *hypervisor.networks()) if there else ():
-            if info.owner is not None and info.owner.lab == LAB:
+        owners = [item.owner for item in hypervisor.domains()] + [item.owner for item in hypervisor.networks()]
+        for owner in owners if there else ():
+            if owner is not None and owner.lab == LAB:
                 seen += 1
-                assert info.owner.resource_id in state.resources, losses.where(key)
+                assert owner.resource_id in state.resources, losses.where(key)
     assert seen > 10
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from emulator.core.errors import DamagedDiskError, HyperscalerError
 from emulator.lab.lab_files import LoadedLab
 from tests.support.simulated_world import LAB
-from tests.support.stop_points import Sweep, documented, fail_at, find_stops, key_of
+from tests.support.stop_points import Sweep, documented, fail_at, find_stops, key_of, refused
 
 EDITS = {
     "the same file": ("", ""),
@@ -40,9 +42,7 @@ def test_no_failing_call_costs_a_disk(sweep: Sweep, edit: str) -> None:
             if looked or name.startswith("within") or isinstance(error, DamagedDiskError):
                 continue  # a damaged disk is the one thing that has to be made anew
             host.restore(sweep.done)
-            reached, outcome = fail_at(
-                host, lambda: host.provision(lab), number, lambda name, which=which: documented(name)[which]
-            )
+            reached, outcome = fail_at(host, lambda: host.provision(lab), number, partial(refused, which))
             assert reached == name
             where = f"{edit}: {name} failed by a {type(error).__name__}"
             assert outcome is None or isinstance(outcome, HyperscalerError), where

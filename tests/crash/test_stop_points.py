@@ -7,16 +7,31 @@ directions. Of stops that leave the same machine one is recovered from: the next
 
 from __future__ import annotations
 
+from functools import partial
+
 from emulator.core.errors import HyperscalerError
 from tests.support.random_examples import FACTOR
-from tests.support.stop_points import SILENT, Command, Stops, Sweep, cut, documented, exits_at, fail_at, key_of, stop_at
+from tests.support.simulated_world import Snapshot
+from tests.support.stop_points import (
+    SILENT,
+    Command,
+    Stops,
+    Sweep,
+    cut,
+    documented,
+    exits_at,
+    fail_at,
+    key_of,
+    refused,
+    stop_at,
+)
 
 
 def told(sweep: Sweep, what: str, stops: Stops, number: int) -> None:
     print(f"{sweep.name}: {what}: {number} of {len(stops.names)} stop points, {len(stops.states)} distinct machines")
 
 
-def both(sweep: Sweep) -> tuple[tuple[str, dict, Command, Stops], ...]:
+def both(sweep: Sweep) -> tuple[tuple[str, Snapshot, Command, Stops], ...]:
     return (
         ("provision", sweep.initial, sweep.provision, sweep.provisioning),
         ("destroy", sweep.done, sweep.destroy, sweep.destroying),
@@ -82,23 +97,23 @@ def test_a_call_that_fails_is_recovered_from(sweep: Sweep) -> None:
     """
     seen: set[str] = set()
     for what, start, command, stops in both(sweep):
-        failed = refused = 0
+        failed = stopped = 0
         numbers = failing(stops)
         for number in numbers:
             name = stops.names[number]
             for which, wanted in enumerate(documented(name)):
                 sweep.host.restore(start)
-                reached, error = fail_at(sweep.host, command, number, lambda name, which=which: documented(name)[which])
+                reached, error = fail_at(sweep.host, command, number, partial(refused, which))
                 assert reached == name
                 failure = f"{what} failed {name} by a {type(wanted).__name__}"
                 assert error is None or isinstance(error, HyperscalerError), f"{failure}: {error!r}"
                 failed += 1
-                refused += error is not None
+                stopped += error is not None
                 if (key := key_of(sweep.host.save())) not in seen:
                     seen.add(key)
                     sweep.assert_recovers(failure, plan_again=False)
         told(sweep, f"{what} with a failing call ({failed} failures at {len(numbers)})", stops, len(numbers))
-        assert refused > 10
+        assert stopped > 10
 
 
 def test_every_call_has_documented_errors(sweep: Sweep) -> None:

@@ -50,7 +50,7 @@ def lab_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def kill_at(trigger: str, *arguments: str | Path) -> str:
     """Run the command until a line of its progress holds `trigger`, then kill it; the line. Empty if it ended first."""
-    argv = [COMMAND, *map(str, arguments)]
+    argv = [str(COMMAND), *map(str, arguments)]
     print(f"$ hyperscaler {' '.join(map(str, arguments))}, killed at '{trigger}'", flush=True)
     with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as run:
         assert run.stderr is not None
@@ -64,7 +64,7 @@ def kill_at(trigger: str, *arguments: str | Path) -> str:
 
 def interrupt_at(trigger: str, *arguments: str | Path, times: int) -> tuple[int, str, float]:
     """Ctrl-C at the first line with `trigger`, and again at the answer to it: exit code, output, seconds since."""
-    argv = [COMMAND, *map(str, arguments)]
+    argv = [str(COMMAND), *map(str, arguments)]
     print(f"$ hyperscaler {' '.join(map(str, arguments))}, {times} times Ctrl-C at '{trigger}'", flush=True)
     said, sent, started = "", 0, 0.0
     with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as run:

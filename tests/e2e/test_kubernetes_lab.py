@@ -64,7 +64,7 @@ def lab_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def kill_when(lab_file: Path, told: str, reached: Callable[[], bool] = lambda: True) -> None:
     """Provision until progress says `told` and what it leads to is `reached`, then kill the tool outright."""
-    argv = [COMMAND, "provision", str(lab_file), "--yes"]
+    argv = [str(COMMAND), "provision", str(lab_file), "--yes"]
     with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as run:
         assert run.stderr is not None
         for line in run.stderr:
@@ -110,7 +110,8 @@ def provisioned(lab_file: Path, first_ca: str) -> dict[str, Any]:
     started = time.monotonic()
     result = hyperscaler("provision", lab_file, "--yes", "--json")
     print(f"provision took {time.monotonic() - started:.0f} s")
-    return result.json()
+    report: dict[str, Any] = result.json()
+    return report
 
 
 def kubectl(words: str, *, stdin: str | None = None) -> str:
@@ -135,7 +136,7 @@ def ready(name: str) -> bool:
     done = guest(LAB, HEAD).run(
         f"kubectl get node {name} -o jsonpath='{{.status.conditions[?(@.type==\"Ready\")].status}}'"
     )
-    return done.rc == 0 and done.stdout == "True"
+    return bool(done.rc == 0 and done.stdout == "True")
 
 
 def gpu_pod(name: str, *, grace: int = 0) -> str:
@@ -190,8 +191,8 @@ def test_services(provisioned: dict[str, Any], name: str) -> None:
 def test_the_admin_kubeconfig_is_private(provisioned: dict[str, Any]) -> None:
     path = Home.default().lab(LAB).secrets / "kubeconfig"
     assert path.stat().st_mode & 0o777 == 0o600
-    for owner, path in (("root", "/etc/kubernetes/admin.conf"), ("labadmin", "/home/labadmin/.kube/config")):
-        there = guest(LAB, HEAD, sudo=True).file(path)
+    for owner, config in (("root", "/etc/kubernetes/admin.conf"), ("labadmin", "/home/labadmin/.kube/config")):
+        there = guest(LAB, HEAD, sudo=True).file(config)
         assert (there.user, there.mode) == (owner, 0o600)
 
 
@@ -304,7 +305,7 @@ def as_user(user: str, words: str) -> subprocess.CompletedProcess[str]:
     """kubectl with nothing but the kubeconfig that the user was handed."""
     kubeconfig = (Home.default().lab(LAB).handouts / user / "kubeconfig").read_text()
     command = f"f=$(mktemp); cat > $f; kubectl --kubeconfig $f {words}; s=$?; rm $f; exit $s"
-    argv = ["ssh", "-F", Home.default().lab(LAB).ssh_config, HEAD, command]
+    argv = ["ssh", "-F", str(Home.default().lab(LAB).ssh_config), HEAD, command]
     return subprocess.run(argv, input=kubeconfig, capture_output=True, text=True, timeout=180, check=False)
 
 
@@ -497,7 +498,7 @@ def test_reboot(provisioned: dict[str, Any], name: str) -> None:
             done = guest(LAB, name).run("cat /proc/sys/kernel/random/boot_id")
         except Exception:  # noqa: BLE001  testinfra raises whatever ssh's end makes of it
             return False
-        return done.rc == 0 and done.stdout != before_boot
+        return bool(done.rc == 0 and done.stdout != before_boot)
 
     until(rebooted, f"{name} comes back")
     until(lambda: ready(WORKER) and ready(HEAD), "both nodes are Ready")

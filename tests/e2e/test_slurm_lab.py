@@ -6,6 +6,7 @@ import re
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,18 +46,19 @@ def lab_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def provisioned(lab_file: Path, before: dict[str, list[str]]) -> dict:
+def provisioned(lab_file: Path, before: dict[str, list[str]]) -> dict[str, Any]:
     started = time.monotonic()
     result = hyperscaler("provision", lab_file, "--yes", "--json")
     print(f"provision took {time.monotonic() - started:.0f} s")
-    return result.json()
+    report: dict[str, Any] = result.json()
+    return report
 
 
 def run(name: str, command: str) -> str:
     """What a command of the lab's owner prints."""
     result = guest(LAB, name).run(command)
     assert result.rc == 0, f"{command}: {result.stderr}"
-    return result.stdout.strip()
+    return str(result.stdout).strip()
 
 
 def test_validate_and_plan_touch_nothing(lab_file: Path, before: dict[str, list[str]]) -> None:
@@ -66,14 +68,14 @@ def test_validate_and_plan_touch_nothing(lab_file: Path, before: dict[str, list[
     assert left_behind(before, host_snapshot()) == {}
 
 
-def test_provision_verifies_itself(provisioned: dict) -> None:
+def test_provision_verifies_itself(provisioned: dict[str, Any]) -> None:
     assert provisioned["checks"]
     assert all(check["ok"] for check in provisioned["checks"])
     assert sum(provisioned["configured"].values()) > 0
 
 
 @pytest.mark.parametrize("name", ["hpc-controller", *COMPUTE])
-def test_services(provisioned: dict, name: str) -> None:
+def test_services(provisioned: dict[str, Any], name: str) -> None:
     host = guest(LAB, name, sudo=True)
     wanted = ["munge", "slurmctld", "slurmdbd", "mariadb"] if name == "hpc-controller" else ["munge", "slurmd"]
     for service in wanted:
@@ -84,21 +86,21 @@ def test_services(provisioned: dict, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["hpc-controller", *COMPUTE])
-def test_security_baseline(provisioned: dict, name: str) -> None:
+def test_security_baseline(provisioned: dict[str, Any], name: str) -> None:
     check_baseline(LAB, name)
 
 
-def test_ssh_is_modern(provisioned: dict) -> None:
+def test_ssh_is_modern(provisioned: dict[str, Any]) -> None:
     check_ssh_audit(LAB, "192.168.100.10")
 
 
-def test_only_nodes_of_the_cluster_reach_slurm(provisioned: dict) -> None:
+def test_only_nodes_of_the_cluster_reach_slurm(provisioned: dict[str, Any]) -> None:
     assert closed_from_outside(LAB, "192.168.100.10", 6817)
     assert closed_from_outside(LAB, "192.168.100.11", 6818)
     assert "open" in run("hpc-compute-1", "timeout 20 bash -c '</dev/tcp/192.168.100.10/6817' && echo open")
 
 
-def test_slurm_runs_jobs_on_all_nodes(provisioned: dict) -> None:
+def test_slurm_runs_jobs_on_all_nodes(provisioned: dict[str, Any]) -> None:
     assert sorted(run("hpc-controller", "srun -N2 hostname").split()) == list(COMPUTE)
     states = set(run("hpc-controller", "sinfo -h -N -o %t").split())
     assert states <= {"idle", "mix", "alloc"}
@@ -107,13 +109,13 @@ def test_slurm_runs_jobs_on_all_nodes(provisioned: dict) -> None:
     assert "debug 30:00" in partitions
 
 
-def test_batch_job_and_accounting(provisioned: dict) -> None:
+def test_batch_job_and_accounting(provisioned: dict[str, Any]) -> None:
     job = run("hpc-controller", "sbatch --parsable --wait -N1 -o /tmp/out --wrap 'echo from $(hostname)'")
     record = run("hpc-controller", f"sleep 2; sacct -n -X -P -j {job} -o JobID,State,Partition")
     assert record == f"{job}|COMPLETED|main"
 
 
-def test_slurm_schedules_slices(provisioned: dict) -> None:
+def test_slurm_schedules_slices(provisioned: dict[str, Any]) -> None:
     """Each slice is granted once, and a job that finds none waits until one is given back."""
     gres = run("hpc-controller", "sinfo -h -N -p main -o '%N %G'").splitlines()
     assert [line.split("(")[0] for line in gres] == [f"{name} gpu:1g.10gb:1" for name in COMPUTE]
@@ -131,31 +133,31 @@ def test_slurm_schedules_slices(provisioned: dict) -> None:
     assert "gres/gpu=1" in record
 
 
-def test_more_slices_than_there_are_is_refused(provisioned: dict) -> None:
+def test_more_slices_than_there_are_is_refused(provisioned: dict[str, Any]) -> None:
     refused = guest(LAB, "hpc-controller").run("srun -N1 --gres=gpu:1g.10gb:2 hostname")
     assert refused.rc != 0
     assert "Requested node configuration is not available" in refused.stderr
 
 
-def test_gpu_verbs_know_the_slices(provisioned: dict) -> None:
+def test_gpu_verbs_know_the_slices(provisioned: dict[str, Any]) -> None:
     mapped = hyperscaler("gpu", "map", LAB, "--json").json()
     assert "hpc-compute-1" in str(mapped)
     top = hyperscaler("gpu", "top", LAB, "--json").json()
     assert "1g.10gb" in str(top)
 
 
-def test_names_resolve_between_nodes(provisioned: dict) -> None:
+def test_names_resolve_between_nodes(provisioned: dict[str, Any]) -> None:
     assert "192.168.100.10" in run("hpc-compute-1", "getent hosts hpc-controller")
 
 
-def test_second_provision_changes_nothing(provisioned: dict, lab_file: Path) -> None:
+def test_second_provision_changes_nothing(provisioned: dict[str, Any], lab_file: Path) -> None:
     assert hyperscaler("plan", lab_file, "--json").json()["changes"] == []
     again = hyperscaler("provision", lab_file, "--yes", "--json").json()
     assert again["changes"] == []
     assert sum(again["configured"].values()) == 0
 
 
-def test_status_inventory_and_ssh(provisioned: dict, tmp_path: Path) -> None:
+def test_status_inventory_and_ssh(provisioned: dict[str, Any], tmp_path: Path) -> None:
     status = hyperscaler("status", LAB, "--json").json()
     assert {node["state"] for node in status["nodes"]} == {"running"}
     assert status["problems"] == []
@@ -182,7 +184,7 @@ def as_user(user: str, node: str, command: str) -> subprocess.CompletedProcess[s
     return subprocess.run(argv, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL, check=False)
 
 
-def test_access_for_a_student_and_an_admin(provisioned: dict) -> None:
+def test_access_for_a_student_and_an_admin(provisioned: dict[str, Any]) -> None:
     hyperscaler("access", "add", LAB, "ada", "--ttl", "1h", "--node", "hpc-controller")
     hyperscaler("access", "add", LAB, "bob", "--role", "admin")
     ada = as_user("ada", "hpc-controller", "id -un && srun -N2 hostname")
@@ -199,20 +201,20 @@ def test_access_for_a_student_and_an_admin(provisioned: dict) -> None:
     assert re.search(r"Permission denied|Too many authentication failures", stranger.stderr), stranger.stderr
 
 
-def test_a_student_s_jobs_have_limits(provisioned: dict) -> None:
+def test_a_student_s_jobs_have_limits(provisioned: dict[str, Any]) -> None:
     limits = run("hpc-controller", "sacctmgr -n -P show qos student format=maxtrespu,maxjobspu")
     tres, jobs = limits.split("|")
     # A core of each node, with its share of the memory.
     assert (sorted(tres.split(",")), jobs) == (["cpu=2", "gres/gpu=1", "mem=1848M"], "4")
     ask = "sbatch --parsable -p main --gres=gpu:1g.10gb:1 --mem=50 -o /dev/null --wrap 'sleep 60'"
-    jobs = [as_user("ada", "hpc-controller", f"cd /tmp && {ask}").stdout.strip() for _ in range(2)]
+    job_ids = [as_user("ada", "hpc-controller", f"cd /tmp && {ask}").stdout.strip() for _ in range(2)]
     time.sleep(6)
     states = dict(line.split() for line in run("hpc-controller", "squeue -h -o '%i %T'").splitlines())
-    assert [states[job] for job in jobs] == ["RUNNING", "PENDING"]
-    assert run("hpc-controller", f"squeue -h -j {jobs[1]} -o %r") == "QOSMaxGRESPerUser"
+    assert [states[job] for job in job_ids] == ["RUNNING", "PENDING"]
+    assert run("hpc-controller", f"squeue -h -j {job_ids[1]} -o %r") == "QOSMaxGRESPerUser"
 
 
-def test_every_node_has_a_certificate_that_the_others_trust(provisioned: dict) -> None:
+def test_every_node_has_a_certificate_that_the_others_trust(provisioned: dict[str, Any]) -> None:
     for name in ("hpc-controller", *COMPUTE):
         assert run(name, "sudo -n stat -c '%a %U' /etc/hyperscaler/tls/node.key") == "600 root"
     serving = "openssl s_server -quiet -accept 8443 -cert node.crt -key node.key"
@@ -226,7 +228,7 @@ def test_every_node_has_a_certificate_that_the_others_trust(provisioned: dict) -
         run("hpc-compute-1", "sudo -n systemctl stop tls-test")
 
 
-def test_rotate_munge_under_a_running_job(provisioned: dict) -> None:
+def test_rotate_munge_under_a_running_job(provisioned: dict[str, Any]) -> None:
     job = run("hpc-controller", "sbatch --parsable -N1 -o /tmp/survivor --mem=50 --wrap 'sleep 45; echo survived'")
     time.sleep(4)
     assert run("hpc-controller", f"squeue -h -j {job} -o %T") == "RUNNING"
@@ -245,7 +247,7 @@ def test_rotate_munge_under_a_running_job(provisioned: dict) -> None:
     assert run(node, "cat /tmp/survivor") == "survived"
 
 
-def test_rotate_tls(provisioned: dict) -> None:
+def test_rotate_tls(provisioned: dict[str, Any]) -> None:
     issuer = "openssl x509 -noout -issuer -in /etc/hyperscaler/tls/node.crt"
     before = run("hpc-compute-1", issuer)
     started = time.monotonic()
@@ -257,14 +259,14 @@ def test_rotate_tls(provisioned: dict) -> None:
     assert run("hpc-compute-1", "openssl verify -CApath /etc/ssl/certs /etc/hyperscaler/tls/node.crt").endswith("OK")
 
 
-def test_rotate_ssh_killed_half_way(provisioned: dict, tmp_path: Path) -> None:
+def test_rotate_ssh_killed_half_way(provisioned: dict[str, Any], tmp_path: Path) -> None:
     """The tool dies between the phases; the next run goes on. The old key and the old certificates let nobody in."""
     paths = Home.default().lab(LAB)
     old = tmp_path / "old"
     old.write_bytes(paths.ssh_key.read_bytes())
     old.chmod(0o600)
     handed = {file.name: file.read_bytes() for file in (paths.handouts / "ada").iterdir()}
-    argv = [COMMAND, "rotate", LAB, "ssh", "--yes"]
+    argv = [str(COMMAND), "rotate", LAB, "ssh", "--yes"]
     with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as killed:
         assert killed.stderr is not None
         for line in killed.stderr:
@@ -275,7 +277,7 @@ def test_rotate_ssh_killed_half_way(provisioned: dict, tmp_path: Path) -> None:
     assert (done["finished"], sorted(done["hand_again"])) == (["ssh"], ["ada", "bob"])
     assert hyperscaler("ssh", LAB, "hpc-compute-1", "--", "hostname").stdout.strip() == "hpc-compute-1"
     (tmp_path / "config").write_text(paths.ssh_config.read_text().replace(f'"{paths.ssh_key}"', f'"{old}"'))
-    argv = ["ssh", "-F", tmp_path / "config", "-o", "BatchMode=yes", "hpc-compute-1", "true"]
+    argv = ["ssh", "-F", str(tmp_path / "config"), "-o", "BatchMode=yes", "hpc-compute-1", "true"]
     refused = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
     assert refused.returncode == 255
     assert "Permission denied" in refused.stderr
@@ -290,7 +292,7 @@ def test_rotate_ssh_killed_half_way(provisioned: dict, tmp_path: Path) -> None:
         (paths.handouts / "ada" / name).write_bytes(content)
 
 
-def test_revoked_access_ends_at_once(provisioned: dict) -> None:
+def test_revoked_access_ends_at_once(provisioned: dict[str, Any]) -> None:
     home = Home.default().lab(LAB).handouts / "ada"
     kept = {name: (home / name).read_bytes() for name in ("id_ed25519", "id_ed25519-cert.pub", "known_hosts", "config")}
     hyperscaler("access", "revoke", LAB, "ada")
@@ -306,7 +308,7 @@ def test_revoked_access_ends_at_once(provisioned: dict) -> None:
     assert users == {"ada": True, "bob": False}
 
 
-def test_access_ends_by_itself(provisioned: dict) -> None:
+def test_access_ends_by_itself(provisioned: dict[str, Any]) -> None:
     """The node ends it, without any command of ours: session, job, and what ignores SIGTERM."""
     hyperscaler("access", "add", LAB, "eve", "--ttl", "120s")
     granted = time.monotonic()
@@ -336,7 +338,7 @@ def test_access_ends_by_itself(provisioned: dict) -> None:
     hyperscaler("access", "revoke", LAB, "fay")
 
 
-def test_secrets_are_private(provisioned: dict, lab_file: Path) -> None:
+def test_secrets_are_private(provisioned: dict[str, Any], lab_file: Path) -> None:
     """With a student's and an admin's keys handed out and revoked, too."""
     asked = {"provision": str(provisioned)}
     for words in (["status", LAB], ["access", "list", LAB], ["history", LAB], ["gpu", "map", LAB], ["plan", lab_file]):
@@ -345,7 +347,7 @@ def test_secrets_are_private(provisioned: dict, lab_file: Path) -> None:
     check_secrets(LAB, ["hpc-controller", *COMPUTE], asked)
 
 
-def test_scaling_out_applies_only_the_difference(provisioned: dict, lab_file: Path) -> None:
+def test_scaling_out_applies_only_the_difference(provisioned: dict[str, Any], lab_file: Path) -> None:
     lab_file.write_text(SPEC.format(lab=LAB, count=3))
     plan = hyperscaler("plan", lab_file, "--json").json()
     assert [(change["action"], change["id"]) for change in plan["changes"]] == [
@@ -362,14 +364,14 @@ def test_scaling_out_applies_only_the_difference(provisioned: dict, lab_file: Pa
     assert sorted(hosts) == [*COMPUTE, "hpc-compute-3"]
 
 
-def test_scaling_in_removes_the_node_again(provisioned: dict, lab_file: Path) -> None:
+def test_scaling_in_removes_the_node_again(provisioned: dict[str, Any], lab_file: Path) -> None:
     lab_file.write_text(SPEC.format(lab=LAB, count=2))
     hyperscaler("provision", lab_file, "--yes")
     assert sorted(run("hpc-controller", "sinfo -h -N -p main -o %N").split()) == list(COMPUTE)
     assert not (Home.default().lab(LAB).disks / "hpc-compute-3.qcow2").exists()
 
 
-def test_destroy_leaves_nothing_behind(provisioned: dict, before: dict[str, list[str]]) -> None:
+def test_destroy_leaves_nothing_behind(provisioned: dict[str, Any], before: dict[str, list[str]]) -> None:
     hyperscaler("destroy", LAB, "--yes")
     assert left_behind(before, host_snapshot()) == {}
     assert hyperscaler("status", LAB, "--json", check=False).code == 2

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from emulator.kubernetes.release.bundle import show_bundle, unpack_bundle, verify_bundle
 from emulator.kubernetes.release.release import MANIFEST, ReleaseFile, ReleaseManifest
-from tests.support.outside_text import answered
+from tests.support.hostile_text import answered
 from tests.support.random_examples import examples
 
 _BLOCK = 512

@@ -15,10 +15,11 @@ from emulator.adapters.nvidia.pci_sysfs import SysfsPci, normal_address
 from emulator.adapters.nvidia.sriov import SRIOV_MANAGE, SriovManage
 from emulator.adapters.nvidia.vgpu_mdev import MdevHost
 from emulator.adapters.nvidia.vgpu_vfio import VendorVfioHost, parse_creatable
-from emulator.core.ports import Completed
 from emulator.gpu.ports import VgpuFramework, VgpuRequest
-from emulator.host.facts import parse_ipv6_routes, parse_meminfo, parse_routes
-from tests.support.outside_text import answered, changed, words
+from emulator.host.facts import parse_meminfo
+from emulator.host.routes import parse_ipv6_routes, parse_routes
+from tests.support.fake_runner import FakeRunner
+from tests.support.hostile_text import answered, changed, words
 from tests.support.random_examples import examples
 
 PF, VF, AUDIO, NVME = "0000:41:00.0", "0000:41:00.4", "0000:41:00.1", "0000:42:00.0"
@@ -103,14 +104,6 @@ class Tree:
         self._at(path)
 
 
-class Script:
-    def __init__(self, said: str) -> None:
-        self._said = said
-
-    def run(self, argv: tuple[str, ...], **_options: object) -> Completed:
-        return Completed(tuple(argv), 0, self._said, "")
-
-
 # One name of a directory, as a kernel of tomorrow might have it.
 names = st.text(max_size=12).map(lambda name: name.replace("/", "") or "x") | st.sampled_from(
     ["²", "nvidia-²", "nvidia-" + "9" * 5000, "0000:41:00.8", "..", "virtfn²", "virtfn" + "1" * 30, "\ud800"]
@@ -164,7 +157,7 @@ def test_whole_gpus_and_virtual_functions(tree: Tree, said: str) -> None:
     answered(VfioPassthrough(tree).endpoints, PF)
     answered(VfioPassthrough(tree).bind, PF)
     answered(VfioPassthrough(tree).release, PF)
-    sriov = SriovManage(tree, Script(said), sleep=lambda _seconds: None)  # type: ignore[arg-type]
+    sriov = SriovManage(tree, FakeRunner({"": said}), sleep=lambda _seconds: None)
     answered(sriov.enable, PF)
     answered(sriov.disable, PF)
 

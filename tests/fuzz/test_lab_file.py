@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +13,9 @@ from emulator.core.data_files import share_dir
 from emulator.labfile.findings import Report
 from emulator.labfile.load import load_spec, parse_spec
 from emulator.labfile.model import ClusterSpec
-from emulator.labfile.schema import properties
+from emulator.labfile.read.document import parse_document
+from emulator.labfile.read.tree import Map, Node, Seq
+from emulator.labfile.schema import FieldPath, properties, render_path
 from tests.support.random_examples import examples
 
 BASES = tuple(
@@ -133,10 +138,27 @@ def lab_with(chosen: dict[str, object]) -> str:
     return as_flow(tree)
 
 
+def scalars(node: Node | None, path: FieldPath = ()) -> Iterator[str]:
+    """The paths of all single values of a file, each as often as it is given."""
+    if isinstance(node, Map):
+        for name, entry in node.entries.items():
+            yield from scalars(entry.node, (*path, name))
+    elif isinstance(node, Seq):
+        for index, item in enumerate(node.items):
+            yield from scalars(item, (*path, index))
+    elif node is not None:
+        yield render_path(path)
+
+
 @BOUNDED
 @given(st.dictionaries(st.sampled_from(PATHS), values, min_size=1, max_size=6))
 def test_any_value_at_any_key(chosen: dict[str, object]) -> None:
-    sound(*parse_spec(lab_with(chosen), file="lab.yaml"))
+    text = lab_with(chosen)
+    spec, report = parse_spec(text, file="lab.yaml")
+    sound(spec, report)
+    at = Counter(finding.path for finding in report.errors if finding.code != "key.unknown")
+    for path in scalars(parse_document(text, file="lab.yaml").root):
+        assert at[path] <= 1, "one value gives one finding"
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from emulator.core.ports import (
     NetworkRequest,
     Ownership,
 )
-from tests.support.outside_text import answered, changed, words
+from tests.support.hostile_text import answered, changed, words
 from tests.support.random_examples import examples
 
 OWNER = Ownership("demo", "domain/a", "d1")

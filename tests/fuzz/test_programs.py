@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from ipaddress import IPv4Address
 from pathlib import Path
 from types import ModuleType
@@ -23,7 +23,8 @@ from emulator.guests.verify.kubeconfigs import student_kubeconfig
 from emulator.lab.drain import _ready_nodes
 from emulator.lab.wait_for_ssh import last_lines, marked_lines
 from tests.support import playbook_modules
-from tests.support.outside_text import CPU_SECONDS, answered, as_bytes, changed, changed_json, json_values, words
+from tests.support.fake_runner import FakeRunner
+from tests.support.hostile_text import CPU_SECONDS, answered, as_bytes, changed, changed_json, json_values, words
 from tests.support.random_examples import examples
 
 # ---------------------------------------------------------------- Slurm and MUNGE
@@ -226,7 +227,7 @@ def test_what_systemctl_shows(modules: tuple[ModuleType, ModuleType, ModuleType]
     *_, node_state = modules
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(node_state.subprocess, "run", says(text))
-        units = [
+        units: list[dict[str, Any]] = [
             {"name": name, "enabled": True, "state": state, "reads": [], "listen": None}
             for name, state in (("munge", "started"), ("slurmd", "stopped"))
         ]
@@ -253,14 +254,6 @@ def test_files_of_the_node(
 
 
 # ---------------------------------------------------------------- disks, playbooks, consoles
-class Program:
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def run(self, argv: Sequence[str | Path], **_options: object) -> Completed:
-        return Completed(tuple(map(str, argv)), 0, self._text, "")
-
-
 DISK = {
     "format": "qcow2",
     "virtual-size": 4 << 30,
@@ -274,7 +267,7 @@ DISK = {
 def test_qemu_img(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     path = Path(tmp_path_factory.getbasetemp()) / "disk.qcow2"
     path.touch()
-    disks = QemuImg(Program(text))  # type: ignore[arg-type]
+    disks = QemuImg(FakeRunner({"": text}))
     answered(disks.overlay_base, path)
     answered(disks.size_gib, path)
 

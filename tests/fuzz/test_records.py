@@ -21,8 +21,16 @@ from emulator.credentials.users import AccessBook, parse_book, render_book
 from emulator.images.store.manifest import read_manifest
 from emulator.kubernetes.release.release import parse_manifest
 from emulator.operations.history import history
-from emulator.plan.resources import DhcpReservation, Domain, HostdevRequest, Network, Volume, resource_from_json
-from tests.support.outside_text import answered, as_bytes, changed, changed_json, json_values, words
+from emulator.plan.resources import (
+    DhcpReservation,
+    Domain,
+    HostdevRequest,
+    Network,
+    Resource,
+    Volume,
+    resource_from_json,
+)
+from tests.support.hostile_text import answered, as_bytes, changed, changed_json, json_values, words
 from tests.support.random_examples import examples
 
 UUID = "6c1e2bd6-9c3e-4b9a-8a39-0b8f6f2f1c11"
@@ -53,15 +61,17 @@ RESOURCES = (
         hostdevs=(HostdevRequest(source="vgpu/a"),),
     ),
 )
+
+
+def step(kind: str, item: Resource) -> dict[str, object]:
+    entry = {"v": 1, "at": 0, "type": kind, "run": "r", "boot": "b", "action": "create", "id": item.id}
+    return {**entry, "resource": item.to_json(), "handle": {"path": "/x"}}
+
+
 ENTRIES: list[dict[str, object]] = [
     {"v": 1, "at": 0, "type": "run", "run": "r", "boot": "b", "command": "provision"},
     {"v": 1, "at": 0, "type": "fact", "run": "r", "name": "hypervisor", "value": "embedded"},
-    *(
-        {"v": 1, "at": 0, "type": kind, "run": "r", "boot": "b", "action": "create", "id": item.id}
-        | {"resource": item.to_json(), "handle": {"path": "/x"}}
-        for item in RESOURCES
-        for kind in ("begin", "end")
-    ),
+    *(step(kind, item) for item in RESOURCES for kind in ("begin", "end")),
     {"v": 1, "at": 0, "type": "end", "run": "r", "boot": "b", "action": "delete", "id": "volume/a"},
     {"v": 1, "at": 0, "type": "fail", "run": "r", "action": "create", "id": "volume/a", "error": "no"},
 ]

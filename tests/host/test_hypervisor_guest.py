@@ -58,9 +58,9 @@ def test_libvirts_schemas_accept_our_xml(embedded: EmbeddedHypervisor, tmp_path:
         assert domain.UUIDString() == str(plain.uuid)
         domain.undefine()
     for nat in (False, True):
-        request = replace(guests.network(), nat=nat)
-        network = connection.networkDefineXMLFlags(network_xml(request), libvirt.VIR_NETWORK_DEFINE_VALIDATE)
-        assert network.UUIDString() == str(request.uuid)
+        wanted = replace(guests.network(), nat=nat)
+        network = connection.networkDefineXMLFlags(network_xml(wanted), libvirt.VIR_NETWORK_DEFINE_VALIDATE)
+        assert network.UUIDString() == str(wanted.uuid)
         network.undefine()
     connection.close()
 

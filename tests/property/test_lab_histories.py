@@ -20,6 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from emulator.adapters.libvirt.ownership_xml import parse
 from emulator.adapters.simulated.gpus import gpu_at
+from emulator.adapters.simulated.hypervisor import SimulatedHypervisor
 from emulator.core.errors import DamagedDiskError, HyperscalerError
 from emulator.core.hypervisors import EMBEDDED
 from emulator.core.ports import DomainState
@@ -162,8 +163,9 @@ class Histories(RuleBasedStateMachine):
 
     def assert_gone(self, name: str) -> None:
         assert not self.host.home.lab(name).root.exists()
-        for info in (*self.libvirt.domains(), *self.libvirt.networks()):
-            assert info.owner is None or info.owner.lab != name
+        owners = [item.owner for item in self.libvirt.domains()] + [item.owner for item in self.libvirt.networks()]
+        for owner in owners:
+            assert owner is None or owner.lab != name
         assert name not in self.owners().values()
 
     @rule(name=labs, place=places, destroying=st.booleans())
@@ -241,7 +243,7 @@ class Histories(RuleBasedStateMachine):
                 content[at] ^= 4
             paths.journal.write_bytes(content)
 
-    def hypervisor(self, name: str):
+    def hypervisor(self, name: str) -> SimulatedHypervisor:
         if name in WITH_SLICES:
             return self.libvirt
         paths = self.host.home.lab(name)
@@ -285,7 +287,8 @@ class Histories(RuleBasedStateMachine):
         self.foreign[kind, name] = self.libvirt_file()[kind][name]
 
     def libvirt_file(self) -> dict[str, dict[str, str]]:
-        return json.loads((self.host.machine / "libvirt.json").read_text())
+        found: dict[str, dict[str, str]] = json.loads((self.host.machine / "libvirt.json").read_text())
+        return found
 
     def nodes(self, name: str) -> list[str]:
         return ["hpc-controller", *(f"hpc-compute-{number + 1}" for number in range(self.wanted[name][0]))]

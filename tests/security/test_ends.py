@@ -165,7 +165,7 @@ cat /var/lib/hyperscaler/ended.json
 @pytest.mark.skipif(not Path("/usr/bin/python3").exists(), reason="no system Python")
 def test_the_program_of_the_node_ends_whose_time_has_come_and_lets_in_who_is_granted_again(tmp_path: Path) -> None:
     program = PLAYBOOKS / "module_utils" / "user_end.py"
-    argv = [*PRIVATE, "--mount", "--propagation", "private", "sh", "-c", NODE, tmp_path, program]
+    argv = [*PRIVATE, "--mount", "--propagation", "private", "sh", "-c", NODE, str(tmp_path), str(program)]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [

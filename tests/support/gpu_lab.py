@@ -8,12 +8,13 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from emulator.adapters.simulated.gpus import SimulatedGpu, SimulatedGpus, gpu_at
-from emulator.adapters.simulated.nvml.store import SimState
+from emulator.adapters.simulated.nvml.store import SimGpu, SimState
 from emulator.apply.executor import Executor
 from emulator.apply.gpu_ownership import GpuLedger
-from emulator.apply.handler import ApplyContext
+from emulator.apply.handler import ApplyContext, Handler
 from emulator.apply.handlers.gpu.gpu_instance import GpuInstanceHandler
 from emulator.apply.handlers.gpu.host import GpuHost
 from emulator.apply.handlers.gpu.mig_mode import MigModeHandler
@@ -25,7 +26,7 @@ from emulator.apply.state import State, StateStore
 from emulator.core.progress import SilentReporter
 from emulator.gpu.model import Placement
 from emulator.gpu.placement.demand import Assignment
-from emulator.gpu.ports import MigModeState, VgpuFramework
+from emulator.gpu.ports import MigModeState, PciDevice, VgpuFramework
 from emulator.plan.diff import diff
 from emulator.plan.gpu_build import build_gpus
 from emulator.plan.gpu_resources import GpuInstance, MigMode, Vgpu, VirtualFunctions
@@ -72,7 +73,7 @@ class GpuLab:
         self.use(host)
 
     def use(self, host: GpuHost) -> None:
-        self.handlers = {
+        self.handlers: dict[str, Handler[Any]] = {
             "mig-mode": MigModeHandler(lambda: host),
             "virtual-functions": VirtualFunctionsHandler(lambda: host, self.name),
             "gpu-instance": GpuInstanceHandler(lambda: host, self.name),
@@ -113,6 +114,12 @@ class GpuLab:
         """For a call of a handler outside a plan."""
         return ApplyContext(self.name, self.store.handle)
 
+    def pci(self, address: str = FIRST) -> PciDevice:
+        """A device that is there."""
+        device = self.host.pci.device(address)
+        assert device is not None
+        return device
+
     def mode(self, address: str = FIRST) -> MigModeState:
         found = self.host.nvml.mig_mode(address)
         assert found is not None
@@ -139,7 +146,7 @@ class GpuLab:
         return json.dumps([dataclasses.asdict(state), self.host.ledger.read()], sort_keys=True)
 
     @contextmanager
-    def gpu(self, address: str = FIRST) -> Iterator[object]:
+    def gpu(self, address: str = FIRST) -> Iterator[SimGpu]:
         """The state of a GPU, to be changed behind the product's back."""
         with self.gpus.store.change() as state:
             yield gpu_at(state, address)

@@ -3,42 +3,30 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from emulator.core.errors import CommandError
-from emulator.core.ports import Completed
+from tests.support.fake_runner import Call, FakeRunner, Say
 
 
-class HostTools:
-    """`ProcessRunner` over the host in `root`. Programs named in `broken` fail; update-grub leaves half a file then."""
+class HostTools(FakeRunner):
+    """The programs over the host in `root`. Those named in `broken` fail; update-grub leaves half a file then."""
 
     def __init__(self, root: Path) -> None:
+        super().__init__()
         self.root = root
         self.broken: dict[str, str] = {}
-        self.calls: list[tuple[str, ...]] = []
 
-    def run(
-        self,
-        argv: Sequence[str | Path],
-        *,
-        timeout: float,
-        check: bool = True,
-        env: Mapping[str, str] | None = None,
-        stdin: str | None = None,
-        cwd: Path | None = None,
-        on_line: Callable[[str], None] | None = None,
-    ) -> Completed:
-        words = tuple(map(str, argv))
-        self.calls.append(words)
-        if words[0] in self.broken:
-            if words[0] == "update-grub":
+    def reply(self, call: Call) -> Say:
+        program, *words = call.argv
+        if program in self.broken:
+            if program == "update-grub":
                 self._edit("/boot/grub/grub.cfg.new", lambda _: "half of it\n")
-            if check:
-                raise CommandError(self.broken[words[0]], where=" ".join(words))
-            return Completed(words, 100, "", self.broken[words[0]])
-        getattr(self, "_" + words[0].replace("-", "_"))(*words[1:])
-        return Completed(words, 0, "", "")
+            return Say(stderr=self.broken[program], status=100)
+        # Looked up at each call: a test may put another program in its place.
+        getattr(self, "_" + program.replace("-", "_"))(*words)
+        return Say()
 
     def _path(self, path: str) -> Path:
         return self.root / path.lstrip("/")
@@ -50,6 +38,9 @@ class HostTools:
         fresh = file.with_name(file.name + "+")
         fresh.write_text(change(file.read_text() if file.exists() else ""))
         fresh.replace(file)
+
+    def _keep(self, path: str, text: str) -> None:
+        self._edit(path, lambda _: text)
 
     def _apt_get(self, verb: str, *words: str) -> None:
         if verb == "install":
@@ -64,8 +55,7 @@ class HostTools:
     def _usermod(self, *words: str) -> None:
         groups, user = words[2].split(","), words[3]
         for path in ("/etc/group", "/etc/gshadow"):
-            before = self._path(path).read_text()
-            self._edit(f"{path}-", lambda _, kept=before: kept)
+            self._keep(f"{path}-", self._path(path).read_text())
             self._edit(path, lambda text: _joined(text, groups, user))
         self._edit("/etc/.pwd.lock", lambda text: text)
 

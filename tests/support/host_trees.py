@@ -3,19 +3,20 @@
 Keys of a table: `extends` (another table, added to), `remove` (paths of it that this host lacks), `files`, `devices`
 (node -> what opening it gives), `programs` (name -> what it prints; null: not installed), `processes` (pid -> name),
 `holds` (pid -> device nodes it has open), `modules`, `interfaces`, `groups` (of the user), `uid`, `iommu_tables`,
-`pci` (a row for each function), `packages` (`all`, or those of the product's list that are missing) and
-`disk_free_gib`.
+`pci` (a row for each function), `packages` (`all`, or those of the product's list that are missing), `provides` (other
+installed packages -> what each provides) and `disk_free_gib`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
 
-from emulator.adapters.system.host_files import HostFiles
+from emulator.adapters.system.host_files import RecordedFiles
 from emulator.adapters.system.host_probe import RecordedProbe
 from emulator.adapters.system.host_readings import HostReader
 from emulator.host.readings import HostReadings
@@ -58,10 +59,23 @@ def plant(root: Path, name: str, **changes: Any) -> Path:
     return root
 
 
+def texts(name: str) -> dict[str, str]:
+    """The files of a host by their paths; a link is `->` and where it leads."""
+    found = {}
+    with TemporaryDirectory() as directory:
+        root = plant(Path(directory), name)
+        for path in sorted(root.rglob("*")):
+            if path.is_symlink():
+                found[f"/{path.relative_to(root)}"] = f"->{path.readlink()}"
+            elif path.is_file():
+                found[f"/{path.relative_to(root)}"] = path.read_text()
+    return found
+
+
 def read(root: Path) -> HostReadings:
     """The readings of a planted tree."""
     reader = HostReader(
-        HostFiles(root), RecordedProbe(root), home=Path("/var/lib/hyperscaler"), wanted_packages=wanted_packages()
+        RecordedFiles(root), RecordedProbe(root), home=Path("/var/lib/hyperscaler"), wanted_packages=wanted_packages()
     )
     return reader.read()
 
@@ -87,7 +101,12 @@ def _computed(host: Mapping[str, Any]) -> dict[str, str]:
     if missing is not None:
         there = [name for name in wanted_packages() if missing == "all" or name not in missing]
         paragraphs = (f"Package: {name}\nStatus: install ok installed\nPriority: optional\n" for name in there)
-        files["/var/lib/dpkg/status"] = "\n".join(paragraphs)
+        more = (
+            f"Package: {name}\nStatus: install ok installed\nPriority: optional\nVersion: 1\n"
+            + (f"Provides: {provided}\n" if provided else "")
+            for name, provided in host.get("provides", {}).items()
+        )
+        files["/var/lib/dpkg/status"] = "\n".join((*paragraphs, *more))
     return files
 
 

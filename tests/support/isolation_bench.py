@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from emulator.adapters.system.process import HostProcess
@@ -122,8 +123,9 @@ def isolation_bench(root: Path, prefix: str, *, ipv6: bool = False) -> Iterator[
                 assert time.monotonic() < deadline, f"{guest.name} does not answer: {console[-2000:]}"
                 time.sleep(0.2)
         gateways = {kind.value: str(network.gateway) for kind, network in spec.networks.items()}
-        ipv4 = Addresses(*(guests[name].ip for name in NAMES), gateways, WAY_OUT, OUTSIDE)
-        bench = Bench(lab, guests, *(guests[name] for name in NAMES), ipv4)
+        controller, compute, head, worker = (guests[name] for name in NAMES)
+        ipv4 = Addresses(controller.ip, compute.ip, head.ip, worker.ip, gateways, WAY_OUT, OUTSIDE)
+        bench = Bench(lab, guests, controller, compute, head, worker, ipv4)
         if ipv6:
             bench.ipv6 = take_ipv6_addresses(bench)
         with outside(lab.namespace), listening(lab.namespace, 22, 8443):
@@ -147,7 +149,8 @@ def take_ipv6_addresses(bench: Bench) -> Addresses:
         assert guest.succeeds(f"ip -6 addr add {address} dev eth0 && ip -6 route add default via {route}"), name
     time.sleep(2)  # until a guest has seen that nobody else has its address
     gateways = {kind.value: str(network.gateway_v6) for kind, network in spec.networks.items()}
-    return Addresses(*(nodes[name] for name in NAMES), gateways, WAY_OUT_V6, OUTSIDE_V6)
+    controller, compute, head, worker = (nodes[name] for name in NAMES)
+    return Addresses(controller, compute, head, worker, gateways, WAY_OUT_V6, OUTSIDE_V6)
 
 
 @contextlib.contextmanager
@@ -221,9 +224,7 @@ def refused(bench: Bench, at: Addresses) -> dict[str, Callable[[], bool]]:
     }
     for guest, side in ((compute, "hpc"), (head, "cloud")):
         for port in (22, 8443):
-            probes[f"{side} to the host, port {port}"] = lambda guest=guest, side=side, port=port: guest.reaches(
-                at.gateways[side], port
-            )
+            probes[f"{side} to the host, port {port}"] = partial(guest.reaches, at.gateways[side], port)
     return probes
 
 

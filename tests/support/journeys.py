@@ -7,10 +7,9 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
@@ -31,7 +30,7 @@ from tests.support.simulated_world import (
     journal_hooked,
     lab_text,
 )
-from tests.support.stop_points import Stops, Sweep, find_stops, in_sequence
+from tests.support.stop_points import InlinePool, Stops, Sweep, find_stops, in_sequence
 
 Act = Callable[[SimulatedHost, LoadedLab], object]
 
@@ -181,11 +180,9 @@ def dies_in_parallel(host: SimulatedHost, command: Callable[[], object], number:
                 time.sleep(pause)  # so that each seed meets the effects in another order
 
             host.hook.before = host.hook.after = step
-            pool = partial(two_at_once, ThreadPoolExecutor)
             with (
                 journal_hooked(host.hook),
-                patch("emulator.apply.executor.ThreadPoolExecutor", pool),
-                patch("emulator.apply.executor.wait", wait),
+                patch("emulator.core.pool.start", two_at_once),
                 suppress(Exception),
             ):
                 command()
@@ -196,5 +193,6 @@ def dies_in_parallel(host: SimulatedHost, command: Callable[[], object], number:
     return os.waitstatus_to_exitcode(status) == 42
 
 
-def two_at_once(pool: type[ThreadPoolExecutor], **_options: object) -> ThreadPoolExecutor:
-    return pool(max_workers=2, thread_name_prefix="apply")
+def two_at_once(_most: int, name: str) -> Executor:
+    """Two threads for the effects, none for what only looks."""
+    return ThreadPoolExecutor(2, name) if name == "apply" else InlinePool()

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ class Result:
     stdout: str
     stderr: str
 
-    def json(self):
+    def json(self) -> Any:
         return json.loads(self.stdout)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from emulator.gpu.model import GpuModel, MigProfile, Placement
 from emulator.gpu.placement.demand import Assignment, Demand, GpuState, GpuUse
@@ -57,7 +57,7 @@ def solutions(gpus: Sequence[GpuState], demands: Sequence[Demand]) -> Iterator[t
 
     def extend(
         standing: dict[str, Standing], whole: frozenset[str], rest: Sequence[Demand], done: tuple[Assignment, ...]
-    ):
+    ) -> Iterator[tuple[Assignment, ...]]:
         if not rest:
             yield done
             return
@@ -70,7 +70,9 @@ def solutions(gpus: Sequence[GpuState], demands: Sequence[Demand]) -> Iterator[t
                     yield from extend(standing, whole | {gpu.id}, rest[1:], (*done, Assignment(demand.id, gpu.id)))
                 continue
             profile = wanted_profile(gpu, demand)
-            for placement in (profile.placements or ()) if profile else ():
+            if profile is None:
+                continue
+            for placement in profile.placements or ():
                 after = (*standing[gpu.id], (profile.name, placement))
                 if legal(gpu.model, after):
                     where = Assignment(demand.id, gpu.id, profile.name, placement)
@@ -78,6 +80,11 @@ def solutions(gpus: Sequence[GpuState], demands: Sequence[Demand]) -> Iterator[t
 
     start = {gpu.id: tuple((i.profile, i.placement) for i in gpu.instances) for gpu in gpus}
     yield from extend(start, frozenset(), demands, ())
+
+
+def layout(assignments: Iterable[Assignment]) -> Standing:
+    """The slices among the assignments, as they stand on a GPU."""
+    return tuple((a.profile, a.placement) for a in assignments if a.profile is not None and a.placement is not None)
 
 
 def score(gpus: Sequence[GpuState], answer: Sequence[Assignment], current: Mapping[str, Assignment]) -> Score:
@@ -88,7 +95,7 @@ def score(gpus: Sequence[GpuState], answer: Sequence[Assignment], current: Mappi
         if any(where.whole for where in mine):
             continue
         standing = tuple((i.profile, i.placement) for i in gpu.instances)
-        room += creatable(gpu, standing + tuple((where.profile, where.placement) for where in mine))
+        room += creatable(gpu, standing + layout(mine))
     moves = sum(where.demand in current and current[where.demand] != where for where in answer)
     return len({where.gpu for where in answer}), -room, moves
 

@@ -6,6 +6,7 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 PLAYBOOKS = Path(__file__).parents[2] / "playbooks"
 
@@ -42,7 +43,7 @@ CLUSTER = {
     "service_subnet": "10.96.0.0/12",
     "cni": "bridge",
 }
-PARAMS = {
+PARAMS: dict[str, Any] = {
     "cluster": CLUSTER,
     "node": {"name": "cloud-control-plane", "ip": "10.20.0.10"},
     "timeout": 60,

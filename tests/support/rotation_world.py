@@ -21,7 +21,6 @@ from cryptography.exceptions import InvalidSignature
 from emulator.apply.handlers.secrets import public_key
 from emulator.apply.journal import decode
 from emulator.core.errors import ConfigureError
-from emulator.core.ports import Completed
 from emulator.core.progress import Reporter
 from emulator.core.stop import StopFlag
 from emulator.credentials.rotation_phases import RotatedSecret
@@ -45,22 +44,19 @@ WRITERS = (
 class PairRunner(KeygenRunner):
     """ssh-keygen whose pairs are all different, and whose certificates name their signer."""
 
-    def run(self, argv: Sequence[str | Path], **_options: object) -> Completed:
-        words = tuple(str(word) for word in argv)
-        assert words[0] == "ssh-keygen", words
+    def keygen(self, words: tuple[str, ...]) -> None:
         if "-s" in words:
             signer, target = Path(words[words.index("-s") + 1]), Path(words[-1])
             with self._hook.around("ssh-keygen sign"):
                 certificate = f"cert {identity_of(signer)} {target.read_text().split()[1]}\n"
                 target.with_name(f"{target.stem}-cert.pub").write_text(certificate)
-            return Completed(words, 0, "", "")
+            return
         target, identity = Path(words[words.index("-f") + 1]), uuid.uuid4().hex
         with self._hook.around("ssh-keygen private"):
             target.touch(mode=0o600)
             target.write_text(f"PRIVATE {identity}\n")
         with self._hook.around("ssh-keygen public"):
             public_key(target).write_text(f"ssh-ed25519 {identity} lab\n")
-        return Completed(words, 0, "", "")
 
 
 def identity_of(private: Path) -> str:

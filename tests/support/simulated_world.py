@@ -10,13 +10,14 @@ import base64
 import dataclasses
 import itertools
 import json
+import os
 import re
 import shutil
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, cast
 from uuid import UUID, uuid5
@@ -37,7 +38,7 @@ from emulator.core.fs import write_private
 from emulator.core.hypervisors import EMBEDDED, SystemHypervisor
 from emulator.core.ids import NAMESPACE
 from emulator.core.paths import Home, LabPaths
-from emulator.core.ports import Completed, DaemonPresence, DomainInfo, DomainState, GuestAddress
+from emulator.core.ports import DaemonPresence, DomainInfo, DomainState, GuestAddress
 from emulator.core.progress import Reporter, SilentReporter
 from emulator.core.stop import StopFlag
 from emulator.credentials.rotation_phases import RotatedSecret
@@ -46,7 +47,8 @@ from emulator.credentials.users import LabUser
 from emulator.gpu.ports import VgpuFramework
 from emulator.guests.ports import Access, CheckOutcome, ConfigureOutcome
 from emulator.guests.ssh import host_keys_from_console
-from emulator.host.facts import HostFacts, HostNetwork
+from emulator.host.facts import HostFacts
+from emulator.host.routes import HostNetwork
 from emulator.lab.environment import AccelerationChoice, Environment
 from emulator.lab.lab_files import LoadedLab, load_lab_file
 from emulator.lab.names import namespace_name
@@ -57,6 +59,7 @@ from emulator.operations.destroy import destroy
 from emulator.operations.provision import Options, ProvisionResult, provision
 from emulator.plan.model import Plan
 from emulator.wiring import assemble_gpus
+from tests.support.fake_runner import FakeRunner
 
 SYSTEM_URI = "qemu:///system"
 FIRST, SECOND, THIRD = "0000:41:00.0", "0000:42:00.0", "0000:43:00.0"
@@ -192,22 +195,21 @@ class SimulatedImages:
             return image if image and image.disk.resolve() == disk.resolve() else None
 
 
-class KeygenRunner:
-    """`ProcessRunner` that knows ssh-keygen alone, and writes the private half before the public one."""
+class KeygenRunner(FakeRunner):
+    """A host that has ssh-keygen alone, which writes the private half before the public one."""
 
     def __init__(self, hook: CallHook) -> None:
+        super().__init__()
         self._hook = hook
+        self.on("ssh-keygen", lambda call: self.keygen(call.argv))
 
-    def run(self, argv: Sequence[str | Path], **_options: object) -> Completed:
-        words = tuple(str(word) for word in argv)
-        assert words[0] == "ssh-keygen", words
+    def keygen(self, words: tuple[str, ...]) -> None:
         target = Path(words[words.index("-f") + 1])
         with self._hook.around("ssh-keygen private"):
             target.touch(mode=0o600)
             target.write_text("PRIVATE KEY\n")
         with self._hook.around("ssh-keygen public"):
             target.with_name(f"{target.name}.pub").write_text("ssh-ed25519 AAAA lab\n")
-        return Completed(words, 0, "", "")
 
 
 class Disks(SimulatedDisks):
@@ -463,7 +465,8 @@ class SimulatedHost:
         if not self.libvirt_down.exists():
             return SystemHypervisor.ANSWERS
         libvirt = self.hypervisor(quiet=True)
-        there = any(info.name.startswith(f"{lab}-") for info in (*libvirt.domains(), *libvirt.networks()))
+        names = [item.name for item in libvirt.domains()] + [item.name for item in libvirt.networks()]
+        there = any(name.startswith(f"{lab}-") for name in names)
         return SystemHypervisor.SILENT if there else SystemHypervisor.EMPTY
 
     def packet_filter(self, namespace: str | None = None, *, quiet: bool = False) -> SimulatedPacketFilter:
@@ -623,10 +626,7 @@ class SimulatedHost:
     # ------------------------------------------------------------ snapshots
     def save(self) -> Snapshot:
         """Every file and directory: path -> mode and content (None for a directory)."""
-        return {
-            str(path.relative_to(self.root)): (path.stat().st_mode, None if path.is_dir() else path.read_bytes())
-            for path in sorted(self.root.rglob("*"))
-        }
+        return dict(sorted(_files(str(self.root), "")))
 
     def restore(self, snapshot: Snapshot) -> None:
         """Bring the machine back to a snapshot; what is as it was is left alone, which is much faster."""
@@ -645,6 +645,19 @@ class SimulatedHost:
                 path.unlink(missing_ok=True)  # a new inode: caches must see that it is another file
                 path.write_bytes(content)
             path.chmod(mode & 0o7777)
+
+
+def _files(directory: str, prefix: str) -> Iterator[tuple[str, tuple[int, bytes | None]]]:
+    """What is below a directory: links as what they lead to, and without what is gone when it is looked at."""
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            name, mode = prefix + entry.name, entry.stat().st_mode
+            if entry.is_dir():
+                yield name, (mode, None)
+                if not entry.is_symlink():
+                    yield from _files(entry.path, f"{name}/")
+            else:
+                yield name, (mode, Path(entry.path).read_bytes())
 
 
 def foreign_uuid(name: str) -> UUID:
@@ -678,7 +691,7 @@ def comparable(snapshot: Snapshot, *, images: bool = True, journal: str = "entri
     """
     facts: dict[str, str] = {}
     for name, (mode, content) in snapshot.items():
-        parts = Path(name).parts
+        parts = tuple(name.split("/"))
         if parts[-1].endswith((".lock", ".layout")) or name in ("home/labs", "home/hypervisors", "home/audit.jsonl"):
             continue
         if "locks" in parts or "damaged" in name:
@@ -694,7 +707,9 @@ def comparable(snapshot: Snapshot, *, images: bool = True, journal: str = "entri
     return facts | ({"configured": json.dumps(kept, sort_keys=True)} if kept else {})
 
 
+@lru_cache(maxsize=20000)
 def _content(parts: tuple[str, ...], content: bytes | None, journal: str) -> str:
+    """What a file amounts to. The machines of a sweep differ in a few files: the others are read once."""
     if content is None:
         return "directory"
     if "secrets" in parts:

@@ -50,8 +50,6 @@ class PowerCut(BaseException):
 class InlinePool(Executor):
     """A pool that runs each task at once, so that the n-th call of an adapter is the same call in every run."""
 
-    def __init__(self, *_args: object, **_options: object) -> None: ...
-
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         future: Future[Any] = Future()
         try:
@@ -61,19 +59,15 @@ class InlinePool(Executor):
         return future
 
 
+def inline(_most: int, _name: str) -> Executor:
+    return InlinePool()
+
+
 @contextmanager
 def in_sequence() -> Iterator[None]:
     """One thread; and no waiting for the disk, since it is not the machine that loses power."""
     with ExitStack() as stack:
-        for module in (
-            "apply.executor",
-            "lab.planning.plan",
-            "lab.wait_for_ssh",
-            "lab.cluster_pipeline",
-            "lab.recovery.foreign_files",
-        ):
-            stack.enter_context(patch(f"emulator.{module}.ThreadPoolExecutor", InlinePool))
-        stack.enter_context(patch("emulator.apply.executor.wait", lambda futures, **_options: (list(futures), set())))
+        stack.enter_context(patch("emulator.core.pool.start", inline))
         # A GPU has this many virtual functions where no public source counts them; fewer are looked at faster.
         stack.enter_context(patch("emulator.adapters.simulated.nvml.engine_vgpu.DEFAULT_VFS", 4))
         stack.enter_context(patch("os.fsync", lambda _descriptor: None))
@@ -340,3 +334,8 @@ def documented(name: str) -> tuple[HyperscalerError, ...]:
     call = name.partition(" ")[2]
     kinds = next((kinds for start, kinds in ERRORS if call.startswith(start)), ())
     return tuple(kind(f"refused {name}") for kind in kinds)
+
+
+def refused(which: int, name: str) -> HyperscalerError:
+    """The error of that number among those that a call can end with."""
+    return documented(name)[which]

@@ -47,7 +47,7 @@ def system_libvirt() -> Iterator[tuple[str, ...]]:
         within = ("nsenter", f"--target={holder.pid}", "--mount", "--net", "--")
         for daemon, sockets in (("virtlogd", "virtlogd-sock"), ("libvirtd", "libvirt-sock")):
             with (settings / f"{daemon}.log").open("w") as log:
-                started.append(subprocess.Popen([*within, daemon], stderr=log))
+                started.append(subprocess.Popen([*within, daemon], stderr=log, text=True))
             _wait_for(within, f"/run/libvirt/{sockets}")
         yield within
     finally:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import re
+from collections.abc import Collection
 
 from emulator.adapters.nvidia.pci_sysfs import (
     DEVICES,
@@ -24,6 +25,7 @@ from emulator.core.errors import GpuError
 from emulator.core.ports import log
 from emulator.gpu.errors import GpuBusyError, GpuDriverError, GpuNotFoundError, GpuNotSupportedError
 from emulator.gpu.ports import FileAccess, PciDevice
+from emulator.host.iommu_groups import foreign_members, is_held
 
 VFIO_PCI = "vfio-pci"
 _CLASSES = {"01": "a disk controller", "02": "a network interface", "0c": "a USB or serial bus controller"}
@@ -36,11 +38,11 @@ class VfioPassthrough:
         self._files = files
         self._pci = SysfsPci(files)
 
-    def endpoints(self, address: str) -> tuple[str, ...]:
-        return tuple(device.address for device in self._endpoints(address))
+    def endpoints(self, address: str, *, group_gpus: Collection[str] = ()) -> tuple[str, ...]:
+        return tuple(device.address for device in self._endpoints(address, group_gpus))
 
-    def bind(self, address: str) -> tuple[str, ...]:
-        devices = self._endpoints(address)
+    def bind(self, address: str, *, group_gpus: Collection[str] = ()) -> tuple[str, ...]:
+        devices = self._endpoints(address, group_gpus)
         if not self._files.exists(f"{DRIVERS}/{VFIO_PCI}"):
             raise GpuDriverError(
                 "the kernel module vfio-pci is not loaded", where=f"pci {address}", fix="modprobe vfio-pci"
@@ -96,23 +98,18 @@ class VfioPassthrough:
         ]
         return tuple(sorted(found, key=lambda device: device.address))
 
-    def _endpoints(self, address: str) -> tuple[PciDevice, ...]:
+    def _endpoints(self, address: str, group_gpus: Collection[str]) -> tuple[PciDevice, ...]:
         gpu = self._gpu(address)
         where = f"pci {gpu.address}"
         _refuse_unsuitable(gpu, where)
         devices = self._functions(gpu)
-        own = {item.address for item in devices}
         for device in devices:
             if device.iommu_group is not None:
-                self._refuse_foreign(device.iommu_group, own, where)
+                self._refuse_foreign(gpu, device.iommu_group, group_gpus, where)
         return devices
 
-    def _refuse_foreign(self, group: int, own: set[str], where: str) -> None:
-        for member in self._pci.iommu_group(group):
-            if member.address in own or member.is_bridge or member.driver is None:
-                continue
-            if member.driver.startswith("vfio") or member.driver == "pci-stub":
-                continue
+    def _refuse_foreign(self, gpu: PciDevice, group: int, group_gpus: Collection[str], where: str) -> None:
+        for member in filter(is_held, foreign_members(gpu, self._pci.iommu_group(group), taken=group_gpus)):
             kind = _CLASSES.get(member.class_code[:2], "a device")
             details = [*member.network_interfaces, *self._mounted(member.address)]
             raise GpuNotSupportedError(

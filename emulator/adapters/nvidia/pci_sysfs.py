@@ -37,6 +37,10 @@ def address_key(address: str) -> tuple[int, int, int, int]:
     return int(domain, 16), int(bus, 16), int(device, 16), int(function)
 
 
+def _is_address(name: str) -> bool:
+    return _ADDRESS.fullmatch(name) is not None
+
+
 def slot(address: str) -> str:
     """`0000:41:00.1` -> `0000:41:00`, the slot that the functions of one GPU share."""
     return address.rpartition(".")[0]
@@ -77,7 +81,7 @@ class SysfsPci:
         self._files = files
 
     def devices(self, *, vendor: str | None = None) -> tuple[PciDevice, ...]:
-        found = (self.device(name) for name in names(self._files, DEVICES))
+        found = (self.device(name) for name in names(self._files, DEVICES) if _is_address(name))
         chosen = [item for item in found if item is not None and vendor in (None, item.vendor)]
         return tuple(sorted(chosen, key=lambda item: address_key(item.address)))
 
@@ -101,14 +105,15 @@ class SysfsPci:
             numvfs=self._number(base, "sriov_numvfs"),
             totalvfs=self._number(base, "sriov_totalvfs"),
             virtfns=virtfns,
-            physfn=link_name(self._files, f"{base}/physfn"),
+            physfn=self._address_link(f"{base}/physfn"),
+            boot_vga={"0": False, "1": True}.get(read_or(self._files, f"{base}/boot_vga")),
             network_interfaces=names(self._files, f"{base}/net"),
             block_devices=self._block_devices(base),
         )
 
     def iommu_group(self, number: int) -> tuple[PciDevice, ...]:
         members = names(self._files, f"/sys/kernel/iommu_groups/{number}/devices")
-        found = [item for item in map(self.device, members) if item is not None]
+        found = [item for item in map(self.device, filter(_is_address, members)) if item is not None]
         return tuple(sorted(found, key=lambda item: address_key(item.address)))
 
     def holders(self, *paths: str) -> tuple[DeviceHolder, ...]:
@@ -140,6 +145,11 @@ class SysfsPci:
         except OSError:  # the process or its file has gone in the meantime
             return ""
 
+    def _address_link(self, path: str) -> str | None:
+        """The PCI address that a link leads to; None without a link, and for one that leads elsewhere."""
+        name = link_name(self._files, path)
+        return normal_address(name) if name is not None and _is_address(name) else None
+
     def _hex(self, base: str, name: str, digits: int) -> str:
         return read_or(self._files, f"{base}/{name}").removeprefix("0x").rjust(digits, "0")[-digits:]
 
@@ -148,7 +158,7 @@ class SysfsPci:
 
     def _virtfns(self, base: str) -> tuple[str, ...]:
         found = (
-            link_name(self._files, f"{base}/{name}")
+            self._address_link(f"{base}/{name}")
             for name in names(self._files, base)
             if re.fullmatch(r"virtfn\d+", name)
         )

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import lru_cache
 from ipaddress import IPv4Network
 from pathlib import Path
 from uuid import UUID
@@ -27,6 +28,9 @@ from emulator.core.errors import ConflictError, HypervisorError
 from emulator.core.ports import DomainInfo, DomainRequest, DomainState, NetworkInfo, NetworkRequest
 
 _VERSION = 1
+# One text gives one answer, and is read hundreds of times.
+_read_domain = lru_cache(maxsize=1024)(read_domain)
+_read_network = lru_cache(maxsize=1024)(read_network)
 _FILE_LOCK = threading.RLock()  # connections of one process may share a file
 
 
@@ -40,6 +44,7 @@ class SimulatedHypervisor:
 
     def __init__(self, state: Path | None = None, *, hook: CallHook | None = None) -> None:
         self._file = state
+        self._text = ""  # what the file held when it was last read
         self._hook = hook or CallHook()
         self._lock = threading.RLock() if state is None else _FILE_LOCK
         # Name -> XML, and the names of running objects.
@@ -61,7 +66,8 @@ class SimulatedHypervisor:
     def _load(self) -> None:
         if self._file is None or not self._file.exists():
             return
-        data = json.loads(self._file.read_text())
+        self._text = self._file.read_text()
+        data = json.loads(self._text)
         if data["version"] != _VERSION:
             raise HypervisorError("the simulated hypervisor's file has another version", where=str(self._file))
         self._domains, self._states, self._networks = data["domains"], data["states"], data["networks"]
@@ -81,8 +87,11 @@ class SimulatedHypervisor:
             "active": sorted(self._active),
             "live_networks": self._live_networks,
         }
+        text = json.dumps(data)
+        if text == self._text:
+            return  # a call that only looks
         partial = self._file.with_name(f".{self._file.name}.partial")
-        partial.write_text(json.dumps(data))
+        partial.write_text(text)
         partial.replace(self._file)
 
     # -------------------------------------------------------------- seeding
@@ -246,8 +255,8 @@ class SimulatedHypervisor:
 
     def _info(self, name: str) -> DomainInfo:
         state = self._state(name)
-        live = read_domain(self._live[name], state=state, autostart=False) if name in self._live else None
-        return replace(read_domain(self._domains[name], state=state, autostart=False), live=live)
+        live = _read_domain(self._live[name], state=state, autostart=False) if name in self._live else None
+        return replace(_read_domain(self._domains[name], state=state, autostart=False), live=live)
 
     def _state(self, name: str) -> DomainState:
         if name not in self._domains:
@@ -332,9 +341,9 @@ class SimulatedHypervisor:
 
     def _network(self, name: str) -> NetworkInfo:
         active = name in self._active
-        info = read_network(self._networks[name], active=active)
+        info = _read_network(self._networks[name], active=active)
         text = self._live_networks.get(name) if active else None
-        return info if text is None else replace(info, live=read_network(text, active=True))
+        return info if text is None else replace(info, live=_read_network(text, active=True))
 
     # ------------------------------------------------------------ connection
     def guest_command_prefix(self) -> tuple[str, ...]:

@@ -1,8 +1,8 @@
-"""Facts about a host that are not in files: answers of programs, devices, free space. Live or recorded.
+"""The parts of a host that are not files to read: programs to ask, devices to open, free space; live or recorded.
 
-A recorded host is a directory that stands for `/`. A device node is a file there that holds the result of opening it
-(`usable`, `refused`, `broken`); `recorded/programs/<name>` holds a program's output, `recorded/disk_free_gib` a number
-and `recorded/clock_synchronised` `yes` or `no`.
+A recorded host is a directory in the place of `/`. A device node is a text file there with the result of opening it
+(`usable`, `refused`, `broken`); `recorded/programs/<name>` holds the output of a program, `recorded/disk_free_gib` a
+number, and `recorded/clock_synchronised` `yes` or `no`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ import os
 import shutil
 from collections.abc import Mapping
 from importlib import metadata
+from math import isfinite
 from pathlib import Path
 
+from emulator.adapters.system.host_files import RecordedFiles
 from emulator.adapters.system.kernel_ntp import clock_synchronised
 from emulator.core.errors import HyperscalerError
 from emulator.core.ports import ProcessRunner
@@ -25,10 +27,10 @@ from emulator.host.readings import DeviceAnswer
 _KVM_GET_API_VERSION = 0xAE00
 _KVM_API_VERSION = 12
 
-# Seconds that a program may take to print its version: a whole host check takes two at most.
+# Seconds that a program may take to print its version: a whole host check takes at most two.
 _TIMEOUT = 1.5
 
-# The question to each program. packer would check for updates online at every start.
+# The question to each program.
 _QUESTIONS: Mapping[str, tuple[str, ...]] = {
     "libvirtd": ("libvirtd", "--version"),
     "virtqemud": ("virtqemud", "--version"),
@@ -39,8 +41,9 @@ _QUESTIONS: Mapping[str, tuple[str, ...]] = {
     "iptables-forward": ("iptables", "-S", "FORWARD"),
     "nft-chains": ("nft", "list", "chains"),
 }
-# These answer root only.
+# They answer only root.
 _ROOT_ONLY = frozenset({"iptables-forward", "nft-chains"})
+# packer would ask its maker for updates at every start.
 _SILENT = {"CHECKPOINT_DISABLE": "1"}
 
 
@@ -68,7 +71,7 @@ class LiveProbe:
         if program == "ansible":
             return _ansible()
         question = _QUESTIONS.get(program, (program,))
-        # Ordinary users have no sbin on their path, although the programs are there.
+        # Ordinary users have no sbin on their path, but the programs may be there.
         path = shutil.which(question[0], path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin:/usr/bin:/bin")
         if path is None:
             return None
@@ -93,11 +96,11 @@ class RecordedProbe:
     """`HostProbe` of the host that was recorded below `root`."""
 
     def __init__(self, root: Path) -> None:
-        self._root = root
+        self._files = RecordedFiles(root)
 
     def device(self, path: str) -> DeviceAnswer:
         try:
-            return DeviceAnswer((self._root / path.lstrip("/")).read_text().strip())
+            return DeviceAnswer(self._files.read(path).strip())
         except FileNotFoundError:
             return DeviceAnswer.ABSENT
         except (OSError, ValueError):
@@ -105,20 +108,21 @@ class RecordedProbe:
 
     def says(self, program: str) -> str | None:
         try:
-            return (self._root / "recorded" / "programs" / program).read_text(errors="replace")
+            return self._files.read(f"/recorded/programs/{program}")
         except OSError:
             return None
 
     def disk_free_gib(self, directory: Path) -> float:
         del directory
         try:
-            return float((self._root / "recorded" / "disk_free_gib").read_text())
+            free = float(self._files.read("/recorded/disk_free_gib"))
+            return free if isfinite(free) else 0.0
         except (OSError, ValueError):
             return 0.0
 
     def clock_synchronised(self) -> bool | None:
         try:
-            said = (self._root / "recorded" / "clock_synchronised").read_text().strip()
+            said = self._files.read("/recorded/clock_synchronised").strip()
         except OSError:
             return None
         return {"yes": True, "no": False}.get(said)
@@ -129,12 +133,12 @@ def _answer(number: int | None) -> DeviceAnswer:
         return DeviceAnswer.ABSENT
     if number in (errno.EACCES, errno.EPERM):
         return DeviceAnswer.REFUSED
-    # EBUSY: VirtualBox occupies the processor's virtualisation.
+    # EBUSY: VirtualBox uses the processor's virtualisation.
     return DeviceAnswer.BROKEN
 
 
 def _ansible() -> str | None:
-    """The version that the program itself runs: a library in its own environment."""
+    """The version of the Ansible that this program runs: a library in its own environment."""
     try:
         return metadata.version("ansible-core")
     except metadata.PackageNotFoundError:

@@ -127,7 +127,7 @@ def _details(found: Discovery, gpu: Gpu) -> str:
             whose = f"lab {lab}" if lab else "not made by hyperscaler"
             busy = ", busy" if item.busy else ""
             facts.append(("slice", f"{item.profile} at {item.placement.start}, id {item.gi_id}{busy}: {whose}"))
-    facts.append(("driver", f"{gpu.driver or 'none'} (NVIDIA driver {gpu.driver_version})"))
+    facts.append(("driver", f"{gpu.driver or 'none'} (NVIDIA driver {gpu.driver_version or 'not loaded'})"))
     facts.append(("vGPU framework", _FRAMEWORKS[gpu.framework]))
     facts.append(("functions", f"{len(gpu.vfs)} virtual: {gpu.vfs[0]} to {gpu.vfs[-1]}" if gpu.vfs else "none virtual"))
     group = "none: no IOMMU, so the GPU cannot go to a guest"

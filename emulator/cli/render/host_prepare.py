@@ -42,6 +42,7 @@ def _rest(plan: PreparationPlan) -> dict[str, object]:
     return {
         "reboot": list(plan.reboot),
         "notes": list(plan.notes),
+        "refusal": plan.refusal[0] if plan.refusal else None,
         "manual": [{"title": step.title, "lines": list(step.lines)} for step in plan.manual],
     }
 

@@ -217,6 +217,7 @@ def _slurm_vars(spec: ClusterSpec) -> Vars:
                 "name": partition.name,
                 "nodes": partition.nodes or compute,
                 "default": partition.name == slurm.default_partition,
+                **({"max_time": slurm_time(partition.max_job_seconds)} if partition.max_job_seconds else {}),
             }
             for partition in slurm.partitions
         ),

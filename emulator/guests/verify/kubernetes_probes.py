@@ -10,9 +10,9 @@ import json
 import math
 import shlex
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 
 from emulator.core.errors import HyperscalerError, VerifyError
+from emulator.core.pool import threads
 from emulator.core.ports import GuestAddress, GuestShell
 from emulator.guests.inventory.model import NodeGpu
 from emulator.guests.verify import kubernetes_verdicts as judge
@@ -194,7 +194,7 @@ class _Probes:
             output, _ = self._kubectl(words, timeout=longest)
             return judge.parse_reaches(pod.node, output)
 
-        with ThreadPoolExecutor(max_workers=4, thread_name_prefix="verify") as pool:
+        with threads(4, "verify") as pool:
             reaches = tuple(reach for found in pool.map(ask, self._pods) for reach in found)
         seconds = self._clock.now() - started
         return (

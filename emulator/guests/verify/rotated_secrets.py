@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from emulator.core.errors import HyperscalerError
 from emulator.core.paths import LabPaths
+from emulator.core.pool import threads
 from emulator.core.ports import GuestAddress, GuestShell
 from emulator.credentials import x509
 from emulator.credentials.rotation_phases import RotatedSecret
@@ -33,7 +33,7 @@ while :; do
     said=$(openssl s_client -connect 127.0.0.1:{port} -CApath {trusted} -verify_return_error -verify_hostname {name} \
         </dev/null 2>&1) && printf '%s\n' "$said" | openssl x509 -noout -fingerprint -sha256 && exit 0
     [ "$(date +%s)" -lt "$deadline" ] || break
-    sleep 2
+    sleep {pause}
 done
 printf '%s\n' "$said"
 exit 1
@@ -43,7 +43,7 @@ _KUBELET_SECONDS = 180  # that kubelet may take to be up on an emulated CPU
 
 def closed_doors(shell: GuestShell, guests: Sequence[GuestAddress]) -> tuple[str, ...]:
     """Names of the guests that do not let us in."""
-    with ThreadPoolExecutor(max_workers=_WORKERS, thread_name_prefix="login") as pool:
+    with threads(_WORKERS, "login") as pool:
         answers = pool.map(lambda guest: shell.ready(guest, timeout=_LOGIN_SECONDS), guests)
         return tuple(guest.name for guest, let_in in zip(guests, answers, strict=True) if not let_in)
 
@@ -57,7 +57,7 @@ def prove_secret(
             report = verify_realm(spec, shell, {guest.name: guest for guest in guests})
             return tuple(CheckOutcome(check.name, check.ok, check.detail, check.seconds) for check in report.checks)
         case RotatedSecret.TLS:
-            with ThreadPoolExecutor(max_workers=_WORKERS, thread_name_prefix="tls") as pool:
+            with threads(_WORKERS, "tls") as pool:
                 laid = [pool.submit(_certificate, paths, shell, guest) for guest in guests]
                 serving = {node.name for node in spec.nodes_of(ClusterKind.CLOUD)}
                 served = [pool.submit(_kubelet, paths, shell, guest) for guest in guests if guest.name in serving]
@@ -89,10 +89,11 @@ def kubelet_command(
     record: str = "/var/lib/hyperscaler/kubeadm.json",
     trusted: str = "/etc/ssl/certs",
     seconds: int = _KUBELET_SECONDS,
+    pause: int = 2,
 ) -> str:
     """What asks the kubelet of the node `name`, on it, for its certificate, until one comes that the node trusts."""
     return _KUBELET.format(
-        name=name, port=port, record=record, trusted=trusted, seconds=seconds, no_member=_NO_MEMBER
+        name=name, port=port, record=record, trusted=trusted, seconds=seconds, pause=pause, no_member=_NO_MEMBER
     ).strip()
 
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 from emulator.core.errors import HyperscalerError, VerifyError
+from emulator.core.pool import threads
 from emulator.core.ports import GuestAddress, GuestShell
 from emulator.guests.inventory.build import LAB_USERS
 from emulator.guests.inventory.model import NodeGpu
@@ -153,7 +153,7 @@ class _Probes:
             verdict = slurm_verdicts.judge_unmunge(code, output or said, sender=self._head.name)
             return check_from(f"munge {name}", verdict, self._clock.now() - begun)
 
-        with ThreadPoolExecutor(max_workers=_WORKERS, thread_name_prefix="verify") as pool:
+        with threads(_WORKERS, "verify") as pool:
             return tuple(pool.map(decode, self.compute))
 
     def nodes(self, timeout: float) -> tuple[Check, Mapping[str, slurm_verdicts.NodeRow]]:

@@ -1,15 +1,16 @@
-"""All checks of a host, in the order in which they are read."""
+"""Which checks are there? All checks of a host, in the order of the report."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from emulator.core.units import printable
 from emulator.host.checks.firewalls import check_firewalls
 from emulator.host.checks.gpus import check_gpus
 from emulator.host.checks.iommu import check_iommu
 from emulator.host.checks.networks import check_networks
-from emulator.host.checks.processor import check_processor
+from emulator.host.checks.processor import check_architecture, check_processor
 from emulator.host.checks.programs import check_programs
 from emulator.host.checks.resources import check_resources
 from emulator.host.checks.result import CheckResult, Level, Wanted
@@ -18,7 +19,7 @@ from emulator.host.readings import HostReadings
 
 Check = Callable[[HostReadings, Wanted], Iterable[CheckResult]]
 
-# What people read above a group -> its checks.
+# Heading of a group -> its checks.
 GROUPS: tuple[tuple[str, Check], ...] = (
     ("Processor and devices", check_processor),
     ("IOMMU", check_iommu),
@@ -60,5 +61,15 @@ class HostReport:
 
 
 def check_host_readings(host: HostReadings, wanted: Wanted) -> HostReport:
-    """Every check, whatever the others say."""
-    return HostReport(tuple(CheckGroup(title, tuple(check(host, wanted))) for title, check in GROUPS))
+    """The results of all checks; on any architecture but x86-64 only the one that says so."""
+    architecture = check_architecture(host)
+    if architecture.level is Level.FAIL:
+        return HostReport((CheckGroup(GROUPS[0][0], (architecture,)),))
+    return HostReport(tuple(CheckGroup(title, tuple(map(_printable, check(host, wanted)))) for title, check in GROUPS))
+
+
+def _printable(result: CheckResult) -> CheckResult:
+    """No escape sequence reaches the terminal: users choose the names of their processes, and others have written a
+    recorded host."""
+    found, why, fix = (printable(text).replace("\n", " ") for text in (result.found, result.why, result.fix))
+    return replace(result, found=found, why=why, fix=fix)

@@ -1,7 +1,7 @@
-"""Firewalls of the host that keep guests from DHCP, DNS and what lies behind the host.
+"""Firewalls of the host that keep guests from DHCP, from DNS and from the networks behind the host.
 
-A packet must pass the tables of all of them. What the remedies let through on a lab's bridges is filtered all the same,
-by the lab's own table; bridges of others are not opened.
+A packet has to pass every table of every firewall. The remedies open a lab's bridges only; there the lab's own table
+still filters.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from emulator.host.checks.result import CheckResult, Level, Wanted, ok
 from emulator.host.readings import ForwardChain, HostReadings
 
 DEFAULT_BRIDGES = ("virbr100", "virbr200")
-"""Of a lab whose file does not say: the defaults of the schema."""
+"""The schema's defaults, for a lab whose file names no bridges."""
 _EMBEDDED = "or hypervisor.uri: embedded"
-# Docker, ufw and firewalld set or make these, and each has a check of its own.
+# Chains of Docker and ufw, and the table of firewalld: each has a check of its own.
 _IPTABLES = ("ip", "filter", "FORWARD")
 _FIREWALLD = "firewalld"
 
 
 def check_firewalls(host: HostReadings, wanted: Wanted) -> Iterator[CheckResult]:
-    """Docker's FORWARD policy, that of other tables, firewalld and ufw."""
+    """Docker's FORWARD policy, policies of other tables, firewalld and ufw."""
     yield _docker(host, wanted)
     yield _forward(host, wanted)
     yield _firewalld(host, wanted)
@@ -45,7 +45,7 @@ def _docker(host: HostReadings, wanted: Wanted) -> CheckResult:
     if not uses_host_networks(host, wanted):
         return ok(id_, title, f"Docker runs; {OWN_NETWORKS}", why)
     if host.forward_policy is None:
-        found = "Docker runs; the FORWARD policy is not to be seen by this user"
+        found = "Docker runs; the FORWARD policy is hidden from this user"
         return CheckResult(id_, title, Level.WARN, found, why, "sudo iptables -S FORWARD", unseen=True)
     if host.forward_policy != "DROP":
         return ok(id_, title, f"Docker runs; FORWARD is {host.forward_policy}", why)
@@ -62,15 +62,16 @@ def _forward(host: HostReadings, wanted: Wanted) -> CheckResult:
     hidden = "iptable_filter" in host.kernel.loaded and host.forward_policy is None
     if host.forward_drops is None or hidden:
         ask, root = "iptables -S FORWARD" if hidden else "nft list chains", host.user.is_root
-        found = "the packet filter does not answer" if root else "the packet filter is not to be seen by this user"
+        found = "the packet filter does not answer" if root else "the packet filter is hidden from this user"
         return CheckResult(id_, title, Level.WARN, found, why, f"sudo {ask}", unseen=not root)
-    told_elsewhere = host.docker or host.ufw
+    reported_elsewhere = host.docker or host.ufw
     drops = [
         chain
         for chain in host.forward_drops
-        if chain.table != _FIREWALLD and not (told_elsewhere and (chain.family, chain.table, chain.name) == _IPTABLES)
+        if chain.table != _FIREWALLD
+        and not (reported_elsewhere and (chain.family, chain.table, chain.name) == _IPTABLES)
     ]
-    if host.forward_policy == "DROP" and not told_elsewhere:
+    if host.forward_policy == "DROP" and not reported_elsewhere:
         legacy = ForwardChain(*_IPTABLES)
         drops += [legacy] if legacy not in drops else []
     if not drops:
@@ -91,11 +92,14 @@ def _accept(chain: ForwardChain, wanted: Wanted) -> str:
 def _firewalld(host: HostReadings, wanted: Wanted) -> CheckResult:
     id_, title = "network.firewalld", "firewalld"
     why = "it lets guests reach DHCP and DNS of the host only through bridges in its zone libvirt"
+    if "firewalld" not in host.processes and host.processes_hidden and uses_host_networks(host, wanted):
+        found = "others' processes are hidden from this user (hidepid)"
+        return CheckResult(id_, title, Level.WARN, found, why, "sudo firewall-cmd --state", unseen=True)
     if "firewalld" not in host.processes:
         return ok(id_, title, "does not run", why)
     if not uses_host_networks(host, wanted):
         return ok(id_, title, f"runs; {OWN_NETWORKS}", why)
-    # libvirt names the zone only for networks that it filters itself, and those of labs are not such.
+    # libvirt sets the zone only for networks that it filters itself; it does not filter labs' networks.
     add = " ".join(f"--add-interface={name}" for name in _bridges(wanted))
     fix = f"firewall-cmd --permanent --zone=libvirt {add}; firewall-cmd --reload; {_EMBEDDED}"
     return CheckResult(id_, title, Level.WARN, "runs", why, fix)
@@ -103,7 +107,7 @@ def _firewalld(host: HostReadings, wanted: Wanted) -> CheckResult:
 
 def _ufw(host: HostReadings, wanted: Wanted) -> CheckResult:
     id_, title = "network.ufw", "ufw"
-    why = "by default it lets guests reach neither DHCP and DNS of the host nor what lies behind it"
+    why = "by default guests reach neither DHCP and DNS of the host nor the networks behind it"
     if not host.ufw:
         return ok(id_, title, "not enabled", why)
     if not uses_host_networks(host, wanted):

@@ -1,10 +1,11 @@
-"""NVIDIA GPUs: there, not in nouveau's hands, with a driver of the right kind, and free."""
+"""NVIDIA GPUs: present, not taken by nouveau, with the right kind of driver, and free."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from emulator.gpu.ports import VgpuFramework
+from emulator.host.checks.gpu_binding import UNUSED, VFIO_PCI, asked_for, check_binding, check_framebuffer
 from emulator.host.checks.gpu_holders import NO_GPU, check_holders
 from emulator.host.checks.result import CheckResult, Level, Wanted, ok
 from emulator.host.readings import DriverKind, HostReadings, PciGpu
@@ -18,13 +19,15 @@ _SERVICES = ("nvidia-vgpu-mgr", "nvidia-vgpud")
 
 
 def check_gpus(host: HostReadings, wanted: Wanted) -> Iterator[CheckResult]:
-    """Checks of the GPUs; without one they pass, unless the lab asks for it."""
+    """Checks of the GPUs; on a host without one they pass, unless the lab asks for one."""
     yield _gpus(host, wanted)
     yield _nouveau(host, wanted)
+    yield check_binding(host, wanted)
     yield _driver(host, wanted)
     yield _vgpu(host, wanted)
     yield _sriov(host, wanted)
     yield check_holders(host, wanted)
+    yield check_framebuffer(host, wanted)
 
 
 def _level(wanted: Wanted) -> Level:
@@ -33,28 +36,28 @@ def _level(wanted: Wanted) -> Level:
 
 def _gpus(host: HostReadings, wanted: Wanted) -> CheckResult:
     id_, title = "gpu.boards", "NVIDIA GPUs"
-    why = "nodes with real GPUs get them from these GPUs; with `backend: simulated` none is needed"
+    why = "nodes with real GPUs get these; with `backend: simulated` none is needed"
     there = {gpu.pci.address for gpu in host.gpus}
     listed = ", ".join(f"{gpu.name} at {gpu.pci.address}" for gpu in host.gpus) or "none"
     missing = [f"{name} ({address})" for name, address in wanted.devices if address not in there]
     if missing:
         fix = "set pci_address to what `lspci -D -d 10de:` prints, or gpu_allocation.backend: simulated"
         return CheckResult(
-            id_, title, Level.FAIL, f"the file's {', '.join(missing)} is not there; this host has {listed}", why, fix
+            id_, title, Level.FAIL, f"{', '.join(missing)} of the lab file not found; this host has {listed}", why, fix
         )
     return ok(id_, title, listed, why)
 
 
 def _nouveau(host: HostReadings, wanted: Wanted) -> CheckResult:
     id_, title = "gpu.nouveau", "nouveau"
-    why = "the free driver takes the GPUs at boot, and neither NVIDIA's driver nor vfio-pci can have them then"
+    why = "nouveau takes the GPUs at boot, and then neither NVIDIA's driver nor vfio-pci can"
     loaded = "nouveau" in host.kernel.loaded
     place = host.kernel.blacklisted.get("nouveau")
-    fix = "hyperscaler host prepare --gpus, which blacklists it and renews the initramfs, and reboot"
+    fix = "hyperscaler host prepare --gpus (it blacklists nouveau and renews the initramfs), then reboot"
     if loaded:
         where = f"loaded, although blacklisted by {place}" if place else "loaded, and not blacklisted"
         if place:
-            fix = "update-initramfs -u, and reboot: the initramfs is from before the blacklist"
+            fix = "update-initramfs -u, then reboot: the initramfs is older than the blacklist"
         level = _level(wanted) if host.gpus else Level.WARN
         return CheckResult(id_, title, level, where, why, fix)
     if place:
@@ -68,12 +71,16 @@ def _driver(host: HostReadings, wanted: Wanted) -> CheckResult:
     id_, title = "gpu.driver", "NVIDIA driver"
     why = "slices need NVIDIA's vGPU host driver (Virtual GPU Manager); whole GPUs need only vfio-pci"
     driver = host.driver
-    manual = "install the vGPU host driver by hand: `hyperscaler host prepare --dry-run` tells the steps"
+    manual = "install the vGPU host driver by hand: `hyperscaler host prepare --dry-run` lists the steps"
     if driver is None:
         if not host.gpus and not wanted.gpus:
             return ok(id_, title, f"none; {NO_GPU}", why)
         if wanted.slices:
             return CheckResult(id_, title, Level.FAIL, "not loaded, and the lab asks for slices", why, manual)
+        if wanted.whole and all(gpu.pci.driver in UNUSED for gpu in asked_for(host, wanted)):
+            return ok(id_, title, "none, and the lab needs none: its GPUs go to guests whole, from vfio-pci", why)
+        if not wanted.lab and all(gpu.pci.driver == VFIO_PCI for gpu in host.gpus):
+            return ok(id_, title, "none: vfio-pci has the GPUs, which can go to guests whole", why)
         fix = "apt-get install nvidia-driver (component non-free), or leave the GPUs to vfio-pci"
         return CheckResult(id_, title, Level.WARN, "not loaded", why, fix)
     kind = "vGPU host" if driver.kind is DriverKind.VGPU_HOST else "data-centre"
@@ -86,7 +93,7 @@ def _driver(host: HostReadings, wanted: Wanted) -> CheckResult:
 
 def _vgpu(host: HostReadings, wanted: Wanted) -> CheckResult:
     id_, title = "gpu.vgpu", "vGPU framework"
-    why = "a slice reaches its guest as a vGPU, made through one of two frameworks, by the kernel's age"
+    why = "a slice goes to its guest as a vGPU, made through one of two frameworks; which one depends on the kernel"
     if not host.gpus:
         return ok(id_, title, NO_GPU, why)
     found = "; ".join(f"{gpu.pci.address}: {_FRAMEWORKS[gpu.framework]}" for gpu in host.gpus)
@@ -94,12 +101,12 @@ def _vgpu(host: HostReadings, wanted: Wanted) -> CheckResult:
     if not offers:
         if not wanted.slices:
             return ok(id_, title, found, why)
-        fix = "see NVIDIA driver; on SR-IOV GPUs also: /usr/lib/nvidia/sriov-manage -e ALL"
+        fix = "see NVIDIA driver; for SR-IOV GPUs also: /usr/lib/nvidia/sriov-manage -e ALL"
         return CheckResult(id_, title, Level.FAIL, found, why, fix)
-    silent = [name for name in _SERVICES if name not in host.processes]
+    silent = [name for name in _SERVICES if name not in host.processes and not host.processes_hidden]
     if silent and wanted.slices:
         fix = f"systemctl enable --now {' '.join(silent)}"
-        return CheckResult(id_, title, Level.WARN, f"{found}; {' and '.join(silent)} does not run", why, fix)
+        return CheckResult(id_, title, Level.WARN, f"{found}; not running: {' and '.join(silent)}", why, fix)
     return ok(id_, title, found, why)
 
 
@@ -116,7 +123,7 @@ def _sriov(host: HostReadings, wanted: Wanted) -> CheckResult:
         # GPUs before Ampere have mediated devices on the physical function.
         if any(gpu.framework is VgpuFramework.MDEV for gpu in host.gpus):
             return ok(id_, title, found, why)
-        fix = "switch SR-IOV on in the firmware (Above 4G Decoding, too): systemctl reboot --firmware-setup"
+        fix = "switch SR-IOV and Above 4G Decoding on in the firmware: systemctl reboot --firmware-setup"
         return CheckResult(id_, title, Level.FAIL, found, why, fix)
     if not host.sriov_manage and not any(gpu.pci.numvfs for gpu in able):
         fix = "install the vGPU host driver, which brings /usr/lib/nvidia/sriov-manage"

@@ -1,24 +1,26 @@
-"""IOMMU: announced by the firmware, used by the kernel, with groups in which a GPU stands alone."""
+"""The IOMMU: announced by the firmware, used by the kernel, with GPUs alone in their groups."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 
+from emulator.gpu.ports import PciDevice
 from emulator.host.checks.result import CheckResult, Level, Wanted, ok
-from emulator.host.readings import CpuVendor, HostReadings
+from emulator.host.iommu_groups import described, foreign_members, is_idle_host_bridge
+from emulator.host.readings import CpuVendor, HostReadings, PciGpu
 from emulator.labfile.findings import counted
 
-_WHY = "a guest gets a real GPU, whole or as a slice, only through an IOMMU; simulated GPUs need none"
+_WHY = "guests get real GPUs, whole or as slices, only through an IOMMU; simulated GPUs need none"
 NAMES = {CpuVendor.INTEL: "VT-d", CpuVendor.AMD: "AMD-Vi"}
 
 
 def needed_arguments(vendor: CpuVendor) -> tuple[str, ...]:
-    """Kernel arguments that switch the IOMMU on, with devices of the host itself passed through untranslated."""
+    """Kernel arguments that switch the IOMMU on and leave the host's own devices untranslated."""
     return ("intel_iommu=on", "iommu=pt") if vendor is CpuVendor.INTEL else ("iommu=pt",)
 
 
 def check_iommu(host: HostReadings, wanted: Wanted) -> Iterator[CheckResult]:
-    """IOMMU checks: a lab with real GPUs cannot do without one, every other lab can."""
+    """Checks of the IOMMU, which labs with real GPUs need and other labs do not."""
     yield _present(host, wanted)
     yield _enabled(host, wanted)
     yield _arguments(host, wanted)
@@ -38,11 +40,11 @@ def _present(host: HostReadings, wanted: Wanted) -> CheckResult:
         return ok(id_, title, "the kernel uses one", _WHY)
     if host.iommu.tables is None:
         return CheckResult(
-            id_, title, Level.WARN, "not to be seen by this user", _WHY, "sudo hyperscaler host check", unseen=True
+            id_, title, Level.WARN, "hidden from this user", _WHY, "sudo hyperscaler host check", unseen=True
         )
     fix = f"switch {name} on in the firmware (and SR-IOV for slices): systemctl reboot --firmware-setup"
     if host.processor.is_guest:
-        fix = "give this virtual machine an IOMMU on the machine that runs it (<iommu model='intel'/>)"
+        fix = "give this virtual machine an IOMMU in the settings of its own host (<iommu model='intel'/>)"
     return CheckResult(id_, title, _level(wanted), "the firmware announces none (no DMAR or IVRS table)", _WHY, fix)
 
 
@@ -52,7 +54,7 @@ def _enabled(host: HostReadings, wanted: Wanted) -> CheckResult:
         return ok(id_, title, counted(host.iommu.groups, "group"), _WHY)
     if host.iommu.tables:
         words = " ".join(needed_arguments(host.processor.vendor))
-        fix = f"hyperscaler host prepare --gpus, which adds {words} to the kernel's arguments, and reboot"
+        fix = f"hyperscaler host prepare --gpus (it adds {words} to the kernel's arguments), then reboot"
     else:
         fix = "see IOMMU present"
     return CheckResult(id_, title, _level(wanted), "the kernel has made no groups", _WHY, fix)
@@ -64,34 +66,48 @@ def _arguments(host: HostReadings, wanted: Wanted) -> CheckResult:
     kernel = host.kernel
     off = [f"{name}=off" for name in ("intel_iommu", "amd_iommu", "iommu") if kernel.argument(name) == "off"]
     if off:
-        fix = f"take {' '.join(off)} out of /etc/default/grub, then update-grub and reboot"
+        fix = f"remove {' '.join(off)} from /etc/default/grub, then update-grub and reboot"
         return CheckResult(id_, title, _level(wanted), f"{' '.join(off)} switches the IOMMU off", why, fix)
     given = [word for word in kernel.arguments if word.partition("=")[0] in ("intel_iommu", "amd_iommu", "iommu")]
     lacking = [word for word in needed_arguments(host.processor.vendor) if word not in given]
     if host.iommu.groups or not lacking:
         return ok(id_, title, " ".join(given) or "none, and the IOMMU is on", why)
     if not (host.gpus or wanted.gpus):
-        return ok(id_, title, "none for the IOMMU, and there is no NVIDIA GPU to need them", why)
+        return ok(id_, title, "none for the IOMMU, and no NVIDIA GPU that needs them", why)
     fix = f"hyperscaler host prepare --gpus, or add {' '.join(lacking)} to GRUB_CMDLINE_LINUX_DEFAULT; reboot"
     return CheckResult(id_, title, _level(wanted), f"{' '.join(lacking)} is not given", why, fix)
 
 
 def _groups(host: HostReadings, wanted: Wanted) -> CheckResult:
     id_, title = "iommu.groups", "GPUs' IOMMU groups"
-    why = "all devices of a group go to a guest together, so a GPU passed on whole must be alone in its group"
+    why = "all endpoints of a group go to a guest together, so a GPU passed on whole must be alone in its group"
     grouped = [gpu for gpu in host.gpus if gpu.pci.iommu_group is not None]
     if not grouped:
         return ok(id_, title, "no NVIDIA GPU is in a group" if host.gpus else "no NVIDIA GPU", why)
-    shared = [gpu for gpu in grouped if gpu.strangers]
-    if not shared:
-        each = ", ".join(f"{gpu.pci.address} in {gpu.pci.iommu_group}" for gpu in grouped)
-        return ok(id_, title, each, why)
     asked = {address for _, address in wanted.devices} if wanted.whole else set()
-    level = Level.FAIL if any(gpu.pci.address in asked for gpu in shared) else Level.WARN
-    found = "; ".join(
-        f"{gpu.pci.address} shares group {gpu.pci.iommu_group} with "
-        + ", ".join(item.address for item in gpu.strangers)
-        for gpu in shared
+    shared = {gpu.pci.address: _foreign(gpu, asked) for gpu in grouped}
+    named = [_shared(gpu, shared[gpu.pci.address]) for gpu in grouped if shared[gpu.pci.address]]
+    if not named:
+        each = ", ".join(f"{gpu.pci.address} in {gpu.pci.iommu_group}{_mates(gpu, asked)}" for gpu in grouped)
+        return ok(id_, title, each, why)
+    bad = any(address in asked and not all(map(is_idle_host_bridge, found)) for address, found in shared.items())
+    fix = (
+        "switch ACS on in the firmware, put the GPU into a slot of its own (lspci -t shows the slots), or unbind what "
+        "shares its group if the host can do without it"
     )
-    fix = "switch ACS on in the firmware, or put the GPU into a slot of its own: lspci -t shows the slots"
-    return CheckResult(id_, title, level, found, why, fix)
+    return CheckResult(id_, title, Level.FAIL if bad else Level.WARN, "; ".join(named), why, fix)
+
+
+def _foreign(gpu: PciGpu, asked: Collection[str]) -> tuple[PciDevice, ...]:
+    """Endpoints in the GPU's group that the lab does not ask for along with it."""
+    return foreign_members(gpu.pci, gpu.group, taken=asked if gpu.pci.address in asked else ())
+
+
+def _shared(gpu: PciGpu, members: Iterable[PciDevice]) -> str:
+    listed = ", ".join(map(described, members))
+    return f"{gpu.pci.address} shares group {gpu.pci.iommu_group} with {listed}"
+
+
+def _mates(gpu: PciGpu, asked: Collection[str]) -> str:
+    mates = sorted(item.address for item in gpu.group if item.address in asked and item.address != gpu.pci.address)
+    return f" with {' and '.join(mates)}, which must go to the same node" if mates else ""

@@ -1,4 +1,4 @@
-"""Programs at versions that work, the product's Debian packages, and who may use libvirt."""
+"""Versions of programs, the program's Debian packages, and the rights of this user."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _DEBIAN_LIKE = ("debian", "ubuntu")
 
 @dataclass(frozen=True, slots=True)
 class Minimum:
-    """`names`: programs of which one will do. `optional`: its absence stops no lab."""
+    """The oldest version of a program that works. Any of `names` will do; labs run without an `optional` one."""
 
     id: str
     title: str
@@ -31,10 +31,10 @@ _LIBVIRTD = Minimum(
     "libvirt",
     ("libvirtd",),
     "9.0",
-    "it runs the guests; 9.0 (Debian 12) is the oldest that labs are tested with",
+    "it runs the guests; 9.0 (Debian 12) is the oldest tested version",
     f"{_PREPARE}, or apt-get install libvirt-daemon-system libvirt-daemon-driver-qemu",
 )
-# A lab on the host's libvirt does not mind which daemon answers there; one of its own is always libvirtd.
+# On the host's libvirt either daemon will do; a lab's own libvirt is always libvirtd.
 _HOST_LIBVIRT = replace(_LIBVIRTD, names=("libvirtd", "virtqemud"))
 _OTHERS = (
     Minimum(
@@ -42,7 +42,7 @@ _OTHERS = (
         "QEMU",
         ("qemu",),
         "7.2",
-        "it is the guests' machine; 7.2 (Debian 12) is the oldest that labs are tested with",
+        "it emulates the guests' machine; 7.2 (Debian 12) is the oldest tested version",
         f"{_PREPARE}, or apt-get install qemu-system-x86",
     ),
     Minimum(
@@ -58,7 +58,7 @@ _OTHERS = (
         "dnsmasq",
         ("dnsmasq",),
         "2.67",
-        "it gives the guests addresses and names; libvirt accepts none older than 2.67",
+        "it serves addresses and names to guests; libvirt needs at least 2.67",
         f"{_PREPARE}, or apt-get install dnsmasq-base",
     ),
     Minimum(
@@ -66,7 +66,7 @@ _OTHERS = (
         "Ansible",
         ("ansible",),
         "2.15",
-        "it configures the guests; it belongs to the program's own Python environment",
+        "it configures the guests; it is part of the program's own Python environment",
         "make setup",
     ),
     Minimum(
@@ -95,7 +95,7 @@ def _libvirt(host: HostReadings, wanted: Wanted) -> CheckResult:
         return _program(host, _HOST_LIBVIRT)
     result = _program(host, _LIBVIRTD)
     if "libvirtd" not in host.programs and "virtqemud" in host.programs:
-        found = "virtqemud alone is installed, and a lab's own libvirt is a libvirtd"
+        found = "only virtqemud is installed, and a lab's own libvirt is a libvirtd"
         return replace(result, found=found, fix=f"{_LIBVIRTD.fix}; or hypervisor.uri: qemu:///system")
     return result
 
@@ -108,9 +108,7 @@ def _program(host: HostReadings, minimum: Minimum) -> CheckResult:
             return ok(id_, minimum.title, f"not installed; {minimum.why}", minimum.why)
         return CheckResult(id_, minimum.title, Level.FAIL, "not installed", minimum.why, minimum.fix)
     if not found.numbers:
-        return CheckResult(
-            id_, minimum.title, Level.WARN, "installed, but it does not tell its version", minimum.why, minimum.fix
-        )
+        return CheckResult(id_, minimum.title, Level.WARN, "installed, but prints no version", minimum.why, minimum.fix)
     floor = tuple(int(part) for part in minimum.version.split("."))
     if found.numbers < floor:
         level = Level.WARN if minimum.optional else Level.FAIL
@@ -127,9 +125,9 @@ def _program(host: HostReadings, minimum: Minimum) -> CheckResult:
 
 def _packages(host: HostReadings) -> CheckResult:
     id_, title = "program.packages", "Debian packages"
-    why = "the product's list: programs that building images, networks and guests call"
+    why = "programs that labs call to build images, networks and guests"
     if host.packages is None:
-        fix = "see scripts/system-packages.txt for what is needed, and install it with this system's own means"
+        fix = "install what scripts/system-packages.txt lists with this system's own package manager"
         return CheckResult(id_, title, Level.WARN, f"{host.system_name} has no dpkg", why, fix)
     missing = [name for name in host.wanted_packages if name not in host.packages]
     if not missing:
@@ -138,16 +136,16 @@ def _packages(host: HostReadings) -> CheckResult:
     optional = [name for name in missing if name in host.optional_packages]
     found = [f"{len(needed)} missing: {', '.join(needed)}"] if needed else []
     found += [f"optional ones missing: {', '.join(optional)}"] if optional else []
-    # apt installs all that it is asked for or nothing, and not every release has the optional ones.
-    fix = f"{_PREPARE}, or apt-get install --no-install-recommends {' '.join(needed or optional)}"
+    # apt installs all packages of a command or none, and not every release has the optional ones.
+    fix = f"{_PREPARE}, or apt-get install --no-remove --no-install-recommends {' '.join(needed or optional)}"
     return CheckResult(id_, title, Level.FAIL if needed else Level.WARN, "; ".join(found), why, fix)
 
 
 def _user(host: HostReadings) -> CheckResult:
     id_, title = "program.user", "user and groups"
     why = (
-        "images, the packet filter and a lab's own libvirt are root's; the groups libvirt and kvm let others look at "
-        "guests and open /dev/kvm, and no more"
+        "only root handles images, the packet filter and a lab's own libvirt; the groups libvirt and kvm only let "
+        "others look at guests and open /dev/kvm"
     )
     user = host.user
     if user.is_root:

@@ -1,16 +1,17 @@
-"""What a check says, and what a lab wants of its host."""
+"""The result of a check, and what a lab asks of its host."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from emulator.host.gpu_demand import asks_for_whole_gpus
 from emulator.labfile.findings import Finding
 from emulator.labfile.model import Acceleration, ClusterSpec, GpuBackend, GpuStrategy
 
 
 class Level(StrEnum):
-    """FAIL: `provision` cannot work. WARN: it works, slower or with a risk, or this user could not look."""
+    """FAIL: `provision` cannot work. WARN: it works, but slower or with a risk, or this user could not check."""
 
     PASS = "PASS"  # noqa: S105 - the word of virt-host-validate, and no password
     WARN = "WARN"
@@ -24,10 +25,10 @@ class CheckResult:
     Attributes:
         id: `group.name`, an interface of `--json`.
         title: a few words for people.
-        found: what the host has.
+        found: the state of the host.
         why: why it matters to a lab.
-        fix: the next thing to do, a command where there is one; empty when all is well.
-        unseen: this user could not see all of it.
+        fix: the next thing to do, a command if there is one; empty for PASS.
+        unseen: whether a part of it is hidden from this user.
     """
 
     id: str
@@ -52,17 +53,17 @@ class CheckResult:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What of a lab file its host is judged by; without a file nothing is asked for in particular.
+    """The demands of a lab file that its host is checked against; without a file there are none.
 
     Attributes:
         devices: id and PCI address of the real GPUs that the file lists.
-        slices: some node gets a slice of a GPU, so that vGPUs are needed.
-        whole: some node gets a whole GPU.
-        embedded: the lab has a libvirt and networks of its own; None leaves it to what the host has.
-        bridges: those of the file's networks.
-        nodes: how many; 0 without a file.
-        own_gpus: PCI addresses of GPUs that the lab has already, so that its own guests hold them.
-        findings: what the file says about memory, disk, cores and networks of this host.
+        slices: whether a node gets a slice of a GPU, so that vGPUs are needed.
+        whole: whether a node gets a whole GPU.
+        embedded: whether the lab has a libvirt and networks of its own; None means that it depends on the host.
+        bridges: bridges of the file's networks.
+        nodes: the number of nodes; 0 without a file.
+        own_gpus: PCI addresses of GPUs that the lab already has, and that its own guests hold.
+        findings: findings about memory, disk, cores and networks of this host.
     """
 
     lab: str = ""
@@ -83,17 +84,17 @@ class Wanted:
 
 
 def wanted_of(spec: ClusterSpec) -> Wanted:
-    """What a lab wants, its findings left out: they need the host."""
+    """The demands of a lab, without findings, which depend on the host."""
     real = spec.gpu.devices if spec.gpu.backend is not GpuBackend.SIMULATED else ()
     requests = [node.gpu for node in spec.nodes if node.gpu is not None]
     uri = spec.hypervisor.uri
-    gpus_only = spec.gpu.strategy is GpuStrategy.WHOLE
+    cuttable = spec.gpu.strategy is not GpuStrategy.WHOLE and any(device.mig_capable for device in real)
     return Wanted(
         lab=spec.name,
         acceleration=spec.hypervisor.acceleration,
         devices=tuple((device.id, device.pci_address.lower()) for device in real),
-        slices=bool(real) and not gpus_only and any(not request.whole for request in requests),
-        whole=bool(real) and (gpus_only or any(request.whole for request in requests)),
+        slices=cuttable and any(not request.whole for request in requests),
+        whole=bool(real) and asks_for_whole_gpus(spec),
         embedded=None if uri == "auto" else uri == "embedded",
         bridges=tuple(network.bridge for network in spec.networks.values()),
         nodes=len(spec.nodes),

@@ -1,1 +1,1 @@
-"""What would make this machine ready for labs? Steps as data, and what only a person can do."""
+"""What makes this host ready for labs? Steps as data, and steps that only a person can take."""

@@ -1,4 +1,4 @@
-"""What only a person can do to a host: firmware, NVIDIA's licensed driver, licences."""
+"""Steps that only a person can take: firmware settings, NVIDIA's licensed driver, licences."""
 
 from __future__ import annotations
 
@@ -10,46 +10,46 @@ from emulator.host.readings import DriverKind, HostReadings
 
 @dataclass(frozen=True, slots=True)
 class ManualStep:
-    """`lines`: in order, each a sentence or a command after `$ `."""
+    """Instructions for a person; each of `lines` is a sentence, or a command after `$ `."""
 
     title: str
     lines: tuple[str, ...]
 
 
 _DRIVER = ManualStep(
-    "Install NVIDIA's vGPU host driver (needed for slices; whole GPUs do without)",
+    "Install NVIDIA's vGPU host driver (needed for slices, not for whole GPUs)",
     (
         "1. Download the package for Linux KVM from NVIDIA's licensing portal: it needs an account with a licence for "
-        "NVIDIA AI Enterprise (MIG-capable GPUs) or NVIDIA vGPU. Take the branch that your guests' driver is of.",
-        "2. Install what builds its kernel module:",
+        "NVIDIA AI Enterprise (MIG-capable GPUs) or NVIDIA vGPU. Take the same branch as the driver in your guests.",
+        "2. Install the tools that build its kernel module:",
         "   $ apt-get install build-essential dkms linux-headers-$(uname -r)",
-        "3. Under Secure Boot the module must be signed with a key that the firmware knows; see whether it is on:",
+        "3. Under Secure Boot the module must be signed with a key that the firmware knows; check whether it is on:",
         "   $ mokutil --sb-state",
-        "4. Install the Virtual GPU Manager out of the package, under the version that you have:",
+        "4. Install the Virtual GPU Manager from the package (with your version in place of VERSION):",
         "   $ sh ./NVIDIA-Linux-x86_64-VERSION-vgpu-kvm.run --dkms --silent",
         "   On Ubuntu: $ apt-get install ./nvidia-vgpu-ubuntu-VERSION_amd64.deb",
-        "5. Restart the machine, then see that driver, module and services are there:",
+        "5. Reboot, then check that driver, module and services are there:",
         "   $ nvidia-smi; lsmod | grep nvidia_vgpu_vfio; systemctl status nvidia-vgpud nvidia-vgpu-mgr",
-        "6. On GPUs from Ampere on switch the virtual functions on, and count them (the script can say that all is "
-        "well when it is not):",
+        "6. On GPUs since Ampere switch the virtual functions on, and count them (the script may report success "
+        "without having made any):",
         "   $ /usr/lib/nvidia/sriov-manage -e ALL; ls -d /sys/bus/pci/devices/*/virtfn* | wc -l",
-        "7. See the result: $ hyperscaler host check && hyperscaler gpu discover",
+        "7. Check the result: $ hyperscaler host check && hyperscaler gpu discover",
     ),
 )
 _LICENCE = ManualStep(
-    "License the guests (vGPUs slow down after a while without)",
+    "License the guests (without a licence vGPUs slow down after a while)",
     (
-        "1. Make a licence server in NVIDIA's licensing portal (cloud, or an appliance in your own network), give it "
-        "your licences, and download a client configuration token.",
-        "2. Put the token into each guest with a vGPU, below /etc/nvidia/ClientConfigToken/, and restart its service:",
+        "1. Create a licence server in NVIDIA's licensing portal (in the cloud, or an appliance in your network), give "
+        "it your licences, and download a client configuration token.",
+        "2. Copy the token to /etc/nvidia/ClientConfigToken/ in each guest with a vGPU, and restart its service:",
         "   $ systemctl restart nvidia-gridd; nvidia-smi -q | grep -A2 'vGPU Software Licensed'",
-        "The guests' driver must be the vGPU guest driver of the host driver's branch, not the data-centre driver.",
+        "The guests need the vGPU guest driver of the host driver's branch, not the data-centre driver.",
     ),
 )
 
 
 def manual_steps(host: HostReadings, *, gpus: bool) -> tuple[ManualStep, ...]:
-    """What remains to be done by hand on this host."""
+    """The steps that remain to be done by hand on this host."""
     found = []
     name = NAMES.get(host.processor.vendor, "the IOMMU")
     switches = []

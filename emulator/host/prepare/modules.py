@@ -1,6 +1,6 @@
-"""Kernel modules that labs need: which are to be loaded, and which are listed to be loaded at every boot. Pure.
+"""Kernel modules that labs need: which to load now, and which to list for every boot. Pure.
 
-A module is listed only after it was loaded: systemd complains at every boot of one that the kernel does not have.
+A module is listed only after it was loaded, because systemd complains at every boot about a module that is missing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _STEP = "module:"
 
 @dataclass(frozen=True, slots=True)
 class _Module:
-    """`without`: what becomes of labs without it."""
+    """A kernel module; `without` says what labs lose without it."""
 
     name: str
     without: str
@@ -26,7 +26,7 @@ class _Module:
 
 @dataclass(frozen=True, slots=True)
 class TriedModules:
-    """Names of modules that earlier steps have loaded, in that order, and that they could not load."""
+    """Modules that earlier steps loaded, in that order, and modules that they failed to load."""
 
     loaded: Sequence[str] = ()
     failed: Collection[str] = ()
@@ -36,7 +36,7 @@ NONE_TRIED = TriedModules()
 
 
 def tried_modules(done: Sequence[str], failed: Collection[str]) -> TriedModules:
-    """Out of the ids of all steps that were done, and of those that failed."""
+    """The modules in the ids of steps that were done, and of steps that failed."""
     names = [step.removeprefix(_STEP) for step in done if step.startswith(_STEP)]
     return TriedModules(names, {step.removeprefix(_STEP) for step in failed if step.startswith(_STEP)})
 
@@ -46,7 +46,7 @@ def loads_module(step_id: str) -> bool:
 
 
 def modules_steps(host: HostReadings, tried: TriedModules, *, gpus: bool) -> list[Step]:
-    """What loads the modules that are not there, and then lists them."""
+    """Steps that load the missing modules, and then list them."""
     wanted = [module for module in _absent(host, gpus=gpus) if module.name in host.kernel.loadable]
     load = [
         Step(
@@ -63,7 +63,7 @@ def modules_steps(host: HostReadings, tried: TriedModules, *, gpus: bool) -> lis
 
 
 def lacking_modules(host: HostReadings, *, gpus: bool) -> list[str]:
-    """What labs need and this kernel does not have, in words."""
+    """Sentences about modules that labs need and this kernel does not have."""
     return [
         f"this kernel has no module {module.name}: without it {module.without}"
         for module in _absent(host, gpus=gpus)
@@ -72,8 +72,7 @@ def lacking_modules(host: HostReadings, *, gpus: bool) -> list[str]:
 
 
 def _absent(host: HostReadings, *, gpus: bool) -> Iterator[_Module]:
-    """Modules whose work nobody does now. `vfio-pci` is loaded by libvirt when a GPU goes to a guest, but not at
-    boot."""
+    """Modules whose work is not done yet. libvirt loads `vfio-pci` when a GPU goes to a guest, but not at boot."""
 
     def absent(device: str) -> bool:
         return host.devices[device] is DeviceAnswer.ABSENT
@@ -87,12 +86,12 @@ def _absent(host: HostReadings, *, gpus: bool) -> Iterator[_Module]:
         modules.append(_Module("vhost_net", "the network of guests is slower", optional=True))
     if gpus:
         modules.append(_Module("vfio_pci", "no guest gets a real GPU"))
-    # Loading again what is loaded changes nothing, whatever keeps its device away.
+    # If a module is loaded and its device is still absent, loading it again changes nothing.
     return (module for module in modules if module.name not in host.kernel.loaded)
 
 
 def _kvm(host: HostReadings) -> str | None:
-    """The one of the two that this processor lets load: kvm_amd goes by the vendor, too."""
+    """The module that this processor supports; kvm_amd depends on the vendor, too."""
     match host.processor.virtualisation, host.processor.vendor:
         case "vmx", _:
             return "kvm_intel"
@@ -102,7 +101,7 @@ def _kvm(host: HostReadings) -> str | None:
 
 
 def _list(host: HostReadings, wanted: Sequence[str], tried: TriedModules) -> list[Step]:
-    """The file, with what is about to be loaded: whoever takes the steps asks again after loading."""
+    """The step that writes the file with the modules about to be loaded; it is planned anew after loading."""
     before = host.own_files.get(MODULES_FILE)
     listed = [line for line in (before or "").splitlines() if line and not line.startswith("#")]
     new = [name for name in wanted if name not in tried.failed]

@@ -1,4 +1,4 @@
-"""One step of preparing a host, as data."""
+"""One step that prepares a host, as data."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ class Step:
     Attributes:
         id: names it in the journal; the same for the same thing in every run.
         path: the file to write with `content`; empty for a command.
-        argv: the command; empty for a file. Those of `first` are run before it, and may fail.
+        argv: the command; empty for a file.
+        first: commands that run before it, and may fail.
         timeout: of the command, seconds.
-        touches: files that the command writes, besides what it makes anew from others.
-        traces: files that the command leaves beside those: copies of how they were, locks, unfinished ones. They tell
-            nothing of their own.
-        undo: commands that take it back. They are run unless every touched file could be put back as it was.
-        sets: the `key=value` that the command sets; it is taken back only while that is the value.
-        lasting: what stays after it was taken back, for people; empty if nothing does.
-        optional: labs run without it, so that it may fail.
+        touches: files that the command writes, except those that it generates from others.
+        traces: files that the command leaves next to them and that carry no information of their own: old copies,
+            locks, unfinished files.
+        undo: commands that undo the step. They run unless every touched file could be put back as it was.
+        sets: the `key=value` that the command sets; it is undone only while it still has that value.
+        lasting: a sentence about what remains after the step was undone; empty if nothing does.
+        optional: whether labs run without it, so that it may fail.
     """
 
     id: str

@@ -1,7 +1,7 @@
-"""What would make a host ready for labs: steps that are safe to take, and what only a person can do. Pure.
+"""The plan that makes a host ready for labs: steps that are safe to take, and steps for a person. Pure.
 
-A step is planned only where the host shows that it is needed, so that a second run plans nothing. What a step does to
-files is known before it is taken, so that all of it can be put back.
+A step is planned only if the host needs it, so that a second run plans nothing. The files that a step changes are known
+before it is taken, so that all of them can be put back.
 """
 
 from __future__ import annotations
@@ -10,7 +10,10 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
 from emulator.host.checks.iommu import needed_arguments
+from emulator.host.checks.processor import check_architecture
+from emulator.host.checks.result import Level
 from emulator.host.checks.system import CLOCKS, INOTIFY_INSTANCES, INOTIFY_KEY, INOTIFY_LEAST
+from emulator.host.platform import system_kind
 from emulator.host.prepare.manual import ManualStep, manual_steps
 from emulator.host.prepare.modules import MODULES_FILE, NONE_TRIED, TriedModules, lacking_modules, modules_steps
 from emulator.host.prepare.step import HEADER, Step
@@ -21,11 +24,11 @@ GRUB_FILE = "/etc/default/grub.d/60-hyperscaler.cfg"
 SYSCTL_FILE = "/etc/sysctl.d/60-hyperscaler.conf"
 FILES = (NOUVEAU_FILE, GRUB_FILE, MODULES_FILE, SYSCTL_FILE)
 
-# All that the tools of the shadow package write when a user joins a group: the files, and what stays beside them.
+# Files that the tools of the shadow package write when a user joins a group, and the traces that they leave.
 _GROUP_FILES = ("/etc/group", "/etc/gshadow")
 _GROUP_TRACES = ("/etc/group-", "/etc/gshadow-", "/etc/.pwd.lock")
 _GROUPS = ("libvirt", "kvm")
-# Time services by unit, the one that is most likely wanted first.
+# Units of time services, the most likely one first.
 _CLOCK_UNITS = ("chrony.service", "systemd-timesyncd.service", "ntpsec.service", "openntpd.service")
 _VGPU_UNITS = ("nvidia-vgpud.service", "nvidia-vgpu-mgr.service")
 UNITS = (*_CLOCK_UNITS, *_VGPU_UNITS)
@@ -35,16 +38,25 @@ _SLOW = 1800.0
 
 @dataclass(frozen=True, slots=True)
 class PreparationPlan:
-    """`reboot`: why the machine must be started again afterwards; `notes`: what was asked for and is not done."""
+    """What to do to a host.
+
+    Attributes:
+        steps: in the order in which they are taken.
+        reboot: reasons to reboot afterwards.
+        manual: steps that only a person can take.
+        notes: requests that are not fulfilled, and facts about this host that the user should know.
+        refusal: why this host is not prepared at all, and what to do instead; empty if it is.
+    """
 
     steps: tuple[Step, ...]
     reboot: tuple[str, ...] = ()
     manual: tuple[ManualStep, ...] = ()
     notes: tuple[str, ...] = field(default=())
+    refusal: tuple[str, str] | None = None
 
 
 PACKAGES, INITRAMFS, GRUB = "packages", "initramfs", "grub"
-# What dpkg was cut off in must be finished before apt takes another package.
+# An interrupted dpkg must be finished before apt installs anything.
 FINISH_PACKAGES = ("dpkg", "--configure", "-a")
 
 
@@ -66,11 +78,14 @@ def plan_preparation(
     """The steps that this host needs.
 
     Args:
-        user: who is to use libvirt and KVM without being root; None for nobody, and root needs no groups for it.
-        gpus: prepare for real GPUs, whether or not one is there already.
-        leftover: ids of steps that an earlier run planned and did not end.
-        modules: those that steps have loaded, or could not load just now.
+        user: the user who is to use libvirt and KVM without being root; None for none. Root needs no groups for it.
+        gpus: whether to prepare for real GPUs, even if there is none yet.
+        leftover: ids of steps that an earlier run planned and did not finish.
+        modules: modules that earlier steps loaded or failed to load.
     """
+    refusal = _refusal(host)
+    if refusal is not None:
+        return PreparationPlan((), notes=(f"{refusal[0]}; {refusal[1]}",), refusal=refusal)
     user = None if user == "root" else user
     files = [
         *modules_steps(host, modules, gpus=gpus),
@@ -99,15 +114,26 @@ def plan_preparation(
     )
 
 
+def _refusal(host: HostReadings) -> tuple[str, str] | None:
+    """Why a host is not prepared, and what to do instead; None for one that is."""
+    architecture = check_architecture(host)
+    if architecture.level is Level.FAIL:
+        return f"this host is {architecture.found}", architecture.fix
+    kind = system_kind(host.signs, host.packages)
+    if kind is not None and kind.refused:
+        return f"this host is {kind.name}, which is not prepared: {kind.why}", kind.fix
+    return None
+
+
 def _packages(host: HostReadings, leftover: Collection[str]) -> list[Step]:
     if host.packages is None or "apt-get" not in host.programs:
         return []
     missing = tuple(name for name in host.wanted_packages if name not in host.packages)
     needed = tuple(name for name in missing if name not in host.optional_packages)
-    steps = [_install(PACKAGES, needed, "programs that labs are made with")] if needed else []
-    # Each on its own: apt installs all that it is asked for or nothing, and not every release has them.
+    steps = [_install(PACKAGES, needed, "programs that labs need")] if needed else []
+    # One step each: apt installs all packages of a command or none, and not every release has the optional ones.
     steps += [
-        _install(f"{_OPTIONAL_PACKAGE}{name}", (name,), "optional: labs run without", optional=True)
+        _install(f"{_OPTIONAL_PACKAGE}{name}", (name,), "optional: labs run without it", optional=True)
         for name in missing
         if name in host.optional_packages
     ]
@@ -124,7 +150,8 @@ def _install(step_id: str, names: tuple[str, ...], why: str, *, optional: bool =
         step_id,
         f"install {', '.join(names)}",
         why,
-        argv=("apt-get", "install", "-y", "-q", "--no-install-recommends", *names),
+        # A package of the host that conflicts with one of ours stays, and ours is not installed.
+        argv=("apt-get", "install", "-y", "-q", "--no-remove", "--no-install-recommends", *names),
         timeout=_SLOW,
         lasting=f"the packages stay installed; to remove them: apt-get purge {' '.join(names)}",
         optional=optional,
@@ -132,8 +159,8 @@ def _install(step_id: str, names: tuple[str, ...], why: str, *, optional: bool =
 
 
 def _finish(step_id: str) -> Step:
-    why = "an earlier run did not see them installed to the end"
-    return Step(step_id, "finish packages that were begun", why, argv=FINISH_PACKAGES, timeout=_SLOW)
+    why = "an earlier run was interrupted while it installed them"
+    return Step(step_id, "finish interrupted packages", why, argv=FINISH_PACKAGES, timeout=_SLOW)
 
 
 def _nouveau(host: HostReadings, *, gpus: bool) -> list[Step]:
@@ -165,7 +192,7 @@ def _sysctl(host: HostReadings) -> list[Step]:
     limit = host.limits.inotify_instances
     if limit is None or limit >= INOTIFY_LEAST:
         return []
-    key, why = INOTIFY_KEY, "every dnsmasq and libvirt daemon takes some inotify instances"
+    key, why = INOTIFY_KEY, "every dnsmasq and libvirt daemon uses some inotify instances"
     setting = f"{key}={INOTIFY_INSTANCES}"
     content = f"{HEADER}{key} = {INOTIFY_INSTANCES}\n"
     return [
@@ -173,7 +200,7 @@ def _sysctl(host: HostReadings) -> list[Step]:
         Step(
             f"sysctl:{key}",
             f"set {setting}",
-            f"{why}, and {limit} are few",
+            f"{why}, and {limit} are too few",
             argv=("sysctl", "-q", "-w", setting),
             sets=setting,
             undo=(("sysctl", "-q", "-w", f"{key}={limit}"),),
@@ -205,23 +232,23 @@ def _services(host: HostReadings, *, gpus: bool) -> list[Step]:
     if not host.has_systemd:
         return []
     wanted: list[tuple[str, str]] = []
-    # The kernel counts a clock as synchronised for hours after its service has ended: that alone says too little.
+    # The kernel counts a clock as synchronised for hours after its service has ended, so that is not enough.
     if not CLOCKS.keys() & host.processes:
         clock = next((name for name in _CLOCK_UNITS if name in host.units), None)
         if clock is not None:
-            wanted.append((clock, "nothing keeps the clock right"))
+            wanted.append((clock, "no time service runs"))
     if gpus:
         names = (unit for unit in _VGPU_UNITS if unit in host.units)
         # The kernel keeps 15 characters of a process's name.
         stopped = (unit for unit in names if unit.removesuffix(".service")[:15] not in host.processes)
-        wanted.extend((unit, "vGPUs are made and served by it") for unit in stopped)
+        wanted.extend((unit, "it makes and serves vGPUs") for unit in stopped)
     return [
         Step(
             f"service:{unit}",
             f"enable and start {unit}",
             why,
             argv=("systemctl", "enable", "--now", "-q", unit),
-            # A unit that is enabled and does not run is only stopped again.
+            # A unit that was enabled but not running is only stopped.
             undo=(("systemctl", *(("stop",) if host.units[unit] else ("disable", "--now", "-q")), unit),),
         )
         for unit, why in wanted
@@ -235,7 +262,7 @@ def _initramfs(host: HostReadings) -> list[Step]:
         argv = ("dracut", "--regenerate-all", "--force")
     else:
         return []
-    why = "what is loaded at boot first comes from there"
+    why = "it holds what is loaded first at boot"
     return [Step(INITRAMFS, "renew the initramfs", why, argv=argv, timeout=_SLOW, undo=(argv,))]
 
 
@@ -265,14 +292,16 @@ def _reboot(host: HostReadings, there: Collection[str]) -> list[str]:
     if GRUB_FILE in there and (lacking := _lacking_arguments(host)):
         why.append(f"the kernel gets {' '.join(lacking)} at its next boot")
     if "nouveau" in host.kernel.loaded and (NOUVEAU_FILE in there or "nouveau" in host.kernel.blacklisted):
-        why.append("nouveau is loaded, and is not at the next boot")
+        why.append("nouveau is loaded now, and stays away from the next boot on")
     return why
 
 
 def _notes(host: HostReadings, user: str | None, *, gpus: bool, written: Collection[str]) -> list[str]:
-    notes = lacking_modules(host, gpus=gpus)
+    kind = system_kind(host.signs, host.packages)
+    notes = [] if kind is None else [f"this host is {kind.name}: {kind.why}; {kind.fix}"]
+    notes += lacking_modules(host, gpus=gpus)
     if user is not None and user not in host.accounts:
-        notes.append(f"there is no user {user} in /etc/passwd: nobody is added to groups")
+        notes.append(f"there is no user {user} in /etc/passwd, so no user is added to groups")
     elif user is not None and (absent := [name for name in _GROUPS if name not in host.groups]):
         notes.append(f"there is no group {' or '.join(absent)}: {user} cannot be added")
     lacking = _lacking_arguments(host)

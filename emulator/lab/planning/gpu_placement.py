@@ -7,7 +7,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from emulator.apply.gpu_ownership import slice_key, whole_gpus
 from emulator.apply.handlers.gpu.discovery import traced_gpus, traced_slices
@@ -19,10 +19,12 @@ from emulator.core.errors import ConflictError, HostNotFitError
 from emulator.core.ports import Hostdev
 from emulator.gpu.catalog import find_gpu
 from emulator.gpu.model import GpuInstance, GpuModel, Placement
-from emulator.gpu.placement.demand import GpuState, Infeasible
+from emulator.gpu.placement.demand import GpuState, GpuUse, Infeasible
 from emulator.guests.inventory.model import NodeGpu
+from emulator.host.gpu_demand import asks_for_whole_gpus
 from emulator.host.gpu_fitness import require_fit
-from emulator.host.gpus import Gpu, discover_gpus, require_devices
+from emulator.host.gpus import Gpu, discover_gpus, kept_for_guests, require_devices
+from emulator.host.iommu_groups import group_mates
 from emulator.labfile.model import ClusterSpec, GpuBackend
 from emulator.plan.build import GpuResources
 from emulator.plan.gpu_allocation import allocate, demands_of, gpu_states
@@ -74,7 +76,9 @@ def plan_gpus(spec: ClusterSpec, host: GpuHost | None, state: State, passed: Seq
     if host is None or not spec.gpu.devices:
         return GpuPlan()
     gpus = discover_gpus(host.nvml, host.pci)
-    require_devices(spec.gpu.devices, gpus, out=(*whole_gpus(host.ledger.read()), *traced_gpus(host, passed)))
+    # Only a lab of slices needs the driver on every GPU.
+    kept = kept_for_guests(gpus) if asks_for_whole_gpus(spec) else frozenset()
+    require_devices(spec.gpu.devices, gpus, out=(*whole_gpus(host.ledger.read()), *traced_gpus(host, passed), *kept))
     by_address = {gpu.pci_address: gpu for gpu in gpus}
     states = gpu_states(
         spec.gpu,
@@ -87,6 +91,9 @@ def plan_gpus(spec: ClusterSpec, host: GpuHost | None, state: State, passed: Seq
             device.id: _foreign(host, spec.name, by_address[device.pci_address], state) for device in spec.gpu.devices
         },
     )
+    addresses = {device.id: device.pci_address for device in spec.gpu.devices}
+    # What vfio-pci has cannot be cut.
+    states = tuple(replace(gpu, use=GpuUse.WHOLE) if addresses[gpu.id] in kept else gpu for gpu in states)
     current = current_assignments([record.resource for record in state.resources.values()])
     answer = allocate(spec, states, current, pinned=_pinned(spec, states, state))
     if isinstance(answer, Infeasible):
@@ -95,12 +102,17 @@ def plan_gpus(spec: ClusterSpec, host: GpuHost | None, state: State, passed: Seq
             where="global.gpu_allocation",
             fix="; or ".join(answer.changes) or "`hyperscaler gpu plan FILE` shows the GPUs",
         )
-    addresses = {device.id: device.pci_address for device in spec.gpu.devices}
+    mates = group_mates(
+        {gpu.pci_address: gpu.pci.iommu_group if gpu.pci else None for gpu in gpus},
+        {name: [addresses[item.gpu] for item in found if item.whole] for name, found in answer.nodes.items()},
+    )
     require_fit(
         {(item.gpu, not item.whole) for node in answer.nodes.values() for item in node},
         {device: by_address[address] for device, address in addresses.items()},
+        group_gpus=mates,
+        given={*mates, *whole_gpus(host.ledger.read())},
     )
-    resources = build_gpus(host.ledger.full_name(spec.name), addresses, answer.nodes)
+    resources = build_gpus(host.ledger.full_name(spec.name), addresses, answer.nodes, group_gpus=mates)
     return GpuPlan(_as_made(resources, state), answer.notes)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from emulator.apply.handler import Handler
@@ -12,6 +11,7 @@ from emulator.apply.hypervisor_location import remembered_hypervisor
 from emulator.apply.state import State
 from emulator.core.errors import ConflictError, HypervisorError, StateError
 from emulator.core.hypervisors import EMBEDDED, SYSTEM_URI, SystemHypervisor
+from emulator.core.pool import threads
 from emulator.core.ports import DaemonPresence
 from emulator.lab.environment import AccelerationChoice, Environment
 from emulator.lab.lab import Backends, Lab, open_lab
@@ -164,7 +164,7 @@ def observe(
 
 
 def _look(lab: Lab, resources: tuple[Resource, ...], recorded: Mapping[str, Recorded]) -> dict[str, Observation]:
-    with ThreadPoolExecutor(max_workers=8, thread_name_prefix="observe") as pool:
+    with threads(8, "observe") as pool:
         looks = {
             resource.id: pool.submit(_handler(lab, resource).observe, resource, recorded.get(resource.id))
             for resource in resources

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from emulator.apply.handlers.image import Images
 from emulator.core.errors import ConflictError, DamagedDiskError, StateError
 from emulator.core.paths import LabPaths
+from emulator.core.pool import threads
 from emulator.core.ports import DiskTool
 from emulator.lab.environment import Environment
 from emulator.lab.open_journal import LabRecord
@@ -97,7 +97,7 @@ def _foreign_disks(paths: LabPaths, recorded: Collection[str], disks: DiskTool, 
         return base is None or (images.owning(base) is None and not on_record)
 
     found = sorted(paths.disks.iterdir())
-    with ThreadPoolExecutor(max_workers=8, thread_name_prefix="disks") as pool:
+    with threads(8, "disks") as pool:
         return [path for path, foreign in zip(found, pool.map(is_foreign, found), strict=True) if foreign]
 
 

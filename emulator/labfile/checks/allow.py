@@ -1,14 +1,15 @@
-"""Checks over `allow`, what the nodes of one network may reach in the other, and its entries as the lab means them."""
+"""Checks of `allow`, and its entries with groups written out as nodes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
-from emulator.labfile.draft import AllowDraft, Draft, NetworkDraft
+from emulator.labfile.draft import Draft, NetworkDraft
 from emulator.labfile.findings import quoted
 from emulator.labfile.model import AllowSpec, ClusterKind, Protocol
 from emulator.labfile.read.structure import nearest
-from emulator.labfile.read.typed_view import View
+from emulator.labfile.read.view import View
 
 LAST_PORT = 65535
 
@@ -17,29 +18,29 @@ def check_allow(draft: Draft) -> None:
     """Every entry of every network: its names against the nodes of the lab, its ports against its protocol."""
     for network in draft.networks.values():
         other = _other(network.kind)
-        for entry in network.allow:
+        for view, entry in network.allow:
             if other not in draft.networks:
-                entry.view.error(
+                view.error(
                     "allow.alone",
                     f"the lab has no {other.value} cluster that the nodes of {network.key} could reach",
                     f"remove the entry, or add `clusters.{other.value}`",
                 )
                 continue
-            _check_names(draft, network, entry.sources, network.kind, "from")
-            _check_names(draft, network, entry.targets, other, "to")
-            _check_ports(entry)
+            _check_names(draft, network, view.each("from", entry.sources), network.kind, "from")
+            _check_names(draft, network, view.each("to", entry.targets), other, "to")
+            _check_ports(view, entry)
 
 
 def allowed(draft: Draft, network: NetworkDraft) -> tuple[AllowSpec, ...]:
     """The entries of a network without errors: groups as their nodes, ports in ascending order."""
     return tuple(
-        AllowSpec(
+        replace(
+            entry,
             sources=_expanded(draft, network.kind, entry.sources),
             targets=_expanded(draft, _other(network.kind), entry.targets),
-            protocol=entry.protocol or Protocol.TCP,
-            ports=merged_ports(text for _, text in entry.ports if text),
+            ports=merged_ports(entry.ports),
         )
-        for entry in network.allow
+        for _, entry in network.allow
     )
 
 
@@ -55,20 +56,20 @@ def _groups(draft: Draft, kind: ClusterKind) -> dict[str, tuple[str, ...]]:
     }
 
 
-def _expanded(draft: Draft, kind: ClusterKind, named: Iterable[tuple[View, str | None]]) -> tuple[str, ...]:
+def _expanded(draft: Draft, kind: ClusterKind, names: Iterable[str]) -> tuple[str, ...]:
     known = _groups(draft, kind)
-    return tuple(dict.fromkeys(node for _, name in named if name for node in known[name]))
+    return tuple(dict.fromkeys(node for name in names for node in known[name]))
 
 
 def _check_names(
-    draft: Draft, network: NetworkDraft, named: Iterable[tuple[View, str | None]], kind: ClusterKind, key: str
+    draft: Draft, network: NetworkDraft, named: Iterable[tuple[View, str]], kind: ClusterKind, key: str
 ) -> None:
     if any(group.count is None for group in draft.groups_of(kind)):
         return  # how many nodes there are is not known, so neither are their names
     known, elsewhere = _groups(draft, kind), _groups(draft, _other(kind))
     for view, name in named:
-        if name is None or name in known:
-            if name is not None and not known[name]:
+        if name in known:
+            if not known[name]:
                 view.error("allow.empty", f"{quoted(name)} has no nodes", "remove the name, or raise the count")
             continue
         if name in elsewhere:
@@ -79,8 +80,9 @@ def _check_names(
                 f"entries of {network.key} lead from {network.kind.value} to {_other(network.kind).value} nodes",
             )
             continue
-        near = nearest(name, known)
-        choices = f"one of {', '.join(list(known)[:6])}"
+        populated = [each for each, nodes in known.items() if nodes]
+        near = nearest(name, populated)
+        choices = f"one of {', '.join(populated[:6])}"
         view.error(
             "allow.name",
             f"the {kind.value} cluster has no node or group {quoted(name)}",
@@ -88,17 +90,15 @@ def _check_names(
         )
 
 
-def _check_ports(entry: AllowDraft) -> None:
-    view = entry.ports_view
-    if entry.protocol is Protocol.ICMP:
-        if view.present:
-            view.error("allow.ports", "icmp has no ports", "remove `ports`, or name tcp or udp as the protocol")
+def _check_ports(view: View, entry: AllowSpec) -> None:
+    ports, protocol = view.child("ports"), view.usable("protocol", entry.protocol)
+    if protocol is Protocol.ICMP:
+        if ports.present:
+            ports.error("allow.ports", "icmp has no ports", "remove `ports`, or name tcp or udp as the protocol")
         return
-    if entry.protocol is not None and not view.present:
-        entry.view.error("allow.ports", f"{entry.protocol.value} needs `ports`", "for example `ports: [443]`")
-    for item, text in entry.ports:
-        if text is None:
-            continue
+    if protocol is not None and not ports.present:
+        view.error("allow.ports", f"{protocol.value} needs `ports`", "for example `ports: [443]`")
+    for item, text in view.each("ports", entry.ports):
         first, last = _bounds(text)
         if not 1 <= first <= last <= LAST_PORT:
             what = "ends before it begins" if first > last else f"is not between 1 and {LAST_PORT}"

@@ -12,7 +12,7 @@ from emulator.labfile.checks.gpu import can_slice, gpus_of
 from emulator.labfile.checks.gpu_shares import Share, share_of
 from emulator.labfile.draft import DeviceDraft, Draft
 from emulator.labfile.findings import counted
-from emulator.labfile.model import ClusterKind, GpuStrategy
+from emulator.labfile.model import ClusterKind, GpuBackend, GpuStrategy
 
 # More GPUs than a workstation holds. Up to here the exact answer costs at most a second or two in the worst mixtures
 # of GPU models that a random search found (16 GPUs of 6 models); far beyond, a hostile file could buy hours.
@@ -27,7 +27,7 @@ def check_capacity(draft: Draft) -> None:
     gpu = draft.gpu
     gpus = _gpus(draft)
     shares = [gpu.mig_slices[kind].view for kind in ClusterKind] + [gpu.whole_gpus[kind][0] for kind in ClusterKind]
-    if not gpus or any(view.broken for view in shares):
+    if not gpus or not all(view.complete for view in shares):
         return
     totals = {kind: share_of(draft, kind) for kind in ClusterKind}
     slices = sum(share.slices for share in totals.values())
@@ -45,12 +45,35 @@ def check_capacity(draft: Draft) -> None:
         view.error("gpu.capacity", f"{counted(slices, 'slice')} asked for, and the GPUs hold at most {room}", fix)
         return
     if len(gpus) > MOST_GPUS:
-        return  # the planner, who must answer, takes the time
+        return  # the planner, which must answer, takes the time
     demands = _demands(totals)
-    if place(gpus, demands, budget=0) is None:
+    if place(gpus, demands, budget=0) is not None:
+        return
+    if slices and any(gpu.use is not GpuUse.WHOLE and not gpu.model.placements_known for gpu in gpus):
+        _report_unknown_placements(draft, gpus)
+    else:
         held = ", ".join(f"{state.id} ({state.model.product_name})" for state in gpus[:4])
         more = f" and {len(gpus) - 4} more" if len(gpus) > 4 else ""
         view.error("gpu.capacity", f"no layout of {held}{more} holds {_listed(demands)}", fix)
+
+
+def _report_unknown_placements(draft: Draft, gpus: list[GpuState]) -> None:
+    """Not known here is not impossible: the driver knows where slices of a real GPU can lie."""
+    for device, gpu in zip(draft.gpu.devices, gpus, strict=True):
+        if gpu.use is GpuUse.WHOLE or gpu.model.placements_known:
+            continue
+        view = device.view.child("model")
+        what = f"the placements of MIG slices on the {gpu.model.product_name} are not public"
+        if draft.gpu.backend is GpuBackend.SIMULATED:
+            view.error(
+                "gpu.placements", f"{what}, so that its slices cannot be simulated", "name another model, or a real GPU"
+            )
+        else:
+            view.warning(
+                "gpu.placements",
+                f"{what}: whether all slices fit is known when `plan` has read them from the GPU",
+                "switch MIG mode on before `plan`: the driver then lists them",
+            )
 
 
 def _said_elsewhere(draft: Draft, gpus: list[GpuState], shares: tuple[Share, ...]) -> bool:
@@ -68,17 +91,19 @@ def _said_elsewhere(draft: Draft, gpus: list[GpuState], shares: tuple[Share, ...
 
 def _gpus(draft: Draft) -> list[GpuState] | None:
     """The GPUs as the solver takes them; None when one of them cannot be known offline."""
+    if not draft.gpu.devices_view.complete:
+        return None
     models = gpus_of(draft.gpu)
     found: dict[str, GpuState] = {}
     for index, device in enumerate(draft.gpu.devices):
         model = models[index]
-        if device.id is None or device.model is None or device.id in found:
+        if device.spec.id in found:
             return None
         if model is None and can_slice(device, model):
             return None
-        if model and any(name not in model.profile_names for _, name in device.allowed):
+        if model and any(name not in model.profile_names for name in device.spec.allowed_mig_profiles):
             return None  # said by the check of the device
-        found[device.id] = _gpu(device, model, draft.gpu.strategy)
+        found[device.spec.id] = _gpu(device, model, draft.gpu.strategy)
     return list(found.values()) if draft.gpu.strategy is not None else None
 
 
@@ -89,10 +114,10 @@ def _gpu(device: DeviceDraft, model: GpuModel | None, strategy: GpuStrategy | No
         use = GpuUse.SLICES if strategy is GpuStrategy.MIG else GpuUse.ANY
     # A GPU that the catalogue lacks can still be handed over whole.
     known = model or GpuModel(
-        id=device.model or "", product_names=(device.model or "",), pci_ids=(), architecture="", mig_capable=False
+        id=device.spec.model, product_names=(device.spec.model,), pci_ids=(), architecture="", mig_capable=False
     )
-    allowed = tuple(name for _, name in device.allowed if name in known.profile_names)
-    return GpuState(device.id or "", known, allowed=allowed, use=use)
+    allowed = tuple(name for name in device.spec.allowed_mig_profiles if name in known.profile_names)
+    return GpuState(device.spec.id, known, allowed=allowed, use=use)
 
 
 def _demands(shares: Mapping[ClusterKind, Share]) -> list[Demand]:

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 from emulator.gpu import catalog
 from emulator.gpu.model import GpuModel
+from emulator.gpu.profile_names import meant_profile
 from emulator.labfile.draft import DeviceDraft, Draft, GpuDraft, GroupDraft
 from emulator.labfile.findings import counted, quoted
+from emulator.labfile.layout import GpuWorkers
 from emulator.labfile.model import ClusterKind, GpuBackend, GpuStrategy
-from emulator.labfile.read.structure import nearest
-from emulator.labfile.read.typed_view import View
+from emulator.labfile.read.view import View
 
 
 def gpus_of(gpu: GpuDraft) -> dict[int, GpuModel | None]:
@@ -20,9 +21,9 @@ def gpus_of(gpu: GpuDraft) -> dict[int, GpuModel | None]:
 
 def can_slice(device: DeviceDraft, gpu: GpuModel | None) -> bool:
     """Whether the lab may cut slices from the device; a GPU that the catalogue lacks can what the file says."""
-    if device.mig_capable is False:
+    if device.spec.mig_capable is False:
         return False
-    return gpu.mig_capable if gpu else device.mig_capable is True
+    return gpu.mig_capable if gpu else device.spec.mig_capable is True
 
 
 def check_gpu(draft: Draft) -> None:
@@ -33,16 +34,16 @@ def check_gpu(draft: Draft) -> None:
     _check_strategy(draft)
     for kind in ClusterKind:
         for group in draft.groups_of(kind):
-            _check_request(draft.gpu, group, gpus)
-    _check_profiles_of_shares(draft.gpu, gpus)
+            _check_request(draft.gpu, group)
+    _check_profiles_of_shares(draft.gpu)
 
 
 def _check_identities(gpu: GpuDraft) -> None:
     for key in ("id", "pci_address"):
         seen: dict[str, DeviceDraft] = {}
         for device in gpu.devices:
-            value = device.id if key == "id" else device.pci_address
-            if value is None:
+            value = device.view.usable(key, device.spec.id if key == "id" else device.spec.pci_address)
+            if not value:
                 continue
             if value in seen:
                 device.view.child(key).error(
@@ -52,6 +53,10 @@ def _check_identities(gpu: GpuDraft) -> None:
 
 
 def _check_device(device: DeviceDraft, gpu: GpuModel | None, *, simulated: bool) -> None:
+    if not simulated and not device.spec.pci_address:
+        device.view.child("pci_address").error(
+            "gpu.address", "this key is missing", "`lspci -D | grep -i nvidia` shows the address of each GPU"
+        )
     if device.model is None:
         return
     model = device.view.child("model")
@@ -64,14 +69,12 @@ def _check_device(device: DeviceDraft, gpu: GpuModel | None, *, simulated: bool)
         else:
             model.warning("gpu.model", f"{what}, so that its profiles cannot be checked", fix)
         return
-    if device.mig_capable and not gpu.mig_capable:
+    if device.spec.mig_capable and not gpu.mig_capable:
         device.view.child("mig_capable").error(
             "gpu.mig", f"the {gpu.product_name} has no MIG", "write `mig_capable: false`"
         )
     for view, profile in device.allowed:
-        if profile is None:
-            continue
-        if not gpu.mig_capable or device.mig_capable is False:
+        if not gpu.mig_capable or device.spec.mig_capable is False:
             view.error("gpu.mig", "profiles are listed for a GPU without MIG", "remove allowed_mig_profiles")
             return
         if profile not in gpu.profile_names:
@@ -87,9 +90,7 @@ def _profile_fix(gpu: GpuModel, profile: str) -> str:
 
 
 def _meant(profile: str, names: Sequence[str]) -> str:
-    """The name that was probably meant: one of as many compute slices, a wrong memory size being the usual slip."""
-    same = [name for name in names if name.split("g.")[0] == profile.split("g.")[0]]
-    near = same[0] if same else nearest(profile, names)
+    near = meant_profile(profile, names)
     return f"did you mean {near}? " if near else ""
 
 
@@ -112,11 +113,12 @@ def _check_strategy(draft: Draft) -> None:
             )
 
 
-def _check_request(gpu: GpuDraft, group: GroupDraft, gpus: dict[int, GpuModel | None]) -> None:
+def _check_request(gpu: GpuDraft, group: GroupDraft) -> None:
+    _check_contradictions(group)
     request, view = group.gpu, group.gpu_view
     if request is None or not group.count:
         return
-    if not gpu.devices_view.broken and not gpu.devices and not gpu.view.broken:
+    if not gpu.devices and gpu.devices_view.complete:
         view.error(
             "gpu.unallocated",
             "these nodes ask for a GPU, and global.gpu_allocation.devices lists none",
@@ -128,19 +130,39 @@ def _check_request(gpu: GpuDraft, group: GroupDraft, gpus: dict[int, GpuModel | 
     if request.profile and gpu.strategy is GpuStrategy.WHOLE:
         view.error("gpu.strategy", "a slice is asked for with `strategy: whole`", "write `strategy: hybrid`")
     elif request.profile:
-        _check_offered(gpu, gpus, request.profile, view.child("profile"))
+        _check_offered(gpu, request.profile, view.child("profile"))
 
 
-def _check_offered(gpu: GpuDraft, models: dict[int, GpuModel | None], profile: str, view: View) -> None:
-    """Whether any GPU of the lab can and may be cut into `profile`."""
-    offered: set[str] = set()
+def _check_contradictions(group: GroupDraft) -> None:
+    enabled, view = group.view.child("gpu_enabled"), group.view.child("gpu")
+    if not isinstance(group.spec, GpuWorkers) or not view.present:
+        return
+    if enabled.present and not group.spec.gpu_enabled:
+        enabled.error("gpu.disabled", "false, but `gpu` below asks for a GPU", "remove one of the two")
+    if group.spec.gpu and group.spec.gpu.whole and group.spec.gpu.profile:
+        view.child("profile").error(
+            "gpu.request", "a whole GPU has no profile", "keep either `whole: true` or the profile"
+        )
+
+
+def offered_profiles(gpu: GpuDraft) -> set[str] | None:
+    """The profiles that some GPU of the lab can and may be cut into; None where only a driver knows."""
+    models, offered = gpus_of(gpu), set[str]()
     for index, device in enumerate(gpu.devices):
         model = models[index]
         if device.model is None or (model is None and can_slice(device, model)):
-            return  # refused elsewhere, or a GPU that only the driver knows
+            return None
         if model and can_slice(device, model):
-            allowed = {name for _, name in device.allowed if name}
+            allowed = set(device.spec.allowed_mig_profiles)
             offered |= (allowed & set(model.profile_names)) if allowed else set(model.profile_names)
+    return offered
+
+
+def _check_offered(gpu: GpuDraft, profile: str, view: View) -> None:
+    """Whether any GPU of the lab can and may be cut into `profile`."""
+    offered = offered_profiles(gpu)
+    if offered is None:
+        return
     if not offered:
         view.error("gpu.profile", f"no GPU of the lab can be cut into {profile}", "add a MIG-capable GPU")
     elif profile not in offered:
@@ -152,8 +174,8 @@ def _check_offered(gpu: GpuDraft, models: dict[int, GpuModel | None], profile: s
         )
 
 
-def _check_profiles_of_shares(gpu: GpuDraft, models: dict[int, GpuModel | None]) -> None:
+def _check_profiles_of_shares(gpu: GpuDraft) -> None:
     for demand in gpu.mig_slices.values():
         for profile, count in demand.by_profile.items():
             if count and gpu.devices:
-                _check_offered(gpu, models, profile, demand.view.child(profile))
+                _check_offered(gpu, profile, demand.view.child(profile))

@@ -1,4 +1,4 @@
-"""What the file sets aside for each cluster, against what the cluster's nodes ask for."""
+"""Checks of each cluster's share of the GPUs against the requests of its nodes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from emulator.labfile.model import ClusterKind, GpuStrategy
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What the nodes of one cluster ask for, summed: slices by profile, whole GPUs, and units of either kind."""
+    """Requests of the nodes of one cluster, summed: slices by profile, whole GPUs, and units of either kind."""
 
     slices: dict[str, int]
     whole: int
@@ -31,7 +31,7 @@ class Needs:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What a cluster gets: given in the file, or else derived from its needs. `by_profile` is what is fixed by name."""
+    """A cluster's share: given in the file, or else derived from its needs. `by_profile`: those fixed by name."""
 
     slices: int
     whole: int
@@ -86,9 +86,11 @@ def _check_share(draft: Draft, kind: ClusterKind) -> None:
     slices_view, whole_view = gpu.mig_slices[kind].view, gpu.whole_gpus[kind][0]
     counts = [group.count for group in draft.groups_of(kind)]
     refused = any(
-        view.broken for group in draft.groups_of(kind) for view in (group.gpu_view, group.view.child("gpu_enabled"))
+        not view.complete
+        for group in draft.groups_of(kind)
+        for view in (group.gpu_view, group.view.child("gpu_enabled"))
     )
-    if slices_view.broken or whole_view.broken or gpu.strategy is None or None in counts or refused:
+    if not slices_view.complete or not whole_view.complete or gpu.strategy is None or None in counts or refused:
         return
     needs, share = needs_of(draft, kind), share_of(draft, kind)
     if (share.slices or share.whole) and not gpu.devices and not gpu.devices_view.present:

@@ -1,4 +1,4 @@
-"""Checks over networks and addresses: what the schema cannot see because it takes two fields to judge."""
+"""Checks of networks and addresses that take more than one field to judge."""
 
 from __future__ import annotations
 
@@ -6,55 +6,64 @@ from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from itertools import combinations
 
-from emulator.labfile.addresses import AddressRange, default_start, free_addresses, usable
+from emulator.labfile.addresses import AddressRange, free_addresses, usable
+from emulator.labfile.checks.examples import (
+    example_bridge,
+    example_subnet,
+    example_subnet_v6,
+    free_network,
+    has_host_bits,
+    reserved,
+)
 from emulator.labfile.draft import Draft, GroupDraft, NetworkDraft
+from emulator.labfile.findings import quoted
 from emulator.labfile.model import Role
+from emulator.labfile.read.view import View
 
 LARGEST_PREFIX, SMALLEST_PREFIX = 16, 29
-# What the kernel's interface identifiers and everybody's habits ask of an IPv6 network (RFC 4291, 2.5.1).
+# Subnets below this size are too small for the round numbers .10 and .11.
+_ROOMY = 32
+# With the built-in network of the pods and its default size, nodes have numbers below this.
+_NUMBERED = 256
+# Interface identifiers of IPv6 have 64 bits (RFC 4291, 2.5.1).
 PREFIX_V6 = 64
 _UNIQUE_LOCAL = IPv6Network("fc00::/7")
-_EXAMPLES_V6 = (IPv6Network("fd12:3456:789a:100::/64"), IPv6Network("fd12:3456:789a:200::/64"))
 
-NAT_EMBEDDED = "nat lets nobody out: the network namespace of an embedded hypervisor has no way to the world of its own"
+NAT_EMBEDDED = "nat has no effect: the network namespace of an embedded hypervisor has no connection to the outside"
 UPGRADES_EMBEDDED = (
-    "nodes reach no package source: the network namespace of an embedded hypervisor has no way to the world of its own"
+    "nodes reach no package source: the network namespace of an embedded hypervisor has no connection to the outside"
 )
 
-# Networks that a lab must not take even when nothing else in the file has them.
-_RESERVED = (
-    (IPv4Network("0.0.0.0/8"), "means 'this network'"),
-    (IPv4Network("127.0.0.0/8"), "is the loopback network of every machine"),
-    (IPv4Network("169.254.0.0/16"), "is for link-local addresses"),
-    (IPv4Network("224.0.0.0/3"), "is for multicast and reserved addresses"),
-    (IPv6Network("::/8"), "holds the loopback address, and IPv4 addresses in other forms"),
-    (IPv6Network("fe80::/10"), "is for link-local addresses"),
-    (IPv6Network("fec0::/10"), "was for site-local addresses, which nobody routes any more"),
-    (IPv6Network("ff00::/8"), "is for multicast"),
-)
+# Names that the schema allows, and under which the kernel has no bridge.
+RESERVED_INTERFACES: Mapping[str, str] = {
+    "lo": "it is the loopback interface of every network namespace",
+    "all": "the kernel has its settings for all interfaces under that name (net.ipv4.conf.all)",
+    "default": "the kernel has its settings for new interfaces under that name (net.ipv4.conf.default)",
+    "bonding_masters": "the kernel has a file of that name among its interfaces (/sys/class/net)",
+}
 
 
 def check_networks(draft: Draft) -> None:
-    """Each subnet by itself, and the two networks against each other."""
+    """Each network by itself, and the two against each other."""
     for network in draft.networks.values():
-        _check_subnet(network)
-        _check_subnet_v6(network)
+        _check_subnet(draft, network)
+        _check_subnet_v6(draft, network)
+        _check_bridge(draft, network)
     for one, other in combinations(draft.networks.values(), 2):
         # The default of an absent key is never the one to blame.
         blamed, kept = (other, one) if other.view.child("subnet").present else (one, other)
         if one.subnet and other.subnet and one.subnet.overlaps(other.subnet):
-            free = _elsewhere(one.subnet if blamed is other else other.subnet)
             blamed.view.child("subnet").error(
                 "network.overlap",
                 f"{blamed.subnet} overlaps {kept.subnet} of {kept.key}",
-                f"choose another network, for example {free}",
+                f"choose another network, {example_subnet(draft, blamed)}",
             )
         if one.subnet_v6 and other.subnet_v6 and one.subnet_v6.overlaps(other.subnet_v6):
-            free_v6 = [each for each in _EXAMPLES_V6 if not each.overlaps(one.subnet_v6)]
+            example = example_subnet_v6(draft, other)
             other.view.child("subnet_v6").error(
                 "network.overlap",
                 f"{other.subnet_v6} overlaps {one.subnet_v6} of {one.key}",
-                "choose another network" + (f", for example {free_v6[0]}" if free_v6 else ""),
+                "choose another network" + (f", {example}" if example else ""),
             )
         blamed, kept = (other, one) if other.view.child("bridge").present else (one, other)
         if one.bridge and one.bridge == other.bridge:
@@ -63,19 +72,30 @@ def check_networks(draft: Draft) -> None:
             )
 
 
-def _check_subnet(network: NetworkDraft) -> None:
+def _check_bridge(draft: Draft, network: NetworkDraft) -> None:
+    why = RESERVED_INTERFACES.get(network.bridge or "")
+    if why:
+        network.view.child("bridge").error(
+            "network.bridge",
+            f"{quoted(network.bridge or '')} cannot be a bridge: {why}",
+            f"choose another name, {example_bridge(draft, network)}",
+        )
+
+
+def _check_subnet(draft: Draft, network: NetworkDraft) -> None:
     subnet, view = network.subnet, network.view.child("subnet")
     if subnet is None:
         return
     if why := reserved(subnet):
-        view.error("network.reserved", f"{subnet} cannot be used: {why}", "for example 192.168.100.0/24")
-        return
-    if not LARGEST_PREFIX <= subnet.prefixlen <= SMALLEST_PREFIX:
+        view.error("network.reserved", f"{subnet} cannot be used: {why}", example_subnet(draft, network))
+    elif not LARGEST_PREFIX <= subnet.prefixlen <= SMALLEST_PREFIX:
         view.error(
             "network.size",
             f"a network of the lab is between /{LARGEST_PREFIX} and /{SMALLEST_PREFIX}, not /{subnet.prefixlen}",
-            f"for example {subnet.network_address}/24",
+            example_subnet(draft, network, IPv4Network((subnet.network_address, 24), strict=False)),
         )
+    elif has_host_bits(view, subnet):
+        report_host_bits(view, free_network(draft, view, preferred=(subnet,)))
     elif not subnet.is_private:
         view.warning(
             "network.public",
@@ -84,18 +104,27 @@ def _check_subnet(network: NetworkDraft) -> None:
         )
 
 
-def _check_subnet_v6(network: NetworkDraft) -> None:
+def report_host_bits(view: View, free: IPv4Network | IPv6Network | None) -> None:
+    """Report an address where a network is meant; `free` is the network if it can be had, else another one."""
+    what = f"{view.plain()} is an address in a network, not a network"
+    view.error("network.host-bits", what, f"write {free}" if free else "choose another network")
+
+
+def _check_subnet_v6(draft: Draft, network: NetworkDraft) -> None:
     subnet, view = network.subnet_v6, network.view.child("subnet_v6")
     if subnet is None:
         return
     if why := reserved(subnet):
-        view.error("network.reserved", f"{subnet} cannot be used: {why}", f"for example {_EXAMPLES_V6[0]}")
+        view.error("network.reserved", f"{subnet} cannot be used: {why}", example_subnet_v6(draft, network))
     elif subnet.prefixlen != PREFIX_V6:
+        own = IPv6Network((subnet.network_address, PREFIX_V6), strict=False)
         view.error(
             "network.size",
             f"an IPv6 network of the lab is a /{PREFIX_V6}, not a /{subnet.prefixlen}",
-            f"for example {IPv6Network((subnet.network_address, PREFIX_V6), strict=False)}",
+            example_subnet_v6(draft, network, own),
         )
+    elif has_host_bits(view, subnet):
+        report_host_bits(view, subnet)
     elif not subnet.subnet_of(_UNIQUE_LOCAL):
         view.warning(
             "network.public",
@@ -105,30 +134,19 @@ def _check_subnet_v6(network: NetworkDraft) -> None:
 
 
 def check_way_out(draft: Draft) -> None:
-    """With the embedded hypervisor some settings are without effect."""
-    if draft.hypervisor.uri != "embedded":
+    """Warn of settings that have no effect with the embedded hypervisor."""
+    if draft.file.hypervisor.uri != "embedded":
         return
     fix = "hypervisor.uri qemu:///system, or join the lab's namespace to a network of yours"
     for network in draft.networks.values():
-        if network.nat:
+        if network.spec.nat:
             network.view.child("nat").warning("network.no-way-out", NAT_EMBEDDED, fix)
-    if draft.security.unattended_upgrades:
+    if draft.file.security.unattended_upgrades:
         draft.root.child("security").child("unattended_upgrades").warning("security.no-way-out", UPGRADES_EMBEDDED, fix)
 
 
-def _elsewhere(taken: IPv4Network) -> IPv4Network:
-    """A /24 that does not overlap `taken`, for the remedy's example."""
-    candidates = (IPv4Network("192.168.200.0/24"), IPv4Network("192.168.100.0/24"), IPv4Network("172.20.0.0/24"))
-    return next((network for network in candidates if not network.overlaps(taken)), candidates[0])
-
-
-def reserved(subnet: IPv4Network | IPv6Network) -> str:
-    """Why no network of a lab can be there; empty when one can."""
-    return next((f"{network} {why}" for network, why in _RESERVED if subnet.overlaps(network)), "")
-
-
 def assign_addresses(draft: Draft) -> Mapping[Role, tuple[IPv4Address, ...]]:
-    """Addresses of every node, those given and those by default; what is wrong with them is reported.
+    """Addresses of every node, given or by default; their faults are reported.
 
     A role whose addresses cannot be known is left out.
     """
@@ -142,20 +160,35 @@ def assign_addresses(draft: Draft) -> Mapping[Role, tuple[IPv4Address, ...]]:
     return found
 
 
+def _default_start(subnet: IPv4Network, role: Role) -> IPv4Address:
+    """Where the addresses of a role begin when the file names none.
+
+    The control node has .10, workers follow from .11. GPU workers begin in the upper half of the first 256 addresses:
+    one more CPU worker does not move them to other addresses, and a pod network of default size has room for their
+    numbers (`emulator.labfile.checks.kubernetes`).
+    """
+    roomy = subnet.num_addresses >= _ROOMY
+    if role.is_head:
+        return subnet.network_address + (10 if roomy else 2)
+    if role is Role.CLOUD_GPU_WORKER:
+        return subnet.network_address + min(subnet.num_addresses, _NUMBERED) // 2 + 1
+    return subnet.network_address + (11 if roomy else 3)
+
+
 def _assign(
     subnet: IPv4Network, network: NetworkDraft, groups: tuple[GroupDraft, ...]
 ) -> dict[Role, tuple[IPv4Address, ...]]:
     found: dict[Role, tuple[IPv4Address, ...]] = {}
     taken = [_used(group) for group in groups if group.addresses and group.count]
     for group in groups:
-        if group.count is None or group.address_view.broken:
+        if group.count is None or group.address_view.refused:
             continue
         if group.addresses:
             found[group.role] = group.addresses.addresses(group.count)
             continue
         if group.address_view.present:
             continue
-        start = default_start(subnet, group.role)
+        start = _default_start(subnet, group.role)
         chosen = free_addresses(subnet, start=start, count=group.count, taken=taken)
         if len(chosen) < group.count:
             group.view.error(
@@ -178,7 +211,7 @@ def _check_given(subnet: IPv4Network, key: str, groups: tuple[GroupDraft, ...]) 
     given = [group for group in groups if group.addresses and group.count != 0]
     for group in given:
         _check_inside(subnet, key, group)
-        _check_length(group)
+        _check_length(subnet, group, [_used(each) for each in given if each is not group])
     for one, other in combinations(given, 2):
         first, second = _used(one), _used(other)
         if first.overlaps(second):
@@ -210,14 +243,21 @@ def _check_inside(subnet: IPv4Network, key: str, group: GroupDraft) -> None:
             view.error("address.special", f"{address} is {why} in {subnet}", fix)
 
 
-def _check_length(group: GroupDraft) -> None:
+def _longer(subnet: IPv4Network, span: AddressRange, count: int, rest: list[AddressRange]) -> str:
+    """The remedy for a range that is too short, as far as the addresses after it are free."""
+    room = usable(subnet)
+    if int(span.first) + count - 1 <= int(room.last):
+        longer = AddressRange(span.first, span.first + (count - 1))
+        if room.first <= longer.first and not any(longer.overlaps(each) for each in rest):
+            return f"write {longer}"
+    return "use other addresses"
+
+
+def _check_length(subnet: IPv4Network, group: GroupDraft, rest: list[AddressRange]) -> None:
     span, count = group.addresses, group.count
     if span is None or count is None or len(span) >= count:
         return
-    try:
-        longer = f"write {AddressRange(span.first, span.first + (count - 1))}"
-    except ValueError:  # past 255.255.255.255
-        longer = "use other addresses"
+    longer = _longer(subnet, span, count, rest)
     plural = "es" if len(span) > 1 else ""
     group.address_view.error(
         "address.too-few",

@@ -1,12 +1,13 @@
-"""Checks of what is Slurm's own."""
+"""Checks of Slurm's settings."""
 
 from __future__ import annotations
 
-from emulator.labfile.draft import Draft, SlurmDraft
+from emulator.core.units import natural
+from emulator.labfile.draft import Draft, PartitionDraft, SlurmDraft
 from emulator.labfile.findings import MAX_FINDINGS, quoted
+from emulator.labfile.hostlist import MOST_NODES
 from emulator.labfile.model import Role
 from emulator.labfile.read.structure import nearest
-from emulator.labfile.slurm_time import FORMS, parse_slurm_time
 
 
 def check_slurm(draft: Draft) -> None:
@@ -14,32 +15,23 @@ def check_slurm(draft: Draft) -> None:
     if slurm is None:
         return
     names = _check_partitions(draft, slurm)
+    _check_limits(slurm)
     default = slurm.view.child("default_partition")
-    complete = all(each.name is not None for each in slurm.partitions)
-    if default.present and slurm.default_partition and names and complete and slurm.default_partition not in names:
-        near = nearest(slurm.default_partition, names)
+    complete = slurm.view.child("partitions").complete
+    named = slurm.spec.default_partition
+    if default.present and named and names and complete and named not in names:
+        near = nearest(named, names)
         default.error(
             "slurm.default-partition",
-            f"{quoted(slurm.default_partition)} is not one of the partitions ({_listed(names)})",
+            f"{quoted(named)} is not one of the partitions ({_listed(names)})",
             f"did you mean {quoted(near)}?" if near else "name one of them, or add it to `partitions`",
         )
-    limit = slurm.view.child("max_job_time")
-    if slurm.max_job_time is not None:
-        try:
-            parse_slurm_time(slurm.max_job_time)
-        except ValueError as error:
-            limit.error(
-                "slurm.time",
-                f"{quoted(slurm.max_job_time)} is not a time limit: {error}",
-                f"write {FORMS}, for example 24:00:00",
-            )
 
 
 def _check_partitions(draft: Draft, slurm: SlurmDraft) -> list[str]:
     seen: dict[str, str] = {}
     compute = next((group for group in draft.groups if group.role is Role.HPC_COMPUTE), None)
     nodes = compute.names if compute and compute.count is not None else None
-    known = frozenset(nodes or ())
     for partition in slurm.partitions:
         name = partition.name
         if name is not None:
@@ -52,19 +44,42 @@ def _check_partitions(draft: Draft, slurm: SlurmDraft) -> list[str]:
                     "slurm.partition", f"the partition {quoted(name)} is already given by {seen[name]}", "keep one"
                 )
             seen.setdefault(name, partition.view.name)
-        listed: set[str] = set()
-        for view, node in partition.nodes:
-            if node in listed:
-                view.error("slurm.node", f"the node {quoted(node or '')} is listed twice", "keep one")
-            elif node is not None and nodes is not None and node not in known:
-                near = nearest(node, nodes) if len(view.context.findings) < MAX_FINDINGS else None
-                view.error(
-                    "slurm.node",
-                    f"{quoted(node)} is not a compute node ({_span(nodes)})",
-                    f"did you mean {quoted(near)}?" if near else "name compute nodes only, or raise their count",
-                )
-            listed.add(node or "")
+        if nodes is not None:
+            _check_nodes(partition, nodes)
     return list(seen)
+
+
+def _check_nodes(partition: PartitionDraft, nodes: tuple[str, ...]) -> None:
+    known, listed = frozenset(nodes), set[str]()
+    for view, node in partition.nodes:
+        if node in listed:
+            view.error("slurm.node", f"the node {quoted(node)} is listed twice", "keep one")
+        elif node not in known and not view.judged:
+            what = f"{quoted(node)} is not a compute node ({_span(nodes)})"
+            free = [each for each in nodes if each not in listed]
+            view.error("slurm.node", what, _node_fix(node, free) if len(view.context.findings) < MAX_FINDINGS else "")
+        listed.add(node)
+
+
+def _node_fix(node: str, free: list[str]) -> str:
+    number = natural(node.removeprefix(f"{Role.HPC_COMPUTE.value}-"))
+    if number and number <= MOST_NODES:
+        return f"raise the count of compute_nodes to {number}, or name another node"
+    near = nearest(node, free)
+    return f"did you mean {quoted(near)}?" if near else "name compute nodes only"
+
+
+def _check_limits(slurm: SlurmDraft) -> None:
+    """A partition's own limit against the one of all jobs."""
+    most = slurm.view.usable("max_job_time", slurm.spec.max_job_seconds)
+    for view, partition in slurm.view.each("partitions", slurm.spec.partitions):
+        own = partition.max_job_seconds
+        if most is not None and own is not None and own > most:
+            view.child("max_job_time").error(
+                "slurm.time",
+                f"longer than the {slurm.view.child('max_job_time').plain()} of slurm_config",
+                "lower it, or raise max_job_time of slurm_config",
+            )
 
 
 def _span(names: tuple[str, ...]) -> str:

@@ -5,11 +5,21 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
+from typing import BinaryIO
 
 from emulator.labfile.findings import Finding, Severity
 
 # A 500-node lab with a comment on each node is about 100 KiB.
 MAX_BYTES = 1024 * 1024
+
+
+def read_lab_stream(stream: BinaryIO, name: Path) -> tuple[str, None] | tuple[None, Finding]:
+    """As `read_lab_file`, from a stream such as standard input; `name` is what findings call it."""
+    try:
+        data = stream.read(MAX_BYTES + 1)
+    except OSError as error:
+        return None, _refused(name, f"cannot be read: {error.strerror or error}", "")
+    return _decoded(name, data)
 
 
 def read_lab_file(path: Path) -> tuple[str, None] | tuple[None, Finding]:
@@ -27,8 +37,6 @@ def read_lab_file(path: Path) -> tuple[str, None] | tuple[None, Finding]:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         return None, _refused(path, f"cannot be read: {reason}", "")
-    if len(data) > MAX_BYTES:
-        return None, _refused(path, f"larger than the limit of {MAX_BYTES // 1024} KiB", "is this the right file?")
     return _decoded(path, data)
 
 
@@ -41,6 +49,8 @@ def _read(path: Path) -> bytes:
 
 
 def _decoded(path: Path, data: bytes) -> tuple[str, None] | tuple[None, Finding]:
+    if len(data) > MAX_BYTES:
+        return None, _refused(path, f"larger than the limit of {MAX_BYTES // 1024} KiB", "is this the right file?")
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return None, _refused(path, "this is UTF-16 text, and a lab file is UTF-8", "save it as UTF-8")
     if b"\0" in data:

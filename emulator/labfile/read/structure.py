@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING
 
 from emulator.labfile.findings import MAX_FINDINGS, Finding, Position, Severity, quoted
-from emulator.labfile.read.tree import Map, Node, Scalar, Seq
+from emulator.labfile.read.tree import Map, Node, Scalar, Seq, resolve_plain
 from emulator.labfile.schema import (
     FieldPath,
     Schema,
     cluster_schema,
     expectation,
     mapping,
-    merged,
     properties,
     render_path,
     schema_at,
@@ -29,26 +28,37 @@ if TYPE_CHECKING:
     from jsonschema import ValidationError
     from jsonschema.protocols import Validator
 
+Hint = Callable[[FieldPath, str], str]
 Plain = str | int | float | bool | None | list["Plain"] | dict[str, "Plain"]
 
 
 @dataclass(slots=True)
 class Structure:
-    """Findings of the structural check, and the paths whose values nobody should read."""
+    """Faults that the structural check found, and the paths of refused values, which must not be read."""
 
-    findings: list[Finding] = field(default_factory=list)
-    bad: set[FieldPath] = field(default_factory=set)
+    root: Node
+    errors: list[ValidationError] = field(default_factory=list)
+    refused: set[FieldPath] = field(default_factory=set)
+
+    def findings(self, *, file: str, hint: Hint) -> Iterator[Finding]:
+        """The faults in our words; `hint` gives the remedy for a text at a path, or nothing."""
+        for error in self.errors:
+            yield from _translated(error, tuple(error.absolute_path), self.root, file, hint)
 
 
-def check_structure(root: Node, *, file: str) -> Structure:
+def check_structure(root: Node) -> Structure:
     """Check a document's tree against the published schema; all faults at once."""
-    result = Structure()
-    for error in _validator().iter_errors(to_plain(root, merged(cluster_schema()))):
+    result = Structure(root)
+    for error in _validator().iter_errors(to_plain(root, cluster_schema())):
         path: FieldPath = tuple(error.absolute_path)
-        for finding in _translated(error, path, root, file):
-            result.findings.append(finding)
-        if error.validator not in ("required", "additionalProperties", "minProperties"):
-            result.bad.add(path)
+        about_keys = error.validator in ("additionalProperties", "minProperties", "required")
+        bad_key = "propertyNames" in error.absolute_schema_path
+        if about_keys or bad_key or path not in result.refused:  # a value that is wrong in several ways is wrong once
+            result.errors.append(error)
+        if error.validator == "required":
+            result.refused.update((*path, name) for name in _absent(error))
+        elif not about_keys:
+            result.refused.add(path)
     return result
 
 
@@ -92,19 +102,21 @@ def _validator() -> Validator:
     return checker
 
 
-def _translated(error: ValidationError, path: FieldPath, root: Node, file: str) -> Iterable[Finding]:
+def _translated(error: ValidationError, path: FieldPath, root: Node, file: str, hint: Hint) -> Iterable[Finding]:
     keyword = str(error.validator)
     schema = schema_at(path)
     if "propertyNames" in error.absolute_schema_path:
-        yield _bad_key(str(error.instance), path, schema, root, file)
+        key = str(error.instance)
+        yield _bad_key(key, path, schema, root, file, hint((*path, key), key))
     elif keyword == "required":
         yield from _missing(error, path, root, file)
     elif keyword == "additionalProperties":
         yield from _unknown(path, schema, root, file)
     else:
-        at = locate(root, path)
-        code, what = _value_fault(keyword, schema, node_at(root, path))
-        fix = _value_fix(schema, node_at(root, path))
+        at, node = locate(root, path), node_at(root, path)
+        code, what = _value_fault(keyword, schema, node)
+        known = hint(path, node.value) if isinstance(node, Scalar) and isinstance(node.value, str) else ""
+        fix = known or _value_fix(schema, node)
         yield Finding(Severity.ERROR, code, file, at.line, at.column, render_path(path), what, fix)
 
 
@@ -147,23 +159,27 @@ def _value_fix(schema: Schema, node: Node | None) -> str:
             return f"write {meant or 'true or false'} without quotes"
         if isinstance(choices, list) and (near := nearest(word, [str(each) for each in choices])):
             return f"did you mean {quoted(near)}?"
-        if set(types_of(schema)) <= {"integer", "number"} and re.fullmatch(r"[0-9.]+", word):
+        if set(types_of(schema)) <= {"integer", "number"} and _is_valid(resolve_plain(node.value), schema):
             return f"write {word} without quotes"
     if isinstance(node, Scalar) and isinstance(node.value, bool) and "string" in types_of(schema):
         return "put it in quotes if it is meant as text"
     examples = schema.get("examples")
     if isinstance(examples, list) and examples and isinstance(examples[0], str | int | float):
-        return f"for example {examples[0]}"
+        return f"for example {schema.get('default') or examples[0]}"
     if isinstance(choices, list) and choices:
         return f"write {', '.join(str(each) for each in choices[:-1])} or {choices[-1]}"
     return ""
 
 
+def _is_valid(value: Plain, schema: Schema) -> bool:
+    from jsonschema import Draft202012Validator
+
+    return Draft202012Validator(schema).is_valid(value)
+
+
 def _missing(error: ValidationError, path: FieldPath, root: Node, file: str) -> Iterable[Finding]:
     at = locate(root, path, key=True)
-    present = error.instance if isinstance(error.instance, dict) else {}
-    wanted = error.validator_value if isinstance(error.validator_value, list) else []
-    for name in (str(each) for each in wanted if each not in present):
+    for name in _absent(error):
         schema = schema_at((*path, name))
         examples = schema.get("examples")
         example = f"add `{name}: {examples[0]}`" if isinstance(examples, list) and examples else f"add `{name}:`"
@@ -175,6 +191,13 @@ def _missing(error: ValidationError, path: FieldPath, root: Node, file: str) -> 
         )
 
 
+def _absent(error: ValidationError) -> list[str]:
+    """The required keys that are missing."""
+    present = error.instance if isinstance(error.instance, dict) else {}
+    wanted = error.validator_value if isinstance(error.validator_value, list) else []
+    return [str(each) for each in wanted if each not in present]
+
+
 def _unknown(path: FieldPath, schema: Schema, root: Node, file: str) -> Iterable[Finding]:
     node = node_at(root, path)
     known = list(mapping(schema, "properties"))
@@ -184,7 +207,7 @@ def _unknown(path: FieldPath, schema: Schema, root: Node, file: str) -> Iterable
     unknown = [key for key in node.entries if key not in known]
     for index, key in enumerate(unknown):
         at = node.entries[key].at
-        # Looking for what was meant is slow, and past that number nobody sees it.
+        # Looking for the key that was meant is slow, and past that number the finding is not listed.
         fix = _unknown_fix(key, free, known) if index < MAX_FINDINGS else ""
         what = f"unknown key {quoted(key)}"
         yield Finding(Severity.ERROR, "key.unknown", file, at.line, at.column, render_path(path), what, fix)
@@ -199,12 +222,12 @@ def _unknown_fix(key: str, free: list[str], known: list[str]) -> str:
     return f"known here: {', '.join(known)}"
 
 
-def _bad_key(key: str, path: FieldPath, schema: Schema, root: Node, file: str) -> Finding:
+def _bad_key(key: str, path: FieldPath, schema: Schema, root: Node, file: str, fix: str) -> Finding:
     node = node_at(root, path)
     at = node.entries[key].at if isinstance(node, Map) and key in node.entries else locate(root, path)
     wanted = expectation(mapping(schema, "propertyNames"))
     what = f"expected {wanted} as key, got {quoted(key)}"
-    return Finding(Severity.ERROR, "key.form", file, at.line, at.column, render_path(path), what)
+    return Finding(Severity.ERROR, "key.form", file, at.line, at.column, render_path(path), what, fix)
 
 
 def nearest(word: str, choices: Iterable[str]) -> str | None:

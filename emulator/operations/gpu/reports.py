@@ -16,7 +16,7 @@ from emulator.gpu.model import GpuInstance
 from emulator.gpu.placement.demand import Assignment, GpuState, Infeasible
 from emulator.gpu.ports import NvmlGpu, Utilisation
 from emulator.guests.inventory.mdev_map import HeldGpu, HeldSlice
-from emulator.host.gpus import DeviceDifference, Gpu, check_devices, discover_gpus
+from emulator.host.gpus import DeviceDifference, Gpu, check_devices, discover_gpus, kept_for_guests
 from emulator.lab.environment import Environment, host_gpus
 from emulator.lab.lab_files import lab_names
 from emulator.lab.mdev_map import held_devices
@@ -43,16 +43,17 @@ class Discovery:
         return self.owners.get(slice_key(gpu.pci_address, instance.profile, instance.placement.start))
 
 
-def discover(host: GpuHost, devices: Sequence[GpuDeviceSpec] = ()) -> Discovery:
-    """Every GPU of the host, compared with the `devices` of a lab file.
+def discover(host: GpuHost, devices: Sequence[GpuDeviceSpec] = (), *, whole: bool = False) -> Discovery:
+    """Every GPU of the host, compared with the `devices` of a lab file, which asks for `whole` GPUs or does not.
 
     Raises:
-        HostNotFitError: there is no NVIDIA driver.
+        HostNotFitError: there is no NVIDIA driver, and no GPU that does without.
     """
     gpus = discover_gpus(host.nvml, host.pci)
     owners = host.ledger.in_effect()
     # GPUs that labs have as a whole are out of NVML's sight, as they should be.
-    differences = check_devices(devices, gpus, out=[key for key in owners if "/" not in key])
+    out = {key for key in owners if "/" not in key} | (kept_for_guests(gpus) if whole else set())
+    differences = check_devices(devices, gpus, out=out)
     return Discovery(gpus, owners, differences, simulated=not host.real)
 
 

@@ -1,7 +1,7 @@
-"""A lab that comes back by itself after a reboot of the host: a systemd unit that provisions its kept file again.
+"""A lab that comes back after a reboot of the host: a systemd unit that provisions the lab's kept file again.
 
-`provision` brings everything back in order: GPUs first, then the hypervisor, networks and guests. A line in the unit
-says which lab of which home directory it belongs to, so that foreign units are never touched.
+`provision` restores everything in order: GPUs first, then the hypervisor, networks and guests. A line in the unit names
+its lab and home directory, so that units of others are never touched.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def enable_autostart(env: Environment, lab: str, program: Path, reporter: Report
 
     Raises:
         UsageError: there is no such lab, or nothing was ever made of it.
-        ConflictError: a unit of this name is foreign, or another command works on the lab.
+        ConflictError: a foreign unit has this name, or another command works on the lab.
     """
     load_recorded_lab(env.home, lab)
     with locked_run(env, lab, "host enable-autostart", reporter, StopFlag()) as run:
@@ -62,7 +62,7 @@ def disable_autostart(env: Environment, lab: str, reporter: Reporter) -> bool:
     """Remove the unit; whether there was one.
 
     Raises:
-        ConflictError: the unit of this name is foreign, or another command works on the lab.
+        ConflictError: a foreign unit has this name, or another command works on the lab.
     """
     with logged_lock(env.home, lab, "host disable-autostart", reporter, StopFlag()) as log:
         there = env.units.read(unit_name(lab))
@@ -151,7 +151,7 @@ def _is_marked(env: Environment, lab: str, text: str) -> bool:
 def _require_ours(env: Environment, lab: str, text: str | None) -> None:
     if text is not None and not _is_marked(env, lab, text):
         raise ConflictError(
-            "a unit of this name is there, and it is not this lab's",
+            "a unit of this name exists that does not belong to this lab",
             where=unit_name(lab),
             fix=f"look at it with systemctl cat {unit_name(lab)}; rename it, or the lab",
         )

@@ -1,4 +1,4 @@
-"""Whether this machine, or a recorded one, is fit to be a host of labs; with a lab file, of that lab."""
+"""Check whether this host, or a recorded one, can run labs; with a lab file, that lab."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from emulator.host.checks.result import Wanted, wanted_of
 from emulator.host.readings import HostReadings
 
 if TYPE_CHECKING:
-    # What reads lab files is most of the program: without one, it is not loaded.
+    # Reading lab files needs most of the program, which is not loaded without one.
     from emulator.apply.state import State
     from emulator.lab.lab_files import LoadedLab
 
 
 def check_host(read: Callable[[], HostReadings], file: Path | None, home: Home | None) -> HostReport:
-    """Read the host once and judge it.
+    """Read the host once and check it.
 
     Args:
-        file: a lab file to judge it by.
-        home: where a lab that runs here already has its record, so that its nodes and bridges do not count against
-            it; None for a recorded host.
+        file: a lab file to check it against.
+        home: the home with the records of labs that already run here: their nodes and bridges are not counted against
+            them. None for a recorded host.
 
     Raises:
         ConfigError: the file has errors.
@@ -58,7 +58,7 @@ def _wanted(loaded: LoadedLab, host: HostReadings, home: Home | None) -> Wanted:
 
 
 def _state(home: Home, lab: str) -> State:
-    """The record of a lab; an empty one where there is none, or none for this user to see."""
+    """The record of a lab; empty if there is none, or if this user cannot read it."""
     from emulator.apply.journal import Journal
     from emulator.apply.state import State, StateStore
 

@@ -1,7 +1,7 @@
 """Make this machine ready to be a host of labs.
 
-Each step is announced in a journal, with copies of the files that it touches on the disk, before it is taken. What was
-cut off is taken again by the next `prepare`, or taken back by `restore`.
+Before a step is taken, it is announced in a journal, and copies of the files that it touches are on the disk. An
+interrupted step is taken again by the next `prepare`, or undone by `restore`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from emulator.apply.host_preparation import Record, look_to_json
-from emulator.core.errors import HyperscalerError
+from emulator.core.errors import HostNotFitError, HyperscalerError
 from emulator.core.progress import Reporter
 from emulator.core.stop import StopFlag
 from emulator.host.prepare.modules import loads_module, tried_modules
@@ -23,32 +23,34 @@ from emulator.operations.host.record import ENVIRONMENT, Outcome, PreparedHost, 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """`user`: who is to use libvirt without being root; `gpus` None: if there are NVIDIA GPUs here."""
+    """`user` is to use libvirt without being root; `gpus` None prepares for GPUs if there are NVIDIA GPUs here."""
 
     user: str | None = None
     gpus: bool | None = None
 
 
 def plan(host: PreparedHost, wish: Wish) -> PreparationPlan:
-    """What `prepare` would do. Changes nothing."""
+    """The plan of `prepare`. Changes nothing."""
     return _plan(host, wish, record_of(host))
 
 
 def prepare(host: PreparedHost, wish: Wish, reporter: Reporter, *, stop: StopFlag | None = None) -> Outcome:
-    """Take every step that this host needs; one that fails leaves the others to go on.
+    """Take every step that this host needs; if one fails, the others are taken nevertheless.
 
     Raises:
         ConflictError: another command prepares or restores this host.
-        InterruptedRunError: `stop` was set: the step under way has ended, and no other was begun.
-        StateError: the journal cannot be written: nothing is done that is not announced there.
+        HostNotFitError: hosts of this kind are not prepared.
+        InterruptedRunError: `stop` was set: the step under way was finished, and no other was begun.
+        StateError: the journal cannot be written, and no step is taken that is not announced there.
     """
     result = Outcome()
     with alone(host, "host prepare", result, reporter):
         tried: set[str] = set()
-        # What packages bring (groups, units, programs) is seen only after they are there, and which modules this kernel
-        # loads only after they were tried: plan again then.
+        # Packages bring groups, units and programs, and only trying shows which modules this kernel loads: plan again
+        # after each of these.
         for _ in range(3):
             result.plan = _plan(host, wish, record_of(host), tried)
+            require_preparable(result.plan)
             todo = [step for step in result.plan.steps if step.id not in tried]
             if not todo:
                 break
@@ -65,15 +67,26 @@ def prepare(host: PreparedHost, wish: Wish, reporter: Reporter, *, stop: StopFla
 
 # ---------------------------------------------------------------- doing
 def _plan(host: PreparedHost, wish: Wish, record: Record, tried: Collection[str] = ()) -> PreparationPlan:
-    """`tried`: ids of steps that this run has taken; another run tries again what failed."""
+    """`tried` are ids of steps that this run has taken; the next run tries failed steps again."""
     readings = host.read()
     gpus = bool(readings.gpus) if wish.gpus is None else wish.gpus
     modules = tried_modules(
-        # One that was cut off has loaded its module, or is planned again.
+        # An interrupted step has loaded its module, or is planned again.
         [step.id for step in record.steps.values() if not step.failed],
         {step.id for step in record.steps.values() if step.failed and step.id in tried},
     )
     return plan_preparation(readings, user=wish.user, gpus=gpus, leftover=record.leftover, modules=modules)
+
+
+def require_preparable(plan: PreparationPlan) -> None:
+    """Raise for a host of a kind that is not prepared.
+
+    Raises:
+        HostNotFitError: it names the kind and what to do instead.
+    """
+    if plan.refusal is not None:
+        what, fix = plan.refusal
+        raise HostNotFitError(what, fix=fix)
 
 
 def _take(host: PreparedHost, step: Step, result: Outcome, reporter: Reporter) -> None:
@@ -82,7 +95,7 @@ def _take(host: PreparedHost, step: Step, result: Outcome, reporter: Reporter) -
     try:
         looks = {path: host.files.look(path) for path in touches}
         if step.path:
-            _refuse_foreign(host, step, looks[step.path].digest)
+            _refuse_foreign_file(host, step, looks[step.path].digest)
         for path, look in looks.items():
             host.files.back_up(path, look)
         made = host.files.missing_parents(step.path) if step.path else ()
@@ -120,7 +133,7 @@ def _take(host: PreparedHost, step: Step, result: Outcome, reporter: Reporter) -
 
 
 def _left_by(host: PreparedHost, touches: tuple[str, ...]) -> dict[str, list[object]]:
-    """How a step that failed has left the files that can be looked at."""
+    """The state in which a failed step has left the files, as far as they can be read."""
     looks = {}
     for path in touches:
         with suppress(HyperscalerError, OSError):
@@ -128,15 +141,15 @@ def _left_by(host: PreparedHost, touches: tuple[str, ...]) -> dict[str, list[obj
     return looks
 
 
-def _refuse_foreign(host: PreparedHost, step: Step, digest: str | None) -> None:
-    """A file of ours that is there and not as we left it belongs to the one who changed it."""
+def _refuse_foreign_file(host: PreparedHost, step: Step, digest: str | None) -> None:
+    """A file under one of our names that is not as we left it belongs to the person who changed it."""
     known = record_of(host).touched.get(step.path)
     ours: set[str | None] = {None}
     if known is not None:
         ours |= {known.before.digest, *(known.possible if known.after is None else (known.after.digest,))}
     if digest not in ours:
         raise HyperscalerError(
-            "it is there, and not as this program left it",
+            "the file exists, and is not as this program left it",
             where=step.path,
             fix=f"look at it, then move it away: mv {step.path} /root/",
         )

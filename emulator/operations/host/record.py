@@ -1,4 +1,4 @@
-"""What preparing a host and restoring it share: the host, the record of what was done to it, who may write it."""
+"""Shared by `host prepare` and `host restore`: the host, the record of what was done to it, and who may write that."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from emulator.host.prepare.steps import PreparationPlan
 from emulator.host.readings import HostReadings
 from emulator.lab.command_log import begin_entry, outcome
 
-# Packages ask nothing, and a unit is enabled without the scripts that would rewrite /etc/rc*.d for System V init.
+# Packages ask no questions, and no System V scripts rewrite /etc/rc*.d when a unit is enabled.
 ENVIRONMENT = {"DEBIAN_FRONTEND": "noninteractive", "SYSTEMCTL_SKIP_SYSV": "1"}
 
 
@@ -45,8 +45,8 @@ class PreparedHost:
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of it. `failed`: title of a step and why it could not be done; `skipped`: the same of what labs do
-    without; `lasting`: what stays all the same."""
+    """The result of a run: titles of steps that were `done`; titles and reasons of steps that `failed`, and of optional
+    ones that were `skipped`; sentences about what remains (`lasting`)."""
 
     done: list[str] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
@@ -56,7 +56,7 @@ class Outcome:
 
 
 def standing(host: PreparedHost) -> tuple[str, ...]:
-    """Titles of what an earlier `prepare` did to this host."""
+    """Titles of the steps of earlier runs that are in effect on this host."""
     return tuple(step.title for step in record_of(host).steps.values())
 
 
@@ -74,19 +74,21 @@ def journal_of(host: PreparedHost) -> Journal:
 
 
 def record_of(host: PreparedHost) -> Record:
-    """What stands. A torn last line was being written when the program was cut off: what it would have announced was
-    not begun, and what it would have ended is not known to have ended.
+    """The steps that are in effect.
+
+    A torn last line was being written when the program was interrupted: a step that it would have announced was not
+    begun, and a step that it would have ended is not known to have ended.
 
     Raises:
-        StateError: the journal is damaged in its middle: what it does not hold cannot be put back by guessing.
-        ConflictError: others can write the journal: its commands would be run as root.
+        StateError: the journal is damaged in its middle, and what is missing cannot be guessed.
+        ConflictError: others can write the journal, whose commands would run as root.
     """
     _require_ours(host)
     contents = host.journal.read()
     broken = [damage for damage in contents.damage if not damage.torn]
     if broken:
         raise StateError(
-            f"line {broken[0].line} of the journal cannot be believed ({broken[0].why})",
+            f"line {broken[0].line} of the journal is damaged ({broken[0].why})",
             where=str(host.journal.path),
             fix=f"the copies of the files are in {host.home.preparation}/backups, under their SHA-256",
         )
@@ -94,37 +96,56 @@ def record_of(host: PreparedHost) -> Record:
 
 
 def _require_ours(host: PreparedHost) -> None:
+    """Refuse a record that others can write, or whose directories others can exchange: its commands run as root."""
+    _require_own_place(host.home.preparation.absolute())
+    _require_own_place(host.home.preparation.resolve())
     for path in (host.home.preparation, host.journal.path):
         try:
             status = path.lstat()
         except FileNotFoundError:
             continue
         except PermissionError:
-            return  # root's: the reader says so
+            return  # it is root's, and reading it will say so
         if stat.S_ISLNK(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
             raise ConflictError(
-                "others than you can write the record of this host's preparation, so that it is not believed",
+                "users other than you can write the record of this host's preparation, so it is not trusted",
                 where=str(path),
                 fix=f"ls -ld {path}; HYPERSCALER_HOME must be in a directory of your own",
             )
 
 
+def _require_own_place(path: Path) -> None:
+    """Every directory above `path` is root's or this user's, and others cannot rename what is in it."""
+    for parent in path.parents:
+        try:
+            status = parent.lstat()
+        except (FileNotFoundError, PermissionError):
+            continue
+        exchangeable = stat.S_ISDIR(status.st_mode) and status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX
+        if exchangeable or status.st_uid not in (0, os.geteuid()):
+            raise ConflictError(
+                "users other than you can exchange the record of this host's preparation, so it is not trusted",
+                where=str(parent),
+                fix=f"ls -ld {parent}; HYPERSCALER_HOME must be in a directory of your own",
+            )
+
+
 def forget(host: PreparedHost) -> None:
-    """Copies first: only the journal knows of them. What was kept for people stays."""
+    """Remove the copies, then the journal, which names them. Files that were kept for people stay."""
     directory = host.home.preparation
     if not directory.is_dir():
         return
     host.files.forget()
     for path in directory.iterdir():
         if not path.is_dir():
-            path.unlink()  # the journal, and what was torn of it
-    with suppress(OSError):  # not empty: there is something to keep
+            path.unlink()  # the journal and its torn remains
+    with suppress(OSError):  # not empty: kept files are in it
         directory.rmdir()
 
 
 @contextmanager
 def alone(host: PreparedHost, command: str, result: Outcome, reporter: Reporter) -> Iterator[None]:
-    """One at a time, and on the host's record of who changed what."""
+    """Run one command at a time, and write it to the host's audit log."""
     log, identity = AuditLog(host.home.audit), uuid.uuid4().hex
     with exclusive_lock(host.home.host_locks / "preparation.lock", purpose=command):
         started = time.monotonic()

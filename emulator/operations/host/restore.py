@@ -1,13 +1,13 @@
-"""Take back what preparing this machine as a host of labs did to it."""
+"""Undo what `host prepare` did to this host."""
 
 from __future__ import annotations
 
 from emulator.apply.host_preparation import DoneStep, Record
-from emulator.core.errors import HyperscalerError
+from emulator.core.errors import ConflictError, HyperscalerError
 from emulator.core.progress import Reporter
 from emulator.core.stop import StopFlag
 from emulator.host.prepare.steps import FINISH_PACKAGES, installs_packages
-from emulator.host.prepare.undo import why_not_undone
+from emulator.host.prepare.undo import is_undoing, why_not_undone
 from emulator.operations.host.record import (
     ENVIRONMENT,
     Outcome,
@@ -21,14 +21,14 @@ from emulator.operations.host.record import (
 
 
 def restore(host: PreparedHost, reporter: Reporter, *, force: bool = False, stop: StopFlag | None = None) -> Outcome:
-    """Put everything back as it was before the first `prepare`; a file that others have changed since is left.
+    """Put everything back as it was before the first `prepare`, except files that others have changed since.
 
-    `force`: a file that `prepare` wrote itself is put back all the same, and what others made of it is kept aside.
-    Files that a command changed (groups, GRUB's) are others' too: commands take back what was added there.
+    With `force` a file that `prepare` wrote itself is put back even then, and the changed content is kept aside. Files
+    that a command changed (groups, GRUB's) belong to others, too: commands undo what was added there.
 
     Raises:
         ConflictError: another command prepares or restores this host.
-        InterruptedRunError: `stop` was set: what was under way has ended, and all of it is still on record.
+        InterruptedRunError: `stop` was set: the step under way was finished, and the record still has all steps.
     """
     result = Outcome()
     with alone(host, "host restore", result, reporter):
@@ -50,7 +50,7 @@ def restore(host: PreparedHost, reporter: Reporter, *, force: bool = False, stop
 def _files_back(
     host: PreparedHost, record: Record, result: Outcome, reporter: Reporter, *, force: bool
 ) -> tuple[list[str], dict[str, str]]:
-    """Paths that are as they were, and those that are not, each with the reason."""
+    """Paths that are as they were, and paths that are not, each with the reason."""
     settled: list[str] = []
     left: dict[str, str] = {}
     for path, touched in reversed(record.touched.items()):
@@ -82,7 +82,7 @@ def _undo(
     reporter: Reporter,
     stop: StopFlag | None,
 ) -> set[str]:
-    """Steps that are taken back. Their commands run unless the files that they touched are all back as they were."""
+    """Undo steps and return their ids. Commands run unless all files that a step touched are back as they were."""
     settled: set[str] = set()
     for step in reversed(record.steps.values()):
         open_paths = [path for path in step.paths if path in left]
@@ -103,18 +103,24 @@ def _undo(
                 why = error.what if isinstance(error, HyperscalerError) else str(error)
                 result.failed.append((f"take back: {step.title}", why))
                 continue
-            settled.add(step.id)  # it never came about, so that there is nothing to take back
+            settled.add(step.id)  # it had no effect, so there is nothing to undo
         if step.lasting and step.ended:
             result.lasting.append(step.lasting)
     return settled
 
 
 def _run_back(host: PreparedHost, step: DoneStep, result: Outcome, reporter: Reporter) -> None:
-    # Packages stay, but not by halves.
+    # Packages stay, but none half installed.
     finish = (FINISH_PACKAGES,) if installs_packages(step.id) and not step.ended else ()
     for words in step.undo or finish:
         if words == FINISH_PACKAGES and " ".join(words) in result.done:
             continue
+        if not is_undoing(words):
+            raise ConflictError(
+                f"the record holds a command that undoes no step: {' '.join(words)}",
+                where=str(host.journal.path),
+                fix="find out who has changed the record; the copies of the files are below backups in its directory",
+            )
         stays = why_not_undone(words, step.sets, host.read())
         if stays is not None:
             if stays and step.ended:
@@ -126,9 +132,9 @@ def _run_back(host: PreparedHost, step: DoneStep, result: Outcome, reporter: Rep
 
 
 def _traces_back(host: PreparedHost, record: Record, step: DoneStep, open_paths: list[str]) -> None:
-    """Where commands have led the files back to what they were, nobody else has changed them: then times, and copies
-    and locks next to them, come back as well. Otherwise they belong to others by now."""
-    known = [path for path in step.paths if path not in step.traces]
-    if all(host.files.look(path) == record.touched[path].before for path in known):
+    """Restore traces (times, old copies, locks) if commands have restored the content of all files that they belong to.
+    Otherwise others have changed these files, and their traces are no longer ours."""
+    informative = [path for path in step.paths if path not in step.traces]
+    if all(host.files.look(path) == record.touched[path].before for path in informative):
         for path in open_paths:
             host.files.put_back(path, record.touched[path].before)

@@ -2,17 +2,19 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from emulator.apply.executor import Applied, Executor
+from emulator.apply.handler import ApplyContext, Handle
 from emulator.apply.journal import Journal
 from emulator.apply.state import StateStore
 from emulator.core.errors import HypervisorError, InterruptedRunError, StateError
 from emulator.core.progress import Event, SilentReporter, Status
 from emulator.core.stop import StopFlag
-from emulator.plan.model import Action, Change, Plan
+from emulator.plan.model import Action, Change, Observation, Plan, Recorded
 from emulator.plan.resources import Domain, Network, Resource, Volume
 
 
@@ -23,24 +25,30 @@ def volume(name: str, *needs: str) -> Volume:
 class Recorder:
     """A handler that writes down what it was asked, and fails where it is told to."""
 
-    def __init__(self, failing: str = "", on_ensure=None) -> None:
+    def __init__(self, failing: str = "", on_ensure: Callable[[str], object] | None = None) -> None:
         self.calls: list[str] = []
         self.failing = failing
         self.on_ensure = on_ensure or (lambda name: None)
         self.lock = threading.Lock()
 
-    def _note(self, verb: str, resource) -> None:
+    def _note(self, verb: str, resource: Resource) -> None:
         with self.lock:
             self.calls.append(f"{verb} {resource.name}")
         if resource.name == self.failing:
             raise HypervisorError("refused")
 
-    def ensure(self, resource, previous, context):
+    def observe(self, resource: Resource, record: Recorded | None) -> Observation:
+        raise AssertionError("an executor looks at nothing")
+
+    def find(self, lab: str) -> Sequence[Resource]:
+        raise AssertionError("an executor looks at nothing")
+
+    def ensure(self, resource: Resource, previous: Resource | None, context: ApplyContext) -> Handle:
         self._note("ensure", resource)
         self.on_ensure(resource.name)
         return {"seen": sorted(key for key in resource.needs if context.handle(key))}
 
-    def delete(self, resource, handle, context) -> None:
+    def delete(self, resource: Resource, handle: Handle, context: ApplyContext) -> None:
         self._note("delete", resource)
 
 

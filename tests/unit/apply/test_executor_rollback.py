@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import pytest
 
+from emulator.adapters.simulated.gpus import SimulatedGpu, SimulatedGpus
+from emulator.adapters.simulated.sysfs.acting_files import SimulatedFiles
 from emulator.apply.executor import Executor, steps_of
+from emulator.apply.gpu_ownership import GpuLedger
+from emulator.apply.handler import ApplyContext, Handle
 from emulator.core.errors import CommandError, GpuError, HyperscalerError, StateError
 from emulator.core.progress import SilentReporter
 from emulator.core.stop import StopFlag
+from emulator.gpu import model
 from emulator.gpu.model import Placement
 from emulator.gpu.placement.demand import Assignment
 from emulator.gpu.ports import VgpuFramework
+from emulator.plan.gpu_build import build_gpus
 from emulator.plan.gpu_resources import GpuInstance
 from emulator.plan.model import Action, Change, Plan
+from emulator.plan.resources import Resource
 from tests.support.gpu_lab import FIRST, SECOND, GpuLab, gpu_machine, sliced
 
 CREATE = "nvmlDeviceCreateGpuInstanceWithPlacement"
@@ -35,7 +44,7 @@ def failing_create(lab: GpuLab, number: int, code: int) -> Iterator[None]:
     nvml, calls = lab.host.nvml, 0
     real = nvml.create_instance
 
-    def create(address: str, profile_id: int, placement: Placement):
+    def create(address: str, profile_id: int, placement: Placement) -> model.GpuInstance:
         nonlocal calls
         calls += 1
         with lab.gpus.store.change() as state:
@@ -46,11 +55,8 @@ def failing_create(lab: GpuLab, number: int, code: int) -> Iterator[None]:
             with lab.gpus.store.change() as state:
                 state.faults.failures = {}
 
-    nvml.create_instance = create  # type: ignore[method-assign]
-    try:
+    with patch.object(nvml, "create_instance", create):
         yield
-    finally:
-        del nvml.create_instance
 
 
 @pytest.mark.parametrize("code", [15, 19, 23, 999], ids=["lost", "in-use", "no-room", "unknown"])
@@ -88,7 +94,7 @@ def test_any_vgpu_may_fail(any_lab: GpuLab, number: int, monkeypatch: pytest.Mon
     calls, files = 0, any_lab.gpus.files
     real = type(files).write
 
-    def write(self: object, path: str, text: str, *, timeout: float = 10.0) -> None:
+    def write(self: SimulatedFiles, path: str, text: str, *, timeout: float = 10.0) -> None:
         nonlocal calls
         if path.endswith(("/create", "/current_vgpu_type")) and text != "0":
             calls += 1
@@ -153,14 +159,14 @@ def test_what_cannot_be_rolled_back_stays_on_record(lab: GpuLab, monkeypatch: py
 def test_a_stop_is_no_failure_and_rolls_nothing_back(lab: GpuLab) -> None:
     wanted = lab.wanted(**NODES)
     stop = StopFlag()
-    real = lab.handlers["virtual-functions"].ensure
+    handler = lab.handlers["virtual-functions"]
+    real = handler.ensure
 
-    def ensure(*arguments):
+    def ensure(resource: Any, previous: Resource | None, context: ApplyContext) -> Handle:
         stop.set()
-        return real(*arguments)
+        return real(resource, previous, context)
 
-    lab.handlers["virtual-functions"].ensure = ensure  # type: ignore[method-assign]
-    with pytest.raises(HyperscalerError, match="stopped on request"):
+    with patch.object(handler, "ensure", ensure), pytest.raises(HyperscalerError, match="stopped on request"):
         Executor(lab.handlers, lab.store, SilentReporter(), stop=stop).apply(lab.plan(wanted))
     assert any(key.startswith("virtual-functions/") for key in lab.state.resources)
     lab.use(lab.host)
@@ -224,10 +230,7 @@ def test_steps_in_a_circle_are_an_error_and_no_hang(lab: GpuLab, tmp_path: Path)
 
 
 # ---------------------------------------------------------------- time
-def test_56_slices_are_carved_in_about_a_second(tmp_path: Path, record_property: pytest.RecordProperty) -> None:
-    from emulator.adapters.simulated.gpus import SimulatedGpu, SimulatedGpus
-    from emulator.apply.gpu_ownership import GpuLedger
-    from emulator.plan.gpu_build import build_gpus
+def test_56_slices_are_carved_in_about_a_second(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
     from emulator.wiring import assemble_gpus
 
     addresses = {f"g{index}": f"0000:{0x41 + index:02x}:00.0" for index in range(8)}

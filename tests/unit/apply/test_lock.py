@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -30,8 +30,12 @@ with exclusive_lock(Path(sys.argv[1]), purpose="provision demo"):
 """
 
 
+Holder = tuple[Path, subprocess.Popen[str]]
+"""The lock and the process that holds it."""
+
+
 @pytest.fixture
-def other_holder(tmp_path: Path):
+def other_holder(tmp_path: Path) -> Iterator[Holder]:
     path = tmp_path / "locks" / "demo.lock"
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -44,7 +48,7 @@ def other_holder(tmp_path: Path):
     process.stdout.close()
 
 
-def test_a_waiting_process_learns_who_holds_it(other_holder) -> None:
+def test_a_waiting_process_learns_who_holds_it(other_holder: Holder) -> None:
     path, process = other_holder
     with pytest.raises(ConflictError) as caught, exclusive_lock(path, purpose="destroy demo"):
         pytest.fail("two holders")
@@ -54,7 +58,7 @@ def test_a_waiting_process_learns_who_holds_it(other_holder) -> None:
     assert f"process {process.pid} " in holder_of(path)
 
 
-def test_a_dead_holder_does_not_block(other_holder) -> None:
+def test_a_dead_holder_does_not_block(other_holder: Holder) -> None:
     path, process = other_holder
     process.kill()
     process.wait()
@@ -64,7 +68,7 @@ def test_a_dead_holder_does_not_block(other_holder) -> None:
     assert holder_of(path) == ""
 
 
-def test_waiting_takes_over_when_the_holder_ends(other_holder) -> None:
+def test_waiting_takes_over_when_the_holder_ends(other_holder: Holder) -> None:
     path, process = other_holder
     assert process.stdin is not None
     process.stdin.close()
@@ -82,7 +86,7 @@ def test_a_planted_link_is_refused(tmp_path: Path) -> None:
     assert target.read_text() == "keep me"
 
 
-def test_a_wait_in_vain_names_the_holder(other_holder) -> None:
+def test_a_wait_in_vain_names_the_holder(other_holder: Holder) -> None:
     path, process = other_holder
     with (
         pytest.raises(ConflictError, match=rf"process {process.pid} .*did not end within 0.2 s"),
@@ -91,7 +95,7 @@ def test_a_wait_in_vain_names_the_holder(other_holder) -> None:
         pytest.fail("two hold it")
 
 
-def test_a_stop_ends_the_wait(other_holder) -> None:
+def test_a_stop_ends_the_wait(other_holder: Holder) -> None:
     path, process = other_holder
     stop = StopFlag()
     threading.Timer(0.2, stop.set).start()
@@ -127,7 +131,9 @@ def test_a_lock_whose_file_names_no_holder_is_found_in_the_kernel(tmp_path: Path
         process.stdin.close()
 
 
-def test_a_ledger_that_another_holds_is_not_waited_for_without_end(tmp_path: Path, monkeypatch) -> None:
+def test_a_ledger_that_another_holds_is_not_waited_for_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("emulator.apply.gpu_ownership.LAYOUT_SECONDS", 0.2)
     ledger = GpuLedger(tmp_path / "gpu-owners.json")
     with (
@@ -140,7 +146,9 @@ def test_a_ledger_that_another_holds_is_not_waited_for_without_end(tmp_path: Pat
         ledger.claim("a", "demo")
 
 
-def test_an_audit_log_that_another_holds_is_not_waited_for_without_end(tmp_path: Path, monkeypatch) -> None:
+def test_an_audit_log_that_another_holds_is_not_waited_for_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("emulator.apply.audit.WAIT_SECONDS", 0.2)
     log = AuditLog(tmp_path / "audit.jsonl")
     log.append({"id": "a"})
@@ -210,7 +218,7 @@ def test_a_directory_of_locks_that_another_user_may_have_made_is_refused(
 
 def test_a_directory_of_locks_of_another_user_is_refused(host_locks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     host_locks.mkdir(mode=0o700, parents=True)
-    monkeypatch.setattr(lock.os, "geteuid", lambda: os.getuid() + 1)
+    monkeypatch.setattr("os.geteuid", lambda: os.getuid() + 1)
     with (
         pytest.raises(StateError, match="users other than root can write"),
         exclusive_lock(host_locks / "gpu.lock", purpose="a"),
@@ -220,9 +228,9 @@ def test_a_directory_of_locks_of_another_user_is_refused(host_locks: Path, monke
 
 def test_root_s_locks_of_the_host_are_not_where_everybody_may_write(monkeypatch: pytest.MonkeyPatch) -> None:
     home = Home(Path("/somewhere"))
-    monkeypatch.setattr(lock.os, "geteuid", lambda: 0)
+    monkeypatch.setattr("os.geteuid", lambda: 0)
     assert lock.host_locks(home) == lock.HOST_LOCKS == Path("/run/hyperscaler/locks")
-    monkeypatch.setattr(lock.os, "geteuid", lambda: 1000)
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
     assert lock.host_locks(home) == home.host_locks
 
 
@@ -230,7 +238,7 @@ def test_root_s_locks_of_the_host_are_not_where_everybody_may_write(monkeypatch:
 def test_a_lab_of_any_name_does_not_wait_for_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Users other than root have the locks of the host in their home, where those of their labs are, too."""
     home = Home(tmp_path)
-    monkeypatch.setattr(lock.os, "geteuid", lambda: 1000)
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
     with exclusive_lock(home.locks / f"{name}.lock", purpose=f"provision {name}"):
         for shared in ("networks", "gpu-layout", "preparation"):
             with exclusive_lock(lock.host_locks(home) / f"{shared}.lock", purpose="a network"):

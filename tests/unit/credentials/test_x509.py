@@ -26,7 +26,15 @@ def issue(subject: x509.Subject = NODE, *, authority: bytes = AUTHORITY, key: by
 def openssl(tmp_path: Path, certificate: bytes, *options: str, authority: bytes = AUTHORITY) -> str:
     for name, content in (("ca.crt", authority), ("node.crt", certificate)):
         (tmp_path / name).write_bytes(content)
-    argv = ["openssl", "verify", "-x509_strict", "-CAfile", tmp_path / "ca.crt", *options, tmp_path / "node.crt"]
+    argv = [
+        "openssl",
+        "verify",
+        "-x509_strict",
+        "-CAfile",
+        str(tmp_path / "ca.crt"),
+        *options,
+        str(tmp_path / "node.crt"),
+    ]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     return "OK" if done.returncode == 0 else done.stderr + done.stdout
 
@@ -68,7 +76,7 @@ def test_two_authorities_of_a_lab_have_different_names(tmp_path: Path) -> None:
     names = []
     for pem in (AUTHORITY, other):
         (tmp_path / "ca.crt").write_bytes(pem)
-        argv = ["openssl", "x509", "-noout", "-subject", "-in", tmp_path / "ca.crt"]
+        argv = ["openssl", "x509", "-noout", "-subject", "-in", str(tmp_path / "ca.crt")]
         names.append(subprocess.run(argv, capture_output=True, text=True, check=True).stdout)
     assert names[0] != names[1]
     assert all("hyperscaler demo " in name for name in names)

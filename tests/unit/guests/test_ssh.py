@@ -5,16 +5,16 @@ from __future__ import annotations
 import base64
 import stat
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
 from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
 
 from emulator.core.errors import CommandTimeoutError, HyperscalerError
-from emulator.core.ports import Completed, GuestAddress
+from emulator.core.ports import GuestAddress
 from emulator.credentials.ssh_config import ssh_config
 from emulator.guests.ssh import OpenSshShell, host_keys_from_console, write_known_hosts
+from tests.support.fake_runner import FakeRunner, Say
 
 GUEST = GuestAddress("hpc-controller", IPv4Address("192.168.100.10"), "root")
 PREFIX = ("ip", "netns", "exec", "hs-demo")
@@ -29,37 +29,20 @@ def public_key(algorithm: str = "ssh-ed25519", fill: int = 7) -> str:
 KEY = public_key()
 
 
-class FakeRunner:
-    def __init__(self, returncode: int | None) -> None:
-        self.returncode = returncode
-        self.calls: list[tuple[str, ...]] = []
-
-    def run(
-        self,
-        argv: Sequence[str | Path],
-        *,
-        timeout: float,
-        check: bool = True,
-        env: Mapping[str, str] | None = None,
-        stdin: str | None = None,
-        cwd: Path | None = None,
-        on_line: Callable[[str], None] | None = None,
-    ) -> Completed:
-        self.calls.append(tuple(map(str, argv)))
-        if self.returncode is None:
-            raise CommandTimeoutError("too slow")
-        return Completed(self.calls[-1], self.returncode, "out", "err")
+def runner_that_says(status: int | None) -> FakeRunner:
+    """ssh ends with this status, or not in time."""
+    return FakeRunner({"": CommandTimeoutError("too slow") if status is None else Say("out", "err", status)})
 
 
 @pytest.mark.parametrize(("returncode", "ready"), [(0, True), (255, False), (1, False), (None, False)])
 def test_ready(returncode: int | None, ready: bool) -> None:
-    runner = FakeRunner(returncode)
+    runner = runner_that_says(returncode)
     assert OpenSshShell(Path("/k"), Path("/h"), PREFIX, runner).ready(GUEST, timeout=3) is ready
     assert "ConnectTimeout=3" in runner.calls[0]
 
 
 def test_the_command_line_trusts_only_the_labs_own_files() -> None:
-    runner = FakeRunner(0)
+    runner = runner_that_says(0)
     OpenSshShell(Path("/lab/key"), Path("/lab/kh"), PREFIX, runner).run(GUEST, "id; -x", timeout=60)
     argv = runner.calls[0]
     assert argv[:7] == (*PREFIX, "ssh", "-F", "none")
@@ -81,7 +64,7 @@ def test_the_command_line_trusts_only_the_labs_own_files() -> None:
 def test_names_that_ssh_would_misread_are_refused(name: str) -> None:
     guest = GuestAddress(name, GUEST.ip, "root")
     with pytest.raises(HyperscalerError):
-        OpenSshShell(Path("/k"), Path("/h"), (), FakeRunner(0)).run(guest, "id", timeout=1)
+        OpenSshShell(Path("/k"), Path("/h"), (), runner_that_says(0)).run(guest, "id", timeout=1)
     with pytest.raises(HyperscalerError):
         ssh_config([guest], key=Path("/k"), known_hosts=Path("/h"), guest_prefix=())
 

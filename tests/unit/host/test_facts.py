@@ -5,17 +5,8 @@ from __future__ import annotations
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
-from emulator.host.facts import (
-    HostNetwork,
-    MemoryFigures,
-    _memory,
-    limited_memory,
-    parse_ipv6_routes,
-    parse_meminfo,
-    parse_routes,
-    reached_networks,
-    read_host_facts,
-)
+from emulator.host.facts import MemoryFigures, _memory, limited_memory, parse_meminfo, read_host_facts
+from emulator.host.routes import HostNetwork, parse_ipv6_routes, parse_routes, reached_networks
 
 ROUTES = """\
 Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT
@@ -51,7 +42,9 @@ IPV6_ROUTES = "".join(
         ("fd000122000000000000000000000001", 128, OWN, "wg0"),
         ("fd000122000000000000000000000000", 128, "00300001", "wg0"),  # its anycast address
         ("20010db8000000000000000000000009", 128, OWN, "ppp0"),
-        ("fc", 7, "00000003", "eth1"),
+        ("fc", 7, "00000003", "eth1"),  # the default route of all private networks
+        ("fd00", 16, "00000003", "eth1"),
+        ("fd000999", 32, "00200200", "lo"),  # a blackhole
     )
 )
 
@@ -59,12 +52,13 @@ IPV6_ROUTES = "".join(
 def test_ipv6_routes_become_networks_and_an_address_alone_counts() -> None:
     assert parse_ipv6_routes(IPV6_ROUTES + "torn line\n" + "z" * 32 + f" 40 {NONE} 00 {NONE} 1 1 0 1 eth0\n") == (
         HostNetwork("wg0", IPv6Network("fd00:122::/64")),
-        HostNetwork("eth1", IPv6Network("fc00::/7")),
+        HostNetwork("eth1", IPv6Network("fd00::/16")),
+        HostNetwork("*", IPv6Network("fd00:999::/32")),
         HostNetwork("ppp0", IPv6Network("2001:db8::9/128")),
     )
     assert reached_networks("", "") == ()
     both = reached_networks(ROUTES, IPV6_ROUTES)
-    assert [each.subnet.version for each in both] == [4, 4, 4, 6, 6, 6]
+    assert [each.subnet.version for each in both] == [4, 4, 4, 6, 6, 6, 6]
 
 
 def test_meminfo_is_read_in_mib() -> None:
@@ -80,6 +74,16 @@ def test_a_control_group_limit_makes_the_host_smaller(tmp_path: Path) -> None:
     (tmp_path / "memory.max").write_text(f"{4 * 1024**3}\n")
     (tmp_path / "memory.current").write_text(f"{1024**3}\n")
     assert _memory(meminfo, cgroup=tmp_path) == MemoryFigures(4096, 3072, 0)
+
+
+def test_a_limit_of_the_older_control_groups_counts_too(tmp_path: Path) -> None:
+    meminfo = "MemTotal: 8388608 kB\nMemAvailable: 6291456 kB\n"
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "memory/memory.limit_in_bytes").write_text(f"{4 * 1024**3}\n")
+    (tmp_path / "memory/memory.usage_in_bytes").write_text(f"{1024**3}\n")
+    assert _memory(meminfo, cgroup=tmp_path) == MemoryFigures(4096, 3072, 0)
+    (tmp_path / "memory/memory.limit_in_bytes").write_text("9223372036854771712\n")
+    assert _memory(meminfo, cgroup=tmp_path) == MemoryFigures(8192, 6144, 0)
 
 
 def test_huge_pages_of_every_size_are_no_room_for_labs() -> None:

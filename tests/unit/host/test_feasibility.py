@@ -7,8 +7,9 @@ from ipaddress import IPv4Network, IPv6Network
 
 import pytest
 
-from emulator.host.facts import HostFacts, HostNetwork
+from emulator.host.facts import HostFacts
 from emulator.host.feasibility import check_host
+from emulator.host.routes import HostNetwork
 from emulator.labfile.findings import Report
 from emulator.labfile.load import parse_spec
 from emulator.labfile.model import ClusterSpec
@@ -50,16 +51,16 @@ def test_a_roomy_host_has_nothing_to_say() -> None:
     [
         (
             replace(ROOMY, memory_total_mib=4096),
-            "lab.yaml:6:1: error: clusters: 3 nodes and QEMU beside each (128 MiB) take 4.4 GiB of memory, and this"
+            "lab.yaml:6:1: error: clusters: 3 nodes with 128 MiB for QEMU each take 4.4 GiB of memory, and this"
             " host has 4.0 GiB in all"
             " | lower memory_gb or the number of nodes; the largest is hpc-controller with 2.0 GiB",
         ),
         (
             replace(ROOMY, memory_reserved_mib=30 * 1024),
-            "lab.yaml:6:1: error: clusters: 3 nodes and QEMU beside each (128 MiB) take 4.4 GiB of memory, and this"
+            "lab.yaml:6:1: error: clusters: 3 nodes with 128 MiB for QEMU each take 4.4 GiB of memory, and this"
             " host has 32.0 GiB in all, 30.0 GiB of it reserved as huge pages, which labs do not use"
-            " | sysctl vm.nr_hugepages=0 if nobody needs them; or lower memory_gb or the number of nodes; the largest"
-            " is hpc-controller with 2.0 GiB",
+            " | sysctl vm.nr_hugepages=0 if nothing else needs them; or lower memory_gb or the number of nodes;"
+            " the largest is hpc-controller with 2.0 GiB",
         ),
         (
             replace(ROOMY, memory_available_mib=4096),
@@ -114,6 +115,40 @@ def test_taken_networks_and_bridges() -> None:
         "lab.yaml:5:48: error: global.networks.hpc_network.bridge: this host already has an interface br5"
         " | choose another name, or `hypervisor: {uri: embedded}` with bridges of its own",
     ]
+
+
+def test_the_example_is_free_in_the_lab_and_on_the_host() -> None:
+    text = LAB.replace("clusters:", "    cloud_network: {subnet: 192.168.101.0/24}\nclusters:\n  cloud: {}")
+    spec, report = parse_spec(text, file="lab.yaml")
+    assert spec is not None
+    lan = HostNetwork("eth1", IPv4Network("192.168.102.0/24"))
+    host = replace(NETWORKED, interfaces=(), networks=(*NETWORKED.networks, lan))
+    (found,) = check_host(spec, host, report=report, private_network=False)
+    assert found.fix.startswith("choose another subnet such as 192.168.103.0/24, or ")
+
+
+@pytest.mark.parametrize(
+    ("nat", "private", "warned"), [("true", False, True), ("false", False, False), ("true", True, False)]
+)
+def test_networks_of_the_host_inside_those_of_pods_and_services(nat: str, private: bool, warned: bool) -> None:
+    text = f"""version: "1.0"
+metadata: {{name: x}}
+global: {{networks: {{cloud_network: {{subnet: 10.78.0.0/24, nat: {nat}}}}}}}
+clusters: {{cloud: {{}}}}
+"""
+    spec, report = parse_spec(text, file="lab.yaml")
+    assert spec is not None
+    networks = (HostNetwork("eth0", IPv4Network("10.244.3.0/24")), HostNetwork("tun0", IPv4Network("10.96.0.0/24")))
+    found = check_host(spec, replace(ROOMY, networks=networks), report=report, private_network=private)
+    expected = [
+        "lab.yaml:4:12: warning: clusters.cloud.kubernetes_config.pod_subnet: 10.244.3.0/24, which this host reaches"
+        " through eth0, lies in the network of the pods (10.244.0.0/16): pods do not reach it, in spite of nat"
+        "\n    fix: choose another network such as 10.0.0.0/16 if pods need it",
+        "lab.yaml:4:12: warning: clusters.cloud.kubernetes_config.service_subnet: 10.96.0.0/24, which this host reaches"
+        " through tun0, lies in the network of the services (10.96.0.0/12): pods do not reach it, in spite of nat"
+        "\n    fix: choose another network such as 10.0.0.0/12 if pods need it",
+    ]
+    assert [each.render() for each in found] == (expected if warned else [])
 
 
 def test_a_taken_ipv6_network() -> None:

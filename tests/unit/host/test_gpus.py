@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -96,18 +97,26 @@ def test_each_difference_is_named(gpus: SimulatedGpus, changes: dict[str, object
     assert difference.fix
 
 
-def test_all_differences_are_told_at_once(gpus: SimulatedGpus) -> None:
+def test_all_differences_are_reported_at_once(gpus: SimulatedGpus) -> None:
     wrong = _spec(mig_capable=False, model="A30", allowed_mig_profiles=("1g.6gb", "2g.12gb"))
     assert len(check_devices((wrong,), _found(gpus))) == 4
     with pytest.raises(HyperscalerError, match=r"1g\.6gb.*2g\.12gb"):
         require_devices((wrong,), _found(gpus))
 
 
-def test_a_gpu_that_nvml_does_not_see_is_told(gpus: SimulatedGpus) -> None:
+def test_a_gpu_that_nvml_does_not_see_is_reported(gpus: SimulatedGpus) -> None:
+    VfioPassthrough(gpus.files).bind(A100)
+    (difference,) = check_devices((_spec(),), _found(gpus))
+    assert "NVML does not see the GPU there (driver vfio-pci)" in str(difference)
+    assert check_devices((_spec(),), _found(gpus), out=(A100,)) == ()
+
+
+def test_a_gpu_that_cannot_be_cut_needs_no_nvml(gpus: SimulatedGpus) -> None:
     VfioPassthrough(gpus.files).bind(GEFORCE)
     spec = GpuDeviceSpec("GPU-1", GEFORCE, "GeForce RTX 4090", mig_capable=False)
-    (difference,) = check_devices((spec,), _found(gpus))
-    assert "NVML does not see the GPU there (driver vfio-pci)" in str(difference)
+    assert check_devices((spec,), _found(gpus)) == ()
+    (difference,) = check_devices((dataclasses.replace(spec, model="GeForce RTX 3090"),), _found(gpus))
+    assert difference.field == "model"
 
 
 def test_a_gpu_as_json(gpus: SimulatedGpus) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, cast
+from typing import cast
 
 from emulator.apply.handlers.gpu.host import GpuHost
 from emulator.lab.gpu_session import GpuSession
@@ -17,7 +17,7 @@ class Opener:
 
     def __call__(self, dry: bool) -> GpuHost:
         self.opened.append(dry)
-        return cast(Any, object())
+        return cast(GpuHost, object())
 
 
 def test_threads_share_one_dry_opening_and_later_one_that_changes() -> None:

@@ -21,8 +21,17 @@ class Daemon:
         self.looks += 1
         return self.state
 
+    def uri(self) -> str:
+        return "simulated:///"
 
-class Connection:
+    def start(self) -> str:
+        raise AssertionError("a session starts nothing")
+
+    def stop(self) -> None:
+        raise AssertionError("a session stops nothing")
+
+
+class Connection(SimulatedHypervisor):
     closed = False
 
     def close(self) -> None:

@@ -6,6 +6,7 @@ import json
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -35,7 +36,7 @@ def check(data: object) -> None:
 def test_the_map_says_who_has_what(demo: GpuEnvironment) -> None:
     wanted = demo.lab.wanted(**NODES)
     demo.lab.apply(wanted)
-    data = lab_mdev_map(demo.paths, demo.lab.state)
+    data: Any = lab_mdev_map(demo.paths, demo.lab.state)
     check(data)
     by_start = {item.placement.start: item.gi_id for item in demo.lab.host.nvml.instances(FIRST)}
     first, second = data["nodes"]["n1"]
@@ -65,7 +66,7 @@ def test_the_map_says_who_has_what(demo: GpuEnvironment) -> None:
 
 def test_the_vgpu_of_a_slice_is_on_that_slice(demo: GpuEnvironment) -> None:
     demo.lab.apply(demo.lab.wanted(**{f"n{start}": [sliced(f"d{start}", "1g.10gb", start)] for start in range(7)}))
-    data = lab_mdev_map(demo.paths, demo.lab.state)
+    data: Any = lab_mdev_map(demo.paths, demo.lab.state)
     check(data)
     carried = {item.uuid: item.gi_id for gpu in demo.lab.gpus.store.look().gpus for item in gpu.vgpus}
     for (entry,) in data["nodes"].values():

@@ -4,11 +4,11 @@ from emulator.labfile.findings import MAX_FINDINGS, Finding, Position, Report, S
 
 
 def finding(line: int, *, severity: Severity = Severity.ERROR, what: str = "wrong") -> Finding:
-    return Finding(severity, "some.code", "lab.yaml", line, 3, "a.b", what, "mend it")
+    return Finding(severity, "some.code", "lab.yaml", line, 3, "a.b", what, "fix it")
 
 
 def test_text_has_place_path_cause_and_remedy() -> None:
-    assert finding(7).render() == "lab.yaml:7:3: error: a.b: wrong\n    fix: mend it"
+    assert finding(7).render() == "lab.yaml:7:3: error: a.b: wrong\n    fix: fix it"
 
 
 def test_a_finding_without_line_names_the_file_alone() -> None:
@@ -54,7 +54,7 @@ def test_json_counts_and_lists() -> None:
                 "column": 3,
                 "path": "a.b",
                 "what": "wrong",
-                "fix": "mend it",
+                "fix": "fix it",
             }
         ],
     }

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from emulator.core.data_files import share_dir
+from emulator.core.ids import mac_address
 from emulator.labfile.load import load_spec, parse_spec
 from emulator.labfile.model import (
     ClusterKind,
@@ -114,6 +115,61 @@ def test_what_is_no_package_source_is_refused(line: str) -> None:
     spec, report = parse_spec(text, file="f")
     assert spec is None
     assert "a line such as deb http://mirror.lan/debian bookworm main" in report.findings[0].render()
+
+
+APT = 'version: "1.0"\nmetadata: {name: a}\nclusters: {hpc: {}}\nsecurity:\n  apt_sources:\n'
+
+
+@pytest.mark.parametrize(
+    ("line", "meant"),
+    [
+        ("deb http://apt.example.org/pub bookworm-pgdg main 16", ""),
+        ("deb [arch=amd64,signed-by=/usr/share/keyrings/x.gpg] https://repo.example.org/apt/ bookworm mysql-8.0", ""),
+        (
+            "deb  http://a.lan/debian-security\tbookworm-security  main contrib",
+            "deb http://a.lan/debian-security bookworm-security main contrib",
+        ),
+        ("deb http://a.lan/debian bookworm main # our mirror", "deb http://a.lan/debian bookworm main"),
+        ("deb [ arch=amd64 trusted=yes ] http://a.lan/debian ./", ""),
+        ("deb-src http://a.lan/debian bookworm main non-free-firmware", ""),
+        ("deb http://[fd00::1]/debian bookworm main", ""),
+    ],
+)
+def test_lines_of_apt(line: str, meant: str) -> None:
+    spec, report = parse_spec(APT + f'    - "{line}"\n', file="f")
+    assert spec is not None, report
+    assert spec.security.apt_sources == (meant or line,)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "deb http://a.lan/{{ lookup('pipe', 'id') }} bookworm main",
+        "deb http://a.lan/{%x%} bookworm main",
+        "deb http://a.lan/`id` bookworm main",
+        "deb http://a.lan/ bookworm 'main",
+        "deb http://a.lan/ bookworm main #\\x1b[31m",
+    ],
+)
+def test_lines_that_mean_something_to_a_shell_or_a_template(line: str) -> None:
+    spec, report = parse_spec(APT + f'    - "{line}"\n', file="f")
+    assert spec is None
+    assert "a line such as deb http://mirror.lan/debian bookworm main" in report.findings[0].what
+
+
+def test_two_nodes_never_have_one_mac_address() -> None:
+    text = 'version: "1.0"\nmetadata: {{name: {}}}\nclusters: {{hpc: {{compute_nodes: {{count: {}}}}}, cloud: {{}}}}\n'
+    spec, report = parse_spec(text.format("ahyr", 14), file="f")
+    assert spec is None
+    assert [each.render() for each in report.findings] == [
+        "f:2:18: error: metadata.name: hpc-compute-14 and cloud-control-plane of a lab of this name get the same MAC"
+        " address, 52:54:00:7c:05:5e\n    fix: choose another name, for example ahyr-2"
+    ]
+    for name, count in (("ahyr", 13), ("ahyr-2", 14)):
+        spec, _ = parse_spec(text.format(name, count), file="f")
+        assert spec is not None
+        macs = {mac_address(spec.name, node.name) for node in spec.nodes}
+        assert len(macs) == len(spec.nodes)
 
 
 @pytest.mark.parametrize("name", ["demo", "minimal", "production"])

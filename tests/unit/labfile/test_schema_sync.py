@@ -1,108 +1,141 @@
-"""The published schema and the loader are one: same keys, same defaults, sound for editors."""
+"""Schema, defaults, reference and reader are one definition: what is published is what is read."""
 
 from __future__ import annotations
 
+import copy
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any
 
-from jsonschema import Draft202012Validator
+import pytest
+from jsonschema import Draft202012Validator, ValidationError
 
 from emulator.core.data_files import share_dir
 from emulator.labfile.findings import Position
-from emulator.labfile.model import (
-    HypervisorSpec,
-    ImageSpec,
-    KubernetesSpec,
-    NetworkSpec,
-    SecuritySpec,
-    SshSpec,
-    TimeoutSpec,
-)
+from emulator.labfile.key import attributes, key
+from emulator.labfile.layout import LabFile
+from emulator.labfile.publish import reference_path, reference_text, schema_path, schema_text, tables
 from emulator.labfile.read.document import parse_document
-from emulator.labfile.read.typed_view import Context, View
-from emulator.labfile.schema import cluster_schema, expectation, merged, properties, schema_path, types_of
-from emulator.labfile.sections import read_draft
+from emulator.labfile.read.sections import read_section
+from emulator.labfile.read.structure import to_plain
+from emulator.labfile.read.view import Context, View
+from emulator.labfile.schema import Schema, cluster_schema, expectation, properties, section_schema, types_of
 
-# A file with every optional part in it, so that the loader has reason to read each key.
-FULL = """
-version: "1.0"
-metadata: {name: x}
-global:
-  networks: {hpc_network: {allow: [{}]}, cloud_network: {allow: [{}]}}
-  gpu_allocation: {devices: [{model: x}], mig_slices: {}, whole_gpus: {}}
-clusters:
-  hpc:
-    controller: {}
-    compute_nodes: {gpu: {count: 1}}
-    slurm_config: {partitions: [{name: a, nodes: [b]}]}
-  cloud:
-    control_plane: {}
-    worker_nodes: {cpu_workers: {}, gpu_workers: {gpu: {count: 1}}}
-    kubernetes_config: {}
-hypervisor: {}
-images: {}
-ssh: {}
-security: {}
-timeouts: {}
-"""
-
-
-def keys_read() -> set[str]:
-    root = parse_document(FULL, file="f").root
-    context = Context("f")
-    read_draft(View(context, merged(cluster_schema()), (), root, Position(1, 1)))
-    return {path.replace("[0]", "[]") for path in context.read}
+# Every section and every kind of list item is there, with no more keys than it takes.
+FULL: Mapping[str, Any] = {
+    "version": "1.0",
+    "metadata": {"name": "x"},
+    "global": {
+        "networks": {"hpc_network": {"allow": [{}]}, "cloud_network": {"allow": [{}]}},
+        "gpu_allocation": {"devices": [{"model": "x"}], "mig_slices": {}, "whole_gpus": {}},
+    },
+    "clusters": {
+        "hpc": {
+            "controller": {},
+            "compute_nodes": {"gpu": {"profile": "1g.10gb"}},
+            "slurm_config": {"partitions": [{"name": "a"}]},
+        },
+        "cloud": {
+            "control_plane": {},
+            "worker_nodes": {"cpu_workers": {}, "gpu_workers": {"gpu": {"profile": "1g.10gb"}}},
+            "kubernetes_config": {},
+        },
+    },
+    "hypervisor": {},
+    "images": {},
+    "ssh": {},
+    "security": {},
+    "timeouts": {},
+}
 
 
-def test_the_loader_reads_every_property_and_no_other() -> None:
-    assert keys_read() == {path for path, _ in properties()}
+def read(tree: Mapping[str, Any]) -> LabFile:
+    """The typed values of a file; JSON is YAML."""
+    root = parse_document(json.dumps(tree), file="f").root
+    return read_section(LabFile, View(Context("f"), cluster_schema(), (), root, Position(1, 1)))
 
 
-def defaults() -> dict[str, object]:
-    return {path: schema["default"] for path, schema in properties() if "default" in schema}
+def with_value(path: str, value: object) -> dict[str, Any]:
+    """`FULL` with a value at the path of a property; of lists the first item is meant."""
+    tree: dict[str, Any] = copy.deepcopy(dict(FULL))
+    place: Any = tree
+    *above, last = path.split(".")
+    for name in above:
+        place = place[name.removesuffix("[]")]
+        place = place[0] if name.endswith("[]") else place
+    place[last] = value
+    return tree
 
 
-def test_defaults_are_those_of_the_types() -> None:
-    found = defaults()
-    kubernetes, hypervisor, timeouts = KubernetesSpec(), HypervisorSpec(), TimeoutSpec()
-    at = "clusters.cloud.kubernetes_config"
-    assert {key: found[f"{at}.{key}"] for key in KubernetesSpec.__dataclass_fields__ if key != "real_gpus"} == {
-        "cni": kubernetes.cni,
-        "ingress": kubernetes.ingress,
-        "storage_class": kubernetes.storage_class,
-        "network_policy": kubernetes.network_policy,
-        "source": kubernetes.source,
-        "version": kubernetes.version,
-        "pod_subnet": str(kubernetes.pod_subnet),
-        "service_subnet": str(kubernetes.service_subnet),
-        "mig_strategy": kubernetes.mig_strategy,
-        "taint_gpu_workers": kubernetes.taint_gpu_workers,
+def values_of(path: str, schema: Schema) -> list[object]:
+    """Right values of a property, of which one at least is not its default."""
+    bounds = [schema[name] for name in ("minimum", "maximum") if name in schema]
+    choices, examples = schema.get("enum", []), schema.get("examples", [])
+    assert isinstance(choices, list)
+    assert isinstance(examples, list)
+    by_type: dict[str, list[object]] = {
+        "boolean": [True, False],
+        "array": [["deb http://a b c"]],
+        "string": ["10.3.0.0/16", "a"],
     }
-    assert [found[f"hypervisor.{key}"] for key in HypervisorSpec.__dataclass_fields__] == [
-        hypervisor.uri,
-        hypervisor.acceleration.value,
-        hypervisor.cpu_overcommit,
-    ]
-    assert [found[f"timeouts.{key}"] for key in TimeoutSpec.__dataclass_fields__] == [
-        timeouts.boot,
-        timeouts.configure,
-        timeouts.verify,
-        timeouts.drain,
-        timeouts.shutdown,
-        timeouts.lock,
-    ]
-    assert (found["images.hpc"], found["images.cloud"]) == (ImageSpec().hpc, ImageSpec().cloud)
-    assert found["ssh.user"] == SshSpec().user
-    security = SecuritySpec()
-    assert found["security.unattended_upgrades"] is security.unattended_upgrades
-    assert found["security.apt_sources"] == list(security.apt_sources)
-    assert found["global.networks.hpc_network.nat"] is NetworkSpec.__dataclass_fields__["nat"].default
+    found = [*bounds, *choices, *examples, *(each for kind in types_of(schema) for each in by_type.get(kind, []))]
+    return [each for each in found if Draft202012Validator(schema).is_valid(each)]
+
+
+KEYS = [(path, schema) for path, schema in properties() if types_of(schema) != ("object",)]
+
+
+@pytest.mark.parametrize(("path", "schema"), KEYS, ids=[path for path, _ in KEYS])
+def test_every_key_is_read(path: str, schema: Schema) -> None:
+    only_one = len(schema.get("enum", [1, 2])) == 1  # type: ignore[arg-type]
+    is_there = path.endswith((".model", ".profile", ".name", ".devices", ".allow", ".partitions"))
+    base = read(FULL)
+    read_values = [read(with_value(path, value)) for value in ([] if is_there else values_of(path, schema))]
+    assert is_there or only_one or any(each != base for each in read_values)
+
+
+def test_keys_of_the_base_are_read() -> None:
+    base = read(FULL)
+    shared, clusters = base.shared, base.clusters
+    assert clusters.hpc is not None
+    assert clusters.hpc.compute_nodes.gpu is not None
+    assert (base.metadata.name, shared.gpu_allocation.devices[0].model) == ("x", "x")
+    assert (clusters.hpc.slurm_config.partitions[0].name, clusters.hpc.compute_nodes.gpu.profile) == ("a", "1g.10gb")
+    assert len(shared.networks.hpc_network.allow) == len(shared.networks.cloud_network.allow) == 1
+
+
+DEFAULTS = [(path, schema["default"]) for path, schema in KEYS if "default" in schema]
+
+
+@pytest.mark.parametrize(("path", "default"), DEFAULTS, ids=[path for path, _ in DEFAULTS])
+def test_writing_a_default_out_changes_nothing(path: str, default: object) -> None:
+    """The published default is the one that holds, in the file's own spelling."""
+    section, _, _ = path.rpartition(".")
+    if section.endswith(("mig_slices", "whole_gpus")):
+        assert default == 0  # left out, a share is what the nodes ask for
+        return
+    plain = with_value(path, default)
+    without = copy.deepcopy(plain)
+    place: Any = without
+    for name in section.split("."):
+        place = place[name.removesuffix("[]")]
+        place = place[0] if name.endswith("[]") else place
+    del place[path.rpartition(".")[2]]
+    assert read(plain) == read(without)
+
+
+def test_there_are_defaults_to_write_out() -> None:
+    assert {"clusters.cloud.kubernetes_config.pod_subnet", "timeouts.boot", "security.apt_sources"} < {
+        path for path, _ in DEFAULTS
+    }
 
 
 def test_every_default_satisfies_its_own_schema() -> None:
     for path, schema in properties():
         if "default" in schema:
-            whole = {**schema, "$defs": cluster_schema()["$defs"]}
-            assert list(Draft202012Validator(whole).iter_errors(schema["default"])) == [], path
+            assert list(Draft202012Validator(schema).iter_errors(schema["default"])) == [], path
 
 
 def test_every_example_satisfies_its_own_schema() -> None:
@@ -110,8 +143,7 @@ def test_every_example_satisfies_its_own_schema() -> None:
         examples = schema.get("examples", [])
         assert isinstance(examples, list)
         for example in examples:
-            whole = {**schema, "$defs": cluster_schema()["$defs"]}
-            assert list(Draft202012Validator(whole).iter_errors(example)) == [], path
+            assert list(Draft202012Validator(schema).iter_errors(example)) == [], path
 
 
 def test_editors_find_a_description_for_every_key() -> None:
@@ -135,15 +167,71 @@ def test_the_schema_is_sound_and_versioned() -> None:
     assert schema["properties"]["version"]["enum"] == ["1.0"]
 
 
+def test_the_published_schema_is_that_of_the_types() -> None:
+    assert schema_path().read_text() == schema_text(), "python -m emulator.labfile.publish renews it"
+
+
+def test_the_reference_has_the_tables_of_the_types() -> None:
+    text = reference_path().read_text()
+    assert text == reference_text(text), "python -m emulator.labfile.publish renews it"
+
+
+LABS = [path for path in sorted((share_dir() / "config").rglob("*.yaml")) if "\nclusters:" in path.read_text()]
+
+
+def test_the_examples_are_found() -> None:
+    assert {"demo.yaml", "minimal.yaml", "production.yaml"} <= {path.name for path in LABS}
+
+
+@pytest.mark.parametrize("path", LABS, ids=[path.name for path in LABS])
+def test_the_published_schema_takes_the_examples(path: Path) -> None:
+    root = parse_document(path.read_text(), file=path.name).root
+    assert root is not None
+    plain = to_plain(root, cluster_schema())
+    assert isinstance(plain, dict)
+    validator = Draft202012Validator(json.loads(schema_path().read_text()))
+    validator.validate(plain)
+    with pytest.raises(ValidationError, match="clusters"):
+        validator.validate({name: value for name, value in plain.items() if name != "clusters"})
+
+
 def test_the_reference_has_every_key_with_its_bounds_and_default() -> None:
-    text = (share_dir() / "docs" / "user" / "cluster-yaml.md").read_text()
+    text = reference_path().read_text()
     sections = {part.split("\n")[0].strip("`"): part for part in text.split("\n## ")}
     for path, schema in properties():
-        parent, _, key = path.rpartition(".")
-        rows = [line for line in sections[parent or "Top level"].split("\n") if line.startswith(f"| `{key}` |")]
+        parent, _, name = path.rpartition(".")
+        rows = [line for line in sections[parent or "Top level"].split("\n") if line.startswith(f"| `{name}` |")]
         assert len(rows) == 1, path
         if "object" not in types_of(schema):
             assert f"| {expectation(schema)} |" in rows[0], path
         default = schema.get("default")
         if isinstance(default, int | float | str) and default != "":
             assert f"| `{str(default).lower() if isinstance(default, bool) else default}` |" in rows[0], path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extended(LabFile):
+    """The file with one more key, defined here and nowhere else."""
+
+    snapshots: Annotated[int, key("How many snapshots are kept.", name="kept_snapshots", minimum=0, maximum=9)] = 3
+
+
+def test_a_new_key_is_defined_in_one_place() -> None:
+    schema = section_schema(Extended)
+    about = {"type": "integer", "minimum": 0, "maximum": 9, "default": 3}
+    assert isinstance(schema["properties"], dict)
+    assert schema["properties"]["kept_snapshots"] == {**about, "description": "How many snapshots are kept."}
+    (refused,) = Draft202012Validator(schema).iter_errors({**FULL, "kept_snapshots": 10})
+    assert list(refused.absolute_path) == ["kept_snapshots"]
+    top = next(tables({**schema, "description": "A lab."}))
+    row = "| `kept_snapshots` | a whole number from 0 to 9 | `3` | How many snapshots are kept. |  |\n"
+    assert row in top
+    for tree, kept in ((FULL, 3), ({**FULL, "kept_snapshots": 5}, 5)):
+        root = parse_document(json.dumps(tree), file="f").root
+        assert read_section(Extended, View(Context("f"), schema, (), root, Position(1, 1))).snapshots == kept
+
+
+def test_attributes_without_a_definition_are_not_in_the_file() -> None:
+    known = {each.attribute for each in attributes(LabFile)}
+    assert known == {each.name for each in fields(LabFile)}
+    assert not any(path.endswith((".real_gpus", ".cluster", ".role")) for path, _ in properties())

@@ -66,6 +66,6 @@ def test_the_plan_says_what_does_nothing_where_auto_takes_an_embedded_hypervisor
         text = lab_text(hypervisor=uri, extra="networks: {hpc_network: {nat: true}}") + source
         return [note.partition(":")[0] for note in host.plan(host.lab_file(text)).notes]
 
-    assert notes("auto") == ["nat lets nobody out", "nodes reach no package source"]
+    assert notes("auto") == ["nat has no effect", "nodes reach no package source"]
     assert notes(SYSTEM_URI) == []
     assert host.plan(host.lab_file(lab_text(hypervisor="auto"))).notes == ()

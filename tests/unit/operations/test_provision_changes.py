@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ipaddress import IPv6Address
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ def told(plan: Plan) -> set[tuple[str, str]]:
 
 
 OTHER_SUBNET = "networks: {hpc_network: {subnet: 192.168.140.0/24}}"
-EDITS = {
+EDITS: dict[str, tuple[dict[str, Any], dict[str, Any], set[tuple[str, str]]]] = {
     "scale out": (
         {},
         {"compute": 2},
@@ -210,7 +211,9 @@ def test_a_cluster_comes_and_goes_and_the_other_one_runs_on(host: SimulatedHost)
     assert host.plan(alone).is_empty
 
 
-def test_a_guest_s_shutdown_takes_as_long_as_the_file_allows(host: SimulatedHost, monkeypatch) -> None:
+def test_a_guest_s_shutdown_takes_as_long_as_the_file_allows(
+    host: SimulatedHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[float] = []
     kept = SimulatedHypervisor.shutdown_domain
 

@@ -56,7 +56,7 @@ def foreign_network(host: SimulatedHost) -> None:
 
 
 def bridge_of_another_lab(host: SimulatedHost) -> None:
-    bridge = system_lab(host).spec.nodes and next(iter(system_lab(host).spec.networks.values())).bridge
+    bridge = next(iter(system_lab(host).spec.networks.values())).bridge
     subnet = IPv4Network("10.9.0.0/24")
     owner = Ownership("other", "network/hpc", "d")
     request = NetworkRequest("other-hpc", uuid4(), owner, bridge, subnet, subnet[1], "other.internal", ())
@@ -194,7 +194,7 @@ def test_a_stop_at_any_call_is_clean_and_the_next_run_goes_on(host: SimulatedHos
     stopped = 0
     for number in range(0, calls, 3):
         host.restore(start)
-        stop, reached = StopFlag(), []
+        stop, reached = StopFlag(), list[str]()
 
         def ask(name: str, stop: StopFlag = stop, reached: list[str] = reached, number: int = number) -> None:
             reached.append(name)

@@ -6,7 +6,6 @@ from unittest.mock import patch
 
 import pytest
 
-from emulator.apply import lock
 from emulator.apply.journal import VERSION, encode
 from emulator.apply.lock import exclusive_lock, holder_of
 from emulator.core.errors import UsageError
@@ -89,7 +88,7 @@ def test_a_holder_is_seen_where_proc_locks_has_another_device(host: SimulatedHos
     """As on btrfs and overlay file systems."""
     path = host.home.locks / "demo.lock"
     with exclusive_lock(path, purpose="provision demo"):
-        with patch.object(lock.os, "major", lambda _device: 255):
+        with patch("os.major", lambda _device: 255):
             assert "provision demo" in holder_of(path)
         text = path.read_text()
     assert holder_of(path) == ""

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from emulator.plan.diff import diff
-from emulator.plan.model import Action, Observation, Presence, Recorded
+from emulator.plan.model import Action, Observation, Plan, Presence, Recorded
 from emulator.plan.resources import (
     DhcpReservation,
     Domain,
@@ -53,7 +53,7 @@ HERE = {resource.id: Observation(Presence.OURS) for resource in ALL}
 RECORD = {resource.id: Recorded(resource, {}) for resource in ALL}
 
 
-def changes(plan) -> list[tuple[str, str]]:
+def changes(plan: Plan) -> list[tuple[str, str]]:
     return [(change.action.value, change.resource.id) for change in plan.changes]
 
 
@@ -130,7 +130,7 @@ def test_destroy_goes_backwards_and_keeps_images() -> None:
         (Observation(Presence.OURS, digest="other"), None, "update", "not the recorded ones"),
     ],
 )
-def test_judgement_of_a_domain(observation, record, action, reason) -> None:
+def test_judgement_of_a_domain(observation: Observation, record: Recorded | None, action: str, reason: str) -> None:
     recorded = {key: value for key, value in RECORD.items() if key != DOMAIN.id}
     if record:
         recorded[DOMAIN.id] = record

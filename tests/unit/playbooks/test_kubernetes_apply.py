@@ -42,8 +42,8 @@ class Cluster:
 
 def applied(*arguments: Any) -> list[str]:
     """What changed."""
-    changes, _ = apply.apply(*arguments, check=False)
-    return changes
+    changed: list[str] = apply.apply(*arguments, check=False)[0]
+    return changed
 
 
 def test_nodes_are_looked_for_beside_the_objects(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,14 +8,17 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import jinja2
 import pytest
 
+from emulator.core.data_files import share_dir
 from emulator.credentials.ssh_trust import SshTrust
 from emulator.credentials.users import FIRST_UID, LAST_UID, AccessBook, AccessRole
 from emulator.guests.inventory.build import build_inventory
+from emulator.guests.inventory.model import ConnectionFacts
 from emulator.kubernetes.config.users import USERS_NAMESPACE, student_namespace
+from emulator.labfile.load import load_spec
 from tests.support.playbook_modules import PLAYBOOKS, user_end
-from tests.unit.playbooks.test_playbook_slurm import CONNECTION, lab, template
 
 FILES = PLAYBOOKS / "roles/lab_access/files"
 ADA = {"name": "ada", "uid": 3000, "end": 1000, "namespace": "student-ada"}
@@ -26,11 +29,13 @@ def test_the_node_reads_what_the_inventory_says() -> None:
     book = AccessBook().granted("ada", AccessRole.STUDENT, public_key="key of ada", expires=1000)
     book = book.granted("bob", AccessRole.ADMIN, public_key="key of bob", expires=2000)
     book = book.granted("eve", AccessRole.STUDENT, public_key="key of eve", expires=3000).without("eve")
-    text = template(
-        "lab_access/templates/ends.j2",
-        build_inventory(lab(), CONNECTION, trust=SshTrust(book=book.at(1500))),
-        "hpc-controller",
-    )
+    spec, _ = load_spec(share_dir() / "config" / "minimal.yaml")
+    assert spec is not None
+    connection = ConnectionFacts("labadmin", Path("/k"), Path("/h"))
+    inventory = build_inventory(spec, connection, trust=SshTrust(book=book.at(1500)))
+    source = (PLAYBOOKS / "roles/lab_access/templates/ends.j2").read_text()
+    template = jinja2.Environment(trim_blocks=True, keep_trailing_newline=True).from_string(source)  # noqa: S701
+    text = template.render(lab_ends=inventory.vars["lab_ends"])
     users, bad = user_end.parse_ends(text)
     assert bad == []
     # What has ended by the host's clock has ended, whatever the node's says.
@@ -64,7 +69,7 @@ def test_a_line_that_is_no_user_is_named_and_the_others_count(line: str) -> None
 
 def over(*, wall: float, boottime: float, seen: dict[str, Any] | None = None, record: Any = None) -> bool:
     limits = user_end.deadlines([ADA], seen or {}, wall=wall, boottime=boottime)
-    return user_end.is_over(ADA, limits["ada"], record or {}, wall=wall, boottime=boottime)
+    return bool(user_end.is_over(ADA, limits["ada"], record or {}, wall=wall, boottime=boottime))
 
 
 def test_access_ends_by_either_clock() -> None:
@@ -85,7 +90,7 @@ def test_an_end_that_was_carried_out_stays_so_after_a_boot_with_a_wrong_clock() 
 
 def test_a_new_end_counts_from_when_it_is_seen() -> None:
     seen = user_end.deadlines([{**ADA, "end": 50}], {}, wall=0, boottime=0)
-    assert user_end.deadlines([ADA], seen, wall=60, boottime=60) == {"ada": [1000, 1000]}
+    assert user_end.deadlines([ADA], seen, wall=60, boottime=60) == {"ada": (1000, 1000)}
 
 
 # ---------------------------------------------------------------- what is done
@@ -168,7 +173,7 @@ def test_what_is_left_is_named_and_tried_again(
 ) -> None:
     node = Node(monkeypatch)
     node.left = ["17"]
-    limits = {"ada": [1000, 0]}
+    limits = {"ada": (1000, 0)}
     record, clean = user_end.carry_out([ADA], {}, limits, wall=2000, boottime=1)
     assert (record, clean) == ({"ada": {"end": 1000, "settled": False}}, False)
     assert capsys.readouterr().out == "the access of ada has ended\nada: left: job 17\n"
@@ -183,10 +188,10 @@ def test_what_is_left_is_named_and_tried_again(
 
 def test_access_that_is_given_again_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     node = Node(monkeypatch)
-    limits = {"ada": [1000, 0]}
+    limits = {"ada": (1000, 0)}
     record, _ = user_end.carry_out([ADA], {}, limits, wall=2000, boottime=1)
     node.done.clear()
-    again, limits = {**ADA, "end": 9000}, {"ada": [9000, 9000]}
+    again, limits = {**ADA, "end": 9000}, {"ada": (9000, 9000)}
     assert user_end.carry_out([again], record, limits, wall=2000, boottime=1) == ({}, True)
     assert node.done == [
         "usermod --expiredate  ada",

@@ -144,6 +144,7 @@ class GpuStore:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._path = directory / "gpus.json"
+        self._name = str(self._path)
         self._cached: tuple[tuple[int, int, int], SimState] | None = None
 
     def look(self) -> SimState:
@@ -177,7 +178,7 @@ class GpuStore:
 
     def _stamp(self) -> tuple[int, int, int] | None:
         try:
-            facts = self._path.stat()
+            facts = os.stat(self._name)  # noqa: PTH116  asked for at every call of the library
         except FileNotFoundError:
             return None
         return (facts.st_ino, facts.st_mtime_ns, facts.st_size)

@@ -105,10 +105,13 @@ class SimulatedFiles:
         if isinstance(node, Device) and node.busy:
             raise refuse(errno.EBUSY, path)
 
-    def _find(self, path: str, *, follow: bool = True, hops: int = 8) -> Node:
+    def _find(self, path: str, *, follow: bool = True) -> Node:
+        return self._walk(self._tree(), path, follow=follow, hops=8)
+
+    def _walk(self, root: Directory, path: str, *, follow: bool, hops: int) -> Node:
         if hops == 0:
             raise refuse(errno.ELOOP, path)
-        node: Node = self._tree()
+        node: Node = root
         parts = [part for part in path.split("/") if part]
         for at, part in enumerate(parts):
             if not isinstance(node, Directory):
@@ -119,5 +122,5 @@ class SimulatedFiles:
             node = entry
             rest = parts[at + 1 :]
             if isinstance(node, Link) and (rest or follow):
-                return self._find("/".join((node.to, *rest)), follow=follow, hops=hops - 1)
+                return self._walk(root, "/".join((node.to, *rest)), follow=follow, hops=hops - 1)
         return node

@@ -59,7 +59,7 @@ class WholeGpuHandler:
                 if driver == "nvidia":
                     _refuse_partitioned(gpus, resource)
                 with gpus.nvml.released():
-                    endpoints = gpus.passthrough.bind(resource.pci_address)
+                    endpoints = gpus.passthrough.bind(resource.pci_address, group_gpus=resource.group_gpus)
             except GpuError:
                 if not claimed and surely_absent(lambda: self._left(resource, driver)):
                     gpus.ledger.release(resource.pci_address, self._lab)

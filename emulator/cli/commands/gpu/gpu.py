@@ -44,6 +44,7 @@ def discover(file: Path | None, *, file_option: Path | None, as_json: bool) -> N
     simulated`, the simulated GPUs are shown.
     """
     from emulator.cli.render.gpu import discovery_json, discovery_text
+    from emulator.host.gpu_demand import asks_for_whole_gpus
     from emulator.lab.environment import host_gpus
     from emulator.operations.gpu.reports import discover, gpus_of_file
     from emulator.wiring import real_environment
@@ -51,7 +52,11 @@ def discover(file: Path | None, *, file_option: Path | None, as_json: bool) -> N
     chosen = file or file_option
     spec = load(chosen).spec if chosen else None
     env = real_environment()
-    found = discover(gpus_of_file(env, spec), spec.gpu.devices) if spec else discover(host_gpus(env))
+    found = (
+        discover(gpus_of_file(env, spec), spec.gpu.devices, whole=asks_for_whole_gpus(spec))
+        if spec
+        else discover(host_gpus(env))
+    )
     if as_json:
         print_json(discovery_json(found))
     else:

@@ -40,6 +40,7 @@ def prepare(*, dry_run: bool, gpus: bool | None, user: str | None, yes: bool, as
     if dry_run:
         _say(plan_json(plan), plan_text(plan), as_json=as_json)
         return
+    app.require_preparable(plan)
     if plan.steps:
         click.echo(plan_text(plan, manual=False), err=True)
         if not confirmed("Do this?", yes=yes):

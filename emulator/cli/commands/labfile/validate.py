@@ -18,7 +18,7 @@ from emulator.core.errors import ExitCode
 @click.option("--strict", is_flag=True, help="Treat warnings as errors.")
 @json_option
 def command(file: Path, *, host: bool, strict: bool, as_json: bool) -> None:
-    """Check a lab FILE and report every fault at once.
+    """Check a lab FILE and report every fault at once; `-` reads standard input.
 
     The file alone is judged, so a lab for a big workstation can be checked on a laptop; --host adds whether it
     fits on this machine. Exit code 3 when there is an error.
@@ -30,7 +30,9 @@ def command(file: Path, *, host: bool, strict: bool, as_json: bool) -> None:
         from emulator.wiring import real_environment
 
         env = real_environment()
-    report = validate(file, env)
+    stream = sys.stdin.buffer if str(file) == "-" else None
+    file = Path("stdin") if stream else file
+    report = validate(file, env, stream)
     failed = report.has_errors(strict=strict)
     if as_json:
         print_json({"version": 1, **report.to_json(), "valid": not failed})

@@ -19,7 +19,9 @@ import signal
 import sys
 import threading
 import uuid
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
+from typing import Any, TypedDict
 
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool
@@ -33,6 +35,22 @@ except ImportError:
 
 log = logging.getLogger("device-plugin")
 
+# A message of the table below: its fields are known only when the program runs.
+Message = Any
+
+
+class Gpus(TypedDict):
+    type: str
+    count: int
+
+
+class Config(TypedDict):
+    strategy: str
+    lab: str
+    node: str
+    gpus: list[Gpus]
+
+
 API = "v1beta1"
 DIRECTORY = "/var/lib/kubelet/device-plugins"
 KUBELET = "kubelet.sock"
@@ -45,7 +63,7 @@ WHOLE = "nvidia.com/gpu"
 # Messages of kubelet's device plugin API that this program uses: name -> (field, number, type, repeated).
 # The numbers are the wire format, published with the API (k8s.io/kubelet, deviceplugin/v1beta1/api.proto).
 _STRING, _BOOL, _MESSAGE = 9, 8, 11
-MESSAGES = {
+MESSAGES: dict[str, tuple[tuple[str, int, Any, bool], ...]] = {
     "Empty": (),
     "DevicePluginOptions": (
         ("pre_start_required", 1, _BOOL, False),
@@ -69,7 +87,7 @@ MESSAGES = {
 }
 
 
-def message_classes():
+def message_classes() -> dict[str, Any]:
     """Message classes by name, built from the table above."""
     file = descriptor_pb2.FileDescriptorProto(name="deviceplugin.proto", package=API, syntax="proto3")
     for name, fields in MESSAGES.items():
@@ -93,31 +111,31 @@ class ConfigurationError(Exception):
     """The configuration cannot be used; the text is for the operator."""
 
 
-def is_mig_profile(type_):
+def is_mig_profile(type_: str) -> bool:
     return type_[:1].isdigit() and "g." in type_
 
 
-def resource_name(type_, strategy):
+def resource_name(type_: str, strategy: str) -> str:
     """The extended resource of a GPU type, as NVIDIA's plugin names it."""
     if strategy == "mixed" and is_mig_profile(type_):
         return f"nvidia.com/mig-{type_.replace('+', '.')}"
     return WHOLE
 
 
-def device_id(lab, node, type_, index):
+def device_id(lab: str, node: str, type_: str, index: int) -> str:
     """The UUID of a device: the same at every start, so that kubelet finds the devices of running pods again."""
     digest = hashlib.sha256(f"{lab}/{node}/{type_}/{index}".encode()).digest()
     prefix = "MIG-" if is_mig_profile(type_) else "GPU-"
     return prefix + str(uuid.UUID(bytes=digest[:16], version=5))
 
 
-def devices(config):
+def devices(config: Config) -> dict[str, list[str]]:
     """Resource name -> device ids, from the configuration."""
     strategy = config["strategy"]
     if strategy not in ("none", "single", "mixed"):
         raise ConfigurationError(f"strategy {strategy!r} is none of none, single and mixed")
-    found = {}
-    indices = {}
+    found: dict[str, list[str]] = {}
+    indices: dict[str, int] = {}
     for gpu in config["gpus"]:
         type_ = gpu["type"]
         if strategy == "none" and is_mig_profile(type_):
@@ -131,7 +149,7 @@ def devices(config):
     return found
 
 
-def environment(ids):
+def environment(ids: Sequence[str]) -> dict[str, str]:
     """What a container with these devices sees."""
     return {"NVIDIA_VISIBLE_DEVICES": ",".join(ids)}
 
@@ -139,21 +157,21 @@ def environment(ids):
 class Plugin:
     """One resource: its socket in kubelet's directory, and kubelet's view of its devices."""
 
-    def __init__(self, directory, resource, ids):
+    def __init__(self, directory: str, resource: str, ids: Sequence[str]) -> None:
         self.directory = directory
         self.resource = resource
         self.ids = tuple(ids)
         self.endpoint = "hyperscaler-" + resource.replace("/", "-") + ".sock"
         self.path = os.path.join(directory, self.endpoint)
         self.stopping = threading.Event()
-        self.server = None
-        self.inode = None
+        self.server: grpc.Server | None = None
+        self.inode: int | None = None
 
     # ------------------------------------------------------------ kubelet's calls
-    def options(self, _request, _context):
+    def options(self, _request: Message, _context: grpc.ServicerContext) -> Message:
         return M["DevicePluginOptions"]()
 
-    def list_and_watch(self, _request, context):
+    def list_and_watch(self, _request: Message, context: grpc.ServicerContext) -> Iterator[Message]:
         """The devices once, then silence for as long as kubelet listens: simulated devices do not fail."""
         reply = M["ListAndWatchResponse"]()
         for one in self.ids:
@@ -162,7 +180,7 @@ class Plugin:
         while context.is_active() and not self.stopping.wait(POLL_SECONDS):
             pass
 
-    def allocate(self, request, context):
+    def allocate(self, request: Message, context: grpc.ServicerContext) -> Message:
         reply = M["AllocateResponse"]()
         for container in request.container_requests:
             unknown = [one for one in container.devicesIDs if one not in self.ids]
@@ -173,11 +191,11 @@ class Plugin:
                 answer.envs.add(key=key, value=value)
         return reply
 
-    def pre_start(self, _request, _context):
+    def pre_start(self, _request: Message, _context: grpc.ServicerContext) -> Message:
         return M["PreStartContainerResponse"]()
 
     # ------------------------------------------------------------ life
-    def start(self):
+    def start(self) -> None:
         """Serve on our socket, then tell kubelet of it."""
         self.stop()
         self.stopping = threading.Event()
@@ -192,21 +210,21 @@ class Plugin:
         self._register()
         log.info("registered %s with %d devices", self.resource, len(self.ids))
 
-    def stop(self):
+    def stop(self) -> None:
         self.stopping.set()
         if self.server is not None:
             self.server.stop(grace=1).wait()
             self.server = None
 
-    def served(self):
+    def served(self) -> bool:
         """Whether our socket is still the one that we made."""
         try:
             return self.server is not None and os.stat(self.path).st_ino == self.inode
         except FileNotFoundError:
             return False
 
-    def _handlers(self):
-        def unary(method, request):
+    def _handlers(self) -> grpc.GenericRpcHandler:
+        def unary(method: Callable[[Message, grpc.ServicerContext], Message], request: str) -> grpc.RpcMethodHandler:
             return grpc.unary_unary_rpc_method_handler(
                 method, M[request].FromString, lambda reply: reply.SerializeToString()
             )
@@ -223,7 +241,7 @@ class Plugin:
             },
         )
 
-    def _register(self):
+    def _register(self) -> None:
         request = M["RegisterRequest"](version=API, endpoint=self.endpoint, resource_name=self.resource)
         with grpc.insecure_channel(f"unix:{os.path.join(self.directory, KUBELET)}") as channel:
             call = channel.unary_unary(
@@ -232,7 +250,7 @@ class Plugin:
             call(request, timeout=CALL_TIMEOUT)
 
 
-def kubelet_inode(directory):
+def kubelet_inode(directory: str) -> tuple[int, int] | None:
     """Identity of kubelet's socket; None while kubelet is not there. A restarted kubelet has a new one."""
     try:
         status = os.stat(os.path.join(directory, KUBELET))
@@ -241,7 +259,7 @@ def kubelet_inode(directory):
     return status.st_ino, status.st_ctime_ns
 
 
-def serve(plugins, directory, stop, poll=POLL_SECONDS):
+def serve(plugins: Sequence[Plugin], directory: str, stop: threading.Event, poll: float = POLL_SECONDS) -> None:
     """Keep every plugin registered until `stop` is set."""
     registered_with = None
     while not stop.is_set():
@@ -262,12 +280,12 @@ def serve(plugins, directory, stop, poll=POLL_SECONDS):
             os.unlink(one.path)
 
 
-def first_line(error):
+def first_line(error: Exception) -> str:
     detail = error.details() if isinstance(error, grpc.RpcError) and hasattr(error, "details") else str(error)
     return (detail or type(error).__name__).splitlines()[0]
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", required=True)
     parser.add_argument("--directory", default=DIRECTORY)

@@ -13,7 +13,8 @@ from emulator.adapters.embedded import hypervisor, network_namespace
 from emulator.adapters.embedded.hypervisor import EmbeddedHypervisor
 from emulator.adapters.embedded.processes import EmbeddedProcess
 from emulator.core.errors import ConflictError
-from emulator.core.ports import Completed, DaemonPresence
+from emulator.core.ports import DaemonPresence
+from tests.support.fake_runner import Call, FakeRunner
 
 NAME = "hs-demo"
 GUESTS_NAMESPACE = 4026532000
@@ -29,18 +30,18 @@ class Machine:
         self.namespace: int | None = None
         self.ended: list[str] = []
         self._next = 100
+        self.runner = FakeRunner({"": self._run})
 
     def _spawn(self, name: str) -> None:
         self._next += 1
         self.processes[name] = EmbeddedProcess(self._next, name, self.namespace or 0)
 
     # What replaces the adapter's parts.
-    def run(self, argv: Sequence[str | Path], **_options: object) -> Completed:
+    def _run(self, call: Call) -> None:
         """The only command that the fakes leave over: the start of libvirtd."""
-        assert "libvirtd" in argv, argv
+        assert "libvirtd" in call.argv, call.argv
         self.run_inode = (self.directory / "run").stat().st_ino
         self._spawn("libvirtd")
-        return Completed(tuple(str(word) for word in argv), 0, "", "")
 
     def boot_guest(self) -> None:
         self._spawn("qemu-system-x86")
@@ -88,14 +89,14 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setattr(hypervisor, "_is_root", lambda: True)
     monkeypatch.setattr(network_namespace, "_NOTES", tmp_path / "notes")
     monkeypatch.setattr(hypervisor, "sync_directory", lambda path: None)
-    monkeypatch.setattr(hypervisor.shutil, "which", lambda program: f"/usr/bin/{program}")
+    monkeypatch.setattr("shutil.which", lambda program: f"/usr/bin/{program}")
     monkeypatch.setattr(EmbeddedHypervisor, "_answers", lambda self: machine.answers())
     return machine
 
 
 @pytest.fixture
 def daemon(machine: Machine) -> EmbeddedHypervisor:
-    daemon = EmbeddedHypervisor(machine.directory, NAME, machine)
+    daemon = EmbeddedHypervisor(machine.directory, NAME, machine.runner)
     daemon._netns = FakeNamespace(machine)  # type: ignore[assignment]
     return daemon
 
@@ -196,7 +197,7 @@ def test_a_lost_name_of_the_namespace_is_something_that_a_start_brings_back(
     assert running.presence() is DaemonPresence.DOWN
     running.start()
     assert running.presence() is DaemonPresence.UP
-    assert (machine.namespace, machine.ended) == (GUESTS_NAMESPACE, [])
+    assert machine.namespace == GUESTS_NAMESPACE and not machine.ended
 
 
 class Killed(BaseException):
@@ -210,7 +211,7 @@ def long(machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> E
     link = tmp_path / "notes" / "link"
     monkeypatch.setattr(EmbeddedHypervisor, "_short_link", lambda self: link)
     monkeypatch.setattr(EmbeddedHypervisor, "_answers", lambda self: machine.answers() and link.is_symlink())
-    daemon = EmbeddedHypervisor(machine.directory, NAME, machine)
+    daemon = EmbeddedHypervisor(machine.directory, NAME, machine.runner)
     daemon._netns = FakeNamespace(machine)  # type: ignore[assignment]
     daemon.start()
     machine.boot_guest()
@@ -228,7 +229,7 @@ def killed(*_words: object, **_options: object) -> None:
         (hypervisor, "shared_notes"),
         (EmbeddedHypervisor, "_end_all"),
         (FakeNamespace, "delete"),
-        (hypervisor.shutil, "rmtree"),
+        (shutil, "rmtree"),
     ],
 )
 @pytest.mark.parametrize("lose", [False, True], ids=["", "without its directory"])

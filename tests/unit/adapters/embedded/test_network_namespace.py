@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,20 +12,21 @@ import pytest
 from emulator.adapters.embedded import network_namespace
 from emulator.adapters.embedded.network_namespace import NetworkNamespace, shared_notes
 from emulator.core.errors import ConflictError
-from emulator.core.ports import Completed
+from tests.support.fake_runner import Call, FakeRunner, Say
 
 
-class Host:
+class Host(FakeRunner):
     """`ip` and `umount` with their rules; a namespace is a file in the directory, which is a mount or is not."""
 
     def __init__(self, root: Path) -> None:
+        super().__init__()
         self.names = root / "netns"
         self.mounted = False
         self.log: list[str] = []
         self.before: dict[str, Callable[[], None]] = {}
 
-    def run(self, argv: Sequence[str | Path], **_options: object) -> Completed:
-        words = [str(word) for word in argv]
+    def reply(self, call: Call) -> Say:
+        words = list(call.argv)
         action = " ".join(words[1:4]) if words[1] == "netns" else words[0]
         if words[0] == "umount" or words[1] == "netns":
             self.before.pop(action, lambda: None)()
@@ -38,9 +39,9 @@ class Host:
             (self.names / words[3]).unlink()
         elif words[0] == "umount":
             if any(self.names.iterdir()):
-                return Completed(tuple(words), 32, "", "busy")
+                return Say(stderr="busy", status=32)
             self.mounted = False
-        return Completed(tuple(words), 0, "", "")
+        return Say()
 
 
 @pytest.fixture

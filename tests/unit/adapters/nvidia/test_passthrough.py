@@ -147,6 +147,20 @@ def test_a_bind_that_succeeds_and_does_nothing_is_an_error(
     assert _drivers(gpus, GEFORCE, AUDIO) == ["nvidia", "snd_hda_intel"]
 
 
+def test_two_gpus_of_one_group_go_only_together(gpus: SimulatedGpus) -> None:
+    with gpus.store.change() as state:
+        gpu_at(state, A100).group = gpu_at(state, GEFORCE).group
+    control = VfioPassthrough(gpus.files)
+    with pytest.raises(GpuNotSupportedError, match=f"{A100}, driver nvidia"):
+        control.bind(GEFORCE)
+    assert control.bind(GEFORCE, group_gpus=(A100,)) == (GEFORCE, AUDIO)
+    assert control.bind(A100, group_gpus=(GEFORCE,)) == (A100,)
+    assert _drivers(gpus, GEFORCE, AUDIO, A100) == ["vfio-pci", "vfio-pci", "vfio-pci"]
+    for address in (GEFORCE, A100):
+        control.release(address)
+    assert _drivers(gpus, GEFORCE, AUDIO, A100) == ["nvidia", "snd_hda_intel", "nvidia"]
+
+
 def test_mounted_disks_are_named_through_lvm(tmp_path: Path) -> None:
     """Real files: a GPU whose group also holds the NVMe disk below the root file system."""
     root = tmp_path

@@ -2,44 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-
 import pytest
 
 from emulator.adapters.system.nft import NftPacketFilter
 from emulator.core.errors import CommandError, HostNotFitError, HyperscalerError
-from emulator.core.ports import Completed
+from tests.support.fake_runner import FakeRunner, Say
 
+GONE = 'Cannot open network namespace "n": No such file or directory\n'
 ABSENT = "Error: No such file or directory\nlist table inet x\n                ^\n"
 
 
-class Nft:
-    """A runner that answers every command alike, and remembers what was asked."""
-
-    def __init__(self, code: int, stdout: str = "", stderr: str = "") -> None:
-        self.answer = code, stdout, stderr
-        self.asked: list[tuple[str, ...]] = []
-
-    def run(self, argv: Sequence[str | Path], **_options: object) -> Completed:
-        self.asked.append(tuple(map(str, argv)))
-        return Completed(self.asked[-1], *self.answer)
-
-
 def test_a_table_that_is_not_there_is_no_error() -> None:
-    nft = Nft(1, "", ABSENT)
+    nft = FakeRunner({"": Say(stderr=ABSENT, status=1)})
     packets = NftPacketFilter(nft, ("ip", "netns", "exec", "n"))
     assert packets.table("x") is None
     packets.delete("x")
-    assert nft.asked[0] == ("ip", "netns", "exec", "n", "nft", "-j", "list", "table", "inet", "x")
-    assert nft.asked[1][-3:] == ("nft", "-f", "-")
+    assert nft.calls[0] == ("ip", "netns", "exec", "n", "nft", "-j", "list", "table", "inet", "x")
+    assert nft.calls[1][-3:] == ("nft", "-f", "-")
 
 
 @pytest.mark.parametrize(
     "said", ["Operation not permitted (you must be root)\n", "Error: Could not process rule: Operation not permitted\n"]
 )
 def test_users_other_than_root_get_an_error(said: str) -> None:
-    packets = NftPacketFilter(Nft(1, "", said))
+    packets = NftPacketFilter(FakeRunner({"": Say(stderr=said, status=1)}))
     with pytest.raises(HostNotFitError, match="only root can see and change"):
         packets.table("x")
     with pytest.raises(HostNotFitError, match="only root can see and change"):
@@ -47,7 +33,7 @@ def test_users_other_than_root_get_an_error(said: str) -> None:
 
 
 def test_a_namespace_that_is_gone_is_no_absent_table() -> None:
-    packets = NftPacketFilter(Nft(1, "", 'Cannot open network namespace "n": No such file or directory\n'))
+    packets = NftPacketFilter(FakeRunner({"": Say(stderr=GONE, status=1)}))
     with pytest.raises(CommandError, match="namespace"):
         packets.table("x")
 
@@ -57,4 +43,4 @@ def test_a_namespace_that_is_gone_is_no_absent_table() -> None:
 )
 def test_what_is_not_understood_is_an_error(said: str) -> None:
     with pytest.raises(HyperscalerError, match="describes the table in an unknown way"):
-        NftPacketFilter(Nft(0, said)).table("x")
+        NftPacketFilter(FakeRunner({"": said})).table("x")

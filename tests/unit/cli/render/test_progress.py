@@ -27,7 +27,7 @@ def test_details_of_a_step_are_told_now_and_then(
     def monotonic() -> float:
         return now[0]
 
-    monkeypatch.setattr(progress.time, "monotonic", monotonic)
+    monkeypatch.setattr("time.monotonic", monotonic)
     reporter = progress.PlainReporter()
     for message in ("prepare", "packages", "packages: Get:1", "packages: Get:2", "packages: Get:3", "disk"):
         now[0] = next(clock)

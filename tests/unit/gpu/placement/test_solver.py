@@ -47,7 +47,7 @@ def test_feasibility_and_objective_equal_exhaustive_search(block: int) -> None:
             if any(a.whole for a in mine):
                 assert mine == [Assignment(mine[0].demand, gpu.id)] and not standing, seed
             else:
-                assert brute_force.legal(gpu.model, standing + tuple((a.profile, a.placement) for a in mine)), seed
+                assert brute_force.legal(gpu.model, standing + brute_force.layout(mine)), seed
     assert feasible >= 10
 
 

@@ -29,7 +29,7 @@ IPS = {HEAD: "10.20.0.10", WORKER: "10.20.0.11"}
 POD_IPS = {HEAD: "10.244.10.2", WORKER: "10.244.11.2"}
 
 
-def node(name: str, *, ready: bool = True, message: str = "", **allocatable: str) -> dict[str, Any]:
+def node(name: str, gpus: Mapping[str, str] | None = None, *, ready: bool = True, message: str = "") -> dict[str, Any]:
     return {
         "kind": "Node",
         "metadata": {"name": name},
@@ -37,7 +37,7 @@ def node(name: str, *, ready: bool = True, message: str = "", **allocatable: str
         "status": {
             "conditions": [{"type": "Ready", "status": "True" if ready else "False", "message": message}],
             "nodeInfo": {"kubeletVersion": "v1.20.2"},
-            "allocatable": {"cpu": "2", "memory": "1Gi", **allocatable},
+            "allocatable": {"cpu": "2", "memory": "1Gi", **(gpus or {})},
         },
     }
 
@@ -186,7 +186,7 @@ def test_service_must_answer_from_every_node() -> None:
 
 
 def test_gpus_are_compared_both_ways() -> None:
-    nodes = judge.parse_nodes(listing(node(HEAD), node(WORKER, **{"nvidia.com/mig-1g.10gb": "2"})))
+    nodes = judge.parse_nodes(listing(node(HEAD), node(WORKER, {"nvidia.com/mig-1g.10gb": "2"})))
     assert judge.judge_gpus(nodes, {WORKER: {"nvidia.com/mig-1g.10gb": 2}}).ok
     short = judge.judge_gpus(nodes, {WORKER: {"nvidia.com/mig-1g.10gb": 3}})
     assert short.detail == f"{WORKER} offers 2 nvidia.com/mig-1g.10gb, the allocation says 3 nvidia.com/mig-1g.10gb"
@@ -245,7 +245,7 @@ class Cluster:
 
 
 ADDRESSES: Mapping[str, GuestAddress] = {name: GuestAddress(name, IPv4Address(ip), "root") for name, ip in IPS.items()}
-GOOD = listing(node(HEAD), node(WORKER, **{"nvidia.com/mig-1g.10gb": "2"}))
+GOOD = listing(node(HEAD), node(WORKER, {"nvidia.com/mig-1g.10gb": "2"}))
 GPUS = {WORKER: (NodeGpu("1g.10gb", 2, simulated=True),)}
 
 

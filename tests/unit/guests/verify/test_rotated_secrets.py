@@ -26,6 +26,7 @@ from emulator.labfile.load import load_spec
 from emulator.labfile.model import ClusterSpec
 
 HEAD = "cloud-control-plane"
+MINUTES = 300  # for what comes in the end on any host
 
 
 class HostShell:
@@ -66,18 +67,19 @@ class Lab:
     def trust(self) -> None:
         for old in self.trusted.iterdir():
             old.unlink()
-        argv = ["openssl", "x509", "-noout", "-hash", "-in", self.paths.tls_ca]
+        argv = ["openssl", "x509", "-noout", "-hash", "-in", str(self.paths.tls_ca)]
         digest = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.strip()
         (self.trusted / f"{digest}.0").write_bytes(self.paths.tls_ca.read_bytes())
 
     @contextmanager
-    def served(self, name: str) -> Iterator[int]:
-        """A TLS server with the present certificate of the node `name`; its port."""
+    def served(self, name: str, *, refused: int = 0) -> Iterator[int]:
+        """A TLS server with the present certificate of the node `name`, which hangs up on the first `refused` calls;
+        its port."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         certificate = certificate_of(self.paths, name)
         context.load_cert_chain(certificate, certificate.with_suffix(".key"))
         with socket.create_server(("127.0.0.1", 0)) as listener:
-            thread = threading.Thread(target=answer, args=(listener, context), daemon=True)
+            thread = threading.Thread(target=answer, args=(listener, context, refused), daemon=True)
             thread.start()
             try:
                 yield listener.getsockname()[1]
@@ -85,10 +87,15 @@ class Lab:
                 listener.shutdown(socket.SHUT_RDWR)
                 thread.join(timeout=10)
 
-    def prove(self, monkeypatch: pytest.MonkeyPatch, port: int) -> CheckOutcome:
-        """The proof's word on the control plane's kubelet."""
+    def prove(self, monkeypatch: pytest.MonkeyPatch, port: int, *, seconds: int = 0) -> CheckOutcome:
+        """The proof's word on the control plane's kubelet, which is asked once and then again for `seconds`."""
         asked = functools.partial(
-            rotated_secrets.kubelet_command, port=port, record=str(self.record), trusted=str(self.trusted), seconds=1
+            rotated_secrets.kubelet_command,
+            port=port,
+            record=str(self.record),
+            trusted=str(self.trusted),
+            seconds=seconds,
+            pause=0,
         )
         laid = f"openssl x509 -noout -fingerprint -sha256 -in {certificate_of(self.paths, HEAD)}"
         (address,) = [node.ip for node in self.spec.nodes if node.name == HEAD]
@@ -103,15 +110,22 @@ class Lab:
         return kubelet
 
 
-def answer(listener: socket.socket, context: ssl.SSLContext) -> None:
+def answer(listener: socket.socket, context: ssl.SSLContext, refused: int) -> None:
     while True:
         try:
             connection, _ = listener.accept()
         except OSError:
             return  # shut down
-        connection.settimeout(20)
+        if refused > 0:
+            refused -= 1
+            connection.close()
+            continue
+        connection.settimeout(MINUTES)
         try:
-            context.wrap_socket(connection, server_side=True).close()
+            with context.wrap_socket(connection, server_side=True) as served:
+                # A server that closes first, with words of the client still unread, resets the connection.
+                while served.recv(4096):
+                    pass
         except OSError:
             connection.close()  # it did not like our certificate
 
@@ -124,6 +138,12 @@ def lab(tmp_path: Path) -> Lab:
 def test_a_kubelet_that_serves_the_new_certificate_is_fine(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     with lab.served(HEAD) as port:
         kubelet = lab.prove(monkeypatch, port)
+    assert (kubelet.ok, kubelet.detail) == (True, "is trusted by the node")
+
+
+def test_a_kubelet_that_is_not_up_yet_is_waited_for(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    with lab.served(HEAD, refused=2) as port:
+        kubelet = lab.prove(monkeypatch, port, seconds=MINUTES)
     assert (kubelet.ok, kubelet.detail) == (True, "is trusted by the node")
 
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from emulator.guests.inventory.model import NodeGpu
 from emulator.guests.verify import slurm_verdicts
+from emulator.guests.verify.report import Verdict
 from emulator.labfile.model import PartitionSpec
 
 BOTH = ("hpc-compute-1", "hpc-compute-2")
@@ -60,7 +61,7 @@ def test_a_node_that_cannot_run_jobs_is_named_with_the_reason(line: str, complai
 
 def test_a_busy_node_is_fine_and_a_stranger_is_not() -> None:
     rows = slurm_verdicts.parse_sinfo("hpc-compute-1|mixed|(null)|none\nhpc-compute-2|allocated|(null)|none\n")
-    assert slurm_verdicts.judge_nodes(rows, BOTH) == slurm_verdicts.Verdict(True, "1 allocated, 1 mixed")
+    assert slurm_verdicts.judge_nodes(rows, BOTH) == Verdict(True, "1 allocated, 1 mixed")
     assert slurm_verdicts.judge_nodes(rows, BOTH[:1]).detail == "hpc-compute-2 is not in the lab file"
 
 
@@ -96,9 +97,7 @@ def test_unmunge() -> None:
 def test_job_on_all_nodes() -> None:
     job = slurm_verdicts.parse_job("noise\n9 hpc-compute-2 hpc-compute-2\n9 hpc-compute-1 hpc-compute-1.lab\n")
     assert job.job_id == "9"
-    assert slurm_verdicts.judge_job(job, BOTH, complaint="") == slurm_verdicts.Verdict(
-        True, "job 9: hpc-compute-1 hpc-compute-2"
-    )
+    assert slurm_verdicts.judge_job(job, BOTH, complaint="") == Verdict(True, "job 9: hpc-compute-1 hpc-compute-2")
 
 
 @pytest.mark.parametrize(

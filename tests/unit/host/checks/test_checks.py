@@ -17,6 +17,7 @@ from emulator.core.errors import ConfigError
 from emulator.host.checks import HostReport, check_host_readings
 from emulator.host.checks.networks import DEFAULT_SUBNETS
 from emulator.host.checks.result import Level, Wanted
+from emulator.host.parsers import parse_cgroup_mounts
 from emulator.labfile.model import Acceleration
 from emulator.operations.host.check import check_host
 from tests.support import host_trees
@@ -46,6 +47,15 @@ EXPECTED: Mapping[str, Mapping[str, str]] = {
         "program.packages": "FAIL",
         "system.clock": "WARN",
         "system.inotify": "WARN",
+    },
+    "arm": {"cpu.architecture": "FAIL"},
+    "driver-free": {},
+    "proxmox": {
+        "iommu.present": "WARN",
+        "iommu.enabled": "WARN",
+        "program.libvirt": "FAIL",
+        "program.packages": "FAIL",
+        "system.kind": "WARN",
     },
     "broken": {
         "cpu.kvm": "WARN",
@@ -112,6 +122,9 @@ def test_every_check_is_seen_to_fail_or_warn_somewhere(tmp_path: Path) -> None:
     in_tests_below = {
         "iommu.groups",
         "gpu.boards",
+        "network.pods",
+        "gpu.binding",
+        "gpu.framebuffer",
         "gpu.sriov",
         "gpu.vgpu",
         "network.bridges",
@@ -119,8 +132,8 @@ def test_every_check_is_seen_to_fail_or_warn_somewhere(tmp_path: Path) -> None:
         "network.ufw",
         "program.qemu-img",
     }
-    nothing_to_mend = {"cpu.secure-guest"}
-    assert {result.id for result in report.results} == spoken | in_tests_below | nothing_to_mend
+    nothing_to_fix = {"cpu.secure-guest"}
+    assert {result.id for result in report.results} == spoken | in_tests_below | nothing_to_fix
 
 
 # ---------------------------------------------------------------- what is found
@@ -154,7 +167,7 @@ def test_what_is_found(tmp_path: Path, name: str, id_: str, found: str) -> None:
     assert result_of(judge(tmp_path, name), id_)[1] == found
 
 
-def test_an_ordinary_user_is_told_what_was_not_to_be_seen(tmp_path: Path) -> None:
+def test_an_ordinary_user_learns_what_was_hidden(tmp_path: Path) -> None:
     report = judge(tmp_path, "ubuntu-24.04-vendor-vfio")
     unseen = {result.id for result in report.results if result.unseen}
     assert unseen == {"gpu.holders", "network.docker"}
@@ -165,8 +178,8 @@ def test_an_ordinary_user_is_told_what_was_not_to_be_seen(tmp_path: Path) -> Non
     ("answer", "uid", "found"),
     [
         (None, 0, "absent"),
-        ("refused", 1000, "there, but ada may not open it"),
-        ("broken", 0, "there, but it does not open or does not answer"),
+        ("refused", 1000, "exists, but ada may not open it"),
+        ("broken", 0, "exists, but does not open or does not answer"),
         ("usable", 0, "opens and answers"),
     ],
 )
@@ -187,7 +200,7 @@ def test_an_old_qemu_img_and_a_silent_one(tmp_path: Path) -> None:
     [(None, Level.WARN), ("broken", Level.WARN), ("refused", Level.PASS), ("usable", Level.PASS)],
 )
 def test_vhost_net_in_all_its_states(tmp_path: Path, answer: str | None, level: Level) -> None:
-    """Where it is refused to this user, it is there all the same for QEMU, which root starts."""
+    """QEMU is started by root, so that it does not matter whether this user may open it."""
     report = judge(tmp_path, "intel", devices={"/dev/vhost-net": answer})
     assert result_of(report, "cpu.vhost-net")[0] is level
 
@@ -209,7 +222,7 @@ def test_virtqemud_alone_serves_only_labs_on_the_host_s_libvirt(
     report = judge(tmp_path, "intel", Wanted(embedded=embedded), files=files, programs=programs)
     found = "11.0.0 (at least 9.0)"
     if level is Level.FAIL:
-        found = "virtqemud alone is installed, and a lab's own libvirt is a libvirtd"
+        found = "only virtqemud is installed, and a lab's own libvirt is a libvirtd"
     assert result_of(report, "program.libvirt") == (level, found)
 
 
@@ -221,9 +234,9 @@ def test_virtqemud_alone_serves_only_labs_on_the_host_s_libvirt(
             "chronyd",
             {"/recorded/clock_synchronised": "no\n"},
             Level.WARN,
-            "chrony runs, not known to have synchronised the clock",
+            "chrony runs, but the clock is not known to be synchronised",
         ),
-        ("chronyd", {}, Level.PASS, "chrony runs; whether the clock is synchronised is not to be seen"),
+        ("chronyd", {}, Level.PASS, "chrony runs; whether the clock is synchronised is unknown"),
         (
             "systemd-timesyn",
             {"/recorded/clock_synchronised": "no\n", "/run/systemd/timesync/synchronized": ""},
@@ -235,7 +248,7 @@ def test_virtqemud_alone_serves_only_labs_on_the_host_s_libvirt(
         ("sshd", {}, Level.WARN, "no time service runs here"),
     ],
 )
-def test_a_clock_that_is_right_and_one_that_somebody_means_to_set(
+def test_a_clock_that_is_right_and_one_that_a_service_is_to_set(
     tmp_path: Path, process: str, files: dict[str, str], level: Level, found: str
 ) -> None:
     report = judge(tmp_path, "no-virtualisation", processes={612: process}, files=files)
@@ -249,12 +262,63 @@ def test_the_vgpu_services_and_those_that_hold_a_gpu(tmp_path: Path) -> None:
     by_id = {result.id: result for result in report.results}
     assert by_id["gpu.vgpu"].level is Level.WARN
     assert by_id["gpu.vgpu"].fix == "systemctl enable --now nvidia-vgpu-mgr nvidia-vgpud"
-    assert by_id["gpu.holders"].fix == "systemctl stop nvidia-persistenced; end them when they are done: kill 701"
+    assert by_id["gpu.holders"].fix == "systemctl stop nvidia-persistenced; when they are done, end them: kill 701"
 
 
 def test_a_user_outside_the_groups(tmp_path: Path) -> None:
     report = judge(tmp_path, "intel", uid=1000, groups=["kvm"])
     assert result_of(report, "program.user") == (Level.WARN, "ada, not in libvirt: only root can provision")
+
+
+def test_what_a_user_does_not_see_is_not_taken_for_absent(tmp_path: Path) -> None:
+    """With `hidepid` a user sees their own processes only, and not the first one."""
+    files = {"/run/libvirt/libvirt-sock": "", "/recorded/clock_synchronised": "no\n"}
+    hidden = {"uid": 1000, "groups": ["kvm"], "processes": {700: "bash"}, "files": files}
+    root = host_trees.plant(tmp_path / "hidden", "intel", **hidden)
+    for pid in (1, 612, 701):
+        (root / f"proc/{pid}/comm").unlink()
+    report = check_host_readings(host_trees.read(root), Wanted(lab="l", devices=SIMULATED_GPUS, slices=True))
+    unseen = {result.id for result in report.results if result.unseen}
+    assert {"system.clock", "network.firewalld"} <= unseen
+    assert result_of(report, "gpu.vgpu")[0] is Level.PASS
+    seen = judge(tmp_path / "seen", "intel", uid=1000, processes={1: "systemd"}, files=files)
+    assert {"system.clock", "network.firewalld"}.isdisjoint(result.id for result in seen.results if result.unseen)
+
+
+def test_a_process_of_a_user_is_no_service_whatever_its_name(tmp_path: Path) -> None:
+    """A student calls a process chronyd, and another nvidia-vgpu-mgr: the clock is unkept, the driver what it was."""
+    feigned = {"/proc/612/status": "Name:\tchronyd\nUid:\t1001\t1001\t1001\t1001\n"}
+    report = judge(tmp_path / "user", "intel", files=feigned)
+    assert result_of(report, "system.clock") == (Level.WARN, "no time service runs here")
+    served = judge(
+        tmp_path / "system", "intel", files={"/proc/612/status": "Name:\tchronyd\nUid:\t106\t106\t106\t106\n"}
+    )
+    assert result_of(served, "system.clock")[0] is Level.PASS
+    driver = judge(tmp_path / "driver", "amd", processes={701: "nvidia-vgpu-mgr"},
+                   files={"/proc/701/status": "Uid:\t1001\t1001\t1001\t1001\n"})  # fmt: skip
+    assert "data-centre driver" in result_of(driver, "gpu.driver")[1]
+
+
+def test_no_escape_sequence_of_a_user_reaches_the_terminal(tmp_path: Path) -> None:
+    report = judge(
+        tmp_path, "broken", processes={400: "\x1b[2J\x1b]0;x"}, files={"/etc/os-release": 'PRETTY_NAME="\x1b[31m"\n'}
+    )
+    text = host_report_text(report, verbose=True, styled=False, subject="it") + json.dumps(host_report_json(report))
+    assert "\x1b" not in text and "\\u001b" not in text
+    assert "[2J" in result_of(report, "gpu.holders")[1]
+
+
+@pytest.mark.parametrize(
+    ("mounts", "unified", "version"),
+    [
+        ("cgroup /sys/fs/cgroup/memory cgroup rw,memory 0 0\ncgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n", "", 1),
+        ("cgroup /sys/fs/cgroup/systemd cgroup rw,name=systemd 0 0\n", "cpu io memory cpuset", 2),
+        ("cgroup2 /sys/fs/cgroup cgroup2 rw 0 0\n", "cpu io memory cpuset", 2),
+        ("", "", 0),
+    ],
+)
+def test_cgroups_of_every_version(mounts: str, unified: str, version: int) -> None:
+    assert parse_cgroup_mounts(mounts, unified).version == version
 
 
 @pytest.mark.parametrize("embedded", [True, False, None])
@@ -267,7 +331,7 @@ def test_no_group_lets_an_ordinary_user_provision(tmp_path: Path, embedded: bool
 
 def test_a_gpu_that_shares_its_group(tmp_path: Path) -> None:
     rows = [*host_trees.table("amd")["pci"], {"at": "0000:82:00.0", "id": "1b21:1242", "class": "0c0330", "group": 14}]
-    found = "0000:81:00.0 shares group 14 with 0000:82:00.0"
+    found = "0000:81:00.0 shares group 14 with 0000:82:00.0 (USB controller, no driver)"
     assert result_of(judge(tmp_path / "a", "amd", pci=rows), "iommu.groups") == (Level.WARN, found)
     wanted = Wanted(lab="l", devices=(("GPU-0", "0000:81:00.0"),), whole=True)
     assert result_of(judge(tmp_path / "b", "amd", wanted, pci=rows), "iommu.groups") == (Level.FAIL, found)
@@ -275,18 +339,18 @@ def test_a_gpu_that_shares_its_group(tmp_path: Path) -> None:
 
 def test_acpi_tables_behind_a_closed_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As an ordinary user sees them in some containers: neither there nor absent."""
-    from emulator.adapters.system.host_files import HostFiles
+    from emulator.adapters.system.host_files import RecordedFiles
 
-    listdir = HostFiles.listdir
+    listdir = RecordedFiles.listdir
 
-    def closed(self: HostFiles, path: str) -> tuple[str, ...]:
+    def closed(self: RecordedFiles, path: str) -> tuple[str, ...]:
         if path == "/sys/firmware/acpi/tables":
             raise PermissionError(13, "Permission denied", path)
         return listdir(self, path)
 
-    monkeypatch.setattr(HostFiles, "listdir", closed)
+    monkeypatch.setattr(RecordedFiles, "listdir", closed)
     report = judge(tmp_path, "no-virtualisation")
-    assert result_of(report, "iommu.present") == (Level.WARN, "not to be seen by this user")
+    assert result_of(report, "iommu.present") == (Level.WARN, "hidden from this user")
 
 
 # ---------------------------------------------------------------- what a lab asks for

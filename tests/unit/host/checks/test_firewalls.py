@@ -1,4 +1,4 @@
-"""Firewalls of the host in the way of guests on its bridges, and the remedies."""
+"""Firewalls of the host that stop guests on its bridges, and the remedies."""
 
 from __future__ import annotations
 
@@ -68,7 +68,10 @@ def test_the_default_bridges_are_those_of_the_schema() -> None:
 
 
 def test_what_is_opened_for_docker_are_the_lab_s_bridges_alone(tmp_path: Path) -> None:
-    changes = {"programs": {"iptables-forward": "-P FORWARD DROP\n", "nft-chains": ""}, "processes": DOCKER}
+    changes: dict[str, Any] = {
+        "programs": {"iptables-forward": "-P FORWARD DROP\n", "nft-chains": ""},
+        "processes": DOCKER,
+    }
     result = judge(tmp_path / "a", **changes)["network.docker"]
     assert (result.level, result.found) == (Level.WARN, "FORWARD is DROP")
     assert result.fix == (
@@ -116,8 +119,9 @@ def test_an_old_iptables_without_docker(tmp_path: Path) -> None:
     assert (quiet.level, quiet.found) == (Level.PASS, "no chain drops them by its policy")
 
 
-def test_what_docker_and_ufw_drop_is_told_once(tmp_path: Path) -> None:
-    for number, changes in enumerate(({"processes": DOCKER}, {"files": {"/etc/ufw/ufw.conf": "ENABLED=yes\n"}})):
+def test_what_docker_and_ufw_drop_is_reported_once(tmp_path: Path) -> None:
+    firewalls: tuple[dict[str, Any], ...] = ({"processes": DOCKER}, {"files": {"/etc/ufw/ufw.conf": "ENABLED=yes\n"}})
+    for number, changes in enumerate(firewalls):
         programs = {"nft-chains": CHAINS, "iptables-forward": "-P FORWARD DROP\n"}
         result = judge(tmp_path / str(number), programs=programs, **changes)["network.forward"]
         assert result.found == "dropped by the policy of: inet filter forward"
@@ -126,7 +130,7 @@ def test_what_docker_and_ufw_drop_is_told_once(tmp_path: Path) -> None:
 def test_an_ordinary_user_does_not_see_the_packet_filter(tmp_path: Path) -> None:
     result = judge(tmp_path, programs={}, uid=1000, groups=["kvm"])["network.forward"]
     assert (result.level, result.unseen, result.fix) == (Level.WARN, True, "sudo nft list chains")
-    assert result.found == "the packet filter is not to be seen by this user"
+    assert result.found == "the packet filter is hidden from this user"
 
 
 @pytest.mark.parametrize(
@@ -148,7 +152,7 @@ def test_ufw_is_seen(tmp_path: Path, text: str | None, level: Level) -> None:
         )
 
 
-def test_firewalld_is_told_the_bridges(tmp_path: Path) -> None:
+def test_firewalld_gets_the_bridges(tmp_path: Path) -> None:
     result = judge(tmp_path, processes={1: "systemd", 300: "firewalld"})["network.firewalld"]
     assert "--zone=libvirt --add-interface=labbr0;" in result.fix
 

@@ -6,21 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from emulator.core.ports import Completed
 from emulator.images.build.apt_sources import host_sources
+from tests.support.fake_runner import FakeRunner, Say
 
 
-class Apt:
-    def __init__(self, targets: str = "", config: str = "", *, returncode: int = 0) -> None:
-        self.outputs = {"apt-get": targets, "apt-config": config}
-        self.returncode = returncode
-
-    def run(self, argv, **_: object) -> Completed:
-        return Completed(tuple(argv), self.returncode, self.outputs[argv[0]], "")
+def apt(targets: str = "", config: str = "", *, status: int = 0) -> FakeRunner:
+    """A host whose apt has these package sources and options."""
+    return FakeRunner({"apt-get": Say(targets, status=status), "apt-config": Say(config, status=status)})
 
 
-def lines(targets: str, **options: int) -> tuple[str, ...]:
-    return host_sources(Apt(targets, **options), suite="bookworm", components=["main"]).lines
+def lines(targets: str, *, status: int = 0) -> tuple[str, ...]:
+    return host_sources(apt(targets, status=status), suite="bookworm", components=["main"]).lines
 
 
 def test_suite_updates_and_security_are_taken() -> None:
@@ -56,7 +52,7 @@ def test_a_host_of_another_release_leaves_the_choice_to_mmdebstrap() -> None:
 
 
 def test_a_host_without_apt_leaves_the_choice_to_mmdebstrap() -> None:
-    assert lines("E: nothing|bookworm|main", returncode=100) == ()
+    assert lines("E: nothing|bookworm|main", status=100) == ()
 
 
 def test_keyring_and_trust_are_kept(tmp_path: Path) -> None:
@@ -83,7 +79,7 @@ def test_only_fetch_options_with_a_value_are_passed() -> None:
         'APT::Update::Post-Invoke-Success:: "evil";\n'
         'Acquire::Languages "none";\n'
     )
-    assert host_sources(Apt("", config), suite="bookworm", components=["main"]).options == (
+    assert host_sources(apt("", config), suite="bookworm", components=["main"]).options == (
         'Acquire::http::Proxy "http://user:secret@proxy.invalid:3128";',
         'Acquire::Retries "3";',
         'Acquire::Check-Valid-Until "false";',

@@ -13,19 +13,20 @@ from pathlib import Path
 import pytest
 
 from emulator.core.errors import CommandError, HostNotFitError, HyperscalerError
-from emulator.images.build import builder
 from emulator.images.build.builder import OWN_MOUNTS, BuildPhase, finish_script
 from emulator.images.build.input_version import input_version, record_path
 from emulator.images.build.overlay import write_overlay
 from emulator.images.recipe import load_recipe
 from emulator.images.store.manifest import read_manifest
+from emulator.images.store.store import ImageStore
+from tests.support.build_tools import BuildTools
 
 
 def quiet(phase: BuildPhase, line: str) -> None:
     """Progress of nobody."""
 
 
-def test_phases_come_in_order_and_lines_belong_to_them(store) -> None:
+def test_phases_come_in_order_and_lines_belong_to_them(store: ImageStore) -> None:
     seen: list[tuple[BuildPhase, str]] = []
     store.build("demo", progress=lambda phase, line: seen.append((phase, line)))
     assert [phase for phase, line in seen if not line] == [phase for phase in BuildPhase if phase != BuildPhase.WAIT]
@@ -33,7 +34,7 @@ def test_phases_come_in_order_and_lines_belong_to_them(store) -> None:
     assert (BuildPhase.FILESYSTEM, "mke2fs says hello") in seen
 
 
-def test_packages_and_kernel_are_asked_for_in_one_transaction(store, tools) -> None:
+def test_packages_and_kernel_are_asked_for_in_one_transaction(store: ImageStore, tools: BuildTools) -> None:
     store.build("demo", progress=quiet)
     call = next(call for call in tools.calls if call[0] == "mmdebstrap" and "--mode=root" in call)
     assert "--include=linux-image-cloud-amd64,systemd,udev,munge" in call
@@ -48,7 +49,7 @@ def test_mounts_go_with_a_tool_that_is_killed(tmp_path: Path) -> None:
     assert str(tmp_path) not in Path("/proc/self/mounts").read_text()
 
 
-def test_proxy_and_mirror_reach_mmdebstrap_by_file_never_by_argument(store, tools) -> None:
+def test_proxy_and_mirror_reach_mmdebstrap_by_file_never_by_argument(store: ImageStore, tools: BuildTools) -> None:
     tools.targets = "http://user:secret@mirror.invalid/debian/|bookworm|main||Debian|no\n"
     tools.apt_config = 'Acquire::http::Proxy "http://me:hidden@proxy.invalid:1";\n'
     store.build("demo", progress=quiet)
@@ -58,7 +59,7 @@ def test_proxy_and_mirror_reach_mmdebstrap_by_file_never_by_argument(store, tool
         assert not any("secret" in word or "hidden" in word for word in call)
 
 
-def test_secrets_of_package_sources_are_closed_to_others_from_the_first_byte(store, tools) -> None:
+def test_secrets_of_package_sources_are_closed_to_others_from_the_first_byte(store: ImageStore, tools: BuildTools) -> None:
     tools.targets = "http://user:secret@mirror.invalid/debian/|bookworm|main||Debian|no\n"
     tools.apt_config = 'Acquire::http::Proxy "http://me:hidden@proxy.invalid:1";\n'
     tools.fail = "mke2fs"
@@ -78,7 +79,7 @@ def test_secrets_of_package_sources_are_closed_to_others_from_the_first_byte(sto
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can hand a directory to a group")
-def test_apts_own_user_gets_into_the_tree_and_nobody_else(store, tools) -> None:
+def test_apts_own_user_gets_into_the_tree_and_nobody_else(store: ImageStore, tools: BuildTools) -> None:
     try:
         account = pwd.getpwnam("_apt")
     except KeyError:
@@ -87,14 +88,14 @@ def test_apts_own_user_gets_into_the_tree_and_nobody_else(store, tools) -> None:
     assert (tools.seen_modes["work"], tools.seen_group) == (0o710, account.pw_gid)
 
 
-def test_without_root_nothing_is_started(store, tools, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(builder.os, "geteuid", lambda: 1000)
+def test_without_root_nothing_is_started(store: ImageStore, tools: BuildTools, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
     with pytest.raises(HostNotFitError, match="needs root"):
         store.build("demo", progress=quiet)
     assert tools.calls == []
 
 
-def test_inputs_must_be_given(store, tools, recipes: Path, tmp_path: Path) -> None:
+def test_inputs_must_be_given(store: ImageStore, tools: BuildTools, recipes: Path, tmp_path: Path) -> None:
     (recipes / "demo.yaml").write_text("version: 1\nextends: common\ninputs: [binaries]\n")
     with pytest.raises(HyperscalerError, match="inputs that were not given: binaries"):
         store.build("demo", progress=quiet)
@@ -108,7 +109,7 @@ def test_inputs_must_be_given(store, tools, recipes: Path, tmp_path: Path) -> No
     assert store.needs_build("demo") is None, "a host without the inputs can use the image"
 
 
-def test_the_version_that_an_input_says_is_kept_with_the_image(store, recipes: Path, tmp_path: Path) -> None:
+def test_the_version_that_an_input_says_is_kept_with_the_image(store: ImageStore, recipes: Path, tmp_path: Path) -> None:
     (recipes / "demo.yaml").write_text("version: 1\nextends: common\ninputs: [binaries, silent]\n")
     trees = {name: tmp_path / name for name in ("binaries", "silent")}
     for tree in trees.values():

@@ -13,7 +13,8 @@ from emulator.images.build.initrd import Entry, build_initrd, load_order, newc
 
 def unpack(archive: bytes) -> dict[str, tuple[int, bytes]]:
     """Read a newc archive as the kernel does: 110 bytes of header, name and data each padded to 4 bytes."""
-    members, at = {}, 0
+    members: dict[str, tuple[int, bytes]] = {}
+    at = 0
     while True:
         header = archive[at : at + 110]
         assert header[:6] == b"070701"

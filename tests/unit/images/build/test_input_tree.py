@@ -34,9 +34,9 @@ def attributes(path: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def layers(tmp_path: Path) -> Path:
+def layers(disk_path: Path) -> Path:
     """Two layers as overlayfs keeps them, laid out under a narrow umask."""
-    tree = tmp_path / "layers"
+    tree = disk_path / "layers"
     before = os.umask(0o077)
     try:
         lower, upper = tree / "1/fs", tree / "2/fs"
@@ -78,8 +78,8 @@ def unpacked(tree: Path, archive: Path, target: Path) -> Path:
 
 
 @root_only
-def test_an_input_arrives_as_it_is(layers: Path, tmp_path: Path) -> None:
-    there = unpacked(layers, tmp_path / "overlay.tar", tmp_path / "root")
+def test_an_input_arrives_as_it_is(layers: Path, disk_path: Path) -> None:
+    there = unpacked(layers, disk_path / "overlay.tar", disk_path / "root")
     names = sorted(path.relative_to(layers) for path in layers.rglob("*"))
     assert sorted(path.relative_to(there) for path in there.rglob("*")) == names
     for name in names:
@@ -101,10 +101,10 @@ def test_an_input_arrives_as_it_is(layers: Path, tmp_path: Path) -> None:
 
 
 @root_only
-def test_the_file_system_of_an_image_keeps_an_input(layers: Path, tmp_path: Path) -> None:
+def test_the_file_system_of_an_image_keeps_an_input(layers: Path, disk_path: Path) -> None:
     """The builder's way from the tree to the disk, asked of the real tool."""
-    there = unpacked(layers, tmp_path / "overlay.tar", tmp_path / "root")
-    disk = tmp_path / "disk.raw"
+    there = unpacked(layers, disk_path / "overlay.tar", disk_path / "root")
+    disk = disk_path / "disk.raw"
     with disk.open("wb") as stream:
         stream.truncate(32 << 20)
     subprocess.run(["mke2fs", "-q", "-t", "ext4", "-d", there, disk], check=True)
@@ -131,6 +131,16 @@ def unlink_and_copy(path: Path) -> None:
     path.chmod(0o4755)
 
 
+def another_device(path: Path) -> None:
+    path.unlink()
+    os.mknod(path, stat.S_IFCHR, 1)
+
+
+def another_target(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("busybox")
+
+
 CHANGES: dict[str, Callable[[Path], object]] = {
     "an owner": lambda tree: os.chown(tree / "1/fs/srv/mine", 34, 999),
     "a group": lambda tree: os.chown(tree / "1/fs/srv/mine", 33, 998),
@@ -139,9 +149,9 @@ CHANGES: dict[str, Callable[[Path], object]] = {
     "a capability": lambda tree: os.removexattr(tree / "1/fs/bin/ping", "security.capability"),
     "an attribute's value": lambda tree: os.setxattr(tree / "1/fs/bin/ping", "user.a=b%", b"other"),
     "a hard link": lambda tree: unlink_and_copy(tree / "1/fs/bin/ls"),
-    "a device": lambda tree: ((tree / "2/fs/gone").unlink(), os.mknod(tree / "2/fs/gone", stat.S_IFCHR, 1)),
+    "a device": lambda tree: another_device(tree / "2/fs/gone"),
     "a content": lambda tree: (tree / "1/fs/bin/ping").write_text("pong"),
-    "a link's target": lambda tree: ((tree / "1/fs/bin/sh").unlink(), (tree / "1/fs/bin/sh").symlink_to("busybox")),
+    "a link's target": lambda tree: another_target(tree / "1/fs/bin/sh"),
 }
 
 
@@ -154,11 +164,11 @@ def test_the_digest_follows_what_an_image_keeps(layers: Path, change: Callable[[
 
 
 @root_only
-def test_the_digest_follows_neither_place_nor_times_nor_links_from_elsewhere(layers: Path, tmp_path: Path) -> None:
+def test_the_digest_follows_neither_place_nor_times_nor_links_from_elsewhere(layers: Path, disk_path: Path) -> None:
     before = input_digest(layers)
     os.utime(layers / "1/fs/srv/mine", (1, 1))
-    os.link(layers / "1/fs/srv/mine", tmp_path / "beside")
-    assert input_digest(layers.rename(tmp_path / "moved")) == before
+    os.link(layers / "1/fs/srv/mine", disk_path / "beside")
+    assert input_digest(layers.rename(disk_path / "moved")) == before
 
 
 def test_a_socket_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

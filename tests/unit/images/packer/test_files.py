@@ -29,6 +29,7 @@ from emulator.images.packer.files import (
 from emulator.images.packer.record import read_record, record_of
 from emulator.images.packer.scripts import install_script, seal_script
 from emulator.images.recipe import load_recipe, recipe_names
+from emulator.images.store.store import ImageStore
 from emulator.labfile.model import ADMIN
 
 PACKER = share_dir() / "packer"
@@ -216,8 +217,9 @@ def test_the_installer_is_told_suite_mirror_and_proxy() -> None:
     assert "hostname" not in installer_answers(recipe, [], [])
 
 
-def test_variables_name_the_base_image_with_its_checksum(directory: Path, store) -> None:
+def test_variables_name_the_base_image_with_its_checksum(directory: Path, store: ImageStore) -> None:
     base = store.current("demo")
+    assert base is not None
     variables = json.loads((directory / "packer.pkrvars.json").read_text())
     assert variables["image"] == "hpc-base"
     assert variables["base_disk"] == str(base.disk)
@@ -242,10 +244,14 @@ def test_a_directory_that_is_in_use_is_refused(tmp_path: Path) -> None:
     assert stat.S_IMODE(prepare_directory(empty).stat().st_mode) == 0o700
 
 
-def test_files_of_others_are_never_written_to(tmp_path: Path, directory: Path, store, sources: AptSources) -> None:
+def test_files_of_others_are_never_written_to(
+    tmp_path: Path, directory: Path, store: ImageStore, sources: AptSources
+) -> None:
     """A link in the place of a file stops the command; what it leads to stays as it is."""
     mine = tmp_path / "mine"
     mine.write_text("mine")
+    base = store.current("demo")
+    assert base is not None
     for name in ("overlay.tar", "packer.pkrvars.json", "image.json"):
         for path in (directory / "http").iterdir():
             path.unlink()
@@ -258,7 +264,7 @@ def test_files_of_others_are_never_written_to(tmp_path: Path, directory: Path, s
                 load_recipe("hpc-base"),
                 inputs={},
                 sources=sources,
-                base=store.current("demo"),
+                base=base,
                 machine=MACHINE,
                 public_key="ssh-ed25519 AAAA",
             )

@@ -94,7 +94,9 @@ def take(store: ImageStore, disk: Path, recipes: Path) -> GoldenImage:
 
 
 @pytest.mark.parametrize("partition", [False, True])
-def test_a_finished_disk_becomes_the_current_image(real, recipes, tree, tmp_path: Path, *, partition: bool) -> None:
+def test_a_finished_disk_becomes_the_current_image(
+    real: ImageStore, recipes: Path, tree: Path, tmp_path: Path, *, partition: bool
+) -> None:
     image = take(real, disk_of(tree, tmp_path / "d.qcow2", partition=partition), recipes)
     assert real.current("demo") == image
     assert real.needs_build("demo") is None, "it counts as built from the recipe"
@@ -124,7 +126,9 @@ def test_a_finished_disk_becomes_the_current_image(real, recipes, tree, tmp_path
 
 
 @pytest.mark.parametrize("given", [True, False])
-def test_the_version_of_an_input_is_read_from_the_disk(real, recipes, tree, tmp_path: Path, *, given: bool) -> None:
+def test_the_version_of_an_input_is_read_from_the_disk(
+    real: ImageStore, recipes: Path, tree: Path, tmp_path: Path, *, given: bool
+) -> None:
     (recipes / "demo.yaml").write_text("version: 1\nextends: common\npackages: [munge]\ninputs: [binaries]\n")
     if given:
         (tree / "usr" / "lib" / "hyperscaler").mkdir(parents=True)
@@ -133,7 +137,7 @@ def test_the_version_of_an_input_is_read_from_the_disk(real, recipes, tree, tmp_
     assert image.versions == ({"binaries": "1.31.4"} if given else {})
 
 
-def test_what_was_deleted_is_not_in_the_image(real, recipes, tree, tmp_path: Path) -> None:
+def test_what_was_deleted_is_not_in_the_image(real: ImageStore, recipes: Path, tree: Path, tmp_path: Path) -> None:
     secret = b"PRIVATE-KEY-OF-THE-BUILD"
     (tree / "root" / "key").write_bytes(secret * 4096)
     disk = disk_of(tree, tmp_path / "d.qcow2")
@@ -163,7 +167,7 @@ def test_what_was_deleted_is_not_in_the_image(real, recipes, tree, tmp_path: Pat
     ],
 )
 def test_an_unfinished_or_unsafe_system_is_refused(
-    real, recipes, tree, tmp_path: Path, path: str, text: str, message: str
+    real: ImageStore, recipes: Path, tree: Path, tmp_path: Path, path: str, text: str, message: str
 ) -> None:
     (tree / path).parent.mkdir(parents=True, exist_ok=True)
     (tree / path).write_text(text)
@@ -173,7 +177,9 @@ def test_an_unfinished_or_unsafe_system_is_refused(
     assert sorted(p.name for p in (real.root / "demo").iterdir()) == [".lock", "failed.log"]
 
 
-def test_a_link_in_the_disk_leads_nowhere_on_this_host(real, recipes, tree, tmp_path: Path) -> None:
+def test_a_link_in_the_disk_leads_nowhere_on_this_host(
+    real: ImageStore, recipes: Path, tree: Path, tmp_path: Path
+) -> None:
     mine = tmp_path / "mine"
     mine.write_text("of this host")
     (tree / "boot" / f"vmlinuz-{KERNEL}").unlink()
@@ -182,7 +188,9 @@ def test_a_link_in_the_disk_leads_nowhere_on_this_host(real, recipes, tree, tmp_
         take(real, disk_of(tree, tmp_path / "d.qcow2"), recipes)
 
 
-def test_a_disk_that_refers_to_another_file_is_refused(real, recipes, tree, tmp_path: Path) -> None:
+def test_a_disk_that_refers_to_another_file_is_refused(
+    real: ImageStore, recipes: Path, tree: Path, tmp_path: Path
+) -> None:
     disk = disk_of(tree, tmp_path / "d.qcow2")
     overlay = tmp_path / "overlay.qcow2"
     run("qemu-img", "create", "-q", "-f", "qcow2", "-b", disk, "-F", "qcow2", overlay)
@@ -190,7 +198,7 @@ def test_a_disk_that_refers_to_another_file_is_refused(real, recipes, tree, tmp_
         take(real, overlay, recipes)
 
 
-def test_what_was_checked_is_what_is_converted(recipes, tree, tmp_path: Path) -> None:
+def test_what_was_checked_is_what_is_converted(recipes: Path, tree: Path, tmp_path: Path) -> None:
     """Whoever owns the disk puts one that reads a file of this host in its place, right after the check."""
     disk = disk_of(tree, tmp_path / "d.qcow2")
     (tree / "usr/bin/busybox").write_text("of another disk")
@@ -211,7 +219,7 @@ def test_what_was_checked_is_what_is_converted(recipes, tree, tmp_path: Path) ->
 
 
 def test_a_disk_without_room_for_it_is_refused_before_it_is_read(
-    real, recipes, tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    real: ImageStore, recipes: Path, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk = disk_of(tree, tmp_path / "d.qcow2")
     monkeypatch.setattr("emulator.images.packer.importer.shutil.disk_usage", lambda _: SimpleNamespace(free=1 << 20))
@@ -220,14 +228,14 @@ def test_a_disk_without_room_for_it_is_refused_before_it_is_read(
     assert caught.value.where == str(real.root / "demo")
 
 
-def test_what_is_no_file_is_refused(real, recipes, tmp_path: Path) -> None:
+def test_what_is_no_file_is_refused(real: ImageStore, recipes: Path, tmp_path: Path) -> None:
     pipe = tmp_path / "d.qcow2"
     os.mkfifo(pipe)
     with pytest.raises(HyperscalerError, match="no ordinary file"):
         take(real, pipe, recipes)
 
 
-def test_two_partitions_are_refused(real, recipes, tmp_path: Path) -> None:
+def test_two_partitions_are_refused(real: ImageStore, recipes: Path, tmp_path: Path) -> None:
     raw, disk = tmp_path / "d.raw", tmp_path / "d.qcow2"
     run("truncate", "-s", "64M", raw)
     subprocess.run(["sfdisk", "-q", raw], input=b"label: dos\nsize=8M\nsize=8M\n", check=True)
@@ -236,7 +244,7 @@ def test_two_partitions_are_refused(real, recipes, tmp_path: Path) -> None:
         take(real, disk, recipes)
 
 
-def test_a_disk_of_an_older_recipe_is_refused(real, recipes, tree, tmp_path: Path) -> None:
+def test_a_disk_of_an_older_recipe_is_refused(real: ImageStore, recipes: Path, tree: Path, tmp_path: Path) -> None:
     record = record_of(load_recipe("demo", recipes), {})
     (recipes / "files" / "common" / "etc" / "fstab").write_text("changed since\n")
     disk = disk_of(tree, tmp_path / "d.qcow2")
@@ -244,7 +252,9 @@ def test_a_disk_of_an_older_recipe_is_refused(real, recipes, tree, tmp_path: Pat
         real.import_disk(disk, record, made_by={}, progress=quiet)
 
 
-def test_a_failed_import_leaves_the_image_before_it(real, recipes, tree, tmp_path: Path) -> None:
+def test_a_failed_import_leaves_the_image_before_it(
+    real: ImageStore, recipes: Path, tree: Path, tmp_path: Path
+) -> None:
     image = take(real, disk_of(tree, tmp_path / "d.qcow2"), recipes)
     (tree / "etc" / "machine-id").write_text("x")
     with pytest.raises(HyperscalerError):

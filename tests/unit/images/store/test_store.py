@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,13 +18,14 @@ from emulator.images.build.builder import BuildPhase
 from emulator.images.store import store as store_module
 from emulator.images.store.golden_image import GoldenImage
 from emulator.images.store.store import ImageStore
+from tests.support.build_tools import BuildTools
 
 
 def quiet(phase: BuildPhase, line: str) -> None:
     """Progress of nobody."""
 
 
-def build(store: ImageStore, tools, payload: bytes) -> GoldenImage:
+def build(store: ImageStore, tools: BuildTools, payload: bytes) -> GoldenImage:
     """A further image of `demo` that differs in its content."""
     tools.payload = payload
     return store.build("demo", progress=quiet, force=True)
@@ -34,7 +36,7 @@ def entries(store: ImageStore) -> list[str]:
 
 
 # ------------------------------------------------------------ building
-def test_an_image_is_found_under_its_name_and_complete(store, tools) -> None:
+def test_an_image_is_found_under_its_name_and_complete(store: ImageStore, tools: BuildTools) -> None:
     assert store.current("demo") is None
     assert store.needs_build("demo") == "not built yet"
     image = store.build("demo", progress=quiet)
@@ -58,21 +60,23 @@ def test_an_image_is_found_under_its_name_and_complete(store, tools) -> None:
     assert manifest.cmdline == ("root=/dev/vda", "rw")
 
 
-def test_artefacts_are_read_only_and_the_log_is_private(store) -> None:
+def test_artefacts_are_read_only_and_the_log_is_private(store: ImageStore) -> None:
     image = store.build("demo", progress=quiet)
     assert stat.S_IMODE(image.disk.stat().st_mode) == 0o444
     assert stat.S_IMODE((image.directory / "build.log").stat().st_mode) == 0o600
     assert "mmdebstrap says hello" in (image.directory / "build.log").read_text()
 
 
-def test_a_second_build_of_the_same_recipe_does_nothing(store, tools) -> None:
+def test_a_second_build_of_the_same_recipe_does_nothing(store: ImageStore, tools: BuildTools) -> None:
     image = store.build("demo", progress=quiet)
     tools.calls.clear()
     assert store.build("demo", progress=quiet) == image
     assert tools.calls == []
 
 
-def test_reasons_to_build_again(store, tools, recipes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reasons_to_build_again(
+    store: ImageStore, tools: BuildTools, recipes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     image = store.build("demo", progress=quiet)
     fstab = recipes / "files" / "common" / "etc" / "fstab"
     before = fstab.read_text()
@@ -86,21 +90,21 @@ def test_reasons_to_build_again(store, tools, recipes: Path, monkeypatch: pytest
     assert store.needs_build("demo") == "vmlinuz is missing or cut short"
 
 
-def test_an_equal_result_is_kept_once(store, tools) -> None:
+def test_an_equal_result_is_kept_once(store: ImageStore, tools: BuildTools) -> None:
     image = build(store, tools, b"same")
     again = build(store, tools, b"same")
     assert again == image
     assert len(store.list()) == 1
 
 
-def test_a_damaged_image_is_replaced_by_an_equal_build(store, tools) -> None:
+def test_a_damaged_image_is_replaced_by_an_equal_build(store: ImageStore, tools: BuildTools) -> None:
     image = build(store, tools, b"same")
     image.disk.chmod(0o644)
     image.disk.write_bytes(b"broken")
     assert store.verify(build(store, tools, b"same")) == []
 
 
-def test_current_follows_the_newest_build_and_the_old_one_stays(store, tools) -> None:
+def test_current_follows_the_newest_build_and_the_old_one_stays(store: ImageStore, tools: BuildTools) -> None:
     first = build(store, tools, b"1")
     second = build(store, tools, b"2")
     assert store.current("demo") == second
@@ -110,7 +114,7 @@ def test_current_follows_the_newest_build_and_the_old_one_stays(store, tools) ->
 
 # ------------------------------------------------------------ failures
 @pytest.mark.parametrize("tool", ["mmdebstrap", "mke2fs", "qemu-img", "dpkg-query"])
-def test_a_failed_build_leaves_the_store_as_it_was(store, tools, tool: str) -> None:
+def test_a_failed_build_leaves_the_store_as_it_was(store: ImageStore, tools: BuildTools, tool: str) -> None:
     image = build(store, tools, b"good")
     tools.fail = tool
     with pytest.raises(CommandError):
@@ -121,7 +125,7 @@ def test_a_failed_build_leaves_the_store_as_it_was(store, tools, tool: str) -> N
 
 
 @pytest.mark.parametrize("tool", ["mmdebstrap", "mke2fs", "qemu-img"])
-def test_an_interrupted_first_build_leaves_only_its_log(store, tools, tool: str) -> None:
+def test_an_interrupted_first_build_leaves_only_its_log(store: ImageStore, tools: BuildTools, tool: str) -> None:
     tools.interrupt = tool
     with pytest.raises(KeyboardInterrupt):
         store.build("demo", progress=quiet)
@@ -129,7 +133,7 @@ def test_an_interrupted_first_build_leaves_only_its_log(store, tools, tool: str)
     assert set(entries(store)) <= {".lock", "failed.log"}
 
 
-def test_leftovers_of_a_killed_build_go_with_the_next(store) -> None:
+def test_leftovers_of_a_killed_build_go_with_the_next(store: ImageStore) -> None:
     stale = store.root / "demo" / ".work-killed" / "scratch" / "root"
     stale.mkdir(parents=True)
     (stale / "file").write_text("x")
@@ -138,12 +142,12 @@ def test_leftovers_of_a_killed_build_go_with_the_next(store) -> None:
     assert entries(store) == sorted([".lock", "current", image.digest[:12]])
 
 
-def test_a_leftover_that_holds_a_mount_is_not_removed(store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_leftover_that_holds_a_mount_is_not_removed(store: ImageStore, monkeypatch: pytest.MonkeyPatch) -> None:
     stale = store.root / "demo" / ".work-killed" / "dev"
     stale.mkdir(parents=True)
     real = Path.read_text
 
-    def mountinfo(self: Path, *args: object, **options: object) -> str:
+    def mountinfo(self: Path, *args: Any, **options: Any) -> str:
         if self == Path("/proc/self/mountinfo"):
             return f"36 35 0:5 / {stale} rw - devtmpfs udev rw\n"
         return real(self, *args, **options)
@@ -155,7 +159,7 @@ def test_a_leftover_that_holds_a_mount_is_not_removed(store, monkeypatch: pytest
     assert stale.is_dir()
 
 
-def test_an_image_over_its_budget_is_not_kept(store, tools, recipes: Path) -> None:
+def test_an_image_over_its_budget_is_not_kept(store: ImageStore, tools: BuildTools, recipes: Path) -> None:
     (recipes / "demo.yaml").write_text("version: 1\nextends: common\nmax_image_mib: 1\n")
     with pytest.raises(HyperscalerError, match="has 2 MiB; its budget is 1 MiB"):
         build(store, tools, b"x" * (2 << 20))
@@ -163,7 +167,9 @@ def test_an_image_over_its_budget_is_not_kept(store, tools, recipes: Path) -> No
     build(store, tools, b"x" * 1000)
 
 
-def test_the_budget_of_an_image_is_for_what_it_has_beside_its_inputs(store, tools, recipes: Path, tmp_path) -> None:
+def test_the_budget_of_an_image_is_for_what_it_has_beside_its_inputs(
+    store: ImageStore, tools: BuildTools, recipes: Path, tmp_path: Path
+) -> None:
     (recipes / "demo.yaml").write_text("version: 1\nextends: common\nmax_image_mib: 1\ninputs: [binaries]\n")
     (tmp_path / "binaries").mkdir()
     (tmp_path / "binaries" / "kubelet").write_bytes(b"x" * (2 << 20))
@@ -176,7 +182,7 @@ def test_the_budget_of_an_image_is_for_what_it_has_beside_its_inputs(store, tool
         store.build("demo", progress=quiet, inputs=inputs, force=True)
 
 
-def test_a_build_waits_for_another_and_finds_its_image(store, tools, recipes: Path) -> None:
+def test_a_build_waits_for_another_and_finds_its_image(store: ImageStore, tools: BuildTools, recipes: Path) -> None:
     # Another process holds the lock until this one says that it waits; then it lets go.
     (store.root / "demo").mkdir(parents=True)
     holder = subprocess.Popen(
@@ -202,6 +208,7 @@ def test_a_build_waits_for_another_and_finds_its_image(store, tools, recipes: Pa
             phases.append(phase)
             if phase == BuildPhase.WAIT:
                 assert not tools.calls
+                assert holder.stdin is not None
                 holder.stdin.close()
 
         store.build("demo", progress=progress)
@@ -213,7 +220,7 @@ def test_a_build_waits_for_another_and_finds_its_image(store, tools, recipes: Pa
 
 
 # ------------------------------------------------------------ finding
-def test_show_takes_a_name_or_the_beginning_of_a_digest(store, tools) -> None:
+def test_show_takes_a_name_or_the_beginning_of_a_digest(store: ImageStore, tools: BuildTools) -> None:
     first = build(store, tools, b"1")
     second = build(store, tools, b"2")
     assert store.show("demo") == second
@@ -224,7 +231,7 @@ def test_show_takes_a_name_or_the_beginning_of_a_digest(store, tools) -> None:
             store.show(ref)
 
 
-def test_a_pointer_to_nothing_or_out_of_the_store_is_no_image(store, tmp_path: Path) -> None:
+def test_a_pointer_to_nothing_or_out_of_the_store_is_no_image(store: ImageStore, tmp_path: Path) -> None:
     home = store.root / "demo"
     home.mkdir(parents=True)
     for target in ("0123456789ab", "../../etc", str(tmp_path)):
@@ -233,7 +240,7 @@ def test_a_pointer_to_nothing_or_out_of_the_store_is_no_image(store, tmp_path: P
         assert store.current("demo") is None
 
 
-def test_changed_and_missing_files_are_detected(store) -> None:
+def test_changed_and_missing_files_are_detected(store: ImageStore) -> None:
     image = store.build("demo", progress=quiet)
     image.disk.chmod(0o644)
     with image.disk.open("r+b") as stream:
@@ -244,7 +251,7 @@ def test_changed_and_missing_files_are_detected(store) -> None:
     assert "the manifest says" in faults[0]
 
 
-def test_a_manifest_that_was_made_to_fit_changed_files_is_detected(store) -> None:
+def test_a_manifest_that_was_made_to_fit_changed_files_is_detected(store: ImageStore) -> None:
     image = store.build("demo", progress=quiet)
     path = image.directory / "manifest.json"
     raw = json.loads(path.read_text())
@@ -255,7 +262,7 @@ def test_a_manifest_that_was_made_to_fit_changed_files_is_detected(store) -> Non
     assert "manifest.json: its digest does not follow from its checksums" in faults
 
 
-def test_a_damaged_manifest_is_left_out_of_the_list_and_built_again(store, tools) -> None:
+def test_a_damaged_manifest_is_left_out_of_the_list_and_built_again(store: ImageStore, tools: BuildTools) -> None:
     image = build(store, tools, b"1")
     path = image.directory / "manifest.json"
     path.chmod(0o644)
@@ -269,7 +276,7 @@ def test_a_damaged_manifest_is_left_out_of_the_list_and_built_again(store, tools
 
 
 # ------------------------------------------------------------ removing
-def test_an_image_in_use_is_not_removed_and_the_disk_is_named(store) -> None:
+def test_an_image_in_use_is_not_removed_and_the_disk_is_named(store: ImageStore) -> None:
     image = store.build("demo", progress=quiet)
     overlay = Path("/labs/a/disks/hpc-controller.qcow2")
     with pytest.raises(ConflictError, match=r"in use by /labs/a/disks/hpc-controller\.qcow2"):
@@ -279,7 +286,7 @@ def test_an_image_in_use_is_not_removed_and_the_disk_is_named(store) -> None:
     assert store.verify(image) == []
 
 
-def test_a_removed_image_is_gone_with_its_pointer(store, tools) -> None:
+def test_a_removed_image_is_gone_with_its_pointer(store: ImageStore, tools: BuildTools) -> None:
     first = build(store, tools, b"1")
     second = build(store, tools, b"2")
     assert store.remove("demo", list) == second
@@ -290,7 +297,7 @@ def test_a_removed_image_is_gone_with_its_pointer(store, tools) -> None:
 
 
 @pytest.mark.parametrize("verb", ["remove", "gc"])
-def test_an_image_that_a_disk_is_being_made_on_is_not_removed(store, tools, verb: str) -> None:
+def test_an_image_that_a_disk_is_being_made_on_is_not_removed(store: ImageStore, tools: BuildTools, verb: str) -> None:
     """The look at who uses it comes when no disk can be put on it any more."""
     image = build(store, tools, b"1")
     build(store, tools, b"2")
@@ -317,19 +324,19 @@ def test_an_image_that_a_disk_is_being_made_on_is_not_removed(store, tools, verb
     assert store.verify(image) == []
 
 
-def test_disks_are_made_side_by_side_and_while_an_image_is_built(store) -> None:
+def test_disks_are_made_side_by_side_and_while_an_image_is_built(store: ImageStore) -> None:
     store.build("demo", progress=quiet)
     with store.locked("demo"), store.kept("demo"), store.kept("demo:v1"):
         pass
 
 
-def test_of_a_name_without_images_nothing_is_kept_and_nothing_made(store) -> None:
+def test_of_a_name_without_images_nothing_is_kept_and_nothing_made(store: ImageStore) -> None:
     with store.kept("demo"), store.kept("no such name"):
         pass
     assert not os.path.lexists(store.root)
 
 
-def test_gc_keeps_current_and_used_and_newest(store, tools) -> None:
+def test_gc_keeps_current_and_used_and_newest(store: ImageStore, tools: BuildTools) -> None:
     images = [build(store, tools, str(index).encode()) for index in range(4)]
     for age, image in enumerate(reversed(images)):
         path = image.directory / "manifest.json"
@@ -343,6 +350,6 @@ def test_gc_keeps_current_and_used_and_newest(store, tools) -> None:
     assert [image.digest for image in store.list()] == [current.digest]
 
 
-def test_gc_of_an_empty_store_is_fine(store) -> None:
+def test_gc_of_an_empty_store_is_fine(store: ImageStore) -> None:
     assert store.gc(list, keep=1) == ()
     assert not os.path.lexists(store.root)

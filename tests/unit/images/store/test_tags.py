@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,13 +18,14 @@ from emulator.images.store.pointers import Pointers
 from emulator.images.store.refs import Reference, parse_reference
 from emulator.images.store.store import ImageStore
 from emulator.images.store.tags import rollback, tag_image, untag_image
+from tests.support.build_tools import BuildTools
 
 
 def quiet(phase: BuildPhase, line: str) -> None:
     """Progress of nobody."""
 
 
-def build(store: ImageStore, tools, payload: bytes) -> GoldenImage:
+def build(store: ImageStore, tools: BuildTools, payload: bytes) -> GoldenImage:
     tools.payload = payload
     return store.build("demo", progress=quiet, force=True)
 
@@ -35,7 +37,7 @@ def now(store: ImageStore) -> str:
 
 
 # ------------------------------------------------------------ rollback
-def test_a_rollback_goes_back_and_a_second_one_returns(store, tools) -> None:
+def test_a_rollback_goes_back_and_a_second_one_returns(store: ImageStore, tools: BuildTools) -> None:
     first, second = build(store, tools, b"1"), build(store, tools, b"2")
     assert rollback(store, "demo") == first
     assert now(store) == first.digest
@@ -44,13 +46,15 @@ def test_a_rollback_goes_back_and_a_second_one_returns(store, tools) -> None:
     assert rollback(store, "demo") == first
 
 
-def test_after_three_builds_the_way_back_is_to_the_second(store, tools) -> None:
+def test_after_three_builds_the_way_back_is_to_the_second(store: ImageStore, tools: BuildTools) -> None:
     _, second, third = (build(store, tools, text) for text in (b"1", b"2", b"3"))
     assert rollback(store, "demo") == second
     assert rollback(store, "demo") == third
 
 
-def test_an_image_that_somebody_went_back_to_is_not_built_over(store, tools, recipes: Path) -> None:
+def test_an_image_that_somebody_went_back_to_is_not_built_over(
+    store: ImageStore, tools: BuildTools, recipes: Path
+) -> None:
     first = build(store, tools, b"1")
     (recipes / "files" / "common" / "etc" / "fstab").write_text("the new recipe\n")
     assert store.needs_build("demo") == "its recipe has changed"
@@ -65,7 +69,7 @@ def test_an_image_that_somebody_went_back_to_is_not_built_over(store, tools, rec
     assert store.needs_build("demo") == "its recipe has changed", "nothing is held after a build"
 
 
-def test_a_rollback_taken_back_holds_nothing(store, tools, recipes: Path) -> None:
+def test_a_rollback_taken_back_holds_nothing(store: ImageStore, tools: BuildTools, recipes: Path) -> None:
     build(store, tools, b"1")
     build(store, tools, b"2")
     rollback(store, "demo")
@@ -74,7 +78,7 @@ def test_a_rollback_taken_back_holds_nothing(store, tools, recipes: Path) -> Non
     assert store.needs_build("demo") == "its recipe has changed"
 
 
-def test_there_is_nothing_to_go_back_to(store, tools) -> None:
+def test_there_is_nothing_to_go_back_to(store: ImageStore, tools: BuildTools) -> None:
     with pytest.raises(UsageError, match="there is no image 'demo'"):
         rollback(store, "demo")
     build(store, tools, b"1")
@@ -84,7 +88,7 @@ def test_there_is_nothing_to_go_back_to(store, tools) -> None:
         rollback(store, "../demo")
 
 
-def test_a_rollback_to_a_damaged_image_changes_nothing(store, tools) -> None:
+def test_a_rollback_to_a_damaged_image_changes_nothing(store: ImageStore, tools: BuildTools) -> None:
     first, second = build(store, tools, b"1"), build(store, tools, b"2")
     path = first.directory / "manifest.json"
     path.chmod(0o644)
@@ -94,7 +98,9 @@ def test_a_rollback_to_a_damaged_image_changes_nothing(store, tools) -> None:
     assert now(store) == second.digest
 
 
-def test_wherever_a_rollback_is_cut_short_the_next_one_arrives(store, tools, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wherever_a_rollback_is_cut_short_the_next_one_arrives(
+    store: ImageStore, tools: BuildTools, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first, second = build(store, tools, b"1"), build(store, tools, b"2")
     real = Pointers._replace
     for steps in range(3):
@@ -116,7 +122,7 @@ def test_wherever_a_rollback_is_cut_short_the_next_one_arrives(store, tools, mon
         assert rollback(store, "demo") == second
 
 
-def test_a_rollback_beside_a_build_is_refused(store, tools) -> None:
+def test_a_rollback_beside_a_build_is_refused(store: ImageStore, tools: BuildTools) -> None:
     build(store, tools, b"1")
     build(store, tools, b"2")
     with store.locked("demo"), pytest.raises(ConflictError, match="by another process"):
@@ -124,7 +130,7 @@ def test_a_rollback_beside_a_build_is_refused(store, tools) -> None:
 
 
 # ------------------------------------------------------------ tags
-def test_a_tag_names_a_build_and_moves(store, tools) -> None:
+def test_a_tag_names_a_build_and_moves(store: ImageStore, tools: BuildTools) -> None:
     first, second = build(store, tools, b"1"), build(store, tools, b"2")
     assert tag_image(store, first.digest[:8], "v1") == first
     tag_image(store, "demo", "2026.1")
@@ -140,14 +146,14 @@ def test_a_tag_names_a_build_and_moves(store, tools) -> None:
 
 
 @pytest.mark.parametrize("tag", ["", "..", "a/b", "V1", "a" * 64, ".work-pointer", "-x"])
-def test_what_cannot_be_a_tag(store, tools, tag: str) -> None:
+def test_what_cannot_be_a_tag(store: ImageStore, tools: BuildTools, tag: str) -> None:
     build(store, tools, b"1")
     with pytest.raises(UsageError, match="cannot be a tag"):
         tag_image(store, "demo", tag)
 
 
 @pytest.mark.parametrize("target", ["/etc", "../../etc", "0123456789ab/..", "../0123456789ab/x"])
-def test_a_pointer_that_leads_elsewhere_is_none(store, tools, target: str) -> None:
+def test_a_pointer_that_leads_elsewhere_is_none(store: ImageStore, tools: BuildTools, target: str) -> None:
     image = build(store, tools, b"1")
     tag_image(store, "demo", "v1")
     for path in (image.directory.parent / "tags" / "v1", image.directory.parent / "current"):
@@ -157,7 +163,9 @@ def test_a_pointer_that_leads_elsewhere_is_none(store, tools, target: str) -> No
     assert store.current("demo") is None
 
 
-def test_a_lab_with_a_tag_gets_that_build_whatever_the_recipe_says(store, tools, recipes: Path) -> None:
+def test_a_lab_with_a_tag_gets_that_build_whatever_the_recipe_says(
+    store: ImageStore, tools: BuildTools, recipes: Path
+) -> None:
     first = build(store, tools, b"1")
     build(store, tools, b"2")
     tag_image(store, first.digest, "v1")
@@ -172,12 +180,14 @@ def test_a_lab_with_a_tag_gets_that_build_whatever_the_recipe_says(store, tools,
 
 
 @pytest.fixture
-def labs(store, recipes: Path, monkeypatch: pytest.MonkeyPatch) -> LabImages:
+def labs(store: ImageStore, recipes: Path, monkeypatch: pytest.MonkeyPatch) -> LabImages:
     monkeypatch.setattr(lab_images, "load_recipe", lambda name: load_recipe(name, recipes))
     return LabImages(store)
 
 
-def test_a_labs_disks_are_made_from_what_its_plan_looked_at(store, tools, labs: LabImages) -> None:
+def test_a_labs_disks_are_made_from_what_its_plan_looked_at(
+    store: ImageStore, tools: BuildTools, labs: LabImages
+) -> None:
     """Another lab, with another Kubernetes, has an image of the same name built in the meantime."""
     first = build(store, tools, b"1")
     assert labs.needs_build("demo") is None
@@ -189,7 +199,7 @@ def test_a_labs_disks_are_made_from_what_its_plan_looked_at(store, tools, labs: 
     assert labs.current("demo") == second
 
 
-def test_an_image_is_known_by_every_path_to_the_store(store, labs: LabImages, tmp_path: Path) -> None:
+def test_an_image_is_known_by_every_path_to_the_store(store: ImageStore, labs: LabImages, tmp_path: Path) -> None:
     image = labs.build("demo", progress=lambda _line: None)
     (tmp_path / "link").symlink_to(store.root)
     inside = image.disk.relative_to(store.root)
@@ -199,7 +209,9 @@ def test_an_image_is_known_by_every_path_to_the_store(store, labs: LabImages, tm
     assert labs.owning(image.kernel) is None
 
 
-def test_a_labs_disks_are_made_from_what_was_built_for_it(store, tools, labs: LabImages) -> None:
+def test_a_labs_disks_are_made_from_what_was_built_for_it(
+    store: ImageStore, tools: BuildTools, labs: LabImages
+) -> None:
     assert labs.needs_build("demo") == "not built yet"
     first = labs.build("demo", progress=lambda line: None)
     build(store, tools, b"2")
@@ -209,12 +221,12 @@ def test_a_labs_disks_are_made_from_what_was_built_for_it(store, tools, labs: La
 
 
 def test_an_image_that_comes_while_a_plan_looks_is_looked_at_too(
-    store, tools, labs: LabImages, monkeypatch: pytest.MonkeyPatch
+    store: ImageStore, tools: BuildTools, labs: LabImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = build(store, tools, b"1")
-    look, looked = store.needs_build, []
+    look, looked = store.needs_build, list[GoldenImage]()
 
-    def needs_build(*arguments: object, **options: object) -> str | None:
+    def needs_build(*arguments: Any, **options: Any) -> str | None:
         answer = look(*arguments, **options)
         if not looked:
             looked.append(build(store, tools, b"2"))
@@ -225,7 +237,7 @@ def test_an_image_that_comes_while_a_plan_looks_is_looked_at_too(
     assert labs.current("demo") == looked[0] != first
 
 
-def test_a_digest_that_only_begins_like_the_directory_is_another_image(store, tools) -> None:
+def test_a_digest_that_only_begins_like_the_directory_is_another_image(store: ImageStore, tools: BuildTools) -> None:
     image = build(store, tools, b"1")
     other = image.digest[:12] + "".join("0" if digit != "0" else "1" for digit in image.digest[12:])
     assert store.current(f"demo@{other}") is None
@@ -240,7 +252,7 @@ def test_references() -> None:
 
 
 # ------------------------------------------------------------ what stays
-def test_gc_leaves_what_was_chosen_and_removes_it_when_asked(store, tools) -> None:
+def test_gc_leaves_what_was_chosen_and_removes_it_when_asked(store: ImageStore, tools: BuildTools) -> None:
     tagged, plain, previous, current = (build(store, tools, str(index).encode()) for index in range(4))
     tag_image(store, tagged.digest, "v1")
     assert [image.digest for image in store.gc(list, keep=0)] == [plain.digest]
@@ -251,7 +263,7 @@ def test_gc_leaves_what_was_chosen_and_removes_it_when_asked(store, tools) -> No
     assert store.pointers("demo").tags() == {}
 
 
-def test_a_removed_image_takes_its_tags_along(store, tools) -> None:
+def test_a_removed_image_takes_its_tags_along(store: ImageStore, tools: BuildTools) -> None:
     first = build(store, tools, b"1")
     build(store, tools, b"2")
     tag_image(store, first.digest, "v1")

@@ -14,6 +14,7 @@ from emulator.images.lab_images import LabImages
 from emulator.images.store.golden_image import GoldenImage
 from emulator.images.store.store import ImageStore
 from emulator.images.supply_chain.signing import ImageSignatures, SignatureError
+from tests.support.build_tools import BuildTools
 
 
 def quiet(phase: BuildPhase, line: str) -> None:
@@ -44,7 +45,9 @@ def signatures(tmp_path: Path, signer: Path) -> ImageSignatures:
     return ImageSignatures(trusted, HostProcess())
 
 
-def test_a_signed_image_is_trusted_and_used(store, image, signer, signatures) -> None:
+def test_a_signed_image_is_trusted_and_used(
+    store: ImageStore, image: GoldenImage, signer: Path, signatures: ImageSignatures
+) -> None:
     labs = LabImages(store, signatures=signatures)
     with pytest.raises(SignatureError, match="has no signature") as caught:
         labs.current("demo")
@@ -55,7 +58,7 @@ def test_a_signed_image_is_trusted_and_used(store, image, signer, signatures) ->
     assert store.verify(image) == []
 
 
-def test_without_a_file_of_signers_nothing_is_asked_for(store, image, tmp_path: Path) -> None:
+def test_without_a_file_of_signers_nothing_is_asked_for(store: ImageStore, image: GoldenImage, tmp_path: Path) -> None:
     nobody = ImageSignatures(tmp_path / "absent", HostProcess())
     assert not nobody.required
     assert LabImages(store, signatures=nobody).current("demo") == image
@@ -63,13 +66,17 @@ def test_without_a_file_of_signers_nothing_is_asked_for(store, image, tmp_path: 
         nobody.check(store, image)
 
 
-def test_another_key_is_not_trusted(store, image, signatures, tmp_path: Path) -> None:
+def test_another_key_is_not_trusted(
+    store: ImageStore, image: GoldenImage, signatures: ImageSignatures, tmp_path: Path
+) -> None:
     signatures.sign(store, image, key(tmp_path / "stranger"))
     with pytest.raises(SignatureError, match="not signed by anybody whom this host trusts"):
         signatures.check(store, image)
 
 
-def test_a_signature_of_another_image_or_purpose_is_none(store, tools, image, signer, signatures) -> None:
+def test_a_signature_of_another_image_or_purpose_is_none(
+    store: ImageStore, tools: BuildTools, image: GoldenImage, signer: Path, signatures: ImageSignatures
+) -> None:
     signatures.sign(store, image, signer)
     signature = (image.directory / "manifest.json.sig").read_text()
     tools.payload = b"another"
@@ -77,7 +84,7 @@ def test_a_signature_of_another_image_or_purpose_is_none(store, tools, image, si
     (other.directory / "manifest.json.sig").write_text(signature)
     with pytest.raises(SignatureError):
         signatures.check(store, other)
-    argv = ["ssh-keygen", "-q", "-Y", "sign", "-n", "file", "-f", signer]
+    argv = ["ssh-keygen", "-q", "-Y", "sign", "-n", "file", "-f", str(signer)]
     done = subprocess.run(argv, input=(other.directory / "manifest.json").read_bytes(), capture_output=True, check=True)
     (other.directory / "manifest.json.sig").write_bytes(done.stdout)
     with pytest.raises(SignatureError):
@@ -85,7 +92,9 @@ def test_a_signature_of_another_image_or_purpose_is_none(store, tools, image, si
 
 
 @pytest.mark.parametrize("name", ["disk.qcow2", "vmlinuz", "sbom.spdx.json", "manifest.json"])
-def test_a_file_changed_after_signing_is_found(store, image, signer, signatures, name: str) -> None:
+def test_a_file_changed_after_signing_is_found(
+    store: ImageStore, image: GoldenImage, signer: Path, signatures: ImageSignatures, name: str
+) -> None:
     signatures.sign(store, image, signer)
     path = image.directory / name
     path.chmod(0o644)
@@ -94,14 +103,18 @@ def test_a_file_changed_after_signing_is_found(store, image, signer, signatures,
         LabImages(store, signatures=signatures).current("demo")
 
 
-def test_a_damaged_image_is_not_signed(store, image, signer, signatures) -> None:
+def test_a_damaged_image_is_not_signed(
+    store: ImageStore, image: GoldenImage, signer: Path, signatures: ImageSignatures
+) -> None:
     image.kernel.unlink()
     with pytest.raises(SignatureError, match="vmlinuz"):
         signatures.sign(store, image, signer)
     assert not (image.directory / "manifest.json.sig").exists()
 
 
-def test_keys_that_cannot_sign(store, image, signatures, tmp_path: Path) -> None:
+def test_keys_that_cannot_sign(
+    store: ImageStore, image: GoldenImage, signatures: ImageSignatures, tmp_path: Path
+) -> None:
     with pytest.raises(UsageError, match="no such key"):
         signatures.sign(store, image, tmp_path / "absent")
     (tmp_path / "noise").write_text("no key")
@@ -110,7 +123,9 @@ def test_keys_that_cannot_sign(store, image, signatures, tmp_path: Path) -> None
     assert not (image.directory / "manifest.json.sig").exists()
 
 
-def test_a_file_of_signers_that_others_can_write_is_refused(store, image, signer, signatures, tmp_path: Path) -> None:
+def test_a_file_of_signers_that_others_can_write_is_refused(
+    store: ImageStore, image: GoldenImage, signer: Path, signatures: ImageSignatures, tmp_path: Path
+) -> None:
     signatures.sign(store, image, signer)
     signatures.trusted.chmod(0o666)
     with pytest.raises(StateError, match="others could write"):

@@ -9,11 +9,12 @@ import pytest
 
 from emulator.adapters.system.process import HostProcess
 from emulator.core.errors import CommandError, HyperscalerError, StateError, UsageError
-from emulator.core.ports import Completed
 from emulator.images.build.builder import BuildPhase
 from emulator.images.store.golden_image import GoldenImage
+from emulator.images.store.store import ImageStore
 from emulator.images.supply_chain.sbom import Package
 from emulator.images.supply_chain.vulnerabilities import Vulnerability, VulnerabilityListing, parse_listing, status_file
+from tests.support.fake_runner import FakeRunner, Say
 
 # What the tracker serves for a suite: vulnerabilities, affected packages, binaries of sources.
 TRACKER = (
@@ -39,7 +40,7 @@ def quiet(phase: BuildPhase, line: str) -> None:
 
 
 @pytest.fixture
-def image(store) -> GoldenImage:
+def image(store: ImageStore) -> GoldenImage:
     return store.build("demo", progress=quiet)
 
 
@@ -88,18 +89,15 @@ def test_damaged_data_is_an_error_and_no_empty_list(image: GoldenImage, tmp_path
         VulnerabilityListing(HostProcess()).of(image, data=path)
 
 
-class Offline:
-    """`ProcessRunner` of a host without a way to the tracker."""
-
-    def run(self, argv, **options: object) -> Completed:
-        assert not any(str(word).startswith("--source") for word in argv)
-        text = "error: while downloading https://tracker.invalid/bookworm:\nerror: Name or service not known\n"
-        return Completed(tuple(str(word) for word in argv), 1, "", text)
+OFFLINE = "error: while downloading https://tracker.invalid/bookworm:\nerror: Name or service not known\n"
 
 
 def test_a_host_without_a_way_to_the_tracker_is_told_what_to_do(image: GoldenImage) -> None:
+    runner = FakeRunner({"": Say(stderr=OFFLINE, status=1)})
     with pytest.raises(HyperscalerError, match="cannot be fetched from here: error: Name or service") as caught:
-        VulnerabilityListing(Offline()).of(image, data=None)
+        VulnerabilityListing(runner).of(image, data=None)
+    assert runner.calls
+    assert not [word for words in runner.calls for word in words if word.startswith("--source")]
     assert "--data FILE" in caught.value.fix
 
 

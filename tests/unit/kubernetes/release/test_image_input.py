@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -13,12 +14,12 @@ import emulator.cli.commands.images.bundle
 from emulator.cli.commands.images.bundle import command
 from emulator.core.errors import HyperscalerError, UsageError
 from emulator.core.paths import Home
-from emulator.core.ports import Completed
 from emulator.kubernetes.release.bundle import create_bundle, verify_bundle
 from emulator.kubernetes.release.image_input import Bundles
 from emulator.kubernetes.release.release import Release, ReleaseError, ReleaseManifest, describe_file
 from emulator.labfile.kubernetes_versions import BUNDLE_MINORS
 from emulator.labfile.model import KubernetesSpec
+from tests.support.fake_runner import FakeRunner
 from tests.support.image_archives import image_archive
 
 R = "registry.invalid"
@@ -27,14 +28,9 @@ IMAGES = (*(f"{R}/{name}:v1.31.4" for name in PROGRAMS), f"{R}/etcd:3.5.15-0")
 PARTS = (f"{R}/pause:3.10", f"{R}/coredns/coredns:v1.11.3", f"{R}/tools:1")
 
 
-class NoCommands:
-    def run(self, argv: object, **_: object) -> Completed:
-        raise AssertionError(f"started {argv}")
-
-
 @pytest.fixture
 def bundles(tmp_path: Path) -> Bundles:
-    return Bundles(Home(tmp_path / "home"), NoCommands())
+    return Bundles(Home(tmp_path / "home"), FakeRunner())
 
 
 @pytest.fixture
@@ -49,7 +45,7 @@ def release(tmp_path: Path) -> Release:
     return Release(directory, ReleaseManifest("1.31.4", "amd64", "a test", R, *PARTS, (*IMAGES, *PARTS), files))
 
 
-def bundle(release: Release, tmp_path: Path, **changes: object) -> Path:
+def bundle(release: Release, tmp_path: Path, **changes: Any) -> Path:
     """A bundle of the release, sound by itself, whose manifest says something else of it."""
     path = tmp_path / "k8s.bundle"
     create_bundle(dataclasses.replace(release, manifest=dataclasses.replace(release.manifest, **changes)), path)

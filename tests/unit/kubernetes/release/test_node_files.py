@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from emulator.core.ports import Completed
 from emulator.kubernetes.release.containers.content_store import ContentStore
 from emulator.kubernetes.release.debian_packages import DebianArchive
 from emulator.kubernetes.release.node_files import NodeFiles
 from emulator.kubernetes.release.release import Release, ReleaseManifest, describe_file
+from tests.support.fake_runner import FakeRunner
 
 FILES = ("bin/kubeadm", "bin/kubectl", "bin/kubelet", "images/kubernetes.tar", "manifests/flannel.yaml")
 MODES = {
@@ -34,11 +34,6 @@ MODES = {
     "var/lib/containerd": 0o700,
     "var/lib/containerd/tmp": 0o1777,
 }
-
-
-class NoCommands:
-    def run(self, argv: object, **_: object) -> Completed:
-        raise AssertionError(f"started {argv}")
 
 
 def fill(store: ContentStore, root: Path, tars: Sequence[Path]) -> tuple[str, ...]:
@@ -76,7 +71,7 @@ def test_modes_are_the_same_under_every_umask(
     cache.chmod(0o2755)  # hands its group on to what is made in it
     before = os.umask(umask)
     try:
-        tree = NodeFiles(cache, ("deb http://debian.invalid bookworm main",), NoCommands()).make(release)
+        tree = NodeFiles(cache, ("deb http://debian.invalid bookworm main",), FakeRunner()).make(release)
     finally:
         os.umask(before)
     assert {name: stat.S_IMODE((tree / name).stat().st_mode) for name in MODES} == MODES

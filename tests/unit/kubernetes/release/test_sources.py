@@ -6,13 +6,12 @@ import dataclasses
 import shutil
 import stat
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from emulator.core.errors import ConfigError, HostNotFitError, UsageError
-from emulator.core.ports import Completed
 from emulator.images.build.input_version import input_version
 from emulator.kubernetes.release.bundle import create_bundle
 from emulator.kubernetes.release.cache_lock import cache_lock
@@ -25,15 +24,8 @@ from emulator.kubernetes.release.upstream import UpstreamFetch
 from emulator.kubernetes.release.upstream_origin import Addon, Origin
 from emulator.labfile.kubernetes_versions import UPSTREAM_MINORS
 from emulator.labfile.model import KubernetesSpec
+from tests.support.fake_runner import FakeRunner
 from tests.support.image_archives import image_archive
-
-
-class NoCommands:
-    """A runner for what must start nothing."""
-
-    def run(self, argv: object, **_: object) -> Completed:
-        raise AssertionError(f"started {argv}")
-
 
 ORIGIN = Origin(
     "https://packages.invalid/v{minor}/deb/", "https://packages.invalid/key", "F" * 40, "registry.invalid", {}
@@ -51,7 +43,7 @@ def sources(tmp_path: Path) -> KubernetesSources:
 
 def host(tmp_path: Path, *, reachable: bool, debian: tuple[str, ...] = (DEBIAN,)) -> KubernetesSources:
     (tmp_path / "programs").mkdir(exist_ok=True)
-    runner, cache = NoCommands(), tmp_path / "cache"
+    runner, cache = FakeRunner(), tmp_path / "cache"
     build = KubernetesBuild(cache, runner, sources=debian, programs=tmp_path / "programs")
     upstream = UpstreamFetch(cache, runner, ORIGIN, debian, reachable=lambda url: reachable)
     return KubernetesSources(build, upstream, NodeFiles(cache, debian, runner), cache)
@@ -81,8 +73,13 @@ def test_auto_takes_upstream_where_it_answers(tmp_path: Path, reachable: bool, s
 def test_the_probe_asks_for_a_file_that_is_there(tmp_path: Path) -> None:
     # The project's package host answers 403 for a directory, which says nothing about the packages in it.
     asked: list[str] = []
+
+    def reachable(url: str) -> bool:
+        asked.append(url)
+        return True
+
     found = host(tmp_path, reachable=True)
-    upstream = dataclasses.replace(found.upstream, reachable=lambda url: bool(asked.append(url)) or True)
+    upstream = dataclasses.replace(found.upstream, reachable=reachable)
     assert upstream.is_reachable("v1.31.4")
     assert asked == ["https://packages.invalid/v1.31/deb/InRelease"]
 
@@ -120,8 +117,8 @@ def bundle(
     (directory / "images").mkdir(exist_ok=True)
     (directory / "images/kubernetes.tar").write_bytes(image_archive(*held))
     files = {str(path.relative_to(directory)): describe_file(path) for path in sorted(directory.glob("*/*"))}
-    names = tuple(f"{REPOSITORY}/{name}" for name in ("pause:3.10", "coredns/coredns:v1.11.3", "tools:1"))
-    manifest = ReleaseManifest(version, architecture, "a test", REPOSITORY, *names, held, files)
+    pause, dns, tools = (f"{REPOSITORY}/{name}" for name in ("pause:3.10", "coredns/coredns:v1.11.3", "tools:1"))
+    manifest = ReleaseManifest(version, architecture, "a test", REPOSITORY, pause, dns, tools, held, files)
     release = Release(directory, manifest)
     create_bundle(release, tmp_path / "k8s.bundle")
     return tmp_path / "k8s.bundle", release
@@ -399,15 +396,10 @@ def test_what_killed_runs_left_goes_with_the_next_and_a_build_that_can_go_on_sta
 
 def test_nobody_else_reads_the_package_sources(tmp_path: Path) -> None:
     """They may hold a password, and stay in the cache after a failure."""
-    modes = []
-
-    class Apt:
-        def run(self, argv: Sequence[str | Path], **_: object) -> Completed:
-            modes.append(stat.S_IMODE(apt.stat().st_mode))
-            return Completed(tuple(map(str, argv)), 0, "", "")
-
+    modes: list[int] = []
+    runner = FakeRunner({"": lambda _call: modes.append(stat.S_IMODE(apt.stat().st_mode))})
     apt = tmp_path / "build" / "apt"
     apt.mkdir(mode=0o755, parents=True)
-    DebianArchive(apt, ("deb http://user:secret@mirror.invalid bookworm main",), Apt()).update()
+    DebianArchive(apt, ("deb http://user:secret@mirror.invalid bookworm main",), runner).update()
     assert "secret" in (apt / "sources.list").read_text()
     assert modes == [0o700]

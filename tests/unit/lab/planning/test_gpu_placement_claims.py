@@ -16,6 +16,7 @@ from emulator.lab.planning.gpu_placement import slices_to_make
 from emulator.operations.provision import Options, provision
 from emulator.plan.gpu_resources import GpuInstance
 from emulator.plan.model import Plan
+from tests.support.recording_reporter import RecordingReporter
 from tests.support.simulated_world import (
     SECOND,
     SYSTEM_URI,
@@ -25,7 +26,6 @@ from tests.support.simulated_world import (
     gpu_section,
     lab_text,
 )
-from tests.support.told import Told
 
 
 def gpu_lab(host: SimulatedHost) -> LoadedLab:
@@ -127,7 +127,7 @@ def test_a_damaged_ledger_is_written_anew_from_the_records(gpu_host: SimulatedHo
     with pytest.raises(LedgerDamagedError, match="the GPU ledger is damaged"):
         GpuLedger(host.home.gpu_owners).claims()
     damaged = host.save()
-    told = Told()
+    told = RecordingReporter()
     plan = host.provision(lab, reporter=told).plan
     assert plan.is_empty
     assert any("written anew from the labs' records" in line for line in told.warnings)
@@ -155,14 +155,14 @@ def test_destroy_says_that_the_journal_is_damaged(host: SimulatedHost) -> None:
     content = bytearray(journal.read_bytes())
     content[content.index(b"\n") + 60] ^= 4
     journal.write_bytes(content)
-    told = Told()
+    told = RecordingReporter()
     host.destroy(reporter=told)
     assert [line for line in told.warnings if f"{journal}:2: " in line]
 
 
 # ---------------------------------------------------------------- places taken between plan and carving
 def test_a_place_that_is_taken_after_the_plan_is_planned_around(gpu_host: SimulatedHost) -> None:
-    host, told = gpu_host, Told()
+    host, told = gpu_host, RecordingReporter()
     planned: list[GpuInstance] = []
 
     def taken_meanwhile(plan: Plan) -> bool:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
+from emulator.labfile.forms import pci_address
 from emulator.labfile.model import ClusterKind, ClusterSpec, GpuRequest
-from emulator.labfile.sections import normal_pci_address
 
 Judge = Callable[[str], list[str]]
 Load = Callable[[str], ClusterSpec]
@@ -165,6 +165,11 @@ def test_wording_and_place(faults: Judge, text: str, expected: list[str]) -> Non
     assert faults(text) == expected
 
 
+def test_the_address_of_a_simulated_gpu_is_free(spec_of: Load) -> None:
+    spec = spec_of(lab(f"{A100[:-1]}, pci_address: '42:00.0'}}, {A100}, {A100}"))
+    assert [each.pci_address for each in spec.gpu.devices] == ["0000:42:00.0", "0000:42:01.0", "0000:43:00.0"]
+
+
 def test_only_a_simulated_gpu_needs_no_address(faults: Judge) -> None:
     text = lab(A100).replace("backend: simulated", "backend: nvml")
     assert faults(text) == [
@@ -181,10 +186,48 @@ def test_a_gpu_that_only_the_driver_knows_is_a_warning(faults: Judge) -> None:
     )
 
 
+RTX_PRO = "{model: NVIDIA RTX PRO 6000 Blackwell Server Edition, pci_address: '0000:42:00.0'}"
+NOT_PUBLIC = "the placements of MIG slices on the NVIDIA RTX PRO 6000 Blackwell Server Edition are not public"
+
+
+def test_slices_whose_placements_only_the_gpu_knows_are_a_warning(faults: Judge) -> None:
+    for request in ("gpu: {profile: 1g.24gb}", "gpu_enabled: true", "count: 4, gpu: {profile: 1g.24gb}"):
+        assert faults(lab(RTX_PRO, hpc=request).replace("simulated", "nvml")) == [
+            f"6:23: warning: global.gpu_allocation.devices[0].model: {NOT_PUBLIC}: whether all slices fit is known when"
+            " `plan` has read them from the GPU | switch MIG mode on before `plan`: the driver then lists them"
+        ]
+
+
+def test_slices_that_cannot_be_simulated_are_refused(faults: Judge) -> None:
+    assert faults(lab(RTX_PRO, hpc="gpu: {profile: 1g.24gb}")) == [
+        f"6:23: error: global.gpu_allocation.devices[0].model: {NOT_PUBLIC}, so that its slices cannot be simulated"
+        " | name another model, or a real GPU"
+    ]
+
+
+def test_gpus_whose_placements_are_known_may_be_enough(faults: Judge) -> None:
+    assert faults(lab(f"{RTX_PRO}, {A100}", hpc="count: 2, gpu: {profile: 3g.40gb}")) == []
+    (found,) = faults(lab(f"{RTX_PRO}, {A100}", hpc="count: 3, gpu: {profile: 1g.24gb}"))
+    assert NOT_PUBLIC in found
+
+
+def test_a_whole_gpu_needs_no_placements(faults: Judge) -> None:
+    for backend in ("simulated", "nvml"):
+        text = lab(RTX_PRO, more="strategy: whole", hpc="gpu: {whole: true}").replace("simulated", backend)
+        assert faults(text) == []
+
+
+def test_what_is_known_of_such_a_gpu_is_checked(faults: Judge) -> None:
+    (found,) = faults(lab(RTX_PRO, hpc="count: 5, gpu: {profile: 1g.24gb}").replace("simulated", "nvml"))
+    assert "5 slices asked for, and the GPUs hold at most 4" in found
+    (found,) = faults(lab(RTX_PRO, hpc="gpu: {profile: 1g.20gb}").replace("simulated", "nvml"))
+    assert "no GPU of the lab offers 1g.20gb | did you mean 1g.24gb?" in found
+
+
 @pytest.mark.parametrize("text", ["65:00.0", "0000:65:00.0", "00000000:65:00.0"])
 def test_pci_addresses_are_normalised(text: str) -> None:
-    assert normal_pci_address(text) == "0000:65:00.0"
-    assert normal_pci_address("0001:CA:1f.7") == "0001:ca:1f.7"
+    assert pci_address(text) == "0000:65:00.0"
+    assert pci_address("0001:CA:1f.7") == "0001:ca:1f.7"
 
 
 def test_shares_follow_from_what_the_nodes_ask_for(spec_of: Load) -> None:

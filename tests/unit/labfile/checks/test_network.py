@@ -179,6 +179,24 @@ def nets(hpc_net: str, cloud_net: str) -> str:
             ],
         ),
         (
+            hpc("bridge: lo"),
+            [
+                "3:43: error: global.networks.hpc_network.bridge: 'lo' cannot be a bridge: it is the loopback interface"
+                " of every network namespace | choose another name, for example virbr100"
+            ],
+        ),
+        (
+            nets("bridge: all", "bridge: all"),
+            [
+                f"{place}: 'all' cannot be a bridge: the kernel has its settings for all interfaces under that name"
+                f" (net.ipv4.conf.all) | choose another name, for example {free}"
+                for place, free in (
+                    ("6:27: error: global.networks.hpc_network.bridge", "virbr100"),
+                    ("7:29: error: global.networks.cloud_network.bridge", "virbr200"),
+                )
+            ],
+        ),
+        (
             hpc(controller="ip_address: 10.9.9.9"),
             [
                 "6:30: error: clusters.hpc.controller.ip_address: 10.9.9.9 is outside the subnet 192.168.100.0/24 of"
@@ -276,6 +294,20 @@ def test_a_node_has_the_same_place_in_both_families(spec_of: Load) -> None:
     assert (plain.subnet_v6, plain.gateway_v6, plain.address_v6(plain.gateway)) == (None, None, None)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["lo", "all", "default", "bonding_masters", ".", "..", "a/b", "a b", "a:b", "br%d", "abcdefghijklmnop"],
+)
+def test_names_that_the_kernel_refuses_or_owns(faults: Judge, name: str) -> None:
+    (fault,) = faults(hpc(f"bridge: '{name}'"))
+    assert fault.startswith("3:43: error: global.networks.hpc_network.bridge: ")
+
+
+@pytest.mark.parametrize("name", ["lo0", "All", "default-net", "virbr100", "0", "br_1"])
+def test_names_that_only_look_like_them(faults: Judge, name: str) -> None:
+    assert faults(hpc(f"bridge: '{name}'")) == []
+
+
 def addresses(spec: ClusterSpec) -> dict[str, str]:
     return {node.name: str(node.ip) for node in spec.nodes}
 
@@ -332,13 +364,13 @@ WAYS_OUT = (
 )
 
 
-def test_what_does_nothing_with_an_embedded_hypervisor_is_told(faults: Judge) -> None:
+def test_settings_without_effect_on_an_embedded_hypervisor_are_reported(faults: Judge) -> None:
     fix = "hypervisor.uri qemu:///system, or join the lab's namespace to a network of yours"
     assert faults(hpc("nat: true") + WAYS_OUT % "embedded") == [
-        "3:40: warning: global.networks.hpc_network.nat: nat lets nobody out: the network namespace of an embedded"
-        f" hypervisor has no way to the world of its own | {fix}",
+        "3:40: warning: global.networks.hpc_network.nat: nat has no effect: the network namespace of an embedded"
+        f" hypervisor has no connection to the outside | {fix}",
         "8:33: warning: security.unattended_upgrades: nodes reach no package source: the network namespace of an"
-        f" embedded hypervisor has no way to the world of its own | {fix}",
+        f" embedded hypervisor has no connection to the outside | {fix}",
     ]
 
 

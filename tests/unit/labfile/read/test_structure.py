@@ -51,6 +51,17 @@ HEAD = 'version: "1.0"\nmetadata: {name: x}\n'
             ],
         ),
         (
+            HEAD + "clusters:\n  hpc:\n    compute_nodes: {cpu_cores: 256}\n",
+            [
+                "5:32: error: clusters.hpc.compute_nodes.cpu_cores: expected a whole number from 1 to 255, the most"
+                " that a virtual machine can have, got 256 | for example 2"
+            ],
+        ),
+        (
+            HEAD + "clusters:\n  hpc:\n    compute_nodes: {count: '0'}\n",
+            ["5:28: error: clusters.hpc.compute_nodes.count: expected a whole number from 1 to 1000, got '0'"],
+        ),
+        (
             HEAD + "clusters:\n  hpc:\n    compute_nodes: {count: 0}\n",
             ["5:28: error: clusters.hpc.compute_nodes.count: expected a whole number from 1 to 1000, got 0"],
         ),
@@ -132,6 +143,17 @@ def test_wording_and_place(faults: Judge, text: str, expected: list[str]) -> Non
     assert faults(text) == expected
 
 
+def test_a_value_that_is_wrong_in_several_ways_is_wrong_once(faults: Judge) -> None:
+    assert faults(HEAD + "clusters: {hpc: {}}\nssh: {user: }\n") == [
+        '4:7: error: ssh.user: expected "labadmin", got nothing | write "labadmin"'
+    ]
+
+
+def test_every_bad_key_is_reported(faults: Judge) -> None:
+    found = faults(HEAD + "clusters: {hpc: {}}\nglobal: {gpu_allocation: {mig_slices: {hpc: {big: 2, huge: 1}}}}\n")
+    assert [each.rsplit("got ")[1] for each in found] == ["'big'", "'huge'"]
+
+
 def test_faults_of_every_kind_are_reported_at_once(faults: Judge) -> None:
     text = """\
         version: "1.0"
@@ -156,6 +178,17 @@ def test_faults_of_every_kind_are_reported_at_once(faults: Judge) -> None:
     ]
     assert "two" in found[2]
     assert "the key 'slurm_config' was already given in line 7" in found[-1]
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, f"'{'9' * 5000}'", "-" + "1" * 5000, f"0x{'f' * 5000}", "1e99999"])
+def test_numbers_too_long_are_out_of_range(faults: Judge, number: str) -> None:
+    (fault,) = faults(HEAD + f"clusters:\n  hpc:\n    compute_nodes: {{count: {number}}}\n")
+    assert "clusters.hpc.compute_nodes.count: expected a whole number from 1 to 1000, got '" in fault
+    assert len(fault) < 250
+
+
+def test_the_most_cores_of_a_virtual_machine(faults: Judge) -> None:
+    assert faults(HEAD + "clusters:\n  hpc:\n    compute_nodes: {cpu_cores: 255}\n") == []
 
 
 def test_an_unquoted_number_is_text_where_text_is_meant(spec_of: Callable[..., object]) -> None:

@@ -99,9 +99,12 @@ def test_another_rotation_finishes_the_one_that_has_begun(host: KeyedHost, monke
         with pytest.raises(VerifyError, match="not all works with it:\n    munge x: Invalid credential"):
             run(host, MUNGE)
     asked: list[Any] = []
-    done = rotate(
-        host.environment(), "demo", TLS, SilentReporter(), StopFlag(), confirm=lambda pending: not asked.append(pending)
-    )
+
+    def agree(pending: Any) -> bool:
+        asked.append(pending)
+        return True
+
+    done = rotate(host.environment(), "demo", TLS, SilentReporter(), StopFlag(), confirm=agree)
     assert asked == [(MUNGE,)]
     assert (done.secret, done.finished) == (TLS, (MUNGE,))
     assert pending_rotations(host.home.lab("demo")) == ()

@@ -66,12 +66,12 @@ def test_a_unit_alone_is_enough_to_destroy(host: SimulatedHost) -> None:
         host.destroy()
 
 
-def test_somebody_else_s_unit_is_left_alone(host: SimulatedHost) -> None:
+def test_a_foreign_unit_is_left_alone(host: SimulatedHost) -> None:
     host.provision(host.lab_file(lab_text()))
     (host.units / UNIT).write_text("[Unit]\nDescription=mine\n")
-    with pytest.raises(ConflictError, match="not this lab's"):
+    with pytest.raises(ConflictError, match="does not belong to this lab"):
         enable_autostart(host.environment(), "demo", PROGRAM, QUIET)
-    with pytest.raises(ConflictError, match="not this lab's"):
+    with pytest.raises(ConflictError, match="does not belong to this lab"):
         disable_autostart(host.environment(), "demo", QUIET)
     destroy(host.environment(), "demo", QUIET, StopFlag(), confirm=lambda _plan: True)
     assert names(host) == [UNIT]

@@ -22,7 +22,8 @@ from emulator.core.paths import Home
 from emulator.core.ports import Completed
 from emulator.core.progress import SilentReporter
 from emulator.core.stop import StopFlag
-from emulator.host.prepare.steps import GRUB_FILE, MODULES_FILE, NOUVEAU_FILE, SYSCTL_FILE
+from emulator.host.prepare.modules import MODULES_FILE
+from emulator.host.prepare.steps import GRUB_FILE, NOUVEAU_FILE, SYSCTL_FILE
 from emulator.operations.host.prepare import Wish, plan, prepare
 from emulator.operations.host.record import PreparedHost, backups_of, standing
 from emulator.operations.host.restore import restore
@@ -59,7 +60,7 @@ class Machine:
         root = self.root / "host"
         edits = HookedPort(HostEdits(root, backups_of(self.home)), "files", self.hook)
         runner = HookedPort(self.tools, "tools", self.hook)
-        return PreparedHost(self.home, lambda: host_trees.read(root), edits, runner)  # type: ignore[arg-type]
+        return PreparedHost(self.home, lambda: host_trees.read(root), edits, runner)
 
     def look(self) -> dict[str, tuple[int, str]]:
         """What a preparation changes: configuration, boot files, limits, running services."""
@@ -117,16 +118,16 @@ def test_without_gpus_nothing_is_done_for_them(machine: Machine) -> None:
     assert not ids & {f"file:{NOUVEAU_FILE}", f"file:{GRUB_FILE}", "initramfs", "grub", "module:vfio_pci"}
 
 
-def test_what_only_a_person_can_do_is_told(machine: Machine, tmp_path: Path) -> None:
+def test_steps_for_a_person_are_listed(machine: Machine, tmp_path: Path) -> None:
     titles = [step.title for step in plan(machine.host, ADA).manual]
     assert titles == [
-        "Install NVIDIA's vGPU host driver (needed for slices; whole GPUs do without)",
-        "License the guests (vGPUs slow down after a while without)",
+        "Install NVIDIA's vGPU host driver (needed for slices, not for whole GPUs)",
+        "License the guests (without a licence vGPUs slow down after a while)",
     ]
     assert plan(Machine.planted(tmp_path / "i", "intel").host, ADA).manual == ()
 
 
-def test_without_grub_the_arguments_are_told(tmp_path: Path) -> None:
+def test_without_grub_the_arguments_are_named(tmp_path: Path) -> None:
     machine = Machine.planted(tmp_path, programs={"update-grub": None, "update-initramfs": None})
     made = plan(machine.host, ADA)
     assert f"file:{GRUB_FILE}" not in {step.id for step in made.steps}
@@ -136,7 +137,7 @@ def test_without_grub_the_arguments_are_told(tmp_path: Path) -> None:
 def test_an_unknown_user_is_added_to_nothing(machine: Machine) -> None:
     made = plan(machine.host, Wish("root:x; reboot"))
     assert not [step for step in made.steps if step.id.startswith("account:")]
-    assert made.notes == ("there is no user root:x; reboot in /etc/passwd: nobody is added to groups",)
+    assert made.notes == ("there is no user root:x; reboot in /etc/passwd, so no user is added to groups",)
 
 
 def test_root_needs_no_groups(machine: Machine) -> None:
@@ -162,7 +163,7 @@ def test_prepare_then_nothing_then_restore(machine: Machine) -> None:
     assert "libvirt:x:109:ada\n" in machine.text("/etc/group")
     assert outcome.plan.reboot == (
         "the kernel gets intel_iommu=on iommu=pt at its next boot",
-        "nouveau is loaded, and is not at the next boot",
+        "nouveau is loaded now, and stays away from the next boot on",
     )
 
     prepared, calls = machine.look(), len(machine.tools.calls)
@@ -211,11 +212,11 @@ def test_one_step_that_fails_leaves_the_others_to_go_on(machine: Machine) -> Non
     machine.tools.broken = {"apt-get": "E: Unable to locate package nftables", "modprobe": "Module not found"}
     outcome = prepare(machine.host, ADA, QUIET)
     assert outcome.failed == [
-        ("install nftables, zstd", "E: Unable to locate package nftables"),
-        ("load kvm_intel", "Module not found"),
-        ("load vfio_pci", "Module not found"),
+        ("install nftables, zstd", "the command failed with exit status 100: E: Unable to locate package nftables"),
+        ("load kvm_intel", "the command failed with exit status 100: Module not found"),
+        ("load vfio_pci", "the command failed with exit status 100: Module not found"),
     ]
-    assert outcome.skipped == [("load vhost_net", "Module not found")]
+    assert outcome.skipped == [("load vhost_net", "the command failed with exit status 100: Module not found")]
     assert len(outcome.done) == 8
     machine.tools.broken = {}
     assert prepare(machine.host, ADA, QUIET).done == [
@@ -256,7 +257,7 @@ def test_an_optional_package_that_cannot_be_had_stops_nothing(tmp_path: Path) ->
 def test_packages_that_came_otherwise_after_a_failure_are_finished_once(machine: Machine) -> None:
     failed_then(machine, "apt-get")
     machine.tools.run(["apt-get", "install", "nftables", "zstd"], timeout=1.0)
-    assert prepare(machine.host, ADA, QUIET).done == ["finish packages that were begun"]
+    assert prepare(machine.host, ADA, QUIET).done == ["finish interrupted packages"]
     assert machine.tools.calls[-1] == ("dpkg", "--configure", "-a")
     assert plan(machine.host, ADA).steps == ()
 
@@ -276,7 +277,7 @@ def test_a_command_that_failed_is_tried_again_though_its_file_is_there(machine: 
 KERNEL = "/lib/modules/6.1.0-44-amd64/modules"
 
 
-def test_a_module_that_the_kernel_lacks_is_told_and_not_tried(tmp_path: Path) -> None:
+def test_a_module_that_the_kernel_lacks_is_named_and_not_tried(tmp_path: Path) -> None:
     machine = Machine.planted(tmp_path, files={f"{KERNEL}.dep": "kernel/arch/x86/kvm/kvm-intel.ko:\n"})
     before = machine.look()
     outcome = prepare(machine.host, ADA, QUIET)
@@ -388,14 +389,14 @@ def test_packages_that_were_cut_off_are_finished_before_all_else(machine: Machin
     if not back:
         assert machine.tools.calls[1:3] == [
             ("apt-get", "update", "-q"),
-            ("apt-get", "install", "-y", "-q", "--no-install-recommends", "nftables", "zstd"),
+            ("apt-get", "install", "-y", "-q", "--no-remove", "--no-install-recommends", "nftables", "zstd"),
         ]
         assert ("dpkg", "--configure", "-a") not in machine.tools.calls[1:]
         assert plan(machine.host, ADA).steps == ()
 
 
 # ---------------------------------------------------------------- others
-def test_a_file_that_somebody_changed_since_is_left(machine: Machine) -> None:
+def test_a_file_that_was_changed_since_is_left(machine: Machine) -> None:
     before = machine.look()
     prepare(machine.host, ADA, QUIET)
     machine.write(SYSCTL_FILE, "mine now\n")
@@ -443,12 +444,12 @@ def test_a_group_file_that_others_changed_keeps_their_change(machine: Machine) -
 LIMIT = "/proc/sys/fs/inotify/max_user_instances"
 
 
-def test_a_limit_that_somebody_set_since_stays(machine: Machine) -> None:
+def test_a_limit_that_was_set_since_stays(machine: Machine) -> None:
     prepare(machine.host, ADA, QUIET)
     machine.write(LIMIT, "8192\n")
     back = restore(machine.host, QUIET)
     assert (back.failed, machine.text(LIMIT)) == ([], "8192\n")
-    assert "fs.inotify.max_user_instances as somebody has set it since: 8192" in back.lasting
+    assert "fs.inotify.max_user_instances, which has been set to 8192 since" in back.lasting
     assert not machine.home.preparation.exists()
 
 
@@ -474,14 +475,14 @@ def test_a_record_that_does_not_tell_the_limit_is_restored_all_the_same(machine:
     assert machine.look() == before
 
 
-def test_a_service_that_somebody_disabled_since_is_not_stopped(machine: Machine) -> None:
+def test_a_service_that_was_disabled_since_is_not_stopped(machine: Machine) -> None:
     prepare(machine.host, ADA, QUIET)
     (machine.root / "host/etc/systemd/system/sysinit.target.wants/systemd-timesyncd.service").unlink()
     machine.tools.calls.clear()
     back = restore(machine.host, QUIET)
     assert back.failed == []
     assert not [words for words in machine.tools.calls if words[0] == "systemctl"]
-    assert "systemd-timesyncd.service as it is: it is not enabled any more" in back.lasting
+    assert "systemd-timesyncd.service, which has been disabled since" in back.lasting
 
 
 def test_a_service_that_is_gone_needs_not_be_disabled(machine: Machine) -> None:
@@ -715,22 +716,59 @@ def test_a_torn_last_line_is_no_obstacle(machine: Machine) -> None:
     assert not machine.home.preparation.exists()
 
 
-def test_a_record_that_others_can_write_is_not_believed(machine: Machine) -> None:
+def test_a_record_that_others_can_write_is_not_trusted(machine: Machine) -> None:
     """Its commands would be run as root."""
     prepare(machine.host, ADA, QUIET)
     prepared, calls = machine.look(), len(machine.tools.calls)
     machine.home.preparation.chmod(0o777)
-    for command in (lambda: restore(machine.host, QUIET), lambda: prepare(machine.host, ADA, QUIET)):
-        with pytest.raises(ConflictError, match="not believed"):
+    commands: tuple[Callable[[], object], ...] = (
+        lambda: restore(machine.host, QUIET),
+        lambda: prepare(machine.host, ADA, QUIET),
+    )
+    for command in commands:
+        with pytest.raises(ConflictError, match="not trusted"):
             command()
     machine.home.preparation.chmod(0o700)
     real = machine.home.preparation.with_name("elsewhere")
     machine.home.preparation.rename(real)
     machine.home.preparation.symlink_to(real)
-    with pytest.raises(ConflictError, match="not believed"):
+    with pytest.raises(ConflictError, match="not trusted"):
         restore(machine.host, QUIET)
     assert machine.look() == prepared
     assert len(machine.tools.calls) == calls
+
+
+def test_a_record_in_a_directory_that_others_can_exchange_is_not_trusted(machine: Machine) -> None:
+    """Whoever can rename the directory can put another one in its place."""
+    prepare(machine.host, ADA, QUIET)
+    prepared, calls = machine.look(), len(machine.tools.calls)
+    machine.root.chmod(0o777)
+    commands: tuple[Callable[[], object], ...] = (
+        lambda: restore(machine.host, QUIET),
+        lambda: prepare(machine.host, ADA, QUIET),
+    )
+    for command in commands:
+        with pytest.raises(ConflictError, match="can exchange the record"):
+            command()
+    assert machine.look() == prepared
+    assert len(machine.tools.calls) == calls
+    machine.root.chmod(0o1777)  # as /tmp: only owners rename there
+    assert restore(machine.host, QUIET).failed == []
+
+
+def test_a_command_that_undoes_no_step_is_not_run(machine: Machine) -> None:
+    prepare(machine.host, ADA, QUIET)
+    begun = "sysctl:fs.inotify.max_user_instances"
+    entries = [dict(entry) for entry in machine.host.journal.read().entries]
+    for entry in entries:
+        if entry.get("type") == "begin" and entry["step"] == begun:
+            entry["undo"] = [["sh", "-c", "id"]]
+    machine.host.journal.rewrite(entries)
+    machine.tools.calls.clear()
+    back = restore(machine.host, QUIET)
+    assert [why for _, why in back.failed] == ["the record holds a command that undoes no step: sh -c id"]
+    assert not [words for words in machine.tools.calls if words[0] == "sh"]
+    assert begun in machine.host.journal.path.read_text()
 
 
 def test_a_damaged_journal_is_not_guessed_at(machine: Machine) -> None:
@@ -738,6 +776,6 @@ def test_a_damaged_journal_is_not_guessed_at(machine: Machine) -> None:
     journal = machine.home.preparation / "journal.jsonl"
     journal.write_text(journal.read_text().replace("sysctl.d", "sudoers.d", 1))
     prepared = machine.look()
-    with pytest.raises(StateError, match="cannot be believed"):
+    with pytest.raises(StateError, match="is damaged"):
         restore(machine.host, QUIET)
     assert machine.look() == prepared

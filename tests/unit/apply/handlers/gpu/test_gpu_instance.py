@@ -111,6 +111,7 @@ def test_a_busy_slice_is_kept_on_record(lab: GpuLab) -> None:
     wanted = [MODE, FUNCTIONS, gpu_instance_at("1g.10gb", 0, 1)]
     lab.apply(wanted)
     number = lab.handle(wanted[2].id)["gpu_instance_id"]
+    assert isinstance(number, int)
     with lab.gpu() as gpu:
         gpu.processes.append(SimProcess(70, "train.py", gi_id=number))
     with pytest.raises(GpuBusyError, match=r"train\.py \(pid 70\)"):

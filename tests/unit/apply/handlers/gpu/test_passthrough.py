@@ -28,7 +28,7 @@ def test_a_whole_gpu_goes_to_vfio_and_back(lab: GpuLab) -> None:
     blank = lab.snapshot()
     wanted = lab.wanted(n1=WHOLE)
     lab.apply(wanted)
-    assert lab.host.pci.device(SECOND).driver == "vfio-pci"
+    assert lab.pci(SECOND).driver == "vfio-pci"
     assert lab.handle(wanted[0].id) == {"driver_before": "nvidia", "endpoints": [SECOND]}
     assert lab.plan(wanted).is_empty
     lab.apply([])
@@ -50,7 +50,7 @@ def test_a_gpu_that_had_no_driver_gets_none_back(lab: GpuLab) -> None:
         gpu.driver = ""
     blank = lab.snapshot()
     lab.apply(lab.wanted(n1=WHOLE))
-    assert lab.host.pci.device(SECOND).driver == "vfio-pci"
+    assert lab.pci(SECOND).driver == "vfio-pci"
     lab.apply([])
     assert lab.snapshot() == blank
 
@@ -61,7 +61,7 @@ def test_a_gpu_that_was_on_vfio_before_stays_there(lab: GpuLab) -> None:
     (change,) = lab.apply(lab.wanted(n1=WHOLE)).changes
     assert change.action is Action.ADOPT
     lab.apply([])
-    assert lab.host.pci.device(SECOND).driver == "vfio-pci" and lab.host.ledger.read() == {}
+    assert lab.pci(SECOND).driver == "vfio-pci" and lab.host.ledger.read() == {}
 
 
 def test_a_run_that_was_cut_off_while_binding_still_gives_the_gpu_back(lab: GpuLab) -> None:
@@ -86,7 +86,7 @@ def test_a_gpu_of_another_lab_is_left_alone(lab: GpuLab, tmp_path: Path) -> None
     with pytest.raises(ConflictError, match="belongs to lab other"):
         lab.run(plan)
     lab.apply([])  # the creation was begun; its removal must not take the other lab's GPU
-    assert lab.host.pci.device(SECOND).driver == "vfio-pci"
+    assert lab.pci(SECOND).driver == "vfio-pci"
 
 
 def test_a_gpu_cut_by_others_is_not_taken_whole(lab: GpuLab) -> None:
@@ -122,7 +122,7 @@ def test_a_gpu_in_a_running_guest_stays_there(lab: GpuLab) -> None:
         gpu.held = True
     with pytest.raises(GpuBusyError):
         lab.apply([])
-    assert lab.host.pci.device(SECOND).driver == "vfio-pci"
+    assert lab.pci(SECOND).driver == "vfio-pci"
 
 
 def test_from_slices_to_a_whole_gpu_and_back(lab: GpuLab) -> None:
@@ -130,7 +130,7 @@ def test_from_slices_to_a_whole_gpu_and_back(lab: GpuLab) -> None:
     slices = lab.wanted(n1=[sliced("a", "3g.40gb", 4, "gpu-1"), sliced("b", "1g.10gb", 0, "gpu-1")])
     lab.apply(slices)
     lab.apply(lab.wanted(n1=WHOLE))
-    assert lab.host.pci.device(SECOND).driver == "vfio-pci"
+    assert lab.pci(SECOND).driver == "vfio-pci"
     lab.apply(slices)
     assert lab.instances(SECOND) == [("1g.10gb", 0), ("3g.40gb", 4)] and len(lab.vgpus()) == 2
     lab.apply([])

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from emulator.adapters.nvidia.nvml import NvmlGpus
 from emulator.adapters.simulated.nvml.store import SimCompute
+from emulator.apply.handler import ApplyContext
 from emulator.core.errors import GpuError
 from emulator.gpu.errors import GpuBusyError, GpuNoRoomError
-from emulator.gpu.model import Placement
+from emulator.gpu.model import GpuInstance, Placement
 from emulator.gpu.placement.demand import Assignment
 from emulator.gpu.ports import VgpuFramework
 from emulator.plan.gpu_resources import Vgpu
@@ -37,7 +39,7 @@ def places(lab: GpuLab) -> dict[str, int]:
     """Where the vGPUs sit, by their functions."""
     with lab.gpu() as gpu:
         starts = {item.id: item.start for item in gpu.instances}
-        return {item.parent: starts[item.gi_id] for item in gpu.vgpus}
+        return {item.parent: starts[item.gi_id] for item in gpu.vgpus if item.gi_id is not None}
 
 
 def place_of(lab: GpuLab, wanted: Sequence[Resource]) -> int:
@@ -92,14 +94,14 @@ def test_other_profiles_and_slices_in_use_are_left_alone(
     other, third = other_lab(any_lab, tmp_path), other_lab(any_lab, tmp_path, "third")
     any_lab.apply(any_lab.wanted(n1=at(0)))
     third.apply(without_vgpus(third.wanted(n1=[sliced("a", "2g.20gb", 4)])))
-    destroyed: list[tuple[object, ...]] = []
-    real = type(any_lab.host.nvml).destroy_instance
+    destroyed: list[tuple[str, int, int]] = []
+    real = NvmlGpus.destroy_instance
 
-    def seen(self: object, *arguments: object) -> bool:
-        destroyed.append(arguments)
-        return real(self, *arguments)
+    def seen(self: NvmlGpus, address: str, profile: int, start: int) -> bool:
+        destroyed.append((address, profile, start))
+        return real(self, address, profile, start)
 
-    monkeypatch.setattr(type(any_lab.host.nvml), "destroy_instance", seen)
+    monkeypatch.setattr(NvmlGpus, "destroy_instance", seen)
     other.apply(other.wanted(n1=at(1)))
     assert destroyed == []
 
@@ -152,30 +154,24 @@ def test_a_run_that_dies_while_a_slice_is_put_aside(
     any_lab.apply(without_vgpus(ours))
     plan = other.plan(theirs)
 
-    def died(_self: object, _address: str, _profile: int, placement: Placement) -> None:
+    real = NvmlGpus.create_instance
+
+    def died(self: NvmlGpus, address: str, profile: int, placement: Placement) -> GpuInstance:
         if placement.start == 0:
             raise KeyboardInterrupt
+        return real(self, address, profile, placement)
 
-    real = type(any_lab.host.nvml).create_instance
-    monkeypatch.setattr(
-        type(any_lab.host.nvml),
-        "create_instance",
-        lambda self, *arguments: died(self, *arguments) or real(self, *arguments),
-    )
+    monkeypatch.setattr(NvmlGpus, "create_instance", died)
     with pytest.raises(KeyboardInterrupt):
         other.run(plan)
     monkeypatch.undo()
     assert any_lab.instances() == [("1g.10gb", 1)]
+    unmade = ApplyContext(any_lab.name, lambda _resource: {})
     with pytest.raises(GpuNoRoomError):
-        any_lab.handlers["vgpu"].ensure(next(item for item in ours if isinstance(item, Vgpu)), None, _Context())
+        any_lab.handlers["vgpu"].ensure(next(item for item in ours if isinstance(item, Vgpu)), None, unmade)
     any_lab.apply(ours)
     other.apply(theirs)
     assert (place_of(any_lab, ours), place_of(other, theirs)) == (0, 1)
-
-
-class _Context:
-    def handle(self, _resource: str) -> dict[str, object]:
-        return {}
 
 
 def cut(lab: GpuLab, *starts: int) -> None:
@@ -205,15 +201,14 @@ def test_a_slice_that_cannot_come_back_does_not_keep_the_others(
     any_lab.apply(without_vgpus(any_lab.wanted(n1=at(0))))
     third.apply(without_vgpus(third.wanted(n1=at(2))))
     plan = other.plan(theirs := other.wanted(n1=at(1)))
-    adapter = type(any_lab.host.nvml)
-    real = adapter.create_instance
+    real = NvmlGpus.create_instance
 
-    def refused(self: object, address: str, profile: int, placement: Placement) -> object:
+    def refused(self: NvmlGpus, address: str, profile: int, placement: Placement) -> GpuInstance:
         if placement.start == 0:
             raise GpuError("the driver does not want to")
         return real(self, address, profile, placement)
 
-    monkeypatch.setattr(adapter, "create_instance", refused)
+    monkeypatch.setattr(NvmlGpus, "create_instance", refused)
     with pytest.raises(GpuError, match="does not want to"):
         other.run(plan)
     monkeypatch.undo()
@@ -229,17 +224,16 @@ def test_a_slice_that_went_although_the_driver_reported_a_failure_comes_back(
     other = other_lab(any_lab, tmp_path)
     any_lab.apply(without_vgpus(any_lab.wanted(n1=at(0))))
     plan = other.plan(other.wanted(n1=at(1)))
-    adapter = type(any_lab.host.nvml)
-    real = adapter.destroy_instance
+    real = NvmlGpus.destroy_instance
     failures = [GpuError("too late")]
 
-    def done_and_failed(self: object, *arguments: object) -> bool:
-        done = real(self, *arguments)
+    def done_and_failed(self: NvmlGpus, address: str, profile: int, start: int) -> bool:
+        done = real(self, address, profile, start)
         if failures:
             raise failures.pop()
         return done
 
-    monkeypatch.setattr(adapter, "destroy_instance", done_and_failed)
+    monkeypatch.setattr(NvmlGpus, "destroy_instance", done_and_failed)
     with pytest.raises(GpuError, match="too late"):
         other.run(plan)
     assert ("1g.10gb", 0) in any_lab.instances()

@@ -20,11 +20,11 @@ from tests.support.gpu_lab import (
 
 def test_functions_come_and_go_with_the_lab(lab: GpuLab) -> None:
     lab.apply([MODE, FUNCTIONS])
-    assert len(lab.host.pci.device(FIRST).virtfns) == 16
+    assert len(lab.pci(FIRST).virtfns) == 16
     assert lab.handle(FUNCTIONS.id) == {"were_enabled": False}
     assert lab.plan([MODE, FUNCTIONS]).is_empty
     lab.apply([])
-    assert lab.host.pci.device(FIRST).virtfns == () and lab.mode() == OFF
+    assert lab.pci(FIRST).virtfns == () and lab.mode() == OFF
 
 
 def test_functions_that_were_on_stay_on(lab: GpuLab) -> None:
@@ -33,7 +33,7 @@ def test_functions_that_were_on_stay_on(lab: GpuLab) -> None:
         lab.host.sriov.enable(FIRST)
     lab.apply([MODE, FUNCTIONS])
     lab.apply([])
-    assert len(lab.host.pci.device(FIRST).virtfns) == 16
+    assert len(lab.pci(FIRST).virtfns) == 16
 
 
 def test_mode_stays_on_below_functions_of_others(lab: GpuLab) -> None:
@@ -42,7 +42,7 @@ def test_mode_stays_on_below_functions_of_others(lab: GpuLab) -> None:
     lab.apply([MODE, FUNCTIONS])
     lab.apply([])
     assert lab.mode() == ON  # the driver refuses to leave it; the functions are not ours to disable
-    assert len(lab.host.pci.device(FIRST).virtfns) == 16
+    assert len(lab.pci(FIRST).virtfns) == 16
 
 
 def test_enabling_functions_refuses_to_erase_slices_of_others(lab: GpuLab) -> None:
@@ -63,7 +63,7 @@ def test_functions_stay_below_vgpus_of_others(lab: GpuLab) -> None:
     )
     lab.apply([])
     assert host.devices() == (foreign,)
-    assert len(lab.host.pci.device(FIRST).virtfns) == 16
+    assert len(lab.pci(FIRST).virtfns) == 16
 
 
 def test_functions_that_do_not_appear_leave_no_claim(lab: GpuLab) -> None:

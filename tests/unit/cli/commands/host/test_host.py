@@ -96,7 +96,7 @@ def test_a_dry_run_of_prepare_is_pure_json_and_leaves_nothing(tmp_path: Path) ->
     done = call("prepare", "--dry-run", "--gpus", "--json", HYPERSCALER_HOME=str(home))
     assert done.returncode == ExitCode.DONE, done.stderr
     told = json.loads(done.stdout)
-    assert {"version", "steps", "reboot", "notes", "manual"} == told.keys()
+    assert {"version", "steps", "reboot", "notes", "manual", "refusal"} == told.keys()
     assert all({"id", "title", "why", "file", "command"} == step.keys() for step in told["steps"])
     assert not home.exists()
 

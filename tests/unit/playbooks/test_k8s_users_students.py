@@ -22,7 +22,8 @@ def rendered(name: str, **values: Any) -> list[dict[str, Any]]:
 
 
 def role_vars(role: str) -> dict[str, Any]:
-    return yaml.safe_load((PLAYBOOKS / f"roles/{role}/vars/main.yml").read_text())
+    found: dict[str, Any] = yaml.safe_load((PLAYBOOKS / f"roles/{role}/vars/main.yml").read_text())
+    return found
 
 
 users = load("library/kubernetes_users.py", "kubernetes_users")

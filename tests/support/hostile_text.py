@@ -1,4 +1,4 @@
-"""Text from outside for the parsers: what programs, kernels and people really write, and what becomes of it.
+"""Hostile text for the parsers: what programs, kernels and people really write, and what becomes of it.
 
 A parser answers with a value or with an error of the product's own, in bounded time, whatever it is given.
 """

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from emulator.labfile.hostlist import expand_hostlist
 from emulator.labfile.model import ClusterSpec, PartitionSpec
 from emulator.labfile.slurm_time import parse_slurm_time
 
@@ -80,7 +81,7 @@ def test_times_that_are_none(text: str) -> None:
             slurm("partitions: [{name: a, nodes: [hpc-compute-2, hpc-compute-3]}]"),
             [
                 "6:66: error: clusters.hpc.slurm_config.partitions[0].nodes[1]: 'hpc-compute-3' is not a compute node"
-                " (hpc-compute-1 to hpc-compute-2) | did you mean 'hpc-compute-2'?"
+                " (hpc-compute-1 to hpc-compute-2) | raise the count of compute_nodes to 3, or name another node"
             ],
         ),
         (
@@ -88,6 +89,34 @@ def test_times_that_are_none(text: str) -> None:
             [
                 "6:66: error: clusters.hpc.slurm_config.partitions[0].nodes[1]: the node 'hpc-compute-1' is listed"
                 " twice | keep one"
+            ],
+        ),
+        (
+            slurm("partitions: [{name: a, nodes: [hpc-compute-1, hpc-computer]}]"),
+            [
+                "6:66: error: clusters.hpc.slurm_config.partitions[0].nodes[1]: 'hpc-computer' is not a compute node"
+                " (hpc-compute-1 to hpc-compute-2) | did you mean 'hpc-compute-2'?"
+            ],
+        ),
+        (
+            slurm("partitions: [{name: a, nodes: ['hpc-compute-[1-3]']}]"),
+            [
+                "6:51: error: clusters.hpc.slurm_config.partitions[0].nodes[0]: 'hpc-compute-3' is not a compute node"
+                " (hpc-compute-1 to hpc-compute-2) | raise the count of compute_nodes to 3, or name another node"
+            ],
+        ),
+        (
+            slurm("partitions: [{name: a, nodes: ['hpc-compute-[2-1]']}]"),
+            [
+                "6:51: error: clusters.hpc.slurm_config.partitions[0].nodes[0]: 'hpc-compute-[2-1]' names no nodes: 2-1"
+                " ends before it begins | for example hpc-compute-1 or hpc-compute-[1-2]"
+            ],
+        ),
+        (
+            slurm("partitions: [{name: a, max_job_time: 2:00:00}], max_job_time: 30"),
+            [
+                "6:57: error: clusters.hpc.slurm_config.partitions[0].max_job_time: longer than the 30 of slurm_config"
+                " | lower it, or raise max_job_time of slurm_config"
             ],
         ),
         (
@@ -172,8 +201,8 @@ def test_times_that_are_none(text: str) -> None:
         (
             kube(workers="cpu_workers: {count: 1, memory_gb: 0.5}"),
             [
-                "6:55: warning: clusters.cloud.worker_nodes.cpu_workers.memory_gb: 512 MiB of memory leave next to"
-                " nothing for pods beside the system and kubelet | give it 1 GB or more"
+                "6:55: warning: clusters.cloud.worker_nodes.cpu_workers.memory_gb: 512 MiB of memory leave almost"
+                " nothing for pods besides the system and kubelet | give it 1 GB or more"
             ],
         ),
         (
@@ -248,7 +277,7 @@ def test_times_that_are_none(text: str) -> None:
             kube("service_subnet: 10.244.0.0/20"),
             [
                 "7:41: error: clusters.cloud.kubernetes_config.service_subnet: the networks of pods and services"
-                " overlap (10.244.0.0/16) | for example 10.244.0.0/16 for pods and 10.96.0.0/12 for services"
+                " overlap (10.244.0.0/16) | for example 10.96.0.0/12"
             ],
         ),
         (
@@ -286,6 +315,67 @@ def test_partitions_with_nodes(spec_of: Load) -> None:
     assert spec.slurm.partitions == (PartitionSpec("all"), PartitionSpec("one", ("hpc-compute-1",)))
     assert spec.slurm.default_partition == "all"
     assert spec.slurm.max_job_seconds == 86400
+
+
+def test_partitions_by_host_lists_and_with_limits_of_their_own(spec_of: Load) -> None:
+    text = f"{HEAD}clusters:\n  hpc:\n    compute_nodes: {{count: 4}}\n    slurm_config:\n      max_job_time: 2:00:00\n"
+    spec = spec_of(
+        text + "      partitions:\n        - {name: a, nodes: ['hpc-compute-[1-2,4]', hpc-compute-3]}\n"
+        "        - {name: b, max_job_time: 30}\n"
+    )
+    assert spec.slurm is not None
+    assert spec.slurm.partitions == (
+        PartitionSpec("a", ("hpc-compute-1", "hpc-compute-2", "hpc-compute-4", "hpc-compute-3")),
+        PartitionSpec("b", max_job_seconds=1800),
+    )
+    assert spec.slurm.max_job_seconds == 7200
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("n1", ["n1"]),
+        ("n[1-3]", ["n1", "n2", "n3"]),
+        ("n[1-2,4]", ["n1", "n2", "n4"]),
+        ("n[08-10]", ["n08", "n09", "n10"]),
+        ("a[1-2]b[3-4]", ["a1b3", "a1b4", "a2b3", "a2b4"]),
+        ("a,b[1-2],c", ["a", "b1", "b2", "c"]),
+    ],
+)
+def test_host_lists(text: str, names: list[str]) -> None:
+    assert list(expand_hostlist(text)) == names
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        ",",
+        "a,",
+        "n[",
+        "n]",
+        "n[]",
+        "n[1",
+        "n[a]",
+        "n[1-]",
+        "n[2-1]",
+        "n[[1]]",
+        "n[1-1001]",
+        "n[1-100][1-100]",
+        "n[１]",
+    ],
+)
+def test_host_lists_that_are_none(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        expand_hostlist(text)
+
+
+def test_a_flood_of_host_lists_costs_nothing(faults: Judge) -> None:
+    lists = ", ".join(["'hpc-compute-[1-1000]'"] * 1000)
+    partitions = ", ".join(f"{{name: p{n}, nodes: [{lists}]}}" for n in range(30))
+    found = faults(slurm(f"partitions: [{partitions}]"))
+    assert len(found) == 2 * 30  # one for the range, one for the first repetition
+    assert sum("'hpc-compute-3' is not a compute node" in each for each in found) == 30
 
 
 @pytest.mark.parametrize("version", ["1.31", "v1.31.4", "1.20.2", ""])

@@ -1,4 +1,4 @@
-"""A reporter that keeps what is warned of."""
+"""A reporter that keeps the warnings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from emulator.core.progress import SilentReporter
 
 
 @dataclass
-class Told(SilentReporter):
+class RecordingReporter(SilentReporter):
     warnings: list[str] = field(default_factory=list)
 
     def warn(self, message: str) -> None:

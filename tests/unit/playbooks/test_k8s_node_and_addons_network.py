@@ -152,7 +152,8 @@ def addon_files(text: str) -> list[dict[str, Any]]:
     rendered = templar("k8s_control_plane", "cloud-control-plane", text).template(
         trust_as_template("{{ kubernetes_addon_files }}")
     )
-    return json.loads(json.dumps(rendered))
+    found: list[dict[str, Any]] = json.loads(json.dumps(rendered))
+    return found
 
 
 def edited(tmp_path: Path, text: str, manifest: str) -> Any:

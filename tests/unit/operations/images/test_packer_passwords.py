@@ -17,6 +17,7 @@ from emulator.core.ports import Completed
 from emulator.core.progress import SilentReporter
 from emulator.images.build.apt_sources import AptSources
 from emulator.images.build.builder import BuildPhase
+from emulator.images.store.store import ImageStore
 from emulator.operations.images.packer import write_files
 
 TARGETS = "http://me:secret@mirror.invalid/debian|bookworm|main||Debian|\n"
@@ -53,7 +54,7 @@ def test_a_password_is_refused_before_anything_is_made(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the store's tests play root, whose directory this has to be")
-def test_it_is_written_if_somebody_says_so(tmp_path: Path, store) -> None:
+def test_it_is_written_if_somebody_says_so(tmp_path: Path, store: ImageStore) -> None:
     base = store.build("demo", progress=quiet)
     images = SimpleNamespace(current=lambda _: base, needs_build=lambda _: None, inputs=lambda *_: {})
     build = write(tmp_path / "build", images, passwords=True).parent

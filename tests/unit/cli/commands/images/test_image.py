@@ -18,6 +18,7 @@ from emulator.core.errors import ConflictError, HyperscalerError, UsageError
 from emulator.images.build.builder import BuildPhase
 from emulator.images.store.golden_image import GoldenImage
 from emulator.images.store.store import ImageStore
+from tests.support.build_tools import BuildTools
 
 
 def quiet(phase: BuildPhase, line: str) -> None:
@@ -25,7 +26,9 @@ def quiet(phase: BuildPhase, line: str) -> None:
 
 
 @pytest.fixture
-def builds(tmp_path: Path, recipes: Path, tools, monkeypatch: pytest.MonkeyPatch) -> tuple[GoldenImage, GoldenImage]:
+def builds(
+    tmp_path: Path, recipes: Path, tools: BuildTools, monkeypatch: pytest.MonkeyPatch
+) -> tuple[GoldenImage, GoldenImage]:
     """An older and the current build of `demo` in the home's store."""
     home = tmp_path / "home"
     monkeypatch.setenv("HYPERSCALER_HOME", str(home))
@@ -51,7 +54,7 @@ def listed() -> dict[str, dict[str, object]]:
     return {row["digest"]: row for row in json.loads(call("list", "--json").stdout)}
 
 
-def test_tags_and_the_way_back_are_seen_in_the_list(builds) -> None:
+def test_tags_and_the_way_back_are_seen_in_the_list(builds: tuple[GoldenImage, GoldenImage]) -> None:
     old, new = builds
     assert call("tag", f"demo@{old.digest}", "v1").output.startswith(f"demo {old.digest[:12]} ")
     rows = listed()
@@ -69,7 +72,7 @@ def test_tags_and_the_way_back_are_seen_in_the_list(builds) -> None:
         call("show", "demo:v1")
 
 
-def test_signing_and_verifying(builds, tmp_path: Path) -> None:
+def test_signing_and_verifying(builds: tuple[GoldenImage, GoldenImage], tmp_path: Path) -> None:
     _, new = builds
     assert call("verify", "demo").stdout == f"demo {new.digest[:12]} is as it was built; no signature asked for\n"
     key = tmp_path / "key"
@@ -87,14 +90,14 @@ def test_signing_and_verifying(builds, tmp_path: Path) -> None:
         call("verify", "demo")
 
 
-def test_a_damaged_image_fails_the_check_without_signatures_too(builds) -> None:
+def test_a_damaged_image_fails_the_check_without_signatures_too(builds: tuple[GoldenImage, GoldenImage]) -> None:
     _, new = builds
     new.kernel.unlink()
     with pytest.raises(HyperscalerError, match="vmlinuz: No such file"):
         call("verify", "demo")
 
 
-def test_the_listing_of_vulnerabilities(builds, tmp_path: Path) -> None:
+def test_the_listing_of_vulnerabilities(builds: tuple[GoldenImage, GoldenImage], tmp_path: Path) -> None:
     _, new = builds
     data = tmp_path / "tracker"
     data.write_bytes(zlib.compress(b"VERSION 1\nCVE-2026-1,,bad\n\nmunge,0, HRF,9,\n\n\n"))
@@ -106,7 +109,7 @@ def test_the_listing_of_vulnerabilities(builds, tmp_path: Path) -> None:
     assert document["vulnerabilities"][0]["fixed"] is True
 
 
-def test_show_prints_what_the_files_can_be_compared_with(builds) -> None:
+def test_show_prints_what_the_files_can_be_compared_with(builds: tuple[GoldenImage, GoldenImage]) -> None:
     _, new = builds
     sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (new.disk, new.kernel, new.initrd)}
     text = call("show", new.digest[:8]).stdout
@@ -120,7 +123,9 @@ def test_show_prints_what_the_files_can_be_compared_with(builds) -> None:
     assert document["packages"] == {"munge": "0.5.15-2"}
 
 
-def test_gc_says_what_it_took(builds, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_gc_says_what_it_took(
+    builds: tuple[GoldenImage, GoldenImage], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     class Nothing:
         """An environment without labs."""
 
@@ -137,7 +142,7 @@ def test_gc_says_what_it_took(builds, monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert call("gc", "--all").stdout == f"removed demo {builds[0].digest[:12]}\n"
 
 
-def test_an_import_without_a_disk_or_from_elsewhere(builds, tmp_path: Path) -> None:
+def test_an_import_without_a_disk_or_from_elsewhere(builds: tuple[GoldenImage, GoldenImage], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no directory of a Packer build"):
         call("import", tmp_path)
     (tmp_path / "image.json").write_text(
@@ -157,7 +162,9 @@ def test_an_import_without_a_disk_or_from_elsewhere(builds, tmp_path: Path) -> N
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to somebody else")
 @pytest.mark.parametrize("name", ["image.json", "output-base/disk.qcow2", "output-base", "."])
 @pytest.mark.parametrize("how", ["owner", "mode"])
-def test_an_import_of_what_others_can_change_is_refused(builds, tmp_path: Path, name: str, how: str) -> None:
+def test_an_import_of_what_others_can_change_is_refused(
+    builds: tuple[GoldenImage, GoldenImage], tmp_path: Path, name: str, how: str
+) -> None:
     build = tmp_path / "build"
     (build / "output-base").mkdir(parents=True)
     (build / "output-base" / "disk.qcow2").touch()
@@ -177,7 +184,9 @@ def test_an_import_of_what_others_can_change_is_refused(builds, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("words", [("build", "demo", "--force"), ("import", "/nonexistent")])
-def test_a_tag_that_cannot_be_is_refused_before_anything_is_made(builds, tools, words: tuple[str, ...]) -> None:
+def test_a_tag_that_cannot_be_is_refused_before_anything_is_made(
+    builds: tuple[GoldenImage, GoldenImage], tools: BuildTools, words: tuple[str, ...]
+) -> None:
     tools.calls.clear()
     with pytest.raises(UsageError, match="'V1' cannot be a tag"):
         call(*words, "--tag", "V1")
@@ -185,7 +194,7 @@ def test_a_tag_that_cannot_be_is_refused_before_anything_is_made(builds, tools, 
     assert listed()[builds[1].digest]["current"] is True
 
 
-def test_packer_files_for_a_recipe_that_is_not_there(builds, tmp_path: Path) -> None:
+def test_packer_files_for_a_recipe_that_is_not_there(builds: tuple[GoldenImage, GoldenImage], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no image recipe 'nothing'"):
         call("packer-files", "nothing", tmp_path / "build")
     assert not (tmp_path / "build").exists()

@@ -385,7 +385,8 @@ def nodes_of(hosts: dict[str, Any], *, taint: bool) -> list[dict[str, Any]]:
     environment.tests["failed"] = lambda result: result.get("failed", False)
     text = (PLAYBOOKS / "roles/k8s_addons/templates/nodes.json.j2").read_text()
     values = {"groups": {"cloud": list(hosts)}, "hostvars": hosts, "kubernetes_taint_gpu_workers": taint}
-    return json.loads(environment.from_string(text).render(values))
+    found: list[dict[str, Any]] = json.loads(environment.from_string(text).render(values))
+    return found
 
 
 @pytest.mark.parametrize("taint", [True, False])

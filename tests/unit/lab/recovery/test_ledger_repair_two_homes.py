@@ -16,9 +16,9 @@ from emulator.lab.open_journal import open_record
 from emulator.lab.recovery.ledger_repair import repair_ledgers
 from emulator.plan.gpu_resources import Vgpu
 from tests.support.journeys import release_it
+from tests.support.recording_reporter import RecordingReporter
 from tests.support.shared_gpus import carved, lab_of, within
 from tests.support.simulated_world import FIRST, SimulatedHost
-from tests.support.told import Told
 
 
 def owners(host: SimulatedHost) -> dict[str, str]:
@@ -128,7 +128,7 @@ def resealed(journal: bytes) -> bytes:
 
 
 def test_a_damaged_ledger_is_written_anew_from_the_records_of_all_homes(gpu_host: SimulatedHost, other: Home) -> None:
-    host, told = gpu_host, Told()
+    host, told = gpu_host, RecordingReporter()
     host.provision(lab_of(host))
     with within(host, other):
         host.provision(lab_of(host))

@@ -38,7 +38,7 @@ class Store:
         (self.certs / "ca-certificates.crt").write_bytes(self.foreign.read_bytes())
 
     def run(self) -> None:
-        argv = ["sh", "-euc", SCRIPT.read_text(), "trust", self.certs, self.local]
+        argv = ["sh", "-euc", SCRIPT.read_text(), "trust", str(self.certs), str(self.local)]
         subprocess.run(argv, check=True, timeout=60)
 
     def trusts(self, certificate: bytes) -> tuple[bool, bool]:

@@ -1,0 +1,145 @@
+"""Settings of the services that run in the clusters: Slurm and Kubernetes.
+
+As in `emulator.labfile.model` an attribute with a `key(...)` is a key of the file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+from typing import Annotated
+
+from emulator.labfile.forms import PARTITION_NAME, JobTime, NodeList, PartitionName, Subnet
+from emulator.labfile.key import key
+from emulator.labfile.slurm_time import FORMS
+
+POD_SUBNET = IPv4Network("10.244.0.0/16")
+SERVICE_SUBNET = IPv4Network("10.96.0.0/12")
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionSpec:
+    """A Slurm partition. Empty `nodes` means all compute nodes, and `max_job_seconds` None the limit of all jobs.
+
+    In the file `nodes` may hold host lists; in a `ClusterSpec` each entry is one node.
+    """
+
+    name: Annotated[PartitionName, key("Name of the partition.", required=True)] = ""
+    nodes: Annotated[
+        tuple[NodeList, ...],
+        key(
+            "Compute nodes: names, or Slurm's host lists such as hpc-compute-[1-3,7]; empty means all.",
+            maxItems=1000,
+            examples=[["hpc-compute-[1-3]", "hpc-compute-7"]],
+        ),
+    ] = ()
+    max_job_seconds: Annotated[
+        JobTime | None,
+        key(
+            "Longest run time of a job in this partition, at most that of slurm_config. Default: that of slurm_config.",
+            name="max_job_time",
+            computed=True,
+        ),
+    ] = None
+
+
+Partition = Annotated[
+    PartitionSpec,
+    key(
+        "A partition: its name, or a mapping with its nodes and limits.",
+        type=["string", "object"],
+        pattern=PARTITION_NAME,
+        expects="a partition name such as gpu (letters, digits, '_', '-'; a letter first), or {name: gpu, nodes:"
+        " [hpc-compute-1]}",
+        read=PartitionSpec,
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class SlurmSpec:
+    """`max_job_seconds` None means UNLIMITED. In a `ClusterSpec` `default_partition` is one of `partitions`."""
+
+    partitions: Annotated[
+        tuple[Partition, ...],
+        key(
+            "Partitions: names, or mappings with the nodes of each. A partition without nodes has all of them.",
+            minItems=1,
+            maxItems=1000,
+            default=["main"],
+            examples=[["gpu", "debug"]],
+        ),
+    ] = (PartitionSpec("main"),)
+    default_partition: Annotated[
+        str,
+        key(
+            "Where jobs go that name none. Default: the first partition.",
+            computed=True,
+            maxLength=63,
+            examples=["gpu"],
+        ),
+    ] = ""
+    max_job_seconds: Annotated[
+        JobTime | None,
+        key(f"Longest run time of a job in Slurm's forms: {FORMS}.", name="max_job_time", default="UNLIMITED"),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
+class KubernetesSpec:
+    """`source`: auto, upstream, debian-source or bundle:PATH. `version` empty means what the source offers.
+
+    `real_gpus` follows from the nodes and `global.gpu_allocation`: pods are to get GPUs that are not simulated.
+    """
+
+    cni: Annotated[
+        str, key("Pod network: bridge is built in and works offline.", enum=["bridge", "calico", "flannel"])
+    ] = "bridge"
+    ingress: Annotated[str, key("Ingress controller.", enum=["none", "nginx"])] = "none"
+    storage_class: Annotated[str, key("Default storage class.", enum=["none", "local-path"])] = "none"
+    network_policy: Annotated[
+        str,
+        key(
+            "Policy of the namespaces that people work in: default-deny lets a pod talk to pods of its own namespace"
+            " and to the cluster's DNS alone. Needs a cni that enforces it (calico).",
+            enum=["none", "default-deny"],
+        ),
+    ] = "none"
+    source: Annotated[
+        str,
+        key(
+            "Where the binaries come from: the Kubernetes project's archive (upstream), Debian's source package"
+            " (debian-source), an offline bundle (bundle:PATH), or what can be had (auto).",
+            pattern=r"^(?:auto|upstream|debian-source|bundle: *[^\x00-\x20\x7f][^\x00-\x1f\x7f]{0,999})$",
+            expects="auto, upstream, debian-source or bundle:PATH",
+            examples=["auto", "bundle:/srv/k8s-1.31.bundle"],
+        ),
+    ] = "auto"
+    version: Annotated[
+        str,
+        key(
+            "Kubernetes version such as 1.31 or 1.31.4. Default: what the source offers.",
+            maxLength=32,
+            examples=["1.31"],
+        ),
+    ] = ""
+    pod_subnet: Annotated[
+        Subnet,
+        key(
+            "Network of the pods; each node takes a /24 of it.",
+            expects="an IPv4 network such as 10.244.0.0/16",
+        ),
+    ] = POD_SUBNET
+    service_subnet: Annotated[
+        Subnet, key("Network of the services.", expects="an IPv4 network such as 10.244.0.0/16")
+    ] = SERVICE_SUBNET
+    mig_strategy: Annotated[
+        str,
+        key(
+            "How the device plugin names MIG slices: mixed: nvidia.com/mig-1g.10gb; single: nvidia.com/gpu, all slices"
+            " alike; none: whole GPUs only.",
+            enum=["none", "single", "mixed"],
+        ),
+    ] = "mixed"
+    taint_gpu_workers: Annotated[bool, key("Keep pods without a GPU request away from GPU workers.")] = False
+    real_gpus: bool = False

@@ -1,0 +1,116 @@
+"""What a lab file says beyond networks, nodes and clusters: its settings, which reach the lab as they are written.
+
+As in `emulator.labfile.model` an attribute with a `key(...)` is a key of the file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Annotated
+
+from emulator.labfile.forms import AptSource, Image, Seconds
+from emulator.labfile.key import key
+
+ADMIN = "labadmin"
+"""The account that the images have for the tool and the lab's owner: ssh with the lab's key, root through sudo."""
+
+
+class Acceleration(StrEnum):
+    AUTO = "auto"
+    KVM = "kvm"
+    TCG = "tcg"
+
+
+@dataclass(frozen=True, slots=True)
+class HypervisorSpec:
+    """`uri`: auto, embedded or a libvirt URI. `cpu_overcommit`: guest cores per host core before a warning."""
+
+    uri: Annotated[
+        str,
+        key(
+            "embedded: a private libvirtd of the lab's own; qemu:///system: the host's; auto: the host's where it"
+            " answers, else embedded.",
+            pattern=r"^(?:auto|embedded|qemu:///system|qemu\+unix:///system(?:\?socket=/[A-Za-z0-9_./-]+)?)$",
+            expects="auto, embedded or qemu:///system (a hypervisor of this host)",
+            examples=["auto", "embedded", "qemu:///system"],
+        ),
+    ] = "auto"
+    acceleration: Annotated[Acceleration, key("auto: KVM where it really works, else TCG emulation.")] = (
+        Acceleration.AUTO
+    )
+    cpu_overcommit: Annotated[float, key("Guest cores per host core before a warning.", minimum=0.5, maximum=64)] = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSpec:
+    """Golden images by cluster; a name is resolved in the image store, `hpc-base` and `cloud-base` being built in."""
+
+    hpc: Annotated[Image, key("Image of the Slurm nodes.")] = "hpc-base"
+    cloud: Annotated[Image, key("Image of the Kubernetes nodes.")] = "cloud-base"
+
+
+@dataclass(frozen=True, slots=True)
+class SshSpec:
+    """`user` is the admin account in the guests."""
+
+    user: Annotated[
+        str,
+        key(
+            "Admin account in the guests: comes in with the lab's key alone and becomes root with sudo.",
+            enum=[ADMIN],
+        ),
+    ] = ADMIN
+
+
+@dataclass(frozen=True, slots=True)
+class SecuritySpec:
+    """The part of the security baseline that the lab file decides. `apt_sources` are lines of apt's sources.list."""
+
+    unattended_upgrades: Annotated[bool, key("Nodes install Debian's security updates by themselves, once a day.")] = (
+        False
+    )
+    apt_sources: Annotated[
+        tuple[AptSource, ...],
+        key(
+            "Package sources of the nodes, as in apt's sources.list.",
+            maxItems=16,
+            examples=[["deb http://mirror.lan/debian-security bookworm-security main"]],
+        ),
+    ] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TimeoutSpec:
+    """Upper bounds in seconds; under TCG everything takes longer, so the defaults are generous."""
+
+    boot: Annotated[Seconds, key("From power-on until ssh answers.")] = 600
+    configure: Annotated[Seconds, key("For the playbooks of one cluster.")] = 1800
+    verify: Annotated[Seconds, key("For the probes at the end.")] = 300
+    drain: Annotated[Seconds, key("For the pods of one Kubernetes node that leaves the lab to move away.")] = 180
+    shutdown: Annotated[Seconds, key("For a node to shut down when its settings change; then it is switched off.")] = (
+        120
+    )
+    lock: Annotated[Seconds, key("For another lab to be done with the host's networks.")] = 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Sections of the file that the lab gets as they are."""
+
+    hypervisor: Annotated[HypervisorSpec, key("Where the virtual machines run.")] = field(
+        default_factory=HypervisorSpec
+    )
+    images: Annotated[ImageSpec, key("Golden images.")] = field(default_factory=ImageSpec)
+    ssh: Annotated[SshSpec, key("Access to the guests.")] = field(default_factory=SshSpec)
+    security: Annotated[
+        SecuritySpec,
+        key(
+            "The part of the security baseline that is a choice. The rest is the same in every node.",
+            see="security.md",
+        ),
+    ] = field(default_factory=SecuritySpec)
+    timeouts: Annotated[
+        TimeoutSpec,
+        key("Upper bounds in seconds; without KVM everything takes longer, so the defaults are generous."),
+    ] = field(default_factory=TimeoutSpec)

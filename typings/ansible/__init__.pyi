@@ -1,0 +1,1 @@
+"""The parts of Ansible that the playbooks' modules and their tests use. Ansible itself comes without types."""
