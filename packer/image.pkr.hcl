@@ -162,7 +162,7 @@ source "qemu" "installer" {
   memory       = var.memory_mib
   headless     = true
 
-  # The guest reaches the loopback of this host as {{ .HTTPIP }}; nobody else needs to.
+  # The guest reaches the loopback of this host as {{ .HTTPIP }}; no one else needs to.
   http_bind_address = "127.0.0.1"
   http_directory    = "${var.files}/http"
   qemuargs = [

@@ -16,8 +16,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from emulator.core import ids
-from emulator.core.filter_ports import FilterChain, FilterHook, FilterRule, FilterTable
 from emulator.core.ports import Ownership
+from emulator.core.ports.packet_filter import FilterChain, FilterHook, FilterRule, FilterTable
 from emulator.plan.resources import Firewall, FirewallRule, FirewallZone
 
 GUEST_TO_HOST = "guest_to_host"

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from emulator.core.file_ports import FileLook
+from emulator.core.ports.files import FileLook
 
 
 @dataclass(slots=True)

@@ -14,6 +14,7 @@ import click
 
 from emulator.core.errors import UsageError
 from emulator.core.extras import require_host_libraries
+from emulator.core.units import printable
 
 if TYPE_CHECKING:
     from emulator.lab.lab_files import LoadedLab
@@ -89,13 +90,13 @@ def print_plan(plan: Plan, *, err: bool = False) -> None:
     for change in plan.changes:
         kind, _, name = change.resource.id.partition("/")
         shown = f"{plan.lab}-{name}" if kind in ("domain", "volume", "network") else name
-        line = f"{change.action.sign} {kind} {shown}: {change.reason}"
+        line = printable(f"{change.action.sign} {kind} {shown}: {change.reason}")
         click.echo(click.style(line, fg=_COLOURS[change.action.name]) if styled else line, err=err)
     for blocker in plan.blockers:
-        line = f"x {blocker.resource_id}: {blocker.what}\n    fix: {blocker.fix}"
+        line = printable(f"x {blocker.resource_id}: {blocker.what}\n    fix: {blocker.fix}")
         click.echo(click.style(line, fg="red", bold=True) if styled else line, err=err)
     for note in plan.notes:
-        click.echo(f"note: {note}", err=err)
+        click.echo(printable(f"note: {note}"), err=err)
 
 
 def load(file: Path) -> LoadedLab:

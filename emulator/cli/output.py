@@ -39,7 +39,8 @@ def print_usage_error(error: click.UsageError, words: Sequence[str]) -> None:
 
 
 def print_json(data: Mapping[str, Any] | list[Any]) -> None:
-    sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+    """JSON in ASCII: it survives every locale, and nothing in its strings reaches the terminal as it is."""
+    sys.stdout.write(json.dumps(data, indent=2) + "\n")
     sys.stdout.flush()
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Protocol
+
+from emulator.core.units import printable
 
 
 class Status(StrEnum):
@@ -24,6 +26,11 @@ class Event:
     status: Status
     message: str = ""
     seconds: float = 0.0
+
+
+def shown(event: Event) -> Event:
+    """The event as it may be shown: its texts come from guests, drivers and programs too."""
+    return replace(event, subject=printable(event.subject, line_limit=200), message=printable(event.message))
 
 
 class Reporter(Protocol):

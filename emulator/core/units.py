@@ -19,9 +19,25 @@ def natural(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else None
 
 
-def printable(text: str) -> str:
-    """The text with every character replaced that could control a terminal or cannot be encoded; line breaks stay."""
-    return "".join(letter if letter == "\n" or letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+LINE_LIMIT = 4000
+"""Characters of one line that are shown of text from outside."""
+
+
+def printable(text: str, *, line_limit: int = LINE_LIMIT) -> str:
+    """Text of a guest, a file, a driver or a program, made safe for a terminal and for a log.
+
+    Control and escape characters, marks that turn the direction of writing, and all else that is not visible become the
+    replacement character. Line breaks stay, tabs become blanks, and lines are cut after `line_limit` characters.
+    """
+    return "\n".join(_visible(line, line_limit) for line in text.replace("\r\n", "\n").split("\n"))
+
+
+def _visible(line: str, limit: int) -> str:
+    shown = line[:limit].replace("\t", "    ")
+    if not shown.isprintable():
+        shown = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in shown)
+    left = len(line) - limit
+    return f"{shown} ... ({left} more characters)" if left > 0 else shown
 
 
 def human_bytes(count: int) -> str:

@@ -1,7 +1,7 @@
-"""A rotation's files: the new secrets that wait for their turn, and the record of the phase under way.
+"""A rotation's files: the staged new secrets, and the record of the current phase.
 
-All of it lies in `secrets/rotation/<secret>/` of the lab, 0600 below 0700. The new secrets are on the disk before the
-record is, the record before any effect; the directory goes when the rotation has ended.
+They are in `secrets/rotation/<secret>/` of the lab, 0600 below 0700. The new secrets are on disk before the record, and
+the record before any effect. The directory is removed when the rotation has ended.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class RotationFiles:
         self.directory = paths.rotation / secret.value
 
     def phase(self) -> Phase | None:
-        """The phase under way; None when the secret is not being rotated. With a damaged record it is the phase to
-        begin anew with.
+        """The current phase, or None if the secret is not being rotated. With a damaged record, the phase to start
+        again with.
 
         Raises:
             StateError: the record is of a newer version, or cannot be read.
@@ -65,8 +65,9 @@ class RotationFiles:
             raise StateError(f"cannot be read: {error.strerror}", where=str(record)) from error
 
     def _to_begin_anew(self) -> Phase | None:
-        """Phases can be carried out again, so the first one will do, unless a new secret has begun to take the old
-        one's place: half a pair opens no door. None when the new secrets are not all there, so that the old stay."""
+        """The phase to start again with after a damaged record: the first, since phases can be repeated, or `switch` if
+        a new secret has begun to replace the old one, because half a pair is useless. None if new secrets are missing:
+        the old ones stay."""
         pairs = self.secret is RotatedSecret.SSH
         halves = [
             half
@@ -80,8 +81,8 @@ class RotationFiles:
         switched = any(half.is_file() and half.read_bytes() == new for half, new in staged.items())
         return Phase.SWITCH if switched else first_phase(self.secret)
 
-    def mend(self) -> str:
-        """Write a damaged record anew and keep the damaged one; what to tell of it, empty when the record is whole."""
+    def repair(self) -> str:
+        """Replace a damaged record and keep the damaged one; returns the user's message, empty for a whole record."""
         try:
             self._recorded()
             return ""
@@ -96,11 +97,11 @@ class RotationFiles:
                 done = "its new secrets are not all there, so the ones in use stay"
             else:
                 self.record(phase)
-                done = f"it begins anew with: {phase}"
+                done = f"it starts again with: {phase}"
             return f"the record of the rotation of {self.secret} was damaged and is kept as {kept}; {done}"
 
     def record(self, phase: Phase) -> None:
-        """Note that `phase` begins; on the disk when this returns."""
+        """Record that `phase` begins; on disk when this returns."""
         write_private(self.directory / RECORD, render_record(self.secret, phase))
 
     def staged(self, path: Path) -> Path:
@@ -108,13 +109,13 @@ class RotationFiles:
         return self.directory / path.name
 
     def stage(self, lab: str, store: StateStore, handlers: HandlerTable) -> None:
-        """Make the new secrets and then the record: from here on the rotation is finished by whoever comes next.
+        """Make the new secrets and then the record: from here on the next command finishes the rotation.
 
         Raises:
             StateError: the lab has no such secret.
         """
         resources = secrets_on_record(self.secret, store)
-        # What a run has left that died before its record was there is nobody's yet.
+        # Remains of a run that died before it wrote its record are not in use yet.
         shutil.rmtree(self.directory, ignore_errors=True)
         private_directory(self.directory)
         context = ApplyContext(lab, store.handle)
@@ -124,7 +125,7 @@ class RotationFiles:
         self.record(first_phase(self.secret))
 
     def switch(self, store: StateStore) -> None:
-        """Put each staged secret in the place of the old one, announced in the journal; again leads to the same."""
+        """Replace each old secret by the staged one, announced in the journal; can be repeated."""
         if self.secret is RotatedSecret.TLS:
             self._keep_old_authority()
         for resource in secrets_on_record(self.secret, store):
@@ -144,14 +145,14 @@ class RotationFiles:
             write_private(kept, self._paths.tls_ca.read_bytes())
 
     def clear(self) -> None:
-        """The rotation has ended: forget it. The record goes first, since without it the rest means nothing."""
+        """Remove the files of an ended rotation; the record first, since without it the rest means nothing."""
         (self.directory / RECORD).unlink(missing_ok=True)
         sync_directory(self.directory)
         shutil.rmtree(self.directory)
 
 
 def _secrets_of(paths: LabPaths) -> Mapping[RotatedSecret, tuple[Path, ...]]:
-    """Where the secrets in use lie, in the order in which they are replaced."""
+    """Paths of the secrets in use, in the order of their replacement."""
     return {
         RotatedSecret.SSH: (paths.ssh_key, paths.ssh_ca),
         RotatedSecret.MUNGE: (paths.munge_key,),
@@ -160,12 +161,12 @@ def _secrets_of(paths: LabPaths) -> Mapping[RotatedSecret, tuple[Path, ...]]:
 
 
 def repair_rotation_records(paths: LabPaths) -> tuple[str, ...]:
-    """Write damaged records of rotations anew; what to tell of each.
+    """Replace damaged records of rotations; returns a message for each.
 
     Raises:
         StateError: a record is of a newer version, or cannot be read.
     """
-    return tuple(told for secret in RotatedSecret if (told := RotationFiles(paths, secret).mend()))
+    return tuple(message for secret in RotatedSecret if (message := RotationFiles(paths, secret).repair()))
 
 
 def secrets_on_record(secret: RotatedSecret, store: StateStore) -> Sequence[SshKeyPair | Secret]:
@@ -187,8 +188,8 @@ def secrets_on_record(secret: RotatedSecret, store: StateStore) -> Sequence[SshK
 
 
 def replace_pair(current: Path, successor: Path) -> None:
-    """Replace a key pair by another one, the public half first: a pair without one counts as lost. Between the two the
-    pair is good for nothing, so whoever finds it like this calls this again before anything else."""
+    """Replace a key pair by another one, the public half first: a pair without one counts as lost. A pair found between
+    the two steps is useless, and this must be called again before anything else."""
     write_private(public_key(current), public_key(successor).read_bytes())
     write_private(current, successor.read_bytes())
 

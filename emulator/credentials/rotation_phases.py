@@ -1,4 +1,4 @@
-"""The secrets that can be rotated, the phases in which it is done, and the record of how far it has come.
+"""The secrets that can be rotated, the phases of a rotation, and the record of its progress.
 
 A record lies on the disk from before the first effect until after the last one. It names a phase that is under way:
 a phase can be carried out again, and leads to the same end whatever a killed run has left of it.
@@ -26,8 +26,8 @@ class RotatedSecret(StrEnum):
 
 
 class Phase(StrEnum):
-    """trust: nodes take the new one beside the old. switch: the new one takes the old one's place on the host.
-    renew: nodes are given what comes of the new one. drop: nodes forget the old one. prove: it is tried."""
+    """trust: nodes accept the new one as well as the old. switch: the new one takes the old one's place on the host.
+    renew: nodes get what is derived from the new one. drop: nodes forget the old one. prove: it is tried."""
 
     TRUST = "trust"
     SWITCH = "switch"
@@ -50,14 +50,14 @@ TAGS: Mapping[RotatedSecret, tuple[str, ...]] = {
     RotatedSecret.MUNGE: ("munge",),
     RotatedSecret.TLS: ("tls",),
 }
-"""Of the playbooks' tasks that a secret matters to."""
+"""Tags of the playbooks' tasks that use a secret."""
 
 RESOURCES: Mapping[RotatedSecret, tuple[str, ...]] = {
     RotatedSecret.SSH: ("ssh-key/lab", "ssh-key/ca"),
     RotatedSecret.MUNGE: ("secret/munge",),
     RotatedSecret.TLS: ("secret/tls-ca",),
 }
-"""Ids of the resources that are made anew."""
+"""Ids of the resources that are made again."""
 
 
 def first_phase(secret: RotatedSecret) -> Phase:
@@ -65,14 +65,14 @@ def first_phase(secret: RotatedSecret) -> Phase:
 
 
 def next_phase(secret: RotatedSecret, phase: Phase) -> Phase | None:
-    """What follows; None after the last one."""
+    """The following phase; None after the last one."""
     phases = PHASES[secret]
     following = phases.index(phase) + 1
     return phases[following] if following < len(phases) else None
 
 
 class RecordDamagedError(StateError):
-    """A record's content cannot be believed: how far the rotation has come must be seen from its files."""
+    """A record's content is invalid: the rotation's progress must be derived from its files."""
 
 
 def render_record(secret: RotatedSecret, phase: Phase) -> bytes:
@@ -81,7 +81,7 @@ def render_record(secret: RotatedSecret, phase: Phase) -> bytes:
 
 
 def parse_record(secret: RotatedSecret, text: bytes) -> Phase:
-    """The phase that is under way.
+    """The current phase.
 
     Raises:
         RecordDamagedError: its content cannot be believed.

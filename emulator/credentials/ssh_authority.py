@@ -1,4 +1,4 @@
-"""A lab's ssh certificate authority: what ssh-keygen signs."""
+"""A lab's ssh certificate authority, which signs with ssh-keygen."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class OpenSshAuthority:
         """Certify the key in `public` for logging in as `user`, for `seconds` from now; the certificate's path.
 
         Args:
-            public: ends in `.pub`; the certificate lies beside it.
+            public: ends in `.pub`; the certificate is written next to it.
             user: the account, and the certificate's identity in the nodes' logs.
             serial: of the certificate.
             seconds: lifetime.
@@ -52,7 +52,7 @@ class OpenSshAuthority:
         return self._sign(public, ["-I", user, "-n", user, "-z", str(serial), "-V", validity, *options])
 
     def sign_host(self, public: Path, *, node: str, names: Sequence[str]) -> Path:
-        """Certify a node's host key for its names and addresses, without end: it lives as long as the node."""
+        """Certify a node's host key for its names and addresses, without an end: valid as long as the node is there."""
         return self._sign(public, ["-h", "-I", node, "-n", ",".join(names), "-V", "always:forever"])
 
     def _sign(self, public: Path, words: Sequence[str]) -> Path:

@@ -1,4 +1,4 @@
-"""A lab's ssh authority at work: the public half for the inventory, certificates for nodes and for users."""
+"""Uses a lab's ssh authority: its public half for the inventory, certificates for nodes and users."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from emulator.labfile.model import ClusterSpec, NodeSpec
 
 KEY_NAME = "id_ed25519"
 
-_lock = threading.Lock()  # the clusters of a lab are configured side by side
+_lock = threading.Lock()  # the clusters of a lab are configured in parallel
 
 
-class LabTrust:
+class SshCertificates:
     """The authority of the lab whose directory is `paths`."""
 
     def __init__(self, paths: LabPaths, runner: ProcessRunner) -> None:
@@ -34,7 +34,7 @@ class LabTrust:
         self._authority = OpenSshAuthority(paths.ssh_ca, runner)
 
     def read(self) -> SshTrust:
-        """What the nodes are told; a lab that was made before it had an authority tells them nothing."""
+        """What the nodes trust; empty for a lab that was made before labs had an authority."""
         if not public_key(self._paths.ssh_ca).is_file() or not public_key(self._paths.ssh_key).is_file():
             return SshTrust()
         authorities, logins = self._trusted(self._paths.ssh_ca), self._trusted(self._paths.ssh_key)
@@ -55,7 +55,7 @@ class LabTrust:
         return tuple(dict.fromkeys(_public_of(pair) for pair in pairs))
 
     def certify(self, spec: ClusterSpec, nodes: Sequence[NodeSpec]) -> None:
-        """Certify the nodes' host keys that known_hosts names and that have no certificate of the present authority."""
+        """Certify the host keys in known_hosts that have no certificate of the current authority."""
         if not self._paths.ssh_ca.is_file() or not self._paths.known_hosts.is_file():
             return
         with _lock:
@@ -63,7 +63,7 @@ class LabTrust:
             self._certify(spec, nodes)
 
     def _forget_old_certificates(self) -> None:
-        """What another authority has signed is worth nothing. Its name is written once the last of it is gone."""
+        """Remove certificates of another authority, then write the name of the current one."""
         signer = self._paths.host_certificates / "authority"
         present = f"{self._authority.public_key}\n"
         if signer.is_file() and signer.read_text() == present:
@@ -125,7 +125,7 @@ class LabTrust:
         write_private(known_hosts, f"@cert-authority * {self._authority.public_key}\n".encode())
         nodes = [node for node in spec.nodes if not order.nodes or node.name in order.nodes]
         guests = [GuestAddress(node.name, node.ip, order.user) for node in nodes]
-        # Where the user keeps the files: nobody else can read them here.
+        # Where the user keeps the files: here only the owner can read them.
         home = Path(ids.handout_home(spec.name))
         config = ssh_config(
             guests, key=home / KEY_NAME, known_hosts=home / known_hosts.name, guest_prefix=tuple(guest_prefix)

@@ -20,9 +20,9 @@ _HOST_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,252}")
 def ssh_config(guests: Sequence[GuestAddress], *, key: Path, known_hosts: Path, guest_prefix: tuple[str, ...]) -> str:
     """A configuration with which `ssh -F FILE NODE` works from the host, for people and for Ansible.
 
-    A node answers to its name and to its address. Other hosts are not touched, so that the file can be included into
-    somebody's own. Where the guests live in a namespace, `nc -F` (package
-    netcat-openbsd) connects inside it and hands the connected socket to ssh, so that no process stays between.
+    A node answers to its name and to its address. Other hosts are not affected, so that a user's own
+    configuration can include the file. Where the guests are in a namespace, `nc -F` (package
+    netcat-openbsd) connects inside it and passes the connected socket to ssh, so that no process stays in between.
     """
     lines = ["# Written by hyperscaler at each provision; changes are lost."]
     for guest in guests:
@@ -42,7 +42,7 @@ def ssh_config(guests: Sequence[GuestAddress], *, key: Path, known_hosts: Path, 
 
 
 def client_settings(key: Path, known_hosts: Path) -> dict[str, str]:
-    """The lab's key and host keys only; neither the user's files nor an agent take part."""
+    """Settings that use only the lab's key and host keys, neither the user's files nor an agent."""
     return {
         "IdentityFile": _quoted(key),
         "IdentitiesOnly": "yes",

@@ -1,4 +1,4 @@
-"""Whom nodes let in, and the certificates that are issued."""
+"""Who may log in to the nodes, and orders for certificates."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class CertificateOrder:
 
 @dataclass(frozen=True, slots=True)
 class SshTrust:
-    """Whom nodes let in. Keys are public ones, as `TYPE BASE64`.
+    """Who may log in to the nodes. Keys are public ones, as `TYPE BASE64`.
 
     Attributes:
         authorities: the lab's ssh authority (none yet: empty), and the one that is about to take its place.

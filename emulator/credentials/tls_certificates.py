@@ -1,4 +1,4 @@
-"""A lab's TLS authority at work: its certificate, and a key pair with a certificate for each node."""
+"""Uses a lab's TLS authority: its certificate, and a key pair with a certificate for each node."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from emulator.credentials.rotation_phases import Phase, RotatedSecret
 from emulator.labfile.model import ClusterSpec, NodeSpec
 
 OTHER_CA = "also-trusted.crt"
-"""The authority that nodes trust beside the present one while it is rotated; empty most of the time."""
+"""The authority that nodes trust in addition to the current one during a rotation; otherwise empty."""
 
 _lock = threading.Lock()  # the clusters of a lab are configured side by side
 
 
-class LabTls:
+class TlsCertificates:
     """The TLS authority of the lab whose directory is `paths`."""
 
     def __init__(self, paths: LabPaths) -> None:
         self._paths = paths
 
     def certify(self, spec: ClusterSpec, nodes: Sequence[NodeSpec]) -> None:
-        """Have a certificate lie ready for each of these nodes, and what nodes trust; changes nothing that fits.
+        """Make a certificate for each of these nodes, and the file of trusted authorities; leaves valid ones alone.
 
         A lab that was made before it had an authority gets none here: provision makes its key.
         """
@@ -42,8 +42,8 @@ class LabTls:
                 self._certify_node(spec, node)
 
     def _certify_authority(self, spec: ClusterSpec, key: Path, certificate: Path, scope: x509.Scope) -> None:
-        """The authority's certificate names all that it may vouch for, so it changes with the lab's nodes. Its key
-        does not, so that what it has signed stays good."""
+        """The authority's certificate lists everything that it may certify, so it changes with the lab's nodes. Its key
+        does not, so that its signatures stay valid."""
         private = key.read_bytes()
         if not (certificate.is_file() and x509.authority_fits(certificate.read_bytes(), private, scope)):
             write_private(certificate, x509.authority_certificate(private, lab=spec.name, scope=scope))

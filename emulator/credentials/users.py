@@ -1,4 +1,4 @@
-"""The users of a lab, as they are kept in its directory. Nothing here is secret: public keys and numbers only."""
+"""The users of a lab, as stored in its directory. Nothing here is secret: only public keys and numbers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LAST_UID = 59999
 MAX_SECONDS = 365 * 24 * 3600
 MIN_SECONDS = 60
 
-# What useradd and Kubernetes (for the name of a namespace) both take.
+# Names that both useradd and Kubernetes (for a namespace) accept.
 _NAME = re.compile(r"[a-z](?:[a-z0-9-]{0,29}[a-z0-9])?")
 _PUBLIC_KEY = re.compile(r"(ssh-ed25519|ecdsa-sha2-nistp(?:256|384|521)|ssh-rsa) [A-Za-z0-9+/]{16,2048}={0,2}")
 
@@ -28,7 +28,7 @@ _PUBLIC_KEY = re.compile(r"(ssh-ed25519|ecdsa-sha2-nistp(?:256|384|521)|ssh-rsa)
 _BASE = """root daemon bin sys sync games man lp mail news uucp proxy www-data backup list irc gnats nobody adm tty disk
 kmem dialout fax voice cdrom floppy tape sudo audio dip operator src shadow utmp video sasl plugdev staff users
 nogroup"""
-# Those that packages make, of the images or such as people install.
+# Accounts of packages, in the images or often installed.
 _PACKAGES = """sshd messagebus munge slurm mysql input sgx kvm render crontab netdev polkitd tss uuidd ntp ntpsec chrony
 dnsmasq docker containerd etcd postfix tcpdump ssl-cert statd rtkit wheel lxd nvidia-persistenced"""
 _OURS = "labadmin student admin default students"
@@ -45,7 +45,7 @@ class AccessRole(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """One that was issued. `public_key`: what it certifies, as `TYPE BASE64`. `expires`: seconds since the epoch."""
+    """An issued certificate. `public_key`: the certified key, as `TYPE BASE64`. `expires`: seconds since the epoch."""
 
     serial: int
     public_key: str
@@ -55,7 +55,7 @@ class Certificate:
 @dataclass(frozen=True, slots=True)
 class LabUser:
     """A person with access. `nodes`: where, by name; empty means everywhere. `revoked` users keep their uid, so that
-    nobody else ever gets their files."""
+    no one else ever gets their files."""
 
     name: str
     uid: int
@@ -68,8 +68,8 @@ class LabUser:
         return not self.revoked and (not self.nodes or node in self.nodes)
 
     def role_at(self, head: str) -> AccessRole:
-        """The role in a cluster that the node `head` rules. Who rules a cluster can become root on all of its nodes, so
-        that an admin of some nodes is one of the cluster only where its head is among them."""
+        """The role in the cluster of the controller or control plane `head`. An admin of a cluster can become root on
+        all of its nodes, so an admin of some nodes is one of the cluster only if `head` is among them."""
         return self.role if self.may_use(head) else AccessRole.STUDENT
 
     @property
@@ -80,7 +80,7 @@ class LabUser:
 
 @dataclass(frozen=True, slots=True)
 class AccessBook:
-    """All users that a lab ever had, and the keys that it takes no more."""
+    """All users that a lab ever had, and the revoked keys."""
 
     users: tuple[LabUser, ...] = ()
     revoked_keys: tuple[str, ...] = ()
@@ -150,7 +150,7 @@ class AccessBook:
 
 
 def check_name(name: str) -> None:
-    """Refuse what cannot be the name of an account in a guest.
+    """Refuse a name that no account in a guest can have.
 
     Raises:
         UsageError: says why.
@@ -229,7 +229,7 @@ def _user(entry: Mapping[str, object]) -> LabUser:
 
 
 def parse_ttl(text: str) -> int:
-    """Seconds of `45m`, `8h` or `30d`.
+    """Converts `45m`, `8h` or `30d` to seconds.
 
     Raises:
         UsageError: not of that form, or out of range.

@@ -18,16 +18,16 @@ from emulator.core.errors import StateError
 
 AUTHORITY_DAYS = 3650
 NODE_DAYS = 398
-"""What today's clients take at most of a server's certificate, in days."""
+"""The longest life of a server's certificate that today's clients accept, in days."""
 RENEW_DAYS = 60
-"""A certificate with less than this left is made anew."""
+"""A certificate with less than this left is renewed."""
 # A guest's clock may be behind the host's.
 _BACKDATE = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What an authority may vouch for. `names` are DNS names, each with all below it."""
+    """What an authority may certify. `names` are DNS names, each including its subdomains."""
 
     names: tuple[str, ...]
     networks: tuple[IPv4Network, ...]

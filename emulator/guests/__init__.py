@@ -1,1 +1,1 @@
-"""What is done inside running guests? ssh, inventories, playbooks and probes."""
+"""What does the program do inside running guests? ssh, inventories, playbooks and probes."""

@@ -1,4 +1,4 @@
-"""Every process that this one started, directly or through others, as far as it did not become a daemon."""
+"""Finds the processes that this one started, directly or indirectly, unless they became daemons."""
 
 from __future__ import annotations
 

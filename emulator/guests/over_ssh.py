@@ -15,10 +15,10 @@ from emulator.core.ports import GuestAddress, GuestShell, ProcessRunner
 from emulator.core.progress import Event, Reporter, Status
 from emulator.core.stop import StopFlag
 from emulator.credentials.rotation_phases import RotatedSecret
-from emulator.credentials.ssh_certificates import LabTrust
+from emulator.credentials.ssh_certificates import SshCertificates
 from emulator.credentials.ssh_config import ssh_config
 from emulator.credentials.ssh_trust import CertificateOrder
-from emulator.credentials.tls_certificates import LabTls
+from emulator.credentials.tls_certificates import TlsCertificates
 from emulator.credentials.users import AccessRole, LabUser
 from emulator.guests.configure.model import TaskStatus
 from emulator.guests.configure.playbook import configure_cluster, end_work
@@ -28,10 +28,10 @@ from emulator.guests.inventory.render import InventoryFormat, render
 from emulator.guests.ports import Access, CheckOutcome, ConfigureOutcome
 from emulator.guests.ssh import OpenSshShell, host_keys_from_console, write_known_hosts
 from emulator.guests.verify.kubeconfigs import admin_kubeconfig, student_kubeconfig, user_kubeconfig
-from emulator.guests.verify.kubernetes_probes import cloud_summary, verify_cloud
+from emulator.guests.verify.kubernetes_probes import kubernetes_summary, verify_kubernetes
 from emulator.guests.verify.report import Check, VerifyReport
 from emulator.guests.verify.rotated_secrets import closed_doors, prove_secret
-from emulator.guests.verify.slurm_probes import slurm_summary, verify_hpc
+from emulator.guests.verify.slurm_probes import slurm_summary, verify_slurm
 from emulator.kubernetes.config.kubespray import kubespray_inventory
 from emulator.kubernetes.config.users import student_namespace
 from emulator.labfile.model import ClusterKind, ClusterSpec, Role
@@ -71,16 +71,16 @@ class RealGuests:
         return render(self._inventory(spec, access), InventoryFormat(form))
 
     def _inventory(self, spec: ClusterSpec, access: Access) -> AnsibleInventory:
-        trust = LabTrust(access.paths, self._runner).read()
+        trust = SshCertificates(access.paths, self._runner).read()
         # Access that has ended is former access in every run, whether its end was carried out on the nodes or not.
         trust = dataclasses.replace(trust, book=trust.book.at(time.time()))
         return build_inventory(spec, _connection(access), access.gpus, trust)
 
     def user_key(self, spec: ClusterSpec, access: Access, order: CertificateOrder, *, revoked: Collection[str]) -> str:
-        return LabTrust(access.paths, self._runner).user_key(spec, order, revoked=revoked)
+        return SshCertificates(access.paths, self._runner).user_key(spec, order, revoked=revoked)
 
     def issue(self, spec: ClusterSpec, access: Access, order: CertificateOrder) -> None:
-        LabTrust(access.paths, self._runner).issue(spec, order, guest_prefix=access.prefix)
+        SshCertificates(access.paths, self._runner).issue(spec, order, guest_prefix=access.prefix)
 
     def configure(
         self,
@@ -91,8 +91,8 @@ class RealGuests:
         stop: StopFlag,
         tags: tuple[str, ...] = (),
     ) -> ConfigureOutcome:
-        LabTrust(access.paths, self._runner).certify(spec, spec.nodes_of(kind))
-        LabTls(access.paths).certify(spec, spec.nodes_of(kind))
+        SshCertificates(access.paths, self._runner).certify(spec, spec.nodes_of(kind))
+        TlsCertificates(access.paths).certify(spec, spec.nodes_of(kind))
         try:
             result = configure_cluster(
                 kind,
@@ -109,6 +109,9 @@ class RealGuests:
             raise InterruptedRunError(
                 f"stopped on request: {error.what}", where=error.where, fix="run the same command again to go on"
             ) from error
+        if kind is ClusterKind.CLOUD and not tags:
+            # Fetched and checked here, because a playbook would copy the node's file to the host as it is.
+            write_private(access.paths.secrets / "kubeconfig", self.kubeconfig(spec, access, student=False).encode())
         return ConfigureOutcome(result.changed, result.seconds)
 
     def end_work(self, paths: LabPaths) -> None:
@@ -117,12 +120,12 @@ class RealGuests:
     def verify(
         self, spec: ClusterSpec, kind: ClusterKind, access: Access, reporter: Reporter
     ) -> tuple[CheckOutcome, ...]:
-        def tell(check: Check) -> None:
+        def report_check(check: Check) -> None:
             status = Status.DONE if check.ok else Status.FAILED
             reporter.event(Event("verify", check.name, status, check.detail, check.seconds))
 
         gpus = {node.name: access.gpus[node.name] for node in spec.nodes_of(kind) if node.name in access.gpus}
-        report = _VERIFY[kind](spec, self._shell(access), _by_name(spec), gpus, on_check=tell)
+        report = _VERIFY[kind](spec, self._shell(access), _by_name(spec), gpus, on_check=report_check)
         return tuple(CheckOutcome(check.name, check.ok, check.detail, check.seconds) for check in report.checks)
 
     def refusing(self, spec: ClusterSpec, access: Access, key: Path) -> tuple[str, ...]:
@@ -158,7 +161,7 @@ class RealGuests:
         if spec.slurm is not None and ClusterKind.HPC in kinds:
             asked["slurm"] = slurm_summary
         if spec.kubernetes is not None and ClusterKind.CLOUD in kinds:
-            asked["kubernetes"] = cloud_summary
+            asked["kubernetes"] = kubernetes_summary
         shell, guests = self._shell(access), _by_name(spec)
         with threads(len(asked), "status") as pool:
             answers = pool.map(lambda ask: _answer(ask, spec, shell, guests), asked.values())
@@ -169,7 +172,7 @@ class RealGuests:
         shell, address = self._shell(access), _by_name(spec)[head]
         if student:
             return student_kubeconfig(shell, address, cluster=spec.name)
-        return admin_kubeconfig(shell, address)
+        return admin_kubeconfig(shell, address, cluster=spec.name)
 
 
 KUBESPRAY = "kubespray"
@@ -185,8 +188,8 @@ def _connection(access: Access) -> ConnectionFacts:
 
 
 _VERIFY: Mapping[ClusterKind, Callable[..., VerifyReport]] = {
-    ClusterKind.HPC: verify_hpc,
-    ClusterKind.CLOUD: verify_cloud,
+    ClusterKind.HPC: verify_slurm,
+    ClusterKind.CLOUD: verify_kubernetes,
 }
 Summary = Callable[[ClusterSpec, GuestShell, Mapping[str, GuestAddress]], str]
 

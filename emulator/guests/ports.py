@@ -80,7 +80,7 @@ class Guests(Protocol):
         ...
 
     def issue(self, spec: ClusterSpec, access: Access, order: CertificateOrder) -> None:
-        """Certify the key that `user_key` has laid there, and put the certificate and a configuration beside it."""
+        """Certify the key that `user_key` has laid there, and put the certificate and a configuration next to it."""
         ...
 
     def refusing(self, spec: ClusterSpec, access: Access, key: Path) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""ssh into the guests, with the lab's own key, host keys and configuration, and nothing of the user's."""
+"""ssh to the guests with the lab's own key, host keys and configuration, and none of the user's."""
 
 from __future__ import annotations
 

@@ -17,18 +17,18 @@ from emulator.images.supply_chain.signing import ImageSignatures
 
 
 class ImageInput(Protocol):
-    """A tree of files that goes into an image beside its recipe: programs built on this host, say."""
+    """A tree of files that goes into an image in addition to its recipe, such as programs built on this host."""
 
     def ready(self) -> Path | None:
         """The tree, if nothing has to be built or fetched for it; reads only."""
         ...
 
     def describe(self) -> str:
-        """What the tree is or will be, in words: version and source. May raise what `ready` raises."""
+        """The tree's version and source, in words. May raise what `ready` raises."""
         ...
 
     def make(self, progress: Callable[[str], None]) -> Path:
-        """The tree, built or fetched when it is not here yet."""
+        """The tree; built or fetched if it is not here yet."""
         ...
 
 
@@ -58,8 +58,8 @@ class LabImages:
         self._leaders: dict[str, GoldenImage] = {}
 
     def current(self, name: str) -> GoldenImage | None:
-        """The image for a lab's disks, which is the one that `needs_build` or `build` settled on: signed by somebody
-        whom this host trusts, if it trusts anybody by name.
+        """The image for a lab's disks, which is the one that `needs_build` or `build` settled on: signed by a
+        signer that this host trusts, if it has a list of signers.
 
         Raises:
             HyperscalerError: it is not, or is not what was signed.
@@ -201,7 +201,7 @@ class LabImages:
             raise StateError(
                 f"the golden image cannot be read: {error.what}",
                 where=str(disk.parent),
-                fix="`hyperscaler image list` shows what the store has; mend the image or remove it, then try again",
+                fix="`hyperscaler image list` shows what the store has; repair the image or remove it, then try again",
             ) from error
         return image if image.disk.parts[-3:] == disk.parts[-3:] else None
 

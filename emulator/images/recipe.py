@@ -1,4 +1,4 @@
-"""Image recipes: what goes into a golden image, as data that the builder and the Packer template share."""
+"""Image recipes: the content of a golden image, as data that the builder and the Packer template share."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Recipe:
     max_image_mib: int = 0
 
     def digest(self, *, builder_version: str) -> str:
-        """SHA-256 over all that decides the image's content but its inputs, hexadecimal.
+        """SHA-256 over everything that determines the image's content, except its inputs; hexadecimal.
 
         Args:
             builder_version: changes when the same recipe would be built differently.
@@ -85,7 +85,7 @@ def tree_paths(tree: Path) -> list[Path]:
 
 
 def tree_digest(tree: Path) -> str:
-    """SHA-256 over names, modes and contents of one of a recipe's own trees, hexadecimal; where it lies does not count.
+    """SHA-256 over names, modes and contents of a recipe's tree, hexadecimal; its location does not count.
 
     Inputs have more to them: see `emulator.images.build.input_tree`.
     """
@@ -115,7 +115,7 @@ def _file_digest(path: Path) -> bytes:
 
 
 def recipes_dir() -> Path:
-    """Where the recipes that come with the product lie."""
+    """The directory of the product's own recipes."""
     return share_dir() / "config" / "images"
 
 
@@ -270,7 +270,7 @@ class _Reader:
     def _tree(self, word: str) -> Path:
         tree = self.directory / word
         if Path(word).is_absolute() or ".." in Path(word).parts or not tree.is_dir():
-            self.faults.append(f"files: {word!r} is no directory beside the recipes")
+            self.faults.append(f"files: {word!r} is no directory next to the recipes")
         return tree
 
     def _symlinks(self, layers: list[tuple[Path, dict[str, object]]]) -> dict[str, str]:
@@ -300,7 +300,7 @@ class _Reader:
             modules.update(dict.fromkeys(self._words(where, "initrd.modules", value.get("modules", []), _WORD)))
         script = self.directory / str(init)
         if Path(str(init)).is_absolute() or ".." in Path(str(init)).parts or not script.is_file():
-            self.faults.append(f"initrd.init: {init!r} is no file beside the recipes")
+            self.faults.append(f"initrd.init: {init!r} is no file next to the recipes")
         return script, tuple(modules)
 
     def _number(self, layers: list[tuple[Path, dict[str, object]]], key: str, *, default: int) -> int:

@@ -1,4 +1,4 @@
-"""Whose a path is: what is written or believed there must not be swapped by another account in the meantime."""
+"""Checks who controls a path: another account must not swap a file that the program writes or trusts."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ def make_own_empty_directory(path: Path) -> None:
         _require_owner(path, status, (os.geteuid(),), fix)
         _require_empty(path)
         path.chmod(0o700)
-        # Whoever could write to it until now may have done so after the first look.
+        # Other accounts that could write to it until now may have done so after the first look.
         _require_empty(path)
 
 
 def _require_kept(directory: Path, fix: str) -> None:
-    """Refuse a directory, or a link to one, in which another account can rename what is this user's."""
+    """Refuse a directory, or a link to one, in which another account can rename this user's files."""
     status = directory.lstat()
     _require_owner(directory, status, (0, os.geteuid()), fix)
     if stat.S_ISLNK(status.st_mode):

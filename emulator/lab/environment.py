@@ -10,10 +10,10 @@ from typing import Protocol
 from emulator.apply.gpu_ownership import GpuLedger
 from emulator.apply.handlers.gpu.host import GpuHost
 from emulator.apply.handlers.image import Images
-from emulator.core.filter_ports import PacketFilter
 from emulator.core.hypervisors import SystemHypervisor
 from emulator.core.paths import Home, LabPaths
 from emulator.core.ports import DiskTool, Hypervisor, HypervisorDaemon, ProcessRunner
+from emulator.core.ports.packet_filter import PacketFilter
 from emulator.guests.ports import Guests
 from emulator.host.facts import HostFacts
 from emulator.labfile.model import Acceleration, GpuBackend, GpuDeviceSpec, KubernetesSpec

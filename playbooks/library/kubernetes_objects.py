@@ -167,7 +167,7 @@ def converge_nodes(
             if not check:
                 kubectl("patch", "node", node["name"], "--type=merge", "-p", json.dumps(STAY))
     departed = set(present) - {node["name"] for node in nodes}
-    # One without our label was never a node of this lab: whoever joined it by hand keeps it, and verify names it.
+    # One without our label was never a node of this lab: it was joined by hand and stays, and verify names it.
     for name in sorted(name for name in departed if OURS in present[name]["metadata"].get("labels", {})):
         trouble = "" if check else remove(name, ready=is_ready(present[name]))
         changes.append(f"{name} removed" + (f", not drained: {trouble}" if trouble else ""))

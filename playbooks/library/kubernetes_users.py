@@ -187,7 +187,7 @@ def covers(seen: object, wanted: object) -> bool:
 
 
 def stale_grants(wanted: Sequence[Object], seen: Mapping[Key, Object], *, isolate: bool = True) -> list[Key]:
-    """Keys of grants on the cluster that nobody should have any more; without isolation its policies, too."""
+    """Keys of grants on the cluster that no one should have any more; without isolation its policies, too."""
     keep = {key_of(item) for item in wanted}
     kinds = GRANTS if isolate else (*GRANTS, "NetworkPolicy")
     return sorted(key for key in seen if key[0] in kinds and key not in keep)
@@ -261,7 +261,7 @@ def converge(params: Params, *, check: bool) -> list[str]:
         delete(key)
     for entry in still_open:
         close_namespace(entry, seen)
-    # `create` refuses what is there and not ours; only what spans the cluster can be somebody else's.
+    # `create` refuses what is there and not ours; only objects of the whole cluster can be foreign.
     send("create", [item for item in differing if new_and_shared(item, seen)], "--save-config")
     rest = [item for item in differing if not new_and_shared(item, seen)]
     put_quotas([item for item in rest if item["kind"] == "ResourceQuota"], seen)

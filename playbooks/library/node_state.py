@@ -37,7 +37,7 @@ options:
     type: list
     elements: dict
   former_users:
-    description: Accounts that let nobody in any more; what they run is ended. Their files stay.
+    description: Accounts that are closed; their processes are ended. Their files stay.
     type: list
     elements: str
   directories:
@@ -169,7 +169,7 @@ def ensure_user(user: User, *, check: bool) -> list[str]:
 
 
 def ensure_former(name: str, *, check: bool) -> list[str]:
-    """Let nobody in with this account, then end what it runs. Its files stay, with a uid that nobody else gets.
+    """Close this account, then end its processes. Its files stay, with a uid that no one else gets.
 
     What it runs is looked for each time: a run may have been cut off between the two. An account with a uid that no
     user of a lab gets is one of the system's that bears the same name, and is left alone."""
@@ -314,7 +314,7 @@ def start_time(text: str) -> float:
 
 
 def last_change(paths: Collection[str]) -> float:
-    """The latest ctime of those paths that exist: renames, chown and chmod count, and nobody can set it back."""
+    """The latest ctime of those paths that exist: renames, chown and chmod count, and no one can set it back."""
     return max((os.lstat(path).st_ctime for path in paths if os.path.lexists(path)), default=0.0)
 
 
@@ -329,7 +329,7 @@ def unit_action(unit: Unit, seen: Mapping[str, str], changed_at: float) -> str:
         return ""  # a timer, say, has no process that could have read an old file
     if start_time(seen["ExecMainStartTimestamp"]) > changed_at:
         return ""
-    # Somebody may have stopped a kept one since we looked.
+    # A kept one may have been stopped since we looked.
     return "restart" if unit["state"] == "started" else "try-restart"
 
 
@@ -338,7 +338,7 @@ def show_units(names: Sequence[str]) -> dict[str, dict[str, str]]:
 
 
 def listening_ports() -> set[int]:
-    """TCP ports on which somebody listens."""
+    """TCP ports with a listener."""
     ports: set[int] = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         try:

@@ -153,7 +153,7 @@ def init_documents(release: Release, cluster: Cluster, node: Node, timeout: int)
     if not api.endswith("/v1beta2"):
         # kubeadm 1.20 has only the option --experimental-patches for it.
         init["patches"] = {"directory": PATCHES}
-    # One control plane: nobody competes for leadership, and a slow disk must not cost it.
+    # One control plane: no one competes for leadership, and a slow disk must not cost it.
     alone = {"leader-elect": "false"}
     controllers = {**alone, "node-monitor-grace-period": "90s"}
     if cluster["cni"] == "bridge":

@@ -182,7 +182,7 @@ def test_modules_stay_readable() -> None:
 
 
 def test_folders_stay_readable() -> None:
-    files = Counter(shown(path.parent) for path in modules() if path.name != "__init__.py")
+    files = Counter(shown(path.parent) for path in modules() if not path.name.startswith("_"))
     crowded = {folder: count for folder, count in files.items() if count > MOST_FILES and folder not in CROWDED}
     assert not crowded, f"split these by topic: {crowded}"
     assert all(files[folder] > MOST_FILES for folder in CROWDED), "what is no longer crowded needs no excuse"

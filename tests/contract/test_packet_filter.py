@@ -14,8 +14,8 @@ from emulator.adapters.system.nft import NftPacketFilter
 from emulator.adapters.system.process import HostProcess
 from emulator.apply.firewall_rules import filter_table
 from emulator.core.errors import CommandError
-from emulator.core.filter_ports import FilterChain, FilterHook, FilterRule, FilterTable, PacketFilter
 from emulator.core.ports import Ownership
+from emulator.core.ports.packet_filter import FilterChain, FilterHook, FilterRule, FilterTable, PacketFilter
 from emulator.plan.resources import FilteredNode, Firewall, FirewallRule, FirewallZone
 
 NAME = "hyperscaler_demo-2"

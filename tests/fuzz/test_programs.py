@@ -19,12 +19,13 @@ from emulator.core.ports import Completed, GuestAddress
 from emulator.guests.configure.events import RunRecord, parse_event
 from emulator.guests.ssh import host_keys_from_console
 from emulator.guests.verify import kubernetes_verdicts, slurm_verdicts
-from emulator.guests.verify.kubeconfigs import student_kubeconfig
+from emulator.guests.verify.kubeconfigs import admin_kubeconfig, student_kubeconfig
 from emulator.lab.drain import _ready_nodes
 from emulator.lab.wait_for_ssh import last_lines, marked_lines
 from tests.support import playbook_modules
 from tests.support.fake_runner import FakeRunner
 from tests.support.hostile_text import CPU_SECONDS, answered, as_bytes, changed, changed_json, json_values, words
+from tests.support.kubeadm_files import admin_conf, authority, encoded
 from tests.support.random_examples import examples
 
 # ---------------------------------------------------------------- Slurm and MUNGE
@@ -104,7 +105,7 @@ def test_kubectl_s_listings(text: str) -> None:
 
 
 class Shell:
-    """Every command prints the same."""
+    """Every command prints the same, except the one that reads the cluster's authority."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -113,7 +114,7 @@ class Shell:
         return True
 
     def run(self, _guest: GuestAddress, command: str, **_options: object) -> Completed:
-        return Completed((command,), 0, self._text, "")
+        return Completed((command,), 0, encoded(authority()) if "pki/ca.crt" in command else self._text, "")
 
 
 HEAD = GuestAddress("cloud-control-plane", IPv4Address("192.168.200.10"), "root")
@@ -125,6 +126,12 @@ TOKEN = {"status": {"token": "YWJj"}}
 def test_answers_of_the_control_plane(nodes: str, secret: str) -> None:
     answered(_ready_nodes, Shell(nodes), HEAD)
     answered(student_kubeconfig, Shell(secret), HEAD, cluster="demo")
+
+
+@examples(60)
+@given(changed([admin_conf()]))
+def test_admin_conf(text: str) -> None:
+    answered(admin_kubeconfig, Shell(text), HEAD, cluster="demo")
 
 
 # ---------------------------------------------------------------- the playbooks' modules

@@ -72,7 +72,7 @@ def with_change(tree: dict[str, Any], path: str, value: object) -> dict[str, Any
             place = place[key]
         else:
             return None
-    last = keys[-1]
+    last: Any = keys[-1]
     if not isinstance(place, dict if isinstance(last, str) else list):
         return None
     operator.setitem(place, last, value)

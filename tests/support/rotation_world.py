@@ -24,9 +24,9 @@ from emulator.core.errors import ConfigureError
 from emulator.core.progress import Reporter
 from emulator.core.stop import StopFlag
 from emulator.credentials.rotation_phases import RotatedSecret
-from emulator.credentials.ssh_certificates import LabTrust
+from emulator.credentials.ssh_certificates import SshCertificates
 from emulator.credentials.ssh_trust import CertificateOrder
-from emulator.credentials.tls_certificates import OTHER_CA, LabTls
+from emulator.credentials.tls_certificates import OTHER_CA, TlsCertificates
 from emulator.guests.ports import Access, CheckOutcome, ConfigureOutcome
 from emulator.labfile.model import ClusterKind, ClusterSpec
 from tests.support.simulated_world import KeygenRunner, SimulatedGuests, SimulatedHost, Snapshot, journal_hooked
@@ -74,8 +74,8 @@ class KeyedGuests(SimulatedGuests):
         super().__init__(host)
         self._runner = host.keygen()
 
-    def _trust(self, access: Access) -> LabTrust:
-        return LabTrust(access.paths, cast(Any, self._runner))
+    def _trust(self, access: Access) -> SshCertificates:
+        return SshCertificates(access.paths, cast(Any, self._runner))
 
     def user_key(self, spec: ClusterSpec, access: Access, order: CertificateOrder, *, revoked: Collection[str]) -> str:
         return self._trust(access).user_key(spec, order, revoked=revoked)
@@ -94,7 +94,7 @@ class KeyedGuests(SimulatedGuests):
     ) -> ConfigureOutcome:
         outcome = super().configure(spec, kind, access, reporter, stop, tags)
         self._trust(access).certify(spec, spec.nodes_of(kind))
-        LabTls(access.paths).certify(spec, spec.nodes_of(kind))
+        TlsCertificates(access.paths).certify(spec, spec.nodes_of(kind))
         for node in spec.nodes_of(kind):
             with self._hook.around("node told"):
                 nodes = self.nodes()

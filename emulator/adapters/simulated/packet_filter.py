@@ -18,8 +18,8 @@ from typing import Any
 
 from emulator.adapters.simulated.calls import CallHook
 from emulator.core.errors import CommandError
-from emulator.core.filter_ports import FilterChain, FilterHook, FilterTable, FilterTableInfo
 from emulator.core.ports import Ownership
+from emulator.core.ports.packet_filter import FilterChain, FilterHook, FilterTable, FilterTableInfo
 
 _VERSION = 1
 _TOKEN = re.compile(r'\s*("[^"]*"|!=|[{},]|\.(?=\s)|[^\s{},"]+)')

@@ -13,8 +13,8 @@ import stat
 from pathlib import Path
 
 from emulator.core.errors import ConflictError, StateError
-from emulator.core.file_ports import FileLook
 from emulator.core.fs import sync_directory
+from emulator.core.ports.files import FileLook
 
 _LIMIT = 64 * 1024 * 1024
 _ABSENT = FileLook(None)

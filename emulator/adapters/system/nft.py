@@ -5,8 +5,8 @@ from __future__ import annotations
 from emulator.adapters.system.nft_text import FAMILY, deletion, read_table, replacement
 from emulator.adapters.system.process import command_error
 from emulator.core.errors import HostNotFitError, HyperscalerError
-from emulator.core.filter_ports import FilterTable, FilterTableInfo
 from emulator.core.ports import Completed, ProcessRunner
+from emulator.core.ports.packet_filter import FilterTable, FilterTableInfo
 
 _TIMEOUT = 30.0
 

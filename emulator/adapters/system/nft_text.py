@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from emulator.core.errors import HyperscalerError
-from emulator.core.filter_ports import FilterChain, FilterHook, FilterTable, FilterTableInfo
 from emulator.core.ports import Ownership
+from emulator.core.ports.packet_filter import FilterChain, FilterHook, FilterTable, FilterTableInfo
 
 # The family of every table of ours, IPv4 and IPv6 in one.
 FAMILY = "inet"

@@ -20,6 +20,7 @@ from typing import IO
 
 from emulator.core.errors import CommandError, CommandTimeoutError, HostNotFitError
 from emulator.core.ports import Completed, log
+from emulator.core.units import MIB, human_bytes
 
 # Debian package of each program that the product runs; a missing program is reported with its package.
 DEBIAN_PACKAGES: Mapping[str, str] = {
@@ -70,10 +71,22 @@ _KILL_GRACE = 5.0
 
 # Characters that an error message quotes from the end of the output, where programs give their reasons.
 _QUOTED = 2000
+_FLOOD_QUOTED = 200  # of one that printed too much, which repeats itself
+
+OUTPUT_LIMIT = 32 * MIB
+"""Bytes that a command may print on both streams together. The largest answer of an honest one (all objects of a full
+cluster as JSON) is below 10 MiB; a guest that prints for ever must not take the host's memory."""
 
 
 class HostProcess:
-    """`ProcessRunner` on this host."""
+    """`ProcessRunner` on this host.
+
+    Args:
+        output_limit: bytes that a command may print before it is ended.
+    """
+
+    def __init__(self, *, output_limit: int = OUTPUT_LIMIT) -> None:
+        self._output_limit = output_limit
 
     def run(
         self,
@@ -91,27 +104,33 @@ class HostProcess:
         Raises:
             HostNotFitError: the program is not installed.
             CommandTimeoutError: `timeout` seconds have passed; the process group has been killed.
-            CommandError: non-zero exit status and `check`.
+            CommandError: the command printed more than the limit and has been killed, whatever `check` says; or it
+                ended with a non-zero exit status and `check`.
         """
         words = tuple(str(word) for word in argv)
         started = time.monotonic()
         process = _start(words, env=env, cwd=cwd, merge=on_line is not None, feed=stdin is not None)
+        output = _Output(self._output_limit, on_line)
         try:
-            if on_line is None:
-                stdout, stderr = _communicate(process, stdin, timeout)
-            else:
-                stdout, stderr = _stream(process, stdin, timeout, on_line), ""
-        except subprocess.TimeoutExpired as expired:
+            _collect(process, stdin, timeout, output)
+        except subprocess.TimeoutExpired:
             _end_group(process)
             raise CommandTimeoutError(
-                f"the command did not end within {timeout:g} s{_quote(expired.output)}",
+                f"the command did not end within {timeout:g} s{_quote(output.stdout)}",
                 where=shlex.join(words),
                 fix="run the command by hand to see what it waits for",
+            ) from None
+        except _TooMuchError:
+            _end_group(process)
+            raise CommandError(
+                f"the command printed more than {human_bytes(self._output_limit)} and was ended{output.quoted_end()}",
+                where=shlex.join(words),
+                fix="run the command by hand, with `| head`, to see what it prints",
             ) from None
         except BaseException:
             _end_group(process)
             raise
-        done = Completed(words, process.returncode, stdout, stderr)
+        done = Completed(words, process.returncode, output.stdout, output.stderr)
         log.debug("%s -> %d in %.2f s", shlex.join(words), done.returncode, time.monotonic() - started)
         if check and done.returncode != 0:
             raise command_error(done)
@@ -159,66 +178,96 @@ def _start(
         raise CommandError(f"the command cannot be started: {error}", where=shlex.join(words)) from error
 
 
-def _communicate(process: subprocess.Popen[bytes], stdin: str | None, timeout: float) -> tuple[str, str]:
-    """Both streams, read until the process has ended and closed them."""
-    data = None if stdin is None else stdin.encode()
-    stdout, stderr = process.communicate(data, timeout=timeout)
-    return _decode(stdout), _decode(stderr)
+def _collect(process: subprocess.Popen[bytes], stdin: str | None, timeout: float, output: _Output) -> None:
+    """Read both streams until they are closed and the process has ended.
 
-
-def _stream(process: subprocess.Popen[bytes], stdin: str | None, timeout: float, on_line: Callable[[str], None]) -> str:
-    """Combined output, with each line passed on as it appears; the caller's thread runs `on_line`."""
-    feeder = _Feeder(process.stdin, stdin)
-    lines = _Lines(on_line)
-    pipe = process.stdout
-    assert pipe is not None  # noqa: S101 - asked for in _start
+    Raises:
+        subprocess.TimeoutExpired: the time is over.
+        _TooMuchError: the process printed more than the output takes.
+    """
     deadline = time.monotonic() + timeout
-    with feeder, selectors.DefaultSelector() as selector:
-        # A select with a deadline instead of a blocking read: a child that left the group (a daemon) may hold the
-        # pipe open for ever, out of reach of the kill.
-        selector.register(pipe, selectors.EVENT_READ)
-        while selector.select(max(deadline - time.monotonic(), 0.0)):
-            chunk = os.read(pipe.fileno(), 65536)
-            if not chunk:
-                break
-            lines.feed(chunk)
-        else:
-            raise subprocess.TimeoutExpired(process.args, timeout, lines.text().encode())
-    lines.close()
-    pipe.close()
-    try:
-        process.wait(timeout=max(deadline - time.monotonic(), 0.0))
-    except subprocess.TimeoutExpired:
-        raise subprocess.TimeoutExpired(process.args, timeout, lines.text().encode()) from None
-    return lines.text()
+    pipes = [pipe for pipe in (process.stdout, process.stderr) if pipe is not None]
+    with _Feeder(process.stdin, stdin), selectors.DefaultSelector() as selector:
+        # A select with a deadline rather than a blocking read: a child that left the group (a daemon) may
+        # hold the pipe open for ever, beyond the reach of the kill.
+        for pipe, sink in zip(pipes, output.sinks, strict=False):
+            selector.register(pipe, selectors.EVENT_READ, sink)
+        while selector.get_map():
+            left = deadline - time.monotonic()
+            ready = selector.select(max(left, 0.0))
+            if not ready or left < 0:
+                raise subprocess.TimeoutExpired(process.args, timeout)
+            for key, _events in ready:
+                chunk = os.read(key.fd, 65536)
+                if chunk:
+                    key.data(chunk)
+                else:
+                    selector.unregister(key.fileobj)
+    output.close()
+    for pipe in pipes:
+        pipe.close()
+    process.wait(timeout=max(deadline - time.monotonic(), 0.0))
 
 
-class _Lines:
-    """Cuts chunks of output into lines."""
+class _TooMuchError(Exception):
+    """The process printed more than it may."""
 
-    def __init__(self, on_line: Callable[[str], None]) -> None:
+
+class _Output:
+    """What a process prints, up to `limit` bytes on both streams together; whole lines of stdout go to `on_line`."""
+
+    def __init__(self, limit: int, on_line: Callable[[str], None] | None) -> None:
+        self._limit = limit
         self._on_line = on_line
-        self._seen = bytearray()
-        self._passed = 0
+        self._stdout = bytearray()
+        self._stderr = bytearray()
+        self._reported = 0
 
-    def feed(self, chunk: bytes) -> None:
-        searched = len(self._seen)
-        self._seen += chunk
-        while (end := self._seen.find(b"\n", max(searched, self._passed))) >= 0:
-            self._pass_on(end + 1)
+    @property
+    def sinks(self) -> tuple[Callable[[bytes], None], Callable[[bytes], None]]:
+        """Where chunks of stdout and of stderr go."""
+        return self._take_stdout, self._take_stderr
+
+    @property
+    def stdout(self) -> str:
+        return _decode(bytes(self._stdout))
+
+    @property
+    def stderr(self) -> str:
+        return _decode(bytes(self._stderr))
+
+    def quoted_end(self) -> str:
+        """The end of the longer stream, for an error message."""
+        longer = max(self._stdout, self._stderr, key=len)
+        return _quote(bytes(longer[-_FLOOD_QUOTED - 1 :]), limit=_FLOOD_QUOTED)
 
     def close(self) -> None:
         """Pass on a last line without a newline."""
-        if self._passed < len(self._seen):
-            self._pass_on(len(self._seen))
+        if self._on_line is not None and self._reported < len(self._stdout):
+            self._report(len(self._stdout))
 
-    def _pass_on(self, end: int) -> None:
-        line = bytes(self._seen[self._passed : end])
-        self._passed = end
+    def _take_stdout(self, chunk: bytes) -> None:
+        searched = len(self._stdout)
+        self._stdout += chunk
+        self._check()
+        if self._on_line is None:
+            return
+        while (end := self._stdout.find(b"\n", max(searched, self._reported))) >= 0:
+            self._report(end + 1)
+
+    def _take_stderr(self, chunk: bytes) -> None:
+        self._stderr += chunk
+        self._check()
+
+    def _check(self) -> None:
+        if len(self._stdout) + len(self._stderr) > self._limit:
+            raise _TooMuchError
+
+    def _report(self, end: int) -> None:
+        line = bytes(self._stdout[self._reported : end])
+        self._reported = end
+        assert self._on_line is not None  # noqa: S101 - both callers asked
         self._on_line(_decode(line).rstrip("\r\n"))
-
-    def text(self) -> str:
-        return _decode(bytes(self._seen))
 
 
 class _Feeder:
@@ -269,13 +318,13 @@ def _decode(data: bytes) -> str:
     return data.decode("utf-8", errors="replace")
 
 
-def _quote(output: bytes | str | None) -> str:
+def _quote(output: bytes | str | None, *, limit: int = _QUOTED) -> str:
     """``: `` and the end of the output; empty without output."""
     text = _decode(output) if isinstance(output, bytes) else output or ""
     text = text.strip()
     if not text:
         return ""
-    return ": " + (text if len(text) <= _QUOTED else "... " + text[-_QUOTED:])
+    return ": " + (text if len(text) <= limit else "... " + text[-limit:])
 
 
 def _signal_name(number: int) -> str:

@@ -9,8 +9,8 @@ from emulator.apply.handler import ApplyContext, Handle
 from emulator.apply.ownership import LabIdentity
 from emulator.core import ids
 from emulator.core.errors import ConflictError
-from emulator.core.filter_ports import PacketFilter
 from emulator.core.ports import HypervisorSession
+from emulator.core.ports.packet_filter import PacketFilter
 from emulator.plan.model import Action, Observation, Presence, Recorded
 from emulator.plan.resources import Firewall, Resource
 

@@ -11,8 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from emulator.core.progress import Event, Reporter, Status
-from emulator.core.units import human_duration
+from emulator.core.progress import Event, Reporter, Status, shown
+from emulator.core.units import human_duration, printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -21,6 +21,7 @@ log = logging.getLogger("hyperscaler")
 log.addHandler(logging.NullHandler())  # without a run log, records go nowhere instead of to Python's last resort
 
 _DETAIL_SECONDS = 15.0
+_INDENT = "\n    "
 _MARKS = {
     Status.STARTED: ("…", "cyan"),
     Status.RUNNING: ("…", "cyan"),
@@ -42,6 +43,7 @@ class PlainReporter:
         self._last: dict[tuple[str, str], tuple[str, float]] = {}
 
     def event(self, event: Event) -> None:
+        event = shown(event)
         log.info("%s %s %s: %s", event.phase, event.subject, event.status.value, event.message)
         key, (step, _, detail) = (event.phase, event.subject), event.message.partition(": ")
         now = time.monotonic()
@@ -55,17 +57,20 @@ class PlainReporter:
         self._line(f"{event.phase:<9} {event.subject}: {mark}{event.message}{spent}")
 
     def note(self, message: str) -> None:
+        message = printable(message)
         log.info("%s", message)
         self._line(message)
 
     def warn(self, message: str) -> None:
+        message = printable(message)
         log.warning("%s", message)
         self._line(f"warning: {message}")
 
     def _line(self, text: str) -> None:
         with self._lock:
             clock = time.monotonic() - self._started
-            sys.stderr.write(f"[{clock:7.1f}s] {text}\n")
+            # Further lines are set in, so that none of them passes for a line of ours.
+            sys.stderr.write(f"[{clock:7.1f}s] {text.replace(chr(10), _INDENT)}\n")
             sys.stderr.flush()
 
 
@@ -73,12 +78,14 @@ class QuietReporter:
     """Warnings only, without a clock: for commands that are over at once."""
 
     def event(self, event: Event) -> None:
+        event = shown(event)
         log.info("%s %s %s: %s", event.phase, event.subject, event.status.value, event.message)
 
     def note(self, message: str) -> None:
-        log.info("%s", message)
+        log.info("%s", printable(message))
 
     def warn(self, message: str) -> None:
+        message = printable(message)
         log.warning("%s", message)
         sys.stderr.write(f"warning: {message}\n")
 
@@ -111,6 +118,7 @@ class LiveReporter:
         self._live.stop()
 
     def event(self, event: Event) -> None:
+        event = shown(event)
         log.info("%s %s %s: %s", event.phase, event.subject, event.status.value, event.message)
         with self._lock:
             if event.phase != self._phase:
@@ -120,10 +128,12 @@ class LiveReporter:
             self._rows[event.subject] = (event, began)
 
     def note(self, message: str) -> None:
+        message = printable(message)
         log.info("%s", message)
         self._console.print(message, markup=False, highlight=False)
 
     def warn(self, message: str) -> None:
+        message = printable(message)
         log.warning("%s", message)
         self._console.print(f"[yellow]warning:[/yellow] {_escape(message)}", highlight=False)
 
@@ -133,7 +143,8 @@ class LiveReporter:
         spent = time.monotonic() - self._phase_started
         failed = [row for row, _ in self._rows.values() if row.status is Status.FAILED]
         for row in failed:
-            self._console.print(f"[red]✗[/red] {row.phase} {row.subject}: {_escape(row.message)}", highlight=False)
+            text = f"{row.phase} {row.subject}: {row.message}"
+            self._console.print(f"[red]✗[/red] {_escape(text)}", highlight=False)
         if not failed:
             count = len(self._rows)
             only = next(iter(self._rows.values()))[0]
@@ -163,7 +174,7 @@ class LiveReporter:
                 spent = event.seconds if ended and event.seconds else now - began
                 table.add_row(
                     Text(mark, style=style),
-                    event.subject,
+                    Text(event.subject),
                     Text(event.message[:100], style="dim"),
                     Text(human_duration(spent), style="dim"),
                 )
@@ -199,7 +210,7 @@ def run_log(directory: Path, command: str) -> Iterator[None]:
     The directory appears while a first provision runs, so the file is opened at the first record after that.
     """
     handler = _LateFileHandler(directory / f"{time.strftime('%Y%m%dT%H%M%S')}-{command}.log")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(threadName)s %(message)s"))
+    handler.setFormatter(_PrintableFormatter("%(asctime)s %(levelname)s %(threadName)s %(message)s"))
     log.addHandler(handler)
     previous = log.level
     log.setLevel(logging.DEBUG)
@@ -210,6 +221,14 @@ def run_log(directory: Path, command: str) -> Iterator[None]:
         log.removeHandler(handler)
         log.setLevel(previous)
         handler.close()
+
+
+class _PrintableFormatter(logging.Formatter):
+    """Makes every record safe to read on a terminal, since commands and guests choose its text. Further lines are set
+    in: each line that is not begins a record."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record)).replace("\n", _INDENT)
 
 
 class _LogFile(logging.FileHandler):

@@ -1,4 +1,4 @@
-"""ansible-runner's events as our own. Pure; what does not look as expected is no event, never a crash."""
+"""Translates ansible-runner's events into ours. Pure; unexpected data is no event, and never a crash."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _STATUS_OF_EVENT: Mapping[str, TaskStatus] = {
     "runner_on_unreachable": TaskStatus.UNREACHABLE,
 }
 _BAD = (TaskStatus.FAILED, TaskStatus.UNREACHABLE)
-# Tasks that only name other tasks. Each begins on every node, also where it is skipped, which would tell of work on
-# nodes that have none.
+# Tasks that only name other tasks. Each begins on every node, also where it is skipped, and would show work on nodes
+# that have none.
 _INCLUDES = ("include_role", "include_tasks", "import_role", "import_tasks")
 MESSAGE_LIMIT = 2000
-"""Characters of a failure's message that are kept: the log has the rest."""
+"""Characters of a failure's message that are kept; the log has the rest."""
 
 
 def parse_event(raw: Mapping[str, object]) -> TaskEvent | None:
@@ -44,7 +44,7 @@ def parse_event(raw: Mapping[str, object]) -> TaskEvent | None:
 
 
 def failure_message(result: Mapping[str, object]) -> str:
-    """Why a task failed: Ansible's message, then what the command said that the message leaves out."""
+    """Why a task failed: Ansible's message, then the command's output that the message lacks."""
     parts: list[str] = []
     for key in ("msg", "stderr", "module_stderr", "module_stdout", "censored"):
         text = result.get(key)

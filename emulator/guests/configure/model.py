@@ -1,4 +1,4 @@
-"""What running a playbook says while it runs and when it is over."""
+"""Events of a running playbook, and its result."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 
 class TaskStatus(StrEnum):
-    """What became of one task on one node."""
+    """The state of one task on one node."""
 
     STARTED = "started"
     OK = "ok"

@@ -16,8 +16,10 @@ from pathlib import Path
 from emulator.core.data_files import share_dir
 from emulator.core.errors import ConfigureError, HyperscalerError
 from emulator.core.paths import LabPaths
+from emulator.core.units import MIB
 from emulator.guests.configure.events import RunRecord, parse_event
 from emulator.guests.configure.model import ConfigureResult, EventSink, TaskStatus
+from emulator.guests.configure.printable_log import make_log_printable
 from emulator.guests.configure.processes import RUN_TAG, end_leftovers, end_run, reap
 from emulator.guests.inventory.model import AnsibleInventory
 from emulator.guests.inventory.render import InventoryFormat, render
@@ -29,6 +31,9 @@ PLAYBOOK_OF_CLUSTER: Mapping[ClusterKind, str] = {
 }
 KEPT_RUNS = 5
 """Logs of this many runs are kept for each cluster of a lab."""
+MEMORY_LIMIT = 1024 * MIB
+"""Bytes of address space of each of Ansible's processes; they need 210 MiB. The task of a guest that floods its answer
+fails at the limit."""
 
 # A socket's path has at most 107 bytes (sun_path); ssh adds its 10 and, while it makes the socket, 17 more.
 _CONTROL_DIR_LIMIT = 107 - 1 - 10 - 17
@@ -36,8 +41,8 @@ _CONTROL_DIR_LIMIT = 107 - 1 - 10 - 17
 
 @dataclass(frozen=True, slots=True)
 class PlaybookRun:
-    """One playbook on one lab; `variables` are extra variables, none of them secret. `tags`: only tasks with one of
-    these; empty means all."""
+    """One playbook on one lab; `variables` are more variables of all hosts, none of them secret. `tags`: only tasks
+    with one of these; empty means all."""
 
     playbook: Path
     inventory: AnsibleInventory
@@ -53,7 +58,7 @@ class PlaybookRun:
 
 
 def unheard(node: str, task: str, status: TaskStatus) -> None:
-    """An event sink for callers that want no progress."""
+    """An event sink for callers without progress."""
     del node, task, status
 
 
@@ -80,9 +85,9 @@ def configure_cluster(
         inventory: the lab's inventory.
         paths: where the lab keeps its secrets and the runs' logs.
         timeout: seconds.
-        on_event: told of each task on each node.
-        cancelled: asked about once a second; True ends the run and everything that it started.
-        variables: extra variables for the playbook, none of them secret.
+        on_event: called for each task on each node.
+        cancelled: called about once a second; True ends the run and everything that it started.
+        variables: more variables of all hosts, none of them secret.
         tags: run only tasks with one of these; empty means all.
 
     Raises:
@@ -103,7 +108,7 @@ def configure_cluster(
 
 
 def end_work(paths: LabPaths) -> set[int]:
-    """End what killed runs left at work on the lab's guests; the process ids. To be called under the lab's lock."""
+    """End what killed runs left at work on the lab's guests; returns process ids. Call it under the lab's lock."""
     return {pid for kind in PLAYBOOK_OF_CLUSTER for pid in end_leftovers(paths.ansible / kind.value)}
 
 
@@ -154,6 +159,7 @@ def run_playbook(
             ended.update(end_run(identity, control_dir))
             reap(ended)
             shutil.rmtree(run.directory / "tmp", ignore_errors=True)
+            make_log_printable(log)
     if ended_by:
         raise ConfigureError(
             f"{run.playbook.name}: {ended_by[0]}, at {record.under_way()}",
@@ -179,13 +185,15 @@ def _ansible(
     from ansible_runner.interface import init_runner  # lazy: half a second, and not needed to plan
 
     inventory = run.directory / "inventory.yaml"
-    _write_private(inventory, render(run.inventory, InventoryFormat.YAML))
+    # Variables go into the inventory, where every string is literal: Ansible would evaluate those in ansible-runner's
+    # file of extra variables as templates.
+    whole = replace(run.inventory, vars={**run.inventory.vars, **run.variables})
+    _write_private(inventory, render(whole, InventoryFormat.YAML))
     environment = _environment(run, identity, control_dir)
     runner = init_runner(
         private_data_dir=str(run.directory),
         playbook=str(run.playbook),
         inventory=str(inventory),
-        extravars=dict(run.variables),
         tags=",".join(run.tags) or None,
         envvars=environment,
         ident=identity,
@@ -196,16 +204,18 @@ def _ansible(
         # Given always, or ansible-runner would take over the process's signal handlers.
         cancel_callback=stop,
     )
-    # ansible-runner hands on all of our environment; only what it and we added for Ansible may stay.
+    # ansible-runner passes our whole environment on; only its own additions and ours for Ansible may stay.
     added = {key: value for key, value in runner.config.env.items() if os.environ.get(key) != value}
     runner.config.env = {**added, **environment}
+    # A guest may answer a task with gigabytes, which Ansible would all read into memory.
+    runner.config.command = ["prlimit", f"--as={MEMORY_LIMIT}", "--", *runner.config.command]
     _status, returncode = runner.run()
     return int(returncode) if returncode is not None else 1
 
 
 def _environment(run: PlaybookRun, identity: str, control_dir: Path) -> dict[str, str]:
-    """All that Ansible and ssh see of our environment: no agent, no user configuration, no Python path."""
-    # Ansible lives beside the interpreter, also when the virtual environment is not on PATH.
+    """The whole environment of Ansible and ssh: no agent, no user configuration, no Python path."""
+    # Ansible is in the interpreter's directory, also when the virtual environment is not on PATH.
     path = f"{Path(sys.executable).parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     return {
         "PATH": path,
@@ -231,7 +241,7 @@ def _failed(run: PlaybookRun, result: ConfigureResult) -> ConfigureError:
     return ConfigureError(
         f"task '{first.task}' failed: {first.message}{more}",
         where=first.node,
-        fix=f"see {log}; when the cause is mended, run it again",
+        fix=f"see {log}; fix the cause, then run it again",
     )
 
 
@@ -260,7 +270,7 @@ def _private(directory: Path) -> None:
 
 
 def _write_private(path: Path, text: str) -> None:
-    """Replace the file at once, readable by us alone; a link that lies in its place is not followed."""
+    """Replace the file in one step, readable by us only; a link in its place is not followed."""
     temporary = path.with_name(f".{path.name}.new")
     temporary.unlink(missing_ok=True)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

@@ -1,4 +1,4 @@
-"""Ending everything that a playbook run started.
+"""Ends everything that a playbook run started.
 
 Ansible's workers and ssh's connection masters put themselves into sessions of their own, so neither a process group
 nor the parent's id finds them all. Two things do: a tag in the environment, which every child inherits, and the
@@ -36,7 +36,7 @@ def _processes(variable: bytes, control_dir: Path, proc: Path) -> tuple[int, ...
         try:
             ours = variable in (entry / "environ").read_bytes().split(b"\0")
             ours = ours or inside in (entry / "cmdline").read_bytes()
-        except OSError:  # it ended meanwhile, or it is somebody else's
+        except OSError:  # it ended meanwhile, or another user owns it
             continue
         if ours:
             found.append(int(entry.name))
@@ -44,9 +44,9 @@ def _processes(variable: bytes, control_dir: Path, proc: Path) -> tuple[int, ...
 
 
 def end_leftovers(directory: Path) -> set[int]:
-    """End what killed runs left at work in the private directory `directory`; their process ids.
+    """End processes that killed runs left at work in the private directory `directory`; returns their ids.
 
-    The caller holds the lab's lock, so whatever works there now belongs to nobody any more.
+    The caller holds the lab's lock, so nothing that works there now belongs to a live run.
     """
     return _end(lambda: processes_left(directory), (signal.SIGKILL, signal.SIGKILL), grace=2.0)
 
@@ -76,7 +76,7 @@ def _end(look: Callable[[], tuple[int, ...]], signals: Sequence[signal.Signals],
 
 
 def reap(pids: set[int], *, patience: float = 1.0) -> None:
-    """Collect those that were our own children, so that no dead process lingers beside a long-running caller."""
+    """Reap the ones that are our own children, so that a long-running caller has no zombies."""
     deadline = time.monotonic() + patience
     left = set(pids)
     while left and time.monotonic() < deadline:

@@ -1,4 +1,4 @@
-"""From a lab file to Ansible's inventory. Pure."""
+"""Builds Ansible's inventory from a lab file. Pure."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ QOS_OF_ROLE: Mapping[AccessRole, str] = {AccessRole.ADMIN: "normal", AccessRole.
 """Slurm's quality of service for the jobs of each role; the verification's own account has no limits."""
 
 STAND_IN = "/dev/lab-gpu"
-"""Path, less its number, of the device node that stands for one simulated GPU in a guest."""
+"""Path, without its number, of the device node that stands for one simulated GPU in a guest."""
 
 
 def build_inventory(
@@ -54,7 +54,7 @@ def build_inventory(
     Args:
         spec: the lab.
         connection: how its guests are reached.
-        gpus: node name -> what the allocation gave it; nodes that are not named have none.
+        gpus: node name -> its GPUs by the allocation; other nodes have none.
         trust: the lab's ssh authority and its users.
     """
     granted = gpus or {}
@@ -86,13 +86,13 @@ def build_inventory(
 
 
 def _access_vars(node: NodeSpec, trust: SshTrust) -> Vars:
-    """Who may log in to the node, who may become root there, and who had access once or has it elsewhere."""
+    """Who may log in to the node, who may become root, and who is denied: former users, users of other nodes."""
     here = trust.book.on(node.name)
     names = {user.name for user in here}
     return {
         "node_logins": tuple(user.name for user in here),
         "node_admins": tuple(user.name for user in here if user.role is AccessRole.ADMIN),
-        "node_strangers": tuple(user.name for user in trust.book.users if user.name not in names),
+        "node_denied": tuple(user.name for user in trust.book.users if user.name not in names),
         "host_certificate": trust.host_certificates.get(node.name, ""),
     }
 
@@ -104,7 +104,7 @@ def _lab_vars(spec: ClusterSpec, connection: ConnectionFacts, trust: SshTrust) -
         "lab_users": tuple({"name": name, "uid": uid} for name, uid in users),
         "slurm_users": (
             *({"name": name, "qos": "normal", "admin": False} for name in LAB_USERS),
-            # Who logs in as the lab's owner may run jobs and manage the cluster without becoming root first.
+            # The lab's owner may run jobs and manage the cluster without becoming root first.
             {"name": ADMIN, "qos": "normal", "admin": True},
             *(
                 {"name": user.name, "qos": QOS_OF_ROLE[user.role], "admin": False}
@@ -156,7 +156,7 @@ def _host_vars(node: NodeSpec, gpus: tuple[NodeGpu, ...]) -> Vars:
 
 
 def _ipv6_vars(network: NetworkSpec, node: NodeSpec) -> Vars:
-    """What the node sets by itself; empty where its network has no IPv6."""
+    """The node's IPv6 settings; empty if its network has no IPv6."""
     if network.subnet_v6 is None:
         return {}
     return {
@@ -181,11 +181,11 @@ def _gpu_vars(gpus: tuple[NodeGpu, ...]) -> VarValue:
 
 
 def usable_memory_mib(memory_mib: int) -> int:
-    """What a scheduler may promise of a guest's memory, in MiB.
+    """The memory of a guest that a scheduler may use, in MiB.
 
     A Linux guest sees less than the virtual machine has: page descriptors (1.6 %), the kernel's text and data and
-    the firmware's reservations. A node that shows less than its scheduler was told is drained by Slurm, so
-    the figure stays below what the guest reports.
+    the firmware's reservations. Slurm drains a node that reports less than its configuration says, so
+    the figure stays below the guest's own.
     """
     return max(memory_mib * 95 // 100 - 48, 1)
 
@@ -245,7 +245,7 @@ def _kubernetes_vars(spec: ClusterSpec) -> Vars:
 
 
 def _kubernetes_users(spec: ClusterSpec, trust: SshTrust, gpus: Mapping[str, tuple[NodeGpu, ...]]) -> Vars:
-    """The users in Kubernetes, and what a student may have there at a time."""
+    """The users in Kubernetes, and a student's quota there."""
     nodes = spec.nodes_of(CLOUD)
     if spec.kubernetes is None or not nodes:
         return {}

@@ -1,4 +1,4 @@
-"""What a node lets in from the other cluster, for its own firewall. Pure."""
+"""Traffic that a node's own firewall admits from the other cluster. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ def inbound_from_others(spec: ClusterSpec, node: NodeSpec) -> tuple[Vars, ...]:
     """`global.networks.*.allow` as it concerns this node: `sources` (addresses and networks), `protocol`, `ports`; and
     `sources_v6` where both clusters have IPv6.
 
-    The lab's table on the host decides first; this holds when somebody has flushed that. Every node answers echo
+    The lab's table on the host decides first; this holds if that table was flushed. Every node answers echo
     requests, so that nothing is said of ICMP.
     """
     return tuple(

@@ -1,4 +1,4 @@
-"""`mdev_map.json`: which node holds which slice or GPU, for people and for tools beside ours. Pure.
+"""`mdev_map.json`: which node holds which slice or GPU, for people and for other tools. Pure.
 
 `schemas/mdev_map.schema.json` describes the file. Within a version keys are only added.
 """

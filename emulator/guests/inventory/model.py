@@ -1,4 +1,4 @@
-"""What Ansible is told about a lab, as frozen types. Nothing here is secret: an inventory may be shown to anybody."""
+"""Ansible's view of a lab, as frozen types. Nothing here is secret: an inventory may be shown to everyone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 VarValue: TypeAlias = str | int | bool | tuple["VarValue", ...] | Mapping[str, "VarValue"]
-"""A variable's value: what INI, YAML and JSON can all carry. There is no None and no float, by design."""
+"""A variable's value, of a type that INI, YAML and JSON all have: no None and no float."""
 
 Vars: TypeAlias = Mapping[str, VarValue]
 

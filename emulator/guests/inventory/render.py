@@ -1,4 +1,7 @@
-"""An inventory as text: INI, YAML, or the JSON of Ansible's dynamic inventories. Pure."""
+"""An inventory as text: INI, YAML, or the JSON of Ansible's dynamic inventories. Pure.
+
+Every string is literal: Ansible evaluates none of them as a template, see `emulator.core.ansible_text`.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,7 @@ from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import TypeAlias
 
-import yaml
-
+from emulator.core.ansible_text import literal_json, literal_template, literal_yaml
 from emulator.guests.inventory.model import AnsibleInventory, InventoryGroup, Vars, VarValue
 
 Plain: TypeAlias = str | int | bool | list["Plain"] | dict[str, "Plain"]
@@ -26,28 +28,42 @@ def render(inventory: AnsibleInventory, form: InventoryFormat) -> str:
     return _RENDERERS[form](inventory)
 
 
-def _plain(value: VarValue) -> Plain:
-    if isinstance(value, (str, bool, int)):
+def _same(text: str) -> Plain:
+    return text
+
+
+def _plain(value: VarValue, write: Callable[[str], Plain] = _same) -> Plain:
+    """The value in lists and dictionaries, each string as `write` puts it."""
+    if isinstance(value, str):
+        return write(value)
+    if isinstance(value, (bool, int)):
         return value
     if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    return {key: _plain(item) for key, item in value.items()}
+        return [_plain(item, write) for item in value]
+    return {key: _plain(item, write) for key, item in value.items()}
 
 
-def _plain_vars(variables: Vars) -> dict[str, Plain]:
-    return {key: _plain(value) for key, value in variables.items()}
+def _plain_vars(variables: Vars, write: Callable[[str], Plain] = _same) -> dict[str, Plain]:
+    return {key: _plain(value, write) for key, value in variables.items()}
+
+
+def _json_text(text: str) -> Plain:
+    found = literal_json(text)
+    return found if isinstance(found, str) else {**found}
 
 
 def _render_json(inventory: AnsibleInventory) -> str:
     """`ansible-inventory --list` shape; host variables under `_meta`, so that no host is asked for one by one."""
-    groups: dict[str, Plain] = {"all": {"children": [*_top_level(inventory)], "vars": _plain_vars(inventory.vars)}}
+    groups: dict[str, Plain] = {
+        "all": {"children": [*_top_level(inventory)], "vars": _plain_vars(inventory.vars, _json_text)}
+    }
     for group in inventory.groups:
         groups[group.name] = {
             "hosts": [*group.hosts],
             "children": [*group.children],
-            "vars": _plain_vars(group.vars),
+            "vars": _plain_vars(group.vars, _json_text),
         }
-    groups["_meta"] = {"hostvars": {host.name: _plain_vars(host.vars) for host in inventory.hosts}}
+    groups["_meta"] = {"hostvars": {host.name: _plain_vars(host.vars, _json_text) for host in inventory.hosts}}
     return json.dumps(groups, indent=2) + "\n"
 
 
@@ -68,12 +84,12 @@ def _render_yaml(inventory: AnsibleInventory) -> str:
 
     top: dict[str, Plain] = {name: body(groups[name]) for name in _top_level(inventory)}
     document = {"all": {"children": top, "vars": _plain_vars(inventory.vars)}}
-    return yaml.safe_dump(document, sort_keys=False, allow_unicode=False, width=1000)
+    return literal_yaml(document)
 
 
 def _literal(value: VarValue) -> str:
     """A Python literal, which is what Ansible's INI parser evaluates: the type survives, and so does any text."""
-    return repr(_plain(value))
+    return repr(_plain(value, literal_template))
 
 
 def _render_ini(inventory: AnsibleInventory) -> str:

@@ -1,4 +1,4 @@
-"""What one student may have of a Slurm cluster at a time. Pure."""
+"""Limits of one student in a Slurm cluster. Pure."""
 
 from __future__ import annotations
 

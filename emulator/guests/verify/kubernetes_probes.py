@@ -1,7 +1,7 @@
-"""Probes of a Kubernetes cluster through a shell on its control plane, judged in `kubernetes_verdicts`.
+"""Probes a Kubernetes cluster through a shell on its control plane; `kubernetes_verdicts` judges the answers.
 
-Everything is asked of the real API server with kubectl. The probe pods live in a namespace of their own, which is
-deleted at the end whatever happened.
+All questions go to the real API server with kubectl. The probe pods have a namespace of their own, which is deleted at
+the end in any case.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ SERVICE = f"probe.{NAMESPACE}.svc.cluster.local"
 PORT = 8080
 POLL_SECONDS = 2.0
 _RELEASE = "/usr/lib/hyperscaler/kubernetes.json"
-# Where kubeadm and the add-ons have their pods, and nobody else has any.
+# Namespaces with pods of kubeadm and the add-ons only.
 SYSTEM_NAMESPACES = ("kube-system", "kube-flannel", "ingress-nginx", "local-path-storage")
 _SYSTEM_PODS = ("etcd-", "kube-apiserver-", "kube-controller-manager-", "kube-scheduler-", "kube-proxy-")
 # Seconds and least tries for one page.
 _PAGE_SECONDS = 20
 _PAGE_TRIES = 3
-# A start of kubectl costs an emulated CPU seconds, so that one answer serves all that looks at the cluster.
+# Starting kubectl takes seconds on an emulated CPU, so one answer serves all checks of the cluster.
 _LISTING = "get nodes,namespaces,pods,deployments,daemonsets --all-namespaces -o json"
 
 Look = Callable[[judge.ClusterState], Verdict]
 
 
-def verify_cloud(
+def verify_kubernetes(
     spec: ClusterSpec,
     shell: GuestShell,
     addresses: Mapping[str, GuestAddress],
@@ -54,9 +54,9 @@ def verify_cloud(
         spec: the lab; `timeouts.verify` bounds each wait.
         shell: runs commands in the guests.
         addresses: node name -> how to reach it.
-        gpus: node name -> what the allocation gave it.
+        gpus: node name -> its GPUs by the allocation.
         clock: time; the real one if not given.
-        on_check: told of each check as it is done.
+        on_check: called with each check when it is done.
 
     Raises:
         VerifyError: the lab has no Kubernetes cluster.
@@ -87,7 +87,7 @@ def verify_cloud(
     if wanted:
         looks["kubernetes gpus"] = lambda cluster: judge.judge_gpus(cluster.nodes, wanted)
     if not {"kubernetes nodes", "system pods"} <= set(probes.settle(looks, done)):
-        # Probe pods in a cluster that is not up would only wait for nothing.
+        # Probe pods in a cluster that is not up would wait in vain.
         done(Check("pods", False, "not tried: nodes or system pods are not ready", 0.0))
         return VerifyReport(tuple(checks))
     try:
@@ -99,7 +99,7 @@ def verify_cloud(
     return VerifyReport(tuple(checks))
 
 
-def cloud_summary(spec: ClusterSpec, shell: GuestShell, addresses: Mapping[str, GuestAddress]) -> str:
+def kubernetes_summary(spec: ClusterSpec, shell: GuestShell, addresses: Mapping[str, GuestAddress]) -> str:
     """One line about the nodes, for a status display.
 
     Raises:
@@ -127,7 +127,7 @@ class _Probes:
         self._leftover = False
 
     def _kubectl(self, words: str, *, timeout: float = 120, stdin: str | None = None) -> tuple[str, str]:
-        """Output and complaint; a complaint means that the output is not to be trusted."""
+        """Output and complaint; with a complaint the output is not reliable."""
         try:
             done = self._shell.run(self._head, f"{KUBECTL} {words}", timeout=timeout, check=False, stdin=stdin)
         except HyperscalerError as error:
@@ -136,13 +136,13 @@ class _Probes:
         return done.stdout, "" if done.returncode == 0 else said or f"exit status {done.returncode}"
 
     def settle(self, looks: Mapping[str, Look], done: Callable[[Check], bool]) -> tuple[str, ...]:
-        """Look at the cluster until every judge is content or the time is over; names of those that are.
+        """Look at the cluster until every check passes or the time is over; returns the names of passed checks.
 
-        `done` is told of each check in the order of `looks`.
+        `done` is called with each check, in the order of `looks`.
         """
         started = self._clock.now()
         decided: dict[str, Check] = {}
-        told = 0
+        reported = 0
         names = tuple(looks)
         while True:
             output, complaint = self._kubectl(_LISTING)
@@ -153,10 +153,10 @@ class _Probes:
                 verdict = Verdict(False, complaint) if complaint else look(cluster)
                 if name not in decided and (verdict.ok or waited >= self._timeout):
                     decided[name] = check_from(name, verdict, waited)
-            while told < len(names) and names[told] in decided:
-                done(decided[names[told]])
-                told += 1
-            if told == len(names):
+            while reported < len(names) and names[reported] in decided:
+                done(decided[names[reported]])
+                reported += 1
+            if reported == len(names):
                 return tuple(name for name in names if decided[name].ok)
             self._clock.sleep(POLL_SECONDS)
 
@@ -176,14 +176,14 @@ class _Probes:
             return check_from("pods", Verdict(False, complaint), self._clock.now() - started)
         watch = f"rollout status daemonset/probe -n {NAMESPACE} --timeout={self._timeout}s"
         self._kubectl(watch, timeout=self._timeout + 60)
-        # Whether they run is judged by the pods themselves, also when the time was over: they say why not.
+        # The pods are judged by their own state, also after a timeout: it gives the reason.
         output, complaint = self._kubectl(f"get pods -n {NAMESPACE} -o json")
         self._pods = judge.parse_pods(output)
         verdict = Verdict(False, complaint) if complaint else judge.judge_spread(self._pods, self.nodes)
         return check_from("pods", verdict, self._clock.now() - started)
 
     def reach(self) -> tuple[Check, Check]:
-        """From every probe pod to every other one, and to the service by its name."""
+        """Fetch a page from every probe pod and from the service by its name, in every probe pod."""
         started = self._clock.now()
         targets = [*(pod.ip for pod in self._pods), SERVICE]
 

@@ -290,5 +290,5 @@ def summarise(nodes: Mapping[str, NodeState]) -> str:
                 gpus[name] = gpus.get(name, 0) + count
     parts = [f"{ready} of {len(nodes)} nodes Ready"]
     versions = sorted({node.version for node in nodes.values() if node.version})
-    told = [f"Kubernetes {' and '.join(versions)}"] if versions else []
-    return ", ".join([*parts, *told, *([_counts(gpus)] if gpus else [])])
+    release = [f"Kubernetes {' and '.join(versions)}"] if versions else []
+    return ", ".join([*parts, *release, *([_counts(gpus)] if gpus else [])])

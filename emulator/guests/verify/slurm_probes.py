@@ -1,6 +1,6 @@
-"""Probes of a Slurm cluster through a shell in its guests. What they bring back is judged in `slurm_verdicts`.
+"""Probes a Slurm cluster through a shell in its guests; `slurm_verdicts` judges the answers.
 
-A login costs about a second on an emulated CPU, so each probe asks for as much as it can at once.
+A login takes about a second on an emulated CPU, so each probe asks for as much as possible at once.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ _WORKERS = 8
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """Time, as the probes see it; tests bring their own."""
+    """Time for the probes; tests pass their own."""
 
     now: Callable[[], float] = field(default=time.monotonic)
     sleep: Callable[[float], None] = field(default=time.sleep)
 
 
-def verify_hpc(
+def verify_slurm(
     spec: ClusterSpec,
     shell: GuestShell,
     addresses: Mapping[str, GuestAddress],
@@ -53,9 +53,9 @@ def verify_hpc(
         spec: the lab; `timeouts.verify` bounds the wait for the nodes to come up.
         shell: runs commands in the guests.
         addresses: node name -> how to reach it.
-        gpus: node name -> what the allocation gave it.
+        gpus: node name -> its GPUs by the allocation.
         clock: time; the real one if not given.
-        on_check: told of each check as it is done.
+        on_check: called with each check when it is done.
 
     Raises:
         VerifyError: the lab has no Slurm cluster.
@@ -77,7 +77,7 @@ def verify_hpc(
     if gpus:
         done(check_from("gpus", slurm_verdicts.judge_gpus(rows, gpus), 0.0))
     for partition in slurm_verdicts.covering_partitions(spec.slurm.partitions, probes.compute):
-        # A job on nodes that are down would wait for nothing.
+        # A job on nodes that are down would wait in vain.
         done(*(probes.job(partition) if nodes.ok else _not_run(partition)))
     return VerifyReport(tuple(checks))
 
@@ -85,8 +85,8 @@ def verify_hpc(
 def verify_realm(
     spec: ClusterSpec, shell: GuestShell, addresses: Mapping[str, GuestAddress], *, clock: Clock | None = None
 ) -> VerifyReport:
-    """Whether all nodes share one MUNGE key and Slurm works with it: a credential, the nodes' states, and a job on the
-    nodes that have nothing else to do. Jobs of others are not waited for.
+    """Whether all nodes share one MUNGE key and Slurm works with it: a credential, the nodes' states, and a job on an
+    idle node. It does not wait for jobs of others.
 
     Raises:
         VerifyError: the lab has no Slurm cluster.
@@ -132,7 +132,7 @@ class _Probes:
         self._clock = clock
 
     def _run(self, node: GuestAddress, command: str, timeout: float, stdin: str | None = None) -> tuple[int, str, str]:
-        """Exit status, output and complaints; a node that cannot be reached says so as status 255."""
+        """Exit status, output and complaints; 255 for a node that cannot be reached."""
         try:
             done = self._shell.run(node, command, timeout=timeout, check=False, stdin=stdin)
         except HyperscalerError as error:

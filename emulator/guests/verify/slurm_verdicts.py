@@ -123,7 +123,7 @@ class JobOutput:
 
 
 def parse_job(text: str) -> JobOutput:
-    """Lines `<job id> <Slurm's node name> <host name>`, one from each node; other lines are somebody else's noise."""
+    """Lines `<job id> <Slurm's node name> <host name>`, one from each node; other lines are ignored."""
     found = [match.groups() for match in re.finditer(r"^([0-9]+) (\S+) (\S+)[ \t]*$", text, re.MULTILINE | re.ASCII)]
     job_id = found[0][0] if found else ""
     return JobOutput(job_id, tuple(sorted((node, host) for job, node, host in found if job == job_id)))

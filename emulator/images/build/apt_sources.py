@@ -1,4 +1,4 @@
-"""Where the packages of an image come from: the host's own apt sources, keys and proxy. No host is named here."""
+"""The apt sources of an image's packages: the host's own, with keys and proxy. No server is named here."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class AptSources:
     options: tuple[str, ...] = ()
 
     def with_account(self) -> tuple[str, ...]:
-        """Those lines and options that log in somewhere (`//user:password@host`), without user and password."""
+        """Lines and options that contain a login (`//user:password@host`), without user and password."""
         found = (_ACCOUNT.subn("***@", line) for line in (*self.lines, *self.options))
         return tuple(masked for masked, count in found if count)
 

@@ -52,7 +52,7 @@ Progress = Callable[[BuildPhase, str], None]
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """What the builder leaves in its output directory besides the files. Sizes are bytes; `versions` are those of the
+    """The builder's result in addition to the files in its output directory. Sizes are bytes; `versions` are those of the
     inputs, as far as they say."""
 
     kernel_version: str
@@ -178,7 +178,7 @@ class ImageBuilder:
     # ------------------------------------------------------------ disk
     def _write_filesystem(self, root: Path) -> tuple[Path, int]:
         used = used_bytes(root)
-        # Inode tables, journal and bitmaps take about 6% beside the contents.
+        # Inode tables, journal and bitmaps take about 6% in addition to the contents.
         size = -(-(int(used * 1.08) + (self.recipe.free_mib + 64) * MIB) // (64 * MIB)) * 64 * MIB
         raw = self.work / "disk.raw"
         with raw.open("wb") as stream:

@@ -1,4 +1,4 @@
-"""Single files out of a guest's ext4, without mounting it, and what they say of how the image was made."""
+"""Reads single files from a guest's ext4 without mounting it, and checks how the image was made."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _checked(path: str) -> str:
 
 
 def check_finished(recipe: Recipe, tree: GuestTree, packages: Iterable[Package]) -> None:
-    """Refuse a system that is not what the recipe says, or that would share an identity or a secret between guests.
+    """Refuse a system that differs from the recipe, or would share an identity or a secret between guests.
 
     Raises:
         HyperscalerError: all that is wrong, one per line.
@@ -93,7 +93,7 @@ def check_finished(recipe: Recipe, tree: GuestTree, packages: Iterable[Package])
 
 
 def faults_of(recipe: Recipe, installed: dict[str, str]) -> list[str]:
-    """Packages of the recipe that are not installed as it says."""
+    """Packages that are not installed as the recipe says."""
     faults = []
     for word in (recipe.kernel, *recipe.packages):
         name, _, version = word.partition("=")
@@ -106,7 +106,7 @@ def faults_of(recipe: Recipe, installed: dict[str, str]) -> list[str]:
 
 
 def accounts_with_password(shadow: str) -> list[str]:
-    """Accounts of a shadow file that somebody can log in to with a password, an empty one included (shadow(5))."""
+    """Accounts of a shadow file that admit a login with a password, an empty one included (shadow(5))."""
     found = []
     for line in shadow.splitlines():
         name, _, rest = line.partition(":")

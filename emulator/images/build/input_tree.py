@@ -1,4 +1,4 @@
-"""Trees that an image takes in as they are.
+"""Trees that become part of an image unchanged.
 
 Containerd's store is one: it holds the unpacked files of other systems, to which owner, group, mode, hard links,
 device nodes (overlayfs marks what a layer deletes with one) and extended attributes (file capabilities) belong.
@@ -40,7 +40,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What went into an image: the digest of each tree, and the bytes that all of them take in it."""
+    """The inputs of an image: the digest of each tree, and their total bytes in it."""
 
     digests: Mapping[str, str]
     size: int

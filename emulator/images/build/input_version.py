@@ -1,4 +1,4 @@
-"""Which version of an input went into an image, as the input's own record in the guest says."""
+"""Reads an input's version from its own record in the guest."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 _MAX_RECORD_BYTES = 1024 * 1024
-# It goes into plans and messages, and the record may come from a disk that somebody else made.
+# It goes into plans and messages, and the record may come from a foreign disk.
 _VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+~-]{0,63}")
 
 
@@ -29,6 +29,6 @@ def input_version(name: str, tree: Path) -> str:
 
 
 def input_versions(trees: Mapping[str, Path]) -> dict[str, str]:
-    """Those of several inputs; one that does not say is left out."""
+    """The versions of several inputs; inputs without a record are left out."""
     found = {name: input_version(name, tree) for name, tree in trees.items()}
     return {name: version for name, version in found.items() if version}

@@ -55,7 +55,7 @@ def _add_whole(archive: tarfile.TarFile, entry: Entry) -> None:
     member = tarfile.TarInfo(entry.name)
     member.type = _TYPES[stat.S_IFMT(status.st_mode)]
     member.mode, member.uid, member.gid = stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid
-    # Of a directory nobody needs the time, and systemd takes a young /usr for an update and makes its caches anew.
+    # No one needs the time of a directory, and systemd treats a young /usr as an update and rebuilds its caches.
     member.mtime = 0 if member.isdir() else int(status.st_mtime)
     if entry.same_as:
         member.type, member.linkname = tarfile.LNKTYPE, entry.same_as

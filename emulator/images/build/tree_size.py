@@ -1,4 +1,4 @@
-"""What a tree of files takes in an image."""
+"""The size of a tree of files in an image."""
 
 from __future__ import annotations
 

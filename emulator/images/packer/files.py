@@ -1,4 +1,4 @@
-"""What Packer's template takes from a recipe: one archive for the guest, the installer's answers and variables."""
+"""Writes the input of Packer's template from a recipe: archive of the guest, installer's answers, variables."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def _variables(
         "base_sha256": base.manifest.artefacts[base.disk.name].sha256,
         "base_kernel": str(base.kernel),
         "base_initrd": str(base.initrd),
-        # An identity that is nobody's: what a guest is called while it is made an image.
+        # A neutral identity for the guest while it becomes an image.
         "base_cmdline": " ".join((*base.cmdline, "systemd.hostname=packer")),
         "base_credential": f"io.systemd.credential.binary:{machine.credential}={encoded}",
         "ssh_username": machine.user,

@@ -1,4 +1,4 @@
-"""A disk that a virtual machine made, as the artefacts of an image: the way from Packer into the image store.
+"""Imports a disk from Packer: makes the artefacts of an image from it.
 
 The disk is data of unknown origin: nothing is mounted, links in it are never followed on this host, and what comes
 out of it is looked at before it is believed. The file system is copied block by block in use, so that what was
@@ -32,7 +32,7 @@ _TIMEOUT = 1800.0
 _KERNEL_NAME = re.compile(r"vmlinuz-([0-9][A-Za-z0-9.+~-]{0,100})")
 _MODULE = re.compile(r"kernel(/[A-Za-z0-9_+-][A-Za-z0-9._+-]*)+\.ko")
 _MAX_VIRTUAL_BYTES = 256 << 30
-# e2fsck: 1 and 2 say that faults were mended, of a journal that was not empty, say.
+# e2fsck: 1 and 2 mean that faults were repaired, such as a journal that was not empty.
 _FSCK_FINE = (0, 1, 2)
 
 

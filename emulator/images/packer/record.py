@@ -1,4 +1,4 @@
-"""What the files of a Packer build were written from, kept beside them and compared when the disk is imported."""
+"""The input from which a Packer build's files were written, stored with them and compared when the disk is imported."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class PackerRecord:
-    """What the files in a directory were written from: kept beside them, and compared when the disk is imported."""
+    """The input from which a directory's files were written: stored with them, compared at the import."""
 
     name: str
     recipe_digest: str
@@ -71,7 +71,7 @@ def read_record(directory: Path) -> PackerRecord:
 
 
 def record_of(recipe: Recipe, inputs: Mapping[str, Path]) -> PackerRecord:
-    """What a build of this recipe with these trees would be recorded as now."""
+    """The record that a build of this recipe with these trees would get now."""
     laid = described(inputs)
     return PackerRecord(
         name=recipe.name,

@@ -1,4 +1,4 @@
-"""The two scripts that make a running Debian, or one that its installer has just unpacked, an image of a recipe.
+"""The two scripts that turn a Debian, running or just unpacked by its installer, into an image of a recipe.
 
 They are rendered from the same recipe that the image builder reads, and lay in the same files, so that there is one
 list of packages and one configuration. Both are POSIX shell: a guest has nothing else for certain.
@@ -57,7 +57,7 @@ _TRACES = (
 def install_script(recipe: Recipe) -> str:
     """The script `install`: exactly the recipe's packages and what they need, and the files that are laid over them.
 
-    It lies beside `overlay.tar`, `sources.list`, `keyrings/` and `apt.conf`, runs as root, and may be run again.
+    It runs as root, in the directory of `overlay.tar`, `sources.list`, `keyrings/` and `apt.conf`, and can be repeated.
     """
     wanted = " ".join((recipe.kernel, *recipe.packages))
     names = " ".join(word.partition("=")[0] for word in (recipe.kernel, *recipe.packages))
@@ -110,7 +110,7 @@ sync
 
 
 def _remove_excluded(recipe: Recipe) -> str:
-    """What dpkg would not have unpacked, for packages that were there before.
+    """Removes what dpkg would not have unpacked, for packages installed before.
 
     `*` spans '/' for find as for dpkg, and dpkg keeps directories and links.
     """
@@ -123,9 +123,9 @@ def _remove_excluded(recipe: Recipe) -> str:
 
 
 def seal_script() -> str:
-    """The script `seal`: the recipe's own end (`finish`), then nothing that tells this system from another stays.
+    """The script `seal`: the recipe's `finish`, then removal of everything that distinguishes this system from another.
 
-    With the argument `poweroff` it switches the machine off. After it nobody can log in any more.
+    With the argument `poweroff` it switches the machine off. After it no one can log in.
     """
     return f"""#!/bin/sh
 # The last thing that is done in this system; written by `hyperscaler image packer-files`.

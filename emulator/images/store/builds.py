@@ -1,4 +1,4 @@
-"""A build's way into the store: artefacts made in a work directory, described, and published in one step."""
+"""Brings a build into the store: makes artefacts in a work directory, describes them, publishes them in one step."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def make_image(
 
 
 def _let_apt_enter(work: Path) -> None:
-    """mmdebstrap runs apt's downloads as the user _apt. Nobody else is let in: the tree that is made holds the package
+    """mmdebstrap runs apt's downloads as the user _apt. No one else has access: the tree that is made holds the package
     sources until it is finished, with their passwords."""
     try:
         group = pwd.getpwnam("_apt").pw_gid
@@ -81,7 +81,7 @@ def _let_apt_enter(work: Path) -> None:
 
 
 def _described(recipe: Recipe, built: Built, out: Path, inputs: Inputs, started: float) -> Manifest:
-    """The manifest, with the bill of materials written beside it."""
+    """The manifest; the bill of materials is written next to it."""
     artefacts = {name: artefact(out / name) for name in (DISK, KERNEL, INITRD)}
     _check_budget(recipe, artefacts[DISK], inputs.size)
     digest = digest_of(artefacts)
@@ -131,7 +131,7 @@ def _publish(home: Path, out: Path, manifest: Manifest, damaged: Callable[[Path]
         out.rename(final)
     pointers = Pointers(home)
     before = pointers.read(CURRENT)
-    # The way back first: should this be the last step that is taken, nothing has changed for anybody.
+    # The way back first: should this be the last step that is taken, nothing has changed.
     if before is not None and before != final.name:
         pointers.set(PREVIOUS, before)
     pointers.set(CURRENT, final.name)
@@ -140,12 +140,12 @@ def _publish(home: Path, out: Path, manifest: Manifest, damaged: Callable[[Path]
 
 
 def _check_budget(recipe: Recipe, disk: Artefact, inputs: int) -> None:
-    """The recipe answers for its own part; how large the inputs are is up to the lab that asks for them."""
+    """Check the recipe's own part only: the size of the inputs depends on the lab that asks for them."""
     own = max(disk.size - inputs, 0)
     if recipe.max_image_mib and own > recipe.max_image_mib * MIB:
-        beside = f" beside its inputs ({inputs // MIB} MiB)" if inputs else ""
+        without = f" without its inputs ({inputs // MIB} MiB)" if inputs else ""
         raise HyperscalerError(
-            f"the disk of {recipe.name} has {own // MIB} MiB{beside}; its budget is {recipe.max_image_mib} MiB",
+            f"the disk of {recipe.name} has {own // MIB} MiB{without}; its budget is {recipe.max_image_mib} MiB",
             where="max_image_mib",
             fix="take something out of the recipe, or raise the budget",
         )

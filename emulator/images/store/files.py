@@ -25,7 +25,7 @@ def digest_of(artefacts: Mapping[str, Artefact]) -> str:
 
 
 def fsync(path: Path) -> None:
-    """Write a file's content, or a directory's entries, through to the disk."""
+    """Flush a file's content, or a directory's entries, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -34,7 +34,7 @@ def fsync(path: Path) -> None:
 
 
 def write_atomic(path: Path, text: str, *, mode: int) -> None:
-    """Write a small file so that a reader sees the earlier one or the new one, whole."""
+    """Replace a small file in one step: a reader sees either the old or the new one."""
     new = path.with_name(f".{path.name}.new")
     new.unlink(missing_ok=True)
     new.touch(mode=mode, exist_ok=False)
@@ -51,7 +51,7 @@ def private(path: str, flags: int) -> int:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write a new file that only its owner reads, ever.
+    """Write a new file that only its owner can read from the start.
 
     Raises:
         FileExistsError: something is there already, and may be readable.

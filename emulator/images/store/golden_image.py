@@ -28,5 +28,5 @@ class GoldenImage:
 
     @property
     def versions(self) -> Mapping[str, str]:
-        """Of its inputs, by name; an image of an earlier version of this program does not say."""
+        """Versions of its inputs by name; empty for an image of an earlier version of this program."""
         return self.manifest.versions

@@ -1,4 +1,4 @@
-"""The record that lies beside an image: what it is made of, from what, by what. The format is versioned."""
+"""The record stored with an image: its contents, its sources and its builder. The format is versioned."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Artefact:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What is known of one built image.
+    """The description of one built image.
 
     `digest` identifies the artefacts, `recipe_digest` what they were built from. `cmdline` are the kernel
     parameters that every guest of this image needs. `inputs` are the digests of the trees that the builder was given,

@@ -1,4 +1,4 @@
-"""What points to one of an image's builds: `current`, `previous`, `held` and tags. Each changes in one step."""
+"""The pointers to an image's builds: `current`, `previous`, `held` and tags. Each changes in one step."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CURRENT = "current"
 PREVIOUS = "previous"
 """The build that was current before, and that a rollback returns to."""
 HELD = "held"
-"""The build that somebody rolled back to: while it is current it counts as up to date, whatever the recipe says."""
+"""The build that a rollback chose: while it is current it counts as up to date, whatever the recipe says."""
 _TAGS = "tags"
 _NEW = ".work-pointer"
 
@@ -30,7 +30,7 @@ def require_tag(tag: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Pointers:
-    """The pointers in the directory of one image name. Reading needs no lock; who writes holds the name's lock."""
+    """The pointers in the directory of one image name. Reading needs no lock; a writer holds the name's lock."""
 
     home: Path
 
@@ -79,7 +79,7 @@ class Pointers:
                 path.unlink()
 
     def protected(self) -> frozenset[str]:
-        """Builds that somebody chose or may want back: those with a tag, the previous and the held one."""
+        """Builds that were chosen or may be wanted back: tagged ones, the previous and the held one."""
         named = {self.read(PREVIOUS), self.read(HELD), *self.tags().values()}
         return frozenset(build for build in named if build is not None)
 

@@ -1,4 +1,4 @@
-"""How people and lab files name an image: `hpc-base`, `hpc-base:TAG` or `hpc-base@DIGEST`."""
+"""Parses the name of an image: `hpc-base`, `hpc-base:TAG` or `hpc-base@DIGEST`."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ class ImageStore:
         return image
 
     def pointers(self, name: str) -> Pointers:
-        """What `current`, `previous` and the tags of a name point to."""
+        """The targets of `current`, `previous` and the tags of a name."""
         _check_name(name)
         return Pointers(self.root / name)
 
@@ -141,7 +141,7 @@ class ImageStore:
         return faults
 
     def needs_build(self, ref: str, *, inputs: Mapping[str, Path] | None = None, held: bool = True) -> str | None:
-        """Why `build` would build, in words for the plan; None when the current image is what the recipe says.
+        """Why `build` would build, in words for the plan; None if the current image matches the recipe.
 
         Checks that the artefacts are there with their sizes; `verify` reads them whole. Inputs that are not given
         count as unchanged, so that a lab can use an image on a host that could not build it.
@@ -149,7 +149,7 @@ class ImageStore:
         Args:
             ref: a name, or a certain build of it, for which the recipe does not count.
             inputs: trees that the recipe names.
-            held: whether an image that somebody rolled back to counts as up to date.
+            held: whether an image chosen by a rollback counts as up to date.
         """
         try:
             image = self.current(ref)
@@ -241,7 +241,7 @@ class ImageStore:
 
         Args:
             ref: name (its current image) or digest.
-            in_use: looked at when nobody can put a disk on the image any more.
+            in_use: called when no new disk can be put on the image any more.
 
         Raises:
             ConflictError: an overlay stands on the image, or a build of its name is running.
@@ -318,7 +318,7 @@ class ImageStore:
         remove_tree(trash)
 
     def _sweep(self, name: str) -> None:
-        """Remove what interrupted builds and removals of this name left behind. The caller holds the lock."""
+        """Remove the remains of interrupted builds and removals of this name. The caller holds the lock."""
         for path in (self.root / name).iterdir():
             if path.name.startswith((WORK_PREFIX, _TRASH_PREFIX)):
                 remove_tree(path)
@@ -377,7 +377,7 @@ def _check_name(name: str) -> None:
 
 
 def _user(image: GoldenImage, in_use: Collection[Path]) -> str | None:
-    """What stands on the image: the overlay if the caller knows it, else the base file itself."""
+    """The user of the image: the overlay if the caller knows it, else the base file itself."""
     for base in in_use:
         if base.resolve().is_relative_to(image.directory.resolve()):
             return str(in_use[base]) if isinstance(in_use, Mapping) else f"an overlay of {base}"

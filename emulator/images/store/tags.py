@@ -1,4 +1,4 @@
-"""Which build of an image is used: going back to the previous one, and tags."""
+"""Chooses the build of an image that is used: rollback and tags."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def tag_image(store: ImageStore, ref: str, tag: str) -> GoldenImage:
 
 
 def untag_image(store: ImageStore, ref: str) -> None:
-    """Take the tag of `NAME:TAG` away; the image stays.
+    """Remove the tag of `NAME:TAG`; the image stays.
 
     Raises:
         UsageError: there is no such tag.

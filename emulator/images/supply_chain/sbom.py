@@ -60,7 +60,7 @@ def spdx(
         digest: of its artefacts, which names this document uniquely.
         suite: Debian's code name, for the package URLs.
         created: UTC, ISO 8601 ending in Z.
-        inputs: trees that came into the image beside the packages, name to digest.
+        inputs: trees in the image in addition to the packages, name to digest.
 
     Licences are not asserted: Debian's copyright files stay in the image under /usr/share/doc.
     """

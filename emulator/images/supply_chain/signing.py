@@ -20,7 +20,7 @@ _TIMEOUT = 60.0
 
 
 class SignatureError(HyperscalerError):
-    """An image is not signed by anybody whom this host trusts, or is not what was signed."""
+    """An image has no signature that this host trusts, or differs from what was signed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class ImageSignatures:
         """Whose trusted signature the image has: the principal in the file of signers.
 
         Raises:
-            SignatureError: nobody's, or the files are not those that were signed.
+            SignatureError: there is no trusted signature, or the files differ from the signed ones.
             StateError: the file of signers could be written to by others.
         """
         self._check_signers()
@@ -69,14 +69,14 @@ class ImageSignatures:
             if self.runner.run(argv, timeout=_TIMEOUT, check=False, stdin=_manifest(image)).returncode == 0:
                 _intact(store, image)
                 return principal
-        raise self._refused(image, "is not signed by anybody whom this host trusts")
+        raise self._refused(image, "is not signed by anyone whom this host trusts")
 
     def _check_signers(self) -> None:
         try:
             status = self.trusted.lstat()
         except OSError as error:
             fix = "put the signers' public keys into it, as ssh-keygen(1) says under ALLOWED SIGNERS"
-            raise UsageError("nobody is trusted to sign images", where=str(self.trusted), fix=fix) from error
+            raise UsageError("no one is trusted to sign images", where=str(self.trusted), fix=fix) from error
         if not stat.S_ISREG(status.st_mode) or status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
             raise StateError(
                 "others could write to the file of trusted signers",

@@ -53,7 +53,7 @@ class VulnerabilityListing:
     runner: ProcessRunner
 
     def of(self, image: GoldenImage, *, data: Path | None, only_fixed: bool = False) -> tuple[Vulnerability, ...]:
-        """What is known, the most urgent first.
+        """Known vulnerabilities, the most urgent first.
 
         Args:
             image: of the store; its bill of materials names the packages with their sources.
@@ -150,7 +150,7 @@ def status_file(packages: Iterable[Package]) -> str:
 
 
 def parse_listing(output: str, packages: Iterable[Package]) -> list[Vulnerability]:
-    """What debsecan prints with `--format=detail`: blocks of a headline, the description and the versions.
+    """Parses the output of debsecan with `--format=detail`: blocks of a headline, the description and the versions.
 
     What the tracker says comes from outside: control characters are taken out of descriptions, and a block about a
     package that the image does not have is left out.

@@ -1,4 +1,4 @@
-"""What a lab may ask of its Kubernetes beyond kubeadm's own, and what of it can be had. Pure."""
+"""Add-ons that a lab can ask for in addition to kubeadm's own components, and their availability. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the program asks a cluster: on its control plane, as root, with the kubeconfig that kubeadm wrote there."""
+"""How the program queries a cluster: on its control plane, as root, with the kubeconfig that kubeadm wrote there."""
 
 ADMIN_CONF = "/etc/kubernetes/admin.conf"
 KUBECTL = f"sudo -n kubectl --kubeconfig {ADMIN_CONF}"

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import yaml
-
+from emulator.core.ansible_text import literal_yaml
 from emulator.core.errors import ConfigError
 from emulator.kubernetes.config.addresses import NODE_PREFIX
 from emulator.labfile.kubernetes_versions import is_full_version
@@ -55,7 +54,7 @@ def kubespray_inventory(spec: ClusterSpec, connection: Mapping[str, object]) -> 
             },
         }
     }
-    return yaml.safe_dump(document, sort_keys=False, width=1000)
+    return literal_yaml(document)
 
 
 def _settings(wants: KubernetesSpec) -> dict[str, object]:

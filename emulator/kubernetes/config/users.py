@@ -1,12 +1,12 @@
-"""What the users of a lab have in its Kubernetes cluster: names and shares. Pure."""
+"""Names and quotas of a lab's users in its Kubernetes cluster. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
 USERS_NAMESPACE = "hyperscaler-users"
-"""Where the service accounts of all users are. They are kept out of the namespaces that users work in: whoever may make
-pods or secrets there could give themselves tokens that do not end."""
+"""The namespace of all users' service accounts. Users do not work in it: anyone who may make pods or secrets next to an
+account could create tokens for it that never expire."""
 
 PODS = 20
 CLAIMS = 5

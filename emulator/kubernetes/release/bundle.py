@@ -30,8 +30,8 @@ from emulator.kubernetes.release.release import (
 
 _BLOCK = 1024 * 1024
 _BROKEN_FIX = "copy the bundle again, or make it anew: hyperscaler bundle create"
-# What Python's tarfile lets out at a header that makes no sense, beside errors of its own: numbers that are none, sizes
-# that no file has, headers of headers of headers.
+# What tarfile raises for a malformed header (invalid numbers, impossible sizes, headers of headers of headers), in
+# addition to its own errors.
 _MALFORMED = (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError, MemoryError)
 
 

@@ -1,4 +1,4 @@
-"""Whether a bundle's release is one that this version of the program can set up, whatever the lab."""
+"""Checks whether this version of the program can set up a bundle's release in any lab."""
 
 from __future__ import annotations
 

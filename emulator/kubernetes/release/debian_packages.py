@@ -21,7 +21,7 @@ _NAME = re.compile(r"(?P<name>[a-z0-9][a-z0-9+.-]+)_(?P<version>[^_]+)_(?P<archi
 class DebianArchive:
     """apt with lists and caches of its own under `directory`.
 
-    `lines` are one-line `deb` sources of a Debian release; source packages are looked up beside them, so the
+    `lines` are one-line `deb` sources of a Debian release; source packages are looked up in the same places, so the
     host's configuration needs no deb-src, unless `with_sources` says that there are none. Proxy and keys stay what
     the host's apt configuration says.
     """
@@ -39,7 +39,7 @@ class DebianArchive:
             CommandError: apt could not reach them.
         """
         require_sources(self.lines)
-        # The sources may hold a password: nobody else gets in.
+        # The sources may hold a password: no access for others.
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.directory.chmod(0o700)
         for name in ("lists/partial", "cache/archives/partial", "parts", "debs", "source"):

@@ -61,7 +61,7 @@ class KubernetesBuild:
             return None
 
     def require_host(self) -> None:
-        """What a build needs of this host; reads only.
+        """Check that this host has everything that a build needs; reads only.
 
         Raises:
             HostNotFitError: apt has no Debian 12 sources, or there is not enough space.
@@ -129,7 +129,7 @@ class KubernetesBuild:
         return self._keep(stage, manifest)
 
     def _fetch(self, work: Path, archive: DebianArchive, progress: Progress) -> tuple[dict[str, str], Path, Path, Path]:
-        """Sources, toolchain and packages; what an interrupted build had fetched is fetched no second time."""
+        """Sources, toolchain and packages; nothing that an interrupted build fetched is fetched again."""
         toolchain, debian, tree, done = work / "toolchain", work / "debian", work / "tree", work / "fetched"
         if done.is_file():
             rows = (line.partition(" ")[::2] for line in done.read_text(encoding="utf-8").splitlines())

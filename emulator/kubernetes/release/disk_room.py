@@ -1,4 +1,4 @@
-"""Room on the disk of the cache: whether there is enough, and what killed runs took of it."""
+"""Disk space of the cache: checks it, and removes remains of killed runs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _amount(size: int) -> str:
 
 
 def remove_leftovers(cache: Path, pattern: str) -> None:
-    """Remove directories that killed runs left in `cache`. To be called under `cache_lock`: nobody is at work there."""
+    """Remove directories that killed runs left in `cache`. Call it under `cache_lock`, when no one is at work there."""
     for path in cache.glob(pattern):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)

@@ -74,7 +74,7 @@ class GoTree:
         self._go(["build", "-v", "-ldflags", flags, "-o", f"{out}/", *targets], timeout=_BUILD_TIMEOUT)
 
     def _prepare(self) -> None:
-        """Lay the tree into a GOPATH, with newer copies of two libraries and our programs beside Kubernetes' own."""
+        """Lay the tree into a GOPATH, with newer copies of two libraries and our programs next to Kubernetes' own."""
         self.progress("prepare source", "")
         place = self.gopath / "src" / _IMPORT_PATH
         place.parent.mkdir(parents=True, exist_ok=True)

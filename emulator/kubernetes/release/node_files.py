@@ -1,4 +1,4 @@
-"""What a release adds to the image of a Kubernetes node: a tree of files that is laid over the guest's root."""
+"""The files that a release adds to the image of a Kubernetes node: a tree laid over the guest's root."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class ReleaseFile:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseManifest:
-    """`version` such as 1.20.2; `origin` says in words where it came from.
+    """`version` such as 1.20.2; `origin` describes its source in words.
 
     `repository` is kubeadm's imageRepository; `images` are the references that the tars hold; `cluster_dns` and
     `tools` name the image of the cluster's DNS server and of the pods that verify starts. `fetched` has, by add-on, the

@@ -1,4 +1,4 @@
-"""Chooses where a lab's Kubernetes comes from, and gives its files for the image of a node."""
+"""Chooses the source of a lab's Kubernetes, and provides the files for the image of a node."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ BUNDLE = "bundle:"
 DEBIAN_SOURCE = "debian-source"
 UPSTREAM = "upstream"
 AUTO = "auto"
-# Directories of work under way. What has such a name while nobody works was left by a run that was killed. A build of
+# Directories of work under way. With no one at work, such a name was left by a run that was killed. A build of
 # Debian's source is not among them, because the next one goes on with it.
 _WORK = (".unpack-*", "upstream-*.work", "node-*.new", "node-*.work")
 

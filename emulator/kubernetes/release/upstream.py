@@ -45,7 +45,7 @@ _LIST_TIMEOUT = 60.0
 
 @dataclass(frozen=True, slots=True)
 class UpstreamFetch:
-    """Releases fetched from `origin`, kept under `cache` beside those that were built.
+    """Releases fetched from `origin`, kept under `cache` next to those that were built.
 
     `debian` are apt's sources of Debian 12, from which skopeo and the tools of the probe pods come.
     """
@@ -112,7 +112,7 @@ class UpstreamFetch:
         Args:
             version: `1.31` for its newest, `1.31.4` for that one, empty for the newest that this program knows.
             addons: names of `origin.addons` whose manifests and images are wanted.
-            progress: told of each step.
+            progress: called with each step.
 
         Raises:
             HostNotFitError: upstream is out of reach.
@@ -206,7 +206,7 @@ class UpstreamFetch:
     def _copy(self, tools: Path, policy: Path, source: str, archive: Path, reference: str) -> None:
         libraries = ":".join(str(tools / path) for path in ("usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"))
         name, _, digest = source.partition("@")
-        # A digest says all; skopeo refuses a tag beside it.
+        # A digest says all; skopeo refuses a tag next to it.
         origin = f"{name.rpartition(':')[0]}@{digest}" if digest else name
         options = ["--policy", str(policy), "--override-arch", ARCHITECTURE, "--override-os", "linux"]
         insecure = ["--src-tls-verify=false"] if self.origin.insecure else []

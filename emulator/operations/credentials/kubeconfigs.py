@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from emulator.operations.credentials.handouts import forget_ended
 KUBECONFIG = "kubeconfig"
 MIN_TOKEN_SECONDS = 600
 """Kubernetes issues no token for less than ten minutes."""
+_AUTHORITY = re.compile(r'^[ \t]*"?certificate-authority-data"?:[ \t]*"?([A-Za-z0-9+/=]+)', re.MULTILINE)
 
 
 def hand_out_kubeconfigs(run: LabRun, *, renew: str = "") -> None:
@@ -47,10 +49,13 @@ def _lacks(paths: LabPaths, directory: Path) -> bool:
 
 
 def cluster_authority(admin: Path) -> str:
-    """`certificate-authority-data` of the admin's kubeconfig; empty while there is none."""
+    """`certificate-authority-data` of the admin's kubeconfig, in base64; empty while there is none.
+
+    The file is JSON; earlier versions of the program kept kubeadm's YAML.
+    """
     try:
-        lines = admin.read_text().splitlines()
+        text = admin.read_text()
     except FileNotFoundError:
         return ""
-    key = "certificate-authority-data:"
-    return next((line.partition(":")[2].strip() for line in lines if line.strip().startswith(key)), "")
+    found = _AUTHORITY.search(text)
+    return found[1] if found else ""

@@ -16,9 +16,9 @@ from emulator.apply.host_preparation import Record, fold
 from emulator.apply.journal import Journal
 from emulator.apply.lock import exclusive_lock
 from emulator.core.errors import ConflictError, HyperscalerError, InterruptedRunError, StateError
-from emulator.core.file_ports import HostFileEditor
 from emulator.core.paths import Home
 from emulator.core.ports import ProcessRunner
+from emulator.core.ports.files import HostFileEditor
 from emulator.core.progress import Reporter
 from emulator.core.stop import StopFlag
 from emulator.host.prepare.steps import PreparationPlan

@@ -68,7 +68,7 @@ def test_the_clusters_asked_for_are_asked_at_once(
         return "all is well"
 
     monkeypatch.setattr(over_ssh, "slurm_summary", ask)
-    monkeypatch.setattr(over_ssh, "cloud_summary", ask)
+    monkeypatch.setattr(over_ssh, "kubernetes_summary", ask)
     state = over_ssh.RealGuests(cast(Any, None)).cluster_state(spec, Access(LabPaths(tmp_path), "root", ()), kinds)
     names = {ClusterKind.HPC: "slurm", ClusterKind.CLOUD: "kubernetes"}
     assert state == {names[kind]: "all is well" for kind in kinds}

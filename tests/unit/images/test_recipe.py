@@ -37,7 +37,7 @@ def test_a_package_named_twice_is_installed_once(recipes: Path) -> None:
         ("version: 1\nextends: common\nremove: ['/etc/../usr']\n", "'/etc/../usr': must name something below"),
         ("version: 1\nextends: common\nremove: ['/usr']\n", "'/usr': must name something below"),
         ("version: 1\nextends: common\nmask: ['a b.service']\n", "mask[0]: 'a b.service' cannot be used"),
-        ("version: 1\nextends: common\nfiles: [../secrets]\n", "files: '../secrets' is no directory beside"),
+        ("version: 1\nextends: common\nfiles: [../secrets]\n", "files: '../secrets' is no directory next to"),
         ("version: 1\nextends: common\nfree_mib: -1\n", "free_mib: must be a whole number of MiB"),
         ("version: 1\nextends: common\nfree_mib: true\n", "free_mib: must be a whole number of MiB"),
         ("version: 1\nextends: common\nsuite: ''\n", "suite: is missing"),

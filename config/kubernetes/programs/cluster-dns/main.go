@@ -82,7 +82,7 @@ func waitForServer(client *kubernetes.Clientset) {
 	}
 }
 
-// serveDNS answers until the process is told to stop, and then finishes what is under way.
+// serveDNS answers until the process gets a signal to stop, and then finishes the queries under way.
 func serveDNS(listen string, handler dns.Handler) {
 	servers := []*dns.Server{
 		{Addr: listen, Net: "udp", Handler: handler},

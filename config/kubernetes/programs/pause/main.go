@@ -1,4 +1,4 @@
-// pause holds the namespaces of a pod: it does nothing until it is told to stop, and collects orphaned children
+// pause holds the namespaces of a pod: it does nothing until a signal stops it, and collects orphaned children
 // where the pod shares its process namespace.
 package main
 

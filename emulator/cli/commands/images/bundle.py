@@ -97,14 +97,15 @@ def _tell(manifest: ReleaseManifest, path: Path, *, as_json: bool, verdict: str)
     if as_json:
         print_json({"version": 1, **fields, "size": sum(file.size for file in manifest.files.values())})
         return
-    from emulator.core.units import human_bytes
+    from emulator.core.units import human_bytes, printable
 
     size = human_bytes(sum(file.size for file in manifest.files.values()))
-    click.echo(f"{path}: {verdict}")
-    click.echo(f"  Kubernetes {manifest.version} for {manifest.architecture}, {size}, {manifest.origin}")
-    click.echo(f"  digest: {manifest.digest}")
-    click.echo(f"  add-ons: {', '.join(manifest.addons) or 'none'}")
-    for addon, sha256 in manifest.fetched.items():
-        click.echo(f"  {addon}: manifest fetched with sha256 {sha256}")
-    for image in manifest.images:
-        click.echo(f"  image {image}")
+    lines = [
+        f"{path}: {verdict}",
+        f"  Kubernetes {manifest.version} for {manifest.architecture}, {size}, {manifest.origin}",
+        f"  digest: {manifest.digest}",
+        f"  add-ons: {', '.join(manifest.addons) or 'none'}",
+        *(f"  {addon}: manifest fetched with sha256 {sha256}" for addon, sha256 in manifest.fetched.items()),
+        *(f"  image {image}" for image in manifest.images),
+    ]
+    click.echo(printable("\n".join(lines)))

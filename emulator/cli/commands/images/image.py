@@ -9,6 +9,7 @@ import click
 
 from emulator.cli.output import json_option, print_json
 from emulator.cli.render.progress import reporting
+from emulator.core.units import printable
 
 
 @click.group("image")
@@ -84,7 +85,7 @@ def show(ref: str, *, packages: bool, verify: bool, as_json: bool) -> None:
         print_json(fields)
     else:
         for key, value in fields.items():
-            click.echo(f"{key}: {_shown(value)}")
+            click.echo(printable(f"{key}: {_shown(value)}"))
     sys.exit(1 if faults else 0)
 
 
@@ -302,7 +303,7 @@ def vulnerabilities(ref: str, *, data: Path | None, only_fixed: bool, as_json: b
         notes = ", ".join(
             word for word in (item.urgency, "remote" if item.remote else "", "fixed" if item.fixed else "") if word
         )
-        click.echo(f"{item.id:<18} {item.package:<24} {item.version}  {notes}")
+        click.echo(printable(f"{item.id:<18} {item.package:<24} {item.version}  {notes}"))
     click.echo(f"{len(found)} known vulnerabilities in {image.name} {image.digest[:12]}", err=True)
 
 

@@ -6,6 +6,7 @@ import click
 
 from emulator.cli.options import refuse_file_name
 from emulator.cli.output import json_option, print_json
+from emulator.core.units import printable
 from emulator.operations.status import LabStatus
 
 
@@ -37,14 +38,14 @@ def command(lab: str | None, *, as_json: bool) -> None:
         for line in lines if not as_json else ():
             busy = f"  busy: {line.busy}" if line.busy else ""
             facts = line.problem or f"{line.nodes} nodes  verify: {line.verified}"
-            click.echo(f"{line.name:<20} {facts}{busy}")
+            click.echo(printable(f"{line.name:<20} {facts}{busy}"))
         return
     refuse_file_name(lab)
     status = lab_status(env, lab)
     if as_json:
         print_json(status.to_json())
     else:
-        click.echo(_text(status))
+        click.echo(printable(_text(status)))
 
 
 def _text(status: LabStatus) -> str:

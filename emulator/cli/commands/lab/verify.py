@@ -8,6 +8,7 @@ from emulator.cli.options import lab_argument, load_by_name, needs_host, wait_op
 from emulator.cli.output import json_option, print_json
 from emulator.cli.render.progress import reporting, run_log
 from emulator.cli.render.summary import checks_json, checks_text
+from emulator.core.units import printable
 
 
 @click.command("verify")
@@ -27,4 +28,4 @@ def command(lab: str, *, wait_seconds: float, as_json: bool) -> None:
     if as_json:
         print_json({"version": 1, "lab": lab, "checks": checks_json(checks)})
     else:
-        click.echo(checks_text(checks))
+        click.echo(printable(checks_text(checks)))

@@ -73,7 +73,7 @@ class ImageRoots:
         shutil.rmtree(root, ignore_errors=True)
         (root / "etc").mkdir(parents=True)
         (root / "tmp").mkdir()
-        # Programs that look themselves up must find somebody.
+        # Programs that look themselves up must find an account.
         (root / "etc/passwd").write_text("root:x:0:0:root:/:/sbin/nologin\n", encoding="utf-8")
         (root / "etc/group").write_text("root:x:0:\n", encoding="utf-8")
         (root / "etc/nsswitch.conf").write_text("hosts: files dns\n", encoding="utf-8")
@@ -110,7 +110,7 @@ class ImageRoots:
         return ContainerImage(self.names["kube-proxy"], root, ("/usr/local/bin/kube-proxy",))
 
     def tools(self) -> ContainerImage:
-        """Of the pods that verify starts."""
+        """Image of the pods that verify starts."""
         root = self._root("tools")
         _copy(self._found("bin/busybox"), root / "bin/busybox")
         for name in _APPLETS:

@@ -69,7 +69,7 @@ class ContentStore:
         try:
             with (self.work / "log").open("wb") as log:
                 process = subprocess.Popen(
-                    # In a session of its own, so that a Ctrl-C leaves it to us; with us gone, it has nobody to end it.
+                    # In a session of its own, so that Ctrl-C leaves it to us; if we die, nothing else ends it.
                     ["setpriv", "--pdeathsig", "KILL", self.tools / "usr/bin/containerd", "--config", config],
                     stdin=subprocess.DEVNULL,
                     stdout=log,

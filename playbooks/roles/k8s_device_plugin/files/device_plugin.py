@@ -196,7 +196,7 @@ class Plugin:
 
     # ------------------------------------------------------------ life
     def start(self) -> None:
-        """Serve on our socket, then tell kubelet of it."""
+        """Serve on our socket, then register with kubelet."""
         self.stop()
         self.stopping = threading.Event()
         if os.path.lexists(self.path):

@@ -1,6 +1,6 @@
-# What update-ca-certificates does, for the lab's own authorities alone: it looks at every authority there is, which takes
-# an emulated CPU a minute. Run later, it finds them where it would have put them itself. The bundle comes last: it tells
-# that all is done.
+# Does what update-ca-certificates does, but for the lab's own authorities only: that one reads every authority, which
+# takes a minute on an emulated CPU. When it runs later, it finds them where it would have put them. The bundle is
+# written last, as the mark that all is done.
 certs=${1:-/etc/ssl/certs}
 local=${2:-/usr/local/share/ca-certificates}
 find "$certs" -lname '*hyperscaler*' -delete

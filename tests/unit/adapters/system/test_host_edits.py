@@ -9,7 +9,7 @@ import pytest
 
 from emulator.adapters.system.host_edits import HostEdits
 from emulator.core.errors import ConflictError, StateError
-from emulator.core.file_ports import FileLook
+from emulator.core.ports.files import FileLook
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from emulator.cli.commands.credentials.kubeconfig import command
 from emulator.core.errors import VerifyError
 from emulator.core.ports import Completed, GuestAddress
 from emulator.guests.verify.kubeconfigs import STUDENT_SECONDS, admin_kubeconfig, student_kubeconfig
+from tests.support.kubeadm_files import admin_conf, authority, client_certificate, encoded
 from tests.support.simulated_world import SimulatedHost
 
 HEAD = GuestAddress("cloud-control-plane", IPv4Address("10.20.0.10"), "root")
@@ -62,19 +63,24 @@ class Asked(Head):
         return done
 
 
-def test_the_admins_file_is_that_of_the_control_plane() -> None:
-    head = Head("a kubeconfig")
-    assert admin_kubeconfig(head, HEAD) == "a kubeconfig"
+def test_the_admins_file_is_made_of_the_control_planes() -> None:
+    head = Head(admin_conf(server="https://10.20.0.10:6443"))
+    config = json.loads(admin_kubeconfig(head, HEAD, cluster="demo"))
+    assert config["users"][0]["user"]["client-certificate-data"] == encoded(client_certificate())
+    assert config["clusters"][0]["cluster"] == {
+        "server": "https://10.20.0.10:6443",
+        "certificate-authority-data": encoded(authority()),
+    }
     assert head.commands == ["sudo -n cat /etc/kubernetes/admin.conf"]
 
 
 def test_a_students_file_has_a_token_that_ends_and_the_clusters_authority() -> None:
-    head = Asked(json.dumps({"status": {"token": "its-token"}}), "Q0E=")
+    head = Asked(json.dumps({"status": {"token": "its-token"}}), encoded(authority()))
     config = json.loads(student_kubeconfig(head, HEAD, cluster="demo"))
     assert config["users"] == [{"name": "student", "user": {"token": "its-token"}}]
     assert config["clusters"][0]["cluster"] == {
         "server": "https://10.20.0.10:6443",
-        "certificate-authority-data": "Q0E=",
+        "certificate-authority-data": encoded(authority()),
     }
     assert config["contexts"][0]["context"]["namespace"] == "students"
     (request,) = head.requests
@@ -87,12 +93,12 @@ def test_a_students_file_has_a_token_that_ends_and_the_clusters_authority() -> N
 
 
 @pytest.mark.parametrize("answer", ["", "{}", '{"status": 1}', '{"status": {}}'])
-def test_an_account_without_a_token_is_told(answer: str) -> None:
+def test_an_account_without_a_token_is_reported(answer: str) -> None:
     with pytest.raises(VerifyError, match="gave no token to student"):
-        student_kubeconfig(Asked(answer, "Q0E="), HEAD, cluster="demo")
+        student_kubeconfig(Asked(answer, encoded(authority())), HEAD, cluster="demo")
 
 
-def test_the_file_is_private_and_the_way_to_the_lab_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_file_is_private_and_the_way_to_the_lab_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     host = SimulatedHost(tmp_path)
     host.provision(host.lab_file(LAB))
     monkeypatch.setattr(emulator.wiring, "real_environment", host.environment)

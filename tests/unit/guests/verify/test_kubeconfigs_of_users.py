@@ -11,6 +11,7 @@ import pytest
 from emulator.core.errors import VerifyError
 from emulator.core.ports import Completed, GuestAddress
 from emulator.guests.verify.kubeconfigs import user_kubeconfig
+from tests.support.kubeadm_files import authority, encoded
 
 HEAD = GuestAddress("cloud-control-plane", IPv4Address("192.168.200.10"), "root")
 
@@ -24,7 +25,7 @@ class Shell:
         self, guest: GuestAddress, command: str, *, timeout: float, check: bool = True, stdin: Any = None
     ) -> Completed:
         self.asked.append((command, stdin))
-        return Completed((), 0, "Q0E=\n" if "base64" in command else self.answer, "")
+        return Completed((), 0, encoded(authority()) + "\n" if "base64" in command else self.answer, "")
 
     def ready(self, guest: GuestAddress, *, timeout: float) -> bool:
         return True
@@ -41,7 +42,7 @@ def test_it_holds_a_token_of_the_user_s_own_account() -> None:
     assert document["contexts"][0]["context"]["namespace"] == "student-ada"
     assert document["clusters"][0]["cluster"] == {
         "server": "https://192.168.200.10:6443",
-        "certificate-authority-data": "Q0E=",
+        "certificate-authority-data": encoded(authority()),
     }
     command, request = shell.asked[0]
     assert "create --raw /api/v1/namespaces/hyperscaler-users/serviceaccounts/ada/token -f -" in command

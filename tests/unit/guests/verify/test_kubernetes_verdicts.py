@@ -12,7 +12,13 @@ import pytest
 from emulator.core.ports import Completed, GuestAddress
 from emulator.guests.inventory.model import NodeGpu
 from emulator.guests.verify import kubernetes_verdicts as judge
-from emulator.guests.verify.kubernetes_probes import NAMESPACE, SERVICE, cloud_summary, probe_manifest, verify_cloud
+from emulator.guests.verify.kubernetes_probes import (
+    NAMESPACE,
+    SERVICE,
+    kubernetes_summary,
+    probe_manifest,
+    verify_kubernetes,
+)
 from emulator.guests.verify.report import Verdict
 from emulator.guests.verify.slurm_probes import Clock
 from emulator.labfile.model import (
@@ -158,7 +164,7 @@ def test_a_workload_whose_pods_are_not_all_there_is_a_fault(kind: str) -> None:
         (workload(kind, 2, 2), ""),
     ):
         lacking.others = (*lacking.others[:1], item)
-        report = verify_cloud(spec(), lacking, ADDRESSES, GPUS, clock=lacking.clock())
+        report = verify_kubernetes(spec(), lacking, ADDRESSES, GPUS, clock=lacking.clock())
         (check,) = [check for check in report.checks if check.name == "system pods"]
         assert (check.ok, check.detail if words else "") == (not words, words)
 
@@ -255,7 +261,7 @@ def names(report: Any) -> list[tuple[str, bool]]:
 
 def test_a_good_cluster_passes_everything_and_is_cleaned_up() -> None:
     cluster = Cluster(nodes=[GOOD])
-    report = verify_cloud(spec(), cluster, ADDRESSES, GPUS, clock=cluster.clock())
+    report = verify_kubernetes(spec(), cluster, ADDRESSES, GPUS, clock=cluster.clock())
     assert report.ok
     assert [name for name, _ in names(report)] == [
         "kubernetes nodes", "system pods", "kubernetes gpus", "pods", "pod network", "service by name",
@@ -265,7 +271,7 @@ def test_a_good_cluster_passes_everything_and_is_cleaned_up() -> None:
 
 def test_a_good_cluster_costs_few_starts_of_kubectl() -> None:
     cluster = Cluster(nodes=[GOOD])
-    verify_cloud(spec(), cluster, ADDRESSES, GPUS, clock=cluster.clock())
+    verify_kubernetes(spec(), cluster, ADDRESSES, GPUS, clock=cluster.clock())
     verbs = [command.split()[5] for command in cluster.commands if "kubectl" in command.split()[:3]]
     assert verbs == ["get", "apply", "rollout", "get", "exec", "exec", "delete"]
 
@@ -273,7 +279,7 @@ def test_a_good_cluster_costs_few_starts_of_kubectl() -> None:
 def test_probes_of_an_interrupted_run_are_removed_first() -> None:
     leftover = {"kind": "Namespace", "metadata": {"name": NAMESPACE}}
     cluster = Cluster(nodes=[GOOD], others=(leftover,))
-    assert verify_cloud(spec(), cluster, ADDRESSES, GPUS, clock=cluster.clock()).ok
+    assert verify_kubernetes(spec(), cluster, ADDRESSES, GPUS, clock=cluster.clock()).ok
     verbs = [command.split()[5] for command in cluster.commands if "kubectl" in command.split()[:3]]
     assert verbs[:3] == ["get", "delete", "apply"]
 
@@ -283,14 +289,14 @@ def test_pods_of_add_ons_count_and_those_of_people_do_not() -> None:
     for namespace, ok in (("ingress-nginx", False), ("students", True)):
         waiting["metadata"]["namespace"] = namespace
         cluster = Cluster(nodes=[GOOD], others=(waiting,))
-        report = verify_cloud(spec(), cluster, ADDRESSES, GPUS, clock=cluster.clock())
+        report = verify_kubernetes(spec(), cluster, ADDRESSES, GPUS, clock=cluster.clock())
         assert ("system pods", ok) in names(report)
 
 
 def test_checks_are_told_in_their_order_though_they_are_done_in_another() -> None:
     cluster = Cluster(nodes=[listing(node(HEAD)), GOOD])
     told: list[str] = []
-    report = verify_cloud(
+    report = verify_kubernetes(
         spec(), cluster, ADDRESSES, GPUS, clock=cluster.clock(), on_check=lambda check: told.append(check.name)
     )
     assert told[:3] == ["kubernetes nodes", "system pods", "kubernetes gpus"]
@@ -299,21 +305,21 @@ def test_checks_are_told_in_their_order_though_they_are_done_in_another() -> Non
 
 def test_it_waits_for_a_node_that_comes_late() -> None:
     cluster = Cluster(nodes=[listing(node(HEAD)), listing(node(HEAD)), GOOD])
-    report = verify_cloud(spec(), cluster, ADDRESSES, GPUS, clock=cluster.clock())
+    report = verify_kubernetes(spec(), cluster, ADDRESSES, GPUS, clock=cluster.clock())
     assert report.ok
     assert report.checks[0].seconds == 4.0
 
 
 def test_pods_are_not_tried_on_a_cluster_that_is_not_up() -> None:
     cluster = Cluster(nodes=[listing(node(HEAD))])
-    report = verify_cloud(spec(), cluster, ADDRESSES, clock=cluster.clock())
+    report = verify_kubernetes(spec(), cluster, ADDRESSES, clock=cluster.clock())
     assert names(report) == [("kubernetes nodes", False), ("system pods", True), ("pods", False)]
     assert not any("apply" in command for command in cluster.commands)
 
 
 def test_a_service_without_a_name_fails_and_is_cleaned_up() -> None:
     cluster = Cluster(nodes=[GOOD], deaf=True)
-    report = verify_cloud(spec(), cluster, ADDRESSES, GPUS, clock=cluster.clock())
+    report = verify_kubernetes(spec(), cluster, ADDRESSES, GPUS, clock=cluster.clock())
     assert [check.name for check in report.failed] == ["service by name"]
     assert "delete namespace" in cluster.commands[-1]
 
@@ -321,7 +327,8 @@ def test_a_service_without_a_name_fails_and_is_cleaned_up() -> None:
 def test_summary_counts_nodes_and_gpus() -> None:
     cluster = Cluster(nodes=[GOOD])
     assert (
-        cloud_summary(spec(), cluster, ADDRESSES) == "2 of 2 nodes Ready, Kubernetes v1.20.2, 2 nvidia.com/mig-1g.10gb"
+        kubernetes_summary(spec(), cluster, ADDRESSES)
+        == "2 of 2 nodes Ready, Kubernetes v1.20.2, 2 nvidia.com/mig-1g.10gb"
     )
 
 

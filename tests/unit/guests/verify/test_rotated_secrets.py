@@ -19,7 +19,7 @@ from emulator.core.fs import private_directory, write_private
 from emulator.core.paths import LabPaths
 from emulator.core.ports import Completed, GuestAddress
 from emulator.credentials.rotation_phases import RotatedSecret
-from emulator.credentials.tls_certificates import LabTls, certificate_of
+from emulator.credentials.tls_certificates import TlsCertificates, certificate_of
 from emulator.guests.ports import CheckOutcome
 from emulator.guests.verify import rotated_secrets
 from emulator.labfile.load import load_spec
@@ -62,7 +62,7 @@ class Lab:
         """Another authority, and certificates by it."""
         private_directory(self.paths.tls)
         write_private(self.paths.tls_key, new_ec_key())
-        LabTls(self.paths).certify(self.spec, self.spec.nodes)
+        TlsCertificates(self.paths).certify(self.spec, self.spec.nodes)
 
     def trust(self) -> None:
         for old in self.trusted.iterdir():

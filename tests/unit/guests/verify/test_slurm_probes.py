@@ -14,7 +14,7 @@ from emulator.core.errors import CommandTimeoutError, VerifyError
 from emulator.core.ports import Completed, GuestAddress
 from emulator.guests.inventory.model import NodeGpu
 from emulator.guests.verify.report import Check, VerifyReport
-from emulator.guests.verify.slurm_probes import Clock, job_script, slurm_summary, verify_hpc
+from emulator.guests.verify.slurm_probes import Clock, job_script, slurm_summary, verify_slurm
 from emulator.labfile.model import ClusterSpec, NodeSpec, PartitionSpec, Role, SlurmSpec, TimeoutSpec
 
 
@@ -91,13 +91,13 @@ class Ticking:
 
 
 def verify(shell: ScriptedShell, gpus: dict[str, tuple[NodeGpu, ...]] | None = None) -> VerifyReport:
-    return verify_hpc(LAB, shell, ADDRESSES, gpus, clock=Ticking().clock())
+    return verify_slurm(LAB, shell, ADDRESSES, gpus, clock=Ticking().clock())
 
 
 def test_a_healthy_cluster_in_five_logins() -> None:
     shell = guests()
     heard: list[Check] = []
-    report = verify_hpc(
+    report = verify_slurm(
         LAB,
         shell,
         ADDRESSES,
@@ -159,7 +159,7 @@ def test_wrong_gpus() -> None:
 
 def test_a_lab_without_slurm_is_refused() -> None:
     with pytest.raises(VerifyError, match="no Slurm cluster"):
-        verify_hpc(ClusterSpec("a", "", (), {}), guests(), {})
+        verify_slurm(ClusterSpec("a", "", (), {}), guests(), {})
 
 
 def test_summary_for_a_status_display() -> None:

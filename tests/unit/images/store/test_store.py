@@ -167,7 +167,7 @@ def test_an_image_over_its_budget_is_not_kept(store: ImageStore, tools: BuildToo
     build(store, tools, b"x" * 1000)
 
 
-def test_the_budget_of_an_image_is_for_what_it_has_beside_its_inputs(
+def test_the_budget_of_an_image_is_for_the_disk_without_its_inputs(
     store: ImageStore, tools: BuildTools, recipes: Path, tmp_path: Path
 ) -> None:
     (recipes / "demo.yaml").write_text("version: 1\nextends: common\nmax_image_mib: 1\ninputs: [binaries]\n")
@@ -178,7 +178,7 @@ def test_the_budget_of_an_image_is_for_what_it_has_beside_its_inputs(
     image = store.build("demo", progress=quiet, inputs=inputs)
     assert image.disk.stat().st_size > 2 << 20
     tools.payload = b"x" * (7 << 19)
-    with pytest.raises(HyperscalerError, match=r"has 1 MiB beside its inputs \(2 MiB\); its budget is 1 MiB"):
+    with pytest.raises(HyperscalerError, match=r"has 1 MiB without its inputs \(2 MiB\); its budget is 1 MiB"):
         store.build("demo", progress=quiet, inputs=inputs, force=True)
 
 

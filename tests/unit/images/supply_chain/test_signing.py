@@ -62,7 +62,7 @@ def test_without_a_file_of_signers_nothing_is_asked_for(store: ImageStore, image
     nobody = ImageSignatures(tmp_path / "absent", HostProcess())
     assert not nobody.required
     assert LabImages(store, signatures=nobody).current("demo") == image
-    with pytest.raises(UsageError, match="nobody is trusted"):
+    with pytest.raises(UsageError, match="no one is trusted"):
         nobody.check(store, image)
 
 
@@ -70,7 +70,7 @@ def test_another_key_is_not_trusted(
     store: ImageStore, image: GoldenImage, signatures: ImageSignatures, tmp_path: Path
 ) -> None:
     signatures.sign(store, image, key(tmp_path / "stranger"))
-    with pytest.raises(SignatureError, match="not signed by anybody whom this host trusts"):
+    with pytest.raises(SignatureError, match="not signed by anyone whom this host trusts"):
         signatures.check(store, image)
 
 

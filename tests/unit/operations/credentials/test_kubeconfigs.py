@@ -16,7 +16,7 @@ from emulator.core.progress import SilentReporter
 from emulator.credentials.users import AccessBook, AccessRole, LabUser, render_book
 from emulator.labfile.load import load_spec
 from emulator.labfile.model import ClusterSpec
-from emulator.operations.credentials.kubeconfigs import MIN_TOKEN_SECONDS, hand_out_kubeconfigs
+from emulator.operations.credentials.kubeconfigs import MIN_TOKEN_SECONDS, cluster_authority, hand_out_kubeconfigs
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMoe+mH2elGa8VXf8MNkZOYF08DGeWUvGeJ47mhyUjgZ"
 
@@ -101,6 +101,13 @@ def test_a_cluster_that_was_made_anew_hands_out_again(lab: Lab) -> None:
     lab.hand_out(DEMO)
     lab.cluster("QU5PVEhFUg==")
     assert lab.hand_out(DEMO) == ["ada"]
+
+
+def test_the_authority_is_found_in_todays_file_and_in_kubeadms(lab: Lab) -> None:
+    admin = lab.paths.secrets / "kubeconfig"
+    assert cluster_authority(admin) == "Q0E="
+    write_private(admin, b'{\n  "cluster": {\n    "certificate-authority-data": "TkVX",\n    "server": ""\n  }\n}\n')
+    assert cluster_authority(admin) == "TkVX"
 
 
 def test_kubernetes_gives_no_token_for_less_than_ten_minutes(lab: Lab) -> None:

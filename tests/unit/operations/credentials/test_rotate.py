@@ -178,7 +178,7 @@ def damage(host: KeyedHost, secret: RotatedSecret, content: bytes = b"") -> Path
     return record
 
 
-def test_a_damaged_record_is_kept_aside_and_told(host: KeyedHost) -> None:
+def test_a_damaged_record_is_kept_and_reported(host: KeyedHost) -> None:
     record = damage(host, TLS)
     status = lab_status(host.environment(), "demo")
     assert any("rotation of tls did not end" in line for line in status.problems)
@@ -186,7 +186,7 @@ def test_a_damaged_record_is_kept_aside_and_told(host: KeyedHost) -> None:
     told = Told()
     done = rotate(host.environment(), "demo", TLS, told, StopFlag(), confirm=lambda _pending: True)
     assert done.finished == (TLS,)
-    assert [line for line in told.warnings if "begins anew with: trust" in line]
+    assert [line for line in told.warnings if "starts again with: trust" in line]
     assert len([path for path in record.parent.parent.iterdir() if path.name.startswith("tls.damaged-")]) == 1
 
 

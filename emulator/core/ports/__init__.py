@@ -43,7 +43,7 @@ class ProcessRunner(Protocol):
         cwd: Path | None = None,
         on_line: Callable[[str], None] | None = None,
     ) -> Completed:
-        """Run `argv` until it exits.
+        """Run `argv` until it exits. A command that prints without end is ended with an error, whatever `check` says.
 
         Args:
             argv: program and arguments.
