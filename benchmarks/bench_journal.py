@@ -34,7 +34,8 @@ from emulator.core.fs import private_directory
 from emulator.core.paths import Home
 from emulator.core.ports import Completed, Hypervisor
 from emulator.core.progress import SilentReporter
-from emulator.lab.environment import AccelerationChoice, Environment
+from emulator.host.acceleration import AccelerationDecision
+from emulator.lab.environment import Environment
 from emulator.lab.lab import Backends, open_lab
 from emulator.lab.open_journal import open_record
 from emulator.lab.planning.plan import HYPERVISOR_FACT, plan_lab
@@ -139,7 +140,7 @@ def planned(env: Environment, spec: ClusterSpec) -> tuple[float, Plan]:
     started = time.perf_counter()
     record = open_record(env.home, spec.name)
     lab = open_lab(env, record, Backends(URI))
-    plan = plan_lab(lab, record.state, spec, AccelerationChoice(False))
+    plan = plan_lab(lab, record.state, spec, AccelerationDecision(accelerated=False))
     return time.perf_counter() - started, plan
 
 
@@ -149,7 +150,7 @@ def made(env: Environment, spec: ClusterSpec) -> None:
     lab = open_lab(env, open_record(env.home, spec.name), Backends(URI))
     store = StateStore(Journal(paths.journal))
     store.fact(HYPERVISOR_FACT, URI)
-    plan = plan_lab(lab, store.state, spec, AccelerationChoice(False))
+    plan = plan_lab(lab, store.state, spec, AccelerationDecision(accelerated=False))
     Executor(lab.handlers, store, SilentReporter()).apply(plan)
 
 

@@ -30,8 +30,8 @@ from emulator.apply.state import StateStore
 from emulator.core.hypervisors import EMBEDDED
 from emulator.core.paths import Home
 from emulator.core.progress import SilentReporter
+from emulator.host.acceleration import AccelerationDecision
 from emulator.images.store.golden_image import GoldenImage
-from emulator.lab.environment import AccelerationChoice
 from emulator.lab.lab import Backends, open_lab
 from emulator.lab.open_journal import open_record
 from emulator.lab.planning.plan import plan_lab
@@ -71,7 +71,7 @@ def product(spec: ClusterSpec) -> float:
         for directory in (paths.root, paths.console):
             directory.mkdir(parents=True)
         store = StateStore(Journal(paths.journal))
-        plan = plan_lab(lab, store.state, spec, AccelerationChoice(False))
+        plan = plan_lab(lab, store.state, spec, AccelerationDecision(accelerated=False))
         Executor(lab.handlers, store, SilentReporter()).apply(plan)
         return time.perf_counter() - started
     finally:

@@ -18,13 +18,14 @@ if TYPE_CHECKING:
     from emulator.apply.gpu_ownership import GpuLedger
     from emulator.apply.handlers.gpu.host import GpuHost
     from emulator.gpu.ports import FileAccess, VgpuFramework, VgpuHost
+    from emulator.host.acceleration import AccelerationDecision
     from emulator.host.readings import HostProbe, HostReadings
     from emulator.images.lab_images import LabImages
     from emulator.images.store.store import ImageStore
     from emulator.images.supply_chain.signing import ImageSignatures
     from emulator.images.supply_chain.vulnerabilities import VulnerabilityListing
     from emulator.kubernetes.release.image_input import Bundles
-    from emulator.lab.environment import AccelerationChoice, Environment
+    from emulator.lab.environment import Environment
     from emulator.operations.host.record import PreparedHost
 
 
@@ -83,15 +84,11 @@ def _connect(uri: str, prefix: tuple[str, ...]) -> Hypervisor:
     return LibvirtHypervisor(uri, prefix)
 
 
-def _accelerate(requested: Acceleration) -> AccelerationChoice:
-    from emulator.adapters.system.acceleration import decide_acceleration, read_acceleration_facts
-    from emulator.lab.environment import AccelerationChoice
+def _accelerate(requested: Acceleration) -> AccelerationDecision:
+    from emulator.adapters.system.acceleration import read_acceleration_facts
+    from emulator.host.acceleration import decide_acceleration
 
-    facts = read_acceleration_facts()
-    decision = decide_acceleration(
-        requested, cpuinfo=facts.cpuinfo, kvm_usable=facts.kvm_usable, libvirt_offers_kvm=facts.kvm_usable
-    )
-    return AccelerationChoice(decision.accelerated, decision.warning)
+    return decide_acceleration(requested, read_acceleration_facts())
 
 
 # ---------------------------------------------------------------- GPUs

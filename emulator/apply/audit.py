@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from emulator.core.errors import StateError
+from emulator.core.fs import append_line
 from emulator.core.locking import acquire
 
 VERSION = 1
@@ -42,13 +43,7 @@ class AuditLog:
             descriptor = os.open(self.path, flags, 0o600)
             try:
                 acquire(descriptor, self.path, seconds=WAIT_SECONDS)
-                size = os.fstat(descriptor).st_size
-                # A line torn by a full disk or a power cut must not swallow this one.
-                torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-                data = (b"\n" if torn else b"") + text.encode() + b"\n"
-                if os.write(descriptor, data) != len(data):
-                    raise OSError(28, "No space left on device", str(self.path))
-                os.fsync(descriptor)
+                append_line(descriptor, text.encode() + b"\n")
             finally:
                 os.close(descriptor)
         except OSError as error:

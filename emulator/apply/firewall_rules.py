@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from emulator.core import ids
+from emulator.core.address_ranges import NEVER, PRIVATE
 from emulator.core.ports import Ownership
 from emulator.core.ports.packet_filter import FilterChain, FilterHook, FilterRule, FilterTable
 from emulator.plan.resources import Firewall, FirewallRule, FirewallZone
@@ -101,14 +102,26 @@ def _guest_to_host(zones: Sequence[FirewallZone]) -> tuple[FilterRule, ...]:
 def _routed(firewall: Firewall, bridges: str) -> tuple[FilterRule, ...]:
     zones = {zone.name: zone for zone in firewall.zones}
     same = [rule for zone in firewall.zones for rule in _within(zone)]
-    out = [
-        FilterRule(f'iifname "{zone.bridge}" oifname != {bridges} accept', f"{zone.name} may go out")
-        for zone in firewall.zones
-        if zone.nat
-    ]
+    out = [rule for zone in firewall.zones if zone.nat for rule in _going_out(zone, bridges)]
     allowed = [each for rule in firewall.rules for each in _allowed(rule, zones)]
     no_ipv6 = _without_ipv6(firewall.zones, "iifname", "oifname")
     return (*same, *no_ipv6, _CHECK_SOURCE, _ANSWERS, *allowed, *out, _REFUSE)
+
+
+def _going_out(zone: FirewallZone, bridges: str) -> Iterable[FilterRule]:
+    """Public addresses, and the private ranges that are listed; never link-local ones."""
+    way = f'iifname "{zone.bridge}" oifname != {bridges}'
+    families = ("ip", "ip6") if zone.subnet_v6 else ("ip",)
+    reject = "counter reject with icmpx admin-prohibited"
+    for family in families:
+        yield FilterRule(f"{way} {family} daddr {_set(NEVER[family])} {reject}", f"{zone.name}: never reached")
+    for family in families:
+        listed = [each for each in zone.nat_private if (":" in each) is (family == "ip6")]
+        if listed:
+            yield FilterRule(f"{way} {family} daddr {_set(listed)} accept", f"{zone.name}: private, listed")
+    for family in families:
+        yield FilterRule(f"{way} {family} daddr {_set(PRIVATE[family])} {reject}", f"{zone.name}: private, not listed")
+    yield FilterRule(f"{way} accept", f"{zone.name} may go out")
 
 
 def _within(zone: FirewallZone) -> Iterable[FilterRule]:

@@ -10,7 +10,7 @@ import hashlib
 import json
 
 from emulator.core.errors import StateError
-from emulator.core.fs import sync_directory, write_private
+from emulator.core.fs import sync, write_private
 from emulator.core.paths import Home
 
 VERSION = 1
@@ -58,7 +58,7 @@ def forget_hypervisor(home: Home, lab: str) -> None:
     path = home.hypervisor_of(lab)
     try:
         path.unlink()
-        sync_directory(path.parent)
+        sync(path.parent)
     except FileNotFoundError:
         return
     except OSError as error:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from emulator.core.errors import StateError
-from emulator.core.fs import sync_directory
+from emulator.core.fs import append_line, replace_file, sync
 
 VERSION = 1
 _SUM = "sum"
@@ -72,18 +72,11 @@ class Journal:
         is_new = not self.path.exists()
         descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            size = os.fstat(descriptor).st_size
-            if size and os.pread(descriptor, 1, size - 1) != b"\n":
-                line = b"\n" + line  # a torn line of a crashed run must not swallow this one
-            written = os.write(descriptor, line)
-            if written != len(line):
-                os.ftruncate(descriptor, size)
-                raise OSError(28, "no space left on device")
-            os.fsync(descriptor)
+            append_line(descriptor, line)
         finally:
             os.close(descriptor)
         if is_new:
-            sync_directory(self.path.parent)
+            sync(self.path.parent)
 
     def read(self) -> JournalContents:
         """All entries so far; a missing file is an empty journal.
@@ -129,19 +122,11 @@ class Journal:
             StateError: the new journal cannot be written; the damaged one is still in place.
         """
         kept = self.path.with_name(f"{self.path.name}.damaged-{time.strftime('%Y%m%dT%H%M%S')}")
-        fresh = self.path.with_name(f".{self.path.name}.new")
         lines = b"".join(_line(entry) for entry in entries)
         try:
             kept.unlink(missing_ok=True)
             os.link(self.path, kept)
-            fresh.unlink(missing_ok=True)
-            descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(lines)
-                file.flush()
-                os.fsync(file.fileno())
-            fresh.replace(self.path)
-            sync_directory(self.path.parent)
+            replace_file(self.path, lines)
         except OSError as error:
             raise StateError(
                 f"the damaged journal cannot be replaced: {error.strerror}",

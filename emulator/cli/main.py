@@ -1,14 +1,13 @@
-"""Entry point. Verbs are imported when they are called, so that `--version` and `--help` cost next to nothing."""
+"""Entry point: the verbs, and how each run ends."""
 
 from __future__ import annotations
 
 import sys
-from importlib import import_module
-from typing import NoReturn
 
 import click
 
 from emulator import __version__
+from emulator.cli.lazy_group import LazyGroup
 from emulator.core.errors import ExitCode, HyperscalerError
 
 # verb -> (module below `emulator.cli.commands`, what `--help` says of it)
@@ -33,40 +32,36 @@ VERBS: dict[str, tuple[str, str]] = {
 }
 
 
-class LazyGroup(click.Group):
-    """Knows its verbs by name and help line; imports one only to run it."""
+# package below `emulator.cli.commands` -> what `--help` writes above its verbs
+SECTIONS: dict[str, str] = {
+    "labfile": "Look at a lab file, change nothing",
+    "lab": "Make, use and remove a lab",
+    "credentials": "People and secrets",
+    "gpu": "GPUs",
+    "images": "Images and bundles",
+    "host": "This host",
+}
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        del ctx
-        return list(VERBS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        del ctx
-        entry = VERBS.get(cmd_name)
-        if entry is None:
-            return None
-        command = import_module(f"emulator.cli.commands.{entry[0]}").command
-        assert isinstance(command, click.Command)  # noqa: S101  a verb module without a command is a bug
-        return command
+class VerbGroup(LazyGroup):
+    """All verbs; the help shows them by what they are about."""
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         del ctx
-        with formatter.section("Commands"):
-            formatter.write_dl([(verb, text) for verb, (_, text) in VERBS.items()])
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and not args[0].startswith("-") and args[0] not in VERBS:
-            from difflib import get_close_matches
-
-            close = get_close_matches(args[0], VERBS, n=1)
-            hint = f" Did you mean {close[0]}?" if close else " See hyperscaler --help."
-            ctx.fail(f"There is no command {args[0]!r}.{hint}")
-        return super().resolve_command(ctx, args)
+        widest = max(map(len, VERBS))
+        for package, title in SECTIONS.items():
+            rows = [
+                (verb.ljust(widest), text) for verb, (module, text) in VERBS.items() if module.startswith(f"{package}.")
+            ]
+            with formatter.section(title):
+                formatter.write_dl(rows)
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=VerbGroup,
+    verbs={verb: module for verb, (module, _) in VERBS.items()},
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(__version__, prog_name="hyperscaler")
 def cli() -> None:
     """One GPU workstation as a miniature AI hyperscaler: Slurm and Kubernetes on real VMs.
@@ -84,21 +79,37 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command; every error leaves with the exit code of its class and without a traceback."""
+    from emulator.cli.output import finish_streams, prepare_streams, print_error
+
+    prepare_streams()
+    code = _run()
+    if not finish_streams() and code == ExitCode.DONE:
+        print_error("the output cannot be written")
+        code = ExitCode.FAILED
+    sys.exit(code)
+
+
+def _run() -> int | str | None:
+    """The exit code; an error is printed here."""
     from emulator.cli.output import print_error, print_usage_error
 
+    stdout = sys.stdout
     try:
         cli.main(standalone_mode=False)
+    except SystemExit as error:
+        if sys.stdout is not stdout:  # click's own output met a closed pipe, and click would end in silence
+            print_error("the output cannot be written: Broken pipe")
+        return error.code
     except click.exceptions.Exit as error:
-        sys.exit(error.exit_code)
+        return error.exit_code
     except click.UsageError as error:
         print_usage_error(error, sys.argv[1:])
-        sys.exit(ExitCode.USAGE)
+        return ExitCode.USAGE
     except click.Abort:
         print_error("aborted")
-        sys.exit(ExitCode.FAILED)
     except HyperscalerError as error:
         print_error(error)
-        sys.exit(error.exit_code)
+        return error.exit_code
     except PermissionError as error:
         print_error(
             HyperscalerError(
@@ -107,41 +118,40 @@ def main() -> None:
                 fix="run as the user that owns this directory (root for the default one), or set HYPERSCALER_HOME",
             )
         )
-        sys.exit(ExitCode.FAILED)
     except KeyboardInterrupt:
         print_error("aborted at once, as asked; `hyperscaler status` shows what is there")
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output left (`| head`); that is no failure of ours
-        sys.exit(ExitCode.DONE)
-    except OSError as error:
+        return 130
+    except OSError as error:  # click's own output on a full disk or into a closed pipe included
         print_error(HyperscalerError(error.strerror or str(error), where=str(error.filename or "")))
-        sys.exit(ExitCode.FAILED)
+        return ExitCode.FAILED
     except ImportError as error:
         from emulator.core.extras import missing_library
 
         missing = missing_library(error)
         if missing is None:
-            _exit_with_our_fault(error)
+            return _our_fault(error)
         print_error(missing)
-        sys.exit(missing.exit_code)
+        return missing.exit_code
     except Exception as error:  # noqa: BLE001  a fault of ours; who reads `--json` gets JSON all the same
-        _exit_with_our_fault(error)
+        return _our_fault(error)
+    else:
+        return ExitCode.DONE
+    return ExitCode.FAILED
 
 
-def _exit_with_our_fault(error: Exception) -> NoReturn:
-    from traceback import print_exception
+def _our_fault(error: Exception) -> ExitCode:
+    from traceback import format_exception
 
-    from emulator.cli.output import print_error
+    from emulator.cli.output import print_error, say
 
-    print_exception(error)
+    say("".join(format_exception(error)), err=True, nl=False)
     print_error(
         HyperscalerError(
             f"this is a fault of hyperscaler itself: {type(error).__name__}: {error}",
             fix="report it with the lines above; what was done so far is on record: `hyperscaler status`",
         )
     )
-    sys.exit(ExitCode.FAILED)
+    return ExitCode.FAILED
 
 
 if __name__ == "__main__":

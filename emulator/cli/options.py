@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import click
 
+from emulator.cli.output import Styled, say
 from emulator.core.errors import UsageError
 from emulator.core.extras import require_host_libraries
-from emulator.core.units import printable
 
 if TYPE_CHECKING:
     from emulator.lab.lab_files import LoadedLab
@@ -69,34 +69,29 @@ def needs_host(function: Callable[Parameters, Result]) -> Callable[Parameters, R
 
 def print_findings(report: Report, *, quiet_warnings: bool = False) -> None:
     """All findings on stderr, errors in red."""
-    styled = sys.stderr.isatty()
     for finding in report.findings:
         if quiet_warnings and finding.severity.value == "warning":
             continue
-        text = finding.render()
-        if styled:
-            colour = "red" if finding.severity.value == "error" else "yellow"
-            word = finding.severity.value + ":"
-            text = text.replace(word, click.style(word, fg=colour, bold=True), 1)
-        click.echo(text, err=True)
+        word = f"{finding.severity.value}:"
+        before, found, after = finding.render().partition(word)
+        colour = "red" if finding.severity.value == "error" else "yellow"
+        say(before, Styled(found, colour, bold=True), after, err=True)
 
 
 def print_plan(plan: Plan, *, err: bool = False) -> None:
     """The plan, one change a line: sign, kind, name on the host and the reason."""
-    stream = sys.stderr if err else sys.stdout
-    styled = stream.isatty()
     if plan.is_empty:
-        click.echo(f"{plan.lab}: nothing to change", err=err)
+        say(f"{plan.lab}: nothing to change", err=err)
     for change in plan.changes:
         kind, _, name = change.resource.id.partition("/")
         shown = f"{plan.lab}-{name}" if kind in ("domain", "volume", "network") else name
-        line = printable(f"{change.action.sign} {kind} {shown}: {change.reason}")
-        click.echo(click.style(line, fg=_COLOURS[change.action.name]) if styled else line, err=err)
+        line = f"{change.action.sign} {kind} {shown}: {change.reason}"
+        say(Styled(line, _COLOURS[change.action.name]), err=err)
     for blocker in plan.blockers:
-        line = printable(f"x {blocker.resource_id}: {blocker.what}\n    fix: {blocker.fix}")
-        click.echo(click.style(line, fg="red", bold=True) if styled else line, err=err)
+        line = f"x {blocker.resource_id}: {blocker.what}\n    fix: {blocker.fix}"
+        say(Styled(line, "red", bold=True), err=err)
     for note in plan.notes:
-        click.echo(printable(f"note: {note}"), err=err)
+        say(f"note: {note}", err=err)
 
 
 def load(file: Path) -> LoadedLab:
@@ -131,7 +126,7 @@ def confirmed(question: str, *, yes: bool) -> bool:
     if yes:
         return True
     if not sys.stdin.isatty():
-        raise UsageError("nobody is there to ask", fix="use --yes to go on without a question")
+        raise UsageError("no terminal to confirm on", fix="use --yes to go on without a question")
     # While nothing is under way, one Ctrl-C is enough.
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:

@@ -1,11 +1,20 @@
-"""What verbs print: data on stdout, everything else on stderr; with `--json` pure JSON, errors included."""
+"""The one way to stdout and stderr: data on stdout, all else on stderr; with `--json` pure JSON, errors included.
+
+Whatever is printed comes through here, so that no control character of a driver, guest or file reaches the terminal, a
+character that the terminal's encoding lacks is replaced, and an output that cannot be written is an error in words.
+"""
 
 from __future__ import annotations
 
+import codecs
+import io
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, TextIO
 
 import click
 
@@ -14,7 +23,139 @@ from emulator.core.units import printable
 
 _state = {"json": False}
 
+_ASCII = str.maketrans(
+    {
+        **dict.fromkeys("─━═–—·•", "-"),
+        **dict.fromkeys("│┃║", "|"),
+        **dict.fromkeys("┌┐└┘├┤┬┴┼╭╮╰╯╔╗╚╝", "+"),
+        **dict.fromkeys("█▓▒░", "#"),
+        "…": ".",
+        "✓": "+",
+        "✗": "x",
+        "→": ">",
+        "\N{REPLACEMENT CHARACTER}": "?",
+    }
+)
+"""Characters that the program itself draws with -> one of ASCII of the same width."""
+_FALLBACK = "hyperscaler-ascii"
 
+
+class OutputError(HyperscalerError):
+    """stdout is full or closed, so that what was asked for could not be printed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Styled:
+    """Text with a colour of click's and weight; both are left out where the output is no terminal."""
+
+    text: str
+    colour: str | None = None
+    bold: bool = False
+
+
+# ------------------------------------------------------------------------------------------------------- streams
+def prepare_streams() -> None:
+    """Make stdin, stdout and stderr usable, whatever they are; to be called before anything opens a file.
+
+    A standard stream that the caller closed would otherwise be None, and the next file that is opened (a journal) would
+    get its number, and with it what other programs print.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest free number is this one. stdout is opened for reading only: a write to it has to fail.
+            os.open(os.devnull, os.O_WRONLY if number == 2 else os.O_RDONLY)
+    sys.stdin = sys.stdin or os.fdopen(0, closefd=False)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+    codecs.register_error(_FALLBACK, _in_ascii)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=_FALLBACK)
+
+
+def _in_ascii(error: UnicodeError) -> tuple[str, int]:
+    """What stands for characters that the stream's encoding lacks: a sign of the same shape, else `\\xe4`."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end].translate(_ASCII)
+    return text.encode("ascii", "backslashreplace").decode("ascii"), error.end
+
+
+def draws_boxes(stream: TextIO) -> bool:
+    """Whether the stream's encoding has the characters that pictures are drawn with."""
+    try:
+        "─│█✓".encode(stream.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Whether a person reads the stream: colours, and tables that fit its width."""
+    try:
+        return stream.isatty()
+    except ValueError:  # closed
+        return False
+
+
+def finish_streams() -> bool:
+    """Whether all that was printed is out; to be called last. What is not is dropped, so that the interpreter does not
+    complain of it after us."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        _abandon(sys.stdout)
+        return False
+    return True
+
+
+def write(text: str, *, err: bool = False) -> None:
+    """Write text that is safe to write: rendered by rich or `say`.
+
+    Raises:
+        OutputError: stdout is full or closed. What goes to stderr is lost then, and nothing else: progress that cannot
+            be shown is no reason to stop the work.
+    """
+    stream = sys.stderr if err else sys.stdout
+    try:
+        stream.write(text)
+        stream.flush()
+    except (OSError, ValueError) as error:
+        _abandon(stream)
+        if not err:
+            why = error.strerror if isinstance(error, OSError) and error.strerror else "it is closed"
+            raise OutputError(f"the output cannot be written: {why}") from error
+
+
+def _abandon(stream: TextIO) -> None:
+    """Send what the stream still holds, and all that follows, nowhere."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
+# ---------------------------------------------------------------------------------------------------------- text
+def say(*parts: str | Styled, err: bool = False, nl: bool = True) -> None:
+    """Print a line of these parts, without control characters; line breaks stay.
+
+    Raises:
+        OutputError: stdout is full or closed.
+    """
+    styled = is_terminal(sys.stderr if err else sys.stdout) and not os.environ.get("NO_COLOR")
+    write("".join(_shown(part, styled=styled) for part in parts) + ("\n" if nl else ""), err=err)
+
+
+def _shown(part: str | Styled, *, styled: bool) -> str:
+    if isinstance(part, str):
+        return printable(part)
+    text = printable(part.text)
+    return click.style(text, fg=part.colour, bold=part.bold or None) if styled else text
+
+
+# ---------------------------------------------------------------------------------------------------------- JSON
 def json_option(function: Any) -> Any:
     """`--json`: pure JSON on stdout."""
 
@@ -27,33 +168,38 @@ def json_option(function: Any) -> Any:
     )(function)
 
 
+def print_json(data: Mapping[str, Any] | list[Any]) -> None:
+    """JSON in ASCII: it reads the same whatever the encoding.
+
+    Raises:
+        OutputError: stdout is full or closed.
+    """
+    write(json.dumps(data, indent=2) + "\n")
+
+
+# -------------------------------------------------------------------------------------------------------- errors
 def print_usage_error(error: click.UsageError, words: Sequence[str]) -> None:
     """What the parser refused, in the form that `words`, the command line, asks for: the options are not read yet."""
     ours = words[: words.index("--")] if "--" in words else words
     if "--json" not in ours:
-        error.show()
+        text = io.StringIO()
+        error.show(file=text)
+        say(text.getvalue(), err=True, nl=False)
         return
     _state["json"] = True
     command = error.ctx.command_path if error.ctx else "hyperscaler"
     print_error(UsageError(error.format_message(), fix=f"{command} --help"))
 
 
-def print_json(data: Mapping[str, Any] | list[Any]) -> None:
-    """JSON in ASCII: it survives every locale, and nothing in its strings reaches the terminal as it is."""
-    sys.stdout.write(json.dumps(data, indent=2) + "\n")
-    sys.stdout.flush()
-
-
 def print_error(error: HyperscalerError | str) -> None:
-    """The error in the form that the caller asked for."""
+    """The error in the form that the caller asked for; as text where that form cannot be written."""
     if isinstance(error, str):
         error = HyperscalerError(error)
-    if _state["json"]:
-        print_json({"error": error.to_json(), **error.details})
-        return
-    styled = sys.stderr.isatty()
-    head = click.style("error:", fg="red", bold=True) if styled else "error:"
+    if _state["json"] and not isinstance(error, OutputError):
+        with suppress(OutputError):
+            print_json({"error": error.to_json(), **error.details})
+            return
     where = f"{error.where}: " if error.where else ""
-    click.echo(f"{head} {printable(f'{where}{error.what}')}", err=True)
+    say(Styled("error:", "red", bold=True), f" {where}{error.what}", err=True)
     if error.fix:
-        click.echo(f"  fix: {printable(error.fix)}", err=True)
+        say(f"  fix: {error.fix}", err=True)

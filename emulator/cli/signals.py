@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
+from emulator.cli.output import say
 from emulator.core.stop import StopFlag
 
 ABORTED = 130
@@ -29,7 +30,8 @@ def stop_on_signals() -> Iterator[StopFlag]:
             _abort()
         stop.set()
         name = signal.Signals(number).name
-        sys.stderr.write(f"\n{name}: finishing what is under way, then stopping; once more to abort at once\n")
+        with suppress(RuntimeError):  # the signal came amid another write to stderr
+            say(f"\n{name}: finishing what is under way, then stopping; once more to abort at once", err=True)
 
     numbers = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup means to go on

@@ -18,7 +18,7 @@ from emulator.apply.handler import ApplyContext
 from emulator.apply.handlers.secrets import public_key
 from emulator.apply.state import StateStore
 from emulator.core.errors import StateError
-from emulator.core.fs import private_directory, sync_directory, write_private
+from emulator.core.fs import private_directory, sync, write_private
 from emulator.core.paths import LabPaths
 from emulator.credentials.rotation_phases import (
     RESOURCES,
@@ -93,7 +93,7 @@ class RotationFiles:
             phase = self.phase()
             if phase is None:
                 (self.directory / RECORD).unlink()
-                sync_directory(self.directory)
+                sync(self.directory)
                 done = "its new secrets are not all there, so the ones in use stay"
             else:
                 self.record(phase)
@@ -147,7 +147,7 @@ class RotationFiles:
     def clear(self) -> None:
         """Remove the files of an ended rotation; the record first, since without it the rest means nothing."""
         (self.directory / RECORD).unlink(missing_ok=True)
-        sync_directory(self.directory)
+        sync(self.directory)
         shutil.rmtree(self.directory)
 
 

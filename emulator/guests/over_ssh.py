@@ -25,11 +25,11 @@ from emulator.guests.configure.playbook import configure_cluster, end_work
 from emulator.guests.inventory.build import build_inventory, connection_vars
 from emulator.guests.inventory.model import AnsibleInventory, ConnectionFacts
 from emulator.guests.inventory.render import InventoryFormat, render
-from emulator.guests.ports import Access, CheckOutcome, ConfigureOutcome
+from emulator.guests.ports import Access, ConfigureOutcome
 from emulator.guests.ssh import OpenSshShell, host_keys_from_console, write_known_hosts
 from emulator.guests.verify.kubeconfigs import admin_kubeconfig, student_kubeconfig, user_kubeconfig
 from emulator.guests.verify.kubernetes_probes import kubernetes_summary, verify_kubernetes
-from emulator.guests.verify.report import Check, VerifyReport
+from emulator.guests.verify.report import CheckResult, VerifyReport
 from emulator.guests.verify.rotated_secrets import closed_doors, prove_secret
 from emulator.guests.verify.slurm_probes import slurm_summary, verify_slurm
 from emulator.kubernetes.config.kubespray import kubespray_inventory
@@ -119,21 +119,21 @@ class RealGuests:
 
     def verify(
         self, spec: ClusterSpec, kind: ClusterKind, access: Access, reporter: Reporter
-    ) -> tuple[CheckOutcome, ...]:
-        def report_check(check: Check) -> None:
+    ) -> tuple[CheckResult, ...]:
+        def report_check(check: CheckResult) -> None:
             status = Status.DONE if check.ok else Status.FAILED
             reporter.event(Event("verify", check.name, status, check.detail, check.seconds))
 
         gpus = {node.name: access.gpus[node.name] for node in spec.nodes_of(kind) if node.name in access.gpus}
         report = _VERIFY[kind](spec, self._shell(access), _by_name(spec), gpus, on_check=report_check)
-        return tuple(CheckOutcome(check.name, check.ok, check.detail, check.seconds) for check in report.checks)
+        return report.checks
 
     def refusing(self, spec: ClusterSpec, access: Access, key: Path) -> tuple[str, ...]:
         return closed_doors(OpenSshShell(key, access.paths.known_hosts, access.prefix, self._runner), addresses(spec))
 
     def prove(
         self, spec: ClusterSpec, secret: RotatedSecret, access: Access, reporter: Reporter
-    ) -> tuple[CheckOutcome, ...]:
+    ) -> tuple[CheckResult, ...]:
         checks = prove_secret(spec, secret, access.paths, self._shell(access), addresses(spec))
         for check in checks:
             status = Status.DONE if check.ok else Status.FAILED

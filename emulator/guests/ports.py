@@ -15,6 +15,7 @@ from emulator.credentials.rotation_phases import RotatedSecret
 from emulator.credentials.ssh_trust import CertificateOrder
 from emulator.credentials.users import LabUser
 from emulator.guests.inventory.model import NodeGpu
+from emulator.guests.verify.report import CheckResult
 from emulator.labfile.model import ClusterKind, ClusterSpec
 
 
@@ -33,16 +34,6 @@ class ConfigureOutcome:
     """`changed` counts changed tasks per node."""
 
     changed: Mapping[str, int]
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class CheckOutcome:
-    """One thing that was verified."""
-
-    name: str
-    ok: bool
-    detail: str
     seconds: float
 
 
@@ -89,7 +80,7 @@ class Guests(Protocol):
 
     def prove(
         self, spec: ClusterSpec, secret: RotatedSecret, access: Access, reporter: Reporter
-    ) -> tuple[CheckOutcome, ...]:
+    ) -> tuple[CheckResult, ...]:
         """Try a secret that was rotated: log in, run a job, check certificates."""
         ...
 
@@ -123,6 +114,6 @@ class Guests(Protocol):
 
     def verify(
         self, spec: ClusterSpec, kind: ClusterKind, access: Access, reporter: Reporter
-    ) -> tuple[CheckOutcome, ...]:
+    ) -> tuple[CheckResult, ...]:
         """Probe one cluster."""
         ...

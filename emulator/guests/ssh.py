@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 import binascii
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from emulator.core.errors import CommandTimeoutError, HyperscalerError
+from emulator.core.fs import write_private
 from emulator.core.ports import Completed, GuestAddress, ProcessRunner, log
 from emulator.credentials.ssh_config import CONNECT_TIMEOUT, checked_name, client_settings
 
@@ -107,15 +107,7 @@ def write_known_hosts(path: Path, keys: Mapping[str, Sequence[str]]) -> None:
             if not _is_key(algorithm, blob):
                 raise HyperscalerError("not an ssh host key", where=name)
             lines.append(f"{checked_name(name)} {algorithm} {blob}\n")
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.unlink(missing_ok=True)
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.writelines(lines)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    write_private(path, "".join(lines).encode("ascii"))
 
 
 def _is_key(algorithm: str, blob: str) -> bool:

@@ -9,7 +9,8 @@ from itertools import islice
 from emulator.host.facts import HostFacts
 from emulator.host.pod_networks import check_pod_networks
 from emulator.labfile.findings import Finding, Report, Severity, counted
-from emulator.labfile.model import FOOTPRINT_GIB, ClusterKind, ClusterSpec, NetworkSpec, NodeSpec
+from emulator.labfile.model import FOOTPRINT_GIB, ClusterKind, ClusterSpec, NodeSpec
+from emulator.labfile.networks import NetworkSpec
 
 # MiB that QEMU itself takes for each node in addition to the guest's memory: device models, page tables, TCG's cache.
 OVERHEAD_MIB = 128

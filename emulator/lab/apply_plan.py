@@ -9,9 +9,9 @@ from emulator.apply.gpu_ownership import slice_key
 from emulator.apply.hypervisor_location import remember_hypervisor
 from emulator.core.errors import ConflictError, HyperscalerError
 from emulator.core.fs import private_directory, write_private
+from emulator.host.acceleration import AccelerationDecision
 from emulator.lab.cluster_pipeline import CONFIGURE_FACT, VERIFY_FACT
 from emulator.lab.drain import drain_departing
-from emulator.lab.environment import AccelerationChoice
 from emulator.lab.mdev_map import write_mdev_map
 from emulator.lab.planning.gpu_placement import (
     GPU_FACT,
@@ -43,7 +43,7 @@ def begin_changes(run: LabRun, source: bytes) -> None:
     run.lab.allow_changes()
 
 
-def claim_gpus(run: LabRun, agreed: Plan, acceleration: AccelerationChoice) -> Plan:
+def claim_gpus(run: LabRun, agreed: Plan, acceleration: AccelerationDecision) -> Plan:
     """The agreed plan with the places of its slices claimed in the GPU ledger.
 
     Between the plan and the agreement other labs may have taken a place. So the lab is planned for once more while

@@ -10,7 +10,8 @@ from enum import StrEnum
 from emulator.core.errors import HyperscalerError, VerifyError
 from emulator.core.pool import threads
 from emulator.core.ports import log
-from emulator.guests.ports import Access, CheckOutcome
+from emulator.guests.ports import Access
+from emulator.guests.verify.report import CheckResult
 from emulator.lab.run import LabRun
 from emulator.lab.wait_for_ssh import HostKeyBook, boot_cluster, open_host_keys
 from emulator.labfile.model import ClusterKind, ClusterSpec
@@ -33,7 +34,7 @@ class ClusterOutcome:
 
     kind: ClusterKind
     changed: Mapping[str, int] | None = None
-    checks: tuple[CheckOutcome, ...] = ()
+    checks: tuple[CheckResult, ...] = ()
     error: HyperscalerError | None = None
 
     def describe(self) -> str:
@@ -56,7 +57,7 @@ class Clusters:
         return {node: count for outcome in self.outcomes for node, count in (outcome.changed or {}).items()}
 
     @property
-    def checks(self) -> tuple[CheckOutcome, ...]:
+    def checks(self) -> tuple[CheckResult, ...]:
         return tuple(check for outcome in self.outcomes for check in outcome.checks)
 
     def conclude(self, first: HyperscalerError | None = None) -> None:
@@ -155,7 +156,7 @@ def _unexpected(error: Exception) -> HyperscalerError:
     return shown
 
 
-def _require(spec: ClusterSpec, kind: ClusterKind, checks: Sequence[CheckOutcome]) -> None:
+def _require(spec: ClusterSpec, kind: ClusterKind, checks: Sequence[CheckResult]) -> None:
     failed = [check for check in checks if not check.ok]
     if failed:
         lines = "\n    ".join(f"{check.name}: {check.detail}" for check in failed)

@@ -15,16 +15,9 @@ from emulator.core.paths import Home, LabPaths
 from emulator.core.ports import DiskTool, Hypervisor, HypervisorDaemon, ProcessRunner
 from emulator.core.ports.packet_filter import PacketFilter
 from emulator.guests.ports import Guests
+from emulator.host.acceleration import AccelerationDecision
 from emulator.host.facts import HostFacts
 from emulator.labfile.model import Acceleration, GpuBackend, GpuDeviceSpec, KubernetesSpec
-
-
-@dataclass(frozen=True, slots=True)
-class AccelerationChoice:
-    """Whether guests run under KVM, and the one warning to print when they do not."""
-
-    accelerated: bool
-    warning: str | None = None
 
 
 class GpuOpener(Protocol):
@@ -71,7 +64,7 @@ class Environment:
     guests: Guests
     choose_hypervisor: Callable[[str], str]
     system_hypervisor: Callable[[str], SystemHypervisor]
-    accelerate: Callable[[Acceleration], AccelerationChoice]
+    accelerate: Callable[[Acceleration], AccelerationDecision]
     daemon: Callable[[Path, str], HypervisorDaemon]
     connect: Callable[[str, tuple[str, ...]], Hypervisor]
     packet_filter: Callable[[tuple[str, ...]], PacketFilter]

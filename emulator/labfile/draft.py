@@ -8,7 +8,6 @@ from ipaddress import IPv4Network, IPv6Network
 from itertools import islice
 
 from emulator.labfile.addresses import AddressRange
-from emulator.labfile.hostlist import MOST_NODES, expand_hostlist
 from emulator.labfile.layout import (
     CPU_WORKERS,
     GPU_WORKERS,
@@ -20,19 +19,19 @@ from emulator.labfile.layout import (
     Workers,
 )
 from emulator.labfile.model import (
-    AllowSpec,
     ClusterKind,
     GpuBackend,
     GpuDeviceSpec,
     GpuRequest,
     GpuStrategy,
     KubernetesSpec,
-    NetworkSpec,
     Role,
     SlurmSpec,
 )
+from emulator.labfile.networks import AllowSpec, NetworkSpec
 from emulator.labfile.read.sections import read_section
 from emulator.labfile.read.view import View
+from emulator.labfile.values.hostlist import MOST_NODES, expand_hostlist
 
 
 @dataclass(frozen=True, slots=True)

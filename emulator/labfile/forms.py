@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated
 
+from emulator.core.address_ranges import PRIVATE
 from emulator.core.units import gib_to_mib
 from emulator.labfile.addresses import AddressRange, parse_range
 from emulator.labfile.findings import quoted
-from emulator.labfile.hostlist import expand_hostlist
 from emulator.labfile.key import UnusableError, key
-from emulator.labfile.slurm_time import FORMS, parse_slurm_time
+from emulator.labfile.values.hostlist import expand_hostlist
+from emulator.labfile.values.slurm_time import FORMS, parse_slurm_time
 
 _OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _IPV4 = rf"(?:{_OCTET}\.){{3}}{_OCTET}"
@@ -29,6 +30,29 @@ def subnet_v6(text: str) -> IPv6Network:
     except ValueError:  # the schema does not count groups of digits
         what, fix = f"{text} is no IPv6 network", "for example fd12:3456:789a:100::/64"
         raise UnusableError("network.subnet-v6", what, fix) from None
+
+
+def private_range(text: str) -> str:
+    """A range of private addresses, in its shortest form."""
+    try:
+        network = ip_network(text)
+    except ValueError as error:
+        what = f"{quoted(text)} is not a network: {error}"
+        raise UnusableError("network.nat-private", what, "for example 10.20.0.0/16") from None
+    known = [ip_network(each) for ranges in PRIVATE.values() for each in ranges]
+    if not any(same_family_subnet(network, each) for each in known):
+        listed = ", ".join(each for ranges in PRIVATE.values() for each in ranges)
+        what = f"{network} is not a private range"
+        fix = f"list parts of {listed}; public addresses need no entry, and link-local ones are never reached"
+        raise UnusableError("network.nat-private", what, fix)
+    return str(network)
+
+
+def same_family_subnet(one: IPv4Network | IPv6Network, other: IPv4Network | IPv6Network) -> bool:
+    """Whether `one` lies in `other`."""
+    if isinstance(one, IPv4Network):
+        return isinstance(other, IPv4Network) and one.subnet_of(other)
+    return isinstance(other, IPv6Network) and one.subnet_of(other)
 
 
 def address_range(text: str) -> AddressRange:
@@ -89,6 +113,15 @@ SubnetV6 = Annotated[
         expects="an IPv6 network such as fd12:3456:789a:100::/64",
         examples=["fd12:3456:789a:100::/64"],
         read=subnet_v6,
+    ),
+]
+PrivateRange = Annotated[
+    str,
+    key(
+        pattern="^[0-9A-Fa-f:.]{2,39}/[0-9]{1,3}$",
+        expects="a network such as 10.20.0.0/16",
+        examples=["10.20.0.0/16", "fd12:3456::/32"],
+        read=private_range,
     ),
 ]
 Address = Annotated[

@@ -16,11 +16,11 @@ from emulator.labfile.model import (
     GpuAllocationSpec,
     GpuRequest,
     KubernetesSpec,
-    NetworkSpec,
     NodeSettings,
     Role,
     SlurmSpec,
 )
+from emulator.labfile.networks import NetworkSpec
 from emulator.labfile.settings import Settings
 
 

@@ -11,7 +11,7 @@ from typing import Annotated
 
 from emulator.labfile.forms import PARTITION_NAME, JobTime, NodeList, PartitionName, Subnet
 from emulator.labfile.key import key
-from emulator.labfile.slurm_time import FORMS
+from emulator.labfile.values.slurm_time import FORMS
 
 POD_SUBNET = IPv4Network("10.244.0.0/16")
 SERVICE_SUBNET = IPv4Network("10.96.0.0/12")

@@ -10,7 +10,7 @@ from emulator.apply.executor import Executor
 from emulator.apply.hypervisor_location import forget_hypervisor
 from emulator.apply.state import State
 from emulator.core.errors import HyperscalerError, UsageError
-from emulator.core.fs import private_directory, sync_directory
+from emulator.core.fs import private_directory, sync
 from emulator.core.hypervisors import EMBEDDED, SYSTEM_URI
 from emulator.core.progress import Reporter
 from emulator.core.stop import StopFlag
@@ -194,7 +194,7 @@ def _remove_directory(record: LabRecord) -> None:
     root = record.paths.root
     try:
         shutil.rmtree(root)
-        sync_directory(root.parent)
+        sync(root.parent)
     except OSError as error:
         raise HyperscalerError(
             f"the lab is gone, but its directory cannot be removed: {error.strerror}",

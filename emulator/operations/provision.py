@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 
 from emulator.core.progress import Event, Reporter, Status
 from emulator.core.stop import StopFlag
-from emulator.guests.ports import CheckOutcome
+from emulator.guests.verify.report import CheckResult
+from emulator.host.acceleration import AccelerationDecision
 from emulator.lab.apply_plan import apply_plan, begin_changes, claim_gpus
 from emulator.lab.cluster_pipeline import Clusters, Step, work_on_clusters
-from emulator.lab.environment import AccelerationChoice, Environment
+from emulator.lab.environment import Environment
 from emulator.lab.lab_files import LoadedLab
 from emulator.lab.open_journal import open_record
 from emulator.lab.planning.plan import open_to_plan, plan_lab, plan_with_gpus_held, refuse_blocked, refuse_stale
@@ -59,7 +60,7 @@ class ProvisionResult:
         return self.clusters.changed
 
     @property
-    def checks(self) -> tuple[CheckOutcome, ...]:
+    def checks(self) -> tuple[CheckResult, ...]:
         return self.clusters.checks
 
 
@@ -108,7 +109,7 @@ def _open(locked: LockedRun, loaded: LoadedLab) -> LabRun:
     return locked.on(open_to_plan(locked.env, locked.record, loaded.spec), loaded.spec)
 
 
-def _plan(run: LabRun, acceleration: AccelerationChoice) -> Plan:
+def _plan(run: LabRun, acceleration: AccelerationDecision) -> Plan:
     run.reporter.event(Event("plan", run.name, Status.STARTED, "looking at the host"))
     plan = plan_with_gpus_held(run.lab, run.state, run.spec, acceleration)
     run.reporter.event(Event("plan", run.name, Status.DONE, f"{len(plan.changes)} changes"))

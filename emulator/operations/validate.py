@@ -11,10 +11,11 @@ from emulator.core.errors import ConflictError, HostNotFitError, HyperscalerErro
 from emulator.core.hypervisors import EMBEDDED
 from emulator.core.progress import Reporter
 from emulator.core.units import printable
+from emulator.host.acceleration import AccelerationDecision
 from emulator.host.facts import HostFacts
 from emulator.host.feasibility import CONFLICTS, check_host
 from emulator.images.store.refs import parse_reference
-from emulator.lab.environment import AccelerationChoice, Environment, host_gpus
+from emulator.lab.environment import Environment, host_gpus
 from emulator.lab.lab import Lab
 from emulator.lab.lab_files import LoadedLab, bundle_of, load_lab_file
 from emulator.lab.open_journal import open_record
@@ -73,7 +74,7 @@ def host_findings(
 
 def check_on_host(
     env: Environment, loaded: LoadedLab, lab: Lab, state: State, reporter: Reporter
-) -> AccelerationChoice:
+) -> AccelerationDecision:
     """Check that the lab of a valid file can run on this host, and decide whether its guests run under KVM.
 
     Raises:

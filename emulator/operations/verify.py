@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from emulator.core.progress import Reporter
 from emulator.core.stop import StopFlag
-from emulator.guests.ports import CheckOutcome
+from emulator.guests.verify.report import CheckResult
 from emulator.lab.cluster_pipeline import Step, work_on_clusters
 from emulator.lab.environment import Environment
 from emulator.lab.run import provisioned_run
 from emulator.operations.credentials.rotator import Rotator
 
 
-def verify(env: Environment, name: str, reporter: Reporter, *, wait_seconds: float = 0.0) -> tuple[CheckOutcome, ...]:
+def verify(env: Environment, name: str, reporter: Reporter, *, wait_seconds: float = 0.0) -> tuple[CheckResult, ...]:
     """Probe a provisioned lab.
 
     Raises:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from ipaddress import IPv6Address, IPv6Network
 
 from emulator.core import ids
-from emulator.labfile.model import AllowSpec, ClusterKind, ClusterSpec
+from emulator.labfile.model import ClusterKind, ClusterSpec
+from emulator.labfile.networks import AllowSpec
 from emulator.plan.resources import DnsAlias, FilteredNode, Firewall, FirewallRule, FirewallZone
 
 # A rule's description lists so many nodes at most.
@@ -51,6 +52,7 @@ def _zone(spec: ClusterSpec, cluster: ClusterKind) -> FirewallZone:
         subnet=str(network.subnet),
         gateway=str(network.gateway),
         nat=network.nat,
+        nat_private=network.nat_private,
         nodes=tuple(
             FilteredNode(
                 name=node.name,

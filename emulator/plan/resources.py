@@ -152,8 +152,10 @@ class FilteredNode:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FirewallZone:
-    """One network behind a `Firewall`. `nat`: its nodes may go out through the host. Without `subnet_v6` nothing
-    passes in IPv6."""
+    """One network behind a `Firewall`. Without `subnet_v6` nothing passes in IPv6.
+
+    `nat`: its nodes may reach public addresses through the host, and the private ranges in `nat_private` (CIDR).
+    """
 
     name: str
     bridge: str
@@ -163,6 +165,7 @@ class FirewallZone:
     nodes: tuple[FilteredNode, ...]
     subnet_v6: str = field(default="", metadata=OMIT_EMPTY)
     gateway_v6: str = field(default="", metadata=OMIT_EMPTY)
+    nat_private: tuple[str, ...] = field(default=(), metadata=OMIT_EMPTY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -307,6 +307,38 @@ def test_a_node_takes_the_lab_s_ipv6_address_and_no_other(guest: ImageGuest) -> 
 
 
 # Last: it ends the guest and starts it again.
+def off_by(guest: ImageGuest) -> float:
+    """Seconds by which the guest's clock is off the host's; the time that the question takes is not counted."""
+    before = time.time()
+    there = float(guest.output("date +%s.%N"))
+    return max(before - there, there - time.time(), 0.0)
+
+
+def set_right(guest: ImageGuest) -> bool:
+    """Whether the clock comes within two seconds of the host's before it was compared often enough."""
+    deadline = time.monotonic() + 300  # a loaded host, an emulated guest; usually 20 s
+    while off_by(guest) >= 2:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(2)
+    return True
+
+
+def test_the_clock_follows_the_host_s(guest: ImageGuest) -> None:
+    for wrong in ("-1 hour", "+1 hour"):
+        guest.output(f"sudo date --set='{wrong}'")
+        assert off_by(guest) > 3000
+        assert set_right(guest), guest.output("systemctl status hyperscaler-clock.timer hyperscaler-clock.service")
+    assert "clock set to the host's time, it was " in guest.output("sudo journalctl -o cat -u hyperscaler-clock")
+
+
+def test_a_guest_that_was_paused_is_set_right(guest: ImageGuest) -> None:
+    assert set_right(guest)
+    guest.pause(8)
+    assert off_by(guest) > 4
+    assert set_right(guest)
+
+
 def test_the_power_button_shuts_down_and_the_host_key_stays(guest: ImageGuest) -> None:
     guest.output("systemctl is-system-running --wait || true")
     key = guest.output("cut -d' ' -f1,2 /etc/ssh/ssh_host_ed25519_key.pub")

@@ -12,7 +12,16 @@ from collections.abc import Iterator
 import pytest
 
 from emulator.plan.model import Action
-from tests.support.isolation_bench import OUTSIDE, WAY_OUT, Bench, isolation_bench, passing, refused, without_table
+from tests.support.isolation_bench import (
+    LISTED,
+    OUTSIDE,
+    WAY_OUT,
+    Bench,
+    isolation_bench,
+    passing,
+    refused,
+    without_table,
+)
 from tests.support.talking_guest import TalkingGuest
 
 pytestmark = pytest.mark.host
@@ -36,6 +45,10 @@ def test_what_is_allowed_passes(bench: Bench) -> None:
 def test_with_nat_guests_go_out_under_the_host_s_address(bench: Bench) -> None:
     assert f"{WAY_OUT}\n" in bench.compute.run(f"nc -w 5 {OUTSIDE} 80 </dev/null; echo")
     assert bench.compute.pings(OUTSIDE)
+
+
+def test_with_nat_guests_reach_a_private_network_that_the_file_lists(bench: Bench) -> None:
+    assert bench.compute.reaches(LISTED, 80)
 
 
 def test_what_is_not_allowed_is_refused(bench: Bench) -> None:

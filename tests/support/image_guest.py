@@ -7,6 +7,8 @@ import json
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from emulator.guests.ssh import host_keys_from_console
@@ -96,12 +98,30 @@ class ImageGuest:
         return done.stdout.strip()
 
     def press_power_button(self) -> None:
-        with socket.socket(socket.AF_UNIX) as qmp:
-            qmp.connect(str(self.directory / "qmp"))
-            for command in ("qmp_capabilities", "system_powerdown"):
-                qmp.sendall(json.dumps({"execute": command}).encode() + b"\n")
+        with self._monitor("system_powerdown"):
             assert self.process is not None
             assert self.process.wait(timeout=120) == 0
+
+    def pause(self, seconds: float) -> None:
+        """Stop the virtual CPUs for so long, as a snapshot or `virsh suspend` does."""
+        with self._monitor("stop"):
+            time.sleep(seconds)
+        with self._monitor("cont"):
+            pass
+
+    @contextmanager
+    def _monitor(self, command: str) -> Iterator[None]:
+        """Have QEMU's monitor carry out a command and hold the connection open."""
+        with socket.socket(socket.AF_UNIX) as qmp:
+            qmp.connect(str(self.directory / "qmp"))
+            with qmp.makefile("rw", encoding="utf-8") as stream:
+                stream.readline()  # the greeting
+                for words in ("qmp_capabilities", command):
+                    stream.write(json.dumps({"execute": words}) + "\n")
+                    stream.flush()
+                    answer = next(line for line in stream if '"event"' not in line)
+                    assert '"return"' in answer, (words, answer)
+                yield
 
     def end(self) -> None:
         if self.process is not None and self.process.poll() is None:

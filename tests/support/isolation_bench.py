@@ -35,6 +35,7 @@ global:
   networks:
     hpc_network:
       nat: true
+      nat_private: [10.78.0.0/24]
 {hpc_v6}      allow:
         - {{from: [hpc-compute], to: [cloud-control-plane], ports: [8000]}}
         - {{protocol: icmp}}
@@ -70,6 +71,8 @@ class Addresses:
 # TEST-NET-3 of RFC 5737 and the documentation prefix of RFC 3849, in a namespace of the test's own
 WAY_OUT, OUTSIDE = "203.0.113.1", "203.0.113.2"
 WAY_OUT_V6, OUTSIDE_V6 = "2001:db8:113::1", "2001:db8:113::2"
+# Further addresses of that world, which the host has routes to: a cloud's metadata service and somebody's own network.
+METADATA, PRIVATE, LISTED = "169.254.169.254", "10.77.0.2", "10.78.0.2"
 
 
 @dataclass
@@ -169,6 +172,9 @@ def outside(namespace: str) -> Iterator[None]:
         ip("-n", namespace, "link", "set", "way-out", "up")
         ip("-n", world, "addr", "add", f"{OUTSIDE}/24", "dev", "eth0")
         ip("-n", world, "addr", "add", f"{OUTSIDE_V6}/64", "dev", "eth0", "nodad")
+        for address in (METADATA, PRIVATE, LISTED):
+            ip("-n", world, "addr", "add", f"{address}/32", "dev", "eth0")
+            ip("-n", namespace, "route", "add", f"{address}/32", "via", OUTSIDE)
         ip("-n", world, "link", "set", "eth0", "up")
         ip("-n", world, "route", "add", "default", "via", WAY_OUT)
         ip("-n", world, "-6", "route", "add", "default", "via", WAY_OUT_V6)
@@ -222,6 +228,9 @@ def refused(bench: Bench, at: Addresses) -> dict[str, Callable[[], bool]]:
         "hpc to the host's way out": lambda: compute.reaches(at.way_out, 22),
         "the world to hpc": lambda: reached_from_outside(bench, at.compute),
     }
+    if at is bench.ipv4:
+        probes["hpc to the metadata service of a cloud"] = lambda: compute.reaches(METADATA, 80)
+        probes["hpc to a private network that is not listed"] = lambda: compute.reaches(PRIVATE, 80)
     for guest, side in ((compute, "hpc"), (head, "cloud")):
         for port in (22, 8443):
             probes[f"{side} to the host, port {port}"] = partial(guest.reaches, at.gateways[side], port)

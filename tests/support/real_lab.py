@@ -32,8 +32,9 @@ from emulator.core.ports import DomainInfo, GuestAddress
 from emulator.core.progress import SilentReporter
 from emulator.core.stop import StopFlag
 from emulator.guests.ports import Access, ConfigureOutcome
+from emulator.host.acceleration import AccelerationDecision
 from emulator.host.facts import HostFacts
-from emulator.lab.environment import AccelerationChoice, Environment
+from emulator.lab.environment import Environment
 from emulator.lab.lab_files import LoadedLab, load_lab_file
 from emulator.lab.names import namespace_name
 from emulator.lab.open_journal import open_record
@@ -189,7 +190,7 @@ class RealLab:
             guests=SilentGuests(),
             choose_hypervisor=lambda _wanted: EMBEDDED,
             system_hypervisor=lambda _lab: SystemHypervisor.EMPTY,
-            accelerate=lambda _wanted: AccelerationChoice(False),
+            accelerate=lambda _wanted: AccelerationDecision(accelerated=False),
             daemon=lambda directory, namespace: self._hooked(
                 "daemon",
                 EmbeddedHypervisor(
@@ -234,7 +235,7 @@ class RealLab:
     def plan(self) -> Plan:
         env, state = self.environment(), self.state()
         lab = open_to_plan(env, open_record(env.home, self.file.spec.name), self.file.spec)
-        plan = plan_lab(lab, state, self.file.spec, AccelerationChoice(False))
+        plan = plan_lab(lab, state, self.file.spec, AccelerationDecision(accelerated=False))
         lab.session.reset()
         return plan
 

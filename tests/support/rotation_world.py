@@ -27,7 +27,8 @@ from emulator.credentials.rotation_phases import RotatedSecret
 from emulator.credentials.ssh_certificates import SshCertificates
 from emulator.credentials.ssh_trust import CertificateOrder
 from emulator.credentials.tls_certificates import OTHER_CA, TlsCertificates
-from emulator.guests.ports import Access, CheckOutcome, ConfigureOutcome
+from emulator.guests.ports import Access, ConfigureOutcome
+from emulator.guests.verify.report import CheckResult
 from emulator.labfile.model import ClusterKind, ClusterSpec
 from tests.support.simulated_world import KeygenRunner, SimulatedGuests, SimulatedHost, Snapshot, journal_hooked
 
@@ -129,11 +130,11 @@ class KeyedGuests(SimulatedGuests):
 
     def prove(
         self, spec: ClusterSpec, secret: RotatedSecret, access: Access, reporter: Reporter
-    ) -> tuple[CheckOutcome, ...]:
+    ) -> tuple[CheckResult, ...]:
         with self._hook.around("guests.prove"):
             same = len({known["munge"] for known in self.nodes().values()}) == 1
             refusing = self.refusing(spec, access, access.paths.ssh_key)
-            return (CheckOutcome("munge", same, "", 0.0), CheckOutcome("login", not refusing, "", 0.0))
+            return (CheckResult("munge", same, "", 0.0), CheckResult("login", not refusing, "", 0.0))
 
     @property
     def _file(self) -> Path:

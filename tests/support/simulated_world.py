@@ -45,11 +45,13 @@ from emulator.credentials.rotation_phases import RotatedSecret
 from emulator.credentials.ssh_trust import CertificateOrder
 from emulator.credentials.users import LabUser
 from emulator.gpu.ports import VgpuFramework
-from emulator.guests.ports import Access, CheckOutcome, ConfigureOutcome
+from emulator.guests.ports import Access, ConfigureOutcome
 from emulator.guests.ssh import host_keys_from_console
+from emulator.guests.verify.report import CheckResult
+from emulator.host.acceleration import AccelerationDecision
 from emulator.host.facts import HostFacts
 from emulator.host.routes import HostNetwork
-from emulator.lab.environment import AccelerationChoice, Environment
+from emulator.lab.environment import Environment
 from emulator.lab.lab_files import LoadedLab, load_lab_file
 from emulator.lab.names import namespace_name
 from emulator.lab.open_journal import open_record
@@ -314,11 +316,11 @@ class SimulatedGuests:
 
     def verify(
         self, spec: ClusterSpec, kind: ClusterKind, access: Access, reporter: Reporter
-    ) -> tuple[CheckOutcome, ...]:
+    ) -> tuple[CheckResult, ...]:
         with self._hook.around("guests.verify"):
             states = {info.name: info.state for info in self._domains(access)}
             return tuple(
-                CheckOutcome(node.name, states.get(f"{spec.name}-{node.name}") is DomainState.RUNNING, "", 0.0)
+                CheckResult(node.name, states.get(f"{spec.name}-{node.name}") is DomainState.RUNNING, "", 0.0)
                 for node in spec.nodes_of(kind)
             )
 
@@ -332,7 +334,7 @@ class SimulatedGuests:
 
     def prove(
         self, spec: ClusterSpec, secret: RotatedSecret, access: Access, reporter: Reporter
-    ) -> tuple[CheckOutcome, ...]:
+    ) -> tuple[CheckResult, ...]:
         with self._hook.around("guests.prove"):
             return ()
 
@@ -415,7 +417,7 @@ class SimulatedHost:
             guests=self.guests(),
             choose_hypervisor=self._choose,
             system_hypervisor=self._system,
-            accelerate=lambda _wanted: AccelerationChoice(False),
+            accelerate=lambda _wanted: AccelerationDecision(accelerated=False),
             daemon=lambda directory, namespace: SimulatedDaemon(directory, namespace, self.machine, self.hook),
             connect=self._connect,
             host_facts=self._facts,
@@ -603,7 +605,7 @@ class SimulatedHost:
         env = self.environment()
         state, spec = self.state(loaded.spec.name), loaded.spec
         lab = open_to_plan(env, open_record(env.home, spec.name), spec)
-        return plan_lab(lab, state, spec, AccelerationChoice(False))
+        return plan_lab(lab, state, spec, AccelerationDecision(accelerated=False))
 
     def destroy(self, name: str = LAB, *, stop: StopFlag | None = None, reporter: Reporter | None = None) -> Plan:
         done = destroy(

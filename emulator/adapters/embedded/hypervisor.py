@@ -31,7 +31,7 @@ from emulator.adapters.embedded.qemu_capabilities import QemuCapabilities
 from emulator.adapters.libvirt.guest_account import guest_account
 from emulator.adapters.system.process import missing_program
 from emulator.core.errors import ConflictError, HostNotFitError, HypervisorError
-from emulator.core.fs import sync_directory
+from emulator.core.fs import replace_file, unfinished
 from emulator.core.ports import DaemonPresence, ProcessRunner
 
 _MARKER_VERSION = 1
@@ -199,14 +199,19 @@ class EmbeddedHypervisor:
         if self._marked():
             return True
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            if {path.name for path in self._directory.iterdir()} <= {*_DIRECTORIES, _MARKER, self._partial.name}:
+            if {path.name for path in self._directory.iterdir()} <= {
+                *_DIRECTORIES,
+                _MARKER,
+                *(path.name for path in self._partials),
+            }:
                 named = self._marked_namespace()
                 return not named and (named is not None or self._netns.is_ours() or self._lives())
         return False
 
     @property
-    def _partial(self) -> Path:
-        return self._marker.with_suffix(".partial")
+    def _partials(self) -> tuple[Path, ...]:
+        """A marker that was not finished; the second name is that of earlier versions."""
+        return unfinished(self._marker), self._marker.with_suffix(".partial")
 
     def _lives(self) -> bool:
         return bool(find_processes(self._directory))
@@ -222,19 +227,14 @@ class EmbeddedHypervisor:
             raise ConflictError("not a directory of root's own", where=str(directory))
         directory.chmod(0o700)
         if not self._marked():
-            partial = self._partial
-            partial.unlink(missing_ok=True)
+            for partial in self._partials:
+                partial.unlink(missing_ok=True)
             if any(directory.iterdir()) and not self._directory_is_ours():
                 raise ConflictError("the directory contains foreign files", where=str(directory), fix="move them away")
             if self._netns.inode() is not None and not self._netns.is_ours():
                 self._netns.ensure(adopt=False)
             text = json.dumps({"version": _MARKER_VERSION, "namespace": self._netns.name})
-            with partial.open("x") as file:
-                file.write(text + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            partial.rename(self._marker)
-            sync_directory(directory)
+            replace_file(self._marker, f"{text}\n".encode())
         for name in _DIRECTORIES:
             (directory / name).mkdir(mode=0o755, exist_ok=True)
         _write_settled(directory / "etc" / "libvirtd.conf", _LIBVIRTD_CONF)
@@ -353,9 +353,7 @@ def _write_settled(path: Path, text: str) -> None:
     """Set a file's content without a moment when it is empty: a starting libvirtd may be reading it."""
     if path.is_file() and path.read_text() == text:
         return
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    partial.replace(path)
+    replace_file(path, text.encode(), mode=0o644)
 
 
 def _is_daemon(process: EmbeddedProcess) -> bool:

@@ -12,8 +12,9 @@ import contextlib
 import os
 import re
 import stat
-import tempfile
 from pathlib import Path
+
+from emulator.core.fs import replace_file
 
 # Below libvirt's cache directory (virQEMUCapsCacheNew); files are named by the SHA-256 of the emulator's path.
 _PLACE = Path("qemu/capabilities")
@@ -46,7 +47,7 @@ def _copy(source: Path, target: Path) -> None:
         for name in names:
             content = _read(source / name)
             if content and content != _read(target / name):
-                _write(target / name, content)
+                replace_file(target / name, content)
 
 
 def _read(path: Path) -> bytes:
@@ -61,15 +62,3 @@ def _read(path: Path) -> bytes:
         return b""
     with os.fdopen(descriptor, "rb") as stream:
         return stream.read()
-
-
-def _write(path: Path, content: bytes) -> None:
-    descriptor, name = tempfile.mkstemp(prefix=".new-", dir=path.parent)
-    partial = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(content)
-        partial.replace(path)
-    except OSError:
-        partial.unlink()
-        raise

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from emulator.adapters.simulated.calls import CallHook
 from emulator.core.errors import ConflictError, DamagedDiskError, HyperscalerError
+from emulator.core.fs import replace_file
 
 _FORMAT = "hyperscaler-simulated-overlay"
 _MAGIC = f'{{"format": "{_FORMAT}"'
@@ -80,6 +81,5 @@ def _read(path: Path) -> tuple[Path, int, str] | None:
 
 
 def _write(path: Path, base: Path, size_gib: int, data: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps({"format": _FORMAT, "base": str(base), "size_gib": size_gib, "data": data}))
-    partial.replace(path)
+    text = json.dumps({"format": _FORMAT, "base": str(base), "size_gib": size_gib, "data": data})
+    replace_file(path, text.encode(), ending=".partial")  # as qemu-img's adapter calls it

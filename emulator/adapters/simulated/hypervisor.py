@@ -25,6 +25,7 @@ from emulator.adapters.libvirt.ownership_xml import parse
 from emulator.adapters.simulated.calls import CallHook
 from emulator.adapters.simulated.disks import backing_of
 from emulator.core.errors import ConflictError, HypervisorError
+from emulator.core.fs import replace_file
 from emulator.core.ports import DomainInfo, DomainRequest, DomainState, NetworkInfo, NetworkRequest
 
 _VERSION = 1
@@ -90,9 +91,7 @@ class SimulatedHypervisor:
         text = json.dumps(data)
         if text == self._text:
             return  # a call that only looks
-        partial = self._file.with_name(f".{self._file.name}.partial")
-        partial.write_text(text)
-        partial.replace(self._file)
+        replace_file(self._file, text.encode())
 
     # -------------------------------------------------------------- seeding
     def seed_foreign_domain(self, name: str, uuid: UUID, *, mac: str = "52:54:00:ff:ff:ff") -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 from emulator.adapters.simulated.calls import CallHook
 from emulator.core.errors import CommandError
+from emulator.core.fs import replace_file
 from emulator.core.ports import Ownership
 from emulator.core.ports.packet_filter import FilterChain, FilterHook, FilterTable, FilterTableInfo
 
@@ -58,9 +59,8 @@ class SimulatedPacketFilter:
         if not self._tables:
             self._file.unlink(missing_ok=True)
             return
-        partial = self._file.with_name(f".{self._file.name}.partial")
-        partial.write_text(json.dumps({"version": _VERSION, "tables": self._tables}, sort_keys=True))
-        partial.replace(self._file)
+        text = json.dumps({"version": _VERSION, "tables": self._tables}, sort_keys=True)
+        replace_file(self._file, text.encode())
 
     def table(self, name: str) -> FilterTableInfo | None:
         with self._call("table"):

@@ -13,11 +13,12 @@ import stat
 from pathlib import Path
 
 from emulator.core.errors import ConflictError, StateError
-from emulator.core.fs import sync_directory
+from emulator.core.fs import replace_file, sync, unfinished
 from emulator.core.ports.files import FileLook
 
 _LIMIT = 64 * 1024 * 1024
 _ABSENT = FileLook(None)
+_UNFINISHED = ".hyperscaler-new"  # an ending that keeps modprobe, sysctl and GRUB from reading the file
 
 
 class HostEdits:
@@ -70,7 +71,7 @@ class HostEdits:
             raise ConflictError("changed while it was being copied", where=path, fix="run the command again")
         _replace(copy, content, FileLook(look.digest, 0o600, os.geteuid(), os.getegid()))
         for directory in (copy.parent.parent, self._backups.parent):
-            sync_directory(directory)
+            sync(directory)
 
     def missing_parents(self, path: str) -> tuple[str, ...]:
         """Directories that `write` would have to create, the outermost first."""
@@ -87,7 +88,7 @@ class HostEdits:
             directory = self._target(parent)
             directory.mkdir(mode=0o755, exist_ok=True)
             directory.chmod(0o755)
-            sync_directory(directory.parent)
+            sync(directory.parent)
         look = FileLook(None, mode, os.geteuid(), os.getegid())
         _replace(self._target(path), content.encode(), look)
 
@@ -101,7 +102,7 @@ class HostEdits:
         if look.digest is None:
             target.unlink(missing_ok=True)
             if target.parent.is_dir():
-                sync_directory(target.parent)
+                sync(target.parent)
             return
         try:
             content = (self._backups / look.digest).read_bytes()
@@ -114,7 +115,7 @@ class HostEdits:
     def tidy(self, path: str) -> None:
         """Remove temporary files that an interrupted write left next to the file."""
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            _partial(self._target(path)).unlink()
+            unfinished(self._target(path), _UNFINISHED).unlink()
 
     def remove_directory(self, path: str) -> None:
         """Remove a directory if it is empty."""
@@ -140,21 +141,5 @@ class HostEdits:
 
 def _replace(target: Path, content: bytes, look: FileLook) -> None:
     """Replace by one rename, so that no reader sees half a file; owner, mode and time as in `look`."""
-    partial = _partial(target)
-    partial.unlink(missing_ok=True)
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fchown(descriptor, look.uid, look.gid)
-        os.fchmod(descriptor, look.mode)
-        if look.mtime_ns:
-            os.utime(descriptor, ns=(look.mtime_ns, look.mtime_ns))
-        os.fsync(descriptor)
-    partial.replace(target)
-    sync_directory(target.parent)
-
-
-def _partial(target: Path) -> Path:
-    # The suffix keeps modprobe, sysctl and GRUB from reading it.
-    return target.with_name(f".{target.name}.hyperscaler-new")
+    owner, mtime = (look.uid, look.gid), look.mtime_ns or None
+    replace_file(target, content, mode=look.mode, owner=owner, mtime_ns=mtime, ending=_UNFINISHED)

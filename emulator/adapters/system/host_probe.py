@@ -54,18 +54,7 @@ class LiveProbe:
         self._runner = runner
 
     def device(self, path: str) -> DeviceAnswer:
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
-        except OSError as error:
-            return _answer(error.errno)
-        try:
-            if path == "/dev/kvm" and fcntl.ioctl(descriptor, _KVM_GET_API_VERSION) != _KVM_API_VERSION:
-                return DeviceAnswer.BROKEN
-        except OSError:
-            return DeviceAnswer.BROKEN
-        finally:
-            os.close(descriptor)
-        return DeviceAnswer.USABLE
+        return open_device(Path(path), kvm=path == "/dev/kvm")
 
     def says(self, program: str) -> str | None:
         if program == "ansible":
@@ -126,6 +115,22 @@ class RecordedProbe:
         except OSError:
             return None
         return {"yes": True, "no": False}.get(said)
+
+
+def open_device(path: Path, *, kvm: bool = False) -> DeviceAnswer:
+    """What opening the device node gives; one that has to be KVM is asked for the version of its interface, too."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        return _answer(error.errno)
+    try:
+        if kvm and fcntl.ioctl(descriptor, _KVM_GET_API_VERSION) != _KVM_API_VERSION:
+            return DeviceAnswer.BROKEN
+    except OSError:
+        return DeviceAnswer.BROKEN
+    finally:
+        os.close(descriptor)
+    return DeviceAnswer.USABLE
 
 
 def _answer(number: int | None) -> DeviceAnswer:

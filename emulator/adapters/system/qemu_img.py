@@ -10,6 +10,7 @@ from pathlib import Path
 
 from emulator.adapters.system.process import command_error
 from emulator.core.errors import ConflictError, DamagedDiskError, HyperscalerError
+from emulator.core.fs import sync, unfinished
 from emulator.core.ports import Completed, ProcessRunner
 from emulator.core.units import GIB
 
@@ -42,7 +43,7 @@ class QemuImg:
             raise ConflictError("the disk exists already", where=str(target))
         size = max(size_gib * GIB, self._virtual_size(backing))
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.partial")
+        partial = unfinished(target, ".partial")  # qemu-img writes it, so `replacing` cannot
         partial.unlink(missing_ok=True)
         try:
             # The backing format is given: with probing, a guest that writes a qcow2 header into a raw disk could read
@@ -52,12 +53,12 @@ class QemuImg:
                 timeout=_TIMEOUT,
             )
             partial.chmod(0o600)
-            _sync(partial)
+            sync(partial)
             partial.rename(target)
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
-        _sync(target.parent)
+        sync(target.parent)
 
     def resize(self, path: Path, *, size_gib: int) -> None:
         """Grow the qcow2 at `path`; the same size changes nothing.
@@ -76,7 +77,7 @@ class QemuImg:
             )
         if present < wanted:
             self._runner.run(["qemu-img", "resize", "-q", "-f", "qcow2", target, str(wanted)], timeout=_TIMEOUT)
-            _sync(target)
+            sync(target)
 
     def size_gib(self, path: Path) -> int:
         """Virtual size, rounded down to GiB."""
@@ -134,12 +135,3 @@ def _refuses_format(done: Completed) -> bool:
     said = done.stderr.strip()
     opened = done.returncode == 1 and said.startswith("qemu-img: Could not open ")
     return opened and not said.endswith(_KERNEL_SAYS) and "driver requires" not in said
-
-
-def _sync(path: Path) -> None:
-    """fsync a file or directory, so that a power cut cannot leave a name without its contents."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

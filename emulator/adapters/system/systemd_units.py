@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from pathlib import Path
 
 from emulator.core.errors import HostNotFitError
-from emulator.core.fs import sync_directory
+from emulator.core.fs import replace_file, sync, unfinished
 from emulator.core.ports import ProcessRunner
 
 UNITS = Path("/etc/systemd/system")
@@ -41,14 +40,7 @@ class SystemdUnits:
         if not self._directory.is_dir():
             raise HostNotFitError("this host has no systemd", where=str(self._directory), fix="start the lab by hand")
         path = self._directory / name
-        partial = path.with_name(f".{name}.new")
-        partial.unlink(missing_ok=True)
-        with partial.open("x") as file:
-            os.fchmod(file.fileno(), 0o644)
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        replace_file(path, text.encode(), mode=0o644)
         link = self._link(name)
         link.parent.mkdir(mode=0o755, exist_ok=True)
         with contextlib.suppress(FileExistsError):
@@ -59,10 +51,10 @@ class SystemdUnits:
         """Remove the unit durably; nothing happens if it is absent. Processes that it started keep running."""
         self._link(name).unlink(missing_ok=True)
         (self._directory / name).unlink(missing_ok=True)
-        (self._directory / f".{name}.new").unlink(missing_ok=True)
+        unfinished(self._directory / name).unlink(missing_ok=True)
         for directory in (self._link(name).parent, self._directory):
             with contextlib.suppress(FileNotFoundError):
-                sync_directory(directory)
+                sync(directory)
         with contextlib.suppress(OSError):  # other units are enabled, too
             self._link(name).parent.rmdir()
         self._reload()

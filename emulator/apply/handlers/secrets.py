@@ -11,7 +11,7 @@ from pathlib import Path
 from emulator.apply.handler import ApplyContext, Handle
 from emulator.apply.path_guard import require_below
 from emulator.core.errors import StateError
-from emulator.core.fs import private_directory, sync_directory, sync_file, write_private
+from emulator.core.fs import private_directory, sync, write_private
 from emulator.core.ports import ProcessRunner
 from emulator.plan.model import Observation, Presence, Recorded
 from emulator.plan.resources import Resource, Secret, SshKeyPair
@@ -112,11 +112,11 @@ class SshKeyPairHandler:
         try:
             # ssh-keygen does not sync its files to the disk.
             for half in (public_key(temporary), temporary):
-                sync_file(half)
+                sync(half)
             # The private half comes last: its presence means that the pair is complete.
             public_key(temporary).replace(public_key(private))
             temporary.replace(private)
-            sync_directory(private.parent)
+            sync(private.parent)
         except OSError as error:
             raise StateError(f"cannot be written: {error.strerror}", where=str(private)) from error
         return {"public": public_key(private).read_text().strip()}

@@ -1,17 +1,21 @@
-"""GPUs as text and as JSON. Names come from drivers and files: no control character reaches the terminal."""
+"""GPUs as text and as JSON."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from emulator.cli.output import draws_boxes, say
+from emulator.cli.render.tables import Table, print_rich, show
 from emulator.core.errors import HyperscalerError
 from emulator.gpu.pictures.picture import GpuPicture
-from emulator.gpu.placement.demand import Assignment, GpuState, Infeasible
+from emulator.gpu.placement.demand import Assignment
 from emulator.gpu.ports import Utilisation, VgpuFramework
 from emulator.host.gpu_json import gpu_record
 from emulator.host.gpus import Gpu
+from emulator.operations.gpu.layout import LayoutAnswer
 from emulator.operations.gpu.reports import Discovery, GpuUsage
 
 _FRAMEWORKS = {
@@ -19,17 +23,6 @@ _FRAMEWORKS = {
     VgpuFramework.MDEV: "mdev",
     VgpuFramework.VENDOR_VFIO: "vendor VFIO",
 }
-
-
-def clean(text: str) -> str:
-    return "".join(char if char.isprintable() or char == "\n" else "?" for char in text)
-
-
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as their widest cell; the first row is the heading."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return clean("\n".join(lines))
 
 
 # ---------------------------------------------------------------- discover
@@ -60,14 +53,18 @@ def discovery_json(found: Discovery) -> dict[str, Any]:
     }
 
 
-def discovery_text(found: Discovery) -> str:
+def print_discovery(found: Discovery) -> None:
+    """A table of all GPUs, then everything about each."""
     if not found.gpus:
-        return "the NVIDIA driver answers, but there is no NVIDIA GPU"
+        say("the NVIDIA driver answers, but there is no NVIDIA GPU")
+        return
+    if found.simulated:
+        say("simulated GPUs")
     heading = ("ADDRESS", "PRODUCT", "MEMORY", "MIG", "SLICES", "VFS", "DRIVER", "HELD BY")
-    rows = [heading, *(_summary(gpu) for gpu in found.gpus)]
-    blocks = [_details(found, gpu) for gpu in found.gpus]
-    title = "simulated GPUs\n" if found.simulated else ""
-    return title + "\n\n".join([table(rows), *blocks])
+    show(Table(heading, [_summary(gpu) for gpu in found.gpus]))
+    for gpu in found.gpus:
+        say()
+        say(_details(found, gpu))
 
 
 def _summary(gpu: Gpu) -> tuple[str, ...]:
@@ -141,27 +138,29 @@ def _details(found: Discovery, gpu: Gpu) -> str:
     facts += [("has it open", f"{item.name} (pid {item.pid}, {item.path})") for item in gpu.holders]
     lines = [f"{gpu.pci_address}  {gpu.name}"]
     lines += [f"  {name + ':':<16}{value}" for name, value in facts]
-    return clean("\n".join(lines))
+    return "\n".join(lines)
 
 
 def _profile(item: Any) -> str:
-    starts = ", ".join(map(str, item.starts)) if item.placements is not None else "not told without root"
+    starts = ", ".join(map(str, item.starts)) if item.placements is not None else "reported to root only"
     return f"{item.name} (id {item.gi_profile_id}, {item.memory_mib} MiB, up to {item.max_instances}) at {starts}"
 
 
 # ---------------------------------------------------------------- plan
-def layout_text(pictures: Sequence[GpuPicture], *, colour: bool, ascii_only: bool) -> str:
+def print_layout(answer: LayoutAnswer, pictures: Sequence[GpuPicture], *, ascii_only: bool) -> None:
+    """The picture on stdout, in colour on a terminal; on stderr what else there is to say of it."""
     from emulator.gpu.pictures.render_text import render_text
 
-    text = render_text(pictures, ascii_only=ascii_only)
-    if not colour:
-        return text.plain.rstrip("\n")
-    from rich.console import Console
-
-    console = Console(force_terminal=True, highlight=False, soft_wrap=True)
-    with console.capture() as captured:
-        console.print(text, end="")
-    return captured.get().rstrip("\n")
+    drawing = render_text(pictures, ascii_only=ascii_only or not draws_boxes(sys.stdout))
+    print_rich(drawing)
+    for note in answer.notes:
+        say(f"note: {note}", err=True)
+    if answer.infeasible is not None:
+        say("error: it does not fit", err=True)
+        for reason in answer.infeasible.reasons:
+            say(f"  because {reason}", err=True)
+        for change in answer.infeasible.changes:
+            say(f"  fix: {change}", err=True)
 
 
 def write_svg(file: Path, pictures: Sequence[GpuPicture]) -> None:
@@ -173,9 +172,8 @@ def write_svg(file: Path, pictures: Sequence[GpuPicture]) -> None:
         raise HyperscalerError(f"cannot be written: {error.strerror}", where=str(file)) from error
 
 
-def layout_json(
-    gpus: Sequence[GpuState], placed: Sequence[Assignment], infeasible: Infeasible | None, notes: Sequence[str]
-) -> dict[str, Any]:
+def layout_json(answer: LayoutAnswer) -> dict[str, Any]:
+    infeasible = answer.infeasible
     return {
         "version": 1,
         "feasible": infeasible is None,
@@ -184,14 +182,14 @@ def layout_json(
                 "id": gpu.id,
                 "model": gpu.model.id,
                 "memory_slices": gpu.model.memory_slices,
-                "assignments": [_assignment(item) for item in placed if item.gpu == gpu.id],
+                "assignments": [_assignment(item) for item in answer.placed if item.gpu == gpu.id],
             }
-            for gpu in gpus
+            for gpu in answer.gpus
         ],
         "reasons": list(infeasible.reasons) if infeasible else [],
         "changes": list(infeasible.changes) if infeasible else [],
         "unplaced": list(infeasible.unplaced) if infeasible else [],
-        "notes": list(notes),
+        "notes": list(answer.notes),
     }
 
 
@@ -241,14 +239,15 @@ def _use_json(use: Utilisation | None) -> dict[str, Any]:
     }
 
 
-def usage_text(gpus: Sequence[GpuUsage]) -> str:
-    rows: list[tuple[str, ...]] = [("GPU / SLICE", "GPU", "MEMORY", "NODE")]
+def usage_table(gpus: Sequence[GpuUsage]) -> Table:
+    """A row for each GPU and, indented below it, for each of its slices."""
+    rows: list[tuple[str, ...]] = []
     for gpu in gpus:
         rows.append((f"{gpu.pci_address} {gpu.name}", *_use_cells(gpu.use), _holder(gpu.lab, gpu.node)))
         for item in gpu.slices:
             place = f"  {item.instance.profile} at {item.instance.placement.start}"
             rows.append((place, *_use_cells(item.use), _holder(item.lab, item.node) or "not made by hyperscaler"))
-    return table(rows)
+    return Table(("GPU / SLICE", "GPU", "MEMORY", "NODE"), rows)
 
 
 def _use_cells(use: Utilisation | None) -> tuple[str, str]:
@@ -264,9 +263,9 @@ def _holder(lab: str | None, node: str | None) -> str:
 
 
 # ---------------------------------------------------------------- map
-def map_text(data: Mapping[str, Any]) -> str:
-    """The content of mdev_map.json as a table."""
-    rows: list[tuple[str, ...]] = [("NODE", "DEVICE", "GPU", "SLICE", "GI", "VGPU", "FRAMEWORK")]
+def map_table(data: Mapping[str, Any]) -> Table:
+    """The content of mdev_map.json."""
+    rows: list[tuple[str, ...]] = []
     for node, devices in data["nodes"].items():
         for item in devices:
             start = (node, item["device"], item["pci_address"])
@@ -277,4 +276,4 @@ def map_text(data: Mapping[str, Any]) -> str:
             place = f"{item['profile']} at {item['placement']['start']}"
             device = f"{item['vgpu_type']} {item['uuid'] or item['function']}"
             rows.append((*start, place, number, device, item["framework"]))
-    return table(rows) if rows[1:] else f"{data['lab']} holds no GPU"
+    return Table(("NODE", "DEVICE", "GPU", "SLICE", "GI", "VGPU", "FRAMEWORK"), rows)

@@ -1,31 +1,44 @@
-"""The history of a host as a table. Pure."""
+"""The history of a host as a table."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
 
+from emulator.cli.output import say
+from emulator.cli.render.tables import Table, plain, show
 from emulator.operations.history import History, PastCommand
 
 _HEAD = ("TIME (UTC)", "USER", "COMMAND", "LAB", "RESULT", "TOOK", "CHANGES")
 
 
 def history_text(found: History, lab: str | None) -> str:
-    """One line a command, what went wrong below it."""
-    lines = []
+    """The history as it is written to a file or pipe: one line a command, what went wrong below it."""
+    return "\n".join([plain(history_table(found))] * bool(found.commands) + _remarks(found, lab))
+
+
+def print_history(found: History, lab: str | None) -> None:
+    """The history on stdout."""
     if found.commands:
-        rows = [_HEAD, *(_row(item) for item in found.commands)]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
-        lines.append(_line(_HEAD, widths))
-        for item, row in zip(found.commands, rows[1:], strict=True):
-            lines.append(_line(row, widths))
-            if item.error:
-                lines.append(f"    {item.error.splitlines()[0]}")
-    else:
+        show(history_table(found))
+    for line in _remarks(found, lab):
+        say(line)
+
+
+def history_table(found: History) -> Table:
+    """A row for each command."""
+    rows = [_row(item) for item in found.commands]
+    notes = {number: item.error.splitlines()[0] for number, item in enumerate(found.commands) if item.error}
+    return Table(_HEAD, rows, notes, note_column=_HEAD.index("COMMAND"))
+
+
+def _remarks(found: History, lab: str | None) -> list[str]:
+    lines = []
+    if not found.commands:
         lines.append(f"Nothing was changed yet{f' on a lab {lab}' if lab else ' on this host'}.")
     if found.unreadable:
         lines.append(f"({found.unreadable} lines of the log cannot be read and were left out)")
-    return "\n".join(lines)
+    return lines
 
 
 def _row(item: PastCommand) -> tuple[str, ...]:
@@ -39,7 +52,3 @@ def _row(item: PastCommand) -> tuple[str, ...]:
 def _changes(changes: Sequence[tuple[str, str]]) -> str:
     counted = Counter(action for action, _ in changes)
     return ", ".join(f"{number} {action}" for action, number in counted.items()) or "none"
-
-
-def _line(row: Sequence[str], widths: Sequence[int]) -> str:
-    return "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -6,10 +6,9 @@ import shutil
 import textwrap
 from collections.abc import Iterator
 
-import click
-
+from emulator.cli.output import Styled
 from emulator.host.checks import HostReport
-from emulator.host.checks.result import CheckResult, Level
+from emulator.host.checks.result import HostCheckResult, Level
 
 _COLOURS = {Level.PASS: "green", Level.WARN: "yellow", Level.FAIL: "red"}
 _LEFT = 30  # columns before what was found: level, title
@@ -26,23 +25,37 @@ def host_report_json(report: HostReport) -> dict[str, object]:
     }
 
 
-def host_report_text(report: HostReport, *, verbose: bool, styled: bool, subject: str) -> str:
+def host_report_text(report: HostReport, *, verbose: bool, subject: str) -> str:
+    """The report as it is written to a file or pipe."""
+    return "\n".join(
+        "".join(part if isinstance(part, str) else part.text for part in line)
+        for line in host_report_lines(report, verbose=verbose, subject=subject)
+    )
+
+
+def host_report_lines(report: HostReport, *, verbose: bool, subject: str) -> list[tuple[str | Styled, ...]]:
     """Groups of aligned lines; what is not well has its reason and its remedy below it."""
     width = max(80, min(shutil.get_terminal_size((120, 24)).columns, 140))
-    lines: list[str] = []
+    lines: list[tuple[str | Styled, ...]] = []
     for group in report.groups:
-        lines.append(click.style(group.title, bold=True) if styled else group.title)
+        lines.append((Styled(group.title, bold=True),))
         for result in group.results:
-            lines.extend(_lines(result, verbose=verbose, styled=styled, width=width))
-        lines.append("")
-    lines.append(_summary(report, subject))
-    return "\n".join(lines)
+            lines.extend(_lines(result, verbose=verbose, width=width))
+        lines.append(())
+    lines.append((_summary(report, subject),))
+    return lines
 
 
-def _lines(result: CheckResult, *, verbose: bool, styled: bool, width: int) -> Iterator[str]:
+def _lines(result: HostCheckResult, *, verbose: bool, width: int) -> Iterator[tuple[str | Styled, ...]]:
     first, *rest = _wrap(result.found, width - _LEFT)
-    word = click.style(result.level.value, fg=_COLOURS[result.level], bold=True) if styled else result.level.value
-    yield f"  {word}  {result.title:<{_LEFT - 8}}{first}"
+    word = Styled(result.level.value, _COLOURS[result.level], bold=True)
+    yield "  ", word, f"  {result.title:<{_LEFT - 8}}{first}"
+    for line in _below(result, rest, verbose=verbose, width=width):
+        yield (line,)
+
+
+def _below(result: HostCheckResult, rest: list[str], *, verbose: bool, width: int) -> Iterator[str]:
+    """What follows the first line: the rest of what was found, the reason and the remedy."""
     for line in rest:
         yield " " * _LEFT + line
     troubled = result.level is not Level.PASS
@@ -64,6 +77,6 @@ def _wrap(text: str, width: int) -> list[str]:
 
 def _summary(report: HostReport, subject: str) -> str:
     counts = ", ".join(f"{report.count(level)} {level.value}" for level in Level)
-    verdict = "is not fit: mend what says FAIL" if report.failed else "can run labs"
+    verdict = "is not fit: fix what says FAIL" if report.failed else "can run labs"
     unseen = f"; {report.unseen} not to be seen by this user" if report.unseen else ""
     return f"{counts}{unseen}: {subject} {verdict}"

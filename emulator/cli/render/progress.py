@@ -7,10 +7,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from emulator.cli.output import is_terminal, say
 from emulator.core.progress import Event, Reporter, Status, shown
 from emulator.core.units import human_duration, printable
 
@@ -70,8 +71,7 @@ class PlainReporter:
         with self._lock:
             clock = time.monotonic() - self._started
             # Further lines are set in, so that none of them passes for a line of ours.
-            sys.stderr.write(f"[{clock:7.1f}s] {text.replace(chr(10), _INDENT)}\n")
-            sys.stderr.flush()
+            say(f"[{clock:7.1f}s] {text.replace(chr(10), _INDENT)}", err=True)
 
 
 class QuietReporter:
@@ -87,7 +87,7 @@ class QuietReporter:
     def warn(self, message: str) -> None:
         message = printable(message)
         log.warning("%s", message)
-        sys.stderr.write(f"warning: {message}\n")
+        say(f"warning: {message}", err=True)
 
 
 class LiveReporter:
@@ -192,7 +192,7 @@ def _escape(text: str) -> str:
 @contextmanager
 def reporting(*, live: bool) -> Iterator[Reporter]:
     """A reporter that suits where stderr goes; the live one is taken off the screen at the end."""
-    if not (live and sys.stderr.isatty()):
+    if not (live and is_terminal(sys.stderr)):
         yield PlainReporter()
         return
     reporter = LiveReporter()
@@ -277,8 +277,7 @@ class _LateFileHandler(logging.Handler):
         if not self._told:
             self._told = True
             why = error.strerror if isinstance(error, OSError) else str(error)
-            with suppress(OSError):
-                sys.stderr.write(f"warning: {self._path} cannot be written: {why}; the log has gaps\n")
+            say(f"warning: {self._path} cannot be written: {why}; the log has gaps", err=True)
 
     def close(self) -> None:
         if self._file is not None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from emulator.cli.render.tables import Table, plain
 from emulator.core.units import human_duration
-from emulator.guests.ports import CheckOutcome
+from emulator.guests.verify.report import CheckResult
 from emulator.labfile.model import ClusterSpec, Role
 from emulator.operations.provision import ProvisionResult
 
@@ -23,11 +24,8 @@ def provision_summary(spec: ClusterSpec, result: ProvisionResult) -> str:
         f"({human_duration(result.seconds)}).",
         "",
     ]
-    width = max(len(node.name) for node in spec.nodes)
-    lines += [
-        f"  {node.name:<{width}}  {node.ip!s:<15}  {node.cpu_cores} cores, {node.memory_mib / 1024:g} GiB"
-        for node in spec.nodes
-    ]
+    rows = [(node.name, str(node.ip), f"{node.cpu_cores} cores, {node.memory_mib / 1024:g} GiB") for node in spec.nodes]
+    lines.append(plain(Table((), rows, indent=2)))
     head = next((node.name for node in spec.nodes if node.role.is_head), spec.nodes[0].name)
     lines += ["", "Next:", f"  hyperscaler ssh {spec.name} {head}"]
     count = sum(node.role is Role.HPC_COMPUTE for node in spec.nodes)
@@ -37,14 +35,14 @@ def provision_summary(spec: ClusterSpec, result: ProvisionResult) -> str:
     return "\n".join(lines)
 
 
-def checks_text(checks: Sequence[CheckOutcome]) -> str:
+def checks_text(checks: Sequence[CheckResult]) -> str:
     return "\n".join(
         f"{'ok    ' if check.ok else 'FAILED'} {check.name}: {check.detail} ({human_duration(check.seconds)})"
         for check in checks
     )
 
 
-def checks_json(checks: Sequence[CheckOutcome]) -> list[dict[str, Any]]:
+def checks_json(checks: Sequence[CheckResult]) -> list[dict[str, Any]]:
     return [
         {"name": check.name, "ok": check.ok, "detail": check.detail, "seconds": round(check.seconds, 3)}
         for check in checks

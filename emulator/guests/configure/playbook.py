@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from emulator.core.data_files import share_dir
-from emulator.core.errors import ConfigureError, HyperscalerError
+from emulator.core.errors import ConfigureError
+from emulator.core.fs import private_directory, write_private
 from emulator.core.paths import LabPaths
 from emulator.core.units import MIB
 from emulator.guests.configure.events import RunRecord, parse_event
@@ -138,7 +139,7 @@ def run_playbook(
             on_event(event.node, event.task, event.status)
         return False  # the event is not written to a file: the log says the same
 
-    _private(run.directory)
+    private_directory(run.directory)
     end_leftovers(run.directory)
     # ansible-runner would read the variables of an earlier run from here and mix them with ours.
     shutil.rmtree(run.directory / "env", ignore_errors=True)
@@ -188,7 +189,7 @@ def _ansible(
     # Variables go into the inventory, where every string is literal: Ansible would evaluate those in ansible-runner's
     # file of extra variables as templates.
     whole = replace(run.inventory, vars={**run.inventory.vars, **run.variables})
-    _write_private(inventory, render(whole, InventoryFormat.YAML))
+    write_private(inventory, render(whole, InventoryFormat.YAML).encode())
     environment = _environment(run, identity, control_dir)
     runner = init_runner(
         private_data_dir=str(run.directory),
@@ -251,7 +252,7 @@ def _control_directory(directory: Path) -> Iterator[Path]:
     near = directory / "cp"
     if len(os.fsencode(near)) <= _CONTROL_DIR_LIMIT:
         shutil.rmtree(near, ignore_errors=True)
-        _private(near)
+        private_directory(near)
         chosen = near
     else:
         chosen = Path(tempfile.mkdtemp(prefix="hyperscaler-"))
@@ -259,21 +260,3 @@ def _control_directory(directory: Path) -> Iterator[Path]:
         yield chosen
     finally:
         shutil.rmtree(chosen, ignore_errors=True)
-
-
-def _private(directory: Path) -> None:
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        directory.chmod(0o700)
-    except OSError as error:
-        raise HyperscalerError(f"cannot be made: {error.strerror}", where=str(directory)) from error
-
-
-def _write_private(path: Path, text: str) -> None:
-    """Replace the file in one step, readable by us only; a link in its place is not followed."""
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-        stream.write(text)
-    temporary.replace(path)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from emulator.core.fs import replacing
 from emulator.core.units import MIB, printable
 
 LOG_LIMIT = 64 * MIB
@@ -17,19 +17,15 @@ def make_log_printable(log: Path) -> None:
 
     Escape sequences are replaced and long lines are cut, as everywhere; what exceeds `LOG_LIMIT` is left out.
     """
-    clean = log.with_name(f".{log.name}.printable")
-    clean.unlink(missing_ok=True)
     try:
         source = log.open(encoding="utf-8", errors="replace", newline="\n")
     except FileNotFoundError:
         return  # the run ended before Ansible began
-    descriptor = os.open(clean, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with source, os.fdopen(descriptor, "w", encoding="utf-8", errors="replace", newline="\n") as target:
+    with source, replacing(log) as target:
         left = LOG_LIMIT
         # Bounded reads, since a line may have no end.
         while left > 0 and (piece := source.readline(_PIECE)):
             left -= len(piece)
-            target.write(printable(piece))
+            target.write(printable(piece).encode(errors="replace"))
         if left <= 0:
-            target.write("\n... the rest is left out\n")
-    clean.replace(log)
+            target.write(b"\n... the rest is left out\n")

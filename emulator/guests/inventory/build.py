@@ -21,7 +21,8 @@ from emulator.kubernetes.config.addons import wanted_addons
 from emulator.kubernetes.config.addresses import dns_address, pod_subnets
 from emulator.kubernetes.config.resources import MigStrategy, node_resources
 from emulator.kubernetes.config.users import USERS_NAMESPACE, student_namespace, student_quota
-from emulator.labfile.model import ADMIN, ClusterKind, ClusterSpec, NetworkSpec, NodeSpec, Role
+from emulator.labfile.model import ADMIN, ClusterKind, ClusterSpec, NodeSpec, Role
+from emulator.labfile.networks import NetworkSpec
 
 CLOUD = ClusterKind.CLOUD
 

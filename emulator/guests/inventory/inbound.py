@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from emulator.guests.inventory.model import Vars
-from emulator.labfile.model import AllowSpec, ClusterSpec, NetworkSpec, NodeSpec, Protocol
+from emulator.labfile.model import ClusterSpec, NodeSpec
+from emulator.labfile.networks import AllowSpec, NetworkSpec, Protocol
 
 
 def inbound_from_others(spec: ClusterSpec, node: NodeSpec) -> tuple[Vars, ...]:

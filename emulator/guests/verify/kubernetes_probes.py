@@ -16,7 +16,7 @@ from emulator.core.pool import threads
 from emulator.core.ports import GuestAddress, GuestShell
 from emulator.guests.inventory.model import NodeGpu
 from emulator.guests.verify import kubernetes_verdicts as judge
-from emulator.guests.verify.report import Check, Verdict, VerifyReport, check_from
+from emulator.guests.verify.report import CheckResult, Verdict, VerifyReport, check_from
 from emulator.guests.verify.slurm_probes import Clock
 from emulator.kubernetes.config.kubectl import KUBECTL
 from emulator.kubernetes.config.resources import MigStrategy, node_resources
@@ -46,7 +46,7 @@ def verify_kubernetes(
     gpus: Mapping[str, tuple[NodeGpu, ...]] | None = None,
     *,
     clock: Clock | None = None,
-    on_check: Callable[[Check], None] | None = None,
+    on_check: Callable[[CheckResult], None] | None = None,
 ) -> VerifyReport:
     """Whether the lab's Kubernetes cluster works: nodes, system pods, a pod on each node, pod network, DNS, GPUs.
 
@@ -64,9 +64,9 @@ def verify_kubernetes(
     if spec.kubernetes is None or not spec.nodes_of(ClusterKind.CLOUD):
         raise VerifyError("the lab has no Kubernetes cluster to verify", where=spec.name)
     probes = _Probes(spec, shell, addresses, clock or Clock())
-    checks: list[Check] = []
+    checks: list[CheckResult] = []
 
-    def done(check: Check) -> bool:
+    def done(check: CheckResult) -> bool:
         checks.append(check)
         if on_check is not None:
             on_check(check)
@@ -88,7 +88,7 @@ def verify_kubernetes(
         looks["kubernetes gpus"] = lambda cluster: judge.judge_gpus(cluster.nodes, wanted)
     if not {"kubernetes nodes", "system pods"} <= set(probes.settle(looks, done)):
         # Probe pods in a cluster that is not up would wait in vain.
-        done(Check("pods", False, "not tried: nodes or system pods are not ready", 0.0))
+        done(CheckResult("pods", False, "not tried: nodes or system pods are not ready", 0.0))
         return VerifyReport(tuple(checks))
     try:
         if done(probes.spread()):
@@ -135,13 +135,13 @@ class _Probes:
         said = (done.stderr or done.stdout).strip()
         return done.stdout, "" if done.returncode == 0 else said or f"exit status {done.returncode}"
 
-    def settle(self, looks: Mapping[str, Look], done: Callable[[Check], bool]) -> tuple[str, ...]:
+    def settle(self, looks: Mapping[str, Look], done: Callable[[CheckResult], bool]) -> tuple[str, ...]:
         """Look at the cluster until every check passes or the time is over; returns the names of passed checks.
 
         `done` is called with each check, in the order of `looks`.
         """
         started = self._clock.now()
-        decided: dict[str, Check] = {}
+        decided: dict[str, CheckResult] = {}
         reported = 0
         names = tuple(looks)
         while True:
@@ -160,7 +160,7 @@ class _Probes:
                 return tuple(name for name in names if decided[name].ok)
             self._clock.sleep(POLL_SECONDS)
 
-    def spread(self) -> Check:
+    def spread(self) -> CheckResult:
         """Start a probe pod on every node."""
         started = self._clock.now()
         try:
@@ -182,7 +182,7 @@ class _Probes:
         verdict = Verdict(False, complaint) if complaint else judge.judge_spread(self._pods, self.nodes)
         return check_from("pods", verdict, self._clock.now() - started)
 
-    def reach(self) -> tuple[Check, Check]:
+    def reach(self) -> tuple[CheckResult, CheckResult]:
         """Fetch a page from every probe pod and from the service by its name, in every probe pod."""
         started = self._clock.now()
         targets = [*(pod.ip for pod in self._pods), SERVICE]

@@ -14,8 +14,18 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
-    """One thing that was verified, in `seconds`."""
+class CheckResult:
+    """One thing that was verified: by a probe of a cluster, or as the proof of a rotated secret.
+
+    A check of the host is another type, `emulator.host.checks.result.HostCheckResult`: it judges standing facts, has
+    three levels, a reason and a fix, and takes no time.
+
+    Attributes:
+        name: what was looked at, unique in its report.
+        ok: whether it holds.
+        detail: what was seen.
+        seconds: how long it took.
+    """
 
     name: str
     ok: bool
@@ -25,7 +35,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
-    checks: tuple[Check, ...]
+    checks: tuple[CheckResult, ...]
 
     @property
     def ok(self) -> bool:
@@ -33,9 +43,9 @@ class VerifyReport:
         return bool(self.checks) and all(check.ok for check in self.checks)
 
     @property
-    def failed(self) -> tuple[Check, ...]:
+    def failed(self) -> tuple[CheckResult, ...]:
         return tuple(check for check in self.checks if not check.ok)
 
 
-def check_from(name: str, verdict: Verdict, seconds: float) -> Check:
-    return Check(name, verdict.ok, verdict.detail, seconds)
+def check_from(name: str, verdict: Verdict, seconds: float) -> CheckResult:
+    return CheckResult(name, verdict.ok, verdict.detail, seconds)

@@ -12,7 +12,7 @@ from emulator.core.ports import GuestAddress, GuestShell
 from emulator.credentials import x509
 from emulator.credentials.rotation_phases import RotatedSecret
 from emulator.credentials.tls_certificates import certificate_of
-from emulator.guests.ports import CheckOutcome
+from emulator.guests.verify.report import CheckResult
 from emulator.guests.verify.slurm_probes import verify_realm
 from emulator.labfile.model import ClusterKind, ClusterSpec
 
@@ -50,12 +50,12 @@ def closed_doors(shell: GuestShell, guests: Sequence[GuestAddress]) -> tuple[str
 
 def prove_secret(
     spec: ClusterSpec, secret: RotatedSecret, paths: LabPaths, shell: GuestShell, guests: Sequence[GuestAddress]
-) -> tuple[CheckOutcome, ...]:
+) -> tuple[CheckResult, ...]:
     """Try the secret on the nodes that have it."""
     match secret:
         case RotatedSecret.MUNGE:
             report = verify_realm(spec, shell, {guest.name: guest for guest in guests})
-            return tuple(CheckOutcome(check.name, check.ok, check.detail, check.seconds) for check in report.checks)
+            return report.checks
         case RotatedSecret.TLS:
             with threads(_WORKERS, "tls") as pool:
                 laid = [pool.submit(_certificate, paths, shell, guest) for guest in guests]
@@ -65,7 +65,7 @@ def prove_secret(
         case RotatedSecret.SSH:
             refusing = closed_doors(shell, guests)
             return tuple(
-                CheckOutcome(f"login {guest.name}", guest.name not in refusing, _LOGIN[guest.name not in refusing], 0.0)
+                CheckResult(f"login {guest.name}", guest.name not in refusing, _LOGIN[guest.name not in refusing], 0.0)
                 for guest in guests
             )
 
@@ -73,11 +73,11 @@ def prove_secret(
 _LOGIN = {True: "lets us in with the new key", False: "does not let us in with the new key"}
 
 
-def _certificate(paths: LabPaths, shell: GuestShell, guest: GuestAddress) -> CheckOutcome:
+def _certificate(paths: LabPaths, shell: GuestShell, guest: GuestAddress) -> CheckResult:
     return _compared(paths, shell, guest, "certificate", _TLS, _LOGIN_SECONDS)
 
 
-def _kubelet(paths: LabPaths, shell: GuestShell, guest: GuestAddress) -> CheckOutcome:
+def _kubelet(paths: LabPaths, shell: GuestShell, guest: GuestAddress) -> CheckResult:
     command = kubelet_command(guest.name)
     return _compared(paths, shell, guest, "kubelet", command, _KUBELET_SECONDS + _LOGIN_SECONDS)
 
@@ -99,18 +99,18 @@ def kubelet_command(
 
 def _compared(
     paths: LabPaths, shell: GuestShell, guest: GuestAddress, what: str, command: str, timeout: float
-) -> CheckOutcome:
+) -> CheckResult:
     """Whether the command prints the fingerprint of the node's certificate."""
     started = time.monotonic()
     try:
         done = shell.run(guest, command, timeout=timeout, check=False)
         said = (done.stdout + done.stderr).strip()
     except HyperscalerError as error:
-        return CheckOutcome(f"{what} {guest.name}", False, error.what, time.monotonic() - started)
+        return CheckResult(f"{what} {guest.name}", False, error.what, time.monotonic() - started)
     if said == _NO_MEMBER:
-        return CheckOutcome(f"{what} {guest.name}", True, said, time.monotonic() - started)
+        return CheckResult(f"{what} {guest.name}", True, said, time.monotonic() - started)
     wanted = x509.fingerprint(certificate_of(paths, guest.name).read_bytes())
     has = said.rpartition("=")[2].replace(":", "").strip().lower()
     ok = done.returncode == 0 and has == wanted
     detail = "is trusted by the node" if ok else said[-500:] or "has another certificate"
-    return CheckOutcome(f"{what} {guest.name}", ok, detail, time.monotonic() - started)
+    return CheckResult(f"{what} {guest.name}", ok, detail, time.monotonic() - started)

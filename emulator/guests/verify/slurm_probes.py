@@ -16,7 +16,7 @@ from emulator.core.ports import GuestAddress, GuestShell
 from emulator.guests.inventory.build import LAB_USERS
 from emulator.guests.inventory.model import NodeGpu
 from emulator.guests.verify import slurm_verdicts
-from emulator.guests.verify.report import Check, Verdict, VerifyReport, check_from
+from emulator.guests.verify.report import CheckResult, Verdict, VerifyReport, check_from
 from emulator.labfile.model import ClusterKind, ClusterSpec, PartitionSpec, Role
 
 POLL_SECONDS = 2.0
@@ -45,7 +45,7 @@ def verify_slurm(
     gpus: Mapping[str, tuple[NodeGpu, ...]] | None = None,
     *,
     clock: Clock | None = None,
-    on_check: Callable[[Check], None] | None = None,
+    on_check: Callable[[CheckResult], None] | None = None,
 ) -> VerifyReport:
     """Whether the lab's Slurm cluster works: MUNGE between nodes, all nodes up, a job on all, its record, GPUs.
 
@@ -63,9 +63,9 @@ def verify_slurm(
     if spec.slurm is None or not spec.nodes_of(ClusterKind.HPC):
         raise VerifyError("the lab has no Slurm cluster to verify", where=spec.name)
     probes = _Probes(spec, shell, addresses, clock or Clock())
-    checks: list[Check] = []
+    checks: list[CheckResult] = []
 
-    def done(*new: Check) -> None:
+    def done(*new: CheckResult) -> None:
         for check in new:
             checks.append(check)
             if on_check is not None:
@@ -105,7 +105,7 @@ def verify_realm(
     elif chosen:
         checks += probes.job(replace(partition, nodes=chosen))
     else:
-        checks.append(Check(f"job {partition.name}", True, "not tried: every node has jobs of others", 0.0))
+        checks.append(CheckResult(f"job {partition.name}", True, "not tried: every node has jobs of others", 0.0))
     return VerifyReport(tuple(checks))
 
 
@@ -139,7 +139,7 @@ class _Probes:
             return 255, "", error.what
         return done.returncode, done.stdout, done.stderr
 
-    def munge(self) -> tuple[Check, ...]:
+    def munge(self) -> tuple[CheckResult, ...]:
         """A credential of the controller's, decoded on every compute node at the same time."""
         started = self._clock.now()
         status, credential, complaint = self._run(self._head, "munge --no-input", timeout=60)
@@ -147,7 +147,7 @@ class _Probes:
             verdict = Verdict(False, f"cannot encode: {complaint.strip() or 'no reason given'}")
             return (check_from(f"munge {self._head.name}", verdict, self._clock.now() - started),)
 
-        def decode(name: str) -> Check:
+        def decode(name: str) -> CheckResult:
             begun = self._clock.now()
             code, output, said = self._run(self._addresses[name], "unmunge", timeout=60, stdin=credential)
             verdict = slurm_verdicts.judge_unmunge(code, output or said, sender=self._head.name)
@@ -156,7 +156,7 @@ class _Probes:
         with threads(_WORKERS, "verify") as pool:
             return tuple(pool.map(decode, self.compute))
 
-    def nodes(self, timeout: float) -> tuple[Check, Mapping[str, slurm_verdicts.NodeRow]]:
+    def nodes(self, timeout: float) -> tuple[CheckResult, Mapping[str, slurm_verdicts.NodeRow]]:
         """The nodes, once they are all up or the time is over."""
         started = self._clock.now()
         while True:
@@ -170,7 +170,7 @@ class _Probes:
                 return check_from("nodes", verdict, waited), rows
             self._clock.sleep(POLL_SECONDS)
 
-    def job(self, partition: PartitionSpec) -> tuple[Check, Check]:
+    def job(self, partition: PartitionSpec) -> tuple[CheckResult, CheckResult]:
         """A job of an ordinary user on all nodes of the partition, and its record in the accounting database."""
         started = self._clock.now()
         user = next(iter(LAB_USERS))
@@ -186,8 +186,8 @@ class _Probes:
         )
 
 
-def _not_run(partition: PartitionSpec) -> tuple[Check, ...]:
-    return (Check(f"job {partition.name}", False, "not tried: not all nodes are up", 0.0),)
+def _not_run(partition: PartitionSpec) -> tuple[CheckResult, ...]:
+    return (CheckResult(f"job {partition.name}", False, "not tried: not all nodes are up", 0.0),)
 
 
 def job_script(partition: PartitionSpec, user: str) -> str:

@@ -13,11 +13,11 @@ from emulator.host.checks.networks import check_networks
 from emulator.host.checks.processor import check_architecture, check_processor
 from emulator.host.checks.programs import check_programs
 from emulator.host.checks.resources import check_resources
-from emulator.host.checks.result import CheckResult, Level, Wanted
+from emulator.host.checks.result import HostCheckResult, Level, Wanted
 from emulator.host.checks.system import check_system
 from emulator.host.readings import HostReadings
 
-Check = Callable[[HostReadings, Wanted], Iterable[CheckResult]]
+Check = Callable[[HostReadings, Wanted], Iterable[HostCheckResult]]
 
 # Heading of a group -> its checks.
 GROUPS: tuple[tuple[str, Check], ...] = (
@@ -35,7 +35,7 @@ GROUPS: tuple[tuple[str, Check], ...] = (
 @dataclass(frozen=True, slots=True)
 class CheckGroup:
     title: str
-    results: tuple[CheckResult, ...]
+    results: tuple[HostCheckResult, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class HostReport:
     groups: tuple[CheckGroup, ...]
 
     @property
-    def results(self) -> tuple[CheckResult, ...]:
+    def results(self) -> tuple[HostCheckResult, ...]:
         return tuple(result for group in self.groups for result in group.results)
 
     def count(self, level: Level) -> int:
@@ -68,7 +68,7 @@ def check_host_readings(host: HostReadings, wanted: Wanted) -> HostReport:
     return HostReport(tuple(CheckGroup(title, tuple(map(_printable, check(host, wanted)))) for title, check in GROUPS))
 
 
-def _printable(result: CheckResult) -> CheckResult:
+def _printable(result: HostCheckResult) -> HostCheckResult:
     """No escape sequence reaches the terminal: users choose the names of their processes, and others have written a
     recorded host."""
     found, why, fix = (printable(text).replace("\n", " ") for text in (result.found, result.why, result.fix))

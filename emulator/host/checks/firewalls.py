@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from emulator.host.checks.networks import OWN_NETWORKS, uses_host_networks
-from emulator.host.checks.result import CheckResult, Level, Wanted, ok
+from emulator.host.checks.result import HostCheckResult, Level, Wanted, ok
 from emulator.host.readings import ForwardChain, HostReadings
 
 DEFAULT_BRIDGES = ("virbr100", "virbr200")
@@ -20,7 +20,7 @@ _IPTABLES = ("ip", "filter", "FORWARD")
 _FIREWALLD = "firewalld"
 
 
-def check_firewalls(host: HostReadings, wanted: Wanted) -> Iterator[CheckResult]:
+def check_firewalls(host: HostReadings, wanted: Wanted) -> Iterator[HostCheckResult]:
     """Docker's FORWARD policy, policies of other tables, firewalld and ufw."""
     yield _docker(host, wanted)
     yield _forward(host, wanted)
@@ -37,7 +37,7 @@ def _iptables(chain: str, wanted: Wanted) -> str:
     return "; ".join(rules)
 
 
-def _docker(host: HostReadings, wanted: Wanted) -> CheckResult:
+def _docker(host: HostReadings, wanted: Wanted) -> HostCheckResult:
     id_, title = "network.docker", "Docker's firewall"
     why = "Docker sets iptables' FORWARD policy to DROP, which cuts off guests on the host's own bridges"
     if not host.docker:
@@ -46,15 +46,15 @@ def _docker(host: HostReadings, wanted: Wanted) -> CheckResult:
         return ok(id_, title, f"Docker runs; {OWN_NETWORKS}", why)
     if host.forward_policy is None:
         found = "Docker runs; the FORWARD policy is hidden from this user"
-        return CheckResult(id_, title, Level.WARN, found, why, "sudo iptables -S FORWARD", unseen=True)
+        return HostCheckResult(id_, title, Level.WARN, found, why, "sudo iptables -S FORWARD", unseen=True)
     if host.forward_policy != "DROP":
         return ok(id_, title, f"Docker runs; FORWARD is {host.forward_policy}", why)
     bridged = ", and bridged packets pass it, too (br_netfilter)" if host.bridge_filter else ""
     fix = f"{_iptables('DOCKER-USER', wanted)}; {_EMBEDDED}"
-    return CheckResult(id_, title, Level.WARN, f"FORWARD is DROP{bridged}", why, fix)
+    return HostCheckResult(id_, title, Level.WARN, f"FORWARD is DROP{bridged}", why, fix)
 
 
-def _forward(host: HostReadings, wanted: Wanted) -> CheckResult:
+def _forward(host: HostReadings, wanted: Wanted) -> HostCheckResult:
     id_, title = "network.forward", "forwarded packets"
     why = "a forward chain whose policy is to drop cuts off guests on bridges that it does not name"
     if not uses_host_networks(host, wanted):
@@ -63,7 +63,7 @@ def _forward(host: HostReadings, wanted: Wanted) -> CheckResult:
     if host.forward_drops is None or hidden:
         ask, root = "iptables -S FORWARD" if hidden else "nft list chains", host.user.is_root
         found = "the packet filter does not answer" if root else "the packet filter is hidden from this user"
-        return CheckResult(id_, title, Level.WARN, found, why, f"sudo {ask}", unseen=not root)
+        return HostCheckResult(id_, title, Level.WARN, found, why, f"sudo {ask}", unseen=not root)
     reported_elsewhere = host.docker or host.ufw
     drops = [
         chain
@@ -78,7 +78,7 @@ def _forward(host: HostReadings, wanted: Wanted) -> CheckResult:
         return ok(id_, title, "no chain drops them by its policy", why)
     named = ", ".join(f"{chain.family} {chain.table} {chain.name}" for chain in drops)
     fix = f"{'; '.join(_accept(chain, wanted) for chain in drops)}; {_EMBEDDED}"
-    return CheckResult(id_, title, Level.WARN, f"dropped by the policy of: {named}", why, fix)
+    return HostCheckResult(id_, title, Level.WARN, f"dropped by the policy of: {named}", why, fix)
 
 
 def _accept(chain: ForwardChain, wanted: Wanted) -> str:
@@ -89,12 +89,12 @@ def _accept(chain: ForwardChain, wanted: Wanted) -> str:
     return "; ".join(f"nft insert rule {place} {side} {name} accept" for name in _bridges(wanted) for side in sides)
 
 
-def _firewalld(host: HostReadings, wanted: Wanted) -> CheckResult:
+def _firewalld(host: HostReadings, wanted: Wanted) -> HostCheckResult:
     id_, title = "network.firewalld", "firewalld"
     why = "it lets guests reach DHCP and DNS of the host only through bridges in its zone libvirt"
     if "firewalld" not in host.processes and host.processes_hidden and uses_host_networks(host, wanted):
         found = "others' processes are hidden from this user (hidepid)"
-        return CheckResult(id_, title, Level.WARN, found, why, "sudo firewall-cmd --state", unseen=True)
+        return HostCheckResult(id_, title, Level.WARN, found, why, "sudo firewall-cmd --state", unseen=True)
     if "firewalld" not in host.processes:
         return ok(id_, title, "does not run", why)
     if not uses_host_networks(host, wanted):
@@ -102,10 +102,10 @@ def _firewalld(host: HostReadings, wanted: Wanted) -> CheckResult:
     # libvirt sets the zone only for networks that it filters itself; it does not filter labs' networks.
     add = " ".join(f"--add-interface={name}" for name in _bridges(wanted))
     fix = f"firewall-cmd --permanent --zone=libvirt {add}; firewall-cmd --reload; {_EMBEDDED}"
-    return CheckResult(id_, title, Level.WARN, "runs", why, fix)
+    return HostCheckResult(id_, title, Level.WARN, "runs", why, fix)
 
 
-def _ufw(host: HostReadings, wanted: Wanted) -> CheckResult:
+def _ufw(host: HostReadings, wanted: Wanted) -> HostCheckResult:
     id_, title = "network.ufw", "ufw"
     why = "by default guests reach neither DHCP and DNS of the host nor the networks behind it"
     if not host.ufw:
@@ -113,7 +113,7 @@ def _ufw(host: HostReadings, wanted: Wanted) -> CheckResult:
     if not uses_host_networks(host, wanted):
         return ok(id_, title, f"enabled; {OWN_NETWORKS}", why)
     fix = f"{'; '.join(_ufw_rules(_bridges(wanted)))}; {_EMBEDDED}"
-    return CheckResult(id_, title, Level.WARN, "enabled", why, fix)
+    return HostCheckResult(id_, title, Level.WARN, "enabled", why, fix)
 
 
 def _ufw_rules(bridges: Iterable[str]) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from shlex import quote
 
 from emulator.host.checks.gpu_holders import NO_GPU
-from emulator.host.checks.result import CheckResult, Level, Wanted, ok
+from emulator.host.checks.result import HostCheckResult, Level, Wanted, ok
 from emulator.host.readings import HostReadings, PciGpu
 
 NVIDIA, NOUVEAU, VFIO_PCI = "nvidia", "nouveau", "vfio-pci"
@@ -21,7 +21,7 @@ def asked_for(host: HostReadings, wanted: Wanted) -> list[PciGpu]:
     return [gpu for gpu in host.gpus if gpu.pci.address in addresses]
 
 
-def check_binding(host: HostReadings, wanted: Wanted) -> CheckResult:
+def check_binding(host: HostReadings, wanted: Wanted) -> HostCheckResult:
     """The driver of each GPU. A lab that asks only for slices needs NVIDIA's driver on each of its GPUs."""
     id_, title = "gpu.binding", "GPUs' drivers"
     why = "NVIDIA's driver makes slices, and vfio-pci gives whole GPUs to guests; another driver prevents both"
@@ -33,10 +33,10 @@ def check_binding(host: HostReadings, wanted: Wanted) -> CheckResult:
         uncut = [gpu for gpu in asked if gpu.pci.driver != NVIDIA and gpu.pci.address not in wanted.own_gpus]
         if uncut:
             named = "; ".join(f"{gpu.pci.address} is with {gpu.pci.driver or 'no driver'}" for gpu in uncut)
-            return CheckResult(id_, title, Level.FAIL, f"{named}, and slices need {NVIDIA}", why, _bind_fix(uncut))
+            return HostCheckResult(id_, title, Level.FAIL, f"{named}, and slices need {NVIDIA}", why, _bind_fix(uncut))
     others = [gpu for gpu in host.gpus if gpu.pci.driver not in _EXPECTED]
     if others:
-        return CheckResult(id_, title, Level.WARN, found, why, _unbind_fix(others))
+        return HostCheckResult(id_, title, Level.WARN, found, why, _unbind_fix(others))
     return ok(id_, title, found, why)
 
 
@@ -59,7 +59,7 @@ def _unbind_fix(gpus: list[PciGpu]) -> str:
     return f"{commands}; and change the setting that gives the GPU to {' and '.join(names)} at boot"
 
 
-def check_framebuffer(host: HostReadings, wanted: Wanted) -> CheckResult:
+def check_framebuffer(host: HostReadings, wanted: Wanted) -> HostCheckResult:
     """A warning where the firmware's console lies on a GPU that is to go to a guest as a whole."""
     id_, title = "gpu.framebuffer", "GPUs' framebuffer"
     why = "the console reserves part of the GPU's memory, and then QEMU cannot map it into a guest (BAR: can't reserve)"
@@ -73,7 +73,7 @@ def check_framebuffer(host: HostReadings, wanted: Wanted) -> CheckResult:
         "boot with initcall_blacklist=sysfb_init (this machine's screen then stays dark), or make another card the "
         "first one in the firmware's settings"
     )
-    return CheckResult(id_, title, Level.WARN, found, why, fix)
+    return HostCheckResult(id_, title, Level.WARN, found, why, fix)
 
 
 def _address(gpu: PciGpu) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from emulator.gpu.ports import DeviceHolder
-from emulator.host.checks.result import CheckResult, Level, Wanted, ok
+from emulator.host.checks.result import HostCheckResult, Level, Wanted, ok
 from emulator.host.readings import HostReadings
 
 # Process (cut at 15 characters) -> unit of services that hold a GPU as long as they run.
@@ -15,7 +15,7 @@ _SERVING_SLICES = frozenset({"nvidia-persiste", "nvidia-vgpu-mgr", "nvidia-vgpud
 NO_GPU = "no NVIDIA GPU"
 
 
-def check_holders(host: HostReadings, wanted: Wanted) -> CheckResult:
+def check_holders(host: HostReadings, wanted: Wanted) -> HostCheckResult:
     """A failure only if another process has a GPU open that the lab asks for."""
     id_, title = "gpu.holders", "processes on GPUs"
     why = "a GPU in use can be neither cut into slices nor given to a guest"
@@ -26,12 +26,12 @@ def check_holders(host: HostReadings, wanted: Wanted) -> CheckResult:
         found = f"none{blind}" if host.gpus else NO_GPU
         if unseen:
             fix = "sudo hyperscaler host check"
-            return CheckResult(id_, title, Level.WARN, found, why, fix, unseen=True)
+            return HostCheckResult(id_, title, Level.WARN, found, why, fix, unseen=True)
         return ok(id_, title, found, why)
     held = _held(host, wanted, holders)
     level = Level.FAIL if held else Level.WARN
     asked = f"; the lab asks for {' and '.join(held)}" if held else ""
-    return CheckResult(id_, title, level, f"{_named(holders)}{asked}{blind}", why, _fix(holders), unseen=unseen)
+    return HostCheckResult(id_, title, level, f"{_named(holders)}{asked}{blind}", why, _fix(holders), unseen=unseen)
 
 
 def _foreign(host: HostReadings, wanted: Wanted) -> tuple[DeviceHolder, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 
 from emulator.gpu.ports import PciDevice
-from emulator.host.checks.result import CheckResult, Level, Wanted, ok
+from emulator.host.checks.result import HostCheckResult, Level, Wanted, ok
 from emulator.host.iommu_groups import described, foreign_members, is_idle_host_bridge
 from emulator.host.readings import CpuVendor, HostReadings, PciGpu
 from emulator.labfile.findings import counted
@@ -19,7 +19,7 @@ def needed_arguments(vendor: CpuVendor) -> tuple[str, ...]:
     return ("intel_iommu=on", "iommu=pt") if vendor is CpuVendor.INTEL else ("iommu=pt",)
 
 
-def check_iommu(host: HostReadings, wanted: Wanted) -> Iterator[CheckResult]:
+def check_iommu(host: HostReadings, wanted: Wanted) -> Iterator[HostCheckResult]:
     """Checks of the IOMMU, which labs with real GPUs need and other labs do not."""
     yield _present(host, wanted)
     yield _enabled(host, wanted)
@@ -31,7 +31,7 @@ def _level(wanted: Wanted) -> Level:
     return Level.FAIL if wanted.gpus else Level.WARN
 
 
-def _present(host: HostReadings, wanted: Wanted) -> CheckResult:
+def _present(host: HostReadings, wanted: Wanted) -> HostCheckResult:
     id_, title = "iommu.present", "IOMMU present"
     name = NAMES.get(host.processor.vendor, "the IOMMU")
     if host.iommu.tables:
@@ -39,16 +39,16 @@ def _present(host: HostReadings, wanted: Wanted) -> CheckResult:
     if host.iommu.groups:
         return ok(id_, title, "the kernel uses one", _WHY)
     if host.iommu.tables is None:
-        return CheckResult(
+        return HostCheckResult(
             id_, title, Level.WARN, "hidden from this user", _WHY, "sudo hyperscaler host check", unseen=True
         )
     fix = f"switch {name} on in the firmware (and SR-IOV for slices): systemctl reboot --firmware-setup"
     if host.processor.is_guest:
         fix = "give this virtual machine an IOMMU in the settings of its own host (<iommu model='intel'/>)"
-    return CheckResult(id_, title, _level(wanted), "the firmware announces none (no DMAR or IVRS table)", _WHY, fix)
+    return HostCheckResult(id_, title, _level(wanted), "the firmware announces none (no DMAR or IVRS table)", _WHY, fix)
 
 
-def _enabled(host: HostReadings, wanted: Wanted) -> CheckResult:
+def _enabled(host: HostReadings, wanted: Wanted) -> HostCheckResult:
     id_, title = "iommu.enabled", "IOMMU enabled"
     if host.iommu.groups:
         return ok(id_, title, counted(host.iommu.groups, "group"), _WHY)
@@ -57,17 +57,17 @@ def _enabled(host: HostReadings, wanted: Wanted) -> CheckResult:
         fix = f"hyperscaler host prepare --gpus (it adds {words} to the kernel's arguments), then reboot"
     else:
         fix = "see IOMMU present"
-    return CheckResult(id_, title, _level(wanted), "the kernel has made no groups", _WHY, fix)
+    return HostCheckResult(id_, title, _level(wanted), "the kernel has made no groups", _WHY, fix)
 
 
-def _arguments(host: HostReadings, wanted: Wanted) -> CheckResult:
+def _arguments(host: HostReadings, wanted: Wanted) -> HostCheckResult:
     id_, title = "iommu.arguments", "kernel arguments"
     why = "Intel's IOMMU stays off on many kernels until intel_iommu=on; AMD's is on by itself"
     kernel = host.kernel
     off = [f"{name}=off" for name in ("intel_iommu", "amd_iommu", "iommu") if kernel.argument(name) == "off"]
     if off:
         fix = f"remove {' '.join(off)} from /etc/default/grub, then update-grub and reboot"
-        return CheckResult(id_, title, _level(wanted), f"{' '.join(off)} switches the IOMMU off", why, fix)
+        return HostCheckResult(id_, title, _level(wanted), f"{' '.join(off)} switches the IOMMU off", why, fix)
     given = [word for word in kernel.arguments if word.partition("=")[0] in ("intel_iommu", "amd_iommu", "iommu")]
     lacking = [word for word in needed_arguments(host.processor.vendor) if word not in given]
     if host.iommu.groups or not lacking:
@@ -75,10 +75,10 @@ def _arguments(host: HostReadings, wanted: Wanted) -> CheckResult:
     if not (host.gpus or wanted.gpus):
         return ok(id_, title, "none for the IOMMU, and no NVIDIA GPU that needs them", why)
     fix = f"hyperscaler host prepare --gpus, or add {' '.join(lacking)} to GRUB_CMDLINE_LINUX_DEFAULT; reboot"
-    return CheckResult(id_, title, _level(wanted), f"{' '.join(lacking)} is not given", why, fix)
+    return HostCheckResult(id_, title, _level(wanted), f"{' '.join(lacking)} is not given", why, fix)
 
 
-def _groups(host: HostReadings, wanted: Wanted) -> CheckResult:
+def _groups(host: HostReadings, wanted: Wanted) -> HostCheckResult:
     id_, title = "iommu.groups", "GPUs' IOMMU groups"
     why = "all endpoints of a group go to a guest together, so a GPU passed on whole must be alone in its group"
     grouped = [gpu for gpu in host.gpus if gpu.pci.iommu_group is not None]
@@ -95,7 +95,7 @@ def _groups(host: HostReadings, wanted: Wanted) -> CheckResult:
         "switch ACS on in the firmware, put the GPU into a slot of its own (lspci -t shows the slots), or unbind what "
         "shares its group if the host can do without it"
     )
-    return CheckResult(id_, title, Level.FAIL if bad else Level.WARN, "; ".join(named), why, fix)
+    return HostCheckResult(id_, title, Level.FAIL if bad else Level.WARN, "; ".join(named), why, fix)
 
 
 def _foreign(gpu: PciGpu, asked: Collection[str]) -> tuple[PciDevice, ...]:

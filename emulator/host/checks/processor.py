@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from emulator.host.checks.result import CheckResult, Level, Wanted, ok
+from emulator.host.checks.result import HostCheckResult, Level, Wanted, ok
 from emulator.host.platform import foreign_architecture
 from emulator.host.readings import CpuVendor, DeviceAnswer, HostReadings
 from emulator.labfile.model import Acceleration
@@ -13,7 +13,7 @@ _SLOW = "without KVM guests are emulated (TCG): labs work, and everything in the
 _MODULES = {CpuVendor.INTEL: "kvm_intel", CpuVendor.AMD: "kvm_amd"}
 
 
-def check_processor(host: HostReadings, wanted: Wanted) -> Iterator[CheckResult]:
+def check_processor(host: HostReadings, wanted: Wanted) -> Iterator[HostCheckResult]:
     """virt-host-validate's checks of the processor and of device nodes, and nested virtualisation."""
     yield check_architecture(host)
     yield _virtualisation(host, wanted)
@@ -24,14 +24,14 @@ def check_processor(host: HostReadings, wanted: Wanted) -> Iterator[CheckResult]
     yield _tun(host)
 
 
-def check_architecture(host: HostReadings) -> CheckResult:
+def check_architecture(host: HostReadings) -> HostCheckResult:
     """A failure on every architecture but x86-64, where no other check makes sense."""
     id_, title = "cpu.architecture", "architecture"
     why = "golden images, kernels and virtual machines of labs are x86-64, and so are the drivers for real GPUs"
     foreign = foreign_architecture(host.architecture)
     if foreign:
         fix = "use an x86-64 host; here `hyperscaler validate` and `hyperscaler gpu plan` work"
-        return CheckResult(id_, title, Level.FAIL, f"{foreign}, and labs need an x86-64 host", why, fix)
+        return HostCheckResult(id_, title, Level.FAIL, f"{foreign}, and labs need an x86-64 host", why, fix)
     return ok(id_, title, "x86-64" if host.architecture else "unknown, taken to be x86-64", why)
 
 
@@ -39,7 +39,7 @@ def _missing_kvm(wanted: Wanted) -> Level:
     return Level.FAIL if wanted.acceleration is Acceleration.KVM else Level.WARN
 
 
-def _virtualisation(host: HostReadings, wanted: Wanted) -> CheckResult:
+def _virtualisation(host: HostReadings, wanted: Wanted) -> HostCheckResult:
     id_, title = "cpu.virtualisation", "CPU virtualisation"
     names = {"vmx": "Intel VT-x (vmx)", "svm": "AMD-V (svm)"}
     flag = host.processor.virtualisation
@@ -54,27 +54,27 @@ def _virtualisation(host: HostReadings, wanted: Wanted) -> CheckResult:
     else:
         fix = "switch VT-x (Intel) or SVM (AMD) on in the firmware: systemctl reboot --firmware-setup"
         found = "no vmx or svm flag: switched off in the firmware, or not supported by this processor"
-    return CheckResult(id_, title, _missing_kvm(wanted), found, _SLOW, fix)
+    return HostCheckResult(id_, title, _missing_kvm(wanted), found, _SLOW, fix)
 
 
-def _kvm(host: HostReadings, wanted: Wanted) -> CheckResult:
+def _kvm(host: HostReadings, wanted: Wanted) -> HostCheckResult:
     id_, title = "cpu.kvm", "/dev/kvm"
     answer, flag = host.devices["/dev/kvm"], host.processor.virtualisation
     module = _MODULES.get(host.processor.vendor, "kvm_intel")
     level = _missing_kvm(wanted)
     if answer is DeviceAnswer.ABSENT:
         fix = f"modprobe {module}; dmesg | grep kvm shows the reason" if flag else "see CPU virtualisation"
-        return CheckResult(id_, title, level, "absent", _SLOW, fix)
+        return HostCheckResult(id_, title, level, "absent", _SLOW, fix)
     if answer is DeviceAnswer.REFUSED:
         fix = f"usermod -aG kvm {host.user.name}, then log in again; or run as root"
-        return CheckResult(id_, title, level, f"exists, but {host.user.name} may not open it", _SLOW, fix)
+        return HostCheckResult(id_, title, level, f"exists, but {host.user.name} may not open it", _SLOW, fix)
     if answer is DeviceAnswer.BROKEN:
         holder = next((name for name in ("vboxdrv", "vmmon") if name in host.kernel.loaded), None)
         unload = f"{holder} {module}" if holder else module
         fix = f"modprobe -r {unload}; modprobe {module}"
-        return CheckResult(id_, title, level, "exists, but does not open or does not answer", _SLOW, fix)
+        return HostCheckResult(id_, title, level, "exists, but does not open or does not answer", _SLOW, fix)
     if flag is None:
-        return CheckResult(
+        return HostCheckResult(
             id_,
             title,
             level,
@@ -86,7 +86,7 @@ def _kvm(host: HostReadings, wanted: Wanted) -> CheckResult:
     return ok(id_, title, "opens and answers", _SLOW)
 
 
-def _nested(host: HostReadings) -> CheckResult:
+def _nested(host: HostReadings) -> HostCheckResult:
     id_, title = "cpu.nested", "nested virtualisation"
     why = "a lab in a virtual machine needs it for KVM; labs run no virtual machines inside their nodes"
     values = [host.kernel.parameters.get(f"{module}/nested") for module in _MODULES.values()]
@@ -94,7 +94,7 @@ def _nested(host: HostReadings) -> CheckResult:
     if host.processor.is_guest:
         if host.processor.virtualisation:
             return ok(id_, title, "this is a virtual machine, and its host lets it run others", why)
-        return CheckResult(
+        return HostCheckResult(
             id_,
             title,
             Level.WARN,
@@ -107,7 +107,7 @@ def _nested(host: HostReadings) -> CheckResult:
     return ok(id_, title, "on" if value in ("1", "Y") else "off; labs do not need it", why)
 
 
-def _secure_guest(host: HostReadings) -> CheckResult:
+def _secure_guest(host: HostReadings) -> HostCheckResult:
     id_, title = "cpu.secure-guest", "secure guests"
     why = "libvirt offers encrypted guests (AMD SEV, Intel TDX) where the host has them; labs do not use them"
     flags, parameters = host.processor.flags, host.kernel.parameters
@@ -120,23 +120,25 @@ def _secure_guest(host: HostReadings) -> CheckResult:
     return ok(id_, title, "the processor has AMD SEV, the kernel does not use it (kvm_amd.sev=1 would)", why)
 
 
-def _vhost_net(host: HostReadings) -> CheckResult:
+def _vhost_net(host: HostReadings) -> HostCheckResult:
     id_, title = "cpu.vhost-net", "/dev/vhost-net"
     why = "with it the kernel moves guests' packets; without it QEMU does, and networks are slower"
     answer = host.devices["/dev/vhost-net"]
     if answer is DeviceAnswer.ABSENT:
-        return CheckResult(id_, title, Level.WARN, "absent", why, "modprobe vhost_net (hyperscaler host prepare)")
+        return HostCheckResult(id_, title, Level.WARN, "absent", why, "modprobe vhost_net (hyperscaler host prepare)")
     if answer is DeviceAnswer.BROKEN:
         fix = "modprobe -r vhost_net; modprobe vhost_net; dmesg | grep vhost shows the reason"
-        return CheckResult(id_, title, Level.WARN, "exists, but does not open", why, fix)
+        return HostCheckResult(id_, title, Level.WARN, "exists, but does not open", why, fix)
     return ok(id_, title, "there", why)
 
 
-def _tun(host: HostReadings) -> CheckResult:
+def _tun(host: HostReadings) -> HostCheckResult:
     id_, title = "cpu.tun", "/dev/net/tun"
     why = "every guest's network card is a tap device, made through it"
     if host.devices["/dev/net/tun"] is DeviceAnswer.ABSENT:
-        return CheckResult(id_, title, Level.FAIL, "absent", why, "modprobe tun (hyperscaler host prepare)")
+        return HostCheckResult(id_, title, Level.FAIL, "absent", why, "modprobe tun (hyperscaler host prepare)")
     if host.devices["/dev/net/tun"] is DeviceAnswer.BROKEN:
-        return CheckResult(id_, title, Level.FAIL, "exists, but does not open", why, "modprobe tun; dmesg | grep tun")
+        return HostCheckResult(
+            id_, title, Level.FAIL, "exists, but does not open", why, "modprobe tun; dmesg | grep tun"
+        )
     return ok(id_, title, "there", why)

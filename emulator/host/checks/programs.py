@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from emulator.host.checks.networks import uses_host_networks
-from emulator.host.checks.result import CheckResult, Level, Wanted, ok
+from emulator.host.checks.result import HostCheckResult, Level, Wanted, ok
 from emulator.host.readings import HostReadings
 
 _DEBIAN_LIKE = ("debian", "ubuntu")
@@ -81,7 +81,7 @@ _OTHERS = (
 )
 
 
-def check_programs(host: HostReadings, wanted: Wanted) -> Iterator[CheckResult]:
+def check_programs(host: HostReadings, wanted: Wanted) -> Iterator[HostCheckResult]:
     """Versions, packages and the user's rights."""
     yield _libvirt(host, wanted)
     for minimum in _OTHERS:
@@ -90,7 +90,7 @@ def check_programs(host: HostReadings, wanted: Wanted) -> Iterator[CheckResult]:
     yield _user(host)
 
 
-def _libvirt(host: HostReadings, wanted: Wanted) -> CheckResult:
+def _libvirt(host: HostReadings, wanted: Wanted) -> HostCheckResult:
     if uses_host_networks(host, wanted):
         return _program(host, _HOST_LIBVIRT)
     result = _program(host, _LIBVIRTD)
@@ -100,19 +100,21 @@ def _libvirt(host: HostReadings, wanted: Wanted) -> CheckResult:
     return result
 
 
-def _program(host: HostReadings, minimum: Minimum) -> CheckResult:
+def _program(host: HostReadings, minimum: Minimum) -> HostCheckResult:
     id_ = f"program.{minimum.id}"
     found = next((host.programs[name] for name in minimum.names if name in host.programs), None)
     if found is None:
         if minimum.optional:
             return ok(id_, minimum.title, f"not installed; {minimum.why}", minimum.why)
-        return CheckResult(id_, minimum.title, Level.FAIL, "not installed", minimum.why, minimum.fix)
+        return HostCheckResult(id_, minimum.title, Level.FAIL, "not installed", minimum.why, minimum.fix)
     if not found.numbers:
-        return CheckResult(id_, minimum.title, Level.WARN, "installed, but prints no version", minimum.why, minimum.fix)
+        return HostCheckResult(
+            id_, minimum.title, Level.WARN, "installed, but prints no version", minimum.why, minimum.fix
+        )
     floor = tuple(int(part) for part in minimum.version.split("."))
     if found.numbers < floor:
         level = Level.WARN if minimum.optional else Level.FAIL
-        return CheckResult(
+        return HostCheckResult(
             id_,
             minimum.title,
             level,
@@ -123,12 +125,12 @@ def _program(host: HostReadings, minimum: Minimum) -> CheckResult:
     return ok(id_, minimum.title, f"{found.version} (at least {minimum.version})", minimum.why)
 
 
-def _packages(host: HostReadings) -> CheckResult:
+def _packages(host: HostReadings) -> HostCheckResult:
     id_, title = "program.packages", "Debian packages"
     why = "programs that labs call to build images, networks and guests"
     if host.packages is None:
         fix = "install what scripts/system-packages.txt lists with this system's own package manager"
-        return CheckResult(id_, title, Level.WARN, f"{host.system_name} has no dpkg", why, fix)
+        return HostCheckResult(id_, title, Level.WARN, f"{host.system_name} has no dpkg", why, fix)
     missing = [name for name in host.wanted_packages if name not in host.packages]
     if not missing:
         return ok(id_, title, f"all {len(host.wanted_packages)} installed", why)
@@ -138,10 +140,10 @@ def _packages(host: HostReadings) -> CheckResult:
     found += [f"optional ones missing: {', '.join(optional)}"] if optional else []
     # apt installs all packages of a command or none, and not every release has the optional ones.
     fix = f"{_PREPARE}, or apt-get install --no-remove --no-install-recommends {' '.join(needed or optional)}"
-    return CheckResult(id_, title, Level.FAIL if needed else Level.WARN, "; ".join(found), why, fix)
+    return HostCheckResult(id_, title, Level.FAIL if needed else Level.WARN, "; ".join(found), why, fix)
 
 
-def _user(host: HostReadings) -> CheckResult:
+def _user(host: HostReadings) -> HostCheckResult:
     id_, title = "program.user", "user and groups"
     why = (
         "only root handles images, the packet filter and a lab's own libvirt; the groups libvirt and kvm only let "
@@ -153,4 +155,4 @@ def _user(host: HostReadings) -> CheckResult:
     lacking = [group for group in ("libvirt", "kvm") if group not in user.groups]
     groups = f"not in {' and '.join(lacking)}" if lacking else "in libvirt and kvm"
     found = f"{user.name}, {groups}: only root can provision"
-    return CheckResult(id_, title, Level.WARN, found, why, "sudo hyperscaler provision FILE")
+    return HostCheckResult(id_, title, Level.WARN, found, why, "sudo hyperscaler provision FILE")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from emulator.host.checks.result import CheckResult, Level, Wanted, ok
+from emulator.host.checks.result import HostCheckResult, Level, Wanted, ok
 from emulator.host.facts import HostFacts
 from emulator.host.readings import HostReadings
 from emulator.labfile.findings import Finding, Severity
@@ -15,7 +15,7 @@ DEMO_MEMORY_MIB = 12 * 1024
 DEMO_DISK_GIB = 15
 
 
-def check_resources(host: HostReadings, wanted: Wanted) -> Iterator[CheckResult]:
+def check_resources(host: HostReadings, wanted: Wanted) -> Iterator[HostCheckResult]:
     """The resources of the host, and whether they are enough."""
     facts = host.facts
     gib = facts.memory_total_mib / 1024
@@ -64,7 +64,7 @@ def _resource(
     demo: str,
     why: str,
     fix: str,
-) -> CheckResult:
+) -> HostCheckResult:
     id_ = f"resource.{name}"
     if wanted.lab:
         finding = next((each for each in wanted.findings if each.code in codes), None)
@@ -72,14 +72,14 @@ def _resource(
             return of_finding(id_, name, finding, why)
         return ok(id_, name, f"{found}: enough for {wanted.lab}", why)
     if not enough:
-        return CheckResult(id_, name, Level.WARN, f"{found}; the demo lab needs {demo}", why, fix)
+        return HostCheckResult(id_, name, Level.WARN, f"{found}; the demo lab needs {demo}", why, fix)
     return ok(id_, name, found, why)
 
 
-def of_finding(id_: str, title: str, finding: Finding, why: str) -> CheckResult:
+def of_finding(id_: str, title: str, finding: Finding, why: str) -> HostCheckResult:
     """A finding about the lab file on this host as the result of a check."""
     level = Level.FAIL if finding.severity is Severity.ERROR else Level.WARN
-    return CheckResult(id_, title, level, f"{finding.where}: {finding.what}", why, finding.fix)
+    return HostCheckResult(id_, title, level, f"{finding.where}: {finding.what}", why, finding.fix)
 
 
 def _reserved(facts: HostFacts) -> str:
@@ -87,7 +87,7 @@ def _reserved(facts: HostFacts) -> str:
     return f" ({reserved / 1024:.1f} GiB reserved as huge pages)" if reserved else ""
 
 
-def _huge_pages(host: HostReadings) -> CheckResult:
+def _huge_pages(host: HostReadings) -> HostCheckResult:
     id_, title = "resource.hugepages", "huge pages"
     why = "labs use ordinary pages, so reserved huge pages are lost to their guests"
     reserved = host.facts.memory_reserved_mib
@@ -96,5 +96,5 @@ def _huge_pages(host: HostReadings) -> CheckResult:
     found = f"{reserved / 1024:.1f} GiB reserved"
     if reserved * 4 > host.facts.memory_total_mib:
         fix = "sysctl vm.nr_hugepages=0, and remove the reservation from /etc/sysctl.d and the kernel's arguments"
-        return CheckResult(id_, title, Level.WARN, found, why, fix)
+        return HostCheckResult(id_, title, Level.WARN, found, why, fix)
     return ok(id_, title, found, why)

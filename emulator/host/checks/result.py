@@ -19,8 +19,8 @@ class Level(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class CheckResult:
-    """One check.
+class HostCheckResult:
+    """One check of the host and its result.
 
     Attributes:
         id: `group.name`, an interface of `--json`.
@@ -101,5 +101,5 @@ def wanted_of(spec: ClusterSpec) -> Wanted:
     )
 
 
-def ok(id_: str, title: str, found: str, why: str) -> CheckResult:
-    return CheckResult(id_, title, Level.PASS, found, why)
+def ok(id_: str, title: str, found: str, why: str) -> HostCheckResult:
+    return HostCheckResult(id_, title, Level.PASS, found, why)

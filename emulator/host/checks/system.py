@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from emulator.host.checks.result import CheckResult, Level, Wanted, ok
+from emulator.host.checks.result import HostCheckResult, Level, Wanted, ok
 from emulator.host.platform import system_kind
 from emulator.host.readings import HostReadings
 
@@ -34,7 +34,7 @@ _FILES_BASE = 512
 _FILES_NODE = 32
 
 
-def check_system(host: HostReadings, wanted: Wanted) -> Iterator[CheckResult]:
+def check_system(host: HostReadings, wanted: Wanted) -> Iterator[HostCheckResult]:
     """Kind of system, clock, limits of open files and inotify, cgroup controllers."""
     yield _kind(host)
     yield _clock(host)
@@ -43,16 +43,16 @@ def check_system(host: HostReadings, wanted: Wanted) -> Iterator[CheckResult]:
     yield _cgroups(host)
 
 
-def _kind(host: HostReadings) -> CheckResult:
+def _kind(host: HostReadings) -> HostCheckResult:
     id_, title = "system.kind", "kind of system"
     kind = system_kind(host.signs, host.packages)
     if kind is None:
         return ok(id_, title, host.system_name, "labs are made for general-purpose Linux hosts, Debian's above all")
     found = kind.name if kind.name == host.system_name else f"{host.system_name}: {kind.name}"
-    return CheckResult(id_, title, Level.FAIL if kind.refused else Level.WARN, found, kind.why, kind.fix)
+    return HostCheckResult(id_, title, Level.FAIL if kind.refused else Level.WARN, found, kind.why, kind.fix)
 
 
-def _clock(host: HostReadings) -> CheckResult:
+def _clock(host: HostReadings) -> HostCheckResult:
     id_, title = "system.clock", "clock"
     why = "guests take their time from the host, and a wrong time invalidates certificates and MUNGE credentials"
     running = [name for process, name in CLOCKS.items() if process in host.processes]
@@ -64,17 +64,17 @@ def _clock(host: HostReadings) -> CheckResult:
         return ok(id_, title, f"{by} runs; whether the clock is synchronised is unknown", why)
     if running:
         fix = "; ".join(_ASK[name] for name in running if name in _ASK) or "timedatectl"
-        return CheckResult(
+        return HostCheckResult(
             id_, title, Level.WARN, f"{by} runs, but the clock is not known to be synchronised", why, fix
         )
     if host.processes_hidden:
         found = "others' processes are hidden from this user (hidepid)"
-        return CheckResult(id_, title, Level.WARN, found, why, "sudo hyperscaler host check", unseen=True)
+        return HostCheckResult(id_, title, Level.WARN, found, why, "sudo hyperscaler host check", unseen=True)
     fix = "apt-get install chrony, or systemctl enable --now systemd-timesyncd"
-    return CheckResult(id_, title, Level.WARN, "no time service runs here", why, fix)
+    return HostCheckResult(id_, title, Level.WARN, "no time service runs here", why, fix)
 
 
-def _open_files(host: HostReadings, wanted: Wanted) -> CheckResult:
+def _open_files(host: HostReadings, wanted: Wanted) -> HostCheckResult:
     id_, title = "system.open-files", "open files"
     why = "libvirtd and QEMU start with this limit and keep files open for each guest"
     soft, hard = host.limits.open_files_soft, host.limits.open_files_hard
@@ -87,11 +87,11 @@ def _open_files(host: HostReadings, wanted: Wanted) -> CheckResult:
         fix = f"ulimit -n {raise_to}"
         if hard is not None and hard < raise_to:
             fix = f"in /etc/security/limits.d/hyperscaler.conf: * hard nofile {raise_to}; log in again, then {fix}"
-        return CheckResult(id_, title, Level.WARN, f"{found}; about {needed} are needed", why, fix)
+        return HostCheckResult(id_, title, Level.WARN, f"{found}; about {needed} are needed", why, fix)
     return ok(id_, title, found, why)
 
 
-def _inotify(host: HostReadings) -> CheckResult:
+def _inotify(host: HostReadings) -> HostCheckResult:
     id_, title = "system.inotify", "inotify instances"
     why = "every dnsmasq and libvirt daemon uses some; when they run out, networks do not start"
     limit = host.limits.inotify_instances
@@ -99,19 +99,19 @@ def _inotify(host: HostReadings) -> CheckResult:
         return ok(id_, title, "no limit shown", why)
     if limit < INOTIFY_LEAST:
         fix = f"hyperscaler host prepare, or sysctl {INOTIFY_KEY}={INOTIFY_INSTANCES}"
-        return CheckResult(id_, title, Level.WARN, f"{limit} for each user", why, fix)
+        return HostCheckResult(id_, title, Level.WARN, f"{limit} for each user", why, fix)
     return ok(id_, title, f"{limit} for each user", why)
 
 
-def _cgroups(host: HostReadings) -> CheckResult:
+def _cgroups(host: HostReadings) -> HostCheckResult:
     id_, title = "system.cgroups", "cgroup controllers"
     why = "libvirt limits and counts guests' cores, memory and disk with them"
     version = host.cgroups.version
     if not version:
         fix = "boot with systemd, or mount -t cgroup2 none /sys/fs/cgroup"
-        return CheckResult(id_, title, Level.WARN, "none mounted", why, fix)
+        return HostCheckResult(id_, title, Level.WARN, "none mounted", why, fix)
     missing = [name for name in _CONTROLLERS if name not in host.cgroups.controllers]
     if missing:
         fix = f"remove cgroup_disable= from the kernel's arguments, or use a kernel with: {', '.join(missing)}"
-        return CheckResult(id_, title, Level.WARN, f"version {version}, without {', '.join(missing)}", why, fix)
+        return HostCheckResult(id_, title, Level.WARN, f"version {version}, without {', '.join(missing)}", why, fix)
     return ok(id_, title, f"version {version}: {', '.join(_CONTROLLERS)}", why)

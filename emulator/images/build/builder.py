@@ -11,6 +11,7 @@ from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import TextIO
 
+from emulator.core.fs import private_opener, write_new
 from emulator.core.errors import HostNotFitError, HyperscalerError
 from emulator.core.ids import NAMESPACE
 from emulator.images.build.initrd import build_initrd
@@ -19,7 +20,6 @@ from emulator.images.build.overlay import write_overlay
 from emulator.images.recipe import Recipe
 from emulator.images.supply_chain.sbom import DPKG_FORMAT, Package, parse_packages
 from emulator.images.build.apt_sources import AptSources, host_sources
-from emulator.images.store.files import private, write_private
 from emulator.images.build.tree_size import used_bytes
 from emulator.core.ports import ProcessRunner
 from emulator.core.units import MIB
@@ -154,14 +154,14 @@ class ImageBuilder:
         if not sources.options:
             return []
         path = self.work / "apt.conf"
-        write_private(path, "\n".join(sources.options) + "\n")
+        write_new(path, "\n".join(sources.options) + "\n")
         return [f"--aptopt={path}"]
 
     def _mirror(self, sources: AptSources) -> list[Path]:
         if not sources.lines:
             return []
         path = self.work / "sources.list"
-        write_private(path, "\n".join(sources.lines) + "\n")
+        write_new(path, "\n".join(sources.lines) + "\n")
         return [path]
 
     # ------------------------------------------------------------ boot files
@@ -221,7 +221,7 @@ class ImageBuilder:
 
 def open_log(out: Path) -> TextIO:
     """The log of a build, to be added to. What it quotes of package sources may hold a password."""
-    return open(out / LOG, "a", encoding="utf-8", opener=private)
+    return open(out / LOG, "a", encoding="utf-8", opener=private_opener)
 
 
 def finish_script(recipe: Recipe) -> str:

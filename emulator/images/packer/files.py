@@ -14,13 +14,13 @@ from urllib.parse import urlsplit
 
 from emulator.core.data_files import share_dir
 from emulator.core.errors import HyperscalerError
+from emulator.core.fs import private_opener, write_new
 from emulator.images.build.apt_sources import AptSources
 from emulator.images.build.builder import finish_script
 from emulator.images.build.overlay import write_overlay
 from emulator.images.packer.record import RECORD_NAME, record_of
 from emulator.images.packer.scripts import install_script, seal_script
 from emulator.images.recipe import Recipe
-from emulator.images.store.files import private, write_private
 from emulator.images.store.golden_image import GoldenImage
 from emulator.images.trusted_paths import make_own_empty_directory
 
@@ -84,7 +84,7 @@ def write_packer_files(
         "apt.conf": "".join(f"{option}\n" for option in options),
     }
     with (
-        open(served / ARCHIVE_NAME, "xb", opener=private) as stream,
+        open(served / ARCHIVE_NAME, "xb", opener=private_opener) as stream,
         tarfile.open(fileobj=stream, mode="w") as archive,
     ):
         for name, text in texts.items():
@@ -94,13 +94,11 @@ def write_packer_files(
         archive.add(overlay, "overlay.tar", filter=_root_owned)
     overlay.unlink()
     preseed = share_dir() / "packer" / "http" / PRESEED_NAME
-    write_private(served / PRESEED_NAME, preseed.read_text(encoding="utf-8"))
-    write_private(served / "answers.cfg", installer_answers(recipe, lines, options))
-    write_private(
-        directory / VARIABLES_NAME,
-        json.dumps(_variables(directory, recipe.name, base, machine, public_key), indent=1) + "\n",
-    )
-    write_private(directory / RECORD_NAME, record_of(recipe, inputs).to_json() + "\n")
+    write_new(served / PRESEED_NAME, preseed.read_text(encoding="utf-8"))
+    write_new(served / "answers.cfg", installer_answers(recipe, lines, options))
+    variables = _variables(directory, recipe.name, base, machine, public_key)
+    write_new(directory / VARIABLES_NAME, json.dumps(variables, indent=1) + "\n")
+    write_new(directory / RECORD_NAME, record_of(recipe, inputs).to_json() + "\n")
 
 
 def template_path() -> Path:

@@ -12,11 +12,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from emulator.core.errors import HyperscalerError
+from emulator.core.fs import remove_tree, sync
 from emulator.core.units import MIB
 from emulator.images.build.builder import BUILDER_VERSION, DISK, INITRD, KERNEL, LOG, BuildPhase, Built, Progress
 from emulator.images.build.input_tree import Inputs
 from emulator.images.recipe import Recipe
-from emulator.images.store.files import artefact, digest_of, fsync, remove_tree
+from emulator.images.store.checksums import artefact, digest_of
 from emulator.images.store.manifest import MANIFEST_NAME, Artefact, Manifest
 from emulator.images.store.pointers import CURRENT, HELD, PREVIOUS, Pointers
 from emulator.images.supply_chain.sbom import SBOM_NAME, spdx
@@ -122,8 +123,8 @@ def _publish(home: Path, out: Path, manifest: Manifest, damaged: Callable[[Path]
     for path in out.iterdir():
         # The log may quote a package source with a password in it.
         path.chmod(0o600 if path.name == LOG else 0o444)
-        fsync(path)
-    fsync(out)
+        sync(path)
+    sync(out)
     final = home / manifest.digest[:12]
     if final.exists():
         remove_tree(final) if damaged(final) else remove_tree(out)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from emulator.core.errors import UsageError
-from emulator.images.store.files import fsync
+from emulator.core.fs import replace_link, sync
 
 DIGEST_DIRECTORY = re.compile(r"[0-9a-f]{12}")
 _TAG = re.compile(r"[a-z0-9_][a-z0-9._-]{0,62}")
@@ -19,7 +19,6 @@ PREVIOUS = "previous"
 HELD = "held"
 """The build that a rollback chose: while it is current it counts as up to date, whatever the recipe says."""
 _TAGS = "tags"
-_NEW = ".work-pointer"
 
 
 def require_tag(tag: str) -> None:
@@ -39,11 +38,11 @@ class Pointers:
         return self._target(self.home / name)
 
     def set(self, name: str, build: str) -> None:
-        self._replace(self.home / name, build)
+        replace_link(self.home / name, build)
 
     def drop(self, name: str) -> None:
         (self.home / name).unlink(missing_ok=True)
-        fsync(self.home)
+        sync(self.home)
 
     def tag(self, tag: str) -> str | None:
         """The build that has this tag."""
@@ -58,7 +57,7 @@ class Pointers:
         """Raises `UsageError` when this cannot be a tag."""
         require_tag(tag)
         (self.home / _TAGS).mkdir(mode=0o755, exist_ok=True)
-        self._replace(self.home / _TAGS / tag, f"../{build}")
+        replace_link(self.home / _TAGS / tag, f"../{build}")
 
     def drop_tag(self, tag: str) -> bool:
         """Whether there was such a tag."""
@@ -66,7 +65,7 @@ class Pointers:
         if not _TAG.fullmatch(tag) or not path.is_symlink():
             return False
         path.unlink()
-        fsync(path.parent)
+        sync(path.parent)
         return True
 
     def forget(self, build: str) -> None:
@@ -91,10 +90,3 @@ class Pointers:
         if not DIGEST_DIRECTORY.fullmatch(target.name) or str(target) not in (target.name, f"../{target.name}"):
             return None
         return target.name if (self.home / target.name).is_dir() else None
-
-    def _replace(self, path: Path, target: str) -> None:
-        new = path.with_name(_NEW)
-        new.unlink(missing_ok=True)
-        new.symlink_to(target)
-        new.replace(path)
-        fsync(path.parent)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 from emulator.core.errors import ConflictError, StateError, UsageError
+from emulator.core.fs import remove_tree
 from emulator.core.locking import acquire
 from emulator.core.ports import ProcessRunner, log
 from emulator.images.build.builder import (
@@ -26,7 +27,7 @@ from emulator.images.packer.importer import ImageImporter
 from emulator.images.packer.record import PackerRecord
 from emulator.images.recipe import NAME, Recipe, load_recipe
 from emulator.images.store.builds import WORK_PREFIX, Maker, make_image
-from emulator.images.store.files import artefact, digest_of, remove_tree
+from emulator.images.store.checksums import artefact, digest_of
 from emulator.images.store.golden_image import GoldenImage
 from emulator.images.store.manifest import MANIFEST_NAME, read_manifest
 from emulator.images.store.pointers import CURRENT, DIGEST_DIRECTORY, HELD, Pointers

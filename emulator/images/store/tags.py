@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from emulator.core.errors import UsageError
 from emulator.images.store.golden_image import GoldenImage
 from emulator.images.store.pointers import CURRENT, HELD, PREVIOUS
@@ -83,3 +85,22 @@ def untag_image(store: ImageStore, ref: str) -> None:
         raise UsageError(f"{reference.name} has no tag {reference.tag!r}", where=str(store.root / reference.name))
     with store.locked(reference.name):
         store.pointers(reference.name).drop_tag(reference.tag)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageNames:
+    """What points to a build: whether new guests start from it, whether a rollback returns to it, and its tags."""
+
+    current: bool
+    previous: bool
+    tags: tuple[str, ...]
+
+
+def names_of(store: ImageStore, image: GoldenImage) -> ImageNames:
+    """What points to the image."""
+    found, build = store.pointers(image.name), image.directory.name
+    return ImageNames(
+        current=found.read(CURRENT) == build,
+        previous=found.read(PREVIOUS) == build,
+        tags=tuple(tag for tag, tagged in found.tags().items() if tagged == build),
+    )

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from emulator.core.errors import HyperscalerError, StateError, UsageError
+from emulator.core.fs import replace_file
 from emulator.core.ports import ProcessRunner
-from emulator.images.store.files import write_atomic
 from emulator.images.store.golden_image import GoldenImage
 from emulator.images.store.manifest import MANIFEST_NAME, SIGNATURE_NAME
 from emulator.images.store.store import ImageStore
@@ -47,7 +47,7 @@ class ImageSignatures:
         argv = ["ssh-keygen", "-q", "-Y", "sign", "-n", NAMESPACE, "-f", str(key)]
         done = self.runner.run(argv, timeout=_TIMEOUT, stdin=_manifest(image))
         with store.locked(image.name):
-            write_atomic(image.directory / SIGNATURE_NAME, done.stdout, mode=0o444)
+            replace_file(image.directory / SIGNATURE_NAME, done.stdout.encode(), mode=0o444)
 
     def check(self, store: ImageStore, image: GoldenImage) -> str:
         """Whose trusted signature the image has: the principal in the file of signers.

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from emulator.core.errors import StateError, UsageError
+from emulator.core.fs import publish_tree, replacing
 from emulator.kubernetes.release.containers.docker_archive import references
 from emulator.kubernetes.release.disk_room import require_room
 from emulator.kubernetes.release.release import (
@@ -49,23 +50,18 @@ def create_bundle(release: Release, path: Path) -> ReleaseManifest:
             where=str(release.directory),
             fix="remove the directory; it is made again",
         )
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     if path.exists():
         raise UsageError(f"{path} exists already", fix="choose another name, or remove it")
-    try:
-        with temporary.open("xb") as stream:
-            with tarfile.open(fileobj=stream, mode="w", format=tarfile.GNU_FORMAT) as archive:
-                data = release.manifest.to_json().encode()
-                archive.addfile(_member(MANIFEST, len(data), 0o644), io.BytesIO(data))
-                for name, file in sorted(release.manifest.files.items()):
-                    mode = 0o755 if name.startswith("bin/") else 0o644
-                    with release.path(name).open("rb") as source:
-                        archive.addfile(_member(name, file.size, mode), source)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.rename(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with (
+        replacing(path, mode=0o644, ending=f".{os.getpid()}.part") as stream,
+        tarfile.open(fileobj=stream, mode="w", format=tarfile.GNU_FORMAT) as archive,
+    ):
+        data = release.manifest.to_json().encode()
+        archive.addfile(_member(MANIFEST, len(data), 0o644), io.BytesIO(data))
+        for name, file in sorted(release.manifest.files.items()):
+            mode = 0o755 if name.startswith("bin/") else 0o644
+            with release.path(name).open("rb") as source:
+                archive.addfile(_member(name, file.size, mode), source)
     return release.manifest
 
 
@@ -118,9 +114,7 @@ def unpack_bundle(path: Path, cache: Path) -> Release:
             _walk(archive, manifest, path, stage)
             (stage / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
             shutil.rmtree(final, ignore_errors=True)
-            # What has its name counts as whole from then on, also after a loss of power.
-            os.sync()
-            stage.rename(final)
+            publish_tree(stage, final)
         finally:
             shutil.rmtree(stage, ignore_errors=True)
     return Release(final, manifest)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from pathlib import Path
 
 from emulator.core.errors import StateError
+from emulator.core.fs import publish_tree, replace_file, replace_link
 from emulator.core.ports import ProcessRunner
 from emulator.kubernetes.release.containers.container_images import IMAGE_PACKAGES, REPOSITORY, ImageRoots
 from emulator.kubernetes.release.containers.docker_archive import write_archive
@@ -140,9 +140,7 @@ class KubernetesBuild:
         packages |= archive.unpack(IMAGE_PACKAGES, debian)
         packages[SOURCE_PACKAGE] = archive.source(SOURCE_PACKAGE, tree)
         lines = "".join(f"{name} {version}\n" for name, version in packages.items())
-        temporary = done.with_suffix(".new")
-        temporary.write_text(lines, encoding="utf-8")
-        temporary.rename(done)
+        replace_file(done, lines.encode())
         return packages, toolchain, debian, tree
 
     def _image_names(self, kubeadm: Path) -> dict[str, str]:
@@ -162,11 +160,6 @@ class KubernetesBuild:
         final = self._cache / f"{manifest.version}-{manifest.digest[:12]}"
         if final.exists():
             shutil.rmtree(final)
-        os.sync()
-        stage.rename(final)
-        pointer = self._cache / f"debian-{self._key()}"
-        temporary = pointer.with_suffix(".new")
-        temporary.unlink(missing_ok=True)
-        temporary.symlink_to(final.name)
-        temporary.rename(pointer)
+        publish_tree(stage, final)
+        replace_link(self._cache / f"debian-{self._key()}", final.name)
         return Release(final, manifest)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from emulator.core.errors import HostNotFitError, HyperscalerError
+from emulator.core.fs import publish_tree
 from emulator.core.ports import ProcessRunner
 from emulator.kubernetes.config.containerd import CNI_PROGRAMS, containerd_config
 from emulator.kubernetes.release.containers.content_store import PACKAGE, ContentStore
@@ -77,9 +78,7 @@ class NodeFiles:
             store = ContentStore(work / "tools", work / "store", self.runner)
             images = store.fill(stage / CONTAINERD_ROOT, release.image_tars)
             _check_images(release, images)
-            # What has its name counts as whole from then on, also after a loss of power.
-            os.sync()
-            stage.rename(final)
+            publish_tree(stage, final)
         finally:
             for path in (stage, work):
                 shutil.rmtree(path, ignore_errors=True)

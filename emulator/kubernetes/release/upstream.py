@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from emulator.core.errors import ConfigError, HostNotFitError, StateError
+from emulator.core.fs import publish_tree, replace_link
 from emulator.core.ports import ProcessRunner
 from emulator.kubernetes.release.containers.container_images import ImageRoots
 from emulator.kubernetes.release.containers.docker_archive import write_archive
@@ -219,12 +220,8 @@ class UpstreamFetch:
         (stage / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
         final = self.cache / f"{manifest.version}-{manifest.digest[:12]}"
         shutil.rmtree(final, ignore_errors=True)
-        os.sync()
-        stage.rename(final)
-        temporary = pointer.with_suffix(".new")
-        temporary.unlink(missing_ok=True)
-        temporary.symlink_to(final.name)
-        temporary.rename(pointer)
+        publish_tree(stage, final)
+        replace_link(pointer, final.name)
         return Release(final, manifest)
 
     def _pointer(self, version: str, addons: Collection[str]) -> Path:

@@ -13,7 +13,8 @@ from emulator.core.errors import ConflictError, HypervisorError, StateError
 from emulator.core.hypervisors import EMBEDDED, SYSTEM_URI, SystemHypervisor
 from emulator.core.pool import threads
 from emulator.core.ports import DaemonPresence
-from emulator.lab.environment import AccelerationChoice, Environment
+from emulator.host.acceleration import AccelerationDecision
+from emulator.lab.environment import Environment
 from emulator.lab.lab import Backends, Lab, open_lab
 from emulator.lab.names import namespace_name
 from emulator.lab.open_journal import LabRecord
@@ -103,7 +104,7 @@ def recorded_backends(state: State) -> Backends:
     return Backends(state.facts.get(HYPERVISOR_FACT, ""), state.facts.get(GPU_FACT, ""))
 
 
-def plan_lab(lab: Lab, state: State, spec: ClusterSpec, acceleration: AccelerationChoice) -> Plan:
+def plan_lab(lab: Lab, state: State, spec: ClusterSpec, acceleration: AccelerationDecision) -> Plan:
     """What `provision` would do."""
     placement = Placement(lab.paths, lab.namespace, acceleration.accelerated)
     gpus = plan_gpus(spec, lab.gpus() if lab.gpus else None, state, lab.passed() if lab.gpus else ())
@@ -122,7 +123,7 @@ def plan_lab(lab: Lab, state: State, spec: ClusterSpec, acceleration: Accelerati
     )
 
 
-def plan_with_gpus_held(lab: Lab, state: State, spec: ClusterSpec, acceleration: AccelerationChoice) -> Plan:
+def plan_with_gpus_held(lab: Lab, state: State, spec: ClusterSpec, acceleration: AccelerationDecision) -> Plan:
     """`plan_lab` while no other command changes the layout of the GPUs, so that it meets no half-made slice."""
     with gpu_layout_held(lab.gpus):
         return plan_lab(lab, state, spec, acceleration)

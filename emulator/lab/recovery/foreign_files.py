@@ -9,6 +9,7 @@ from pathlib import Path
 
 from emulator.apply.handlers.image import Images
 from emulator.core.errors import ConflictError, DamagedDiskError, StateError
+from emulator.core.fs import mounts_below
 from emulator.core.paths import LabPaths
 from emulator.core.pool import threads
 from emulator.core.ports import DiskTool
@@ -66,7 +67,7 @@ def refuse_foreign_files(env: Environment, record: LabRecord, *, kept: str = "no
     foreign += _foreign_disks(paths, recorded, env.disks, env.images(None))
     foreign += _foreign_names(paths)
     foreign += _disk_images(paths)
-    foreign += _mounts_below(paths.root, _MOUNTS.read_text(errors="replace"))
+    foreign += mounts_below(paths.root, _MOUNTS.read_text(errors="replace"))
     if foreign:
         raise ConflictError(
             f"{kept}, because files in the lab's directory are not hyperscaler's: "
@@ -119,14 +120,3 @@ def _disk_images(paths: LabPaths) -> Iterator[Path]:
         if Path(directory) == paths.root and paths.disks.name in below:
             below.remove(paths.disks.name)
         yield from (Path(directory, name) for name in files if _DISK_IMAGE.fullmatch(name))
-
-
-def _mounts_below(root: Path, mountinfo: str) -> Iterator[Path]:
-    """Mount points in the directory: what is mounted there is never the lab's, and removing would go into it."""
-    for line in mountinfo.splitlines():
-        fields = line.split(" ")
-        if len(fields) > 4:
-            # proc(5): blanks and the like are written as \\ and three octal digits.
-            point = Path(re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields[4]))
-            if root in point.parents:
-                yield point

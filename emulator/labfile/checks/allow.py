@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from emulator.labfile.draft import Draft, NetworkDraft
 from emulator.labfile.findings import quoted
-from emulator.labfile.model import AllowSpec, ClusterKind, Protocol
+from emulator.labfile.model import ClusterKind
+from emulator.labfile.networks import AllowSpec, Protocol
 from emulator.labfile.read.structure import nearest
 from emulator.labfile.read.view import View
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from emulator.core.units import natural
 from emulator.labfile.draft import Draft, PartitionDraft, SlurmDraft
 from emulator.labfile.findings import MAX_FINDINGS, quoted
-from emulator.labfile.hostlist import MOST_NODES
 from emulator.labfile.model import Role
 from emulator.labfile.read.structure import nearest
+from emulator.labfile.values.hostlist import MOST_NODES
 
 
 def check_slurm(draft: Draft) -> None:

@@ -18,8 +18,8 @@ from emulator.gpu.ports import NvmlGpu, Utilisation
 from emulator.guests.inventory.mdev_map import HeldGpu, HeldSlice
 from emulator.host.gpus import DeviceDifference, Gpu, check_devices, discover_gpus, kept_for_guests
 from emulator.lab.environment import Environment, host_gpus
-from emulator.lab.lab_files import lab_names
-from emulator.lab.mdev_map import held_devices
+from emulator.lab.lab_files import lab_names, require_lab_name
+from emulator.lab.mdev_map import held_devices, lab_mdev_map
 from emulator.lab.planning.gpu_placement import GPU_FACT
 from emulator.labfile.model import ClusterSpec, GpuBackend, GpuDeviceSpec
 from emulator.plan.gpu_allocation import GpuAllocation, allocate, gpu_states
@@ -181,3 +181,15 @@ def gpus_of_lab(env: Environment, lab: str) -> GpuHost:
     if not backend:
         raise UsageError(f"lab {lab} has no GPUs", fix="hyperscaler gpu top shows the host's GPUs")
     return env.gpus(backend, paths, None, dry=True)
+
+
+def recorded_mdev_map(home: Home, lab: str) -> dict[str, object]:
+    """The map of a lab of this host, from its record.
+
+    Raises:
+        UsageError: there is no such lab.
+    """
+    require_lab_name(lab)
+    if not home.lab(lab).root.is_dir():
+        raise UsageError(f"there is no lab {lab}", fix="hyperscaler status lists the labs")
+    return lab_mdev_map(home.lab(lab), recorded_state(home, lab))

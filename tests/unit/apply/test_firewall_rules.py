@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 from emulator.adapters.system.nft_text import read_table, replacement
 from emulator.apply.executor import steps_of
@@ -13,7 +14,7 @@ from emulator.labfile.load import parse_spec
 from emulator.labfile.model import ClusterKind, ClusterSpec
 from emulator.plan.firewall_build import aliases_for, build_firewall
 from emulator.plan.model import Action, Change, Plan
-from emulator.plan.resources import Domain, Firewall, Network
+from emulator.plan.resources import Domain, Firewall, Network, resource_from_json
 
 OWNER = Ownership("demo", "firewall/lab", "0123456789abcdef")
 TEXT = """\
@@ -44,6 +45,57 @@ def rules(chain: str, firewall: Firewall) -> list[str]:
     return [rule.text for rule in found.rules]
 
 
+WAY_OUT = 'iifname "virbr100" oifname != { "virbr100", "virbr200" }'
+REJECT = "counter reject with icmpx admin-prohibited"
+NEVER = "0.0.0.0/8, 127.0.0.0/8, 169.254.0.0/16, 224.0.0.0/3"
+NEVER_V6 = "::/96, ::ffff:0:0/96, 64:ff9b::/96, 64:ff9b:1::/48, 2002::/16, fe80::/10, ff00::/8"
+PRIVATE = "10.0.0.0/8, 100.64.0.0/10, 172.16.0.0/12, 192.168.0.0/16, 198.18.0.0/15"
+
+
+def out(*listed: str, ipv6: bool = False) -> list[str]:
+    """The rules by which the Slurm network goes out; `listed` are the accepts of private ranges."""
+    return [
+        f"{WAY_OUT} ip daddr {{ {NEVER} }} {REJECT}",
+        *([f"{WAY_OUT} ip6 daddr {{ {NEVER_V6} }} {REJECT}"] if ipv6 else []),
+        *(f"{WAY_OUT} {rule} accept" for rule in listed),
+        f"{WAY_OUT} ip daddr {{ {PRIVATE} }} {REJECT}",
+        *([f"{WAY_OUT} ip6 daddr {{ fc00::/7, fec0::/10 }} {REJECT}"] if ipv6 else []),
+        f"{WAY_OUT} accept",
+    ]
+
+
+def with_private(firewall: Firewall, *ranges: str) -> Firewall:
+    zones = tuple(dataclasses.replace(zone, nat_private=ranges) for zone in firewall.zones)
+    return dataclasses.replace(firewall, zones=zones)
+
+
+def test_private_ranges_are_reached_only_where_they_are_listed() -> None:
+    firewall = with_private(build_firewall(spec_of(), ()), "10.1.0.0/16", "192.168.7.0/24")
+    routed = rules("routed", firewall)
+    expected = out("ip daddr { 10.1.0.0/16, 192.168.7.0/24 }")
+    assert routed[-len(expected) - 1 : -1] == expected
+
+
+def test_private_ranges_are_listed_by_family() -> None:
+    routed = rules("routed", with_private(dual(), "10.1.0.0/16", "fd12::/32"))
+    expected = out("ip daddr { 10.1.0.0/16 }", "ip6 daddr { fd12::/32 }", ipv6=True)
+    assert routed[-len(expected) - 1 : -1] == expected
+
+
+def test_what_is_listed_does_not_open_link_local_addresses() -> None:
+    routed = rules("routed", with_private(build_firewall(spec_of(), ()), "169.254.169.254/32"))
+    refused = next(index for index, rule in enumerate(routed) if "169.254.0.0/16" in rule and REJECT in rule)
+    accepted = next(index for index, rule in enumerate(routed) if "169.254.169.254/32" in rule)
+    assert refused < accepted
+
+
+def test_a_lab_without_listed_ranges_is_recorded_as_before() -> None:
+    plain = build_firewall(spec_of(), ())
+    assert "nat_private" not in json.dumps(plain.to_json())
+    listed = with_private(plain, "10.1.0.0/16")
+    assert resource_from_json(listed.to_json()) == listed
+
+
 def test_what_is_routed() -> None:
     assert rules("routed", build_firewall(spec_of(), ())) == [
         'iifname "virbr100" oifname "virbr100" accept',
@@ -55,7 +107,7 @@ def test_what_is_routed() -> None:
         " ip daddr { 192.168.200.10 } tcp dport { 440-445, 6443 } accept",
         'iifname "virbr100" oifname "virbr200" ip daddr 192.168.200.0/24 icmp type echo-request accept',
         'iifname "virbr200" oifname "virbr100" ip daddr { 192.168.100.10 } udp dport { 53 } accept',
-        'iifname "virbr100" oifname != { "virbr100", "virbr200" } accept',
+        *out(),
         "counter reject with icmpx admin-prohibited",
     ]
 
@@ -127,7 +179,7 @@ def test_with_ipv6_what_is_routed_is_the_same_in_both_families() -> None:
         'iifname "virbr100" oifname "virbr200" ip6 daddr fd00:200::/64 icmpv6 type echo-request accept',
         'iifname "virbr200" oifname "virbr100" ip daddr { 192.168.100.10 } udp dport { 53 } accept',
         'iifname "virbr200" oifname "virbr100" ip6 daddr { fd00:100::a } udp dport { 53 } accept',
-        'iifname "virbr100" oifname != { "virbr100", "virbr200" } accept',
+        *out(ipv6=True),
         "counter reject with icmpx admin-prohibited",
     ]
 
@@ -153,7 +205,9 @@ def test_where_one_network_alone_has_ipv6_none_passes_from_or_to_the_other() -> 
     routed = rules("routed", firewall)
     dropped = [f'{side} "virbr200" meta nfproto ipv6 counter drop' for side in ("iifname", "oifname")]
     assert routed[3:6] == [*dropped, "jump spoofed"]
-    assert not any("ip6 daddr" in rule for rule in routed)
+    between = [rule for rule in routed if 'oifname "' in rule]
+    assert not any("ip6 daddr" in rule for rule in between)
+    assert not any("ip6 daddr" in rule and rule.endswith("accept") for rule in routed)
     assert rules("guest_to_host", firewall)[0] == dropped[0]
     assert [rule for rule in rules("spoofed", firewall) if "ip6" in rule] == rules("spoofed", firewall)[1:2]
 

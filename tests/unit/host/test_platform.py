@@ -12,7 +12,7 @@ from emulator.core.errors import HostNotFitError
 from emulator.core.paths import Home
 from emulator.core.progress import SilentReporter
 from emulator.host.checks import HostReport, check_host_readings
-from emulator.host.checks.result import CheckResult, Level, Wanted
+from emulator.host.checks.result import HostCheckResult, Level, Wanted
 from emulator.host.parsers import parse_dpkg_status
 from emulator.host.platform import SystemSigns, foreign_architecture, parse_architecture, system_kind
 from emulator.host.prepare.steps import PreparationPlan, plan_preparation
@@ -28,7 +28,7 @@ def report_of(root: Path, name: str, **changes: Any) -> HostReport:
     return check_host_readings(host_trees.read(host_trees.plant(root, name, **changes)), Wanted())
 
 
-def result_of(report: HostReport, id_: str) -> CheckResult:
+def result_of(report: HostReport, id_: str) -> HostCheckResult:
     return next(result for result in report.results if result.id == id_)
 
 

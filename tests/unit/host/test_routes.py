@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from emulator.host.checks import HostReport
-from emulator.host.checks.result import CheckResult, Level
+from emulator.host.checks.result import HostCheckResult, Level
 from emulator.host.facts import HostFacts
 from emulator.host.feasibility import check_host as judge
 from emulator.host.routes import HostNetwork, parse_ipv6_routes, parse_routes
@@ -162,7 +162,7 @@ def test_networks_that_pods_do_not_reach(network: str, code: str, what: str, pri
     assert not any(advised.overlaps(each.subnet) for each in taken)
 
 
-def _checked(tmp_path: Path, routes: str, id_: str) -> tuple[HostReport, CheckResult]:
+def _checked(tmp_path: Path, routes: str, id_: str) -> tuple[HostReport, HostCheckResult]:
     tmp_path.mkdir()
     file = tmp_path / "lab.yaml"
     file.write_text(LAB.replace("NAT", "true") + 'hypervisor: {uri: "qemu:///system"}\n')

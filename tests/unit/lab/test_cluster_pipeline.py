@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from emulator.core.errors import ConfigureError, HyperscalerError, StateError, VerifyError
-from emulator.guests.ports import CheckOutcome
+from emulator.guests.verify.report import CheckResult
 from emulator.lab.cluster_pipeline import CONFIGURE_FACT, VERIFY_FACT
 from emulator.lab.lab_files import LoadedLab
 from emulator.labfile.model import ClusterKind
@@ -85,7 +85,7 @@ def verify(patch: pytest.MonkeyPatch) -> type[HyperscalerError]:
 
     def broken(self: Any, spec: Any, kind: ClusterKind, *rest: Any) -> Any:
         if kind is ClusterKind.CLOUD:
-            return (CheckOutcome("pods", False, "none runs", 0.0),)
+            return (CheckResult("pods", False, "none runs", 0.0),)
         return whole(self, spec, kind, *rest)
 
     patch.setattr(simulated_world.SimulatedGuests, "verify", broken)

@@ -17,7 +17,6 @@ from emulator.labfile.model import (
     HypervisorSpec,
     ImageSpec,
     KubernetesSpec,
-    NetworkSpec,
     NodeSpec,
     PartitionSpec,
     Role,
@@ -26,6 +25,7 @@ from emulator.labfile.model import (
     SshSpec,
     TimeoutSpec,
 )
+from emulator.labfile.networks import NetworkSpec
 
 Load = Callable[[str], ClusterSpec]
 

@@ -77,7 +77,7 @@ def values_of(path: str, schema: Schema) -> list[object]:
     assert isinstance(examples, list)
     by_type: dict[str, list[object]] = {
         "boolean": [True, False],
-        "array": [["deb http://a b c"]],
+        "array": [["deb http://a b c"], ["10.20.0.0/16"]],
         "string": ["10.3.0.0/16", "a"],
     }
     found = [*bounds, *choices, *examples, *(each for kind in types_of(schema) for each in by_type.get(kind, []))]

@@ -20,7 +20,8 @@ from emulator.guests.inventory.build import build_inventory
 from emulator.guests.inventory.model import AnsibleInventory, ConnectionFacts, NodeGpu
 from emulator.guests.inventory.render import InventoryFormat, render
 from emulator.guests.inventory.slurm_limits import student_tres
-from emulator.labfile.model import ClusterKind, ClusterSpec, NetworkSpec, NodeSpec, PartitionSpec, Role, SlurmSpec
+from emulator.labfile.model import ClusterKind, ClusterSpec, NodeSpec, PartitionSpec, Role, SlurmSpec
+from emulator.labfile.networks import NetworkSpec
 
 PLAYBOOKS = share_dir() / "playbooks"
 CONNECTION = ConnectionFacts("labadmin", Path("/lab/ssh/id"), Path("/lab/ssh/known_hosts"))

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import cast
 
 from emulator.core.errors import StateError
-from emulator.core.fs import sync_directory
+from emulator.core.fs import replace_file
 from emulator.gpu.ports import VgpuFramework
 
 FORMAT = 1
@@ -197,15 +197,7 @@ class GpuStore:
             ) from error
 
     def _save(self, text: str) -> None:
-        temporary = self._path.with_suffix(".new")
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            os.write(handle, text.encode())
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-        temporary.rename(self._path)
-        sync_directory(self._directory)
+        replace_file(self._path, text.encode())
 
 
 _Record = dict[str, object]

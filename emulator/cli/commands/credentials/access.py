@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from emulator.cli.options import lab_argument, needs_host, wait_option
-from emulator.cli.output import json_option, print_json
+from emulator.cli.output import json_option, print_json, say
 from emulator.cli.render.progress import reporting, run_log
+from emulator.cli.render.tables import show as show_table
 from emulator.cli.signals import stop_on_signals
 from emulator.core import ids
 from emulator.core.errors import UsageError
-
-if TYPE_CHECKING:
-    from emulator.credentials.users import LabUser
 
 user_argument = click.argument("user")
 
@@ -61,6 +57,7 @@ def add(
 
     Run it again for a longer time or another role.
     """
+    from emulator.cli.render.access import until, user_json
     from emulator.credentials.users import AccessRole, check_public_key, parse_ttl
     from emulator.operations.credentials.access import GrantRequest, grant
     from emulator.wiring import real_environment
@@ -75,17 +72,15 @@ def add(
     ):
         granted = grant(env, lab, request, reporter, stop, wait_seconds=wait_seconds)
     if as_json:
-        print_json({"version": 1, "lab": lab, "user": _json(granted.user), "directory": str(granted.directory)})
+        print_json({"version": 1, "lab": lab, "user": user_json(granted.user), "directory": str(granted.directory)})
         return
-    click.echo(
-        f"{user} may use {', '.join(granted.user.nodes) or 'all nodes'} of {lab} as {role}, {_until(granted.user)}."
-    )
+    say(f"{user} may use {', '.join(granted.user.nodes) or 'all nodes'} of {lab} as {role}, {until(granted.user)}.")
     home = ids.handout_home(lab)
-    click.echo(f"Hand over this directory: {granted.directory}")
-    click.echo(f"  {user} copies it (cp -rT, mode 0700) to {home} and logs in with: ssh -F {home}/config NODE")
-    click.echo(f"  or, with the line `Include {home}/config` at the top of ~/.ssh/config: ssh NODE")
+    say(f"Hand over this directory: {granted.directory}")
+    say(f"  {user} copies it (cp -rT, mode 0700) to {home} and logs in with: ssh -F {home}/config NODE")
+    say(f"  or, with the line `Include {home}/config` at the top of ~/.ssh/config: ssh NODE")
     if granted.namespaced:
-        click.echo("  The nodes are in a network of the lab's own: all this works for root of this host only.")
+        say("  The nodes are in a network of the lab's own: all this works for root of this host only.")
 
 
 @command.command("list")
@@ -93,17 +88,17 @@ def add(
 @json_option
 def show(lab: str, *, as_json: bool) -> None:
     """Who has, or had, access to LAB."""
+    from emulator.cli.render.access import user_json, users_table
     from emulator.operations.credentials.access import list_users
     from emulator.wiring import real_environment
 
     users = list_users(real_environment(), lab)
     if as_json:
-        print_json({"version": 1, "lab": lab, "users": [_json(user) for user in users]})
+        print_json({"version": 1, "lab": lab, "users": [user_json(user) for user in users]})
     elif not users:
-        click.echo(f"nobody but you has access to {lab}; hyperscaler access add {lab} USER gives it")
-    for user in users if not as_json else ():
-        where = ", ".join(user.nodes) or "all nodes"
-        click.echo(f"{user.name:<32} {user.role:<8} uid {user.uid}  {where}  {_until(user)}")
+        say(f"nobody but you has access to {lab}; hyperscaler access add {lab} USER gives it")
+    else:
+        show_table(users_table(users))
 
 
 @command.command("revoke")
@@ -114,6 +109,7 @@ def show(lab: str, *, as_json: bool) -> None:
 @needs_host
 def revoke(lab: str, user: str, *, wait_seconds: float, as_json: bool) -> None:
     """Take the access of USER to LAB back at once: keys, account, running jobs. Files stay."""
+    from emulator.cli.render.access import user_json
     from emulator.operations.credentials.access import revoke
     from emulator.wiring import real_environment
 
@@ -126,14 +122,14 @@ def revoke(lab: str, user: str, *, wait_seconds: float, as_json: bool) -> None:
         gone = revoke(env, lab, user, reporter, stop, wait_seconds=wait_seconds)
     if as_json:
         seen = [{"secret": each.name, "rotate": each.rotated_by} for each in gone.seen]
-        print_json({"version": 1, "lab": lab, "user": _json(gone.user), "seen_secrets": seen})
+        print_json({"version": 1, "lab": lab, "user": user_json(gone.user), "seen_secrets": seen})
         return
-    click.echo(f"{user} has no access to {lab} any more.")
+    say(f"{user} has no access to {lab} any more.")
     if gone.seen:
-        click.echo(f"As an admin {user} could read, and copy, secrets that stay good until they are replaced:")
+        say(f"As an admin {user} could read, and copy, secrets that stay good until they are replaced:")
     for each in gone.seen:
         by = f"hyperscaler rotate {lab} {each.rotated_by}" if each.rotated_by else each.otherwise
-        click.echo(f"  {each.name}\n    replaced by: {by}")
+        say(f"  {each.name}\n    replaced by: {by}")
 
 
 def _read(path: Path) -> str:
@@ -141,24 +137,3 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8")[:16384]
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError("cannot be read as a public key", where=str(path)) from error
-
-
-def _until(user: LabUser) -> str:
-    if user.revoked:
-        return "revoked"
-    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(user.expires))
-    return f"until {when}" if user.expires > time.time() else f"ended {when}"
-
-
-def _json(user: LabUser) -> dict[str, object]:
-    return {
-        "name": user.name,
-        "uid": user.uid,
-        "role": user.role.value,
-        "nodes": list(user.nodes),
-        "revoked": user.revoked,
-        "certificates": [
-            {"serial": each.serial, "public_key": each.public_key, "expires": each.expires}
-            for each in user.certificates
-        ],
-    }

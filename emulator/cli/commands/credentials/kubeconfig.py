@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from emulator.cli.options import lab_argument
+from emulator.cli.output import say
 from emulator.core.errors import UsageError
 
 
@@ -27,11 +28,11 @@ def command(lab: str, *, student: bool, output: Path | None) -> None:
     env = real_environment()
     text = kubeconfig(env, lab, student=student)
     if output is None:
-        click.echo(text, nl=False)
+        say(text, nl=False)
     else:
         write_whole(output, text.encode())
-        click.echo(f"written to {output}", err=True)
+        say(f"written to {output}", err=True)
     way = way_to_lab(env, lab)
     if way:
         shown = shlex.join([*way, "kubectl", "--kubeconfig", str(output or "FILE")])
-        click.echo(f"the lab has a network of its own; on this host, as root: {shown} get nodes", err=True)
+        say(f"the lab has a network of its own; on this host, as root: {shown} get nodes", err=True)

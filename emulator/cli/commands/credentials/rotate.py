@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from emulator.cli.options import confirmed, lab_argument, needs_host, wait_option
-from emulator.cli.output import json_option, print_json
+from emulator.cli.output import json_option, print_json, say
 from emulator.cli.render.progress import reporting, run_log
 from emulator.cli.signals import stop_on_signals
 
@@ -56,6 +56,6 @@ def command(lab: str, secret: str, *, yes: bool, wait_seconds: float, as_json: b
         shown = {"secret": secret, "rotated": not done.declined, "finished": finished}
         print_json({"version": 1, "lab": lab, **shown, "hand_again": list(done.hand_again)})
         return
-    click.echo("nothing was changed" if done.declined else f"{lab}: {secret} rotated")
+    say("nothing was changed" if done.declined else f"{lab}: {secret} rotated")
     if done.hand_again:
-        click.echo(f"Hand their directories over again: {', '.join(done.hand_again)} ({env.home.lab(lab).handouts})")
+        say(f"Hand their directories over again: {', '.join(done.hand_again)} ({env.home.lab(lab).handouts})")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from emulator.cli.output import json_option, print_json
+from emulator.cli.output import json_option, print_json, say
 from emulator.core.errors import ExitCode
 
 
@@ -26,7 +26,7 @@ def check(file: Path | None, root: Path | None, *, verbose: bool, as_json: bool)
     Changes nothing, and works as an ordinary user, who is told what was not to be seen. Exit code 4 when something
     fails.
     """
-    from emulator.cli.render.host_check import host_report_json, host_report_text
+    from emulator.cli.render.host_check import host_report_json, host_report_lines
     from emulator.core.paths import Home
     from emulator.operations.host.check import check_host
     from emulator.wiring import host_reader
@@ -35,6 +35,6 @@ def check(file: Path | None, root: Path | None, *, verbose: bool, as_json: bool)
     if as_json:
         print_json(host_report_json(report))
     else:
-        styled = sys.stdout.isatty()
-        click.echo(host_report_text(report, verbose=verbose, styled=styled, subject=str(root or "this host")))
+        for line in host_report_lines(report, verbose=verbose, subject=str(root or "this host")):
+            say(*line)
     sys.exit(ExitCode.HOST_NOT_FIT if report.failed else ExitCode.DONE)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from emulator.cli.output import json_option, print_json
+from emulator.cli.output import json_option, print_json, say
 from emulator.cli.render.progress import reporting
 from emulator.core.errors import ExitCode, HostNotFitError
 
@@ -42,7 +42,7 @@ def prepare(*, dry_run: bool, gpus: bool | None, user: str | None, yes: bool, as
         return
     app.require_preparable(plan)
     if plan.steps:
-        click.echo(plan_text(plan, manual=False), err=True)
+        say(plan_text(plan, manual=False), err=True)
         if not confirmed("Do this?", yes=yes):
             return
     outcome = _nothing(plan)
@@ -72,7 +72,7 @@ def restore(*, force: bool, yes: bool, as_json: bool) -> None:
     host = _host(dry=False)
     titles = standing(host)
     if titles:
-        click.echo("to take back: " + "; ".join(titles), err=True)
+        say("to take back: " + "; ".join(titles), err=True)
         if not confirmed("Put all of this back as it was?", yes=yes):
             return
     with stop_on_signals() as stop, reporting(live=False) as reporter:
@@ -99,4 +99,4 @@ def _say(data: dict[str, object], text: str, *, as_json: bool) -> None:
     if as_json:
         print_json(data)
     else:
-        click.echo(text)
+        say(text)

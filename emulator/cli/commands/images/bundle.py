@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from emulator.cli.options import load
-from emulator.cli.output import json_option, print_json
+from emulator.cli.output import json_option
 from emulator.cli.render.progress import reporting
 from emulator.core.errors import UsageError
 from emulator.core.progress import Event, Status
@@ -43,7 +43,7 @@ def create(path: Path, *, file: Path | None, source: str | None, version: str | 
             reporter.event(Event("bundle", path.name, Status.RUNNING, f"{step}: {line}" if line else step))
 
         manifest = _bundles().create(wants, path, progress=progress)
-    _tell(manifest, path, as_json=as_json, verdict="written")
+    _print_bundle(manifest, path, as_json=as_json, verdict="written")
 
 
 @command.command("verify")
@@ -54,7 +54,7 @@ def verify(path: Path, *, as_json: bool) -> None:
 
     Exit 1 and every fault if it differs, or what keeps it from being of use.
     """
-    _tell(_bundles().verify(path), path, as_json=as_json, verdict="whole")
+    _print_bundle(_bundles().verify(path), path, as_json=as_json, verdict="whole")
 
 
 @command.command("show")
@@ -62,7 +62,7 @@ def verify(path: Path, *, as_json: bool) -> None:
 @json_option
 def show(path: Path, *, as_json: bool) -> None:
     """Show what the bundle PATH says that it holds; the rest is not read."""
-    _tell(_bundles().show(path), path, as_json=as_json, verdict="not verified")
+    _print_bundle(_bundles().show(path), path, as_json=as_json, verdict="not verified")
 
 
 def _bundles() -> Bundles:
@@ -82,30 +82,7 @@ def _wants(file: Path | None) -> KubernetesSpec:
     return spec.kubernetes
 
 
-def _tell(manifest: ReleaseManifest, path: Path, *, as_json: bool, verdict: str) -> None:
-    fields: dict[str, Any] = {
-        "path": str(path),
-        "verdict": verdict,
-        "kubernetes": manifest.version,
-        "architecture": manifest.architecture,
-        "origin": manifest.origin,
-        "digest": manifest.digest,
-        "addons": list(manifest.addons),
-        "fetched": dict(manifest.fetched),
-        "images": list(manifest.images),
-    }
-    if as_json:
-        print_json({"version": 1, **fields, "size": sum(file.size for file in manifest.files.values())})
-        return
-    from emulator.core.units import human_bytes, printable
+def _print_bundle(manifest: ReleaseManifest, path: Path, *, as_json: bool, verdict: str) -> None:
+    from emulator.cli.render.bundle import print_bundle
 
-    size = human_bytes(sum(file.size for file in manifest.files.values()))
-    lines = [
-        f"{path}: {verdict}",
-        f"  Kubernetes {manifest.version} for {manifest.architecture}, {size}, {manifest.origin}",
-        f"  digest: {manifest.digest}",
-        f"  add-ons: {', '.join(manifest.addons) or 'none'}",
-        *(f"  {addon}: manifest fetched with sha256 {sha256}" for addon, sha256 in manifest.fetched.items()),
-        *(f"  image {image}" for image in manifest.images),
-    ]
-    click.echo(printable("\n".join(lines)))
+    print_bundle(manifest, path, as_json=as_json, verdict=verdict)

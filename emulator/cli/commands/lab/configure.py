@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from emulator.cli.options import file_argument, load, needs_host, wait_option
-from emulator.cli.output import json_option, print_json
+from emulator.cli.output import json_option, print_json, say
 from emulator.cli.render.progress import reporting, run_log
 from emulator.cli.signals import stop_on_signals
 
@@ -34,4 +34,4 @@ def command(file: Path, *, wait_seconds: float, as_json: bool) -> None:
         print_json({"version": 1, "lab": loaded.spec.name, "configured": dict(changed)})
     else:
         for node, count in sorted(changed.items()):
-            click.echo(f"{node}: {count} changed")
+            say(f"{node}: {count} changed")

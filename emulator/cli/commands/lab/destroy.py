@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from emulator.cli.options import confirmed, lab_argument, print_plan, wait_option
-from emulator.cli.output import json_option, print_json
+from emulator.cli.output import json_option, print_json, say
 from emulator.cli.render.progress import reporting, run_log
 from emulator.cli.signals import stop_on_signals
 from emulator.plan.model import Plan
@@ -41,6 +41,6 @@ def command(lab: str, *, yes: bool, missing_ok: bool, wait_seconds: float, as_js
         done = not (result.declined or result.missing)
         print_json({"version": 1, "lab": lab, "destroyed": done, "missing": result.missing, **result.plan.to_json()})
     elif result.missing:
-        click.echo(f"there is no lab {lab}")
+        say(f"there is no lab {lab}")
     else:
-        click.echo("nothing was changed" if result.declined else f"{lab}: gone ({len(result.plan.changes)} removed)")
+        say("nothing was changed" if result.declined else f"{lab}: gone ({len(result.plan.changes)} removed)")

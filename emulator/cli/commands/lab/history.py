@@ -13,7 +13,7 @@ from emulator.cli.output import json_option, print_json
 @json_option
 def command(lab: str | None, *, last: int, as_json: bool) -> None:
     """Show who changed what on this host, of one LAB or of all, with those that are gone."""
-    from emulator.cli.render.history import history_text
+    from emulator.cli.render.history import print_history
     from emulator.operations.history import history
     from emulator.wiring import real_environment
 
@@ -21,4 +21,4 @@ def command(lab: str | None, *, last: int, as_json: bool) -> None:
     if as_json:
         print_json(found.to_json())
     else:
-        click.echo(history_text(found, lab))
+        print_history(found, lab)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from emulator.cli.options import lab_argument
+from emulator.cli.output import say
 
 
 @click.command("inventory")
@@ -22,4 +23,4 @@ def command(lab: str, *, form: str) -> None:
     from emulator.operations.connect import inventory
     from emulator.wiring import real_environment
 
-    click.echo(inventory(real_environment(), lab, form), nl=False)
+    say(inventory(real_environment(), lab, form), nl=False)

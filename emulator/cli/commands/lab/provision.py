@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from emulator.cli.options import confirmed, file_argument, load, needs_host, print_plan, wait_option
-from emulator.cli.output import json_option, print_json
+from emulator.cli.output import json_option, print_json, say
 from emulator.cli.render.progress import reporting, run_log
 from emulator.cli.render.summary import provision_json, provision_summary
 from emulator.cli.signals import stop_on_signals
@@ -50,4 +50,4 @@ def command(file: Path, *, yes: bool, wait_seconds: float, expect_plan: str | No
     if as_json:
         print_json(provision_json(loaded.spec, result))
     else:
-        click.echo(provision_summary(loaded.spec, result))
+        say(provision_summary(loaded.spec, result))

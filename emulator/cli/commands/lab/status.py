@@ -5,9 +5,9 @@ from __future__ import annotations
 import click
 
 from emulator.cli.options import refuse_file_name
-from emulator.cli.output import json_option, print_json
-from emulator.core.units import printable
-from emulator.operations.status import LabStatus
+from emulator.cli.output import json_option, print_json, say
+from emulator.cli.render.status import labs_json, labs_table, print_status
+from emulator.cli.render.tables import show
 
 
 @click.command("status")
@@ -19,48 +19,18 @@ def command(lab: str | None, *, as_json: bool) -> None:
     from emulator.wiring import real_environment
 
     env = real_environment()
-    if lab is None:
-        lines = list_labs(env)
+    if lab is not None:
+        refuse_file_name(lab)
+        status = lab_status(env, lab)
         if as_json:
-            fields = [
-                {
-                    "lab": line.name,
-                    "nodes": line.nodes,
-                    "verified": line.verified,
-                    "busy": line.busy,
-                    **({"problem": line.problem} if line.problem else {}),
-                }
-                for line in lines
-            ]
-            print_json({"version": 1, "labs": fields})
-        elif not lines:
-            click.echo("no labs on this host; `hyperscaler provision config/demo.yaml` makes one")
-        for line in lines if not as_json else ():
-            busy = f"  busy: {line.busy}" if line.busy else ""
-            facts = line.problem or f"{line.nodes} nodes  verify: {line.verified}"
-            click.echo(printable(f"{line.name:<20} {facts}{busy}"))
+            print_json(status.to_json())
+        else:
+            print_status(status)
         return
-    refuse_file_name(lab)
-    status = lab_status(env, lab)
+    labs = list_labs(env)
     if as_json:
-        print_json(status.to_json())
+        print_json(labs_json(labs))
+    elif labs:
+        show(labs_table(labs))
     else:
-        click.echo(printable(_text(status)))
-
-
-def _text(status: LabStatus) -> str:
-    width = max((len(node.name) for node in status.nodes), default=0)
-    lines = [f"lab {status.name} on hypervisor {status.hypervisor or 'none yet'}"]
-    lines += [
-        f"  {node.name:<{width}}  {node.ip:<15}  {node.cpu_cores:>2} cores"
-        f" {node.memory_mib / 1024:>5g} GiB  {node.state}"
-        for node in status.nodes
-    ]
-    phases = ", ".join(f"{name} {value}" for name, value in status.phases.items())
-    lines += [f"  phases: {phases}"] if phases else []
-    lines += [f"  {name}: {state}" for name, state in status.clusters.items()]
-    lines += ["  is started with this machine"] if status.autostart else []
-    lines += [f"  busy: {status.busy}"] if status.busy else []
-    lines += [f"  problem: {problem}" for problem in status.problems]
-    lines += [f"  note: {note}" for note in status.notes]
-    return "\n".join(lines)
+        say("no labs on this host; `hyperscaler provision config/demo.yaml` makes one")

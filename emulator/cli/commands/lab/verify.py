@@ -5,10 +5,9 @@ from __future__ import annotations
 import click
 
 from emulator.cli.options import lab_argument, load_by_name, needs_host, wait_option
-from emulator.cli.output import json_option, print_json
+from emulator.cli.output import json_option, print_json, say
 from emulator.cli.render.progress import reporting, run_log
 from emulator.cli.render.summary import checks_json, checks_text
-from emulator.core.units import printable
 
 
 @click.command("verify")
@@ -28,4 +27,4 @@ def command(lab: str, *, wait_seconds: float, as_json: bool) -> None:
     if as_json:
         print_json({"version": 1, "lab": lab, "checks": checks_json(checks)})
     else:
-        click.echo(printable(checks_text(checks)))
+        say(checks_text(checks))

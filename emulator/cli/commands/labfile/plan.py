@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from emulator.cli.options import file_argument, load, print_plan
-from emulator.cli.output import json_option, print_json
+from emulator.cli.output import json_option, print_json, say
 from emulator.cli.render.progress import QuietReporter
 from emulator.core.errors import ExitCode
 
@@ -27,6 +27,6 @@ def command(file: Path, *, as_json: bool) -> None:
         print_json(plan.to_json())
     else:
         print_plan(plan)
-        click.echo(f"plan {plan.digest}", err=True)
+        say(f"plan {plan.digest}", err=True)
     if plan.blockers:
         sys.exit(ExitCode.CONFLICT)

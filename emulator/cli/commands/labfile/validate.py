@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from emulator.cli.options import file_argument, print_findings
-from emulator.cli.output import json_option, print_json
+from emulator.cli.output import json_option, print_json, say
 from emulator.core.errors import ExitCode
 
 
@@ -40,9 +40,9 @@ def command(file: Path, *, host: bool, strict: bool, as_json: bool) -> None:
         print_findings(report)
         errors, warnings = _count(len(report.errors), "error"), _count(len(report.warnings), "warning")
         if not failed:
-            click.echo(f"{file}: valid" + (f", {warnings}" if report.warnings else ""))
+            say(f"{file}: valid" + (f", {warnings}" if report.warnings else ""))
         else:
-            click.echo(f"{file}: {errors}, {warnings}", err=True)
+            say(f"{file}: {errors}, {warnings}", err=True)
     sys.exit(ExitCode.INVALID_CONFIG if failed else ExitCode.DONE)
 
 

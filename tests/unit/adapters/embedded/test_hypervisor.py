@@ -12,6 +12,7 @@ import pytest
 from emulator.adapters.embedded import hypervisor, network_namespace
 from emulator.adapters.embedded.hypervisor import EmbeddedHypervisor
 from emulator.adapters.embedded.processes import EmbeddedProcess
+from emulator.core import fs
 from emulator.core.errors import ConflictError
 from emulator.core.ports import DaemonPresence
 from tests.support.fake_runner import Call, FakeRunner
@@ -88,7 +89,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setattr(hypervisor, "end_processes", machine.end)
     monkeypatch.setattr(hypervisor, "_is_root", lambda: True)
     monkeypatch.setattr(network_namespace, "_NOTES", tmp_path / "notes")
-    monkeypatch.setattr(hypervisor, "sync_directory", lambda path: None)
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
     monkeypatch.setattr("shutil.which", lambda program: f"/usr/bin/{program}")
     monkeypatch.setattr(EmbeddedHypervisor, "_answers", lambda self: machine.answers())
     return machine
@@ -182,11 +183,9 @@ def test_the_marker_is_on_the_disk_before_anything_else_is_made(
     machine: Machine, daemon: EmbeddedHypervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[list[str]] = []
-    monkeypatch.setattr(
-        hypervisor, "sync_directory", lambda path: seen.append([entry.name for entry in path.iterdir()])
-    )
+    monkeypatch.setattr(fs, "sync", lambda path: seen.append([entry.name for entry in path.iterdir()]))
     daemon.start()
-    assert seen == [["embedded.json"]]
+    assert seen[0] == ["embedded.json"]
     assert json.loads(marker(machine).read_text()) == {"version": 1, "namespace": NAME}
 
 

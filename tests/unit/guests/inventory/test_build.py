@@ -14,16 +14,8 @@ import pytest
 from emulator.guests.inventory.build import build_inventory, slurm_time, usable_memory_mib
 from emulator.guests.inventory.model import AnsibleInventory, ConnectionFacts, NodeGpu
 from emulator.guests.inventory.render import InventoryFormat, render
-from emulator.labfile.model import (
-    ClusterKind,
-    ClusterSpec,
-    KubernetesSpec,
-    NetworkSpec,
-    NodeSpec,
-    PartitionSpec,
-    Role,
-    SlurmSpec,
-)
+from emulator.labfile.model import ClusterKind, ClusterSpec, KubernetesSpec, NodeSpec, PartitionSpec, Role, SlurmSpec
+from emulator.labfile.networks import NetworkSpec
 
 
 def node(name: str, role: Role, address: str, *, cores: int = 2, memory: int = 2048) -> NodeSpec:

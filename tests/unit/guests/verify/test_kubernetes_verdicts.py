@@ -21,14 +21,8 @@ from emulator.guests.verify.kubernetes_probes import (
 )
 from emulator.guests.verify.report import Verdict
 from emulator.guests.verify.slurm_probes import Clock
-from emulator.labfile.model import (
-    ClusterKind,
-    ClusterSpec,
-    KubernetesSpec,
-    NetworkSpec,
-    NodeSpec,
-    Role,
-)
+from emulator.labfile.model import ClusterKind, ClusterSpec, KubernetesSpec, NodeSpec, Role
+from emulator.labfile.networks import NetworkSpec
 
 HEAD, WORKER = "cloud-control-plane", "cloud-gpu-worker-1"
 IPS = {HEAD: "10.20.0.10", WORKER: "10.20.0.11"}

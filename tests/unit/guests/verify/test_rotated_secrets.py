@@ -20,8 +20,8 @@ from emulator.core.paths import LabPaths
 from emulator.core.ports import Completed, GuestAddress
 from emulator.credentials.rotation_phases import RotatedSecret
 from emulator.credentials.tls_certificates import TlsCertificates, certificate_of
-from emulator.guests.ports import CheckOutcome
 from emulator.guests.verify import rotated_secrets
+from emulator.guests.verify.report import CheckResult
 from emulator.labfile.load import load_spec
 from emulator.labfile.model import ClusterSpec
 
@@ -87,7 +87,7 @@ class Lab:
                 listener.shutdown(socket.SHUT_RDWR)
                 thread.join(timeout=10)
 
-    def prove(self, monkeypatch: pytest.MonkeyPatch, port: int, *, seconds: int = 0) -> CheckOutcome:
+    def prove(self, monkeypatch: pytest.MonkeyPatch, port: int, *, seconds: int = 0) -> CheckResult:
         """The proof's word on the control plane's kubelet, which is asked once and then again for `seconds`."""
         asked = functools.partial(
             rotated_secrets.kubelet_command,

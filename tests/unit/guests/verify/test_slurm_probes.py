@@ -13,7 +13,7 @@ import pytest
 from emulator.core.errors import CommandTimeoutError, VerifyError
 from emulator.core.ports import Completed, GuestAddress
 from emulator.guests.inventory.model import NodeGpu
-from emulator.guests.verify.report import Check, VerifyReport
+from emulator.guests.verify.report import CheckResult, VerifyReport
 from emulator.guests.verify.slurm_probes import Clock, job_script, slurm_summary, verify_slurm
 from emulator.labfile.model import ClusterSpec, NodeSpec, PartitionSpec, Role, SlurmSpec, TimeoutSpec
 
@@ -96,7 +96,7 @@ def verify(shell: ScriptedShell, gpus: dict[str, tuple[NodeGpu, ...]] | None = N
 
 def test_a_healthy_cluster_in_five_logins() -> None:
     shell = guests()
-    heard: list[Check] = []
+    heard: list[CheckResult] = []
     report = verify_slurm(
         LAB,
         shell,

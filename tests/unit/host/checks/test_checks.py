@@ -171,7 +171,7 @@ def test_an_ordinary_user_learns_what_was_hidden(tmp_path: Path) -> None:
     report = judge(tmp_path, "ubuntu-24.04-vendor-vfio")
     unseen = {result.id for result in report.results if result.unseen}
     assert unseen == {"gpu.holders", "network.docker"}
-    assert "2 not to be seen by this user" in host_report_text(report, verbose=False, styled=False, subject="it")
+    assert "2 not to be seen by this user" in host_report_text(report, verbose=False, subject="it")
 
 
 @pytest.mark.parametrize(
@@ -303,7 +303,7 @@ def test_no_escape_sequence_of_a_user_reaches_the_terminal(tmp_path: Path) -> No
     report = judge(
         tmp_path, "broken", processes={400: "\x1b[2J\x1b]0;x"}, files={"/etc/os-release": 'PRETTY_NAME="\x1b[31m"\n'}
     )
-    text = host_report_text(report, verbose=True, styled=False, subject="it") + json.dumps(host_report_json(report))
+    text = host_report_text(report, verbose=True, subject="it") + json.dumps(host_report_json(report))
     assert "\x1b" not in text and "\\u001b" not in text
     assert "[2J" in result_of(report, "gpu.holders")[1]
 
@@ -451,15 +451,15 @@ def test_the_default_subnets_are_those_of_the_schema() -> None:
 # ---------------------------------------------------------------- what is printed
 def test_the_text_is_aligned_and_has_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "120")
-    text = host_report_text(judge(tmp_path, "broken"), verbose=False, styled=False, subject="this host")
+    text = host_report_text(judge(tmp_path, "broken"), verbose=False, subject="this host")
     lines = text.splitlines()
     assert "  FAIL  QEMU                  not installed" in lines
     assert lines[lines.index("  FAIL  QEMU                  not installed") + 2] == (
         " " * 30 + "fix: hyperscaler host prepare, or apt-get install qemu-system-x86"
     )
-    assert lines[-1].endswith("this host is not fit: mend what says FAIL")
-    assert "why:" not in host_report_text(judge(tmp_path / "i", "intel"), verbose=False, styled=False, subject="x")
-    assert "why:" in host_report_text(judge(tmp_path / "j", "intel"), verbose=True, styled=False, subject="x")
+    assert lines[-1].endswith("this host is not fit: fix what says FAIL")
+    assert "why:" not in host_report_text(judge(tmp_path / "i", "intel"), verbose=False, subject="x")
+    assert "why:" in host_report_text(judge(tmp_path / "j", "intel"), verbose=True, subject="x")
 
 
 def test_json_has_every_check(tmp_path: Path) -> None:

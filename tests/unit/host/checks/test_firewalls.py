@@ -10,7 +10,7 @@ import pytest
 
 from emulator.core.data_files import share_dir
 from emulator.host.checks.firewalls import DEFAULT_BRIDGES, check_firewalls
-from emulator.host.checks.result import CheckResult, Level, Wanted
+from emulator.host.checks.result import HostCheckResult, Level, Wanted
 from emulator.host.parsers import parse_forward_drops
 from emulator.host.readings import ForwardChain
 from emulator.operations.host.check import check_host
@@ -55,7 +55,7 @@ SYSTEM = Wanted(lab="l", embedded=False, bridges=("labbr0",))
 DOCKER = {1: "systemd", 612: "chronyd", 900: "dockerd"}
 
 
-def judge(root: Path, wanted: Wanted = SYSTEM, **changes: Any) -> dict[str, CheckResult]:
+def judge(root: Path, wanted: Wanted = SYSTEM, **changes: Any) -> dict[str, HostCheckResult]:
     changes = {"modules": ["kvm_intel", "nf_tables"], "programs": {"nft-chains": ""}, **changes}
     host = host_trees.read(host_trees.plant(root, "intel", **changes))
     return {result.id: result for result in check_firewalls(host, wanted)}

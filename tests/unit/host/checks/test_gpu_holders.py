@@ -10,7 +10,7 @@ from emulator.apply.journal import Journal
 from emulator.apply.state import StateStore
 from emulator.core.paths import Home
 from emulator.host.checks.gpu_holders import check_holders
-from emulator.host.checks.result import CheckResult, Level, Wanted
+from emulator.host.checks.result import HostCheckResult, Level, Wanted
 from emulator.operations.host.check import check_host
 from emulator.plan.gpu_resources import WholeGpu
 from tests.support import host_trees
@@ -24,7 +24,7 @@ SLICES = Wanted(lab="l", devices=(("GPU-0", A100),), slices=True)
 WHOLE = Wanted(lab="l", devices=(("GPU-0", A100),), whole=True)
 
 
-def judge(root: Path, wanted: Wanted, name: str, *nodes: str, tree: str = "intel") -> CheckResult:
+def judge(root: Path, wanted: Wanted, name: str, *nodes: str, tree: str = "intel") -> HostCheckResult:
     table = host_trees.table(tree)
     changes = {"processes": {**table["processes"], 800: name}, "holds": {800: list(nodes)}}
     return check_holders(host_trees.read(host_trees.plant(root, tree, files=MINORS, **changes)), wanted)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from emulator.host.checks import check_host_readings
-from emulator.host.checks.result import CheckResult, Level, Wanted
+from emulator.host.checks.result import HostCheckResult, Level, Wanted
 from emulator.host.framebuffers import Framebuffer, framebuffer_on, parse_framebuffers
 from tests.support import host_trees
 
@@ -18,7 +18,7 @@ BOTH = Wanted(lab="l", devices=(("GPU-0", GPU), ("GPU-1", OTHER)), whole=True)
 SLICES = Wanted(lab="l", devices=(("GPU-0", GPU),), slices=True)
 
 
-def judged(root: Path, id_: str, wanted: Wanted, **changes: Any) -> CheckResult:
+def judged(root: Path, id_: str, wanted: Wanted, **changes: Any) -> HostCheckResult:
     report = check_host_readings(host_trees.read(host_trees.plant(root, "amd", **changes)), wanted)
     return next(result for result in report.results if result.id == id_)
 

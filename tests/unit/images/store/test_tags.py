@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from emulator.core.errors import ConflictError, StateError, UsageError
+from emulator.core.fs import replace_link
 from emulator.images import lab_images
 from emulator.images.build.builder import BuildPhase
 from emulator.images.lab_images import LabImages
 from emulator.images.recipe import load_recipe
 from emulator.images.store.golden_image import GoldenImage
-from emulator.images.store.pointers import Pointers
 from emulator.images.store.refs import Reference, parse_reference
 from emulator.images.store.store import ImageStore
 from emulator.images.store.tags import rollback, tag_image, untag_image
@@ -102,18 +102,18 @@ def test_wherever_a_rollback_is_cut_short_the_next_one_arrives(
     store: ImageStore, tools: BuildTools, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = build(store, tools, b"1"), build(store, tools, b"2")
-    real = Pointers._replace
+    real = replace_link
     for steps in range(3):
         left = steps
 
-        def replace(self: Pointers, path: Path, target: str) -> None:
+        def replace(path: Path, target: str) -> None:
             nonlocal left
             if left == 0:
                 raise KeyboardInterrupt
             left -= 1
-            real(self, path, target)
+            real(path, target)
 
-        monkeypatch.setattr(Pointers, "_replace", replace)
+        monkeypatch.setattr("emulator.images.store.pointers.replace_link", replace)
         with pytest.raises(KeyboardInterrupt):
             rollback(store, "demo")
         monkeypatch.undo()

@@ -9,7 +9,8 @@ import pytest
 from emulator.core.errors import ConfigError
 from emulator.kubernetes.config.addresses import dns_address, pod_subnets
 from emulator.kubernetes.config.containerd import containerd_config
-from emulator.labfile.model import ClusterKind, ClusterSpec, KubernetesSpec, NetworkSpec, NodeSpec, Role
+from emulator.labfile.model import ClusterKind, ClusterSpec, KubernetesSpec, NodeSpec, Role
+from emulator.labfile.networks import NetworkSpec
 
 
 def lab(*last_octets: int, pods: str = "10.244.0.0/16") -> ClusterSpec:

@@ -14,7 +14,8 @@ import yaml
 
 from emulator.core.errors import ConfigError
 from emulator.kubernetes.config.kubespray import kubespray_inventory
-from emulator.labfile.model import ClusterKind, ClusterSpec, KubernetesSpec, NetworkSpec, NodeSpec, Role
+from emulator.labfile.model import ClusterKind, ClusterSpec, KubernetesSpec, NodeSpec, Role
+from emulator.labfile.networks import NetworkSpec
 
 # What the group_vars of Kubespray's sample inventory set, with its values.
 SAMPLE = {

@@ -13,17 +13,18 @@ import pytest
 from emulator.core.errors import ConflictError, StateError, UsageError
 from emulator.core.progress import SilentReporter
 from emulator.core.stop import StopFlag
+from emulator.host.acceleration import AccelerationDecision
 from emulator.images.build.builder import BUILDER_VERSION, DISK, INITRD, KERNEL
 from emulator.images.build.input_tree import input_digest
 from emulator.images.build.input_version import record_path
 from emulator.images.lab_images import LabImages
 from emulator.images.recipe import load_recipe
-from emulator.images.store.files import artefact, digest_of
+from emulator.images.store.checksums import artefact, digest_of
 from emulator.images.store.golden_image import GoldenImage
 from emulator.images.store.manifest import MANIFEST_NAME, Manifest
 from emulator.images.store.pointers import CURRENT
 from emulator.images.store.store import ImageStore
-from emulator.lab.environment import AccelerationChoice, Environment
+from emulator.lab.environment import Environment
 from emulator.lab.lab_files import LoadedLab
 from emulator.lab.open_journal import open_record
 from emulator.lab.planning.plan import open_to_plan, plan_lab
@@ -122,7 +123,7 @@ class Host:
     def plan(self, loaded: LoadedLab) -> Plan:
         env, state, spec = self.environment(), self.simulated.state(), loaded.spec
         lab = open_to_plan(env, open_record(env.home, spec.name), spec)
-        return plan_lab(lab, state, spec, AccelerationChoice(False))
+        return plan_lab(lab, state, spec, AccelerationDecision(accelerated=False))
 
     def provision(self, loaded: LoadedLab) -> None:
         provision(self.environment(), loaded, Options(), SilentReporter(), StopFlag())

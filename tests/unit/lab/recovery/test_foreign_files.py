@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from emulator.core.errors import ConflictError, StateError
+from emulator.core.fs import mounts_below
 from emulator.core.paths import LabPaths
 from emulator.lab.open_journal import open_record
-from emulator.lab.recovery.foreign_files import _mounts_below, refuse_foreign_files
+from emulator.lab.recovery.foreign_files import refuse_foreign_files
 from tests.support.simulated_world import SimulatedHost, comparable, differences, lab_text
 
 
@@ -136,4 +137,4 @@ def test_mounts_in_the_directory_are_seen() -> None:
         "32 22 0:29 / /home/labs/demo/disks/my\\040data rw - nfs server:/data rw\n"
         "33 22 0:30 / /home/labs/demo-2/disks rw - nfs server:/data rw\n"
     )
-    assert list(_mounts_below(Path("/home/labs/demo"), text)) == [Path("/home/labs/demo/disks/my data")]
+    assert list(mounts_below(Path("/home/labs/demo"), text)) == [Path("/home/labs/demo/disks/my data")]

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emulator.labfile.checks.allow import merged_ports
-from emulator.labfile.model import AllowSpec, ClusterKind, ClusterSpec, Protocol
+from emulator.labfile.model import ClusterKind, ClusterSpec
+from emulator.labfile.networks import AllowSpec, Protocol
 
 Judge = Callable[[str], list[str]]
 Load = Callable[[str], ClusterSpec]

@@ -377,3 +377,38 @@ def test_settings_without_effect_on_an_embedded_hypervisor_are_reported(faults: 
 @pytest.mark.parametrize("uri", ["auto", "qemu:///system"])
 def test_elsewhere_it_may_do_something(faults: Judge, uri: str) -> None:
     assert faults(hpc("nat: true") + WAYS_OUT % f'"{uri}"') == []
+
+
+def nat_private(entry: str) -> str:
+    return f"""
+        version: "1.0"
+        metadata: {{name: x}}
+        global: {{networks: {{hpc_network: {{nat: true, nat_private: [{entry!r}]}}}}}}
+        clusters: {{hpc: {{}}}}
+        """
+
+
+@pytest.mark.parametrize("entry", ["10.20.0.0/16", "192.168.7.1/32", "100.64.0.0/10", "fd12:3456::/32"])
+def test_private_ranges_may_be_listed_for_nat(faults: Judge, entry: str) -> None:
+    assert not [each for each in faults(nat_private(entry)) if ": error: " in each]
+
+
+@pytest.mark.parametrize(
+    ("entry", "what"),
+    [
+        ("169.254.169.254/32", "169.254.169.254/32 is not a private range"),
+        ("169.254.0.0/16", "169.254.0.0/16 is not a private range"),
+        ("127.0.0.0/8", "127.0.0.0/8 is not a private range"),
+        ("0.0.0.0/0", "0.0.0.0/0 is not a private range"),
+        ("8.0.0.0/5", "8.0.0.0/5 is not a private range"),  # holds 10.0.0.0/8 and public addresses
+        ("1.1.1.0/24", "1.1.1.0/24 is not a private range"),
+        ("fe80::/10", "fe80::/10 is not a private range"),
+        ("::/0", "::/0 is not a private range"),
+        ("::ffff:10.0.0.0/104", "::ffff:a00:0/104 is not a private range"),
+        ("10.20.0.1/16", "10.20.0.1/16 has host bits set"),
+        ("10.20.0.0/33", "is not a network"),
+    ],
+)
+def test_what_is_not_private_cannot_be_listed_for_nat(faults: Judge, entry: str, what: str) -> None:
+    (found,) = [each for each in faults(nat_private(entry)) if ": error: " in each]
+    assert "global.networks.hpc_network.nat_private[0]: " in found and what in found

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from emulator.labfile.hostlist import expand_hostlist
 from emulator.labfile.model import ClusterSpec, PartitionSpec
-from emulator.labfile.slurm_time import parse_slurm_time
+from emulator.labfile.values.hostlist import expand_hostlist
+from emulator.labfile.values.slurm_time import parse_slurm_time
 
 Judge = Callable[[str], list[str]]
 Load = Callable[[str], ClusterSpec]

@@ -26,7 +26,7 @@ from emulator.core.stop import StopFlag
 from emulator.credentials.rotation_files import RotationFiles, pending_rotations
 from emulator.credentials.rotation_phases import RotatedSecret
 from emulator.credentials.users import AccessRole
-from emulator.guests.ports import CheckOutcome
+from emulator.guests.verify.report import CheckResult
 from emulator.operations.credentials.access import GrantRequest, grant, list_users, revoke
 from emulator.operations.credentials.rotate import Rotated, rotate
 from emulator.operations.history import history
@@ -95,7 +95,7 @@ def test_the_old_key_stays_while_the_new_one_opens_not_every_door(
 
 def test_another_rotation_finishes_the_one_that_has_begun(host: KeyedHost, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(KeyedGuests, "prove", lambda *_args: (CheckOutcome("munge x", False, "Invalid credential", 0.0),))
+        patch.setattr(KeyedGuests, "prove", lambda *_args: (CheckResult("munge x", False, "Invalid credential", 0.0),))
         with pytest.raises(VerifyError, match="not all works with it:\n    munge x: Invalid credential"):
             run(host, MUNGE)
     asked: list[Any] = []

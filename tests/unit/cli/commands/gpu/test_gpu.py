@@ -246,7 +246,7 @@ def test_release_gives_back(demo: GpuEnvironment) -> None:
     blank = demo.lab.snapshot()
     demo.lab.apply(demo.lab.wanted(**NODES))
     demo.provisioned()
-    assert "nobody is there to ask" in fails(UsageError, "release", "demo").what
+    assert "no terminal to confirm on" in fails(UsageError, "release", "demo").what
     result = gpu("release", "demo", "--yes")
     assert result.stdout == "demo: 5 GPU resources given back\n"
     assert demo.lab.snapshot() == blank

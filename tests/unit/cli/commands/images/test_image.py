@@ -102,7 +102,8 @@ def test_the_listing_of_vulnerabilities(builds: tuple[GoldenImage, GoldenImage],
     data = tmp_path / "tracker"
     data.write_bytes(zlib.compress(b"VERSION 1\nCVE-2026-1,,bad\n\nmunge,0, HRF,9,\n\n\n"))
     assert call("vulnerabilities", "demo", "--data", data).stdout.split() == [
-        *("CVE-2026-1", "munge", "0.5.15-2", "high,", "remote,", "fixed")
+        *("ID", "PACKAGE", "VERSION", "NOTES"),
+        *("CVE-2026-1", "munge", "0.5.15-2", "high,", "remote,", "fixed"),
     ]
     document = json.loads(call("vulnerabilities", "demo", "--data", data, "--json").stdout)
     assert (document["digest"], len(document["vulnerabilities"])) == (new.digest, 1)

@@ -1,0 +1,37 @@
+"""hyperscaler host enable-autostart LAB, hyperscaler host disable-autostart LAB"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from emulator.cli.options import lab_argument
+from emulator.cli.output import say
+from emulator.cli.render.progress import reporting
+
+
+@click.command("enable-autostart")
+@lab_argument
+def enable_autostart(lab: str) -> None:
+    """Have LAB brought back when this machine starts: GPUs first, then networks and nodes, then a verification."""
+    from emulator.operations.host.autostart import enable_autostart, unit_name
+    from emulator.wiring import real_environment
+
+    program = Path(sys.argv[0]).absolute()
+    with reporting(live=False) as reporter:
+        changed = enable_autostart(real_environment(), lab, program, reporter)
+    say(f"{lab}: {unit_name(lab)} is {'now' if changed else 'already'} started with this machine")
+
+
+@click.command("disable-autostart")
+@lab_argument
+def disable_autostart(lab: str) -> None:
+    """Leave LAB off when this machine starts. What runs now goes on."""
+    from emulator.operations.host.autostart import disable_autostart
+    from emulator.wiring import real_environment
+
+    with reporting(live=False) as reporter:
+        removed = disable_autostart(real_environment(), lab, reporter)
+    say(f"{lab}: {'no longer' if removed else 'was not'} started with this machine")
