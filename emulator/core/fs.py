@@ -11,13 +11,12 @@ import errno
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from emulator.core.errors import ConflictError, StateError
-
-_PASS = 0o010  # the group may enter, and nothing else
 
 
 def sync(path: Path) -> None:
@@ -216,15 +215,20 @@ def _close_to_others(directory: Path) -> None:
         # A directory of our own that nobody may read: chmod needs no permission on it, only that it is ours.
         if directory.is_symlink() or directory.stat().st_uid != os.geteuid():
             raise _not_ours(directory) from error
-        directory.chmod(0o700 | directory.stat().st_mode & _PASS)
+        directory.chmod(_closed(directory.stat().st_mode))
         return
     try:
         status = os.fstat(descriptor)
         if status.st_uid != os.geteuid():
             raise _not_ours(directory)
-        os.fchmod(descriptor, 0o700 | status.st_mode & _PASS)
+        os.fchmod(descriptor, _closed(status.st_mode))
     finally:
         os.close(descriptor)
+
+
+def _closed(mode: int) -> int:
+    """0700, or 0710 where it was just that: any other right of others is no trace of `admit_guests`."""
+    return 0o710 if stat.S_IMODE(mode) == 0o710 else 0o700
 
 
 def _not_ours(directory: Path) -> StateError:

@@ -232,6 +232,11 @@ class Home:
         return self.root / "host"
 
     @property
+    def timings(self) -> Path:
+        """How long each step took the last time; removing it costs the hints that slow steps print."""
+        return self.root / "cache" / "timings.json"
+
+    @property
     def qemu_capabilities(self) -> Path:
         """What embedded libvirtds found out about this host's QEMU; removing it costs the next lab some seconds."""
         return self.root / "cache" / "qemu"

@@ -19,13 +19,27 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One step forward. `phase`: plan, drain, apply, boot, configure, verify; `subject`: a node or resource id."""
+    """One step forward.
+
+    Attributes:
+        phase: plan, drain, apply, boot, configure, verify, ...
+        subject: a node, a resource id or the name of a check.
+        message: the step, and after a colon its details.
+        seconds: how long the subject took, where it has ended.
+        cluster: the cluster whose phase it is (`Slurm`, `Kubernetes`), empty for the lab as a whole.
+    """
 
     phase: str
     subject: str
     status: Status
     message: str = ""
     seconds: float = 0.0
+    cluster: str = ""
+
+    @property
+    def step(self) -> str:
+        """The message without its details; empty for an end, which has no step."""
+        return self.message.partition(": ")[0] if self.status in (Status.STARTED, Status.RUNNING) else ""
 
 
 def shown(event: Event) -> Event:
@@ -43,6 +57,23 @@ class Reporter(Protocol):
         ...
 
     def warn(self, message: str) -> None: ...
+
+
+class ClusterReporter:
+    """Passes everything on, and says of each event which cluster it belongs to."""
+
+    def __init__(self, reporter: Reporter, cluster: str) -> None:
+        self._reporter = reporter
+        self._cluster = cluster
+
+    def event(self, event: Event) -> None:
+        self._reporter.event(replace(event, cluster=self._cluster))
+
+    def note(self, message: str) -> None:
+        self._reporter.note(message)
+
+    def warn(self, message: str) -> None:
+        self._reporter.warn(message)
 
 
 class SilentReporter:

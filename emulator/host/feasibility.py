@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network
-from itertools import islice
 
 from emulator.host.facts import HostFacts
 from emulator.host.pod_networks import check_pod_networks
 from emulator.labfile.findings import Finding, Report, Severity, counted
-from emulator.labfile.model import FOOTPRINT_GIB, ClusterKind, ClusterSpec, NodeSpec
+from emulator.labfile.model import FOOTPRINT_GIB, ClusterSpec, NodeSpec
 from emulator.labfile.networks import NetworkSpec
 
 # MiB that QEMU itself takes for each node in addition to the guest's memory: device models, page tables, TCG's cache.
@@ -45,7 +44,6 @@ def check_host(
         for network in spec.networks.values():
             others = [each for each in _subnets(spec) if each not in (network.subnet, network.subnet_v6)]
             found.extend(_network(network, host, report, frozenset(own_bridges), holders or {}, others))
-        found.extend(_inside(spec, host, report, frozenset(own_bridges)))
     return found
 
 
@@ -168,39 +166,6 @@ def _network(
             f"bridge {network.bridge} belongs to {holders[network.bridge]}" if network.bridge in holders else there,
             "choose another name, or `hypervisor: {uri: embedded}` with bridges of its own",
         )
-
-
-def _inside(spec: ClusterSpec, host: HostFacts, report: Report, own: frozenset[str]) -> Iterable[Finding]:
-    """Networks of the host that pods cannot reach, because the addresses are pods' or services' inside the cluster."""
-    network = spec.networks.get(ClusterKind.CLOUD)
-    if spec.kubernetes is None or network is None or not network.nat:
-        return
-    for key, what, subnet in (
-        ("pod_subnet", "pods", spec.kubernetes.pod_subnet),
-        ("service_subnet", "services", spec.kubernetes.service_subnet),
-    ):
-        reached = (each for each in host.networks if each.interface not in own)
-        hidden = next((each for each in reached if each.subnet.overlaps(subnet)), None)
-        if hidden is None:
-            continue
-        taken = [*(each for each in _subnets(spec) if each != subnet), *(each.subnet for each in host.networks)]
-        yield _finding(
-            report,
-            Severity.WARNING,
-            "host.hidden-network",
-            f"clusters.cloud.kubernetes_config.{key}",
-            f"{hidden.subnet}, which this host reaches through {hidden.interface}, lies in the network of the {what}"
-            f" ({subnet}): pods do not reach it, in spite of nat",
-            f"choose another network{_free_like(subnet, taken)} if pods need it",
-        )
-
-
-def _free_like(subnet: IPv4Network, taken: Sequence[IPv4Network | IPv6Network]) -> str:
-    """A private network of the same size that overlaps none of those taken."""
-    pool = IPv4Network("10.0.0.0/8")
-    sizes = pool.subnets(new_prefix=subnet.prefixlen) if subnet.prefixlen >= pool.prefixlen else iter(())
-    free = next((each for each in islice(sizes, 4096) if not any(map(each.overlaps, taken))), None)
-    return f" such as {free}" if free else ""
 
 
 def _subnets(spec: ClusterSpec) -> list[IPv4Network | IPv6Network]:

@@ -40,7 +40,7 @@ def check_pod_networks(
             continue
         taken = [each.subnet for each in networks if isinstance(each.subnet, IPv4Network)]
         taken += [pods, services, *(each.subnet for each in spec.networks.values())]
-        path = f"clusters.cloud.kubernetes.{key}"
+        path = f"clusters.cloud.kubernetes_config.{key}"
         at = report.position_of(path)
         yield Finding(
             Severity.WARNING,

@@ -27,7 +27,8 @@ from emulator.plan.model import Plan
 
 def begin_changes(run: LabRun, source: bytes) -> None:
     """Note that the lab is changed from here on, on which backends, and keep `source`, the bytes of its file."""
-    for directory in (run.paths.root, run.paths.logs, run.paths.console):
+    # Before anything in it is: as a missing parent it would get the mode of the umask.
+    for directory in (run.paths.root, run.paths.logs, run.paths.console, run.paths.secrets):
         private_directory(directory)
     kept = run.store.rewrite_damaged()
     run.begin(**({"damaged_journal": str(kept)} if kept else {}))

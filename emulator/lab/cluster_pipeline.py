@@ -10,6 +10,7 @@ from enum import StrEnum
 from emulator.core.errors import HyperscalerError, VerifyError
 from emulator.core.pool import threads
 from emulator.core.ports import log
+from emulator.core.progress import ClusterReporter, Event, Status
 from emulator.guests.ports import Access
 from emulator.guests.verify.report import CheckResult
 from emulator.lab.run import LabRun
@@ -125,7 +126,8 @@ def _side_by_side(work: _Work, kinds: Sequence[ClusterKind]) -> Clusters:
 
 def _bring_up(work: _Work, kind: ClusterKind) -> ClusterOutcome:
     """Boot, configure, verify: the steps that were asked for, in this order, up to the first that fails."""
-    outcome, run, guests = ClusterOutcome(kind), work.run, work.run.env.guests
+    outcome, guests = ClusterOutcome(kind), work.run.env.guests
+    run = dataclasses.replace(work.run, reporter=ClusterReporter(work.run.reporter, NAMES[kind]))
     try:
         if work.keys is not None:
             boot_cluster(run, kind, work.keys)
@@ -133,7 +135,10 @@ def _bring_up(work: _Work, kind: ClusterKind) -> ClusterOutcome:
             done = guests.configure(run.spec, kind, work.access, run.reporter, run.stop, work.tags)
             outcome = dataclasses.replace(outcome, changed=done.changed)
         if Step.VERIFY in work.steps:
+            # The probes report their results only; something must be seen to run until the first one has.
+            run.reporter.event(Event("verify", "all checks", Status.RUNNING, "running jobs and probes"))
             outcome = dataclasses.replace(outcome, checks=guests.verify(run.spec, kind, work.access, run.reporter))
+            run.reporter.event(_verified(outcome.checks))
             _require(run.spec, kind, outcome.checks)
     except HyperscalerError as error:
         return dataclasses.replace(outcome, error=error)
@@ -154,6 +159,12 @@ def _unexpected(error: Exception) -> HyperscalerError:
         )
     shown.__cause__ = error
     return shown
+
+
+def _verified(checks: Sequence[CheckResult]) -> Event:
+    failed = sum(not check.ok for check in checks)
+    text = f"{failed} of {len(checks)} failed" if failed else f"{len(checks)} passed"
+    return Event("verify", "all checks", Status.FAILED if failed else Status.DONE, text)
 
 
 def _require(spec: ClusterSpec, kind: ClusterKind, checks: Sequence[CheckResult]) -> None:

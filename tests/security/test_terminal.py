@@ -12,9 +12,12 @@ import pytest
 
 from emulator.adapters.system.process import HostProcess
 from emulator.cli import output
-from emulator.cli.render import progress
+from emulator.cli.render import progress, run_log
+from emulator.cli.render.live import LiveReporter
+from emulator.cli.render.timings import Timings
 from emulator.core.errors import CommandError, HyperscalerError
 from emulator.core.paths import LabPaths
+from emulator.core.ports import log
 from emulator.core.progress import Event, Reporter, Status, shown
 from emulator.core.units import LINE_LIMIT, printable
 from emulator.guests.configure import printable_log
@@ -70,7 +73,7 @@ def test_the_sink_keeps_what_is_readable() -> None:
 REPORTERS: dict[str, Callable[[], Reporter]] = {
     "plain": progress.PlainReporter,
     "quiet": progress.QuietReporter,
-    "live": progress.LiveReporter,
+    "live": lambda: LiveReporter(Timings(None)),
 }
 
 
@@ -83,7 +86,7 @@ def test_progress(capsys: pytest.CaptureFixture[str], make: Callable[[], Reporte
     reporter.event(Event("verify", "other", Status.DONE, f"said {text}", 1.0))
     reporter.note(f"note {text}")
     reporter.warn(f"warning {text}")
-    if isinstance(reporter, progress.LiveReporter):
+    if isinstance(reporter, LiveReporter):
         reporter.stop()
     said = capsys.readouterr()
     assert "warning" in said.err and said.out == ""
@@ -91,7 +94,7 @@ def test_progress(capsys: pytest.CaptureFixture[str], make: Callable[[], Reporte
 
 
 def test_markup_of_a_guest_is_text(capsys: pytest.CaptureFixture[str]) -> None:
-    reporter = progress.LiveReporter()
+    reporter = LiveReporter(Timings(None))
     reporter.event(Event("verify", "[bold]node[/bold]", Status.FAILED, "[link=http://evil]here[/link]"))
     reporter.stop()
     assert "[bold]node[/bold]: [link=http://evil]here[/link]" in capsys.readouterr().err
@@ -127,19 +130,19 @@ def test_what_a_command_says_in_an_error(capsys: pytest.CaptureFixture[str], tex
 @hostile
 def test_a_record_of_the_log(text: str) -> None:
     record = logging.LogRecord("hyperscaler", logging.INFO, __file__, 1, "said %s", (text,), None)
-    check_harmless(progress._PrintableFormatter("%(levelname)s %(message)s").format(record))
+    check_harmless(run_log._PrintableFormatter("%(levelname)s %(message)s").format(record))
 
 
 # pytest passes captured records on between its processes, which it cannot do with half a character.
 @pytest.mark.parametrize("text", [text for name, text in ATTACKS.items() if name != "half a character"])
 def test_the_log_of_a_command(tmp_path: Path, text: str) -> None:
-    with progress.run_log(tmp_path, "verify"):
-        progress.log.info("%s", text)
-        progress.log.debug("a guest said: %s", f"{text}\n2026-01-01 00:00:00,000 INFO MainThread all is well")
+    with run_log.run_log(tmp_path, "verify"):
+        log.info("%s", text)
+        log.debug("a guest said: %s", f"{text}\n2026-01-01 00:00:00,000 INFO MainThread all is well")
         try:
             raise HyperscalerError(text)
         except HyperscalerError:
-            progress.log.exception("it failed")
+            log.exception("it failed")
     written = next(tmp_path.glob("*-verify.log")).read_text(encoding="utf-8")
     check_harmless(written)
     begun = [line for line in written.split("\n") if line and not line.startswith("    ")]

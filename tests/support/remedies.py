@@ -64,7 +64,7 @@ def with_change(tree: dict[str, Any], path: str, value: object) -> dict[str, Any
     """The file with a value at a path such as `devices[0].model`; None where that path leads through no mapping."""
     changed = copy.deepcopy(tree)
     place: Any = changed
-    keys: list[str | int] = [int(part[1:-1]) if part[0] == "[" else part for part in _parts(path)]
+    keys: list[Any] = [int(part[1:-1]) if part[0] == "[" else part for part in _parts(path)]
     for key in keys[:-1]:
         if isinstance(key, str) and isinstance(place, dict):
             place = place.setdefault(key, {})

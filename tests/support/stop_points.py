@@ -316,6 +316,7 @@ ERRORS: tuple[tuple[str, tuple[type[HyperscalerError], ...]], ...] = (
     ("resize", _COMMAND),
     ("run", _COMMAND),
     ("daemon.", (HypervisorError, HostNotFitError, ConflictError)),
+    ("admit_guests", (HypervisorError,)),
     ("define_", (HypervisorError, ConflictError)),
     ("start_", (HypervisorError, ConflictError)),
     ("delete_", (HypervisorError,)),

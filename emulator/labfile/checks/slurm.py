@@ -44,17 +44,17 @@ def _check_partitions(draft: Draft, slurm: SlurmDraft) -> list[str]:
                     "slurm.partition", f"the partition {quoted(name)} is already given by {seen[name]}", "keep one"
                 )
             seen.setdefault(name, partition.view.name)
-        if nodes is not None:
-            _check_nodes(partition, nodes)
+        _check_nodes(partition, nodes)
     return list(seen)
 
 
-def _check_nodes(partition: PartitionDraft, nodes: tuple[str, ...]) -> None:
-    known, listed = frozenset(nodes), set[str]()
+def _check_nodes(partition: PartitionDraft, nodes: tuple[str, ...] | None) -> None:
+    """Each node of a partition once, and none that the lab does not have; `nodes` None: how many is not known."""
+    known, listed = frozenset(nodes or ()), set[str]()
     for view, node in partition.nodes:
         if node in listed:
             view.error("slurm.node", f"the node {quoted(node)} is listed twice", "keep one")
-        elif node not in known and not view.judged:
+        elif nodes is not None and node not in known and not view.judged:
             what = f"{quoted(node)} is not a compute node ({_span(nodes)})"
             free = [each for each in nodes if each not in listed]
             view.error("slurm.node", what, _node_fix(node, free) if len(view.context.findings) < MAX_FINDINGS else "")

@@ -51,7 +51,7 @@ def check_structure(root: Node) -> Structure:
     result = Structure(root)
     for error in _validator().iter_errors(to_plain(root, cluster_schema())):
         path: FieldPath = tuple(error.absolute_path)
-        about_keys = error.validator in ("additionalProperties", "minProperties", "required")
+        about_keys = error.validator in ("additionalProperties", "required")
         bad_key = "propertyNames" in error.absolute_schema_path
         if about_keys or bad_key or path not in result.refused:  # a value that is wrong in several ways is wrong once
             result.errors.append(error)
@@ -115,8 +115,8 @@ def _translated(error: ValidationError, path: FieldPath, root: Node, file: str, 
     else:
         at, node = locate(root, path), node_at(root, path)
         code, what = _value_fault(keyword, schema, node)
-        known = hint(path, node.value) if isinstance(node, Scalar) and isinstance(node.value, str) else ""
-        fix = known or _value_fix(schema, node)
+        text = node.value if isinstance(node, Scalar) and isinstance(node.value, str) else ""
+        fix = hint(path, text) or _value_fix(schema, node)
         yield Finding(Severity.ERROR, code, file, at.line, at.column, render_path(path), what, fix)
 
 
@@ -165,7 +165,7 @@ def _value_fix(schema: Schema, node: Node | None) -> str:
         return "put it in quotes if it is meant as text"
     examples = schema.get("examples")
     if isinstance(examples, list) and examples and isinstance(examples[0], str | int | float):
-        return f"for example {schema.get('default') or examples[0]}"
+        return f"for example {examples[0]}"
     if isinstance(choices, list) and choices:
         return f"write {', '.join(str(each) for each in choices[:-1])} or {choices[-1]}"
     return ""

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from emulator.gpu.catalog import gpus
+from emulator.gpu.model import GpuModel
 from emulator.gpu.profile_names import meant_profile
 
 A100 = ("1g.10gb", "1g.10gb+me", "1g.20gb", "2g.20gb", "3g.40gb", "4g.40gb", "7g.80gb")
@@ -47,8 +48,8 @@ def test_the_profile_that_is_meant(text: str, names: tuple[str, ...], meant: str
 
 
 @pytest.mark.parametrize("model", [gpu for gpu in gpus() if gpu.profiles], ids=lambda gpu: gpu.id)
-def test_every_profile_of_the_catalogue_means_itself_in_any_spelling(model: object) -> None:
-    names = model.profile_names  # type: ignore[attr-defined]
+def test_every_profile_of_the_catalogue_means_itself_in_any_spelling(model: GpuModel) -> None:
+    names = model.profile_names
     for name in names:
         for spelling in (name, name.upper(), f"MIG {name}", f"nvidia.com/mig-{name.replace('+', '.')}", f" {name} "):
             assert meant_profile(spelling, names) == name

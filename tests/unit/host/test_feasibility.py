@@ -128,7 +128,7 @@ def test_the_example_is_free_in_the_lab_and_on_the_host() -> None:
 
 
 @pytest.mark.parametrize(
-    ("nat", "private", "warned"), [("true", False, True), ("false", False, False), ("true", True, False)]
+    ("nat", "private", "warned"), [("true", False, True), ("false", False, False), ("true", True, True)]
 )
 def test_networks_of_the_host_inside_those_of_pods_and_services(nat: str, private: bool, warned: bool) -> None:
     text = f"""version: "1.0"
@@ -141,12 +141,12 @@ clusters: {{cloud: {{}}}}
     networks = (HostNetwork("eth0", IPv4Network("10.244.3.0/24")), HostNetwork("tun0", IPv4Network("10.96.0.0/24")))
     found = check_host(spec, replace(ROOMY, networks=networks), report=report, private_network=private)
     expected = [
-        "lab.yaml:4:12: warning: clusters.cloud.kubernetes_config.pod_subnet: 10.244.3.0/24, which this host reaches"
-        " through eth0, lies in the network of the pods (10.244.0.0/16): pods do not reach it, in spite of nat"
-        "\n    fix: choose another network such as 10.0.0.0/16 if pods need it",
-        "lab.yaml:4:12: warning: clusters.cloud.kubernetes_config.service_subnet: 10.96.0.0/24, which this host reaches"
-        " through tun0, lies in the network of the services (10.96.0.0/12): pods do not reach it, in spite of nat"
-        "\n    fix: choose another network such as 10.0.0.0/12 if pods need it",
+        "lab.yaml:4:12: warning: clusters.cloud.kubernetes_config.pod_subnet: 10.244.3.0/24 (eth0) of this host lies in"
+        " pod_subnet 10.244.0.0/16: pods do not reach it through NAT"
+        "\n    fix: choose another pod_subnet such as 10.0.0.0/16, or leave it if no pod is to reach that network",
+        "lab.yaml:4:12: warning: clusters.cloud.kubernetes_config.service_subnet: 10.96.0.0/24 (tun0) of this host lies"
+        " in service_subnet 10.96.0.0/12: pods do not reach it through NAT"
+        "\n    fix: choose another service_subnet such as 10.0.0.0/12, or leave it if no pod is to reach that network",
     ]
     assert [each.render() for each in found] == (expected if warned else [])
 

@@ -172,8 +172,8 @@ KEYS = (
 @given(st.dictionaries(st.sampled_from(KEYS), SUBNETS | NEAR, min_size=1), st.integers(0, 400))
 def test_remedies_for_networks_pass_whatever_the_others_are(chosen: dict[str, str], workers: int) -> None:
     tree = lab(cloud__worker_nodes__cpu_workers={"count": workers})
-    for path, value in chosen.items():
-        changed = with_change(tree, path, value)
+    for path, subnet in chosen.items():
+        changed = with_change(tree, path, subnet)
         assert changed is not None
         tree = changed
     for finding in judged(tree):

@@ -8,7 +8,8 @@ import click
 
 from emulator.cli.options import file_argument, load, needs_host, wait_option
 from emulator.cli.output import json_option, print_json, say
-from emulator.cli.render.progress import reporting, run_log
+from emulator.cli.render.progress import reporting
+from emulator.cli.render.run_log import run_log
 from emulator.cli.signals import stop_on_signals
 
 

@@ -8,7 +8,8 @@ import click
 
 from emulator.cli.options import confirmed, file_argument, load, needs_host, print_plan, wait_option
 from emulator.cli.output import json_option, print_json, say
-from emulator.cli.render.progress import reporting, run_log
+from emulator.cli.render.progress import paused, reporting
+from emulator.cli.render.run_log import run_log
 from emulator.cli.render.summary import provision_json, provision_summary
 from emulator.cli.signals import stop_on_signals
 from emulator.plan.model import Plan
@@ -37,14 +38,15 @@ def command(file: Path, *, yes: bool, wait_seconds: float, expect_plan: str | No
     def confirm(plan: Plan) -> bool:
         if plan.is_empty:
             return True
-        print_plan(plan, err=True)
-        return confirmed(f"Apply {len(plan.changes)} changes to this host?", yes=yes)
+        with paused(reporter):
+            print_plan(plan, err=True)
+            return confirmed(f"Apply {len(plan.changes)} changes to this host?", yes=yes)
 
     options = Options(confirm=confirm, expected_plan=expect_plan, wait_seconds=wait_seconds)
     with (
         stop_on_signals() as stop,
         run_log(env.home.lab(loaded.spec.name).logs, "provision"),
-        reporting(live=yes and not plain) as reporter,
+        reporting(live=not plain) as reporter,
     ):
         result = provision(env, loaded, options, reporter, stop)
     if as_json:

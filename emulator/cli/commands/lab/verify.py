@@ -6,7 +6,8 @@ import click
 
 from emulator.cli.options import lab_argument, load_by_name, needs_host, wait_option
 from emulator.cli.output import json_option, print_json, say
-from emulator.cli.render.progress import reporting, run_log
+from emulator.cli.render.progress import reporting
+from emulator.cli.render.run_log import run_log
 from emulator.cli.render.summary import checks_json, checks_text
 
 

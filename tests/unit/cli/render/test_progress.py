@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from emulator.cli.render import progress
@@ -38,24 +36,3 @@ def test_details_of_a_step_are_told_now_and_then(
 
 def test_the_same_step_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert told(capsys, "boot", "boot") == ["image     hpc-base: boot", "image     hpc-base: ok abc"]
-
-
-@pytest.mark.parametrize("when", ["opening", "writing"])
-def test_a_log_that_cannot_be_written_is_told_once(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, when: str
-) -> None:
-    full = OSError(28, "No space left on device")
-
-    def refuse(*_: object, **__: object) -> None:
-        raise full
-
-    if when == "opening":
-        monkeypatch.setattr(Path, "touch", refuse)
-    else:
-        monkeypatch.setattr(progress._LogFile, "flush", refuse)
-    with progress.run_log(tmp_path, "provision"):
-        for _ in range(3):
-            progress.log.info("something happened")
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"warning: {tmp_path}/")
-    assert line.endswith("cannot be written: No space left on device; the log has gaps")

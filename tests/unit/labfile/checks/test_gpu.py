@@ -186,6 +186,37 @@ def test_a_gpu_that_only_the_driver_knows_is_a_warning(faults: Judge) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("mig-1g.10gb", "1g.10gb"),
+        ("1G.10GB", "1g.10gb"),
+        ("MIG 1g.10gb", "1g.10gb"),
+        ("A100D-1-10C", "1g.10gb"),
+        ("nvidia.com/mig-1g.10gb", "1g.10gb"),
+        ("1g.10gb.me", "1g.10gb+me"),
+        ("1g.40gb", "1g.20gb"),
+    ],
+)
+def test_spellings_of_vendors_are_understood_for_the_remedy(faults: Judge, written: str, meant: str) -> None:
+    for text in (
+        lab(A100, hpc=f"gpu: {{profile: '{written}'}}"),
+        lab(A100, more=f"mig_slices: {{hpc: {{'{written}': 1}}}}", hpc="gpu_enabled: true"),
+        lab(f"{A100[:-1]}, allowed_mig_profiles: ['{written}']}}"),
+    ):
+        (fault,) = faults(text)
+        assert f"| did you mean {meant}?" in fault
+
+
+def test_without_a_known_gpu_the_form_is_shown(faults: Judge) -> None:
+    text = lab("{model: Voodoo 2, pci_address: '65:00.0', mig_capable: true}", hpc="gpu: {profile: mig-1g.10gb}")
+    faults_of_profile = [each for each in faults(text.replace("simulated", "nvml")) if "gpu.profile" in each]
+    assert faults_of_profile == [
+        "10:36: error: clusters.hpc.compute_nodes.gpu.profile: expected a MIG profile such as 1g.10gb, got"
+        " 'mig-1g.10gb' | for example 1g.10gb"
+    ]
+
+
 RTX_PRO = "{model: NVIDIA RTX PRO 6000 Blackwell Server Edition, pci_address: '0000:42:00.0'}"
 NOT_PUBLIC = "the placements of MIG slices on the NVIDIA RTX PRO 6000 Blackwell Server Edition are not public"
 

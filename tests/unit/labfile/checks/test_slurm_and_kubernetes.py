@@ -370,6 +370,14 @@ def test_host_lists_that_are_none(text: str) -> None:
         expand_hostlist(text)
 
 
+def test_a_node_listed_twice_is_reported_even_where_their_number_is_unknown(faults: Judge) -> None:
+    text = slurm("partitions: [{name: a, nodes: [hpc-compute-1, hpc-compute-1]}]").replace("count: 2", "count: two")
+    assert [each.split(" | ")[0].split(": ", 2)[2] for each in faults(text)] == [
+        "clusters.hpc.compute_nodes.count: expected a whole number from 1 to 1000, got 'two'",
+        "clusters.hpc.slurm_config.partitions[0].nodes[1]: the node 'hpc-compute-1' is listed twice",
+    ]
+
+
 def test_a_flood_of_host_lists_costs_nothing(faults: Judge) -> None:
     lists = ", ".join(["'hpc-compute-[1-1000]'"] * 1000)
     partitions = ", ".join(f"{{name: p{n}, nodes: [{lists}]}}" for n in range(30))
