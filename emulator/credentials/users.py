@@ -89,6 +89,12 @@ class AccessBook:
     def user(self, name: str) -> LabUser | None:
         return next((user for user in self.users if user.name == name), None)
 
+    def at(self, now: float) -> AccessBook:
+        """The book as the nodes are to have it at `now`, seconds since the epoch: access that has ended is former
+        access. Keys of an ended user are not revoked: their certificates have ended, and new ones may be granted."""
+        users = tuple(dataclasses.replace(user, revoked=user.revoked or user.expires <= now) for user in self.users)
+        return dataclasses.replace(self, users=users)
+
     def on(self, node: str) -> tuple[LabUser, ...]:
         """Who may use this node."""
         return tuple(user for user in self.users if user.may_use(node))

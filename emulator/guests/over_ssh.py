@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -70,9 +71,10 @@ class RealGuests:
         return render(self._inventory(spec, access), InventoryFormat(form))
 
     def _inventory(self, spec: ClusterSpec, access: Access) -> AnsibleInventory:
-        return build_inventory(
-            spec, _connection(access), access.gpus, SshCertificates(access.paths, self._runner).read()
-        )
+        trust = SshCertificates(access.paths, self._runner).read()
+        # Access that has ended is former access in every run, whether its end was carried out on the nodes or not.
+        trust = dataclasses.replace(trust, book=trust.book.at(time.time()))
+        return build_inventory(spec, _connection(access), access.gpus, trust)
 
     def user_key(self, spec: ClusterSpec, access: Access, order: CertificateOrder, *, revoked: Collection[str]) -> str:
         return SshCertificates(access.paths, self._runner).user_key(spec, order, revoked=revoked)

@@ -17,6 +17,7 @@ from typing import Literal, TypedDict
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.kubernetes_apply import ClusterError, Key, Object, kubectl
+from ansible.module_utils.user_end import LABEL, close_quota, end_pods
 
 DOCUMENTATION = r"""
 module: kubernetes_users
@@ -69,13 +70,13 @@ class Params(TypedDict):
     isolate: bool
 
 
-LABEL = "hyperscaler/user"
+# On the quota of a former user, once nothing was left in the namespace.
+SETTLED = "hyperscaler/ended"
 KINDS = "namespaces,serviceaccounts,clusterroles,rolebindings,clusterrolebindings,resourcequotas,limitranges"
 KINDS += ",networkpolicies"
 # What access consists of, and so ends with it. Namespaces are never among them: they hold the users' data.
 GRANTS = ("ClusterRoleBinding", "RoleBinding", "ServiceAccount")
 CLUSTER_WIDE = ("Namespace", "ClusterRole", "ClusterRoleBinding")
-WORKLOADS = "cronjobs,deployments,statefulsets,daemonsets,replicasets,replicationcontrollers,jobs,pods"
 RBAC = "rbac.authorization.k8s.io"
 CLOSED = {"pods": "0"}
 # Pods of the system's own priorities take the place of others, those of the cluster's DNS included. Since Kubernetes
@@ -198,7 +199,8 @@ def open_namespaces(former: Sequence[FormerUser], seen: Mapping[Key, Object]) ->
     for entry in former:
         namespace = ("Namespace", "", entry["namespace"])
         limit = seen.get(("ResourceQuota", entry["namespace"], "hyperscaler"), {})
-        if namespace in seen and limit.get("spec", {}).get("hard") != CLOSED:
+        closed = limit.get("spec", {}).get("hard") == CLOSED
+        if namespace in seen and not (closed and SETTLED in limit["metadata"]["labels"]):
             names.append(entry)
     return names
 
@@ -229,10 +231,18 @@ def delete(key: Key) -> None:
 
 
 def close_namespace(entry: FormerUser, seen: Mapping[Key, Object]) -> None:
-    """End what runs in the namespace of a former user and let nothing new begin. That it is closed is noted last."""
+    """Let nothing new begin in the namespace of a former user, then end what runs there. That nothing was left is noted
+    last: the next run looks again where this one was cut off."""
     namespace = entry["namespace"]
-    kubectl("delete", WORKLOADS, "--all", "--namespace", namespace, "--wait=false")
-    put_quotas([quota(entry["name"], namespace, CLOSED)], seen)
+    if ("ResourceQuota", namespace, "hyperscaler") not in seen:
+        put_quotas([quota(entry["name"], namespace, CLOSED)], seen)
+    close_quota(namespace, kubectl)
+    left = end_pods(namespace, kubectl)
+    if left:
+        raise ClusterError(
+            f"{entry['name']} has no access any more, but these do not end in {namespace}: {', '.join(left)}"
+        )
+    kubectl("label", "resourcequota", "hyperscaler", "--namespace", namespace, "--overwrite", f"{SETTLED}=yes")
 
 
 def converge(params: Params, *, check: bool) -> list[str]:

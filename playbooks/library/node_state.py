@@ -22,6 +22,8 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal, TypedDict
 
+from ansible.module_utils.user_end import USER_UIDS, CommandError, alive, bar, end_processes, expiry
+
 DOCUMENTATION = r"""
 module: node_state
 short_description: Accounts, directories, files and systemd units of a node in one round trip
@@ -39,7 +41,9 @@ options:
     type: list
     elements: str
   directories:
-    description: Directories, each with C(path), C(owner), C(group) and C(mode).
+    description: >-
+      Directories, each with C(path), C(owner), C(group), C(mode) and C(only), the names of files that may be in it;
+      others are removed. Directories in it stay.
     type: list
     elements: dict
   absent:
@@ -73,9 +77,6 @@ changes:
   type: list
 """
 
-# Accounts of the lab's users; the nodes' own accounts are below, and `nobody` is above.
-USER_UIDS = range(3000, 60000)
-
 # How long to wait for another stamp of a file, and how often; the kernel's clock has ticks of up to 10 ms.
 TICK_SECONDS = 0.02
 TICKS = 5
@@ -94,6 +95,10 @@ class Place(TypedDict):
     owner: str | None
     group: str | None
     mode: str | None
+
+
+class Directory(Place, total=False):
+    only: list[str] | None
 
 
 class File(Place):
@@ -118,7 +123,7 @@ class Unit(TypedDict):
 class Params(TypedDict):
     users: list[User]
     former_users: list[str]
-    directories: list[Place]
+    directories: list[Directory]
     absent: list[str]
     files: list[File]
     derived: list[Derived]
@@ -156,22 +161,15 @@ def ensure_user(user: User, *, check: bool) -> list[str]:
         return [f"user {name}"]
     if found.pw_uid != uid:
         raise NodeStateError(f"user {name} has uid {found.pw_uid} on this node, not {uid}")
-    if expired(name):
+    if expiry(name) == "1":
         if not check:
             run(["usermod", "--expiredate", "", name])
         return [f"user {name} again"]
     return []
 
 
-def expired(name: str, shadow: str = "/etc/shadow") -> bool:
-    """Whether the account was ended by `ensure_former`."""
-    with open(shadow, encoding="utf-8", errors="surrogateescape") as stream:
-        fields = [line.rstrip("\n").split(":") for line in stream]
-    return any(entry[0] == name and entry[7] == "1" for entry in fields if len(entry) > 7)
-
-
 def ensure_former(name: str, *, check: bool) -> list[str]:
-    """Close this account and end its processes. Its files stay, with a uid that no one else gets.
+    """Close this account, then end its processes. Its files stay, with a uid that no one else gets.
 
     What it runs is looked for each time: a run may have been cut off between the two. An account with a uid that no
     user of a lab gets is one of the system's that bears the same name, and is left alone."""
@@ -182,22 +180,16 @@ def ensure_former(name: str, *, check: bool) -> list[str]:
     if uid not in USER_UIDS:
         return []
     changes = []
-    if not expired(name):
-        if not check:
-            run(["usermod", "--expiredate", "1970-01-02", name])
+    if expiry(name) != "1":
         changes.append(f"ended user {name}")
-    if end_processes(uid, check=check):
+    if not check:
+        bar(name)
+    if alive(uid):
         changes.append(f"ended what user {name} ran")
+    left = [] if check else end_processes(uid)
+    if left:
+        raise NodeStateError(f"user {name} has no access any more, but these do not end: {', '.join(left[:20])}")
     return changes
-
-
-def end_processes(uid: int, *, check: bool) -> bool:
-    """Kill all that runs under the uid; whether there was anything."""
-    argv = ["pgrep", "--uid", str(uid)] if check else ["pkill", "-KILL", "--uid", str(uid)]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
-    if done.returncode > 1:  # 1: nothing runs
-        raise NodeStateError(f"{' '.join(argv)} ended with status {done.returncode}: {done.stderr.strip()}")
-    return done.returncode == 0
 
 
 def wanted_ids(entry: Place) -> tuple[int, int]:
@@ -229,6 +221,20 @@ def ensure_directory(entry: Place, *, check: bool) -> list[str]:
         os.chown(path, uid, gid)
         os.chmod(path, mode)
     return [f"directory {path}"]
+
+
+def ensure_only(entry: Directory, *, check: bool) -> list[str]:
+    """Remove files that nobody asked for from a directory that is all ours: keys, say, that an admin left there."""
+    only = entry.get("only")
+    if only is None or not os.path.isdir(entry["path"]):
+        return []
+    with os.scandir(entry["path"]) as entries:
+        names = sorted(each.name for each in entries if not each.is_dir(follow_symlinks=False))
+    changes = []
+    for name in names:
+        if name not in only:
+            changes += ensure_absent(f"{entry['path']}/{name}", check=check)
+    return changes
 
 
 def ensure_absent(path: str, *, check: bool) -> list[str]:
@@ -438,6 +444,7 @@ def converge(params: Params, *, check: bool) -> list[str]:
         changes += ensure_former(name, check=check)
     for directory in params["directories"]:
         changes += ensure_directory(directory, check=check)
+        changes += ensure_only(directory, check=check)
     for path in params["absent"]:
         changes += ensure_absent(path, check=check)
     for file in params["files"]:
@@ -468,7 +475,11 @@ def argument_spec() -> dict[str, Any]:
             "type": "list",
             "elements": "dict",
             "default": [],
-            "options": {"path": {"type": "path", "required": True}, **place},
+            "options": {
+                "path": {"type": "path", "required": True},
+                "only": {"type": "list", "elements": "str"},
+                **place,
+            },
         },
         "absent": {"type": "list", "elements": "path", "default": []},
         "files": {
@@ -523,7 +534,7 @@ def main() -> None:
     module = UnloggedModule(argument_spec=argument_spec(), supports_check_mode=True)
     try:
         changes = converge(module.params, check=module.check_mode)
-    except (NodeStateError, OSError, subprocess.TimeoutExpired) as error:
+    except (NodeStateError, CommandError, OSError, subprocess.TimeoutExpired) as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=bool(changes), changes=changes)
 

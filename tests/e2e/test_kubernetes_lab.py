@@ -250,7 +250,7 @@ def test_devices_come_back_after_a_restart_of_kubelet(provisioned: dict[str, Any
 
 
 def test_students_stay_in_their_namespace(provisioned: dict[str, Any]) -> None:
-    student = "--as system:serviceaccount:students:student"
+    student = "--as system:serviceaccount:hyperscaler-users:student"
     answers = [
         guest(LAB, HEAD).run(f"kubectl auth can-i {words} {student}").stdout.strip()
         for words in ("create pods -n students", "create pods -n default", "get nodes", "get secrets -n kube-system")
@@ -278,7 +278,7 @@ def student_pod(name: str, **spec: Any) -> str:
 
 
 def test_students_cannot_reach_the_files_of_a_node(provisioned: dict[str, Any]) -> None:
-    apply = "--as system:serviceaccount:students:student apply -f -"
+    apply = "--as system:serviceaccount:hyperscaler-users:student apply -f -"
     keys = [{"name": "node", "hostPath": {"path": "/etc/kubernetes"}}]
     tolerations = [{"operator": "Exists"}]
     hostile = student_pod("reader", volumes=keys, nodeName=HEAD, tolerations=tolerations)

@@ -308,6 +308,36 @@ def test_revoked_access_ends_at_once(provisioned: dict[str, Any]) -> None:
     assert users == {"ada": True, "bob": False}
 
 
+def test_access_ends_by_itself(provisioned: dict[str, Any]) -> None:
+    """The node ends it, without any command of ours: session, job, and what ignores SIGTERM."""
+    hyperscaler("access", "add", LAB, "eve", "--ttl", "120s")
+    granted = time.monotonic()
+    stubborn = "trap '' TERM; while :; do sleep 1; done"
+    with subprocess.Popen([*ssh_as("eve"), "hpc-controller", stubborn], stdin=subprocess.DEVNULL) as session:
+        job = as_user(
+            "eve", "hpc-controller", f'cd /tmp && sbatch --parsable --mem=50 -o /dev/null --wrap "{stubborn}"'
+        )
+        assert job.returncode == 0, job.stderr
+        as_user("eve", "hpc-controller", f'setsid sh -c "{stubborn}" >/dev/null 2>&1 </dev/null &')
+        assert int(run("hpc-controller", "pgrep --count --uid eve")) >= 3
+        # A minute after the end, and as long as Slurm takes to bring a job to its own.
+        while run("hpc-controller", "squeue -h -u eve; pgrep --uid eve || true") and time.monotonic() < granted + 360:
+            time.sleep(5)
+        assert run("hpc-controller", "squeue -h -u eve; pgrep --uid eve || true") == ""
+        assert session.wait(timeout=60) != 0
+    for name in COMPUTE:
+        assert run(name, "pgrep --uid eve || true") == ""
+    assert as_user("eve", "hpc-controller", "true").returncode == 255
+    record = run("hpc-controller", f"sacct -n -X -P -j {job.stdout.strip()} -o State")
+    assert record.startswith("CANCELLED"), record
+    assert "left" not in run("hpc-controller", "sudo -n journalctl -o cat -u hyperscaler-ends -n 5")
+    # The next run of a playbook counts her among the former users.
+    hyperscaler("access", "add", LAB, "fay", "--ttl", "1h")
+    assert run("hpc-controller", "sacctmgr -nP show associations user=eve format=user") == ""
+    assert not (Home.default().lab(LAB).handouts / "eve").exists()
+    hyperscaler("access", "revoke", LAB, "fay")
+
+
 def test_secrets_are_private(provisioned: dict[str, Any], lab_file: Path) -> None:
     """With a student's and an admin's keys handed out and revoked, too."""
     asked = {"provision": str(provisioned)}

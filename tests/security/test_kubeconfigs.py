@@ -182,9 +182,9 @@ BAD_TOKENS = ["", "a b", "a\nb", "tok\x1b[2J", "x" * 20_000, '"}, "exec": {"comm
 
 @pytest.mark.parametrize("token", BAD_TOKENS)
 def test_a_student_s_token_that_is_none_is_refused(token: str) -> None:
-    data = {"token": base64.b64encode(token.encode()).decode(), "ca.crt": encoded(authority())}
+    head = Head(json.dumps({"status": {"token": token}}), base64=encoded(authority()))
     with pytest.raises(VerifyError, match="token is not one") as caught:
-        student_kubeconfig(Head(json.dumps({"data": data})), HEAD, cluster="demo")
+        student_kubeconfig(head, HEAD, cluster="demo")
     assert not token or token not in str(caught.value)
 
 
@@ -197,9 +197,9 @@ def test_a_user_s_token_that_is_none_is_refused(token: object) -> None:
 
 @pytest.mark.parametrize("ca", ["", "Q0E=", "no base64!", encoded("/etc/shadow")])
 def test_an_authority_that_is_none_is_refused(ca: str) -> None:
-    with pytest.raises(VerifyError, match="refused"):
-        student_kubeconfig(Head(json.dumps({"data": {"token": "YWJj", "ca.crt": ca}})), HEAD, cluster="demo")
     head = Head(json.dumps({"status": {"token": "abc"}}), base64=ca)
+    with pytest.raises(VerifyError, match="refused"):
+        student_kubeconfig(head, HEAD, cluster="demo")
     with pytest.raises(VerifyError, match="refused"):
         user_kubeconfig(head, HEAD, cluster="demo", user="ada", namespace="student-ada", seconds=600)
 

@@ -114,6 +114,15 @@ def _lab_vars(spec: ClusterSpec, connection: ConnectionFacts, trust: SshTrust) -
             ),
         ),
         "lab_former_users": tuple(user.name for user in trust.book.users if user.revoked),
+        "lab_ends": tuple(
+            {
+                "name": user.name,
+                "uid": user.uid,
+                "end": 0 if user.revoked else user.expires,
+                "namespace": student_namespace(user.name),
+            }
+            for user in trust.book.users
+        ),
         "lab_ssh_authorities": trust.authorities,
         "lab_login_keys": trust.login_keys,
         "lab_revoked_keys": trust.book.revoked_keys,

@@ -5,8 +5,6 @@ Nothing is passed through: see `emulator.credentials.kubeconfig`.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 
 from emulator.core.errors import VerifyError
@@ -23,6 +21,10 @@ from emulator.kubernetes.config.kubectl import ADMIN_CONF, KUBECTL
 from emulator.kubernetes.config.users import USERS_NAMESPACE
 
 STUDENTS = "students"
+STUDENT = "student"
+"""The account that all users of the namespace share. It is with those of users: see USERS_NAMESPACE."""
+STUDENT_SECONDS = 8 * 3600
+"""How long a token of the shared account lasts, as long as access of a user unless another time is asked for."""
 ADMIN = "kubernetes-admin"
 """The admin's name in the file, as kubeadm has it."""
 
@@ -48,6 +50,8 @@ def admin_kubeconfig(shell: GuestShell, head: GuestAddress, *, cluster: str, por
 def student_kubeconfig(shell: GuestShell, head: GuestAddress, *, cluster: str, port: int = 6443) -> str:
     """A kubeconfig for the account that may work in the namespace `students` and nowhere else.
 
+    Its token is made for this file and ends after `STUDENT_SECONDS`.
+
     Args:
         shell: runs commands in the guests.
         head: the control plane.
@@ -55,23 +59,12 @@ def student_kubeconfig(shell: GuestShell, head: GuestAddress, *, cluster: str, p
         port: of the API server.
 
     Raises:
-        VerifyError: the account has no token yet, or the answer is not a token and a certificate.
-        CommandError: the control plane does not answer.
+        VerifyError: the answer is not a token and a certificate.
+        CommandError: the control plane does not answer, or has no such account yet.
     """
-    where = f"{head.name}: secret {STUDENTS}/student-token"
-    raw = shell.run(head, f"{KUBECTL} get secret student-token -n {STUDENTS} -o json", timeout=120).stdout
-    try:
-        data = json.loads(raw)["data"]
-        token = base64.b64decode(data["token"], validate=True).decode()
-        authority = str(data["ca.crt"])
-    except (ValueError, KeyError, TypeError, RecursionError, binascii.Error):
-        raise VerifyError(
-            "the account of the students has no token yet",
-            where=where,
-            fix="try again in a minute; `hyperscaler verify` shows whether the cluster works",
-        ) from None
-    access = _cluster(cluster, head, port, authority_pem(authority, where=where))
-    return token_kubeconfig(access, user="student", token=checked_token(token, where=where), namespace=STUDENTS)
+    return user_kubeconfig(
+        shell, head, cluster=cluster, user=STUDENT, namespace=STUDENTS, seconds=STUDENT_SECONDS, port=port
+    )
 
 
 def user_kubeconfig(

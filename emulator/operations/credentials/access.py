@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,8 +19,10 @@ from emulator.lab.lab_files import load_recorded_lab, require_lab
 from emulator.lab.open_journal import open_record
 from emulator.lab.run import open_provisioned, provisioned_run
 from emulator.labfile.model import ClusterSpec
+from emulator.operations.credentials.handouts import forget_handout
 from emulator.operations.credentials.kubeconfigs import hand_out_kubeconfigs
 from emulator.operations.credentials.rotator import Rotator
+from emulator.operations.credentials.seen_secrets import SeenSecret, seen_secrets
 
 TAG = "access"
 """The tag of the playbooks' tasks that depend on users."""
@@ -37,6 +38,14 @@ class GrantRequest:
     seconds: int
     nodes: tuple[str, ...] = ()
     public_key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """Whose access was revoked, and the secrets that they could read as an admin: those stay good until rotated."""
+
+    user: LabUser
+    seen: tuple[SeenSecret, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +114,14 @@ def grant(
 
 def revoke(
     env: Environment, lab_name: str, name: str, reporter: Reporter, stop: StopFlag, *, wait_seconds: float = 0.0
-) -> LabUser:
+) -> Revoked:
     """Revoke all access of a user: keys, account, jobs. It is on record before the nodes are configured.
 
     Raises:
         UsageError: no such lab or user.
         ConflictError: another command works on the lab.
-        ConfigureError: a node could not be configured; there the certificate stays good until it ends.
+        ConfigureError: a node could not be configured, where the certificate stays good until it ends; or something
+            that the user runs does not end, which is named.
     """
     with provisioned_run(env, lab_name, "access revoke", reporter, stop, wait_seconds=wait_seconds) as run:
         run.log.add(who=name)
@@ -122,21 +132,11 @@ def revoke(
             Rotator(run).settle()
         except HyperscalerError as error:  # trouble with a rotation must not keep the user's access alive
             reporter.warn(str(error))
-        _forget_handout(run.paths.handouts / name, reporter)
+        forget_handout(run.paths.handouts / name, reporter)
         configure_tagged(run, (TAG,))
         user = book.user(name)
         assert user is not None  # noqa: S101  revoked a moment ago
-        return user
-
-
-def _forget_handout(directory: Path, reporter: Reporter) -> None:
-    """Remove what was handed out. Failing that, warn: the nodes refuse it all the same."""
-    try:
-        shutil.rmtree(directory)
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        reporter.warn(f"{directory} cannot be removed: {error.strerror or error}; remove it by hand")
+        return Revoked(user, seen_secrets(run.spec, user))
 
 
 def list_users(env: Environment, lab_name: str) -> Sequence[LabUser]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from emulator.core.paths import LabPaths
 from emulator.credentials.users import read_book
 from emulator.lab.run import LabRun
+from emulator.operations.credentials.handouts import forget_ended
 
 KUBECONFIG = "kubeconfig"
 MIN_TOKEN_SECONDS = 600
@@ -20,10 +21,12 @@ def hand_out_kubeconfigs(run: LabRun, *, renew: str = "") -> None:
     """Put a kubeconfig into the directory of each user with access.
 
     One that is there stays, except for that of the user `renew` and those of a cluster that no longer exists.
+    Directories of users whose access has ended go.
 
     Raises:
         HyperscalerError: the control plane cannot be asked for a token.
     """
+    forget_ended(run)
     if run.spec.kubernetes is None:
         return
     now = int(time.time())

@@ -152,3 +152,17 @@ def test_lifetimes(text: str, seconds: int) -> None:
 def test_bad_lifetimes(text: str) -> None:
     with pytest.raises(UsageError, match="is not a lifetime"):
         parse_ttl(text)
+
+
+def test_access_that_has_ended_is_former_access_whose_key_may_come_again() -> None:
+    book = AccessBook().granted("ada", AccessRole.STUDENT, public_key=KEY, expires=1000)
+    assert book.at(999) == book
+    ended = book.at(1000)
+    (user,) = ended.users
+    assert (user.revoked, user.certificates, ended.revoked_keys) == (True, book.users[0].certificates, ())
+    assert ended.on("hpc-controller") == ()
+    # Renewed in time, the last certificate counts.
+    again = book.granted("ada", AccessRole.STUDENT, public_key=KEY, expires=5000)
+    assert not again.at(1000).users[0].revoked
+    # Revoked is revoked, whatever time was left.
+    assert again.without("ada").at(0).users[0].revoked

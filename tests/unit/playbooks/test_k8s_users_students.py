@@ -8,6 +8,8 @@ from typing import Any
 import jinja2
 import yaml
 
+from emulator.guests.verify.kubeconfigs import STUDENT
+from emulator.kubernetes.config.users import USERS_NAMESPACE
 from tests.support.playbook_modules import CLUSTER, PARAMS, PLAYBOOKS, RELEASE, kubeadm_node, load
 from tests.support.playbook_modules import kubernetes_apply as apply
 
@@ -65,14 +67,31 @@ def test_the_namespace_of_all_has_the_limits_of_each() -> None:
 
 
 def test_the_role_that_an_older_version_gave_to_all_is_taken() -> None:
-    (old,) = role_vars("k8s_control_plane")["kubernetes_superseded"]
+    old, *tokens = role_vars("k8s_control_plane")["kubernetes_superseded"]
     assert (old["kind"], old["namespace"], old["name"]) == ("RoleBinding", "students", "student")
     names = [item["metadata"]["name"] for item in students("none") if item["kind"] == "RoleBinding"]
     assert old["name"] not in names
+    # Its account went with the token that had no end.
+    assert [(each["kind"], each["namespace"], each["name"]) for each in tokens] == [
+        ("Secret", "students", "student-token"),
+        ("ServiceAccount", "students", "student"),
+    ]
+
+
+def test_the_shared_account_is_out_of_the_students_reach_and_has_no_lasting_token() -> None:
+    documents = students("none")
+    assert not [each for each in documents if each["kind"] == "Secret"]
+    (account,) = [each for each in documents if each["kind"] == "ServiceAccount"]
+    assert (account["metadata"]["name"], account["metadata"]["namespace"]) == (STUDENT, USERS_NAMESPACE)
+    (binding,) = [each for each in documents if each["kind"] == "RoleBinding"]
+    assert binding["subjects"] == [{"kind": "ServiceAccount", **account["metadata"]}]
+    params = {"users": [], "accounts_namespace": USERS_NAMESPACE}
+    assert users.wanted_objects(params)[0] in documents, "both ways of making the namespace agree"
 
 
 def test_students_pods_keep_to_the_baseline() -> None:
-    (namespace,) = [each for each in students("none") if each["kind"] == "Namespace"]
+    namespace, accounts = [each for each in students("none") if each["kind"] == "Namespace"]
+    assert (namespace["metadata"]["name"], accounts["metadata"]["name"]) == ("students", USERS_NAMESPACE)
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "baseline"
 
 

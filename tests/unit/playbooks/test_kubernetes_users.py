@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.support.playbook_modules import PLAYBOOKS, load
+from tests.support.playbook_modules import PLAYBOOKS, load, user_end
 
 ROLE = yaml.safe_load((PLAYBOOKS / "roles/k8s_common/vars/main.yml").read_text())["kubernetes_student_role"]
 QUOTA = {"pods": "20", "requests.cpu": "2", "requests.nvidia.com/mig-1g.10gb": "1"}
@@ -26,16 +28,42 @@ class Cluster:
         self.objects: dict[tuple[str, str, str], dict[str, Any]] = {}
         self.calls: list[tuple[str, ...]] = []
         self.ended: list[str] = []
+        self.pods: dict[str, list[str]] = {}
+        self.endless = False
         monkeypatch.setattr(users, "kubectl", self)
+        clock = itertools.count(step=5)
+        monkeypatch.setattr(user_end, "time", SimpleNamespace(monotonic=lambda: next(clock), sleep=lambda _: None))
 
     def __call__(self, *words: str, stdin: str | None = None, timeout: int = 300) -> str:
         self.calls.append(words)
         verb = words[0]
+        where = words[words.index("--namespace") + 1] if "--namespace" in words else ""
+        if words[:2] == ("get", "pods"):
+            return "\n".join(self.pods.get(where, []))
+        if verb == "patch" and words[1] == "resourcequota":
+            for change in json.loads(words[words.index("--patch") + 1]):
+                assert (change["op"], change["path"]) == ("replace", "/spec/hard")
+                self.objects[("ResourceQuota", where, words[2])]["spec"]["hard"] = change["value"]
+            return ""
+        if verb == "patch":
+            assert words[1] in self.pods[where]
+            return ""
+        if verb == "label":
+            key, value = words[-1].split("=")
+            self.objects[("ResourceQuota", where, words[2])]["metadata"]["labels"][key] = value
+            return ""
+        if words[:2] == ("delete", "secrets"):
+            return ""
         if verb == "get":
             assert words[words.index("--selector") :][:2] == ("--selector", "hyperscaler/user")
             return json.dumps({"items": [item for item in self.objects.values() if self._labelled(item)]})
         if verb == "delete" and "--all" in words:
-            self.ended.append(words[words.index("--namespace") + 1])
+            closed = self.objects[("ResourceQuota", where, "hyperscaler")]["spec"]["hard"]
+            assert closed == {"pods": "0"}, "nothing new begins while the old is ended"
+            assert "--grace-period=1" in words
+            self.ended.append(where)
+            if not self.endless:
+                self.pods.pop(where, None)
             return ""
         if verb == "delete":
             kinds = {kind.lower(): kind for kind in (*users.GRANTS, "NetworkPolicy")}
@@ -147,8 +175,10 @@ def test_revoked_access_leaves_what_is_stored_and_nothing_that_runs(cluster: Clu
     assert converge(entry("eve"), former=("ada",)) == []
     # Taken before anything else is done: a run that dies then has left nobody in.
     verbs = [words[:2] for words in cluster.calls if words[0] != "get"]
-    first_end = next(number for number, words in enumerate(verbs) if words[1] == users.WORKLOADS)
-    assert {words[1] for words in verbs[first_end - 2 : first_end]} == {"rolebinding", "serviceaccount"}
+    first_end = next(number for number, words in enumerate(verbs) if words[1] == user_end.WORKLOADS)
+    assert {words[1] for words in verbs[first_end - 4 : first_end - 2]} == {"rolebinding", "serviceaccount"}
+    # Then the place is closed to anything new, and only then emptied.
+    assert [words[1] for words in verbs[first_end - 2 : first_end]] == ["resourcequota", "secrets"]
 
 
 def test_granted_again_the_namespace_opens_again(cluster: Cluster) -> None:
@@ -159,7 +189,21 @@ def test_granted_again_the_namespace_opens_again(cluster: Cluster) -> None:
     assert cluster.objects[("ResourceQuota", "student-ada", "hyperscaler")]["spec"]["hard"] == QUOTA
 
 
-@pytest.mark.parametrize("died_after", range(1, 6))
+def test_a_pod_that_does_not_end_is_named_and_looked_for_again(cluster: Cluster) -> None:
+    converge(entry("ada"))
+    cluster.pods["student-ada"], cluster.endless = ["pod/stubborn"], True
+    with pytest.raises(users.ClusterError, match="these do not end in student-ada: pod/stubborn"):
+        converge(former=("ada",))
+    # Finalizers that the student put there are taken away.
+    assert ("patch", "pod/stubborn") in [words[:2] for words in cluster.calls]
+    assert ("RoleBinding", "student-ada", "hyperscaler-student") not in cluster.objects
+    cluster.endless = False
+    assert converge(former=("ada",)) == ["closed student-ada"]
+    assert cluster.pods == {}
+    assert converge(former=("ada",)) == []
+
+
+@pytest.mark.parametrize("died_after", range(1, 10))
 def test_a_run_that_died_is_finished_by_the_next(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch, died_after: int
 ) -> None:

@@ -21,8 +21,10 @@ from hypothesis import strategies as st
 
 from emulator.core.data_files import share_dir
 from emulator.credentials.users import FIRST_UID, LAST_UID
+from tests.support.playbook_modules import user_end
 
 SOURCE = share_dir() / "playbooks" / "library" / "node_state.py"
+UTILS = SOURCE.parents[1] / "module_utils"
 ME = pwd.getpwuid(os.geteuid()).pw_name
 MINE: dict[str, Any] = {"owner": ME, "group": None if ME == "root" else ME}
 
@@ -94,6 +96,21 @@ def test_directories_and_removals(module: ModuleType, tmp_path: Path) -> None:
     assert module.ensure_absent(str(tmp_path / "f"), check=False) == []
 
 
+def test_files_that_nobody_asked_for_go_from_a_directory_that_is_ours(module: ModuleType, tmp_path: Path) -> None:
+    for name in ("lab-access", "backdoor", "lab-admin"):
+        (tmp_path / name).write_text("ALL")
+    (tmp_path / "link").symlink_to(tmp_path / "lab-access")
+    (tmp_path / "kept").mkdir()
+    wanted = entry(tmp_path, mode=f"{stat.S_IMODE(tmp_path.stat().st_mode):o}", only=["lab-access", "lab-admin"])
+    removed = [f"removed {tmp_path}/backdoor", f"removed {tmp_path}/link"]
+    assert module.ensure_only(wanted, check=True) == removed
+    assert len(list(tmp_path.iterdir())) == 5
+    assert module.ensure_only(wanted, check=False) == removed
+    assert module.ensure_only(wanted, check=False) == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kept", "lab-access", "lab-admin"]
+    assert module.ensure_only(entry(tmp_path), check=False) == []
+
+
 def test_an_unknown_owner_is_named(module: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(module.NodeStateError, match="no such owner or group"):
         module.ensure_file(entry(tmp_path / "f", content="", owner="nobody-of-that-name"), check=False)
@@ -111,19 +128,23 @@ class Accounts:
         self.expired, self.runs, self.asked = False, True, []  # type: ignore[var-annotated]
         entry = pwd.struct_passwd(("ada", "x", uid, uid, "", "/home/ada", "/bin/bash"))
         monkeypatch.setattr(module.pwd, "getpwnam", lambda _name: entry)
-        monkeypatch.setattr(module, "expired", lambda _name: self.expired)
-        monkeypatch.setattr(module.subprocess, "run", self.run)
+        for names in (module, user_end):
+            monkeypatch.setattr(names, "expiry", lambda _name: "1" if self.expired else "")
+            monkeypatch.setattr(names, "alive", lambda _uid: ["1 ('relay')"] if self.runs else [])
+        monkeypatch.setattr(user_end, "run", self.run)
+        monkeypatch.setattr(module, "end_processes", self.end_processes)
 
-    def run(self, argv: list[str], **_options: object) -> subprocess.CompletedProcess[str]:
+    def run(self, *argv: str) -> str:
+        assert argv[0] == "usermod"
         self.asked.append(argv)
-        found = self.runs
-        match argv[0]:
-            case "usermod":
-                self.expired = True
-                return subprocess.CompletedProcess(argv, 0, "", "")
-            case "pkill":
-                self.runs = False
-        return subprocess.CompletedProcess(argv, 0 if found else 1, "", "")
+        self.expired = True
+        return ""
+
+    def end_processes(self, uid: int) -> list[str]:
+        assert self.expired, "new logins are barred first"
+        self.asked.append(("kill", str(uid)))
+        self.runs = False
+        return []
 
 
 def test_a_former_user_is_ended_with_what_they_run(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,8 +153,17 @@ def test_a_former_user_is_ended_with_what_they_run(module: ModuleType, monkeypat
     assert (ada.expired, ada.runs) == (False, True)
     module.ensure_former("ada", check=False)
     assert (ada.expired, ada.runs) == (True, False)
-    assert ["pkill", "-KILL", "--uid", "3000"] in ada.asked
+    assert ada.asked == [("usermod", "--expiredate", "1", "ada"), ("kill", "3000")]
     assert module.ensure_former("ada", check=False) == []
+    # Whatever hides from a look at the processes is struck all the same.
+    assert ada.asked[2:] == [("kill", "3000")]
+
+
+def test_what_of_a_former_user_does_not_end_is_named(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    Accounts(module, monkeypatch, 3000)
+    monkeypatch.setattr(module, "end_processes", lambda _uid: ["7 ('stuck')"])
+    with pytest.raises(module.NodeStateError, match=r"ada has no access any more, but these do not end: 7 \('stuck'\)"):
+        module.ensure_former("ada", check=False)
 
 
 def test_what_a_former_user_runs_is_ended_by_the_run_after_one_that_was_cut_off(
@@ -160,11 +190,11 @@ def test_the_module_and_the_book_of_users_know_the_same_uids(module: ModuleType)
 def test_processes_are_really_killed(module: ModuleType) -> None:
     uid = 58231
     with subprocess.Popen(["sleep", "300"], user=uid) as program:
-        assert module.end_processes(uid, check=True)
+        assert module.alive(uid) == [f"{program.pid} ('sleep')"]
         assert program.poll() is None
-        assert module.end_processes(uid, check=False)
+        assert module.end_processes(uid) == []
         assert program.wait(timeout=30) == -9
-    assert not module.end_processes(uid, check=False)
+    assert module.alive(uid) == []
 
 
 # ---------------------------------------------------------------- units
@@ -368,7 +398,9 @@ def test_arguments_are_not_copied_into_the_journal(tmp_path: Path, secret: str) 
     arguments = {"files": [{"path": str(tmp_path / "laid"), "secret": secret, "owner": ME, "group": MINE["group"]}]}
     probe = (
         "import json, runpy, sys\n"
+        "import ansible.module_utils\n"
         "from ansible.module_utils import basic\n"
+        f"ansible.module_utils.__path__.append({str(UTILS)!r})\n"
         f"basic._ANSIBLE_ARGS = {json.dumps({'ANSIBLE_MODULE_ARGS': arguments}).encode()!r}\n"
         "basic._ANSIBLE_PROFILE = 'legacy'\n"
         "basic.AnsibleModule.log = lambda self, msg, log_args=None: print('LOGGED', msg, log_args, file=sys.stderr)\n"
@@ -411,6 +443,7 @@ def test_ansible_hides_secrets_and_counts_changes(tmp_path: Path) -> None:
                 "HOME": str(tmp_path),
                 "LC_ALL": "C.UTF-8",
                 "ANSIBLE_LIBRARY": str(SOURCE.parent),
+                "ANSIBLE_MODULE_UTILS": str(UTILS),
                 "ANSIBLE_PYTHON_INTERPRETER": sys.executable,
             },
         )

@@ -162,7 +162,7 @@ def test_accounting_script_changes_only_what_differs(tmp_path: Path) -> None:
         "scontrol": '[ "$2" = nodename=hpc-compute-1 ] && [ "$3" = state=resume ] || exit 2\n'
         '[ -e "$DRAINED.asked" ] || { : >"$DRAINED.asked"; exit 1; }\n: >"$DRAINED"',
         "sleep": ":",
-        "scancel": "[ $2 = --user=ada ]",
+        "python3": '[ "$*" = "-IS /usr/lib/hyperscaler/ends jobs ada" ] && [ ! -e "$DATABASE.busy" ]',
     }
     (tmp_path / "bin").mkdir()
     for name, body in stubs.items():
@@ -196,7 +196,12 @@ def test_accounting_script_changes_only_what_differs(tmp_path: Path) -> None:
         assert run(script) == ""
     book = book.without("ada").granted("bob", AccessRole.STUDENT, public_key="key", expires=1)
     script = _settle(book)
-    assert run(script) == "changed user bob\nremoved user ada\n"
+    (tmp_path / "database.busy").touch()
+    with pytest.raises(subprocess.CalledProcessError):
+        run(script)
+    assert "lab|ada|" in (tmp_path / "database").read_text(), "one whose jobs do not end stays on Slurm's list"
+    (tmp_path / "database.busy").unlink()
+    assert run(script) == "removed user ada\n"
     assert run(script) == ""
 
 

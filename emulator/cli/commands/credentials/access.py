@@ -122,9 +122,15 @@ def revoke(lab: str, user: str, *, wait_seconds: float, as_json: bool) -> None:
     ):
         gone = revoke(env, lab, user, reporter, stop, wait_seconds=wait_seconds)
     if as_json:
-        print_json({"version": 1, "lab": lab, "user": user_json(gone)})
-    else:
-        say(f"{user} has no access to {lab} any more.")
+        seen = [{"secret": each.name, "rotate": each.rotated_by} for each in gone.seen]
+        print_json({"version": 1, "lab": lab, "user": user_json(gone.user), "seen_secrets": seen})
+        return
+    say(f"{user} has no access to {lab} any more.")
+    if gone.seen:
+        say(f"As an admin {user} could read, and copy, secrets that stay good until they are replaced:")
+    for each in gone.seen:
+        by = f"hyperscaler rotate {lab} {each.rotated_by}" if each.rotated_by else each.otherwise
+        say(f"  {each.name}\n    replaced by: {by}")
 
 
 def _read(path: Path) -> str:

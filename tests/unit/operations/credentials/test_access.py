@@ -10,12 +10,15 @@ from typing import Any
 import pytest
 
 from emulator.apply.lock import exclusive_lock
+from emulator.core.data_files import share_dir
 from emulator.core.errors import ConfigureError, ConflictError, StateError, UsageError
 from emulator.core.progress import SilentReporter
 from emulator.core.stop import StopFlag
-from emulator.credentials.users import AccessRole
+from emulator.credentials.users import AccessRole, LabUser
 from emulator.lab.cluster_pipeline import CONFIGURE_FACT
+from emulator.labfile.load import load_spec
 from emulator.operations.credentials.access import GrantRequest, grant, list_users, revoke
+from emulator.operations.credentials.seen_secrets import seen_secrets
 from tests.support import simulated_world
 from tests.support.rotation_world import KeyedGuests, KeyedHost
 from tests.support.simulated_world import SimulatedHost, lab_text
@@ -46,9 +49,32 @@ def test_granted_then_revoked(lab: SimulatedHost) -> None:
     assert lab.home.lab("demo").access.stat().st_mode & 0o777 == 0o600
     assert [user.name for user in list_users(lab.environment(), "demo")] == ["ada"]
 
-    assert take(lab).revoked
+    assert take(lab).user.revoked
     assert not granted.directory.exists()
     assert [user.revoked for user in list_users(lab.environment(), "demo")] == [True]
+
+
+def test_secrets_that_an_admin_could_read_are_named_with_what_replaces_them(lab: SimulatedHost) -> None:
+    give(lab)
+    assert take(lab).seen == ()
+    give(lab, GrantRequest("bob", AccessRole.ADMIN, 60))
+    assert [each.rotated_by for each in take(lab, "bob").seen] == ["munge", "tls", None]
+    give(lab, GrantRequest("eve", AccessRole.ADMIN, 60, ("hpc-compute-1",)))
+    tls = take(lab, "eve").seen[1].name
+    assert "hpc-compute-1" in tls and "hpc-controller" not in tls
+
+
+def test_each_cluster_has_secrets_of_its_own() -> None:
+    spec, _ = load_spec(share_dir() / "config" / "demo.yaml")
+    assert spec is not None
+    names = {"worker": ("cloud-gpu-worker-1",), "head": ("cloud-control-plane",), "all": ()}
+    seen = {
+        key: " ".join(each.name for each in seen_secrets(spec, LabUser("bob", 3000, AccessRole.ADMIN, nodes)))
+        for key, nodes in names.items()
+    }
+    assert [key for key, text in seen.items() if "MUNGE" in text] == ["all"]
+    assert [key for key, text in seen.items() if "admin kubeconfig" in text] == ["head", "all"]
+    assert all("TLS keys" in text and "host keys" in text for text in seen.values())
 
 
 def test_students_come_in_at_the_heads_and_admins_everywhere(lab: SimulatedHost) -> None:
@@ -132,7 +158,7 @@ def test_a_revocation_that_was_cut_off_does_not_leave_the_key_to_the_next_grant(
     old = give(keyed).user.certificates[0].public_key
     before = private_key(keyed).read_bytes()
     with monkeypatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr("emulator.operations.credentials.access.shutil.rmtree", raising(Stopped()))
+        patch.setattr("emulator.operations.credentials.handouts.shutil.rmtree", raising(Stopped()))
         take(keyed)
     assert private_key(keyed).read_bytes() == before
     again = give(keyed).user
@@ -176,10 +202,10 @@ def test_what_cannot_be_removed_is_told_and_the_nodes_hear_of_the_revocation(
     give(lab)
     told: list[str] = []
     monkeypatch.setattr(
-        "emulator.operations.credentials.access.shutil.rmtree", raising(OSError(30, "Read-only file system"))
+        "emulator.operations.credentials.handouts.shutil.rmtree", raising(OSError(30, "Read-only file system"))
     )
     monkeypatch.setattr(SilentReporter, "warn", lambda _self, text: told.append(text))
-    assert take(lab).revoked
+    assert take(lab).user.revoked
     assert [line for line in told if "Read-only file system; remove it by hand" in line]
 
 
@@ -191,7 +217,7 @@ def test_nothing_is_signed_that_is_not_on_record(keyed: KeyedHost, monkeypatch: 
     assert user.certificates[0].public_key == " ".join(
         private_key(keyed).with_name("id_ed25519.pub").read_text().split()[:2]
     )
-    assert take(keyed).revoked
+    assert take(keyed).user.revoked
 
 
 def raising(error: BaseException) -> Callable[..., None]:

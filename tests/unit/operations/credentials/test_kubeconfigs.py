@@ -12,6 +12,7 @@ import pytest
 from emulator.core.data_files import share_dir
 from emulator.core.fs import write_private
 from emulator.core.paths import LabPaths
+from emulator.core.progress import SilentReporter
 from emulator.credentials.users import AccessBook, AccessRole, LabUser, render_book
 from emulator.labfile.load import load_spec
 from emulator.labfile.model import ClusterSpec
@@ -53,7 +54,7 @@ class Lab:
     def hand_out(self, spec: ClusterSpec, renew: str = "") -> list[str]:
         self.guests.handed.clear()
         env = SimpleNamespace(guests=self.guests)
-        run = SimpleNamespace(env=env, spec=spec, paths=self.paths, access=None)
+        run = SimpleNamespace(env=env, spec=spec, paths=self.paths, access=None, reporter=SilentReporter())
         hand_out_kubeconfigs(cast(Any, run), renew=renew)
         return [name for name, _ in self.guests.handed]
 
@@ -78,6 +79,15 @@ def test_who_has_access_is_handed_one_and_only_once(lab: Lab) -> None:
     assert 3590 <= dict(lab.guests.handed)["ada"] <= 3600
     assert (lab.paths.handouts / "ada" / "kubeconfig").stat().st_mode & 0o777 == 0o600
     assert lab.hand_out(DEMO) == []
+
+
+@pytest.mark.parametrize("spec", [DEMO, SLURM_ONLY], ids=["with Kubernetes", "Slurm alone"])
+def test_what_was_handed_out_goes_when_access_has_ended(lab: Lab, spec: ClusterSpec) -> None:
+    lab.users(ada=3600, gone=-5)
+    for name in ("ada", "gone"):
+        write_private(lab.paths.handouts / name / "id_ed25519", b"a private key")
+    lab.hand_out(spec)
+    assert [path.name for path in lab.paths.handouts.iterdir()] == ["ada"]
 
 
 def test_a_new_grant_is_a_new_kubeconfig(lab: Lab) -> None:
