@@ -11,18 +11,18 @@ from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import TextIO
 
-from emulator.core.fs import private_opener, write_new
 from emulator.core.errors import HostNotFitError, HyperscalerError
+from emulator.core.fs import private_opener, write_new
 from emulator.core.ids import NAMESPACE
+from emulator.core.ports import ProcessRunner
+from emulator.core.units import MIB
+from emulator.images.build.apt_sources import AptSources, host_sources
 from emulator.images.build.initrd import build_initrd
 from emulator.images.build.input_version import input_versions
 from emulator.images.build.overlay import write_overlay
+from emulator.images.build.tree_size import used_bytes
 from emulator.images.recipe import Recipe
 from emulator.images.supply_chain.sbom import DPKG_FORMAT, Package, parse_packages
-from emulator.images.build.apt_sources import AptSources, host_sources
-from emulator.images.build.tree_size import used_bytes
-from emulator.core.ports import ProcessRunner
-from emulator.core.units import MIB
 
 # Part of every recipe digest: raise it when the same recipe would now be built differently.
 BUILDER_VERSION = "3"
@@ -52,7 +52,7 @@ Progress = Callable[[BuildPhase, str], None]
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """The builder's result in addition to the files in its output directory. Sizes are bytes; `versions` are those of the
+    """The result of a build next to the files in its output directory. Sizes are bytes; `versions` are those of the
     inputs, as far as they say."""
 
     kernel_version: str

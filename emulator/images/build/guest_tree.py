@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from emulator.core.errors import HyperscalerError
+from emulator.core.ports import ProcessRunner
 from emulator.images.packer.scripts import WORK_DIRECTORY
 from emulator.images.recipe import Recipe
 from emulator.images.supply_chain.sbom import Package
-from emulator.core.ports import ProcessRunner
 
 _PATH = re.compile(r"(/\.?[A-Za-z0-9_+~-][A-Za-z0-9._+~-]*)+")
 _REGULAR = re.compile(r"^Inode: \d+ +Type: regular\b", re.MULTILINE)

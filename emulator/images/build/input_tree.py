@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from emulator.core.errors import HyperscalerError
-from emulator.images.recipe import tree_paths
 from emulator.images.build.tree_size import used_bytes
+from emulator.images.recipe import tree_paths
 
 # The label that this host's policy gave the file; it says nothing in the guest.
 _OF_THE_HOST = frozenset({"security.selinux"})

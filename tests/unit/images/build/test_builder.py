@@ -59,7 +59,9 @@ def test_proxy_and_mirror_reach_mmdebstrap_by_file_never_by_argument(store: Imag
         assert not any("secret" in word or "hidden" in word for word in call)
 
 
-def test_secrets_of_package_sources_are_closed_to_others_from_the_first_byte(store: ImageStore, tools: BuildTools) -> None:
+def test_secrets_of_package_sources_are_closed_to_others_from_the_first_byte(
+    store: ImageStore, tools: BuildTools
+) -> None:
     tools.targets = "http://user:secret@mirror.invalid/debian/|bookworm|main||Debian|no\n"
     tools.apt_config = 'Acquire::http::Proxy "http://me:hidden@proxy.invalid:1";\n'
     tools.fail = "mke2fs"
@@ -109,7 +111,9 @@ def test_inputs_must_be_given(store: ImageStore, tools: BuildTools, recipes: Pat
     assert store.needs_build("demo") is None, "a host without the inputs can use the image"
 
 
-def test_the_version_that_an_input_says_is_kept_with_the_image(store: ImageStore, recipes: Path, tmp_path: Path) -> None:
+def test_the_version_that_an_input_says_is_kept_with_the_image(
+    store: ImageStore, recipes: Path, tmp_path: Path
+) -> None:
     (recipes / "demo.yaml").write_text("version: 1\nextends: common\ninputs: [binaries, silent]\n")
     trees = {name: tmp_path / name for name in ("binaries", "silent")}
     for tree in trees.values():
