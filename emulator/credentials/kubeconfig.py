@@ -142,7 +142,7 @@ def _decoded(encoded: str, where: str, *, limit: int = _PEM_LIMIT) -> bytes:
 def _certificates(encoded: str, where: str) -> list[x509.Certificate]:
     try:
         found = x509.load_pem_x509_certificates(_decoded(encoded, where))
-    except ValueError:
+    except (ValueError, x509.InvalidVersion):  # the second is no ValueError
         raise _refused("a certificate in it is not one", where) from None
     if len(found) > _CERTIFICATES:
         raise _refused(f"it has {len(found)} certificates in one place", where)

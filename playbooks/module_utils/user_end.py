@@ -11,6 +11,7 @@ epoch, 0 for a user whose access was revoked; NAMESPACE is the user's own in Kub
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pwd
@@ -136,9 +137,9 @@ def end_processes(uid: int, *, patience: float = PATIENCE, cgroups: str = "/sys/
     deadline = time.monotonic() + patience
     switch = f"{cgroups}/user.slice/user-{uid}.slice/cgroup.kill"
     while True:
-        if os.path.exists(switch):
-            with open(switch, "w", encoding="ascii") as stream:
-                stream.write("1")
+        # Where there is no slice, or systemd removes it meanwhile, the signals below do it.
+        with contextlib.suppress(OSError), open(switch, "w", encoding="ascii") as stream:
+            stream.write("1")
         strike(uid)
         left = alive(uid)
         if not left or time.monotonic() > deadline:
@@ -243,7 +244,11 @@ def free(pods: Sequence[str], namespace: str, kubectl: Kubectl) -> None:
     """Take finalizers from pods that end already: the API server keeps one until its kubelet says that it has ended."""
     kubectl("delete", "pods", "--all", "--namespace", namespace, "--grace-period=1", "--wait=false")
     for pod in pods:
-        kubectl("patch", pod, "--namespace", namespace, "--type=merge", "--patch", '{"metadata":{"finalizers":null}}')
+        # One that has gone meanwhile cannot be patched; what is left is looked at again, and reported.
+        with contextlib.suppress(Exception):
+            kubectl(
+                "patch", pod, "--namespace", namespace, "--type=merge", "--patch", '{"metadata":{"finalizers":null}}'
+            )
 
 
 def end_in_kubernetes(user: User, kubectl: Kubectl = admin_kubectl) -> list[str]:

@@ -126,8 +126,25 @@ class QemuImg:
         with contextlib.suppress(ValueError, RecursionError):
             info = json.loads(done.stdout)
             if isinstance(info, dict):
+                _refuse_data_file(info, path)
                 return info
         raise HyperscalerError("qemu-img gave no usable description", where=str(path))
+
+
+def _refuse_data_file(info: dict[str, object], path: Path) -> None:
+    """Raise for a qcow2 whose header names another file as the place of its data.
+
+    We make none like that, and QEMU's account, which owns the disk, can write its header: what root does to such a disk, an
+    enlargement for example, it would do to that other file (QEMU, docs/interop/qcow2.txt, "external data file").
+    """
+    specific = info.get("format-specific")
+    data = specific.get("data") if isinstance(specific, dict) else None
+    if isinstance(data, dict) and "data-file" in data:
+        raise HyperscalerError(
+            "the header of the disk was changed: it names another file for its data",
+            where=str(path),
+            fix="do not start that node again; save what you need of it, take it out of the lab file and provision",
+        )
 
 
 def _refuses_format(done: Completed) -> bool:
