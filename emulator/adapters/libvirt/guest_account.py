@@ -1,8 +1,8 @@
 """The account that QEMU runs as, and what it must own or enter.
 
 QEMU handles whatever a guest sends to its devices, so it runs as an account that owns nothing else: a guest that breaks
-out of QEMU is not root, cannot open files of secrets and writes no golden image. All guests of the host share the account,
-so it does reach other guests' disks and memory. libvirt's dynamic ownership is not used, because it
+out of QEMU is not root, cannot open files of secrets and writes no golden image. All guests of the host share the
+account, so it does reach other guests' disks and memory. libvirt's dynamic ownership is not used, because it
 would hand the golden images to that account as well; instead the few files of a guest are handed over before it starts.
 """
 

@@ -134,8 +134,8 @@ class QemuImg:
 def _refuse_data_file(info: dict[str, object], path: Path) -> None:
     """Raise for a qcow2 whose header names another file as the place of its data.
 
-    We make none like that, and QEMU's account, which owns the disk, can write its header: what root does to such a disk, an
-    enlargement for example, it would do to that other file (QEMU, docs/interop/qcow2.txt, "external data file").
+    We make none like that, and QEMU's account, which owns the disk, can write its header. What root does to such a
+    disk, an enlargement for example, it would do to that other file (QEMU, docs/interop/qcow2.txt).
     """
     specific = info.get("format-specific")
     data = specific.get("data") if isinstance(specific, dict) else None
