@@ -329,7 +329,8 @@ def test_access_ends_by_itself(provisioned: dict[str, Any]) -> None:
         assert run(name, "pgrep --uid eve || true") == ""
     assert as_user("eve", "hpc-controller", "true").returncode == 255
     record = run("hpc-controller", f"sacct -n -X -P -j {job.stdout.strip()} -o State")
-    assert record.startswith("CANCELLED"), record
+    # By scancel, or by the kill that follows: Slurm notes whichever its step daemon sees first.
+    assert record.startswith(("CANCELLED", "FAILED")), record
     assert "left" not in run("hpc-controller", "sudo -n journalctl -o cat -u hyperscaler-ends -n 5")
     # The next run of a playbook counts her among the former users.
     hyperscaler("access", "add", LAB, "fay", "--ttl", "1h")
