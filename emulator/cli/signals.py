@@ -1,5 +1,5 @@
 """Ctrl-C and SIGTERM: the first asks for a clean stop, the second ends the program at once. The loss of the terminal
-asks, too, and never ends at once: kernel and shell both tell of it."""
+asks, too, and never ends at once: kernel and shell both report it."""
 
 from __future__ import annotations
 

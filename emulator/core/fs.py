@@ -25,7 +25,7 @@ def sync(path: Path) -> None:
     Raises:
         OSError: it is missing, or the disk fails.
     """
-    # O_NONBLOCK: somebody's FIFO in its place must not hold us up.
+    # O_NONBLOCK: a FIFO planted in its place must not hold us up.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -114,7 +114,7 @@ def write_whole(path: Path, content: bytes, *, mode: int = 0o600) -> None:
         raise StateError(
             f"cannot be written: {error.strerror}",
             where=str(path),
-            fix="free space on that file system or mend its permissions, then run the command again",
+            fix="free space on that file system or fix its permissions, then run the command again",
         ) from error
 
 
@@ -188,7 +188,7 @@ def private_directory(path: Path) -> None:
     """Make `path` a directory that others can neither list nor write, and that is still there after a power loss.
 
     Raises:
-        StateError: it is something else (a link that somebody planted), or cannot be made.
+        StateError: it is something else (a link that was planted), or cannot be made.
     """
     try:
         fresh = [directory for directory in (path, *path.parents) if not directory.exists()]

@@ -33,7 +33,7 @@ def acquire(
         path: where it is, for the message.
         seconds: how long to wait for another holder; 0 gives up at once.
         pause: waits so many seconds; true when the wait is to end, and then so does this.
-        on_wait: told once who holds it, when it is not free at once; what it raises ends the wait.
+        on_wait: called once with the holder, when it is not free at once; what it raises ends the wait.
         shared: others may have it, too, if they share it; else it is this one's alone.
 
     Returns:

@@ -90,7 +90,7 @@ def foreign_architecture(architecture: str) -> str:
 # ---------------------------------------------------------------- systems that are no general-purpose hosts
 @dataclass(frozen=True, slots=True)
 class SystemSigns:
-    """Facts that tell general-purpose systems from others.
+    """Facts that distinguish general-purpose systems from others.
 
     Attributes:
         release: the pairs of os-release(5).

@@ -210,7 +210,7 @@ class HostReadings:
         architecture: the kernel's architecture in the spelling of `uname -m`; empty if it is unknown.
         processes_hidden: whether others' processes are hidden from this user (`hidepid`): then a process may run that
             is not in `processes`.
-        signs: facts that tell general-purpose systems from others.
+        signs: facts that distinguish general-purpose systems from others.
     """
 
     user: HostUser

@@ -251,7 +251,7 @@ def usage_table(gpus: Sequence[GpuUsage]) -> Table:
 
 
 def _use_cells(use: Utilisation | None) -> tuple[str, str]:
-    """A dash where NVML does not tell: in MIG mode, and of what a guest has."""
+    """A dash where NVML gives no value: in MIG mode, and of what a guest has."""
     if use is None:
         return "-", "-"
     percent = "-" if use.gpu_percent is None else f"{use.gpu_percent} %"

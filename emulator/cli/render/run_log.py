@@ -45,15 +45,15 @@ class _PrintableFormatter(logging.Formatter):
 
 
 class _LogFile(logging.FileHandler):
-    """A log file whose failures are told in a line, where `logging` would print a traceback for each record."""
+    """A log file whose failures are reported in one line, where `logging` would print a traceback for each record."""
 
-    def __init__(self, path: Path, tell: Callable[[BaseException], None]) -> None:
+    def __init__(self, path: Path, report: Callable[[BaseException], None]) -> None:
         super().__init__(path, encoding="utf-8")
-        self._tell = tell
+        self._report = report
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
         del record
-        self._tell(sys.exc_info()[1] or OSError("not known"))
+        self._report(sys.exc_info()[1] or OSError("not known"))
 
 
 class _LateFileHandler(logging.Handler):
@@ -64,18 +64,18 @@ class _LateFileHandler(logging.Handler):
         self._path = path
         self._early: list[logging.LogRecord] = []
         self._file: logging.FileHandler | None = None
-        self._told = False
+        self._reported = False
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             self._emit(record)
         except OSError as error:
-            self._tell(error)
+            self._report(error)
 
     def _emit(self, record: logging.LogRecord) -> None:
         if self._file is None and self._path.parent.is_dir():
             self._path.touch(mode=0o600)
-            self._file = _LogFile(self._path, self._tell)
+            self._file = _LogFile(self._path, self._report)
             self._file.setFormatter(self.formatter)
             for early in self._early:
                 self._file.emit(early)
@@ -85,10 +85,10 @@ class _LateFileHandler(logging.Handler):
         elif self._path.parent.is_dir():
             self._file.emit(record)
 
-    def _tell(self, error: BaseException) -> None:
+    def _report(self, error: BaseException) -> None:
         """Once: a full disk is no reason to stop, nor to fill the screen."""
-        if not self._told:
-            self._told = True
+        if not self._reported:
+            self._reported = True
             why = error.strerror if isinstance(error, OSError) else str(error)
             say(f"warning: {self._path} cannot be written: {why}; the log has gaps", err=True)
 
@@ -97,5 +97,5 @@ class _LateFileHandler(logging.Handler):
             try:
                 self._file.close()
             except OSError as error:  # what was not written yet is written now
-                self._tell(error)
+                self._report(error)
         super().close()

@@ -23,7 +23,7 @@ from emulator.core.errors import ExitCode
 def check(file: Path | None, root: Path | None, *, verbose: bool, as_json: bool) -> None:
     """Look whether this machine can be a host of labs, or with FILE of that lab.
 
-    Changes nothing, and works as an ordinary user, who is told what was not to be seen. Exit code 4 when something
+    Changes nothing, and works as an ordinary user, with a list of what only root can see. Exit code 4 when something
     fails.
     """
     from emulator.cli.render.host_check import host_report_json, host_report_lines
