@@ -8,6 +8,7 @@ import click
 import pytest
 
 from emulator.cli import main as entry
+from emulator.cli import output
 
 
 def run(monkeypatch: pytest.MonkeyPatch, missing: str) -> int:
@@ -18,6 +19,7 @@ def run(monkeypatch: pytest.MonkeyPatch, missing: str) -> int:
         raise ModuleNotFoundError(f"No module named {missing!r}", name=missing)
 
     monkeypatch.setattr(entry, "cli", verb)
+    monkeypatch.setitem(output._state, "json", False)  # whatever a test before this one asked for
     monkeypatch.setattr(sys, "argv", ["hyperscaler"])
     with pytest.raises(SystemExit) as caught:
         entry.main()
