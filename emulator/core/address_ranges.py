@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from ipaddress import IPv4Network, IPv6Network
 
 # Never reached through the host, whatever the lab file lists: cloud metadata services (169.254.169.254) and whatever
 # else answers on a link of the host, its loopback, multicast and broadcast (RFC 6890, RFC 4291). 6to4 and the NAT64
@@ -16,3 +17,10 @@ PRIVATE: Mapping[str, tuple[str, ...]] = {
     "ip": ("10.0.0.0/8", "100.64.0.0/10", "172.16.0.0/12", "192.168.0.0/16", "198.18.0.0/15"),
     "ip6": ("fc00::/7", "fec0::/10"),
 }
+
+
+def is_within(inner: IPv4Network | IPv6Network, outer: IPv4Network | IPv6Network) -> bool:
+    """Whether one network lies in another of the same family."""
+    if isinstance(inner, IPv4Network):
+        return isinstance(outer, IPv4Network) and inner.subnet_of(outer)
+    return isinstance(outer, IPv6Network) and inner.subnet_of(outer)

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from itertools import accumulate
 
+from emulator.core.address_ranges import is_within
+
 Subnet = IPv4Network | IPv6Network
 
 # Of <linux/ipv6_route.h>: RTF_LOCAL and RTF_ANYCAST, routes of addresses of the host itself. Of <linux/route.h>:
@@ -60,12 +62,8 @@ class HostNetwork:
         lab's network stays discarded.
         """
         if self.is_discarded:
-            return self.subnet.version == subnet.version and _is_within(self.subnet, subnet)
+            return is_within(self.subnet, subnet)
         return self.subnet.overlaps(subnet)
-
-
-def _is_within(inner: Subnet, outer: Subnet) -> bool:
-    return inner.prefixlen >= outer.prefixlen and inner.network_address in outer
 
 
 def reached_networks(routes: str, ipv6_routes: str) -> tuple[HostNetwork, ...]:
@@ -164,7 +162,7 @@ def _outermost(routes: Iterable[HostNetwork]) -> list[HostNetwork]:
     """Routes that lie in no other one, in the order of their addresses."""
     outermost: list[HostNetwork] = []
     for each in sorted(set(routes), key=lambda item: (int(item.subnet.network_address), item.subnet.prefixlen)):
-        if not outermost or not _is_within(each.subnet, outermost[-1].subnet):
+        if not outermost or not is_within(each.subnet, outermost[-1].subnet):
             outermost.append(each)
     return outermost
 

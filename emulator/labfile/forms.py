@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated
 
-from emulator.core.address_ranges import PRIVATE
+from emulator.core.address_ranges import PRIVATE, is_within
 from emulator.core.units import gib_to_mib
 from emulator.labfile.addresses import AddressRange, parse_range
 from emulator.labfile.findings import quoted
@@ -40,19 +40,12 @@ def private_range(text: str) -> str:
         what = f"{quoted(text)} is not a network: {error}"
         raise UnusableError("network.nat-private", what, "for example 10.20.0.0/16") from None
     known = [ip_network(each) for ranges in PRIVATE.values() for each in ranges]
-    if not any(same_family_subnet(network, each) for each in known):
+    if not any(is_within(network, each) for each in known):
         listed = ", ".join(each for ranges in PRIVATE.values() for each in ranges)
         what = f"{network} is not a private range"
         fix = f"list parts of {listed}; public addresses need no entry, and link-local ones are never reached"
         raise UnusableError("network.nat-private", what, fix)
     return str(network)
-
-
-def same_family_subnet(one: IPv4Network | IPv6Network, other: IPv4Network | IPv6Network) -> bool:
-    """Whether `one` lies in `other`."""
-    if isinstance(one, IPv4Network):
-        return isinstance(other, IPv4Network) and one.subnet_of(other)
-    return isinstance(other, IPv6Network) and one.subnet_of(other)
 
 
 def address_range(text: str) -> AddressRange:

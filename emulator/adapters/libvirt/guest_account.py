@@ -55,11 +55,6 @@ def guest_account() -> GuestAccount:
     )
 
 
-def has_dac(capabilities: str) -> bool:
-    """Whether a libvirt with this `<capabilities>` document labels by user and group; `qemu:///session` does not."""
-    return bool(_dac_labels(capabilities))
-
-
 def account_of(capabilities: str) -> GuestAccount | None:
     """The account that a libvirt with this `<capabilities>` document runs QEMU as: its own, unless that is root.
 

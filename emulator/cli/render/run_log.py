@@ -10,10 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from emulator.cli.output import say
+from emulator.cli.render.progress import INDENT
 from emulator.core.ports import log
 from emulator.core.units import printable
-
-_INDENT = "\n    "
 
 
 @contextmanager
@@ -41,7 +40,7 @@ class _PrintableFormatter(logging.Formatter):
     in: each line that is not begins a record."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return printable(super().format(record)).replace("\n", _INDENT)
+        return printable(super().format(record)).replace("\n", INDENT)
 
 
 class _LogFile(logging.FileHandler):
