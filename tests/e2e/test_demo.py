@@ -36,8 +36,8 @@ def demo(before: dict[str, list[str]]) -> str:
 
 
 def test_both_clusters_are_verified(demo: str) -> None:
-    assert re.search(r"verify +job main: ok job \d+: hpc-compute-1 hpc-compute-2", demo)
-    assert re.search(r"verify +pods: ok a pod runs on each of cloud-control-plane, cloud-gpu-worker-1", demo)
+    assert re.search(r"verify +Slurm job main: ok job \d+: hpc-compute-1 hpc-compute-2", demo)
+    assert re.search(r"verify +Kubernetes pods: ok a pod runs on each of cloud-control-plane, cloud-gpu-worker-1", demo)
     assert "FAILED" not in demo
 
 
