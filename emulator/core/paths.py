@@ -19,6 +19,7 @@ Layout under the home directory (`/var/lib/hyperscaler` for root, else `$XDG_STA
     labs/<lab>/console/          serial console logs of the guests
     labs/<lab>/logs/             one log file per run
     labs/<lab>/output/           map of GPU devices, for people
+    labs/<lab>/supervisor/       the lab's services: which are to run, how they are, what they print (0700)
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ class LabPaths:
             "gpu",
             "logs",
             "output",
+            "supervisor",
         }
     )
 
@@ -165,6 +167,11 @@ class LabPaths:
     def output(self) -> Path:
         """Files written for people: the map of GPU devices."""
         return self.root / "output"
+
+    @property
+    def supervisor(self) -> Path:
+        """Records and logs of the processes that stay running as long as the lab is there."""
+        return self.root / "supervisor"
 
 
 @dataclass(frozen=True, slots=True)

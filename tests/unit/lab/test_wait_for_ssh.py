@@ -2,7 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from emulator.lab.wait_for_ssh import last_lines, marked_lines
+from emulator.core.console_log import marked_lines
+from emulator.lab.wait_for_ssh import last_lines
 
 
 def test_a_host_key_is_found_behind_any_amount_of_output(tmp_path: Path) -> None:
