@@ -29,7 +29,7 @@ from emulator.adapters.simulated.gpus import SimulatedGpu, SimulatedGpus
 from emulator.adapters.simulated.guests import SimulatedShell
 from emulator.adapters.simulated.hypervisor import SimulatedHypervisor
 from emulator.adapters.simulated.packet_filter import SimulatedPacketFilter
-from emulator.adapters.simulated.services import SimulatedSupervisor
+from emulator.adapters.simulated.services import SUPERVISOR, SimulatedSupervisor
 from emulator.adapters.system.systemd_units import SystemdUnits
 from emulator.apply.gpu_ownership import Claim, GpuLedger
 from emulator.apply.handlers.gpu.host import GpuHost
@@ -409,6 +409,7 @@ class SimulatedHost:
 
     def environment(self) -> Environment:
         """What a new process of the program sees."""
+        self._end_orphans()
         self._close_gpus()
         return Environment(
             home=self.home,
@@ -496,6 +497,13 @@ class SimulatedHost:
         place = hashlib.sha256(os.fsencode(directory.parent.resolve())).hexdigest()[:8]  # a home may have two names
         running = self.machine / "services" / f"{directory.parent.name}-{place}"
         return SimulatedSupervisor(directory, running, hook=CallHook() if quiet else self.hook)
+
+    def _end_orphans(self) -> None:
+        """A supervisor whose directory is gone ends by itself, with its services."""
+        for running in (self.machine / "services").iterdir():
+            mark = running / SUPERVISOR
+            if not mark.is_file() or not Path(mark.read_text()).is_dir():
+                shutil.rmtree(running)
 
     # ------------------------------------------------------------ GPUs
     def gpu_ledger(self) -> GpuLedger:
@@ -641,6 +649,7 @@ class SimulatedHost:
     # ------------------------------------------------------------ snapshots
     def save(self) -> Snapshot:
         """Every file and directory: path -> mode and content (None for a directory)."""
+        self._end_orphans()
         return dict(sorted(_files(str(self.root), "")))
 
     def restore(self, snapshot: Snapshot) -> None:

@@ -87,7 +87,9 @@ class ServiceProcesses:
 
     def ask(self, pid: int) -> None:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)  # our own child: its id is kept until we reap it
+            # Our own child: its id is kept until we reap it. The kernel ends no first process of a namespace by a
+            # signal that it does not handle; SIGKILL does what would happen to any other process.
+            os.kill(pid, signal.SIGTERM if _handles(pid, signal.SIGTERM) else signal.SIGKILL)
 
     def kill(self, pid: int) -> None:
         child = self._children.get(pid)
@@ -166,3 +168,14 @@ class ServiceProcesses:
                 self._selector.unregister(child.output)
             os.close(child.output)
             child.output = -1
+
+
+def _handles(pid: int, number: signal.Signals) -> bool:
+    """Whether the process catches or ignores a signal: proc_pid_status(5)."""
+    bit = 1 << (number - 1)
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines()
+        masks = (int(line.split()[1], 16) for line in lines if line.startswith(("SigCgt:", "SigIgn:")))
+        return any(mask & bit for mask in masks)
+    except (OSError, ValueError, IndexError):
+        return True

@@ -11,6 +11,9 @@ from emulator.core.errors import ServiceError
 from emulator.core.ports.services import ServiceInfo, ServiceRequest, ServiceState
 from emulator.supervisor.records import SupervisorFiles
 
+SUPERVISOR = "supervisor"
+"""The file that stands for the supervisor's own process; it holds the directory without which that ends."""
+
 
 class SimulatedSupervisor:
     """`ServiceSupervisor` whose processes are files: what a service was started with.
@@ -46,7 +49,7 @@ class SimulatedSupervisor:
         return ServiceInfo(name, digest, ServiceState.RUNNING, note="ready", pid=1, definition=definition)
 
     def _alive(self) -> bool:
-        return (self._running / "supervisor").is_file()
+        return (self._running / SUPERVISOR).is_file()
 
     def ensure(self, request: ServiceRequest) -> None:
         with self._lock:
@@ -58,7 +61,7 @@ class SimulatedSupervisor:
                 self._files.want(request)
         with self._hook.around("services.launch"):
             self._running.mkdir(exist_ok=True, parents=True)
-            (self._running / "supervisor").touch()
+            (self._running / SUPERVISOR).write_text(str(self._files.directory))
             for name in self._files.names():
                 known = self._files.request(name)
                 if known is not None and known.program not in self._broken:
@@ -77,7 +80,7 @@ class SimulatedSupervisor:
             (self._running / name).unlink(missing_ok=True)
         if not self._files.names():
             with self._hook.around("services.clear"):
-                (self._running / "supervisor").unlink(missing_ok=True)
+                (self._running / SUPERVISOR).unlink(missing_ok=True)
                 if self._running.is_dir():
                     self._running.rmdir()
                 self._files.remove_all()
