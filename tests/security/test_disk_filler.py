@@ -87,7 +87,10 @@ def test_a_guest_that_fills_its_disk_is_paused_and_other_labs_go_on(small: Path)
     qemu = Qemu(small / "node.qcow2", 0.01)  # some 25 MiB in a second
     try:
         watch = DiskReserve(small, small / "x.ballast", RESERVE, qemu)
-        writes = lambda: journal.append({"type": "fact", "name": "a", "value": "b"})  # noqa: E731
+
+        def writes() -> None:
+            journal.append({"type": "fact", "name": "a", "value": "b"})
+
         until(lambda: bool(watch.paused), watch.look, writes)
         assert qemu.state is DomainState.PAUSED
         left = free(small)

@@ -74,8 +74,9 @@ class ProcessSupervisor:
     def _remove(self, name: str) -> None:
         self._files.forget(name)
         deadline = time.monotonic() + _END_SECONDS
-        while (running := self._files.supervisor()) is not None:
+        if (running := self._files.supervisor()) is not None:
             running.signal(signal.SIGHUP)
+        while (running := self._files.supervisor()) is not None:
             if not self._files.names():
                 self._await_end(running, deadline - time.monotonic())
                 break

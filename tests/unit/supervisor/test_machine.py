@@ -14,8 +14,8 @@ from emulator.supervisor.machine import Action, Service
 WANTED = ServiceRequest("web", "d1", "/bin/web")
 
 
-def running(at: float = 0.0, **changes: object) -> Service:
-    return dataclasses.replace(machine.started(machine.new(WANTED, at), 7, at), **changes)
+def running(at: float = 0.0, *, failures: int = 0) -> Service:
+    return dataclasses.replace(machine.started(machine.new(WANTED, at), 7, at), failures=failures)
 
 
 def test_a_new_service_is_started_at_once() -> None:
