@@ -76,6 +76,6 @@ def build_services(
         directory=directory,
         program="disk-reserve",
         arguments=(*where, "--bytes", str(round(disk_reserve_gib * GIB))),
-        memory_mib=2048,
+        memory_mib=1024,
     )
     return (console, reserve)

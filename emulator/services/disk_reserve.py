@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import dataclasses
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -22,7 +23,7 @@ from emulator.core.units import MIB, human_bytes
 from emulator.services.note import Note, stop_asked
 from emulator.services.reserve import GuestSeen, Memory, decide
 
-PAUSE = 1.0
+LONGEST_PAUSE, SHORTEST_PAUSE = 1.0, 0.05
 """Seconds between two looks."""
 BALLAST = 16 * MIB
 """Bytes of the file that is given up last: some ten thousand lines of journals."""
@@ -48,7 +49,7 @@ class DiskReserve:
         guests: of the lab.
         paused: guests that an earlier start has paused.
         remember: is given the guests that are paused for room, before that is done.
-        free: bytes that are free in the directory; for tests.
+        free: bytes that are free in the directory; for tests, as is the clock.
     """
 
     def __init__(
@@ -61,11 +62,13 @@ class DiskReserve:
         paused: frozenset[str] = frozenset(),
         remember: Callable[[frozenset[str]], None] = lambda _paused: None,
         free: Callable[[Path], int] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._directory, self._ballast, self._reserve, self._guests = directory, ballast, reserve, guests
         self._memory = Memory(paused=paused)
         self._remember = remember
-        self._free = free or _free
+        self._free, self._clock = free or _free, clock
+        self._last: tuple[float, int] | None = None
         self.text = ""
 
     @property
@@ -73,8 +76,8 @@ class DiskReserve:
         """Guests that are paused for want of room."""
         return self._memory.paused
 
-    def look(self) -> None:
-        """Look once, and do what is to be done."""
+    def look(self) -> float:
+        """Look once, and do what is to be done; returns the seconds until the next look."""
         free = self._free(self._directory)
         trouble = ""
         try:
@@ -83,6 +86,17 @@ class DiskReserve:
             trouble = f"; guests cannot be paused or resumed: {error.what.splitlines()[0]}"
         self._keep_ballast(free)
         self.text = self._words(free) + trouble
+        return self._pause(free)
+
+    def _pause(self, free: int) -> float:
+        """Long before all is taken at the rate at which it is now."""
+        now, (then, before) = self._clock(), self._last or (0.0, free)
+        self._last = now, free
+        rate = (before - free) / max(now - then, 0.001)
+        if rate <= 0:
+            return LONGEST_PAUSE
+        room = free - self._reserve if free > self._reserve else free
+        return max(min(LONGEST_PAUSE, room / rate / 2), SHORTEST_PAUSE)
 
     def _act(self, free: int) -> None:
         if free >= 2 * self._reserve and not self.paused:
@@ -169,7 +183,7 @@ def main(argv: list[str]) -> int:
         remember=lambda paused: note.say(watch.text, {"paused": sorted(paused)}),
     )
     while True:
-        watch.look()
+        pause = watch.look()
         note.say(watch.text, {"paused": sorted(watch.paused)})
-        if asked.wait(PAUSE):
+        if asked.wait(pause):
             return 0

@@ -327,7 +327,7 @@ def test_nodes_that_would_eat_the_reserve_are_refused_and_those_that_are_there_a
     monkeypatch.setattr(host, "_facts", lambda: replace(roomy, disk_free_gib=free))
     before = comparable(host.save())
     if refused:
-        with pytest.raises(HostNotFitError, match="would leave less than the reserve of 2 GiB, and 5.5 GiB is free"):
+        with pytest.raises(HostNotFitError, match=r"would leave less than the reserve of 2 GiB, and 5\.5 GiB is free"):
             host.provision(lab)
         assert differences(before, comparable(host.save())) == {}
         return

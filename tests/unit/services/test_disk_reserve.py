@@ -161,3 +161,27 @@ def test_guests_on_another_disk_do_no_harm(bench: Bench) -> None:
     watch = bench.watch()
     bench.looks(watch, free=GIB + MIB)
     assert bench.looks(watch, free=GIB - MIB, growing="a") == ["pause a"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "pause"),
+    [
+        (4 * GIB, 4 * GIB, 1.0),
+        (4 * GIB, 5 * GIB, 1.0),
+        (4 * GIB, 3 * GIB, 1.0),
+        (4 * GIB, 2 * GIB, 0.25),  # 2 GiB in a second, 1 GiB above the reserve
+        (2 * GIB, GIB // 2, 1 / 6),  # 1.5 GiB in a second, half a GiB left
+        (4 * GIB, 1, 0.05),
+    ],
+)
+def test_the_faster_it_gets_full_the_sooner_it_is_looked_at(
+    bench: Bench, before: int, after: int, pause: float
+) -> None:
+    now = 0.0
+    watch = DiskReserve(
+        bench.root, bench.ballast, RESERVE, bench.guests, free=lambda _directory: bench.free, clock=lambda: now
+    )
+    bench.free = before
+    assert watch.look() == 1.0
+    now, bench.free = 1.0, after
+    assert watch.look() == pytest.approx(pause)
