@@ -9,9 +9,11 @@ from emulator.core.ports import DomainInfo, Hypervisor
 
 
 class OwnGuests:
-    """Args:
-    connect: opens the lab's hypervisor; called when it is first needed, and again after it failed.
-    lab: how the lab recognises its own.
+    """The domains of one lab.
+
+    Args:
+        connect: opens the lab's hypervisor; called when it is first needed, and again after it failed.
+        lab: how the lab recognises its own.
     """
 
     def __init__(self, connect: Callable[[], Hypervisor], lab: LabIdentity) -> None:

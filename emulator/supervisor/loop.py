@@ -60,9 +60,13 @@ class Children(Protocol):
 
 
 class Supervisor:
-    """Args:
-    files: of the lab's supervisor.
-    me: this process.
+    """The supervisor of one lab.
+
+    Args:
+        files: of the lab's supervisor.
+        children: its processes.
+        clock: a monotonic one, in seconds.
+        me: this process.
     """
 
     def __init__(

@@ -80,7 +80,7 @@ def step(service: Service, wanted: ServiceRequest | None, now: float) -> tuple[S
         return _step_with_process(service, wanted, now)
     if wanted is None:
         return service, Action.DROP
-    if wanted != service.request:  # made anew: earlier failures prove nothing
+    if not _runs_alike(wanted, service.request):  # made anew: earlier failures prove nothing
         service = new(wanted, now)
     return (service, Action.START) if now >= service.due else (service, Action.NOTHING)
 
@@ -89,7 +89,7 @@ def _step_with_process(service: Service, wanted: ServiceRequest | None, now: flo
     if service.state is ServiceState.ENDING:
         # Asked again each time: what a process does before it can handle a signal, it does not remember.
         return service, Action.KILL if now >= service.due else Action.ASK
-    if wanted != service.request:
+    if wanted is None or not _runs_alike(wanted, service.request):
         reason = "it is to run no more" if wanted is None else "it is to run in another way"
         ending = dataclasses.replace(service, state=ServiceState.ENDING, since=now, due=now + PATIENCE, reason=reason)
         return ending, Action.ASK
@@ -99,6 +99,11 @@ def _step_with_process(service: Service, wanted: ServiceRequest | None, now: flo
 def hurried(service: Service, now: float) -> Service:
     """After a command has asked for it: it is started now, whatever pause its failures would cost."""
     return service if service.pid else dataclasses.replace(service, due=now)
+
+
+def _runs_alike(one: ServiceRequest, other: ServiceRequest) -> bool:
+    """Whether two requests make the same process."""
+    return dataclasses.replace(one, definition={}) == dataclasses.replace(other, definition={})
 
 
 def started(service: Service, pid: int, now: float, start: str = "") -> Service:

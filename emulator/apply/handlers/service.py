@@ -26,9 +26,11 @@ def trouble_of(info: ServiceInfo) -> tuple[str, ...]:
 
 
 class ServiceHandler:
-    """Args:
-    supervisor: of the lab.
-    directory: of that supervisor: what is recorded with another one is another lab's.
+    """Services under the supervisor of one lab.
+
+    Args:
+        supervisor: of the lab.
+        directory: of that supervisor: what is recorded with another one is another lab's.
     """
 
     def __init__(self, supervisor: ServiceSupervisor, directory: Path) -> None:

@@ -103,3 +103,8 @@ def test_a_changed_request_wipes_out_earlier_failures() -> None:
     other = dataclasses.replace(WANTED, digest="d2")
     service, action = machine.step(failed, other, 1.0)
     assert (service.failures, action) == (0, Action.START)
+
+
+def test_a_record_that_only_says_more_restarts_nothing() -> None:
+    more = dataclasses.replace(WANTED, definition={"needs": ["a"]})
+    assert machine.step(running(), more, 1.0)[1] is Action.NOTHING
