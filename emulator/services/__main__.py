@@ -22,8 +22,7 @@ def main(argv: list[str]) -> int:
         case ["disk-reserve"]:
             from emulator.services.disk_reserve import main as program
         case _:
-            print(f"there is no service {' '.join(argv[:1])}", file=sys.stderr)
-            return 2
+            sys.exit(f"there is no service {' '.join(argv[:1])}")
     return program(argv[1:])
 
 

@@ -32,7 +32,7 @@ class Note:
         if said == self._said:
             return
         if text != self._said.get("text"):
-            print(text, flush=True)
+            os.write(1, f"{text}\n".encode())  # to its log, which no terminal shows unchanged
         with contextlib.suppress(
             OSError
         ):  # the file's blocks are there already, unless the disk was full from the start

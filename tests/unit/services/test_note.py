@@ -9,7 +9,7 @@ from emulator.supervisor.in_place import read_in_place
 
 
 def test_a_note_names_its_start_and_is_there_for_the_next_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "a.note"
     monkeypatch.setenv("HYPERSCALER_NOTE", str(file))
@@ -20,7 +20,7 @@ def test_a_note_names_its_start_and_is_there_for_the_next_one(
     note.say("ready", {"paused": []})
     note.say("ready", {"paused": []})
     note.say("full")
-    assert capsys.readouterr().out == "ready\nfull\n", "the log has each change of words once"
+    assert capfd.readouterr().out == "ready\nfull\n", "the log has each change of words once"
     assert read_in_place(file) == {"start": "1", "text": "full", "data": {}}
     note.say("ready", {"paused": ["b"]})
     monkeypatch.setenv("HYPERSCALER_START", "2")
