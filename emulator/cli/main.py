@@ -75,6 +75,27 @@ def cli() -> None:
     \b
     Exit codes: 0 done, 1 failed, 2 usage, 3 invalid file, 4 host not fit, 5 locked or in conflict.
     """
+    import os
+
+    if os.geteuid() == 0:
+        _look_around()
+
+
+def _look_around() -> None:
+    """Before root does anything: whose program and whose home directory this is.
+
+    Raises:
+        ConflictError: others control the home directory.
+    """
+    from emulator.cli.output import say
+    from emulator.core.paths import Home
+    from emulator.core.trust.owners import require_roots
+    from emulator.operations.host.program import doubt_about_program
+
+    doubt = doubt_about_program()
+    if doubt:
+        say(f"warning: {doubt}", err=True)
+    require_roots(Home.default().root, what="home directory")
 
 
 def main() -> None:

@@ -29,6 +29,8 @@ from pathlib import Path
 from typing import ClassVar
 from urllib.parse import quote
 
+from emulator.core.fs import finished_name
+
 
 @dataclass(frozen=True, slots=True)
 class LabPaths:
@@ -56,13 +58,9 @@ class LabPaths:
     root: Path
 
     def is_own(self, name: str) -> bool:
-        """Whether an entry of the lab's directory belongs to the program: one of `ENTRIES`, a half-written one
-        (`.NAME.new`), or a preserved damaged journal."""
-        return (
-            name in self.ENTRIES
-            or (name.startswith(".") and name.endswith(".new") and name[1:-4] in self.ENTRIES)
-            or name.startswith("journal.jsonl.damaged-")
-        )
+        """Whether an entry of the lab's directory belongs to the program: one of `ENTRIES`, one that is not
+        finished, or a preserved damaged journal."""
+        return name in self.ENTRIES or finished_name(name) in self.ENTRIES or name.startswith("journal.jsonl.damaged-")
 
     @property
     def journal(self) -> Path:
