@@ -21,7 +21,7 @@ def login_uid(path: Path = LOGIN_UID) -> int | None:
 
 
 def claimed_user(environment: Mapping[str, str] = os.environ) -> str:
-    """Whom sudo says that it works for, or empty. Whoever is root can put anything there."""
+    """For whom sudo says that it works, or empty. Root can put anything there."""
     return environment.get("SUDO_USER", "")[:64]
 
 

@@ -1,4 +1,4 @@
-"""Processes of this host, told apart from others that get their ids later.
+"""Processes of this host, distinguished from others that get their ids later.
 
 A signal goes through a descriptor of the process (pidfd_open(2)) that was opened *before* the look at whose it is: then
 the look was at that very process, or at nothing, and a signal to one that is gone reaches nobody.
