@@ -18,9 +18,11 @@ from emulator.images.build.apt_sources import host_sources
 from emulator.kubernetes.release.bundle import create_bundle, show_bundle, verify_bundle
 from emulator.kubernetes.release.bundle_use import require_usable
 from emulator.kubernetes.release.bundles.signing import BundleSignatures
+from emulator.kubernetes.release.cache_lock import cache_lock
 from emulator.kubernetes.release.debian_source import KubernetesBuild
 from emulator.kubernetes.release.go_build import Progress
 from emulator.kubernetes.release.node_files import NodeFiles
+from emulator.kubernetes.release.pinning.pins import Pin, Pins
 from emulator.kubernetes.release.release import ReleaseManifest
 from emulator.kubernetes.release.sources import BUNDLE, KubernetesSources
 from emulator.kubernetes.release.upstream import UpstreamFetch
@@ -35,17 +37,34 @@ _index = functools.cache(download)
 
 def kubernetes_sources(home: Home, runner: ProcessRunner) -> KubernetesSources:
     """Where Kubernetes can come from on this host. Asks apt for its sources; reads only."""
-    cache = home.root / "cache" / "kubernetes"
+    cache = _cache(home)
     data = share_dir() / "config" / "kubernetes"
     lines = host_sources(runner, suite="bookworm", components=("main",)).lines
     build = KubernetesBuild(cache, runner, sources=lines, programs=data / "programs")
     origin = read_origin(data / "upstream.yaml")
-    upstream = UpstreamFetch(cache, runner, origin, lines, reachable=_reachable, index=_index)
+    upstream = UpstreamFetch(
+        cache, runner, origin, lines, reachable=_reachable, index=_index, pins=Pins(home.upstream_digests)
+    )
     return KubernetesSources(build, upstream, NodeFiles(cache, lines, runner), cache, _signatures(home, runner))
 
 
 def _signatures(home: Home, runner: ProcessRunner) -> BundleSignatures:
     return BundleSignatures(home.trusted_signers, runner)
+
+
+def accept_digest(home: Home, subject: str, digest: str) -> Pin | None:
+    """Let an image or manifest of upstream's have this digest from now on; what it had before.
+
+    Raises:
+        UsageError: it is not on record, or that is no digest.
+        ConflictError: another process held the lock for hours.
+    """
+    with cache_lock(_cache(home), lambda _step, _line: None):
+        return Pins(home.upstream_digests).accept(subject, digest)
+
+
+def _cache(home: Home) -> Path:
+    return home.root / "cache" / "kubernetes"
 
 
 @dataclass(frozen=True, slots=True)
