@@ -16,6 +16,7 @@ from emulator.core.pool import threads
 from emulator.core.ports import DomainState, GuestAddress, GuestShell, Hypervisor
 from emulator.core.progress import Event, Reporter, Status
 from emulator.core.stop import StopFlag
+from emulator.core.units import MIB
 from emulator.lab.run import LabRun
 from emulator.labfile.model import ClusterKind
 
@@ -151,15 +152,21 @@ def _wait(
 
 
 KEY_MARK = b"hyperscaler-host-key:"
+CONSOLE_LIMIT = 32 * MIB
+"""Bytes of a console that are searched for host keys, from its end. A boot prints about 0.2 MiB."""
 
 
 def marked_lines(path: Path, *, kept: int = 32) -> str:
-    """The last lines of a console that hold host keys; a guest may have printed any amount after them."""
+    """The last lines of a console that hold host keys, as far as they are among its last 32 MiB. A guest may print
+    without end, also while this reads, and the file is looked at once a second."""
     found: deque[bytes] = deque(maxlen=kept)
     try:
         with path.open("rb") as file:
+            left = CONSOLE_LIMIT
+            file.seek(max(0, file.seek(0, 2) - left))
             # Bounded reads, since a guest may write a line without end.
-            while line := file.readline(65536):
+            while line := file.readline(min(65536, left)):
+                left -= len(line)
                 if KEY_MARK in line:
                     found.append(line[:4096])
     except FileNotFoundError:
