@@ -86,13 +86,14 @@ def _look_around() -> None:
 
     Raises:
         ConflictError: others control the home directory.
+        HostNotFitError: systemd started a program that others control.
     """
     from emulator.cli.output import say
     from emulator.core.paths import Home
     from emulator.core.trust.owners import require_roots
-    from emulator.operations.host.program import doubt_about_program
+    from emulator.operations.host.program import look_at_program
 
-    doubt = doubt_about_program()
+    doubt = look_at_program()
     if doubt:
         say(f"warning: {doubt}", err=True)
     require_roots(Home.default().root, what="home directory")

@@ -102,7 +102,7 @@ def test_a_signature_of_another_is_none(bundles: Bundles, bundle: Path, tmp_path
 def test_a_signature_for_another_purpose_is_none(bundles: Bundles, bundle: Path, signer: Path) -> None:
     """Of an image, say, whose manifest has the same text."""
     text = show_bundle(bundle).to_json()
-    argv = ["ssh-keygen", "-q", "-Y", "sign", "-n", "hyperscaler-image", "-f", signer]
+    argv = ["ssh-keygen", "-q", "-Y", "sign", "-n", "hyperscaler-image", "-f", str(signer)]
     done = subprocess.run(argv, input=text.encode(), capture_output=True, check=True)
     signature_of(bundle).write_bytes(done.stdout)
     refused(bundles, bundle, "is not signed by anyone")

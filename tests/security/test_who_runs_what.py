@@ -123,6 +123,12 @@ def test_root_is_warned_of_a_program_of_somebody_else(
     assert f"{installed.path.parent}: this belongs to another user (uid {SOMEBODY})" in doubt_about_program()
     result = CliRunner().invoke(cli, ["status"])
     assert "warning: root runs a program that another user could have changed" in result.output
+    monkeypatch.setattr("os.getppid", lambda: 1)
+    monkeypatch.setenv("INVOCATION_ID", "0" * 32)
+    result = CliRunner().invoke(cli, ["status"])
+    assert isinstance(result.exception, HostNotFitError), "a unit that an earlier version wrote has nobody to warn"
+    assert str(installed.path.parent) in result.exception.what
+    monkeypatch.delenv("INVOCATION_ID")
     # Whoever becomes root decides anyway what root runs.
     monkeypatch.setattr(program_module, "caller_uid", lambda: SOMEBODY)
     assert doubt_about_program() == ""

@@ -16,7 +16,7 @@ from emulator.core.errors import StateError, UsageError
 from emulator.core.fs import publish_tree, replacing
 from emulator.kubernetes.release.bundles.file import BROKEN_FIX, MALFORMED, opened_bundle, require_bounded, surplus
 from emulator.kubernetes.release.containers.docker_archive import references
-from emulator.kubernetes.release.containers.layers import require_plain_layers
+from emulator.kubernetes.release.containers.layers import forget_members, require_plain_layers
 from emulator.kubernetes.release.disk_room import require_room
 from emulator.kubernetes.release.release import (
     DIRECTORIES,
@@ -166,7 +166,7 @@ def _walk(archive: tarfile.TarFile, manifest: ReleaseManifest, path: Path, targe
     images: set[str] = set()
     try:
         while not more and len(faults) < _MOST_FAULTS and (member := archive.next()) is not None:
-            archive.members = []  # tarfile keeps all that it has seen
+            forget_members(archive)
             expected = manifest.files.get(member.name)
             if expected is None or not _is_plain(member) or member.name in seen:
                 faults.append(f"{member.name!r} does not belong there")

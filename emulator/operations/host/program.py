@@ -1,7 +1,8 @@
 """The installed program as a thing that root runs: who could change it.
 
-A program that was changed cannot be the one that refuses to run, so root is only warned of it at the start. A unit
-is another matter: it is written while the program is looked at, and runs later, with nobody there.
+A program that was changed cannot be the one that refuses to run, so root is only warned of it at the start. A unit is
+another matter: it is written while the program is looked at, and runs later, with nobody there to read a warning. One
+that an earlier version wrote ends at its start, while the program still is what it was.
 """
 
 from __future__ import annotations
@@ -72,6 +73,18 @@ def require_roots_program(program: Program, home: Home, lab: str) -> None:
         where=str(program.path),
         fix=f"{_INSTALL} host enable-autostart {lab}",
     )
+
+
+def look_at_program() -> str:
+    """What `doubt_about_program` says, for the terminal.
+
+    Raises:
+        HostNotFitError: nobody is there to read it, since systemd started this process.
+    """
+    doubt = doubt_about_program()
+    if doubt and os.getppid() == 1 and "INVOCATION_ID" in os.environ:  # systemd.exec(5)
+        raise HostNotFitError(doubt, fix="host enable-autostart from there writes the unit anew")
+    return doubt
 
 
 def doubt_about_program() -> str:

@@ -9,6 +9,7 @@ import pytest
 from emulator.core.data_files import share_dir
 from emulator.lab.lab_files import load_lab_file
 from emulator.labfile import load
+from emulator.labfile.read.read_file import read_lab_file
 
 DEMO = (share_dir() / "config" / "demo.yaml").read_bytes()
 
@@ -17,7 +18,7 @@ def test_what_was_checked_is_what_is_kept(tmp_path: Path, monkeypatch: pytest.Mo
     """The owner of the file exchanges it right after it was read; root provisions, and keeps, what was checked."""
     file, reads = tmp_path / "cluster.yaml", []
     file.write_bytes(DEMO)
-    really = load.read_lab_file
+    really = read_lab_file
 
     def exchanged(path: Path) -> object:
         reads.append(path)

@@ -31,7 +31,7 @@ def require_plain_layers(stream: IO[bytes]) -> None:
     """
     with tarfile.open(fileobj=stream, mode="r:") as archive:
         while (member := archive.next()) is not None:
-            archive.members = []  # tarfile keeps all that it has seen
+            forget_members(archive)
             if member.issparse():
                 raise ValueError(f"{member.name!r} is a sparse file")
             content = archive.extractfile(member) if member.isreg() else None
@@ -51,6 +51,11 @@ def _require_plain(content: IO[bytes], member: tarfile.TarInfo) -> None:
     content.seek(0)
     with tarfile.open(fileobj=content, mode="r:") as layer:
         while (file := layer.next()) is not None:
-            layer.members = []
+            forget_members(layer)
             if file.issparse() or file.size > member.size:
                 raise ValueError(f"{file.name!r} in layer {member.name!r} is a sparse file")
+
+
+def forget_members(archive: tarfile.TarFile) -> None:
+    """Let go of the members that were read: tarfile keeps each, of which there may be any number."""
+    archive.members = []  # type: ignore[attr-defined]  # typeshed does not have it
