@@ -30,7 +30,7 @@ def open_directory(path: Path) -> int:
     ahead = list(reversed(path.absolute().parts[1:]))
     try:
         while ahead:
-            step = os.open(ahead.pop(), _PATH, dir_fd=here)
+            step = _step(here, ahead.pop())
             status = os.fstat(step)
             if stat.S_ISLNK(status.st_mode):
                 try:
@@ -47,6 +47,18 @@ def open_directory(path: Path) -> int:
         return os.open(".", _DIRECTORY, dir_fd=here)
     finally:
         os.close(here)
+
+
+def _step(here: int, name: str) -> int:
+    """A descriptor of a directory, or of a link; another file is no step of a way."""
+    try:
+        return os.open(name, _PATH | os.O_DIRECTORY, dir_fd=here)  # only so does an automount mount what belongs there
+    except NotADirectoryError:
+        step = os.open(name, _PATH, dir_fd=here)
+        if stat.S_ISLNK(os.fstat(step).st_mode):
+            return step
+        os.close(step)
+        raise
 
 
 def _target(link: int, status: os.stat_result, path: Path, count: int) -> Path:
