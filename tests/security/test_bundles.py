@@ -21,12 +21,15 @@ from emulator.adapters.system.process import HostProcess
 from emulator.core.errors import HyperscalerError, StateError, UsageError
 from emulator.core.paths import Home
 from emulator.core.units import GIB, MIB
+from emulator.images.build.apt_sources import AptSources
 from emulator.images.supply_chain.ssh_signatures import SignatureError
+from emulator.kubernetes.release import image_input
 from emulator.kubernetes.release.bundle import create_bundle, show_bundle, unpack_bundle, verify_bundle
 from emulator.kubernetes.release.bundles.signing import BundleSignatures, signature_of
 from emulator.kubernetes.release.containers.layers import require_plain_layers
 from emulator.kubernetes.release.image_input import Bundles
 from emulator.kubernetes.release.release import MANIFEST, Release, ReleaseError, ReleaseManifest, describe_file
+from emulator.labfile.model import KubernetesSpec
 from tests.support.image_archives import image_archive
 
 REPOSITORY = "registry.invalid"
@@ -165,6 +168,44 @@ def test_nothing_of_an_unsigned_bundle_is_unpacked(bundle: Path, home: Home, tmp
     assert not (tmp_path / "cache").exists()
     signatures.sign(show_bundle(bundle).to_json(), bundle, signer)
     assert unpack_bundle(bundle, tmp_path / "cache", trust).manifest.version == "1.31.4"
+
+
+def test_a_lab_s_bundle_is_refused_by_looking_and_by_making(
+    bundle: Path, home: Home, signer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_input, "host_sources", lambda *_, **__: AptSources())
+    sources = image_input.kubernetes_sources(home, HostProcess())
+    wants = KubernetesSpec(source=f"bundle:{bundle}")
+    for use in (sources.ready, lambda wants: sources.release(wants, progress=lambda _step, _line: None)):
+        with pytest.raises(SignatureError, match="has no signature"):
+            use(wants)
+    assert list(sources.cache.glob("1.*")) == []
+    Bundles(home, HostProcess()).sign(bundle, signer)
+    release = sources.release(wants, progress=lambda _step, _line: None)
+    assert release.manifest.version == "1.31.4"
+    # What is unpacked already does not make up for a signature.
+    signature_of(bundle).unlink()
+    with pytest.raises(SignatureError):
+        sources.ready(wants)
+
+
+def test_a_bundle_is_signed_where_it_is_made(
+    bundles: Bundles, tmp_path: Path, signer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = release_in(tmp_path / "release", image_archive(*IMAGES))
+
+    class Sources:
+        """Has that release ready."""
+
+        def release(self, wants: KubernetesSpec, *, progress: object) -> Release:
+            return made
+
+    monkeypatch.setattr(image_input, "kubernetes_sources", lambda *_: Sources())
+    with pytest.raises(UsageError, match="there is no such key"):
+        bundles.create(KubernetesSpec(), tmp_path / "b", key=tmp_path / "absent", progress=lambda _step, _line: None)
+    assert not (tmp_path / "b").exists()
+    bundles.create(KubernetesSpec(), tmp_path / "b", key=signer, progress=lambda _step, _line: None)
+    assert bundles.verify(tmp_path / "b")[1] == "builder@example.org"
 
 
 def test_what_was_trusted_is_what_is_believed(bundle: Path) -> None:
