@@ -88,6 +88,9 @@ def _look_around() -> None:
         ConflictError: others control the home directory.
         HostNotFitError: systemd started a program that others control.
     """
+    import os
+    from pathlib import Path
+
     from emulator.cli.output import say
     from emulator.core.paths import Home
     from emulator.core.trust.owners import require_roots
@@ -96,7 +99,8 @@ def _look_around() -> None:
     doubt = look_at_program()
     if doubt:
         say(f"warning: {doubt}", err=True)
-    require_roots(Home.default().root, what="home directory")
+    # As it is written: `Home.default` resolves links, which their owners could turn later.
+    require_roots(Path(os.environ.get("HYPERSCALER_HOME") or Home.system().root), what="home directory")
 
 
 def main() -> None:

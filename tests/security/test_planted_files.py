@@ -271,6 +271,20 @@ def test_root_does_not_work_where_another_user_can_exchange_the_home(
         assert str(theirs) in error.what
 
 
+def test_root_does_not_follow_another_user_s_link_to_its_home(
+    tmp_path: Path, theirs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It leads to a home of root's now, and to another place the next time that it is resolved."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "home")
+    with as_home(monkeypatch, tmp_path / "link"):
+        assert verb("history") is None
+        os.chown(tmp_path / "link", SOMEBODY, SOMEBODY, follow_symlinks=False)
+        error = verb("history")
+    assert error is not None
+    assert f"{tmp_path / 'link'}: this belongs to another user" in error.what
+
+
 def test_a_home_that_all_may_write_to(tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home").chmod(0o777)
