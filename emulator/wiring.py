@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from emulator.images.supply_chain.signing import ImageSignatures
     from emulator.images.supply_chain.vulnerabilities import VulnerabilityListing
     from emulator.kubernetes.release.image_input import Bundles
+    from emulator.kubernetes.release.pinning.pins import Pin
     from emulator.lab.environment import Environment
     from emulator.lab.own_guests import OwnGuests
     from emulator.operations.host.record import PreparedHost
@@ -216,6 +217,13 @@ def bundles_of_host() -> Bundles:
     from emulator.kubernetes.release.image_input import Bundles
 
     return Bundles(Home.default(), HostProcess())
+
+
+def accept_upstream_digest(subject: str, digest: str) -> Pin | None:
+    """Let something of upstream's have another digest on this host; what it had before."""
+    from emulator.kubernetes.release.image_input import accept_digest
+
+    return accept_digest(Home.default(), subject, digest)
 
 
 # ---------------------------------------------------------------- the host itself
