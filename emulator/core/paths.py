@@ -227,6 +227,11 @@ class Home:
         return self.root / "gpu-owners.json"
 
     @property
+    def guest_accounts(self) -> Path:
+        """Who has which account number. Root uses the one of `system()` for labs of every home."""
+        return self.root / "guest-accounts.json"
+
+    @property
     def preparation(self) -> Path:
         """Record of the changes that made this host ready for labs."""
         return self.root / "host"

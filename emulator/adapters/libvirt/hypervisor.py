@@ -17,8 +17,7 @@ from emulator.adapters.libvirt.config_files import may_have
 from emulator.adapters.libvirt.domain_xml import domain_xml, read_domain
 from emulator.adapters.libvirt.errors import ALIVE_SECONDS, answered, call, load_libvirt, tolerate
 from emulator.adapters.libvirt.guest_account import (
-    GuestAccount,
-    account_of,
+    account_for,
     admit,
     hand_over,
     open_devices,
@@ -31,6 +30,7 @@ from emulator.core.errors import ConflictError, HostNotFitError, HyperscalerErro
 from emulator.core.hypervisors import EMBEDDED, SYSTEM_URI, SystemHypervisor
 from emulator.core.ids import host_name
 from emulator.core.ports import DomainInfo, DomainRequest, DomainState, NetworkInfo, NetworkRequest
+from emulator.core.ports.guest_accounts import GuestAccount
 
 # virDomainState of <libvirt/libvirt-domain.h>. Blocked (2) means waiting, so the domain runs.
 _STATES = {
@@ -128,29 +128,31 @@ class LibvirtHypervisor:
                 where=where,
                 fix=f"if it is not needed: virsh undefine {request.name}",
             )
-        xml = domain_xml(request, None if request.accelerated else tsc_khz(), account=self._account())
+        runs_as = replace(request, account=self._account(request.account))
+        xml = domain_xml(runs_as, None if request.accelerated else tsc_khz())
         call(lambda: self._connect().defineXML(xml), where=where)
 
-    def _account(self) -> GuestAccount | None:
-        """What QEMU runs as; None where nobody but root could choose."""
+    def _account(self, wanted: GuestAccount | None) -> GuestAccount | None:
+        """What QEMU runs as if it is to run as `wanted`; None where nobody but root could choose."""
         if os.geteuid() != 0:
             return None
         if self._capabilities is None:
             self._capabilities = call(self._connect().getCapabilities, where=self._uri)
-        return account_of(self._capabilities)
+        return account_for(self._capabilities, wanted)
 
-    def admit_guests(self, directories: Iterable[Path]) -> None:
+    def admit_guests(self, directories: Iterable[Path], account: GuestAccount | None = None) -> None:
         """See `Hypervisor.admit_guests`."""
-        account = self._account()
-        if account is not None:
-            admit(account, directories)
+        runs_as = self._account(account)
+        if runs_as is not None:
+            admit(runs_as, directories)
 
     def _hand_over(self, info: DomainInfo | None) -> None:
-        """Give QEMU's account what it needs of this domain's files and devices."""
-        account = self._account()
-        if account is not None and info is not None:
-            hand_over(account, disks=info.disks, console_log=Path(info.console_log) if info.console_log else None)
-            open_devices(account, vfio_nodes(info.hostdevs))
+        """Give the account that a domain runs as what it needs of the domain's files and devices."""
+        if info is None or (shared := self._account(None)) is None:
+            return
+        account = GuestAccount.of_label(info.account) or shared
+        hand_over(account, disks=info.disks, console_log=Path(info.console_log) if info.console_log else None)
+        open_devices(account, vfio_nodes(info.hostdevs))
 
     def rename_domain(self, name: str, new: str) -> None:
         """See `Hypervisor.rename_domain`."""
