@@ -1,6 +1,6 @@
 """Runs as a separate program: enters the lab's namespaces, then becomes the daemon named on its command line.
 
-    python -I -S entry.py NETNS_FILE DIRECTORY [@GROUP] [+WRITABLE | =READ_ONLY]... PROGRAM [ARGUMENT...]
+    python -I -S entry.py NETNS_FILE DIRECTORY [#[CGROUP]] [@GROUP] [+WRITABLE | =READ_ONLY]... PROGRAM [ARGUMENT...]
 
 The private mount namespace shows libvirtd the lab's directories in the places that are compiled into it (`/run/libvirt`
 and so on), so that the host's own libvirt is neither seen nor touched. Because this program runs isolated (`-I`), it
@@ -175,9 +175,27 @@ def _closed_ancestor(path: Path) -> Path | None:
     return next((each for each in reversed(path.parents) if not each.stat().st_mode & stat.S_IXOTH), None)
 
 
+def join_control_group(base: str, proc: str = "/proc", root: str = "/sys/fs/cgroup") -> None:
+    """Move to the group `daemon` below the lab's control group; without a name that is the one that we are in.
+
+    A group with processes in it can give its groups no limits, so that the lab's own has none. Without a group the
+    lab works as well.
+    """
+    with contextlib.suppress(OSError):
+        if not base:
+            lines = Path(proc, "self", "cgroup").read_text().splitlines()
+            own = next((line.split(":", 2)[2] for line in lines if line.startswith("0:")), "/")
+            base = root + own
+        place = Path(base, "daemon")
+        place.mkdir(exist_ok=True)
+        (place / "cgroup.procs").write_text("0")
+
+
 def main(argv: list[str]) -> None:
     netns, directory, *rest = argv
     shown: dict[str, bool] = {}
+    if rest[0][0] == "#":
+        join_control_group(rest.pop(0)[1:])  # first: the namespaces show no control groups
     group = int(rest.pop(0)[1:]) if rest[0][0] == "@" else None
     while rest[0][0] in "+=":
         word = rest.pop(0)

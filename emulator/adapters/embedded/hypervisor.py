@@ -25,6 +25,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from emulator.adapters.embedded import entry
+from emulator.adapters.embedded.control_groups import ControlGroups
 from emulator.adapters.embedded.network_namespace import NetworkNamespace, shared_notes
 from emulator.adapters.embedded.processes import EmbeddedProcess, end_processes, find_processes
 from emulator.adapters.embedded.qemu_capabilities import QemuCapabilities
@@ -111,6 +112,7 @@ class EmbeddedHypervisor:
         self._runner = runner
         self._known = known
         self._account = account
+        self._groups = ControlGroups()
         self._writable = tuple(path.absolute() for path in writable)
         self._readable = tuple(path.absolute() for path in readable)
 
@@ -177,6 +179,7 @@ class EmbeddedHypervisor:
         with shared_notes():
             self._short_link().unlink(missing_ok=True)
         self._end_all()
+        self._groups.remove(self._netns.name)
         if namespace_ours:
             self._netns.delete()
         if directory_ours:
@@ -321,11 +324,19 @@ class EmbeddedHypervisor:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
         for path in self._readable:
             path.mkdir(mode=0o755, parents=True, exist_ok=True)
-        group = f"@{self._account().gid}"
-        shown = [group, *(f"+{path}" for path in self._writable), *(f"={path}" for path in self._readable)]
+        shown = [
+            f"@{self._account().gid}",
+            *(f"+{path}" for path in self._writable),
+            *(f"={path}" for path in self._readable),
+        ]
         daemon = ["libvirtd", "-d", "-f", "/etc/libvirt/libvirtd.conf", "-p", "/run/libvirt/libvirtd.pid"]
+        others = find_processes(self._directory)
+        group = self._groups.launch(self._netns.name, others[0].pid if others else None)
         self._runner.run(
-            [sys.executable, "-I", "-S", starter, self._netns.path, self._directory, *shown, *daemon],
+            [
+                *(*group.prefix, sys.executable, "-I", "-S", starter, self._netns.path, self._directory),
+                *(*group.word, f"@{self._account().gid}", *shown, *daemon),
+            ],
             timeout=_START_TIMEOUT,
         )
         if not self._await_answer(_START_TIMEOUT):

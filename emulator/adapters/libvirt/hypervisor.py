@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from emulator.adapters.embedded.control_groups import ControlGroups
 from emulator.adapters.libvirt import errors as errors
 from emulator.adapters.libvirt.config_files import may_have
 from emulator.adapters.libvirt.domain_xml import domain_xml, read_domain
@@ -23,6 +24,7 @@ from emulator.adapters.libvirt.guest_account import (
     open_devices,
     vfio_nodes,
 )
+from emulator.adapters.libvirt.guest_limits import limit_by_libvirt, limit_tasks, limits_of, processes_of
 from emulator.adapters.libvirt.networks import LibvirtNetworks
 from emulator.adapters.system.acceleration import capabilities_offer_kvm
 from emulator.adapters.system.host_clock import tsc_khz
@@ -30,7 +32,7 @@ from emulator.core.errors import ConflictError, HostNotFitError, HyperscalerErro
 from emulator.core.hypervisors import EMBEDDED, SYSTEM_URI, SystemHypervisor
 from emulator.core.ids import host_name
 from emulator.core.ports import DomainInfo, DomainRequest, DomainState, NetworkInfo, NetworkRequest
-from emulator.core.ports.guest_accounts import GuestAccount
+from emulator.core.ports.guest_accounts import GuestAccount, is_reserved
 
 # virDomainState of <libvirt/libvirt-domain.h>. Blocked (2) means waiting, so the domain runs.
 _STATES = {
@@ -64,6 +66,7 @@ class LibvirtHypervisor:
         self._lock = threading.Lock()
         self._connection: Any = None
         self._capabilities: str | None = None
+        self._groups = ControlGroups()
         self._networks = LibvirtNetworks(self._connect)
         self._connect()
 
@@ -166,13 +169,26 @@ class LibvirtHypervisor:
         if state is DomainState.PAUSED:
             call(handle.resume, where=f"domain {name}")
         elif state is not DomainState.RUNNING:
-            self._hand_over(self._describe(handle))
+            info = self._describe(handle)
+            self._hand_over(info)
             try:
                 call(handle.create, where=f"domain {name}")
             except HyperscalerError:
                 # It was started between the check and the call.
                 if self._state(handle) is not DomainState.RUNNING:
                     raise
+            self._limit(handle, info)
+
+    def _limit(self, handle: Any, info: DomainInfo | None) -> None:
+        """Bound what a guest that was just started may use of the host, by whatever means the host has for it."""
+        account = GuestAccount.of_label(info.account) if info is not None else None
+        if info is None or account is None or not is_reserved(account.uid):
+            return  # other guests run as the same user
+        limits, pids = limits_of(info), tuple(processes_of(account.uid))
+        limit_tasks(pids, limits)
+        moved = [self._groups.limit(pid, info.name, limits) for pid in pids]
+        if not any(moved):
+            limit_by_libvirt(handle, limits, where=f"domain {info.name}")
 
     def shutdown_domain(self, name: str, *, timeout: float) -> None:
         """See `Hypervisor.shutdown_domain`; nothing happens if the domain is absent or off."""

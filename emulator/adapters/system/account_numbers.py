@@ -48,7 +48,7 @@ class HostAccountNumbers:
 
     def draw(self, held: Collection[int]) -> int:
         """See `AccountNumbers.draw`. At random: where the ledger was lost, a number of before hardly comes again, and
-        no guest can tell the number of the next one."""
+        no guest can guess the number of the next one."""
         seen = self._in_use()
         subordinate = tuple(self._subordinate())
         for first, last in RESERVED:
@@ -133,7 +133,7 @@ class HostAccountNumbers:
                     yield f"{what} of System V ({words[1]})", frozenset(int(words[column]) for column in columns)
 
     def _left_files(self) -> Iterator[tuple[str, frozenset[int]]]:
-        """Files in places where anybody may leave some.
+        """Files in places where any user may leave some.
 
         Raises:
             _UnseenError: not all of them could be looked at.

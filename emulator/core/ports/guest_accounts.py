@@ -67,10 +67,10 @@ class GuestAccounts(Protocol):
 
 
 class AccountNumbers(Protocol):
-    """Numbers for users and groups, as far as this host can tell."""
+    """Numbers for users and groups, as far as this host shows who has them."""
 
     def draw(self, held: Collection[int]) -> int:
-        """A number of `RESERVED` that is neither in `held` nor anybody's on this host.
+        """A number of `RESERVED` that is neither in `held` nor in use on this host.
 
         Raises:
             HostNotFitError: there is none.

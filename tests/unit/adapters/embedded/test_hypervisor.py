@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from emulator.adapters.embedded import hypervisor, network_namespace
+from emulator.adapters.embedded.control_groups import ControlGroups
 from emulator.adapters.embedded.hypervisor import EmbeddedHypervisor
 from emulator.adapters.embedded.processes import EmbeddedProcess
 from emulator.core import fs
@@ -99,6 +100,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
 def daemon(machine: Machine) -> EmbeddedHypervisor:
     daemon = EmbeddedHypervisor(machine.directory, NAME, machine.runner)
     daemon._netns = FakeNamespace(machine)  # type: ignore[assignment]
+    daemon._groups = ControlGroups(machine.directory / "no control groups")
     return daemon
 
 
@@ -212,6 +214,7 @@ def long(machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> E
     monkeypatch.setattr(EmbeddedHypervisor, "_answers", lambda self: machine.answers() and link.is_symlink())
     daemon = EmbeddedHypervisor(machine.directory, NAME, machine.runner)
     daemon._netns = FakeNamespace(machine)  # type: ignore[assignment]
+    daemon._groups = ControlGroups(machine.directory / "no control groups")
     daemon.start()
     machine.boot_guest()
     assert daemon.presence() is DaemonPresence.UP and link.is_symlink()
