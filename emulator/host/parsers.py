@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from emulator.core.units import natural
-from emulator.host.readings import Cgroups, CpuVendor, ForwardChain, Processor
+from emulator.host.readings import Cgroups, CpuVendor, ForwardChain, Processor, QemuSettings
 
 _VERSION = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})+")
 
@@ -147,3 +147,13 @@ def parse_cgroup_mounts(mounts: str, unified: str) -> Cgroups:
         return Cgroups(0, frozenset())
     new = {"blkio" if word == "io" else word for word in unified.split()}
     return Cgroups(2, frozenset((new & known) | {"devices", "freezer", "cpuacct"}))
+
+
+_SETTING = re.compile(r"""^\s*(user|security_driver)\s*=\s*(.*?)\s*(?:#.*)?$""", re.MULTILINE)
+
+
+def parse_qemu_conf(text: str) -> QemuSettings:
+    """What libvirt's qemu.conf says; of a setting that is there twice libvirt, too, takes the last."""
+    found = dict(_SETTING.findall(text))
+    drivers = re.findall(r"""["']([^"']*)["']""", found.get("security_driver", ""))
+    return QemuSettings(found.get("user", "").strip("\"'"), tuple(drivers))

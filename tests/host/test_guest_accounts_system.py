@@ -1,0 +1,158 @@
+"""Guests' accounts under the host's own libvirt, as a distribution starts it: two guests of two labs, for real."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from emulator.adapters.libvirt.errors import load_libvirt
+from emulator.adapters.libvirt.guest_account import guest_account
+from emulator.adapters.libvirt.guest_limits import TASKS, limits_of, processes_of
+from emulator.adapters.libvirt.hypervisor import LibvirtHypervisor
+from emulator.adapters.system.account_numbers import HostAccountNumbers
+from emulator.adapters.system.process import HostProcess
+from emulator.adapters.system.qemu_img import QemuImg
+from emulator.apply.guest_accounts.ledger import AccountLedger
+from emulator.core.ports import DomainState
+from tests.support.system_libvirt import system_libvirt
+from tests.support.tiny_guest import TinyGuests
+
+pytestmark = pytest.mark.host
+
+RUNNER = HostProcess()
+LABS = ("one", "two")
+
+
+@pytest.fixture(scope="module")
+def top() -> Iterator[Path]:
+    path = Path(tempfile.mkdtemp(prefix="hs-accounts-", dir="/var/tmp"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture(scope="module")
+def accounts(top: Path) -> AccountLedger:
+    return AccountLedger(top / "accounts.json", top / "lock", HostAccountNumbers(), home=str(top))
+
+
+@pytest.fixture(scope="module")
+def hypervisor(top: Path, accounts: AccountLedger) -> Iterator[LibvirtHypervisor]:
+    """With a running guest `a` of each lab; its name is that of the lab."""
+    guests = TinyGuests.prepare(top / "image")
+    base = guests.root / "base.qcow2"
+    RUNNER.run(["qemu-img", "create", "-q", "-f", "qcow2", base, "64M"], timeout=60)
+    with system_libvirt() as words:
+        holder = words[1].removeprefix("--target=")
+        connection = LibvirtHypervisor(f"qemu+unix:///system?socket=/proc/{holder}/root/run/libvirt/libvirt-sock")
+        try:
+            connection.define_network(guests.network())
+            for number, lab in enumerate(LABS, 1):
+                root, account = top / lab, accounts.of_guest(lab, "a")
+                root.mkdir(mode=0o700)
+                disk = root / "a.qcow2"
+                QemuImg(RUNNER).create_overlay(disk, base=base, size_gib=1)
+                request = guests.domain(lab, disk=disk, index=number)
+                connection.admit_guests((root,), account)
+                connection.define_domain(replace(request, console_log=root / "a.log", account=account))
+                connection.start_domain(lab)
+            yield connection
+        finally:
+            for info in connection.domains():
+                connection.delete_domain(info.name)
+            connection.delete_network("net")
+            connection.close()
+
+
+def pid_of(accounts: AccountLedger, lab: str) -> int:
+    (pid,) = processes_of(accounts.of_guest(lab, "a").uid)
+    return pid
+
+
+def status_of(pid: int) -> dict[str, str]:
+    lines = (line.partition(":") for line in Path("/proc", str(pid), "status").read_text().splitlines())
+    return {name: value.strip() for name, _, value in lines}
+
+
+def test_each_guest_has_a_user_of_its_own(hypervisor: LibvirtHypervisor, accounts: AccountLedger) -> None:
+    shared = guest_account()
+    for lab in LABS:
+        info, account = hypervisor.domain(lab), accounts.of_guest(lab, "a")
+        assert info is not None and info.state is DomainState.RUNNING
+        assert info.live is not None and info.account == info.live.account == account.label
+        status = status_of(pid_of(accounts, lab))
+        assert set(status["Uid"].split()) == {str(account.uid)}
+        assert set(status["Gid"].split()) == {str(account.gid)}
+        assert not any(int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapAmb"))
+        assert status["Seccomp"] == "2"
+        groups = set(map(int, status["Groups"].split()))
+        assert 0 not in groups
+        assert shared.gid in groups, "by which it opens /dev/kvm: libvirt gives it the groups of its own account"
+
+
+def test_one_lab_s_guest_reaches_nothing_of_another_s(
+    hypervisor: LibvirtHypervisor, accounts: AccountLedger, top: Path
+) -> None:
+    """By a child with exactly the rights of the one guest's QEMU."""
+    del hypervisor
+    status, victim = status_of(pid_of(accounts, "one")), pid_of(accounts, "two")
+    own, disk, log = top / "one" / "a.qcow2", top / "two" / "a.qcow2", top / "two" / "a.log"
+    child = os.fork()
+    if child == 0:
+        worked = 1
+        try:
+            os.setgroups([int(word) for word in status["Groups"].split()])
+            os.setgid(int(status["Gid"].split()[0]))
+            os.setuid(int(status["Uid"].split()[0]))
+            os.close(os.open(own, os.O_RDWR))  # so that the rest proves something
+            worked = 0
+            for path in (disk, log, f"/proc/{victim}/mem", f"/proc/{victim}/environ", f"/proc/{victim}/maps"):
+                try:
+                    os.close(os.open(path, os.O_RDONLY))
+                    worked = 2
+                except PermissionError:
+                    pass
+            try:
+                os.kill(victim, 0)
+                worked = 3
+            except PermissionError:
+                pass
+        finally:
+            os._exit(worked)
+    _, ended = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(ended) == 0
+
+
+def test_images_stay_root_s_and_directories_are_closed(
+    hypervisor: LibvirtHypervisor, accounts: AccountLedger, top: Path
+) -> None:
+    del hypervisor
+    assert {path.stat().st_uid for path in (top / "image").iterdir() if path.suffix != ".log"} == {0}
+    for lab in LABS:
+        status = (top / lab).stat()
+        assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (0, accounts.of_lab(lab).gid, 0o710)
+
+
+def test_a_guest_is_limited_as_far_as_the_host_can(hypervisor: LibvirtHypervisor, accounts: AccountLedger) -> None:
+    """Tasks always; memory and processors where libvirt has control groups here."""
+    info = hypervisor.domain("one")
+    assert info is not None
+    limits = Path("/proc", str(pid_of(accounts, "one")), "limits").read_text().splitlines()
+    words = {line[:26].strip(): line[26:].split() for line in limits}
+    assert words["Max processes"][:2] == [str(TASKS)] * 2
+    libvirt = load_libvirt()
+    handle = hypervisor._connect().lookupByName("one")
+    try:
+        memory = handle.memoryParameters(libvirt.VIR_DOMAIN_AFFECT_LIVE)
+        processors = handle.schedulerParametersFlags(libvirt.VIR_DOMAIN_AFFECT_LIVE)
+    except libvirt.libvirtError as error:
+        pytest.skip(f"this host's libvirt has no control groups: {error}")
+    assert memory["hard_limit"] == limits_of(info).memory_mib * 1024
+    assert processors["cpu_shares"] == limits_of(info).cpu_weight
+    assert "memtune" not in handle.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE), "nothing is stored"
