@@ -22,7 +22,7 @@ TASKS = 2048
 """Threads and processes. QEMU has a thread for each vCPU and up to 64 for each disk; its filter lets it start no
 process."""
 
-# MiB beside the guest's RAM: QEMU itself, buffers of disks and networks; emulated, up to 1 GiB of translated code as
+# MiB besides the guest's RAM: QEMU itself, buffers of disks and networks; emulated, up to 1 GiB of translated code as
 # well (QEMU's accel/tcg/region.c); and one part in so many of the RAM for page tables and what VFIO keeps.
 _OWN, _OWN_EMULATED, _TABLES = 1024, 2048, 16
 
@@ -68,7 +68,7 @@ def limit_by_libvirt(handle: Any, limits: GuestLimits, *, where: str) -> None:
     """Bound a running domain's memory and its share of the processors by the control group that libvirt made for it.
 
     Only as long as it runs: stored in the domain, the limit would keep it from starting on a host without such groups.
-    A libvirt that has none, or that is told to make none, refuses, which is noted in the log.
+    A libvirt that has none, or whose settings forbid them, refuses, which is noted in the log.
     """
     live = load_libvirt().VIR_DOMAIN_AFFECT_LIVE
     for what, change in (

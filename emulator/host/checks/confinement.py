@@ -1,4 +1,4 @@
-"""What the host's libvirt does to hold a guest that broke out of QEMU, beside its account and the system call filter."""
+"""What the host's libvirt does to hold a guest that broke out of QEMU, besides its user and the system call filter."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _modules(host: HostReadings) -> HostCheckResult:
         )
     if "none" in seen.settings.drivers:
         fix = f"remove security_driver from /etc/libvirt/qemu.conf, {_RESTART}"
-        return HostCheckResult(id_, title, Level.WARN, f"{name} is active, and libvirt is told not to use it", why, fix)
+        return HostCheckResult(id_, title, Level.WARN, f"{name} is active, but libvirt's settings forbid it", why, fix)
     if seen.apparmor and not seen.profiles:
         fix = f"apt-get install --reinstall libvirt-daemon-system, {_RESTART}"
         found = "AppArmor is active, but libvirt's profiles for guests are not installed"

@@ -33,7 +33,7 @@ def results(root: Path, files: Mapping[str, str]) -> dict[str, HostCheckResult]:
         ({"/sys/module/apparmor/parameters/enabled": "N\n", **LIBVIRT}, "PASS", "neither is active"),
         ({**APPARMOR, **LIBVIRT, **PROFILES}, "PASS", "AppArmor, with a label of its own for each guest"),
         ({**APPARMOR, **LIBVIRT}, "WARN", "profiles for guests are not installed"),
-        ({**APPARMOR, **LIBVIRT, **PROFILES, CONF: 'security_driver = "none"\n'}, "WARN", "told not to use it"),
+        ({**APPARMOR, **LIBVIRT, **PROFILES, CONF: 'security_driver = "none"\n'}, "WARN", "settings forbid it"),
         ({**APPARMOR, **LIBVIRT, **PROFILES, CONF: 'security_driver = [ "apparmor" ]\n'}, "PASS", "AppArmor, with"),
         ({"/sys/fs/selinux/enforce": "1", **LIBVIRT}, "PASS", "SELinux, with a label of its own for each guest"),
         ({"/sys/fs/selinux/enforce": "0", **LIBVIRT}, "PASS", "neither is active"),
