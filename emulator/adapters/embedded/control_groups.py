@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from emulator.adapters.libvirt.guest_limits import GuestLimits
-from emulator.core.ports import log
+from emulator.core.errors import CommandError
+from emulator.core.ports import ProcessRunner, log
 
 _PREFIX = "hyperscaler-"
 DAEMON = "daemon"
@@ -32,6 +34,20 @@ class Launch:
 
     prefix: tuple[str, ...] = ()
     word: tuple[str, ...] = ()
+
+    def run(self, runner: ProcessRunner, entry: Sequence[str | Path], rest: Sequence[str], *, timeout: float) -> None:
+        """Run `entry.py` with the words that follow its first ones; without a group if systemd makes no scope.
+
+        Raises:
+            CommandError: it fails in any case.
+        """
+        try:
+            runner.run([*self.prefix, *entry, *self.word, *rest], timeout=timeout)
+        except CommandError as error:
+            if not self.prefix:
+                raise
+            log.info("once more without a control group: %s", error.what)
+            runner.run([*entry, *rest], timeout=timeout)
 
 
 class ControlGroups:

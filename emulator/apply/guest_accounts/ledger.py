@@ -127,7 +127,7 @@ class AccountLedger:
     def restore(self, lab: str, accounts: Mapping[str, GuestAccount], *, home: str | None = None) -> None:
         """Enter accounts that the lab's record has and the file does not: it was lost, or damaged.
 
-        A number that another one has by now is left out, and the guest gets a new one at its next start.
+        A number that is retired or another's by now is left out, and the guest gets a new one at its next start.
 
         Args:
             accounts: by node.
@@ -143,7 +143,7 @@ class AccountLedger:
             entries = self.entries()
             known = dict(entries.owners)
             for owner, number in wanted.items():
-                if owner not in known and number not in known.values():
+                if owner not in known and number not in {*known.values(), *entries.retired}:
                     known[owner] = number
             self._write(Entries(known, entries.retired))
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from emulator.adapters.embedded import entry
 from emulator.adapters.embedded.control_groups import DAEMON, ControlGroups, Launch
 from emulator.adapters.libvirt.guest_limits import GuestLimits
+from emulator.core.errors import CommandError
+from emulator.core.ports import Completed, ProcessRunner
 from tests.support.fake_cgroups import FakeCgroups
 
 LIMITS = GuestLimits(memory_mib=3000, tasks=2048, cpu_weight=200)
@@ -170,3 +174,30 @@ def test_a_name_leads_nowhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     host.start_qemu()
     assert not host.groups().limit(QEMU, "../../system.slice", LIMITS)
     assert host.kernel.tree() == [GROUP, f"{GROUP}/{DAEMON}"]
+
+
+class Runner:
+    """Runs nothing; fails where systemd does."""
+
+    def __init__(self, *, systemd: bool, entry: bool = True) -> None:
+        self.systemd, self.entry, self.ran = systemd, entry, list[list[str]]()
+
+    def run(self, argv: Sequence[str], **_options: object) -> Completed:
+        self.ran.append([str(word) for word in argv])
+        if not (self.systemd if argv[0] == "systemd-run" else self.entry):
+            raise CommandError("failed")
+        return Completed(tuple(argv), 0, "", "")
+
+
+def test_a_scope_that_systemd_does_not_make_is_done_without() -> None:
+    launch = Launch(("systemd-run", "--"), ("#",))
+    works, fails = Runner(systemd=True), Runner(systemd=False)
+    for runner in (works, fails):
+        launch.run(cast(ProcessRunner, runner), ["entry"], ["@7", "libvirtd"], timeout=1)
+    assert works.ran == [["systemd-run", "--", "entry", "#", "@7", "libvirtd"]]
+    assert fails.ran == [*works.ran, ["entry", "@7", "libvirtd"]]
+    for start, count in ((launch, 2), (Launch(), 1)):
+        broken = Runner(systemd=False, entry=False)
+        with pytest.raises(CommandError):
+            start.run(cast(ProcessRunner, broken), ["entry"], ["libvirtd"], timeout=1)
+        assert len(broken.ran) == count

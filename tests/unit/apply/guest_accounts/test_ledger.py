@@ -233,6 +233,16 @@ def test_a_record_takes_nothing_from_another_lab(bench: Bench) -> None:
     assert not {mine.uid, mine.gid} & {other.uid, other.gid}
 
 
+def test_a_record_takes_no_retired_number(bench: Bench) -> None:
+    mine = bench.ledger().of_guest("demo", "controller")
+    bench.numbers.left[mine.uid] = "/tmp/backdoor"
+    bench.ledger().release("demo")
+    bench.ledger().restore("demo", {"controller": mine})
+    again = bench.ledger().of_guest("demo", "controller")
+    assert again.uid != mine.uid and again.gid == mine.gid
+    assert bench.ledger().entries().retired == {mine.uid: "/tmp/backdoor"}
+
+
 def test_accounts_of_an_earlier_version_are_not_entered(bench: Bench) -> None:
     bench.ledger().restore("demo", {"controller": GuestAccount(64055, 107), "compute-1": GuestAccount(0, 0)})
     assert not bench.file.exists()
