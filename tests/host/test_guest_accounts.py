@@ -11,8 +11,9 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ from emulator.adapters.system.account_numbers import HostAccountNumbers
 from emulator.adapters.system.process import HostProcess
 from emulator.adapters.system.qemu_img import QemuImg
 from emulator.apply.guest_accounts.ledger import AccountLedger
-from emulator.core.ports.guest_accounts import GuestAccount
+from emulator.core.ports.guest_accounts import RESERVED, GuestAccount
 from tests.support.tiny_guest import TinyGuests
 
 pytestmark = pytest.mark.host
@@ -216,7 +217,7 @@ print(json.dumps(done))
 """
 
 
-def attack(lab: OneLab, node: str, *, inside: bool, scratch: Path, **plan: list[object]) -> set[str]:
+def attack(lab: OneLab, node: str, *, inside: bool, scratch: Path, **plan: Sequence[object]) -> set[str]:
     """What worked for a process with the identity of a guest's QEMU, in its namespaces or in those of the host."""
     pid = lab.pids[node]
     status = status_of(pid)
@@ -268,7 +269,7 @@ def test_a_guest_reaches_no_other_guest(labs: tuple[OneLab, OneLab], tmp_path: P
     if inside:
         places.append(Path("/var/lib/libvirt/qemu"))
     others = [place / name for place in places for name in names]
-    sockets: list[object] = [
+    sockets = [
         *(path / "monitor.sock" for path in others),
         "/run/libvirt/libvirt-sock",
         one.root / "hv/run/libvirt-sock",
@@ -291,13 +292,17 @@ def test_a_guest_reaches_no_other_guest(labs: tuple[OneLab, OneLab], tmp_path: P
     assert worked == set()
 
 
+def _start_at(number: int, _size: int) -> int:
+    return number - RESERVED[0][0]
+
+
 def test_a_lab_that_is_gone_leaves_nothing_and_its_accounts_are_given_back(labs: tuple[OneLab, OneLab]) -> None:
     """Last: it ends the labs."""
     one, two = labs
     users = {one.account("a").uid, one.account("b").uid, two.account("c").uid, one.account("a").gid}
     numbers = HostAccountNumbers()
     assert len(numbers.traces(users)) == 4, "while they run, their numbers are in use"
-    drawn = {HostAccountNumbers(below=lambda _size, n=user: n - 0x7E000000).draw(()) for user in users}
+    drawn = {HostAccountNumbers(below=partial(_start_at, user)).draw(()) for user in users}
     assert not drawn & users
     for lab in labs:
         lab.daemon.stop()

@@ -332,7 +332,7 @@ class EmbeddedHypervisor:
         daemon = ["libvirtd", "-d", "-f", "/etc/libvirt/libvirtd.conf", "-p", "/run/libvirt/libvirtd.pid"]
         others = find_processes(self._directory)
         group = self._groups.launch(self._netns.name, others[0].pid if others else None)
-        enter = [sys.executable, "-I", "-S", starter, self._netns.path, self._directory]
+        enter: list[str | Path] = [sys.executable, "-I", "-S", starter, self._netns.path, self._directory]
         group.run(self._runner, enter, [f"@{self._account().gid}", *shown, *daemon], timeout=_START_TIMEOUT)
         if not self._await_answer(_START_TIMEOUT):
             raise HypervisorError(

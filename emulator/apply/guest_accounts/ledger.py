@@ -255,11 +255,13 @@ def _checksum(data: Mapping[str, object]) -> str:
 class NoAccounts:
     """`GuestAccounts` of a user other than root, who cannot give files away: QEMU runs as that user."""
 
-    def of_lab(self, lab: str) -> None:
+    def of_lab(self, lab: str) -> GuestAccount | None:
         del lab
+        return None
 
-    def of_guest(self, lab: str, node: str) -> None:
+    def of_guest(self, lab: str, node: str) -> GuestAccount | None:
         del lab, node
+        return None
 
     def knows(self, lab: str) -> bool:
         del lab

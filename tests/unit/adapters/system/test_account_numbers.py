@@ -71,8 +71,8 @@ def test_users_of_the_host_are_left_out(host: Host, monkeypatch: pytest.MonkeyPa
     def group(number: int) -> object:
         return user(number - 1)
 
-    monkeypatch.setattr(account_numbers.pwd, "getpwuid", user)
-    monkeypatch.setattr(account_numbers.grp, "getgrgid", group)
+    monkeypatch.setattr("pwd.getpwuid", user)
+    monkeypatch.setattr("grp.getgrgid", group)
     assert host.numbers().draw(()) == FIRST + 2
 
 
