@@ -183,7 +183,10 @@ class RealLab:
         self.close()
         runner, known = HostProcess(), QemuCapabilities(self.home.qemu_capabilities)
         accounts = AccountLedger(
-            self.home.guest_accounts, self.home.locks / "accounts", HostAccountNumbers(), home=self.home.id
+            self.home.guest_accounts,
+            self.home.locks / "accounts",
+            HostAccountNumbers(places=[self.root]),
+            home=self.home.id,
         )
         return Environment(
             home=self.home,

@@ -7,6 +7,7 @@ import grp
 import os
 import pwd
 import secrets
+import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -16,8 +17,8 @@ from emulator.core.ports.guest_accounts import RESERVED
 WORLD_WRITABLE = tuple(map(Path, ("/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue", "/run/lock")))  # noqa: S108 - read only
 """Where any user can leave files, a guest that broke out of QEMU included."""
 
-_MOST_ENTRIES = 200_000
-"""Files that are looked at for traces of an account; about a second. A number that they do not clear stays retired."""
+_MOST_ENTRIES = 1_000_000
+"""Files that are looked at for traces of an account, some seconds. Where there are more, the number is retired."""
 
 
 class HostAccountNumbers:
@@ -73,7 +74,7 @@ class HostAccountNumbers:
         found: dict[int, str] = {}
         wanted = frozenset(numbers)
         try:
-            for what, ids in (*self._processes(), *self._shared_memory(), *self._left_files()):
+            for what, ids in (*self._processes(), *self._shared_memory(), *self._left_files(wanted)):
                 for number in ids & wanted:
                     found.setdefault(number, what)
         except _UnseenError as error:
@@ -132,35 +133,51 @@ class HostAccountNumbers:
                     words = row.split()
                     yield f"{what} of System V ({words[1]})", frozenset(int(words[column]) for column in columns)
 
-    def _left_files(self) -> Iterator[tuple[str, frozenset[int]]]:
-        """Files in places where any user may leave some.
+    def _left_files(self, wanted: frozenset[int]) -> Iterator[tuple[str, frozenset[int]]]:
+        """Files of `wanted` users and groups in places where any user may leave some.
 
         Raises:
             _UnseenError: not all of them could be looked at.
         """
         left = _MOST_ENTRIES
-        for place in self._places:
-            for directory, below, files in os.walk(place, onerror=_unless_gone):
-                left -= len(below) + len(files)
-                if left < 0:
-                    raise _UnseenError(f"there are more than {_MOST_ENTRIES} in {', '.join(map(str, self._places))}")
-                for name in (*below, *files):
-                    path = Path(directory, name)
-                    try:
-                        status = path.lstat()
-                    except OSError as error:
-                        _unless_gone(error)
-                        continue
-                    yield str(path), frozenset({status.st_uid, status.st_gid})
+        pending = [str(place) for place in self._places]
+        while pending:
+            for entry in _entries_of(pending.pop()):
+                left -= 1
+                status = _status_of(entry)
+                if status is None:
+                    continue
+                if status.st_uid in wanted or status.st_gid in wanted:
+                    yield entry.path, frozenset({status.st_uid, status.st_gid})
+                if stat.S_ISDIR(status.st_mode):
+                    pending.append(entry.path)
+            if left < 0:
+                raise _UnseenError(f"there are more than {_MOST_ENTRIES} in {', '.join(map(str, self._places))}")
 
 
 class _UnseenError(Exception):
     """Not everything was looked at."""
 
 
-def _unless_gone(error: OSError) -> None:
-    if not isinstance(error, FileNotFoundError):
-        raise _UnseenError(f"{error.filename} cannot be looked at ({error.strerror})") from error
+def _entries_of(directory: str) -> list[os.DirEntry[str]]:
+    """Its entries; none if it is gone."""
+    try:
+        with os.scandir(directory) as entries:
+            return list(entries)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise _UnseenError(f"{directory} cannot be looked at ({error.strerror})") from error
+
+
+def _status_of(entry: os.DirEntry[str]) -> os.stat_result | None:
+    """None if it is gone."""
+    try:
+        return entry.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _UnseenError(f"{entry.path} cannot be looked at ({error.strerror})") from error
 
 
 def _has_name(number: int) -> bool:

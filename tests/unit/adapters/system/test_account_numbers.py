@@ -127,17 +127,36 @@ def test_what_cannot_be_looked_at_may_be_anybody_s(host: Host, monkeypatch: pyte
     assert host.numbers().traces({FIRST}) == {FIRST: f"perhaps a file: there are more than 2 in {host.tmp}"}
 
 
-def test_a_file_that_vanishes_meanwhile_is_no_trace(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    (host.tmp / "file").touch()
+class Entry:
+    """One that was listed, and cannot be looked at."""
 
-    def gone(self: Path) -> os.stat_result:
-        raise FileNotFoundError(2, "No such file or directory", str(self))
+    path = "/tmp/file"
 
-    monkeypatch.setattr(Path, "lstat", gone)
+    def __init__(self, error: OSError) -> None:
+        self.error = error
+
+    def stat(self, *, follow_symlinks: bool) -> os.stat_result:
+        assert not follow_symlinks
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "found"),
+    [
+        (FileNotFoundError(2, "No such file or directory"), None),
+        (OSError(5, "Input/output error"), "Input/output error"),
+    ],
+)
+def test_a_file_that_vanishes_meanwhile_is_no_trace(
+    host: Host, monkeypatch: pytest.MonkeyPatch, error: OSError, found: str | None
+) -> None:
+    monkeypatch.setattr(account_numbers, "_entries_of", lambda _directory: [Entry(error)])
+    traces = host.numbers().traces({FIRST})
+    assert traces == {} if found is None else found in traces[FIRST]
+
+
+def test_a_place_that_is_not_there_or_not_to_be_read(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.tmp.rmdir()
     assert host.numbers().traces({FIRST}) == {}
-
-    def refused(self: Path) -> os.stat_result:
-        raise PermissionError(13, "Permission denied", str(self))
-
-    monkeypatch.setattr(Path, "lstat", refused)
-    assert "Permission denied" in host.numbers().traces({FIRST})[FIRST]
+    host.tmp.write_text("no directory")
+    assert "Not a directory" in host.numbers().traces({FIRST})[FIRST]
