@@ -324,11 +324,7 @@ class EmbeddedHypervisor:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
         for path in self._readable:
             path.mkdir(mode=0o755, parents=True, exist_ok=True)
-        shown = [
-            f"@{self._account().gid}",
-            *(f"+{path}" for path in self._writable),
-            *(f"={path}" for path in self._readable),
-        ]
+        shown = [*(f"+{path}" for path in self._writable), *(f"={path}" for path in self._readable)]
         daemon = ["libvirtd", "-d", "-f", "/etc/libvirt/libvirtd.conf", "-p", "/run/libvirt/libvirtd.pid"]
         others = find_processes(self._directory)
         group = self._groups.launch(self._netns.name, others[0].pid if others else None)
