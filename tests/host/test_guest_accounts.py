@@ -210,7 +210,7 @@ for pid in plan["pids"]:
     attempt(f"trace {pid}", lambda: traced(pid))
     attempt(f"descriptor of {pid}", lambda: stolen(pid))
     attempt(f"signal {pid}", lambda: os.kill(pid, 0))
-    attempt(f"root of {pid}", lambda: os.listdir(f"/proc/{pid}/root/"))
+    attempt(f"root of {pid}", lambda: os.stat(f"/proc/{pid}/root/etc"))
     attempt(f"descriptors of {pid}", lambda: os.listdir(f"/proc/{pid}/fd"))
     attempt(f"environment of {pid}", lambda: open(f"/proc/{pid}/environ").read())
 print(json.dumps(done))

@@ -1,9 +1,9 @@
 """The account that QEMU runs as, and what it must own or enter.
 
-QEMU handles whatever a guest sends to its devices, so each guest's runs as a user of its own, in the group of its lab:
-a guest that breaks out of QEMU is not root, cannot open files of secrets or of other guests, reaches no other guest's
-memory and writes no golden image. libvirt's dynamic ownership is not used, because it would hand the golden images to
-that user as well; instead the few files of a guest are handed over before it starts.
+QEMU handles whatever a guest sends to its devices, so each guest's runs as a user of its own: a guest that breaks out
+of QEMU is not root, cannot open files of secrets or of other guests, reaches no other guest's memory and writes no
+golden image. libvirt's dynamic ownership is not used, because it would hand the golden images to that user as well;
+instead the few files of a guest are handed over before it starts.
 
 Guests that an older version defined run as the account that libvirt's packages make, which they share, until they are
 started again.
@@ -19,8 +19,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from emulator.core.errors import HostNotFitError, HypervisorError
-from emulator.core.ports import Hostdev, HostdevKind
-from emulator.core.ports.guest_accounts import GuestAccount
+from emulator.core.ports import DomainInfo, Hostdev, HostdevKind
+from emulator.core.ports.guest_accounts import GuestAccount, is_reserved
 
 # Debian's and Fedora's packages of libvirt create them.
 _NAMES = ("libvirt-qemu", "qemu")
@@ -55,27 +55,27 @@ def account_of(capabilities: str) -> GuestAccount | None:
     labels = _dac_labels(capabilities)
     if not labels:
         return None
-    return _unprivileged(labels) or guest_account()
+    accounts = (GuestAccount.of_label(label) for label in labels)
+    return next((account for account in accounts if account is not None and account.uid != 0), None) or guest_account()
 
 
 def account_for(capabilities: str, wanted: GuestAccount | None) -> GuestAccount | None:
-    """What QEMU is to run as under that libvirt, if `wanted` is the guest's account.
+    """What QEMU is to run as under that libvirt, if `wanted` is the guest's account: its user, in libvirt's own group.
 
-    libvirt gives QEMU the further groups of its own account, which on Debian has /dev/kvm by one of them. Root has not:
-    where libvirt's own account is root, the guest's user is in the group of QEMU's account instead of its lab's.
+    libvirt's directories let QEMU pass by that group, and nothing else: Debian's `/var/lib/libvirt/qemu` has mode 0750.
+    With a lab's own libvirt it is the lab's group.
 
     Raises:
         HostNotFitError: as `account_of`.
     """
     shared = account_of(capabilities)
-    if shared is None or wanted is None:
-        return shared
-    return wanted if _unprivileged(_dac_labels(capabilities)) else GuestAccount(wanted.uid, shared.gid)
+    return shared if shared is None or wanted is None else GuestAccount(wanted.uid, shared.gid)
 
 
-def _unprivileged(labels: Iterable[str]) -> GuestAccount | None:
-    accounts = (GuestAccount.of_label(label) for label in labels)
-    return next((account for account in accounts if account is not None and account.uid != 0), None)
+def own_account(info: DomainInfo | None) -> GuestAccount | None:
+    """The account of a domain, if no other guest has the same user: guests of earlier versions share theirs."""
+    account = None if info is None else GuestAccount.of_label(info.account)
+    return account if account is not None and is_reserved(account.uid) else None
 
 
 def _dac_labels(capabilities: str) -> list[str]:

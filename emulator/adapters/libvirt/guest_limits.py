@@ -60,8 +60,11 @@ def processes_of(uid: int, proc: Path = Path("/proc")) -> Iterator[int]:
 def limit_tasks(pids: Iterable[int], limits: GuestLimits) -> None:
     """Bound how many threads and processes the user of these processes can have: for processes that run already."""
     for pid in pids:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            resource.prlimit(pid, resource.RLIMIT_NPROC, (limits.tasks, limits.tasks))
+        with contextlib.suppress(ProcessLookupError):
+            try:
+                resource.prlimit(pid, resource.RLIMIT_NPROC, (limits.tasks, limits.tasks))
+            except PermissionError:  # root without CAP_SYS_RESOURCE, in a container
+                log.info("process %d: no limit for its tasks", pid)
 
 
 def limit_by_libvirt(handle: Any, limits: GuestLimits, *, where: str) -> None:

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from uuid import UUID
 from emulator.adapters.embedded.control_groups import ControlGroups
 from emulator.adapters.libvirt import errors as errors
 from emulator.adapters.libvirt.config_files import may_have
+from emulator.adapters.libvirt.device_access import opened_for
 from emulator.adapters.libvirt.domain_xml import domain_xml, read_domain
 from emulator.adapters.libvirt.errors import ALIVE_SECONDS, answered, call, load_libvirt, tolerate
 from emulator.adapters.libvirt.guest_account import (
@@ -22,6 +24,7 @@ from emulator.adapters.libvirt.guest_account import (
     admit,
     hand_over,
     open_devices,
+    own_account,
     vfio_nodes,
 )
 from emulator.adapters.libvirt.guest_limits import limit_by_libvirt, limit_tasks, limits_of, processes_of
@@ -32,7 +35,7 @@ from emulator.core.errors import ConflictError, HostNotFitError, HyperscalerErro
 from emulator.core.hypervisors import EMBEDDED, SYSTEM_URI, SystemHypervisor
 from emulator.core.ids import host_name
 from emulator.core.ports import DomainInfo, DomainRequest, DomainState, NetworkInfo, NetworkRequest
-from emulator.core.ports.guest_accounts import GuestAccount, is_reserved
+from emulator.core.ports.guest_accounts import GuestAccount
 
 # virDomainState of <libvirt/libvirt-domain.h>. Blocked (2) means waiting, so the domain runs.
 _STATES = {
@@ -172,18 +175,26 @@ class LibvirtHypervisor:
             info = self._describe(handle)
             self._hand_over(info)
             try:
-                call(handle.create, where=f"domain {name}")
+                with self._kvm_for(info):
+                    call(handle.create, where=f"domain {name}")
             except HyperscalerError:
                 # It was started between the check and the call.
                 if self._state(handle) is not DomainState.RUNNING:
                     raise
             self._limit(handle, info)
 
+    def _kvm_for(self, info: DomainInfo | None) -> AbstractContextManager[None]:
+        """The guest's user may open /dev/kvm meanwhile; a lab's own libvirtd sees one that its group may open."""
+        account = own_account(info)
+        if account is None or info is None or not info.accelerated or self._prefix:
+            return contextlib.nullcontext()
+        return opened_for(account)
+
     def _limit(self, handle: Any, info: DomainInfo | None) -> None:
         """Bound what a guest that was just started may use of the host, by whatever means the host has for it."""
-        account = GuestAccount.of_label(info.account) if info is not None else None
-        if info is None or account is None or not is_reserved(account.uid):
-            return  # other guests run as the same user
+        account = own_account(info)
+        if info is None or account is None:
+            return
         limits, pids = limits_of(info), tuple(processes_of(account.uid))
         limit_tasks(pids, limits)
         moved = [self._groups.limit(pid, info.name, limits) for pid in pids]

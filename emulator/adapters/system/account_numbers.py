@@ -17,6 +17,9 @@ from emulator.core.ports.guest_accounts import RESERVED
 WORLD_WRITABLE = tuple(map(Path, ("/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue", "/run/lock")))  # noqa: S108 - read only
 """Where any user can leave files, a guest that broke out of QEMU included."""
 
+_ENDED = ("Z", "X")
+"""States of a process that only waits for its parent to ask how it ended, and of one that is being taken away."""
+
 _MOST_ENTRIES = 1_000_000
 """Files that are looked at for traces of an account, some seconds. Where there are more, the number is retired."""
 
@@ -118,10 +121,14 @@ class HostAccountNumbers:
             if not entry.name.isdigit():
                 continue
             with contextlib.suppress(OSError, ValueError):  # it ended
-                lines = (line.partition(":") for line in (entry / "status").read_text(errors="replace").splitlines())
-                fields = {name: value for name, _, value in lines if name in ("Uid", "Gid", "Groups")}
-                numbers = frozenset(int(word) for value in fields.values() for word in value.split())
-                yield f"process {entry.name}", numbers
+                fields = _status_fields(entry)
+                # Of a process whose first thread has ended the others may still run.
+                if fields["State"] in _ENDED and all(
+                    _status_fields(task)["State"] in _ENDED for task in (entry / "task").iterdir()
+                ):
+                    continue
+                words = (word for name in ("Uid", "Gid", "Groups") for word in fields.get(name, "").split())
+                yield f"process {entry.name}", frozenset(map(int, words))
 
     def _shared_memory(self) -> Iterator[tuple[str, frozenset[int]]]:
         """System V objects, which outlive their processes: see proc_sysvipc(5)."""
@@ -178,6 +185,13 @@ def _status_of(entry: os.DirEntry[str]) -> os.stat_result | None:
         return None
     except OSError as error:
         raise _UnseenError(f"{entry.path} cannot be looked at ({error.strerror})") from error
+
+
+def _status_fields(entry: Path) -> dict[str, str]:
+    """The fields of a process' or thread's `status`; of its state the letter alone."""
+    lines = (line.partition(":") for line in (entry / "status").read_text(errors="replace").splitlines())
+    fields = {name: value.strip() for name, _, value in lines}
+    return {**fields, "State": fields.get("State", "")[:1]}
 
 
 def _has_name(number: int) -> bool:

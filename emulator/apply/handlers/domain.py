@@ -209,7 +209,8 @@ def _kept(resource: Domain, info: DomainInfo, request: DomainRequest, recorded: 
     """
     handle = handle_of(request)
     whole = {**handle, "extras": [], **({ACCOUNT: recorded[ACCOUNT]} if ACCOUNT in recorded else {})}
-    if request.account is not None and info.account == request.account.label:
+    defined = GuestAccount.of_label(info.account)
+    if request.account is not None and defined is not None and defined.uid == request.account.uid:
         whole[ACCOUNT] = info.account
     if not any(settings_drift(Expected.of(resource, whole, handle["public_key"]), info)):
         return whole

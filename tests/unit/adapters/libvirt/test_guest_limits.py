@@ -88,6 +88,18 @@ def test_tasks_are_bounded_and_a_process_that_ended_is_no_failure() -> None:
     limit_tasks([child.pid], LIMITS)
 
 
+def test_root_without_the_right_to_limit_others_is_no_failure(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused(*_words: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("resource.prlimit", refused)
+    with caplog.at_level("INFO", "hyperscaler"):
+        limit_tasks([1], LIMITS)
+    assert [record.getMessage() for record in caplog.records] == ["process 1: no limit for its tasks"]
+
+
 def test_processes_of_a_user_are_those_of_no_other(tmp_path: Path) -> None:
     for name in ("10", "11", "self", "meminfo"):
         (tmp_path / name).mkdir()

@@ -110,6 +110,16 @@ def test_traces_are_processes_and_what_outlives_them(host: Host) -> None:
     assert found == {FIRST: "process 10", FIRST + 1: "shared memory of System V (32769)", me: str(host.tmp / "deep")}
 
 
+@pytest.mark.parametrize(("others", "found"), [("Z (zombie)", {}), ("S (sleeping)", {FIRST: "process 10"})])
+def test_a_process_has_ended_when_all_its_threads_have(host: Host, others: str, found: dict[int, str]) -> None:
+    """A guest that broke out can end QEMU's first thread, and go on in another."""
+    host.process(10, f"State:\tZ (zombie)\nUid:\t{FIRST}\t{FIRST}\t{FIRST}\t{FIRST}\nGid:\t5\t5\t5\t5\n")
+    for thread, state in ((10, "Z (zombie)"), (11, others)):
+        (host.proc / "10" / "task" / str(thread)).mkdir(parents=True)
+        (host.proc / "10" / "task" / str(thread) / "status").write_text(f"State:\t{state}\n")
+    assert host.numbers().traces({FIRST}) == found
+
+
 @needs_root
 def test_files_of_users_and_of_groups_are_traces(host: Host) -> None:
     for name, owner in (("setuid", (FIRST, 0)), ("setgid", (0, FIRST + 1))):
