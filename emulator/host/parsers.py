@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from emulator.core.units import natural
-from emulator.host.readings import Cgroups, CpuVendor, ForwardChain, Processor, QemuSettings
+from emulator.host.readings import Cgroups, CpuVendor, ForwardChain, Processor
 
 _VERSION = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})+")
 
@@ -149,11 +149,10 @@ def parse_cgroup_mounts(mounts: str, unified: str) -> Cgroups:
     return Cgroups(2, frozenset((new & known) | {"devices", "freezer", "cpuacct"}))
 
 
-_SETTING = re.compile(r"""^\s*(user|security_driver)\s*=\s*(.*?)\s*(?:#.*)?$""", re.MULTILINE)
+_SECURITY_DRIVER = re.compile(r"^\s*security_driver\s*=\s*(.*)$", re.MULTILINE)
 
 
-def parse_qemu_conf(text: str) -> QemuSettings:
-    """What libvirt's qemu.conf says; of a setting that is there twice libvirt, too, takes the last."""
-    found = dict(_SETTING.findall(text))
-    drivers = re.findall(r"""["']([^"']*)["']""", found.get("security_driver", ""))
-    return QemuSettings(found.get("user", "").strip("\"'"), tuple(drivers))
+def parse_security_drivers(text: str) -> tuple[str, ...]:
+    """The `security_driver` of libvirt's qemu.conf, one or a list; of several lines libvirt, too, takes the last."""
+    found = _SECURITY_DRIVER.findall(text)
+    return tuple(re.findall(r"""["']([^"']*)["']""", found[-1].partition("#")[0])) if found else ()

@@ -121,27 +121,19 @@ class Cgroups:
 
 
 @dataclass(frozen=True, slots=True)
-class QemuSettings:
-    """The parts of libvirt's qemu.conf that say how guests are held; empty where it says nothing."""
-
-    user: str = ""
-    drivers: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class Confinement:
     """What can hold the host's QEMU processes.
 
     Attributes:
         apparmor, selinux: whether the kernel enforces it.
         profiles: whether libvirt's AppArmor profiles for guests are installed.
-        settings: of libvirt; None if there is a file that this user cannot read.
+        drivers: what libvirt's qemu.conf names as `security_driver`; None if this user cannot read the file.
     """
 
     apparmor: bool = False
     selinux: bool = False
     profiles: bool = False
-    settings: QemuSettings | None = field(default_factory=QemuSettings)
+    drivers: tuple[str, ...] | None = ()
 
 
 class DriverKind(StrEnum):

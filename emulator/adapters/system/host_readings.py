@@ -23,7 +23,7 @@ from emulator.host.parsers import (
     parse_modules,
     parse_open_files,
     parse_processor,
-    parse_qemu_conf,
+    parse_security_drivers,
     parse_version,
 )
 from emulator.host.platform import MARKERS, SystemSigns, parse_architecture
@@ -41,7 +41,6 @@ from emulator.host.readings import (
     NvidiaDriver,
     PciGpu,
     Program,
-    QemuSettings,
 )
 from emulator.host.routes import reached_networks
 
@@ -235,16 +234,16 @@ class HostReader:
     def _confinement(self) -> Confinement:
         """See `Confinement`. The kernel's own files: /sys/fs/selinux is there only while SELinux is on."""
         try:
-            settings = parse_qemu_conf(self._files.read("/etc/libvirt/qemu.conf"))
+            drivers: tuple[str, ...] | None = parse_security_drivers(self._files.read("/etc/libvirt/qemu.conf"))
         except FileNotFoundError:
-            settings = QemuSettings()
+            drivers = ()
         except OSError:
-            settings = None
+            drivers = None
         return Confinement(
             apparmor=self._read("/sys/module/apparmor/parameters/enabled").strip() == "Y",
             selinux=self._read("/sys/fs/selinux/enforce").strip() == "1",
             profiles=self._files.exists("/etc/apparmor.d/libvirt/TEMPLATE.qemu"),
-            settings=settings,
+            drivers=drivers,
         )
 
     def _gpus(self) -> tuple[PciGpu, ...]:

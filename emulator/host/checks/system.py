@@ -42,7 +42,7 @@ def check_system(host: HostReadings, wanted: Wanted) -> Iterator[HostCheckResult
     yield _open_files(host, wanted)
     yield _inotify(host)
     yield _cgroups(host)
-    yield from check_confinement(host)
+    yield check_confinement(host)
 
 
 def _kind(host: HostReadings) -> HostCheckResult:

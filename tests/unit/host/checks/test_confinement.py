@@ -10,8 +10,7 @@ import pytest
 from emulator.adapters.system.host_files import RecordedFiles
 from emulator.host.checks import check_host_readings
 from emulator.host.checks.result import HostCheckResult, Wanted
-from emulator.host.parsers import parse_qemu_conf
-from emulator.host.readings import QemuSettings
+from emulator.host.parsers import parse_security_drivers
 from tests.support import host_trees
 
 LIBVIRT = {"/run/libvirt/libvirt-sock": ""}
@@ -47,21 +46,6 @@ def test_the_kernel_s_module_and_libvirt_s_use_of_it(
     assert bool(result.fix) is (level == "WARN")
 
 
-@pytest.mark.parametrize(
-    ("conf", "level", "found"),
-    [
-        ("", "PASS", "as the packages set it"),
-        ('#user = "root"\n', "PASS", "as the packages set it"),
-        ('user = "libvirt-qemu"  # ours\n', "PASS", "libvirt-qemu"),
-        ('user = "root"\n', "WARN", "root's group"),
-        ("user = '+0'\n", "WARN", "root's group"),
-    ],
-)
-def test_the_account_that_guests_have_their_groups_from(tmp_path: Path, conf: str, level: str, found: str) -> None:
-    result = results(tmp_path, {CONF: conf})["system.qemu-account"]
-    assert result.level == level and found in result.found
-
-
 def test_settings_that_only_root_reads_are_said_to_be_unseen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = RecordedFiles.read
 
@@ -73,17 +57,17 @@ def test_settings_that_only_root_reads_are_said_to_be_unseen(tmp_path: Path, mon
     monkeypatch.setattr(RecordedFiles, "read", refused)
     found = results(tmp_path, {**APPARMOR, **LIBVIRT, **PROFILES, CONF: ""})
     assert (found["system.confinement"].level, found["system.confinement"].unseen) == ("WARN", True)
-    assert found["system.qemu-account"].level == "PASS"
 
 
 @pytest.mark.parametrize(
-    ("text", "settings"),
+    ("text", "drivers"),
     [
-        ("", QemuSettings()),
-        ('user = "a"\nuser = "b"\n', QemuSettings("b")),
-        ('security_driver = [ "selinux", "apparmor" ]', QemuSettings("", ("selinux", "apparmor"))),
-        ('user_namespace = "x"\nsuper user = "y"', QemuSettings()),
+        ("", ()),
+        ('#security_driver = "none"\n', ()),
+        ('security_driver = "none"  # "apparmor"\n', ("none",)),
+        ('security_driver = "none"\nsecurity_driver = [ "selinux", "apparmor" ]', ("selinux", "apparmor")),
+        ('my_security_driver = "x"', ()),
     ],
 )
-def test_settings_are_read_as_libvirt_reads_them(text: str, settings: QemuSettings) -> None:
-    assert parse_qemu_conf(text) == settings
+def test_settings_are_read_as_libvirt_reads_them(text: str, drivers: tuple[str, ...]) -> None:
+    assert parse_security_drivers(text) == drivers
