@@ -36,7 +36,7 @@ from emulator.apply.handlers.gpu.host import GpuHost
 from emulator.apply.journal import Journal
 from emulator.apply.state import State, StateStore
 from emulator.core.errors import HypervisorError
-from emulator.core.fs import write_private
+from emulator.core.fs import replace_file, write_private
 from emulator.core.hypervisors import EMBEDDED, SystemHypervisor
 from emulator.core.ids import NAMESPACE
 from emulator.core.paths import Home, LabPaths
@@ -115,7 +115,7 @@ class SimulatedDaemon:
         with self._hook.around("daemon.start"):
             if not self._marker.exists():
                 self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-                self._marker.write_text("{}")
+                replace_file(self._marker, b"{}")  # whole or not at all: another effect may end the process meanwhile
         with self._hook.around("daemon.launch"):
             self._process.write_text(str(self._directory))
         return self.uri()
