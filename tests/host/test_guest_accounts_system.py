@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import grp
 import os
 import shutil
@@ -22,6 +23,7 @@ from emulator.adapters.system.account_numbers import HostAccountNumbers
 from emulator.adapters.system.process import HostProcess
 from emulator.adapters.system.qemu_img import QemuImg
 from emulator.apply.guest_accounts.ledger import AccountLedger
+from emulator.core.errors import HypervisorError
 from emulator.core.ports import DomainState
 from emulator.core.ports.guest_accounts import GuestAccount
 from tests.support.system_libvirt import system_libvirt
@@ -147,10 +149,19 @@ def test_a_guest_with_kvm_opens_it_and_nobody_else_can_afterwards(
     account = accounts.of_guest("one", "kvm")
     hypervisor.define_domain(replace(request, console_log=top / "one" / "kvm.log", account=account, accelerated=True))
     try:
-        hypervisor.start_domain("kvm")
-        (pid,) = processes_of(account.uid)
-        opened = {str(each.readlink()) for each in Path("/proc", str(pid), "fd").iterdir()}
-        assert {"/dev/kvm", "anon_inode:kvm-vm"} <= opened
+        assert before[0] & 0o6 == 0
+        with monkeypatch.context() as without:
+            without.setattr(module, "opened_for", lambda _account: contextlib.nullcontext())
+            with pytest.raises(HypervisorError, match="Could not access KVM kernel module: Permission denied"):
+                hypervisor.start_domain("kvm")
+        try:
+            hypervisor.start_domain("kvm")
+            (pid,) = processes_of(account.uid)
+            opened = {str(each.readlink()) for each in Path("/proc", str(pid), "fd").iterdir()}
+            assert {"/dev/kvm", "anon_inode:kvm-vm"} <= opened
+        except HypervisorError as error:
+            # A /dev/kvm of little use, as some containers have: QEMU got as far as a register of its virtual processor.
+            assert "failed to set MSR" in error.what, error
         assert (kvm.stat().st_mode, os.listxattr(kvm)) == before
     finally:
         hypervisor.delete_domain("kvm")
