@@ -170,7 +170,7 @@ def check_secrets(lab: str, nodes: Iterable[str], outputs: Mapping[str, str]) ->
     paths = home.lab(lab)
     secrets = secrets_of(paths)
     assert {"ssh/id_ed25519#0", "ssh/ca_ed25519#0"} <= set(secrets), sorted(secrets)
-    # The group of guests' QEMU may pass to the disks and consoles, and list nothing; what lies next to them is closed to it, too.
+    # QEMU's group may pass to the disks and consoles, and list nothing; what lies next to them is closed to it, too.
     assert paths.root.stat().st_mode & 0o777 == 0o710
     for closed in (paths.secrets, paths.ssh, paths.logs, paths.hypervisor):
         if closed.exists():
