@@ -10,31 +10,39 @@ import os
 import stat
 from collections import deque
 from pathlib import Path
+from typing import BinaryIO
 
 KEY_MARK = b"hyperscaler-host-key:"
 """Begins what an image prints of its host key. Those lines survive when a log is cut."""
+
+SEARCHED_BYTES = 32 << 20
+"""Bytes of a console that are searched for host keys, from its end. A boot prints about 0.2 MiB."""
 
 _LINE = 65536  # bytes read at once: a guest may write a line without end
 _KEYS_KEPT = 32
 
 
 def marked_lines(path: Path, *, kept: int = _KEYS_KEPT) -> str:
-    """The last lines of a console that hold host keys; a guest may have printed any amount after them."""
+    """The last lines of a console that hold host keys, as far as they are among its last 32 MiB.
+
+    A guest may print without end, also while this reads, and the file is looked at once a second.
+    """
     try:
         with path.open("rb") as file:
-            found = _marked(file.fileno(), kept)
+            found = _marked(file, kept)
     except FileNotFoundError:
         return ""
     return found.decode("utf-8", "replace")
 
 
-def _marked(descriptor: int, kept: int) -> bytes:
+def _marked(file: BinaryIO, kept: int) -> bytes:
     found: deque[bytes] = deque(maxlen=kept)
-    with os.fdopen(os.dup(descriptor), "rb") as file:
-        file.seek(0)
-        while line := file.readline(_LINE):
-            if KEY_MARK in line:
-                found.append(line[:4096])
+    left = SEARCHED_BYTES
+    file.seek(max(0, file.seek(0, os.SEEK_END) - left))
+    while line := file.readline(min(_LINE, left)):
+        left -= len(line)
+        if KEY_MARK in line:
+            found.append(line[:4096])
     return b"".join(line if line.endswith(b"\n") else line + b"\n" for line in found)
 
 
@@ -72,7 +80,8 @@ def cut_log(path: Path, *, limit: int, kept: int) -> int:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1 or found.st_size <= limit:
             return 0
-        keys = _marked(descriptor, _KEYS_KEPT)
+        with os.fdopen(os.dup(descriptor), "rb") as file:
+            keys = _marked(file, _KEYS_KEPT)
         end = os.pread(descriptor, kept, os.fstat(descriptor).st_size - kept)
         gone = os.fstat(descriptor).st_size - len(end)
         os.ftruncate(descriptor, 0)
