@@ -201,8 +201,7 @@ class Hypervisor(HypervisorView, Protocol):
     """A libvirt connection. Deletes are idempotent."""
 
     def admit_guests(self, directories: Iterable[Path], account: GuestAccount | None = None) -> None:
-        """Let processes of the account's group pass through directories of ours to files that are theirs, and list
-        none. None is libvirt's own account."""
+        """Let the account's group, or libvirt's own, pass through directories of ours to its files, and list none."""
         ...
 
     def define_domain(self, request: DomainRequest) -> None:
