@@ -33,7 +33,7 @@ def command() -> None:
     "nodes",
     multiple=True,
     metavar="NODE",
-    help="Only this node; may be given several times. Without it: all for an admin, the clusters' heads for a student.",
+    help="Only this node; may be given several times. Without it: all for an admin; for a student the login nodes, or the controller and the control plane.",
 )
 @click.option(
     "--public-key",
