@@ -244,7 +244,7 @@ class GpuAllocationSpec:
 
 @dataclass(frozen=True, slots=True)
 class ClusterSpec(Settings):
-    """A whole lab. `nodes` are in a fixed order: hpc head, hpc compute, hpc login, cloud head, cpu workers, gpu workers."""
+    """A whole lab. `nodes` are in a fixed order: hpc head, compute and login, cloud head, cpu workers, gpu workers."""
 
     name: str
     description: str
@@ -260,7 +260,7 @@ class ClusterSpec(Settings):
 
     @property
     def entrances(self) -> tuple[NodeSpec, ...]:
-        """Where ordinary users log in: each cluster's login nodes or, without any, the node with its control services."""
+        """Where ordinary users log in: each cluster's login nodes or, without any, its head."""
         found: list[NodeSpec] = []
         for kind in ClusterKind:
             nodes = self.nodes_of(kind)

@@ -47,8 +47,8 @@ def verify_slurm(
     clock: Clock | None = None,
     on_check: Callable[[CheckResult], None] | None = None,
 ) -> VerifyReport:
-    """Whether the lab's Slurm cluster works: MUNGE between nodes, all nodes up, a job on all, its record, GPUs, and a job
-    from each login node.
+    """Whether the lab's Slurm cluster works: MUNGE between nodes, all nodes up, a job on all, its record, GPUs, and a
+    job from each login node.
 
     Args:
         spec: the lab; `timeouts.verify` bounds the wait for the nodes to come up.

@@ -153,7 +153,8 @@ class ImageImporter:
         """The file system with the image's label, identity and size, and nothing in its free blocks."""
         identity = uuid.uuid5(NAMESPACE, f"filesystem/{self.recipe.name}")
         self._run(["e2fsck", "-f", "-y", raw], fine=_FSCK_FINE)
-        # The journal of the machine goes; the new one has the size that the image builder gives. Quotas are counted anew.
+        # The journal of the machine goes; the new one has the size that the image builder gives. Quotas are counted
+        # anew.
         self._run(["tune2fs", "-O", "^has_journal,^quota", raw])
         self._run(["tune2fs", "-L", "root", "-m", "1", "-U", str(identity), "-O", "^orphan_file", raw], fine=(0, 1))
         self._run(["e2fsck", "-f", "-y", raw], fine=_FSCK_FINE)

@@ -164,8 +164,8 @@ def _default_start(subnet: IPv4Network, role: Role) -> IPv4Address:
     """Where the addresses of a role begin when the file names none.
 
     The control node has .10, workers follow from .11. GPU workers and login nodes begin in the upper half of the first
-    256 addresses: one more worker of the other kind does not move them to other addresses, and a pod network of default size has room for their
-    numbers (`emulator.labfile.checks.kubernetes`).
+    256 addresses: one more worker of the other kind does not move them to other addresses, and a pod network of default
+    size has room for their numbers (`emulator.labfile.checks.kubernetes`).
     """
     roomy = subnet.num_addresses >= _ROOMY
     if role.is_head:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import os
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -74,11 +73,11 @@ def test_any_other_refusal_is_an_error() -> None:
 
 def test_the_call_reaches_this_kernel(tmp_path: Path) -> None:
     """With a command that no kernel has: the answer is an errno of this call, and no descriptor stays open."""
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     assert user_quota.kernel(str(tmp_path))(0x8000FF << 8, 3000, user_quota.Record()) in {
         errno.EINVAL, errno.ENOSYS, errno.ESRCH, errno.ENOTBLK, errno.EPERM,
     }  # fmt: skip
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def users(*uids: int) -> list[dict[str, Any]]:
