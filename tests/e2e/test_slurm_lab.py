@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import time
+from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -235,8 +236,9 @@ def test_students_log_in_to_the_login_node(provisioned: dict[str, Any]) -> None:
 def test_others_are_out_of_sight(provisioned: dict[str, Any]) -> None:
     job = as_user("ada", "hpc-controller", "sbatch --parsable --mem=50 -o /dev/null --wrap 'sleep 20'").stdout.strip()
     assert run("hpc-controller", f"squeue -h -j {job} -o %u") == "ada"
-    seen = as_user("cyd", LOGIN, f"squeue -h; sacct -anX; scontrol show job {job}; ps -e -o user= | sort -u")
-    assert seen.stdout.split() == ["cyd"], seen.stdout
+    look = f"squeue -h; scontrol show job {job}; {{ sacct -anX -o User; ps -e -o user=; }}"
+    seen = as_user("cyd", LOGIN, look)
+    assert set(seen.stdout.split()) == {"cyd"}, seen.stdout
     assert as_user("cyd", LOGIN, "cat /proc/1/cmdline").returncode != 0
     assert int(run(LOGIN, "ps -e -o pid= | wc -l")) > 10  # labadmin is in the group adm
     connect = "import socket; socket.socket(socket.AF_UNIX).connect('/run/mysqld/mysqld.sock')"
@@ -260,6 +262,7 @@ def test_a_hostile_student_stops_nobody(provisioned: dict[str, Any]) -> None:
     uid = run("hpc-controller", "id -u ada")
     group = f"/sys/fs/cgroup/user.slice/user-{uid}.slice"
     with ExitStack() as ending:
+        ending.callback(run, "hpc-controller", f"sudo -n pkill -KILL -u {uid} || true")
 
         def begin(command: str) -> subprocess.Popen[str]:
             started = subprocess.Popen([*ssh_as("ada"), "hpc-controller", command], stdout=subprocess.PIPE, text=True)
@@ -267,31 +270,36 @@ def test_a_hostile_student_stops_nobody(provisioned: dict[str, Any]) -> None:
             ending.callback(started.kill)
             return started
 
-        hog = begin(attack.memory_hog())
-        for command in (attack.connections(90, "192.168.100.10"), attack.fork_bomb(60)):
+        begin(attack.memory_hog())
+        for command in (attack.connections(90, "192.168.100.10"), attack.fork_bomb(180)):
             started = begin(command)
             assert started.stdout is not None
             assert started.stdout.readline() == "begun\n"
-        assert hog.wait(timeout=120) != 0
         began = time.monotonic()
         assert hyperscaler("ssh", LAB, "hpc-controller", "--", "true").code == 0
         print(f"a login of labadmin took {time.monotonic() - began:.1f} s")
         began = time.monotonic()
         assert as_user("cyd", LOGIN, "srun -N1 hostname").stdout.strip() in COMPUTE
         print(f"another student's srun took {time.monotonic() - began:.1f} s")
-        refused = run("hpc-controller", f"cat {group}/pids.events; grep oom_kill {group}/memory.events").split()
-        assert (refused[0], refused[2]) == ("max", "oom_kill")
-        assert int(refused[1]) > 0 and int(refused[3]) > 0, refused
-    assert run("hpc-controller", f"sudo -n pkill -KILL -u {uid}; systemctl --failed --plain --no-legend") == ""
+        # Refused forks are counted at the session up to Linux 6.10, later at the group that has the limit.
+        events = f"cat {group}/pids.events {group}/*/pids.events; grep 'oom_kill ' {group}/memory.events"
+        held: Counter[str] = Counter()
+        while not held["max"] or not held["oom_kill"]:
+            assert time.monotonic() < began + 120, held
+            held.clear()
+            for line in run("hpc-controller", events).splitlines():
+                kind, count = line.split()
+                held[kind] += int(count)
+    assert run("hpc-controller", "systemctl --failed --plain --no-legend") == ""
 
 
 def test_jobs_are_kept_apart(provisioned: dict[str, Any]) -> None:
     """A job that forks without end and ignores SIGTERM, on a node that others use next."""
     node = COMPUTE[0]
-    bomb = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n{attack.FORK_BOMB.format(seconds=90)}"
-    script = f"#!/bin/sh\n{attack.python(bomb)}\n"
-    submit = f"sbatch --parsable -w {node} --mem=200 -o /dev/null <<'END'\n{script}END"
-    job = as_user("ada", "hpc-controller", submit).stdout.strip()
+    submit = f"sbatch --parsable -w {node} --mem=400 -o /dev/null <<'END'\n#!/bin/sh\n{attack.fork_bomb(120)}\nEND"
+    submitted = as_user("ada", "hpc-controller", submit)
+    job = submitted.stdout.strip()
+    assert job.isdigit(), submitted.stderr
     processes = "ps -u ada -o pid= | wc -l"
     deadline = time.monotonic() + 60
     while int(run(node, processes)) < 100 and time.monotonic() < deadline:
@@ -300,11 +308,11 @@ def test_jobs_are_kept_apart(provisioned: dict[str, Any]) -> None:
     run("hpc-controller", f"scancel {job}")
     while run("hpc-controller", f"squeue -h -j {job} || true") and time.monotonic() < deadline + 120:
         time.sleep(3)
-    look = (
-        "ls -A /tmp; touch /tmp/mine; cat /sys/fs/cgroup$(cut -d: -f3 /proc/self/cgroup)/../memory.swap.max; ulimit -Hu"
-    )
+    group = "/sys/fs/cgroup$(cut -d: -f3 /proc/self/cgroup)/.."
+    look = f'ls -A /tmp; touch /tmp/mine; cat {group}/memory.max {group}/memory.swap.max; bash -c "ulimit -Hu"'
     done = as_user("cyd", LOGIN, f"srun -w {node} --mem=50 sh -c '{look}'")
-    assert done.stdout.split() == ["0", "512"], done.stdout + done.stderr
+    # Slurm counts what may be swapped with what may be in memory.
+    assert done.stdout.split() == [str(50 * 2**20), str(50 * 2**20), "512"], done.stdout + done.stderr
     assert run(node, "ls /tmp/mine || true; pgrep -u ada || true") == ""
 
 

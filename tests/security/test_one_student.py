@@ -34,9 +34,9 @@ def test_people_together_leave_tasks_and_memory_to_the_node() -> None:
     units = COMMON / "systemd" / "system"
     one, people = settings(units / "user-.slice.d" / "lab.conf"), settings(units / "user.slice.d" / "lab.conf")
     management = settings(units / "management.slice")
-    assert {"TasksMax", "MemoryMax", "MemoryHigh", "CPUWeight", "MemorySwapMax"} <= set(one)
+    assert {"TasksMax", "MemoryMax", "CPUWeight", "MemorySwapMax"} <= set(one)
     assert percent(one["TasksMax"]) * 4 <= percent(people["TasksMax"])
-    assert percent(one["MemoryHigh"]) < percent(one["MemoryMax"]) < percent(people["MemoryMax"])
+    assert percent(one["MemoryMax"]) * 2 <= percent(people["MemoryMax"]) < 100
     # A fork for the tool's sshd, whatever people and the management itself have.
     assert percent(people["TasksMax"]) + percent(management["TasksMax"]) < 100
     assert int(management["CPUWeight"]) >= 10 * int(people["CPUWeight"])
@@ -60,10 +60,7 @@ def test_nobody_but_the_tool_logs_in_outside_of_a_group() -> None:
     assert "systemd-logind.service" not in recipe["mask"]
 
 
-def test_connections_of_one_address_are_not_all_of_them() -> None:
-    text = (COMMON / "ssh" / "sshd_config.d" / "lab.conf").read_text()
-    found = {name: int(value) for name, value in re.findall(r"^(\w+) (\d+)", text, re.MULTILINE)}
-    assert found["PerSourceMaxStartups"] * 2 < found["MaxStartups"]
+def test_people_have_few_sessions_in_a_connection() -> None:
     people = (COMMON / "ssh" / "sshd_config.d" / "people.conf").read_text()
     assert "Match User *,!labadmin,!root\n    MaxSessions 8\n" in people
 

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import shlex
 
-FORK_BOMB = """\
-import os, sys, time
-end = time.monotonic() + {seconds}
-print("begun", flush=True)
-while time.monotonic() < end:
-    try:
-        os.fork()
-    except OSError:
-        time.sleep(0.2)
+_BOMB = """\
+trap '' TERM
+echo begun
+bomb() {{ while [ $SECONDS -lt {seconds} ]; do bomb & done; }} 2>/dev/null
+bomb
 """
 
 _HOG = """\
@@ -67,8 +63,8 @@ def python(program: str) -> str:
 
 
 def fork_bomb(seconds: int) -> str:
-    """Forks for so long, and goes on where it is refused; prints `begun` first."""
-    return python(FORK_BOMB.format(seconds=seconds))
+    """Every process forks for so long, goes on where it is refused, and ignores SIGTERM; prints `begun` first."""
+    return f"exec bash -c {shlex.quote(_BOMB.format(seconds=seconds))}"
 
 
 def memory_hog() -> str:

@@ -69,6 +69,7 @@ def build_inventory(
             {
                 **_host_vars(node, granted.get(node.name, ())),
                 **_ipv6_vars(spec.networks[node.role.cluster], node),
+                "node_gateway": str(spec.networks[node.role.cluster].gateway),
                 "node_inbound": inbound_from_others(spec, node),
                 **_access_vars(node, trust),
                 **({"node_pod_subnet": str(pods[node.name])} if node.name in pods else {}),
