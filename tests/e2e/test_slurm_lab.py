@@ -243,7 +243,7 @@ def test_others_are_out_of_sight(provisioned: dict[str, Any]) -> None:
     assert int(run(LOGIN, "ps -e -o pid= | wc -l")) > 10  # labadmin is in the group adm
     connect = "import socket; socket.socket(socket.AF_UNIX).connect('/run/mysqld/mysqld.sock')"
     assert "PermissionError" in as_user("ada", "hpc-controller", attack.python(connect)).stderr
-    run("hpc-controller", f"scancel {job}")
+    run("hpc-controller", "scancel -u ada")
 
 
 def test_a_full_disk_is_the_student_s_own(provisioned: dict[str, Any]) -> None:
@@ -376,7 +376,7 @@ def test_rotate_ssh_killed_half_way(provisioned: dict[str, Any], tmp_path: Path)
                 killed.kill()
     assert any("rotation of ssh" in line for line in hyperscaler("status", LAB, "--json").json()["problems"])
     done = hyperscaler("rotate", LAB, "ssh", "--yes", "--json").json()
-    assert (done["finished"], sorted(done["hand_again"])) == (["ssh"], ["ada", "bob"])
+    assert (done["finished"], sorted(done["hand_again"])) == (["ssh"], ["ada", "bob", "cyd"])
     assert hyperscaler("ssh", LAB, "hpc-compute-1", "--", "hostname").stdout.strip() == "hpc-compute-1"
     (tmp_path / "config").write_text(paths.ssh_config.read_text().replace(f'"{paths.ssh_key}"', f'"{old}"'))
     argv = ["ssh", "-F", str(tmp_path / "config"), "-o", "BatchMode=yes", "hpc-compute-1", "true"]
@@ -412,7 +412,7 @@ def test_revoked_access_ends_at_once(provisioned: dict[str, Any]) -> None:
 
 def test_access_ends_by_itself(provisioned: dict[str, Any]) -> None:
     """The node ends it, without any command of ours: session, job, and what ignores SIGTERM."""
-    hyperscaler("access", "add", LAB, "eve", "--ttl", "120s")
+    hyperscaler("access", "add", LAB, "eve", "--ttl", "120s", "--node", "hpc-controller")
     granted = time.monotonic()
     stubborn = "trap '' TERM; while :; do sleep 1; done"
     with subprocess.Popen([*ssh_as("eve"), "hpc-controller", stubborn], stdin=subprocess.DEVNULL) as session:
