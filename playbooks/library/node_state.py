@@ -18,11 +18,12 @@ import re
 import subprocess
 import tempfile
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal, TypedDict
 
 from ansible.module_utils.user_end import USER_UIDS, CommandError, alive, bar, end_processes, expiry
+from ansible.module_utils.user_quota import NoQuotasError, Quota, ensure_quota, kernel
 
 DOCUMENTATION = r"""
 module: node_state
@@ -36,6 +37,10 @@ options:
     description: System or ordinary accounts, each with C(name), C(uid), C(home) and C(shell).
     type: list
     elements: dict
+  quota:
+    description: Hard limits of each of O(users) on the root file system, C(kib) and C(inodes). A file system that
+      counts nothing is a warning.
+    type: dict
   former_users:
     description: Accounts that are closed; their processes are ended. Their files stay.
     type: list
@@ -122,6 +127,7 @@ class Unit(TypedDict):
 
 class Params(TypedDict):
     users: list[User]
+    quota: Quota | None
     former_users: list[str]
     directories: list[Directory]
     absent: list[str]
@@ -435,11 +441,24 @@ def journal_of(name: str) -> str:
     return done.stdout.strip()
 
 
-def converge(params: Params, *, check: bool) -> list[str]:
+def ensure_quotas(users: Sequence[User], quota: Quota | None, warn: Callable[[str], None], *, check: bool) -> list[str]:
+    """The same limits for each of the users; a disk without quotas, of an older image, stays as it is."""
+    if quota is None:
+        return []
+    quotactl = kernel("/")
+    try:
+        return [f"quota {user['name']}" for user in users if ensure_quota(user["uid"], quota, quotactl, check=check)]
+    except NoQuotasError:
+        warn("users can fill this node's disk: it was made from an image without quotas; make the node again")
+        return []
+
+
+def converge(params: Params, warn: Callable[[str], None], *, check: bool) -> list[str]:
     """Everything the parameters ask for; the changes made."""
     changes = []
     for user in params["users"]:
         changes += ensure_user(user, check=check)
+    changes += ensure_quotas(params["users"], params["quota"], warn, check=check)
     for name in params["former_users"]:
         changes += ensure_former(name, check=check)
     for directory in params["directories"]:
@@ -460,6 +479,10 @@ def argument_spec() -> dict[str, Any]:
     place = {"owner": {"type": "str"}, "group": {"type": "str"}, "mode": {"type": "str"}}
     return {
         "former_users": {"type": "list", "elements": "str", "default": []},
+        "quota": {
+            "type": "dict",
+            "options": {"kib": {"type": "int", "required": True}, "inodes": {"type": "int", "required": True}},
+        },
         "users": {
             "type": "list",
             "elements": "dict",
@@ -533,7 +556,7 @@ def main() -> None:
 
     module = UnloggedModule(argument_spec=argument_spec(), supports_check_mode=True)
     try:
-        changes = converge(module.params, check=module.check_mode)
+        changes = converge(module.params, module.warn, check=module.check_mode)
     except (NodeStateError, CommandError, OSError, subprocess.TimeoutExpired) as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=bool(changes), changes=changes)

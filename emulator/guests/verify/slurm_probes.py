@@ -47,7 +47,8 @@ def verify_slurm(
     clock: Clock | None = None,
     on_check: Callable[[CheckResult], None] | None = None,
 ) -> VerifyReport:
-    """Whether the lab's Slurm cluster works: MUNGE between nodes, all nodes up, a job on all, its record, GPUs.
+    """Whether the lab's Slurm cluster works: MUNGE between nodes, all nodes up, a job on all, its record, GPUs, and a
+    job from each login node.
 
     Args:
         spec: the lab; `timeouts.verify` bounds the wait for the nodes to come up.
@@ -79,6 +80,8 @@ def verify_slurm(
     for partition in slurm_verdicts.covering_partitions(spec.slurm.partitions, probes.compute):
         # A job on nodes that are down would wait in vain.
         done(*(probes.job(partition) if nodes.ok else _not_run(partition)))
+    for name in probes.login:
+        done(probes.job_from(name) if nodes.ok else _not_run_from(name))
     return VerifyReport(tuple(checks))
 
 
@@ -126,6 +129,7 @@ class _Probes:
         self, spec: ClusterSpec, shell: GuestShell, addresses: Mapping[str, GuestAddress], clock: Clock
     ) -> None:
         self.compute = tuple(node.name for node in spec.nodes if node.role is Role.HPC_COMPUTE)
+        self.login = tuple(node.name for node in spec.nodes if node.role is Role.HPC_LOGIN)
         self._head = addresses[next(node.name for node in spec.nodes if node.role is Role.HPC_CONTROLLER)]
         self._shell = shell
         self._addresses = addresses
@@ -140,7 +144,7 @@ class _Probes:
         return done.returncode, done.stdout, done.stderr
 
     def munge(self) -> tuple[CheckResult, ...]:
-        """A credential of the controller's, decoded on every compute node at the same time."""
+        """A credential of the controller's, decoded on every other node at the same time."""
         started = self._clock.now()
         status, credential, complaint = self._run(self._head, "munge --no-input", timeout=60)
         if status != 0:
@@ -154,7 +158,7 @@ class _Probes:
             return check_from(f"munge {name}", verdict, self._clock.now() - begun)
 
         with threads(_WORKERS, "verify") as pool:
-            return tuple(pool.map(decode, self.compute))
+            return tuple(pool.map(decode, self.compute + self.login))
 
     def nodes(self, timeout: float) -> tuple[CheckResult, Mapping[str, slurm_verdicts.NodeRow]]:
         """The nodes, once they are all up or the time is over."""
@@ -185,23 +189,39 @@ class _Probes:
             check_from(f"accounting {partition.name}", kept, 0.0),
         )
 
+    def job_from(self, name: str) -> CheckResult:
+        """A job that an ordinary user starts on a login node: whatever compute node runs it reaches the login node."""
+        started = self._clock.now()
+        command = f"cd /tmp; {srun_as(next(iter(LAB_USERS)), '--nodes=1', '--ntasks=1')}"
+        _, output, complaint = self._run(self._addresses[name], command, timeout=JOB_SECONDS + 60)
+        verdict = slurm_verdicts.judge_any_job(slurm_verdicts.parse_job(output), self.compute, complaint=complaint)
+        return check_from(f"job from {name}", verdict, self._clock.now() - started)
+
 
 def _not_run(partition: PartitionSpec) -> tuple[CheckResult, ...]:
     return (CheckResult(f"job {partition.name}", False, "not tried: not all nodes are up", 0.0),)
 
 
-def job_script(partition: PartitionSpec, user: str) -> str:
-    """A shell script that runs the probe job as `user` and then waits up to 30 s for its accounting record."""
-    srun = shlex.join(
+def _not_run_from(name: str) -> CheckResult:
+    return CheckResult(f"job from {name}", False, "not tried: not all nodes are up", 0.0)
+
+
+def srun_as(user: str, *options: str) -> str:
+    """The command that runs the probe job as `user`, with further options of srun."""
+    return shlex.join(
         [
             "sudo", "-n", "-u", user, "--",
             "timeout", str(JOB_SECONDS),
-            "srun", "--quiet", "--job-name=lab-verify", "--time=5", f"--immediate={JOB_SECONDS - 30}",
-            f"--partition={partition.name}", f"--nodes={len(partition.nodes)}", "--ntasks-per-node=1",
-            f"--nodelist={','.join(partition.nodes)}",
+            "srun", "--quiet", "--job-name=lab-verify", "--time=5", f"--immediate={JOB_SECONDS - 30}", *options,
             "sh", "-c", _JOB,
         ]
     )  # fmt: skip
+
+
+def job_script(partition: PartitionSpec, user: str) -> str:
+    """A shell script that runs the probe job as `user` and then waits up to 30 s for its accounting record."""
+    nodes = f"--nodes={len(partition.nodes)}", "--ntasks-per-node=1", f"--nodelist={','.join(partition.nodes)}"
+    srun = srun_as(user, f"--partition={partition.name}", *nodes)
     return f"""cd /tmp
 output=$({srun})
 printf '%s\\n' "$output"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -199,3 +199,42 @@ def test_the_job_script_waits_for_the_record(tmp_path: Path, works: bool) -> Non
     else:
         assert done.returncode == 1
         assert record == "" and done.stderr == "no such partition\n"
+
+
+WITH_LOGIN = replace(LAB, nodes=(*LAB.nodes, node("hpc-login-1", Role.HPC_LOGIN, 129)))
+
+
+def verify_with_login(answer: Answer, sinfo: str = IDLE) -> tuple[VerifyReport, ScriptedShell]:
+    places = {entry.name: GuestAddress(entry.name, entry.ip, "root") for entry in WITH_LOGIN.nodes}
+    # The controller's job comes first, then the one from the login node.
+    shell = guests(cd=[(0, JOB, ""), answer], sinfo=[(0, sinfo, "")])
+    return verify_slurm(WITH_LOGIN, shell, places, clock=Ticking().clock()), shell
+
+
+def test_a_job_is_started_from_each_login_node() -> None:
+    report, shell = verify_with_login((0, "8 hpc-compute-2 hpc-compute-2\n", ""))
+    assert report.ok
+    assert [check.name for check in report.checks][2] == "munge hpc-login-1"
+    assert (report.checks[-1].name, report.checks[-1].detail) == ("job from hpc-login-1", "job 8: hpc-compute-2")
+    assert shell.asked[-1] == ("hpc-login-1", "cd")
+
+
+@pytest.mark.parametrize(
+    ("answer", "detail"),
+    [
+        ((1, "", "srun: error: cannot contact slurm controller\n"), "cannot contact slurm controller"),
+        ((0, "", ""), "it said nothing"),
+        ((0, "8 hpc-login-1 hpc-login-1\n", ""), "job 8 ran on hpc-login-1"),
+        ((0, "8 hpc-compute-1 a\n8 hpc-compute-2 b\n", ""), "job 8 ran on hpc-compute-1 hpc-compute-2"),
+    ],
+)
+def test_a_login_node_from_which_no_job_runs_fails_its_own_check(answer: Answer, detail: str) -> None:
+    report, _ = verify_with_login(answer)
+    assert [check.name for check in report.failed] == ["job from hpc-login-1"]
+    assert detail in report.failed[0].detail
+
+
+def test_no_job_is_started_from_a_login_node_while_nodes_are_down() -> None:
+    report, shell = verify_with_login((0, "", ""), "hpc-compute-1|drained|(null)|none\n")
+    assert [check.name for check in report.failed] == ["nodes", "job main", "job from hpc-login-1"]
+    assert ("hpc-login-1", "cd") not in shell.asked
