@@ -5,6 +5,7 @@ Imports are inside the functions, so that a verb loads only what it uses and lig
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,11 +13,12 @@ from typing import TYPE_CHECKING
 from emulator.adapters.system.process import HostProcess
 from emulator.core.paths import Home, LabPaths
 from emulator.core.ports import Hypervisor, HypervisorDaemon, ProcessRunner
-from emulator.labfile.model import Acceleration, GpuBackend, GpuDeviceSpec, KubernetesSpec
+from emulator.labfile.model import Acceleration, ClusterSpec, GpuBackend, GpuDeviceSpec, KubernetesSpec
 
 if TYPE_CHECKING:
     from emulator.apply.gpu_ownership import GpuLedger
     from emulator.apply.handlers.gpu.host import GpuHost
+    from emulator.core.waiting.pace import Pace, PaceReadings
     from emulator.gpu.ports import FileAccess, VgpuFramework, VgpuHost
     from emulator.host.acceleration import AccelerationDecision
     from emulator.host.readings import HostProbe, HostReadings
@@ -60,7 +62,26 @@ def real_environment() -> Environment:
         host_facts=lambda: read_host_facts(home.root),
         gpus=_gpus,
         units=SystemdUnits(runner),
+        pace=_pace,
     )
+
+
+def _pace(spec: ClusterSpec) -> Pace:
+    from emulator.adapters.system.acceleration import read_acceleration_facts
+    from emulator.core.waiting.pace import pace_of
+    from emulator.host.acceleration import decide_acceleration
+
+    # What the file demands and the host lacks is refused elsewhere, in words.
+    wanted = Acceleration.TCG if spec.hypervisor.acceleration is Acceleration.TCG else Acceleration.AUTO
+    accelerated = decide_acceleration(wanted, read_acceleration_facts()).accelerated
+    return pace_of(_pace_readings(), accelerated=accelerated, guests=len(spec.nodes))
+
+
+@functools.cache
+def _pace_readings() -> PaceReadings:
+    from emulator.adapters.system.host_pace import read_pace
+
+    return read_pace()
 
 
 def _daemon(directory: Path, namespace: str) -> HypervisorDaemon:

@@ -84,7 +84,7 @@ class DomainInfo:
 
     The fields come from the stored description, which the next start uses; `live` describes the running domain.
     `cmdline` lacks the words that `define_domain` adds for the host's clock. `extras` are phrases for parts that no
-    request produces and that were added by hand.
+    request produces and that were added by hand. `cpu_seconds`: processor time since its start, 0 while it is off.
     """
 
     name: str
@@ -106,6 +106,7 @@ class DomainInfo:
     hostdevs: tuple[Hostdev, ...] = ()
     extras: tuple[str, ...] = ()
     live: DomainInfo | None = None
+    cpu_seconds: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +259,8 @@ class Hypervisor(HypervisorView, Protocol):
         ...
 
     def shutdown_domain(self, name: str, *, timeout: float) -> None:
-        """Ask the guest to power off; power it off hard at the deadline. A paused one is resumed first."""
+        """Ask the guest to power off; a paused one is resumed first. One that is not off after `timeout` seconds is
+        powered off hard once it does nothing any more, and in any case after four times as long."""
         ...
 
     def delete_domain(self, name: str) -> None:

@@ -7,7 +7,7 @@ factor is what this host takes longer: its processor, what else runs on it, emul
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from emulator.core.waiting.watch import Patience
 
@@ -70,7 +70,7 @@ class Pace:
     def patience(self, base: float) -> Patience:
         """For a wait that takes at most `base` seconds on a fast host. It has at least these; on a slow host as long as
         there is progress."""
-        return Patience(usual=base, quiet=base * self.factor / 4, longest=base * self.factor * 4)
+        return replace(Patience.within(self.seconds(base)), usual=base)
 
     def __str__(self) -> str:
         return f"{self.why}: waits are {self.factor:.1f} times as long, {self.boots} nodes boot at once"

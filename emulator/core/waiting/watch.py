@@ -7,6 +7,7 @@ has stood still for too long, and at a bound that is generous enough to be met b
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
@@ -18,6 +19,10 @@ LEAST_LOOKS = 3
 """Looks in a row that must have seen no progress: a program that got no processor time for minutes saw nothing at all,
 which says nothing of what it waits for."""
 
+_WORKING = 0.08
+"""The share of one core, over the quiet time, above which something works. An emulated guest that idles takes two to
+four hundredths; one that boots next to ten others on two cores gets more than a tenth."""
+
 T = TypeVar("T")
 
 
@@ -26,7 +31,7 @@ class Clock:
     """Time for a wait, in seconds; tests pass their own."""
 
     now: Callable[[], float] = field(default=time.monotonic)
-    sleep: Callable[[float], None] = field(default=time.sleep)
+    sleep: Callable[[float], object] = field(default=time.sleep)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +47,15 @@ class Patience:
     usual: float
     quiet: float
     longest: float
+
+    def steps(self, cpu_seconds: float) -> int:
+        """Processor time as a sign of progress: it moves on for what works, and hardly for what is idle."""
+        return math.floor(cpu_seconds / max(_WORKING * self.quiet, 0.01))
+
+    @staticmethod
+    def within(seconds: float) -> Patience:
+        """At least `seconds`, a quarter of them without progress, and four times as many in all."""
+        return Patience(usual=seconds, quiet=seconds / 4, longest=seconds * 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +134,9 @@ def wait_until(
     look: Callable[[], Look[T]], patience: Patience, *, clock: Clock | None = None, stop: StopFlag | None = None
 ) -> Waited[T]:
     """Look again and again until it is done, given up, or a stop is asked for. It is looked at once in any case."""
-    clock = clock or Clock()
+    stop = stop or StopFlag()
+    # A stop request ends a pause; on a clock of the caller's own, it is noticed after it.
+    clock = clock or Clock(sleep=stop.wait)
     watch = Watch(patience, clock.now)
     while True:
         seen = look()
@@ -128,7 +144,6 @@ def wait_until(
             return Waited(seen.value, done=True, seconds=watch.seconds)
         if given_up := watch.look(seen.sign):
             return Waited(seen.value, done=False, seconds=given_up.seconds, given_up=given_up)
-        if stop is None:
-            clock.sleep(seen.pause)
-        elif stop.wait(seen.pause):
+        clock.sleep(seen.pause)
+        if stop.is_set():
             return Waited(seen.value, done=False, seconds=watch.seconds)
