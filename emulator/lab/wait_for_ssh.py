@@ -151,7 +151,7 @@ class _Boot:
         """Why the guest does not let us in yet; nothing once it does, and `_STOPPED` when it never will."""
         guest = self._guest
         known = self._keys.learn(guest)
-        if known and self._shell.ready(guest.address, timeout=self._pace.seconds(LOGIN_SECONDS)):
+        if known and self._shell.ready(guest.address, timeout=LOGIN_SECONDS):
             return Look("", done=True)
         info = guest.domain()
         if info is None or info.state is not DomainState.RUNNING:

@@ -319,7 +319,8 @@ class GuestAddress:
 
 
 class GuestShell(Protocol):
-    """Runs commands in the guests of one lab by ssh, with host keys checked."""
+    """Runs commands in the guests of one lab by ssh, with host keys checked. Seconds are a fast host's: on a slow one
+    each command has as much more time as its pace says."""
 
     def run(
         self,
@@ -334,7 +335,7 @@ class GuestShell(Protocol):
         ...
 
     def ready(self, guest: GuestAddress, *, timeout: float) -> bool:
-        """Whether ssh accepts our login within `timeout` seconds; False if it is refused or unreachable."""
+        """Whether ssh accepts our login in time; False if it is refused or unreachable."""
         ...
 
 
