@@ -91,8 +91,8 @@ def apply_plan(run: LabRun, plan: Plan) -> Applied:
         ConflictError: a node that leaves cannot be drained; nothing was changed.
         HyperscalerError: a change failed or a stop was asked for, and no cluster has everything that it needs.
     """
-    drain_departing(plan, run.spec, run.shell, run.reporter, run.stop)
     pace = run.pace
+    drain_departing(plan, run.spec, run.shell, run.reporter, run.stop, pace)
     if plan.changes and pace.factor > 1.0:
         run.reporter.note(f"this host: {pace}")
     starts = sum(isinstance(change.resource, Domain) and change.action is not Action.DELETE for change in plan.changes)
