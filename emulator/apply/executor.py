@@ -198,7 +198,7 @@ class Executor:
         finished: list[Step] = []
         doomed: frozenset[str] = frozenset()
         running: dict[Future[None], str] = {}
-        told: set[str] = set()
+        noted: set[str] = set()
         with threads(self._workers, "apply") as pool:
             while waits or running:
                 held = False
@@ -207,7 +207,7 @@ class Executor:
                         break  # a queued step would still start after a stop or a failure
                     may_go_on = EVERY_CLUSTER not in doomed and serves[steps[key].resource.id] - doomed
                     if not self._stop.is_set() and (not failures or may_go_on):
-                        if self._is_held(steps[key], told):
+                        if self._is_held(steps[key], noted):
                             held = True
                             continue
                         del waits[key]
@@ -232,11 +232,11 @@ class Executor:
         left = frozenset().union(*(serves[steps[key].resource.id] for key in waits))
         return Applied(self._error(failures, unstarted=sorted(waits)), doomed | left)
 
-    def _is_held(self, step: Step, told: set[str]) -> bool:
+    def _is_held(self, step: Step, noted: set[str]) -> bool:
         """Whether the gate keeps the step back, which is said once."""
         why = "" if step.is_delete else self._gate.admits(step.resource)
-        if why and step.key not in told:
-            told.add(step.key)
+        if why and step.key not in noted:
+            noted.add(step.key)
             self._reporter.event(Event("apply", step.resource.id, Status.STARTED, f"waits: {why}"))
         return bool(why)
 

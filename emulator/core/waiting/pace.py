@@ -104,7 +104,7 @@ def _competition(readings: PaceReadings, cores: float) -> tuple[float, float, fl
     """By three signs, what work takes longer here than on a host of its own."""
     waited = readings.work_wall / max(readings.work_cpu, 1e-6)
     crowd = (readings.load + 1.0) / max(cores, 1.0)
-    # The kernel says how often somebody waited, not how many did: at its most, two share what one would have.
+    # The kernel says how often a task waited, not how many did: at its most, two share what one would have.
     pressed = 1.0 + min(max(readings.pressure or 0.0, 0.0), 100.0) / 100.0
     return waited, crowd, pressed
 

@@ -20,7 +20,7 @@ from emulator.core.waiting.watch import Clock, Look, Patience, wait_until
 from emulator.guests.verify.report import CheckResult, Verdict, check_from
 
 ALLOWED_SECONDS = 2.5
-"""A node sets its clock when it is two seconds apart from its real-time clock, which tells whole seconds only."""
+"""A node sets its clock when it is two seconds apart from its real-time clock, which counts whole seconds."""
 
 SETTLE_SECONDS = 60.0
 """A node looks at its clock every 20 seconds; one that was paused is right again within that."""
