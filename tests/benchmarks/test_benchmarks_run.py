@@ -66,7 +66,7 @@ class Sides:
 def test_both_sides_of_a_pair_find_the_same_cache(tmp_path: Path, warm: bool) -> None:
     sys.path.insert(0, str(BENCHMARKS))
     try:
-        from bench_provision import pairs  # type: ignore[import-not-found]
+        from bench_provision import pairs
     finally:
         sys.path.remove(str(BENCHMARKS))
     sides = Sides(tmp_path / "cache")

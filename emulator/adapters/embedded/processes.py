@@ -8,13 +8,17 @@ pidfds that are checked after opening.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import select
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from emulator.adapters.system.session_time import session_seconds
+from emulator.core.waiting.watch import Clock, Look, Patience, wait_until
 
 _PLACE = "/run/libvirt"
 
@@ -62,6 +66,28 @@ def _await_end(handles: dict[int, EmbeddedProcess], seconds: float) -> None:
             return
         for handle in ended:
             del handles[handle]
+
+
+def answered(
+    answers: Callable[[], bool],
+    daemons: Callable[[], Iterable[EmbeddedProcess]],
+    seconds: float,
+    clock: Clock | None = None,
+) -> bool:
+    """Whether a daemon answers within `seconds`, or later while it uses the processor: one that is slow is not dead."""
+    patience = Patience.within(seconds)
+    pauses = itertools.chain((0.05,) * 20, itertools.repeat(0.5))  # a look at its processor time takes some itself
+
+    def worked() -> float:
+        with contextlib.suppress(ProcessLookupError):
+            return sum(session_seconds(os.getsid(daemon.pid)) for daemon in daemons())
+        return 0.0
+
+    def look() -> Look[bool]:
+        up = answers()
+        return Look(up, up, sign=None if up else patience.steps(worked()), pause=next(pauses))
+
+    return wait_until(look, patience, clock=clock).value
 
 
 def _pids() -> Iterator[int]:
