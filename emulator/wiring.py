@@ -18,7 +18,7 @@ from emulator.labfile.model import Acceleration, ClusterSpec, GpuBackend, GpuDev
 if TYPE_CHECKING:
     from emulator.apply.gpu_ownership import GpuLedger
     from emulator.apply.handlers.gpu.host import GpuHost
-    from emulator.core.waiting.pace import Pace, PaceReadings
+    from emulator.core.waiting.pace import Pace
     from emulator.gpu.ports import FileAccess, VgpuFramework, VgpuHost
     from emulator.host.acceleration import AccelerationDecision
     from emulator.host.readings import HostProbe, HostReadings
@@ -67,21 +67,17 @@ def real_environment() -> Environment:
 
 
 def _pace(spec: ClusterSpec) -> Pace:
-    from emulator.adapters.system.acceleration import read_acceleration_facts
-    from emulator.core.waiting.pace import pace_of
-    from emulator.host.acceleration import decide_acceleration
-
     # What the file demands and the host lacks is refused elsewhere, in words.
-    wanted = Acceleration.TCG if spec.hypervisor.acceleration is Acceleration.TCG else Acceleration.AUTO
-    accelerated = decide_acceleration(wanted, read_acceleration_facts()).accelerated
-    return pace_of(_pace_readings(), accelerated=accelerated, guests=len(spec.nodes))
+    emulated = spec.hypervisor.acceleration is Acceleration.TCG
+    return _measured_pace(Acceleration.TCG if emulated else Acceleration.AUTO, len(spec.nodes))
 
 
 @functools.cache
-def _pace_readings() -> PaceReadings:
+def _measured_pace(acceleration: Acceleration, guests: int) -> Pace:
     from emulator.adapters.system.host_pace import read_pace
+    from emulator.core.waiting.pace import pace_of
 
-    return read_pace()
+    return pace_of(read_pace(), accelerated=_accelerate(acceleration).accelerated, guests=guests)
 
 
 def _daemon(directory: Path, namespace: str) -> HypervisorDaemon:
