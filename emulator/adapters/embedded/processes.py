@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from emulator.adapters.system.session_time import session_seconds
+from emulator.adapters.system.session_time import work_of_session
 from emulator.core.waiting.watch import Clock, Look, Patience, wait_until
 
 _PLACE = "/run/libvirt"
@@ -80,7 +80,7 @@ def answered(
 
     def worked() -> float:
         with contextlib.suppress(ProcessLookupError):
-            return sum(session_seconds(os.getsid(daemon.pid)) for daemon in daemons())
+            return sum(work_of_session(os.getsid(daemon.pid)).seconds for daemon in daemons())
         return 0.0
 
     def look() -> Look[bool]:

@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
-from emulator.adapters.system.session_time import session_seconds
+from emulator.adapters.system.session_time import work_of_session
 from emulator.core.errors import CommandError, CommandTimeoutError, HostNotFitError
 from emulator.core.ports import Completed, log
 from emulator.core.units import MIB, human_bytes
@@ -218,7 +218,8 @@ def _collect(process: subprocess.Popen[bytes], stdin: str | None, timeout: float
 
 
 class _Deadline:
-    """When a command is given up: at its time, unless it uses the processor. It is looked at from shortly before on.
+    """When a command is given up: at its time, unless it uses the processor or waits for its turn. It is looked at
+    from shortly before on.
 
     What it prints is no sign: a guest could hold a command for hours with a byte now and then.
     """
@@ -229,6 +230,7 @@ class _Deadline:
         self._patience = replace(Patience.within(timeout), longest=_LONGEST_WORK * timeout)
         self._watch = Watch(self._patience, time.monotonic)
         self._next = 0.7 * timeout
+        self._wanted = 0  # looks that found it runnable, or waiting for a disk
 
     def left(self) -> float:
         """Seconds until the next look, which is made here when it is due.
@@ -237,9 +239,10 @@ class _Deadline:
             _GivenUpError: it did nothing since its time was nearly over, or worked for too long.
         """
         if self._watch.seconds >= self._next:
-            worked = session_seconds(self._session)
-            given_up = self._watch.look(self._patience.steps(worked))
-            if worked >= _MOST_WORK * self._timeout or (given_up and given_up.moving):
+            work = work_of_session(self._session)
+            self._wanted += work.wants
+            given_up = self._watch.look((self._patience.steps(work.seconds), self._wanted))
+            if work.seconds >= _MOST_WORK * self._timeout or (given_up and given_up.moving):
                 raise _GivenUpError(f", and was still at work after {self._watch.seconds:.0f} s")
             if given_up:
                 raise _GivenUpError

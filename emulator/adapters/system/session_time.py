@@ -1,19 +1,31 @@
-"""The processor time of a command with all its children, as a sign that it is at work."""
+"""What a command does, with all its children: a sign that it is at work."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 _PROC = Path("/proc")
 
 
-def session_seconds(session: int, *, proc: Path = _PROC) -> float:
-    """Processor seconds of the processes in the session, and of their children that have ended; 0 for none.
+@dataclass(frozen=True, slots=True)
+class SessionWork:
+    """The processes of a session at one moment.
 
-    A child that ended counts once its parent has waited for it. It is a sign of work and no account.
+    Attributes:
+        seconds: of processor time, also of children that have ended. A child counts once its parent has waited for it:
+            it is a sign of work and no account.
+        wants: whether one of them wants a processor or waits for a disk, which on a busy host it may do for long.
     """
-    ticks = 0
+
+    seconds: float
+    wants: bool
+
+
+def work_of_session(session: int, *, proc: Path = _PROC) -> SessionWork:
+    """What the processes of the session have done, and whether one of them has something to do."""
+    ticks, wants = 0, False
     for entry in proc.iterdir():
         if not entry.name.isdigit():
             continue
@@ -26,4 +38,5 @@ def session_seconds(session: int, *, proc: Path = _PROC) -> float:
         fields = text.rpartition(")")[2].split()
         if len(fields) > 14 and fields[3] == str(session):
             ticks += sum(int(field) for field in fields[11:15])
-    return ticks / os.sysconf("SC_CLK_TCK")
+            wants = wants or fields[0] in ("R", "D")
+    return SessionWork(ticks / os.sysconf("SC_CLK_TCK"), wants)

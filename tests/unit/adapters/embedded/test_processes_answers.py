@@ -8,6 +8,7 @@ import pytest
 
 from emulator.adapters.embedded import processes
 from emulator.adapters.embedded.processes import EmbeddedProcess, answered
+from emulator.adapters.system.session_time import SessionWork
 from emulator.core.waiting.watch import Clock
 
 DAEMON = EmbeddedProcess(os.getpid(), "libvirtd", 1)
@@ -33,13 +34,13 @@ def test_one_that_answers_is_not_waited_for() -> None:
 def test_one_that_is_slow_and_at_work_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """It has ten seconds and takes thirty, with a fifth of a core: a busy host."""
     time = Ticking()
-    monkeypatch.setattr(processes, "session_seconds", lambda _session: time.seconds / 5)
+    monkeypatch.setattr(processes, "work_of_session", lambda _session: SessionWork(time.seconds / 5, wants=False))
     assert answered(lambda: time.seconds >= 30, lambda: [DAEMON], 10.0, time.clock())
 
 
 def test_one_that_hangs_is_given_up_at_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     time = Ticking()
-    monkeypatch.setattr(processes, "session_seconds", lambda _session: 3.0)
+    monkeypatch.setattr(processes, "work_of_session", lambda _session: SessionWork(3.0, wants=False))
     assert not answered(lambda: False, lambda: [DAEMON], 10.0, time.clock())
     assert time.seconds == pytest.approx(10, abs=1)
 

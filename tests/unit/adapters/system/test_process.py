@@ -13,6 +13,7 @@ import pytest
 
 from emulator.adapters.system import process
 from emulator.adapters.system.process import HostProcess
+from emulator.adapters.system.session_time import SessionWork
 from emulator.core.errors import CommandError, CommandTimeoutError, HostNotFitError
 
 PYTHON = sys.executable
@@ -150,9 +151,11 @@ def test_the_command_has_a_session_of_its_own() -> None:
 class Command:
     """A command on a clock of the test's own: the processor seconds that it has had after so many seconds."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, worked: Callable[[float], float]) -> None:
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, worked: Callable[[float], float], *, wants: bool = False
+    ) -> None:
         self.seconds = 0.0
-        monkeypatch.setattr(process, "session_seconds", lambda _session: worked(self.seconds))
+        monkeypatch.setattr(process, "work_of_session", lambda _session: SessionWork(worked(self.seconds), wants))
         monkeypatch.setattr(process, "time", SimpleNamespace(monotonic=lambda: self.seconds))
         self.deadline = process._Deadline(1, 60.0)
 
@@ -176,6 +179,11 @@ def test_a_command_that_does_nothing_is_ended_at_its_time(monkeypatch: pytest.Mo
 def test_a_command_that_is_at_work_has_more_than_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """It gets a seventh of a core, on a host where thirteen others want the other."""
     assert Command(monkeypatch, lambda seconds: seconds / 7).outlasts(600)
+
+
+def test_a_command_that_gets_no_processor_has_more_than_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is runnable whenever it is looked at: the host has no time for it."""
+    assert Command(monkeypatch, lambda _seconds: 0.0, wants=True).outlasts(600)
 
 
 def test_a_command_that_works_for_ever_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
