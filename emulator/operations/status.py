@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
+from emulator.apply.handlers.service import trouble_of
 from emulator.apply.lock import holder_of
 from emulator.apply.state import State
 from emulator.core import ids
 from emulator.core.errors import ConfigError, ConflictError, HyperscalerError, UsageError
 from emulator.core.ports import DomainInfo
+from emulator.core.ports.services import ServiceInfo
 from emulator.credentials.rotation_files import pending_rotations
 from emulator.guests.verify.report import SUMMARY_SECONDS
 from emulator.lab.environment import Environment
@@ -24,6 +26,7 @@ from emulator.lab.recovery.ownership_conflicts import copy_notes
 from emulator.labfile.model import ClusterSpec, NodeSpec
 from emulator.operations.host.autostart import has_autostart
 from emulator.plan.resources import Domain
+from emulator.plan.service_resources import Service
 
 DRIFT_LINES = 8
 """How many differences between record and host are listed one by one."""
@@ -43,7 +46,8 @@ class NodeStatus:
 
 @dataclass(frozen=True, slots=True)
 class LabStatus:
-    """`busy` names the command that works on the lab now; `problems` need attention, `notes` do not."""
+    """`busy` names the command that works on the lab now; `problems` need attention, `notes` do not; `services` are the
+    processes that stay running for the lab."""
 
     name: str
     hypervisor: str
@@ -54,6 +58,7 @@ class LabStatus:
     problems: tuple[str, ...]
     autostart: bool = False
     notes: tuple[str, ...] = ()
+    services: tuple[ServiceInfo, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -77,6 +82,10 @@ class LabStatus:
             "autostart": self.autostart,
             "problems": list(self.problems),
             "notes": list(self.notes),
+            "services": [
+                {"name": info.name, "state": info.state.value, "reason": info.reason, "note": info.note}
+                for info in self.services
+            ],
         }
 
 
@@ -149,16 +158,19 @@ def lab_status(env: Environment, name: str, *, on_known: Callable[[LabStatus, fl
         if record.open_action
     ]
     problems += _rotations(env, name)
+    services = env.supervisor(record.paths.supervisor).services()
+    down = {f"{Service.kind}/{info.name}": trouble_of(info) for info in services if trouble_of(info)}
+    problems += [f"{key}: {'; '.join(trouble)}" for key, trouble in down.items()]
     notes: tuple[str, ...] = ()
     if domains is not None and not busy:
         stopped = {f"{Domain.kind}/{node.name}" for node in nodes if node.state not in ("running", "absent")}
-        drift, notes = _drift(env, record, spec, shown=stopped)
+        drift, notes = _drift(env, record, spec, shown={*stopped, *down})
         problems += drift
     running = {node.name for node in nodes if node.state == "running"}
     answering = [node.role.cluster for node in spec.nodes if node.role.is_head and node.name in running]
     phases = {key.removeprefix("phase/"): value for key, value in state.facts.items() if key.startswith("phase/")}
     autostart = has_autostart(env, name)
-    known = LabStatus(name, hypervisor, phases, nodes, {}, busy, tuple(problems), autostart, notes)
+    known = LabStatus(name, hypervisor, phases, nodes, {}, busy, tuple(problems), autostart, notes, services)
     if not answering:
         return known
     access = open_lab(env, record, Backends(hypervisor)).access(spec.ssh.user, pace=env.pace(spec))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -203,3 +205,14 @@ def test_the_processor_time_of_a_real_command_is_seen() -> None:
     """It computes for ever; what it is given is a tenth of a second, so that it is ended after four tenths of work."""
     with pytest.raises(CommandTimeoutError, match=r"did not end within 0\.1 s"):
         HostProcess().run([PYTHON, "-c", "while True: pass"], timeout=0.1)
+
+
+def test_a_group_is_not_signalled_once_its_leader_was_reaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From then on its id may be that of another process's group."""
+    signalled: list[int] = []
+    monkeypatch.setattr("os.killpg", lambda group, _number: signalled.append(group))
+    with subprocess.Popen(["true"], start_new_session=True) as child:
+        process._signal_group(child, signal.SIGKILL)
+        child.wait()
+        process._signal_group(child, signal.SIGKILL)
+    assert signalled == [child.pid]
