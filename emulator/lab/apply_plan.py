@@ -13,7 +13,7 @@ from emulator.core.errors import ConflictError, HyperscalerError
 from emulator.core.fs import private_directory, write_private
 from emulator.core.ports import DomainInfo
 from emulator.host.acceleration import AccelerationDecision
-from emulator.lab.boot_gate import BootGate
+from emulator.lab.boots.boot_gate import BootGate
 from emulator.lab.cluster_pipeline import CONFIGURE_FACT, VERIFY_FACT
 from emulator.lab.drain import drain_departing
 from emulator.lab.mdev_map import write_mdev_map

@@ -269,8 +269,7 @@ class Hypervisor(HypervisorView, Protocol):
         ...
 
     def shutdown_domain(self, name: str, *, timeout: float) -> None:
-        """Ask the guest to power off; a paused one is resumed first. One that is not off after `timeout` seconds is
-        powered off hard once it does nothing any more, and in any case after four times as long."""
+        """Ask the guest to power off; hard after `timeout` seconds once it does nothing, at most after four times that."""
         ...
 
     def delete_domain(self, name: str) -> None:
@@ -291,7 +290,6 @@ class Hypervisor(HypervisorView, Protocol):
     def close(self) -> None: ...
 
 
-# ---------------------------------------------------------------- disks
 class DiskTool(Protocol):
     """qemu-img."""
 
@@ -318,7 +316,6 @@ class DiskTool(Protocol):
         ...
 
 
-# ---------------------------------------------------------------- guests
 @dataclass(frozen=True, slots=True)
 class GuestAddress:
     """Address and host key of a guest for ssh."""
@@ -329,8 +326,7 @@ class GuestAddress:
 
 
 class GuestShell(Protocol):
-    """Runs commands in the guests of one lab by ssh, with host keys checked. Seconds are a fast host's: on a slow one
-    each command has as much more time as its pace says."""
+    """Runs commands in the guests of one lab by ssh, with host keys checked; seconds are a fast host's (0016)."""
 
     def run(
         self,
@@ -349,7 +345,6 @@ class GuestShell(Protocol):
         ...
 
 
-# ---------------------------------------------------------------- sessions
 class DaemonPresence(StrEnum):
     """State of the lab's own libvirtd: absent, remains without a running daemon, or up."""
 

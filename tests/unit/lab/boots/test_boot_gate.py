@@ -10,7 +10,7 @@ import pytest
 
 from emulator.core.ports import DomainInfo, DomainState
 from emulator.core.waiting.pace import Pace
-from emulator.lab.boot_gate import BootGate
+from emulator.lab.boots.boot_gate import BootGate
 from emulator.plan.resources import Domain, Secret
 from tests.support.simulated_world import SimulatedHost
 
