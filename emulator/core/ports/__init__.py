@@ -269,7 +269,7 @@ class Hypervisor(HypervisorView, Protocol):
         ...
 
     def shutdown_domain(self, name: str, *, timeout: float) -> None:
-        """Ask the guest to power off; hard after `timeout` seconds once it does nothing, at most after four times that."""
+        """Ask the guest to power off; hard after `timeout` seconds once idle, at most after four times that."""
         ...
 
     def delete_domain(self, name: str) -> None:
