@@ -22,6 +22,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal, TypedDict
 
+from ansible.module_utils.pace import Watch, seconds
 from ansible.module_utils.user_end import USER_UIDS, CommandError, alive, bar, end_processes, expiry
 from ansible.module_utils.user_quota import NoQuotasError, Quota, ensure_quota, kernel
 
@@ -72,7 +73,7 @@ options:
     type: list
     elements: dict
   timeout:
-    description: Seconds that a unit may take to be up.
+    description: Seconds, of a fast host, that a unit may take to be up; longer while it is at work.
     type: int
 """
 
@@ -85,7 +86,9 @@ changes:
 # How long to wait for another stamp of a file, and how often; the kernel's clock has ticks of up to 10 ms.
 TICK_SECONDS = 0.02
 TICKS = 5
-UNIT_PROPERTIES = "Id,LoadState,ActiveState,UnitFileState,NeedDaemonReload,ExecMainStartTimestamp"
+UNIT_PROPERTIES = (
+    "Id,LoadState,ActiveState,UnitFileState,NeedDaemonReload,ExecMainStartTimestamp,SubState,MainPID,CPUUsageNSec"
+)
 
 
 class User(TypedDict):
@@ -143,7 +146,7 @@ class NodeStateError(Exception):
 
 def run(argv: Sequence[str], timeout: float = 120) -> str:
     """Run a command; its output. A failure becomes NodeStateError with what the command said."""
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=timeout, check=False)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=seconds(timeout), check=False)
     if done.returncode:
         said = (done.stderr or done.stdout).strip()
         raise NodeStateError(f"{' '.join(argv)} ended with status {done.returncode}: {said}")
@@ -422,16 +425,24 @@ def answers(unit: Unit) -> bool:
 def wait_until_up(unit: Unit, name: str, timeout: float) -> None:
     """Until the unit is active and its port answers. A service of Type=simple is `active` at once, even if it is
     about to give up, so the port is the real sign."""
-    deadline = time.monotonic() + timeout
+    watch = Watch(timeout)
     while True:
-        state = show_units([name]).get(name, {}).get("ActiveState", "")
+        seen = show_units([name]).get(name, {})
+        state = seen.get("ActiveState", "")
         if state in ("failed", "inactive"):
             raise NodeStateError(f"{name} did not stay up\n{journal_of(name)}")
         if state == "active" and answers(unit):
             return
-        if time.monotonic() > deadline:
-            raise NodeStateError(f"{name} is not up after {timeout} s\n{journal_of(name)}")
+        # Its processes come and go, or it uses the processor: it is at work.
+        if given_up := watch.over((state, seen.get("SubState"), seen.get("MainPID"), work_of(seen))):
+            raise NodeStateError(f"{name} is not up {given_up}\n{journal_of(name)}")
         time.sleep(0.2)
+
+
+def work_of(seen: Mapping[str, str]) -> int:
+    """Whole seconds of processor time that the unit has used; 0 where systemd does not count it."""
+    text = seen.get("CPUUsageNSec", "")
+    return int(text) // 10**9 if text.isascii() and text.isdigit() and len(text) < 19 else 0
 
 
 def journal_of(name: str) -> str:

@@ -24,6 +24,7 @@ def load(path: str, name: str) -> ModuleType:
     return module
 
 
+pace = load("module_utils/pace.py", "ansible.module_utils.pace")
 kubeadm_config = load("module_utils/kubeadm_config.py", "ansible.module_utils.kubeadm_config")
 kubeadm_reset = load("module_utils/kubeadm_reset.py", "ansible.module_utils.kubeadm_reset")
 kubernetes_apply = load("module_utils/kubernetes_apply.py", "ansible.module_utils.kubernetes_apply")

@@ -51,6 +51,7 @@ class DomainInfo:
     The fields come from the stored description, which the next start uses; `live` describes the running domain.
     `cmdline` lacks the words that `define_domain` adds for the host's clock. `extras` are phrases for parts that no
     request produces and that were added by hand. `account` is the label of the account that it asks for, or empty.
+    `cpu_seconds`: processor time since its start, 0 while it is off.
     """
 
     name: str
@@ -73,6 +74,7 @@ class DomainInfo:
     extras: tuple[str, ...] = ()
     account: str = ""
     live: DomainInfo | None = None
+    cpu_seconds: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +232,7 @@ class Hypervisor(HypervisorView, Protocol):
         ...
 
     def shutdown_domain(self, name: str, *, timeout: float) -> None:
-        """Ask the guest to power off; power it off hard at the deadline. A paused one is resumed first."""
+        """Ask the guest to power off; hard after `timeout` seconds once idle, at most after four times that."""
         ...
 
     def delete_domain(self, name: str) -> None:
@@ -251,7 +253,6 @@ class Hypervisor(HypervisorView, Protocol):
     def close(self) -> None: ...
 
 
-# ---------------------------------------------------------------- disks
 class DiskTool(Protocol):
     """qemu-img."""
 
@@ -278,7 +279,6 @@ class DiskTool(Protocol):
         ...
 
 
-# ---------------------------------------------------------------- guests
 @dataclass(frozen=True, slots=True)
 class GuestAddress:
     """Address and host key of a guest for ssh."""
@@ -289,7 +289,7 @@ class GuestAddress:
 
 
 class GuestShell(Protocol):
-    """Runs commands in the guests of one lab by ssh, with host keys checked."""
+    """Runs commands in the guests of one lab by ssh, with host keys checked; seconds are a fast host's (0016)."""
 
     def run(
         self,
@@ -304,11 +304,10 @@ class GuestShell(Protocol):
         ...
 
     def ready(self, guest: GuestAddress, *, timeout: float) -> bool:
-        """Whether ssh accepts our login within `timeout` seconds; False if it is refused or unreachable."""
+        """Whether ssh accepts our login in time; False if it is refused or unreachable."""
         ...
 
 
-# ---------------------------------------------------------------- sessions
 class DaemonPresence(StrEnum):
     """State of the lab's own libvirtd: absent, remains without a running daemon, or up."""
 

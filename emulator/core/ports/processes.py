@@ -36,7 +36,7 @@ class ProcessRunner(Protocol):
 
         Args:
             argv: program and arguments.
-            timeout: seconds; at the deadline the whole process group is killed.
+            timeout: seconds; then the whole process group is killed, unless it still uses the processor.
             check: raise `CommandError` on a non-zero exit status.
             env: variables added to the environment (never a secret in argv: pass it here or on stdin).
             stdin: text fed to the process; otherwise its standard input is empty.

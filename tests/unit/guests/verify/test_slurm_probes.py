@@ -12,9 +12,11 @@ import pytest
 
 from emulator.core.errors import CommandTimeoutError, VerifyError
 from emulator.core.ports import Completed, GuestAddress
+from emulator.core.waiting.pace import Pace
+from emulator.core.waiting.watch import Clock
 from emulator.guests.inventory.model import NodeGpu
 from emulator.guests.verify.report import CheckResult, VerifyReport
-from emulator.guests.verify.slurm_probes import Clock, job_script, slurm_summary, verify_slurm
+from emulator.guests.verify.slurm_probes import job_script, slurm_summary, verify_slurm
 from emulator.labfile.model import ClusterSpec, NodeSpec, PartitionSpec, Role, SlurmSpec, TimeoutSpec
 
 
@@ -120,11 +122,29 @@ def test_nodes_may_take_a_while() -> None:
     assert next(check for check in report.checks if check.name == "nodes").seconds == 4.0
 
 
+def test_nodes_that_come_one_after_the_other_are_waited_for_beyond_the_time() -> None:
+    """The lab allows a minute; the nodes take longer, and what keeps the first one moves on."""
+    states = [f"hpc-compute-1|down|(null)|step {step}\n" for step in range(16) for _ in range(5)]
+    report = verify(guests(sinfo=[*((0, text, "") for text in states), (0, IDLE, "")]))
+    assert report.ok
+    assert next(check for check in report.checks if check.name == "nodes").seconds == 160.0
+
+
+def test_a_slow_host_gives_the_job_more_time() -> None:
+    script = job_script(PartitionSpec("main", nodes=("a",)), "student", 600)
+    assert "timeout 600 srun" in script
+    assert "--immediate=450" in script
+    assert "--time=10" in script
+
+
 def test_nodes_that_never_come_up_are_named_and_no_job_is_tried() -> None:
     shell = guests(sinfo=[(0, "hpc-compute-1|drained|(null)|Low RealMemory\nhpc-compute-2|idle|(null)|none\n", "")])
     report = verify(shell)
     assert [(check.name, check.detail) for check in report.failed] == [
-        ("nodes", "hpc-compute-1 is drained (Low RealMemory)"),
+        (
+            "nodes",
+            "hpc-compute-1 is drained (Low RealMemory) (given up after 60 s, the last 60 s of them without progress)",
+        ),
         ("job main", "not tried: not all nodes are up"),
     ]
     assert ("hpc-controller", "cd") not in shell.asked
@@ -163,7 +183,7 @@ def test_a_lab_without_slurm_is_refused() -> None:
 
 
 def test_summary_for_a_status_display() -> None:
-    assert slurm_summary(LAB, guests(), ADDRESSES) == "2 idle"
+    assert slurm_summary(LAB, guests(), ADDRESSES, Pace()) == "2 idle"
     assert not VerifyReport(()).ok
 
 
