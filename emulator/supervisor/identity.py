@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from emulator.core.trust.processes import running_thread, start_time
+
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -76,10 +78,5 @@ def _boot() -> str:
 
 
 def _started(pid: int) -> str:
-    """Field 22 of proc_pid_stat(5); empty when the process is gone or a zombie."""
-    try:
-        # The name of a program may hold spaces and brackets; what follows the last bracket may not.
-        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rsplit(")", 1)[1].split()
-        return "" if fields[0] in "ZX" else fields[19]
-    except (OSError, IndexError):
-        return ""
+    """When it started; empty when the process is gone or a zombie."""
+    return start_time(pid) if running_thread(pid) is not None else ""

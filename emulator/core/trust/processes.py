@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 PROC = Path("/proc")
+_ENDED = ("Z", "X")
+"""States of a thread that only waits for its parent to ask how it ended, and of one that is being taken away."""
 
 
 def start_time(pid: int, *, proc: Path = PROC) -> str:
@@ -23,6 +25,29 @@ def start_time(pid: int, *, proc: Path = PROC) -> str:
         return (proc / str(pid) / "stat").read_text(errors="replace").rsplit(")", 1)[1].split()[19]
     except (OSError, IndexError):
         return ""
+
+
+def running_thread(pid: int, *, proc: Path = PROC) -> Path | None:
+    """The directory below `proc` of a thread of the process that has not ended; None when all have.
+
+    It is the process's own, unless its first thread has ended: the others go on without it, and the kernel then shows
+    neither namespaces nor files in the process's directory. Whoever wants to stay unseen ends that thread.
+    """
+    entry = proc / str(pid)
+    with contextlib.suppress(OSError):  # it is gone
+        if _state(entry) not in _ENDED:
+            return entry
+        for task in (entry / "task").iterdir():
+            with contextlib.suppress(OSError):
+                if _state(task) not in _ENDED:
+                    return task
+    return None
+
+
+def _state(entry: Path) -> str:
+    """The letter of proc_pid_status(5); empty where the kernel gives none."""
+    lines = (entry / "status").read_text(errors="replace").splitlines()
+    return next((line.split()[1] for line in lines if line.startswith("State:")), "")
 
 
 def process_ids(*, proc: Path = PROC) -> Iterator[int]:
