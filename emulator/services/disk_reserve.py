@@ -22,6 +22,7 @@ from emulator.core.paths import Home
 from emulator.core.ports import DomainInfo, DomainState
 from emulator.core.units import MIB, human_bytes
 from emulator.services.note import Note, stop_asked
+from emulator.services.privileges import Capability, keep_only
 from emulator.services.requests import Requests
 from emulator.services.reserve import GuestSeen, Memory, decide
 
@@ -183,6 +184,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--hypervisor", required=True)
     parser.add_argument("--bytes", type=int, required=True)
     wanted = parser.parse_args(argv)
+    keep_only((Capability.DAC_READ_SEARCH, Capability.SYS_RESOURCE))
     asked, note = stop_asked(), Note()
     paths = Home(wanted.home).lab(wanted.lab)
     before = note.before().get("paused", [])
