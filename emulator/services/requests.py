@@ -1,4 +1,4 @@
-"""Requests to guests that nobody can hold up: whoever lets one wait has only that one waiting."""
+"""Requests to guests that nobody can hold up: a guest that does not answer keeps only its own waiting."""
 
 from __future__ import annotations
 

@@ -7,16 +7,19 @@ import grp
 import os
 import pwd
 import secrets
+import signal
 import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from emulator.core.errors import HostNotFitError
-from emulator.core.ports.guest_accounts import RESERVED
-from emulator.core.trust.processes import running_thread
+from emulator.core.ports.guest_accounts import RESERVED, is_reserved
+from emulator.core.trust.processes import PROC, end, holding, process_ids, running_thread
 
 WORLD_WRITABLE = tuple(map(Path, ("/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue", "/run/lock")))  # noqa: S108 - read only
 """Where any user can leave files, a guest that broke out of QEMU included."""
+
+_ROUNDS, _KILL_SECONDS = 5, 5.0
 
 _MOST_ENTRIES = 1_000_000
 """Files that are looked at for traces of an account, some seconds. Where there are more, the number is retired."""
@@ -69,6 +72,25 @@ class HostAccountNumbers:
             where="/proc/self/uid_map",
             fix="give the container more users, or destroy labs that nobody needs",
         )
+
+    def end(self, numbers: Collection[int]) -> None:
+        """See `AccountNumbers.end`. Always on the real host: the signals go there, whatever `proc` is.
+
+        A guest that broke out may have left QEMU's process, its namespaces and its control group, but not its user.
+        """
+        wanted = frozenset(number for number in numbers if is_reserved(number) and not _has_name(number))
+
+        def is_theirs(pid: int) -> bool:
+            with contextlib.suppress(OSError, ValueError):
+                words = _status_fields(PROC / str(pid)).get("Uid", "").split()
+                return running_thread(pid) is not None and not wanted.isdisjoint(map(int, words))
+            return False
+
+        for _ in range(_ROUNDS):  # one of them may start another meanwhile
+            with holding(filter(is_theirs, process_ids()), is_theirs) as held:
+                if not held:
+                    return
+                end(held, ((signal.SIGKILL, _KILL_SECONDS),))
 
     def traces(self, numbers: Collection[int]) -> Mapping[int, str]:
         """See `AccountNumbers.traces`."""

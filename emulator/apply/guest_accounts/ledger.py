@@ -97,6 +97,7 @@ class AccountLedger:
         with self._locked():
             entries = self.entries()
             mine = self._of(entries, lab)
+            self._numbers.end(frozenset(mine.values()))
             found = self._numbers.traces({*mine.values(), *entries.retired})
             owners = {owner: number for owner, number in entries.owners.items() if owner not in mine}
             self._write(Entries(owners, dict(found)))

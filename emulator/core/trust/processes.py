@@ -7,7 +7,9 @@ the look was at that very process, or at nothing, and a signal to one that is go
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import resource
 import select
 import signal
 import time
@@ -65,13 +67,27 @@ def holding(pids: Iterable[int], is_ours: Callable[[int], bool]) -> Iterator[dic
         held: dict[int, int] = {}
         for pid in pids:
             try:
-                handle = os.pidfd_open(pid)
+                handle = _opened(pid, stack)
             except (ProcessLookupError, OverflowError):
                 continue
             stack.callback(os.close, handle)
             if is_ours(pid):
                 held[handle] = pid
         yield held
+
+
+def _opened(pid: int, stack: contextlib.ExitStack) -> int:
+    """A descriptor of the process. There may be more processes than the files that are usually allowed, where somebody
+    wants to be left alone; the limit is that of before at the end of the `stack`."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError as error:
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if error.errno != errno.EMFILE or limits[0] == limits[1]:
+            raise
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limits[1], limits[1]))
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+        return os.pidfd_open(pid)
 
 
 def send(handles: Iterable[int], number: signal.Signals) -> None:
