@@ -247,14 +247,9 @@ def init(params: Params, release: Release) -> tuple[bool, str]:
         reset()
     token = random_token()
     write_private(CONFIG, to_yaml(with_token(documents, token, TOKEN_TTL)))
-    for name, text in patches().items():
+    for name, text in patches(release["version"]).items():
         write_private(f"{PATCHES}/{name}", text)
     argv = ["kubeadm", "init", "--config", CONFIG, "--skip-token-print"]
-    if documents[0]["apiVersion"].endswith("/v1beta2"):
-        argv += ["--experimental-patches", PATCHES]
-    if "coredns" not in release["cluster_dns"]:
-        # The other images were found in the image when it was built; this one is not to be had, and not needed.
-        argv += ["--skip-phases=addon/coredns", "--ignore-preflight-errors=ImagePull"]
     try:
         kubeadm(argv, timeout)
     except NodeError:
@@ -292,10 +287,7 @@ FINISH_TRIES = 4
 def finish_init(argv: Sequence[str], timeout: float) -> None:
     """The phases of `kubeadm init` after the control plane has come up. kubeadm waits ten seconds for each answer of
     the API server, which a busy emulated CPU may not keep in its first minutes."""
-    skipped = f"--skip-phases={FIRST_PHASES}"
-    argv = [f"{skipped},{word.partition('=')[2]}" if word.startswith("--skip-phases=") else word for word in argv]
-    if not any(word.startswith("--skip-phases=") for word in argv):
-        argv.append(skipped)
+    argv = [*argv, f"--skip-phases={FIRST_PHASES}"]
     for tries in range(FINISH_TRIES):
         try:
             kubeadm(argv, timeout)

@@ -18,7 +18,7 @@ from emulator.kubernetes.release.debian_packages import DebianArchive
 from emulator.kubernetes.release.release import Release, missing_programs
 
 # Raise it when the same release would give another tree.
-LAYOUT_VERSION = "5"
+LAYOUT_VERSION = "6"
 # The guest's own record of its release; the playbook reads it.
 RELEASE_FILE = "usr/lib/hyperscaler/kubernetes.json"
 MANIFESTS = "usr/share/hyperscaler/kubernetes/manifests"
@@ -26,10 +26,18 @@ MANIFESTS = "usr/share/hyperscaler/kubernetes/manifests"
 CNI_ADDON_PROGRAMS = "opt/cni/bin"
 CONTAINERD_ROOT = "var/lib/containerd"
 PROGRAMS = "usr/local/bin"
+# Debian's unit starts Debian's containerd, which is in the image for releases that bring none.
+_CONTAINERD_UNIT = "etc/systemd/system/containerd.service.d/release.conf"
+_CONTAINERD_START = f"""\
+[Service]
+ExecStart=
+ExecStart=/{PROGRAMS}/containerd
+"""
 # kubelet looks here for static pods. kubeadm makes it on a control plane only, and without it a worker's kubelet logs
 # an error every second.
 STATIC_PODS = "etc/kubernetes/manifests"
 INPUT_NAME = "kubernetes"
+_PROGRAM_DIRECTORIES = (Path(PROGRAMS), Path(CNI_PROGRAMS.lstrip("/")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +101,14 @@ class NodeFiles:
         (stage / MANIFESTS).mkdir(parents=True)
         for manifest in release.manifests:
             shutil.copyfile(manifest, stage / MANIFESTS / manifest.name)
+        network = stage / CNI_PROGRAMS.lstrip("/")
+        network.mkdir(parents=True)
+        for program in release.network_programs:
+            shutil.copyfile(program, network / program.name)
+        if "bin/containerd" in release.manifest.files:
+            unit = stage / _CONTAINERD_UNIT
+            unit.parent.mkdir(parents=True)
+            unit.write_text(_CONTAINERD_START, encoding="utf-8")
         link = stage / CNI_ADDON_PROGRAMS
         link.parent.mkdir(parents=True)
         link.symlink_to(CNI_PROGRAMS)
@@ -120,7 +136,7 @@ def _settle(stage: Path) -> None:
 def _mode(name: Path, *, directory: bool) -> int:
     if name == Path(STATIC_PODS):
         return 0o700
-    return 0o755 if directory or name.parent == Path(PROGRAMS) else 0o644
+    return 0o755 if directory or name.parent in _PROGRAM_DIRECTORIES else 0o644
 
 
 def guest_record(release: Release) -> str:

@@ -13,11 +13,10 @@ from pathlib import Path
 from emulator.core.errors import ConfigError, HostNotFitError, StateError
 from emulator.core.fs import publish_tree, replace_link
 from emulator.core.ports import ProcessRunner
-from emulator.kubernetes.release.containers.container_images import ImageRoots
+from emulator.kubernetes.release.cache_lock import Progress
+from emulator.kubernetes.release.containers.container_images import TOOLS_IMAGE, ImageRoots
 from emulator.kubernetes.release.containers.docker_archive import write_archive
 from emulator.kubernetes.release.debian_packages import DebianArchive
-from emulator.kubernetes.release.debian_source import TOOLS_IMAGE
-from emulator.kubernetes.release.go_build import Progress
 from emulator.kubernetes.release.release import (
     ARCHITECTURE,
     MANIFEST,
@@ -72,8 +71,8 @@ class UpstreamFetch:
         """
         if not self.is_reachable(version):
             others = "source: bundle:PATH"
-            if not addons and version_fault(version, "debian-source") is None:
-                others += " or source: debian-source"
+            if not addons and version_fault(version, "modules") is None:
+                others += " or source: modules"
             raise HostNotFitError(
                 "the Kubernetes project's packages cannot be reached from here",
                 where=self._packages(version),

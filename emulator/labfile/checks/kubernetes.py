@@ -132,6 +132,14 @@ def _check_mig_strategy(draft: Draft, kubernetes: KubernetesDraft) -> None:
 
 def _check_version(kubernetes: KubernetesDraft) -> bool:
     """Whether there is a source with that version."""
+    if kubernetes.spec.source == "debian-source":
+        kubernetes.view.child("source").error(
+            "kubernetes.source",
+            "debian-source is no source any more: Debian 12 has Kubernetes 1.20, which has known holes and gets no"
+            " updates",
+            "write `source: modules`",
+        )
+        return False
     fault = version_fault(kubernetes.spec.version, kubernetes.spec.source)
     if fault is not None:
         kubernetes.view.child("version").error("kubernetes.version", *fault)
@@ -157,7 +165,7 @@ def _check_addons(draft: Draft, kubernetes: KubernetesDraft) -> None:
             )
     real = draft.gpu.backend not in (None, GpuBackend.SIMULATED)
     if real and any(group.gpu is not None and group.names for group in draft.groups_of(ClusterKind.CLOUD)):
-        kubernetes.view.child("source" if kubernetes.spec.source == "debian-source" else "version").error(
+        kubernetes.view.child("source" if kubernetes.spec.source == "modules" else "version").error(
             "kubernetes.addon",
             f"real GPUs of Kubernetes nodes need NVIDIA's device plugin from upstream: {why}",
             f"take {instead}, or backend: simulated",
@@ -167,11 +175,11 @@ def _check_addons(draft: Draft, kubernetes: KubernetesDraft) -> None:
 def _no_addons(kubernetes: KubernetesDraft) -> tuple[str, str] | None:
     """Why the source of the file can have no add-ons, and which one could; None when it can."""
     version, source = kubernetes.spec.version, kubernetes.spec.source
-    if source == "debian-source":
-        return "debian-source has no add-ons", "source: upstream, or a bundle made there"
+    if source == "modules":
+        return "modules has no add-ons", "source: upstream, or a bundle made there"
     if source == "auto" and version and minor_of(version) not in UPSTREAM_MINORS:
         upstream = f"a version of upstream's ({UPSTREAM_MINORS[0]} to {UPSTREAM_MINORS[-1]})"
-        return f"only debian-source has Kubernetes {version}, and it has no add-ons", upstream
+        return f"only modules has Kubernetes {version}, and it has no add-ons", upstream
     return None
 
 

@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv4Network
 import pytest
 
 from emulator.core.errors import ConfigError
-from emulator.kubernetes.config.addresses import dns_address, pod_subnets
+from emulator.kubernetes.config.addresses import pod_subnets
 from emulator.kubernetes.config.containerd import containerd_config
 from emulator.labfile.model import ClusterKind, ClusterSpec, KubernetesSpec, NodeSpec, Role
 from emulator.labfile.networks import NetworkSpec
@@ -51,10 +51,6 @@ def test_more_nodes_than_networks_is_an_error_that_names_the_key(pods: str) -> N
     with pytest.raises(ConfigError, match="the cluster has 2 nodes") as caught:
         pod_subnets(lab(10, 11, pods=pods))
     assert "pod_subnet" in caught.value.where
-
-
-def test_dns_is_the_tenth_service_address() -> None:
-    assert dns_address(IPv4Network("10.96.0.0/12")) == IPv4Address("10.96.0.10")
 
 
 def test_containerd_gets_the_systemd_driver_and_the_pause_image() -> None:
