@@ -57,7 +57,7 @@ def fetch_failure(error: CommandError, module: str, directory: Path) -> Hypersca
         return HyperscalerError(
             f"go.mod and go.sum do not pin all that the programs need:\n{said}",
             where=f"module {module}",
-            fix="in a checkout: scripts/update-kubernetes-modules",
+            fix="in a checkout: make kubernetes-modules MINOR=1.37",
         )
     if _NETWORK.search(said):
         return HostNotFitError(

@@ -51,7 +51,7 @@ class GoBuild:
             clock.done(program.cpu_seconds)
 
     def _fetch(self, module: GoModule) -> None:
-        """Everything that the module's programs need. So a missing proxy cannot be mistaken for a fault of the compiler."""
+        """All that the programs need, at first: so a missing proxy is not mistaken for a fault of the compiler."""
         packages = [program.package for program in module.programs]
         self.progress("fetch Go modules", f"{module.name} {module.version}".strip())
         try:

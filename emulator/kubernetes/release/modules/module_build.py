@@ -164,7 +164,7 @@ class ModuleBuild:
                 raise HyperscalerError(
                     f"kubeadm {modules.version} asks for {name} {asked}, and the modules have {version}",
                     where=str(modules.module(name).directory),
-                    fix="in a checkout: scripts/update-kubernetes-modules",
+                    fix="in a checkout: make kubernetes-modules MINOR=1.37",
                 )
         return {**names, "tools": TOOLS_IMAGE}
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -108,7 +109,7 @@ def read_module_set(directory: Path, minor: str) -> ModuleSet:
             raise ValueError(f"format {document['format']!r}")
         modules = tuple(_module(directory, minor, entry) for entry in document["modules"])
         toolchain = read_toolchain_pin(directory / TOOLCHAIN_FILE)
-        total = hashlib.sha256(path.read_bytes() + (directory / TOOLCHAIN_FILE).read_bytes())
+        total = hashlib.sha256(f"{toolchain} {_content(document['modules'])}\n".encode())
         for module in modules:
             for file in sorted(each for each in module.directory.iterdir() if each.is_file()):
                 total.update(f"{module.name}/{file.name}\n".encode())
@@ -118,6 +119,17 @@ def read_module_set(directory: Path, minor: str) -> ModuleSet:
             f"the list of Go modules cannot be used: {error}", where=str(path), fix="install the program again"
         ) from error
     return ModuleSet(modules, toolchain, total.hexdigest())
+
+
+def _content(entries: Sequence[Mapping[str, Any]]) -> str:
+    """What decides the programs: all but the figures for estimates and for the memory."""
+    figures = ("cpu_seconds", "peak_mib")
+    kept = [{key: value for key, value in entry.items() if key not in (*figures, "programs")} for entry in entries]
+    programs = [
+        [{key: value for key, value in program.items() if key not in figures} for program in entry["programs"]]
+        for entry in entries
+    ]
+    return json.dumps([kept, programs], sort_keys=True)
 
 
 def _module(directory: Path, minor: str, entry: Mapping[str, Any]) -> GoModule:

@@ -74,14 +74,27 @@ def test_the_version_is_stamped_into_kubernetes() -> None:
     assert flags[:2] == ["-s", "-w"]
 
 
-@pytest.mark.parametrize("name", ["1.37/etcd/go.sum", "pause/main.go", PROGRAMS_FILE, TOOLCHAIN_FILE])
-def test_whatever_is_pinned_decides_the_digest(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "was", "now", "is_another"),
+    [
+        ("1.37/etcd/go.sum", "h1:", "h1:A", True),
+        ("pause/main.go", "package main", "package main // changed", True),
+        (TOOLCHAIN_FILE, "sha256:5", "sha256:6", True),
+        (PROGRAMS_FILE, "{name: crictl, ", "{name: crictl2, ", True),
+        (PROGRAMS_FILE, "gitTreeState=archive", "gitTreeState=clean", True),
+        # For people's eyes alone; nobody is to compile anything again for it.
+        (PROGRAMS_FILE, "cpu_seconds: 1", "cpu_seconds: 9", False),
+        (PROGRAMS_FILE, "# What is compiled", "# Whatever is compiled", False),
+    ],
+)
+def test_whatever_is_pinned_decides_the_digest(tmp_path: Path, name: str, was: str, now: str, is_another: bool) -> None:
     shutil.copytree(SHIPPED, tmp_path / "modules")
     before = read_module_set(tmp_path / "modules", "1.37").digest
     assert before == read_module_set(SHIPPED, "1.37").digest
-    with (tmp_path / "modules" / name).open("a") as stream:
-        stream.write("\n")
-    assert read_module_set(tmp_path / "modules", "1.37").digest != before
+    text = (tmp_path / "modules" / name).read_text()
+    assert was in text
+    (tmp_path / "modules" / name).write_text(text.replace(was, now))
+    assert (read_module_set(tmp_path / "modules", "1.37").digest != before) is is_another
 
 
 @pytest.mark.parametrize(
