@@ -15,7 +15,7 @@ from emulator.core.ports import ProcessRunner
 from emulator.kubernetes.config.containerd import CNI_PROGRAMS, containerd_config
 from emulator.kubernetes.release.containers.content_store import PACKAGE, ContentStore
 from emulator.kubernetes.release.debian_packages import DebianArchive
-from emulator.kubernetes.release.release import Release, missing_programs
+from emulator.kubernetes.release.release import Release, ReleaseManifest, missing_programs
 
 # Raise it when the same release would give another tree.
 LAYOUT_VERSION = "6"
@@ -42,7 +42,8 @@ _PROGRAM_DIRECTORIES = (Path(PROGRAMS), Path(CNI_PROGRAMS.lstrip("/")))
 
 @dataclass(frozen=True, slots=True)
 class NodeFiles:
-    """Trees under `cache`, one per release; made once. `sources` are apt's Debian 12 lines, for containerd itself."""
+    """Trees under `cache`, one per release; made once. `sources` are apt's Debian 12 lines, for the containerd of
+    releases that bring none."""
 
     cache: Path
     sources: tuple[str, ...]
@@ -53,7 +54,7 @@ class NodeFiles:
         return self.cache / f"node-{LAYOUT_VERSION}-{release.manifest.version}-{release.manifest.digest[:12]}"
 
     def require_host(self) -> None:
-        """Raises: HostNotFitError when this host cannot make the files of any release; reads only."""
+        """Raises: HostNotFitError when this host cannot make the files of a release without containerd; reads only."""
         if not self.sources:
             raise HostNotFitError(
                 "the nodes' containerd comes from Debian 12, and this host's apt has no sources of it",
@@ -80,10 +81,7 @@ class NodeFiles:
         try:
             self._lay(release, stage)
             _settle(stage)
-            archive = DebianArchive(work / "apt", self.sources, self.runner)
-            archive.update()
-            archive.unpack([PACKAGE], work / "tools")
-            store = ContentStore(work / "tools", work / "store", self.runner)
+            store = ContentStore(self._containerd(release, work), work / "store", self.runner)
             images = store.fill(stage / CONTAINERD_ROOT, release.image_tars)
             _check_images(release, images)
             publish_tree(stage, final)
@@ -91,6 +89,15 @@ class NodeFiles:
             for path in (stage, work):
                 shutil.rmtree(path, ignore_errors=True)
         return final
+
+    def _containerd(self, release: Release, work: Path) -> Path:
+        """Directory of the containerd that fills the store: the one that will read it, where the release has it."""
+        if brings_containerd(release.manifest):
+            return release.path("bin")
+        archive = DebianArchive(work / "apt", self.sources, self.runner)
+        archive.update()
+        archive.unpack([PACKAGE], work / "tools")
+        return work / "tools/usr/bin"
 
     @staticmethod
     def _lay(release: Release, stage: Path) -> None:
@@ -105,7 +112,7 @@ class NodeFiles:
         network.mkdir(parents=True)
         for program in release.network_programs:
             shutil.copyfile(program, network / program.name)
-        if "bin/containerd" in release.manifest.files:
+        if brings_containerd(release.manifest):
             unit = stage / _CONTAINERD_UNIT
             unit.parent.mkdir(parents=True)
             unit.write_text(_CONTAINERD_START, encoding="utf-8")
@@ -121,6 +128,11 @@ class NodeFiles:
         config = stage / "etc/containerd/config.toml"
         config.parent.mkdir(parents=True)
         config.write_text(containerd_config(release.manifest.pause_image), encoding="utf-8")
+
+
+def brings_containerd(manifest: ReleaseManifest) -> bool:
+    """Whether a node runs the release's own containerd, not that of its image."""
+    return {"bin/containerd", "bin/containerd-shim-runc-v2", "bin/ctr"} <= set(manifest.files)
 
 
 def _settle(stage: Path) -> None:

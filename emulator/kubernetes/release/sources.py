@@ -21,7 +21,7 @@ from emulator.kubernetes.release.bundle_use import require_usable
 from emulator.kubernetes.release.cache_lock import Progress, cache_lock
 from emulator.kubernetes.release.disk_room import remove_leftovers
 from emulator.kubernetes.release.modules.module_build import ModuleBuild
-from emulator.kubernetes.release.node_files import NodeFiles
+from emulator.kubernetes.release.node_files import NodeFiles, brings_containerd
 from emulator.kubernetes.release.release import Release, ReleaseManifest
 from emulator.kubernetes.release.upstream import UpstreamFetch
 from emulator.labfile.kubernetes_versions import (
@@ -79,7 +79,8 @@ class KubernetesSources:
         found = self.files.directory(release) if release is not None else None
         if found is not None and found.is_dir():
             return found
-        self.files.require_host()
+        if kind != MODULES and not (release is not None and brings_containerd(release.manifest)):
+            self.files.require_host()
         return None
 
     def describe(self, wants: KubernetesSpec) -> str:

@@ -16,6 +16,7 @@ from emulator.kubernetes.release.release import Release, ReleaseManifest, descri
 from tests.support.fake_runner import FakeRunner
 
 FILES = ("bin/kubeadm", "bin/kubectl", "bin/kubelet", "cni/bridge", "images/kubernetes.tar", "manifests/flannel.yaml")
+CONTAINERD = ("bin/containerd", "bin/containerd-shim-runc-v2", "bin/ctr")
 MODES = {
     "etc": 0o755,
     "etc/containerd": 0o755,
@@ -71,7 +72,7 @@ def containerd_stands_in(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("containerd_stands_in")
 @pytest.mark.parametrize("brings", [True, False])
 def test_a_releases_own_containerd_is_the_one_that_starts(tmp_path: Path, brings: bool) -> None:
-    release = release_of(tmp_path / "release", (*FILES, *(("bin/containerd",) if brings else ())))
+    release = release_of(tmp_path / "release", (*FILES, *(CONTAINERD if brings else ())))
     tree = NodeFiles(tmp_path / "cache", ("deb http://debian.invalid bookworm main",), FakeRunner()).make(release)
     unit = tree / "etc/systemd/system/containerd.service.d/release.conf"
     assert unit.exists() is brings
