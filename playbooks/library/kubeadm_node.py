@@ -250,12 +250,10 @@ def init(params: Params, release: Release) -> tuple[bool, str]:
     for name, text in patches(release["version"]).items():
         write_private(f"{PATCHES}/{name}", text)
     argv = ["kubeadm", "init", "--config", CONFIG, "--skip-token-print"]
-    try:
-        kubeadm(argv, timeout)
-    except NodeError:
-        if not answers(node["ip"], 60):
-            raise
-        finish_init(argv, timeout)
+    kubeadm([*argv, f"--skip-phases={LATER_PHASES}"], timeout)
+    if not answers(node["ip"], timeout):
+        raise NodeError(f"the API server does not answer after {timeout} s\n{kubelet_journal()}")
+    finish_init(argv, timeout)
     pinned = ca_hash()
     write_private(CONFIG, to_yaml(documents))
     write_private(FIRST_TOKEN, token)
@@ -279,14 +277,21 @@ def restore_admin(timeout: float) -> bool:
     return True
 
 
-# What comes before the API server answers; what comes after may be done again.
-FIRST_PHASES = "preflight,certs,kubeconfig,kubelet-start,control-plane,etcd"
+# `kubeadm init` in two parts, which together are all of its phases. The first ends when kubelet has etcd and the API
+# server to start, and nothing else. The API server does its first work once and within fixed times (a minute for its
+# tables of addresses), and the other components end themselves while it does not answer, to come back later and later:
+# on an emulated CPU they would keep each other from coming up.
+FIRST_PHASES = "preflight,certs,kubeconfig,etcd,control-plane/apiserver,kubelet-start"
+LATER_PHASES = (
+    "control-plane/controller-manager,control-plane/scheduler,wait-control-plane,upload-config,upload-certs,"
+    "mark-control-plane,bootstrap-token,kubelet-finalize,addon,show-join-command"
+)
 FINISH_TRIES = 4
 
 
 def finish_init(argv: Sequence[str], timeout: float) -> None:
-    """The phases of `kubeadm init` after the control plane has come up. kubeadm waits ten seconds for each answer of
-    the API server, which a busy emulated CPU may not keep in its first minutes."""
+    """The phases of `kubeadm init` after the API server has come up. They may be done again: kubeadm waits ten seconds
+    for some answers of the API server, which a busy emulated CPU may not keep in its first minutes."""
     argv = [*argv, f"--skip-phases={FIRST_PHASES}"]
     for tries in range(FINISH_TRIES):
         try:
