@@ -18,7 +18,7 @@ from emulator.kubernetes.release.debian_packages import DebianArchive
 from emulator.kubernetes.release.release import Release, ReleaseManifest, missing_programs
 
 # Raise it when the same release would give another tree.
-LAYOUT_VERSION = "6"
+LAYOUT_VERSION = "7"
 # The guest's own record of its release; the playbook reads it.
 RELEASE_FILE = "usr/lib/hyperscaler/kubernetes.json"
 MANIFESTS = "usr/share/hyperscaler/kubernetes/manifests"
@@ -127,7 +127,9 @@ class NodeFiles:
         record.write_text(guest_record(release), encoding="utf-8")
         config = stage / "etc/containerd/config.toml"
         config.parent.mkdir(parents=True)
-        config.write_text(containerd_config(release.manifest.pause_image), encoding="utf-8")
+        # Debian 12's own is 1.6.
+        major = 2 if brings_containerd(release.manifest) else 1
+        config.write_text(containerd_config(release.manifest.pause_image, major=major), encoding="utf-8")
 
 
 def brings_containerd(manifest: ReleaseManifest) -> bool:
