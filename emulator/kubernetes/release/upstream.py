@@ -169,7 +169,7 @@ class UpstreamFetch:
         key = work / "key.asc"
         key.write_bytes(download(self._url(self.origin.key, version)))
         line = f"deb [signed-by={key},{self.origin.fingerprint}] {self._packages(version)} /"
-        archive = DebianArchive(work / "apt", (line,), self.runner, with_sources=False)
+        archive = DebianArchive(work / "apt", (line,), self.runner)
         archive.update()
         known = archive.versions("kubeadm")
         exact = newest(known, version)
