@@ -43,11 +43,15 @@ from emulator.labfile.schema import cluster_schema
 from emulator.labfile.settings import Settings
 
 
-def load_spec(path: Path, stream: BinaryIO | None = None) -> tuple[ClusterSpec | None, Report]:
+def load_spec(
+    path: Path, stream: BinaryIO | None = None, *, recorded: bool = False
+) -> tuple[ClusterSpec | None, Report]:
     """Read and check a lab file.
 
     Args:
         stream: what to read in place of the file; `path` is then its name in findings.
+        recorded: a lab stands with this file: what an earlier version of the program could set up, and this one cannot,
+            is a warning then, so that the lab can be looked at and destroyed.
 
     Returns:
         The request, or None when the report has errors; warnings alone do not withhold it. Nothing is raised
@@ -56,11 +60,11 @@ def load_spec(path: Path, stream: BinaryIO | None = None) -> tuple[ClusterSpec |
     text, refusal = read_lab_stream(stream, path) if stream else read_lab_file(path)
     if text is None:
         return None, Report.of(str(path), (refusal,) if refusal else ())
-    spec, report = parse_spec(text, file=str(path))
+    spec, report = parse_spec(text, file=str(path), recorded=recorded)
     return (replace(spec, source=path) if spec else None), report
 
 
-def parse_spec(text: str, *, file: str) -> tuple[ClusterSpec | None, Report]:
+def parse_spec(text: str, *, file: str, recorded: bool = False) -> tuple[ClusterSpec | None, Report]:
     """`load_spec` for text; `file` is the name that the findings carry."""
     document = parse_document(text, file=file)
     if document.root is None:
@@ -79,7 +83,7 @@ def parse_spec(text: str, *, file: str) -> tuple[ClusterSpec | None, Report]:
     check_slurm(draft)
     check_security(draft)
     check_mac_addresses(draft)
-    check_kubernetes(draft, addresses)
+    check_kubernetes(draft, addresses, recorded=recorded)
     check_gpu(draft)
     check_shares(draft)
     check_capacity(draft)

@@ -146,6 +146,9 @@ class KubernetesSources:
         What was fetched or built for such a lab before decides first: an image must not be made anew because the
         network came or went. Then upstream counts, if it answers within a few seconds.
         """
+        if wants.source == "debian-source":
+            where = "clusters.cloud.kubernetes_config.source"
+            raise ConfigError("debian-source is no source any more", where=where, fix="write `source: modules`")
         if wants.source != AUTO:
             return wants.source
         if self.upstream.cached(wants.version, wanted_addons(wants)) is not None:

@@ -38,12 +38,15 @@ NODE_LEAST_DISK_GIB = math.ceil(FOOTPRINT_GIB / 0.85)
 _BUILT_IN = {"cni": "bridge", "ingress": "none", "storage_class": "none"}
 
 
-def check_kubernetes(draft: Draft, addresses: Addresses) -> None:
-    """Check the Kubernetes cluster; `addresses` holds the nodes' addresses, as far as they can be known."""
+def check_kubernetes(draft: Draft, addresses: Addresses, *, recorded: bool = False) -> None:
+    """Check the Kubernetes cluster; `addresses` holds the nodes' addresses, as far as they can be known.
+
+    recorded: a lab stands with this file, see `emulator.labfile.load.load_spec`.
+    """
     kubernetes = draft.kubernetes
     if kubernetes is None:
         return
-    if _check_version(kubernetes):
+    if _check_version(kubernetes, recorded=recorded):
         _check_addons(draft, kubernetes)
     _check_pod_networks(draft, kubernetes, addresses)
     workers = [g for g in draft.groups if g.role in (Role.CLOUD_CPU_WORKER, Role.CLOUD_GPU_WORKER)]
@@ -130,10 +133,11 @@ def _check_mig_strategy(draft: Draft, kubernetes: KubernetesDraft) -> None:
         )
 
 
-def _check_version(kubernetes: KubernetesDraft) -> bool:
+def _check_version(kubernetes: KubernetesDraft, *, recorded: bool) -> bool:
     """Whether there is a source with that version."""
     if kubernetes.spec.source == "debian-source":
-        kubernetes.view.child("source").error(
+        source = kubernetes.view.child("source")
+        (source.warning if recorded else source.error)(
             "kubernetes.source",
             "debian-source is no source any more: Debian 12 has Kubernetes 1.20, which has known holes and gets no"
             " updates",
@@ -142,7 +146,8 @@ def _check_version(kubernetes: KubernetesDraft) -> bool:
         return False
     fault = version_fault(kubernetes.spec.version, kubernetes.spec.source)
     if fault is not None:
-        kubernetes.view.child("version").error("kubernetes.version", *fault)
+        version = kubernetes.view.child("version")
+        (version.warning if recorded else version.error)("kubernetes.version", *fault)
     return fault is None
 
 
