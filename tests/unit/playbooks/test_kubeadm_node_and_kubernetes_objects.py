@@ -294,6 +294,38 @@ def test_a_slow_api_server_does_not_undo_a_join(
     assert node.record["role"] == "worker"
 
 
+@pytest.mark.parametrize(
+    ("said", "tries"),
+    [
+        ("cannot get Node: net/http: request canceled (Client.Timeout or context cancellation while reading body)", 3),
+        ("couldn't validate the identity of the API Server: cluster CA found does not match", 1),
+    ],
+)
+def test_a_join_that_asked_a_busy_api_server_once_is_tried_again_from_the_start(
+    node: Node, monkeypatch: pytest.MonkeyPatch, said: str, tries: int
+) -> None:
+    seen: list[str] = []
+
+    def kubeadm(argv: list[str], timeout: int) -> None:
+        seen.append((node.root / "config").read_text())
+        if len(seen) < 3:
+            raise kubeadm_node.NodeError(said)
+
+    def reset() -> None:
+        node.resets += 1
+        (node.root / "config").unlink()
+
+    monkeypatch.setattr(kubeadm_node, "kubeadm", kubeadm)
+    monkeypatch.setattr(kubeadm_node, "reset", reset)
+    if tries == 3:
+        assert kubeadm_node.join(PARAMS, RELEASE) == (True, "sha256:new")
+    else:
+        with pytest.raises(kubeadm_node.NodeError, match="does not match"):
+            kubeadm_node.join(PARAMS, RELEASE)
+    assert (len(seen), node.resets) == (tries, tries - 1)
+    assert not (node.root / "config").exists(), "it holds the token"
+
+
 def test_a_worker_that_joined_with_another_address_joins_again(node: Node) -> None:
     kubeadm_node.join(PARAMS, RELEASE)
     (node.root / "kubelet_conf").write_text("signed")
