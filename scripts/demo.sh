@@ -11,7 +11,7 @@ kubectl() { "$hyperscaler" ssh demo cloud-control-plane -- kubectl "$@"; }
 
 cat <<'FIRST'
 demo: provisioning the lab of config/demo.yaml: five virtual machines, a Slurm and a Kubernetes cluster, one simulated GPU.
-demo: golden images come first if this host has none yet (seven to ten minutes, most of them for compiling Kubernetes);
+demo: golden images come first if this host has none yet (12 to 17 minutes, most of them for compiling Kubernetes);
 demo: then about eight minutes without KVM, fewer with it. Each step is shown as it goes; a Ctrl-C is safe at any time,
 demo: and `make demo` goes on from there.
 FIRST
