@@ -13,6 +13,9 @@ from typing import Any, Required, TypedDict
 
 CRI_SOCKET = "unix:///run/containerd/containerd.sock"
 API_PORT = 6443
+# The oldest minor version whose namespaces are held to a pod security standard by a label alone (KEP-2579), and which
+# has all that the roles and playbooks ask for.
+OLDEST_MINOR = 28
 DOMAIN = "cluster.local"
 
 
@@ -57,15 +60,13 @@ class UnsupportedVersionError(ValueError):
 def api_version(version: str) -> str:
     """The version of kubeadm's configuration API that `version` (1.31.4) reads: the newest that it prefers itself.
 
-    v1beta2 came with kubeadm 1.15, v1beta3 with 1.22, v1beta4 with 1.31 (kubernetes.io, kubeadm configuration API).
+    v1beta3 came with kubeadm 1.22, v1beta4 with 1.31 (kubernetes.io, kubeadm configuration API).
     """
     major, minor = (int(part) for part in version.lstrip("v").split(".")[:2])
-    if major != 1 or minor < 19:
+    if major != 1 or minor < OLDEST_MINOR:
         raise UnsupportedVersionError(
             f"Kubernetes {version} is older than any whose kubeadm configuration is known here"
         )
-    if minor < 22:
-        return "kubeadm.k8s.io/v1beta2"
     return "kubeadm.k8s.io/v1beta3" if minor < 31 else "kubeadm.k8s.io/v1beta4"
 
 
@@ -73,20 +74,18 @@ def _minor(version: str) -> int:
     return int(version.lstrip("v").split(".")[1])
 
 
-def has_pod_security(version: str) -> bool:
-    """Whether namespaces are held to a pod security standard by a label alone: on by default since 1.23 (KEP-2579)."""
-    return _minor(version) >= 23
-
-
-def _api_server_arguments(version: str) -> dict[str, str]:
-    # NodeRestriction is kubeadm's own wish, which a list of ours takes the place of.
-    plugins = ["NodeRestriction"]
-    if not has_pod_security(version):
-        plugins.append("PodSecurityPolicy")
-    if _minor(version) >= 21:
-        # A service that claims addresses of others gets what pods send there (CVE-2020-8554). 1.20 has no such plugin.
-        plugins.append("DenyServiceExternalIPs")
-    return {"profiling": "false", "enable-admission-plugins": ",".join(plugins)}
+_API_SERVER = {
+    "profiling": "false",
+    # NodeRestriction is kubeadm's own wish, which a list of ours takes the place of. A service that claims addresses of
+    # others gets what pods send there (CVE-2020-8554).
+    "enable-admission-plugins": "NodeRestriction,DenyServiceExternalIPs",
+}
+# One member: no one competes for leadership, so that its heartbeats only wake the CPU. Milliseconds, as etcd's
+# documentation has them; an election must take at least five heartbeats.
+_ETCD = {"heartbeat-interval": "1000", "election-timeout": "5000"}
+# What one request of kubeadm's may take in all. On an emulated CPU that others compete for, the first answers of an API
+# server take minutes, and kubeadm's own three end before its roles exist.
+_API_CALL = "15m0s"
 
 
 def dns_address(service_subnet: str) -> str:
@@ -99,7 +98,13 @@ PATCHES = "/etc/kubernetes/patches"
 _STATIC_PODS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 
 
-def patches() -> dict[str, str]:
+# Which of them kubeadm has asked for readiness, too, since the version below; before it only the API server is sure to
+# have the check, and CoreDNS to be as kubeadm writes it.
+_READINESS = ("etcd", "kube-apiserver", "kube-scheduler")
+_READINESS_MINOR = 36
+
+
+def patches(version: str) -> dict[str, str]:
     """Changes to kubeadm's static pods, by file name: health checks with patience.
 
     An API server that shares an emulated CPU misses a few checks now and then. Killing it for that makes the CPU
@@ -109,8 +114,21 @@ def patches() -> dict[str, str]:
     for name in _STATIC_PODS:
         probe = {"failureThreshold": 40, "periodSeconds": 15, "timeoutSeconds": 15}
         container = {"name": name, "livenessProbe": probe, "startupProbe": {**probe, "failureThreshold": 120}}
-        files[f"{name}+strategic.json"] = json.dumps({"spec": {"containers": [container]}}, indent=2) + "\n"
+        if name == "kube-apiserver" or (name in _READINESS and _minor(version) >= _READINESS_MINOR):
+            # kubeadm asks each second, which wakes an idle node; nothing routes by the answer.
+            container["readinessProbe"] = {**probe, "periodSeconds": 30}
+        files[f"{name}+strategic.json"] = _patch({"containers": [container]})
+    if _minor(version) >= _READINESS_MINOR:
+        probe = {"periodSeconds": 30, "timeoutSeconds": 15}
+        container = {"name": "coredns", "livenessProbe": {**probe, "failureThreshold": 10}, "readinessProbe": probe}
+        # One is enough for a lab, and the second would start on the control plane's CPU while that comes up.
+        spec = {"replicas": 1, "template": {"spec": {"containers": [container]}}}
+        files["corednsdeployment+strategic.json"] = _patch(spec)
     return files
+
+
+def _patch(spec: Document) -> str:
+    return json.dumps({"spec": spec}, indent=2) + "\n"
 
 
 def _is_beta4(api: str) -> bool:
@@ -150,9 +168,7 @@ def init_documents(release: Release, cluster: Cluster, node: Node, timeout: int)
         "localAPIEndpoint": {"advertiseAddress": node["ip"], "bindPort": API_PORT},
         "nodeRegistration": _registration(api, node["name"], node["ip"]),
     }
-    if not api.endswith("/v1beta2"):
-        # kubeadm 1.20 has only the option --experimental-patches for it.
-        init["patches"] = {"directory": PATCHES}
+    init["patches"] = {"directory": PATCHES}
     # One control plane: no one competes for leadership, and a slow disk must not cost it.
     alone = {"leader-elect": "false"}
     controllers = {**alone, "node-monitor-grace-period": "90s"}
@@ -171,14 +187,18 @@ def init_documents(release: Release, cluster: Cluster, node: Node, timeout: int)
             "podSubnet": cluster["pod_subnet"],
             "serviceSubnet": cluster["service_subnet"],
         },
-        "apiServer": {"extraArgs": _arguments(api, _api_server_arguments(release["version"]))},
+        "apiServer": {"extraArgs": _arguments(api, _API_SERVER)},
+        "etcd": {"local": {"extraArgs": _arguments(api, _ETCD)}},
         "controllerManager": {"extraArgs": _arguments(api, {**controllers, "profiling": "false"})},
         "scheduler": {"extraArgs": _arguments(api, {**alone, "profiling": "false"})},
     }
     if _is_beta4(api):
+        # A key of two thousand bits costs an emulated CPU seconds where this one costs milliseconds, and so does each
+        # handshake with it.
+        configuration["encryptionAlgorithm"] = "ECDSA-P256"
         init["timeouts"] = {
             "controlPlaneComponentHealthCheck": f"{timeout}s",
-            "kubernetesAPICall": "3m0s",
+            "kubernetesAPICall": _API_CALL,
             "kubeletHealthCheck": f"{timeout}s",
         }
     else:
@@ -251,7 +271,7 @@ def join_documents(
     if _is_beta4(api):
         join["timeouts"] = {
             "discovery": f"{timeout}s",
-            "kubernetesAPICall": "3m0s",
+            "kubernetesAPICall": _API_CALL,
             "kubeletHealthCheck": f"{timeout}s",
             "tlsBootstrap": f"{timeout}s",
         }

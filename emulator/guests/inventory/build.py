@@ -19,7 +19,7 @@ from emulator.guests.inventory.model import (
 from emulator.guests.inventory.slurm_limits import student_tres
 from emulator.guests.inventory.user_limits import job_processes, user_quota
 from emulator.kubernetes.config.addons import wanted_addons
-from emulator.kubernetes.config.addresses import dns_address, pod_subnets
+from emulator.kubernetes.config.addresses import pod_subnets
 from emulator.kubernetes.config.resources import MigStrategy, node_resources
 from emulator.kubernetes.config.users import USERS_NAMESPACE, student_namespace, student_quota
 from emulator.labfile.model import ADMIN, ClusterKind, ClusterSpec, NodeSpec, Role
@@ -248,7 +248,6 @@ def _kubernetes_vars(spec: ClusterSpec) -> Vars:
         "kubernetes_version": kubernetes.version,
         "kubernetes_pod_subnet": str(kubernetes.pod_subnet),
         "kubernetes_service_subnet": str(kubernetes.service_subnet),
-        "kubernetes_dns_ip": str(dns_address(kubernetes.service_subnet)),
         "kubernetes_mig_strategy": kubernetes.mig_strategy,
         "kubernetes_taint_gpu_workers": kubernetes.taint_gpu_workers,
     }

@@ -10,7 +10,7 @@ import yaml
 
 from emulator.guests.verify.kubeconfigs import STUDENT
 from emulator.kubernetes.config.users import USERS_NAMESPACE
-from tests.support.playbook_modules import CLUSTER, PARAMS, PLAYBOOKS, RELEASE, kubeadm_node, load
+from tests.support.playbook_modules import PLAYBOOKS, load
 from tests.support.playbook_modules import kubernetes_apply as apply
 
 
@@ -93,27 +93,6 @@ def test_students_pods_keep_to_the_baseline() -> None:
     namespace, accounts = [each for each in students("none") if each["kind"] == "Namespace"]
     assert (namespace["metadata"]["name"], accounts["metadata"]["name"]) == ("students", USERS_NAMESPACE)
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "baseline"
-
-
-def test_before_pod_security_standards_policies_hold_every_namespace_but_kube_system() -> None:
-    documents = rendered("pod-security.yaml.j2")
-    policies = {each["metadata"]["name"]: each["spec"] for each in documents if each["kind"] == "PodSecurityPolicy"}
-    baseline = policies["hyperscaler-baseline"]
-    assert "hostPath" not in baseline["volumes"]
-    assert not any(baseline[key] for key in ("privileged", "hostPID", "hostIPC", "hostNetwork"))
-    assert "SYS_ADMIN" not in baseline["allowedCapabilities"]
-    # An account of a controller that might use the other one everywhere would be every student's way around.
-    (everywhere,) = [each for each in documents if each["kind"] == "ClusterRoleBinding"]
-    assert everywhere["roleRef"]["name"] == "hyperscaler:pod-security-baseline"
-    (narrow,) = [each for each in documents if each["kind"] == "RoleBinding"]
-    assert narrow["metadata"]["namespace"] == "kube-system"
-    roles = {each["metadata"]["name"]: each["rules"][0]["resourceNames"] for each in documents if "rules" in each}
-    assert roles[everywhere["roleRef"]["name"]] == ["hyperscaler-baseline"]
-    for minor, admission in (("1.20.2", True), ("1.28.0", False)):
-        arguments = kubeadm_node.init_documents({**RELEASE, "version": minor}, CLUSTER, PARAMS["node"], 60)[1][
-            "apiServer"
-        ]["extraArgs"]
-        assert ("PodSecurityPolicy" in arguments.get("enable-admission-plugins", "")) is admission
 
 
 def test_default_deny_leaves_dns_of_the_cluster_alone_open() -> None:

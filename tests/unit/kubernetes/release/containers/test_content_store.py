@@ -44,7 +44,7 @@ def test_it_ends_with_a_tool_that_is_killed(tmp_path: Path, monkeypatch: pytest.
         (programs / name).chmod(0o755)
     tool = os.fork()
     if tool == 0:
-        ContentStore(tmp_path / "tools", tmp_path / "work", HostProcess()).fill(tmp_path / "root", [tmp_path / "a.tar"])
+        ContentStore(programs, tmp_path / "work", HostProcess()).fill(tmp_path / "root", [tmp_path / "a.tar"])
         os._exit(1)
     until((tmp_path / "importing").exists)
     daemon = int((tmp_path / "pid").read_text())
