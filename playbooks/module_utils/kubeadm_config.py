@@ -86,7 +86,17 @@ def _api_server_arguments(version: str) -> dict[str, str]:
     if _minor(version) >= 21:
         # A service that claims addresses of others gets what pods send there (CVE-2020-8554). 1.20 has no such plugin.
         plugins.append("DenyServiceExternalIPs")
-    return {"profiling": "false", "enable-admission-plugins": ",".join(plugins)}
+    return {
+        "profiling": "false",
+        "enable-admission-plugins": ",".join(plugins),
+        # etcd keeps every version of an object until then: at the default of five minutes, one user who writes large
+        # objects again and again makes five times as much of it.
+        "etcd-compaction-interval": "1m0s",
+    }
+
+
+# Bytes; at etcd's default of 2 GiB the cluster refuses to write anything more, until an admin compacts it by hand.
+ETCD_QUOTA = 4 * 1024**3
 
 
 def dns_address(service_subnet: str) -> str:
@@ -171,6 +181,7 @@ def init_documents(release: Release, cluster: Cluster, node: Node, timeout: int)
             "podSubnet": cluster["pod_subnet"],
             "serviceSubnet": cluster["service_subnet"],
         },
+        "etcd": {"local": {"extraArgs": _arguments(api, {"quota-backend-bytes": str(ETCD_QUOTA)})}},
         "apiServer": {"extraArgs": _arguments(api, _api_server_arguments(release["version"]))},
         "controllerManager": {"extraArgs": _arguments(api, {**controllers, "profiling": "false"})},
         "scheduler": {"extraArgs": _arguments(api, {**alone, "profiling": "false"})},
@@ -183,7 +194,7 @@ def init_documents(release: Release, cluster: Cluster, node: Node, timeout: int)
         }
     else:
         configuration["apiServer"]["timeoutForControlPlane"] = f"{timeout}s"
-    return [init, configuration, kubelet_document(cluster), proxy_document(cluster)]
+    return [init, configuration, kubelet_document(release, cluster), proxy_document(cluster)]
 
 
 def with_token(documents: Sequence[Document], token: str, ttl: str) -> list[Document]:
@@ -192,7 +203,35 @@ def with_token(documents: Sequence[Document], token: str, ttl: str) -> list[Docu
     return [init, *documents[1:]]
 
 
-def kubelet_document(cluster: Cluster) -> Document:
+def _limits_of_pods(version: str) -> Document:
+    """What pods leave to their node, for kubelet's configuration: no pod takes all processes, memory or disk.
+
+    The figures fit a node of 1 GiB, of which kubelet, containerd and the system need less than 250 MiB.
+    """
+    limits: Document = {
+        "podPidsLimit": 1024,
+        "systemReserved": {"cpu": "100m", "memory": "128Mi", "ephemeral-storage": "512Mi", "pid": "1000"},
+        "kubeReserved": {"cpu": "100m", "memory": "128Mi", "pid": "1000"},
+        # The cgroup of all pods gets what is left. The node's own services need no limit for that.
+        "enforceNodeAllocatable": ["pods"],
+        "evictionHard": {
+            "memory.available": "50Mi",
+            "nodefs.available": "3%",
+            "nodefs.inodesFree": "3%",
+            "imagefs.available": "1%",
+            "pid.available": "5%",
+        },
+        # Of each container: a log that grows is cut before it fills the node's disk.
+        "containerLogMaxSize": "5Mi",
+        "containerLogMaxFiles": 3,
+    }
+    if _minor(version) >= 25:
+        # Before, its feature gate was off by default.
+        limits["seccompDefault"] = True
+    return limits
+
+
+def kubelet_document(release: Release, cluster: Cluster) -> Document:
     """kubelet's configuration, the same on every node."""
     return {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
@@ -203,7 +242,7 @@ def kubelet_document(cluster: Cluster) -> Document:
         "resolvConf": "/run/systemd/resolve/resolv.conf",
         # Images lie on the node from the start and cannot be fetched again: 100 never collects them.
         "imageGCHighThresholdPercent": 100,
-        "evictionHard": {"memory.available": "50Mi", "nodefs.available": "3%", "imagefs.available": "1%"},
+        **_limits_of_pods(release["version"]),
         "runtimeRequestTimeout": "10m0s",
         # Each of these wakes a node that has nothing to do; the controller manager waits 90 s for a sign of life.
         "nodeLeaseDurationSeconds": 80,

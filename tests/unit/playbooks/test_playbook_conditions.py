@@ -26,6 +26,8 @@ VARIABLES: dict[str, Any] = {
     "secrets_dir": "/nonexistent",
     "kubernetes_addons": [],
     "kubernetes_member": {"release": {}},
+    "kubernetes_users_given": {"changed": True},
+    "kubernetes_kubeconfigs": {"changed": False, "skipped": True},
 }
 
 
