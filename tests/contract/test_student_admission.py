@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.support.api_server import (
+    ADMIN_TOKEN,
     WHERE,
     Answer,
     ApiServer,
@@ -23,7 +25,7 @@ from tests.support.api_server import (
     running,
     version_key,
 )
-from tests.support.playbook_modules import CLUSTER, PARAMS, RELEASE, kubeadm_config, kubernetes_apply, load
+from tests.support.playbook_modules import CLUSTER, PARAMS, RELEASE, kubeadm_config, kubernetes_apply, load, user_end
 from tests.support.student_manifests import GPU, params, policies, rendered, students
 
 users = load("library/kubernetes_users.py", "kubernetes_users")
@@ -54,6 +56,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
     with pytest.MonkeyPatch.context() as patch, running(found, work / "state", *arguments) as server:
         patch.setenv("PATH", f"{found}:{os.environ['PATH']}")
         patch.setattr(kubernetes_apply, "KUBECONFIG", str(server.kubeconfig))
+        patch.setattr(user_end, "ADMIN_CONF", str(server.kubeconfig))
         # Debian's program knows no version of its own.
         server.version = version or server.version
         set_up(server)
@@ -344,7 +347,7 @@ def test_a_flood_of_objects_ends_at_the_quota(api: ApiServer, ada: str) -> None:
         made.append(make(api, ada, body, dry=False))
     assert [each.status for each in made] == [201] * 50 + [403] * 10
     assert "exceeded quota: hyperscaler, requested: configmaps=1" in made[-1].message
-    assert make(api, "admin", {**body, "metadata": {"name": "one-more"}}, namespace="default").status == 201
+    assert make(api, ADMIN_TOKEN, {**body, "metadata": {"name": "one-more"}}, namespace="default").status == 201
     for number in range(50):
         api.request("DELETE", f"/api/v1/namespaces/{NAMESPACE}/configmaps/flood-{number}", token=ada)
 
@@ -384,9 +387,9 @@ def test_tokens_have_an_end_within_a_day(policy: ApiServer, ada: str) -> None:
 
 def test_nobody_outside_students_namespaces_is_held_to_this(api: ApiServer) -> None:
     for _, body in REFUSED_BY_POLICY:
-        made = make(api, "admin", body, namespace="default")
+        made = make(api, ADMIN_TOKEN, body, namespace="default")
         assert made.status == 201, made.message
-    made = make(api, "admin", pod("p", hostNetwork=True, tolerations=[{"operator": "Exists"}]), namespace="default")
+    made = make(api, ADMIN_TOKEN, pod("p", hostNetwork=True, tolerations=[{"operator": "Exists"}]), namespace="default")
     assert made.status == 201, made.message
     assert dropped(made.body) == []
 
@@ -416,3 +419,34 @@ def test_requests_of_students_go_through_a_flow_of_their_own(policy: ApiServer, 
     policy.account("default", "other")
     answer = policy.request("GET", "/api/v1/nodes", token=policy.token("default", "other"))
     assert names[answer.headers["X-Kubernetes-Pf-Flowschema-Uid"]] == "service-accounts"
+
+
+def test_an_end_leaves_no_pod_and_no_token_whatever_the_student_prepared(api: ApiServer) -> None:
+    """The last test: it takes the access of a student, with the program that the nodes run."""
+    namespace, path = "student-eve", "/api/v1/namespaces/student-eve"
+    users.converge(params("ada", "eve"), check=False)
+    api.account(namespace)
+    api.settle_quotas(namespace)
+    eve = api.token("hyperscaler-users", "eve")
+    api.account(namespace, "worker")
+    lasting = api.token(namespace, "worker")
+    # A finalizer of Kubernetes' own that no controller takes away here.
+    held = pod("held", metadata={"finalizers": ["batch.kubernetes.io/job-tracking"]}, terminationGracePeriodSeconds=600)
+    for body in (held, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "results"}}):
+        assert make(api, eve, body, namespace=namespace, dry=False).status == 201
+    assert api.request("GET", "/api", token=lasting).status == 200
+    user = {"name": "eve", "uid": 3001, "end": 0, "namespace": namespace}
+    assert user_end.end_in_kubernetes(user) == []
+    assert api.request("GET", f"{path}/pods").body["items"] == []
+    assert api.request("GET", f"{path}/configmaps/results").status == 200, "what is stored stays"
+    # The API server keeps what it found of a token for ten seconds.
+    for token in (eve, lasting):
+        for _ in range(60):
+            if api.request("GET", "/api", token=token).status == 401:
+                break
+            time.sleep(1)
+        else:
+            raise AssertionError("a token outlasts its account")
+    quota = api.request("GET", f"{path}/resourcequotas/hyperscaler").body["spec"]["hard"]
+    assert quota == {"pods": "0"}
+    assert make(api, ADMIN_TOKEN, pod("late"), namespace=namespace).status == 403
