@@ -110,7 +110,7 @@ def lasts(path: str, now: float) -> bool:
 
 
 def put_token(path: str, token: str, account: pwd.struct_passwd) -> None:
-    """The file at once and whole, and never readable by anybody else. The directory is root's."""
+    """The file at once and whole, and never readable by other users. The directory is root's."""
     temporary = f"{path}.new"
     with contextlib.suppress(FileNotFoundError):
         os.unlink(temporary)

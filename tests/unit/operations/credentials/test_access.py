@@ -17,7 +17,7 @@ from emulator.core.stop import StopFlag
 from emulator.credentials.users import AccessRole, LabUser
 from emulator.lab.cluster_pipeline import CONFIGURE_FACT
 from emulator.labfile.load import load_spec
-from emulator.operations.credentials.access import GrantRequest, grant, list_users, revoke
+from emulator.operations.credentials.access import GrantRequest, grant, kubectl_on, list_users, revoke
 from emulator.operations.credentials.seen_secrets import seen_secrets
 from tests.support import simulated_world
 from tests.support.rotation_world import KeyedGuests, KeyedHost
@@ -81,6 +81,22 @@ def test_students_come_in_at_the_heads_and_admins_everywhere(lab: SimulatedHost)
     assert give(lab).user.nodes == ("hpc-controller",)
     assert give(lab, GrantRequest("bob", AccessRole.ADMIN, 60)).user.nodes == ()
     assert give(lab, GrantRequest("ada", AccessRole.STUDENT, 60, ("hpc-compute-1",))).user.nodes == ("hpc-compute-1",)
+
+
+def test_kubectl_is_ready_on_the_control_plane_for_who_logs_in_there() -> None:
+    spec, _ = load_spec(share_dir() / "config" / "demo.yaml")
+    assert spec is not None
+    for nodes, where in (
+        ((), "cloud-control-plane"),
+        (("hpc-controller", "cloud-control-plane"), "cloud-control-plane"),
+        (("hpc-controller",), ""),
+        (("cloud-gpu-worker-1",), ""),
+    ):
+        assert kubectl_on(spec, LabUser("bob", 3000, AccessRole.ADMIN, nodes)) == where
+
+
+def test_without_kubernetes_nobody_is_promised_kubectl(lab: SimulatedHost) -> None:
+    assert give(lab).kubectl_on == ""
 
 
 def test_a_second_grant_takes_the_next_serial(lab: SimulatedHost) -> None:
