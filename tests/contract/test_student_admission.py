@@ -29,6 +29,7 @@ from tests.support.playbook_modules import CLUSTER, PARAMS, RELEASE, kubeadm_con
 from tests.support.student_manifests import GPU, params, policies, rendered, students
 
 users = load("library/kubernetes_users.py", "kubernetes_users")
+kubeconfigs = load("roles/k8s_users/files/kubeconfigs.py", "kubeconfigs")
 
 pytestmark = pytest.mark.host
 
@@ -56,7 +57,8 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
     with pytest.MonkeyPatch.context() as patch, running(found, work / "state", *arguments) as server:
         patch.setenv("PATH", f"{found}:{os.environ['PATH']}")
         patch.setattr(kubernetes_apply, "KUBECONFIG", str(server.kubeconfig))
-        patch.setattr(user_end, "ADMIN_CONF", str(server.kubeconfig))
+        for module in (user_end, kubeconfigs):
+            patch.setattr(module, "ADMIN_CONF", str(server.kubeconfig))
         # Debian's program knows no version of its own.
         server.version = version or server.version
         set_up(server)
@@ -419,6 +421,15 @@ def test_requests_of_students_go_through_a_flow_of_their_own(policy: ApiServer, 
     policy.account("default", "other")
     answer = policy.request("GET", "/api/v1/nodes", token=policy.token("default", "other"))
     assert names[answer.headers["X-Kubernetes-Pf-Flowschema-Uid"]] == "service-accounts"
+
+
+def test_the_node_gets_a_token_for_who_has_access_and_for_nobody_else(api: ApiServer) -> None:
+    token = kubeconfigs.request_token("ada", "hyperscaler-users")
+    assert 0 < kubeconfigs.expiry(token) - time.time() <= kubeconfigs.TOKEN_SECONDS
+    assert api.request("GET", f"/api/v1/namespaces/{NAMESPACE}/pods", token=token).status == 200
+    assert api.request("GET", "/api/v1/nodes", token=token).status == 403
+    with pytest.raises(kubeconfigs.NoAccountError):
+        kubeconfigs.request_token("mallory", "hyperscaler-users")
 
 
 def test_an_end_leaves_no_pod_and_no_token_whatever_the_student_prepared(api: ApiServer) -> None:
