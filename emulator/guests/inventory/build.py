@@ -275,7 +275,12 @@ def _kubernetes_users(spec: ClusterSpec, trust: SshTrust, gpus: Mapping[str, tup
             {"name": user.name, "namespace": student_namespace(user.name)} for user in trust.book.users if user.revoked
         ),
         "kubernetes_users_namespace": USERS_NAMESPACE,
-        "kubernetes_student_quota": student_quota(have, node_resources(types, strategy)),
+        "kubernetes_student_quota": student_quota(
+            have,
+            node_resources(types, strategy),
+            pods=spec.kubernetes.student_pods,
+            node_ports=spec.kubernetes.student_node_ports,
+        ),
         "kubernetes_student_limits": tuple(student_limits(have)),
     }
 

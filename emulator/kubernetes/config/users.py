@@ -9,7 +9,6 @@ USERS_NAMESPACE = "hyperscaler-users"
 """The namespace of all users' service accounts. Users do not work in it: anyone who may make pods or secrets next to an
 account could create tokens for it that never expire."""
 
-PODS = 20
 CLAIMS = 5
 
 _OBJECTS: Mapping[str, int] = {
@@ -27,14 +26,10 @@ _OBJECTS: Mapping[str, int] = {
     "count/controllerrevisions.apps": 165,
     "count/jobs.batch": 50,
     "count/cronjobs.batch": 10,
-    # Those that have ended included, which `pods` does not count.
-    "count/pods": 200,
     "count/horizontalpodautoscalers.autoscaling": 20,
     "count/ingresses.networking.k8s.io": 20,
     "count/poddisruptionbudgets.policy": 20,
     "count/leases.coordination.k8s.io": 20,
-    # Ports of the nodes themselves are for the admins to give.
-    "services.nodeports": 0,
     "services.loadbalancers": 0,
 }
 """Objects that a student may keep: all that they may make, so that nobody fills the cluster's database."""
@@ -62,7 +57,9 @@ def student_namespace(user: str) -> str:
     return f"student-{user}"
 
 
-def student_quota(workers: Workers, gpu_resources: Iterable[str]) -> Mapping[str, str]:
+def student_quota(
+    workers: Workers, gpu_resources: Iterable[str], *, pods: int = 20, node_ports: int = 0
+) -> Mapping[str, str]:
     """What one student may have at a time, as `hard` of a ResourceQuota: half of what the workers have, and like in
     Slurm one GPU (of each kind).
 
@@ -72,15 +69,20 @@ def student_quota(workers: Workers, gpu_resources: Iterable[str]) -> Mapping[str
     Args:
         workers: all nodes that run pods.
         gpu_resources: names under which the cluster offers GPUs.
+        pods: at a time.
+        node_ports: services with a port of the nodes; those are for the lab's owner to give.
     """
     cores, memory, disk = sum(workers.cpus), sum(workers.memory), f"{workers.half_of_disks}Gi"
     return {
-        "pods": str(PODS),
+        "pods": str(pods),
+        # Those that have ended included.
+        "count/pods": str(10 * pods),
+        "services.nodeports": str(node_ports),
         "persistentvolumeclaims": str(CLAIMS),
         **{name: str(most) for name, most in _OBJECTS.items()},
         "requests.cpu": str(max(1, cores // 2)),
         "requests.memory": _quantity(max(256, memory // 2)),
-        "limits.cpu": str(max(PODS, 2 * cores)),
+        "limits.cpu": str(max(pods, 2 * cores)),
         "limits.memory": _quantity(max(1024, memory)),
         "requests.ephemeral-storage": disk,
         "limits.ephemeral-storage": disk,

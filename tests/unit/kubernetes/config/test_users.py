@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,28 @@ def test_a_quota_is_half_of_the_workers(cpus: int, mib: int, cpu: str, memory: s
     assert (quota["requests.cpu"], quota["requests.memory"]) == (cpu, memory)
     assert quota["requests.nvidia.com/mig-1g.10gb"] == quota["requests.nvidia.com/gpu"] == "1"
     assert quota["services.nodeports"] == quota["services.loadbalancers"] == "0"
+
+
+def test_the_lab_file_says_how_many_pods_and_node_ports_a_student_has() -> None:
+    workers = Workers([2], [2048], [10])
+    quota = student_quota(workers, [], pods=60, node_ports=2)
+    assert (quota["pods"], quota["count/pods"], quota["services.nodeports"]) == ("60", "600", "2")
+    # Each may have the default limit of one core.
+    assert quota["limits.cpu"] == "60"
+    given = student_quota(workers, [])
+    assert (given["pods"], given["services.nodeports"], given["limits.cpu"]) == ("20", "0", "20")
+
+
+def test_what_the_lab_file_says_of_students_reaches_the_playbook(tmp_path: Path) -> None:
+    spec, _ = load_spec(share_dir() / "config" / "demo.yaml")
+    assert spec is not None
+    assert spec.kubernetes is not None
+    spec = replace(spec, kubernetes=replace(spec.kubernetes, student_pods=7, student_node_ports=3))
+    inventory = build_inventory(spec, ConnectionFacts("root", tmp_path / "id", tmp_path / "known_hosts"))
+    (cloud,) = [group for group in inventory.groups if group.name == "cloud"]
+    quota = cloud.vars["kubernetes_student_quota"]
+    assert isinstance(quota, dict)
+    assert (quota["pods"], quota["services.nodeports"]) == ("7", "3")
 
 
 def test_a_student_s_namespace_is_no_system_s() -> None:
