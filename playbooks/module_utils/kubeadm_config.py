@@ -247,7 +247,8 @@ def kubelet_document(release: Release, cluster: Cluster) -> Document:
         # Each of these wakes a node that has nothing to do; the controller manager waits 90 s for a sign of life.
         "nodeLeaseDurationSeconds": 80,
         "nodeStatusUpdateFrequency": "20s",
-        "volumeStatsAggPeriod": "10m0s",
+        # Limits of disk are held by what was measured last: at ten minutes a volume would fill the node unseen.
+        "volumeStatsAggPeriod": "1m0s",
     }
 
 

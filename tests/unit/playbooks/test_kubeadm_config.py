@@ -174,6 +174,7 @@ def test_pods_leave_their_node_enough_to_answer(minor: str) -> None:
     assert kubelet["podPidsLimit"] == 1024
     assert sum(int(each["pid"]) for each in reserved) >= 1000
     assert {"nodefs.inodesFree", "pid.available"} <= set(kubelet["evictionHard"])
+    assert kubelet["volumeStatsAggPeriod"] == "1m0s"
     assert (kubelet["containerLogMaxSize"], kubelet["containerLogMaxFiles"]) == ("5Mi", 3)
     # kubelet refuses to start with a feature that its version has switched off.
     assert kubelet.get("seccompDefault") is (None if int(minor.split(".")[1]) < 25 else True)
