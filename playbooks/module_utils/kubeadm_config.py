@@ -92,6 +92,10 @@ def _api_server_arguments(version: str) -> dict[str, str]:
         # etcd keeps every version of an object until then: at the default of five minutes, one user who writes large
         # objects again and again makes five times as much of it.
         "etcd-compaction-interval": "1m0s",
+        # Requests at a time, divided among flows by priority. The defaults, 400 and 200, are for machines of many
+        # cores: students' small part of them would be enough to keep two cores busy.
+        "max-requests-inflight": "100",
+        "max-mutating-requests-inflight": "50",
     }
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -281,6 +282,11 @@ REFUSED_BY_POLICY: list[tuple[str, dict[str, Any]]] = [
     ),
     (
         "262144 bytes at most",
+        pod("p", container={"env": [{"name": f"E{number}", "value": "x" * 1000} for number in range(300)]}),
+    ),
+    ("262144 bytes at most", pod("p", metadata={"labels": {f"k{number}": "x" * 60 for number in range(4000)}})),
+    (
+        "262144 bytes at most",
         {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "data": {"a": "QUFB" * 75_000}},
     ),
 ]
@@ -414,6 +420,12 @@ def test_requests_of_students_go_through_a_flow_of_their_own(policy: ApiServer, 
         answer = policy.request("GET", path, token=token)
         assert names[answer.headers["X-Kubernetes-Pf-Flowschema-Uid"]] == "hyperscaler-student-ada"
         assert answer.headers["X-Kubernetes-Pf-Prioritylevel-Uid"] == level
+    # How many of their requests the server takes at a time, all students together.
+    metrics = policy.request("GET", "/metrics").message
+    seats = re.findall(
+        r'^apiserver_flowcontrol_nominal_limit_seats\{priority_level="hyperscaler-students"\} (\d+)$', metrics, re.M
+    )
+    assert seats == ["2"]
     answer = policy.request(
         "GET", "/api/v1/namespaces/students/pods", token=policy.token("hyperscaler-users", "student")
     )

@@ -52,7 +52,7 @@ def students(policy: str = "none") -> list[dict[str, Any]]:
 def policies() -> list[dict[str, Any]]:
     """Policies of admission and flow control."""
     values = role_vars("k8s_control_plane")
-    numbers = ("kubernetes_student_grace", "kubernetes_student_token_seconds", "kubernetes_student_data_bytes")
+    numbers = ("kubernetes_student_grace", "kubernetes_student_token_seconds", "kubernetes_student_object_bytes")
     return rendered("student-policies.yaml.j2", **{name: values[name] for name in numbers})
 
 
