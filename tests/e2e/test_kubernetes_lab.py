@@ -325,7 +325,7 @@ def test_a_student_has_a_namespace_with_a_quota(provisioned: dict[str, Any]) -> 
         "get pods -n students": "no",
     }.items():
         assert as_user("ada", f"auth can-i {words}").stdout.strip() == answer, words
-    made = as_user("ada", f"run one --image={TOOLS} --image-pull-policy=Never --restart=Never -- sleep 600")
+    made = as_user("ada", f"run one --image={TOOLS} --image-pull-policy=Never --restart=Never -- sleep 86400")
     assert made.returncode == 0, made.stderr
     limits = (
         f'{{"spec":{{"containers":[{{"name":"g","image":"{TOOLS}","resources":{{"limits":{{"{RESOURCE}":"2"}}}}}}]}}}}'
