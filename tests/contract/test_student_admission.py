@@ -213,6 +213,16 @@ def test_two_containers_give_up_raw_sockets_both(policy: ApiServer, ada: str) ->
 REFUSED_EVERYWHERE: list[tuple[str, dict[str, Any]]] = [
     ("privileged", pod("p", container={"securityContext": {"privileged": True}})),
     ("hostPath", pod("p", volumes=[{"name": "v", "hostPath": {"path": "/"}}])),
+    # The first to speak is pod security, whatever else is wrong.
+    (
+        "hostPath",
+        pod(
+            "p",
+            volumes=[{"name": "v", "hostPath": {"path": "/"}}],
+            nodeName="cloud-control-plane",
+            tolerations=[{"operator": "Exists"}],
+        ),
+    ),
     ("host namespaces", pod("p", hostNetwork=True)),
     ("host namespaces", pod("p", hostPID=True)),
     ("hostPort", pod("p", container={"ports": [{"containerPort": 80, "hostPort": 80}]})),
