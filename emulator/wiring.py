@@ -17,6 +17,7 @@ from emulator.labfile.model import Acceleration, GpuBackend, GpuDeviceSpec, Kube
 if TYPE_CHECKING:
     from emulator.apply.gpu_ownership import GpuLedger
     from emulator.apply.handlers.gpu.host import GpuHost
+    from emulator.core.ports.services import ServiceSupervisor
     from emulator.gpu.ports import FileAccess, VgpuFramework, VgpuHost
     from emulator.host.acceleration import AccelerationDecision
     from emulator.host.readings import HostProbe, HostReadings
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
     from emulator.images.supply_chain.signing import ImageSignatures
     from emulator.images.supply_chain.vulnerabilities import VulnerabilityListing
     from emulator.kubernetes.release.image_input import Bundles
+    from emulator.kubernetes.release.pinning.pins import Pin
     from emulator.lab.environment import Environment
+    from emulator.lab.own_guests import OwnGuests
     from emulator.operations.host.record import PreparedHost
 
 
@@ -56,6 +59,7 @@ def real_environment() -> Environment:
         accelerate=_accelerate,
         daemon=_daemon,
         connect=_connect,
+        supervisor=supervisor_in,
         packet_filter=lambda prefix: NftPacketFilter(runner, prefix),
         host_facts=lambda: read_host_facts(home.root),
         gpus=_gpus,
@@ -82,6 +86,34 @@ def _connect(uri: str, prefix: tuple[str, ...]) -> Hypervisor:
     from emulator.adapters.libvirt.hypervisor import LibvirtHypervisor
 
     return LibvirtHypervisor(uri, prefix)
+
+
+# ---------------------------------------------------------------- services
+def supervisor_in(directory: Path) -> ServiceSupervisor:
+    """The supervisor of a lab, by its directory."""
+    from emulator.adapters.services.own_programs import own_command
+    from emulator.adapters.services.supervisor import ProcessSupervisor
+
+    return ProcessSupervisor(directory, HostProcess(), own_command())
+
+
+def guests_of_lab(home: Path, lab: str, hypervisor: str) -> OwnGuests:
+    """The guests of a lab, for its services.
+
+    Args:
+        home: of the lab, by the name under which it was made.
+        lab: its name.
+        hypervisor: `embedded` or a libvirt URI.
+    """
+    from emulator.adapters.embedded.hypervisor import EmbeddedHypervisor
+    from emulator.core.hypervisors import EMBEDDED
+    from emulator.lab.names import identity_of, namespace_name
+    from emulator.lab.own_guests import OwnGuests
+
+    uri, of = hypervisor, Home(home)
+    if hypervisor == EMBEDDED:
+        uri = EmbeddedHypervisor(of.lab(lab).hypervisor, namespace_name(of, lab), HostProcess()).uri()
+    return OwnGuests(lambda: _connect(uri, ()), identity_of(of, lab))
 
 
 def _accelerate(requested: Acceleration) -> AccelerationDecision:
@@ -185,6 +217,13 @@ def bundles_of_host() -> Bundles:
     from emulator.kubernetes.release.image_input import Bundles
 
     return Bundles(Home.default(), HostProcess())
+
+
+def accept_upstream_digest(subject: str, digest: str) -> Pin | None:
+    """Let something of upstream's have another digest on this host; what it had before."""
+    from emulator.kubernetes.release.image_input import accept_digest
+
+    return accept_digest(Home.default(), subject, digest)
 
 
 # ---------------------------------------------------------------- the host itself

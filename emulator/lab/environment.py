@@ -14,6 +14,7 @@ from emulator.core.hypervisors import SystemHypervisor
 from emulator.core.paths import Home, LabPaths
 from emulator.core.ports import DiskTool, Hypervisor, HypervisorDaemon, ProcessRunner
 from emulator.core.ports.packet_filter import PacketFilter
+from emulator.core.ports.services import ServiceSupervisor
 from emulator.guests.ports import Guests
 from emulator.host.acceleration import AccelerationDecision
 from emulator.host.facts import HostFacts
@@ -52,6 +53,7 @@ class Environment:
         choose_hypervisor: maps the lab file's `hypervisor.uri` to `embedded` or a libvirt URI.
         system_hypervisor: looks at the host's own libvirt on behalf of a lab, by the lab's name.
         daemon: the private libvirtd in this directory and network namespace.
+        supervisor: what keeps a lab's services running, by its directory.
         connect, packet_filter: their last argument is the argv prefix that enters the guests' network namespace.
     """
 
@@ -68,6 +70,7 @@ class Environment:
     daemon: Callable[[Path, str], HypervisorDaemon]
     connect: Callable[[str, tuple[str, ...]], Hypervisor]
     packet_filter: Callable[[tuple[str, ...]], PacketFilter]
+    supervisor: Callable[[Path], ServiceSupervisor]
     host_facts: Callable[[], HostFacts]
     gpus: GpuOpener
     units: Units

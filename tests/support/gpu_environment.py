@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from emulator.adapters.simulated.hypervisor import SimulatedHypervisor
 from emulator.adapters.simulated.packet_filter import SimulatedPacketFilter
+from emulator.adapters.simulated.services import SimulatedSupervisor
 from emulator.adapters.system.systemd_units import SystemdUnits
 from emulator.apply.gpu_ownership import GpuLedger
 from emulator.core.hypervisors import SystemHypervisor
@@ -47,6 +48,7 @@ class GpuEnvironment:
             connect=lambda _uri, _prefix: self.hypervisor,
             packet_filter=lambda _prefix: self.packet_filter,
             host_facts=unused,
+            supervisor=lambda directory: SimulatedSupervisor(directory, home.root / "running"),
             gpus=self._open,
             units=SystemdUnits(unused, home.root / "units", home.root / "none"),
         )

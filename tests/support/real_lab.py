@@ -43,7 +43,7 @@ from emulator.labfile.model import ClusterKind, ClusterSpec, GpuDeviceSpec
 from emulator.operations.destroy import destroy
 from emulator.operations.provision import Options, ProvisionResult, provision
 from emulator.plan.model import Plan
-from emulator.wiring import simulated_gpus
+from emulator.wiring import simulated_gpus, supervisor_in
 from tests.support.simulated_world import HookedPort, Image, SimulatedGuests
 from tests.support.tiny_guest import halting_kernel
 
@@ -204,6 +204,7 @@ class RealLab:
             ),
             connect=lambda uri, prefix: self._hooked("libvirt", LibvirtHypervisor(uri, prefix)),
             packet_filter=lambda prefix: self._hooked("filter", NftPacketFilter(runner, prefix)),
+            supervisor=lambda directory: self._hooked("services", supervisor_in(directory)),
             host_facts=lambda: HostFacts(64, 262144, 200000, 4000.0),
             gpus=self._open_gpus,
             units=self._hooked("units", SystemdUnits(runner, self.root / "units", self.root / "none")),

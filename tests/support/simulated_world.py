@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import hashlib
 import itertools
 import json
 import os
@@ -28,6 +29,7 @@ from emulator.adapters.simulated.gpus import SimulatedGpu, SimulatedGpus
 from emulator.adapters.simulated.guests import SimulatedShell
 from emulator.adapters.simulated.hypervisor import SimulatedHypervisor
 from emulator.adapters.simulated.packet_filter import SimulatedPacketFilter
+from emulator.adapters.simulated.services import SUPERVISOR, SimulatedSupervisor
 from emulator.adapters.system.systemd_units import SystemdUnits
 from emulator.apply.gpu_ownership import Claim, GpuLedger
 from emulator.apply.handlers.gpu.host import GpuHost
@@ -396,6 +398,7 @@ class SimulatedHost:
         (self.machine / "boot_id").write_text("boot-1")
         (self.machine / "namespaces").mkdir()
         (self.machine / "tables").mkdir()
+        (self.machine / "services").mkdir()
         self.units = self.machine / "units"
         self.units.mkdir()
         if gpus:
@@ -406,6 +409,7 @@ class SimulatedHost:
 
     def environment(self) -> Environment:
         """What a new process of the program sees."""
+        self._end_orphans()
         self._close_gpus()
         return Environment(
             home=self.home,
@@ -421,6 +425,7 @@ class SimulatedHost:
             daemon=lambda directory, namespace: SimulatedDaemon(directory, namespace, self.machine, self.hook),
             connect=self._connect,
             host_facts=self._facts,
+            supervisor=self.supervisor,
             packet_filter=lambda prefix: self.packet_filter(prefix[-1] if prefix else None),
             gpus=self._gpus,
             units=cast(Any, HookedPort(self._units(), "units", self.hook)),
@@ -485,6 +490,20 @@ class SimulatedHost:
         if not any(file.read_text() == str(directory) for file in (self.machine / "namespaces").glob("*")):
             raise HypervisorError("no such socket", where=uri)
         return self.hypervisor(LabPaths(directory.parent))
+
+    # ------------------------------------------------------------ services
+    def supervisor(self, directory: Path, *, quiet: bool = False) -> SimulatedSupervisor:
+        """That of a lab, by its directory; `quiet` for a test's own looks."""
+        place = hashlib.sha256(os.fsencode(directory.parent.resolve())).hexdigest()[:8]  # a home may have two names
+        running = self.machine / "services" / f"{directory.parent.name}-{place}"
+        return SimulatedSupervisor(directory, running, hook=CallHook() if quiet else self.hook)
+
+    def _end_orphans(self) -> None:
+        """A supervisor whose directory is gone ends by itself, with its services."""
+        for running in (self.machine / "services").iterdir():
+            mark = running / SUPERVISOR
+            if not mark.is_file() or not Path(mark.read_text()).is_dir():
+                shutil.rmtree(running)
 
     # ------------------------------------------------------------ GPUs
     def gpu_ledger(self) -> GpuLedger:
@@ -565,6 +584,8 @@ class SimulatedHost:
         """Processes, namespaces and what GPUs were cut into are gone; files and definitions are still there."""
         for file in (*(self.machine / "namespaces").iterdir(), *(self.machine / "tables").iterdir()):
             file.unlink()
+        for running in (self.machine / "services").iterdir():
+            shutil.rmtree(running)
         number = int(self.boot_id().removeprefix("boot-"))
         (self.machine / "boot_id").write_text(f"boot-{number + 1}")
         self.hypervisor(quiet=True).reboot_host()
@@ -628,6 +649,7 @@ class SimulatedHost:
     # ------------------------------------------------------------ snapshots
     def save(self) -> Snapshot:
         """Every file and directory: path -> mode and content (None for a directory)."""
+        self._end_orphans()
         return dict(sorted(_files(str(self.root), "")))
 
     def restore(self, snapshot: Snapshot) -> None:

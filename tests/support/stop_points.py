@@ -19,6 +19,7 @@ from emulator.core.errors import (
     HostNotFitError,
     HyperscalerError,
     HypervisorError,
+    ServiceError,
     StateError,
     UsageError,
     VerifyError,
@@ -324,6 +325,7 @@ ERRORS: tuple[tuple[str, tuple[type[HyperscalerError], ...]], ...] = (
     ("domain", (HypervisorError,)),
     ("network", (HypervisorError,)),
     ("filter.", _COMMAND),
+    ("services.", (ServiceError, StateError)),
     ("units.", (HostNotFitError, CommandError)),
 )
 # `ready` answers yes or no and nothing else, `close` always works, and a `gpu` is no call but an effect inside one.

@@ -31,7 +31,7 @@ from emulator.adapters.embedded.qemu_capabilities import QemuCapabilities
 from emulator.adapters.libvirt.guest_account import guest_account
 from emulator.adapters.system.process import missing_program
 from emulator.core.errors import ConflictError, HostNotFitError, HypervisorError
-from emulator.core.fs import replace_file, unfinished
+from emulator.core.fs import finished_name, remove_unfinished, replace_file
 from emulator.core.ports import DaemonPresence, ProcessRunner
 
 _MARKER_VERSION = 1
@@ -199,19 +199,18 @@ class EmbeddedHypervisor:
         if self._marked():
             return True
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            if {path.name for path in self._directory.iterdir()} <= {
-                *_DIRECTORIES,
-                _MARKER,
-                *(path.name for path in self._partials),
-            }:
+            if all(self._is_our_name(path.name) for path in self._directory.iterdir()):
                 named = self._marked_namespace()
                 return not named and (named is not None or self._netns.is_ours() or self._lives())
         return False
 
+    def _is_our_name(self, name: str) -> bool:
+        return name in (*_DIRECTORIES, _MARKER, self._old_partial.name) or finished_name(name) == _MARKER
+
     @property
-    def _partials(self) -> tuple[Path, ...]:
-        """A marker that was not finished; the second name is that of earlier versions."""
-        return unfinished(self._marker), self._marker.with_suffix(".partial")
+    def _old_partial(self) -> Path:
+        """A marker that an earlier version did not finish."""
+        return self._marker.with_suffix(".partial")
 
     def _lives(self) -> bool:
         return bool(find_processes(self._directory))
@@ -227,8 +226,8 @@ class EmbeddedHypervisor:
             raise ConflictError("not a directory of root's own", where=str(directory))
         directory.chmod(0o700)
         if not self._marked():
-            for partial in self._partials:
-                partial.unlink(missing_ok=True)
+            remove_unfinished(self._marker)
+            self._old_partial.unlink(missing_ok=True)
             if any(directory.iterdir()) and not self._directory_is_ours():
                 raise ConflictError("the directory contains foreign files", where=str(directory), fix="move them away")
             if self._netns.inode() is not None and not self._netns.is_ours():

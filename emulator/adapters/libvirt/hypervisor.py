@@ -172,6 +172,12 @@ class LibvirtHypervisor:
                 if self._state(handle) is not DomainState.RUNNING:
                     raise
 
+    def pause_domain(self, name: str) -> None:
+        """See `Hypervisor.pause_domain`."""
+        handle = self._lookup(name)
+        if handle is not None and self._state(handle) is DomainState.RUNNING:
+            self._unless((errors.OPERATION_INVALID, errors.NO_DOMAIN), handle.suspend, name)
+
     def shutdown_domain(self, name: str, *, timeout: float) -> None:
         """See `Hypervisor.shutdown_domain`; nothing happens if the domain is absent or off."""
         handle = self._lookup(name)

@@ -232,6 +232,11 @@ class SimulatedHypervisor:
                 self._live[name] = self._domains[name]
             self._states[name] = DomainState.RUNNING
 
+    def pause_domain(self, name: str) -> None:
+        with self._call("pause_domain"):
+            if name in self._domains and self._state(name) is DomainState.RUNNING:
+                self._states[name] = DomainState.PAUSED
+
     def shutdown_domain(self, name: str, *, timeout: float) -> None:
         del timeout
         with self._call("shutdown_domain"):

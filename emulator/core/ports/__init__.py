@@ -257,6 +257,10 @@ class Hypervisor(HypervisorView, Protocol):
         """Start; a running domain is left alone, a paused one is resumed."""
         ...
 
+    def pause_domain(self, name: str) -> None:
+        """Stop the guest's processors until `start_domain`; nothing happens if it is absent or does not run."""
+        ...
+
     def shutdown_domain(self, name: str, *, timeout: float) -> None:
         """Ask the guest to power off; power it off hard at the deadline. A paused one is resumed first."""
         ...

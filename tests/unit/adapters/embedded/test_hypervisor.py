@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +14,6 @@ import pytest
 from emulator.adapters.embedded import hypervisor, network_namespace
 from emulator.adapters.embedded.hypervisor import EmbeddedHypervisor
 from emulator.adapters.embedded.processes import EmbeddedProcess
-from emulator.core import fs
 from emulator.core.errors import ConflictError
 from emulator.core.ports import DaemonPresence
 from tests.support.fake_runner import Call, FakeRunner
@@ -183,7 +184,12 @@ def test_the_marker_is_on_the_disk_before_anything_else_is_made(
     machine: Machine, daemon: EmbeddedHypervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[list[str]] = []
-    monkeypatch.setattr(fs, "sync", lambda path: seen.append([entry.name for entry in path.iterdir()]))
+
+    def fsync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            seen.append(os.listdir(descriptor))
+
+    monkeypatch.setattr("os.fsync", fsync)
     daemon.start()
     assert seen[0] == ["embedded.json"]
     assert json.loads(marker(machine).read_text()) == {"version": 1, "namespace": NAME}

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from emulator.adapters.system import process
 from emulator.adapters.system.process import HostProcess
 from emulator.core.errors import CommandError, CommandTimeoutError, HostNotFitError
 
@@ -142,3 +145,14 @@ def test_standard_input_is_empty_and_the_environment_is_extended(tmp_path: Path)
 def test_the_command_has_a_session_of_its_own() -> None:
     done = HostProcess().run([PYTHON, "-c", "import os; print(os.getsid(0) == os.getpid())"], timeout=60)
     assert done.stdout == "True\n"
+
+
+def test_a_group_is_not_signalled_once_its_leader_was_reaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From then on its id may be that of another process's group."""
+    signalled: list[int] = []
+    monkeypatch.setattr("os.killpg", lambda group, _number: signalled.append(group))
+    with subprocess.Popen(["true"], start_new_session=True) as child:
+        process._signal_group(child, signal.SIGKILL)
+        child.wait()
+        process._signal_group(child, signal.SIGKILL)
+    assert signalled == [child.pid]
