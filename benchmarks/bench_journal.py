@@ -28,6 +28,7 @@ from emulator.adapters.simulated.packet_filter import SimulatedPacketFilter
 from emulator.adapters.simulated.services import SimulatedSupervisor
 from emulator.apply.executor import Executor
 from emulator.apply.gpu_ownership import GpuLedger
+from emulator.apply.guest_accounts.ledger import NoAccounts
 from emulator.apply.journal import Journal
 from emulator.apply.state import StateStore
 from emulator.core import ids
@@ -108,6 +109,7 @@ def environment_on(root: Path, hypervisor: SimulatedHypervisor) -> Environment:
         home=Home(root / "home"),
         host_locks=root / "locks",
         gpu_ledger=GpuLedger(root / "home" / "gpu-owners.json"),
+        guest_accounts=NoAccounts(),
         runner=cast(Any, Keygen()),
         disks=SimulatedDisks(),
         images=lambda _kubernetes: cast(Any, images),

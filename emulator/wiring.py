@@ -16,6 +16,7 @@ from emulator.labfile.model import Acceleration, GpuBackend, GpuDeviceSpec, Kube
 
 if TYPE_CHECKING:
     from emulator.apply.gpu_ownership import GpuLedger
+    from emulator.apply.guest_accounts.ledger import AccountLedger, NoAccounts
     from emulator.apply.handlers.gpu.host import GpuHost
     from emulator.core.ports.services import ServiceSupervisor
     from emulator.gpu.ports import FileAccess, VgpuFramework, VgpuHost
@@ -50,6 +51,7 @@ def real_environment() -> Environment:
         home=home,
         host_locks=host_locks(home),
         gpu_ledger=host_ledger(home),
+        guest_accounts=_accounts(),
         runner=runner,
         disks=QemuImg(runner),
         images=lambda kubernetes: lab_images(home, runner, kubernetes),
@@ -67,9 +69,19 @@ def real_environment() -> Environment:
     )
 
 
+def _accounts() -> AccountLedger | NoAccounts:
+    from emulator.adapters.system.account_numbers import HostAccountNumbers
+    from emulator.apply.guest_accounts.ledger import host_accounts
+
+    home = Home.default()
+    homes = dict.fromkeys((home, Home.system()))
+    return host_accounts(home, HostAccountNumbers(lambda: [lab for each in homes for lab in each.labs.glob("*")]))
+
+
 def _daemon(directory: Path, namespace: str) -> HypervisorDaemon:
     from emulator.adapters.embedded.hypervisor import EmbeddedHypervisor
     from emulator.adapters.embedded.qemu_capabilities import QemuCapabilities
+    from emulator.adapters.libvirt.guest_account import guest_account
 
     home, lab = Home.default(), LabPaths(directory.parent)
     return EmbeddedHypervisor(
@@ -77,6 +89,7 @@ def _daemon(directory: Path, namespace: str) -> HypervisorDaemon:
         namespace,
         HostProcess(),
         QemuCapabilities(home.qemu_capabilities),
+        account=lambda: _accounts().of_lab(directory.parent.name) or guest_account(),
         writable=(lab.disks, lab.console),
         readable=(home.images,),
     )

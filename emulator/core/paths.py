@@ -5,6 +5,7 @@ Layout under the home directory (`/var/lib/hyperscaler` for root, else `$XDG_STA
 
     cache/                       replaceable data: Kubernetes' files, libvirt's knowledge of QEMU
     images/                      content-addressed golden images, shared by all labs
+    guest-accounts.json          which guest's QEMU runs as which account
     host/                        journal of `host prepare` and copies of the files that it changed (0700)
     hypervisors/<lab>.json       the hypervisor that the lab is on
     trusted-signers              if present, whose signature an image or bundle needs (ssh allowed signers)
@@ -236,6 +237,11 @@ class Home:
     def gpu_owners(self) -> Path:
         """Ledger of the labs' slices on this host's GPUs. Root uses the one of `system()` for labs of every home."""
         return self.root / "gpu-owners.json"
+
+    @property
+    def guest_accounts(self) -> Path:
+        """Who has which account number. Root uses the one of `system()` for labs of every home."""
+        return self.root / "guest-accounts.json"
 
     @property
     def preparation(self) -> Path:

@@ -154,6 +154,7 @@ def open_lab(env: Environment, record: LabRecord, backends: Backends, *, elsewhe
             identity,
             public_key(paths.ssh_key),
             _hostdevs(gpus),
+            lambda node: env.guest_accounts.of_guest(name, node),
             root=paths.root,
             shutdown_seconds=backends.timeouts.shutdown,
         ),

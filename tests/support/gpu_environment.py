@@ -16,6 +16,7 @@ from emulator.core.hypervisors import SystemHypervisor
 from emulator.core.paths import Home
 from emulator.lab.environment import Environment
 from tests.support.gpu_lab import GpuLab, gpu_machine
+from tests.support.guest_accounts import accounts_in
 
 URI = "test:///simulated"
 
@@ -37,6 +38,7 @@ class GpuEnvironment:
             home=home,
             host_locks=home.locks,
             gpu_ledger=GpuLedger(home.gpu_owners),
+            guest_accounts=accounts_in(home.root),
             runner=unused,
             disks=unused,
             images=lambda _kubernetes: unused,

@@ -22,6 +22,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, cast
 from uuid import UUID, uuid5
+from zlib import crc32
 
 from emulator.adapters.simulated.calls import CallHook
 from emulator.adapters.simulated.disks import SimulatedDisks, data_of
@@ -32,15 +33,17 @@ from emulator.adapters.simulated.packet_filter import SimulatedPacketFilter
 from emulator.adapters.simulated.services import SUPERVISOR, SimulatedSupervisor
 from emulator.adapters.system.systemd_units import SystemdUnits
 from emulator.apply.gpu_ownership import Claim, GpuLedger
+from emulator.apply.guest_accounts.ledger import AccountLedger, Entries, Owner
 from emulator.apply.handlers.gpu.host import GpuHost
 from emulator.apply.journal import Journal
 from emulator.apply.state import State, StateStore
 from emulator.core.errors import HypervisorError
-from emulator.core.fs import write_private
+from emulator.core.fs import replace_file, write_private
 from emulator.core.hypervisors import EMBEDDED, SystemHypervisor
 from emulator.core.ids import NAMESPACE
 from emulator.core.paths import Home, LabPaths
 from emulator.core.ports import DaemonPresence, DomainInfo, DomainState, GuestAddress
+from emulator.core.ports.guest_accounts import RESERVED
 from emulator.core.progress import Reporter, SilentReporter
 from emulator.core.stop import StopFlag
 from emulator.credentials.rotation_phases import RotatedSecret
@@ -64,6 +67,7 @@ from emulator.operations.provision import Options, ProvisionResult, provision
 from emulator.plan.model import Plan
 from emulator.wiring import assemble_gpus
 from tests.support.fake_runner import FakeRunner
+from tests.support.guest_accounts import CountedNumbers
 
 SYSTEM_URI = "qemu:///system"
 FIRST, SECOND, THIRD = "0000:41:00.0", "0000:42:00.0", "0000:43:00.0"
@@ -113,7 +117,7 @@ class SimulatedDaemon:
         with self._hook.around("daemon.start"):
             if not self._marker.exists():
                 self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-                self._marker.write_text("{}")
+                replace_file(self._marker, b"{}")  # whole or not at all: another effect may end the process meanwhile
         with self._hook.around("daemon.launch"):
             self._process.write_text(str(self._directory))
         return self.uri()
@@ -370,6 +374,23 @@ class HookedLedger(GpuLedger):
             super()._write(claims)
 
 
+class HookedAccounts(AccountLedger):
+    """An owner's number is always the same, so that machines can be compared whatever was made first on them."""
+
+    def __init__(self, home: Home, lock: Path, hook: CallHook, lab_home: str) -> None:
+        super().__init__(home.guest_accounts, lock, CountedNumbers(), home=lab_home)
+        self._hook = hook
+
+    def _draw(self, owner: Owner, held: frozenset[int]) -> int:
+        number = RESERVED[0][0] + crc32(repr(owner).encode()) % 2**24
+        assert number not in held
+        return number
+
+    def _write(self, entries: Entries) -> None:
+        with self._hook.around("accounts"):
+            super()._write(entries)
+
+
 # ---------------------------------------------------------------- the machine
 Snapshot = dict[str, tuple[int, bytes | None]]
 SIMULATED_GPUS = tuple(
@@ -415,6 +436,7 @@ class SimulatedHost:
             home=self.home,
             host_locks=self.machine / "locks",
             gpu_ledger=self.gpu_ledger(),
+            guest_accounts=self.guest_accounts(),
             runner=cast(Any, self.keygen()),
             disks=Disks(self.machine, self.hook),
             images=lambda _kubernetes: SimulatedImages(self.home.images, self.hook),
@@ -509,6 +531,10 @@ class SimulatedHost:
     def gpu_ledger(self) -> GpuLedger:
         """That of the host, as it is seen from the home that commands now have."""
         return GpuLedger(self.default_home.gpu_owners, boot_id=self.boot_id, home=self._home_id())
+
+    def guest_accounts(self) -> AccountLedger:
+        """Those of the host, as they are seen from the home that commands now have."""
+        return HookedAccounts(self.default_home, self.files / "accounts.lock", self.hook, self.home.id)
 
     def _home_id(self) -> str:
         return "" if self.home == self.default_home else self.home.id

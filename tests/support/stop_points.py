@@ -301,6 +301,7 @@ _COMMAND = (CommandError, CommandTimeoutError, HostNotFitError)
 ERRORS: tuple[tuple[str, tuple[type[HyperscalerError], ...]], ...] = (
     ("journal.", (StateError,)),
     ("ledger", (StateError,)),
+    ("accounts", (StateError,)),
     ("guests.configure", (ConfigureError, HostNotFitError)),
     ("guests.verify", (VerifyError, ConfigureError)),
     ("guests.", (StateError,)),

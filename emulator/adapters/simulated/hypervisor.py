@@ -27,6 +27,7 @@ from emulator.adapters.simulated.disks import backing_of
 from emulator.core.errors import ConflictError, HypervisorError
 from emulator.core.fs import replace_file
 from emulator.core.ports import DomainInfo, DomainRequest, DomainState, NetworkInfo, NetworkRequest
+from emulator.core.ports.guest_accounts import GuestAccount
 
 _VERSION = 1
 # One text gives one answer, and is read hundreds of times.
@@ -199,7 +200,8 @@ class SimulatedHypervisor:
         with self._call("domain"):
             return next((info for info in map(self._info, self._domains) if info.uuid == uuid), None)
 
-    def admit_guests(self, directories: Iterable[Path]) -> None:
+    def admit_guests(self, directories: Iterable[Path], account: GuestAccount | None = None) -> None:
+        del account
         with self._call("admit_guests"):
             for directory in directories:
                 if not directory.is_dir():
