@@ -155,6 +155,7 @@ def test_roles_and_tokens_go_before_pods(monkeypatch: pytest.MonkeyPatch) -> Non
         ["delete", "serviceaccount"],
         ["patch", "resourcequota"],
         ["delete", "secrets"],
+        ["delete", "serviceaccounts"],
         ["delete", user_end.WORKLOADS],
     ]
     assert "--grace-period=1" in node.done[-1]

@@ -17,7 +17,7 @@ from emulator.core.stop import StopFlag
 from emulator.credentials.users import AccessRole, LabUser
 from emulator.lab.cluster_pipeline import CONFIGURE_FACT
 from emulator.labfile.load import load_spec, parse_spec
-from emulator.operations.credentials.access import GrantRequest, grant, list_users, revoke
+from emulator.operations.credentials.access import GrantRequest, grant, kubectl_on, list_users, revoke
 from emulator.operations.credentials.seen_secrets import seen_secrets
 from tests.support import simulated_world
 from tests.support.rotation_world import KeyedGuests, KeyedHost
@@ -92,6 +92,22 @@ def test_students_come_in_at_login_nodes_where_there_are_some() -> None:
     spec, _ = parse_spec(text.replace("count: 2", "count: 0"), file="f")
     assert spec is not None
     assert [node.name for node in spec.entrances] == ["hpc-controller", "cloud-control-plane"]
+
+
+def test_kubectl_is_ready_on_the_control_plane_for_who_logs_in_there() -> None:
+    spec, _ = load_spec(share_dir() / "config" / "demo.yaml")
+    assert spec is not None
+    for nodes, where in (
+        ((), "cloud-control-plane"),
+        (("hpc-controller", "cloud-control-plane"), "cloud-control-plane"),
+        (("hpc-controller",), ""),
+        (("cloud-gpu-worker-1",), ""),
+    ):
+        assert kubectl_on(spec, LabUser("bob", 3000, AccessRole.ADMIN, nodes)) == where
+
+
+def test_without_kubernetes_nobody_is_promised_kubectl(lab: SimulatedHost) -> None:
+    assert give(lab).kubectl_on == ""
 
 
 def test_a_second_grant_takes_the_next_serial(lab: SimulatedHost) -> None:
