@@ -9,6 +9,7 @@ import pytest
 from emulator.adapters.libvirt import hypervisor
 from emulator.adapters.libvirt.errors import load_libvirt
 from emulator.adapters.libvirt.hypervisor import LibvirtHypervisor
+from tests.support.waiting import Clock
 
 libvirt = load_libvirt()
 RUNNING, PAUSED, OFF = libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_SHUTOFF
@@ -45,6 +46,7 @@ class Guest:
 @pytest.fixture
 def power_off(monkeypatch: pytest.MonkeyPatch) -> Callable[[Guest], list[str]]:
     monkeypatch.setattr(hypervisor, "_PRESS_AGAIN", 0.3)
+    monkeypatch.setattr(hypervisor, "time", Clock())
 
     def run(guest: Guest) -> list[str]:
         monkeypatch.setattr(LibvirtHypervisor, "_connect", lambda self: None)
