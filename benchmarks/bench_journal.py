@@ -25,8 +25,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from emulator.adapters.simulated.disks import SimulatedDisks
 from emulator.adapters.simulated.hypervisor import SimulatedHypervisor
 from emulator.adapters.simulated.packet_filter import SimulatedPacketFilter
+from emulator.adapters.simulated.services import SimulatedSupervisor
 from emulator.apply.executor import Executor
 from emulator.apply.gpu_ownership import GpuLedger
+from emulator.apply.guest_accounts.ledger import NoAccounts
 from emulator.apply.journal import Journal
 from emulator.apply.state import StateStore
 from emulator.core import ids
@@ -107,6 +109,7 @@ def environment_on(root: Path, hypervisor: SimulatedHypervisor) -> Environment:
         home=Home(root / "home"),
         host_locks=root / "locks",
         gpu_ledger=GpuLedger(root / "home" / "gpu-owners.json"),
+        guest_accounts=NoAccounts(),
         runner=cast(Any, Keygen()),
         disks=SimulatedDisks(),
         images=lambda _kubernetes: cast(Any, images),
@@ -117,6 +120,7 @@ def environment_on(root: Path, hypervisor: SimulatedHypervisor) -> Environment:
         daemon=unused,
         connect=lambda _uri, _prefix: cast(Hypervisor, hypervisor),
         packet_filter=lambda _prefix: tables,
+        supervisor=lambda directory: SimulatedSupervisor(directory, root / "running"),
         host_facts=unused,
         gpus=unused,
         units=unused,

@@ -78,6 +78,7 @@ def product(spec: ClusterSpec) -> float:
         lab.session.reset()
         EmbeddedHypervisor(paths.hypervisor, lab.namespace or "", HostProcess()).stop()
         shutil.rmtree(home.root)
+        env.guest_accounts.release(LAB)
 
 
 def bare(spec: ClusterSpec, image: GoldenImage) -> float:

@@ -16,7 +16,9 @@ from emulator.labfile.model import Acceleration, GpuBackend, GpuDeviceSpec, Kube
 
 if TYPE_CHECKING:
     from emulator.apply.gpu_ownership import GpuLedger
+    from emulator.apply.guest_accounts.ledger import AccountLedger, NoAccounts
     from emulator.apply.handlers.gpu.host import GpuHost
+    from emulator.core.ports.services import ServiceSupervisor
     from emulator.gpu.ports import FileAccess, VgpuFramework, VgpuHost
     from emulator.host.acceleration import AccelerationDecision
     from emulator.host.readings import HostProbe, HostReadings
@@ -25,7 +27,9 @@ if TYPE_CHECKING:
     from emulator.images.supply_chain.signing import ImageSignatures
     from emulator.images.supply_chain.vulnerabilities import VulnerabilityListing
     from emulator.kubernetes.release.image_input import Bundles
+    from emulator.kubernetes.release.pinning.pins import Pin
     from emulator.lab.environment import Environment
+    from emulator.lab.own_guests import OwnGuests
     from emulator.operations.host.record import PreparedHost
 
 
@@ -47,6 +51,7 @@ def real_environment() -> Environment:
         home=home,
         host_locks=host_locks(home),
         gpu_ledger=host_ledger(home),
+        guest_accounts=_accounts(),
         runner=runner,
         disks=QemuImg(runner),
         images=lambda kubernetes: lab_images(home, runner, kubernetes),
@@ -56,6 +61,7 @@ def real_environment() -> Environment:
         accelerate=_accelerate,
         daemon=_daemon,
         connect=_connect,
+        supervisor=supervisor_in,
         packet_filter=lambda prefix: NftPacketFilter(runner, prefix),
         host_facts=lambda: read_host_facts(home.root),
         gpus=_gpus,
@@ -63,9 +69,19 @@ def real_environment() -> Environment:
     )
 
 
+def _accounts() -> AccountLedger | NoAccounts:
+    from emulator.adapters.system.account_numbers import HostAccountNumbers
+    from emulator.apply.guest_accounts.ledger import host_accounts
+
+    home = Home.default()
+    homes = dict.fromkeys((home, Home.system()))
+    return host_accounts(home, HostAccountNumbers(lambda: [lab for each in homes for lab in each.labs.glob("*")]))
+
+
 def _daemon(directory: Path, namespace: str) -> HypervisorDaemon:
     from emulator.adapters.embedded.hypervisor import EmbeddedHypervisor
     from emulator.adapters.embedded.qemu_capabilities import QemuCapabilities
+    from emulator.adapters.libvirt.guest_account import guest_account
 
     home, lab = Home.default(), LabPaths(directory.parent)
     return EmbeddedHypervisor(
@@ -73,6 +89,7 @@ def _daemon(directory: Path, namespace: str) -> HypervisorDaemon:
         namespace,
         HostProcess(),
         QemuCapabilities(home.qemu_capabilities),
+        account=lambda: _accounts().of_lab(directory.parent.name) or guest_account(),
         writable=(lab.disks, lab.console),
         readable=(home.images,),
     )
@@ -82,6 +99,34 @@ def _connect(uri: str, prefix: tuple[str, ...]) -> Hypervisor:
     from emulator.adapters.libvirt.hypervisor import LibvirtHypervisor
 
     return LibvirtHypervisor(uri, prefix)
+
+
+# ---------------------------------------------------------------- services
+def supervisor_in(directory: Path) -> ServiceSupervisor:
+    """The supervisor of a lab, by its directory."""
+    from emulator.adapters.services.own_programs import own_command
+    from emulator.adapters.services.supervisor import ProcessSupervisor
+
+    return ProcessSupervisor(directory, HostProcess(), own_command())
+
+
+def guests_of_lab(home: Path, lab: str, hypervisor: str) -> OwnGuests:
+    """The guests of a lab, for its services.
+
+    Args:
+        home: of the lab, by the name under which it was made.
+        lab: its name.
+        hypervisor: `embedded` or a libvirt URI.
+    """
+    from emulator.adapters.embedded.hypervisor import EmbeddedHypervisor
+    from emulator.core.hypervisors import EMBEDDED
+    from emulator.lab.names import identity_of, namespace_name
+    from emulator.lab.own_guests import OwnGuests
+
+    uri, of = hypervisor, Home(home)
+    if hypervisor == EMBEDDED:
+        uri = EmbeddedHypervisor(of.lab(lab).hypervisor, namespace_name(of, lab), HostProcess()).uri()
+    return OwnGuests(lambda: _connect(uri, ()), identity_of(of, lab))
 
 
 def _accelerate(requested: Acceleration) -> AccelerationDecision:
@@ -185,6 +230,13 @@ def bundles_of_host() -> Bundles:
     from emulator.kubernetes.release.image_input import Bundles
 
     return Bundles(Home.default(), HostProcess())
+
+
+def accept_upstream_digest(subject: str, digest: str) -> Pin | None:
+    """Let something of upstream's have another digest on this host; what it had before."""
+    from emulator.kubernetes.release.image_input import accept_digest
+
+    return accept_digest(Home.default(), subject, digest)
 
 
 # ---------------------------------------------------------------- the host itself

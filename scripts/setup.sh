@@ -16,10 +16,12 @@ fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 list=scripts/system-packages.txt
 mapfile -t required < <(grep -v '# optional' "$list" | sed 's/#.*//' | awk 'NF { print $1 }')
 mapfile -t optional < <(grep '# optional' "$list" | sed 's/#.*//' | awk 'NF { print $1 }')
-installed=$(dpkg-query -W -f='${Package} ${db:Status-Status}\n' "${required[@]}" "${optional[@]}" 2>/dev/null || true)
+# All installed packages, and what these provide in place of another: `qemu-kvm (= 1:10.2), qemu-system-x86:any`.
+installed=$(dpkg-query -W -f='${db:Status-Status} ${Package}, ${Provides}\n' 2>/dev/null |
+  sed -n 's/^installed //p' | tr ',' '\n' | sed 's/(.*//; s/:.*//; s/[[:space:]]//g')
 # Optional packages that this release does not have, so that apt is asked for them once and not in every run.
 absent=.venv/.absent-packages
-is_there() { grep -qx "$1 installed" <<<"$installed"; }
+is_there() { grep -qxF "$1" <<<"$installed"; }
 is_absent() { [ -e "$absent" ] && grep -qx "$1" "$absent"; }
 
 missing=() wanted=()
@@ -33,9 +35,9 @@ if [ $((${#missing[@]} + ${#wanted[@]})) -gt 0 ]; then
     as_root=(sudo)
   fi
   "${as_root[@]}" apt-get update -q
-  install=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends)
+  install=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-remove --no-install-recommends)
   if [ ${#missing[@]} -gt 0 ]; then "${install[@]}" "${missing[@]}" >/dev/null; fi
-  # One by one: apt installs all that it is asked for or nothing, and not every release has them.
+  # --no-remove: what is in the way of a package is for the admin to decide. One by one: apt installs all that it is asked for or nothing, and not every release has them.
   not_found=()
   for package in "${wanted[@]}"; do
     "${install[@]}" "$package" >/dev/null && continue

@@ -16,6 +16,7 @@ from typing import Any
 from emulator.core.errors import StateError
 from emulator.core.fs import append_line
 from emulator.core.locking import acquire
+from emulator.core.trust.opening import open_own
 
 VERSION = 1
 MAX_LINE = 1 << 20
@@ -39,8 +40,7 @@ class AuditLog:
         text = json.dumps({"version": VERSION, "time": _now(), **entry}, ensure_ascii=True, separators=(",", ":"))
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-            descriptor = os.open(self.path, flags, 0o600)
+            descriptor = open_own(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
             try:
                 acquire(descriptor, self.path, seconds=WAIT_SECONDS)
                 append_line(descriptor, text.encode() + b"\n")

@@ -12,6 +12,9 @@ from emulator.plan.resources import Domain
 
 SSH_CREDENTIAL = "lab.authorized_key"  # read by the image's /etc/tmpfiles.d/lab.conf
 
+ACCOUNT = "account"
+"""In a domain's handle: the label of the account that it was defined for; absent where libvirt chooses."""
+
 _LONG_RECORDED = ("name", "disks", "networks", "kernel", "hostdevs")
 
 
@@ -35,6 +38,7 @@ class Expected:
     hostdevs: tuple[str, ...] | None = None
     extras: tuple[str, ...] | None = None
     public_keys: tuple[str, ...] | None = None
+    account: str | None = None
 
     @classmethod
     def of(cls, resource: Domain, handle: Handle, public_key: str) -> Expected:
@@ -61,6 +65,7 @@ class Expected:
             hostdevs=listed("hostdevs"),
             extras=listed("extras"),
             public_keys=None if key is None else (key, public_key),
+            account=text(ACCOUNT),
         )
 
 
@@ -82,9 +87,9 @@ def held_to(handle: Handle, recorded: Handle) -> dict[str, Any]:
     """The part of its handle that an existing domain is compared with.
 
     An older version recorded less and may have assembled the rest differently; no guest is restarted for that. The key
-    of the running guest and libvirt's additions stay as recorded.
+    of the running guest, its account and libvirt's additions stay as recorded.
     """
-    whole = {**handle, **{key: recorded[key] for key in ("public_key", "extras") if key in recorded}}
+    whole = {**handle, **{key: recorded[key] for key in ("public_key", "extras", ACCOUNT) if key in recorded}}
     return {key: value for key, value in whole.items() if key in _LONG_RECORDED or key in recorded}
 
 
@@ -110,6 +115,7 @@ def _differences(expected: Expected, info: DomainInfo) -> list[str]:
         ("initrd", info.initrd, expected.initrd),
         ("kernel command line", info.cmdline, expected.cmdline),
         ("console log", info.console_log, expected.console_log),
+        ("account", info.account, expected.account),
     ):
         if wanted not in (None, seen):
             found.append(f"the {what} {seen or 'none'} instead of {wanted}")

@@ -19,6 +19,7 @@ from typing import Any
 
 from emulator.core.errors import StateError
 from emulator.core.fs import append_line, replace_file, sync
+from emulator.core.trust.opening import open_own
 
 VERSION = 1
 _SUM = "sum"
@@ -70,7 +71,7 @@ class Journal:
 
     def _write(self, line: bytes) -> None:
         is_new = not self.path.exists()
-        descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = open_own(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
         try:
             append_line(descriptor, line)
         finally:

@@ -19,6 +19,8 @@ from emulator.core.errors import InterruptedRunError, StateError
 from emulator.core.locking import acquire, holder, name_of
 from emulator.core.paths import Home
 from emulator.core.stop import StopFlag
+from emulator.core.trust.opening import open_own
+from emulator.core.trust.processes import start_time
 
 # Locks that labs of all homes share. Not in /run/lock, which is world-writable: a user who creates the directory first
 # could lock root out or take the locks.
@@ -71,7 +73,7 @@ def _open(path: Path) -> int:
         if path.parent == HOST_LOCKS:
             _make_host_locks()
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        return open_own(path, os.O_RDWR | os.O_CREAT)
     except OSError as error:
         raise StateError(
             f"the lock file cannot be opened: {error.strerror}",
@@ -103,14 +105,6 @@ def _require_own(directory: Path) -> None:
             where=str(directory),
             fix=f"find out who made it and remove it (rm -r {directory})",
         )
-
-
-def start_time(pid: int) -> str:
-    """Start time of the process in ticks since boot, which with the id identifies it uniquely; empty if it is gone."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rsplit(")", 1)[1].split()[19]
-    except (OSError, IndexError):
-        return ""
 
 
 def _lives(text: str) -> bool:

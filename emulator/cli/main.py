@@ -75,6 +75,32 @@ def cli() -> None:
     \b
     Exit codes: 0 done, 1 failed, 2 usage, 3 invalid file, 4 host not fit, 5 locked or in conflict.
     """
+    import os
+
+    if os.geteuid() == 0:
+        _look_around()
+
+
+def _look_around() -> None:
+    """Before root does anything: whose program and whose home directory this is.
+
+    Raises:
+        ConflictError: others control the home directory.
+        HostNotFitError: systemd started a program that others control.
+    """
+    import os
+    from pathlib import Path
+
+    from emulator.cli.output import say
+    from emulator.core.paths import Home
+    from emulator.core.trust.owners import require_roots
+    from emulator.operations.host.program import look_at_program
+
+    doubt = look_at_program()
+    if doubt:
+        say(f"warning: {doubt}", err=True)
+    # As it is written: `Home.default` resolves links, which their owners could turn later.
+    require_roots(Path(os.environ.get("HYPERSCALER_HOME") or Home.system().root), what="home directory")
 
 
 def main() -> None:

@@ -90,6 +90,10 @@ class HypervisorError(HyperscalerError):
     """libvirt or QEMU refused or failed an operation."""
 
 
+class ServiceError(HyperscalerError):
+    """A process that is to stay running does not start, or does not end."""
+
+
 class WaitTimeoutError(HyperscalerError):
     """Something did not become ready in time; ``what`` names the cause if it is known."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import re
 import shutil
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from emulator.core.errors import ConflictError, StateError
+from emulator.core.trust.opening import open_directory
+from emulator.core.trust.processes import start_time
 
 
 def sync(path: Path) -> None:
@@ -34,10 +37,58 @@ def sync(path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------ writing
+_WRITER = r"[.](?P<pid>[0-9]{1,10})-(?P<started>[0-9]{1,20})-[0-9]{1,20}"
+"""In the name of an unfinished file: the process that writes it, by id and start time, and its how manieth it is."""
+_count = itertools.count()
+_writing: set[str] = set()
+"""Names of the unfinished files that this process writes now."""
+
+
 def unfinished(path: Path, ending: str = ".new") -> Path:
-    """The name that a file has until it is whole: in the same directory, hidden, the same in every run, so that the
-    next one replaces what a killed one left."""
+    """The name that a file has until it is whole, where another program writes it under a lock of ours: in the same
+    directory, hidden, the same in every run, so that the next one replaces what a killed one left."""
     return path.with_name(f".{path.name}{ending}")
+
+
+def finished_name(name: str, ending: str = ".new") -> str | None:
+    """The name that a file of this name was going to have; None for one that is not unfinished."""
+    found = re.fullmatch(rf"[.](?P<name>.+?)(?:{_WRITER})?{re.escape(ending)}", name)
+    return found["name"] if found else None
+
+
+def remove_unfinished(path: Path, ending: str = ".new") -> None:
+    """Remove what writers of the file `path` left who were killed. Those that still write keep theirs.
+
+    Raises:
+        OSError: the directory cannot be read.
+    """
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        directory = open_directory(path.parent)
+        try:
+            _sweep(directory, path.name, ending)
+        finally:
+            os.close(directory)
+
+
+def _sweep(directory: int, name: str, ending: str) -> None:
+    pattern = re.compile(rf"[.]{re.escape(name)}(?:{_WRITER})?{re.escape(ending)}")
+    for entry in os.listdir(directory):
+        found = pattern.fullmatch(entry)
+        if found and not _is_written(entry, found["pid"], found["started"]):
+            with contextlib.suppress(OSError):  # a directory that was planted, or another who tidies up
+                os.unlink(entry, dir_fd=directory)
+
+
+def _is_written(name: str, pid: str | None, started: str | None) -> bool:
+    if pid is None:  # a name of earlier versions, which had one writer
+        return False
+    if int(pid) == os.getpid():
+        return name in _writing
+    return start_time(int(pid)) == started
+
+
+def _new_name(name: str, ending: str) -> str:
+    return f".{name}.{os.getpid()}-{start_time(os.getpid())}-{next(_count)}{ending}"
 
 
 @contextlib.contextmanager
@@ -53,7 +104,9 @@ def replacing(
     power loss. Until then, and after an error, `path` is as it was.
 
     Nobody sees the file with wider permissions than `mode`, and no symbolic link is followed, whether it has the final
-    name or the temporary one. The directory stays as it is: it may be shared with other accounts.
+    name or the temporary one; root follows none of another account on the way there either. The directory stays as it
+    is: it may be shared with other accounts. Of several writers at a time each has a file of its own, and the last one
+    stays.
 
     Args:
         path: where the file goes; a file or link that is there is replaced, a directory is an error.
@@ -63,28 +116,34 @@ def replacing(
         ending: of the temporary name, where another program reads files by their ending.
 
     Raises:
+        StateError: see `open_directory`.
         OSError: it cannot be written.
     """
-    temporary = unfinished(path, ending)
-    temporary.unlink(missing_ok=True)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(temporary, flags, mode & 0o600)
+    directory, temporary = open_directory(path.parent), _new_name(path.name, ending)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-            file.flush()
-            if owner is not None:
-                os.fchown(descriptor, *owner)  # before fchmod: it takes set-user-id bits away
-            os.fchmod(descriptor, mode)
-            if mtime_ns is not None:
-                os.utime(descriptor, ns=(mtime_ns, mtime_ns))
-            os.fsync(descriptor)
-        temporary.replace(path)
-    except (Exception, KeyboardInterrupt):
-        with contextlib.suppress(OSError):  # the first error is the one to report
-            temporary.unlink(missing_ok=True)
-        raise
-    sync(path.parent)
+        _sweep(directory, path.name, ending)
+        _writing.add(temporary)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(temporary, flags, mode & 0o600, dir_fd=directory)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                yield file
+                file.flush()
+                if owner is not None:
+                    os.fchown(descriptor, *owner)  # before fchmod: it takes set-user-id bits away
+                os.fchmod(descriptor, mode)
+                if mtime_ns is not None:
+                    os.utime(descriptor, ns=(mtime_ns, mtime_ns))
+                os.fsync(descriptor)
+            os.replace(temporary, path.name, src_dir_fd=directory, dst_dir_fd=directory)
+        except (Exception, KeyboardInterrupt):
+            with contextlib.suppress(OSError):  # the first error is the one to report
+                os.unlink(temporary, dir_fd=directory)
+            raise
+        os.fsync(directory)
+    finally:
+        _writing.discard(temporary)
+        os.close(directory)
 
 
 def replace_file(
@@ -165,11 +224,20 @@ def replace_link(path: Path, target: str) -> None:
     Raises:
         OSError: it cannot be made, or a directory is there.
     """
-    temporary = unfinished(path)
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(target)
-    temporary.replace(path)
-    sync(path.parent)
+    directory = open_directory(path.parent)
+    try:
+        _sweep(directory, path.name, ".new")
+        temporary = _new_name(path.name, ".new")
+        os.symlink(target, temporary, dir_fd=directory)
+        try:
+            os.replace(temporary, path.name, src_dir_fd=directory, dst_dir_fd=directory)
+        except OSError:
+            with contextlib.suppress(OSError):  # the first error is the one to report
+                os.unlink(temporary, dir_fd=directory)
+            raise
+        os.fsync(directory)
+    finally:
+        os.close(directory)
 
 
 def publish_tree(stage: Path, final: Path) -> None:

@@ -5,9 +5,11 @@ Layout under the home directory (`/var/lib/hyperscaler` for root, else `$XDG_STA
 
     cache/                       replaceable data: Kubernetes' files, libvirt's knowledge of QEMU
     images/                      content-addressed golden images, shared by all labs
+    guest-accounts.json          which guest's QEMU runs as which account
     host/                        journal of `host prepare` and copies of the files that it changed (0700)
     hypervisors/<lab>.json       the hypervisor that the lab is on
-    trusted-signers              if present, whose signature an image needs (ssh allowed signers)
+    trusted-signers              if present, whose signature an image or bundle needs (ssh allowed signers)
+    upstream-digests.json        what add-ons and images of upstream were when they were first fetched
     labs/<lab>/journal.jsonl     write-ahead journal
     labs/<lab>/cluster.yaml      the file as last provisioned
     labs/<lab>/ssh/              key pair, certificate authority, known_hosts and ssh_config of the lab (0700)
@@ -19,6 +21,7 @@ Layout under the home directory (`/var/lib/hyperscaler` for root, else `$XDG_STA
     labs/<lab>/console/          serial console logs of the guests
     labs/<lab>/logs/             one log file per run
     labs/<lab>/output/           map of GPU devices, for people
+    labs/<lab>/supervisor/       the lab's services: which are to run, how they are, what they print (0700)
 """
 
 from __future__ import annotations
@@ -28,6 +31,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 from urllib.parse import quote
+
+from emulator.core.fs import finished_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,19 +55,16 @@ class LabPaths:
             "gpu",
             "logs",
             "output",
+            "supervisor",
         }
     )
 
     root: Path
 
     def is_own(self, name: str) -> bool:
-        """Whether an entry of the lab's directory belongs to the program: one of `ENTRIES`, a half-written one
-        (`.NAME.new`), or a preserved damaged journal."""
-        return (
-            name in self.ENTRIES
-            or (name.startswith(".") and name.endswith(".new") and name[1:-4] in self.ENTRIES)
-            or name.startswith("journal.jsonl.damaged-")
-        )
+        """Whether an entry of the lab's directory belongs to the program: one of `ENTRIES`, one that is not
+        finished, or a preserved damaged journal."""
+        return name in self.ENTRIES or finished_name(name) in self.ENTRIES or name.startswith("journal.jsonl.damaged-")
 
     @property
     def journal(self) -> Path:
@@ -166,6 +168,11 @@ class LabPaths:
         """Files written for people: the map of GPU devices."""
         return self.root / "output"
 
+    @property
+    def supervisor(self) -> Path:
+        """Records and logs of the processes that stay running as long as the lab is there."""
+        return self.root / "supervisor"
+
 
 @dataclass(frozen=True, slots=True)
 class Home:
@@ -200,8 +207,13 @@ class Home:
 
     @property
     def trusted_signers(self) -> Path:
-        """Who may sign images, if this host requires signatures."""
+        """Who may sign images and bundles, if this host requires signatures."""
         return self.root / "trusted-signers"
+
+    @property
+    def upstream_digests(self) -> Path:
+        """What names of upstream's meant when they were first fetched; not in the cache, which may be removed."""
+        return self.root / "upstream-digests.json"
 
     @property
     def images(self) -> Path:
@@ -225,6 +237,11 @@ class Home:
     def gpu_owners(self) -> Path:
         """Ledger of the labs' slices on this host's GPUs. Root uses the one of `system()` for labs of every home."""
         return self.root / "gpu-owners.json"
+
+    @property
+    def guest_accounts(self) -> Path:
+        """Who has which account number. Root uses the one of `system()` for labs of every home."""
+        return self.root / "guest-accounts.json"
 
     @property
     def preparation(self) -> Path:

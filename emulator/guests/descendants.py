@@ -7,18 +7,16 @@ import os
 import signal
 from pathlib import Path
 
-_PROC = Path("/proc")
+from emulator.core.trust.processes import PROC, holding, process_ids, send
 
 
-def descendants(pid: int) -> tuple[int, ...]:
+def descendants(pid: int, *, proc: Path = PROC) -> tuple[int, ...]:
     """Process ids of the children of `pid`, their children and so on, parents first."""
     children: dict[int, list[int]] = {}
-    for entry in _PROC.iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError, ValueError, IndexError):  # it ended while we looked
-                # The name of a program may hold spaces and brackets; what follows the last bracket may not.
-                parent = int((entry / "stat").read_text(errors="replace").rsplit(")", 1)[1].split()[1])
-                children.setdefault(parent, []).append(int(entry.name))
+    for each in process_ids(proc=proc):
+        parent = _parent(each, proc)
+        if parent is not None:
+            children.setdefault(parent, []).append(each)
     found: list[int] = []
     level = [pid]
     while level:
@@ -27,8 +25,24 @@ def descendants(pid: int) -> tuple[int, ...]:
     return tuple(found)
 
 
+def _parent(pid: int, proc: Path = PROC) -> int | None:
+    with contextlib.suppress(OSError, ValueError, IndexError):  # it ended while we looked
+        # The name of a program may hold spaces and brackets; what follows the last bracket may not.
+        return int((proc / str(pid) / "stat").read_text(errors="replace").rsplit(")", 1)[1].split()[1])
+    return None
+
+
+def _is_ours(pid: int) -> bool:
+    """Whether it still is a descendant of this process."""
+    seen: int | None = pid
+    while seen:
+        seen = _parent(seen)
+        if seen == os.getpid():
+            return True
+    return False
+
+
 def end_descendants() -> None:
     """SIGTERM to all of this process's descendants; does not wait for them."""
-    for pid in descendants(os.getpid()):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, signal.SIGTERM)
+    with holding(descendants(os.getpid()), _is_ours) as held:
+        send(held, signal.SIGTERM)

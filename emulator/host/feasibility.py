@@ -38,7 +38,11 @@ def check_host(
         holders: whose a bridge is, where that is known, by the bridge's name.
     """
     to_come = tuple(node for node in spec.nodes if node.name not in existing)
-    found = [*_memory(spec.nodes, to_come, host, report), *_disk(to_come, host, report), *_cores(spec, host, report)]
+    found = [
+        *_memory(spec.nodes, to_come, host, report),
+        *_disk(spec, to_come, host, report),
+        *_cores(spec, host, report),
+    ]
     found.extend(check_pod_networks(spec, host.networks, report, frozenset(own_bridges)))
     if not private_network:
         for network in spec.networks.values():
@@ -85,7 +89,10 @@ def _memory(
         )
 
 
-def _disk(nodes: tuple[NodeSpec, ...], host: HostFacts, report: Report) -> Iterable[Finding]:
+def _disk(spec: ClusterSpec, nodes: tuple[NodeSpec, ...], host: HostFacts, report: Report) -> Iterable[Finding]:
+    if not nodes:
+        return
+    reserve = spec.hypervisor.disk_reserve_gib
     wanted = sum(node.disk_gib for node in nodes)
     least = FOOTPRINT_GIB * len(nodes)
     free = f"{host.disk_free_gib:.1f} GiB"
@@ -99,14 +106,26 @@ def _disk(nodes: tuple[NodeSpec, ...], host: HostFacts, report: Report) -> Itera
             f"and {free} is free",
             "free some space (`hyperscaler image gc`), or set HYPERSCALER_HOME to a larger disk",
         )
-    elif wanted > host.disk_free_gib:
+    elif least + reserve > host.disk_free_gib:
+        yield _finding(
+            report,
+            Severity.ERROR,
+            "host.disk-reserve",
+            "clusters",
+            f"at least {least} GiB of disk for {counted(len(nodes), 'node')} would leave less than the reserve of "
+            f"{reserve:g} GiB, and {free} is free",
+            "free some space (`hyperscaler image gc`), set HYPERSCALER_HOME to a larger disk, or lower "
+            "hypervisor.disk_reserve_gb",
+        )
+    elif wanted + reserve > host.disk_free_gib:
+        end = f"only the reserve of {reserve:g} GiB is left" if reserve else "the space is used up"
         yield _finding(
             report,
             Severity.WARNING,
             "host.disk-thin",
             "clusters",
             f"{wanted} GiB of disk for {counted(len(nodes), 'node')}, and {free} is free; disks are thin and grow as "
-            "they are written, so the lab starts and fails once the space is used up",
+            f"they are written, so the lab starts, and guests whose disks grow are paused once {end}",
             "lower disk_gb, or set HYPERSCALER_HOME to a larger disk",
         )
 

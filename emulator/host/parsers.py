@@ -147,3 +147,12 @@ def parse_cgroup_mounts(mounts: str, unified: str) -> Cgroups:
         return Cgroups(0, frozenset())
     new = {"blkio" if word == "io" else word for word in unified.split()}
     return Cgroups(2, frozenset((new & known) | {"devices", "freezer", "cpuacct"}))
+
+
+_SECURITY_DRIVER = re.compile(r"^\s*security_driver\s*=\s*(.*)$", re.MULTILINE)
+
+
+def parse_security_drivers(text: str) -> tuple[str, ...]:
+    """The `security_driver` of libvirt's qemu.conf, one or a list; of several lines libvirt, too, takes the last."""
+    found = _SECURITY_DRIVER.findall(text)
+    return tuple(re.findall(r"""["']([^"']*)["']""", found[-1].partition("#")[0])) if found else ()

@@ -120,6 +120,22 @@ class Cgroups:
     controllers: frozenset[str]
 
 
+@dataclass(frozen=True, slots=True)
+class Confinement:
+    """What can hold the host's QEMU processes.
+
+    Attributes:
+        apparmor, selinux: whether the kernel enforces it.
+        profiles: whether libvirt's AppArmor profiles for guests are installed.
+        drivers: what libvirt's qemu.conf names as `security_driver`; None if this user cannot read the file.
+    """
+
+    apparmor: bool = False
+    selinux: bool = False
+    profiles: bool = False
+    drivers: tuple[str, ...] | None = ()
+
+
 class DriverKind(StrEnum):
     DATA_CENTRE = "data_centre"
     VGPU_HOST = "vgpu_host"
@@ -211,6 +227,7 @@ class HostReadings:
         processes_hidden: whether others' processes are hidden from this user (`hidepid`): then a process may run that
             is not in `processes`.
         signs: facts that distinguish general-purpose systems from others.
+        confinement: AppArmor, SELinux, and how the host's libvirt uses them.
     """
 
     user: HostUser
@@ -246,6 +263,7 @@ class HostReadings:
     architecture: str = ""
     processes_hidden: bool = False
     signs: SystemSigns = field(default_factory=SystemSigns)
+    confinement: Confinement = field(default_factory=Confinement)
 
     @property
     def docker(self) -> bool:

@@ -11,12 +11,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from emulator.apply.audit import AuditLog
-from emulator.apply.lock import exclusive_lock, start_time
+from emulator.apply.lock import exclusive_lock
 from emulator.apply.state import StateStore, read_boot_id
 from emulator.core.errors import HyperscalerError, InterruptedRunError
 from emulator.core.paths import Home
 from emulator.core.progress import Reporter
 from emulator.core.stop import StopFlag
+from emulator.core.trust.caller import claimed_user, login_uid
+from emulator.core.trust.processes import start_time
 
 DONE, FAILED, INTERRUPTED, ABORTED = "done", "failed", "interrupted", "aborted"
 
@@ -77,11 +79,14 @@ def logged_lock(
 
 
 def begin_entry(lab: str, command: str) -> dict[str, Any]:
-    """The entry of the beginning: who does what."""
-    who = {"user": user_name(), "pid": os.getpid(), "started": start_time(os.getpid()), "boot": read_boot_id()}
-    entry = {"event": "begin", "lab": lab, "command": command, **who, "host": socket.gethostname()}
-    if "SUDO_USER" in os.environ:
-        entry["sudo_user"] = os.environ["SUDO_USER"][:64]
+    """The entry of the beginning: who does what. `user` is who logged in where the kernel knows that (`login`), else
+    the account of this process; `sudo_user` is what the environment claims."""
+    login = login_uid()
+    who = {"user": user_name(os.getuid() if login is None else login), "login": login is not None, "as": user_name()}
+    process = {"pid": os.getpid(), "started": start_time(os.getpid()), "boot": read_boot_id()}
+    entry = {"event": "begin", "lab": lab, "command": command, **who, **process, "host": socket.gethostname()}
+    if claimed_user():
+        entry["sudo_user"] = claimed_user()
     return entry
 
 
@@ -101,9 +106,10 @@ def outcome(error: BaseException | None) -> dict[str, Any]:
             return {"result": FAILED, "exit_code": 1, "error": f"{type(error).__name__}: {error}"[:500]}
 
 
-def user_name() -> str:
-    """Name of the user that this process runs as; its number if it has no name."""
+def user_name(uid: int | None = None) -> str:
+    """Name of a user, by default of the one that this process runs as; the number if there is no name."""
+    uid = os.geteuid() if uid is None else uid
     try:
-        return pwd.getpwuid(os.geteuid()).pw_name
+        return pwd.getpwuid(uid).pw_name
     except KeyError:
-        return str(os.geteuid())
+        return str(uid)

@@ -13,7 +13,9 @@ from emulator.apply.handlers.image import Images
 from emulator.core.hypervisors import SystemHypervisor
 from emulator.core.paths import Home, LabPaths
 from emulator.core.ports import DiskTool, Hypervisor, HypervisorDaemon, ProcessRunner
+from emulator.core.ports.guest_accounts import GuestAccounts
 from emulator.core.ports.packet_filter import PacketFilter
+from emulator.core.ports.services import ServiceSupervisor
 from emulator.guests.ports import Guests
 from emulator.host.acceleration import AccelerationDecision
 from emulator.host.facts import HostFacts
@@ -48,16 +50,19 @@ class Environment:
         home: where labs and images lie, as this command was started.
         host_locks: directory of the locks around everything that labs of all homes share.
         gpu_ledger: which lab owns what on the host's own GPUs.
+        guest_accounts: which guest's QEMU runs as which account.
         images: opens the image store for labs with this Kubernetes, which is an input of their image.
         choose_hypervisor: maps the lab file's `hypervisor.uri` to `embedded` or a libvirt URI.
         system_hypervisor: looks at the host's own libvirt on behalf of a lab, by the lab's name.
         daemon: the private libvirtd in this directory and network namespace.
+        supervisor: what keeps a lab's services running, by its directory.
         connect, packet_filter: their last argument is the argv prefix that enters the guests' network namespace.
     """
 
     home: Home
     host_locks: Path
     gpu_ledger: GpuLedger
+    guest_accounts: GuestAccounts
     runner: ProcessRunner
     disks: DiskTool
     images: Callable[[KubernetesSpec | None], Images]
@@ -68,6 +73,7 @@ class Environment:
     daemon: Callable[[Path, str], HypervisorDaemon]
     connect: Callable[[str, tuple[str, ...]], Hypervisor]
     packet_filter: Callable[[tuple[str, ...]], PacketFilter]
+    supervisor: Callable[[Path], ServiceSupervisor]
     host_facts: Callable[[], HostFacts]
     gpus: GpuOpener
     units: Units

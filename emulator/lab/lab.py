@@ -20,6 +20,7 @@ from emulator.apply.handlers.hypervisor import HypervisorHandler
 from emulator.apply.handlers.image import GoldenImageHandler, Images
 from emulator.apply.handlers.network import NetworkHandler
 from emulator.apply.handlers.secrets import SecretHandler, SshKeyPairHandler, public_key
+from emulator.apply.handlers.service import ServiceHandler
 from emulator.apply.handlers.volume import VolumeHandler
 from emulator.apply.ownership import LabIdentity
 from emulator.core.hypervisors import EMBEDDED
@@ -44,6 +45,7 @@ from emulator.plan.resources import (
     SshKeyPair,
     Volume,
 )
+from emulator.plan.service_resources import Service
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +140,7 @@ def open_lab(env: Environment, record: LabRecord, backends: Backends, *, elsewhe
     handlers: dict[str, Any] = {
         SshKeyPair.kind: SshKeyPairHandler(env.runner, paths.root),
         Secret.kind: SecretHandler(paths.root),
+        Service.kind: ServiceHandler(env.supervisor(paths.supervisor), paths.supervisor),
         GoldenImage.kind: GoldenImageHandler(images),
         Firewall.kind: FirewallHandler(env.packet_filter(guest_prefix(namespace)), session, identity),
         Network.kind: NetworkHandler(
@@ -151,6 +154,7 @@ def open_lab(env: Environment, record: LabRecord, backends: Backends, *, elsewhe
             identity,
             public_key(paths.ssh_key),
             _hostdevs(gpus),
+            lambda node: env.guest_accounts.of_guest(name, node),
             root=paths.root,
             shutdown_seconds=backends.timeouts.shutdown,
         ),

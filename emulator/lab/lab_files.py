@@ -11,7 +11,7 @@ from typing import BinaryIO
 from emulator.core.errors import ConfigError, UsageError
 from emulator.core.paths import Home
 from emulator.labfile.findings import Report
-from emulator.labfile.load import load_spec
+from emulator.labfile.load import read_spec
 from emulator.labfile.model import ClusterSpec
 
 _BUNDLE = "bundle:"
@@ -20,7 +20,8 @@ LAB_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,28}[a-z0-9])?")
 
 @dataclass(frozen=True, slots=True)
 class LoadedLab:
-    """A lab file that was read. `maybe_spec` is None when the report has errors; `source` holds the file's bytes."""
+    """A lab file that was read. `maybe_spec` is None when the report has errors; `source` holds the bytes
+    that were checked."""
 
     file: Path
     source: bytes
@@ -52,8 +53,8 @@ def load_lab_file(file: Path, stream: BinaryIO | None = None) -> LoadedLab:
     Args:
         stream: read in place of the file, and not kept; `file` is then its name.
     """
-    spec, report = load_spec(file, stream)
-    source = file.read_bytes() if spec is not None and stream is None else b""
+    spec, report, read = read_spec(file, stream)
+    source = read if spec is not None and stream is None else b""
     return LoadedLab(file, source, report, _with_absolute_bundle(spec, file) if spec is not None else None)
 
 

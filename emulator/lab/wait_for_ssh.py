@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +10,7 @@ from pathlib import Path
 from threading import Lock
 
 from emulator.core import ids
+from emulator.core.console_log import marked_lines, read_tail
 from emulator.core.errors import InterruptedRunError, WaitTimeoutError
 from emulator.core.pool import threads
 from emulator.core.ports import DomainState, GuestAddress, GuestShell, Hypervisor
@@ -148,34 +148,6 @@ def _wait(
         stop.wait(pause)
         # Looking at the console alone is cheap, so the tries become rarer only once ssh is asked.
         pause = min(pause * 1.5, LONGEST_POLL_SECONDS) if known else POLL_SECONDS
-
-
-KEY_MARK = b"hyperscaler-host-key:"
-
-
-def marked_lines(path: Path, *, kept: int = 32) -> str:
-    """The last lines of a console that hold host keys; a guest may have printed any amount after them."""
-    found: deque[bytes] = deque(maxlen=kept)
-    try:
-        with path.open("rb") as file:
-            # Bounded reads, since a guest may write a line without end.
-            while line := file.readline(65536):
-                if KEY_MARK in line:
-                    found.append(line[:4096])
-    except FileNotFoundError:
-        return ""
-    return b"".join(line if line.endswith(b"\n") else line + b"\n" for line in found).decode("utf-8", "replace")
-
-
-def read_tail(path: Path, *, limit: int = 256 * 1024) -> str:
-    """The end of a console log; empty while there is none. Guests write it, so it is bounded and may hold anything."""
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, 2)
-            file.seek(max(0, size - limit))
-            return file.read(limit).decode("utf-8", "replace")
-    except FileNotFoundError:
-        return ""
 
 
 def last_lines(path: Path) -> str:

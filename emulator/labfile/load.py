@@ -53,11 +53,17 @@ def load_spec(path: Path, stream: BinaryIO | None = None) -> tuple[ClusterSpec |
         The request, or None when the report has errors; warnings alone do not withhold it. Nothing is raised
         for what a file can hold or be: missing, binary and oversized files are findings like any other.
     """
+    spec, report, _ = read_spec(path, stream)
+    return spec, report
+
+
+def read_spec(path: Path, stream: BinaryIO | None = None) -> tuple[ClusterSpec | None, Report, bytes]:
+    """`load_spec`, and what was read, without a byte order mark: the file may be another one a moment later."""
     text, refusal = read_lab_stream(stream, path) if stream else read_lab_file(path)
     if text is None:
-        return None, Report.of(str(path), (refusal,) if refusal else ())
+        return None, Report.of(str(path), (refusal,) if refusal else ()), b""
     spec, report = parse_spec(text, file=str(path))
-    return (replace(spec, source=path) if spec else None), report
+    return (replace(spec, source=path) if spec else None), report, text.encode()
 
 
 def parse_spec(text: str, *, file: str) -> tuple[ClusterSpec | None, Report]:

@@ -24,7 +24,8 @@ class Acceleration(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class HypervisorSpec:
-    """`uri`: auto, embedded or a libvirt URI. `cpu_overcommit`: guest cores per host core before a warning."""
+    """`uri`: auto, embedded or a libvirt URI. `cpu_overcommit`: guest cores per host core before a warning.
+    `disk_reserve_gib`: free space that guests leave on the file system of their disks."""
 
     uri: Annotated[
         str,
@@ -40,6 +41,16 @@ class HypervisorSpec:
         Acceleration.AUTO
     )
     cpu_overcommit: Annotated[float, key("Guest cores per host core before a warning.", minimum=0.5, maximum=64)] = 4.0
+    disk_reserve_gib: Annotated[
+        float,
+        key(
+            "Space that stays free where the disks are: below it guests that grow are paused until there is room again."
+            " 0 for none.",
+            name="disk_reserve_gb",
+            minimum=0,
+            maximum=1024,
+        ),
+    ] = 2.0
 
 
 @dataclass(frozen=True, slots=True)

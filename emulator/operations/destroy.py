@@ -89,6 +89,8 @@ def destroy(
         # A user may have put something there in the meantime.
         refuse_foreign_files(env, run.record, kept="the lab is gone, but its directory stays")
         _remove_directory(run.record)
+        for trace in env.guest_accounts.release(name):
+            reporter.warn(f"{trace} belongs to an account of a guest of this lab; the account is given to nobody else")
         forget_hypervisor(run.record.home, name)
         if left:
             raise what_may_be_left(name, left)
@@ -107,7 +109,8 @@ def _joined(name: str, parts: Sequence[Plan]) -> Plan:
 def _has_traces(run: LockedRun) -> bool:
     """Whether there is something of the lab besides what a plan removes."""
     known = run.record.home.hypervisor_of(run.name)
-    return run.paths.root.exists() or known.exists() or has_autostart(run.env, run.name)
+    on_record = known.exists() or run.env.guest_accounts.knows(run.name)
+    return run.paths.root.exists() or on_record or has_autostart(run.env, run.name)
 
 
 def _begin(run: LockedRun, parts: Sequence[Part]) -> None:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from emulator.apply.audit import AuditLog
-from emulator.apply.lock import start_time
 from emulator.apply.state import read_boot_id
+from emulator.core.trust.processes import start_time
 from emulator.core.units import printable
 from emulator.lab.environment import Environment
 
@@ -76,12 +76,11 @@ def history(env: Environment, lab: str | None, *, last: int) -> History:
 
 
 def _past_command(begin: Mapping[str, Any], end: Mapping[str, Any] | None) -> PastCommand:
-    user, real = _text(begin, "user", "?"), _text(begin, "sudo_user")
     closing: Mapping[str, Any] = end if end is not None else {"result": _unended(begin)}
     code = closing.get("exit_code")
     return PastCommand(
         time=_text(begin, "time", "?"),
-        user=f"{real} (as {user})" if real else user,
+        user=_who(begin),
         command=_text(begin, "command", "?"),
         lab=_text(begin, "lab", "?"),
         result=_text(closing, "result", "?"),
@@ -91,6 +90,16 @@ def _past_command(begin: Mapping[str, Any], end: Mapping[str, Any] | None) -> Pa
         error=_text(closing, "error"),
         details={_line(key): _text(closing, key) for key in closing if key not in _KNOWN},
     )
+
+
+def _who(begin: Mapping[str, Any]) -> str:
+    """`mira (as root)` of a user who logged in, by the kernel's word; sudo's word is marked as such."""
+    user = _text(begin, "user", "?")
+    effective, claimed = _text(begin, "as", user), _text(begin, "sudo_user")
+    notes = [f"as {effective}"] if effective != user else []
+    if claimed and claimed != user:
+        notes.append(f"SUDO_USER claims {claimed}")
+    return f"{user} ({'; '.join(notes)})" if notes else user
 
 
 def _text(entry: Mapping[str, Any], key: str, default: str = "") -> str:

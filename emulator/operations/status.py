@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from emulator.apply.handlers.service import trouble_of
 from emulator.apply.lock import holder_of
 from emulator.apply.state import State
 from emulator.core import ids
 from emulator.core.errors import ConfigError, ConflictError, HyperscalerError, UsageError
 from emulator.core.ports import DomainInfo
+from emulator.core.ports.services import ServiceInfo
 from emulator.credentials.rotation_files import pending_rotations
 from emulator.lab.environment import Environment
 from emulator.lab.lab import Backends, open_lab
@@ -22,6 +24,7 @@ from emulator.lab.recovery.ownership_conflicts import copy_notes
 from emulator.labfile.model import ClusterKind, ClusterSpec, NodeSpec
 from emulator.operations.host.autostart import has_autostart
 from emulator.plan.resources import Domain
+from emulator.plan.service_resources import Service
 
 DRIFT_LINES = 8
 """How many differences between record and host are listed one by one."""
@@ -41,7 +44,8 @@ class NodeStatus:
 
 @dataclass(frozen=True, slots=True)
 class LabStatus:
-    """`busy` names the command that works on the lab now; `problems` need attention, `notes` do not."""
+    """`busy` names the command that works on the lab now; `problems` need attention, `notes` do not; `services` are the
+    processes that stay running for the lab."""
 
     name: str
     hypervisor: str
@@ -52,6 +56,7 @@ class LabStatus:
     problems: tuple[str, ...]
     autostart: bool = False
     notes: tuple[str, ...] = ()
+    services: tuple[ServiceInfo, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -75,6 +80,10 @@ class LabStatus:
             "autostart": self.autostart,
             "problems": list(self.problems),
             "notes": list(self.notes),
+            "services": [
+                {"name": info.name, "state": info.state.value, "reason": info.reason, "note": info.note}
+                for info in self.services
+            ],
         }
 
 
@@ -141,17 +150,20 @@ def lab_status(env: Environment, name: str) -> LabStatus:
         if record.open_action
     ]
     problems += _rotations(env, name)
+    services = env.supervisor(record.paths.supervisor).services()
+    down = {f"{Service.kind}/{info.name}": trouble_of(info) for info in services if trouble_of(info)}
+    problems += [f"{key}: {'; '.join(trouble)}" for key, trouble in down.items()]
     notes: tuple[str, ...] = ()
     if domains is not None and not busy:
         stopped = {f"{Domain.kind}/{node.name}" for node in nodes if node.state not in ("running", "absent")}
-        drift, notes = _drift(env, record, spec, shown=stopped)
+        drift, notes = _drift(env, record, spec, shown={*stopped, *down})
         problems += drift
     running = {node.name for node in nodes if node.state == "running"}
     answering = [node.role.cluster for node in spec.nodes if node.role.is_head and node.name in running]
     clusters = _clusters(env, record, spec, hypervisor, answering) if answering else {}
     phases = {key.removeprefix("phase/"): value for key, value in state.facts.items() if key.startswith("phase/")}
     autostart = has_autostart(env, name)
-    return LabStatus(name, hypervisor, phases, nodes, clusters, busy, tuple(problems), autostart, notes)
+    return LabStatus(name, hypervisor, phases, nodes, clusters, busy, tuple(problems), autostart, notes, services)
 
 
 def _rotations(env: Environment, name: str) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from emulator.core import ids
+from emulator.core.hypervisors import SYSTEM_URI
 from emulator.core.paths import LabPaths
 from emulator.labfile.model import ClusterKind, ClusterSpec, NodeSpec
 from emulator.plan.firewall_build import aliases_for, build_firewall, text_v6
@@ -21,6 +22,7 @@ from emulator.plan.resources import (
     SshKeyPair,
     Volume,
 )
+from emulator.plan.service_resources import build_services
 
 TLS_KEY_BYTES = 32  # a private key on the curve P-256
 MUNGE_KEY_BYTES = 768  # 1024 characters of text, which Ansible can carry; MUNGE accepts any key of 32 bytes or more
@@ -28,11 +30,13 @@ MUNGE_KEY_BYTES = 768  # 1024 characters of text, which Ansible can carry; MUNGE
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where a lab runs on this host. `namespace` is set for the embedded hypervisor, else None."""
+    """Where a lab runs on this host. `namespace` is set for the embedded hypervisor, else None; `hypervisor` is
+    `embedded` or a libvirt URI."""
 
     paths: LabPaths
     namespace: str | None
     accelerated: bool
+    hypervisor: str = SYSTEM_URI
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,9 @@ def build(spec: ClusterSpec, placement: Placement, gpu: GpuResources | None = No
     for cluster in spec.clusters:
         resources += [GoldenImage(name=_image(spec, cluster)), _network(spec, cluster, (*needs, firewall.id))]
     resources += gpu.resources
+    resources += build_services(
+        placement.paths, placement.hypervisor, needs, disk_reserve_gib=spec.hypervisor.disk_reserve_gib
+    )
     for node in spec.nodes:
         resources += _node(spec, node, placement, (*needs, key.id), gpu.hostdevs.get(node.name, ()))
     return tuple({resource.id: resource for resource in resources}.values())

@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2] / "emulator"
 FLOORS: Mapping[str, frozenset[str]] = {
     "core": frozenset(),
     "gpu": frozenset({"core"}),
+    "supervisor": frozenset({"core"}),
     "labfile": frozenset({"core", "gpu"}),
     "host": frozenset({"core", "gpu", "labfile"}),
     "plan": frozenset({"core", "gpu", "labfile"}),
@@ -24,7 +25,7 @@ FLOORS: Mapping[str, frozenset[str]] = {
     "apply": frozenset({"core", "gpu", "host", "plan"}),
     "credentials": frozenset({"core", "labfile", "plan", "apply"}),
     "guests": frozenset({"core", "labfile", "kubernetes", "credentials"}),
-    "adapters": frozenset({"core", "gpu", "labfile", "host"}),
+    "adapters": frozenset({"core", "gpu", "supervisor", "labfile", "host"}),
     "lab": frozenset(
         {"core", "gpu", "labfile", "host", "plan", "images", "kubernetes", "apply", "credentials", "guests"}
     ),
@@ -48,6 +49,7 @@ FLOORS: Mapping[str, frozenset[str]] = {
             "operations",
         }
     ),
+    "services": frozenset({"core", "supervisor", "adapters", "wiring"}),
     "cli": frozenset(
         {
             "core",

@@ -230,6 +230,20 @@ def test_a_domain_is_found_by_its_uuid_under_any_name(bench: Bench) -> None:
         bench.hypervisor.rename_domain("b", "a")
 
 
+def test_only_a_guest_that_runs_is_paused(bench: Bench) -> None:
+    bench.hypervisor.define_network(bench.guests.network())
+    bench.hypervisor.define_domain(bench.domain())
+    bench.hypervisor.pause_domain("a")
+    bench.hypervisor.pause_domain("absent")
+    assert state_of(bench, "a") is DomainState.SHUTOFF and bench.hypervisor.domain("absent") is None
+    bench.hypervisor.start_domain("a")
+    for _ in range(2):
+        bench.hypervisor.pause_domain("a")
+        assert state_of(bench, "a") is DomainState.PAUSED
+    bench.hypervisor.start_domain("a")
+    assert state_of(bench, "a") is DomainState.RUNNING
+
+
 def test_a_paused_guest_goes_on(bench: Bench) -> None:
     bench.hypervisor.define_network(bench.guests.network())
     bench.hypervisor.define_domain(bench.domain())

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from emulator.adapters.libvirt.guest_account import account_of
 from emulator.core.paths import Home
+from emulator.core.ports.guest_accounts import is_reserved
 from tests.support.labs import host_snapshot, hyperscaler, left_behind
 from tests.support.system_libvirt import system_libvirt
 
@@ -70,11 +70,8 @@ def test_the_lab_comes_up_and_verifies_itself(within: tuple[str, ...], lab_file:
     provisioned = hyperscaler("provision", lab_file, "--yes", "--json", within=within).json()
     assert provisioned["checks"] and all(check["ok"] for check in provisioned["checks"])
     assert len(everything(within)["domains"]) == len(blank["domains"]) + 2
-    capabilities = "\n".join(seen(within, *VIRSH, "capabilities"))
-    account = account_of(capabilities)
-    assert account is not None and account.uid != 0
-    owners = {path.stat().st_uid for path in Home.default().lab(LAB).disks.iterdir()}
-    assert owners == {account.uid}
+    owners = [path.stat().st_uid for path in Home.default().lab(LAB).disks.iterdir()]
+    assert len(set(owners)) == len(owners) == 2 and all(map(is_reserved, owners)), "a user for each guest"
     images = {path.stat().st_uid for path in Home.default().images.rglob("*") if path.is_file()}
     assert images == {0}, "golden images keep their owner"
 
@@ -94,6 +91,8 @@ def test_the_lab_is_stopped_and_started(within: tuple[str, ...], lab_file: Path)
 
 def test_nothing_is_left(within: tuple[str, ...], before: dict[str, list[str]]) -> None:
     hyperscaler("destroy", LAB, "--yes", within=within)
+    accounts = Home.system().guest_accounts
+    assert not accounts.exists() or f'"lab": "{LAB}"' not in accounts.read_text()
     after = everything(within)
     assert not [name for name in after["domains"] if LAB in name]
     assert not [name for name in after["networks"] if name not in ("", "default")]

@@ -15,13 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emulator.adapters.system.qemu_img import QemuImg
+from emulator.core.console_log import marked_lines
 from emulator.core.ports import Completed, GuestAddress
 from emulator.guests.configure.events import RunRecord, parse_event
 from emulator.guests.ssh import host_keys_from_console
 from emulator.guests.verify import kubernetes_verdicts, slurm_verdicts
 from emulator.guests.verify.kubeconfigs import admin_kubeconfig, student_kubeconfig
 from emulator.lab.drain import _ready_nodes
-from emulator.lab.wait_for_ssh import last_lines, marked_lines
+from emulator.lab.wait_for_ssh import last_lines
 from tests.support import playbook_modules
 from tests.support.fake_runner import FakeRunner
 from tests.support.hostile_text import CPU_SECONDS, answered, as_bytes, changed, changed_json, json_values, words

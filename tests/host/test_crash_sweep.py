@@ -33,6 +33,7 @@ LOOKS = (
     "close",
     "guest_command",
     "table",
+    "services",
 )
 
 

@@ -8,6 +8,7 @@ import functools
 import hashlib
 import http.server
 import os
+import shutil
 import socket
 import stat
 import subprocess
@@ -26,6 +27,8 @@ from emulator.images.build.overlay import write_overlay
 from emulator.kubernetes.release.bundle import create_bundle, unpack_bundle, verify_bundle
 from emulator.kubernetes.release.containers.docker_archive import ContainerImage, write_archive
 from emulator.kubernetes.release.node_files import CONTAINERD_ROOT, MANIFESTS, NodeFiles
+from emulator.kubernetes.release.pinning.pins import ChangedError, Pins
+from emulator.kubernetes.release.pinning.registry import manifest_digest
 from emulator.kubernetes.release.upstream import SKOPEO_PACKAGES, UpstreamFetch
 from emulator.kubernetes.release.upstream_origin import Addon, Origin, download, is_reachable
 from tests.support.layered_image import CAPABILITY, GROUP, OWNER, write_layered_image
@@ -276,6 +279,40 @@ def test_reachable_is_who_answers(fetch: UpstreamFetch, origin: Origin) -> None:
     assert fetch.is_reachable("1.31")
     assert not is_reachable(origin.packages.replace("{minor}", "1.31"))
     assert not is_reachable(f"http://127.0.0.1:{free_port()}/")
+
+
+def test_an_image_that_was_exchanged_is_refused(
+    fetch: UpstreamFetch, origin: Origin, tools: Path, tmp_path: Path
+) -> None:
+    """By a real registry's word, and a digest that skopeo fetches by."""
+    pins = Pins(tmp_path / "upstream-digests.json")
+    fetch = dataclasses.replace(fetch, pins=pins)
+    name = f"{origin.registry}/flannel/flannel:v0.26.2"
+    fetch.fetch("1.31", ["flannel"], progress=ignore)
+    first = pins.read()[name].digest
+    assert first == manifest_digest(name, insecure=True)
+
+    for path in fetch.cache.iterdir():
+        path.unlink() if path.is_symlink() else shutil.rmtree(path) if path.is_dir() else None
+    other = tmp_path / "other"
+    other.mkdir()
+    push_one(tools, tmp_path / "other.tar", other, name)
+    with pytest.raises(ChangedError, match=f"{name}: sha256:[0-9a-f]* now, {first} on"):
+        fetch.fetch("1.31", ["flannel"], progress=ignore)
+    assert not list(fetch.cache.glob("1.31*"))
+    pins.accept(name, manifest_digest(name, insecure=True))
+    assert fetch.fetch("1.31", ["flannel"], progress=ignore).manifest.addons == ("flannel",)
+
+
+def push_one(tools: Path, archive: Path, root: Path, name: str) -> None:
+    (root / "file").write_text("other content")
+    libraries = ":".join(str(tools / path) for path in ("usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"))
+    write_archive(archive, [ContainerImage("x.invalid/x:1", root)], architecture="amd64")
+    run(
+        *(tools / "usr/bin/skopeo", "--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false"),
+        *(f"docker-archive:{archive}", f"docker://{name}"),
+        LD_LIBRARY_PATH=libraries,
+    )
 
 
 def test_an_addon_that_cannot_be_had_is_told(fetch: UpstreamFetch, origin: Origin) -> None:

@@ -21,6 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from emulator.adapters.libvirt.ownership_xml import parse
 from emulator.adapters.simulated.gpus import gpu_at
 from emulator.adapters.simulated.hypervisor import SimulatedHypervisor
+from emulator.adapters.simulated.services import SUPERVISOR
 from emulator.core.errors import DamagedDiskError, HyperscalerError
 from emulator.core.hypervisors import EMBEDDED
 from emulator.core.ports import DomainState
@@ -167,6 +168,9 @@ class Histories(RuleBasedStateMachine):
         for owner in owners:
             assert owner is None or owner.lab != name
         assert name not in self.owners().values()
+        directory = str(self.host.home.lab(name).supervisor)
+        for running in (self.host.machine / "services").iterdir():
+            assert not (running / SUPERVISOR).is_file() or (running / SUPERVISOR).read_text() != directory
 
     @rule(name=labs, place=places, destroying=st.booleans())
     def crash(self, name: str, place: int, destroying: bool) -> None:
@@ -214,6 +218,18 @@ class Histories(RuleBasedStateMachine):
         disks = sorted(set(self.host.home.lab(name).disks.glob("*.qcow2")) - set(self.foreign_files))
         if number < len(disks):
             disks[number].unlink()
+
+    @rule(name=labs, what=st.sampled_from(["console-limits", "disk-reserve", "the supervisor", "a record"]))
+    def a_service_fails(self, name: str, what: str) -> None:
+        directory = self.host.home.lab(name).supervisor
+        for running in (self.host.machine / "services").iterdir():
+            if (running / SUPERVISOR).is_file() and (running / SUPERVISOR).read_text() == str(directory):
+                for process in running.iterdir():
+                    if what == "the supervisor" or process.name == what:
+                        process.unlink()
+        for record in (directory / "wanted").glob("*.json"):
+            if what == "a record":
+                record.write_text("{")
 
     @rule(slices_too=st.booleans())
     def lose_what_is_on_the_gpu(self, slices_too: bool) -> None:

@@ -9,12 +9,14 @@ from typing import Any, cast
 
 from emulator.adapters.simulated.hypervisor import SimulatedHypervisor
 from emulator.adapters.simulated.packet_filter import SimulatedPacketFilter
+from emulator.adapters.simulated.services import SimulatedSupervisor
 from emulator.adapters.system.systemd_units import SystemdUnits
 from emulator.apply.gpu_ownership import GpuLedger
 from emulator.core.hypervisors import SystemHypervisor
 from emulator.core.paths import Home
 from emulator.lab.environment import Environment
 from tests.support.gpu_lab import GpuLab, gpu_machine
+from tests.support.guest_accounts import accounts_in
 
 URI = "test:///simulated"
 
@@ -36,6 +38,7 @@ class GpuEnvironment:
             home=home,
             host_locks=home.locks,
             gpu_ledger=GpuLedger(home.gpu_owners),
+            guest_accounts=accounts_in(home.root),
             runner=unused,
             disks=unused,
             images=lambda _kubernetes: unused,
@@ -47,6 +50,7 @@ class GpuEnvironment:
             connect=lambda _uri, _prefix: self.hypervisor,
             packet_filter=lambda _prefix: self.packet_filter,
             host_facts=unused,
+            supervisor=lambda directory: SimulatedSupervisor(directory, home.root / "running"),
             gpus=self._open,
             units=SystemdUnits(unused, home.root / "units", home.root / "none"),
         )

@@ -109,6 +109,13 @@ class LossyDisk:
         return kept
 
 
+def _place(first: int | str | Path, directory: int | None) -> Path:
+    """What a call is about: by its descriptor, or by its name, which may be relative to a directory's descriptor."""
+    if isinstance(first, int):
+        return Path(f"/proc/self/fd/{first}").readlink()
+    return Path(first) if directory is None else Path(f"/proc/self/fd/{directory}").readlink() / first
+
+
 class FullDisk:
     """From its n-th write on there is no space for what the program writes; `whole` brings the space back before
     the next try, else the disk stays full."""
@@ -131,7 +138,7 @@ class FullDisk:
         def guarded(first: Any, *rest: Any, **options: Any) -> Any:
             if name == "open" and not rest[0] & os.O_CREAT:
                 return call(first, *rest, **options)
-            place = Path(f"/proc/self/fd/{first}").readlink() if isinstance(first, int) else Path(first)
+            place = _place(first, options.get("dir_fd", options.get("src_dir_fd")))
             if name == "open" and place.exists():
                 return call(first, *rest, **options)  # nothing new is needed
             if is_ours(self._root, place):

@@ -18,11 +18,13 @@ from emulator.adapters.embedded.hypervisor import EmbeddedHypervisor
 from emulator.adapters.embedded.qemu_capabilities import QemuCapabilities
 from emulator.adapters.libvirt.hypervisor import LibvirtHypervisor
 from emulator.adapters.simulated.calls import CallHook
+from emulator.adapters.system.account_numbers import HostAccountNumbers
 from emulator.adapters.system.nft import NftPacketFilter
 from emulator.adapters.system.process import HostProcess
 from emulator.adapters.system.qemu_img import QemuImg
 from emulator.adapters.system.systemd_units import SystemdUnits
 from emulator.apply.gpu_ownership import GpuLedger
+from emulator.apply.guest_accounts.ledger import AccountLedger
 from emulator.apply.handlers.gpu.host import GpuHost
 from emulator.apply.journal import Journal
 from emulator.apply.state import State, StateStore
@@ -43,7 +45,7 @@ from emulator.labfile.model import ClusterKind, ClusterSpec, GpuDeviceSpec
 from emulator.operations.destroy import destroy
 from emulator.operations.provision import Options, ProvisionResult, provision
 from emulator.plan.model import Plan
-from emulator.wiring import simulated_gpus
+from emulator.wiring import simulated_gpus, supervisor_in
 from tests.support.simulated_world import HookedPort, Image, SimulatedGuests
 from tests.support.tiny_guest import halting_kernel
 
@@ -180,10 +182,17 @@ class RealLab:
     def environment(self) -> Environment:
         self.close()
         runner, known = HostProcess(), QemuCapabilities(self.home.qemu_capabilities)
+        accounts = AccountLedger(
+            self.home.guest_accounts,
+            self.home.locks / "accounts",
+            HostAccountNumbers(places=[self.root]),
+            home=self.home.id,
+        )
         return Environment(
             home=self.home,
             host_locks=self.home.locks,
             gpu_ledger=GpuLedger(self.home.gpu_owners),
+            guest_accounts=accounts,
             runner=self._hooked("process", runner),
             disks=self._hooked("disks", QemuImg(runner)),
             images=lambda _kubernetes: cast(Any, self.images),
@@ -198,12 +207,14 @@ class RealLab:
                     namespace,
                     runner,
                     known,
+                    account=lambda: accounts.of_lab(self.name),
                     writable=(directory.parent / "disks", directory.parent / "console"),
                     readable=(self.home.images,),
                 ),
             ),
             connect=lambda uri, prefix: self._hooked("libvirt", LibvirtHypervisor(uri, prefix)),
             packet_filter=lambda prefix: self._hooked("filter", NftPacketFilter(runner, prefix)),
+            supervisor=lambda directory: self._hooked("services", supervisor_in(directory)),
             host_facts=lambda: HostFacts(64, 262144, 200000, 4000.0),
             gpus=self._open_gpus,
             units=self._hooked("units", SystemdUnits(runner, self.root / "units", self.root / "none")),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import hashlib
 import itertools
 import json
 import os
@@ -21,6 +22,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, cast
 from uuid import UUID, uuid5
+from zlib import crc32
 
 from emulator.adapters.simulated.calls import CallHook
 from emulator.adapters.simulated.disks import SimulatedDisks, data_of
@@ -28,17 +30,20 @@ from emulator.adapters.simulated.gpus import SimulatedGpu, SimulatedGpus
 from emulator.adapters.simulated.guests import SimulatedShell
 from emulator.adapters.simulated.hypervisor import SimulatedHypervisor
 from emulator.adapters.simulated.packet_filter import SimulatedPacketFilter
+from emulator.adapters.simulated.services import SUPERVISOR, SimulatedSupervisor
 from emulator.adapters.system.systemd_units import SystemdUnits
 from emulator.apply.gpu_ownership import Claim, GpuLedger
+from emulator.apply.guest_accounts.ledger import AccountLedger, Entries, Owner
 from emulator.apply.handlers.gpu.host import GpuHost
 from emulator.apply.journal import Journal
 from emulator.apply.state import State, StateStore
 from emulator.core.errors import HypervisorError
-from emulator.core.fs import write_private
+from emulator.core.fs import replace_file, write_private
 from emulator.core.hypervisors import EMBEDDED, SystemHypervisor
 from emulator.core.ids import NAMESPACE
 from emulator.core.paths import Home, LabPaths
 from emulator.core.ports import DaemonPresence, DomainInfo, DomainState, GuestAddress
+from emulator.core.ports.guest_accounts import RESERVED
 from emulator.core.progress import Reporter, SilentReporter
 from emulator.core.stop import StopFlag
 from emulator.credentials.rotation_phases import RotatedSecret
@@ -62,6 +67,7 @@ from emulator.operations.provision import Options, ProvisionResult, provision
 from emulator.plan.model import Plan
 from emulator.wiring import assemble_gpus
 from tests.support.fake_runner import FakeRunner
+from tests.support.guest_accounts import CountedNumbers
 
 SYSTEM_URI = "qemu:///system"
 FIRST, SECOND, THIRD = "0000:41:00.0", "0000:42:00.0", "0000:43:00.0"
@@ -111,7 +117,7 @@ class SimulatedDaemon:
         with self._hook.around("daemon.start"):
             if not self._marker.exists():
                 self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-                self._marker.write_text("{}")
+                replace_file(self._marker, b"{}")  # whole or not at all: another effect may end the process meanwhile
         with self._hook.around("daemon.launch"):
             self._process.write_text(str(self._directory))
         return self.uri()
@@ -368,6 +374,23 @@ class HookedLedger(GpuLedger):
             super()._write(claims)
 
 
+class HookedAccounts(AccountLedger):
+    """An owner's number is always the same, so that machines can be compared whatever was made first on them."""
+
+    def __init__(self, home: Home, lock: Path, hook: CallHook, lab_home: str) -> None:
+        super().__init__(home.guest_accounts, lock, CountedNumbers(), home=lab_home)
+        self._hook = hook
+
+    def _draw(self, owner: Owner, held: frozenset[int]) -> int:
+        number = RESERVED[0][0] + crc32(repr(owner).encode()) % 2**24
+        assert number not in held
+        return number
+
+    def _write(self, entries: Entries) -> None:
+        with self._hook.around("accounts"):
+            super()._write(entries)
+
+
 # ---------------------------------------------------------------- the machine
 Snapshot = dict[str, tuple[int, bytes | None]]
 SIMULATED_GPUS = tuple(
@@ -397,6 +420,7 @@ class SimulatedHost:
         (self.machine / "boot_id").write_text("boot-1")
         (self.machine / "namespaces").mkdir()
         (self.machine / "tables").mkdir()
+        (self.machine / "services").mkdir()
         self.units = self.machine / "units"
         self.units.mkdir()
         if gpus:
@@ -407,11 +431,13 @@ class SimulatedHost:
 
     def environment(self) -> Environment:
         """What a new process of the program sees."""
+        self._end_orphans()
         self._close_gpus()
         return Environment(
             home=self.home,
             host_locks=self.machine / "locks",
             gpu_ledger=self.gpu_ledger(),
+            guest_accounts=self.guest_accounts(),
             runner=cast(Any, self.keygen()),
             disks=Disks(self.machine, self.hook),
             images=lambda _kubernetes: SimulatedImages(self.home.images, self.hook),
@@ -422,6 +448,7 @@ class SimulatedHost:
             daemon=lambda directory, namespace: SimulatedDaemon(directory, namespace, self.machine, self.hook),
             connect=self._connect,
             host_facts=self._facts,
+            supervisor=self.supervisor,
             packet_filter=lambda prefix: self.packet_filter(prefix[-1] if prefix else None),
             gpus=self._gpus,
             units=cast(Any, HookedPort(self._units(), "units", self.hook)),
@@ -487,10 +514,28 @@ class SimulatedHost:
             raise HypervisorError("no such socket", where=uri)
         return self.hypervisor(LabPaths(directory.parent))
 
+    # ------------------------------------------------------------ services
+    def supervisor(self, directory: Path, *, quiet: bool = False) -> SimulatedSupervisor:
+        """That of a lab, by its directory; `quiet` for a test's own looks."""
+        place = hashlib.sha256(os.fsencode(directory.parent.resolve())).hexdigest()[:8]  # a home may have two names
+        running = self.machine / "services" / f"{directory.parent.name}-{place}"
+        return SimulatedSupervisor(directory, running, hook=CallHook() if quiet else self.hook)
+
+    def _end_orphans(self) -> None:
+        """A supervisor whose directory is gone ends by itself, with its services."""
+        for running in (self.machine / "services").iterdir():
+            mark = running / SUPERVISOR
+            if not mark.is_file() or not Path(mark.read_text()).is_dir():
+                shutil.rmtree(running)
+
     # ------------------------------------------------------------ GPUs
     def gpu_ledger(self) -> GpuLedger:
         """That of the host, as it is seen from the home that commands now have."""
         return GpuLedger(self.default_home.gpu_owners, boot_id=self.boot_id, home=self._home_id())
+
+    def guest_accounts(self) -> AccountLedger:
+        """Those of the host, as they are seen from the home that commands now have."""
+        return HookedAccounts(self.default_home, self.files / "accounts.lock", self.hook, self.home.id)
 
     def _home_id(self) -> str:
         return "" if self.home == self.default_home else self.home.id
@@ -566,6 +611,8 @@ class SimulatedHost:
         """Processes, namespaces and what GPUs were cut into are gone; files and definitions are still there."""
         for file in (*(self.machine / "namespaces").iterdir(), *(self.machine / "tables").iterdir()):
             file.unlink()
+        for running in (self.machine / "services").iterdir():
+            shutil.rmtree(running)
         number = int(self.boot_id().removeprefix("boot-"))
         (self.machine / "boot_id").write_text(f"boot-{number + 1}")
         self.hypervisor(quiet=True).reboot_host()
@@ -632,6 +679,7 @@ class SimulatedHost:
 
         What is as it was in the snapshot before is the same object: sweeps keep hundreds of them.
         """
+        self._end_orphans()
         last = self._last
         found = dict(sorted(_files(str(self.root), "")))
         self._last = {name: kept if (kept := last.get(name)) == fact else fact for name, fact in found.items()}

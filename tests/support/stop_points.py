@@ -20,6 +20,7 @@ from emulator.core.errors import (
     HostNotFitError,
     HyperscalerError,
     HypervisorError,
+    ServiceError,
     StateError,
     UsageError,
     VerifyError,
@@ -316,6 +317,7 @@ _COMMAND = (CommandError, CommandTimeoutError, HostNotFitError)
 ERRORS: tuple[tuple[str, tuple[type[HyperscalerError], ...]], ...] = (
     ("journal.", (StateError,)),
     ("ledger", (StateError,)),
+    ("accounts", (StateError,)),
     ("guests.configure", (ConfigureError, HostNotFitError)),
     ("guests.verify", (VerifyError, ConfigureError)),
     ("guests.", (StateError,)),
@@ -340,6 +342,7 @@ ERRORS: tuple[tuple[str, tuple[type[HyperscalerError], ...]], ...] = (
     ("domain", (HypervisorError,)),
     ("network", (HypervisorError,)),
     ("filter.", _COMMAND),
+    ("services.", (ServiceError, StateError)),
     ("units.", (HostNotFitError, CommandError)),
 )
 # `ready` answers yes or no and nothing else, `close` always works, and a `gpu` is no call but an effect inside one.

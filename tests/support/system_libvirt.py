@@ -12,15 +12,23 @@ from contextlib import contextmanager
 from pathlib import Path
 
 START_SECONDS = 60.0
-# The settings are a copy, without networks that start by themselves; what the daemons keep is in memory.
+# The settings are a copy, without networks that start by themselves; what the daemons keep is in memory. Modes are
+# those of Debian's packages: the postinst of libvirt-daemon-system, udev's 50-udev-default.rules for /dev/kvm.
 _SETUP = """\
 set -e
 ip link set lo up
 mount -t tmpfs -o mode=755 tmpfs /run/libvirt
 mount -t tmpfs -o mode=755 tmpfs /var/lib/libvirt
 mkdir -p /var/lib/libvirt/qemu /var/lib/libvirt/dnsmasq /var/lib/libvirt/images
+chown libvirt-qemu:libvirt-qemu /var/lib/libvirt/qemu
+chmod 0750 /var/lib/libvirt/qemu
 cp -a /etc/libvirt/. "$1"
 rm -f "$1"/qemu/networks/autostart/*
+if test -e /dev/kvm; then
+    mknod -m 0660 "$2" c 10 232
+    chgrp kvm "$2"
+    mount --bind "$2" /dev/kvm
+fi
 mount --bind "$1" /etc/libvirt
 echo ready
 exec cat
@@ -34,8 +42,9 @@ def system_libvirt() -> Iterator[tuple[str, ...]]:
     place = Path("/run/libvirt")
     made = not place.exists()
     place.mkdir(exist_ok=True)
+    kvm = settings.with_name(f"{settings.name}-kvm")
     holder = subprocess.Popen(
-        ["unshare", "--mount", "--net", "--propagation", "private", "sh", "-c", _SETUP, "sh", settings],
+        ["unshare", "--mount", "--net", "--propagation", "private", "sh", "-c", _SETUP, "sh", settings, kvm],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -55,6 +64,7 @@ def system_libvirt() -> Iterator[tuple[str, ...]]:
             process.terminate()
             process.wait(timeout=60)
         shutil.rmtree(settings)
+        kvm.unlink(missing_ok=True)
         if made:
             place.rmdir()
 

@@ -85,3 +85,11 @@ class TinyGuests:
 
 def with_digest(request: DomainRequest, digest: str) -> DomainRequest:
     return replace(request, owner=replace(request.owner, digest=digest))
+
+
+def printing_kernel() -> bytes:
+    """The same, but its setup code writes to the first serial port for ever."""
+    image = bytearray(halting_kernel())
+    # mov dx, 0x3f8; mov al, 'A'; out dx, al; jump back to out
+    image[0x268:0x270] = b"\xba\xf8\x03\xb0\x41\xee\xeb\xfd"
+    return bytes(image)

@@ -1,6 +1,6 @@
 """Runs as a separate program: enters the lab's namespaces, then becomes the daemon named on its command line.
 
-    python -I -S entry.py NETNS_FILE DIRECTORY [@GROUP] [+WRITABLE | =READ_ONLY]... PROGRAM [ARGUMENT...]
+    python -I -S entry.py NETNS_FILE DIRECTORY [#[CGROUP]] [@GROUP] [+WRITABLE | =READ_ONLY]... PROGRAM [ARGUMENT...]
 
 The private mount namespace shows libvirtd the lab's directories in the places that are compiled into it (`/run/libvirt`
 and so on), so that the host's own libvirt is neither seen nor touched. Because this program runs isolated (`-I`), it
@@ -18,6 +18,7 @@ import os
 import stat
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 # <sched.h> and <sys/mount.h> of Linux; Python has os.unshare and os.setns only since 3.12, and no mount at all.
 CLONE_NEWNS = 0x00020000
@@ -175,21 +176,57 @@ def _closed_ancestor(path: Path) -> Path | None:
     return next((each for each in reversed(path.parents) if not each.stat().st_mode & stat.S_IXOTH), None)
 
 
-def main(argv: list[str]) -> None:
+def join_control_group(base: str, proc: str = "/proc", root: str = "/sys/fs/cgroup") -> None:
+    """Move to the group `daemon` below the lab's control group; without a name that is the one that we are in.
+
+    A group with processes in it can give its groups no limits, so that the lab's own has none. Without a group the
+    lab works as well.
+    """
+    with contextlib.suppress(OSError):
+        if not base:
+            lines = Path(proc, "self", "cgroup").read_text().splitlines()
+            own = next((line.split(":", 2)[2] for line in lines if line.startswith("0:")), "/")
+            base = root + own
+        place = Path(base, "daemon")
+        place.mkdir(exist_ok=True)
+        (place / "cgroup.procs").write_text("0")
+
+
+class Words(NamedTuple):
+    """The command line. `cgroup` is None without one, and empty for the one that we are in."""
+
+    netns: str
+    directory: str
+    cgroup: str | None
+    group: int | None
+    shown: dict[str, bool]
+    program: list[str]
+
+
+def parse(argv: list[str]) -> Words:
+    """The command line without this program's own name."""
     netns, directory, *rest = argv
-    shown: dict[str, bool] = {}
+    cgroup = rest.pop(0)[1:] if rest[0][0] == "#" else None
     group = int(rest.pop(0)[1:]) if rest[0][0] == "@" else None
+    shown: dict[str, bool] = {}
     while rest[0][0] in "+=":
         word = rest.pop(0)
         shown[word[1:]] = word[0] == "+"
-    enter_network(netns)
-    private_mounts(directory)
-    if group is not None:
-        open_kvm(group)
-    show_to_guests(shown)
+    return Words(netns, directory, cgroup, group, shown, rest)
+
+
+def main(argv: list[str]) -> None:
+    words = parse(argv)
+    if words.cgroup is not None:
+        join_control_group(words.cgroup)  # first: the namespaces show no control groups
+    enter_network(words.netns)
+    private_mounts(words.directory)
+    if words.group is not None:
+        open_kvm(words.group)
+    show_to_guests(words.shown)
     os.chdir("/")
     os.umask(0o022)
-    os.execvp(rest[0], rest)  # noqa: S606 - this program is the last step of an exec chain
+    os.execvp(words.program[0], words.program)  # noqa: S606 - this program is the last step of an exec chain
 
 
 if __name__ == "__main__":

@@ -20,19 +20,21 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
 from emulator.adapters.embedded import entry
+from emulator.adapters.embedded.control_groups import ControlGroups
 from emulator.adapters.embedded.network_namespace import NetworkNamespace, shared_notes
 from emulator.adapters.embedded.processes import EmbeddedProcess, end_processes, find_processes
 from emulator.adapters.embedded.qemu_capabilities import QemuCapabilities
 from emulator.adapters.libvirt.guest_account import guest_account
 from emulator.adapters.system.process import missing_program
 from emulator.core.errors import ConflictError, HostNotFitError, HypervisorError
-from emulator.core.fs import replace_file, unfinished
+from emulator.core.fs import finished_name, remove_unfinished, replace_file
 from emulator.core.ports import DaemonPresence, ProcessRunner
+from emulator.core.ports.guest_accounts import GuestAccount
 
 _MARKER_VERSION = 1
 
@@ -56,12 +58,17 @@ log_outputs = "3:file:/var/log/libvirt/libvirtd.log"
 """
 
 _QEMU_CONF = """\
-# Guests' processes run as an account that owns nothing but their disks and console logs, which are handed over before
-# they start. Dynamic ownership would give it the golden images, too.
+# The lab's account. Each guest's QEMU runs as a user of its own in this group, by a label in its domain; it owns its
+# disk and console log, which are handed over before it starts, and nothing else. Dynamic ownership would give it the
+# golden images, too.
 user = "+{uid}"
 group = "+{gid}"
 clear_emulator_capabilities = 1
 seccomp_sandbox = 1
+# Threads and processes of one user, so of one guest: virtual processors and at most some hundred for its disk.
+max_processes = 2048
+# A core dump would hold the guest's memory.
+max_core = 0
 dynamic_ownership = 0
 remember_owner = 0
 security_driver = "none"
@@ -84,6 +91,7 @@ class EmbeddedHypervisor:
         namespace: name of its network namespace.
         runner: runs `ip` and starts the daemon.
         known: cached capabilities of this host's QEMU; without them each libvirtd determines them itself.
+        account: what QEMU runs as if a domain says nothing else; its group reaches the guests' directories.
         writable: directories of the guests' own files; what lies next to them is hidden from libvirtd and QEMU.
         readable: directories that guests only read, such as golden images.
     """
@@ -95,6 +103,7 @@ class EmbeddedHypervisor:
         runner: ProcessRunner,
         known: QemuCapabilities | None = None,
         *,
+        account: Callable[[], GuestAccount] = guest_account,
         writable: Sequence[Path] = (),
         readable: Sequence[Path] = (),
     ) -> None:
@@ -102,6 +111,8 @@ class EmbeddedHypervisor:
         self._netns = NetworkNamespace(namespace, str(self._directory), runner)
         self._runner = runner
         self._known = known
+        self._account = account
+        self._groups = ControlGroups()
         self._writable = tuple(path.absolute() for path in writable)
         self._readable = tuple(path.absolute() for path in readable)
 
@@ -168,6 +179,7 @@ class EmbeddedHypervisor:
         with shared_notes():
             self._short_link().unlink(missing_ok=True)
         self._end_all()
+        self._groups.remove(self._netns.name)
         if namespace_ours:
             self._netns.delete()
         if directory_ours:
@@ -199,19 +211,18 @@ class EmbeddedHypervisor:
         if self._marked():
             return True
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            if {path.name for path in self._directory.iterdir()} <= {
-                *_DIRECTORIES,
-                _MARKER,
-                *(path.name for path in self._partials),
-            }:
+            if all(self._is_our_name(path.name) for path in self._directory.iterdir()):
                 named = self._marked_namespace()
                 return not named and (named is not None or self._netns.is_ours() or self._lives())
         return False
 
+    def _is_our_name(self, name: str) -> bool:
+        return name in (*_DIRECTORIES, _MARKER, self._old_partial.name) or finished_name(name) == _MARKER
+
     @property
-    def _partials(self) -> tuple[Path, ...]:
-        """A marker that was not finished; the second name is that of earlier versions."""
-        return unfinished(self._marker), self._marker.with_suffix(".partial")
+    def _old_partial(self) -> Path:
+        """A marker that an earlier version did not finish."""
+        return self._marker.with_suffix(".partial")
 
     def _lives(self) -> bool:
         return bool(find_processes(self._directory))
@@ -227,8 +238,8 @@ class EmbeddedHypervisor:
             raise ConflictError("not a directory of root's own", where=str(directory))
         directory.chmod(0o700)
         if not self._marked():
-            for partial in self._partials:
-                partial.unlink(missing_ok=True)
+            remove_unfinished(self._marker)
+            self._old_partial.unlink(missing_ok=True)
             if any(directory.iterdir()) and not self._directory_is_ours():
                 raise ConflictError("the directory contains foreign files", where=str(directory), fix="move them away")
             if self._netns.inode() is not None and not self._netns.is_ours():
@@ -238,7 +249,7 @@ class EmbeddedHypervisor:
         for name in _DIRECTORIES:
             (directory / name).mkdir(mode=0o755, exist_ok=True)
         _write_settled(directory / "etc" / "libvirtd.conf", _LIBVIRTD_CONF)
-        account = guest_account()
+        account = self._account()
         conf = _QEMU_CONF.format(uid=account.uid, gid=account.gid)
         _write_settled(directory / "etc" / "qemu.conf", conf)
 
@@ -312,13 +323,12 @@ class EmbeddedHypervisor:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
         for path in self._readable:
             path.mkdir(mode=0o755, parents=True, exist_ok=True)
-        group = f"@{guest_account().gid}"
-        shown = [group, *(f"+{path}" for path in self._writable), *(f"={path}" for path in self._readable)]
+        shown = [*(f"+{path}" for path in self._writable), *(f"={path}" for path in self._readable)]
         daemon = ["libvirtd", "-d", "-f", "/etc/libvirt/libvirtd.conf", "-p", "/run/libvirt/libvirtd.pid"]
-        self._runner.run(
-            [sys.executable, "-I", "-S", starter, self._netns.path, self._directory, *shown, *daemon],
-            timeout=_START_TIMEOUT,
-        )
+        others = find_processes(self._directory)
+        group = self._groups.launch(self._netns.name, others[0].pid if others else None)
+        enter: list[str | Path] = [sys.executable, "-I", "-S", starter, self._netns.path, self._directory]
+        group.run(self._runner, enter, [f"@{self._account().gid}", *shown, *daemon], timeout=_START_TIMEOUT)
         if not self._await_answer(_START_TIMEOUT):
             raise HypervisorError(
                 "the lab's libvirtd does not answer on its socket",

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from emulator.core.trust.processes import end, holding, process_ids
 
 _PLACE = "/run/libvirt"
 
@@ -30,44 +30,21 @@ class EmbeddedProcess:
 
 def find_processes(directory: Path) -> tuple[EmbeddedProcess, ...]:
     """All live processes of the embedded hypervisor whose directory is, or was, `directory`."""
-    return tuple(process for pid in _pids() if (process := _identify(pid, directory)))
+    return tuple(process for pid in process_ids() if (process := _identify(pid, directory)))
 
 
 def end_processes(
     processes: Sequence[EmbeddedProcess], directory: Path, *, patience: float
 ) -> tuple[EmbeddedProcess, ...]:
     """SIGTERM, after `patience` seconds SIGKILL; returns processes that do not die (blocked in the kernel)."""
-    with contextlib.ExitStack() as stack:
-        handles = {}
-        for process in processes:
-            with contextlib.suppress(ProcessLookupError):
-                handle = os.pidfd_open(process.pid)
-                stack.callback(os.close, handle)
-                if _identify(process.pid, directory) is not None:
-                    handles[handle] = process
-        for number, wait in ((signal.SIGTERM, patience), (signal.SIGKILL, 5.0)):
-            for handle in handles:
-                with contextlib.suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(handle, number)
-            _await_end(handles, wait)
-        return tuple(handles.values())
+    asked = {process.pid: process for process in processes}
 
+    def is_ours(pid: int) -> bool:
+        return _identify(pid, directory) is not None
 
-def _await_end(handles: dict[int, EmbeddedProcess], seconds: float) -> None:
-    """Drop from `handles` the processes that end within `seconds`: their pidfds become readable."""
-    deadline = time.monotonic() + seconds
-    while handles:
-        ended, _, _ = select.select(list(handles), [], [], max(deadline - time.monotonic(), 0.0))
-        if not ended:
-            return
-        for handle in ended:
-            del handles[handle]
-
-
-def _pids() -> Iterator[int]:
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            yield int(entry.name)
+    with holding(asked, is_ours) as held:
+        end(held, ((signal.SIGTERM, patience), (signal.SIGKILL, 5.0)))
+        return tuple(asked[pid] for pid in held.values())
 
 
 def _identify(pid: int, directory: Path) -> EmbeddedProcess | None:

@@ -14,6 +14,7 @@ import re
 import stat
 from pathlib import Path
 
+from emulator.core.errors import StateError
 from emulator.core.fs import replace_file
 
 # Below libvirt's cache directory (virQEMUCapsCacheNew); files are named by the SHA-256 of the emulator's path.
@@ -40,7 +41,7 @@ class QemuCapabilities:
 
 def _copy(source: Path, target: Path) -> None:
     """Copy entries that differ, each one atomically."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, StateError):
         names = [path.name for path in source.iterdir() if _NAME.fullmatch(path.name)]
         if names:
             target.mkdir(mode=0o700, parents=True, exist_ok=True)

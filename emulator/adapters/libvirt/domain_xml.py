@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from uuid import UUID
 
-from emulator.adapters.libvirt.guest_account import GuestAccount
 from emulator.adapters.libvirt.ownership_xml import add_owner, parse, read_owner, render, text_of, uuid_of
 from emulator.adapters.libvirt.unmanaged_domain_parts import read_credentials, read_extras
 from emulator.core.errors import HypervisorError
@@ -28,13 +27,12 @@ _CLOCK = re.compile(r"tsc=reliable|tsc_early_khz=[0-9]+")
 _MIB_PER_UNIT: Mapping[str, float] = {"b": 2**-20, "bytes": 2**-20, "k": 2**-10, "KiB": 2**-10, "MiB": 1, "GiB": 1024}
 
 
-def domain_xml(request: DomainRequest, tsc_khz: int | None = None, *, account: GuestAccount | None = None) -> str:
+def domain_xml(request: DomainRequest, tsc_khz: int | None = None) -> str:
     """The `<domain>` for a request: direct kernel boot, virtio devices, a serial console with a log, no graphics.
 
     Args:
         request: what to define.
         tsc_khz: the frequency of the host's time stamp counter, None if unknown.
-        account: what QEMU runs as; None leaves it to libvirt.
 
     Raises:
         HypervisorError: a hostdev address or a credential name that cannot be expressed.
@@ -57,11 +55,11 @@ def domain_xml(request: DomainRequest, tsc_khz: int | None = None, *, account: G
     ET.SubElement(domain, "on_reboot").text = "restart"
     ET.SubElement(domain, "on_crash").text = "destroy"
     _add_devices(domain, request)
-    if account is not None:
+    if request.account is not None:
         # relabel no: kernels and images keep their owner; dynamic ownership would change it for all labs on the same
         # image. A driver next to DAC, such as AppArmor, still makes its own label for the domain.
         label = ET.SubElement(domain, "seclabel", type="static", model="dac", relabel="no")
-        ET.SubElement(label, "label").text = account.label
+        ET.SubElement(label, "label").text = request.account.label
     return render(domain)
 
 
@@ -188,6 +186,7 @@ def read_domain(text: str, *, state: DomainState, autostart: bool) -> DomainInfo
         credentials=read_credentials(root),
         hostdevs=tuple(hostdev for element in root.findall("devices/hostdev") if (hostdev := _hostdev(element))),
         extras=read_extras(root),
+        account=root.findtext("seclabel[@model='dac'][@type='static']/label", "").strip(),
     )
 
 

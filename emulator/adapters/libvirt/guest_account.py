@@ -1,41 +1,29 @@
 """The account that QEMU runs as, and what it must own or enter.
 
-QEMU handles whatever a guest sends to its devices, so it runs as an account that owns nothing else: a guest that breaks
-out of QEMU is not root, cannot open files of secrets and writes no golden image. All guests of the host share the
-account, so it does reach other guests' disks and memory. libvirt's dynamic ownership is not used, because it
-would hand the golden images to that account as well; instead the few files of a guest are handed over before it starts.
+QEMU handles whatever a guest sends to its devices, so each guest's runs as a user of its own: a guest that breaks out
+of QEMU is not root, cannot open files of secrets or of other guests, reaches no other guest's memory and writes no
+golden image. libvirt's dynamic ownership is not used, because it would hand the golden images to that user as well;
+instead the few files of a guest are handed over before it starts.
+
+Guests that an older version defined run as the account that libvirt's packages make, which they share, until they are
+started again.
 """
 
 from __future__ import annotations
 
 import os
 import pwd
-import re
 import stat
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from emulator.core.errors import HostNotFitError, HypervisorError
-from emulator.core.ports import Hostdev, HostdevKind
+from emulator.core.ports import DomainInfo, Hostdev, HostdevKind
+from emulator.core.ports.guest_accounts import GuestAccount, is_reserved
 
 # Debian's and Fedora's packages of libvirt create them.
 _NAMES = ("libvirt-qemu", "qemu")
-_BASE_LABEL = re.compile(r"\+(\d+):\+(\d+)")
-
-
-@dataclass(frozen=True, slots=True)
-class GuestAccount:
-    """User and primary group of QEMU's processes."""
-
-    uid: int
-    gid: int
-
-    @property
-    def label(self) -> str:
-        """In the notation of libvirt's DAC driver; the plus keeps it from looking up a user of that name."""
-        return f"+{self.uid}:+{self.gid}"
 
 
 def guest_account() -> GuestAccount:
@@ -56,7 +44,8 @@ def guest_account() -> GuestAccount:
 
 
 def account_of(capabilities: str) -> GuestAccount | None:
-    """The account that a libvirt with this `<capabilities>` document runs QEMU as: its own, unless that is root.
+    """The account that a libvirt with this `<capabilities>` document runs QEMU as, unless a domain names another: its
+    own, unless that is root.
 
     None where it cannot be chosen: without the DAC driver QEMU runs as the user who started libvirt.
 
@@ -66,9 +55,27 @@ def account_of(capabilities: str) -> GuestAccount | None:
     labels = _dac_labels(capabilities)
     if not labels:
         return None
-    matches = [match for label in labels if (match := _BASE_LABEL.fullmatch(label))]
-    accounts = [GuestAccount(int(match[1]), int(match[2])) for match in matches]
-    return next((account for account in accounts if account.uid != 0), None) or guest_account()
+    accounts = (GuestAccount.of_label(label) for label in labels)
+    return next((account for account in accounts if account is not None and account.uid != 0), None) or guest_account()
+
+
+def account_for(capabilities: str, wanted: GuestAccount | None) -> GuestAccount | None:
+    """What QEMU is to run as under that libvirt, if `wanted` is the guest's account: its user, in libvirt's own group.
+
+    libvirt's directories let QEMU pass by that group, and nothing else: Debian's `/var/lib/libvirt/qemu` has mode 0750.
+    With a lab's own libvirt it is the lab's group.
+
+    Raises:
+        HostNotFitError: as `account_of`.
+    """
+    shared = account_of(capabilities)
+    return shared if shared is None or wanted is None else GuestAccount(wanted.uid, shared.gid)
+
+
+def own_account(info: DomainInfo | None) -> GuestAccount | None:
+    """The account of a domain, if no other guest has the same user: guests of earlier versions share theirs."""
+    account = None if info is None else GuestAccount.of_label(info.account)
+    return account if account is not None and is_reserved(account.uid) else None
 
 
 def _dac_labels(capabilities: str) -> list[str]:

@@ -7,23 +7,27 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from emulator.adapters.embedded.control_groups import ControlGroups
 from emulator.adapters.libvirt import errors as errors
 from emulator.adapters.libvirt.config_files import may_have
+from emulator.adapters.libvirt.device_access import opened_for
 from emulator.adapters.libvirt.domain_xml import domain_xml, read_domain
 from emulator.adapters.libvirt.errors import ALIVE_SECONDS, answered, call, load_libvirt, tolerate
 from emulator.adapters.libvirt.guest_account import (
-    GuestAccount,
-    account_of,
+    account_for,
     admit,
     hand_over,
     open_devices,
+    own_account,
     vfio_nodes,
 )
+from emulator.adapters.libvirt.guest_limits import limit_by_libvirt, limit_tasks, limits_of, processes_of
 from emulator.adapters.libvirt.networks import LibvirtNetworks
 from emulator.adapters.system.acceleration import capabilities_offer_kvm
 from emulator.adapters.system.host_clock import tsc_khz
@@ -31,6 +35,7 @@ from emulator.core.errors import ConflictError, HostNotFitError, HyperscalerErro
 from emulator.core.hypervisors import EMBEDDED, SYSTEM_URI, SystemHypervisor
 from emulator.core.ids import host_name
 from emulator.core.ports import DomainInfo, DomainRequest, DomainState, NetworkInfo, NetworkRequest
+from emulator.core.ports.guest_accounts import GuestAccount
 
 # virDomainState of <libvirt/libvirt-domain.h>. Blocked (2) means waiting, so the domain runs.
 _STATES = {
@@ -64,6 +69,7 @@ class LibvirtHypervisor:
         self._lock = threading.Lock()
         self._connection: Any = None
         self._capabilities: str | None = None
+        self._groups = ControlGroups()
         self._networks = LibvirtNetworks(self._connect)
         self._connect()
 
@@ -128,29 +134,31 @@ class LibvirtHypervisor:
                 where=where,
                 fix=f"if it is not needed: virsh undefine {request.name}",
             )
-        xml = domain_xml(request, None if request.accelerated else tsc_khz(), account=self._account())
+        runs_as = replace(request, account=self._account(request.account))
+        xml = domain_xml(runs_as, None if request.accelerated else tsc_khz())
         call(lambda: self._connect().defineXML(xml), where=where)
 
-    def _account(self) -> GuestAccount | None:
-        """What QEMU runs as; None where nobody but root could choose."""
+    def _account(self, wanted: GuestAccount | None) -> GuestAccount | None:
+        """What QEMU runs as if it is to run as `wanted`; None where nobody but root could choose."""
         if os.geteuid() != 0:
             return None
         if self._capabilities is None:
             self._capabilities = call(self._connect().getCapabilities, where=self._uri)
-        return account_of(self._capabilities)
+        return account_for(self._capabilities, wanted)
 
-    def admit_guests(self, directories: Iterable[Path]) -> None:
+    def admit_guests(self, directories: Iterable[Path], account: GuestAccount | None = None) -> None:
         """See `Hypervisor.admit_guests`."""
-        account = self._account()
-        if account is not None:
-            admit(account, directories)
+        runs_as = self._account(account)
+        if runs_as is not None:
+            admit(runs_as, directories)
 
     def _hand_over(self, info: DomainInfo | None) -> None:
-        """Give QEMU's account what it needs of this domain's files and devices."""
-        account = self._account()
-        if account is not None and info is not None:
-            hand_over(account, disks=info.disks, console_log=Path(info.console_log) if info.console_log else None)
-            open_devices(account, vfio_nodes(info.hostdevs))
+        """Give the account that a domain runs as what it needs of the domain's files and devices."""
+        if info is None or (shared := self._account(None)) is None:
+            return
+        account = GuestAccount.of_label(info.account) or shared
+        hand_over(account, disks=info.disks, console_log=Path(info.console_log) if info.console_log else None)
+        open_devices(account, vfio_nodes(info.hostdevs))
 
     def rename_domain(self, name: str, new: str) -> None:
         """See `Hypervisor.rename_domain`."""
@@ -164,13 +172,40 @@ class LibvirtHypervisor:
         if state is DomainState.PAUSED:
             call(handle.resume, where=f"domain {name}")
         elif state is not DomainState.RUNNING:
-            self._hand_over(self._describe(handle))
+            info = self._describe(handle)
+            self._hand_over(info)
             try:
-                call(handle.create, where=f"domain {name}")
+                with self._kvm_for(info):
+                    call(handle.create, where=f"domain {name}")
             except HyperscalerError:
                 # It was started between the check and the call.
                 if self._state(handle) is not DomainState.RUNNING:
                     raise
+            self._limit(handle, info)
+
+    def _kvm_for(self, info: DomainInfo | None) -> AbstractContextManager[None]:
+        """The guest's user may open /dev/kvm meanwhile; a lab's own libvirtd sees one that its group may open."""
+        account = own_account(info)
+        if account is None or info is None or not info.accelerated or self._prefix:
+            return contextlib.nullcontext()
+        return opened_for(account)
+
+    def _limit(self, handle: Any, info: DomainInfo | None) -> None:
+        """Bound what a guest that was just started may use of the host, by whatever means the host has for it."""
+        account = own_account(info)
+        if info is None or account is None:
+            return
+        limits, pids = limits_of(info), tuple(processes_of(account.uid))
+        limit_tasks(pids, limits)
+        moved = [self._groups.limit(pid, info.name, limits) for pid in pids]
+        if not any(moved):
+            limit_by_libvirt(handle, limits, where=f"domain {info.name}")
+
+    def pause_domain(self, name: str) -> None:
+        """See `Hypervisor.pause_domain`."""
+        handle = self._lookup(name)
+        if handle is not None and self._state(handle) is DomainState.RUNNING:
+            self._unless((errors.OPERATION_INVALID, errors.NO_DOMAIN), handle.suspend, name)
 
     def shutdown_domain(self, name: str, *, timeout: float) -> None:
         """See `Hypervisor.shutdown_domain`; nothing happens if the domain is absent or off."""

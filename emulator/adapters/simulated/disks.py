@@ -82,4 +82,4 @@ def _read(path: Path) -> tuple[Path, int, str] | None:
 
 def _write(path: Path, base: Path, size_gib: int, data: str) -> None:
     text = json.dumps({"format": _FORMAT, "base": str(base), "size_gib": size_gib, "data": data})
-    replace_file(path, text.encode(), ending=".partial")  # as qemu-img's adapter calls it
+    replace_file(path, text.encode(), ending=".partial")

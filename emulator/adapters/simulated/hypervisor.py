@@ -27,6 +27,7 @@ from emulator.adapters.simulated.disks import backing_of
 from emulator.core.errors import ConflictError, HypervisorError
 from emulator.core.fs import replace_file
 from emulator.core.ports import DomainInfo, DomainRequest, DomainState, NetworkInfo, NetworkRequest
+from emulator.core.ports.guest_accounts import GuestAccount
 
 _VERSION = 1
 # One text gives one answer, and is read hundreds of times.
@@ -199,7 +200,8 @@ class SimulatedHypervisor:
         with self._call("domain"):
             return next((info for info in map(self._info, self._domains) if info.uuid == uuid), None)
 
-    def admit_guests(self, directories: Iterable[Path]) -> None:
+    def admit_guests(self, directories: Iterable[Path], account: GuestAccount | None = None) -> None:
+        del account
         with self._call("admit_guests"):
             for directory in directories:
                 if not directory.is_dir():
@@ -231,6 +233,11 @@ class SimulatedHypervisor:
                 self._say_host_key(name)
                 self._live[name] = self._domains[name]
             self._states[name] = DomainState.RUNNING
+
+    def pause_domain(self, name: str) -> None:
+        with self._call("pause_domain"):
+            if name in self._domains and self._state(name) is DomainState.RUNNING:
+                self._states[name] = DomainState.PAUSED
 
     def shutdown_domain(self, name: str, *, timeout: float) -> None:
         del timeout

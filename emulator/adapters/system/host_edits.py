@@ -13,7 +13,7 @@ import stat
 from pathlib import Path
 
 from emulator.core.errors import ConflictError, StateError
-from emulator.core.fs import replace_file, sync, unfinished
+from emulator.core.fs import remove_unfinished, replace_file, sync
 from emulator.core.ports.files import FileLook
 
 _LIMIT = 64 * 1024 * 1024
@@ -114,8 +114,7 @@ class HostEdits:
 
     def tidy(self, path: str) -> None:
         """Remove temporary files that an interrupted write left next to the file."""
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            unfinished(self._target(path), _UNFINISHED).unlink()
+        remove_unfinished(self._target(path), _UNFINISHED)
 
     def remove_directory(self, path: str) -> None:
         """Remove a directory if it is empty."""

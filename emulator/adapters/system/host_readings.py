@@ -23,12 +23,14 @@ from emulator.host.parsers import (
     parse_modules,
     parse_open_files,
     parse_processor,
+    parse_security_drivers,
     parse_version,
 )
 from emulator.host.platform import MARKERS, SystemSigns, parse_architecture
 from emulator.host.prepare.steps import FILES, UNITS
 from emulator.host.readings import (
     Cgroups,
+    Confinement,
     DriverKind,
     HostProbe,
     HostReadings,
@@ -138,6 +140,7 @@ class HostReader:
                 self._container(),
                 "control_d" in self._read("/proc/xen/capabilities"),
             ),
+            confinement=self._confinement(),
         )
 
     def _container(self) -> str:
@@ -227,6 +230,21 @@ class HostReader:
 
     def _cgroups(self) -> Cgroups:
         return parse_cgroup_mounts(self._read("/proc/mounts"), self._read("/sys/fs/cgroup/cgroup.controllers"))
+
+    def _confinement(self) -> Confinement:
+        """See `Confinement`. The kernel's own files: /sys/fs/selinux is there only while SELinux is on."""
+        try:
+            drivers: tuple[str, ...] | None = parse_security_drivers(self._files.read("/etc/libvirt/qemu.conf"))
+        except FileNotFoundError:
+            drivers = ()
+        except OSError:
+            drivers = None
+        return Confinement(
+            apparmor=self._read("/sys/module/apparmor/parameters/enabled").strip() == "Y",
+            selinux=self._read("/sys/fs/selinux/enforce").strip() == "1",
+            profiles=self._files.exists("/etc/apparmor.d/libvirt/TEMPLATE.qemu"),
+            drivers=drivers,
+        )
 
     def _gpus(self) -> tuple[PciGpu, ...]:
         found = []

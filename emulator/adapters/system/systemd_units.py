@@ -6,7 +6,7 @@ import contextlib
 from pathlib import Path
 
 from emulator.core.errors import HostNotFitError
-from emulator.core.fs import replace_file, sync, unfinished
+from emulator.core.fs import remove_unfinished, replace_file, sync
 from emulator.core.ports import ProcessRunner
 
 UNITS = Path("/etc/systemd/system")
@@ -51,7 +51,7 @@ class SystemdUnits:
         """Remove the unit durably; nothing happens if it is absent. Processes that it started keep running."""
         self._link(name).unlink(missing_ok=True)
         (self._directory / name).unlink(missing_ok=True)
-        unfinished(self._directory / name).unlink(missing_ok=True)
+        remove_unfinished(self._directory / name)
         for directory in (self._link(name).parent, self._directory):
             with contextlib.suppress(FileNotFoundError):
                 sync(directory)

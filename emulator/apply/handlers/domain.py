@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from uuid import UUID
 
-from emulator.apply.domain_drift import SSH_CREDENTIAL, Expected, drift_of, handle_of, held_to, settings_drift
+from emulator.apply.domain_drift import ACCOUNT, SSH_CREDENTIAL, Expected, drift_of, handle_of, held_to, settings_drift
 from emulator.apply.handler import ApplyContext, Handle
 from emulator.apply.missing_metadata import hypervisor_for_removal, may_remove, missing_mark
 from emulator.apply.ownership import LabIdentity
@@ -23,12 +23,15 @@ from emulator.core.ports import (
     HypervisorView,
     Ownership,
 )
+from emulator.core.ports.guest_accounts import GuestAccount
 from emulator.plan.model import Observation, Presence, Recorded
 from emulator.plan.resources import Domain, Resource
 
 _OFF = (DomainState.SHUTOFF, DomainState.CRASHED)
 
 HostdevResolver = Callable[[Handle], Sequence[Hostdev]]
+AccountResolver = Callable[[str], GuestAccount | None]
+"""The account of a node's QEMU by the node's name; it is on record before it is used."""
 
 
 class DomainHandler:
@@ -40,6 +43,7 @@ class DomainHandler:
         lab: LabIdentity,
         public_key: Path,
         hostdevs: HostdevResolver,
+        accounts: AccountResolver,
         *,
         root: Path,
         shutdown_seconds: float,
@@ -48,6 +52,7 @@ class DomainHandler:
         self._lab = lab
         self._public_key = public_key
         self._hostdevs = hostdevs
+        self._accounts = accounts
         self._root = root
         self._shutdown_seconds = shutdown_seconds
 
@@ -113,7 +118,7 @@ class DomainHandler:
             stored, live = settings_drift(held, info)
             if not stored and not live:
                 hypervisor.start_domain(name)
-                return _kept(resource, info, handle, recorded)
+                return _kept(resource, info, request, recorded)
             restarts = bool(live) or info.live is None  # otherwise the running guest is in its wanted state
         else:
             restarts = True
@@ -122,11 +127,11 @@ class DomainHandler:
             hypervisor.shutdown_domain(name, timeout=self._shutdown_seconds)
         console = Path(resource.console_log).parent
         private_directory(console)
-        hypervisor.admit_guests((self._root, request.disk.parent, console))
+        hypervisor.admit_guests((self._root, request.disk.parent, console), request.account)
         hypervisor.define_domain(request)
         made = hypervisor.domain(name)
         hypervisor.start_domain(name)
-        return {**handle, "extras": list(made.extras) if made else []}
+        return {**handle, **_as_made(made)}
 
     def _rename(self, info: DomainInfo, name: str, hypervisor: Hypervisor, context: ApplyContext) -> DomainInfo | None:
         """Rename it back to its own name, by which everything else finds it. libvirt renames a domain only while it is
@@ -160,6 +165,7 @@ class DomainHandler:
             console_log=Path(resource.console_log),
             accelerated=resource.accelerated,
             credentials={SSH_CREDENTIAL: public_key},
+            account=self._accounts(resource.node),
             hostdevs=tuple(
                 device for request in resource.hostdevs for device in self._hostdevs(context.handle(request.source))
             ),
@@ -190,9 +196,22 @@ def passed_devices(sessions: Iterable[HypervisorSession], lab: LabIdentity) -> t
     return tuple(device for info in infos for device in (*info.hostdevs, *(info.live.hostdevs if info.live else ())))
 
 
-def _kept(resource: Domain, info: DomainInfo, handle: Handle, recorded: Handle) -> Handle:
-    """The handle of a domain that was left alone: the whole handle if nothing differs, else the comparable part."""
-    whole = {**handle, "extras": []}
+def _as_made(made: DomainInfo | None) -> Handle:
+    """What of its handle is known only once libvirt has it."""
+    account = {ACCOUNT: made.account} if made and made.account else {}
+    return {"extras": list(made.extras) if made else [], **account}
+
+
+def _kept(resource: Domain, info: DomainInfo, request: DomainRequest, recorded: Handle) -> Handle:
+    """The handle of a domain that was left alone: the whole handle if nothing differs, else the comparable part.
+
+    A guest of an earlier version runs as another account until its next start; that is no difference.
+    """
+    handle = handle_of(request)
+    whole = {**handle, "extras": [], **({ACCOUNT: recorded[ACCOUNT]} if ACCOUNT in recorded else {})}
+    defined = GuestAccount.of_label(info.account)
+    if request.account is not None and defined is not None and defined.uid == request.account.uid:
+        whole[ACCOUNT] = info.account
     if not any(settings_drift(Expected.of(resource, whole, handle["public_key"]), info)):
         return whole
     return held_to(handle, recorded)

@@ -10,11 +10,12 @@ from emulator.core.units import human_bytes
 from emulator.kubernetes.release.release import ReleaseManifest
 
 
-def print_bundle(manifest: ReleaseManifest, path: Path, *, as_json: bool, verdict: str) -> None:
-    """What is in the bundle at `path`; `verdict` says what is known of it."""
+def print_bundle(manifest: ReleaseManifest, path: Path, *, as_json: bool, verdict: str, signer: str = "") -> None:
+    """What is in the bundle at `path`; `verdict` says what is known of it, `signer` whose signature was found good."""
     fields: dict[str, Any] = {
         "path": str(path),
         "verdict": verdict,
+        "signed_by": signer,
         "kubernetes": manifest.version,
         "architecture": manifest.architecture,
         "origin": manifest.origin,
@@ -27,7 +28,7 @@ def print_bundle(manifest: ReleaseManifest, path: Path, *, as_json: bool, verdic
         print_json({"version": 1, **fields, "size": sum(file.size for file in manifest.files.values())})
         return
     size = human_bytes(sum(file.size for file in manifest.files.values()))
-    say(f"{path}: {verdict}")
+    say(f"{path}: {verdict}{f', signed by {signer}' if signer else ''}")
     say(f"  Kubernetes {manifest.version} for {manifest.architecture}, {size}, {manifest.origin}")
     say(f"  digest: {manifest.digest}")
     say(f"  add-ons: {', '.join(manifest.addons) or 'none'}")

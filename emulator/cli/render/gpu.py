@@ -10,6 +10,7 @@ from typing import Any
 from emulator.cli.output import draws_boxes, say
 from emulator.cli.render.tables import Table, print_rich, show
 from emulator.core.errors import HyperscalerError
+from emulator.core.fs import replace_file
 from emulator.gpu.pictures.picture import GpuPicture
 from emulator.gpu.placement.demand import Assignment
 from emulator.gpu.ports import Utilisation, VgpuFramework
@@ -167,7 +168,7 @@ def write_svg(file: Path, pictures: Sequence[GpuPicture]) -> None:
     from emulator.gpu.pictures.render_svg import render_svg
 
     try:
-        file.write_text(render_svg(pictures), encoding="utf-8")
+        replace_file(file, render_svg(pictures).encode(), mode=0o644)
     except OSError as error:
         raise HyperscalerError(f"cannot be written: {error.strerror}", where=str(file)) from error
 

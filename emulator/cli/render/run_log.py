@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 
 from emulator.cli.output import say
 from emulator.cli.render.progress import INDENT
+from emulator.core.errors import StateError
 from emulator.core.ports import log
+from emulator.core.trust.opening import open_own
 from emulator.core.units import printable
 
 
@@ -47,8 +51,12 @@ class _LogFile(logging.FileHandler):
     """A log file whose failures are reported in one line, where `logging` would print a traceback for each record."""
 
     def __init__(self, path: Path, report: Callable[[BaseException], None]) -> None:
-        super().__init__(path, encoding="utf-8")
         self._report = report
+        super().__init__(path, encoding="utf-8")
+
+    def _open(self) -> TextIOWrapper:
+        descriptor = open_own(Path(self.baseFilename), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        return os.fdopen(descriptor, "a", encoding=self.encoding)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
         del record
@@ -68,12 +76,11 @@ class _LateFileHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             self._emit(record)
-        except OSError as error:
+        except (OSError, StateError) as error:
             self._report(error)
 
     def _emit(self, record: logging.LogRecord) -> None:
         if self._file is None and self._path.parent.is_dir():
-            self._path.touch(mode=0o600)
             self._file = _LogFile(self._path, self._report)
             self._file.setFormatter(self.formatter)
             for early in self._early:

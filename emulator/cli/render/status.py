@@ -9,6 +9,7 @@ from emulator.cli.output import say
 from emulator.cli.render.tables import Table, show
 
 if TYPE_CHECKING:
+    from emulator.core.ports.services import ServiceInfo
     from emulator.operations.status import LabLine, LabStatus
 
 
@@ -45,9 +46,15 @@ def print_status(status: LabStatus) -> None:
     phases = ", ".join(f"{name} {value}" for name, value in status.phases.items())
     lines = [f"phases: {phases}"] if phases else []
     lines += [f"{name}: {state}" for name, state in status.clusters.items()]
+    lines += [_service_line(info) for info in status.services]
     lines += ["is started with this machine"] if status.autostart else []
     lines += [f"busy: {status.busy}"] if status.busy else []
     lines += [f"problem: {problem}" for problem in status.problems]
     lines += [f"note: {note}" for note in status.notes]
     for line in lines:
         say(f"  {line}")
+
+
+def _service_line(info: ServiceInfo) -> str:
+    said = info.note or info.reason
+    return f"service {info.name}: {info.state.value}" + (f" ({said})" if said else "")

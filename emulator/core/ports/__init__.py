@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Protocol
 from uuid import UUID
 
+from emulator.core.ports.guest_accounts import GuestAccount
+
 log = logging.getLogger("hyperscaler")
 
 
@@ -84,7 +86,7 @@ class DomainInfo:
 
     The fields come from the stored description, which the next start uses; `live` describes the running domain.
     `cmdline` lacks the words that `define_domain` adds for the host's clock. `extras` are phrases for parts that no
-    request produces and that were added by hand.
+    request produces and that were added by hand. `account` is the label of the account that it asks for, or empty.
     """
 
     name: str
@@ -105,6 +107,7 @@ class DomainInfo:
     credentials: tuple[tuple[str, str], ...] = ()
     hostdevs: tuple[Hostdev, ...] = ()
     extras: tuple[str, ...] = ()
+    account: str = ""
     live: DomainInfo | None = None
 
 
@@ -198,7 +201,7 @@ class DomainRequest:
     """A domain to define: direct kernel boot from a golden image, with a qcow2 overlay as its disk.
 
     `credentials` are systemd credentials passed as SMBIOS OEM strings. They hold public material only, because other
-    users of the host can read domain XML.
+    users of the host can read domain XML. `account` is what QEMU is to run as; None leaves it to libvirt.
     """
 
     name: str
@@ -216,6 +219,7 @@ class DomainRequest:
     accelerated: bool
     credentials: Mapping[str, str] = field(default_factory=dict)
     hostdevs: tuple[Hostdev, ...] = ()
+    account: GuestAccount | None = None
 
 
 class HypervisorView(Protocol):
@@ -232,8 +236,9 @@ class HypervisorView(Protocol):
 class Hypervisor(HypervisorView, Protocol):
     """A libvirt connection. Deletes are idempotent."""
 
-    def admit_guests(self, directories: Iterable[Path]) -> None:
-        """Let the processes of guests pass through directories of ours to the files that are theirs, and list none."""
+    def admit_guests(self, directories: Iterable[Path], account: GuestAccount | None = None) -> None:
+        """Let processes of the account's group pass through directories of ours to files that are theirs, and list
+        none. None is libvirt's own account."""
         ...
 
     def define_domain(self, request: DomainRequest) -> None:
@@ -255,6 +260,10 @@ class Hypervisor(HypervisorView, Protocol):
 
     def start_domain(self, name: str) -> None:
         """Start; a running domain is left alone, a paused one is resumed."""
+        ...
+
+    def pause_domain(self, name: str) -> None:
+        """Stop the guest's processors until `start_domain`; nothing happens if it is absent or does not run."""
         ...
 
     def shutdown_domain(self, name: str, *, timeout: float) -> None:

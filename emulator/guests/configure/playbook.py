@@ -9,19 +9,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from emulator.core.data_files import share_dir
 from emulator.core.errors import ConfigureError
-from emulator.core.fs import private_directory, write_private
+from emulator.core.fs import private_directory, replace_link, write_private
 from emulator.core.paths import LabPaths
 from emulator.core.units import MIB
 from emulator.guests.configure.events import RunRecord, parse_event
 from emulator.guests.configure.model import ConfigureResult, EventSink, TaskStatus
 from emulator.guests.configure.printable_log import make_log_printable
-from emulator.guests.configure.processes import RUN_TAG, end_leftovers, end_run, reap
+from emulator.guests.configure.processes import RUN_TAG, control_directory, end_leftovers, end_run, reap
 from emulator.guests.inventory.model import AnsibleInventory
 from emulator.guests.inventory.render import InventoryFormat, render
 from emulator.labfile.model import ClusterKind
@@ -38,6 +38,8 @@ fails at the limit."""
 
 # A socket's path has at most 107 bytes (sun_path); ssh adds its 10 and, while it makes the socket, 17 more.
 _CONTROL_DIR_LIMIT = 107 - 1 - 10 - 17
+_FAR = "hyperscaler-"
+"""How the names of control directories begin that have to be elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,13 +252,23 @@ def _failed(run: PlaybookRun, result: ConfigureResult) -> ConfigureError:
 def _control_directory(directory: Path) -> Iterator[Path]:
     """A directory for ssh's control sockets with a path that is short enough for them; removed afterwards."""
     near = directory / "cp"
+    _remove_control_directory(directory)
     if len(os.fsencode(near)) <= _CONTROL_DIR_LIMIT:
-        shutil.rmtree(near, ignore_errors=True)
         private_directory(near)
         chosen = near
     else:
-        chosen = Path(tempfile.mkdtemp(prefix="hyperscaler-"))
+        chosen = Path(tempfile.mkdtemp(prefix=_FAR))
+        replace_link(near, str(chosen))  # for the next run, should this one be killed
     try:
         yield chosen
     finally:
-        shutil.rmtree(chosen, ignore_errors=True)
+        _remove_control_directory(directory)
+
+
+def _remove_control_directory(directory: Path) -> None:
+    chosen = control_directory(directory)
+    with suppress(FileNotFoundError):
+        if chosen.parent == directory or (chosen.name.startswith(_FAR) and chosen.lstat().st_uid == os.geteuid()):
+            shutil.rmtree(chosen, ignore_errors=True)
+    if (directory / "cp").is_symlink():
+        (directory / "cp").unlink()

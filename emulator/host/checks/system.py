@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from emulator.host.checks.confinement import check_confinement
 from emulator.host.checks.result import HostCheckResult, Level, Wanted, ok
 from emulator.host.platform import system_kind
 from emulator.host.readings import HostReadings
@@ -35,12 +36,13 @@ _FILES_NODE = 32
 
 
 def check_system(host: HostReadings, wanted: Wanted) -> Iterator[HostCheckResult]:
-    """Kind of system, clock, limits of open files and inotify, cgroup controllers."""
+    """Kind of system, clock, limits of open files and inotify, cgroup controllers, what holds guests."""
     yield _kind(host)
     yield _clock(host)
     yield _open_files(host, wanted)
     yield _inotify(host)
     yield _cgroups(host)
+    yield check_confinement(host)
 
 
 def _kind(host: HostReadings) -> HostCheckResult:

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from emulator.core.data_files import share_dir
 from emulator.core.errors import HyperscalerError
 from emulator.core.fs import private_opener, write_new
+from emulator.core.trust.owners import make_own_empty_directory
 from emulator.images.build.apt_sources import AptSources
 from emulator.images.build.builder import finish_script
 from emulator.images.build.overlay import write_overlay
@@ -22,7 +23,6 @@ from emulator.images.packer.record import RECORD_NAME, record_of
 from emulator.images.packer.scripts import install_script, seal_script
 from emulator.images.recipe import Recipe
 from emulator.images.store.golden_image import GoldenImage
-from emulator.images.trusted_paths import make_own_empty_directory
 
 VARIABLES_NAME = "packer.pkrvars.json"
 ARCHIVE_NAME = "image-files.tar"

@@ -12,6 +12,7 @@ from emulator.core.errors import ConflictError, StateError, UsageError
 from emulator.core.fs import remove_tree
 from emulator.core.locking import acquire
 from emulator.core.ports import ProcessRunner, log
+from emulator.core.trust.opening import open_own
 from emulator.images.build.builder import (
     BUILDER_VERSION,
     DISK,
@@ -344,7 +345,7 @@ class ImageStore:
     @contextlib.contextmanager
     def _used(self, name: str, *, shared: bool) -> Iterator[None]:
         path = self.root / name / ".use.lock"
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        descriptor = open_own(path, os.O_RDWR | os.O_CREAT)
         try:
             acquire(descriptor, path, seconds=_USE_SECONDS, shared=shared)
             yield
@@ -367,9 +368,13 @@ class ImageStore:
                 )
             progress(BuildPhase.WAIT, f"for {who}")
 
-        with (home / ".lock").open("a+") as stream:
-            acquire(stream.fileno(), home / ".lock", seconds=_LOCK_SECONDS, on_wait=wait)
+        path = home / ".lock"
+        descriptor = open_own(path, os.O_RDWR | os.O_CREAT)
+        try:
+            acquire(descriptor, path, seconds=_LOCK_SECONDS, on_wait=wait)
             yield
+        finally:
+            os.close(descriptor)
 
 
 def _check_name(name: str) -> None:

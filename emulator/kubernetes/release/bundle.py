@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
 import shutil
 import tarfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
 from emulator.core.errors import StateError, UsageError
 from emulator.core.fs import publish_tree, replacing
+from emulator.kubernetes.release.bundles.file import BROKEN_FIX, MALFORMED, opened_bundle, require_bounded, surplus
 from emulator.kubernetes.release.containers.docker_archive import references
+from emulator.kubernetes.release.containers.layers import forget_members, require_plain_layers
 from emulator.kubernetes.release.disk_room import require_room
 from emulator.kubernetes.release.release import (
     DIRECTORIES,
@@ -30,10 +32,10 @@ from emulator.kubernetes.release.release import (
 )
 
 _BLOCK = 1024 * 1024
-_BROKEN_FIX = "copy the bundle again, or make it anew: hyperscaler bundle create"
-# What tarfile raises for a malformed header (invalid numbers, impossible sizes, headers of headers of headers), in
-# addition to its own errors.
-_MALFORMED = (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError, MemoryError)
+_MOST_FAULTS = 20
+
+Trust = Callable[[str], object]
+"""Called with the text of a bundle's manifest before anything else is believed; raises where it is not to be."""
 
 
 def create_bundle(release: Release, path: Path) -> ReleaseManifest:
@@ -53,7 +55,7 @@ def create_bundle(release: Release, path: Path) -> ReleaseManifest:
     if path.exists():
         raise UsageError(f"{path} exists already", fix="choose another name, or remove it")
     with (
-        replacing(path, mode=0o644, ending=f".{os.getpid()}.part") as stream,
+        replacing(path, mode=0o644, ending=".part") as stream,
         tarfile.open(fileobj=stream, mode="w", format=tarfile.GNU_FORMAT) as archive,
     ):
         data = release.manifest.to_json().encode()
@@ -65,41 +67,43 @@ def create_bundle(release: Release, path: Path) -> ReleaseManifest:
     return release.manifest
 
 
-def show_bundle(path: Path) -> ReleaseManifest:
+def show_bundle(path: Path, trust: Trust | None = None) -> ReleaseManifest:
     """The manifest of a bundle, without reading the rest.
 
     Raises:
         UsageError: there is no such file.
         ReleaseError: the file is no bundle.
+        HyperscalerError: what `trust` raises.
     """
-    with _opened(path) as archive:
-        return _manifest(archive, path)
+    with opened_bundle(path) as archive:
+        return _manifest(archive, path, trust)
 
 
-def verify_bundle(path: Path) -> ReleaseManifest:
+def verify_bundle(path: Path, trust: Trust | None = None) -> ReleaseManifest:
     """Read a bundle whole and compare everything with its manifest.
 
     Raises:
+        HyperscalerError: what `trust` raises.
         UsageError: there is no such file.
         ReleaseError: cut short, altered, or with more or less in it than the manifest says, images in the archives
             included; all faults are listed.
     """
-    with _opened(path) as archive:
-        manifest = _manifest(archive, path)
+    with opened_bundle(path) as archive:
+        manifest = _manifest(archive, path, trust)
         _walk(archive, manifest, path, None)
     return manifest
 
 
-def unpack_bundle(path: Path, cache: Path) -> Release:
+def unpack_bundle(path: Path, cache: Path, trust: Trust | None = None) -> Release:
     """The bundle's release under `cache`, verified while it is unpacked; what is there already is used. To be called
     under `cache_lock`.
 
     Raises:
-        UsageError, ReleaseError: see `verify_bundle`; nothing is left of a bad bundle.
+        UsageError, HyperscalerError: see `verify_bundle`; nothing is left of a bad bundle.
         HostNotFitError: the bundle's files are larger than the room that is free.
     """
-    with _opened(path) as archive:
-        manifest = _manifest(archive, path)
+    with opened_bundle(path) as archive:
+        manifest = _manifest(archive, path, trust)
         found = unpacked(manifest, cache)
         if found is not None:
             return found
@@ -138,37 +142,31 @@ def _place(manifest: ReleaseManifest, cache: Path) -> Path:
     return cache / f"{manifest.version}-{manifest.digest[:12]}"
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[tarfile.TarFile]:
-    if not path.is_file():
-        raise UsageError(f"there is no bundle {path}", fix="kubernetes.source: bundle:PATH needs the path of a file")
-    try:
-        with tarfile.open(path, mode="r:") as archive:
-            yield archive
-    except _MALFORMED as error:
-        raise ReleaseError(f"not a bundle, or cut short: {error}", where=str(path), fix=_BROKEN_FIX) from error
-
-
-def _manifest(archive: tarfile.TarFile, path: Path) -> ReleaseManifest:
+def _manifest(archive: tarfile.TarFile, path: Path, trust: Trust | None) -> ReleaseManifest:
     member = archive.next()
     if member is None or member.name != MANIFEST or not _is_plain(member) or member.size > MAX_MANIFEST_BYTES:
-        raise ReleaseError(f"not a bundle: {MANIFEST} does not come first", where=str(path), fix=_BROKEN_FIX)
+        raise ReleaseError(f"not a bundle: {MANIFEST} does not come first", where=str(path), fix=BROKEN_FIX)
     stream = archive.extractfile(member)
     text = stream.read().decode("utf-8", errors="replace") if stream is not None else ""
+    if trust is not None:
+        trust(text)
     manifest = parse_manifest(text, where=f"{path}:{MANIFEST}")
+    require_bounded(manifest, where=str(path))
     missing = missing_programs(manifest)
     if missing:
-        raise ReleaseError(f"the bundle lacks {', '.join(missing)}", where=str(path), fix=_BROKEN_FIX)
+        raise ReleaseError(f"the bundle lacks {', '.join(missing)}", where=str(path), fix=BROKEN_FIX)
     return manifest
 
 
 def _walk(archive: tarfile.TarFile, manifest: ReleaseManifest, path: Path, target: Path | None) -> None:
     """Read every member, comparing; below `target` it is written too. Only names of the manifest are ever written."""
-    faults: list[str] = []
+    more = surplus(archive, manifest)
+    faults: list[str] = [more] if more else []
     seen: set[str] = set()
     images: set[str] = set()
     try:
-        while (member := archive.next()) is not None:
+        while not more and len(faults) < _MOST_FAULTS and (member := archive.next()) is not None:
+            forget_members(archive)
             expected = manifest.files.get(member.name)
             if expected is None or not _is_plain(member) or member.name in seen:
                 faults.append(f"{member.name!r} does not belong there")
@@ -178,31 +176,37 @@ def _walk(archive: tarfile.TarFile, manifest: ReleaseManifest, path: Path, targe
             if stream is None or member.size != expected.size:
                 faults.append(f"{member.name}: {member.size} bytes, the manifest says {expected.size}")
                 continue
-            digest = _copy(stream, None if target is None else target / member.name)
+            written = None if target is None else target / member.name
+            digest = _copy(stream, written)
             if digest != expected.sha256:
                 faults.append(f"{member.name}: sha256 is {digest}, the manifest says {expected.sha256}")
             elif member.name.startswith("images/"):
-                images |= _images(stream, member.name, faults)
-        faults += _behind(archive)
-    except _MALFORMED as error:
+                images |= _images(stream, written, member.name, faults)
+        if not faults:
+            faults += _behind(archive)
+    except MALFORMED as error:
         faults.append(f"cut short or damaged: {error}")
-    faults += [f"{name} is missing" for name in sorted(set(manifest.files) - seen)]
+    if not more:
+        faults += [f"{name} is missing" for name in sorted(set(manifest.files) - seen)]
     if not faults:
         faults += [f"no archive in it holds the image {name}" for name in sorted(set(manifest.images) - images)]
     if faults:
-        raise ReleaseError(
-            "the bundle is not what its manifest says:\n    " + "\n    ".join(faults), where=str(path), fix=_BROKEN_FIX
-        )
+        listed = "\n    ".join(faults[:_MOST_FAULTS])
+        raise ReleaseError(f"the bundle is not what its manifest says:\n    {listed}", where=str(path), fix=BROKEN_FIX)
 
 
-def _images(stream: IO[bytes], name: str, faults: list[str]) -> frozenset[str]:
+def _images(stream: IO[bytes], written: Path | None, name: str, faults: list[str]) -> frozenset[str]:
     """Images of an archive in the bundle. What the manifest says of images is worth nothing without them: the name of a
-    program's image carries the version of the release."""
-    stream.seek(0)
+    program's image carries the version of the release. What was `written` is looked at, since nobody changes it."""
     try:
-        return references(stream)
-    except _MALFORMED as error:
-        faults.append(f"{name} is no archive of container images: {error}")
+        with contextlib.ExitStack() as stack:
+            source = stream if written is None else stack.enter_context(written.open("rb"))
+            source.seek(0)
+            require_plain_layers(source)
+            source.seek(0)
+            return references(source)
+    except MALFORMED as error:
+        faults.append(f"{name} is no archive of container images that can be used: {error}")
         return frozenset()
 
 

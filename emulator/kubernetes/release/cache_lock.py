@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from emulator.core.locking import acquire
+from emulator.core.trust.opening import open_own
 from emulator.kubernetes.release.go_build import Progress
 
 _LOCK_SECONDS = 4 * 3600.0
@@ -20,14 +22,18 @@ def cache_lock(cache: Path, progress: Progress) -> Iterator[None]:
 
     Raises:
         ConflictError: another process held it for hours; names it.
+        StateError: something else is in the place of the lock's file.
     """
     cache.mkdir(parents=True, exist_ok=True)
     path = cache / "lock"
-    with path.open("a+") as stream:
+    descriptor = open_own(path, os.O_RDWR | os.O_CREAT)
+    try:
         acquire(
-            stream.fileno(),
+            descriptor,
             path,
             seconds=_LOCK_SECONDS,
             on_wait=lambda who: progress("wait for another build", who),
         )
         yield
+    finally:
+        os.close(descriptor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import shlex
@@ -16,9 +17,12 @@ from emulator.core.ports import ProcessRunner
 from emulator.images.build.apt_sources import host_sources
 from emulator.kubernetes.release.bundle import create_bundle, show_bundle, verify_bundle
 from emulator.kubernetes.release.bundle_use import require_usable
+from emulator.kubernetes.release.bundles.signing import BundleSignatures
+from emulator.kubernetes.release.cache_lock import cache_lock
 from emulator.kubernetes.release.debian_source import KubernetesBuild
 from emulator.kubernetes.release.go_build import Progress
 from emulator.kubernetes.release.node_files import NodeFiles
+from emulator.kubernetes.release.pinning.pins import Pin, Pins
 from emulator.kubernetes.release.release import ReleaseManifest
 from emulator.kubernetes.release.sources import BUNDLE, KubernetesSources
 from emulator.kubernetes.release.upstream import UpstreamFetch
@@ -33,13 +37,34 @@ _index = functools.cache(download)
 
 def kubernetes_sources(home: Home, runner: ProcessRunner) -> KubernetesSources:
     """Where Kubernetes can come from on this host. Asks apt for its sources; reads only."""
-    cache = home.root / "cache" / "kubernetes"
+    cache = _cache(home)
     data = share_dir() / "config" / "kubernetes"
     lines = host_sources(runner, suite="bookworm", components=("main",)).lines
     build = KubernetesBuild(cache, runner, sources=lines, programs=data / "programs")
     origin = read_origin(data / "upstream.yaml")
-    upstream = UpstreamFetch(cache, runner, origin, lines, reachable=_reachable, index=_index)
-    return KubernetesSources(build, upstream, NodeFiles(cache, lines, runner), cache)
+    upstream = UpstreamFetch(
+        cache, runner, origin, lines, reachable=_reachable, index=_index, pins=Pins(home.upstream_digests)
+    )
+    return KubernetesSources(build, upstream, NodeFiles(cache, lines, runner), cache, _signatures(home, runner))
+
+
+def _signatures(home: Home, runner: ProcessRunner) -> BundleSignatures:
+    return BundleSignatures(home.trusted_signers, runner)
+
+
+def accept_digest(home: Home, subject: str, digest: str) -> Pin | None:
+    """Let an image or manifest of upstream's have this digest from now on; what it had before.
+
+    Raises:
+        UsageError: it is not on record, or that is no digest.
+        ConflictError: another process held the lock for hours.
+    """
+    with cache_lock(_cache(home), lambda _step, _line: None):
+        return Pins(home.upstream_digests).accept(subject, digest)
+
+
+def _cache(home: Home) -> Path:
+    return home.root / "cache" / "kubernetes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +95,11 @@ class Bundles:
         self._home = home
         self._runner = runner
 
-    def create(self, wants: KubernetesSpec, path: Path, *, progress: Progress) -> ReleaseManifest:
-        """Write all that a lab with these wishes needs to `path`, which must not exist.
+    def create(
+        self, wants: KubernetesSpec, path: Path, *, key: Path | None = None, progress: Progress
+    ) -> ReleaseManifest:
+        """Write all that a lab with these wishes needs to `path`, which must not exist; with a `key` also its signature
+        to `path` with `.sig` added.
 
         Raises:
             UsageError: something is there already, nothing can be written there, the source is a bundle itself, or no
@@ -82,6 +110,8 @@ class Bundles:
             raise UsageError(
                 "that lab takes its Kubernetes from a bundle already", fix="copy that file, or use --source"
             )
+        if key is not None and not key.is_file():
+            raise UsageError("there is no such key", where=str(key))
         # All of this comes first: a release takes minutes to be built or fetched.
         if path.exists():
             raise UsageError("exists already", where=str(path), fix="choose another name, or remove it")
@@ -91,21 +121,48 @@ class Bundles:
             raise UsageError(fault[0], where="version", fix=fault[1])
         release = kubernetes_sources(self._home, self._runner).release(wants, progress=progress)
         progress("write the bundle", str(path))
-        return create_bundle(release, path)
+        manifest = create_bundle(release, path)
+        if key is not None:
+            _signatures(self._home, self._runner).sign(manifest.to_json(), path, key)
+        return manifest
+
+    def sign(self, path: Path, key: Path) -> ReleaseManifest:
+        """Sign a bundle that is there, after it was read whole.
+
+        Raises:
+            HyperscalerError: it is damaged, there is no such key, or ssh-keygen refuses.
+        """
+        texts: list[str] = []
+        manifest = verify_bundle(path, texts.append)
+        _signatures(self._home, self._runner).sign(texts[0], path, key)
+        return manifest
 
     def show(self, path: Path) -> ReleaseManifest:
         """Its manifest, without reading the rest."""
         return show_bundle(path)
 
-    def verify(self, path: Path) -> ReleaseManifest:
-        """Its manifest, after everything in it was compared with it and it was found to be of use here.
+    def verify(self, path: Path, signers: Path | None = None) -> tuple[ReleaseManifest, str]:
+        """Its manifest, after everything in it was compared with it and it was found to be of use here; and who signed
+        it, or nothing where no signature was asked for.
+
+        Args:
+            path: of the bundle.
+            signers: file of allowed signers; by default the host's, if it has one.
 
         Raises:
-            UsageError, ReleaseError: see `verify_bundle` and `require_usable`.
+            UsageError, HyperscalerError: see `verify_bundle`, `BundleSignatures.check` and `require_usable`.
         """
-        manifest = verify_bundle(path)
+        signatures = _signatures(self._home, self._runner)
+        if signers is not None:
+            signatures = dataclasses.replace(signatures, trusted=signers)
+        principals: list[str] = []
+
+        def trust(manifest: str) -> None:
+            principals.append(signatures.check(manifest, path))
+
+        manifest = verify_bundle(path, trust if signers is not None or signatures.required else None)
         require_usable(manifest, where=str(path))
-        return manifest
+        return manifest, "".join(principals)
 
 
 def _require_directory(directory: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from emulator.core.errors import ConfigError
 from emulator.kubernetes.config.addons import missing_addons, wanted_addons
 from emulator.kubernetes.release.bundle import (
+    Trust,
     require_unpack_room,
     show_bundle,
     unpack_bundle,
@@ -18,6 +19,7 @@ from emulator.kubernetes.release.bundle import (
     verify_bundle,
 )
 from emulator.kubernetes.release.bundle_use import require_usable
+from emulator.kubernetes.release.bundles.signing import BundleSignatures
 from emulator.kubernetes.release.cache_lock import cache_lock
 from emulator.kubernetes.release.debian_source import KubernetesBuild
 from emulator.kubernetes.release.disk_room import remove_leftovers
@@ -50,6 +52,7 @@ class KubernetesSources:
     upstream: UpstreamFetch
     files: NodeFiles
     cache: Path
+    signatures: BundleSignatures | None = None
 
     def ready(self, wants: KubernetesSpec) -> Path | None:
         """The node files of the lab's release if nothing has to be built or unpacked for them; reads only.
@@ -70,7 +73,7 @@ class KubernetesSources:
                 self.upstream.require(wants.version, wanted_addons(wants))
         else:
             path = Path(kind.removeprefix(BUNDLE))
-            manifest = show_bundle(path)
+            manifest = show_bundle(path, self._trust(path))
             _require_bundle(manifest, wants, where=str(path))
             release = Release(self.cache, manifest)
             if not self.files.directory(release).is_dir() and unpacked(manifest, self.cache) is None:
@@ -129,8 +132,16 @@ class KubernetesSources:
             return self.upstream.fetch(wants.version, wanted_addons(wants), progress=progress)
         progress("unpack the bundle", "")
         path = Path(kind.removeprefix(BUNDLE))
-        _require_bundle(show_bundle(path), wants, where=str(path))
-        return unpack_bundle(path, self.cache)
+        trust = self._trust(path)
+        _require_bundle(show_bundle(path, trust), wants, where=str(path))
+        return unpack_bundle(path, self.cache, trust)
+
+    def _trust(self, path: Path) -> Trust | None:
+        """Refuses a bundle without a trusted signature, where this host has a file of signers."""
+        signatures = self.signatures
+        if signatures is None or not signatures.required:
+            return None
+        return lambda manifest: signatures.check(manifest, path)
 
     def make(self, wants: KubernetesSpec, *, progress: Progress) -> Path:
         """The node files of the lab's release, made when they are not here yet; raises what `release` raises."""

@@ -18,6 +18,8 @@ from emulator.kubernetes.release.containers.docker_archive import write_archive
 from emulator.kubernetes.release.debian_packages import DebianArchive
 from emulator.kubernetes.release.debian_source import TOOLS_IMAGE
 from emulator.kubernetes.release.go_build import Progress
+from emulator.kubernetes.release.pinning.pins import Pins
+from emulator.kubernetes.release.pinning.registry import manifest_digest
 from emulator.kubernetes.release.release import (
     ARCHITECTURE,
     MANIFEST,
@@ -28,6 +30,7 @@ from emulator.kubernetes.release.release import (
     read_release,
 )
 from emulator.kubernetes.release.upstream_origin import (
+    AddonManifest,
     Origin,
     archive_name,
     download,
@@ -57,6 +60,8 @@ class UpstreamFetch:
     debian: tuple[str, ...]
     reachable: Callable[[str], bool] = is_reachable
     index: Callable[[str], bytes] = download
+    pins: Pins | None = None
+    """The host's record of digests; None for one in the cache."""
 
     def is_reachable(self, version: str) -> bool:
         """Whether the repository of this version answers within a few seconds."""
@@ -119,6 +124,7 @@ class UpstreamFetch:
             HostNotFitError: upstream is out of reach.
             ConfigError: upstream does not have this version.
             CommandError: apt or skopeo failed.
+            ChangedError: an add-on or an image is not what this host fetched before under its name.
         """
         found = self.cached(version, addons)
         if found is not None:
@@ -146,6 +152,8 @@ class UpstreamFetch:
         sources = {reference: reference for reference in wanted}
         for manifest in manifests.values():
             sources |= manifest.images
+        progress("digests", f"of {len(sources)} images")
+        sources = self._pinned(sources, {self.origin.addons[name].manifest: each for name, each in manifests.items()})
         packages |= self._images(sources, work, stage / "images", progress)
         names = {reference.rsplit("/", 1)[1].split(":")[0]: reference for reference in wanted}
         document = ReleaseManifest(
@@ -189,13 +197,33 @@ class UpstreamFetch:
         return tuple(self.runner.run(argv, timeout=_LIST_TIMEOUT).stdout.split())
 
     # ---------------------------------------------------------------- images
+    def _pinned(self, sources: Mapping[str, str], manifests: Mapping[str, AddonManifest]) -> dict[str, str]:
+        """The sources of images, each with the digest that its tag has now; manifests are by URL.
+
+        Raises:
+            HostNotFitError: a registry cannot be asked.
+            ChangedError: a digest is another one than when this host first fetched that name.
+        """
+        digests = {
+            source: manifest_digest(source, insecure=self.origin.insecure)
+            for source in sorted(set(sources.values()))
+            if "@" not in source
+        }
+        pins = self.pins or Pins(self.cache / "upstream-digests.json")
+        pins.require({**{url: f"sha256:{each.sha256}" for url, each in manifests.items()}, **digests})
+        return {
+            reference: f"{source}@{digests[source]}" if source in digests else source
+            for reference, source in sources.items()
+        }
+
     def _images(self, sources: Mapping[str, str], work: Path, target: Path, progress: Progress) -> dict[str, str]:
         archive = DebianArchive(work / "debian", self.debian, self.runner)
         archive.update()
         tools = work / "tools"
         packages = archive.unpack([*SKOPEO_PACKAGES, *_TOOLS_PACKAGES], tools)
         policy = work / "policy.json"
-        # What an image is was decided by kubeadm's list and the manifests; registries sign in no common way.
+        # What an image is was decided by kubeadm's list, the manifests and the host's record of digests; registries
+        # sign in no common way.
         policy.write_text('{"default": [{"type": "insecureAcceptAnything"}]}', encoding="utf-8")
         for number, (reference, source) in enumerate(sorted(sources.items()), 1):
             progress("container images", f"{number} of {len(sources)}: {reference}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import re
 import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,9 +12,9 @@ from pathlib import Path
 import yaml
 
 from emulator.core.errors import HostNotFitError, StateError
+from emulator.kubernetes.release.pinning.https import MAX_DOWNLOAD_BYTES, open_https, request_of
 
 FORMAT = 1
-MAX_DOWNLOAD_BYTES = 16 * 1024 * 1024
 _TIMEOUT = 60.0
 PROBE_SECONDS = 4.0
 """How long upstream may take to answer before it counts as out of reach."""
@@ -75,7 +74,7 @@ def _addon(raw: Mapping[str, object]) -> Addon:
 def is_reachable(url: str, *, timeout: float = PROBE_SECONDS) -> bool:
     """Whether something answers at `url`, a file that is there. The environment's proxies are used."""
     try:
-        with urllib.request.urlopen(_request(url, "HEAD"), timeout=timeout):  # noqa: S310  http(s) only, see _request
+        with open_https(request_of(url, "HEAD"), timeout=timeout):
             return True
     except urllib.error.HTTPError as error:
         # A proxy that may not go there says so itself; that is no answer of upstream's.
@@ -91,7 +90,7 @@ def download(url: str) -> bytes:
         HostNotFitError: it cannot be had.
     """
     try:
-        with urllib.request.urlopen(_request(url, "GET"), timeout=_TIMEOUT) as reply:  # noqa: S310  see _request
+        with open_https(request_of(url, "GET"), timeout=_TIMEOUT) as reply:
             data: bytes = reply.read(MAX_DOWNLOAD_BYTES + 1)
     except (OSError, ValueError) as error:
         raise HostNotFitError(
@@ -112,12 +111,6 @@ def package_versions(index: str, package: str) -> tuple[str, ...]:
         if fields.get("Package") == package and "Version" in fields:
             found.append(fields["Version"].strip())
     return tuple(dict.fromkeys(found))
-
-
-def _request(url: str, method: str) -> urllib.request.Request:
-    if not url.startswith(("https://", "http://127.0.0.1:")):
-        raise ValueError(f"{url} is not fetched: only https is")
-    return urllib.request.Request(url, method=method, headers={"User-Agent": "hyperscaler"})  # noqa: S310  checked
 
 
 def full_reference(name: str) -> str:

@@ -106,7 +106,7 @@ def recorded_backends(state: State) -> Backends:
 
 def plan_lab(lab: Lab, state: State, spec: ClusterSpec, acceleration: AccelerationDecision) -> Plan:
     """What `provision` would do."""
-    placement = Placement(lab.paths, lab.namespace, acceleration.accelerated)
+    placement = Placement(lab.paths, lab.namespace, acceleration.accelerated, lab.backends.hypervisor)
     gpus = plan_gpus(spec, lab.gpus() if lab.gpus else None, state, lab.passed() if lab.gpus else ())
     wanted = build(spec, placement, gpus.resources)
     recorded = dict(state.resources)
@@ -207,6 +207,7 @@ def find(lab: Lab) -> tuple[Resource, ...]:
 
 _ORDER = (
     "hypervisor",
+    "service",
     "firewall",
     "network",
     "mig-mode",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from emulator.apply.handlers.image import Images
 from emulator.core.errors import ConflictError, DamagedDiskError, StateError
-from emulator.core.fs import mounts_below
+from emulator.core.fs import finished_name, mounts_below
 from emulator.core.paths import LabPaths
 from emulator.core.pool import threads
 from emulator.core.ports import DiskTool
@@ -23,7 +23,7 @@ _NODE_DISK = re.compile(f"({'|'.join(re.escape(role.value) for role in Role)})(-
 _MOUNTS = Path("/proc/self/mountinfo")
 
 #: What the program and libvirt put into those directories of a lab whose content is known by name; a name that ends
-#: with a slash is a directory. Half-written files (`.NAME.new`, of a key pair also `.NAME.new.pub`) go without saying.
+#: with a slash is a directory. Unfinished files (of a key pair also `.NAME.new.pub`) go without saying.
 _KNOWN: Mapping[str, re.Pattern[str]] = {
     directory: re.compile("|".join(names))
     for directory, names in {
@@ -33,10 +33,11 @@ _KNOWN: Mapping[str, re.Pattern[str]] = {
         "logs": (r"[0-9]{8}T[0-9]{6}-[a-z-]+[.]log",),
         "output": (r"mdev_map[.]json",),
         "gpu": (r"gpus[.](json|lock|new)", r"owners[.]json([.]damaged-.*)?", r"[.]owners[.]json[.](lock|layout)"),
+        "supervisor": (r"wanted/", r"status", r"lock", r"[a-z0-9-]+[.](note|log|ballast)"),
+        "supervisor/wanted": (r"[a-z0-9-]+[.]json",),
         "ansible": tuple(f"{kind.value}/" for kind in ClusterKind),
     }.items()
 }
-_HALF_WRITTEN = re.compile(r"[.](.+)[.]new([.]pub)?")
 
 # In the other directories (for Ansible, libvirt and users' secrets) not all names are known in advance. Of the files
 # that a user may have put there, a disk would be missed most.
@@ -108,9 +109,9 @@ def _foreign_names(paths: LabPaths) -> Iterator[Path]:
         if directory.is_symlink() or not directory.is_dir():
             continue  # of a link only the link itself goes
         for path in directory.iterdir():
-            half = _HALF_WRITTEN.fullmatch(path.name)
+            half = finished_name(path.name) or finished_name(path.name, ".new.pub")
             kind = "/" if path.is_dir() and not path.is_symlink() else ""
-            if not known.fullmatch((half[1] if half else path.name) + kind):
+            if not known.fullmatch((half or path.name) + kind):
                 yield path
 
 

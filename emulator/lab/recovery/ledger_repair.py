@@ -22,14 +22,16 @@ from emulator.core.paths import Home
 from emulator.core.progress import Reporter
 from emulator.lab.lab_files import lab_names
 from emulator.lab.open_journal import LabRecord, own_home
+from emulator.lab.recovery.account_repair import repair_accounts
 from emulator.lab.run import LockedRun
 from emulator.plan.gpu_resources import GpuInstance, MigMode, Vgpu, VirtualFunctions, WholeGpu
 from emulator.plan.model import Recorded
 
 
 def repair_records(run: LockedRun) -> None:
-    """Report damage in the lab's journal, and repair the GPU ledgers that count for the lab."""
+    """Report damage in the lab's journal, and repair the ledgers that count for the lab."""
     report_damage(run.store, run.reporter)
+    repair_accounts(run.env.guest_accounts, run.record, run.reporter)
     repair_ledgers(run.env.gpu_ledger, run.record, run.reporter)
 
 

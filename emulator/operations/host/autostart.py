@@ -20,6 +20,7 @@ from emulator.lab.environment import Environment
 from emulator.lab.lab_files import load_recorded_lab
 from emulator.lab.planning.plan import HYPERVISOR_FACT
 from emulator.lab.run import locked_run
+from emulator.operations.host.program import Program, require_roots_program
 
 WAIT_SECONDS = 600
 """How long the unit waits for a command that works on the lab."""
@@ -33,22 +34,24 @@ def unit_name(lab: str) -> str:
     return f"hyperscaler-{lab}.service"
 
 
-def enable_autostart(env: Environment, lab: str, program: Path, reporter: Reporter) -> bool:
+def enable_autostart(env: Environment, lab: str, program: Program, reporter: Reporter) -> bool:
     """Write and enable the unit; whether anything changed.
 
     Args:
-        program: this installation's `hyperscaler`.
+        program: this installation.
 
     Raises:
+        HostNotFitError: others than root could change what the unit would run.
         UsageError: there is no such lab, or nothing was ever made of it.
         ConflictError: a foreign unit has this name, or another command works on the lab.
     """
     load_recorded_lab(env.home, lab)
+    require_roots_program(program, env.home, lab)
     with locked_run(env, lab, "host enable-autostart", reporter, StopFlag()) as run:
         hypervisor = run.state.facts.get(HYPERVISOR_FACT, "")
         if not hypervisor:
             raise UsageError(f"lab {lab} is not provisioned", fix="hyperscaler provision FILE")
-        text = unit_text(env, lab, program, hypervisor)
+        text = unit_text(env, lab, program.path, hypervisor)
         there = env.units.read(unit_name(lab))
         _require_ours(env, lab, there)
         if there == text and env.units.is_enabled(unit_name(lab)):

@@ -9,6 +9,7 @@ from pathlib import Path
 from emulator.apply.domain_drift import SSH_CREDENTIAL
 from emulator.core.errors import HostNotFitError, HyperscalerError, UsageError
 from emulator.core.progress import Event, Reporter, Status
+from emulator.core.trust.owners import require_own
 from emulator.images.build.apt_sources import AptSources, host_sources
 from emulator.images.build.builder import BuildPhase
 from emulator.images.lab_images import LabImages
@@ -16,7 +17,6 @@ from emulator.images.packer.files import VARIABLES_NAME, Machine, prepare_direct
 from emulator.images.packer.record import RECORD_NAME, read_record
 from emulator.images.recipe import load_recipe
 from emulator.images.store.golden_image import GoldenImage
-from emulator.images.trusted_paths import require_own
 from emulator.lab.environment import Environment
 from emulator.labfile.model import Acceleration, SshSpec
 

@@ -81,7 +81,7 @@ def test_a_planted_link_is_refused(tmp_path: Path) -> None:
     target.write_text("keep me")
     link = tmp_path / "demo.lock"
     link.symlink_to(target)
-    with pytest.raises(Exception, match="cannot be opened"), exclusive_lock(link, purpose="x"):
+    with pytest.raises(StateError, match="it is a symbolic link"), exclusive_lock(link, purpose="x"):
         pytest.fail("followed a link")
     assert target.read_text() == "keep me"
 

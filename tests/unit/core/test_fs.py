@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import subprocess
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,10 +17,12 @@ from emulator.apply.gpu_ownership import GpuLedger
 from emulator.core.errors import ConflictError, StateError
 from emulator.core.fs import (
     append_line,
+    finished_name,
     mounts_below,
     private_directory,
     publish_tree,
     remove_tree,
+    remove_unfinished,
     replace_file,
     replace_link,
     replacing,
@@ -88,7 +92,7 @@ def test_while_it_is_written_nobody_else_can_read_it(shared: Path) -> None:
     with replacing(shared / "f", mode=0o644) as file:
         file.write(b"x")
         file.flush()
-        assert mode(unfinished(shared / "f")) == 0o600
+        assert [(finished_name(path.name), mode(path)) for path in shared.iterdir()] == [("f", 0o600)]
         assert not (shared / "f").exists()
     assert mode(shared / "f") == 0o644
 
@@ -227,27 +231,99 @@ def test_a_planted_fifo_does_not_hold_us_up(shared: Path, write: Write) -> None:
 def test_a_link_planted_just_before_the_file_is_made_is_refused(
     shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The gap between removing what has the temporary name and making the file."""
-    other, unlink = tmp_path / "other", Path.unlink
+    """Somebody who guesses the temporary name."""
+    other, really = tmp_path / "other", os.open
 
-    def planting(path: Path, missing_ok: bool = False) -> None:
-        unlink(path, missing_ok=missing_ok)
-        monkeypatch.setattr(Path, "unlink", unlink)
-        path.symlink_to(other)
+    def planting(path: str | Path, flags: int, *rest: int, dir_fd: int | None = None) -> int:
+        if flags & os.O_EXCL:
+            os.symlink(other, path, dir_fd=dir_fd)
+        return really(path, flags, *rest, dir_fd=dir_fd)
 
-    monkeypatch.setattr(Path, "unlink", planting)
+    monkeypatch.setattr(os, "open", planting)
     with pytest.raises(StateError, match="cannot be written: File exists"):
         write_whole(shared / "kc", b"secret")
     assert not other.exists()
     assert not (shared / "kc").exists()
 
 
-@pytest.mark.parametrize("name", ["kc", ".kc.new"])
-def test_a_directory_in_the_place_is_an_error_and_stays(shared: Path, name: str) -> None:
-    (shared / name).mkdir()
+def test_a_directory_in_the_place_is_an_error_and_stays(shared: Path) -> None:
+    (shared / "kc").mkdir()
     with pytest.raises(StateError, match="cannot be written: Is a directory"):
         write_whole(shared / "kc", b"secret")
-    assert [path.name for path in shared.iterdir()] == [name]
+    assert [path.name for path in shared.iterdir()] == ["kc"]
+
+
+def test_a_directory_with_the_name_of_a_left_over_stays_and_is_in_nobody_s_way(shared: Path) -> None:
+    (shared / ".kc.new").mkdir()
+    write_whole(shared / "kc", b"secret")
+    assert sorted(path.name for path in shared.iterdir()) == [".kc.new", "kc"]
+
+
+# --------------------------------------------------------------------------------------------- several at a time
+def test_of_two_writers_at_a_time_each_has_a_file_of_its_own(shared: Path) -> None:
+    with replacing(shared / "f") as first:
+        first.write(b"first")
+        with replacing(shared / "f") as second:
+            second.write(b"second")
+        assert (shared / "f").read_bytes() == b"second"
+        first.write(b", and still whole")
+    assert (shared / "f").read_bytes() == b"first, and still whole"
+    assert [path.name for path in shared.iterdir()] == ["f"]
+
+
+WRITE_SLOWLY = """
+import sys
+from pathlib import Path
+from emulator.core.fs import replacing
+with replacing(Path(sys.argv[1])) as file:
+    print("begun", flush=True)
+    sys.stdin.readline()
+    file.write(b"of the other process")
+"""
+
+
+@pytest.fixture
+def other_writer(shared: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that has begun to write `f`, and goes on when it gets a line."""
+    argv = [sys.executable, "-c", WRITE_SLOWLY, str(shared / "f")]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        yield process
+        process.kill()
+
+
+def test_a_writer_in_another_process_is_not_disturbed(shared: Path, other_writer: subprocess.Popen[str]) -> None:
+    write_whole(shared / "f", b"of this one")
+    remove_unfinished(shared / "f")
+    other_writer.communicate("go on\n")
+    assert other_writer.returncode == 0
+    assert (shared / "f").read_bytes() == b"of the other process"
+    assert [path.name for path in shared.iterdir()] == ["f"]
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_one(shared: Path, other_writer: subprocess.Popen[str]) -> None:
+    other_writer.kill()
+    other_writer.wait()
+    assert [finished_name(path.name) for path in shared.iterdir()] == ["f"]
+    write_whole(shared / "g", b"another file")
+    assert len(list(shared.iterdir())) == 2
+    write_whole(shared / "f", b"whole")
+    assert sorted(path.name for path in shared.iterdir()) == ["f", "g"]
+
+
+def test_a_process_that_got_the_id_of_a_killed_writer_keeps_nothing(shared: Path) -> None:
+    (shared / f".f.{os.getppid()}-1-0.new").write_bytes(b"of a process that started in the first tick")
+    remove_unfinished(shared / "f")
+    assert list(shared.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "finished"),
+    [(".f.new", "f"), (".f.12-345-0.new", "f"), (".f.12-345.new", "f.12-345"), ("f.new", None), (".new", None)],
+)
+def test_unfinished_files_are_known_by_their_names(name: str, finished: str | None) -> None:
+    assert finished_name(name) == finished
 
 
 def test_a_link_to_a_directory_is_replaced_and_not_entered(shared: Path, tmp_path: Path, write: Write) -> None:

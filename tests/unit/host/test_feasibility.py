@@ -70,8 +70,15 @@ def test_a_roomy_host_has_nothing_to_say() -> None:
         (
             replace(ROOMY, disk_free_gib=20.0),
             "lab.yaml:6:1: warning: clusters: 30 GiB of disk for 3 nodes, and 20.0 GiB is free; disks are"
-            " thin and grow as they are written, so the lab starts and fails once the space is used up"
+            " thin and grow as they are written, so the lab starts, and guests whose disks grow are paused once only"
+            " the reserve of 2 GiB is left"
             " | lower disk_gb, or set HYPERSCALER_HOME to a larger disk",
+        ),
+        (
+            replace(ROOMY, disk_free_gib=7.5),
+            "lab.yaml:6:1: error: clusters: at least 6 GiB of disk for 3 nodes would leave less than"
+            " the reserve of 2 GiB, and 7.5 GiB is free | free some space (`hyperscaler image gc`), set"
+            " HYPERSCALER_HOME to a larger disk, or lower hypervisor.disk_reserve_gb",
         ),
         (
             replace(ROOMY, disk_free_gib=5.5),

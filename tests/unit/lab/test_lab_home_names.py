@@ -14,6 +14,7 @@ from emulator.core.progress import SilentReporter
 from emulator.lab.names import namespace_name
 from emulator.lab.open_journal import own_home
 from emulator.operations.host.autostart import enable_autostart, has_autostart
+from emulator.operations.host.program import Program
 from emulator.operations.status import lab_status
 from emulator.plan.model import Recorded
 from emulator.plan.resources import Hypervisor, Volume
@@ -68,7 +69,7 @@ def test_a_lab_that_was_made_under_another_name_of_the_home_stays_as_it_is(
     lab = host.lab_file(lab_text(hypervisor=hypervisor))
     host.home = names[0]
     host.provision(lab)
-    enable_autostart(host.environment(), "demo", Path("/usr/bin/hyperscaler"), SilentReporter())
+    enable_autostart(host.environment(), "demo", Program(Path("/usr/bin/hyperscaler")), SilentReporter())
     disks = host.disk_data()
     host.home = names[1]
     assert lab_status(host.environment(), "demo").problems == ()

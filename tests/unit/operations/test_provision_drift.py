@@ -271,7 +271,7 @@ def test_after_a_reboot_the_table_is_there_before_the_guests(host: SimulatedHost
     host.reboot()
     assert host.packet_filter(quiet=True).table("hyperscaler_demo") is None
     order = [change.resource.kind for change in host.plan(lab).changes]
-    assert order == ["firewall", "network", "domain", "domain"]
+    assert order == ["firewall", "network", "service", "service", "domain", "domain"]
     host.provision(lab)
     assert host.packet_filter(quiet=True).table("hyperscaler_demo") is not None
     assert changes(host, lab) == {}
@@ -396,6 +396,8 @@ def test_after_a_reboot_of_the_host_everything_comes_back(host: SimulatedHost) -
     host.reboot()
     assert changes(host, lab) == {
         "hypervisor/embedded": ("repair", "does not run"),
+        "service/console-limits": ("repair", "its supervisor does not run"),
+        "service/disk-reserve": ("repair", "its supervisor does not run"),
         "firewall/lab": ("repair", "its hypervisor does not run"),
         "network/hpc": ("repair", "its hypervisor does not run"),
         "domain/hpc-controller": ("repair", "its hypervisor does not run"),

@@ -13,7 +13,7 @@ import pytest
 
 from emulator.apply.state import State
 from emulator.core import ids
-from emulator.core.errors import ConflictError, HyperscalerError, InterruptedRunError
+from emulator.core.errors import ConflictError, HostNotFitError, HyperscalerError, InterruptedRunError
 from emulator.core.ports import DomainState, NetworkRequest, Ownership
 from emulator.core.progress import SilentReporter
 from emulator.core.stop import StopFlag
@@ -316,3 +316,23 @@ def test_a_bundle_that_is_not_needed_may_be_gone(host: SimulatedHost) -> None:
     made.popitem()
     assert len(judge_bundle(lab, State(made))) == 1
     assert judge_bundle(bundle_lab(host, image="cloud-base:kept"), State()) == ()
+
+
+# ---------------------------------------------------------------- the disk reserve
+@pytest.mark.parametrize(("free", "refused"), [(5.5, True), (6.5, False)])
+def test_nodes_that_would_eat_the_reserve_are_refused_and_those_that_are_there_are_not(
+    host: SimulatedHost, monkeypatch: pytest.MonkeyPatch, free: float, refused: bool
+) -> None:
+    """Two nodes take at least 4 GiB, and 2 GiB stay free."""
+    lab, roomy = system_lab(host), host._facts()
+    monkeypatch.setattr(host, "_facts", lambda: replace(roomy, disk_free_gib=free))
+    before = comparable(host.save())
+    if refused:
+        with pytest.raises(HostNotFitError, match=r"would leave less than the reserve of 2 GiB, and 5\.5 GiB is free"):
+            host.provision(lab)
+        assert differences(before, comparable(host.save())) == {}
+        return
+    host.provision(lab)
+    monkeypatch.setattr(host, "_facts", lambda: replace(roomy, disk_free_gib=0.5))
+    host.provision(lab)  # repairs go on, whatever is left
+    host.destroy()

@@ -18,6 +18,7 @@ from typing import Any, cast
 
 from emulator.core.errors import StateError
 from emulator.core.fs import replace_file
+from emulator.core.trust.opening import open_own
 from emulator.gpu.ports import VgpuFramework
 
 FORMAT = 1
@@ -162,7 +163,7 @@ class GpuStore:
     def change(self) -> Iterator[SimState]:
         """The present state, to be changed; saved on leaving unless an exception ends the block."""
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(self._directory / "gpus.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = open_own(self._directory / "gpus.lock", os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             # A separate copy, so that readers never see a refused or unfinished change.

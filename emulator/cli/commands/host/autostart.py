@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import click
 
 from emulator.cli.options import lab_argument
@@ -17,11 +14,11 @@ from emulator.cli.render.progress import reporting
 def enable_autostart(lab: str) -> None:
     """Have LAB brought back when this machine starts: GPUs first, then networks and nodes, then a verification."""
     from emulator.operations.host.autostart import enable_autostart, unit_name
+    from emulator.operations.host.program import this_program
     from emulator.wiring import real_environment
 
-    program = Path(sys.argv[0]).absolute()
     with reporting(live=False) as reporter:
-        changed = enable_autostart(real_environment(), lab, program, reporter)
+        changed = enable_autostart(real_environment(), lab, this_program(), reporter)
     say(f"{lab}: {unit_name(lab)} is {'now' if changed else 'already'} started with this machine")
 
 

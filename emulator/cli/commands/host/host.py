@@ -1,4 +1,4 @@
-"""hyperscaler host check|prepare|restore|enable-autostart|disable-autostart"""
+"""hyperscaler host check|prepare|restore|enable-autostart|disable-autostart|accept-digest"""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ _VERBS = {
     "restore": "host.prepare:restore",
     "enable-autostart": "host.autostart:enable_autostart",
     "disable-autostart": "host.autostart:disable_autostart",
+    "accept-digest": "host.accept_digest",
 }
 
 

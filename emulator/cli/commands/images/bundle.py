@@ -1,4 +1,4 @@
-"""hyperscaler bundle create|verify|show"""
+"""hyperscaler bundle create|sign|verify|show"""
 
 from __future__ import annotations
 
@@ -32,9 +32,12 @@ def command() -> None:
 @click.option("--file", "file", type=click.Path(path_type=Path), help="Hold what this lab file asks for.")
 @click.option("--source", type=click.Choice(["auto", "upstream", "debian-source"]), help="Instead of the file's.")
 @click.option("--version", "version", metavar="VERSION", help="Such as 1.31 or 1.31.4, instead of the file's.")
+@click.option("--sign", "key", type=click.Path(path_type=Path), metavar="KEY", help="Sign it with this ssh key.")
 @json_option
-def create(path: Path, *, file: Path | None, source: str | None, version: str | None, as_json: bool) -> None:
-    """Write programs, container images and manifests of a Kubernetes release to PATH."""
+def create(
+    path: Path, *, file: Path | None, source: str | None, version: str | None, key: Path | None, as_json: bool
+) -> None:
+    """Write programs, container images and manifests of a Kubernetes release to PATH, with --sign a signature, too."""
     wants = _wants(file)
     wants = dataclasses.replace(wants, source=source or wants.source, version=version or wants.version)
     with reporting(live=True) as reporter:
@@ -42,19 +45,36 @@ def create(path: Path, *, file: Path | None, source: str | None, version: str | 
         def progress(step: str, line: str) -> None:
             reporter.event(Event("bundle", path.name, Status.RUNNING, f"{step}: {line}" if line else step))
 
-        manifest = _bundles().create(wants, path, progress=progress)
+        manifest = _bundles().create(wants, path, key=key, progress=progress)
     _print_bundle(manifest, path, as_json=as_json, verdict="written")
+
+
+@command.command("sign")
+@path_argument
+@click.option(
+    "--key", required=True, type=click.Path(path_type=Path), help="ssh private key, or an agent's public key."
+)
+@json_option
+def sign(path: Path, *, key: Path, as_json: bool) -> None:
+    """Sign the bundle PATH with an ssh key, after a look at all that is in it. The signature goes to PATH.sig."""
+    _print_bundle(_bundles().sign(path, key), path, as_json=as_json, verdict="whole and signed")
 
 
 @command.command("verify")
 @path_argument
+@click.option(
+    "--signers",
+    type=click.Path(path_type=Path),
+    help="Allowed signers, one of whom must have signed it. Default: the host's trusted-signers, if there are any.",
+)
 @json_option
-def verify(path: Path, *, as_json: bool) -> None:
+def verify(path: Path, *, signers: Path | None, as_json: bool) -> None:
     """Compare everything in the bundle PATH with its manifest, and see whether labs can be provisioned from it.
 
-    Exit 1 and every fault if it differs, or what keeps it from being of use.
+    Exit 1 and every fault if it differs, is not signed as it has to be, or what keeps it from being of use.
     """
-    _print_bundle(_bundles().verify(path), path, as_json=as_json, verdict="whole")
+    manifest, signer = _bundles().verify(path, signers)
+    _print_bundle(manifest, path, as_json=as_json, verdict="whole", signer=signer)
 
 
 @command.command("show")
@@ -82,7 +102,7 @@ def _wants(file: Path | None) -> KubernetesSpec:
     return spec.kubernetes
 
 
-def _print_bundle(manifest: ReleaseManifest, path: Path, *, as_json: bool, verdict: str) -> None:
+def _print_bundle(manifest: ReleaseManifest, path: Path, *, as_json: bool, verdict: str, signer: str = "") -> None:
     from emulator.cli.render.bundle import print_bundle
 
-    print_bundle(manifest, path, as_json=as_json, verdict=verdict)
+    print_bundle(manifest, path, as_json=as_json, verdict=verdict, signer=signer)

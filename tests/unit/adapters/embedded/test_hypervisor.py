@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from emulator.adapters.embedded import hypervisor, network_namespace
+from emulator.adapters.embedded import entry, hypervisor, network_namespace
+from emulator.adapters.embedded.control_groups import ControlGroups
 from emulator.adapters.embedded.hypervisor import EmbeddedHypervisor
 from emulator.adapters.embedded.processes import EmbeddedProcess
-from emulator.core import fs
 from emulator.core.errors import ConflictError
 from emulator.core.ports import DaemonPresence
+from emulator.core.ports.guest_accounts import GuestAccount
 from tests.support.fake_runner import Call, FakeRunner
 
 NAME = "hs-demo"
@@ -40,7 +43,9 @@ class Machine:
     # What replaces the adapter's parts.
     def _run(self, call: Call) -> None:
         """The only command that the fakes leave over: the start of libvirtd."""
-        assert "libvirtd" in call.argv, call.argv
+        words = [str(word) for word in call.argv]
+        self.entered = entry.parse(words[words.index(entry.__file__) + 1 :])
+        assert self.entered.program[0] == "libvirtd", call.argv
         self.run_inode = (self.directory / "run").stat().st_ino
         self._spawn("libvirtd")
 
@@ -99,6 +104,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
 def daemon(machine: Machine) -> EmbeddedHypervisor:
     daemon = EmbeddedHypervisor(machine.directory, NAME, machine.runner)
     daemon._netns = FakeNamespace(machine)  # type: ignore[assignment]
+    daemon._groups = ControlGroups(machine.directory / "no control groups")
     return daemon
 
 
@@ -113,6 +119,38 @@ def running(machine: Machine, daemon: EmbeddedHypervisor) -> EmbeddedHypervisor:
 
 def marker(machine: Machine) -> Path:
     return machine.directory / "embedded.json"
+
+
+def test_libvirtd_is_started_for_the_lab_s_account(machine: Machine, tmp_path: Path) -> None:
+    disks, images, account = tmp_path / "disks", tmp_path / "images", GuestAccount(2113929217, 2113929216)
+    daemon = EmbeddedHypervisor(
+        machine.directory, NAME, machine.runner, account=lambda: account, writable=[disks], readable=[images]
+    )
+    daemon._netns = FakeNamespace(machine)  # type: ignore[assignment]
+    daemon._groups = ControlGroups(machine.directory / "no control groups")
+    daemon.start()
+    entered = machine.entered
+    assert (entered.netns, entered.directory) == (f"/run/netns/{NAME}", str(machine.directory))
+    assert (entered.cgroup, entered.group) == (None, account.gid)
+    assert entered.shown == {str(disks): True, str(images): False}
+    conf = (machine.directory / "etc" / "qemu.conf").read_text().splitlines()
+    assert {f'user = "+{account.uid}"', f'group = "+{account.gid}"', "max_processes = 2048"} <= set(conf)
+    assert {"seccomp_sandbox = 1", "clear_emulator_capabilities = 1", "dynamic_ownership = 0"} <= set(conf)
+
+
+@pytest.mark.parametrize(
+    ("words", "cgroup", "group", "shown"),
+    [
+        ([], None, None, {}),
+        (["#", "@7"], "", 7, {}),
+        (["#/sys/fs/cgroup/x", "+/a", "=/b"], "/sys/fs/cgroup/x", None, {"/a": True, "/b": False}),
+    ],
+)
+def test_the_words_for_the_namespaces(
+    words: list[str], cgroup: str | None, group: int | None, shown: dict[str, bool]
+) -> None:
+    parsed = entry.parse(["/run/netns/n", "/lab", *words, "libvirtd", "-d", "@7"])
+    assert parsed == ("/run/netns/n", "/lab", cgroup, group, shown, ["libvirtd", "-d", "@7"])
 
 
 DAMAGE = {"empty": "", "cut off": '{"version": 1, "names', "not an object": "[1]", "without the name": "{}"}
@@ -183,7 +221,12 @@ def test_the_marker_is_on_the_disk_before_anything_else_is_made(
     machine: Machine, daemon: EmbeddedHypervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[list[str]] = []
-    monkeypatch.setattr(fs, "sync", lambda path: seen.append([entry.name for entry in path.iterdir()]))
+
+    def fsync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            seen.append(os.listdir(descriptor))
+
+    monkeypatch.setattr("os.fsync", fsync)
     daemon.start()
     assert seen[0] == ["embedded.json"]
     assert json.loads(marker(machine).read_text()) == {"version": 1, "namespace": NAME}
@@ -212,6 +255,7 @@ def long(machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> E
     monkeypatch.setattr(EmbeddedHypervisor, "_answers", lambda self: machine.answers() and link.is_symlink())
     daemon = EmbeddedHypervisor(machine.directory, NAME, machine.runner)
     daemon._netns = FakeNamespace(machine)  # type: ignore[assignment]
+    daemon._groups = ControlGroups(machine.directory / "no control groups")
     daemon.start()
     machine.boot_guest()
     assert daemon.presence() is DaemonPresence.UP and link.is_symlink()

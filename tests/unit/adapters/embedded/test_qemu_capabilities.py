@@ -73,9 +73,9 @@ def test_nothing_known_is_nothing_given(shared: Path, tmp_path: Path, what: str)
 
 
 def test_no_room_costs_time_only(shared: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(_source: object, _target: object) -> None:
+    def full(_source: object, _target: object, **_directories: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "replace", full)
+    monkeypatch.setattr("os.replace", full)
     QemuCapabilities(shared).keep(cache)
     assert list(shared.iterdir()) == []

@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 
 from emulator.adapters.libvirt.domain_xml import domain_xml, hostdev_element, read_domain
-from emulator.adapters.libvirt.guest_account import GuestAccount, account_of, guest_account
+from emulator.adapters.libvirt.guest_account import account_for, account_of, guest_account
 from emulator.adapters.libvirt.hypervisor import LibvirtHypervisor
 from emulator.adapters.libvirt.network_xml import dns_address_xml, network_xml, read_nat, read_network
 from emulator.adapters.libvirt.ownership_xml import parse, read_owner
 from emulator.core.errors import HostNotFitError, HypervisorError
 from emulator.core.ports import DnsName, DomainRequest, DomainState, Hostdev, HostdevKind, Ownership
+from emulator.core.ports.guest_accounts import GuestAccount
 from tests.support.tiny_guest import TinyGuests
 
 GUESTS = TinyGuests(Path("/lab"))
@@ -85,6 +86,44 @@ def test_guests_never_run_as_root(label: str, monkeypatch: pytest.MonkeyPatch) -
     assert account_of(capabilities(("none", ""), ("dac", label))) == GuestAccount(64055, 107)
 
 
+GUEST = GuestAccount(2113929217, 2113929216)
+
+
+@pytest.mark.parametrize(
+    ("text", "account"),
+    [
+        # libvirt's directories let pass by its own group.
+        (capabilities(("dac", "+64055:+64055")), GuestAccount(GUEST.uid, 64055)),
+        (capabilities(("dac", f"+{GUEST.gid}:+{GUEST.gid}")), GUEST),  # a lab's own libvirt
+        (capabilities(("dac", "+0:+0")), GuestAccount(GUEST.uid, 107)),
+        (capabilities(("selinux", "system_u:system_r:svirt_t:s0")), None),
+    ],
+)
+def test_each_guest_runs_as_its_own_user(
+    text: str, account: GuestAccount | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = {"libvirt-qemu": pwd.struct_passwd(("libvirt-qemu", "x", 64055, 107, "", "/", "/bin/false"))}
+    monkeypatch.setattr(pwd, "getpwnam", known.__getitem__)
+    assert account_for(text, GUEST) == account
+    assert account_for(text, None) == account_of(text)
+
+
+def test_the_account_is_read_back_and_a_label_that_libvirt_made_up_is_none() -> None:
+    def account(text: str) -> str:
+        return read_domain(text, state=DomainState.SHUTOFF, autostart=False).account
+
+    text = domain_xml(replace(REQUEST, account=GUEST))
+    assert account(text) == GUEST.label and GuestAccount.of_label(GUEST.label) == GUEST
+    assert account(domain_xml(REQUEST)) == ""
+    live = text.replace('type="static" model="dac"', 'type="dynamic" model="dac"')
+    assert live != text and account(live) == ""
+
+
+@pytest.mark.parametrize("text", ["", "root:root", "+1", "+1:+2 ", "-1:+2", "+1:+2:+3", "+99999999999:+1"])
+def test_no_other_text_is_an_account(text: str) -> None:
+    assert GuestAccount.of_label(text) is None
+
+
 def test_a_host_without_an_account_for_qemu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pwd, "getpwnam", dict[str, object]().__getitem__)
     with pytest.raises(HostNotFitError, match="no account for QEMU") as caught:
@@ -93,7 +132,7 @@ def test_a_host_without_an_account_for_qemu_is_refused(monkeypatch: pytest.Monke
 
 
 def test_a_domain_runs_as_the_account_and_nothing_changes_its_owner() -> None:
-    root = parse(domain_xml(REQUEST, account=GuestAccount(64055, 107)), "domain")
+    root = xml_of(replace(REQUEST, account=GuestAccount(64055, 107)))
     labels = root.findall("seclabel")
     assert [label.attrib for label in labels] == [{"type": "static", "model": "dac", "relabel": "no"}]
     assert labels[0].findtext("label") == "+64055:+107"

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from emulator.adapters.libvirt.guest_account import GuestAccount, admit, hand_over, open_devices, vfio_nodes
+from emulator.adapters.libvirt.guest_account import admit, hand_over, open_devices, vfio_nodes
 from emulator.core.errors import HypervisorError
 from emulator.core.ports import Hostdev, HostdevKind
+from emulator.core.ports.guest_accounts import GuestAccount
 
 ME = GuestAccount(os.getuid(), os.getgid())
 """An account that any user may give files to: the user's own."""

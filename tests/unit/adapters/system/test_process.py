@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -157,3 +159,14 @@ def test_standard_input_is_empty_and_the_environment_is_extended(tmp_path: Path)
 def test_the_command_has_a_session_of_its_own() -> None:
     done = HostProcess().run([PYTHON, "-c", "import os; print(os.getsid(0) == os.getpid())"], timeout=PATIENCE)
     assert done.stdout == "True\n"
+
+
+def test_a_group_is_not_signalled_once_its_leader_was_reaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From then on its id may be that of another process's group."""
+    signalled: list[int] = []
+    monkeypatch.setattr("os.killpg", lambda group, _number: signalled.append(group))
+    with subprocess.Popen(["true"], start_new_session=True) as child:
+        process._signal_group(child, signal.SIGKILL)
+        child.wait()
+        process._signal_group(child, signal.SIGKILL)
+    assert signalled == [child.pid]

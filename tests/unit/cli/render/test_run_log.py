@@ -20,7 +20,7 @@ def test_a_log_that_cannot_be_written_is_told_once(
         raise full
 
     if when == "opening":
-        monkeypatch.setattr(Path, "touch", refuse)
+        monkeypatch.setattr(run_log, "open_own", refuse)
     else:
         monkeypatch.setattr(run_log._LogFile, "flush", refuse)
     with run_log.run_log(tmp_path, "provision"):

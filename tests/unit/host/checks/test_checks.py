@@ -17,7 +17,7 @@ from emulator.core.errors import ConfigError
 from emulator.host.checks import HostReport, check_host_readings
 from emulator.host.checks.networks import DEFAULT_SUBNETS
 from emulator.host.checks.result import Level, Wanted
-from emulator.host.parsers import parse_cgroup_mounts
+from emulator.host.parsers import parse_cgroup_mounts, parse_package_list
 from emulator.labfile.model import Acceleration
 from emulator.operations.host.check import check_host
 from tests.support import host_trees
@@ -132,6 +132,7 @@ def test_every_check_is_seen_to_fail_or_warn_somewhere(tmp_path: Path) -> None:
         "network.forward",
         "network.ufw",
         "program.qemu-img",
+        "system.confinement",
     }
     nothing_to_fix = {"cpu.secure-guest"}
     assert {result.id for result in report.results} == spoken | in_tests_below | nothing_to_fix
@@ -491,21 +492,26 @@ def test_packages_that_labs_do_without_stop_none(tmp_path: Path, missing: list[s
     assert set(result.fix.partition("--no-install-recommends ")[2].split()) == asked
 
 
+SETUP_ONLY = ("python3-venv", "gcc", "pkg-config", "libvirt-dev", "python3-dev")
+"""Those that `parse_package_list` leaves out."""
+
 SETUP_STUB = """\
 #!/bin/sh
 case "$(basename "$0") $*" in
 *sudo*) exec "$@" ;;
-*dpkg-query*)
-  for name do case " $MISSING " in *" $name "*) ;; *) echo "$name installed" ;; esac; done
-  [ -z "$MISSING" ] ;;
+*dpkg-query*) cat "$STATUS" ;;
 *update*) echo "$*" >>"$CALLS" ;;
 *install*) echo "$*" >>"$CALLS"; case "$*" in *packer*) exit 100 ;; esac ;;
 esac
 """
 
 
-def run_setup(root: Path, missing: str) -> tuple[str, list[str]]:
-    """Run `scripts/setup.sh`, with these packages missing, until it looks for Python: its stderr, calls of apt-get."""
+def run_setup(root: Path, missing: str, more: str = "") -> tuple[str, list[str]]:
+    """Run `scripts/setup.sh`, with these packages missing, until it looks for Python: its stderr, calls of apt-get.
+
+    Args:
+        more: further lines of what dpkg says, each a state, a package, and what that provides.
+    """
     scripts, programs, calls = root / "scripts", root / "bin", root / "calls"
     shutil.copytree(share_dir() / "scripts", scripts)
     programs.mkdir()
@@ -513,7 +519,11 @@ def run_setup(root: Path, missing: str) -> tuple[str, list[str]]:
     for name in ("sudo", "dpkg-query", "apt-get"):
         (programs / name).write_text(SETUP_STUB)
         (programs / name).chmod(0o755)
-    variables = {"PATH": f"{programs}:/usr/bin:/bin", "CALLS": str(calls), "PYTHON": "false", "MISSING": missing}
+    names = parse_package_list((scripts / "system-packages.txt").read_text())
+    lines = [f"installed {name}, " for name in (*names, *SETUP_ONLY) if name not in missing.split()]
+    (root / "status").write_text("\n".join([*lines, *(f"not-installed {name}, " for name in missing.split()), more]))
+    variables = {"PATH": f"{programs}:/usr/bin:/bin", "CALLS": str(calls), "PYTHON": "false"}
+    variables["STATUS"] = str(root / "status")
     done = subprocess.run(
         ["bash", scripts / "setup.sh"], env=variables, capture_output=True, text=True, timeout=PATIENCE, check=False
     )
@@ -530,6 +540,31 @@ def test_setup_goes_on_without_an_optional_package(tmp_path: Path) -> None:
         "packer",
         "debsecan",
     ]
+
+
+def test_setup_lets_apt_remove_nothing(tmp_path: Path) -> None:
+    _, calls = run_setup(tmp_path, missing="zstd packer")
+    assert all("--no-remove" in line for line in calls[1:])
+
+
+@pytest.mark.parametrize(
+    ("provides", "there"),
+    [
+        ("qemu-system-x86 (= 1:10.2)", True),
+        ("kvm, qemu-system-x86:any, other (= 2)", True),
+        ("qemu-system-x86-microvm", False),
+        ("xqemu-system-x86", False),
+    ],
+)
+def test_setup_takes_a_package_that_another_one_provides(tmp_path: Path, provides: str, there: bool) -> None:
+    """Proxmox VE's pve-qemu-kvm is such a package, and apt would remove it for Debian's."""
+    _, calls = run_setup(tmp_path, missing="qemu-system-x86", more=f"installed pve-qemu-kvm, {provides}")
+    assert (calls == []) is there
+
+
+def test_setup_counts_no_provider_that_was_removed(tmp_path: Path) -> None:
+    more = "config-files pve-qemu-kvm, qemu-system-x86 (= 1:10.2)"
+    assert run_setup(tmp_path, missing="qemu-system-x86", more=more)[1] != []
 
 
 def test_setup_does_not_ask_apt_when_nothing_is_missing(tmp_path: Path) -> None:

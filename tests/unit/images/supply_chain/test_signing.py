@@ -13,7 +13,8 @@ from emulator.images.build.builder import BuildPhase
 from emulator.images.lab_images import LabImages
 from emulator.images.store.golden_image import GoldenImage
 from emulator.images.store.store import ImageStore
-from emulator.images.supply_chain.signing import ImageSignatures, SignatureError
+from emulator.images.supply_chain.signing import ImageSignatures
+from emulator.images.supply_chain.ssh_signatures import SignatureError
 from tests.support.build_tools import BuildTools
 
 

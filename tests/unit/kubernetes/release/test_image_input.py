@@ -54,7 +54,7 @@ def bundle(release: Release, tmp_path: Path, **changes: Any) -> Path:
 
 def test_a_whole_bundle_is_called_whole(bundles: Bundles, release: Release, tmp_path: Path) -> None:
     path = bundle(release, tmp_path)
-    assert bundles.verify(path) == release.manifest
+    assert bundles.verify(path) == (release.manifest, "")
 
 
 @pytest.mark.parametrize(

@@ -18,12 +18,13 @@ from emulator.core.progress import SilentReporter
 from emulator.core.stop import StopFlag
 from emulator.operations.destroy import destroy
 from emulator.operations.host.autostart import disable_autostart, enable_autostart, quoted, unit_name, unit_text
+from emulator.operations.host.program import Program
 from emulator.operations.status import lab_status
 from tests.support.simulated_world import SYSTEM_URI, SimulatedHost, lab_text
 from tests.support.stop_points import find_stops, in_sequence
 from tests.support.waiting import PATIENCE
 
-PROGRAM = Path("/opt/hyper scaler/100%/$bin/hyperscaler")
+PROGRAM = Program(Path("/opt/hyper scaler/100%/$bin/hyperscaler"))
 QUIET = SilentReporter()
 UNIT = "hyperscaler-demo.service"
 
@@ -159,12 +160,12 @@ def test_systemd_itself_reads_the_unit(host: SimulatedHost, tmp_path: Path, hype
 def test_no_path_makes_the_next_line_its_own(host: SimulatedHost) -> None:
     """systemd joins a line that ends in a backslash to the one after it, which is `Wants=` and `After=` here."""
     env = dataclasses.replace(host.environment(), home=Home(host.root / "odd\\"))
-    lines = unit_text(env, "demo", PROGRAM, EMBEDDED).splitlines()
+    lines = unit_text(env, "demo", PROGRAM.path, EMBEDDED).splitlines()
     assert not any(line.endswith("\\") for line in lines), lines
     assert "Wants=network-online.target" in lines
 
 
 def test_nothing_else_of_the_boot_waits_for_the_verification(host: SimulatedHost) -> None:
     """A target waits until what it wants is started, and a oneshot is started when it ends."""
-    text = unit_text(host.environment(), "demo", PROGRAM, EMBEDDED)
+    text = unit_text(host.environment(), "demo", PROGRAM.path, EMBEDDED)
     assert "Type=exec\nRemainAfterExit=yes\n" in text

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from emulator.core.errors import ConflictError
+from emulator.core.trust.owners import make_own_empty_directory, require_own
 from emulator.images.packer.files import prepare_directory
-from emulator.images.trusted_paths import make_own_empty_directory, require_own
 
 SOMEBODY = 12345
 

@@ -1,0 +1,1 @@
+"""How do services become processes, and how does a command reach the supervisor that keeps them?"""

@@ -1,0 +1,1 @@
+"""Which guest's QEMU runs as which account?"""

@@ -1,0 +1,1 @@
+"""What may be relied on, where other accounts can write, and processes come and go?"""

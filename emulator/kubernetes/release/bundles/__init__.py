@@ -1,0 +1,1 @@
+"""What bundles are as files: read with bounds, signed and checked."""

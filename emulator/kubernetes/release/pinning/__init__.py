@@ -1,0 +1,1 @@
+"""Which digest a name of upstream had when this host first fetched it."""

@@ -1,0 +1,189 @@
+"""Keeps a reserve of free space on the file system of a lab's disks.
+
+Disks are thin, so a guest can fill the file system that all labs' journals are on. Below the reserve the lab's guests
+that grow are paused, through libvirt, and go on once there is room again. If other programs take the rest, a file that
+was allocated for this is given up, so that journals can still be written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from emulator.core.errors import HyperscalerError
+from emulator.core.paths import Home
+from emulator.core.ports import DomainInfo, DomainState
+from emulator.core.units import MIB, human_bytes
+from emulator.services.note import Note, stop_asked
+from emulator.services.reserve import GuestSeen, Memory, decide
+
+LONGEST_PAUSE, SHORTEST_PAUSE = 1.0, 0.05
+"""Seconds between two looks."""
+BALLAST = 16 * MIB
+"""Bytes of the file that is given up last: some ten thousand lines of journals."""
+
+
+class Guests(Protocol):
+    """The guests of one lab. May raise `HyperscalerError`."""
+
+    def list(self) -> tuple[DomainInfo, ...]: ...
+
+    def pause(self, name: str) -> None: ...
+
+    def resume(self, name: str) -> None: ...
+
+
+class DiskReserve:
+    """One lab's part in keeping the reserve.
+
+    Args:
+        directory: on the file system that is watched.
+        ballast: a file of the lab's own there.
+        reserve: bytes that are to stay free.
+        guests: of the lab.
+        paused: guests that an earlier start has paused.
+        remember: is given the guests that are paused for room, before that is done.
+        free: bytes that are free in the directory; for tests, as is the clock.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        ballast: Path,
+        reserve: int,
+        guests: Guests,
+        *,
+        paused: frozenset[str] = frozenset(),
+        remember: Callable[[frozenset[str]], None] = lambda _paused: None,
+        free: Callable[[Path], int] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._directory, self._ballast, self._reserve, self._guests = directory, ballast, reserve, guests
+        self._memory = Memory(paused=paused)
+        self._remember = remember
+        self._free, self._clock = free or _free, clock
+        self._last: tuple[float, int] | None = None
+        self.text = ""
+
+    @property
+    def paused(self) -> frozenset[str]:
+        """Guests that are paused for want of room."""
+        return self._memory.paused
+
+    def look(self) -> float:
+        """Look once, and do what is to be done; returns the seconds until the next look."""
+        free = self._free(self._directory)
+        trouble = ""
+        try:
+            self._act(free)
+        except HyperscalerError as error:
+            trouble = f"; guests cannot be paused or resumed: {error.what.splitlines()[0]}"
+        self._keep_ballast(free)
+        self.text = self._words(free) + trouble
+        return self._pause(free)
+
+    def _pause(self, free: int) -> float:
+        """Long before all is taken at the rate at which it is now."""
+        now, (then, before) = self._clock(), self._last or (0.0, free)
+        self._last = now, free
+        rate = (before - free) / max(now - then, 0.001)
+        if rate <= 0:
+            return LONGEST_PAUSE
+        room = free - self._reserve if free > self._reserve else free
+        return max(min(LONGEST_PAUSE, room / rate / 2), SHORTEST_PAUSE)
+
+    def _act(self, free: int) -> None:
+        if free >= 2 * self._reserve and not self.paused:
+            self._memory = Memory()  # far from it: hundreds of guests need not be looked at each second
+            return
+        seen = {info.name: _seen(info) for info in self._guests.list()}
+        decision = decide(free, self._reserve, seen, self._memory)
+        self._memory = decision.memory
+        if decision.pause:
+            self._remember(self.paused)  # a guest that was paused and is not on the list would never go on
+        for name in decision.pause:
+            self._guests.pause(name)
+        for name in decision.resume:
+            self._guests.resume(name)
+        self._memory = dataclasses.replace(self._memory, paused=self.paused - set(decision.resume))
+
+    def _keep_ballast(self, free: int) -> None:
+        with contextlib.suppress(OSError):  # it is tried again at the next look
+            if free < BALLAST:
+                self._ballast.unlink(missing_ok=True)
+            elif free >= self._reserve + BALLAST and not self._ballast.exists():
+                _allocate(self._ballast)
+
+    def _words(self, free: int) -> str:
+        """How things are; figures only where they matter, since each new text is a line of the log."""
+        reserve = human_bytes(self._reserve)
+        if not self.paused:
+            low = free < self._reserve
+            return f"less than the reserve of {reserve} is free" if low else f"a reserve of {reserve} is kept free"
+        names = ", ".join(sorted(self.paused))
+        return f"{names}: paused, because less than the reserve of {reserve} is free and their disks grow"
+
+
+def _seen(info: DomainInfo) -> GuestSeen:
+    disks = info.live.disks if info.live else info.disks
+    return GuestSeen(
+        info.state is DomainState.RUNNING, info.state is DomainState.PAUSED, sum(_allocated(disk) for disk in disks)
+    )
+
+
+def _allocated(disk: Path) -> int:
+    try:
+        return disk.stat().st_blocks * 512
+    except OSError:
+        return 0
+
+
+def _free(directory: Path) -> int:
+    """Bytes that accounts other than root may take: QEMU's is one of them."""
+    figures = os.statvfs(directory)
+    return figures.f_bavail * figures.f_frsize
+
+
+def _allocate(path: Path) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(descriptor, 0, BALLAST)
+    except OSError:
+        path.unlink()
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def main(argv: list[str]) -> int:
+    """Run until it is asked to end."""
+    from emulator.wiring import guests_of_lab
+
+    parser = argparse.ArgumentParser(prog="disk-reserve")
+    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--lab", required=True)
+    parser.add_argument("--hypervisor", required=True)
+    parser.add_argument("--bytes", type=int, required=True)
+    wanted = parser.parse_args(argv)
+    asked, note = stop_asked(), Note()
+    paths = Home(wanted.home).lab(wanted.lab)
+    before = note.before().get("paused", [])
+    watch = DiskReserve(
+        paths.root,
+        paths.supervisor / "disk-reserve.ballast",
+        wanted.bytes,
+        guests_of_lab(wanted.home, wanted.lab, wanted.hypervisor),
+        paused=frozenset(name for name in before if isinstance(name, str)) if isinstance(before, list) else frozenset(),
+        remember=lambda paused: note.say(watch.text, {"paused": sorted(paused)}),
+    )
+    while True:
+        pause = watch.look()
+        note.say(watch.text, {"paused": sorted(watch.paused)})
+        if asked.wait(pause):
+            return 0

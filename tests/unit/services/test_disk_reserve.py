@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from emulator.core.errors import HypervisorError
+from emulator.core.ports import DomainInfo, DomainState
+from emulator.core.units import GIB, MIB
+from emulator.services.disk_reserve import BALLAST, DiskReserve
+
+RESERVE = GIB
+
+
+class Guests:
+    """Two guests whose disks the test lets grow."""
+
+    def __init__(self, root: Path) -> None:
+        self.disks = {name: root / f"{name}.qcow2" for name in ("a", "b")}
+        self.states = dict.fromkeys(self.disks, DomainState.RUNNING)
+        self.did: list[str] = []
+        self.down = False
+        for name in self.disks:
+            self.grow(name)
+
+    def grow(self, name: str) -> None:
+        with self.disks[name].open("ab") as file:
+            file.write(b"x" * 65536)
+
+    def list(self) -> tuple[DomainInfo, ...]:
+        self._require()
+        self.did.append("list")
+        return tuple(
+            DomainInfo(name, UUID(int=1), self.states[name], None, disks=(disk,)) for name, disk in self.disks.items()
+        )
+
+    def pause(self, name: str) -> None:
+        self._require()
+        self.did.append(f"pause {name}")
+        self.states[name] = DomainState.PAUSED
+
+    def resume(self, name: str) -> None:
+        self._require()
+        self.did.append(f"resume {name}")
+        self.states[name] = DomainState.RUNNING
+
+    def _require(self) -> None:
+        if self.down:
+            raise HypervisorError("libvirtd does not answer\nand more")
+
+
+class Bench:
+    def __init__(self, root: Path) -> None:
+        self.free = 10 * GIB
+        self.guests = Guests(root)
+        self.ballast = root / "x.ballast"
+        self.remembered: list[list[str]] = []
+        self.root = root
+
+    def watch(self, paused: frozenset[str] = frozenset()) -> DiskReserve:
+        remember: Callable[[frozenset[str]], None] = lambda names: self.remembered.append(sorted(names))  # noqa: E731
+        return DiskReserve(
+            self.root,
+            self.ballast,
+            RESERVE,
+            self.guests,
+            paused=paused,
+            remember=remember,
+            free=lambda _directory: self.free,
+        )
+
+    def looks(self, watch: DiskReserve, *, free: int, growing: str = "") -> list[str]:
+        """What is done at this much free space after these guests have grown."""
+        self.free, self.guests.did = free, []
+        for name in growing:
+            self.guests.grow(name)
+        watch.look()
+        return [line for line in self.guests.did if line != "list"]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+def test_far_from_the_reserve_nobody_is_asked(bench: Bench) -> None:
+    watch = bench.watch()
+    assert bench.looks(watch, free=10 * GIB, growing="ab") == [] and bench.guests.did == []
+    assert watch.text == "a reserve of 1.0 GiB is kept free"
+    assert bench.ballast.stat().st_size == BALLAST
+
+
+def test_a_guest_that_grows_is_paused_and_goes_on_when_there_is_room(bench: Bench) -> None:
+    watch = bench.watch()
+    assert bench.looks(watch, free=GIB + MIB, growing="ab") == []
+    assert bench.looks(watch, free=GIB - MIB, growing="a") == ["pause a"]
+    assert watch.text == "a: paused, because less than the reserve of 1.0 GiB is free and their disks grow"
+    assert bench.looks(watch, free=GIB - MIB) == []
+    assert bench.looks(watch, free=GIB + MIB) == [], "no to and fro"
+    assert bench.looks(watch, free=2 * GIB) == ["resume a"]
+    assert watch.text == "a reserve of 1.0 GiB is kept free"
+
+
+def test_what_is_paused_is_noted_before_it_is_done(bench: Bench) -> None:
+    watch = bench.watch()
+    bench.looks(watch, free=GIB + MIB)
+    bench.guests.pause = lambda name: (_ for _ in ()).throw(KeyboardInterrupt)  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        bench.looks(watch, free=GIB - MIB, growing="ab")
+    assert bench.remembered == [["a", "b"]]
+
+
+def test_a_service_that_starts_again_lets_go_on_what_it_had_paused(bench: Bench) -> None:
+    bench.guests.states["a"] = DomainState.PAUSED
+    bench.guests.states["b"] = DomainState.PAUSED  # by another person
+    watch = bench.watch(paused=frozenset({"a"}))
+    assert bench.looks(watch, free=GIB - MIB) == []
+    assert bench.looks(watch, free=10 * GIB) == ["resume a"]
+
+
+def test_without_libvirt_it_says_so_and_tries_again(bench: Bench) -> None:
+    watch = bench.watch()
+    bench.looks(watch, free=GIB + MIB)
+    bench.guests.down = True
+    assert bench.looks(watch, free=GIB - MIB, growing="a") == []
+    assert watch.text == (
+        "less than the reserve of 1.0 GiB is free; guests cannot be paused or resumed: libvirtd does not answer"
+    )
+    bench.guests.down = False
+    assert bench.looks(watch, free=GIB - MIB, growing="a") == ["pause a"]
+
+
+def test_a_resume_that_fails_is_tried_again(bench: Bench) -> None:
+    bench.guests.states["a"] = DomainState.PAUSED
+    watch = bench.watch(paused=frozenset({"a"}))
+    bench.guests.down = True
+    bench.looks(watch, free=10 * GIB)
+    assert watch.paused == {"a"}
+    bench.guests.down = False
+    assert bench.looks(watch, free=10 * GIB) == ["resume a"]
+    assert watch.paused == frozenset()
+
+
+def test_the_last_is_given_up_for_journals_and_taken_again(bench: Bench) -> None:
+    watch = bench.watch()
+    bench.looks(watch, free=10 * GIB)
+    bench.looks(watch, free=BALLAST)
+    assert bench.ballast.exists()
+    bench.looks(watch, free=BALLAST - 1)
+    assert not bench.ballast.exists()
+    bench.looks(watch, free=GIB)
+    assert not bench.ballast.exists(), "not out of the reserve itself"
+    bench.looks(watch, free=10 * GIB)
+    assert bench.ballast.exists()
+
+
+def test_guests_on_another_disk_do_no_harm(bench: Bench) -> None:
+    bench.guests.disks["b"].unlink()
+    watch = bench.watch()
+    bench.looks(watch, free=GIB + MIB)
+    assert bench.looks(watch, free=GIB - MIB, growing="a") == ["pause a"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "pause"),
+    [
+        (4 * GIB, 4 * GIB, 1.0),
+        (4 * GIB, 5 * GIB, 1.0),
+        (4 * GIB, 3 * GIB, 1.0),
+        (4 * GIB, 2 * GIB, 0.25),  # 2 GiB in a second, 1 GiB above the reserve
+        (2 * GIB, GIB // 2, 1 / 6),  # 1.5 GiB in a second, half a GiB left
+        (4 * GIB, 1, 0.05),
+    ],
+)
+def test_the_faster_it_gets_full_the_sooner_it_is_looked_at(
+    bench: Bench, before: int, after: int, pause: float
+) -> None:
+    now = 0.0
+    watch = DiskReserve(
+        bench.root, bench.ballast, RESERVE, bench.guests, free=lambda _directory: bench.free, clock=lambda: now
+    )
+    bench.free = before
+    assert watch.look() == 1.0
+    now, bench.free = 1.0, after
+    assert watch.look() == pytest.approx(pause)
