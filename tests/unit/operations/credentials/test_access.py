@@ -22,6 +22,7 @@ from emulator.operations.credentials.seen_secrets import seen_secrets
 from tests.support import simulated_world
 from tests.support.rotation_world import KeyedGuests, KeyedHost
 from tests.support.simulated_world import SimulatedHost, lab_text
+from tests.support.waiting import PATIENCE
 
 ADA = GrantRequest("ada", AccessRole.STUDENT, 3600)
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMoe+mH2elGa8VXf8MNkZOYF08DGeWUvGeJ47mhyUjgZ"
@@ -212,7 +213,9 @@ def test_what_is_handed_over_works_from_where_the_user_puts_it(keyed: KeyedHost,
 
 
 def settings_of(config: Path, host: str) -> dict[str, str]:
-    done = subprocess.run(["ssh", "-G", "-F", config, host], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(
+        ["ssh", "-G", "-F", config, host], capture_output=True, text=True, check=True, timeout=PATIENCE
+    )
     return dict(line.split(" ", 1) for line in done.stdout.splitlines() if " " in line)
 
 
