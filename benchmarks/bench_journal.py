@@ -184,6 +184,7 @@ def main() -> int:
     parser.add_argument("--directory", type=Path, default=Path.cwd())
     options = parser.parse_args()
 
+    print(f"compared: with nothing; appends to a file in {options.directory}, then planning from a journal there")
     times = appends(options.directory, options.appends)
     good = statistics.median(times) <= APPEND_BOUND
     print(

@@ -81,6 +81,7 @@ def main() -> None:
     if options.json:
         print(json.dumps(figures))
     else:
+        print("compared: with nothing; the first run pays for imports, best and median are of the runs after it")
         print(", ".join(f"{key} {value}" for key, value in figures.items()))
 
 

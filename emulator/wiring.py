@@ -5,6 +5,7 @@ Imports are inside the functions, so that a verb loads only what it uses and lig
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,13 +13,14 @@ from typing import TYPE_CHECKING
 from emulator.adapters.system.process import HostProcess
 from emulator.core.paths import Home, LabPaths
 from emulator.core.ports import Hypervisor, HypervisorDaemon, ProcessRunner
-from emulator.labfile.model import Acceleration, GpuBackend, GpuDeviceSpec, KubernetesSpec
+from emulator.labfile.model import Acceleration, ClusterSpec, GpuBackend, GpuDeviceSpec, KubernetesSpec
 
 if TYPE_CHECKING:
     from emulator.apply.gpu_ownership import GpuLedger
     from emulator.apply.guest_accounts.ledger import AccountLedger, NoAccounts
     from emulator.apply.handlers.gpu.host import GpuHost
     from emulator.core.ports.services import ServiceSupervisor
+    from emulator.core.waiting.pace import Pace
     from emulator.gpu.ports import FileAccess, VgpuFramework, VgpuHost
     from emulator.host.acceleration import AccelerationDecision
     from emulator.host.readings import HostProbe, HostReadings
@@ -66,7 +68,22 @@ def real_environment() -> Environment:
         host_facts=lambda: read_host_facts(home.root),
         gpus=_gpus,
         units=SystemdUnits(runner),
+        pace=_pace,
     )
+
+
+def _pace(spec: ClusterSpec) -> Pace:
+    # What the file demands and the host lacks is refused elsewhere, in words.
+    emulated = spec.hypervisor.acceleration is Acceleration.TCG
+    return _measured_pace(Acceleration.TCG if emulated else Acceleration.AUTO, len(spec.nodes))
+
+
+@functools.cache
+def _measured_pace(acceleration: Acceleration, guests: int) -> Pace:
+    from emulator.adapters.system.host_pace import read_pace
+    from emulator.core.waiting.pace import pace_of
+
+    return pace_of(read_pace(), accelerated=_accelerate(acceleration).accelerated, guests=guests)
 
 
 def _accounts() -> AccountLedger | NoAccounts:

@@ -12,6 +12,35 @@ began=$SECONDS
 say() { printf 'setup: %s\n' "$*"; }
 fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 
+# Runs a command that may take minutes: `watched WHAT COMMAND ...`. What it prints goes to a file; every 20 seconds one
+# line says how long it has run and what it prints now, and after a failure the end of it is shown.
+log=$(mktemp)
+running=
+trap 'rm -f "$log"' EXIT
+# A command behind a file does not hear Ctrl-C by itself; one of root's goes on to its end, as apt had better.
+trap 'if [ -n "$running" ]; then kill "$running" 2>/dev/null || say "what runs as root goes on to its end" >&2; fi; exit 130' INT TERM
+pause=${SETUP_PAUSE:-20}
+watched() {
+  local what=$1 started=$SECONDS pid status=0 next
+  shift
+  "$@" >"$log" 2>&1 </dev/null &
+  pid=$! running=$!
+  next=$((SECONDS + pause))
+  while kill -0 "$pid" 2>/dev/null; do
+    sleep 0.2
+    [ "$SECONDS" -ge "$next" ] || continue
+    next=$((SECONDS + pause))
+    say "$what, $((SECONDS - started)) s so far: $(tail -n 1 "$log" | tr -d '\000-\037' | cut -c1-80)"
+  done
+  wait "$pid" || status=$?
+  running=
+  if [ "$status" -ne 0 ]; then
+    tail -n 20 "$log" >&2
+    say "$what: failed after $((SECONDS - started)) s (status $status); its last lines are above" >&2
+  fi
+  return "$status"
+}
+
 # ---------------------------------------------------------------- Debian packages
 list=scripts/system-packages.txt
 mapfile -t required < <(grep -v '# optional' "$list" | sed 's/#.*//' | awk 'NF { print $1 }')
@@ -28,19 +57,23 @@ missing=() wanted=()
 for package in "${required[@]}"; do is_there "$package" || missing+=("$package"); done
 for package in "${optional[@]}"; do is_there "$package" || is_absent "$package" || wanted+=("$package"); done
 if [ $((${#missing[@]} + ${#wanted[@]})) -gt 0 ]; then
-  say "installing Debian packages (a few minutes on a fresh machine): ${missing[*]} ${wanted[*]}"
+  say "installing Debian packages, usually in two to five minutes on a fresh machine: ${missing[*]} ${wanted[*]}"
   as_root=()
   if [ "$(id -u)" -ne 0 ]; then
     command -v sudo >/dev/null || fail "run as root, or install sudo, to install them"
     as_root=(sudo)
+    sudo -v # asks for the password, if need be, before anything runs behind the file
   fi
-  "${as_root[@]}" apt-get update -q
+  watched "reading the package lists" "${as_root[@]}" apt-get update -q || fail "apt-get update failed"
+  # --no-remove: what is in the way of a package is for the admin to decide.
   install=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-remove --no-install-recommends)
-  if [ ${#missing[@]} -gt 0 ]; then "${install[@]}" "${missing[@]}" >/dev/null; fi
-  # --no-remove: what is in the way of a package is for the admin to decide. One by one: apt installs all that it is asked for or nothing, and not every release has them.
+  if [ ${#missing[@]} -gt 0 ]; then
+    watched "installing ${#missing[@]} packages" "${install[@]}" "${missing[@]}" || fail "apt-get install failed"
+  fi
+  # One by one: apt installs all that it is asked for or nothing, and not every release has them.
   not_found=()
   for package in "${wanted[@]}"; do
-    "${install[@]}" "$package" >/dev/null && continue
+    watched "installing $package" "${install[@]}" "$package" 2>/dev/null && continue
     say "without $package, which labs do not need" >&2
     not_found+=("$package")
   done
@@ -58,13 +91,14 @@ python=${PYTHON:-python3}
 stamp() { echo ".venv/.installed-$1-$(cat pyproject.toml scripts/setup.sh constraints/{build,"$1"}.txt | sha256sum | cut -c1-16)"; }
 if [ ! -e "$(stamp "$extra")" ]; then
   count=$(grep -c '==' "constraints/$extra.txt")
-  say "installing $count Python packages into .venv (one to three minutes, most of them for the download)"
-  [ -x .venv/bin/python ] || "$python" -m venv .venv
-  pip=(.venv/bin/python -m pip --disable-pip-version-check --quiet install)
-  "${pip[@]}" --require-hashes --requirement constraints/build.txt
+  say "installing $count Python packages into .venv, usually in one to three minutes, most of them for the download"
+  [ -x .venv/bin/python ] || watched "making .venv" "$python" -m venv .venv
+  pip=(.venv/bin/python -m pip --disable-pip-version-check --progress-bar off install)
+  watched "tools to build with" "${pip[@]}" --require-hashes --requirement constraints/build.txt
   # What has no wheel is built with these tools, not with others that pip would fetch unchecked.
-  "${pip[@]}" --require-hashes --no-build-isolation --requirement "constraints/$extra.txt"
-  "${pip[@]}" --no-deps --no-index --no-build-isolation --editable .
+  watched "$count Python packages" \
+    "${pip[@]}" --require-hashes --no-build-isolation --requirement "constraints/$extra.txt"
+  watched "hyperscaler itself" "${pip[@]}" --no-deps --no-index --no-build-isolation --editable .
   rm -f .venv/.installed-*
   touch "$(stamp "$extra")"
   # The tests' packages contain a host's, in the same versions.

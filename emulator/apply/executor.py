@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from emulator.apply.handler import ApplyContext, Handler
 from emulator.apply.state import StateStore
@@ -27,6 +27,9 @@ from emulator.plan.resources import Resource
 
 EVERY_CLUSTER = "*"
 """Clusters that fail with a step that serves no particular cluster."""
+
+_HELD_PAUSE = 1.0
+"""Seconds between two questions to the gate, when steps are kept back."""
 
 HandlerTable = Mapping[str, Handler[Any]]
 
@@ -133,8 +136,31 @@ def os_errors_translated(subject: str) -> Iterator[None]:
         ) from error
 
 
+class Gate(Protocol):
+    """Keeps back steps that could begin, while others are under way."""
+
+    def admits(self, resource: Resource) -> str:
+        """Nothing when the resource's step may begin, which then is under way; else what it waits for."""
+        ...
+
+    def ended(self, resource: Resource) -> None:
+        """A step that was admitted has ended, well or not."""
+        ...
+
+
+class OpenGate:
+    """Keeps nothing back."""
+
+    def admits(self, resource: Resource) -> str:
+        del resource
+        return ""
+
+    def ended(self, resource: Resource) -> None:
+        del resource
+
+
 class Executor:
-    """Applies plans. `workers` bounds how many effects run at once."""
+    """Applies plans. `workers` bounds how many effects run at once, `gate` those that make things."""
 
     def __init__(
         self,
@@ -144,12 +170,14 @@ class Executor:
         *,
         stop: StopFlag | None = None,
         workers: int = 8,
+        gate: Gate | None = None,
     ) -> None:
         self._handlers = handlers
         self._store = store
         self._reporter = reporter
         self._stop = stop or StopFlag()
         self._workers = workers
+        self._gate = gate or OpenGate()
 
     def apply(self, plan: Plan) -> None:
         """Carry out all changes.
@@ -170,20 +198,26 @@ class Executor:
         finished: list[Step] = []
         doomed: frozenset[str] = frozenset()
         running: dict[Future[None], str] = {}
+        noted: set[str] = set()
         with threads(self._workers, "apply") as pool:
             while waits or running:
+                held = False
                 for key in [key for key, blocked in waits.items() if not blocked]:
                     if len(running) == self._workers:
                         break  # a queued step would still start after a stop or a failure
                     may_go_on = EVERY_CLUSTER not in doomed and serves[steps[key].resource.id] - doomed
                     if not self._stop.is_set() and (not failures or may_go_on):
+                        if self._is_held(steps[key], noted):
+                            held = True
+                            continue
                         del waits[key]
                         running[pool.submit(self._run, plan.lab, steps[key])] = key
-                if not running:
+                if not running and (not held or self._stop.wait(_HELD_PAUSE)):
                     break
-                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                done, _ = wait(running, timeout=_HELD_PAUSE if held else None, return_when=FIRST_COMPLETED)
                 for future in [each for each in running if each in done]:  # in the order in which they began
                     key = running.pop(future)
+                    self._gate.ended(steps[key].resource)
                     error = future.exception()
                     if error is None:
                         finished.append(steps[key])
@@ -197,6 +231,14 @@ class Executor:
         self._roll_back(plan.lab, finished, {failure.resource.group for failure in failures} - {""})
         left = frozenset().union(*(serves[steps[key].resource.id] for key in waits))
         return Applied(self._error(failures, unstarted=sorted(waits)), doomed | left)
+
+    def _is_held(self, step: Step, noted: set[str]) -> bool:
+        """Whether the gate keeps the step back, which is said once."""
+        why = "" if step.is_delete else self._gate.admits(step.resource)
+        if why and step.key not in noted:
+            noted.add(step.key)
+            self._reporter.event(Event("apply", step.resource.id, Status.STARTED, f"waits: {why}"))
+        return bool(why)
 
     def _roll_back(self, lab: str, finished: list[Step], groups: set[str]) -> None:
         """Undo, newest first, the steps of this run in groups that contain a failure.

@@ -22,23 +22,23 @@ _LINE = 65536  # bytes read at once: a guest may write a line without end
 _KEYS_KEPT = 32
 
 
-def marked_lines(path: Path, *, kept: int = _KEYS_KEPT) -> str:
-    """The last lines of a console that hold host keys, as far as they are among its last 32 MiB.
+def marked_lines(path: Path, *, kept: int = _KEYS_KEPT, offset: int = 0) -> str:
+    """The last lines of a console, from `offset` on, that hold host keys, as far as they are among its last 32 MiB.
 
     A guest may print without end, also while this reads, and the file is looked at once a second.
     """
     try:
         with path.open("rb") as file:
-            found = _marked(file, kept)
+            found = _marked(file, kept, offset)
     except FileNotFoundError:
         return ""
     return found.decode("utf-8", "replace")
 
 
-def _marked(file: BinaryIO, kept: int) -> bytes:
+def _marked(file: BinaryIO, kept: int, offset: int = 0) -> bytes:
     found: deque[bytes] = deque(maxlen=kept)
     left = SEARCHED_BYTES
-    file.seek(max(0, file.seek(0, os.SEEK_END) - left))
+    file.seek(max(offset, file.seek(0, os.SEEK_END) - left))
     while line := file.readline(min(_LINE, left)):
         left -= len(line)
         if KEY_MARK in line:

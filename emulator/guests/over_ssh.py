@@ -7,13 +7,14 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
-from emulator.core.errors import ConfigureError, HyperscalerError, InterruptedRunError
+from emulator.core.errors import CommandTimeoutError, ConfigureError, HyperscalerError, InterruptedRunError
 from emulator.core.fs import write_private
 from emulator.core.paths import LabPaths
 from emulator.core.pool import threads
 from emulator.core.ports import GuestAddress, GuestShell, ProcessRunner
 from emulator.core.progress import Event, Reporter, Status
 from emulator.core.stop import StopFlag
+from emulator.core.waiting.pace import Pace
 from emulator.credentials.rotation_phases import RotatedSecret
 from emulator.credentials.ssh_certificates import SshCertificates
 from emulator.credentials.ssh_config import ssh_config
@@ -27,9 +28,10 @@ from emulator.guests.inventory.model import AnsibleInventory, ConnectionFacts
 from emulator.guests.inventory.render import InventoryFormat, render
 from emulator.guests.ports import Access, ConfigureOutcome
 from emulator.guests.ssh import OpenSshShell, host_keys_from_console, write_known_hosts
+from emulator.guests.verify.clocks import verify_clocks
 from emulator.guests.verify.kubeconfigs import admin_kubeconfig, student_kubeconfig, user_kubeconfig
 from emulator.guests.verify.kubernetes_probes import kubernetes_summary, verify_kubernetes
-from emulator.guests.verify.report import CheckResult, VerifyReport
+from emulator.guests.verify.report import SUMMARY_SECONDS, CheckResult, VerifyReport
 from emulator.guests.verify.rotated_secrets import closed_doors, prove_secret
 from emulator.guests.verify.slurm_probes import slurm_summary, verify_slurm
 from emulator.kubernetes.config.kubespray import kubespray_inventory
@@ -59,7 +61,7 @@ class RealGuests:
         return self._shell(access)
 
     def _shell(self, access: Access) -> OpenSshShell:
-        return OpenSshShell(access.paths.ssh_key, access.paths.known_hosts, access.prefix, self._runner)
+        return OpenSshShell(access.paths.ssh_key, access.paths.known_hosts, access.prefix, self._runner, access.pace)
 
     def ssh_argv(self, access: Access, node: str, command: Sequence[str]) -> list[str]:
         # ssh joins the words with blanks and a shell in the guest splits them again, as people know it.
@@ -99,6 +101,7 @@ class RealGuests:
                 self._inventory(spec, access),
                 access.paths,
                 timeout=spec.timeouts.configure,
+                pace=access.pace,
                 on_event=_TaskProgress(reporter).event,
                 cancelled=stop.is_set,
                 tags=tags,
@@ -125,16 +128,21 @@ class RealGuests:
             reporter.event(Event("verify", check.name, status, check.detail, check.seconds))
 
         gpus = {node.name: access.gpus[node.name] for node in spec.nodes_of(kind) if node.name in access.gpus}
-        report = _VERIFY[kind](spec, self._shell(access), _by_name(spec), gpus, on_check=report_check)
-        return report.checks
+        shell, guests = self._shell(access), _by_name(spec)
+        nodes = [guests[node.name] for node in spec.nodes_of(kind)]
+        # First, because certificates, MUNGE and tokens fail with a wrong clock, and none of them says that it is one.
+        clocks = verify_clocks(shell, nodes, pace=access.pace, on_check=report_check)
+        report = _VERIFY[kind](spec, shell, guests, gpus, pace=access.pace, on_check=report_check)
+        return (*clocks, *report.checks)
 
     def refusing(self, spec: ClusterSpec, access: Access, key: Path) -> tuple[str, ...]:
-        return closed_doors(OpenSshShell(key, access.paths.known_hosts, access.prefix, self._runner), addresses(spec))
+        shell = OpenSshShell(key, access.paths.known_hosts, access.prefix, self._runner, access.pace)
+        return closed_doors(shell, addresses(spec))
 
     def prove(
         self, spec: ClusterSpec, secret: RotatedSecret, access: Access, reporter: Reporter
     ) -> tuple[CheckResult, ...]:
-        checks = prove_secret(spec, secret, access.paths, self._shell(access), addresses(spec))
+        checks = prove_secret(spec, secret, access.paths, self._shell(access), addresses(spec), access.pace)
         for check in checks:
             status = Status.DONE if check.ok else Status.FAILED
             reporter.event(Event("prove", check.name, status, check.detail, check.seconds))
@@ -164,7 +172,7 @@ class RealGuests:
             asked["kubernetes"] = kubernetes_summary
         shell, guests = self._shell(access), _by_name(spec)
         with threads(len(asked), "status") as pool:
-            answers = pool.map(lambda ask: _answer(ask, spec, shell, guests), asked.values())
+            answers = pool.map(lambda ask: _answer(ask, spec, shell, guests, access.pace), asked.values())
         return dict(zip(asked, answers, strict=True))
 
     def kubeconfig(self, spec: ClusterSpec, access: Access, *, student: bool) -> str:
@@ -191,13 +199,18 @@ _VERIFY: Mapping[ClusterKind, Callable[..., VerifyReport]] = {
     ClusterKind.HPC: verify_slurm,
     ClusterKind.CLOUD: verify_kubernetes,
 }
-Summary = Callable[[ClusterSpec, GuestShell, Mapping[str, GuestAddress]], str]
+Summary = Callable[[ClusterSpec, GuestShell, Mapping[str, GuestAddress], Pace], str]
 
 
-def _answer(ask: Summary, spec: ClusterSpec, shell: GuestShell, guests: Mapping[str, GuestAddress]) -> str:
+def _answer(ask: Summary, spec: ClusterSpec, shell: GuestShell, guests: Mapping[str, GuestAddress], pace: Pace) -> str:
     """What a cluster says of itself, or why it does not."""
     try:
-        return ask(spec, shell, guests)
+        return ask(spec, shell, guests, pace)
+    except CommandTimeoutError:
+        return (
+            f"no answer within {pace.seconds(SUMMARY_SECONDS):.0f} s, which says nothing of its jobs or pods: its head"
+            " node is busy or hangs; ask again, or look with `hyperscaler verify`"
+        )
     except HyperscalerError as error:
         return f"no answer: {error.what.splitlines()[0]}"
 

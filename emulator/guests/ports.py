@@ -11,6 +11,7 @@ from emulator.core.paths import LabPaths
 from emulator.core.ports import GuestShell
 from emulator.core.progress import Reporter
 from emulator.core.stop import StopFlag
+from emulator.core.waiting.pace import Pace
 from emulator.credentials.rotation_phases import RotatedSecret
 from emulator.credentials.ssh_trust import CertificateOrder
 from emulator.credentials.users import LabUser
@@ -21,12 +22,14 @@ from emulator.labfile.model import ClusterKind, ClusterSpec
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """How to get into a lab's guests (the prefix enters their network namespace), and what GPUs they have."""
+    """How to get into a lab's guests (the prefix enters their network namespace), what GPUs they have, and how patient
+    to be with them on this host."""
 
     paths: LabPaths
     user: str
     prefix: tuple[str, ...]
     gpus: Mapping[str, tuple[NodeGpu, ...]] = field(default_factory=dict)
+    pace: Pace = field(default_factory=Pace)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 from emulator.core.errors import CommandTimeoutError, HyperscalerError
 from emulator.core.fs import write_private
 from emulator.core.ports import Completed, GuestAddress, ProcessRunner, log
+from emulator.core.waiting.pace import Pace
 from emulator.credentials.ssh_config import CONNECT_TIMEOUT, checked_name, client_settings
 
 # What a host key's blob must be: algorithm -> length in bytes (RFC 8709, RFC 5656), None where it varies.
@@ -33,13 +34,22 @@ class OpenSshShell:
         known_hosts: the lab's known_hosts, by node name.
         guest_prefix: argv prefix that enters the network of the guests.
         runner: runs ssh.
+        pace: of this host; the seconds that callers give are a fast host's.
     """
 
-    def __init__(self, key: Path, known_hosts: Path, guest_prefix: tuple[str, ...], runner: ProcessRunner) -> None:
+    def __init__(
+        self,
+        key: Path,
+        known_hosts: Path,
+        guest_prefix: tuple[str, ...],
+        runner: ProcessRunner,
+        pace: Pace | None = None,
+    ) -> None:
         self._key = key
         self._known_hosts = known_hosts
         self._prefix = guest_prefix
         self._runner = runner
+        self._pace = pace or Pace()
 
     def run(
         self,
@@ -52,14 +62,15 @@ class OpenSshShell:
     ) -> Completed:
         """See `GuestShell.run`. Exit status 255 is ssh's own: no connection."""
         return self._runner.run(
-            self.argv(guest, command, connect_timeout=min(CONNECT_TIMEOUT, timeout)),
-            timeout=timeout,
+            self.argv(guest, command, connect_timeout=self._pace.seconds(min(CONNECT_TIMEOUT, timeout))),
+            timeout=self._pace.seconds(timeout),
             check=check,
             stdin=stdin,
         )
 
     def ready(self, guest: GuestAddress, *, timeout: float) -> bool:
         """See `GuestShell.ready`."""
+        timeout = self._pace.seconds(timeout)
         try:
             argv = self.argv(guest, "true", connect_timeout=timeout)
             done = self._runner.run(argv, timeout=timeout, check=False)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+from functools import partial
+from uuid import UUID
 
 from emulator.apply.executor import Applied, Executor
 from emulator.apply.gpu_ownership import slice_key
 from emulator.apply.hypervisor_location import remember_hypervisor
 from emulator.core.errors import ConflictError, HyperscalerError
 from emulator.core.fs import private_directory, write_private
+from emulator.core.ports import DomainInfo
 from emulator.host.acceleration import AccelerationDecision
+from emulator.lab.boots.boot_gate import BootGate
 from emulator.lab.cluster_pipeline import CONFIGURE_FACT, VERIFY_FACT
 from emulator.lab.drain import drain_departing
 from emulator.lab.mdev_map import write_mdev_map
@@ -22,7 +26,8 @@ from emulator.lab.planning.gpu_placement import (
 from emulator.lab.planning.plan import HYPERVISOR_FACT, plan_lab, refuse_blocked
 from emulator.lab.recovery.orphaned_gpus import record_found
 from emulator.lab.run import LabRun
-from emulator.plan.model import Plan
+from emulator.plan.model import Action, Plan
+from emulator.plan.resources import Domain
 
 
 def begin_changes(run: LabRun, source: bytes) -> None:
@@ -86,8 +91,13 @@ def apply_plan(run: LabRun, plan: Plan) -> Applied:
         ConflictError: a node that leaves cannot be drained; nothing was changed.
         HyperscalerError: a change failed or a stop was asked for, and no cluster has everything that it needs.
     """
-    drain_departing(plan, run.spec, run.shell, run.reporter, run.stop)
-    applied = Executor(run.lab.handlers, run.store, run.reporter, stop=run.stop).run(plan)
+    pace = run.pace
+    drain_departing(plan, run.spec, run.shell, run.reporter, run.stop, pace)
+    if plan.changes and pace.factor > 1.0:
+        run.reporter.note(f"this host: {pace}")
+    starts = sum(isinstance(change.resource, Domain) and change.action is not Action.DELETE for change in plan.changes)
+    gate = BootGate(pace, partial(_domain_of, run)) if starts > pace.boots else None
+    applied = Executor(run.lab.handlers, run.store, run.reporter, stop=run.stop, gate=gate).run(plan)
     if applied.error is None:
         write_mdev_map(run.paths, run.state)
         return applied
@@ -96,3 +106,12 @@ def apply_plan(run: LabRun, plan: Plan) -> Applied:
     if run.stop.is_set() or not any(applied.is_intact(kind) for kind in run.spec.clusters):
         raise applied.error
     return applied
+
+
+def _domain_of(run: LabRun, resource: Domain) -> DomainInfo | None:
+    """The domain as it is now; None when there is none, or its hypervisor does not run yet or does not answer, which
+    is for the step itself to say."""
+    with contextlib.suppress(HyperscalerError):
+        hypervisor = run.lab.session.peek()
+        return hypervisor.domain_by_uuid(UUID(resource.uuid)) if hypervisor is not None else None
+    return None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
+import re
 import shlex
 from collections.abc import Mapping
 
@@ -11,11 +13,16 @@ from emulator.core.errors import ConflictError, HyperscalerError, InterruptedRun
 from emulator.core.ports import GuestAddress, GuestShell
 from emulator.core.progress import Event, Reporter, Status
 from emulator.core.stop import StopFlag
+from emulator.core.waiting.pace import Pace
 from emulator.kubernetes.config.kubectl import KUBECTL
 from emulator.labfile.model import ClusterKind, ClusterSpec, Role
 from emulator.plan.model import Action, Plan
 from emulator.plan.resources import Domain, Network
 
+MOST_ROUNDS = 4
+"""Of the time for a node: pods that its owner starts again and again would go for ever."""
+# What kubectl prints for a pod that has gone; that it was asked to go is another line.
+_GONE = re.compile(r"^pod/\S+ (?:evicted|deleted)$|^pod \S+ (?:evicted|deleted)$", re.MULTILINE)
 _ASK_SECONDS = 60.0
 _LOGIN_SECONDS = 15.0
 # Cordons a node and says in the same step who did: when this run ends before the node is gone and the file then keeps
@@ -37,8 +44,10 @@ def departing_nodes(plan: Plan, spec: ClusterSpec) -> tuple[str, ...]:
     )
 
 
-def drain_departing(plan: Plan, spec: ClusterSpec, shell: GuestShell, reporter: Reporter, stop: StopFlag) -> None:
-    """Drain the nodes that are about to go, one after the other, each within `timeouts.drain`.
+def drain_departing(
+    plan: Plan, spec: ClusterSpec, shell: GuestShell, reporter: Reporter, stop: StopFlag, pace: Pace | None = None
+) -> None:
+    """Drain the nodes that are about to go, one after the other, each in `timeouts.drain`, or longer while pods go.
 
     A node that is down has nothing to move, and one whose cluster cannot be asked is only warned about.
 
@@ -46,7 +55,7 @@ def drain_departing(plan: Plan, spec: ClusterSpec, shell: GuestShell, reporter: 
         ConflictError: pods of a node cannot be moved away. Nothing was deleted, and all nodes take pods again.
         InterruptedRunError: a stop was asked for; the same holds.
     """
-    nodes = departing_nodes(plan, spec)
+    pace, nodes = pace or Pace(), departing_nodes(plan, spec)
     if not nodes:
         return
     node = next(node for node in spec.nodes if node.role is Role.CLOUD_CONTROL_PLANE)
@@ -65,7 +74,7 @@ def drain_departing(plan: Plan, spec: ClusterSpec, shell: GuestShell, reporter: 
             reporter.event(Event("drain", name, Status.STARTED, "moving its pods away"))
             if not ready[name]:
                 cordoned.append(name)
-            _drain(name, shell, head, spec.timeouts.drain, cordoned=ready[name])
+            _drain(name, shell, head, spec.timeouts.drain, pace, cordoned=ready[name])
             reporter.event(Event("drain", name, Status.DONE, "drained"))
         _require_no_stop(stop)
     except Exception:
@@ -99,20 +108,25 @@ def _ready_nodes(shell: GuestShell, head: GuestAddress) -> Mapping[str, bool]:
         raise HyperscalerError(f"kubectl's answer cannot be read: {error}", where=head.name) from error
 
 
-def _drain(name: str, shell: GuestShell, head: GuestAddress, seconds: int, *, cordoned: bool) -> None:
-    options = f"--ignore-daemonsets --delete-emptydir-data --force --timeout={seconds}s"
+def _drain(name: str, shell: GuestShell, head: GuestAddress, seconds: int, pace: Pace, *, cordoned: bool) -> None:
+    """Rounds of `kubectl drain`, each with the time that the file gives, as long as pods went in the last one."""
+    options = f"--ignore-daemonsets --delete-emptydir-data --force --timeout={math.ceil(pace.seconds(seconds))}s"
     drain = f"{KUBECTL} drain {shlex.quote(name)} {options}"
     command = drain if cordoned else f"{_patch(name, _LEAVE)} && {drain}"
-    try:
-        done = shell.run(head, command, timeout=seconds + 60.0, check=False)
-        said = "" if done.returncode == 0 else (done.stderr or done.stdout).strip()
-        failed = done.returncode != 0
-    except HyperscalerError as error:
-        said, failed = error.what, True
-    if not failed:
-        return
+    rounds, moved, said = 0, True, ""
+    while moved and rounds < MOST_ROUNDS:
+        rounds += 1
+        try:
+            done = shell.run(head, command, timeout=seconds + 60.0, check=False)
+        except HyperscalerError as error:
+            said, moved = error.what, False
+        else:
+            if done.returncode == 0:
+                return
+            said, moved = (done.stderr or done.stdout).strip(), _GONE.search(done.stdout) is not None
+    waited = rounds * pace.seconds(seconds)
     raise ConflictError(
-        f"{name} cannot be drained within {seconds} s, so that it was kept: "
+        f"{name} cannot be drained within {waited:.0f} s, so that it was kept: "
         + "\n    ".join(said.splitlines()[-4:] or ["kubectl said nothing"]),
         where=name,
         fix="end those pods or the budget that keeps them, or raise timeouts.drain; then run provision again",

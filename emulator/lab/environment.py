@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -16,10 +16,11 @@ from emulator.core.ports import DiskTool, Hypervisor, HypervisorDaemon, ProcessR
 from emulator.core.ports.guest_accounts import GuestAccounts
 from emulator.core.ports.packet_filter import PacketFilter
 from emulator.core.ports.services import ServiceSupervisor
+from emulator.core.waiting.pace import Pace
 from emulator.guests.ports import Guests
 from emulator.host.acceleration import AccelerationDecision
 from emulator.host.facts import HostFacts
-from emulator.labfile.model import Acceleration, GpuBackend, GpuDeviceSpec, KubernetesSpec
+from emulator.labfile.model import Acceleration, ClusterSpec, GpuBackend, GpuDeviceSpec, KubernetesSpec
 
 
 class GpuOpener(Protocol):
@@ -56,6 +57,7 @@ class Environment:
         system_hypervisor: looks at the host's own libvirt on behalf of a lab, by the lab's name.
         daemon: the private libvirtd in this directory and network namespace.
         supervisor: what keeps a lab's services running, by its directory.
+        pace: how patient to be with a lab on this host; measured at the first call, the same in all others.
         connect, packet_filter: their last argument is the argv prefix that enters the guests' network namespace.
     """
 
@@ -77,6 +79,7 @@ class Environment:
     host_facts: Callable[[], HostFacts]
     gpus: GpuOpener
     units: Units
+    pace: Callable[[ClusterSpec], Pace] = field(default=lambda _spec: Pace())
 
 
 def host_gpus(env: Environment) -> GpuHost:

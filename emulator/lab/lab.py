@@ -26,6 +26,7 @@ from emulator.apply.ownership import LabIdentity
 from emulator.core.hypervisors import EMBEDDED
 from emulator.core.paths import LabPaths
 from emulator.core.ports import Hostdev
+from emulator.core.waiting.pace import Pace
 from emulator.guests.inventory.model import NodeGpu
 from emulator.guests.ports import Access
 from emulator.lab.environment import Environment
@@ -91,8 +92,10 @@ class Lab:
     passed: Callable[[], tuple[Hostdev, ...]]
     gpus: GpuSession | None = None
 
-    def access(self, user: str, gpus: Mapping[str, tuple[NodeGpu, ...]] | None = None) -> Access:
-        return Access(self.paths, user, guest_prefix(self.namespace), gpus or {})
+    def access(
+        self, user: str, gpus: Mapping[str, tuple[NodeGpu, ...]] | None = None, pace: Pace | None = None
+    ) -> Access:
+        return Access(self.paths, user, guest_prefix(self.namespace), gpus or {}, pace or Pace())
 
     def allow_changes(self) -> None:
         """Let a lab that was opened dry be changed from here on.

@@ -12,6 +12,7 @@ from emulator.core.paths import LabPaths
 from emulator.core.ports import GuestShell
 from emulator.core.progress import Reporter
 from emulator.core.stop import StopFlag
+from emulator.core.waiting.pace import Pace
 from emulator.guests.ports import Access
 from emulator.lab.command_log import CommandLog, logged_lock
 from emulator.lab.environment import Environment
@@ -81,7 +82,12 @@ class LabRun(LockedRun):
     @property
     def access(self) -> Access:
         """The way into the nodes, with the GPUs that the nodes have by the record as it is now."""
-        return self.lab.access(self.spec.ssh.user, node_gpus(self.spec, self.state))
+        return self.lab.access(self.spec.ssh.user, node_gpus(self.spec, self.state), self.pace)
+
+    @property
+    def pace(self) -> Pace:
+        """How patient to be on this host; measured once in a run."""
+        return self.env.pace(self.spec)
 
     @property
     def shell(self) -> GuestShell:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,24 +12,28 @@ from emulator.core import ids
 from emulator.core.console_log import marked_lines, read_tail
 from emulator.core.errors import InterruptedRunError, WaitTimeoutError
 from emulator.core.pool import threads
-from emulator.core.ports import DomainState, GuestAddress, GuestShell, Hypervisor
+from emulator.core.ports import DomainInfo, DomainState, GuestAddress, GuestShell
 from emulator.core.progress import Event, Reporter, Status
 from emulator.core.stop import StopFlag
+from emulator.core.waiting.pace import Pace
+from emulator.core.waiting.watch import Clock, Look, wait_until
 from emulator.lab.run import LabRun
 from emulator.labfile.model import ClusterKind
 
 POLL_SECONDS, LONGEST_POLL_SECONDS = 0.5, 5.0
 """Between two tries at a guest, at first and in the end: each try that fails costs a busy host a login."""
+LOGIN_SECONDS = 15.0
+"""For one try at a guest, on a fast host."""
 CONSOLE_LINES = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Guest:
-    """A node to wait for; `running` says whether its domain still runs."""
+    """A node to wait for; `domain` looks at its domain."""
 
     address: GuestAddress
     console: Path
-    running: Callable[[], bool]
+    domain: Callable[[], DomainInfo | None]
 
 
 class HostKeyBook:
@@ -72,7 +75,7 @@ def boot_cluster(run: LabRun, kind: ClusterKind, keys: HostKeyBook) -> None:
     """Return when every node of the cluster lets us in.
 
     Raises:
-        WaitTimeoutError: one did not within `timeouts.boot`.
+        WaitTimeoutError: one did not within `timeouts.boot`, and made no progress any more.
         InterruptedRunError: a stop was asked for.
     """
     spec, hypervisor = run.spec, run.lab.session.get()
@@ -80,20 +83,15 @@ def boot_cluster(run: LabRun, kind: ClusterKind, keys: HostKeyBook) -> None:
         Guest(
             GuestAddress(node.name, node.ip, spec.ssh.user),
             run.paths.console / f"{node.name}.log",
-            partial(_runs, hypervisor, ids.host_name(spec.name, node.name)),
+            partial(hypervisor.domain, ids.host_name(spec.name, node.name)),
         )
         for node in spec.nodes_of(kind)
     ]
-    wait_for_guests(guests, keys, run.shell, run.reporter, timeout=spec.timeouts.boot, stop=run.stop)
+    wait_for_guests(guests, keys, run.shell, run.reporter, pace=run.pace, seconds=spec.timeouts.boot, stop=run.stop)
     if run.stop.is_set():
         raise InterruptedRunError(
             "stopped on request while the nodes booted", fix="run the same command again to go on"
         )
-
-
-def _runs(hypervisor: Hypervisor, domain: str) -> bool:
-    info = hypervisor.domain(domain)
-    return info is not None and info.state is DomainState.RUNNING
 
 
 def wait_for_guests(
@@ -102,52 +100,105 @@ def wait_for_guests(
     shell: GuestShell,
     reporter: Reporter,
     *,
-    timeout: float,
+    pace: Pace,
+    seconds: float,
     stop: StopFlag,
+    clock: Clock | None = None,
 ) -> None:
-    """Return when every guest lets us in by ssh.
+    """Return when every guest lets us in by ssh, or a stop was asked for.
+
+    A guest has `seconds`, and after that as long as it makes progress: its console grows, or it uses its processor.
 
     Raises:
-        WaitTimeoutError: one did not within `timeout` seconds; says where it was stuck, with the last lines of its
+        WaitTimeoutError: one made no progress any more, or stopped; says where it was stuck, with the last lines of its
             console.
     """
     with threads(min(len(guests), 32), "boot") as pool:
-        waits = [pool.submit(_wait, guest, keys, shell, reporter, timeout=timeout, stop=stop) for guest in guests]
+        boots = [_Boot(guest, keys, shell, reporter, pace, seconds) for guest in guests]
+        waits = [pool.submit(boot.wait, stop, clock) for boot in boots]
         errors = [error for error in (wait.exception() for wait in waits) if error]
     if errors:
         raise errors[0]
 
 
-def _wait(
-    guest: Guest, keys: HostKeyBook, shell: GuestShell, reporter: Reporter, *, timeout: float, stop: StopFlag
-) -> None:
-    name = guest.address.name
-    started = time.monotonic()
-    reporter.event(Event("boot", name, Status.STARTED, "waiting for ssh"))
-    cause, pause = "", POLL_SECONDS
-    while not stop.is_set():
-        known = keys.learn(guest)
-        if known and shell.ready(guest.address, timeout=15):
-            reporter.event(Event("boot", name, Status.DONE, "ssh answers", time.monotonic() - started))
+class _Boot:
+    """The wait for one guest."""
+
+    def __init__(
+        self, guest: Guest, keys: HostKeyBook, shell: GuestShell, reporter: Reporter, pace: Pace, seconds: float
+    ) -> None:
+        self._guest = guest
+        self._keys = keys
+        self._shell = shell
+        self._reporter = reporter
+        self._pace = pace
+        self._patience = pace.patience(seconds)
+        self._pause = POLL_SECONDS
+
+    def wait(self, stop: StopFlag, clock: Clock | None) -> None:
+        name = self._guest.address.name
+        self._reporter.event(Event("boot", name, Status.STARTED, "waiting for ssh"))
+        waited = wait_until(self._look, self._patience, clock=clock, stop=stop)
+        if waited.done and not waited.value:
+            self._reporter.event(Event("boot", name, Status.DONE, "ssh answers", waited.seconds))
             return
-        if not guest.running():
-            cause = "the virtual machine stopped"
-        elif known:
-            cause = "it booted, but ssh does not let us in"
-        else:
-            cause = "it has not printed its host key: still booting, or stuck"
-        spent = time.monotonic() - started
-        if spent > timeout or cause.startswith("the virtual machine"):
-            reporter.event(Event("boot", name, Status.FAILED, cause, spent))
-            raise WaitTimeoutError(
-                f"{name} is not reachable after {spent:.0f} s: {cause}. Last lines of its console:\n"
-                + last_lines(guest.console),
-                where=str(guest.console),
-                fix="look at the console log; a slow host may need a larger timeouts.boot in the file",
-            )
-        stop.wait(pause)
+        if waited.done:
+            raise self._failure(waited.value, f"after {waited.seconds:.0f} s", waited.seconds)
+        if waited.given_up is not None:
+            raise self._failure(waited.value, str(waited.given_up), waited.seconds)
+
+    def _look(self) -> Look[str]:
+        """Why the guest does not let us in yet; nothing once it does, and `_STOPPED` when it never will."""
+        guest = self._guest
+        known = self._keys.learn(guest)
+        if known and self._shell.ready(guest.address, timeout=LOGIN_SECONDS):
+            return Look("", done=True)
+        info = guest.domain()
+        if info is None or info.state is not DomainState.RUNNING:
+            return Look(_paused(info) or _STOPPED, done=True)
+        cause = "it booted, but ssh does not let us in" if known else _BOOTING
         # Looking at the console alone is cheap, so the tries become rarer only once ssh is asked.
-        pause = min(pause * 1.5, LONGEST_POLL_SECONDS) if known else POLL_SECONDS
+        self._pause = min(self._pause * 1.5, LONGEST_POLL_SECONDS) if known else POLL_SECONDS
+        sign = (known, console_size(guest.console), self._patience.steps(info.cpu_seconds))
+        return Look(cause, done=False, sign=sign, pause=self._pause)
+
+    def _failure(self, cause: str, how_long: str, seconds: float) -> WaitTimeoutError:
+        guest = self._guest
+        self._reporter.event(Event("boot", guest.address.name, Status.FAILED, cause, seconds))
+        return WaitTimeoutError(
+            f"{guest.address.name} is not reachable {how_long}: {cause} (waited for its ssh; {self._pace})."
+            " Last lines of its console:\n" + last_lines(guest.console),
+            where=str(guest.console),
+            fix="look at the console log; where the node was still at work, end other work on the host, or raise"
+            " timeouts.boot in the file, and run the same command again: it goes on from here",
+        )
+
+
+_BOOTING = "it has not printed its host key: still booting, or stuck"
+_STOPPED = "the virtual machine stopped"
+
+
+def _paused(info: DomainInfo | None) -> str:
+    """What a paused guest means: QEMU pauses one whose disk cannot grow, and a person may have, too."""
+    if info is None or info.state is not DomainState.PAUSED:
+        return ""
+    return (
+        "the virtual machine is paused, as QEMU does when the host's disk is full (`virsh suspend` does it, too);"
+        " with space on the disk, the next `hyperscaler provision` resumes it"
+    )
+
+
+def console_size(path: Path) -> int:
+    """Bytes on a guest's console so far; 0 while there is none."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def has_key_beyond(path: Path, offset: int) -> bool:
+    """Whether a host key was printed behind the first `offset` bytes; a shorter log was begun anew or cut."""
+    return bool(marked_lines(path, offset=offset if offset <= console_size(path) else 0))
 
 
 def last_lines(path: Path) -> str:

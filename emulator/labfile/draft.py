@@ -11,6 +11,7 @@ from emulator.labfile.addresses import AddressRange
 from emulator.labfile.layout import (
     CPU_WORKERS,
     GPU_WORKERS,
+    LOGIN_NODES,
     CloudCluster,
     ControlNode,
     GpuWorkers,
@@ -226,8 +227,14 @@ def read_draft(root: View) -> Draft:
 
 
 def _hpc_groups(view: View, hpc: HpcCluster) -> tuple[GroupDraft, ...]:
-    compute = GroupDraft(view.child("compute_nodes"), hpc.compute_nodes)
-    return (GroupDraft(view.child("controller"), hpc.controller), compute)
+    found = [
+        GroupDraft(view.child("controller"), hpc.controller),
+        GroupDraft(view.child("compute_nodes"), hpc.compute_nodes),
+    ]
+    login = view.child("login_nodes")
+    if login.present:
+        found.append(GroupDraft(login, hpc.login_nodes or LOGIN_NODES))
+    return tuple(found)
 
 
 def _cloud_groups(view: View, cloud: CloudCluster) -> tuple[GroupDraft, ...]:

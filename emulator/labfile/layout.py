@@ -83,8 +83,8 @@ class Workers(NodeSettings):
         Addresses | None,
         key(
             "Addresses of the nodes, given in order. Default: the first free addresses after the control node's; GPU"
-            " workers start in the upper half of the subnet's first 256 addresses, so that adding CPU workers moves no"
-            " other node."
+            " workers and login nodes start in the upper half of the subnet's first 256 addresses, so that adding"
+            " other nodes does not move them."
         ),
     ] = None
 
@@ -113,6 +113,9 @@ class ComputeNodes(GpuWorkers):
     count: Annotated[int, key("How many nodes of this kind.", minimum=1, maximum=1000)] = 1
 
 
+LOGIN_NODES = Workers("hpc-login", Role.HPC_LOGIN, 2, 1024, 20)
+
+
 @dataclass(frozen=True, slots=True)
 class HpcCluster:
     controller: Annotated[ControlNode, key("The node that runs slurmctld, slurmdbd and the accounting database.")] = (
@@ -121,6 +124,15 @@ class HpcCluster:
     compute_nodes: Annotated[ComputeNodes, key("The nodes that run jobs. Left out: one node.")] = ComputeNodes(
         "hpc-compute", Role.HPC_COMPUTE, 2, 2048, 20
     )
+    login_nodes: Annotated[
+        Workers | None,
+        key(
+            "The nodes that students log in to, with Slurm's commands and none of its services. Left out: none, and"
+            " students log in to the controller.",
+            start=LOGIN_NODES,
+            see="slurm.md",
+        ),
+    ] = None
     slurm_config: Annotated[SlurmSpec, key("Slurm's settings.")] = field(default_factory=SlurmSpec)
 
 

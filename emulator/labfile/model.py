@@ -48,6 +48,7 @@ class Role(StrEnum):
 
     HPC_CONTROLLER = "hpc-controller"
     HPC_COMPUTE = "hpc-compute"
+    HPC_LOGIN = "hpc-login"
     CLOUD_CONTROL_PLANE = "cloud-control-plane"
     CLOUD_CPU_WORKER = "cloud-cpu-worker"
     CLOUD_GPU_WORKER = "cloud-gpu-worker"
@@ -243,7 +244,7 @@ class GpuAllocationSpec:
 
 @dataclass(frozen=True, slots=True)
 class ClusterSpec(Settings):
-    """A whole lab. `nodes` are in a fixed order: hpc head, hpc compute, cloud head, cpu workers, gpu workers."""
+    """A whole lab. `nodes` are in a fixed order: hpc head, compute and login, cloud head, cpu workers, gpu workers."""
 
     name: str
     description: str
@@ -256,6 +257,15 @@ class ClusterSpec(Settings):
 
     def nodes_of(self, cluster: ClusterKind) -> tuple[NodeSpec, ...]:
         return tuple(node for node in self.nodes if node.role.cluster is cluster)
+
+    @property
+    def entrances(self) -> tuple[NodeSpec, ...]:
+        """Where ordinary users log in: each cluster's login nodes or, without any, its head."""
+        found: list[NodeSpec] = []
+        for kind in ClusterKind:
+            nodes = self.nodes_of(kind)
+            found += [node for node in nodes if node.role is Role.HPC_LOGIN] or [n for n in nodes if n.role.is_head]
+        return tuple(found)
 
     @property
     def clusters(self) -> tuple[ClusterKind, ...]:

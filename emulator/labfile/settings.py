@@ -93,15 +93,15 @@ class SecuritySpec:
 
 @dataclass(frozen=True, slots=True)
 class TimeoutSpec:
-    """Upper bounds in seconds; under TCG everything takes longer, so the defaults are generous."""
+    """Seconds that a wait has in any case; with progress it goes on (docs/design/0016). `lock` is a plain limit."""
 
     boot: Annotated[Seconds, key("From power-on until ssh answers.")] = 600
     configure: Annotated[Seconds, key("For the playbooks of one cluster.")] = 1800
     verify: Annotated[Seconds, key("For the probes at the end.")] = 300
     drain: Annotated[Seconds, key("For the pods of one Kubernetes node that leaves the lab to move away.")] = 180
-    shutdown: Annotated[Seconds, key("For a node to shut down when its settings change; then it is switched off.")] = (
-        120
-    )
+    shutdown: Annotated[
+        Seconds, key("For a node to shut down when its settings change; one that does nothing more is switched off.")
+    ] = 120
     lock: Annotated[Seconds, key("For another lab to be done with the host's networks.")] = 60
 
 
@@ -123,5 +123,5 @@ class Settings:
     ] = field(default_factory=SecuritySpec)
     timeouts: Annotated[
         TimeoutSpec,
-        key("Upper bounds in seconds; without KVM everything takes longer, so the defaults are generous."),
+        key("Seconds that a wait has in any case; after that it goes on while there is progress.", see="operations.md"),
     ] = field(default_factory=TimeoutSpec)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from emulator.core.errors import UsageError
 from emulator.guests.ports import Access
@@ -42,7 +43,8 @@ def kubeconfig(env: Environment, name: str, *, student: bool) -> str:
     spec = load_recorded_lab(env.home, name).spec
     if spec.kubernetes is None:
         raise UsageError(f"lab {name} has no Kubernetes cluster", fix="add clusters.cloud to its file and provision it")
-    return env.guests.kubeconfig(spec, _access(env, spec), student=student)
+    access = replace(_access(env, spec), pace=env.pace(spec))  # the only one here that asks a node, and waits for it
+    return env.guests.kubeconfig(spec, access, student=student)
 
 
 def way_to_lab(env: Environment, name: str) -> tuple[str, ...]:

@@ -1,9 +1,10 @@
-"""Status: the labs of this host, and the nodes of one. Never blocks, not even while a command works on the lab."""
+"""Status: the labs of this host, and the nodes of one. It waits for no lock, so it answers while a command works on the
+lab; the clusters themselves are asked last, with a patience that fits the host."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
@@ -15,13 +16,14 @@ from emulator.core.errors import ConfigError, ConflictError, HyperscalerError, U
 from emulator.core.ports import DomainInfo
 from emulator.core.ports.services import ServiceInfo
 from emulator.credentials.rotation_files import pending_rotations
+from emulator.guests.verify.report import SUMMARY_SECONDS
 from emulator.lab.environment import Environment
 from emulator.lab.lab import Backends, open_lab
 from emulator.lab.lab_files import lab_names, load_recorded_lab, require_lab_name
 from emulator.lab.open_journal import LabRecord, open_record
 from emulator.lab.planning.plan import HYPERVISOR_FACT, open_to_plan, plan_lab
 from emulator.lab.recovery.ownership_conflicts import copy_notes
-from emulator.labfile.model import ClusterKind, ClusterSpec, NodeSpec
+from emulator.labfile.model import ClusterSpec, NodeSpec
 from emulator.operations.host.autostart import has_autostart
 from emulator.plan.resources import Domain
 from emulator.plan.service_resources import Service
@@ -115,10 +117,16 @@ def list_labs(env: Environment) -> tuple[LabLine, ...]:
     return tuple(lines)
 
 
-def lab_status(env: Environment, name: str) -> LabStatus:
-    """One lab: what is recorded, what libvirt says, what Slurm says.
+def lab_status(env: Environment, name: str, *, on_known: Callable[[LabStatus, float], None] | None = None) -> LabStatus:
+    """One lab: what is recorded, what libvirt says, what Slurm and Kubernetes say.
 
     A lab whose first `provision` has just begun has no file yet: it is reported as far as it is known.
+
+    Args:
+        env: everything outside the program.
+        name: of the lab.
+        on_known: called before the clusters are asked, with all else that is known and the seconds that they have to
+            answer; not called when there is none to ask.
 
     Raises:
         UsageError: there is no such lab.
@@ -160,10 +168,15 @@ def lab_status(env: Environment, name: str) -> LabStatus:
         problems += drift
     running = {node.name for node in nodes if node.state == "running"}
     answering = [node.role.cluster for node in spec.nodes if node.role.is_head and node.name in running]
-    clusters = _clusters(env, record, spec, hypervisor, answering) if answering else {}
     phases = {key.removeprefix("phase/"): value for key, value in state.facts.items() if key.startswith("phase/")}
     autostart = has_autostart(env, name)
-    return LabStatus(name, hypervisor, phases, nodes, clusters, busy, tuple(problems), autostart, notes, services)
+    known = LabStatus(name, hypervisor, phases, nodes, {}, busy, tuple(problems), autostart, notes, services)
+    if not answering:
+        return known
+    access = open_lab(env, record, Backends(hypervisor)).access(spec.ssh.user, pace=env.pace(spec))
+    if on_known is not None:
+        on_known(known, access.pace.seconds(SUMMARY_SECONDS))
+    return replace(known, clusters=env.guests.cluster_state(spec, access, answering))
 
 
 def _rotations(env: Environment, name: str) -> list[str]:
@@ -225,11 +238,3 @@ def _drift(
             lines.append(f"{change.resource.id}: {change.reason} ({change.action.value} by `hyperscaler provision`)")
     listed = lines[:DRIFT_LINES]
     return [*listed, *([f"and {len(lines) - len(listed)} more"] if len(lines) > len(listed) else [])], notes
-
-
-def _clusters(
-    env: Environment, record: LabRecord, spec: ClusterSpec, hypervisor: str, kinds: Sequence[ClusterKind]
-) -> Mapping[str, str]:
-    """What Slurm and Kubernetes say of their nodes."""
-    lab = open_lab(env, record, Backends(hypervisor))
-    return env.guests.cluster_state(spec, lab.access(spec.ssh.user), kinds)

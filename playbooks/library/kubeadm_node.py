@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -40,6 +41,7 @@ from ansible.module_utils.kubeadm_config import (
     with_token,
 )
 from ansible.module_utils.kubeadm_reset import RECORD, NodeError, has_remains, reset, run
+from ansible.module_utils.pace import LONGEST, Watch, seconds
 
 DOCUMENTATION = r"""
 module: kubeadm_node
@@ -193,20 +195,31 @@ def require_skew(release: Release, cluster: Cluster) -> None:
 
 
 def answers(ip: str, timeout: float) -> bool:
-    """Whether the API server at `ip` says that it is ready, within `timeout` seconds."""
+    """Whether the API server at `ip` says that it is ready. It has `timeout` seconds, and longer while its start-up
+    hooks end one after the other or containers come up."""
     # Readiness is public, and no secret is sent: the certificate need not be looked at here.
     context = ssl._create_unverified_context()  # noqa: S323
-    deadline = time.monotonic() + timeout
+    watch = Watch(timeout)
     while True:
+        said = b""
         try:
-            with urllib.request.urlopen(f"https://{ip}:{API_PORT}/readyz", timeout=10, context=context) as reply:
+            url = f"https://{ip}:{API_PORT}/readyz?verbose"
+            with urllib.request.urlopen(url, timeout=seconds(10), context=context) as reply:
                 if reply.status == 200:
                     return True
+        except urllib.error.HTTPError as error:
+            with contextlib.suppress(OSError):
+                said = error.read(65536)  # a line for each hook and check, with whether it has ended
         except (OSError, urllib.error.URLError):
             pass
-        if time.monotonic() > deadline:
+        if watch.over((said, running_containers())):
             return False
         time.sleep(1)
+
+
+def running_containers() -> frozenset[str]:
+    """kubelet's containers by their cgroups, and none where there are none yet."""
+    return frozenset(glob.glob("/sys/fs/cgroup/kubepods.slice/**/cri-containerd-*.scope", recursive=True))
 
 
 def start_kubelet() -> bool:
@@ -222,7 +235,7 @@ def init(params: Params, release: Release) -> tuple[bool, str]:
     """A running control plane; (changed, hash of its CA)."""
     cluster, node, timeout = params["cluster"], params["node"], params["timeout"]
     require_version(release, cluster.get("version"))
-    documents = init_documents(release, cluster, node, timeout)
+    documents = init_documents(release, cluster, node, seconds(timeout))
     wanted = settings(release, cluster, node)
     record = read_record(RECORD)
     if record.get("role") == "control-plane":
@@ -241,7 +254,7 @@ def init(params: Params, release: Release) -> tuple[bool, str]:
         restored = restore_admin(timeout)
         changed = start_kubelet() or restored
         if not answers(node["ip"], timeout):
-            raise NodeError(f"the API server does not answer after {timeout} s\n{kubelet_journal()}")
+            raise NodeError(f"the API server does not answer after {timeout} s and more\n{kubelet_journal()}")
         return changed, record["ca_hash"]
     if has_remains():
         reset()
@@ -321,7 +334,7 @@ def join(params: Params, release: Release) -> tuple[bool, str]:
     require_skew(release, cluster)
     if has_remains():
         reset()
-    documents = join_documents(release, cluster, node, params["token"], [params["ca_hash"]], timeout)
+    documents = join_documents(release, cluster, node, params["token"], [params["ca_hash"]], seconds(timeout))
     try:
         for tries in range(FINISH_TRIES):
             write_private(CONFIG, to_yaml(documents))
@@ -348,7 +361,8 @@ def finish_join(name: str) -> None:
     """What kubeadm does when kubelet has its own certificate: it notes the runtime's socket at the node. kubeadm waits
     ten seconds for the API server's answer to it, which a busy emulated CPU may not keep."""
     note = f"kubeadm.alpha.kubernetes.io/cri-socket={CRI_SOCKET}"
-    argv = ["kubectl", "--kubeconfig", KUBELET_CONF, "--request-timeout=120s", "annotate", "--overwrite", "node", name]
+    patience = f"--request-timeout={seconds(120)}s"
+    argv = ["kubectl", "--kubeconfig", KUBELET_CONF, patience, "annotate", "--overwrite", "node", name]
     for tries in range(FINISH_TRIES):
         try:
             run([*argv, note], 300)
@@ -362,7 +376,8 @@ def finish_join(name: str) -> None:
 def kubeadm(argv: Sequence[str], timeout: float) -> None:
     run(["systemctl", "enable", "kubelet"], 120)
     try:
-        run(argv, timeout)
+        # Each of its phases has the time; all together have it several times.
+        run(argv, LONGEST * timeout)
     except (NodeError, subprocess.TimeoutExpired) as error:
         raise NodeError(f"{error}\n{kubelet_journal()}") from error
 
@@ -377,14 +392,16 @@ def one_at_a_time(timeout: float) -> Iterator[None]:
     """Waits until no other run of this module works on the node. One goes on here after the tool on the other end was
     killed; what it is about to finish must not be torn down under it."""
     with open(LOCK, "w", encoding="utf-8") as stream:
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + seconds(timeout)
         while True:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError as error:
                 if time.monotonic() > deadline:
-                    raise NodeError(f"an earlier run still works on this node after {timeout} s: {LOCK}") from error
+                    raise NodeError(
+                        f"an earlier run still works on this node after {seconds(timeout)} s: {LOCK}"
+                    ) from error
                 time.sleep(1)
         yield
 
@@ -398,7 +415,10 @@ def random_token() -> str:
 def forget(name: str) -> None:
     """Delete the node of this name, which is about to join: kubeadm refuses one that the cluster knows as Ready, and
     such a node is what a join leaves that was killed after kubelet had registered."""
-    run(["kubectl", "--kubeconfig", ADMIN, "delete", "node", name, "--ignore-not-found", "--timeout=120s"], 300)
+    run(
+        ["kubectl", "--kubeconfig", ADMIN, "delete", "node", name, "--ignore-not-found", f"--timeout={seconds(120)}s"],
+        300,
+    )
 
 
 def new_token() -> str:

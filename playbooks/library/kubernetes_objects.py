@@ -17,6 +17,7 @@ from typing import Required, TypedDict
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.kubernetes_apply import ClusterError, Object, apply, kubectl
+from ansible.module_utils.pace import Watch, seconds
 
 DOCUMENTATION = r"""
 module: kubernetes_objects
@@ -184,11 +185,11 @@ def remove(name: str, *, ready: bool) -> str:
     trouble = ""
     try:
         if ready:
-            words = ["--ignore-daemonsets", "--delete-emptydir-data", "--force", f"--timeout={DRAIN_TIMEOUT}s"]
+            words = ["--ignore-daemonsets", "--delete-emptydir-data", "--force", f"--timeout={seconds(DRAIN_TIMEOUT)}s"]
             kubectl("drain", name, *words, timeout=DRAIN_TIMEOUT + 60)
     except (ClusterError, subprocess.TimeoutExpired) as error:
         trouble = str(error).splitlines()[-1]
-    kubectl("delete", "node", name, f"--timeout={DRAIN_TIMEOUT}s", timeout=DRAIN_TIMEOUT + 60)
+    kubectl("delete", "node", name, f"--timeout={seconds(DRAIN_TIMEOUT)}s", timeout=DRAIN_TIMEOUT + 60)
     return trouble
 
 
@@ -244,20 +245,20 @@ def wait_ready(
     timeout: float,
 ) -> None:
     """Wait until nodes and workloads are ready; `seen` is a snapshot that may say so at once."""
-    deadline = time.monotonic() + timeout
+    watch = Watch(timeout)
     if not waiting_for(names, namespaces, *seen):
         return
     watching = True
     while True:
         if watching:
             began = time.monotonic()
-            watch_until_ready(names, namespaces, min(WATCH_SECONDS, deadline - began))
+            watch_until_ready(names, namespaces, min(WATCH_SECONDS, timeout))
             watching = time.monotonic() - began >= WATCH_SECONDS  # it saw no end, which may be that of a pod
         lines = waiting_for(names, namespaces, *snapshot())
         if not lines:
             return
-        if time.monotonic() > deadline:
-            raise ClusterError(f"not ready after {timeout} s: " + "; ".join(lines))
+        if given_up := watch.over(tuple(lines)):
+            raise ClusterError(f"not ready {given_up}: " + "; ".join(lines))
         if not watching:
             time.sleep(READY_POLL)
 

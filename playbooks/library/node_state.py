@@ -18,11 +18,13 @@ import re
 import subprocess
 import tempfile
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal, TypedDict
 
+from ansible.module_utils.pace import Watch, seconds
 from ansible.module_utils.user_end import USER_UIDS, CommandError, alive, bar, end_processes, expiry
+from ansible.module_utils.user_quota import NoQuotasError, Quota, ensure_quota, kernel
 
 DOCUMENTATION = r"""
 module: node_state
@@ -36,6 +38,10 @@ options:
     description: System or ordinary accounts, each with C(name), C(uid), C(home) and C(shell).
     type: list
     elements: dict
+  quota:
+    description: Hard limits of each of O(users) on the root file system, C(kib) and C(inodes). A file system that
+      counts nothing is a warning.
+    type: dict
   former_users:
     description: Accounts that are closed; their processes are ended. Their files stay.
     type: list
@@ -67,7 +73,7 @@ options:
     type: list
     elements: dict
   timeout:
-    description: Seconds that a unit may take to be up.
+    description: Seconds, of a fast host, that a unit may take to be up; longer while it is at work.
     type: int
 """
 
@@ -80,7 +86,9 @@ changes:
 # How long to wait for another stamp of a file, and how often; the kernel's clock has ticks of up to 10 ms.
 TICK_SECONDS = 0.02
 TICKS = 5
-UNIT_PROPERTIES = "Id,LoadState,ActiveState,UnitFileState,NeedDaemonReload,ExecMainStartTimestamp"
+UNIT_PROPERTIES = (
+    "Id,LoadState,ActiveState,UnitFileState,NeedDaemonReload,ExecMainStartTimestamp,SubState,MainPID,CPUUsageNSec"
+)
 
 
 class User(TypedDict):
@@ -122,6 +130,7 @@ class Unit(TypedDict):
 
 class Params(TypedDict):
     users: list[User]
+    quota: Quota | None
     former_users: list[str]
     directories: list[Directory]
     absent: list[str]
@@ -137,7 +146,7 @@ class NodeStateError(Exception):
 
 def run(argv: Sequence[str], timeout: float = 120) -> str:
     """Run a command; its output. A failure becomes NodeStateError with what the command said."""
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=timeout, check=False)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=seconds(timeout), check=False)
     if done.returncode:
         said = (done.stderr or done.stdout).strip()
         raise NodeStateError(f"{' '.join(argv)} ended with status {done.returncode}: {said}")
@@ -416,16 +425,24 @@ def answers(unit: Unit) -> bool:
 def wait_until_up(unit: Unit, name: str, timeout: float) -> None:
     """Until the unit is active and its port answers. A service of Type=simple is `active` at once, even if it is
     about to give up, so the port is the real sign."""
-    deadline = time.monotonic() + timeout
+    watch = Watch(timeout)
     while True:
-        state = show_units([name]).get(name, {}).get("ActiveState", "")
+        seen = show_units([name]).get(name, {})
+        state = seen.get("ActiveState", "")
         if state in ("failed", "inactive"):
             raise NodeStateError(f"{name} did not stay up\n{journal_of(name)}")
         if state == "active" and answers(unit):
             return
-        if time.monotonic() > deadline:
-            raise NodeStateError(f"{name} is not up after {timeout} s\n{journal_of(name)}")
+        # Its processes come and go, or it uses the processor: it is at work.
+        if given_up := watch.over((state, seen.get("SubState"), seen.get("MainPID"), work_of(seen))):
+            raise NodeStateError(f"{name} is not up {given_up}\n{journal_of(name)}")
         time.sleep(0.2)
+
+
+def work_of(seen: Mapping[str, str]) -> int:
+    """Whole seconds of processor time that the unit has used; 0 where systemd does not count it."""
+    text = seen.get("CPUUsageNSec", "")
+    return int(text) // 10**9 if text.isascii() and text.isdigit() and len(text) < 19 else 0
 
 
 def journal_of(name: str) -> str:
@@ -435,11 +452,24 @@ def journal_of(name: str) -> str:
     return done.stdout.strip()
 
 
-def converge(params: Params, *, check: bool) -> list[str]:
+def ensure_quotas(users: Sequence[User], quota: Quota | None, warn: Callable[[str], None], *, check: bool) -> list[str]:
+    """The same limits for each of the users; a disk without quotas, of an older image, stays as it is."""
+    if quota is None:
+        return []
+    quotactl = kernel("/")
+    try:
+        return [f"quota {user['name']}" for user in users if ensure_quota(user["uid"], quota, quotactl, check=check)]
+    except NoQuotasError:
+        warn("users can fill this node's disk: it was made from an image without quotas; make the node again")
+        return []
+
+
+def converge(params: Params, warn: Callable[[str], None], *, check: bool) -> list[str]:
     """Everything the parameters ask for; the changes made."""
     changes = []
     for user in params["users"]:
         changes += ensure_user(user, check=check)
+    changes += ensure_quotas(params["users"], params["quota"], warn, check=check)
     for name in params["former_users"]:
         changes += ensure_former(name, check=check)
     for directory in params["directories"]:
@@ -460,6 +490,10 @@ def argument_spec() -> dict[str, Any]:
     place = {"owner": {"type": "str"}, "group": {"type": "str"}, "mode": {"type": "str"}}
     return {
         "former_users": {"type": "list", "elements": "str", "default": []},
+        "quota": {
+            "type": "dict",
+            "options": {"kib": {"type": "int", "required": True}, "inodes": {"type": "int", "required": True}},
+        },
         "users": {
             "type": "list",
             "elements": "dict",
@@ -533,7 +567,7 @@ def main() -> None:
 
     module = UnloggedModule(argument_spec=argument_spec(), supports_check_mode=True)
     try:
-        changes = converge(module.params, check=module.check_mode)
+        changes = converge(module.params, module.warn, check=module.check_mode)
     except (NodeStateError, CommandError, OSError, subprocess.TimeoutExpired) as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=bool(changes), changes=changes)

@@ -9,6 +9,8 @@ import subprocess
 import time
 from collections.abc import Sequence
 
+from ansible.module_utils.pace import seconds
+
 RECORD = "/var/lib/hyperscaler/kubeadm.json"
 MOUNTS = "/proc/self/mounts"
 # What kubeadm and kubelet leave behind. The device plugins' directory goes too: kubelet makes it again.
@@ -39,7 +41,7 @@ class NodeError(Exception):
 def run(
     argv: Sequence[str], timeout: float, *, check: bool = True, stdin: str | None = None
 ) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=timeout, check=False, input=stdin)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=seconds(timeout), check=False, input=stdin)
     if check and done.returncode:
         said = "\n".join((done.stdout + done.stderr).strip().splitlines()[-25:])
         raise NodeError(f"{' '.join(argv[:3])} ended with status {done.returncode}: {said}")

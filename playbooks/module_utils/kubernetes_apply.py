@@ -15,6 +15,8 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Any, Required, TypedDict
 
+from ansible.module_utils.pace import seconds
+
 # An object of the API, as its JSON is read, and by what it is found: kind, namespace ("" for none) and name.
 Object = dict[str, Any]
 Key = tuple[str, str, str]
@@ -60,7 +62,9 @@ def kubectl(*words: str, stdin: str | None = None, timeout: float = 300) -> str:
     argv = ["kubectl", "--kubeconfig", KUBECONFIG, *words]
     # kubectl keeps what it learns about the API; without a home it would ask anew each time.
     env = {**os.environ, "HOME": "/root"}
-    done = subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=timeout, check=False, env=env)
+    done = subprocess.run(
+        argv, input=stdin, capture_output=True, text=True, timeout=seconds(timeout), check=False, env=env
+    )
     if done.returncode:
         raise ClusterError(f"kubectl {' '.join(words[:3])}: {(done.stderr or done.stdout).strip()}")
     return done.stdout

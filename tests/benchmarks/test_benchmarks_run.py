@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from emulator.adapters.embedded.qemu_capabilities import QemuCapabilities
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 # A file with the words that make it small, and a figure that it must print.
@@ -35,12 +38,44 @@ def test_a_benchmark_prints_its_figures(name: str, monkeypatch: pytest.MonkeyPat
     assert done.returncode in (0, 1), done.stderr
     assert "Traceback" not in done.stderr, done.stderr
     assert re.search(figure, done.stdout), done.stdout
+    assert done.stdout.startswith("compared: "), "a reader wants to know what is compared with what"
 
 
 @pytest.mark.parametrize("name", sorted(NEEDS_A_HOST))
 def test_a_benchmark_can_be_started(name: str) -> None:
     done = run(name, "--help")
     assert done.returncode == 0, done.stderr
+
+
+class Sides:
+    """Two sides that note what they find in the cache of what QEMU can, and fill it."""
+
+    def __init__(self, cache: Path) -> None:
+        self.cache, self.seen = cache, list[tuple[str, bool]]()
+
+    def side(self, name: str) -> Callable[[QemuCapabilities], float]:
+        def run(_known: QemuCapabilities) -> float:
+            self.seen.append((name, self.cache.is_dir()))
+            self.cache.mkdir(exist_ok=True)
+            return 1.0
+
+        return run
+
+
+@pytest.mark.parametrize("warm", [True, False])
+def test_both_sides_of_a_pair_find_the_same_cache(tmp_path: Path, warm: bool) -> None:
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        from bench_provision import pairs
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+    sides = Sides(tmp_path / "cache")
+    counted = list(pairs(sides.side("ours"), sides.side("theirs"), 4, tmp_path / "cache", warm=warm))
+    assert len(counted) == 4
+    # The pair that is not counted fills a warm cache, on whichever side begins it.
+    assert {found for _, found in sides.seen[2:]} == {warm}
+    begun = [name for name, _ in sides.seen[2::2]]
+    assert begun.count("ours") == begun.count("theirs") == 2
 
 
 def test_every_benchmark_is_tried() -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 import subprocess
 import time
+from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from emulator.core.paths import Home
+from tests.support import student_attacks as attack
 from tests.support.labs import COMMAND, host_snapshot, hyperscaler, left_behind
 from tests.support.node_baseline import check_baseline, check_secrets, check_ssh_audit, closed_from_outside, guest
 
@@ -18,6 +21,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("no_lab_left")]
 
 LAB = "e2e-slurm"
 COMPUTE = ("hpc-compute-1", "hpc-compute-2")
+LOGIN = "hpc-login-1"
+NODES = ("hpc-controller", *COMPUTE, LOGIN)
 SPEC = """
 version: "1.0"
 metadata: {{name: {lab}}}
@@ -30,6 +35,7 @@ clusters:
     controller: {{cpu_cores: 2, memory_gb: 2, disk_gb: 8}}
     compute_nodes:
       {{count: {count}, cpu_cores: 1, memory_gb: 1, disk_gb: 8, gpu_enabled: true, gpu: {{profile: 1g.10gb}}}}
+    login_nodes: {{cpu_cores: 1, memory_gb: 0.5, disk_gb: 8}}
     slurm_config:
       partitions: [main, debug]
       default_partition: main
@@ -74,18 +80,21 @@ def test_provision_verifies_itself(provisioned: dict[str, Any]) -> None:
     assert sum(provisioned["configured"].values()) > 0
 
 
-@pytest.mark.parametrize("name", ["hpc-controller", *COMPUTE])
+SERVICES = {"hpc-controller": {"slurmctld", "slurmdbd", "mariadb"}, LOGIN: set[str]()}
+
+
+@pytest.mark.parametrize("name", NODES)
 def test_services(provisioned: dict[str, Any], name: str) -> None:
     host = guest(LAB, name, sudo=True)
-    wanted = ["munge", "slurmctld", "slurmdbd", "mariadb"] if name == "hpc-controller" else ["munge", "slurmd"]
-    for service in wanted:
-        assert host.service(service).is_running, service
+    assert host.service("munge").is_running
+    for service in ("slurmctld", "slurmdbd", "mariadb", "slurmd"):
+        assert host.service(service).is_running == (service in SERVICES.get(name, {"slurmd"})), service
     assert host.run("hostname").stdout.strip() == name
     assert host.run("systemctl is-failed '*'").stdout.strip().splitlines().count("failed") == 0
     assert host.file("/etc/munge/munge.key").mode == 0o400 or host.file("/etc/munge/munge.key").mode == 0o600
 
 
-@pytest.mark.parametrize("name", ["hpc-controller", *COMPUTE])
+@pytest.mark.parametrize("name", NODES)
 def test_security_baseline(provisioned: dict[str, Any], name: str) -> None:
     check_baseline(LAB, name)
 
@@ -110,7 +119,7 @@ def test_slurm_runs_jobs_on_all_nodes(provisioned: dict[str, Any]) -> None:
 
 
 def test_batch_job_and_accounting(provisioned: dict[str, Any]) -> None:
-    job = run("hpc-controller", "sbatch --parsable --wait -N1 -o /tmp/out --wrap 'echo from $(hostname)'")
+    job = run("hpc-controller", "sbatch --parsable --wait -N1 -o ~/out --wrap 'echo from $(hostname)'")
     record = run("hpc-controller", f"sleep 2; sacct -n -X -P -j {job} -o JobID,State,Partition")
     assert record == f"{job}|COMPLETED|main"
 
@@ -168,7 +177,7 @@ def test_status_inventory_and_ssh(provisioned: dict[str, Any], tmp_path: Path) -
     inventory.write_text(hyperscaler("inventory", LAB).stdout)
     ansible = COMMAND.with_name("ansible")
     ping = subprocess.run([ansible, "all", "-i", inventory, "-m", "ping"], capture_output=True, text=True, timeout=300)
-    assert ping.stdout.count("SUCCESS") == 3, ping.stdout + ping.stderr
+    assert ping.stdout.count("SUCCESS") == len(NODES), ping.stdout + ping.stderr
 
 
 def ssh_as(user: str) -> list[str | Path]:
@@ -214,8 +223,101 @@ def test_a_student_s_jobs_have_limits(provisioned: dict[str, Any]) -> None:
     assert run("hpc-controller", f"squeue -h -j {job_ids[1]} -o %r") == "QOSMaxGRESPerUser"
 
 
+def test_students_log_in_to_the_login_node(provisioned: dict[str, Any]) -> None:
+    granted = hyperscaler("access", "add", LAB, "cyd", "--ttl", "2h", "--json").json()
+    assert granted["user"]["nodes"] == [LOGIN]
+    done = as_user("cyd", LOGIN, "cat /proc/self/cgroup; srun -N1 hostname")
+    group, host = done.stdout.split()
+    assert re.fullmatch(r"0::/user.slice/user-\d+.slice/session-\w+.scope", group), done.stderr
+    assert host in COMPUTE
+    assert as_user("cyd", "hpc-controller", "true").returncode == 255
+
+
+def test_others_are_out_of_sight(provisioned: dict[str, Any]) -> None:
+    job = as_user("ada", "hpc-controller", "sbatch --parsable --mem=50 -o /dev/null --wrap 'sleep 20'").stdout.strip()
+    assert run("hpc-controller", f"squeue -h -j {job} -o %u") == "ada"
+    look = f"squeue -h; scontrol show job {job}; {{ sacct -anX -o User; ps -e -o user=; }}"
+    seen = as_user("cyd", LOGIN, look)
+    assert set(seen.stdout.split()) == {"cyd"}, seen.stdout
+    assert as_user("cyd", LOGIN, "cat /proc/1/cmdline").returncode != 0
+    assert int(run(LOGIN, "ps -e -o pid= | wc -l")) > 10  # labadmin is in the group adm
+    connect = "import socket; socket.socket(socket.AF_UNIX).connect('/run/mysqld/mysqld.sock')"
+    assert "PermissionError" in as_user("ada", "hpc-controller", attack.python(connect)).stderr
+    run("hpc-controller", "scancel -u ada")
+
+
+def test_a_full_disk_is_the_student_s_own(provisioned: dict[str, Any]) -> None:
+    error, taken = as_user("ada", "hpc-controller", attack.fill_disk()).stdout.split()
+    assert error == "EDQUOT"
+    assert 2**29 < int(taken) <= 2**30  # a quarter of half of 8 GiB, less what the home directory has
+    assert int(run("hpc-controller", "df --output=avail -B1 / | tail -1")) > 2**31
+    # Others write there: labadmin, the database, slurmctld.
+    job = run("hpc-controller", "echo x >~/fits && sbatch --parsable --wait -N1 --mem=50 -o ~/out --wrap 'echo x'")
+    assert run("hpc-controller", f"sleep 2; sacct -nXP -j {job} -o State") == "COMPLETED"
+    assert as_user("ada", "hpc-controller", attack.empty_disk()).returncode == 0
+
+
+def test_a_hostile_student_stops_nobody(provisioned: dict[str, Any]) -> None:
+    """On the controller, which is the worst place: connections, memory and processes without end, all at once."""
+    uid = run("hpc-controller", "id -u ada")
+    group = f"/sys/fs/cgroup/user.slice/user-{uid}.slice"
+    with ExitStack() as ending:
+        ending.callback(run, "hpc-controller", f"sudo -n pkill -KILL -u {uid} || true")
+
+        def begin(command: str) -> subprocess.Popen[str]:
+            started = subprocess.Popen([*ssh_as("ada"), "hpc-controller", command], stdout=subprocess.PIPE, text=True)
+            ending.callback(started.wait)
+            ending.callback(started.kill)
+            return started
+
+        begin(attack.memory_hog())
+        for command in (attack.connections(90, "192.168.100.10"), attack.fork_bomb(180)):
+            started = begin(command)
+            assert started.stdout is not None
+            assert started.stdout.readline() == "begun\n"
+        began = time.monotonic()
+        assert hyperscaler("ssh", LAB, "hpc-controller", "--", "true").code == 0
+        print(f"a login of labadmin took {time.monotonic() - began:.1f} s")
+        began = time.monotonic()
+        assert as_user("cyd", LOGIN, "srun -N1 hostname").stdout.strip() in COMPUTE
+        print(f"another student's srun took {time.monotonic() - began:.1f} s")
+        # Refused forks are counted at the session up to Linux 6.10, later at the group that has the limit.
+        events = f"cat {group}/pids.events {group}/*/pids.events; grep 'oom_kill ' {group}/memory.events"
+        held: Counter[str] = Counter()
+        while not held["max"] or not held["oom_kill"]:
+            assert time.monotonic() < began + 120, held
+            held.clear()
+            for line in run("hpc-controller", events).splitlines():
+                kind, count = line.split()
+                held[kind] += int(count)
+    assert run("hpc-controller", "systemctl --failed --plain --no-legend") == ""
+
+
+def test_jobs_are_kept_apart(provisioned: dict[str, Any]) -> None:
+    """A job that forks without end and ignores SIGTERM, on a node that others use next."""
+    node = COMPUTE[0]
+    submit = f"sbatch --parsable -w {node} --mem=400 -o /dev/null <<'END'\n#!/bin/sh\n{attack.fork_bomb(120)}\nEND"
+    submitted = as_user("ada", "hpc-controller", submit)
+    job = submitted.stdout.strip()
+    assert job.isdigit(), submitted.stderr
+    processes = "ps -u ada -o pid= | wc -l"
+    deadline = time.monotonic() + 60
+    while int(run(node, processes)) < 100 and time.monotonic() < deadline:
+        time.sleep(3)
+    assert 100 <= int(run(node, processes)) <= 512
+    run("hpc-controller", f"scancel {job}")
+    while run("hpc-controller", f"squeue -h -j {job} || true") and time.monotonic() < deadline + 120:
+        time.sleep(3)
+    group = "/sys/fs/cgroup$(cut -d: -f3 /proc/self/cgroup)/.."
+    look = f'ls -A /tmp; touch /tmp/mine; cat {group}/memory.max {group}/memory.swap.max; bash -c "ulimit -Hu"'
+    done = as_user("cyd", LOGIN, f"srun -w {node} --mem=50 sh -c '{look}'")
+    # Slurm counts what may be swapped with what may be in memory.
+    assert done.stdout.split() == [str(50 * 2**20), str(50 * 2**20), "512"], done.stdout + done.stderr
+    assert run(node, "ls /tmp/mine || true; pgrep -u ada || true") == ""
+
+
 def test_every_node_has_a_certificate_that_the_others_trust(provisioned: dict[str, Any]) -> None:
-    for name in ("hpc-controller", *COMPUTE):
+    for name in NODES:
         assert run(name, "sudo -n stat -c '%a %U' /etc/hyperscaler/tls/node.key") == "600 root"
     serving = "openssl s_server -quiet -accept 8443 -cert node.crt -key node.key"
     unit = "sudo -n systemd-run --quiet --unit=tls-test --property=WorkingDirectory=/etc/hyperscaler/tls"
@@ -229,22 +331,22 @@ def test_every_node_has_a_certificate_that_the_others_trust(provisioned: dict[st
 
 
 def test_rotate_munge_under_a_running_job(provisioned: dict[str, Any]) -> None:
-    job = run("hpc-controller", "sbatch --parsable -N1 -o /tmp/survivor --mem=50 --wrap 'sleep 45; echo survived'")
+    job = run("hpc-controller", "sbatch --parsable -N1 -o ~/survivor --mem=50 --wrap 'sleep 45; echo survived'")
     time.sleep(4)
     assert run("hpc-controller", f"squeue -h -j {job} -o %T") == "RUNNING"
     node = run("hpc-controller", f"squeue -h -j {job} -o %N")
-    before = {name: run(name, "sudo -n sha256sum /etc/munge/munge.key") for name in ("hpc-controller", *COMPUTE)}
+    before = {name: run(name, "sudo -n sha256sum /etc/munge/munge.key") for name in NODES}
     started = time.monotonic()
     assert hyperscaler("rotate", LAB, "munge", "--yes", "--json").json()["rotated"] is True
     print(f"rotate munge took {time.monotonic() - started:.0f} s")
-    after = {name: run(name, "sudo -n sha256sum /etc/munge/munge.key") for name in ("hpc-controller", *COMPUTE)}
+    after = {name: run(name, "sudo -n sha256sum /etc/munge/munge.key") for name in NODES}
     assert len(set(after.values())) == 1
     assert not set(after.values()) & set(before.values())
     deadline = time.monotonic() + 120
     while (record := run("hpc-controller", f"sacct -n -X -P -j {job} -o State")) != "COMPLETED":
         assert record in ("RUNNING", "COMPLETING", "") and time.monotonic() < deadline, record
         time.sleep(3)
-    assert run(node, "cat /tmp/survivor") == "survived"
+    assert run(node, "cat ~/survivor") == "survived"
 
 
 def test_rotate_tls(provisioned: dict[str, Any]) -> None:
@@ -274,7 +376,7 @@ def test_rotate_ssh_killed_half_way(provisioned: dict[str, Any], tmp_path: Path)
                 killed.kill()
     assert any("rotation of ssh" in line for line in hyperscaler("status", LAB, "--json").json()["problems"])
     done = hyperscaler("rotate", LAB, "ssh", "--yes", "--json").json()
-    assert (done["finished"], sorted(done["hand_again"])) == (["ssh"], ["ada", "bob"])
+    assert (done["finished"], sorted(done["hand_again"])) == (["ssh"], ["ada", "bob", "cyd"])
     assert hyperscaler("ssh", LAB, "hpc-compute-1", "--", "hostname").stdout.strip() == "hpc-compute-1"
     (tmp_path / "config").write_text(paths.ssh_config.read_text().replace(f'"{paths.ssh_key}"', f'"{old}"'))
     argv = ["ssh", "-F", str(tmp_path / "config"), "-o", "BatchMode=yes", "hpc-compute-1", "true"]
@@ -305,12 +407,12 @@ def test_revoked_access_ends_at_once(provisioned: dict[str, Any]) -> None:
     assert refused.returncode == 255
     assert "Permission denied" in refused.stderr
     users = {user["name"]: user["revoked"] for user in hyperscaler("access", "list", LAB, "--json").json()["users"]}
-    assert users == {"ada": True, "bob": False}
+    assert users == {"ada": True, "bob": False, "cyd": False}
 
 
 def test_access_ends_by_itself(provisioned: dict[str, Any]) -> None:
     """The node ends it, without any command of ours: session, job, and what ignores SIGTERM."""
-    hyperscaler("access", "add", LAB, "eve", "--ttl", "120s")
+    hyperscaler("access", "add", LAB, "eve", "--ttl", "120s", "--node", "hpc-controller")
     granted = time.monotonic()
     stubborn = "trap '' TERM; while :; do sleep 1; done"
     with subprocess.Popen([*ssh_as("eve"), "hpc-controller", stubborn], stdin=subprocess.DEVNULL) as session:
@@ -345,7 +447,7 @@ def test_secrets_are_private(provisioned: dict[str, Any], lab_file: Path) -> Non
     for words in (["status", LAB], ["access", "list", LAB], ["history", LAB], ["gpu", "map", LAB], ["plan", lab_file]):
         asked[" ".join(map(str, words))] = hyperscaler(*words, "--json").stdout
     asked["inventory"] = hyperscaler("inventory", LAB, "--format", "json").stdout
-    check_secrets(LAB, ["hpc-controller", *COMPUTE], asked)
+    check_secrets(LAB, NODES, asked)
 
 
 def test_scaling_out_applies_only_the_difference(provisioned: dict[str, Any], lab_file: Path) -> None:

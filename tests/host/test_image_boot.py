@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -123,6 +124,37 @@ def test_root_is_not_let_in_and_nobody_can_let_himself_in(guest: ImageGuest) -> 
     assert "permitrootlogin no" in settings
     assert "authorizedkeysfile /etc/ssh/lab_keys/%u" in settings
     guest.output("sudo rm -r /root/.ssh")
+
+
+QUOTA = share_dir() / "playbooks" / "module_utils" / "user_quota.py"
+SET_QUOTA = """
+print(ensure_quota(3001, {"kib": 65536, "inodes": 100}, kernel("/"), check=False))
+print(ensure_quota(3001, {"kib": 65536, "inodes": 100}, kernel("/"), check=False))
+"""
+
+
+def test_a_user_who_logs_in_is_held_in_bounds(guest: ImageGuest) -> None:
+    guest.output("sudo useradd --create-home --user-group --uid 3001 ada; sudo cp /etc/ssh/lab_keys/{labadmin,ada}")
+    program = base64.b64encode((QUOTA.read_text() + SET_QUOTA).encode()).decode()
+    # The second time there is nothing to change.
+    assert guest.output(f"echo {program} | base64 -d | sudo python3 -").split() == ["True", "False"]
+
+    def ada(command: str) -> str:
+        done = guest.ssh(command, user="ada")
+        return done.stdout + done.stderr
+
+    group = ada("cat /proc/self/cgroup").strip().removeprefix("0::")
+    assert group.startswith("/user.slice/user-3001.slice/session-")
+    limits = "/sys/fs/cgroup/user.slice/user-3001.slice"
+    assert [int(word) > 0 for word in ada(f"cat {limits}/pids.max {limits}/memory.max").split()] == [True, True]
+    assert guest.output("cut -d: -f3 /proc/self/cgroup") == "/management.slice/ssh.service"
+    assert ada("ps -e -o user= | sort -u").split() == ["ada"]
+    assert "root" in guest.output("ps -e -o user= | sort -u")
+    assert "Disk quota exceeded" in ada("fallocate -l 100M big")
+    assert "Disk quota exceeded" in ada("for n in $(seq 120); do : >/tmp/ada-$n || exit; done")
+    hog = ada("python3 -c 'held = [b\"x\" * 2**24 for _ in range(200)]'; echo $?")
+    assert "137" in hog.split() or "Killed" in hog
+    guest.output("sudo pkill -KILL -u ada; sudo sh -c 'rm /etc/ssh/lab_keys/ada /tmp/ada-*; userdel --remove ada'")
 
 
 def test_the_firewall_lets_in_ssh_alone_until_the_node_has_a_role(guest: ImageGuest) -> None:

@@ -28,6 +28,7 @@ class BuildTools(FakeRunner):
         self.on("apt-config", lambda _call: self.apt_config)
         self.on("mmdebstrap", lambda call: self._mmdebstrap(call.argv))
         self.on("mke2fs", lambda call: self._mke2fs(call.argv))
+        self.on("tune2fs", "")
         self.on("qemu-img", lambda call: self._qemu_img(call.argv))
         self.on("dpkg-query", "munge\t0.5.15-2\tamd64\tmunge\t0.5.15-2\tA Person <a@example.org>\n")
 

@@ -24,10 +24,12 @@ def load(path: str, name: str) -> ModuleType:
     return module
 
 
+pace = load("module_utils/pace.py", "ansible.module_utils.pace")
 kubeadm_config = load("module_utils/kubeadm_config.py", "ansible.module_utils.kubeadm_config")
 kubeadm_reset = load("module_utils/kubeadm_reset.py", "ansible.module_utils.kubeadm_reset")
 kubernetes_apply = load("module_utils/kubernetes_apply.py", "ansible.module_utils.kubernetes_apply")
 user_end = load("module_utils/user_end.py", "ansible.module_utils.user_end")
+user_quota = load("module_utils/user_quota.py", "ansible.module_utils.user_quota")
 kubeadm_node = load("library/kubeadm_node.py", "kubeadm_node")
 kubernetes_objects = load("library/kubernetes_objects.py", "kubernetes_objects")
 

@@ -532,9 +532,9 @@ class SimulatedHost:
         """That of the host, as it is seen from the home that commands now have."""
         return GpuLedger(self.default_home.gpu_owners, boot_id=self.boot_id, home=self._home_id())
 
-    def guest_accounts(self) -> AccountLedger:
-        """Those of the host, as they are seen from the home that commands now have."""
-        return HookedAccounts(self.default_home, self.files / "accounts.lock", self.hook, self.home.id)
+    def guest_accounts(self, home: Home | None = None) -> AccountLedger:
+        """Those of the host, as they are seen from a home; by default from the one that commands now have."""
+        return HookedAccounts(self.default_home, self.files / "accounts.lock", self.hook, (home or self.home).id)
 
     def _home_id(self) -> str:
         return "" if self.home == self.default_home else self.home.id

@@ -19,7 +19,6 @@ import os
 import shutil
 import socket
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import quote
@@ -27,7 +26,7 @@ from urllib.parse import quote
 from emulator.adapters.embedded import entry
 from emulator.adapters.embedded.control_groups import ControlGroups
 from emulator.adapters.embedded.network_namespace import NetworkNamespace, shared_notes
-from emulator.adapters.embedded.processes import EmbeddedProcess, end_processes, find_processes
+from emulator.adapters.embedded.processes import EmbeddedProcess, answered, end_processes, find_processes
 from emulator.adapters.embedded.qemu_capabilities import QemuCapabilities
 from emulator.adapters.libvirt.guest_account import guest_account
 from emulator.adapters.system.process import missing_program
@@ -296,12 +295,7 @@ class EmbeddedHypervisor:
         return True
 
     def _await_answer(self, seconds: float) -> bool:
-        deadline = time.monotonic() + seconds
-        while not self._answers():
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.05)
-        return True
+        return answered(self._answers, lambda: filter(_is_daemon, find_processes(self._directory)), seconds)
 
     # ------------------------------------------------------------ processes
     def _launch(self, *, fresh: bool) -> None:

@@ -8,13 +8,16 @@ pidfds that are checked after opening.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from emulator.adapters.system.session_time import work_of_session
 from emulator.core.trust.processes import end, holding, process_ids
+from emulator.core.waiting.watch import Clock, Look, Patience, wait_until
 
 _PLACE = "/run/libvirt"
 
@@ -45,6 +48,28 @@ def end_processes(
     with holding(asked, is_ours) as held:
         end(held, ((signal.SIGTERM, patience), (signal.SIGKILL, 5.0)))
         return tuple(asked[pid] for pid in held.values())
+
+
+def answered(
+    answers: Callable[[], bool],
+    daemons: Callable[[], Iterable[EmbeddedProcess]],
+    seconds: float,
+    clock: Clock | None = None,
+) -> bool:
+    """Whether a daemon answers within `seconds`, or later while it uses the processor: one that is slow is not dead."""
+    patience = Patience.within(seconds)
+    pauses = itertools.chain((0.05,) * 20, itertools.repeat(0.5))  # a look at its processor time takes some itself
+
+    def worked() -> float:
+        with contextlib.suppress(ProcessLookupError):
+            return sum(work_of_session(os.getsid(daemon.pid)).seconds for daemon in daemons())
+        return 0.0
+
+    def look() -> Look[bool]:
+        up = answers()
+        return Look(up, up, sign=None if up else patience.steps(worked()), pause=next(pauses))
+
+    return wait_until(look, patience, clock=clock).value
 
 
 def _identify(pid: int, directory: Path) -> EmbeddedProcess | None:

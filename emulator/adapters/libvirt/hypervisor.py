@@ -36,6 +36,7 @@ from emulator.core.hypervisors import EMBEDDED, SYSTEM_URI, SystemHypervisor
 from emulator.core.ids import host_name
 from emulator.core.ports import DomainInfo, DomainRequest, DomainState, NetworkInfo, NetworkRequest
 from emulator.core.ports.guest_accounts import GuestAccount
+from emulator.core.waiting.watch import Patience, Watch
 
 # virDomainState of <libvirt/libvirt-domain.h>. Blocked (2) means waiting, so the domain runs.
 _STATES = {
@@ -210,22 +211,28 @@ class LibvirtHypervisor:
     def shutdown_domain(self, name: str, *, timeout: float) -> None:
         """See `Hypervisor.shutdown_domain`; nothing happens if the domain is absent or off."""
         handle = self._lookup(name)
-        deadline = time.monotonic() + timeout
+        patience = Patience.within(timeout)
+        watch = Watch(patience, time.monotonic)
         pressed = -_PRESS_AGAIN
         while handle is not None and self._can_hear(handle):
-            now = time.monotonic()
-            if now >= deadline:
+            if watch.look(patience.steps(self._cpu_seconds(handle))):
                 break
+            now = time.monotonic()
             if now - pressed >= _PRESS_AGAIN:
                 # A paused guest does not react. One paused by a full disk pauses again as long as the disk is full.
                 if self._state(handle) is DomainState.PAUSED:
-                    with contextlib.suppress(HypervisorError):  # else powered off at the deadline
+                    with contextlib.suppress(HypervisorError):  # else powered off in the end
                         call(handle.resume, where=f"domain {name}")
                 self._unless((errors.OPERATION_INVALID, errors.NO_DOMAIN), handle.shutdown, name)
                 pressed = now
             time.sleep(0.2)
         if handle is not None and self._state(handle) is not DomainState.SHUTOFF:
             self._unless((errors.OPERATION_INVALID, errors.NO_DOMAIN), handle.destroy, name)
+
+    def _cpu_seconds(self, handle: Any) -> float:
+        """Processor time of a domain since its start; 0 for one that is off."""
+        seen = self._unless((errors.NO_DOMAIN, errors.OPERATION_INVALID), handle.info, handle.name())
+        return float(seen[4]) / 1e9 if seen else 0.0  # virDomainInfo: state, memory, used memory, CPUs, nanoseconds
 
     def _can_hear(self, handle: Any) -> bool:
         """Whether the guest runs or was paused for a reason that permits resuming it."""
@@ -277,7 +284,8 @@ class LibvirtHypervisor:
         if state not in (DomainState.RUNNING, DomainState.PAUSED):
             return info
         live = self._unless((errors.NO_DOMAIN,), lambda: handle.XMLDesc(0), handle.name())
-        return replace(info, live=read_domain(live, state=state, autostart=bool(autostart)) if live else None)
+        known = read_domain(live, state=state, autostart=bool(autostart)) if live else None
+        return replace(info, live=known, cpu_seconds=self._cpu_seconds(handle))
 
     @staticmethod
     def _unless(harmless: tuple[int, ...], action: Callable[[], Any], name: str) -> Any:

@@ -15,12 +15,15 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
+from emulator.adapters.system.session_time import work_of_session
 from emulator.core.errors import CommandError, CommandTimeoutError, HostNotFitError
 from emulator.core.ports import Completed, log
 from emulator.core.units import MIB, human_bytes
+from emulator.core.waiting.watch import Patience, Watch
 
 # Debian package of each program that the product runs; a missing program is reported with its package.
 DEBIAN_PACKAGES: Mapping[str, str] = {
@@ -69,6 +72,10 @@ DEBIAN_PACKAGES: Mapping[str, str] = {
 # dead NFS server) never does; it is left behind, and the error says so.
 _KILL_GRACE = 5.0
 
+# A command that works has its time in processor seconds so many times, which is longer on a host with other work; and
+# no more than so many times in all.
+_MOST_WORK, _LONGEST_WORK = 4, 16
+
 # Characters that an error message quotes from the end of the output, where programs give their reasons.
 _QUOTED = 2000
 _FLOOD_QUOTED = 200  # of one that printed too much, which repeats itself
@@ -103,7 +110,8 @@ class HostProcess:
 
         Raises:
             HostNotFitError: the program is not installed.
-            CommandTimeoutError: `timeout` seconds have passed; the process group has been killed.
+            CommandTimeoutError: it was not over within `timeout` seconds, and then did nothing any more, or used four
+                times as many of the processor; the process group has been killed.
             CommandError: the command printed more than the limit and has been killed, whatever `check` says; or it
                 ended with a non-zero exit status and `check`.
         """
@@ -113,10 +121,10 @@ class HostProcess:
         output = _Output(self._output_limit, on_line)
         try:
             _collect(process, stdin, timeout, output)
-        except subprocess.TimeoutExpired:
+        except _GivenUpError as error:
             _end_group(process)
             raise CommandTimeoutError(
-                f"the command did not end within {timeout:g} s{_quote(output.stdout)}",
+                f"the command did not end within {timeout:g} s{error}{_quote(output.stdout)}",
                 where=shlex.join(words),
                 fix="run the command by hand to see what it waits for",
             ) from None
@@ -182,10 +190,10 @@ def _collect(process: subprocess.Popen[bytes], stdin: str | None, timeout: float
     """Read both streams until they are closed and the process has ended.
 
     Raises:
-        subprocess.TimeoutExpired: the time is over.
+        _GivenUpError: the time is over, and it does nothing any more.
         _TooMuchError: the process printed more than the output takes.
     """
-    deadline = time.monotonic() + timeout
+    deadline = _Deadline(process.pid, timeout)
     pipes = [pipe for pipe in (process.stdout, process.stderr) if pipe is not None]
     with _Feeder(process.stdin, stdin), selectors.DefaultSelector() as selector:
         # A select with a deadline rather than a blocking read: a child that left the group (a daemon) may
@@ -193,10 +201,7 @@ def _collect(process: subprocess.Popen[bytes], stdin: str | None, timeout: float
         for pipe, sink in zip(pipes, output.sinks, strict=False):
             selector.register(pipe, selectors.EVENT_READ, sink)
         while selector.get_map():
-            left = deadline - time.monotonic()
-            ready = selector.select(max(left, 0.0))
-            if not ready or left < 0:
-                raise subprocess.TimeoutExpired(process.args, timeout)
+            ready = selector.select(deadline.left())
             for key, _events in ready:
                 chunk = os.read(key.fd, 65536)
                 if chunk:
@@ -206,7 +211,47 @@ def _collect(process: subprocess.Popen[bytes], stdin: str | None, timeout: float
     output.close()
     for pipe in pipes:
         pipe.close()
-    process.wait(timeout=max(deadline - time.monotonic(), 0.0))
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=deadline.left())
+            return
+
+
+class _Deadline:
+    """When a command is given up: at its time, unless it uses the processor or waits for its turn. It is looked at
+    from shortly before on.
+
+    What it prints is no sign: a guest could hold a command for hours with a byte now and then.
+    """
+
+    def __init__(self, session: int, timeout: float) -> None:
+        self._session = session
+        self._timeout = timeout
+        self._patience = replace(Patience.within(timeout), longest=_LONGEST_WORK * timeout)
+        self._watch = Watch(self._patience, time.monotonic)
+        self._next = 0.7 * timeout
+        self._wanted = 0  # looks that found it runnable, or waiting for a disk
+
+    def left(self) -> float:
+        """Seconds until the next look, which is made here when it is due.
+
+        Raises:
+            _GivenUpError: it did nothing since its time was nearly over, or worked for too long.
+        """
+        if self._watch.seconds >= self._next:
+            work = work_of_session(self._session)
+            self._wanted += work.wants
+            given_up = self._watch.look((self._patience.steps(work.seconds), self._wanted))
+            if work.seconds >= _MOST_WORK * self._timeout or (given_up and given_up.moving):
+                raise _GivenUpError(f", and was still at work after {self._watch.seconds:.0f} s")
+            if given_up:
+                raise _GivenUpError
+            self._next = self._watch.seconds + self._timeout / 16
+        return max(self._next - self._watch.seconds, 0.0)
+
+
+class _GivenUpError(Exception):
+    """The process takes too long; the text says more than that."""
 
 
 class _TooMuchError(Exception):

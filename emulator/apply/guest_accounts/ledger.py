@@ -21,7 +21,7 @@ from urllib.parse import unquote
 
 from emulator.apply.lock import exclusive_lock, host_locks
 from emulator.core.errors import StateError
-from emulator.core.fs import sync, write_whole
+from emulator.core.fs import remove_unfinished, sync, write_whole
 from emulator.core.paths import Home
 from emulator.core.ports.guest_accounts import AccountNumbers, GuestAccount, is_reserved
 
@@ -236,6 +236,7 @@ class AccountLedger:
 
     def _remove(self) -> None:
         try:
+            remove_unfinished(self._path)
             self._path.unlink()
             sync(self._path.parent)
         except FileNotFoundError:

@@ -34,8 +34,20 @@ def _lab_row(line: LabLine) -> tuple[str, ...]:
     return (line.name, str(line.nodes), str(line.verified), line.busy or "", "")
 
 
+def print_known(status: LabStatus, seconds: float) -> None:
+    """One lab before its clusters have answered, and how long they have for it."""
+    print_status(status)
+    say(f"  asking the scheduler of each cluster, for at most {seconds:.0f} s", err=True)
+
+
+def print_clusters(status: LabStatus) -> None:
+    """What the clusters say."""
+    for name, state in status.clusters.items():
+        say(f"  {name}: {state}")
+
+
 def print_status(status: LabStatus) -> None:
-    """One lab: its nodes as a table, then a line for each other fact."""
+    """One lab: its nodes as a table, then a line for each other fact but the clusters' own answers."""
     say(f"lab {status.name} on hypervisor {status.hypervisor or 'none yet'}")
     if status.nodes:
         rows = [
@@ -45,7 +57,6 @@ def print_status(status: LabStatus) -> None:
         show(Table((), rows, indent=2))
     phases = ", ".join(f"{name} {value}" for name, value in status.phases.items())
     lines = [f"phases: {phases}"] if phases else []
-    lines += [f"{name}: {state}" for name, state in status.clusters.items()]
     lines += [_service_line(info) for info in status.services]
     lines += ["is started with this machine"] if status.autostart else []
     lines += [f"busy: {status.busy}"] if status.busy else []

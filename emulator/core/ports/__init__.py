@@ -7,7 +7,7 @@ objects stay inside it. Every method may raise `HyperscalerError` or a subclass;
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
@@ -16,46 +16,10 @@ from typing import Protocol
 from uuid import UUID
 
 from emulator.core.ports.guest_accounts import GuestAccount
+from emulator.core.ports.processes import Completed as Completed
+from emulator.core.ports.processes import ProcessRunner as ProcessRunner
 
 log = logging.getLogger("hyperscaler")
-
-
-# ---------------------------------------------------------------- processes
-@dataclass(frozen=True, slots=True)
-class Completed:
-    """A finished process. `stdout` and `stderr` are decoded as UTF-8 with replacement."""
-
-    argv: tuple[str, ...]
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-class ProcessRunner(Protocol):
-    """Runs host commands. No shell, ever."""
-
-    def run(
-        self,
-        argv: Sequence[str | Path],
-        *,
-        timeout: float,
-        check: bool = True,
-        env: Mapping[str, str] | None = None,
-        stdin: str | None = None,
-        cwd: Path | None = None,
-        on_line: Callable[[str], None] | None = None,
-    ) -> Completed:
-        """Run `argv` until it exits. A command that prints without end is ended with an error, whatever `check` says.
-
-        Args:
-            argv: program and arguments.
-            timeout: seconds; at the deadline the whole process group is killed.
-            check: raise `CommandError` on a non-zero exit status.
-            env: variables added to the environment (never a secret in argv: pass it here or on stdin).
-            stdin: text fed to the process; otherwise its standard input is empty.
-            on_line: called with each line of combined output as it appears; stdout is then also returned.
-        """
-        ...
 
 
 # ---------------------------------------------------------------- hypervisor
@@ -87,6 +51,7 @@ class DomainInfo:
     The fields come from the stored description, which the next start uses; `live` describes the running domain.
     `cmdline` lacks the words that `define_domain` adds for the host's clock. `extras` are phrases for parts that no
     request produces and that were added by hand. `account` is the label of the account that it asks for, or empty.
+    `cpu_seconds`: processor time since its start, 0 while it is off.
     """
 
     name: str
@@ -109,6 +74,7 @@ class DomainInfo:
     extras: tuple[str, ...] = ()
     account: str = ""
     live: DomainInfo | None = None
+    cpu_seconds: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,8 +203,7 @@ class Hypervisor(HypervisorView, Protocol):
     """A libvirt connection. Deletes are idempotent."""
 
     def admit_guests(self, directories: Iterable[Path], account: GuestAccount | None = None) -> None:
-        """Let processes of the account's group pass through directories of ours to files that are theirs, and list
-        none. None is libvirt's own account."""
+        """Let the account's group, or libvirt's own, pass through directories of ours to its files, and list none."""
         ...
 
     def define_domain(self, request: DomainRequest) -> None:
@@ -267,7 +232,7 @@ class Hypervisor(HypervisorView, Protocol):
         ...
 
     def shutdown_domain(self, name: str, *, timeout: float) -> None:
-        """Ask the guest to power off; power it off hard at the deadline. A paused one is resumed first."""
+        """Ask the guest to power off; hard after `timeout` seconds once idle, at most after four times that."""
         ...
 
     def delete_domain(self, name: str) -> None:
@@ -288,7 +253,6 @@ class Hypervisor(HypervisorView, Protocol):
     def close(self) -> None: ...
 
 
-# ---------------------------------------------------------------- disks
 class DiskTool(Protocol):
     """qemu-img."""
 
@@ -315,7 +279,6 @@ class DiskTool(Protocol):
         ...
 
 
-# ---------------------------------------------------------------- guests
 @dataclass(frozen=True, slots=True)
 class GuestAddress:
     """Address and host key of a guest for ssh."""
@@ -326,7 +289,7 @@ class GuestAddress:
 
 
 class GuestShell(Protocol):
-    """Runs commands in the guests of one lab by ssh, with host keys checked."""
+    """Runs commands in the guests of one lab by ssh, with host keys checked; seconds are a fast host's (0016)."""
 
     def run(
         self,
@@ -341,11 +304,10 @@ class GuestShell(Protocol):
         ...
 
     def ready(self, guest: GuestAddress, *, timeout: float) -> bool:
-        """Whether ssh accepts our login within `timeout` seconds; False if it is refused or unreachable."""
+        """Whether ssh accepts our login in time; False if it is refused or unreachable."""
         ...
 
 
-# ---------------------------------------------------------------- sessions
 class DaemonPresence(StrEnum):
     """State of the lab's own libvirtd: absent, remains without a running daemon, or up."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import shutil
@@ -10,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from emulator.core.data_files import share_dir
@@ -18,6 +19,8 @@ from emulator.core.errors import ConfigureError
 from emulator.core.fs import private_directory, replace_link, write_private
 from emulator.core.paths import LabPaths
 from emulator.core.units import MIB
+from emulator.core.waiting.pace import Pace
+from emulator.core.waiting.watch import Watch
 from emulator.guests.configure.events import RunRecord, parse_event
 from emulator.guests.configure.model import ConfigureResult, EventSink, TaskStatus
 from emulator.guests.configure.printable_log import make_log_printable
@@ -30,6 +33,10 @@ PLAYBOOK_OF_CLUSTER: Mapping[ClusterKind, str] = {
     ClusterKind.HPC: "playbook-hpc.yml",
     ClusterKind.CLOUD: "playbook-k8s.yml",
 }
+LONGEST_TASK = 4800.0
+"""Seconds, on a fast host, after which a task that does not end is stuck: the longest wait inside one (kubeadm's 1200
+with progress, see `playbooks/module_utils/pace.py`) is over before."""
+CONNECT_TIMEOUT = 60
 KEPT_RUNS = 5
 """Logs of this many runs are kept for each cluster of a lab."""
 MEMORY_LIMIT = 1024 * MIB
@@ -45,7 +52,7 @@ _FAR = "hyperscaler-"
 @dataclass(frozen=True, slots=True)
 class PlaybookRun:
     """One playbook on one lab; `variables` are more variables of all hosts, none of them secret. `tags`: only tasks
-    with one of these; empty means all."""
+    with one of these; empty means all. `pace`: of this host."""
 
     playbook: Path
     inventory: AnsibleInventory
@@ -53,6 +60,7 @@ class PlaybookRun:
     name: str
     variables: Mapping[str, str | int | bool]
     tags: tuple[str, ...] = ()
+    pace: Pace = field(default_factory=Pace)
 
     @property
     def directory(self) -> Path:
@@ -76,6 +84,7 @@ def configure_cluster(
     paths: LabPaths,
     *,
     timeout: float,
+    pace: Pace | None = None,
     on_event: EventSink = unheard,
     cancelled: Callable[[], bool] = never,
     variables: Mapping[str, str | int | bool] | None = None,
@@ -87,22 +96,25 @@ def configure_cluster(
         kind: whose playbook.
         inventory: the lab's inventory.
         paths: where the lab keeps its secrets and the runs' logs.
-        timeout: seconds.
+        timeout: seconds that it has in any case; after that it goes on as long as tasks end.
+        pace: of this host.
         on_event: called for each task on each node.
         cancelled: called about once a second; True ends the run and everything that it started.
         variables: more variables of all hosts, none of them secret.
         tags: run only tasks with one of these; empty means all.
 
     Raises:
-        ConfigureError: a task failed (names node, task, message and log), the time was over, or it was cancelled.
+        ConfigureError: a task failed (names node, task, message and log), none ended any more, or it was cancelled.
     """
+    pace = pace or Pace()
     run = PlaybookRun(
         playbook=share_dir() / "playbooks" / PLAYBOOK_OF_CLUSTER[kind],
         inventory=inventory,
         paths=paths,
         name=kind.value,
-        variables={"secrets_dir": str(paths.secrets), **(variables or {})},
+        variables={"secrets_dir": str(paths.secrets), "pace_factor": str(round(pace.factor, 1)), **(variables or {})},
         tags=tags,
+        pace=pace,
     )
     result = run_playbook(run, timeout=timeout, on_event=on_event, cancelled=cancelled)
     if not result.ok:
@@ -125,9 +137,12 @@ def run_playbook(
     """Run a playbook to its end; a failed task is in the result, not raised.
 
     Raises:
-        ConfigureError: the time was over or it was cancelled.
+        ConfigureError: no task ended any more, or it was cancelled.
     """
-    started = time.monotonic()
+    # The modules give up by themselves what does not go on; a run that hears of no task for longer is stuck.
+    patience = replace(run.pace.patience(timeout), quiet=run.pace.seconds(LONGEST_TASK))
+    watch = Watch(patience, time.monotonic)
+    heard = [0]
     record = RunRecord()
     identity = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(4)}"
     log = run.directory / "artifacts" / identity / "stdout"
@@ -138,6 +153,7 @@ def run_playbook(
         event = parse_event(raw)
         if event is not None:
             record.add(event)
+            heard[0] += 1
             on_event(event.node, event.task, event.status)
         return False  # the event is not written to a file: the log says the same
 
@@ -150,8 +166,8 @@ def run_playbook(
         def stop() -> bool:
             if cancelled():
                 ended_by.append("it was cancelled")
-            elif time.monotonic() - started > timeout:
-                ended_by.append(f"it did not end within {timeout:.0f} s")
+            elif given_up := watch.look(heard[0]):
+                ended_by.append(f"it was given up {given_up}")
             if ended_by:
                 ended.update(end_run(identity, control_dir))
             return bool(ended_by)
@@ -167,13 +183,13 @@ def run_playbook(
         raise ConfigureError(
             f"{run.playbook.name}: {ended_by[0]}, at {record.under_way()}",
             where=str(log),
-            fix="run it again: it continues where it stopped",
+            fix="run it again: it continues where it stopped; on a host with other work, that has to end first",
         )
     result = ConfigureResult(
         ok=returncode == 0 and not record.failures,
         changed=record.changed,
         failures=record.failures,
-        seconds=time.monotonic() - started,
+        seconds=watch.seconds,
     )
     return replace(result, log=log)
 
@@ -232,6 +248,8 @@ def _environment(run: PlaybookRun, identity: str, control_dir: Path) -> dict[str
         "ANSIBLE_SSH_CONTROL_PATH_DIR": str(control_dir),
         "ANSIBLE_HOST_KEY_CHECKING": "True",
         "ANSIBLE_NOCOLOR": "1",
+        "ANSIBLE_FORKS": str(run.pace.forks),
+        "ANSIBLE_TIMEOUT": str(math.ceil(run.pace.seconds(CONNECT_TIMEOUT))),
     }
 
 

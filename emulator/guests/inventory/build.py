@@ -17,6 +17,7 @@ from emulator.guests.inventory.model import (
     VarValue,
 )
 from emulator.guests.inventory.slurm_limits import student_tres
+from emulator.guests.inventory.user_limits import job_processes, user_quota
 from emulator.kubernetes.config.addons import wanted_addons
 from emulator.kubernetes.config.addresses import pod_subnets
 from emulator.kubernetes.config.resources import MigStrategy, node_resources
@@ -29,6 +30,7 @@ CLOUD = ClusterKind.CLOUD
 GROUP_OF_ROLE: Mapping[Role, str] = {
     Role.HPC_CONTROLLER: "hpc_controller",
     Role.HPC_COMPUTE: "hpc_compute",
+    Role.HPC_LOGIN: "hpc_login",
     Role.CLOUD_CONTROL_PLANE: "cloud_control_plane",
     Role.CLOUD_CPU_WORKER: "cloud_workers",
     Role.CLOUD_GPU_WORKER: "cloud_workers",
@@ -67,6 +69,7 @@ def build_inventory(
             {
                 **_host_vars(node, granted.get(node.name, ())),
                 **_ipv6_vars(spec.networks[node.role.cluster], node),
+                "node_gateway": str(spec.networks[node.role.cluster].gateway),
                 "node_inbound": inbound_from_others(spec, node),
                 **_access_vars(node, trust),
                 **({"node_pod_subnet": str(pods[node.name])} if node.name in pods else {}),
@@ -95,14 +98,19 @@ def _access_vars(node: NodeSpec, trust: SshTrust) -> Vars:
         "node_admins": tuple(user.name for user in here if user.role is AccessRole.ADMIN),
         "node_denied": tuple(user.name for user in trust.book.users if user.name not in names),
         "host_certificate": trust.host_certificates.get(node.name, ""),
+        "node_user_quota": user_quota(node.disk_gib, len(_accounts(trust))),
     }
 
 
+def _accounts(trust: SshTrust) -> Mapping[str, int]:
+    """Names and uids of the ordinary accounts that every node has."""
+    return {**LAB_USERS, **{user.name: user.uid for user in trust.book.users if not user.revoked}}
+
+
 def _lab_vars(spec: ClusterSpec, connection: ConnectionFacts, trust: SshTrust) -> Vars:
-    users = [*LAB_USERS.items(), *((user.name, user.uid) for user in trust.book.users if not user.revoked)]
     return {
         "lab_name": spec.name,
-        "lab_users": tuple({"name": name, "uid": uid} for name, uid in users),
+        "lab_users": tuple({"name": name, "uid": uid} for name, uid in _accounts(trust).items()),
         "slurm_users": (
             *({"name": name, "qos": "normal", "admin": False} for name in LAB_USERS),
             # The lab's owner may run jobs and manage the cluster without becoming root first.
@@ -152,6 +160,7 @@ def _host_vars(node: NodeSpec, gpus: tuple[NodeGpu, ...]) -> Vars:
         "node_cpus": node.cpu_cores,
         "node_memory_mib": node.memory_mib,
         "node_usable_memory_mib": usable_memory_mib(node.memory_mib),
+        "node_job_processes": job_processes(node.memory_mib),
         "node_gpus": _gpu_vars(gpus),
     }
 

@@ -14,10 +14,11 @@ from collections.abc import Callable, Mapping
 from emulator.core.errors import HyperscalerError, VerifyError
 from emulator.core.pool import threads
 from emulator.core.ports import GuestAddress, GuestShell
+from emulator.core.waiting.pace import Pace
+from emulator.core.waiting.watch import Clock, Look, Watch, wait_until
 from emulator.guests.inventory.model import NodeGpu
 from emulator.guests.verify import kubernetes_verdicts as judge
-from emulator.guests.verify.report import CheckResult, Verdict, VerifyReport, check_from
-from emulator.guests.verify.slurm_probes import Clock
+from emulator.guests.verify.report import SUMMARY_SECONDS, CheckResult, Verdict, VerifyReport, after_waiting, check_from
 from emulator.kubernetes.config.kubectl import KUBECTL
 from emulator.kubernetes.config.resources import MigStrategy, node_resources
 from emulator.labfile.model import ClusterKind, ClusterSpec, Role
@@ -36,7 +37,7 @@ _PAGE_TRIES = 3
 # Starting kubectl takes seconds on an emulated CPU, so one answer serves all checks of the cluster.
 _LISTING = "get nodes,namespaces,pods,deployments,daemonsets --all-namespaces -o json"
 
-Look = Callable[[judge.ClusterState], Verdict]
+Question = Callable[[judge.ClusterState], Verdict]
 
 
 def verify_kubernetes(
@@ -46,16 +47,18 @@ def verify_kubernetes(
     gpus: Mapping[str, tuple[NodeGpu, ...]] | None = None,
     *,
     clock: Clock | None = None,
+    pace: Pace | None = None,
     on_check: Callable[[CheckResult], None] | None = None,
 ) -> VerifyReport:
     """Whether the lab's Kubernetes cluster works: nodes, system pods, a pod on each node, pod network, DNS, GPUs.
 
     Args:
-        spec: the lab; `timeouts.verify` bounds each wait.
+        spec: the lab; each wait has `timeouts.verify`, and longer while there is progress.
         shell: runs commands in the guests.
         addresses: node name -> how to reach it.
         gpus: node name -> its GPUs by the allocation.
         clock: time; the real one if not given.
+        pace: of this host.
         on_check: called with each check when it is done.
 
     Raises:
@@ -63,7 +66,7 @@ def verify_kubernetes(
     """
     if spec.kubernetes is None or not spec.nodes_of(ClusterKind.CLOUD):
         raise VerifyError("the lab has no Kubernetes cluster to verify", where=spec.name)
-    probes = _Probes(spec, shell, addresses, clock or Clock())
+    probes = _Probes(spec, shell, addresses, clock or Clock(), pace or Pace())
     checks: list[CheckResult] = []
 
     def done(check: CheckResult) -> bool:
@@ -78,7 +81,7 @@ def verify_kubernetes(
         for node, granted in (gpus or {}).items()
     }
     wanted = {node: resources for node, resources in wanted.items() if resources and node in probes.nodes}
-    looks: dict[str, Look] = {
+    looks: dict[str, Question] = {
         "kubernetes nodes": lambda cluster: judge.judge_nodes(cluster.nodes, probes.nodes),
         "system pods": lambda cluster: judge.judge_pods(
             cluster.pods_of(SYSTEM_NAMESPACES), _SYSTEM_PODS, cluster.workloads_of(SYSTEM_NAMESPACES)
@@ -99,14 +102,15 @@ def verify_kubernetes(
     return VerifyReport(tuple(checks))
 
 
-def kubernetes_summary(spec: ClusterSpec, shell: GuestShell, addresses: Mapping[str, GuestAddress]) -> str:
+def kubernetes_summary(spec: ClusterSpec, shell: GuestShell, addresses: Mapping[str, GuestAddress], pace: Pace) -> str:
     """One line about the nodes, for a status display.
 
     Raises:
         HyperscalerError: the control plane cannot be asked.
     """
     head = addresses[control_plane(spec)]
-    return judge.summarise(judge.parse_nodes(shell.run(head, f"{KUBECTL} get nodes -o json", timeout=15).stdout))
+    command = f"{KUBECTL} get nodes -o json --request-timeout={math.ceil(pace.seconds(SUMMARY_SECONDS))}s"
+    return judge.summarise(judge.parse_nodes(shell.run(head, command, timeout=SUMMARY_SECONDS).stdout))
 
 
 def control_plane(spec: ClusterSpec) -> str:
@@ -116,31 +120,32 @@ def control_plane(spec: ClusterSpec) -> str:
 
 class _Probes:
     def __init__(
-        self, spec: ClusterSpec, shell: GuestShell, addresses: Mapping[str, GuestAddress], clock: Clock
+        self, spec: ClusterSpec, shell: GuestShell, addresses: Mapping[str, GuestAddress], clock: Clock, pace: Pace
     ) -> None:
         self.nodes = tuple(node.name for node in spec.nodes_of(ClusterKind.CLOUD))
-        self._timeout = spec.timeouts.verify
+        self._patience = pace.patience(spec.timeouts.verify)
+        self._pace = pace
         self._head = addresses[control_plane(spec)]
         self._shell = shell
         self._clock = clock
         self._pods: tuple[judge.PodState, ...] = ()
         self._leftover = False
 
-    def _kubectl(self, words: str, *, timeout: float = 120, stdin: str | None = None) -> tuple[str, str]:
+    def _kubectl(self, words: str, *, seconds: float = 120, stdin: str | None = None) -> tuple[str, str]:
         """Output and complaint; with a complaint the output is not reliable."""
         try:
-            done = self._shell.run(self._head, f"{KUBECTL} {words}", timeout=timeout, check=False, stdin=stdin)
+            done = self._shell.run(self._head, f"{KUBECTL} {words}", timeout=seconds, check=False, stdin=stdin)
         except HyperscalerError as error:
             return "", error.what
         said = (done.stderr or done.stdout).strip()
         return done.stdout, "" if done.returncode == 0 else said or f"exit status {done.returncode}"
 
-    def settle(self, looks: Mapping[str, Look], done: Callable[[CheckResult], bool]) -> tuple[str, ...]:
-        """Look at the cluster until every check passes or the time is over; returns the names of passed checks.
+    def settle(self, looks: Mapping[str, Question], done: Callable[[CheckResult], bool]) -> tuple[str, ...]:
+        """Look at the cluster until every check passes or nothing moves any more; returns the names of passed checks.
 
         `done` is called with each check, in the order of `looks`.
         """
-        started = self._clock.now()
+        watch = Watch(self._patience, self._clock.now)
         decided: dict[str, CheckResult] = {}
         reported = 0
         names = tuple(looks)
@@ -148,11 +153,11 @@ class _Probes:
             output, complaint = self._kubectl(_LISTING)
             cluster = judge.parse_cluster(output)
             self._leftover = NAMESPACE in cluster.namespaces
-            waited = self._clock.now() - started
-            for name, look in looks.items():
-                verdict = Verdict(False, complaint) if complaint else look(cluster)
-                if name not in decided and (verdict.ok or waited >= self._timeout):
-                    decided[name] = check_from(name, verdict, waited)
+            verdicts = {name: Verdict(False, complaint) if complaint else look(cluster) for name, look in looks.items()}
+            given_up = watch.look((complaint, *(verdict.detail for verdict in verdicts.values())))
+            for name, verdict in verdicts.items():
+                if name not in decided and (verdict.ok or given_up):
+                    decided[name] = check_from(name, after_waiting(verdict, given_up), watch.seconds)
             while reported < len(names) and names[reported] in decided:
                 done(decided[names[reported]])
                 reported += 1
@@ -170,17 +175,26 @@ class _Probes:
             return check_from("pods", Verdict(False, f"{_RELEASE}: {error}"), self._clock.now() - started)
         if self._leftover:
             # One of an interrupted run would answer with yesterday's pods.
-            self._kubectl(f"delete namespace {NAMESPACE} --ignore-not-found --timeout=120s", timeout=180)
+            words = f"delete namespace {NAMESPACE} --ignore-not-found --timeout={math.ceil(self._pace.seconds(120))}s"
+            self._kubectl(words, seconds=180)
         _, complaint = self._kubectl("apply -f -", stdin=probe_manifest(str(image)))
         if complaint:
             return check_from("pods", Verdict(False, complaint), self._clock.now() - started)
-        watch = f"rollout status daemonset/probe -n {NAMESPACE} --timeout={self._timeout}s"
-        self._kubectl(watch, timeout=self._timeout + 60)
+        waited = wait_until(self._look_at_pods, self._patience, clock=self._clock)
+        verdict = after_waiting(waited.value, waited.given_up)
+        return check_from("pods", verdict, self._clock.now() - started)
+
+    def _look_at_pods(self) -> Look[Verdict]:
+        """How the probe pods are, once the daemon set is rolled out or after a while. kubectl watches meanwhile: each
+        start of it costs an emulated CPU seconds."""
+        seconds = self._patience.usual / 16
+        watch = f"rollout status daemonset/probe -n {NAMESPACE} --timeout={math.ceil(self._pace.seconds(seconds))}s"
+        self._kubectl(watch, seconds=seconds + 60)
         # The pods are judged by their own state, also after a timeout: it gives the reason.
         output, complaint = self._kubectl(f"get pods -n {NAMESPACE} -o json")
         self._pods = judge.parse_pods(output)
         verdict = Verdict(False, complaint) if complaint else judge.judge_spread(self._pods, self.nodes)
-        return check_from("pods", verdict, self._clock.now() - started)
+        return Look(verdict, verdict.ok, sign=verdict.detail, pause=POLL_SECONDS)
 
     def reach(self) -> tuple[CheckResult, CheckResult]:
         """Fetch a page from every probe pod and from the service by its name, in every probe pod."""
@@ -188,10 +202,10 @@ class _Probes:
         targets = [*(pod.ip for pod in self._pods), SERVICE]
 
         def ask(pod: judge.PodState) -> tuple[judge.Reach, ...]:
-            script = round_script(targets, self._timeout)
+            script = round_script(targets, self._pace.seconds(self._patience.usual))
             words = shlex.join(["exec", "-n", NAMESPACE, pod.name, "--", "/bin/sh", "-c", script])
-            longest = self._timeout + len(targets) * _PAGE_TRIES * (_PAGE_SECONDS + POLL_SECONDS)
-            output, _ = self._kubectl(words, timeout=longest)
+            longest = self._patience.usual + len(targets) * _PAGE_TRIES * (_PAGE_SECONDS + POLL_SECONDS)
+            output, _ = self._kubectl(words, seconds=longest)
             return judge.parse_reaches(pod.node, output)
 
         with threads(4, "verify") as pool:
@@ -203,7 +217,7 @@ class _Probes:
         )
 
     def clean(self) -> None:
-        self._kubectl(f"delete namespace {NAMESPACE} --ignore-not-found --wait=false", timeout=60)
+        self._kubectl(f"delete namespace {NAMESPACE} --ignore-not-found --wait=false", seconds=60)
 
 
 def round_script(targets: list[str], seconds: float) -> str:

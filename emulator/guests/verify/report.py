@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from emulator.core.waiting.watch import GivenUp
+
+SUMMARY_SECONDS = 12.0
+"""Seconds on a fast host that a cluster has to say how its nodes are, for a status display."""
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -45,6 +50,13 @@ class VerifyReport:
     @property
     def failed(self) -> tuple[CheckResult, ...]:
         return tuple(check for check in self.checks if not check.ok)
+
+
+def after_waiting(verdict: Verdict, given_up: GivenUp | None) -> Verdict:
+    """A verdict that was waited for in vain says how long."""
+    if verdict.ok or given_up is None:
+        return verdict
+    return Verdict(False, f"{verdict.detail} (given up {given_up})")
 
 
 def check_from(name: str, verdict: Verdict, seconds: float) -> CheckResult:

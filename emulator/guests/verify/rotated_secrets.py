@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 
@@ -9,6 +10,7 @@ from emulator.core.errors import HyperscalerError
 from emulator.core.paths import LabPaths
 from emulator.core.pool import threads
 from emulator.core.ports import GuestAddress, GuestShell
+from emulator.core.waiting.pace import Pace
 from emulator.credentials import x509
 from emulator.credentials.rotation_phases import RotatedSecret
 from emulator.credentials.tls_certificates import certificate_of
@@ -49,18 +51,24 @@ def closed_doors(shell: GuestShell, guests: Sequence[GuestAddress]) -> tuple[str
 
 
 def prove_secret(
-    spec: ClusterSpec, secret: RotatedSecret, paths: LabPaths, shell: GuestShell, guests: Sequence[GuestAddress]
+    spec: ClusterSpec,
+    secret: RotatedSecret,
+    paths: LabPaths,
+    shell: GuestShell,
+    guests: Sequence[GuestAddress],
+    pace: Pace | None = None,
 ) -> tuple[CheckResult, ...]:
-    """Try the secret on the nodes that have it."""
+    """Try the secret on the nodes that have it; `pace` is this host's."""
+    pace = pace or Pace()
     match secret:
         case RotatedSecret.MUNGE:
-            report = verify_realm(spec, shell, {guest.name: guest for guest in guests})
+            report = verify_realm(spec, shell, {guest.name: guest for guest in guests}, pace=pace)
             return report.checks
         case RotatedSecret.TLS:
             with threads(_WORKERS, "tls") as pool:
                 laid = [pool.submit(_certificate, paths, shell, guest) for guest in guests]
                 serving = {node.name for node in spec.nodes_of(ClusterKind.CLOUD)}
-                served = [pool.submit(_kubelet, paths, shell, guest) for guest in guests if guest.name in serving]
+                served = [pool.submit(_kubelet, paths, shell, guest, pace) for guest in guests if guest.name in serving]
                 return tuple(each.result() for each in (*laid, *served))
         case RotatedSecret.SSH:
             refusing = closed_doors(shell, guests)
@@ -77,8 +85,8 @@ def _certificate(paths: LabPaths, shell: GuestShell, guest: GuestAddress) -> Che
     return _compared(paths, shell, guest, "certificate", _TLS, _LOGIN_SECONDS)
 
 
-def _kubelet(paths: LabPaths, shell: GuestShell, guest: GuestAddress) -> CheckResult:
-    command = kubelet_command(guest.name)
+def _kubelet(paths: LabPaths, shell: GuestShell, guest: GuestAddress, pace: Pace) -> CheckResult:
+    command = kubelet_command(guest.name, pace=pace)
     return _compared(paths, shell, guest, "kubelet", command, _KUBELET_SECONDS + _LOGIN_SECONDS)
 
 
@@ -90,8 +98,10 @@ def kubelet_command(
     trusted: str = "/etc/ssl/certs",
     seconds: int = _KUBELET_SECONDS,
     pause: int = 2,
+    pace: Pace | None = None,
 ) -> str:
     """What asks the kubelet of the node `name`, on it, for its certificate, until one comes that the node trusts."""
+    seconds = math.ceil((pace or Pace()).seconds(seconds))
     return _KUBELET.format(
         name=name, port=port, record=record, trusted=trusted, seconds=seconds, pause=pause, no_member=_NO_MEMBER
     ).strip()

@@ -142,6 +142,17 @@ def judge_job(job: JobOutput, expected: Sequence[str], *, complaint: str) -> Ver
     return Verdict(not faults, "; ".join(faults) or f"job {job.job_id}: {' '.join(node for node, _ in job.nodes)}")
 
 
+def judge_any_job(job: JobOutput, nodes: Sequence[str], *, complaint: str) -> Verdict:
+    """One node, whichever it was, ran the job, and its output came back."""
+    ran = [node for node, _ in job.nodes]
+    if not ran:
+        said = (complaint.strip().splitlines() or ["it said nothing"])[-1]
+        return Verdict(False, f"no output from a job: {said}")
+    if len(ran) > 1 or ran[0] not in nodes:
+        return Verdict(False, f"job {job.job_id} ran on {' '.join(ran)}")
+    return Verdict(True, f"job {job.job_id}: {ran[0]}")
+
+
 def judge_accounting(text: str, job: JobOutput, *, user: str, node_count: int) -> Verdict:
     """slurmdbd has the job: its user, its nodes, completed with exit status 0 (fields SACCT_FIELDS, `|` between)."""
     if not job.job_id:

@@ -153,8 +153,9 @@ class ImageImporter:
         """The file system with the image's label, identity and size, and nothing in its free blocks."""
         identity = uuid.uuid5(NAMESPACE, f"filesystem/{self.recipe.name}")
         self._run(["e2fsck", "-f", "-y", raw], fine=_FSCK_FINE)
-        # The journal of the machine goes; the new one has the size that the image builder gives.
-        self._run(["tune2fs", "-O", "^has_journal", raw])
+        # The journal of the machine goes; the new one has the size that the image builder gives. Quotas are counted
+        # anew.
+        self._run(["tune2fs", "-O", "^has_journal,^quota", raw])
         self._run(["tune2fs", "-L", "root", "-m", "1", "-U", str(identity), "-O", "^orphan_file", raw], fine=(0, 1))
         self._run(["e2fsck", "-f", "-y", raw], fine=_FSCK_FINE)
         self._run(["resize2fs", "-M", raw])
@@ -164,6 +165,7 @@ class ImageImporter:
         with raw.open("r+b") as stream:
             stream.truncate(size)
         self._run(["tune2fs", "-J", "size=32", raw])
+        self._run(["tune2fs", "-Q", "usrquota", raw])
         clean = self.work / "clean.raw"
         self._run(["e2image", "-ra", raw, clean])
         raw.unlink()

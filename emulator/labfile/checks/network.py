@@ -163,14 +163,14 @@ def assign_addresses(draft: Draft) -> Mapping[Role, tuple[IPv4Address, ...]]:
 def _default_start(subnet: IPv4Network, role: Role) -> IPv4Address:
     """Where the addresses of a role begin when the file names none.
 
-    The control node has .10, workers follow from .11. GPU workers begin in the upper half of the first 256 addresses:
-    one more CPU worker does not move them to other addresses, and a pod network of default size has room for their
-    numbers (`emulator.labfile.checks.kubernetes`).
+    The control node has .10, workers follow from .11. GPU workers and login nodes begin in the upper half of the first
+    256 addresses: one more worker of the other kind does not move them to other addresses, and a pod network of default
+    size has room for their numbers (`emulator.labfile.checks.kubernetes`).
     """
     roomy = subnet.num_addresses >= _ROOMY
     if role.is_head:
         return subnet.network_address + (10 if roomy else 2)
-    if role is Role.CLOUD_GPU_WORKER:
+    if role in (Role.CLOUD_GPU_WORKER, Role.HPC_LOGIN):
         return subnet.network_address + min(subnet.num_addresses, _NUMBERED) // 2 + 1
     return subnet.network_address + (11 if roomy else 3)
 

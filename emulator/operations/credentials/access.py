@@ -30,7 +30,7 @@ TAG = "access"
 
 @dataclass(frozen=True, slots=True)
 class GrantRequest:
-    """Access for `user`. `nodes`: names; empty for all of an admin's, and for the heads of a student's clusters.
+    """Access for `user`. `nodes`: names; empty for all of an admin's, and for a student's login nodes.
     `public_key`: `TYPE BASE64`, empty to have a pair made."""
 
     user: str
@@ -154,12 +154,11 @@ def list_users(env: Environment, lab_name: str) -> Sequence[LabUser]:
 def _usual_nodes(spec: ClusterSpec, role: AccessRole) -> tuple[str, ...]:
     """Where a role may log in by default; empty means everywhere.
 
-    On a node that runs jobs, a login would be outside the scheduler's limits: it could take the cores, memory and GPUs
-    of others.
+    On a node that runs jobs, a login would be outside the scheduler's limits: it could take the GPUs of others.
     """
     if role is not AccessRole.STUDENT:
         return ()
-    return tuple(node.name for node in spec.nodes if node.role.is_head)
+    return tuple(node.name for node in spec.entrances)
 
 
 def _require_nodes(spec: ClusterSpec, wanted: Sequence[str]) -> None:

@@ -10,13 +10,15 @@ import pytest
 import yaml
 
 from emulator.core.data_files import share_dir
+from emulator.core.errors import CommandTimeoutError
 from emulator.core.paths import LabPaths
 from emulator.core.progress import SilentReporter
+from emulator.core.waiting.pace import Pace
 from emulator.credentials.users import AccessRole, LabUser
 from emulator.guests import over_ssh
 from emulator.guests.inventory.model import NodeGpu
 from emulator.guests.ports import Access
-from emulator.guests.verify.report import VerifyReport
+from emulator.guests.verify.report import CheckResult, VerifyReport
 from emulator.labfile.load import load_spec
 from emulator.labfile.model import ClusterKind
 
@@ -34,13 +36,15 @@ def test_a_cluster_is_asked_for_its_own_gpus_only(
     granted = {name: (NodeGpu("1g.10gb", 1),) for name in with_gpus}
     seen: list[set[str]] = []
 
-    def probe(_spec: Any, _shell: Any, _guests: Any, gpus: Any, *, on_check: Any) -> VerifyReport:
+    def probe(_spec: Any, _shell: Any, _guests: Any, gpus: Any, *, pace: Any, on_check: Any) -> VerifyReport:
         seen.append(set(gpus))
         return VerifyReport(())
 
+    clocks = CheckResult("clock a", True, "0.0 s behind the host", 0.1)
+    monkeypatch.setattr(over_ssh, "verify_clocks", lambda *_arguments, **_more: (clocks,))
     monkeypatch.setattr(over_ssh, "_VERIFY", {kind: probe})
     access = Access(LabPaths(tmp_path), "root", (), granted)
-    over_ssh.RealGuests(cast(Any, None)).verify(spec, kind, access, SilentReporter())
+    assert over_ssh.RealGuests(cast(Any, None)).verify(spec, kind, access, SilentReporter()) == (clocks,)
     assert seen == [nodes]
 
 
@@ -72,6 +76,23 @@ def test_the_clusters_asked_for_are_asked_at_once(
     state = over_ssh.RealGuests(cast(Any, None)).cluster_state(spec, Access(LabPaths(tmp_path), "root", ()), kinds)
     names = {ClusterKind.HPC: "slurm", ClusterKind.CLOUD: "kubernetes"}
     assert state == {names[kind]: "all is well" for kind in kinds}
+
+
+def test_a_cluster_that_does_not_answer_in_time_is_said_and_keeps_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, _ = load_spec(share_dir() / "config" / "demo.yaml")
+    assert spec is not None
+
+    def hang(*_: Any) -> str:
+        raise CommandTimeoutError("the command did not end within 48 s", where="ssh")
+
+    monkeypatch.setattr(over_ssh, "slurm_summary", lambda *_: "2 idle")
+    monkeypatch.setattr(over_ssh, "kubernetes_summary", hang)
+    access = Access(LabPaths(tmp_path), "root", (), pace=Pace(factor=4.0))
+    state = over_ssh.RealGuests(cast(Any, None)).cluster_state(spec, access, tuple(ClusterKind))
+    assert state["slurm"] == "2 idle"
+    assert state["kubernetes"].startswith("no answer within 48 s, which says nothing of its jobs or pods")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from ipaddress import IPv4Address
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from emulator.core.errors import CommandTimeoutError, ConflictError, Interrupted
 from emulator.core.ports import Completed, DomainState, GuestAddress
 from emulator.core.progress import Event, Reporter, SilentReporter
 from emulator.core.stop import StopFlag
+from emulator.core.waiting.pace import Pace
+from emulator.lab import drain
 from emulator.lab.drain import departing_nodes
 from tests.support import simulated_world
 from tests.support.simulated_world import SimulatedHost
@@ -208,3 +211,46 @@ def test_only_workers_whose_machine_is_deleted_leave(
     provision(host, 2)
     loaded = host.lab_file(LAB.format(workers=workers, cores=cores))
     assert departing_nodes(host.plan(loaded), loaded.spec) == leaving
+
+
+class Rounds:
+    """A control plane whose `kubectl drain` is cut off after each round; `gone`: whether a pod went in it."""
+
+    def __init__(self, *gone: bool, done: bool = True) -> None:
+        self.gone, self.done, self.commands = list(gone), done, list[str]()
+
+    def run(
+        self, guest: GuestAddress, command: str, *, timeout: float, check: bool = True, stdin: str | None = None
+    ) -> Completed:
+        self.commands.append(command)
+        if not self.gone:
+            return Completed(("ssh",), int(not self.done), "", "" if self.done else "global timeout reached")
+        said = "evicting pod default/a\n" + ("pod/a evicted\n" if self.gone.pop(0) else "")
+        return Completed(("ssh",), 1, said, "error: global timeout reached: 180s")
+
+    def ready(self, guest: GuestAddress, *, timeout: float) -> bool:
+        return True
+
+
+HEAD = GuestAddress("cloud-control-plane", IPv4Address("10.0.0.2"), "labadmin")
+
+
+def test_a_node_whose_pods_go_slowly_is_drained_for_longer() -> None:
+    shell = Rounds(True, True)
+    drain._drain(FIRST, shell, HEAD, 180, Pace(factor=2.5), cordoned=False)
+    assert len(shell.commands) == 3
+    assert "--timeout=450s" in shell.commands[0]
+
+
+def test_a_node_whose_pods_stay_is_given_up_after_one_round() -> None:
+    shell = Rounds(False, True, True)
+    with pytest.raises(ConflictError, match="cannot be drained within 450 s"):
+        drain._drain(FIRST, shell, HEAD, 180, Pace(factor=2.5), cordoned=False)
+    assert len(shell.commands) == 1
+
+
+def test_pods_that_come_back_for_ever_do_not_hold_the_run_for_ever() -> None:
+    shell = Rounds(*[True] * 100)
+    with pytest.raises(ConflictError, match="cannot be drained within 720 s"):
+        drain._drain(FIRST, shell, HEAD, 180, Pace(), cordoned=False)
+    assert len(shell.commands) == drain.MOST_ROUNDS

@@ -35,6 +35,7 @@ FULL: Mapping[str, Any] = {
         "hpc": {
             "controller": {},
             "compute_nodes": {"gpu": {"profile": "1g.10gb"}},
+            "login_nodes": {},
             "slurm_config": {"partitions": [{"name": "a"}]},
         },
         "cloud": {

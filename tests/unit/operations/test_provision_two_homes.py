@@ -22,7 +22,8 @@ from tests.support.simulated_world import SYSTEM_URI, SimulatedHost, comparable,
 
 
 def another_home(host: SimulatedHost) -> Environment:
-    return dataclasses.replace(host.environment(), home=Home(host.root / "other"))
+    home = Home(host.root / "other")
+    return dataclasses.replace(host.environment(), home=home, guest_accounts=host.guest_accounts(home))
 
 
 def destroyed(env: Environment) -> None:

@@ -17,10 +17,11 @@ def rules(host: str) -> list[str]:
 
 ALWAYS = [
     "ct state established,related accept",
+    'iifname "e*" ip saddr GATEWAY tcp dport 22 accept',
+    "tcp dport 22 accept",
     'iifname "lo" accept',
     "meta l4proto { icmp, icmpv6 } accept",
     'udp sport 67 udp dport 68 accept comment "an answer of the lab\'s DHCP server"',
-    "tcp dport 22 accept",
 ]
 PODS = "ip saddr 10.244.0.0/16 tcp dport { 6443, 10250 } accept"
 
@@ -35,11 +36,25 @@ PODS = "ip saddr 10.244.0.0/16 tcp dport { 6443, 10250 } accept"
     ],
 )
 def test_a_node_lets_in_what_its_role_needs(host: str, expected: list[str]) -> None:
-    assert rules(host) == [*ALWAYS, *expected]
+    gateway = "192.168.100.1" if host.startswith("hpc") else "192.168.200.1"
+    assert rules(host) == [line.replace("GATEWAY", gateway) for line in (*ALWAYS, *expected)]
     text = rendered("firewall.nft.j2", host)
     assert "policy drop" in text
     own = "192.168.100.10, 192.168.100.11, 192.168.100.12" if host.startswith("hpc") else "192.168.200.10"
     assert f"elements = {{ {own}" in text
+
+
+@pytest.mark.parametrize("host", ["hpc-controller", "cloud-control-plane"])
+def test_nobody_on_a_node_fills_up_the_host_s_way_in(host: str) -> None:
+    """Neither from loopback addresses nor from pods nor from other nodes: their connections are counted together."""
+    lines = [line.strip() for line in rendered("firewall.nft.j2", host).splitlines()]
+    limit = lines.index("tcp dport 22 ct count over 32 drop")
+    before = [line for line in lines[:limit] if "accept" in line]
+    assert [line.split()[:2] for line in before] == [["ct", "state"], ["iifname", '"e*"']]
+    assert lines[limit + 1] == "tcp dport 22 accept"
+    assert not any("dport 22" in line for line in lines[limit + 2 :])
+    sshd = (share_dir() / "config/images/files/common/etc/ssh/sshd_config.d/lab.conf").read_text()
+    assert "MaxStartups 64:30:128" in sshd
 
 
 ALLOWED = """

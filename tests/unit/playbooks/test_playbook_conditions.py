@@ -16,7 +16,7 @@ ROLES = PLAYBOOKS / "roles"
 # What the conditions look at, in the shapes that the inventory and registered results have.
 VARIABLES: dict[str, Any] = {
     "inventory_hostname": "cloud-gpu-worker-1",
-    "groups": {"hpc_controller": ["hpc-controller"], "hpc_compute": ["hpc-compute-1"]},
+    "groups": {"hpc_controller": ["hpc-controller"], "hpc_compute": ["hpc-compute-1"], "hpc_login": []},
     "kubernetes_control_plane": "cloud-control-plane",
     "kubernetes_ca_hash": "sha256:1",
     "kubernetes_must_join": True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
@@ -246,3 +247,19 @@ def test_ansible_accepts_the_playbook(tmp_path: Path) -> None:
         },
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_login_nodes_are_no_nodes_of_slurm_and_change_nothing_on_the_others() -> None:
+    login = NodeSpec("hpc-login-1", Role.HPC_LOGIN, 1, 512, 8, IPv4Address("192.168.100.129"))
+    with_login = replace(lab(), nodes=(*lab().nodes, login))
+    assert slurm_conf(with_login, GPUS) == slurm_conf(lab(), GPUS)
+    for name in ("slurm.conf.j2", "gres.conf.j2", "cgroup.conf.j2", "job_container.conf.j2"):
+        inventory = build_inventory(with_login, CONNECTION, GPUS)
+        texts = {template(f"slurm_common/templates/{name}", inventory, node.name) for node in with_login.nodes}
+        assert len(texts) == 1
+
+
+def test_a_compute_node_bounds_the_processes_of_jobs() -> None:
+    inventory = build_inventory(lab(), CONNECTION)
+    text = template("slurm_compute/templates/slurmd.service.j2", inventory, "hpc-compute-2")
+    assert "LimitNPROC=1024" in text.splitlines()

@@ -33,7 +33,8 @@ def command() -> None:
     "nodes",
     multiple=True,
     metavar="NODE",
-    help="Only this node; may be given several times. Without it: all for an admin, the clusters' heads for a student.",
+    help="Only this node; may be given several times. Without it: all for an admin, for a student the login nodes and"
+    " the heads of clusters without any.",
 )
 @click.option(
     "--public-key",

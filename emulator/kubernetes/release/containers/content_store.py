@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 from emulator.core.errors import CommandError, HostNotFitError
 from emulator.core.fs import left_by_the_dead
 from emulator.core.ports import Completed, ProcessRunner
+from emulator.core.waiting.watch import Look, Patience, wait_until
 
 NAMESPACE = "k8s.io"
 PACKAGE = "containerd"
@@ -105,13 +105,17 @@ class ContentStore:
                 shutil.rmtree(root / name, ignore_errors=True)
 
     def _wait(self, process: subprocess.Popen[bytes], socket: Path) -> None:
-        deadline = time.monotonic() + _START_TIMEOUT
-        while process.poll() is None and time.monotonic() < deadline:
-            if self._ctr(socket, ["version"], timeout=10, check=False).returncode == 0:
-                return
-            time.sleep(0.1)
-        said = (self.work / "log").read_text(encoding="utf-8", errors="replace")[-2000:]
-        raise CommandError(f"containerd did not start: {said.strip()}", where=str(self.work / "log"))
+        log = self.work / "log"
+
+        def look() -> Look[bool]:
+            up = self._ctr(socket, ["version"], timeout=10, check=False).returncode == 0
+            return Look(up, up or process.poll() is not None, sign=log.stat().st_size, pause=0.1)
+
+        waited = wait_until(look, Patience.within(_START_TIMEOUT))
+        if not waited.value:
+            said = log.read_text(encoding="utf-8", errors="replace")[-2000:]
+            how_long = f" ({waited.given_up})" if waited.given_up else ""
+            raise CommandError(f"containerd did not start{how_long}: {said.strip()}", where=str(log))
 
     def _import(self, socket: Path, tars: Sequence[Path]) -> tuple[tuple[str, ...], list[str]]:
         for tar in tars:

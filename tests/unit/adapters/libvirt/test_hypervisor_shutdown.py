@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,12 +20,17 @@ class Guest:
 
     def __init__(self, state: int, reason: int, *, resumes: bool = True) -> None:
         self.seen, self.resumes, self.calls = [state, reason], resumes, list[str]()
+        self.works_until = self.cpu = 0.0
 
     def name(self) -> str:
         return "a"
 
     def state(self) -> list[int]:
         return self.seen
+
+    def info(self) -> list[int]:
+        self.cpu += 0.05 if self.cpu < self.works_until else 0.0
+        return [self.seen[0], 0, 0, 1, int(self.cpu * 1e9)]
 
     def resume(self) -> None:
         self.calls.append("resume")
@@ -44,6 +50,12 @@ class Guest:
 
 @pytest.fixture
 def power_off(monkeypatch: pytest.MonkeyPatch) -> Callable[[Guest], list[str]]:
+    seconds = [0.0]
+
+    def sleep(pause: float) -> None:
+        seconds[0] += pause
+
+    monkeypatch.setattr(hypervisor, "time", SimpleNamespace(monotonic=lambda: seconds[0], sleep=sleep))
     monkeypatch.setattr(hypervisor, "_PRESS_AGAIN", 0.3)
 
     def run(guest: Guest) -> list[str]:
@@ -74,3 +86,29 @@ def test_one_that_cannot_go_on_is_tried_again_until_the_deadline(power_off: Call
 
 def test_a_running_guest_is_only_asked(power_off: Callable[[Guest], list[str]]) -> None:
     assert power_off(Guest(RUNNING, 0)) == ["shutdown"]
+
+
+class Slow(Guest):
+    """A guest that hears, and has work to do before it is off."""
+
+    def shutdown(self) -> None:
+        self.calls.append("shutdown")
+
+    def info(self) -> list[int]:
+        seen = super().info()
+        if self.cpu >= self.works_until:
+            self.seen = [OFF, 0]
+        return seen
+
+
+def test_one_that_still_works_is_not_switched_off_at_its_usual_time(power_off: Callable[[Guest], list[str]]) -> None:
+    """Half a second is its time; it needs about a second, and uses the processor for it."""
+    guest = Slow(RUNNING, 0)
+    guest.works_until = 0.2
+    assert "destroy" not in power_off(guest)
+
+
+def test_one_that_works_without_end_is_switched_off(power_off: Callable[[Guest], list[str]]) -> None:
+    guest = Slow(RUNNING, 0)
+    guest.works_until = 1e9
+    assert power_off(guest)[-1] == "destroy"

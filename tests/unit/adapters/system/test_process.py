@@ -7,12 +7,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from emulator.adapters.system import process
 from emulator.adapters.system.process import HostProcess
+from emulator.adapters.system.session_time import SessionWork
 from emulator.core.errors import CommandError, CommandTimeoutError, HostNotFitError
 
 PYTHON = sys.executable
@@ -145,6 +148,63 @@ def test_standard_input_is_empty_and_the_environment_is_extended(tmp_path: Path)
 def test_the_command_has_a_session_of_its_own() -> None:
     done = HostProcess().run([PYTHON, "-c", "import os; print(os.getsid(0) == os.getpid())"], timeout=60)
     assert done.stdout == "True\n"
+
+
+class Command:
+    """A command on a clock of the test's own: the processor seconds that it has had after so many seconds."""
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, worked: Callable[[float], float], *, wants: bool = False
+    ) -> None:
+        self.seconds = 0.0
+        monkeypatch.setattr(process, "work_of_session", lambda _session: SessionWork(worked(self.seconds), wants))
+        monkeypatch.setattr(process, "time", SimpleNamespace(monotonic=lambda: self.seconds))
+        self.deadline = process._Deadline(1, 60.0)
+
+    def outlasts(self, seconds: float) -> bool:
+        while self.seconds < seconds:
+            try:
+                self.seconds += max(self.deadline.left(), 0.1)
+            except process._GivenUpError as error:
+                self.said = str(error)
+                return False
+        return True
+
+
+def test_a_command_that_does_nothing_is_ended_at_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    command = Command(monkeypatch, lambda _seconds: 1.0)
+    assert not command.outlasts(1000)
+    assert 60 <= command.seconds <= 64
+    assert command.said == ""
+
+
+def test_a_command_that_is_at_work_has_more_than_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It gets a seventh of a core, on a host where thirteen others want the other."""
+    assert Command(monkeypatch, lambda seconds: seconds / 7).outlasts(600)
+
+
+def test_a_command_that_gets_no_processor_has_more_than_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is runnable whenever it is looked at: the host has no time for it."""
+    assert Command(monkeypatch, lambda _seconds: 0.0, wants=True).outlasts(600)
+
+
+def test_a_command_that_works_for_ever_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    command = Command(monkeypatch, lambda seconds: seconds)
+    assert not command.outlasts(1000)
+    assert 240 <= command.seconds <= 244
+    assert command.said.startswith(", and was still at work after 24")
+
+
+def test_a_command_that_works_slowly_for_ever_is_ended_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    command = Command(monkeypatch, lambda seconds: seconds / 10)
+    assert not command.outlasts(5000)
+    assert 960 <= command.seconds <= 964
+
+
+def test_the_processor_time_of_a_real_command_is_seen() -> None:
+    """It computes for ever; what it is given is a tenth of a second, so that it is ended after four tenths of work."""
+    with pytest.raises(CommandTimeoutError, match=r"did not end within 0\.1 s"):
+        HostProcess().run([PYTHON, "-c", "while True: pass"], timeout=0.1)
 
 
 def test_a_group_is_not_signalled_once_its_leader_was_reaped(monkeypatch: pytest.MonkeyPatch) -> None:

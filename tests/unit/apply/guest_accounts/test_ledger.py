@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,11 +130,9 @@ def dies_at(number: int, work: Callable[[], object]) -> bool:
             return step
 
         try:
-            with (
-                patch("os.fsync", counted(os.fsync)),
-                patch("pathlib.Path.replace", counted(Path.replace)),
-                patch("pathlib.Path.unlink", counted(Path.unlink)),
-            ):
+            with ExitStack() as stack:
+                for name in ("fsync", "replace", "rename", "unlink"):
+                    stack.enter_context(patch(f"os.{name}", counted(getattr(os, name))))
                 work()
         finally:
             os._exit(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import signal
 import stat
@@ -15,6 +16,7 @@ import pytest
 
 from emulator.core.errors import ConfigureError
 from emulator.core.paths import LabPaths
+from emulator.core.waiting.pace import Pace
 from emulator.guests.configure import playbook as under_test
 from emulator.guests.configure.model import TaskStatus
 from emulator.guests.configure.playbook import PlaybookRun, end_work, run_playbook
@@ -124,8 +126,9 @@ SLEEPER = (
 
 @pytest.mark.parametrize("reason", ["deadline", "cancelled"])
 def test_the_end_of_a_run_is_the_end_of_all_it_started(
-    make_run: Callable[[str], PlaybookRun], tmp_path: Path, reason: str
+    make_run: Callable[[str], PlaybookRun], tmp_path: Path, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(under_test, "LONGEST_TASK", 2.0)
     marker = tmp_path / "pid"
     base = make_run(SLEEPER)
     run = PlaybookRun(base.playbook, base.inventory, base.paths, "hpc", {"secrets_dir": str(marker)})
@@ -138,13 +141,28 @@ def test_the_end_of_a_run_is_the_end_of_all_it_started(
 
     with pytest.raises(ConfigureError, match=r"at here: Sleep") as caught:
         if reason == "cancelled":
+            monkeypatch.setattr(under_test, "LONGEST_TASK", 600.0)
             run_playbook(run, timeout=120, on_event=quiet, cancelled=begun)
         else:
             run_playbook(run, timeout=10, on_event=quiet, cancelled=bool)
-    assert ("it was cancelled" if reason == "cancelled" else "did not end within 10 s") in caught.value.what
+    assert ("it was cancelled" if reason == "cancelled" else "it was given up after ") in caught.value.what
     if marker.exists():
         assert not alive(int(marker.read_text()))
     assert processes_of(run) == []
+
+
+def test_a_run_whose_tasks_end_is_not_given_up_at_its_time(make_run: Callable[[str], PlaybookRun]) -> None:
+    """Half a second is its time. Ansible alone takes longer to start, and its tasks end one after the other."""
+    run = make_run("".join(f"    - name: Step {number}\n      ansible.builtin.meta: noop\n" for number in range(3)))
+    slow = dataclasses.replace(run, pace=Pace(factor=300.0))
+    assert run_playbook(slow, timeout=0.5, on_event=quiet, cancelled=bool).ok
+
+
+def test_ansible_works_at_the_host_s_pace(make_run: Callable[[str], PlaybookRun], tmp_path: Path) -> None:
+    base = make_run("    - ansible.builtin.meta: noop\n")
+    slow = dataclasses.replace(base, pace=Pace(factor=2.5, forks=5))
+    environment = under_test._environment(slow, "identity", tmp_path)
+    assert (environment["ANSIBLE_FORKS"], environment["ANSIBLE_TIMEOUT"]) == ("5", "150")
 
 
 def test_an_exception_leaves_nothing_running(make_run: Callable[[str], PlaybookRun], tmp_path: Path) -> None:

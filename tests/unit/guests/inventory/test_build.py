@@ -121,9 +121,9 @@ def test_all_formats_mean_the_same(readings: dict[InventoryFormat, dict[str, obj
 def test_groups(inventory: AnsibleInventory) -> None:
     groups = {group.name: group for group in inventory.groups}
     assert list(groups) == [
-        "hpc", "hpc_controller", "hpc_compute", "cloud", "cloud_control_plane", "cloud_workers",
+        "hpc", "hpc_controller", "hpc_compute", "hpc_login", "cloud", "cloud_control_plane", "cloud_workers",
     ]  # fmt: skip
-    assert groups["hpc"].children == ("hpc_controller", "hpc_compute")
+    assert groups["hpc"].children == ("hpc_controller", "hpc_compute", "hpc_login")
     assert groups["cloud_workers"].hosts == ("cloud-cpu-worker-1", "cloud-gpu-worker-1")
 
 

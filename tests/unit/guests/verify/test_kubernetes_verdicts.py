@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from emulator.core.ports import Completed, GuestAddress
+from emulator.core.waiting.pace import Pace
+from emulator.core.waiting.watch import Clock
 from emulator.guests.inventory.model import NodeGpu
 from emulator.guests.verify import kubernetes_verdicts as judge
 from emulator.guests.verify.kubernetes_probes import (
@@ -20,7 +22,6 @@ from emulator.guests.verify.kubernetes_probes import (
     verify_kubernetes,
 )
 from emulator.guests.verify.report import Verdict
-from emulator.guests.verify.slurm_probes import Clock
 from emulator.labfile.model import ClusterKind, ClusterSpec, KubernetesSpec, NodeSpec, Role
 from emulator.labfile.networks import NetworkSpec
 
@@ -160,7 +161,8 @@ def test_a_workload_whose_pods_are_not_all_there_is_a_fault(kind: str) -> None:
         lacking.others = (*lacking.others[:1], item)
         report = verify_kubernetes(spec(), lacking, ADDRESSES, GPUS, clock=lacking.clock())
         (check,) = [check for check in report.checks if check.name == "system pods"]
-        assert (check.ok, check.detail if words else "") == (not words, words)
+        given_up = " (given up after 300 s, the last 300 s of them without progress)" if words else ""
+        assert (check.ok, check.detail if words else "") == (not words, words + given_up)
 
 
 def test_pod_network_wants_every_pair() -> None:
@@ -211,7 +213,7 @@ class Cluster:
         self.others = others
         self.deaf = deaf
         self.commands: list[str] = []
-        self.time = 0.0
+        self.time = self.slow = 0.0
 
     def clock(self) -> Clock:
         return Clock(lambda: self.time, self.sleep)
@@ -227,6 +229,7 @@ class Cluster:
     ) -> Completed:
         assert guest.name == HEAD
         self.commands.append(command)
+        self.time += self.slow if "get nodes" in command else 0.0
         return Completed((command,), 0, self.answer(command), "")
 
     def answer(self, command: str) -> str:
@@ -321,9 +324,21 @@ def test_a_service_without_a_name_fails_and_is_cleaned_up() -> None:
 def test_summary_counts_nodes_and_gpus() -> None:
     cluster = Cluster(nodes=[GOOD])
     assert (
-        kubernetes_summary(spec(), cluster, ADDRESSES)
+        kubernetes_summary(spec(), cluster, ADDRESSES, Pace(factor=4.0))
         == "2 of 2 nodes Ready, Kubernetes v1.37.2, 2 nvidia.com/mig-1g.10gb"
     )
+    # kubectl on the node ends with the question: nobody waits for its answer any more.
+    assert cluster.commands[-1].endswith("get nodes -o json --request-timeout=48s")
+
+
+def test_nodes_that_come_one_after_the_other_are_waited_for_beyond_the_time() -> None:
+    """Each look costs minutes on this host. The time is over long before the last node is there."""
+    late = [listing(node(HEAD)), listing(node(HEAD)), GOOD]
+    cluster = Cluster(nodes=late)
+    cluster.slow = 400.0
+    report = verify_kubernetes(spec(), cluster, ADDRESSES, GPUS, clock=cluster.clock())
+    assert report.ok
+    assert report.checks[0].seconds > 800
 
 
 def test_the_probe_runs_on_every_node_whatever_its_taints() -> None:

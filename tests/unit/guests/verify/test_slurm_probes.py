@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -12,9 +12,11 @@ import pytest
 
 from emulator.core.errors import CommandTimeoutError, VerifyError
 from emulator.core.ports import Completed, GuestAddress
+from emulator.core.waiting.pace import Pace
+from emulator.core.waiting.watch import Clock
 from emulator.guests.inventory.model import NodeGpu
 from emulator.guests.verify.report import CheckResult, VerifyReport
-from emulator.guests.verify.slurm_probes import Clock, job_script, slurm_summary, verify_slurm
+from emulator.guests.verify.slurm_probes import job_script, slurm_summary, verify_slurm
 from emulator.labfile.model import ClusterSpec, NodeSpec, PartitionSpec, Role, SlurmSpec, TimeoutSpec
 
 
@@ -120,11 +122,29 @@ def test_nodes_may_take_a_while() -> None:
     assert next(check for check in report.checks if check.name == "nodes").seconds == 4.0
 
 
+def test_nodes_that_come_one_after_the_other_are_waited_for_beyond_the_time() -> None:
+    """The lab allows a minute; the nodes take longer, and what keeps the first one moves on."""
+    states = [f"hpc-compute-1|down|(null)|step {step}\n" for step in range(16) for _ in range(5)]
+    report = verify(guests(sinfo=[*((0, text, "") for text in states), (0, IDLE, "")]))
+    assert report.ok
+    assert next(check for check in report.checks if check.name == "nodes").seconds == 160.0
+
+
+def test_a_slow_host_gives_the_job_more_time() -> None:
+    script = job_script(PartitionSpec("main", nodes=("a",)), "student", 600)
+    assert "timeout 600 srun" in script
+    assert "--immediate=450" in script
+    assert "--time=10" in script
+
+
 def test_nodes_that_never_come_up_are_named_and_no_job_is_tried() -> None:
     shell = guests(sinfo=[(0, "hpc-compute-1|drained|(null)|Low RealMemory\nhpc-compute-2|idle|(null)|none\n", "")])
     report = verify(shell)
     assert [(check.name, check.detail) for check in report.failed] == [
-        ("nodes", "hpc-compute-1 is drained (Low RealMemory)"),
+        (
+            "nodes",
+            "hpc-compute-1 is drained (Low RealMemory) (given up after 60 s, the last 60 s of them without progress)",
+        ),
         ("job main", "not tried: not all nodes are up"),
     ]
     assert ("hpc-controller", "cd") not in shell.asked
@@ -163,7 +183,7 @@ def test_a_lab_without_slurm_is_refused() -> None:
 
 
 def test_summary_for_a_status_display() -> None:
-    assert slurm_summary(LAB, guests(), ADDRESSES) == "2 idle"
+    assert slurm_summary(LAB, guests(), ADDRESSES, Pace()) == "2 idle"
     assert not VerifyReport(()).ok
 
 
@@ -199,3 +219,42 @@ def test_the_job_script_waits_for_the_record(tmp_path: Path, works: bool) -> Non
     else:
         assert done.returncode == 1
         assert record == "" and done.stderr == "no such partition\n"
+
+
+WITH_LOGIN = replace(LAB, nodes=(*LAB.nodes, node("hpc-login-1", Role.HPC_LOGIN, 129)))
+
+
+def verify_with_login(answer: Answer, sinfo: str = IDLE) -> tuple[VerifyReport, ScriptedShell]:
+    places = {entry.name: GuestAddress(entry.name, entry.ip, "root") for entry in WITH_LOGIN.nodes}
+    # The controller's job comes first, then the one from the login node.
+    shell = guests(cd=[(0, JOB, ""), answer], sinfo=[(0, sinfo, "")])
+    return verify_slurm(WITH_LOGIN, shell, places, clock=Ticking().clock()), shell
+
+
+def test_a_job_is_started_from_each_login_node() -> None:
+    report, shell = verify_with_login((0, "8 hpc-compute-2 hpc-compute-2\n", ""))
+    assert report.ok
+    assert [check.name for check in report.checks][2] == "munge hpc-login-1"
+    assert (report.checks[-1].name, report.checks[-1].detail) == ("job from hpc-login-1", "job 8: hpc-compute-2")
+    assert shell.asked[-1] == ("hpc-login-1", "cd")
+
+
+@pytest.mark.parametrize(
+    ("answer", "detail"),
+    [
+        ((1, "", "srun: error: cannot contact slurm controller\n"), "cannot contact slurm controller"),
+        ((0, "", ""), "it said nothing"),
+        ((0, "8 hpc-login-1 hpc-login-1\n", ""), "job 8 ran on hpc-login-1"),
+        ((0, "8 hpc-compute-1 a\n8 hpc-compute-2 b\n", ""), "job 8 ran on hpc-compute-1 hpc-compute-2"),
+    ],
+)
+def test_a_login_node_from_which_no_job_runs_fails_its_own_check(answer: Answer, detail: str) -> None:
+    report, _ = verify_with_login(answer)
+    assert [check.name for check in report.failed] == ["job from hpc-login-1"]
+    assert detail in report.failed[0].detail
+
+
+def test_no_job_is_started_from_a_login_node_while_nodes_are_down() -> None:
+    report, shell = verify_with_login((0, "", ""), "hpc-compute-1|drained|(null)|none\n")
+    assert [check.name for check in report.failed] == ["nodes", "job main", "job from hpc-login-1"]
+    assert ("hpc-login-1", "cd") not in shell.asked

@@ -317,7 +317,7 @@ def test_default_addresses(spec_of: Load) -> None:
         HEAD
         + """
 clusters:
-  hpc: {compute_nodes: {count: 2}}
+  hpc: {compute_nodes: {count: 2}, login_nodes: {}}
   cloud: {worker_nodes: {cpu_workers: {count: 2}, gpu_workers: {count: 1, gpu_enabled: false}}}
 """
     )
@@ -325,6 +325,7 @@ clusters:
         "hpc-controller": "192.168.100.10",
         "hpc-compute-1": "192.168.100.11",
         "hpc-compute-2": "192.168.100.12",
+        "hpc-login-1": "192.168.100.129",
         "cloud-control-plane": "192.168.200.10",
         "cloud-cpu-worker-1": "192.168.200.11",
         "cloud-cpu-worker-2": "192.168.200.12",
@@ -356,6 +357,22 @@ def test_one_more_cpu_worker_moves_nobody(spec_of: Load) -> None:
         return addresses(spec_of(f"{HEAD}clusters: {{cloud: {{worker_nodes: {workers}}}}}\n"))
 
     assert load(1).items() <= load(2).items()
+
+
+def test_one_more_compute_node_moves_no_login_node(spec_of: Load) -> None:
+    def load(count: int) -> dict[str, str]:
+        hpc = f"{{compute_nodes: {{count: {count}}}, login_nodes: {{count: 2}}}}"
+        return addresses(spec_of(f"{HEAD}clusters: {{hpc: {hpc}}}\n"))
+
+    assert load(1).items() <= load(2).items()
+
+
+def test_login_nodes_may_be_named_in_allow(faults: Judge) -> None:
+    networks = "{networks: {hpc_network: {allow: [{from: [hpc-login], to: [cloud-control-plane], ports: [6443]}]}}}"
+    clusters = "clusters: {hpc: {login_nodes: {count: %s}}, cloud: {}}\n"
+    assert faults(f"{HEAD}global: {networks}\n{clusters % 1}") == []
+    (fault,) = faults(f"{HEAD}global: {networks}\n{clusters % 0}")
+    assert "'hpc-login' has no nodes" in fault
 
 
 WAYS_OUT = (

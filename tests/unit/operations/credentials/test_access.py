@@ -16,7 +16,7 @@ from emulator.core.progress import SilentReporter
 from emulator.core.stop import StopFlag
 from emulator.credentials.users import AccessRole, LabUser
 from emulator.lab.cluster_pipeline import CONFIGURE_FACT
-from emulator.labfile.load import load_spec
+from emulator.labfile.load import load_spec, parse_spec
 from emulator.operations.credentials.access import GrantRequest, grant, list_users, revoke
 from emulator.operations.credentials.seen_secrets import seen_secrets
 from tests.support import simulated_world
@@ -81,6 +81,17 @@ def test_students_come_in_at_the_heads_and_admins_everywhere(lab: SimulatedHost)
     assert give(lab).user.nodes == ("hpc-controller",)
     assert give(lab, GrantRequest("bob", AccessRole.ADMIN, 60)).user.nodes == ()
     assert give(lab, GrantRequest("ada", AccessRole.STUDENT, 60, ("hpc-compute-1",))).user.nodes == ("hpc-compute-1",)
+
+
+def test_students_come_in_at_login_nodes_where_there_are_some() -> None:
+    text = 'version: "1.0"\nmetadata: {name: x}\nclusters: {hpc: {login_nodes: {count: 2}}, cloud: {}}'
+    spec, report = parse_spec(text, file="f")
+    assert spec is not None, report.findings
+    assert [node.name for node in spec.entrances] == ["hpc-login-1", "hpc-login-2", "cloud-control-plane"]
+    # A group without nodes is no way in.
+    spec, _ = parse_spec(text.replace("count: 2", "count: 0"), file="f")
+    assert spec is not None
+    assert [node.name for node in spec.entrances] == ["hpc-controller", "cloud-control-plane"]
 
 
 def test_a_second_grant_takes_the_next_serial(lab: SimulatedHost) -> None:
