@@ -1,7 +1,7 @@
 # The two commands to know: `make demo` and `make test`.
 VENV := .venv/bin
 
-.PHONY: help demo setup setup-dev check test lint types quick unit coverage lock hooks wheel test-libvirt test-isolation test-host e2e e2e-demo e2e-slurm e2e-system e2e-kubernetes e2e-kubernetes-short e2e-killed e2e-thorough e2e-packer fuzz stress bench destroy-demo clean
+.PHONY: help demo setup setup-dev check test lint types quick unit coverage lock kubernetes-modules hooks wheel test-libvirt test-isolation test-host e2e e2e-demo e2e-slurm e2e-system e2e-kubernetes e2e-kubernetes-short e2e-killed e2e-thorough e2e-packer fuzz stress bench destroy-demo clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ coverage: setup-dev ## the same with a report of the lines that no test runs (ht
 
 lock: ## pin the newest Python packages that fit, with checksums (constraints/); ARGS=--upgrade renews all
 	@scripts/lock.sh $(ARGS)
+
+kubernetes-modules: setup-dev ## pin the Go modules of a Kubernetes minor version: MINOR=1.37, and ARGS=kubernetes=1.37.3 for one alone
+	@PYTHONPATH=. $(VENV)/python scripts/update-kubernetes-modules.py $(MINOR) $(ARGS)
 
 hooks: setup-dev ## have git run ruff and mypy before each commit (.pre-commit-config.yaml)
 	@$(VENV)/pre-commit install

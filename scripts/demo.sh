@@ -11,7 +11,7 @@ kubectl() { "$hyperscaler" ssh demo cloud-control-plane -- kubectl "$@"; }
 
 cat <<'FIRST'
 demo: provisioning the lab of config/demo.yaml: five virtual machines, a Slurm and a Kubernetes cluster, one simulated GPU.
-demo: golden images come first if this host has none yet (seven to ten minutes, most of them for compiling Kubernetes);
+demo: golden images come first if this host has none yet (12 to 17 minutes, most of them for compiling Kubernetes);
 demo: then about eight minutes without KVM, fewer with it, and several times as long on a host with other work: nothing is
 demo: given up while it makes progress. Each step is shown as it goes; a Ctrl-C is safe at any time, and `make demo` goes
 demo: on from there.

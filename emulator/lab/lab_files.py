@@ -47,13 +47,14 @@ class LoadedLab:
         return self.maybe_spec
 
 
-def load_lab_file(file: Path, stream: BinaryIO | None = None) -> LoadedLab:
+def load_lab_file(file: Path, stream: BinaryIO | None = None, *, recorded: bool = False) -> LoadedLab:
     """Load and check a file. Errors are in the report, never raised.
 
     Args:
         stream: read in place of the file, and not kept; `file` is then its name.
+        recorded: a lab stands with this file, see `emulator.labfile.load.load_spec`.
     """
-    spec, report, read = read_spec(file, stream)
+    spec, report, read = read_spec(file, stream, recorded=recorded)
     source = read if spec is not None and stream is None else b""
     return LoadedLab(file, source, report, _with_absolute_bundle(spec, file) if spec is not None else None)
 
@@ -81,7 +82,7 @@ def load_recorded_lab(home: Home, name: str) -> LoadedLab:
         UsageError: there is no such lab on this host.
     """
     require_lab(home, name)
-    loaded = load_lab_file(home.lab(name).spec)
+    loaded = load_lab_file(home.lab(name).spec, recorded=True)
     loaded.require_valid()
     return loaded
 

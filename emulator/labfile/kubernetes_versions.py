@@ -7,12 +7,13 @@ from collections.abc import Mapping
 
 from emulator.labfile.findings import quoted
 
-# Debian 12's source package `kubernetes` is 1.20.5+really1.20.2.
-DEBIAN_SOURCE_VERSION = "1.20.2"
+# Minor versions that are compiled from Go modules; each has a directory in config/kubernetes/modules.
+MODULE_MINORS = ("1.37",)
 # Minor versions in the Kubernetes project's archive for which kubeadm's configuration is rendered and tested
 # (kubeadm v1beta3 up to 1.30, v1beta4 from 1.31 on).
-UPSTREAM_MINORS = ("1.28", "1.29", "1.30", "1.31", "1.32", "1.33", "1.34")
-BUNDLE_MINORS = ("1.20", *UPSTREAM_MINORS)
+# The nodes of such a release have Debian 12's containerd 1.6, which kubelet works with up to 1.35.
+UPSTREAM_MINORS = ("1.28", "1.29", "1.30", "1.31", "1.32", "1.33", "1.34", "1.35")
+BUNDLE_MINORS = (*UPSTREAM_MINORS, *MODULE_MINORS)
 
 _FORM = re.compile(r"v?(\d{1,2}\.\d{1,3})(?:\.\d{1,3})?\Z", re.ASCII)
 
@@ -37,7 +38,7 @@ def is_asked_for(version: str, asked: str) -> bool:
 def supported_minors(source: str) -> tuple[str, ...]:
     """Minor versions that a source can give; `auto` offers what any of them does."""
     by_source: Mapping[str, tuple[str, ...]] = {
-        "debian-source": ("1.20",),
+        "modules": MODULE_MINORS,
         "upstream": UPSTREAM_MINORS,
     }
     return by_source.get(source, BUNDLE_MINORS)
@@ -55,24 +56,15 @@ def version_fault(version: str, source: str) -> tuple[str, str] | None:
     minor = minor_of(version)
     minors = supported_minors(source)
     if minor is None:
-        example = "1.31 or 1.31.4" if "1.31" in minors else DEBIAN_SOURCE_VERSION
-        return f"{quoted(version)} is not a version", f"write for example {example}; supported: {', '.join(minors)}"
+        example = minors[-1]
+        return (
+            f"{quoted(version)} is not a version",
+            f"write for example {example} or {example}.2; supported: {', '.join(minors)}",
+        )
     if minor not in minors:
         origin = "any source" if source == "auto" else quoted(source)
-        return f"Kubernetes {version} is not supported from {origin}", f"supported: {', '.join(minors)}"
-    if source == "debian-source" and not _is_debians(version):
         return (
-            f"Debian's source package is Kubernetes {DEBIAN_SOURCE_VERSION}, not {version}",
-            f"write {DEBIAN_SOURCE_VERSION}, or remove the key",
-        )
-    if source == "auto" and minor not in UPSTREAM_MINORS and not _is_debians(version):
-        return (
-            f"no source gives Kubernetes {version}: Debian's source package is {DEBIAN_SOURCE_VERSION}, and upstream"
-            f" has {UPSTREAM_MINORS[0]} to {UPSTREAM_MINORS[-1]}",
-            f"write {DEBIAN_SOURCE_VERSION} or for example {UPSTREAM_MINORS[-1]}, or remove the key",
+            f"Kubernetes {version} is not supported from {origin}",
+            f"write for example {minors[-1]}; supported: {', '.join(minors)}",
         )
     return None
-
-
-def _is_debians(version: str) -> bool:
-    return version.removeprefix("v") in (minor_of(DEBIAN_SOURCE_VERSION), DEBIAN_SOURCE_VERSION)

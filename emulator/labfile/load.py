@@ -43,30 +43,36 @@ from emulator.labfile.schema import cluster_schema
 from emulator.labfile.settings import Settings
 
 
-def load_spec(path: Path, stream: BinaryIO | None = None) -> tuple[ClusterSpec | None, Report]:
+def load_spec(
+    path: Path, stream: BinaryIO | None = None, *, recorded: bool = False
+) -> tuple[ClusterSpec | None, Report]:
     """Read and check a lab file.
 
     Args:
         stream: what to read in place of the file; `path` is then its name in findings.
+        recorded: a lab stands with this file: what an earlier version of the program could set up, and this one cannot,
+            is a warning then, so that the lab can be looked at and destroyed.
 
     Returns:
         The request, or None when the report has errors; warnings alone do not withhold it. Nothing is raised
         for what a file can hold or be: missing, binary and oversized files are findings like any other.
     """
-    spec, report, _ = read_spec(path, stream)
+    spec, report, _ = read_spec(path, stream, recorded=recorded)
     return spec, report
 
 
-def read_spec(path: Path, stream: BinaryIO | None = None) -> tuple[ClusterSpec | None, Report, bytes]:
+def read_spec(
+    path: Path, stream: BinaryIO | None = None, *, recorded: bool = False
+) -> tuple[ClusterSpec | None, Report, bytes]:
     """`load_spec`, and what was read, without a byte order mark: the file may be another one a moment later."""
     text, refusal = read_lab_stream(stream, path) if stream else read_lab_file(path)
     if text is None:
         return None, Report.of(str(path), (refusal,) if refusal else ()), b""
-    spec, report = parse_spec(text, file=str(path))
+    spec, report = parse_spec(text, file=str(path), recorded=recorded)
     return (replace(spec, source=path) if spec else None), report, text.encode()
 
 
-def parse_spec(text: str, *, file: str) -> tuple[ClusterSpec | None, Report]:
+def parse_spec(text: str, *, file: str, recorded: bool = False) -> tuple[ClusterSpec | None, Report]:
     """`load_spec` for text; `file` is the name that the findings carry."""
     document = parse_document(text, file=file)
     if document.root is None:
@@ -85,7 +91,7 @@ def parse_spec(text: str, *, file: str) -> tuple[ClusterSpec | None, Report]:
     check_slurm(draft)
     check_security(draft)
     check_mac_addresses(draft)
-    check_kubernetes(draft, addresses)
+    check_kubernetes(draft, addresses, recorded=recorded)
     check_gpu(draft)
     check_shares(draft)
     check_capacity(draft)

@@ -87,7 +87,7 @@ class SlurmSpec:
 
 @dataclass(frozen=True, slots=True)
 class KubernetesSpec:
-    """`source`: auto, upstream, debian-source or bundle:PATH. `version` empty means what the source offers.
+    """`source`: auto, upstream, modules or bundle:PATH. `version` empty means what the source offers.
 
     `real_gpus` follows from the nodes and `global.gpu_allocation`: pods are to get GPUs that are not simulated.
     """
@@ -108,19 +108,20 @@ class KubernetesSpec:
     source: Annotated[
         str,
         key(
-            "Where the binaries come from: the Kubernetes project's archive (upstream), Debian's source package"
-            " (debian-source), an offline bundle (bundle:PATH), or what can be had (auto).",
-            pattern=r"^(?:auto|upstream|debian-source|bundle: *[^\x00-\x20\x7f][^\x00-\x1f\x7f]{0,999})$",
-            expects="auto, upstream, debian-source or bundle:PATH",
-            examples=["auto", "bundle:/srv/k8s-1.31.bundle"],
+            "Where the binaries come from: the Kubernetes project's archive (upstream), Go modules that are compiled"
+            " here (modules), an offline bundle (bundle:PATH), or what can be had (auto).",
+            # debian-source was a source until 1.20 went; a check says what takes its place.
+            pattern=r"^(?:auto|upstream|modules|debian-source|bundle: *[^\x00-\x20\x7f][^\x00-\x1f\x7f]{0,999})$",
+            expects="auto, upstream, modules or bundle:PATH",
+            examples=["auto", "bundle:/srv/k8s-1.37.bundle"],
         ),
     ] = "auto"
     version: Annotated[
         str,
         key(
-            "Kubernetes version such as 1.31 or 1.31.4. Default: what the source offers.",
+            "Kubernetes version such as 1.37 or 1.37.2. Default: what the source offers.",
             maxLength=32,
-            examples=["1.31"],
+            examples=["1.37"],
         ),
     ] = ""
     pod_subnet: Annotated[
@@ -142,4 +143,16 @@ class KubernetesSpec:
         ),
     ] = "mixed"
     taint_gpu_workers: Annotated[bool, key("Keep pods without a GPU request away from GPU workers.")] = False
+    student_pods: Annotated[
+        int, key("Pods that each student may have at a time.", minimum=1, maximum=1000, examples=[20])
+    ] = 20
+    student_node_ports: Annotated[
+        int,
+        key(
+            "Services with a port of the nodes (NodePort) that each student may have.",
+            minimum=0,
+            maximum=100,
+            examples=[2],
+        ),
+    ] = 0
     real_gpus: bool = False

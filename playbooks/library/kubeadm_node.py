@@ -260,20 +260,13 @@ def init(params: Params, release: Release) -> tuple[bool, str]:
         reset()
     token = random_token()
     write_private(CONFIG, to_yaml(with_token(documents, token, TOKEN_TTL)))
-    for name, text in patches().items():
+    for name, text in patches(release["version"]).items():
         write_private(f"{PATCHES}/{name}", text)
     argv = ["kubeadm", "init", "--config", CONFIG, "--skip-token-print"]
-    if documents[0]["apiVersion"].endswith("/v1beta2"):
-        argv += ["--experimental-patches", PATCHES]
-    if "coredns" not in release["cluster_dns"]:
-        # The other images were found in the image when it was built; this one is not to be had, and not needed.
-        argv += ["--skip-phases=addon/coredns", "--ignore-preflight-errors=ImagePull"]
-    try:
-        kubeadm(argv, timeout)
-    except NodeError:
-        if not answers(node["ip"], 60):
-            raise
-        finish_init(argv, timeout)
+    kubeadm([*argv, f"--skip-phases={LATER_PHASES}"], timeout)
+    if not answers(node["ip"], timeout):
+        raise NodeError(f"the API server does not answer after {timeout} s\n{kubelet_journal()}")
+    finish_init(argv, timeout)
     pinned = ca_hash()
     write_private(CONFIG, to_yaml(documents))
     write_private(FIRST_TOKEN, token)
@@ -297,18 +290,24 @@ def restore_admin(timeout: float) -> bool:
     return True
 
 
-# What comes before the API server answers; what comes after may be done again.
-FIRST_PHASES = "preflight,certs,kubeconfig,kubelet-start,control-plane,etcd"
+# `kubeadm init` in two parts, which together are all of its phases. The first ends when kubelet has etcd and the API
+# server to start, and nothing else. The API server does its first work once and within fixed times (a minute for its
+# tables of addresses), and the other components end themselves while it does not answer, to come back later and later:
+# on an emulated CPU they would keep each other from coming up.
+FIRST_PHASES = "preflight,certs,kubeconfig,etcd,control-plane/apiserver,kubelet-start"
+LATER_PHASES = (
+    "control-plane/controller-manager,control-plane/scheduler,wait-control-plane,upload-config,upload-certs,"
+    "mark-control-plane,bootstrap-token,kubelet-finalize,addon,show-join-command"
+)
 FINISH_TRIES = 4
+# Go's words for an answer that came too late.
+TOO_SLOW = re.compile(r"Client\.Timeout|context deadline exceeded|request canceled|TLS handshake timeout|i/o timeout")
 
 
 def finish_init(argv: Sequence[str], timeout: float) -> None:
-    """The phases of `kubeadm init` after the control plane has come up. kubeadm waits ten seconds for each answer of
-    the API server, which a busy emulated CPU may not keep in its first minutes."""
-    skipped = f"--skip-phases={FIRST_PHASES}"
-    argv = [f"{skipped},{word.partition('=')[2]}" if word.startswith("--skip-phases=") else word for word in argv]
-    if not any(word.startswith("--skip-phases=") for word in argv):
-        argv.append(skipped)
+    """The phases of `kubeadm init` after the API server has come up. They may be done again: kubeadm waits ten seconds
+    for some answers of the API server, which a busy emulated CPU may not keep in its first minutes."""
+    argv = [*argv, f"--skip-phases={FIRST_PHASES}"]
     for tries in range(FINISH_TRIES):
         try:
             kubeadm(argv, timeout)
@@ -336,15 +335,23 @@ def join(params: Params, release: Release) -> tuple[bool, str]:
     if has_remains():
         reset()
     documents = join_documents(release, cluster, node, params["token"], [params["ca_hash"]], seconds(timeout))
-    write_private(CONFIG, to_yaml(documents))
     try:
-        kubeadm(["kubeadm", "join", "--config", CONFIG], timeout)
-    except NodeError:
-        if not os.path.exists(KUBELET_CONF):
-            raise
-        finish_join(node["name"])
+        for tries in range(FINISH_TRIES):
+            write_private(CONFIG, to_yaml(documents))
+            try:
+                kubeadm(["kubeadm", "join", "--config", CONFIG], timeout)
+                break
+            except NodeError as error:
+                if os.path.exists(KUBELET_CONF):
+                    finish_join(node["name"])
+                    break
+                # Some requests have ten seconds and one try, which a busy emulated API server may not keep.
+                if tries == FINISH_TRIES - 1 or not TOO_SLOW.search(str(error)):
+                    raise
+                reset()
     finally:
-        os.unlink(CONFIG)  # it holds the token
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(CONFIG)  # it holds the token
     record = {"format": 1, "role": "worker", "ip": node["ip"], "ca_hash": params["ca_hash"]}
     write_private(RECORD, json.dumps(record))
     return True, params["ca_hash"]

@@ -13,6 +13,9 @@ from typing import Any, Required, TypedDict
 
 CRI_SOCKET = "unix:///run/containerd/containerd.sock"
 API_PORT = 6443
+# The oldest minor version whose namespaces are held to a pod security standard by a label alone (KEP-2579), and which
+# has all that the roles and playbooks ask for.
+OLDEST_MINOR = 28
 DOMAIN = "cluster.local"
 
 
@@ -57,15 +60,13 @@ class UnsupportedVersionError(ValueError):
 def api_version(version: str) -> str:
     """The version of kubeadm's configuration API that `version` (1.31.4) reads: the newest that it prefers itself.
 
-    v1beta2 came with kubeadm 1.15, v1beta3 with 1.22, v1beta4 with 1.31 (kubernetes.io, kubeadm configuration API).
+    v1beta3 came with kubeadm 1.22, v1beta4 with 1.31 (kubernetes.io, kubeadm configuration API).
     """
     major, minor = (int(part) for part in version.lstrip("v").split(".")[:2])
-    if major != 1 or minor < 19:
+    if major != 1 or minor < OLDEST_MINOR:
         raise UnsupportedVersionError(
             f"Kubernetes {version} is older than any whose kubeadm configuration is known here"
         )
-    if minor < 22:
-        return "kubeadm.k8s.io/v1beta2"
     return "kubeadm.k8s.io/v1beta3" if minor < 31 else "kubeadm.k8s.io/v1beta4"
 
 
@@ -73,20 +74,30 @@ def _minor(version: str) -> int:
     return int(version.lstrip("v").split(".")[1])
 
 
-def has_pod_security(version: str) -> bool:
-    """Whether namespaces are held to a pod security standard by a label alone: on by default since 1.23 (KEP-2579)."""
-    return _minor(version) >= 23
-
-
-def _api_server_arguments(version: str) -> dict[str, str]:
-    # NodeRestriction is kubeadm's own wish, which a list of ours takes the place of.
-    plugins = ["NodeRestriction"]
-    if not has_pod_security(version):
-        plugins.append("PodSecurityPolicy")
-    if _minor(version) >= 21:
-        # A service that claims addresses of others gets what pods send there (CVE-2020-8554). 1.20 has no such plugin.
-        plugins.append("DenyServiceExternalIPs")
-    return {"profiling": "false", "enable-admission-plugins": ",".join(plugins)}
+_API_SERVER = {
+    "profiling": "false",
+    # NodeRestriction is kubeadm's own wish, which a list of ours takes the place of. A service that claims addresses of
+    # others gets what pods send there (CVE-2020-8554).
+    "enable-admission-plugins": "NodeRestriction,DenyServiceExternalIPs",
+    # etcd keeps every version of an object until then: at the default of five minutes, one user who writes large
+    # objects again and again makes five times as much of it.
+    "etcd-compaction-interval": "1m0s",
+    # Requests at a time, divided among flows by priority. The defaults, 400 and 200, are for machines of many cores:
+    # students' small part of them would be enough to keep two cores busy.
+    "max-requests-inflight": "100",
+    "max-mutating-requests-inflight": "50",
+}
+# One member: no one competes for leadership, so that its heartbeats only wake the CPU. Milliseconds, as etcd's
+# documentation has them; an election must take at least five heartbeats.
+# Of bytes, etcd's default is 2 GiB; beyond it the cluster refuses to write anything more, until an admin compacts it.
+_ETCD = {
+    "heartbeat-interval": "1000",
+    "election-timeout": "5000",
+    "quota-backend-bytes": str(4 * 1024**3),
+}
+# What one request of kubeadm's may take in all. On an emulated CPU that others compete for, the first answers of an API
+# server take minutes, and kubeadm's own three end before its roles exist.
+_API_CALL = "15m0s"
 
 
 def dns_address(service_subnet: str) -> str:
@@ -99,7 +110,13 @@ PATCHES = "/etc/kubernetes/patches"
 _STATIC_PODS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 
 
-def patches() -> dict[str, str]:
+# Which of them kubeadm has asked for readiness, too, since the version below; before it only the API server is sure to
+# have the check, and CoreDNS to be as kubeadm writes it.
+_READINESS = ("etcd", "kube-apiserver", "kube-scheduler")
+_READINESS_MINOR = 36
+
+
+def patches(version: str) -> dict[str, str]:
     """Changes to kubeadm's static pods, by file name: health checks with patience.
 
     An API server that shares an emulated CPU misses a few checks now and then. Killing it for that makes the CPU
@@ -109,8 +126,21 @@ def patches() -> dict[str, str]:
     for name in _STATIC_PODS:
         probe = {"failureThreshold": 40, "periodSeconds": 15, "timeoutSeconds": 15}
         container = {"name": name, "livenessProbe": probe, "startupProbe": {**probe, "failureThreshold": 120}}
-        files[f"{name}+strategic.json"] = json.dumps({"spec": {"containers": [container]}}, indent=2) + "\n"
+        if name == "kube-apiserver" or (name in _READINESS and _minor(version) >= _READINESS_MINOR):
+            # kubeadm asks each second, which wakes an idle node; nothing routes by the answer.
+            container["readinessProbe"] = {**probe, "periodSeconds": 30}
+        files[f"{name}+strategic.json"] = _patch({"containers": [container]})
+    if _minor(version) >= _READINESS_MINOR:
+        probe = {"periodSeconds": 30, "timeoutSeconds": 15}
+        container = {"name": "coredns", "livenessProbe": {**probe, "failureThreshold": 10}, "readinessProbe": probe}
+        # One is enough for a lab, and the second would start on the control plane's CPU while that comes up.
+        spec = {"replicas": 1, "template": {"spec": {"containers": [container]}}}
+        files["corednsdeployment+strategic.json"] = _patch(spec)
     return files
+
+
+def _patch(spec: Document) -> str:
+    return json.dumps({"spec": spec}, indent=2) + "\n"
 
 
 def _is_beta4(api: str) -> bool:
@@ -150,9 +180,7 @@ def init_documents(release: Release, cluster: Cluster, node: Node, timeout: int)
         "localAPIEndpoint": {"advertiseAddress": node["ip"], "bindPort": API_PORT},
         "nodeRegistration": _registration(api, node["name"], node["ip"]),
     }
-    if not api.endswith("/v1beta2"):
-        # kubeadm 1.20 has only the option --experimental-patches for it.
-        init["patches"] = {"directory": PATCHES}
+    init["patches"] = {"directory": PATCHES}
     # One control plane: no one competes for leadership, and a slow disk must not cost it.
     alone = {"leader-elect": "false"}
     controllers = {**alone, "node-monitor-grace-period": "90s"}
@@ -171,14 +199,18 @@ def init_documents(release: Release, cluster: Cluster, node: Node, timeout: int)
             "podSubnet": cluster["pod_subnet"],
             "serviceSubnet": cluster["service_subnet"],
         },
-        "apiServer": {"extraArgs": _arguments(api, _api_server_arguments(release["version"]))},
+        "apiServer": {"extraArgs": _arguments(api, _API_SERVER)},
+        "etcd": {"local": {"extraArgs": _arguments(api, _ETCD)}},
         "controllerManager": {"extraArgs": _arguments(api, {**controllers, "profiling": "false"})},
         "scheduler": {"extraArgs": _arguments(api, {**alone, "profiling": "false"})},
     }
     if _is_beta4(api):
+        # A key of two thousand bits costs an emulated CPU seconds where this one costs milliseconds, and so does each
+        # handshake with it.
+        configuration["encryptionAlgorithm"] = "ECDSA-P256"
         init["timeouts"] = {
             "controlPlaneComponentHealthCheck": f"{timeout}s",
-            "kubernetesAPICall": "3m0s",
+            "kubernetesAPICall": _API_CALL,
             "kubeletHealthCheck": f"{timeout}s",
         }
     else:
@@ -192,6 +224,28 @@ def with_token(documents: Sequence[Document], token: str, ttl: str) -> list[Docu
     return [init, *documents[1:]]
 
 
+# What pods leave to their node: no pod takes all processes, memory or disk. The figures fit a node of 1 GiB, of which
+# kubelet, containerd and the system need less than 250 MiB.
+_LIMITS_OF_PODS: Document = {
+    "podPidsLimit": 1024,
+    "systemReserved": {"cpu": "100m", "memory": "128Mi", "ephemeral-storage": "512Mi", "pid": "1000"},
+    "kubeReserved": {"cpu": "100m", "memory": "128Mi", "pid": "1000"},
+    # The cgroup of all pods gets what is left. The node's own services need no limit for that.
+    "enforceNodeAllocatable": ["pods"],
+    "evictionHard": {
+        "memory.available": "50Mi",
+        "nodefs.available": "3%",
+        "nodefs.inodesFree": "3%",
+        "imagefs.available": "1%",
+        "pid.available": "5%",
+    },
+    # Of each container: a log that grows is cut before it fills the node's disk.
+    "containerLogMaxSize": "5Mi",
+    "containerLogMaxFiles": 3,
+    "seccompDefault": True,
+}
+
+
 def kubelet_document(cluster: Cluster) -> Document:
     """kubelet's configuration, the same on every node."""
     return {
@@ -203,12 +257,13 @@ def kubelet_document(cluster: Cluster) -> Document:
         "resolvConf": "/run/systemd/resolve/resolv.conf",
         # Images lie on the node from the start and cannot be fetched again: 100 never collects them.
         "imageGCHighThresholdPercent": 100,
-        "evictionHard": {"memory.available": "50Mi", "nodefs.available": "3%", "imagefs.available": "1%"},
+        **_LIMITS_OF_PODS,
         "runtimeRequestTimeout": "10m0s",
         # Each of these wakes a node that has nothing to do; the controller manager waits 90 s for a sign of life.
         "nodeLeaseDurationSeconds": 80,
         "nodeStatusUpdateFrequency": "20s",
-        "volumeStatsAggPeriod": "10m0s",
+        # Limits of disk are held by what was measured last: at ten minutes a volume would fill the node unseen.
+        "volumeStatsAggPeriod": "1m0s",
     }
 
 
@@ -251,7 +306,7 @@ def join_documents(
     if _is_beta4(api):
         join["timeouts"] = {
             "discovery": f"{timeout}s",
-            "kubernetesAPICall": "3m0s",
+            "kubernetesAPICall": _API_CALL,
             "kubeletHealthCheck": f"{timeout}s",
             "tlsBootstrap": f"{timeout}s",
         }

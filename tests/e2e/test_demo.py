@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import playbook_modules as kubeadm
 from tests.support.labs import host_snapshot, hyperscaler, left_behind
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("no_lab_left")]
@@ -81,6 +82,25 @@ def test_status_shows_both_clusters(demo: str) -> None:
     assert status["problems"] == []
     assert {node["state"] for node in status["nodes"]} == {"running"}
     assert set(status["clusters"]) == {"slurm", "kubernetes"}
+
+
+def test_the_configuration_is_what_this_versions_own_kubeadm_knows(demo: str) -> None:
+    """A key that a version does not have is a warning at best; here it is an error, for both kinds of node."""
+    for node, name in (("cloud-control-plane", "init"), ("cloud-gpu-worker-1", "join")):
+        version = hyperscaler("ssh", LAB, node, "--", "kubeadm version --output short").stdout.strip().lstrip("v")
+        cluster = {**kubeadm.CLUSTER, "cni": "bridge"}
+        release, machine = {**kubeadm.RELEASE, "version": version}, kubeadm.PARAMS["node"]
+        config = kubeadm.kubeadm_config
+        token, pinned = kubeadm.PARAMS["token"], ["sha256:" + "0" * 64]
+        documents = (
+            config.init_documents(release, cluster, machine, 900)
+            if name == "init"
+            else config.join_documents(release, cluster, machine, token, pinned, 900)
+        )
+        file = f"/tmp/{name}.yaml"
+        write = f"cat > {file} <<'END'\n{config.to_yaml(documents)}END\n"
+        done = hyperscaler("ssh", LAB, node, "--", f"{write}kubeadm config validate --config {file}")
+        assert done.stdout.strip() == "ok", done.stderr
 
 
 def test_nothing_differs_afterwards(demo: str) -> None:

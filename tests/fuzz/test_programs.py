@@ -67,7 +67,7 @@ CLUSTER = {
             "spec": {"taints": [{"key": "k", "effect": "NoSchedule"}]},
             "status": {
                 "conditions": READY,
-                "nodeInfo": {"kubeletVersion": "v1.20.2"},
+                "nodeInfo": {"kubeletVersion": "v1.37.2"},
                 "allocatable": {"nvidia.com/gpu": "2", "cpu": "2"},
             },
         },

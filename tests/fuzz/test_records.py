@@ -243,7 +243,7 @@ def test_an_image_s_manifest(home: Home, text: str) -> None:
 
 RELEASE = {
     "format": 1,
-    "version": "1.20.2",
+    "version": "1.37.2",
     "architecture": "amd64",
     "origin": "x",
     "repository": "hyperscaler.invalid/kubernetes",

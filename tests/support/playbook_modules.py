@@ -34,9 +34,9 @@ kubeadm_node = load("library/kubeadm_node.py", "kubeadm_node")
 kubernetes_objects = load("library/kubernetes_objects.py", "kubernetes_objects")
 
 RELEASE = {
-    "version": "1.20.2",
+    "version": "1.37.2",
     "repository": "hyperscaler.invalid/kubernetes",
-    "cluster_dns": "hyperscaler.invalid/kubernetes/cluster-dns:1",
+    "cluster_dns": "hyperscaler.invalid/kubernetes/coredns:v1.14.6",
 }
 CLUSTER = {
     "name": "demo",

@@ -41,8 +41,3 @@ def pod_subnets(spec: ClusterSpec) -> Mapping[str, IPv4Network]:
     first = int(pods.network_address)
     size = 2 ** (32 - NODE_PREFIX)
     return {node.name: IPv4Network((IPv4Address(first + numbers[node.name] * size), NODE_PREFIX)) for node in nodes}
-
-
-def dns_address(service_subnet: IPv4Network) -> IPv4Address:
-    """Address of the cluster's DNS service: the tenth, as kubeadm has it."""
-    return service_subnet[10]

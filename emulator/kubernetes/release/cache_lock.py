@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from emulator.core.locking import acquire
 from emulator.core.trust.opening import open_own
-from emulator.kubernetes.release.go_build import Progress
+
+# Step and line of output; a step begins with an empty line.
+Progress = Callable[[str, str], None]
 
 _LOCK_SECONDS = 4 * 3600.0
 """How long one may wait for another's build: four hours, on the slowest of hosts."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,15 +20,12 @@ _NAME = re.compile(r"(?P<name>[a-z0-9][a-z0-9+.-]+)_(?P<version>[^_]+)_(?P<archi
 class DebianArchive:
     """apt with lists and caches of its own under `directory`.
 
-    `lines` are one-line `deb` sources of a Debian release; source packages are looked up in the same places, so the
-    host's configuration needs no deb-src, unless `with_sources` says that there are none. Proxy and keys stay what
-    the host's apt configuration says.
+    `lines` are one-line `deb` sources of a Debian release. Proxy and keys stay what the host's apt configuration says.
     """
 
     directory: Path
     lines: tuple[str, ...]
     runner: ProcessRunner
-    with_sources: bool = True
 
     def update(self) -> None:
         """Fetch the package lists.
@@ -42,30 +38,10 @@ class DebianArchive:
         # The sources may hold a password: no access for others.
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.directory.chmod(0o700)
-        for name in ("lists/partial", "cache/archives/partial", "parts", "debs", "source"):
+        for name in ("lists/partial", "cache/archives/partial", "parts", "debs"):
             (self.directory / name).mkdir(parents=True, exist_ok=True)
-        sources = list(self.lines)
-        if self.with_sources:
-            sources += [line.replace("deb ", "deb-src ", 1) for line in self.lines]
-        (self.directory / "sources.list").write_text("\n".join(sources) + "\n", encoding="utf-8")
+        (self.directory / "sources.list").write_text("\n".join(self.lines) + "\n", encoding="utf-8")
         self._apt(["update"], timeout=_UPDATE_TIMEOUT)
-
-    def source(self, package: str, tree: Path) -> str:
-        """Fetch a source package, check it against the archive's signature chain, unpack it as `tree`; its version.
-
-        Raises:
-            CommandError: it is not there, or does not match its checksums.
-        """
-        directory = self.directory / "source"
-        self._apt(["source", "--download-only", package], timeout=_FETCH_TIMEOUT, cwd=directory)
-        descriptions = sorted(directory.glob(f"{package}_*.dsc"))
-        if tree.exists():
-            shutil.rmtree(tree)
-        # apt has checked the files' checksums; the signature of the uploader is in a keyring that hosts rarely have.
-        self.runner.run(
-            ["dpkg-source", "--no-check", "-x", descriptions[-1], tree], timeout=_UNPACK_TIMEOUT, cwd=directory
-        )
-        return descriptions[-1].name.removeprefix(f"{package}_").removesuffix(".dsc")
 
     def versions(self, package: str) -> tuple[str, ...]:
         """Every version of a binary package that the sources have; none of a package that they do not know."""

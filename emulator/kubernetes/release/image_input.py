@@ -18,9 +18,8 @@ from emulator.images.build.apt_sources import host_sources
 from emulator.kubernetes.release.bundle import create_bundle, show_bundle, verify_bundle
 from emulator.kubernetes.release.bundle_use import require_usable
 from emulator.kubernetes.release.bundles.signing import BundleSignatures
-from emulator.kubernetes.release.cache_lock import cache_lock
-from emulator.kubernetes.release.debian_source import KubernetesBuild
-from emulator.kubernetes.release.go_build import Progress
+from emulator.kubernetes.release.cache_lock import Progress, cache_lock
+from emulator.kubernetes.release.modules.module_build import ModuleBuild
 from emulator.kubernetes.release.node_files import NodeFiles
 from emulator.kubernetes.release.pinning.pins import Pin, Pins
 from emulator.kubernetes.release.release import ReleaseManifest
@@ -40,7 +39,7 @@ def kubernetes_sources(home: Home, runner: ProcessRunner) -> KubernetesSources:
     cache = _cache(home)
     data = share_dir() / "config" / "kubernetes"
     lines = host_sources(runner, suite="bookworm", components=("main",)).lines
-    build = KubernetesBuild(cache, runner, sources=lines, programs=data / "programs")
+    build = ModuleBuild(cache, runner, sources=lines, modules=data / "modules")
     origin = read_origin(data / "upstream.yaml")
     upstream = UpstreamFetch(
         cache, runner, origin, lines, reachable=_reachable, index=_index, pins=Pins(home.upstream_digests)
@@ -89,7 +88,7 @@ class KubernetesInput:
 
 
 class Bundles:
-    """Offline bundles, made where upstream or Debian can be reached and used where they cannot."""
+    """Offline bundles, made where upstream or a Go module proxy can be reached and used where they cannot."""
 
     def __init__(self, home: Home, runner: ProcessRunner) -> None:
         self._home = home

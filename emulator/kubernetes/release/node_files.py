@@ -15,10 +15,10 @@ from emulator.core.ports import ProcessRunner
 from emulator.kubernetes.config.containerd import CNI_PROGRAMS, containerd_config
 from emulator.kubernetes.release.containers.content_store import PACKAGE, ContentStore
 from emulator.kubernetes.release.debian_packages import DebianArchive
-from emulator.kubernetes.release.release import Release, missing_programs
+from emulator.kubernetes.release.release import Release, ReleaseManifest, missing_programs
 
 # Raise it when the same release would give another tree.
-LAYOUT_VERSION = "5"
+LAYOUT_VERSION = "7"
 # The guest's own record of its release; the playbook reads it.
 RELEASE_FILE = "usr/lib/hyperscaler/kubernetes.json"
 MANIFESTS = "usr/share/hyperscaler/kubernetes/manifests"
@@ -26,15 +26,24 @@ MANIFESTS = "usr/share/hyperscaler/kubernetes/manifests"
 CNI_ADDON_PROGRAMS = "opt/cni/bin"
 CONTAINERD_ROOT = "var/lib/containerd"
 PROGRAMS = "usr/local/bin"
+# Debian's unit starts Debian's containerd, which is in the image for releases that bring none.
+_CONTAINERD_UNIT = "etc/systemd/system/containerd.service.d/release.conf"
+_CONTAINERD_START = f"""\
+[Service]
+ExecStart=
+ExecStart=/{PROGRAMS}/containerd
+"""
 # kubelet looks here for static pods. kubeadm makes it on a control plane only, and without it a worker's kubelet logs
 # an error every second.
 STATIC_PODS = "etc/kubernetes/manifests"
 INPUT_NAME = "kubernetes"
+_PROGRAM_DIRECTORIES = (Path(PROGRAMS), Path(CNI_PROGRAMS.lstrip("/")))
 
 
 @dataclass(frozen=True, slots=True)
 class NodeFiles:
-    """Trees under `cache`, one per release; made once. `sources` are apt's Debian 12 lines, for containerd itself."""
+    """Trees under `cache`, one per release; made once. `sources` are apt's Debian 12 lines, for the containerd of
+    releases that bring none."""
 
     cache: Path
     sources: tuple[str, ...]
@@ -45,7 +54,7 @@ class NodeFiles:
         return self.cache / f"node-{LAYOUT_VERSION}-{release.manifest.version}-{release.manifest.digest[:12]}"
 
     def require_host(self) -> None:
-        """Raises: HostNotFitError when this host cannot make the files of any release; reads only."""
+        """Raises: HostNotFitError when this host cannot make the files of a release without containerd; reads only."""
         if not self.sources:
             raise HostNotFitError(
                 "the nodes' containerd comes from Debian 12, and this host's apt has no sources of it",
@@ -72,10 +81,7 @@ class NodeFiles:
         try:
             self._lay(release, stage)
             _settle(stage)
-            archive = DebianArchive(work / "apt", self.sources, self.runner)
-            archive.update()
-            archive.unpack([PACKAGE], work / "tools")
-            store = ContentStore(work / "tools", work / "store", self.runner)
+            store = ContentStore(self._containerd(release, work), work / "store", self.runner)
             images = store.fill(stage / CONTAINERD_ROOT, release.image_tars)
             _check_images(release, images)
             publish_tree(stage, final)
@@ -83,6 +89,15 @@ class NodeFiles:
             for path in (stage, work):
                 shutil.rmtree(path, ignore_errors=True)
         return final
+
+    def _containerd(self, release: Release, work: Path) -> Path:
+        """Directory of the containerd that fills the store: the one that will read it, where the release has it."""
+        if brings_containerd(release.manifest):
+            return release.path("bin")
+        archive = DebianArchive(work / "apt", self.sources, self.runner)
+        archive.update()
+        archive.unpack([PACKAGE], work / "tools")
+        return work / "tools/usr/bin"
 
     @staticmethod
     def _lay(release: Release, stage: Path) -> None:
@@ -93,6 +108,14 @@ class NodeFiles:
         (stage / MANIFESTS).mkdir(parents=True)
         for manifest in release.manifests:
             shutil.copyfile(manifest, stage / MANIFESTS / manifest.name)
+        network = stage / CNI_PROGRAMS.lstrip("/")
+        network.mkdir(parents=True)
+        for program in release.network_programs:
+            shutil.copyfile(program, network / program.name)
+        if brings_containerd(release.manifest):
+            unit = stage / _CONTAINERD_UNIT
+            unit.parent.mkdir(parents=True)
+            unit.write_text(_CONTAINERD_START, encoding="utf-8")
         link = stage / CNI_ADDON_PROGRAMS
         link.parent.mkdir(parents=True)
         link.symlink_to(CNI_PROGRAMS)
@@ -104,7 +127,14 @@ class NodeFiles:
         record.write_text(guest_record(release), encoding="utf-8")
         config = stage / "etc/containerd/config.toml"
         config.parent.mkdir(parents=True)
-        config.write_text(containerd_config(release.manifest.pause_image), encoding="utf-8")
+        # Debian 12's own is 1.6.
+        major = 2 if brings_containerd(release.manifest) else 1
+        config.write_text(containerd_config(release.manifest.pause_image, major=major), encoding="utf-8")
+
+
+def brings_containerd(manifest: ReleaseManifest) -> bool:
+    """Whether a node runs the release's own containerd, not that of its image."""
+    return {"bin/containerd", "bin/containerd-shim-runc-v2", "bin/ctr"} <= set(manifest.files)
 
 
 def _settle(stage: Path) -> None:
@@ -120,7 +150,7 @@ def _settle(stage: Path) -> None:
 def _mode(name: Path, *, directory: bool) -> int:
     if name == Path(STATIC_PODS):
         return 0o700
-    return 0o755 if directory or name.parent == Path(PROGRAMS) else 0o644
+    return 0o755 if directory or name.parent in _PROGRAM_DIRECTORIES else 0o644
 
 
 def guest_record(release: Release) -> str:

@@ -15,10 +15,10 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 1024 * 1024
 
-# What a node needs, by the file's directory: `bin/` are programs of the node, `images/` docker-archive tars,
-# `manifests/` the objects of add-ons, one file each.
-DIRECTORIES = ("bin", "images", "manifests")
-_PATH = re.compile(r"(bin|images|manifests)/[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+# What a node needs, by the file's directory: `bin/` are programs of the node, `cni/` those of its network plugins,
+# `images/` docker-archive tars, `manifests/` the objects of add-ons, one file each.
+DIRECTORIES = ("bin", "cni", "images", "manifests")
+_PATH = re.compile(r"(bin|cni|images|manifests)/[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _VERSION = re.compile(r"\d{1,2}\.\d{1,3}\.\d{1,3}")
 _IMAGE = re.compile(r"[a-z0-9][a-z0-9.-]{0,200}(?::\d{1,5})?(?:/[a-z0-9][a-z0-9._-]{0,100}){0,8}:[A-Za-z0-9._-]{1,100}")
 _ADDON = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
@@ -28,7 +28,7 @@ NODE_PROGRAMS = ("kubeadm", "kubelet", "kubectl")
 # What kubeadm starts, under the names that it gives to the images; the first four have the version of the release.
 _VERSIONED_IMAGES = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy")
 # Which images may serve as what, by the last part of the name.
-_ROLES = {"pause_image": ("pause",), "cluster_dns": ("coredns", "cluster-dns"), "tools": ("tools",)}
+_ROLES = {"pause_image": ("pause",), "cluster_dns": ("coredns",), "tools": ("tools",)}
 ARCHITECTURE = "amd64"
 """Of the guests, and so of every release that they can use."""
 
@@ -47,7 +47,7 @@ class ReleaseFile:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseManifest:
-    """`version` such as 1.20.2; `origin` describes its source in words.
+    """`version` such as 1.37.2; `origin` describes its source in words.
 
     `repository` is kubeadm's imageRepository; `images` are the references that the tars hold; `cluster_dns` and
     `tools` name the image of the cluster's DNS server and of the pods that verify starts. `fetched` has, by add-on, the
@@ -124,6 +124,11 @@ class Release:
     @property
     def programs(self) -> tuple[Path, ...]:
         return tuple(self.path(name) for name in sorted(self.manifest.files) if name.startswith("bin/"))
+
+    @property
+    def network_programs(self) -> tuple[Path, ...]:
+        """CNI plugins; a release without any leaves a node with its image's own."""
+        return tuple(self.path(name) for name in sorted(self.manifest.files) if name.startswith("cni/"))
 
 
 def parse_manifest(text: str, *, where: str) -> ReleaseManifest:

@@ -20,27 +20,27 @@ from emulator.kubernetes.release.bundle import (
 )
 from emulator.kubernetes.release.bundle_use import require_usable
 from emulator.kubernetes.release.bundles.signing import BundleSignatures
-from emulator.kubernetes.release.cache_lock import cache_lock
-from emulator.kubernetes.release.debian_source import KubernetesBuild
+from emulator.kubernetes.release.cache_lock import Progress, cache_lock
 from emulator.kubernetes.release.disk_room import remove_leftovers
-from emulator.kubernetes.release.go_build import Progress
-from emulator.kubernetes.release.node_files import NodeFiles
+from emulator.kubernetes.release.modules.module_build import ModuleBuild
+from emulator.kubernetes.release.node_files import NodeFiles, brings_containerd
 from emulator.kubernetes.release.release import Release, ReleaseManifest
 from emulator.kubernetes.release.upstream import UpstreamFetch
 from emulator.labfile.kubernetes_versions import (
-    DEBIAN_SOURCE_VERSION,
+    MODULE_MINORS,
     UPSTREAM_MINORS,
     is_asked_for,
     is_full_version,
+    minor_of,
 )
 from emulator.labfile.model import KubernetesSpec
 
 BUNDLE = "bundle:"
-DEBIAN_SOURCE = "debian-source"
+MODULES = "modules"
 UPSTREAM = "upstream"
 AUTO = "auto"
 # Directories of work under way. With no one at work, such a name was left by a run that was killed. A build of
-# Debian's source is not among them, because the next one goes on with it.
+# Go modules is not among them, because the next one goes on with it.
 _WORK = (".unpack-*", "upstream-*.work", "node-*.new", "node-*.work")
 
 
@@ -48,7 +48,7 @@ _WORK = (".unpack-*", "upstream-*.work", "node-*.new", "node-*.work")
 class KubernetesSources:
     """All sources on this host. `wants` of a lab is its `KubernetesSpec`."""
 
-    build: KubernetesBuild
+    build: ModuleBuild
     upstream: UpstreamFetch
     files: NodeFiles
     cache: Path
@@ -61,9 +61,9 @@ class KubernetesSources:
             UsageError, ReleaseError, ConfigError, HostNotFitError: the source cannot give what the lab wants.
         """
         kind = self.resolve(wants)
-        if kind == DEBIAN_SOURCE:
-            _require_debian_source(wants)
-            release = self.build.cached()
+        if kind == MODULES:
+            self._require_modules(wants)
+            release = self.build.cached(wants.version)
             if release is None:
                 self.build.require_host()
         elif kind == UPSTREAM:
@@ -82,7 +82,8 @@ class KubernetesSources:
         found = self.files.directory(release) if release is not None else None
         if found is not None and found.is_dir():
             return found
-        self.files.require_host()
+        if kind != MODULES and not (release is not None and brings_containerd(release.manifest)):
+            self.files.require_host()
         return None
 
     def describe(self, wants: KubernetesSpec) -> str:
@@ -93,8 +94,8 @@ class KubernetesSources:
             UsageError, ReleaseError: the bundle cannot be read.
         """
         kind = self.resolve(wants)
-        if kind == DEBIAN_SOURCE:
-            return f"Kubernetes {DEBIAN_SOURCE_VERSION} from {DEBIAN_SOURCE}"
+        if kind == MODULES:
+            return f"Kubernetes {self.build.version(wants.version)} from {MODULES}"
         if kind == UPSTREAM:
             found = self.upstream.cached(wants.version, wanted_addons(wants))
             if found is not None:
@@ -124,9 +125,9 @@ class KubernetesSources:
 
     def _release(self, wants: KubernetesSpec, progress: Progress) -> Release:
         kind = self.resolve(wants)
-        if kind == DEBIAN_SOURCE:
-            _require_debian_source(wants)
-            return self.build.build(progress=progress)
+        if kind == MODULES:
+            self._require_modules(wants)
+            return self.build.build(wants.version, progress=progress)
         if kind == UPSTREAM:
             require_addons(wants, self.upstream.origin.addons)
             return self.upstream.fetch(wants.version, wanted_addons(wants), progress=progress)
@@ -151,23 +152,34 @@ class KubernetesSources:
             return self.files.make(release)
 
     def resolve(self, wants: KubernetesSpec) -> str:
-        """`bundle:PATH`, `upstream` or `debian-source`, what `auto` comes to on this host.
+        """`bundle:PATH`, `upstream` or `modules`, what `auto` comes to on this host.
 
         What was fetched or built for such a lab before decides first: an image must not be made anew because the
         network came or went. Then upstream counts, if it answers within a few seconds.
         """
+        if wants.source == "debian-source":
+            where = "clusters.cloud.kubernetes_config.source"
+            raise ConfigError("debian-source is no source any more", where=where, fix="write `source: modules`")
         if wants.source != AUTO:
             return wants.source
         if self.upstream.cached(wants.version, wanted_addons(wants)) is not None:
             return UPSTREAM
-        fits = is_asked_for(DEBIAN_SOURCE_VERSION, wants.version) and not wanted_addons(wants)
-        if fits and self.build.cached() is not None:
-            return DEBIAN_SOURCE
-        if not fits:
+        if not self._modules_serve(wants):
             # Only upstream can help here, so that its error is the one to see.
             return UPSTREAM
-        # The version of Debian's source, if the lab asks for it, is one that upstream's archive has no longer.
-        return UPSTREAM if not wants.version and self.upstream.is_reachable(wants.version) else DEBIAN_SOURCE
+        if self.build.cached(wants.version) is not None:
+            return MODULES
+        has_it = not wants.version or minor_of(wants.version) in UPSTREAM_MINORS
+        return UPSTREAM if has_it and self.upstream.is_reachable(wants.version) else MODULES
+
+    def _modules_serve(self, wants: KubernetesSpec) -> bool:
+        if wanted_addons(wants) or (wants.version and minor_of(wants.version) not in MODULE_MINORS):
+            return False
+        return is_asked_for(self.build.version(wants.version), wants.version)
+
+    def _require_modules(self, wants: KubernetesSpec) -> None:
+        require_version(self.build.version(wants.version), wants)
+        require_addons(wants, ())
 
 
 def _verify(path: Path) -> None:
@@ -179,11 +191,6 @@ def _verify(path: Path) -> None:
 @functools.cache
 def _verified(path: Path, *_state: int) -> None:
     verify_bundle(path)
-
-
-def _require_debian_source(wants: KubernetesSpec) -> None:
-    require_version(DEBIAN_SOURCE_VERSION, wants)
-    require_addons(wants, ())
 
 
 def _require_bundle(manifest: ReleaseManifest, wants: KubernetesSpec, *, where: str) -> None:

@@ -13,11 +13,10 @@ from pathlib import Path
 from emulator.core.errors import ConfigError, HostNotFitError, StateError
 from emulator.core.fs import publish_tree, replace_link
 from emulator.core.ports import ProcessRunner
-from emulator.kubernetes.release.containers.container_images import ImageRoots
+from emulator.kubernetes.release.cache_lock import Progress
+from emulator.kubernetes.release.containers.container_images import TOOLS_IMAGE, ImageRoots
 from emulator.kubernetes.release.containers.docker_archive import write_archive
 from emulator.kubernetes.release.debian_packages import DebianArchive
-from emulator.kubernetes.release.debian_source import TOOLS_IMAGE
-from emulator.kubernetes.release.go_build import Progress
 from emulator.kubernetes.release.pinning.pins import Pins
 from emulator.kubernetes.release.pinning.registry import manifest_digest
 from emulator.kubernetes.release.release import (
@@ -77,8 +76,8 @@ class UpstreamFetch:
         """
         if not self.is_reachable(version):
             others = "source: bundle:PATH"
-            if not addons and version_fault(version, "debian-source") is None:
-                others += " or source: debian-source"
+            if not addons and version_fault(version, "modules") is None:
+                others += " or source: modules"
             raise HostNotFitError(
                 "the Kubernetes project's packages cannot be reached from here",
                 where=self._packages(version),
@@ -178,7 +177,7 @@ class UpstreamFetch:
         key = work / "key.asc"
         key.write_bytes(download(self._url(self.origin.key, version)))
         line = f"deb [signed-by={key},{self.origin.fingerprint}] {self._packages(version)} /"
-        archive = DebianArchive(work / "apt", (line,), self.runner, with_sources=False)
+        archive = DebianArchive(work / "apt", (line,), self.runner)
         archive.update()
         known = archive.versions("kubeadm")
         exact = newest(known, version)

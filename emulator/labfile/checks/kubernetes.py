@@ -38,12 +38,15 @@ NODE_LEAST_DISK_GIB = math.ceil(FOOTPRINT_GIB / 0.85)
 _BUILT_IN = {"cni": "bridge", "ingress": "none", "storage_class": "none"}
 
 
-def check_kubernetes(draft: Draft, addresses: Addresses) -> None:
-    """Check the Kubernetes cluster; `addresses` holds the nodes' addresses, as far as they can be known."""
+def check_kubernetes(draft: Draft, addresses: Addresses, *, recorded: bool = False) -> None:
+    """Check the Kubernetes cluster; `addresses` holds the nodes' addresses, as far as they can be known.
+
+    recorded: a lab stands with this file, see `emulator.labfile.load.load_spec`.
+    """
     kubernetes = draft.kubernetes
     if kubernetes is None:
         return
-    if _check_version(kubernetes):
+    if _check_version(kubernetes, recorded=recorded):
         _check_addons(draft, kubernetes)
     _check_pod_networks(draft, kubernetes, addresses)
     workers = [g for g in draft.groups if g.role in (Role.CLOUD_CPU_WORKER, Role.CLOUD_GPU_WORKER)]
@@ -130,11 +133,21 @@ def _check_mig_strategy(draft: Draft, kubernetes: KubernetesDraft) -> None:
         )
 
 
-def _check_version(kubernetes: KubernetesDraft) -> bool:
+def _check_version(kubernetes: KubernetesDraft, *, recorded: bool) -> bool:
     """Whether there is a source with that version."""
+    if kubernetes.spec.source == "debian-source":
+        source = kubernetes.view.child("source")
+        (source.warning if recorded else source.error)(
+            "kubernetes.source",
+            "debian-source is no source any more: Debian 12 has Kubernetes 1.20, which has known holes and gets no"
+            " updates",
+            "write `source: modules`",
+        )
+        return False
     fault = version_fault(kubernetes.spec.version, kubernetes.spec.source)
     if fault is not None:
-        kubernetes.view.child("version").error("kubernetes.version", *fault)
+        version = kubernetes.view.child("version")
+        (version.warning if recorded else version.error)("kubernetes.version", *fault)
     return fault is None
 
 
@@ -157,7 +170,7 @@ def _check_addons(draft: Draft, kubernetes: KubernetesDraft) -> None:
             )
     real = draft.gpu.backend not in (None, GpuBackend.SIMULATED)
     if real and any(group.gpu is not None and group.names for group in draft.groups_of(ClusterKind.CLOUD)):
-        kubernetes.view.child("source" if kubernetes.spec.source == "debian-source" else "version").error(
+        kubernetes.view.child("source" if kubernetes.spec.source == "modules" else "version").error(
             "kubernetes.addon",
             f"real GPUs of Kubernetes nodes need NVIDIA's device plugin from upstream: {why}",
             f"take {instead}, or backend: simulated",
@@ -167,11 +180,11 @@ def _check_addons(draft: Draft, kubernetes: KubernetesDraft) -> None:
 def _no_addons(kubernetes: KubernetesDraft) -> tuple[str, str] | None:
     """Why the source of the file can have no add-ons, and which one could; None when it can."""
     version, source = kubernetes.spec.version, kubernetes.spec.source
-    if source == "debian-source":
-        return "debian-source has no add-ons", "source: upstream, or a bundle made there"
+    if source == "modules":
+        return "modules has no add-ons", "source: upstream, or a bundle made there"
     if source == "auto" and version and minor_of(version) not in UPSTREAM_MINORS:
         upstream = f"a version of upstream's ({UPSTREAM_MINORS[0]} to {UPSTREAM_MINORS[-1]})"
-        return f"only debian-source has Kubernetes {version}, and it has no add-ons", upstream
+        return f"only modules has Kubernetes {version}, and it has no add-ons", upstream
     return None
 
 

@@ -8,8 +8,9 @@ import pytest
 
 from emulator.apply.journal import VERSION, encode
 from emulator.apply.lock import exclusive_lock, holder_of
-from emulator.core.errors import UsageError
+from emulator.core.errors import ConfigError, UsageError
 from emulator.core.ports import DomainState
+from emulator.lab.lab_files import load_lab_file
 from emulator.operations.status import LabStatus, lab_status, list_labs
 from tests.support.journeys import DUAL
 from tests.support.simulated_world import SimulatedHost, lab_text
@@ -50,6 +51,23 @@ def test_a_lab_without_its_file_is_told_of_and_an_unknown_one_is_not(host: Simul
     for name in ("unknown", "../../etc"):
         with pytest.raises(UsageError):
             lab_status(host.environment(), name)
+
+
+def test_a_lab_with_what_this_version_cannot_set_up_is_looked_at_and_destroyed(host: SimulatedHost) -> None:
+    """Its file passed an earlier version of the program: Kubernetes 1.20, compiled from Debian's source."""
+    host.provision(host.lab_file(DUAL))
+    kept = host.home.lab("demo").spec
+    kept.write_text(kept.read_text().replace("cni: bridge", 'source: debian-source, version: "1.20"'))
+    assert "debian-source" in kept.read_text()
+    status = lab_status(host.environment(), "demo")
+    assert {node.state for node in status.nodes} == {"running"}
+    # The same file is no request any more; the error names the line to change.
+    again = load_lab_file(kept)
+    assert [finding.code for finding in again.report.errors] == ["kubernetes.source"]
+    with pytest.raises(ConfigError):
+        again.require_valid()
+    host.destroy("demo")
+    assert not kept.exists()
 
 
 @pytest.mark.parametrize(

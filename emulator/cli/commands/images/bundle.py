@@ -30,8 +30,8 @@ def command() -> None:
 @command.command("create")
 @path_argument
 @click.option("--file", "file", type=click.Path(path_type=Path), help="Hold what this lab file asks for.")
-@click.option("--source", type=click.Choice(["auto", "upstream", "debian-source"]), help="Instead of the file's.")
-@click.option("--version", "version", metavar="VERSION", help="Such as 1.31 or 1.31.4, instead of the file's.")
+@click.option("--source", type=click.Choice(["auto", "upstream", "modules"]), help="Instead of the file's.")
+@click.option("--version", "version", metavar="VERSION", help="Such as 1.37 or 1.37.2, instead of the file's.")
 @click.option("--sign", "key", type=click.Path(path_type=Path), metavar="KEY", help="Sign it with this ssh key.")
 @json_option
 def create(

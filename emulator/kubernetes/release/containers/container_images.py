@@ -1,4 +1,4 @@
-"""The container images of a release that is built here: our static programs, and a few of Debian's."""
+"""The container images of a release that is built here: static programs, and a few of Debian's."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from emulator.kubernetes.release.containers.docker_archive import ContainerImage
 # A name that no registry can have: what is not on the node already must fail at once instead of being looked for.
 REPOSITORY = "hyperscaler.invalid/kubernetes"
 
-# kube-proxy calls iptables and conntrack; etcd is linked with the C library; busybox makes up the tools image.
+TOOLS_IMAGE = f"{REPOSITORY}/tools:1"
+
+# kube-proxy calls iptables and conntrack, which are linked with the C library; busybox makes up the tools image.
 IMAGE_PACKAGES = (
     "busybox-static",
     "conntrack",
-    "etcd-server",
     "iptables",
     "libc6",
     "libip4tc2",
@@ -64,9 +65,15 @@ class ImageRoots:
         """Every image of the release."""
         images = [
             self._static(name, ("usr/local/bin", name))
-            for name in ("kube-apiserver", "kube-controller-manager", "kube-scheduler")
+            for name in ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "etcd")
         ]
-        return (*images, self._proxy(), self._static("pause", ("", "pause")), self._etcd(), self._dns(), self.tools())
+        return (
+            *images,
+            self._proxy(),
+            self._static("pause", ("", "pause")),
+            self._static("coredns", ("", "coredns")),
+            self.tools(),
+        )
 
     def _root(self, name: str) -> Path:
         root = self.work / name
@@ -86,15 +93,6 @@ class ImageRoots:
         _copy(self.programs / name, target)
         # kubeadm's static pods give the program's bare name as the command, found on PATH.
         return ContainerImage(self.names[name], root, (f"/{target.relative_to(root)}",))
-
-    def _dns(self) -> ContainerImage:
-        return self._static("cluster-dns", ("", "cluster-dns"))
-
-    def _etcd(self) -> ContainerImage:
-        root = self._root("etcd")
-        for path in ("usr/bin/etcd", *_LIBC):
-            self._from_debian(root, path)
-        return ContainerImage(self.names["etcd"], root, ("/usr/bin/etcd",))
 
     def _proxy(self) -> ContainerImage:
         root = self._root("kube-proxy")

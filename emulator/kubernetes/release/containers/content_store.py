@@ -19,6 +19,15 @@ NAMESPACE = "k8s.io"
 PACKAGE = "containerd"
 _BLOBS = "io.containerd.content.v1.content/blobs/sha256"
 _SOCKETS, _SOCKET = Path("/run"), "hyperscaler-containerd-"
+_LEFT_OUT = (
+    "io.containerd.grpc.v1.introspection",
+    "io.containerd.runtime.v1.linux",
+    "io.containerd.runtime.v2.task",
+    "io.containerd.sandbox.controller.v1.shim",
+    "io.containerd.snapshotter.v1.blockfile",
+    "io.containerd.snapshotter.v1.erofs",
+    "tmpmounts",
+)
 _START_TIMEOUT = 30.0
 _IMPORT_TIMEOUT = 900.0
 _STOP_TIMEOUT = 20.0
@@ -40,12 +49,12 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.a
 
 @dataclass(frozen=True, slots=True)
 class ContentStore:
-    """Runs a containerd of our own for a few seconds, unpacked from Debian's package under `tools`.
+    """Runs a containerd of our own for a few seconds. It and `ctr` are in the directory `programs`.
 
     The store that it leaves has no paths of this host in it, so that it can be laid into an image.
     """
 
-    tools: Path
+    programs: Path
     work: Path
     runner: ProcessRunner
 
@@ -70,7 +79,7 @@ class ContentStore:
             with (self.work / "log").open("wb") as log:
                 process = subprocess.Popen(
                     # In a session of its own, so that Ctrl-C leaves it to us; if we die, nothing else ends it.
-                    ["setpriv", "--pdeathsig", "KILL", self.tools / "usr/bin/containerd", "--config", config],
+                    ["setpriv", "--pdeathsig", "KILL", self.programs / "containerd", "--config", config],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
@@ -91,8 +100,8 @@ class ContentStore:
         finally:
             for path in (socket, socket.with_name(socket.name + ".ttrpc")):
                 path.unlink(missing_ok=True)
-            # What only a running daemon uses, and directories that are made again when it starts.
-            for name in ("io.containerd.runtime.v1.linux", "io.containerd.runtime.v2.task", "tmpmounts"):
+            # What only a running daemon uses, what is made again when it starts, and the id of this one.
+            for name in _LEFT_OUT:
                 shutil.rmtree(root / name, ignore_errors=True)
 
     def _wait(self, process: subprocess.Popen[bytes], socket: Path) -> None:
@@ -118,7 +127,7 @@ class ContentStore:
         return tuple(sorted(images)), layers
 
     def _ctr(self, socket: Path, words: Sequence[str], *, timeout: float, check: bool = True) -> Completed:
-        argv = [str(self.tools / "usr/bin/ctr"), "--address", str(socket), "--namespace", NAMESPACE, *words]
+        argv = [str(self.programs / "ctr"), "--address", str(socket), "--namespace", NAMESPACE, *words]
         return self.runner.run(argv, timeout=timeout, check=check)
 
 

@@ -37,7 +37,7 @@ def node(name: str, gpus: Mapping[str, str] | None = None, *, ready: bool = True
         "spec": {},
         "status": {
             "conditions": [{"type": "Ready", "status": "True" if ready else "False", "message": message}],
-            "nodeInfo": {"kubeletVersion": "v1.20.2"},
+            "nodeInfo": {"kubeletVersion": "v1.37.2"},
             "allocatable": {"cpu": "2", "memory": "1Gi", **(gpus or {})},
         },
     }
@@ -57,7 +57,7 @@ def listing(*items: dict[str, Any]) -> str:
     return json.dumps({"items": items})
 
 
-SYSTEM = ("etcd-", "kube-apiserver-", "kube-controller-manager-", "kube-scheduler-", "kube-proxy-", "cluster-dns-")
+SYSTEM = ("etcd-", "kube-apiserver-", "kube-controller-manager-", "kube-scheduler-", "kube-proxy-", "coredns-")
 
 
 # ---------------------------------------------------------------- judges
@@ -65,7 +65,7 @@ def test_nodes_are_good_when_all_are_ready() -> None:
     nodes = judge.parse_nodes(listing(node(HEAD), node(WORKER)))
     verdict = judge.judge_nodes(nodes, [HEAD, WORKER])
     assert verdict.ok
-    assert verdict.detail == "2 nodes Ready, v1.20.2"
+    assert verdict.detail == "2 nodes Ready, v1.37.2"
 
 
 @pytest.mark.parametrize(
@@ -90,8 +90,8 @@ def test_output_that_is_no_listing_proves_nothing(text: str) -> None:
 
 def test_a_pod_that_cannot_start_says_why() -> None:
     waiting = {"containerStatuses": [{"state": {"waiting": {"reason": "ErrImageNeverPull", "message": "no image"}}}]}
-    pods = judge.parse_pods(listing(pod("cluster-dns-1", HEAD, ready=False, **waiting)))
-    assert judge.judge_pods(pods).detail == "cluster-dns-1: ErrImageNeverPull: no image"
+    pods = judge.parse_pods(listing(pod("coredns-1", HEAD, ready=False, **waiting)))
+    assert judge.judge_pods(pods).detail == "coredns-1: ErrImageNeverPull: no image"
 
 
 def test_an_unscheduled_pod_gives_the_schedulers_reason() -> None:
@@ -132,11 +132,11 @@ def failed(name: str, owner: dict[str, Any] | None) -> dict[str, Any]:
 def test_what_is_left_of_a_pod_that_its_controller_replaces_is_no_fault(
     owner: dict[str, Any] | None, counts: bool
 ) -> None:
-    text = listing(pod("cluster-dns-1", HEAD), failed("cluster-dns-0", owner))
+    text = listing(pod("coredns-1", HEAD), failed("coredns-0", owner))
     pods = judge.parse_pods(text)
     assert judge.parse_cluster(text).pods == pods
     verdict = judge.judge_pods(pods)
-    assert verdict == (Verdict(False, "cluster-dns-0: failed") if counts else Verdict(True, "1 pods Ready"))
+    assert verdict == (Verdict(False, "coredns-0: failed") if counts else Verdict(True, "1 pods Ready"))
 
 
 def workload(kind: str, wanted: int, ready: int, *, seen: int = 1) -> dict[str, Any]:
@@ -146,16 +146,16 @@ def workload(kind: str, wanted: int, ready: int, *, seen: int = 1) -> dict[str, 
         "numberReady": ready,
         "readyReplicas": ready,
     }
-    meta = {"name": "cluster-dns", "namespace": "kube-system", "generation": 1}
+    meta = {"name": "coredns", "namespace": "kube-system", "generation": 1}
     return {"kind": kind, "metadata": meta, "spec": {"replicas": wanted}, "status": status}
 
 
 @pytest.mark.parametrize("kind", ["Deployment", "DaemonSet"])
 def test_a_workload_whose_pods_are_not_all_there_is_a_fault(kind: str) -> None:
-    lacking = Cluster(nodes=[GOOD], others=(failed("cluster-dns-0", {"kind": "x", "controller": True}),))
+    lacking = Cluster(nodes=[GOOD], others=(failed("coredns-0", {"kind": "x", "controller": True}),))
     for item, words in (
-        (workload(kind, 2, 1), f"{kind.lower()} cluster-dns: 1 of 2 pods ready"),
-        (workload(kind, 2, 2, seen=0), f"{kind.lower()} cluster-dns has not been looked at yet"),
+        (workload(kind, 2, 1), f"{kind.lower()} coredns: 1 of 2 pods ready"),
+        (workload(kind, 2, 2, seen=0), f"{kind.lower()} coredns has not been looked at yet"),
         (workload(kind, 2, 2), ""),
     ):
         lacking.others = (*lacking.others[:1], item)
@@ -325,7 +325,7 @@ def test_summary_counts_nodes_and_gpus() -> None:
     cluster = Cluster(nodes=[GOOD])
     assert (
         kubernetes_summary(spec(), cluster, ADDRESSES, Pace(factor=4.0))
-        == "2 of 2 nodes Ready, Kubernetes v1.20.2, 2 nvidia.com/mig-1g.10gb"
+        == "2 of 2 nodes Ready, Kubernetes v1.37.2, 2 nvidia.com/mig-1g.10gb"
     )
     # kubectl on the node ends with the question: nobody waits for its answer any more.
     assert cluster.commands[-1].endswith("get nodes -o json --request-timeout=48s")

@@ -1,13 +1,14 @@
-"""Networks of the pods, and the DNS address."""
+"""Networks of the pods, and the container runtime."""
 
 from __future__ import annotations
 
+import tomllib
 from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
 from emulator.core.errors import ConfigError
-from emulator.kubernetes.config.addresses import dns_address, pod_subnets
+from emulator.kubernetes.config.addresses import pod_subnets
 from emulator.kubernetes.config.containerd import containerd_config
 from emulator.labfile.model import ClusterKind, ClusterSpec, KubernetesSpec, NodeSpec, Role
 from emulator.labfile.networks import NetworkSpec
@@ -53,11 +54,14 @@ def test_more_nodes_than_networks_is_an_error_that_names_the_key(pods: str) -> N
     assert "pod_subnet" in caught.value.where
 
 
-def test_dns_is_the_tenth_service_address() -> None:
-    assert dns_address(IPv4Network("10.96.0.0/12")) == IPv4Address("10.96.0.10")
-
-
-def test_containerd_gets_the_systemd_driver_and_the_pause_image() -> None:
-    text = containerd_config("hyperscaler.invalid/kubernetes/pause:3.2")
-    assert "SystemdCgroup = true" in text
-    assert 'sandbox_image = "hyperscaler.invalid/kubernetes/pause:3.2"' in text
+@pytest.mark.parametrize(
+    ("major", "sandbox"),
+    [(1, ("io.containerd.grpc.v1.cri", "sandbox_image")), (2, ("io.containerd.cri.v1.images", ""))],
+)
+def test_containerd_gets_the_systemd_driver_and_the_pause_image(major: int, sandbox: tuple[str, str]) -> None:
+    pause = "hyperscaler.invalid/kubernetes/pause:3.2"
+    plugins = tomllib.loads(containerd_config(pause, major=major))["plugins"]
+    plugin, key = sandbox
+    runtime = plugins[plugin if major < 2 else "io.containerd.cri.v1.runtime"]["containerd"]
+    assert runtime["runtimes"]["runc"]["options"]["SystemdCgroup"] is True
+    assert (plugins[plugin][key] if key else plugins[plugin]["pinned_images"]["sandbox"]) == pause

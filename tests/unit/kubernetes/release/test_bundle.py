@@ -44,7 +44,7 @@ def release(tmp_path: Path) -> Release:
         origin="a test",
         repository="hyperscaler.invalid/kubernetes",
         pause_image="hyperscaler.invalid/kubernetes/pause:3.2",
-        cluster_dns="hyperscaler.invalid/kubernetes/cluster-dns:1",
+        cluster_dns="hyperscaler.invalid/kubernetes/coredns:1",
         tools="hyperscaler.invalid/kubernetes/tools:1",
         images=("hyperscaler.invalid/kubernetes/pause:3.2",),
         files={name: describe_file(directory / name) for name in FILES},

@@ -15,7 +15,8 @@ from emulator.kubernetes.release.node_files import NodeFiles
 from emulator.kubernetes.release.release import Release, ReleaseManifest, describe_file
 from tests.support.fake_runner import FakeRunner
 
-FILES = ("bin/kubeadm", "bin/kubectl", "bin/kubelet", "images/kubernetes.tar", "manifests/flannel.yaml")
+FILES = ("bin/kubeadm", "bin/kubectl", "bin/kubelet", "cni/bridge", "images/kubernetes.tar", "manifests/flannel.yaml")
+CONTAINERD = ("bin/containerd", "bin/containerd-shim-runc-v2", "bin/ctr")
 MODES = {
     "etc": 0o755,
     "etc/containerd": 0o755,
@@ -24,6 +25,7 @@ MODES = {
     "etc/kubernetes/manifests": 0o700,
     "opt/cni": 0o755,
     "usr": 0o755,
+    "usr/lib/cni/bridge": 0o755,
     "usr/lib/hyperscaler/kubernetes.json": 0o644,
     "usr/local/bin": 0o755,
     "usr/local/bin/kubeadm": 0o755,
@@ -47,23 +49,42 @@ def fill(store: ContentStore, root: Path, tars: Sequence[Path]) -> tuple[str, ..
     return ()
 
 
-@pytest.fixture
-def release(tmp_path: Path) -> Release:
-    directory = tmp_path / "release"
-    for name in FILES:
+def release_of(directory: Path, names: Sequence[str]) -> Release:
+    for name in names:
         (directory / name).parent.mkdir(parents=True, exist_ok=True)
         (directory / name).write_text(name)
-    files = {name: describe_file(directory / name) for name in FILES}
+    files = {name: describe_file(directory / name) for name in names}
     return Release(directory, ReleaseManifest("1.31.4", "amd64", "a test", "r.invalid", "p:1", "d:1", "t:1", (), files))
 
 
-@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077], ids=oct)
-def test_modes_are_the_same_under_every_umask(
-    release: Release, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, umask: int
-) -> None:
+@pytest.fixture
+def release(tmp_path: Path) -> Release:
+    return release_of(tmp_path / "release", FILES)
+
+
+@pytest.fixture
+def containerd_stands_in(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ContentStore, "fill", fill)
     monkeypatch.setattr(DebianArchive, "update", lambda archive: None)
     monkeypatch.setattr(DebianArchive, "unpack", lambda archive, names, target: None)
+
+
+@pytest.mark.usefixtures("containerd_stands_in")
+@pytest.mark.parametrize("brings", [True, False])
+def test_a_releases_own_containerd_is_the_one_that_starts(tmp_path: Path, brings: bool) -> None:
+    release = release_of(tmp_path / "release", (*FILES, *(CONTAINERD if brings else ())))
+    tree = NodeFiles(tmp_path / "cache", ("deb http://debian.invalid bookworm main",), FakeRunner()).make(release)
+    unit = tree / "etc/systemd/system/containerd.service.d/release.conf"
+    assert unit.exists() is brings
+    assert (tree / "usr/local/bin/containerd").exists() is brings
+    if brings:
+        # Empty first: systemd adds to what the package's unit has otherwise, and refuses two.
+        assert unit.read_text().splitlines()[1:] == ["ExecStart=", "ExecStart=/usr/local/bin/containerd"]
+
+
+@pytest.mark.usefixtures("containerd_stands_in")
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077], ids=oct)
+def test_modes_are_the_same_under_every_umask(release: Release, tmp_path: Path, umask: int) -> None:
     cache = tmp_path / "cache"
     cache.mkdir()
     if os.geteuid() == 0:

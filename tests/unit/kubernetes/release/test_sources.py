@@ -11,27 +11,31 @@ from pathlib import Path
 
 import pytest
 
+from emulator.core.data_files import share_dir
 from emulator.core.errors import ConfigError, HostNotFitError, UsageError
 from emulator.images.build.input_version import input_version
 from emulator.kubernetes.release.bundle import create_bundle
 from emulator.kubernetes.release.cache_lock import cache_lock
 from emulator.kubernetes.release.debian_packages import DebianArchive
-from emulator.kubernetes.release.debian_source import KubernetesBuild
+from emulator.kubernetes.release.modules.module_build import ModuleBuild
 from emulator.kubernetes.release.node_files import INPUT_NAME, RELEASE_FILE, NodeFiles, guest_record
 from emulator.kubernetes.release.release import Release, ReleaseError, ReleaseManifest, describe_file
 from emulator.kubernetes.release.sources import KubernetesSources, require_version
 from emulator.kubernetes.release.upstream import UpstreamFetch
 from emulator.kubernetes.release.upstream_origin import Addon, Origin
-from emulator.labfile.kubernetes_versions import UPSTREAM_MINORS
+from emulator.labfile.kubernetes_versions import MODULE_MINORS, UPSTREAM_MINORS
 from emulator.labfile.model import KubernetesSpec
 from tests.support.fake_runner import FakeRunner
 from tests.support.image_archives import image_archive
+from tests.support.waiting import PATIENCE
 
 ORIGIN = Origin(
     "https://packages.invalid/v{minor}/deb/", "https://packages.invalid/key", "F" * 40, "registry.invalid", {}
 )
 
 
+MODULES = share_dir() / "config/kubernetes/modules"
+BUILT = f"{MODULE_MINORS[-1]}.2"
 DEBIAN = "deb http://debian.invalid bookworm main"
 
 
@@ -42,9 +46,8 @@ def sources(tmp_path: Path) -> KubernetesSources:
 
 
 def host(tmp_path: Path, *, reachable: bool, debian: tuple[str, ...] = (DEBIAN,)) -> KubernetesSources:
-    (tmp_path / "programs").mkdir(exist_ok=True)
     runner, cache = FakeRunner(), tmp_path / "cache"
-    build = KubernetesBuild(cache, runner, sources=debian, programs=tmp_path / "programs")
+    build = ModuleBuild(cache, runner, sources=debian, modules=MODULES)
     upstream = UpstreamFetch(cache, runner, ORIGIN, debian, reachable=lambda url: reachable)
     return KubernetesSources(build, upstream, NodeFiles(cache, debian, runner), cache)
 
@@ -60,12 +63,17 @@ def keep(pointer: Path, version: str, *, fetched: Mapping[str, str] | None = Non
     pointer.symlink_to(release.name)
 
 
+def built(sources: KubernetesSources) -> Path:
+    """Where the newest release is noted once it was compiled."""
+    return sources.cache / f"modules-built-{sources.build._key(sources.build.set_of(''))}"
+
+
 def test_what_is_named_is_taken(sources: KubernetesSources) -> None:
-    for source in ("bundle:/srv/k8s.bundle", "upstream", "debian-source"):
+    for source in ("bundle:/srv/k8s.bundle", "upstream", "modules"):
         assert sources.resolve(KubernetesSpec(source=source)) == source
 
 
-@pytest.mark.parametrize(("reachable", "source"), [(True, "upstream"), (False, "debian-source")])
+@pytest.mark.parametrize(("reachable", "source"), [(True, "upstream"), (False, "modules")])
 def test_auto_takes_upstream_where_it_answers(tmp_path: Path, reachable: bool, source: str) -> None:
     assert host(tmp_path, reachable=reachable).resolve(KubernetesSpec()) == source
 
@@ -86,13 +94,17 @@ def test_the_probe_asks_for_a_file_that_is_there(tmp_path: Path) -> None:
 
 def test_real_gpus_need_a_source_with_nvidias_plugin(sources: KubernetesSources) -> None:
     with pytest.raises(ConfigError, match="NVIDIA's device plugin"):
-        sources.ready(KubernetesSpec(source="debian-source", real_gpus=True))
+        sources.ready(KubernetesSpec(source="modules", real_gpus=True))
     assert sources.resolve(KubernetesSpec(real_gpus=True)) == "upstream"
 
 
-def test_auto_asks_upstream_for_nothing_that_it_has_no_longer(tmp_path: Path) -> None:
-    for version in ("1.20", "v1.20.2"):
-        assert host(tmp_path, reachable=True).resolve(KubernetesSpec(version=version)) == "debian-source"
+def test_auto_compiles_only_what_the_modules_have(sources: KubernetesSources, tmp_path: Path) -> None:
+    for version in (MODULE_MINORS[-1], f"v{BUILT}"):
+        for each in (sources, dataclasses.replace(sources, upstream=host(tmp_path, reachable=True).upstream)):
+            assert each.resolve(KubernetesSpec(version=version)) == "modules", "upstream has none as new"
+    for version in ("1.31", f"{MODULE_MINORS[-1]}.99"):
+        assert sources.resolve(KubernetesSpec(version=version)) == "upstream"
+    assert sources.build.version("") == BUILT
 
 
 REPOSITORY = "registry.invalid"
@@ -150,7 +162,7 @@ def test_a_bundle_of_a_version_that_cannot_be_set_up_is_refused(
     for use in (sources.ready, lambda wants: sources.make(wants, progress=lambda step, line: None)):
         with pytest.raises(ReleaseError, match=f"Kubernetes {version}, which this version") as caught:
             use(KubernetesSpec(source=f"bundle:{path}"))
-        assert "1.20, 1.28" in caught.value.fix
+        assert "1.28, 1.29" in caught.value.fix
     assert [each.name for each in sources.cache.glob("*")] == ["lock"]
 
 
@@ -173,27 +185,32 @@ def test_one_lab_at_a_time_makes_a_release(sources: KubernetesSources, tmp_path:
     path, _ = bundle(tmp_path)
     wants = KubernetesSpec(source=f"bundle:{path}")
     steps: list[str] = []
-    done = threading.Event()
+    begun, done = threading.Event(), threading.Event()
 
     def fetch() -> None:
-        sources.release(wants, progress=lambda step, line: steps.append(step))
+        sources.release(wants, progress=told)
         done.set()
+
+    def told(step: str, _line: str) -> None:
+        steps.append(step)
+        begun.set()
 
     with cache_lock(sources.cache, lambda step, line: None):
         rival = threading.Thread(target=fetch)
         rival.start()
-        assert not done.wait(0.5)
+        assert begun.wait(PATIENCE)
+        assert not done.wait(0.2)
         assert steps == ["wait for another build"]
-    rival.join(timeout=30)
+    rival.join(timeout=PATIENCE)
     assert steps[-1] == "unpack the bundle"
     assert len(list(sources.cache.glob("1.31.4-*"))) == 1
 
 
 def test_auto_stays_with_what_was_built_when_upstream_appears(tmp_path: Path) -> None:
     found = host(tmp_path, reachable=True)
-    keep(tmp_path / "cache" / f"debian-{found.build._key()}", "1.20.2")
-    assert found.resolve(KubernetesSpec()) == "debian-source"
-    # Debian's source cannot give this one.
+    keep(built(found), BUILT)
+    assert found.resolve(KubernetesSpec()) == "modules"
+    # It is not among the modules.
     assert found.resolve(KubernetesSpec(version="1.31")) == "upstream"
 
 
@@ -202,7 +219,7 @@ def test_auto_stays_with_what_was_fetched_when_upstream_is_gone(tmp_path: Path) 
     keep(found.upstream._pointer("1.31", ()), "1.31.4")
     assert found.resolve(KubernetesSpec(version="v1.31")) == "upstream"
     assert found.ready(KubernetesSpec(version="1.31")) is None  # fetched, and no files of a node made of it yet
-    assert found.resolve(KubernetesSpec()) == "debian-source"
+    assert found.resolve(KubernetesSpec()) == "modules"
 
 
 def test_what_was_fetched_with_another_manifest_than_the_known_one_is_fetched_anew(tmp_path: Path) -> None:
@@ -230,7 +247,7 @@ def test_each_release_is_described_by_its_own_words(sources: KubernetesSources, 
     path, release = bundle(tmp_path)
     digest = release.manifest.digest[:12]
     for wants, words in (
-        (KubernetesSpec(), "Kubernetes 1.20.2 from debian-source"),
+        (KubernetesSpec(), f"Kubernetes {BUILT} from modules"),
         (KubernetesSpec(source="upstream"), f"the newest Kubernetes {UPSTREAM_MINORS[-1]} from upstream"),
         (KubernetesSpec(source="upstream", version="v1.31"), "the newest Kubernetes 1.31 from upstream"),
         (KubernetesSpec(source="upstream", version="1.31.4"), "Kubernetes 1.31.4 from upstream"),
@@ -269,7 +286,7 @@ def test_only_what_can_serve_the_lab_is_advised_instead_of_upstream(tmp_path: Pa
     ):
         with pytest.raises(HostNotFitError, match="cannot be reached") as caught:
             sources.ready(wants)
-        assert ("debian-source" in caught.value.fix) is can_be_built, wants
+        assert ("source: modules" in caught.value.fix) is can_be_built, wants
 
 
 INDEX = """\
@@ -331,20 +348,20 @@ def test_nothing_is_built_by_looking(sources: KubernetesSources, tmp_path: Path)
 
 def test_addons_that_cannot_be_had_are_refused_by_looking(sources: KubernetesSources) -> None:
     with pytest.raises(ConfigError, match="cni: calico"):
-        sources.ready(KubernetesSpec(cni="calico", source="debian-source"))
+        sources.ready(KubernetesSpec(cni="calico", source="modules"))
     with pytest.raises(ConfigError, match="cni: calico"):
         sources.ready(KubernetesSpec(cni="calico", source="upstream"))
 
 
-@pytest.mark.parametrize("asked", ["", "1.20", "v1.20", "1.20.2", "v1.20.2"])
+@pytest.mark.parametrize("asked", ["", "1.37", "v1.37", "1.37.2", "v1.37.2"])
 def test_versions_that_the_source_gives(asked: str) -> None:
-    require_version("1.20.2", KubernetesSpec(version=asked))
+    require_version("1.37.2", KubernetesSpec(version=asked))
 
 
-@pytest.mark.parametrize("asked", ["1.31", "1.2", "1.20.20", "1.20.1"])
+@pytest.mark.parametrize("asked", ["1.31", "1.3", "1.37.20", "1.37.1"])
 def test_versions_that_it_does_not(asked: str) -> None:
-    with pytest.raises(ConfigError, match=r"gives Kubernetes 1\.20\.2"):
-        require_version("1.20.2", KubernetesSpec(version=asked))
+    with pytest.raises(ConfigError, match=r"gives Kubernetes 1\.37\.2"):
+        require_version("1.37.2", KubernetesSpec(version=asked))
 
 
 def test_an_absent_bundle_is_named(sources: KubernetesSources) -> None:
@@ -358,10 +375,9 @@ def test_a_host_without_debians_sources_is_told_what_to_do(tmp_path: Path) -> No
         with pytest.raises(HostNotFitError, match="no sources of Debian 12") as caught:
             use(KubernetesSpec())
         assert "bundle create" in caught.value.fix
-    # What was built before needs them no more; the files of the nodes do.
-    keep(tmp_path / "cache" / f"debian-{sources.build._key()}", "1.20.2")
-    with pytest.raises(HostNotFitError, match="the nodes' containerd comes from Debian 12"):
-        sources.ready(KubernetesSpec())
+    # What was built before needs them no more, and brings its own containerd.
+    keep(built(sources), BUILT)
+    assert sources.ready(KubernetesSpec()) is None
 
 
 def test_a_bundle_on_a_host_without_debians_sources_is_refused_by_looking(tmp_path: Path) -> None:
@@ -373,20 +389,20 @@ def test_a_bundle_on_a_host_without_debians_sources_is_refused_by_looking(tmp_pa
 def test_a_host_without_room_for_a_build_is_told_by_looking(
     sources: KubernetesSources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 5 * 1024**3})())
-    with pytest.raises(HostNotFitError, match="building Kubernetes needs 6 GiB of disk, 5 GiB are free"):
-        sources.ready(KubernetesSpec(source="debian-source"))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 7 * 1024**3})())
+    with pytest.raises(HostNotFitError, match="building Kubernetes needs 8 GiB of disk, 7 GiB are free"):
+        sources.ready(KubernetesSpec(source="modules"))
     assert not sources.cache.exists()
     # What was built before takes no more room.
-    keep(tmp_path / "cache" / f"debian-{sources.build._key()}", "1.20.2")
-    assert sources.ready(KubernetesSpec(source="debian-source")) is None
+    keep(built(sources), BUILT)
+    assert sources.ready(KubernetesSpec(source="modules")) is None
 
 
 def test_what_killed_runs_left_goes_with_the_next_and_a_build_that_can_go_on_stays(
     sources: KubernetesSources, tmp_path: Path
 ) -> None:
     gone = (".unpack-1", "upstream-17.work", "node-3-1.31.4-0123456789ab.new", "node-3-1.31.4-0123456789ab.work")
-    kept = ("build-0123456789ab", "1.30.1-0123456789ab", "node-3-1.30.1-0123456789ab")
+    kept = ("modules-0123456789ab", "1.30.1-0123456789ab", "node-3-1.30.1-0123456789ab")
     for name in (*gone, *kept):
         (sources.cache / name / "bin").mkdir(parents=True)
     path, _ = bundle(tmp_path)

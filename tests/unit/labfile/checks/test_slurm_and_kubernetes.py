@@ -6,12 +6,14 @@ from collections.abc import Callable
 
 import pytest
 
+from emulator.labfile.kubernetes_versions import BUNDLE_MINORS, MODULE_MINORS, UPSTREAM_MINORS
 from emulator.labfile.model import ClusterSpec, PartitionSpec
 from emulator.labfile.values.hostlist import expand_hostlist
 from emulator.labfile.values.slurm_time import parse_slurm_time
 
 Judge = Callable[[str], list[str]]
 Load = Callable[[str], ClusterSpec]
+UPSTREAM, ALL = ", ".join(UPSTREAM_MINORS), ", ".join(BUNDLE_MINORS)
 
 HEAD = 'version: "1.0"\nmetadata: {name: x}\n'
 
@@ -144,33 +146,30 @@ def test_times_that_are_none(text: str) -> None:
             ],
         ),
         (
-            kube("source: debian-source, cni: flannel, ingress: nginx, storage_class: local-path"),
+            kube("source: modules, cni: flannel, ingress: nginx, storage_class: local-path"),
             [
-                "7:53: error: clusters.cloud.kubernetes_config.cni: 'flannel' needs a manifest and images from"
-                " upstream: debian-source has no add-ons | write bridge, or take source: upstream, or a bundle made"
-                " there",
-                "7:71: error: clusters.cloud.kubernetes_config.ingress: 'nginx' needs a manifest and images from"
-                " upstream: debian-source has no add-ons | write none, or take source: upstream, or a bundle made"
-                " there",
-                "7:93: error: clusters.cloud.kubernetes_config.storage_class: 'local-path' needs a manifest and images"
-                " from upstream: debian-source has no add-ons | write none, or take source: upstream, or a bundle made"
+                "7:47: error: clusters.cloud.kubernetes_config.cni: 'flannel' needs a manifest and images from"
+                " upstream: modules has no add-ons | write bridge, or take source: upstream, or a bundle made there",
+                "7:65: error: clusters.cloud.kubernetes_config.ingress: 'nginx' needs a manifest and images from"
+                " upstream: modules has no add-ons | write none, or take source: upstream, or a bundle made there",
+                "7:87: error: clusters.cloud.kubernetes_config.storage_class: 'local-path' needs a manifest and images"
+                " from upstream: modules has no add-ons | write none, or take source: upstream, or a bundle made"
                 " there",
             ],
         ),
         (
-            kube("version: '1.20.2', cni: calico"),
+            kube("version: '1.37.2', cni: calico"),
             [
                 "7:49: error: clusters.cloud.kubernetes_config.cni: 'calico' needs a manifest and images from"
-                " upstream: only debian-source has Kubernetes 1.20.2, and it has no add-ons | write bridge, or take a"
-                " version of upstream's (1.28 to 1.34)"
+                " upstream: only modules has Kubernetes 1.37.2, and it has no add-ons | write bridge, or take a"
+                f" version of upstream's ({UPSTREAM_MINORS[0]} to {UPSTREAM_MINORS[-1]})"
             ],
         ),
         (
-            kube("version: 1.20.9, cni: calico"),
+            kube("source: debian-source, cni: flannel"),
             [
-                "7:34: error: clusters.cloud.kubernetes_config.version: no source gives Kubernetes 1.20.9: Debian's"
-                " source package is 1.20.2, and upstream has 1.28 to 1.34 | write 1.20.2 or for example 1.34, or"
-                " remove the key"
+                "7:33: error: clusters.cloud.kubernetes_config.source: debian-source is no source any more: Debian 12"
+                " has Kubernetes 1.20, which has known holes and gets no updates | write `source: modules`"
             ],
         ),
         (
@@ -226,43 +225,43 @@ def test_times_that_are_none(text: str) -> None:
         (
             kube("source: 'bundle:  '"),
             [
-                "7:33: error: clusters.cloud.kubernetes_config.source: expected auto, upstream, debian-source or"
+                "7:33: error: clusters.cloud.kubernetes_config.source: expected auto, upstream, modules or"
                 " bundle:PATH, got 'bundle:  ' | for example auto"
             ],
         ),
         (
             kube("source: 'http://x'"),
             [
-                "7:33: error: clusters.cloud.kubernetes_config.source: expected auto, upstream, debian-source or"
+                "7:33: error: clusters.cloud.kubernetes_config.source: expected auto, upstream, modules or"
                 " bundle:PATH, got 'http://x' | for example auto"
             ],
         ),
         (
-            kube("version: 1.19"),
+            kube("version: 1.20"),
             [
-                "7:34: error: clusters.cloud.kubernetes_config.version: Kubernetes 1.19 is not supported from any"
-                " source | supported: 1.20, 1.28, 1.29, 1.30, 1.31, 1.32, 1.33, 1.34"
+                "7:34: error: clusters.cloud.kubernetes_config.version: Kubernetes 1.20 is not supported from any"
+                f" source | write for example 1.37; supported: {ALL}"
             ],
         ),
         (
             kube("version: latest"),
             [
                 "7:34: error: clusters.cloud.kubernetes_config.version: 'latest' is not a version"
-                " | write for example 1.31 or 1.31.4; supported: 1.20, 1.28, 1.29, 1.30, 1.31, 1.32, 1.33, 1.34"
+                f" | write for example 1.37 or 1.37.2; supported: {ALL}"
             ],
         ),
         (
             kube("source: upstream, version: 1.20"),
             [
                 "7:52: error: clusters.cloud.kubernetes_config.version: Kubernetes 1.20 is not supported from"
-                " 'upstream' | supported: 1.28, 1.29, 1.30, 1.31, 1.32, 1.33, 1.34"
+                f" 'upstream' | write for example 1.35; supported: {UPSTREAM}"
             ],
         ),
         (
-            kube("source: debian-source, version: 1.20.7"),
+            kube("source: modules, version: 1.31"),
             [
-                "7:57: error: clusters.cloud.kubernetes_config.version: Debian's source package is Kubernetes 1.20.2,"
-                " not 1.20.7 | write 1.20.2, or remove the key"
+                "7:51: error: clusters.cloud.kubernetes_config.version: Kubernetes 1.31 is not supported from"
+                f" 'modules' | write for example 1.37; supported: {', '.join(MODULE_MINORS)}"
             ],
         ),
         (
@@ -386,7 +385,7 @@ def test_a_flood_of_host_lists_costs_nothing(faults: Judge) -> None:
     assert sum("'hpc-compute-3' is not a compute node" in each for each in found) == 30
 
 
-@pytest.mark.parametrize("version", ["1.31", "v1.31.4", "1.20.2", ""])
+@pytest.mark.parametrize("version", ["1.31", "v1.31.4", "1.37.2", ""])
 def test_versions_that_are_fine(spec_of: Load, version: str) -> None:
     spec = spec_of(kube(f"version: '{version}'"))
     assert spec.kubernetes is not None
@@ -426,12 +425,13 @@ def test_addons_that_some_source_can_have(spec_of: Load, settings: str) -> None:
     spec_of(kube(settings))
 
 
-@pytest.mark.parametrize(("settings", "key"), [("source: debian-source", "source"), ("version: 1.20", "version")])
+@pytest.mark.parametrize(("settings", "key"), [("source: modules", "source"), ("version: 1.37", "version")])
 def test_real_gpus_need_a_source_with_nvidias_plugin(faults: Judge, settings: str, key: str) -> None:
     text = (
         f"{HEAD}global:\n  gpu_allocation:\n    strategy: mig\n    devices:\n"
         '      - {id: GPU-0, pci_address: "0000:41:00.0", model: A100-SXM4-80GB, mig_capable: true}\n'
-        f"clusters:\n  cloud:\n    worker_nodes: {{gpu_workers: {{count: 1}}}}\n    kubernetes_config: {{{settings}}}\n"
+        f"clusters:\n  cloud:\n    worker_nodes: {{gpu_workers: {{count: 1}}}}\n"
+        f"    kubernetes_config: {{{settings}}}\n"
     )
     (fault,) = faults(text)
     assert f"kubernetes_config.{key}: real GPUs of Kubernetes nodes need NVIDIA's device plugin" in fault

@@ -9,7 +9,6 @@ import tarfile
 from pathlib import Path
 
 from emulator.kubernetes.release.containers.docker_archive import ContainerImage, write_archive
-from emulator.kubernetes.release.go_build import openapi_packages, version_flags
 
 
 def image(root: Path) -> ContainerImage:
@@ -50,28 +49,3 @@ def test_the_same_content_gives_the_same_bytes_whatever_the_times(tmp_path: Path
     write_archive(tmp_path / "b.tar", [second], architecture="amd64")
     assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "a.tar", "b", "b.tar"]
-
-
-def test_the_version_is_stamped_under_both_names_of_the_package() -> None:
-    flags = version_flags("1.20.2").split()
-    stamped = [flag for flag in flags if flag.endswith("gitVersion=v1.20.2")]
-    assert [flag.partition(".gitVersion")[0] for flag in stamped] == [
-        "k8s.io/component-base/version",
-        "k8s.io/kubernetes/vendor/k8s.io/component-base/version",
-    ]
-    assert sum(flag.endswith("gitMinor=20") for flag in flags) == 2
-
-
-def test_marked_packages_are_found_where_the_compiler_sees_them(tmp_path: Path) -> None:
-    def write(path: str, text: str) -> None:
-        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / path).write_text(text)
-
-    write("staging/src/k8s.io/api/core/v1/doc.go", "// +k8s:openapi-gen=true\npackage v1\n")
-    write("pkg/apis/abac/doc.go", "// +k8s:openapi-gen=true\npackage abac\n")
-    write("pkg/other/doc.go", "package other\n")
-    write("cmd/x/x_test.go", "// +k8s:openapi-gen=true\n")
-    assert openapi_packages(tmp_path) == [
-        "k8s.io/kubernetes/pkg/apis/abac",
-        "k8s.io/kubernetes/vendor/k8s.io/api/core/v1",
-    ]

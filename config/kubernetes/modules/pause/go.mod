@@ -1,0 +1,3 @@
+module hyperscaler.invalid/pause
+
+go 1.26.0

@@ -1,0 +1,154 @@
+#!/usr/bin/env python3
+"""Writes the pins of a minor version of Kubernetes (`config/kubernetes/modules/MINOR/*/go.mod` and `go.sum`) anew.
+
+    make kubernetes-modules MINOR=1.37                                the newest patch release of everything
+    make kubernetes-modules MINOR=1.37 ARGS=kubernetes=1.37.3         that one, the rest as it is
+
+Kubernetes decides what etcd and CoreDNS it is made with: its kubeadm says so. The others are the newest releases whose
+own go.mod the pinned Go toolchain can build. A new minor version starts with the files of the newest one that is there.
+Look at what has changed (`git diff`) before you commit it: from then on these hashes are what is trusted.
+
+Modules come from GOPROXY, the toolchain from the package index that pip is configured for.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from emulator.adapters.system.process import HostProcess
+from emulator.kubernetes.release.modules.module_set import PROGRAMS_FILE, TOOLCHAIN_FILE, read_toolchain_pin
+from emulator.kubernetes.release.modules.toolchain import Toolchain
+
+MODULES = Path(__file__).parents[1] / "config/kubernetes/modules"
+KUBERNETES = "k8s.io/kubernetes"
+# Where kubeadm keeps the versions that it asks for.
+CONSTANTS = "cmd/kubeadm/app/constants/constants.go"
+ASKED_FOR = {"etcd": r'DefaultEtcdVersion = "([0-9.]+)', "coredns": r'CoreDNSVersion = "v([0-9.]+)"'}
+# Releases of these belong to a minor version of Kubernetes.
+OF_THE_MINOR = ("kubernetes", "cri-tools")
+
+
+class Go:
+    """The pinned toolchain, with caches of its own."""
+
+    def __init__(self, work: Path) -> None:
+        pin = read_toolchain_pin(MODULES / TOOLCHAIN_FILE)
+        self._root = Toolchain(pin, work / "toolchain", HostProcess()).provide(print)
+        self._environment = {
+            **os.environ,
+            "GOROOT": str(self._root),
+            "GOPATH": str(work / "gopath"),
+            "GOCACHE": str(work / "cache"),
+            "GOFLAGS": "-mod=mod -modcacherw",
+            "GOTOOLCHAIN": "local",
+            "GOWORK": "off",
+            # Offline mirrors of modules have no checksum database; the diff is what is looked at.
+            "GOSUMDB": os.environ.get("GOSUMDB", "off"),
+        }
+
+    def _started(self, *words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+        command = [self._root / "bin/go", *words]
+        return subprocess.run(command, cwd=cwd, env=self._environment, capture_output=True, text=True, check=False)
+
+    def run(self, *words: str, cwd: Path) -> str:
+        done = self._started(*words, cwd=cwd)
+        if done.returncode != 0:
+            sys.exit(f"go {' '.join(words)} failed in {cwd}:\n{done.stderr[-3000:]}")
+        return done.stdout
+
+    def download(self, module: str, version: str, cwd: Path) -> Path:
+        """Directory of a module's source."""
+        return Path(json.loads(self.run("mod", "download", "-json", f"{module}@v{version}", cwd=cwd))["Dir"])
+
+    def releases(self, module: str, cwd: Path) -> list[str]:
+        """Versions without pre-releases, newest first."""
+        found = self.run("list", "-m", "-versions", module, cwd=cwd).split()[1:]
+        return [version[1:] for version in reversed(found) if re.fullmatch(r"v\d+\.\d+\.\d+", version)]
+
+    def can_build(self, module: str, version: str, cwd: Path) -> bool:
+        """Whether the module's own go.mod asks for no newer Go: this one refuses even to fetch it then."""
+        return self._started("mod", "download", "-json", f"{module}@v{version}", cwd=cwd).returncode == 0
+
+
+def chosen_versions(
+    go: Go, entries: list[dict[str, Any]], minor: str, given: Mapping[str, str], work: Path
+) -> dict[str, str]:
+    """Version of each module: as given, as Kubernetes asks for it, or the newest that can be built."""
+    versions: dict[str, str] = {}
+    for entry in entries:
+        name, module = entry["name"], entry["version_of"]
+        if name in given:
+            versions[name] = given[name]
+        elif name in ASKED_FOR:
+            source = go.download(KUBERNETES, versions["kubernetes"], work)
+            match = re.search(ASKED_FOR[name], (source / CONSTANTS).read_text())
+            if match is None:
+                sys.exit(f"kubeadm no longer says which {name} it asks for in {CONSTANTS}")
+            versions[name] = match[1]
+        else:
+            fitting = go.releases(module, work)
+            if name in OF_THE_MINOR:
+                fitting = [each for each in fitting if each.startswith(f"{minor}.")]
+            newest = next((each for each in fitting if go.can_build(module, each, work)), None)
+            if newest is None:
+                sys.exit(f"no release of {module} fits")
+            versions[name] = newest
+    return versions
+
+
+def write_module(go: Go, name: str, module: str, version: str, directory: Path) -> None:
+    """go.mod and go.sum of one project."""
+    lines = [f"module hyperscaler.invalid/{name}", "", "go 1.26.0", ""]
+    if module == KUBERNETES:
+        lines += ["godebug default=go1.26", ""]
+    lines += [f"require {module} v{version}", ""]
+    if module == KUBERNETES:
+        # What Kubernetes has in its own repository has releases of its own, with 0 for 1.
+        text = (go.download(module, version, directory) / "go.mod").read_text()
+        staging = re.findall(r"^\t(\S+) => \./staging/", text, re.MULTILINE)
+        lines += ["replace (", *(f"\t{each} => {each} v0.{version.partition('.')[2]}" for each in staging), ")", ""]
+    (directory / "go.sum").unlink(missing_ok=True)
+    (directory / "go.mod").write_text("\n".join(lines))
+    # -e: the programs are of package main, which no one imports, by Go's rules.
+    go.run("mod", "tidy", "-e", cwd=directory)
+
+
+def main() -> None:
+    if len(sys.argv) < 2 or not re.fullmatch(r"1\.\d+", sys.argv[1]):
+        sys.exit(__doc__)
+    minor = sys.argv[1]
+    given = dict(word.split("=", 1) for word in sys.argv[2:])
+    document = yaml.safe_load((MODULES / PROGRAMS_FILE).read_text(encoding="utf-8"))
+    entries = [entry for entry in document["modules"] if "version_of" in entry]
+    unknown = set(given) - {entry["name"] for entry in entries}
+    if unknown:
+        sys.exit(f"no such module: {', '.join(sorted(unknown))}")
+    there = sorted((path for path in MODULES.glob("1.*")), key=lambda path: int(path.name.partition(".")[2]))
+    if not (MODULES / minor).is_dir():
+        shutil.copytree(there[-1], MODULES / minor)
+    elif given:
+        renewed = {*given, *(ASKED_FOR if "kubernetes" in given else ())}
+        entries = [entry for entry in entries if entry["name"] in renewed]
+    with tempfile.TemporaryDirectory() as scratch:
+        work = Path(scratch)
+        (work / "go.mod").write_text("module hyperscaler.invalid/scratch\n\ngo 1.26.0\n")
+        go = Go(work)
+        for name, version in chosen_versions(go, entries, minor, given, work).items():
+            module = next(entry["version_of"] for entry in entries if entry["name"] == name)
+            print(f"{minor}/{name}: {module} v{version}", flush=True)
+            write_module(go, name, module, version, MODULES / minor / name)
+
+
+if __name__ == "__main__":
+    main()
