@@ -77,7 +77,7 @@ def holding(pids: Iterable[int], is_ours: Callable[[int], bool]) -> Iterator[dic
 
 
 def _opened(pid: int, stack: contextlib.ExitStack) -> int:
-    """A descriptor of the process. There may be more processes than the files that are usually allowed, where somebody
+    """A descriptor of the process. There may be more processes than the files that are usually allowed, where a user
     wants to be left alone; the limit is that of before at the end of the `stack`."""
     try:
         return os.pidfd_open(pid)

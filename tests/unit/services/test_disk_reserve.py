@@ -61,7 +61,7 @@ class Bench:
         self.remembered: list[list[str]] = []
         self.root = root
 
-    def watch(self, paused: frozenset[str] = frozenset()) -> DiskReserve:
+    def watch(self, paused: frozenset[str] = frozenset(), *, patience: float = 60.0) -> DiskReserve:
         remember: Callable[[frozenset[str]], None] = lambda names: self.remembered.append(sorted(names))  # noqa: E731
         return DiskReserve(
             self.root,
@@ -71,7 +71,7 @@ class Bench:
             paused=paused,
             remember=remember,
             free=lambda _directory: self.free,
-            requests=Requests(patience=0.05),
+            requests=Requests(patience=patience),
         )
 
     def looks(self, watch: DiskReserve, *, free: int, growing: str = "") -> list[str]:
@@ -217,7 +217,7 @@ def test_a_guest_that_does_not_answer_holds_up_no_other_one(bench: Bench) -> Non
         pause(name)
 
     bench.guests.pause = hesitate  # type: ignore[method-assign]
-    watch = bench.watch()
+    watch = bench.watch(patience=2.0)
     bench.looks(watch, free=GIB + MIB)
     assert bench.looks(watch, free=GIB - MIB, growing="ab") == ["pause b"]
     assert watch.text.endswith("; a cannot be paused or resumed: no answer yet")

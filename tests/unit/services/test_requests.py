@@ -22,19 +22,19 @@ def refuse() -> None:
 
 def test_what_is_answered_leaves_nothing() -> None:
     done: list[str] = []
-    requests = Requests()
+    requests = Requests(patience=60.0)
     assert requests.make({name: lambda name=name: done.append(name) for name in "abc"}) == {}  # type: ignore[misc]
     assert sorted(done) == ["a", "b", "c"] and not requests.waiting
 
 
 def test_a_refusal_is_that_of_one_guest() -> None:
     done: list[str] = []
-    assert Requests().make({"a": refuse, "b": lambda: done.append("b")}) == {"a": "no"}
+    assert Requests(patience=60.0).make({"a": refuse, "b": lambda: done.append("b")}) == {"a": "no"}
     assert done == ["b"]
 
 
 def test_who_does_not_answer_is_not_asked_again_and_holds_up_nobody(never: threading.Event) -> None:
-    requests, done = Requests(patience=0.05), list[str]()
+    requests, done = Requests(patience=2.0), list[str]()
     assert requests.make({"a": never.wait, "b": lambda: done.append("b")}) == {"a": "no answer yet"}
     assert done == ["b"] and requests.waiting == {"a"}
     assert requests.make({"a": lambda: done.append("a")}) == {"a": "no answer yet"}

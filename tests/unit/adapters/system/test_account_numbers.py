@@ -139,7 +139,7 @@ def test_what_cannot_be_looked_at_may_be_anybody_s(host: Host, monkeypatch: pyte
 
 def test_one_directory_without_end_is_not_read_to_its_end(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(account_numbers, "_MOST_ENTRIES", 2)
-    looked = []
+    looked: list[object] = []
     monkeypatch.setattr(account_numbers, "_status_of", looked.append)
     for number in range(50):
         (host.tmp / str(number)).touch()

@@ -117,7 +117,7 @@ def test_many_are_awaited_at_once() -> None:
 
 
 def test_more_processes_than_files_are_usually_allowed_are_held(innocent: subprocess.Popen[str]) -> None:
-    """Otherwise somebody with many processes could not be ended."""
+    """Otherwise a user with many processes could not be ended."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
     try:
