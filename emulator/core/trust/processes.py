@@ -33,7 +33,7 @@ def running_thread(pid: int, *, proc: Path = PROC) -> Path | None:
     """The directory below `proc` of a thread of the process that has not ended; None when all have.
 
     It is the process's own, unless its first thread has ended: the others go on without it, and the kernel then shows
-    neither namespaces nor files in the process's directory. Whoever wants to stay unseen ends that thread.
+    neither namespaces nor files in the process's directory. To stay unseen, a process ends that thread.
     """
     entry = proc / str(pid)
     with contextlib.suppress(OSError):  # it is gone
