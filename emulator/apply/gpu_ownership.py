@@ -23,10 +23,10 @@ from typing import Any
 from urllib.parse import unquote
 
 from emulator.apply.lock import exclusive_lock, host_locks
-from emulator.apply.state import read_boot_id
 from emulator.core.errors import ConflictError, StateError
 from emulator.core.fs import write_whole
 from emulator.core.paths import Home
+from emulator.core.trust.identity import read_boot_id
 from emulator.core.units import natural
 
 VERSION = 2  # version 1 had neither boots nor a checksum

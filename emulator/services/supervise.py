@@ -11,7 +11,7 @@ from pathlib import Path
 from emulator.adapters.services.children import ServiceProcesses
 from emulator.adapters.services.control_groups import ControlGroups
 from emulator.adapters.services.own_programs import command_of
-from emulator.supervisor.identity import ProcessIdentity
+from emulator.core.trust.identity import ProcessIdentity
 from emulator.supervisor.loop import Supervisor
 from emulator.supervisor.records import SupervisorFiles
 

@@ -12,8 +12,8 @@ from typing import Protocol
 
 from emulator.core.errors import HyperscalerError
 from emulator.core.ports.services import ServiceRequest, ServiceState
+from emulator.core.trust.identity import ProcessIdentity
 from emulator.supervisor import machine
-from emulator.supervisor.identity import ProcessIdentity
 from emulator.supervisor.in_place import read_in_place
 from emulator.supervisor.machine import Action, Service
 from emulator.supervisor.records import SupervisorFiles

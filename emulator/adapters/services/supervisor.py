@@ -16,8 +16,8 @@ from emulator.core.errors import ServiceError
 from emulator.core.fs import private_directory
 from emulator.core.ports import ProcessRunner
 from emulator.core.ports.services import ServiceInfo, ServiceRequest, ServiceState
+from emulator.core.trust.identity import ProcessIdentity
 from emulator.core.units import printable
-from emulator.supervisor.identity import ProcessIdentity
 from emulator.supervisor.records import SupervisorFiles
 
 _SYSTEMD = Path("/run/systemd/system")

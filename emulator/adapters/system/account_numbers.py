@@ -13,12 +13,10 @@ from pathlib import Path
 
 from emulator.core.errors import HostNotFitError
 from emulator.core.ports.guest_accounts import RESERVED
+from emulator.core.trust.processes import ENDED_STATES, process_ids
 
 WORLD_WRITABLE = tuple(map(Path, ("/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue", "/run/lock")))  # noqa: S108 - read only
 """Where any user can leave files, a guest that broke out of QEMU included."""
-
-_ENDED = ("Z", "X")
-"""States of a process that only waits for its parent to ask how it ended, and of one that is being taken away."""
 
 _MOST_ENTRIES = 1_000_000
 """Files that are looked at for traces of an account, some seconds. Where there are more, the number is retired."""
@@ -117,18 +115,17 @@ class HostAccountNumbers:
     # ---------------------------------------------------------------- what belongs to numbers
     def _processes(self) -> Iterator[tuple[str, frozenset[int]]]:
         """Each process, in words, with the numbers of its users and groups: see proc_pid_status(5)."""
-        for entry in self._proc.iterdir():
-            if not entry.name.isdigit():
-                continue
+        for pid in process_ids(proc=self._proc):
+            entry = self._proc / str(pid)
             with contextlib.suppress(OSError, ValueError):  # it ended
                 fields = _status_fields(entry)
                 # Of a process whose first thread has ended the others may still run.
-                if fields["State"] in _ENDED and all(
-                    _status_fields(task)["State"] in _ENDED for task in (entry / "task").iterdir()
+                if fields["State"] in ENDED_STATES and all(
+                    _status_fields(task)["State"] in ENDED_STATES for task in (entry / "task").iterdir()
                 ):
                     continue
                 words = (word for name in ("Uid", "Gid", "Groups") for word in fields.get(name, "").split())
-                yield f"process {entry.name}", frozenset(map(int, words))
+                yield f"process {pid}", frozenset(map(int, words))
 
     def _shared_memory(self) -> Iterator[tuple[str, frozenset[int]]]:
         """System V objects, which outlive their processes: see proc_sysvipc(5)."""

@@ -13,7 +13,7 @@ import pytest
 from emulator.adapters.services.supervisor import ProcessSupervisor
 from emulator.core.errors import ServiceError
 from emulator.core.ports.services import ServiceRequest, ServiceState
-from emulator.supervisor.identity import ProcessIdentity
+from emulator.core.trust.identity import ProcessIdentity
 from emulator.supervisor.records import SupervisorFiles
 from tests.support.fake_runner import Call, FakeRunner
 
