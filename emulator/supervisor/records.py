@@ -112,7 +112,7 @@ class SupervisorFiles:
         """What the supervisor says of itself and its services; lost where the disk takes no more.
 
         Raises:
-            OSError: the file cannot be opened.
+            OSError, StateError: the file cannot be opened.
         """
         write_in_place(self.status, {**me.to_json(), "place": self.place(), "services": dict(services)})
 
