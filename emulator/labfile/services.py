@@ -143,4 +143,16 @@ class KubernetesSpec:
         ),
     ] = "mixed"
     taint_gpu_workers: Annotated[bool, key("Keep pods without a GPU request away from GPU workers.")] = False
+    student_pods: Annotated[
+        int, key("Pods that each student may have at a time.", minimum=1, maximum=1000, examples=[20])
+    ] = 20
+    student_node_ports: Annotated[
+        int,
+        key(
+            "Services with a port of the nodes (NodePort) that each student may have.",
+            minimum=0,
+            maximum=100,
+            examples=[2],
+        ),
+    ] = 0
     real_gpus: bool = False

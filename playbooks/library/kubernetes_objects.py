@@ -16,7 +16,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Required, TypedDict
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.kubernetes_apply import ClusterError, Object, apply, kubectl
+from ansible.module_utils.kubernetes_apply import ClusterError, Object, apply, kubectl, served
 from ansible.module_utils.pace import Watch, seconds
 
 DOCUMENTATION = r"""
@@ -27,6 +27,10 @@ options:
     description: Documents to apply, YAML or JSON, several per text.
     type: list
     elements: str
+  optional:
+    description: Objects to apply before C(manifests), each only where the API server serves its kind.
+    type: list
+    elements: dict
   addons:
     description: Add-ons, each with C(name), C(path) of its documents on this node and C(edits) (C(from), C(to)) made
       to their text. One that was applied once and is not listed any more is an error.
@@ -61,6 +65,9 @@ options:
 RETURN = r"""
 changes:
   description: What was changed, one line each.
+  type: list
+left_out:
+  description: Kinds of C(optional) that the API server does not serve.
   type: list
 known:
   description: Those nodes of C(known) that the cluster has.
@@ -267,6 +274,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "manifests": {"type": "list", "elements": "str", "default": []},
+            "optional": {"type": "list", "elements": "dict", "default": []},
             "absent": {"type": "list", "elements": "dict", "default": []},
             "addons": {
                 "type": "list",
@@ -290,9 +298,10 @@ def main() -> None:
     try:
         changes: list[str] = []
         known: list[str] = []
-        if params["manifests"] or params["addons"]:
-            manifests, addons, absent = (params[name] for name in ("manifests", "addons", "absent"))
-            changes, known = apply(manifests, addons, absent, params["known"], check=check)
+        there, left_out = served(params["optional"])
+        manifests = [*map(json.dumps, there), *params["manifests"]]
+        if manifests or params["addons"]:
+            changes, known = apply(manifests, params["addons"], params["absent"], params["known"], check=check)
         seen = snapshot() if params["nodes"] or params["wait_ready"] else ({}, [])
         if params["nodes"]:
             changes += converge_nodes(params["nodes"], seen[0], params["managed_taints"], check=check)
@@ -301,7 +310,7 @@ def main() -> None:
             wait_ready(names, params["wait_ready"], seen, params["timeout"])
     except (ClusterError, OSError, subprocess.SubprocessError) as error:
         module.fail_json(msg=str(error))
-    module.exit_json(changed=bool(changes), changes=changes, known=known)
+    module.exit_json(changed=bool(changes), changes=changes, known=known, left_out=left_out)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 """Ansible module: the users of a lab in its Kubernetes cluster, in one round trip on its control plane.
 
 A user has a service account in a namespace that only admins get into. A student works in a namespace of their own,
-with a role like the built-in `edit`, quotas and default limits; an admin has the role `cluster-admin`. When access
-ends, the namespace stays with what is stored in it; account, role and everything that runs there go.
+with a role like the built-in `edit`, quotas and limits, and their requests wait for those of other students only; an
+admin has the role `cluster-admin`. When access ends, the namespace stays with what is stored in it; account, role and
+everything that runs there go.
 
 Only what carries the lab's label is changed or taken away.
 """
@@ -16,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, TypedDict
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.kubernetes_apply import ClusterError, Key, Object, kubectl
+from ansible.module_utils.kubernetes_apply import ClusterError, Key, Object, kubectl, served
 from ansible.module_utils.user_end import LABEL, close_quota, end_pods
 
 DOCUMENTATION = r"""
@@ -36,6 +37,13 @@ options:
     type: str
   quota:
     description: C(hard) of each student's ResourceQuota.
+    type: dict
+  limits:
+    description: C(limits) of each student's LimitRange.
+    type: list
+    elements: dict
+  labels:
+    description: Labels of each student's namespace, by which admission knows it.
     type: dict
   student_role:
     description: The ClusterRole that each student has in their namespace, as a document.
@@ -66,6 +74,8 @@ class Params(TypedDict):
     former: list[FormerUser]
     accounts_namespace: str
     quota: dict[str, str]
+    limits: list[Object]
+    labels: dict[str, str]
     student_role: Object
     isolate: bool
 
@@ -73,10 +83,11 @@ class Params(TypedDict):
 # On the quota of a former user, once nothing was left in the namespace.
 SETTLED = "hyperscaler/ended"
 KINDS = "namespaces,serviceaccounts,clusterroles,rolebindings,clusterrolebindings,resourcequotas,limitranges"
-KINDS += ",networkpolicies"
+KINDS += ",networkpolicies,flowschemas"
 # What access consists of, and so ends with it. Namespaces are never among them: they hold the users' data.
 GRANTS = ("ClusterRoleBinding", "RoleBinding", "ServiceAccount")
-CLUSTER_WIDE = ("Namespace", "ClusterRole", "ClusterRoleBinding")
+CLUSTER_WIDE = ("Namespace", "ClusterRole", "ClusterRoleBinding", "FlowSchema")
+FLOW_CONTROL = "flowcontrol.apiserver.k8s.io/v1"
 RBAC = "rbac.authorization.k8s.io"
 CLOSED = {"pods": "0"}
 # Pods of the system's own priorities take the place of others, those of the cluster's DNS included. Since Kubernetes
@@ -115,24 +126,41 @@ def no_system_priorities(user: str, namespace: str) -> Object:
     return thing("v1", "ResourceQuota", "hyperscaler-priority", user, namespace, spec=spec)
 
 
-def namespace_of(user: str, name: str) -> Object:
+def namespace_of(user: str, name: str, labels: Mapping[str, str]) -> Object:
     wanted = thing("v1", "Namespace", name, user)
-    # Takes effect from Kubernetes 1.23 on; older ones store the label and do nothing.
-    wanted["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] = "baseline"
+    wanted["metadata"]["labels"].update(labels)
     return wanted
 
 
-def student_objects(user: str, namespace: str, params: Params) -> list[Object]:
-    defaults = {
-        "type": "Container",
-        "default": {"cpu": "1", "memory": "256Mi"},
-        "defaultRequest": {"cpu": "100m", "memory": "64Mi"},
+def flow(user: str, namespace: str, accounts: str) -> Object:
+    """Requests of a student, and of the accounts that their pods have, as those that wait for each other alone."""
+    everything: Object = {"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"], "clusterScope": True}
+    spec = {
+        "priorityLevelConfiguration": {"name": "hyperscaler-students"},
+        # Before the flows that Kubernetes has for all accounts, and after those of nodes and of the system.
+        "matchingPrecedence": 1000,
+        "distinguisherMethod": {"type": "ByUser"},
+        "rules": [
+            {
+                "subjects": [
+                    {"kind": "ServiceAccount", "serviceAccount": {"namespace": accounts, "name": user}},
+                    {"kind": "Group", "group": {"name": f"system:serviceaccounts:{namespace}"}},
+                ],
+                "resourceRules": [{**everything, "namespaces": ["*"]}],
+                "nonResourceRules": [{"verbs": ["*"], "nonResourceURLs": ["*"]}],
+            }
+        ],
     }
+    return thing(FLOW_CONTROL, "FlowSchema", f"hyperscaler-student-{user}", user, spec=spec)
+
+
+def student_objects(user: str, namespace: str, params: Params) -> list[Object]:
     objects = [
-        namespace_of(user, namespace),
+        namespace_of(user, namespace, params["labels"]),
         quota(user, namespace, params["quota"]),
         no_system_priorities(user, namespace),
-        thing("v1", "LimitRange", "hyperscaler", user, namespace, spec={"limits": [defaults]}),
+        thing("v1", "LimitRange", "hyperscaler", user, namespace, spec={"limits": params["limits"]}),
+        flow(user, namespace, params["accounts_namespace"]),
     ]
     if params["isolate"]:
         dns = [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]
@@ -189,7 +217,7 @@ def covers(seen: object, wanted: object) -> bool:
 def stale_grants(wanted: Sequence[Object], seen: Mapping[Key, Object], *, isolate: bool = True) -> list[Key]:
     """Keys of grants on the cluster that no one should have any more; without isolation its policies, too."""
     keep = {key_of(item) for item in wanted}
-    kinds = GRANTS if isolate else (*GRANTS, "NetworkPolicy")
+    kinds = (*GRANTS, "FlowSchema") if isolate else (*GRANTS, "FlowSchema", "NetworkPolicy")
     return sorted(key for key in seen if key[0] in kinds and key not in keep)
 
 
@@ -247,7 +275,8 @@ def close_namespace(entry: FormerUser, seen: Mapping[Key, Object]) -> None:
 
 def converge(params: Params, *, check: bool) -> list[str]:
     """Everything the parameters ask for; the changes made."""
-    seen, wanted = snapshot(), wanted_objects(params)
+    seen = snapshot()
+    wanted = without_unserved(wanted_objects(params), seen)
     differing = [item for item in wanted if not covers(seen.get(key_of(item)), item)]
     stale = stale_grants(wanted, seen, isolate=params["isolate"])
     still_open = open_namespaces(params["former"], seen)
@@ -269,6 +298,15 @@ def converge(params: Params, *, check: bool) -> list[str]:
     return changes
 
 
+def without_unserved(wanted: Sequence[Object], seen: Mapping[Key, Object]) -> list[Object]:
+    """The objects less those of flow control, where the API server has none of this version. It is asked only while one
+    of them is missing: each question costs an emulated CPU seconds."""
+    flows = [item for item in wanted if item["kind"] == "FlowSchema"]
+    if all(covers(seen.get(key_of(item)), item) for item in flows) or served(flows)[0]:
+        return list(wanted)
+    return [item for item in wanted if item not in flows]
+
+
 def new_and_shared(item: Object, seen: Mapping[Key, Object]) -> bool:
     return item["kind"] in CLUSTER_WIDE and key_of(item) not in seen
 
@@ -280,6 +318,8 @@ def main() -> None:
             "former": {"type": "list", "elements": "dict", "default": []},
             "accounts_namespace": {"type": "str", "required": True},
             "quota": {"type": "dict", "required": True},
+            "limits": {"type": "list", "elements": "dict", "required": True},
+            "labels": {"type": "dict", "required": True},
             "student_role": {"type": "dict", "required": True},
             "isolate": {"type": "bool", "default": False},
         },

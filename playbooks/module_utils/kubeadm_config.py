@@ -79,10 +79,22 @@ _API_SERVER = {
     # NodeRestriction is kubeadm's own wish, which a list of ours takes the place of. A service that claims addresses of
     # others gets what pods send there (CVE-2020-8554).
     "enable-admission-plugins": "NodeRestriction,DenyServiceExternalIPs",
+    # etcd keeps every version of an object until then: at the default of five minutes, one user who writes large
+    # objects again and again makes five times as much of it.
+    "etcd-compaction-interval": "1m0s",
+    # Requests at a time, divided among flows by priority. The defaults, 400 and 200, are for machines of many cores:
+    # students' small part of them would be enough to keep two cores busy.
+    "max-requests-inflight": "100",
+    "max-mutating-requests-inflight": "50",
 }
 # One member: no one competes for leadership, so that its heartbeats only wake the CPU. Milliseconds, as etcd's
 # documentation has them; an election must take at least five heartbeats.
-_ETCD = {"heartbeat-interval": "1000", "election-timeout": "5000"}
+# Of bytes, etcd's default is 2 GiB; beyond it the cluster refuses to write anything more, until an admin compacts it.
+_ETCD = {
+    "heartbeat-interval": "1000",
+    "election-timeout": "5000",
+    "quota-backend-bytes": str(4 * 1024**3),
+}
 # What one request of kubeadm's may take in all. On an emulated CPU that others compete for, the first answers of an API
 # server take minutes, and kubeadm's own three end before its roles exist.
 _API_CALL = "15m0s"
@@ -212,6 +224,28 @@ def with_token(documents: Sequence[Document], token: str, ttl: str) -> list[Docu
     return [init, *documents[1:]]
 
 
+# What pods leave to their node: no pod takes all processes, memory or disk. The figures fit a node of 1 GiB, of which
+# kubelet, containerd and the system need less than 250 MiB.
+_LIMITS_OF_PODS: Document = {
+    "podPidsLimit": 1024,
+    "systemReserved": {"cpu": "100m", "memory": "128Mi", "ephemeral-storage": "512Mi", "pid": "1000"},
+    "kubeReserved": {"cpu": "100m", "memory": "128Mi", "pid": "1000"},
+    # The cgroup of all pods gets what is left. The node's own services need no limit for that.
+    "enforceNodeAllocatable": ["pods"],
+    "evictionHard": {
+        "memory.available": "50Mi",
+        "nodefs.available": "3%",
+        "nodefs.inodesFree": "3%",
+        "imagefs.available": "1%",
+        "pid.available": "5%",
+    },
+    # Of each container: a log that grows is cut before it fills the node's disk.
+    "containerLogMaxSize": "5Mi",
+    "containerLogMaxFiles": 3,
+    "seccompDefault": True,
+}
+
+
 def kubelet_document(cluster: Cluster) -> Document:
     """kubelet's configuration, the same on every node."""
     return {
@@ -223,12 +257,13 @@ def kubelet_document(cluster: Cluster) -> Document:
         "resolvConf": "/run/systemd/resolve/resolv.conf",
         # Images lie on the node from the start and cannot be fetched again: 100 never collects them.
         "imageGCHighThresholdPercent": 100,
-        "evictionHard": {"memory.available": "50Mi", "nodefs.available": "3%", "imagefs.available": "1%"},
+        **_LIMITS_OF_PODS,
         "runtimeRequestTimeout": "10m0s",
         # Each of these wakes a node that has nothing to do; the controller manager waits 90 s for a sign of life.
         "nodeLeaseDurationSeconds": 80,
         "nodeStatusUpdateFrequency": "20s",
-        "volumeStatsAggPeriod": "10m0s",
+        # Limits of disk are held by what was measured last: at ten minutes a volume would fill the node unseen.
+        "volumeStatsAggPeriod": "1m0s",
     }
 
 

@@ -70,6 +70,27 @@ def kubectl(*words: str, stdin: str | None = None, timeout: float = 300) -> str:
     return done.stdout
 
 
+def served_kinds(api_version: str) -> set[str]:
+    """Kinds that the API server serves in a version of a group, `flowcontrol.apiserver.k8s.io/v1`; none in one that it
+    does not know."""
+    try:
+        answer = json.loads(kubectl("get", "--raw", f"/apis/{api_version}"))
+    except ClusterError as error:
+        if "NotFound" in str(error):
+            return set()
+        raise
+    except (ValueError, RecursionError) as error:
+        raise ClusterError(f"the API server's answer about {api_version} is not JSON: {error}") from error
+    return {entry["kind"] for entry in answer["resources"]}
+
+
+def served(items: Sequence[Object]) -> tuple[list[Object], list[str]]:
+    """Those of the objects whose kind the API server serves; and the other kinds, which this version does not have."""
+    kinds = {version: served_kinds(version) for version in sorted({item["apiVersion"] for item in items})}
+    there = [item for item in items if item["kind"] in kinds[item["apiVersion"]]]
+    return there, sorted({item["kind"] for item in items if item not in there})
+
+
 def edited(addon: Addon) -> str:
     """The documents of an add-on on this node, with its edits made."""
     path = addon["path"]
@@ -150,14 +171,20 @@ def apply(
 
 def look(texts: Sequence[str]) -> dict[Key, Object]:
     """Those of the documents' objects that the cluster has."""
-    return items_of(kubectl("get", "-f", "-", "--ignore-not-found", "-o", "json", stdin="\n---\n".join(texts)))
+    return items_of(kubectl("get", "-f", "-", "--ignore-not-found", "-o", "json", stdin=stream(texts)))
 
 
 def send(texts: Sequence[str], *, check: bool) -> dict[Key, Object]:
     if not texts:
         return {}
     words = ["apply", "-f", "-", "-o", "json"] + (["--dry-run=server"] if check else [])
-    return items_of(kubectl(*words, stdin="\n---\n".join(texts)))
+    return items_of(kubectl(*words, stdin=stream(texts)))
+
+
+def stream(texts: Sequence[str]) -> str:
+    """The documents as one text. kubectl takes one that begins with a brace for a row of JSON, in which nothing stands
+    between two documents."""
+    return "".join(f"---\n{text}\n" for text in texts)
 
 
 def changed(before: Mapping[Key, Object], after: Mapping[Key, Object]) -> list[str]:

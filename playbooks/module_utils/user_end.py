@@ -31,6 +31,8 @@ RECORD = "/var/lib/hyperscaler/ended.json"
 # When each end comes by the clock that nobody sets; of this boot only.
 DEADLINES = "/run/hyperscaler-ends.json"
 ADMIN_CONF = "/etc/kubernetes/admin.conf"
+# Where the control plane keeps a token for each user who logs in there; see the role k8s_users.
+TOKENS = "/run/hyperscaler-kubeconfigs"
 ACCOUNTS = "hyperscaler-users"
 LABEL = "hyperscaler/user"
 ACCOUNT = "lab"
@@ -212,14 +214,20 @@ def end_grants(name: str, kubectl: Kubectl) -> None:
         everywhere = ["--all-namespaces"] if kind == "rolebindings" else []
         kubectl("delete", kind, *everywhere, "--selector", f"{LABEL}={name}", "--wait=false")
     kubectl("delete", "serviceaccount", name, "--namespace", ACCOUNTS, "--ignore-not-found", "--wait=false")
+    # It is good for nothing now, and would be taken for one that lasts if the user comes back.
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(f"{TOKENS}/{name}")
 
 
 def close_quota(namespace: str, kubectl: Kubectl) -> None:
-    """No new pod begins in the namespace, and no token of an account in it is good any more."""
+    """No new pod begins in the namespace, and no token of an account in it is good any more.
+
+    Tokens end with their account, whatever end they name; the cluster makes the namespace's own account anew."""
     patch = json.dumps([{"op": "replace", "path": "/spec/hard", "value": {"pods": "0"}}])
     kubectl("patch", "resourcequota", "hyperscaler", "--namespace", namespace, "--type=json", "--patch", patch)
     tokens = ["--field-selector", "type=kubernetes.io/service-account-token"]
     kubectl("delete", "secrets", "--namespace", namespace, *tokens, "--wait=false")
+    kubectl("delete", "serviceaccounts", "--all", "--namespace", namespace, "--wait=false")
 
 
 def end_pods(namespace: str, kubectl: Kubectl, *, patience: float = POD_PATIENCE) -> list[str]:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.support.waiting import PATIENCE
+
 ROOT = Path(__file__).resolve().parents[2]
 GUIDE = (ROOT / "CONTRIBUTING.md").read_text()
 TARGETS = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
@@ -17,7 +19,7 @@ TARGETS = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.
 def ci(*words: str, make: Path | None = None) -> subprocess.CompletedProcess[str]:
     path = "/usr/bin:/bin" if make is None else f"{make}:/usr/bin:/bin"
     argv = ["bash", str(ROOT / ".ci" / "run"), *words]
-    return subprocess.run(argv, capture_output=True, text=True, check=False, env={"PATH": path}, timeout=60)
+    return subprocess.run(argv, capture_output=True, text=True, check=False, env={"PATH": path}, timeout=PATIENCE)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from emulator.adapters.embedded.qemu_capabilities import QemuCapabilities
+from tests.support.waiting import PATIENCE
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 # A file with the words that make it small, and a figure that it must print.
@@ -26,7 +27,7 @@ NEEDS_A_HOST = {"bench_hardening_boot.py", "bench_provision.py", "stress.py"}
 
 def run(name: str, *words: str) -> subprocess.CompletedProcess[str]:
     argv = [sys.executable, str(BENCHMARKS / name), *words]
-    return subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(argv, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
 @pytest.mark.parametrize("name", SMALL)

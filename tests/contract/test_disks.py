@@ -15,6 +15,7 @@ from emulator.adapters.system.qemu_img import QemuImg
 from emulator.core.errors import CommandError, ConflictError, DamagedDiskError, HyperscalerError
 from emulator.core.ports import DiskTool
 from tests.support.fake_runner import FakeRunner, Say
+from tests.support.waiting import PATIENCE
 
 
 @dataclass
@@ -31,7 +32,7 @@ def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
     base, other = tmp_path / "base.qcow2", tmp_path / "other"
     other.write_bytes(b"plain" * 1000)
     if request.param == "qemu-img":
-        HostProcess().run(["qemu-img", "create", "-q", "-f", "qcow2", base, "2G"], timeout=30)
+        HostProcess().run(["qemu-img", "create", "-q", "-f", "qcow2", base, "2G"], timeout=PATIENCE)
         yield Bench(QemuImg(HostProcess()), tmp_path / "disks", base, other)
     else:
         seed = tmp_path / "seed"

@@ -32,6 +32,7 @@ from emulator.gpu.errors import (
 from emulator.gpu.geometry import feasible_multisets, is_legal_layout
 from emulator.gpu.model import Placement
 from emulator.gpu.ports import MigActivation, VgpuFramework
+from tests.support.waiting import PATIENCE
 
 A100 = "0000:41:00.0"
 H100 = "0000:81:00.0"
@@ -441,7 +442,7 @@ def test_processes_that_carve_the_same_slices_share_them_out(tmp_path: Path) -> 
         _carve_mode(nvml)
         argv = [sys.executable, "-c", _CARVER, str(tmp_path)]
         runs = [subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-        got = [int(word) for run in runs for word in run.communicate(timeout=60)[0].split()]
+        got = [int(word) for run in runs for word in run.communicate(timeout=PATIENCE)[0].split()]
         assert [run.returncode for run in runs] == [0, 0]
         assert sorted(got) == list(range(7))
         assert [item.placement.start for item in nvml.instances(A100)] == list(range(7))

@@ -17,6 +17,7 @@ from emulator.core.errors import CommandError
 from emulator.core.ports import Ownership
 from emulator.core.ports.packet_filter import FilterChain, FilterHook, FilterRule, FilterTable, PacketFilter
 from emulator.plan.resources import FilteredNode, Firewall, FirewallRule, FirewallZone
+from tests.support.waiting import PATIENCE
 
 NAME = "hyperscaler_demo-2"
 OWNER = Ownership("demo-2", "firewall/lab", "0123456789abcdef")
@@ -26,9 +27,9 @@ OWNER = Ownership("demo-2", "firewall/lab", "0123456789abcdef")
 def namespace() -> Iterator[tuple[str, ...]]:
     name = f"hst-f{os.getpid()}"
     runner = HostProcess()
-    runner.run(["ip", "netns", "add", name], timeout=30)
+    runner.run(["ip", "netns", "add", name], timeout=PATIENCE)
     yield ("ip", "netns", "exec", name)
-    runner.run(["ip", "netns", "del", name], timeout=30)
+    runner.run(["ip", "netns", "del", name], timeout=PATIENCE)
 
 
 @pytest.fixture(params=["memory", "file", pytest.param("kernel", marks=pytest.mark.host)])
@@ -174,12 +175,12 @@ def test_changes_of_the_kernel_s_table_are_recognised(namespace: tuple[str, ...]
     packets = NftPacketFilter(runner, namespace)
 
     def nft(*words: str) -> None:
-        runner.run([*namespace, "nft", *words], timeout=30)
+        runner.run([*namespace, "nft", *words], timeout=PATIENCE)
 
     packets.replace(table("ct state established,related accept", "counter drop", hook=FilterHook.INPUT))
     made = packets.table(NAME)
     assert made is not None
-    runner.run([*namespace, "ping", "-c", "1", "-W", "1", "127.0.0.1"], timeout=30, check=False)
+    runner.run([*namespace, "ping", "-c", "1", "-W", "1", "127.0.0.1"], timeout=PATIENCE, check=False)
     assert packets.table(NAME) == made
     for edit, part in (
         (("add", "rule", "inet", NAME, "forward", "accept"), "forward"),

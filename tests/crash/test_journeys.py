@@ -1,4 +1,5 @@
-"""Stopped anywhere in an edit, a second provision, a configuration or a release of GPUs; and labs of other kinds.
+"""Stopped or failing anywhere in an edit, a second provision, a configuration or a release of GPUs; and labs of other
+kinds.
 
 The same as `test_stop_points.py`, for what begins with a lab that is there: from wherever the command was stopped, the
 lab comes to what its file asks for, with the disks of the nodes that stay, and can be taken away without a trace.
@@ -7,19 +8,22 @@ lab comes to what its file asks for, with the disks of the nodes that stay, and 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
+from emulator.core.errors import HyperscalerError
+from tests.support.branches import ENDED, TOLD, meet_faults
 from tests.support.journeys import JOURNEYS, Journey, JourneySweep, dies_in_parallel, opened
 from tests.support.random_examples import FACTOR
 from tests.support.simulated_world import lab_text
+from tests.support.stop_points import documented
 
 # A second provision that changes nothing has few places to be stopped at that differ.
 LEAST = 20
 
 
-@pytest.fixture(params=list(JOURNEYS))
+@pytest.fixture(scope="module", params=list(JOURNEYS))
 def sweep(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[JourneySweep]:
     with opened(request.param, tmp_path_factory.mktemp("journey") / "host") as made:
         yield made
@@ -28,11 +32,28 @@ def sweep(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def test_stopped_anywhere_on_the_way(sweep: JourneySweep) -> None:
     recovered = 0
     for key, machine in sweep.stops.states.items():
-        sweep.host.restore(machine)
-        sweep.assert_recovers(f"of {sweep.name} {sweep.stops.where(key)}")
+        sweep.assert_recovers_from(key, machine, f"of {sweep.name} {sweep.stops.where(key)}")
         recovered += sweep.stops.keys.count(key)
     print(f"{sweep.name}: {recovered} of {len(sweep.stops.names)} stop points, {len(sweep.stops.states)} machines")
     assert recovered == len(sweep.stops.names) > LEAST
+
+
+def test_a_call_that_fails_on_the_way(sweep: JourneySweep) -> None:
+    """At each stop point one of the call's documented errors, in turn; all of them in `make fuzz`."""
+    able = [name for name in sweep.stops.names if documented(name) and not name.startswith("within")]
+
+    def faults(number: int, name: str) -> Sequence[HyperscalerError]:
+        errors = documented(name)
+        return errors if FACTOR > 1 or not errors else (errors[number % len(errors)],)
+
+    sweep.host.restore(sweep.start)
+    met = meet_faults(sweep.host, sweep.act, sweep.stops, faults)
+    for end in met.ends:
+        assert end.how in (ENDED, TOLD), end
+        where = f"of {sweep.name}, failed {end.place}: {end.said}"
+        sweep.assert_recovers_from(end.key, met.machines[end.key], where, plan_again=False)
+    print(f"{sweep.name}: {len(met.ends)} failures at {len(able)} stop points, {len(met.machines)} distinct machines")
+    assert len(met.ends) >= len(able) > 10
 
 
 @pytest.mark.parametrize("name", ["made", "a node less", "a slice more"])

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Sequence
 
 import pytest
 
 from emulator.core.errors import DamagedDiskError, HyperscalerError
 from emulator.lab.lab_files import LoadedLab
+from tests.support.branches import ENDED, TOLD, meet_faults
 from tests.support.simulated_world import LAB
-from tests.support.stop_points import Sweep, documented, fail_at, find_stops, key_of, refused
+from tests.support.stop_points import Sweep, documented, find_stops
 
 EDITS = {
     "the same file": ("", ""),
@@ -34,26 +35,27 @@ def test_no_failing_call_costs_a_disk(sweep: Sweep, edit: str) -> None:
     assert len(disks) > 1
     stops = find_stops(host, lambda: host.provision(lab))
     assert host.disk_data() == disks
-    seen: set[str] = set()
-    played = failed = 0
-    for number, name in enumerate(stops.names):
+
+    def faults(number: int, name: str) -> Sequence[HyperscalerError]:
         looked = name.startswith("after") and number > 0 and stops.keys[number] == stops.keys[number - 1]
-        for which, error in enumerate(documented(name)):
-            if looked or name.startswith("within") or isinstance(error, DamagedDiskError):
-                continue  # a damaged disk is the one thing that has to be made anew
-            host.restore(sweep.done)
-            reached, outcome = fail_at(host, lambda: host.provision(lab), number, partial(refused, which))
-            assert reached == name
-            where = f"{edit}: {name} failed by a {type(error).__name__}"
-            assert outcome is None or isinstance(outcome, HyperscalerError), where
-            assert host.disk_data() == disks, where
-            played += 1
-            failed += outcome is not None
-            if (key := key_of(host.save())) not in seen:
-                seen.add(key)
-                host.provision(lab)
-                assert host.disk_data() == disks, f"{where}, and provisioned again"
-    print(f"{sweep.name}: {edit}: {played} failures, {failed} of which ended the command, {len(seen)} machines")
+        # A damaged disk is the one thing that has to be made anew.
+        return () if looked else [error for error in documented(name) if not isinstance(error, DamagedDiskError)]
+
+    host.restore(sweep.done)
+    met = meet_faults(host, lambda: host.provision(lab), stops, faults)
+    for end in met.ends:
+        assert end.how in (ENDED, TOLD), f"{edit}: {end}"
+    for key, machine in met.machines.items():
+        where = f"{edit}: {[end for end in met.ends if end.key == key]}"
+        host.restore(machine)
+        assert host.disk_data() == disks, where
+        host.provision(lab)
+        assert host.disk_data() == disks, f"{where}, and provisioned again"
+    failed = sum(end.how == TOLD for end in met.ends)
+    print(
+        f"{sweep.name}: {edit}: {len(met.ends)} failures, {failed} of which ended the command, "
+        f"{len(met.machines)} machines"
+    )
     assert failed > 10
 
 

@@ -7,23 +7,22 @@ directions. Of stops that leave the same machine one is recovered from: the next
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 from emulator.core.errors import HyperscalerError
+from tests.support.branches import CUT, ENDED, TOLD, meet_faults
 from tests.support.random_examples import FACTOR
 from tests.support.simulated_world import Snapshot
 from tests.support.stop_points import (
     SILENT,
     Command,
+    PowerCut,
     Stops,
     Sweep,
-    cut,
     documented,
     exits_at,
-    fail_at,
     key_of,
-    refused,
-    stop_at,
 )
 
 
@@ -41,8 +40,7 @@ def both(sweep: Sweep) -> tuple[tuple[str, Snapshot, Command, Stops], ...]:
 def test_a_crash_anywhere_is_recovered_from(sweep: Sweep) -> None:
     for what, _, _, stops in both(sweep):
         for key, machine in stops.states.items():
-            sweep.host.restore(machine)
-            sweep.assert_recovers(f"of {what} {stops.where(key)}")
+            sweep.assert_recovers_from(key, machine, f"of {what} {stops.where(key)}")
         told(sweep, f"{what} recovered from", stops, len(stops.names))
         assert len(stops.names) > 60 and set(stops.keys) == set(stops.states)
 
@@ -58,16 +56,12 @@ def test_the_end_of_a_sweep_is_the_end_of_the_command(sweep: Sweep) -> None:
 def test_an_exception_leaves_no_more_and_no_less_than_a_crash(sweep: Sweep) -> None:
     """No handler swallows what it does not know, and nothing tidies up behind the journal's back."""
     for what, start, command, stops in both(sweep):
-        stopped = 0
-        for number, name in enumerate(stops.names):
-            if name.startswith("within"):
-                continue  # half a line is no place for an exception
-            sweep.host.restore(start)
-            assert stop_at(sweep.host, command, number, cut) == name
-            assert key_of(sweep.host.save()) == stops.keys[number], f"{what} stopped {name}"
-            stopped += 1
-        told(sweep, f"{what} ended by an exception", stops, stopped)
-        assert stopped == sum(not name.startswith("within") for name in stops.names)
+        sweep.host.restore(start)
+        met = meet_faults(sweep.host, command, stops, lambda _number, _name: [PowerCut()])
+        for end, number in zip(met.ends, reachable(stops), strict=True):
+            assert (end.place, end.how) == (stops.names[number], CUT), end
+            assert end.key == stops.keys[number], f"{what} stopped {end.place}"
+        told(sweep, f"{what} ended by an exception", stops, len(met.ends))
 
 
 def test_a_process_that_dies_leaves_the_same(sweep: Sweep) -> None:
@@ -77,8 +71,7 @@ def test_a_process_that_dies_leaves_the_same(sweep: Sweep) -> None:
     """
     for what, start, command, stops in both(sweep):
         died: set[str] = set()
-        numbers = [number for number, name in enumerate(stops.names) if not name.startswith("within")]
-        for number in numbers:
+        for number in reachable(stops):
             if FACTOR == 1 and stops.keys[number] in died:
                 continue
             sweep.host.restore(start)
@@ -95,25 +88,18 @@ def test_a_call_that_fails_is_recovered_from(sweep: Sweep) -> None:
 
     Where the call only looks the two are the same to the program, so one of them is played.
     """
-    seen: set[str] = set()
     for what, start, command, stops in both(sweep):
-        failed = stopped = 0
-        numbers = failing(stops)
-        for number in numbers:
-            name = stops.names[number]
-            for which, wanted in enumerate(documented(name)):
-                sweep.host.restore(start)
-                reached, error = fail_at(sweep.host, command, number, partial(refused, which))
-                assert reached == name
-                failure = f"{what} failed {name} by a {type(wanted).__name__}"
-                assert error is None or isinstance(error, HyperscalerError), f"{failure}: {error!r}"
-                failed += 1
-                stopped += error is not None
-                if (key := key_of(sweep.host.save())) not in seen:
-                    seen.add(key)
-                    sweep.assert_recovers(failure, plan_again=False)
-        told(sweep, f"{what} with a failing call ({failed} failures at {len(numbers)})", stops, len(numbers))
-        assert stopped > 10
+        numbers = set(failing(stops))
+        sweep.host.restore(start)
+        faults = partial(errors_at, numbers)
+        met = meet_faults(sweep.host, command, stops, faults)
+        assert len(met.ends) == sum(len(documented(stops.names[number])) for number in numbers)
+        for end in met.ends:
+            assert end.how in (ENDED, TOLD), f"{what} failed {end}"
+            where = f"{what} failed {end.place}: {end.said}"
+            sweep.assert_recovers_from(end.key, met.machines[end.key], where, plan_again=False)
+        told(sweep, f"{what} with a failing call ({len(met.ends)} failures at {len(numbers)})", stops, len(numbers))
+        assert sum(end.how == TOLD for end in met.ends) > 10
 
 
 def test_every_call_has_documented_errors(sweep: Sweep) -> None:
@@ -122,6 +108,15 @@ def test_every_call_has_documented_errors(sweep: Sweep) -> None:
         calls = {name.partition(" ")[2] for name in stops.names if not name.startswith("within")}
         silent = {call for call in calls if not documented(f"before {call}")}
         assert {call.rpartition(".")[2] for call in silent} <= set(SILENT), silent
+
+
+def errors_at(numbers: set[int], number: int, name: str) -> Sequence[HyperscalerError]:
+    return documented(name) if number in numbers else ()
+
+
+def reachable(stops: Stops) -> list[int]:
+    """All stop points but those within a journal line: half a line is no place for an exception."""
+    return [number for number, name in enumerate(stops.names) if not name.startswith("within")]
 
 
 def failing(stops: Stops) -> list[int]:

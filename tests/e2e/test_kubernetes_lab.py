@@ -325,7 +325,7 @@ def test_a_student_has_a_namespace_with_a_quota(provisioned: dict[str, Any]) -> 
         "get pods -n students": "no",
     }.items():
         assert as_user("ada", f"auth can-i {words}").stdout.strip() == answer, words
-    made = as_user("ada", f"run one --image={TOOLS} --image-pull-policy=Never --restart=Never -- sleep 600")
+    made = as_user("ada", f"run one --image={TOOLS} --image-pull-policy=Never --restart=Never -- sleep 86400")
     assert made.returncode == 0, made.stderr
     limits = (
         f'{{"spec":{{"containers":[{{"name":"g","image":"{TOOLS}","resources":{{"limits":{{"{RESOURCE}":"2"}}}}}}]}}}}'
@@ -335,10 +335,150 @@ def test_a_student_has_a_namespace_with_a_quota(provisioned: dict[str, Any]) -> 
     assert "exceeded quota" in greedy.stderr
 
 
+def log_in_as(user: str, command: str) -> subprocess.CompletedProcess[str]:
+    """What a user does who has put the directory to its place and follows what `access add` printed."""
+    handed = Home.default().lab(LAB).handouts / user
+    here = ["-o", f"IdentityFile={handed / 'id_ed25519'}", "-o", f"UserKnownHostsFile={handed / 'known_hosts'}"]
+    argv = ["ssh", "-F", str(handed / "config"), *here, "-o", "BatchMode=yes", HEAD, command]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL, check=False)
+
+
+def test_kubectl_works_where_a_user_lands(provisioned: dict[str, Any]) -> None:
+    got = log_in_as(
+        "ada", "kubectl get pods --output name && stat -c '%a %U' ~/.kube/config && kubectl config current-context"
+    )
+    assert got.returncode == 0, got.stderr
+    assert got.stdout.split("\n")[:3] == ["pod/one", "600 ada", LAB]
+    assert log_in_as("ada", "kubectl get nodes").returncode != 0
+    # The token is hers, ends by itself, and is not in the file in her home.
+    head = guest(LAB, HEAD, sudo=True)
+    assert head.check_output("stat -c '%a %U' /run/hyperscaler-kubeconfigs/ada") == "400 ada"
+    assert head.run("systemctl is-active hyperscaler-kubeconfigs.timer").rc == 0
+    assert log_in_as("ada", "grep -c eyJ ~/.kube/config").stdout.strip() == "0"
+    # Once more changes nothing: the token is good for hours.
+    kept = head.check_output("sha256sum /run/hyperscaler-kubeconfigs/ada")
+    assert head.run("systemctl start hyperscaler-kubeconfigs.service").rc == 0
+    assert head.check_output("sha256sum /run/hyperscaler-kubeconfigs/ada") == kept
+
+
+def new_enough(minor: int) -> bool:
+    """Whether the lab's Kubernetes has what came with 1.`minor`."""
+    version = str(get("node " + HEAD)["status"]["nodeInfo"]["kubeletVersion"])
+    return int(version.split(".")[1]) >= minor
+
+
+def apply_as(user: str, name: str, *, script: str = "sleep 3600", **spec: Any) -> subprocess.CompletedProcess[str]:
+    """A pod of the user's with the tools' image, and whatever else it asks for."""
+    container = {"name": "c", "image": TOOLS, "imagePullPolicy": "Never", "command": ["/bin/sh", "-c", script]}
+    container |= spec.pop("container", {})
+    pod = {"containers": [container], "restartPolicy": "Never", "terminationGracePeriodSeconds": 0, **spec}
+    overrides = json.dumps({"apiVersion": "v1", "spec": pod})
+    return as_user(user, f"run {name} --image={TOOLS} --restart=Never --overrides='{overrides}'")
+
+
+HOSTILE: list[tuple[str, str, int, dict[str, Any]]] = [
+    ("privileged", "rivileged", 28, {"container": {"securityContext": {"privileged": True}}}),
+    ("files", "hostPath", 28, {"volumes": [{"name": "v", "hostPath": {"path": "/"}}]}),
+    ("network", "ost", 28, {"hostNetwork": True}),
+    ("critical", "exceeded quota", 28, {"priorityClassName": "system-node-critical"}),
+    ("huge", "maximum memory usage per Container", 28, {"container": {"resources": {"limits": {"memory": "64Gi"}}}}),
+    ("everywhere", "spec.tolerations", 36, {"tolerations": [{"operator": "Exists"}]}),
+    ("there", "spec.nodeName", 36, {"nodeName": HEAD}),
+    ("year", "spec.terminationGracePeriodSeconds", 36, {"terminationGracePeriodSeconds": 31_536_000}),
+    ("mounted", "spec.volumes", 36, {"volumes": [{"name": "v", "nfs": {"server": "10.0.0.1", "path": "/"}}]}),
+]
+
+
+@pytest.mark.parametrize(("name", "word", "minor", "spec"), HOSTILE, ids=[each[0] for each in HOSTILE])
+def test_what_would_reach_beyond_a_namespace_is_refused(
+    provisioned: dict[str, Any], name: str, word: str, minor: int, spec: dict[str, Any]
+) -> None:
+    if not new_enough(minor):
+        pytest.skip(f"Kubernetes before 1.{minor} does not refuse it")
+    refused = apply_as("ada", name, **spec)
+    assert refused.returncode != 0
+    assert word in refused.stderr
+
+
+def test_a_flood_of_objects_ends_at_the_quota(provisioned: dict[str, Any]) -> None:
+    items = [
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": f"flood-{number}"}, "data": {"a": "x"}}
+        for number in range(60)
+    ]
+    flood = json.dumps({"apiVersion": "v1", "kind": "List", "items": items})
+    # The file comes before the kubeconfig, which `as_user` hands over on the standard input.
+    kubectl("create configmap before --from-literal=a=b -n default")
+    guest(LAB, HEAD).check_output("printf %%s %s > /tmp/flood.json", flood)
+    done = as_user("ada", "create -f /tmp/flood.json")
+    assert "exceeded quota: hyperscaler" in done.stderr
+    held = [item["metadata"]["name"] for item in get("configmaps -n student-ada")["items"]]
+    assert len(held) == 50
+    # The admin goes on.
+    kubectl("create configmap after --from-literal=a=b -n default")
+    kubectl("delete configmaps before after -n default")
+    kubectl("delete configmaps --all -n student-ada")
+    guest(LAB, HEAD).check_output("rm /tmp/flood.json")
+
+
+CAP_NET_RAW = 13
+
+
+def test_a_pod_has_limits_and_no_raw_sockets(provisioned: dict[str, Any]) -> None:
+    until(lambda: get("pod one -n student-ada")["status"]["phase"] == "Running", "the student's pod runs")
+    (container,) = get("pod one -n student-ada")["spec"]["containers"]
+    assert container["resources"]["limits"] == {"cpu": "1", "memory": "256Mi", "ephemeral-storage": "512Mi"}
+    status = as_user("ada", "exec one -- cat /proc/1/status").stdout
+    fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
+    for name in ("CapEff", "CapPrm", "CapBnd"):
+        assert not int(fields[name], 16) >> CAP_NET_RAW & 1, name
+    assert fields["Seccomp"].strip() == "2", "the runtime's filter"
+    forged = as_user("ada", "exec one -- arping -c 1 -I eth0 10.244.0.1")
+    assert forged.returncode != 0
+    assert "not permitted" in forged.stderr.lower()
+
+
+def test_a_fork_bomb_in_a_pod_stays_there(provisioned: dict[str, Any]) -> None:
+    bomb = "f() { f | f & f; }; f & exec sleep 3600"
+    assert apply_as("ada", "bomb", script=bomb).returncode == 0
+    until(lambda: get("pod bomb -n student-ada")["status"]["phase"] == "Running", "the bomb has started")
+    name = get("pod bomb -n student-ada")["metadata"]["uid"].replace("-", "_")
+    find = f"find /sys/fs/cgroup -maxdepth 3 -type d -name 'kubepods*{name}*'"
+    (slice_,) = guest(LAB, WORKER, sudo=True).check_output(find).split()
+    assert guest(LAB, WORKER, sudo=True).check_output(f"cat {slice_}/pids.max") == "1024"
+    # The node and the cluster answer.
+    assert guest(LAB, WORKER).run("true").rc == 0
+    assert ready(WORKER)
+    kubectl("run beside -n default --restart=Never --image-pull-policy=Never --image=" + TOOLS + " -- sleep 600")
+    until(lambda: get("pod beside -n default")["status"]["phase"] == "Running", "a pod of the admin's runs beside it")
+    kubectl("delete pod beside -n default --grace-period=0")
+    assert as_user("ada", "delete pod bomb --grace-period=1 --wait=false").returncode == 0
+    until(
+        lambda: not [each for each in get("pods -n student-ada")["items"] if each["metadata"]["name"] == "bomb"],
+        "the bomb is gone",
+    )
+
+
+def test_nothing_that_a_student_makes_holds_the_end_of_their_access(provisioned: dict[str, Any]) -> None:
+    """A pod that ignores TERM. (Its end is awaited in the next test.)"""
+    stubborn = apply_as(
+        "ada", "stubborn", script="trap : TERM; while true; do sleep 1; done", terminationGracePeriodSeconds=600
+    )
+    assert stubborn.returncode == 0, stubborn.stderr
+    until(lambda: get("pod stubborn -n student-ada")["status"]["phase"] == "Running", "the stubborn pod runs")
+    if new_enough(36):
+        held = as_user("ada", """patch pod stubborn -p '{"metadata":{"finalizers":["example.org/never"]}}'""")
+        assert held.returncode != 0
+        assert "metadata.finalizers" in held.stderr
+        lasting = as_user("ada", "create token default --duration=8760h")
+        assert lasting.returncode != 0
+        assert "86400 s at most" in lasting.stderr
+
+
 def test_access_of_a_student_ends_at_once(provisioned: dict[str, Any]) -> None:
     home = Home.default().lab(LAB).handouts / "ada"
     kept = (home / "kubeconfig").read_text()
     hyperscaler("access", "revoke", LAB, "ada")
+    assert not guest(LAB, HEAD, sudo=True).file("/run/hyperscaler-kubeconfigs/ada").exists
     home.mkdir(mode=0o700)
     (home / "kubeconfig").write_text(kept)
     refused = as_user("ada", "get pods")

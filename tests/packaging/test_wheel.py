@@ -22,6 +22,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from tests.support.waiting import PATIENCE
+
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 #: What a wheel carries from the checkout, as a pattern of paths.
@@ -106,7 +108,7 @@ def call(laptop: Path, cwd: Path, *words: str) -> subprocess.CompletedProcess[st
     """Run the installed command, with no way back to the checkout or to another environment."""
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(cwd), "HYPERSCALER_HOME": str(cwd / "home"), "LANG": "C.UTF-8"}
     argv = [str(laptop / "bin" / "hyperscaler"), *words]
-    return subprocess.run(argv, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(argv, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE)
 
 
 def test_the_environment_is_bare(laptop: Path, elsewhere: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.playbook_modules import PLAYBOOKS
+from tests.support.waiting import PATIENCE
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root to run something as another user"),
@@ -41,10 +42,10 @@ if os.fork() == 0:
     os.setresuid(uid, uid, uid)
     exec(sys.argv[1])
     os._exit(0)
-ready = bool(select.select([begun], [], [], 60)[0])
+ready = bool(select.select([begun], [], [], 900)[0])
 time.sleep(0.3)
 before = len(user_end.alive(uid))
-left = user_end.end_processes(uid, patience=20, cgroups="/nonexistent")
+left = user_end.end_processes(uid, patience=900, cgroups="/nonexistent")
 time.sleep(0.5)
 after = user_end.alive(uid)
 states = [each.poll() for each in others]
@@ -115,7 +116,7 @@ ATTACKS = {
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
 def test_one_run_ends_all_that_a_user_runs(attack: str) -> None:
     argv = [*PRIVATE, sys.executable, "-c", DRIVER, attack.replace("{BEGUN}", BEGUN)]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=180, check=False)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stderr
     seen = json.loads(done.stdout)
     assert seen["ready"], done.stderr
@@ -142,6 +143,8 @@ ada_ends 600
 for uid in 3000 3001; do
     setpriv --reuid "$uid" --clear-groups sh -c 'trap "" TERM; while :; do sleep 1; done' &
 done
+# Each is started as root, and becomes the user's a moment later.
+for uid in 3000 3001; do until pgrep --uid "$uid" >/dev/null; do sleep 0.1; done; done
 look() {
     for uid in 3000 3001; do
         pgrep --uid "$uid" >/dev/null && runs=yes || runs=no
@@ -166,7 +169,7 @@ cat /var/lib/hyperscaler/ended.json
 def test_the_program_of_the_node_ends_whose_time_has_come_and_lets_in_who_is_granted_again(tmp_path: Path) -> None:
     program = PLAYBOOKS / "module_utils" / "user_end.py"
     argv = [*PRIVATE, "--mount", "--propagation", "private", "sh", "-c", NODE, str(tmp_path), str(program)]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=180, check=False)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
         "3000 yes ",

@@ -24,6 +24,7 @@ from emulator.guests.inventory.model import AnsibleInventory, ConnectionFacts, I
 from emulator.guests.inventory.render import InventoryFormat, render
 from emulator.kubernetes.config.kubespray import kubespray_inventory
 from emulator.labfile.load import load_spec
+from tests.support.waiting import PATIENCE
 
 BIN = Path(sys.executable).parent
 
@@ -120,7 +121,7 @@ def test_an_exported_inventory_evaluates_nothing(tmp_path: Path, form: Inventory
         [BIN / "ansible-playbook", "-i", inventory, play],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         check=False,
         env={"PATH": f"{BIN}:{os.environ['PATH']}", "HOME": str(tmp_path), "LC_ALL": "C.UTF-8"},
         cwd=play.parent,
@@ -141,7 +142,7 @@ def test_a_run_of_ours_evaluates_nothing(tmp_path: Path) -> None:
     inventory = hostile(texts)
     more = {"of_all": texts["expression"], "secrets_dir": texts["in the midst"]}
     run = PlaybookRun(play, inventory, LabPaths(tmp_path / "lab"), "hpc", more)
-    result = run_playbook(run, timeout=120, on_event=quiet, cancelled=bool)
+    result = run_playbook(run, timeout=PATIENCE, on_event=quiet, cancelled=bool)
     assert result.ok, result.failures
     assert not mark.exists()
     seen = json.loads(out.read_text())
@@ -201,7 +202,7 @@ def test_what_a_guest_answers_is_not_evaluated_and_adds_no_host(tmp_path: Path) 
     local = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
     inventory = AnsibleInventory((InventoryHost("here", local),), (InventoryGroup("hpc", hosts=("here",)),))
     run = PlaybookRun(play, inventory, LabPaths(tmp_path / "lab"), "hpc", {})
-    result = run_playbook(run, timeout=120, on_event=quiet, cancelled=bool)
+    result = run_playbook(run, timeout=PATIENCE, on_event=quiet, cancelled=bool)
     assert result.ok, result.failures
     assert not mark.exists()
     assert [path.name for path in seen.iterdir()] == ["here"]

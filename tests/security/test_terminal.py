@@ -26,6 +26,7 @@ from emulator.guests.configure.playbook import PlaybookRun, run_playbook
 from emulator.guests.configure.printable_log import make_log_printable
 from emulator.guests.inventory.model import AnsibleInventory, InventoryGroup, InventoryHost
 from emulator.lab.wait_for_ssh import last_lines
+from tests.support.waiting import PATIENCE
 
 ATTACKS = {
     "clear the screen": "\x1b[2J\x1b[H",
@@ -122,7 +123,7 @@ def test_what_a_command_says_in_an_error(capsys: pytest.CaptureFixture[str], tex
     script = "import sys; sys.stderr.buffer.write(sys.stdin.buffer.read()); sys.exit(3)"
     fed = text.encode("utf-8", "replace").decode()
     with pytest.raises(CommandError) as caught:
-        HostProcess().run([sys.executable, "-c", script], timeout=60, stdin=fed)
+        HostProcess().run([sys.executable, "-c", script], timeout=PATIENCE, stdin=fed)
     output.print_error(caught.value)
     check_harmless(capsys.readouterr().err)
 
@@ -178,7 +179,7 @@ def test_ansible_s_log(tmp_path: Path) -> None:
     local = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
     inventory = AnsibleInventory((InventoryHost("here", local),), (InventoryGroup("hpc", hosts=("here",)),))
     run = PlaybookRun(play, inventory, LabPaths(tmp_path / "lab"), "hpc", {})
-    result = run_playbook(run, timeout=120, on_event=quiet, cancelled=bool)
+    result = run_playbook(run, timeout=PATIENCE, on_event=quiet, cancelled=bool)
     assert not result.ok and result.log is not None
     log = result.log.read_text(encoding="utf-8")
     assert "Show it" in log and "Fail with it" in log

@@ -122,7 +122,7 @@ class FullDisk:
 
     def __init__(self, root: Path, number: int, *, stays_full: bool) -> None:
         self._root = root
-        self._number = number
+        self.number = number
         self._stays_full = stays_full
         self.count = 0
         self.refused: list[str] = []
@@ -143,7 +143,7 @@ class FullDisk:
                 return call(first, *rest, **options)  # nothing new is needed
             if is_ours(self._root, place):
                 self.count += 1
-                if self.count == self._number or (self._stays_full and self.count > self._number):
+                if self.count == self.number or (self._stays_full and self.count > self.number):
                     self.refused.append(f"{name} {place.name}")
                     if name == "write":
                         call(first, rest[0][: len(rest[0]) // 2])  # what a nearly full disk does

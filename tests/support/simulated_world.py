@@ -416,6 +416,7 @@ class SimulatedHost:
         self.files = root.with_name(f"{root.name}-files")
         self.files.mkdir(exist_ok=True)
         self._opened: list[GpuHost] = []
+        self._last: Snapshot = {}
         (self.machine / "boot_id").write_text("boot-1")
         (self.machine / "namespaces").mkdir()
         (self.machine / "tables").mkdir()
@@ -674,13 +675,23 @@ class SimulatedHost:
 
     # ------------------------------------------------------------ snapshots
     def save(self) -> Snapshot:
-        """Every file and directory: path -> mode and content (None for a directory)."""
-        self._end_orphans()
-        return dict(sorted(_files(str(self.root), "")))
+        """Every file and directory: path -> mode and content (None for a directory).
 
-    def restore(self, snapshot: Snapshot) -> None:
-        """Bring the machine back to a snapshot; what is as it was is left alone, which is much faster."""
-        now = self.save()
+        What is as it was in the snapshot before is the same object: sweeps keep hundreds of them.
+        """
+        self._end_orphans()
+        last = self._last
+        found = dict(sorted(_files(str(self.root), "")))
+        self._last = {name: kept if (kept := last.get(name)) == fact else fact for name, fact in found.items()}
+        return self._last
+
+    def restore(self, snapshot: Snapshot, *, now: Snapshot | None = None) -> None:
+        """Bring the machine back to a snapshot; what is as it was is left alone, which is much faster.
+
+        Args:
+            now: the machine as it is, if somebody has just looked.
+        """
+        now = self.save() if now is None else now
         for name in sorted(now, reverse=True):
             if name not in snapshot or (now[name][1] is None) != (snapshot[name][1] is None):
                 path = self.root / name
@@ -707,7 +718,8 @@ def _files(directory: str, prefix: str) -> Iterator[tuple[str, tuple[int, bytes 
                 if not entry.is_symlink():
                     yield from _files(entry.path, f"{name}/")
             else:
-                yield name, (mode, Path(entry.path).read_bytes())
+                with open(entry.path, "rb") as file:  # noqa: PTH123  read a million times
+                    yield name, (mode, file.read())
 
 
 def foreign_uuid(name: str) -> UUID:

@@ -21,7 +21,13 @@ from emulator.guests.inventory.user_limits import job_processes, user_quota
 from emulator.kubernetes.config.addons import wanted_addons
 from emulator.kubernetes.config.addresses import pod_subnets
 from emulator.kubernetes.config.resources import MigStrategy, node_resources
-from emulator.kubernetes.config.users import USERS_NAMESPACE, student_namespace, student_quota
+from emulator.kubernetes.config.users import (
+    USERS_NAMESPACE,
+    Workers,
+    student_limits,
+    student_namespace,
+    student_quota,
+)
 from emulator.labfile.model import ADMIN, ClusterKind, ClusterSpec, NodeSpec, Role
 from emulator.labfile.networks import NetworkSpec
 
@@ -262,7 +268,11 @@ def _kubernetes_users(spec: ClusterSpec, trust: SshTrust, gpus: Mapping[str, tup
     workers = [node for node in nodes if node.role is not Role.CLOUD_CONTROL_PLANE] or nodes
     strategy = MigStrategy(spec.kubernetes.mig_strategy)
     types = [(gpu.type, gpu.count) for node in nodes for gpu in gpus.get(node.name, ()) if gpu.count > 0]
-    cpus, memory = sum(node.cpu_cores for node in workers), sum(node.memory_mib for node in workers)
+    have = Workers(
+        cpus=[node.cpu_cores for node in workers],
+        memory=[node.memory_mib for node in workers],
+        disk=[node.disk_gib for node in workers],
+    )
     return {
         "kubernetes_users": tuple(
             {"name": user.name, "role": user.role_at(head).value, "namespace": student_namespace(user.name)}
@@ -273,7 +283,13 @@ def _kubernetes_users(spec: ClusterSpec, trust: SshTrust, gpus: Mapping[str, tup
             {"name": user.name, "namespace": student_namespace(user.name)} for user in trust.book.users if user.revoked
         ),
         "kubernetes_users_namespace": USERS_NAMESPACE,
-        "kubernetes_student_quota": student_quota(cpus, memory, node_resources(types, strategy)),
+        "kubernetes_student_quota": student_quota(
+            have,
+            node_resources(types, strategy),
+            pods=spec.kubernetes.student_pods,
+            node_ports=spec.kubernetes.student_node_ports,
+        ),
+        "kubernetes_student_limits": tuple(student_limits(have)),
     }
 
 

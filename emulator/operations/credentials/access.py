@@ -18,7 +18,7 @@ from emulator.lab.environment import Environment
 from emulator.lab.lab_files import load_recorded_lab, require_lab
 from emulator.lab.open_journal import open_record
 from emulator.lab.run import open_provisioned, provisioned_run
-from emulator.labfile.model import ClusterSpec
+from emulator.labfile.model import ClusterSpec, Role
 from emulator.operations.credentials.handouts import forget_handout
 from emulator.operations.credentials.kubeconfigs import hand_out_kubeconfigs
 from emulator.operations.credentials.rotator import Rotator
@@ -51,11 +51,12 @@ class Revoked:
 @dataclass(frozen=True, slots=True)
 class Granted:
     """What was granted; `directory` holds what the user is to be handed. `namespaced`: only root of this host gets to
-    the nodes."""
+    the nodes. `kubectl_on`: the node on which kubectl is ready for the user; empty for none."""
 
     user: LabUser
     directory: Path
     namespaced: bool = False
+    kubectl_on: str = ""
 
 
 def grant(
@@ -109,7 +110,7 @@ def grant(
         hand_out_kubeconfigs(run, renew=request.user)
         user = book.user(request.user)
         assert user is not None  # noqa: S101  granted a moment ago
-        return Granted(user, directory, namespaced=bool(access.prefix))
+        return Granted(user, directory, namespaced=bool(access.prefix), kubectl_on=kubectl_on(run.spec, user))
 
 
 def revoke(
@@ -159,6 +160,12 @@ def _usual_nodes(spec: ClusterSpec, role: AccessRole) -> tuple[str, ...]:
     if role is not AccessRole.STUDENT:
         return ()
     return tuple(node.name for node in spec.entrances)
+
+
+def kubectl_on(spec: ClusterSpec, user: LabUser) -> str:
+    """The control plane, if the user may log in there: it keeps a kubeconfig for each of them. Empty for none."""
+    heads = [node.name for node in spec.nodes if node.role is Role.CLOUD_CONTROL_PLANE]
+    return next((name for name in heads if not user.nodes or name in user.nodes), "")
 
 
 def _require_nodes(spec: ClusterSpec, wanted: Sequence[str]) -> None:

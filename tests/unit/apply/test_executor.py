@@ -16,6 +16,7 @@ from emulator.core.progress import Event, SilentReporter, Status
 from emulator.core.stop import StopFlag
 from emulator.plan.model import Action, Change, Observation, Plan, Recorded
 from emulator.plan.resources import Domain, Network, Resource, Volume
+from tests.support.waiting import PATIENCE
 
 
 def volume(name: str, *needs: str) -> Volume:
@@ -76,7 +77,7 @@ def test_needs_are_made_and_recorded_first(tmp_path: Path) -> None:
 
 
 def test_independent_steps_run_side_by_side(tmp_path: Path) -> None:
-    barrier = threading.Barrier(3, timeout=10)
+    barrier = threading.Barrier(3, timeout=PATIENCE)
     handler = Recorder(on_ensure=lambda name: barrier.wait())
     run(tmp_path, plan(create("a"), create("b"), create("c")), handler)
     assert sorted(handler.calls) == ["ensure a", "ensure b", "ensure c"]

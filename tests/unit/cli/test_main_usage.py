@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.waiting import PATIENCE
+
 COMMAND = Path(sys.executable).with_name("hyperscaler")
 
 
 def call(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([COMMAND, *words], capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run([COMMAND, *words], capture_output=True, text=True, check=False, timeout=PATIENCE)
 
 
 @pytest.mark.parametrize("words", [("status", "--json", "--nonsense"), ("provision", "--json"), ("nonsense", "--json")])
@@ -62,7 +64,7 @@ def test_a_fault_of_ours_is_told_in_the_form_that_was_asked_for(words: tuple[str
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=PATIENCE,
     )
     assert done.returncode == 1
     assert "Traceback" in done.stderr, "whoever mends it needs to know where"

@@ -9,9 +9,10 @@ import os
 import pty
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,13 +21,16 @@ from emulator.cli.output import OutputError, Styled, draws_boxes, print_error, s
 from emulator.core.data_files import share_dir
 from emulator.core.errors import HyperscalerError
 from tests.support import host_trees
+from tests.support.program import LoadedProgram, loaded_program, started
+from tests.support.waiting import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[3]
 DEMO = str(share_dir() / "config" / "demo.yaml")
 PRODUCTION = str(share_dir() / "config" / "production.yaml")
 QUESTION = ("gpu", "plan", "--gpu", "A100-SXM4-80GB", "--demand", "1g.10gb=2")
 
-Sink = Callable[[Sequence[str], Path, Path], subprocess.CompletedProcess[bytes]]
+Done = subprocess.CompletedProcess[bytes]
+Sink = Callable[[Callable[..., Done], Sequence[str]], Done]
 
 # Verbs that print something without a lab and without a change of the host; TREE is a recorded host.
 PRINTING: tuple[tuple[str, ...], ...] = (
@@ -58,47 +62,61 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return host_trees.plant(tmp_path_factory.mktemp("host"), "intel")
 
 
-def run(
-    words: Sequence[str],
-    home: Path,
-    tree: Path,
-    *,
-    stdout: int = subprocess.PIPE,
-    before: Callable[[], None] | None = None,
-    **environment: str,
-) -> subprocess.CompletedProcess[bytes]:
-    named = [str(tree) if word == "TREE" else word for word in words]
-    return subprocess.run(
-        [sys.executable, "-m", "emulator.cli.main", *named],
-        cwd=ROOT,
-        env={**os.environ, "HYPERSCALER_HOME": str(home), **environment},
-        stdout=stdout,
-        stderr=subprocess.PIPE,
-        stdin=subprocess.DEVNULL,
-        preexec_fn=before,
-        check=False,
-        timeout=120,
-    )
+@pytest.fixture(scope="module")
+def loaded() -> Iterator[LoadedProgram]:
+    with loaded_program() as program:
+        yield program
+
+
+class Program:
+    """The program on a recorded host, with a home of its own: `run` it loaded, or `start` it as a user does."""
+
+    def __init__(self, loaded: LoadedProgram, home: Path, tree: Path) -> None:
+        self._loaded, self._home, self._tree = loaded, home, tree
+
+    def run(self, words: Sequence[str], **given: Any) -> Done:
+        return self._by(self._loaded.run, words, **given)
+
+    def start(self, words: Sequence[str], **given: Any) -> Done:
+        return self._by(started, words, **given)
+
+    def _by(
+        self,
+        call: Callable[..., Done],
+        words: Sequence[str],
+        *,
+        stdout: int = subprocess.PIPE,
+        closed: Sequence[int] = (),
+        **environment: str,
+    ) -> Done:
+        named = [str(self._tree) if word == "TREE" else word for word in words]
+        home = {"HYPERSCALER_HOME": str(self._home)}
+        return call(named, stdout=stdout, closed=closed, environment={**home, **environment})
+
+
+@pytest.fixture
+def program(loaded: LoadedProgram, tmp_path: Path, tree: Path) -> Program:
+    return Program(loaded, tmp_path, tree)
 
 
 # -------------------------------------------------------------------------------------------- full, closed, left
-def into_full_disk(words: Sequence[str], home: Path, tree: Path) -> subprocess.CompletedProcess[bytes]:
+def into_full_disk(call: Callable[..., Done], words: Sequence[str]) -> Done:
     full = os.open("/dev/full", os.O_WRONLY)
     try:
-        return run(words, home, tree, stdout=full)
+        return call(words, stdout=full)
     finally:
         os.close(full)
 
 
-def into_nothing(words: Sequence[str], home: Path, tree: Path) -> subprocess.CompletedProcess[bytes]:
-    return run(words, home, tree, before=lambda: os.close(1))
+def into_nothing(call: Callable[..., Done], words: Sequence[str]) -> Done:
+    return call(words, closed=[1])
 
 
-def into_left_pipe(words: Sequence[str], home: Path, tree: Path) -> subprocess.CompletedProcess[bytes]:
+def into_left_pipe(call: Callable[..., Done], words: Sequence[str]) -> Done:
     reading, writing = os.pipe()
     os.close(reading)
     try:
-        return run(words, home, tree, stdout=writing)
+        return call(words, stdout=writing)
     finally:
         os.close(writing)
 
@@ -112,10 +130,16 @@ SINKS: Mapping[str, Sink] = {
 
 @pytest.mark.parametrize("words", PRINTING, ids=" ".join)
 @pytest.mark.parametrize("why", SINKS)
-def test_an_output_that_cannot_be_written_is_one_line(
-    why: str, words: tuple[str, ...], tmp_path: Path, tree: Path
-) -> None:
-    done = SINKS[why](words, tmp_path, tree)
+def test_an_output_that_cannot_be_written_is_one_line(why: str, words: tuple[str, ...], program: Program) -> None:
+    require_one_line(SINKS[why](program.run, words), why)
+
+
+@pytest.mark.parametrize("why", SINKS)
+def test_the_same_of_a_program_that_is_started(why: str, program: Program) -> None:
+    require_one_line(SINKS[why](program.start, QUESTION), why)
+
+
+def require_one_line(done: Done, why: str) -> None:
     lines = [line for line in done.stderr.decode().splitlines() if not line.startswith("warning:")]
     assert len(lines) == 1, lines
     assert lines[0].startswith("error: ")
@@ -124,31 +148,34 @@ def test_an_output_that_cannot_be_written_is_one_line(
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_the_help_of_every_verb_into_a_full_disk(verb: str, tmp_path: Path, tree: Path) -> None:
-    done = into_full_disk((verb, "--help"), tmp_path, tree)
+def test_the_help_of_every_verb_into_a_full_disk(verb: str, program: Program) -> None:
+    done = into_full_disk(program.run, (verb, "--help"))
     assert (done.returncode, done.stderr) == (1, b"error: No space left on device\n")
 
 
-def test_an_error_that_cannot_be_written_as_json_is_text(tmp_path: Path, tree: Path) -> None:
-    done = into_full_disk(("validate", "--json", "--nonsense"), tmp_path, tree)
+def test_an_error_that_cannot_be_written_as_json_is_text(program: Program) -> None:
+    done = into_full_disk(program.start, ("validate", "--json", "--nonsense"))
     assert done.returncode == 2
     assert done.stderr.startswith(b"error: No such option")
     assert b"Traceback" not in done.stderr
 
 
-def test_with_stdout_and_stderr_closed_the_code_is_all_there_is(tmp_path: Path, tree: Path) -> None:
-    done = run(("status",), tmp_path, tree, before=lambda: os.closerange(1, 3))
+def test_with_stdout_and_stderr_closed_the_code_is_all_there_is(program: Program) -> None:
+    done = program.start(("status",), closed=[1, 2])
     assert (done.returncode, done.stdout, done.stderr) == (1, b"", b"")
 
 
-def test_a_full_stderr_does_not_stop_the_work(tmp_path: Path, tree: Path) -> None:
-    full = os.open("/dev/full", os.O_WRONLY)
-
-    def fill_stderr() -> None:
-        os.dup2(full, 2)
-
-    done = run(QUESTION, tmp_path, tree, before=fill_stderr)
-    os.close(full)
+def test_a_full_stderr_does_not_stop_the_work(tmp_path: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "emulator.cli.main", *QUESTION],
+            cwd=ROOT,
+            env={**os.environ, "HYPERSCALER_HOME": str(tmp_path)},
+            stdout=subprocess.PIPE,
+            stderr=full,
+            check=False,
+            timeout=PATIENCE,
+        )
     assert done.returncode == 0
     assert b"A100" in done.stdout
 
@@ -166,7 +193,7 @@ def test_closed_streams_are_never_the_number_of_a_file(tmp_path: Path, tree: Pat
         close_fds=True,
         preexec_fn=lambda: os.closerange(0, 3),
         check=False,
-        timeout=60,
+        timeout=PATIENCE,
     )
     assert done.returncode > 12
     assert target.read_bytes() == b""
@@ -174,8 +201,8 @@ def test_closed_streams_are_never_the_number_of_a_file(tmp_path: Path, tree: Pat
 
 # ------------------------------------------------------------------------------------------------------ encodings
 @pytest.mark.parametrize("words", PRINTING, ids=" ".join)
-def test_every_encoding_will_do(words: tuple[str, ...], tmp_path: Path, tree: Path) -> None:
-    wide, narrow = (run(words, tmp_path, tree, PYTHONIOENCODING=encoding) for encoding in ("utf-8", "ascii"))
+def test_every_encoding_will_do(words: tuple[str, ...], program: Program) -> None:
+    wide, narrow = (program.run(words, PYTHONIOENCODING=encoding) for encoding in ("utf-8", "ascii"))
     assert narrow.returncode == wide.returncode
     text = narrow.stdout.decode("ascii")
     if "--json" in words:
@@ -185,23 +212,29 @@ def test_every_encoding_will_do(words: tuple[str, ...], tmp_path: Path, tree: Pa
         assert len(text.splitlines()) == len(wide.stdout.decode().splitlines())
 
 
-def test_a_picture_falls_back_to_ascii(tmp_path: Path, tree: Path) -> None:
-    done = run(QUESTION, tmp_path, tree, PYTHONIOENCODING="latin-1")
+def test_a_picture_falls_back_to_ascii(program: Program) -> None:
+    done = program.start(QUESTION, PYTHONIOENCODING="latin-1")
     assert done.returncode == 0
-    assert done.stdout == run((*QUESTION, "--ascii"), tmp_path, tree).stdout
+    assert done.stdout == program.start((*QUESTION, "--ascii")).stdout
     assert done.stdout.isascii()
-    assert not run(QUESTION, tmp_path, tree, PYTHONIOENCODING="utf-8").stdout.isascii()
+    assert not program.start(QUESTION, PYTHONIOENCODING="utf-8").stdout.isascii()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "ascii"])
+def test_a_program_that_is_started_prints_the_same(encoding: str, program: Program) -> None:
+    ran, begun = (call(QUESTION, PYTHONIOENCODING=encoding) for call in (program.run, program.start))
+    assert (ran.returncode, ran.stdout, ran.stderr) == (begun.returncode, begun.stdout, begun.stderr)
 
 
 @pytest.mark.parametrize(("name", "encoding"), [("läb", "ascii"), ("лаб", "latin-1"), ("läb", "utf-8")])
-def test_json_is_ascii_whatever_the_file_says(name: str, encoding: str, tmp_path: Path, tree: Path) -> None:
+def test_json_is_ascii_whatever_the_file_says(name: str, encoding: str, tmp_path: Path, program: Program) -> None:
     file = tmp_path / "lab.yaml"
     file.write_text(f'version: "1.0"\nmetadata: {{name: {name}, description: "für Müller"}}\nclusters: {{hpc: {{}}}}\n')
-    done = run(("validate", "--json", str(file)), tmp_path, tree, PYTHONIOENCODING=encoding)
+    done = program.run(("validate", "--json", str(file)), PYTHONIOENCODING=encoding)
     assert done.returncode == 3
     assert done.stdout.isascii()
     assert name in str(json.loads(done.stdout))
-    text = run(("validate", str(file)), tmp_path, tree, PYTHONIOENCODING=encoding)
+    text = program.start(("validate", str(file)), PYTHONIOENCODING=encoding)
     assert text.returncode == 3
     assert b"Traceback" not in text.stderr
     text.stderr.decode(encoding)
@@ -238,7 +271,9 @@ def test_colours_are_for_terminals_only() -> None:
     seen = {}
     for no_colour in ("", "1"):
         environment = {**os.environ, "NO_COLOR": no_colour}
-        subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, stdout=child, check=True, timeout=60)
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, env=environment, stdout=child, check=True, timeout=PATIENCE
+        )
         seen[no_colour] = os.read(parent, 4096).decode()
     with suppress(OSError):
         os.close(child)

@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+from tests.support.waiting import PATIENCE, alive, number_in, until
+
 PROGRAM = """
 import sys, time
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +19,7 @@ from emulator.adapters.system.process import HostProcess
 from emulator.cli.signals import stop_on_signals
 
 def work(stop):
-    HostProcess().run(["sh", "-c", "echo $$ > {pid}; sleep 300"], timeout=400, check=False)
+    HostProcess().run(["sh", "-c", "echo $$ > {pid}; sleep 900"], timeout=1000, check=False)
 
 with stop_on_signals() as stop, ThreadPoolExecutor() as pool:
     done = pool.submit(work, stop)
@@ -40,34 +42,16 @@ def test_the_second_ends_threads_and_children_at_once(tmp_path: Path) -> None:
         assert program.stdout is not None
         assert program.stderr is not None
         assert program.stdout.readline() == "ready\n"
-        child = _number(note)
+        child = number_in(note)
         program.send_signal(signal.SIGTERM)
         assert program.stdout.readline() == "asked\n"
         assert program.poll() is None, "the first waits for what is under way"
         program.send_signal(signal.SIGINT)
-        assert program.wait(timeout=30) == 130
+        assert program.wait(timeout=PATIENCE) == 130
         said = program.stderr.read()
     assert "SIGTERM: finishing what is under way" in said
     assert "aborted at once" in said
-    deadline = time.monotonic() + 30
-    while _runs(child):
-        assert time.monotonic() < deadline, "its child outlives it"
-        time.sleep(0.02)
-
-
-def _number(note: Path) -> int:
-    deadline = time.monotonic() + 30
-    while not (note.is_file() and note.read_text().strip()):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return int(note.read_text())
-
-
-def _runs(pid: int) -> bool:
-    try:
-        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except FileNotFoundError:
-        return False
+    until(lambda: not alive(child), "the end of its child")
 
 
 def test_outside_of_the_block_signals_are_as_before() -> None:
@@ -76,14 +60,13 @@ def test_outside_of_the_block_signals_are_as_before() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with stop_on_signals() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
-        deadline = time.monotonic() + 30
-        while not stop.is_set():
-            assert time.monotonic() < deadline
+        until(stop.is_set, "the handler of the signal")
     assert signal.getsignal(signal.SIGTERM) is before
 
 
 TERMINAL = """
 import signal, sys, time
+from pathlib import Path
 from emulator.cli.signals import stop_on_signals
 
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may run under nohup
@@ -91,26 +74,34 @@ with stop_on_signals() as stop:
     print("ready", flush=True)
     while not stop.is_set():
         time.sleep(0.02)
-    time.sleep(0.5)  # the shell tells of it, too
+    note, told_again = map(Path, sys.argv[1:])
+    note.write_text("asked")
+    while not told_again.exists():  # the shell tells of it, too
+        time.sleep(0.02)
     print("written to a terminal that is gone", flush=True)
-    open(sys.argv[1], "w").write("stopped cleanly")
+    note.write_text("stopped cleanly")
 """
 
 
 def test_the_loss_of_the_terminal_asks_and_no_more(tmp_path: Path) -> None:
-    note = tmp_path / "note"
+    note, told_again = tmp_path / "note", tmp_path / "told again"
     keeper, terminal = os.openpty()
     with subprocess.Popen(
-        [sys.executable, "-c", TERMINAL, note], stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True
+        [sys.executable, "-c", TERMINAL, note, told_again],
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        start_new_session=True,
     ) as program:
         try:
             os.close(terminal)
             assert os.read(keeper, 100).startswith(b"ready")
             os.close(keeper)
             program.send_signal(signal.SIGHUP)
-            time.sleep(0.2)
+            until(note.exists, "the handler of the first signal")
             program.send_signal(signal.SIGHUP)
-            assert program.wait(timeout=30) == 0
+            told_again.touch()
+            assert program.wait(timeout=PATIENCE) == 0
         finally:
             program.kill()
     assert note.read_text() == "stopped cleanly"

@@ -21,6 +21,7 @@ from emulator.guests.ports import Access
 from emulator.guests.verify.report import CheckResult, VerifyReport
 from emulator.labfile.load import load_spec
 from emulator.labfile.model import ClusterKind
+from tests.support.waiting import PATIENCE
 
 
 @pytest.mark.parametrize(
@@ -68,7 +69,7 @@ def test_the_clusters_asked_for_are_asked_at_once(
     together = threading.Barrier(max(1, len(kinds)))
 
     def ask(*_: Any) -> str:
-        together.wait(timeout=20)  # one after the other, they would wait for each other in vain
+        together.wait(timeout=PATIENCE)  # one after the other, they would wait for each other in vain
         return "all is well"
 
     monkeypatch.setattr(over_ssh, "slurm_summary", ask)

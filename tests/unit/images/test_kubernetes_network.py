@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from emulator.core.data_files import share_dir
+from tests.support.waiting import PATIENCE
 
 SCRIPT = share_dir() / "config/images/files/cloud/usr/lib/hyperscaler/kubernetes-network"
 CHAIN = "-w -t nat -A HYPERSCALER-PODS -s 10.244.0.0/16"
@@ -29,7 +30,7 @@ def commands(tmp_path: Path, conf: str | None) -> list[str]:
         file.write_text(conf)
     script = SCRIPT.read_text().replace("/etc/hyperscaler/pod-network.conf", str(file))
     env = {"PATH": f"{programs}:{os.environ['PATH']}"}
-    subprocess.run(["sh", "-c", script], env=env, check=True, timeout=60)
+    subprocess.run(["sh", "-c", script], env=env, check=True, timeout=PATIENCE)
     return log.read_text().splitlines()
 
 

@@ -17,6 +17,7 @@ from emulator.lab.names import namespace_name
 from emulator.lab.run import provisioned_run
 from emulator.operations.verify import verify
 from tests.support.simulated_world import LAB, SimulatedHost, lab_text
+from tests.support.waiting import PATIENCE
 
 
 @pytest.fixture
@@ -31,10 +32,10 @@ def test_the_lab_file_is_read_under_the_lock(host: SimulatedHost) -> None:
     host.provision(host.lab_file(lab_text(compute=1)))
     with ThreadPoolExecutor(max_workers=1) as pool:
         with exclusive_lock(host.home.locks / f"{LAB}.lock", purpose="provision"):
-            waiting = pool.submit(verify, host.environment(), LAB, SilentReporter(), wait_seconds=30)
+            waiting = pool.submit(verify, host.environment(), LAB, SilentReporter(), wait_seconds=PATIENCE)
             host.home.lab(LAB).spec.write_text(lab_text(compute=2))
         with pytest.raises(VerifyError, match="1 of 3 checks failed:\n    hpc-compute-2"):
-            waiting.result(timeout=60)
+            waiting.result(timeout=PATIENCE)
 
 
 def test_a_lab_that_is_not_there_is_refused_before_anything_is_locked(host: SimulatedHost) -> None:

@@ -17,6 +17,7 @@ from emulator.core.progress import SilentReporter
 from emulator.operations.history import CUT_OFF, RUNNING, history
 from tests.support import simulated_world
 from tests.support.simulated_world import SimulatedHost, lab_text
+from tests.support.waiting import PATIENCE
 
 
 class Warnings(SilentReporter):
@@ -122,7 +123,7 @@ def test_lines_of_many_writers_do_not_mix(tmp_path: Path) -> None:
     )
     path = tmp_path / "audit.jsonl"
     writers = [subprocess.Popen([sys.executable, "-c", program, str(path), str(number)]) for number in range(4)]
-    assert [writer.wait(timeout=120) for writer in writers] == [0] * 4
+    assert [writer.wait(timeout=PATIENCE) for writer in writers] == [0] * 4
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert len(lines) == 160
     for number in range(4):

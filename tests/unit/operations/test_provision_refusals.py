@@ -34,6 +34,7 @@ from tests.support.simulated_world import (
     gpu_section,
     lab_text,
 )
+from tests.support.waiting import PATIENCE
 
 MAC = ids.mac_address("demo", "hpc-compute-1")
 
@@ -237,7 +238,7 @@ def test_a_second_command_is_refused_at_once_and_status_answers(host: SimulatedH
     def pause(name: str) -> None:
         if name == "define_network":
             inside.set()
-            assert go_on.wait(30)
+            assert go_on.wait(PATIENCE)
 
     host.hook.before = pause
     failures: list[BaseException] = []
@@ -251,7 +252,7 @@ def test_a_second_command_is_refused_at_once_and_status_answers(host: SimulatedH
     worker = threading.Thread(target=work)
     worker.start()
     try:
-        assert inside.wait(30)
+        assert inside.wait(PATIENCE)
         for command in (lambda: host.provision(lab), host.destroy):
             with pytest.raises(ConflictError, match=r"held by process \d+ on .* since .* \(provision demo\)") as caught:
                 command()
@@ -263,7 +264,7 @@ def test_a_second_command_is_refused_at_once_and_status_answers(host: SimulatedH
             assert "demo" in [line.name for line in list_labs(host.environment())]
     finally:
         go_on.set()
-        worker.join(30)
+        worker.join(PATIENCE)
     assert not failures
     assert lab_status(host.environment(), "demo").busy == ""
     assert json.dumps(lab_status(host.environment(), "demo").to_json())

@@ -15,9 +15,9 @@ import grpc
 import pytest
 
 from emulator.kubernetes.config.resources import MigStrategy, node_resources
+from tests.support.waiting import PATIENCE
 
 PROGRAM = Path(__file__).parents[3] / "playbooks/roles/k8s_device_plugin/files/device_plugin.py"
-WAIT = 20.0
 
 
 def load() -> ModuleType:
@@ -68,7 +68,7 @@ class Kubelet:
 
     def wait_for(self, *resources: str) -> None:
         with self.changed:
-            assert self.changed.wait_for(lambda: set(resources) <= set(self.registered), WAIT), self.registered
+            assert self.changed.wait_for(lambda: set(resources) <= set(self.registered), PATIENCE), self.registered
 
     def channel(self, resource: str) -> grpc.Channel:
         return grpc.insecure_channel(f"unix:{self.directory / self.registered[resource]}")
@@ -80,7 +80,7 @@ class Kubelet:
                 lambda message: message.SerializeToString(),
                 plugin.M["ListAndWatchResponse"].FromString,
             )
-            stream = call(plugin.M["Empty"](), timeout=WAIT)
+            stream = call(plugin.M["Empty"](), timeout=PATIENCE)
             first = next(stream)
             stream.cancel()
         assert all(device.health == "Healthy" for device in first.devices)
@@ -95,7 +95,7 @@ class Kubelet:
                 lambda message: message.SerializeToString(),
                 plugin.M["AllocateResponse"].FromString,
             )
-            reply = call(request, timeout=WAIT)
+            reply = call(request, timeout=PATIENCE)
         return {entry.key: entry.value for entry in reply.container_responses[0].envs}
 
     def stop(self) -> None:
@@ -121,7 +121,7 @@ class Running:
 
     def end(self) -> None:
         self.stop.set()
-        self.thread.join(WAIT)
+        self.thread.join(PATIENCE)
         assert not self.thread.is_alive()
 
 

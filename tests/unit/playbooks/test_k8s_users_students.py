@@ -5,52 +5,70 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import jinja2
-import yaml
-
 from emulator.guests.verify.kubeconfigs import STUDENT
 from emulator.kubernetes.config.users import USERS_NAMESPACE
-from tests.support.playbook_modules import PLAYBOOKS, load
 from tests.support.playbook_modules import kubernetes_apply as apply
-
-
-def rendered(name: str, **values: Any) -> list[dict[str, Any]]:
-    environment = jinja2.Environment()  # noqa: S701  YAML, not HTML
-    environment.filters["to_json"] = json.dumps
-    text = (PLAYBOOKS / "roles/k8s_control_plane/templates" / name).read_text()
-    return [document for document in yaml.safe_load_all(environment.from_string(text).render(values)) if document]
-
-
-def role_vars(role: str) -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load((PLAYBOOKS / f"roles/{role}/vars/main.yml").read_text())
-    return found
-
+from tests.support.playbook_modules import load
+from tests.support.student_manifests import params, policies, role_vars, students
 
 users = load("library/kubernetes_users.py", "kubernetes_users")
-QUOTA = {"pods": "20", "requests.cpu": "2"}
 
 
-def students(policy: str) -> list[dict[str, Any]]:
-    values = {**role_vars("k8s_common"), **role_vars("k8s_control_plane"), "kubernetes_student_quota": QUOTA}
-    names = (
-        "kubernetes_student_labels",
-        "kubernetes_default_deny",
-        "kubernetes_student_role",
-        "kubernetes_student_quota",
-    )
-    return rendered("students.yaml.j2", kubernetes_network_policy=policy, **{name: values[name] for name in names})
+def of(kind: str) -> dict[str, dict[str, Any]]:
+    return {each["metadata"]["name"]: each for each in policies() if each["kind"] == kind}
+
+
+def test_policies_of_the_api_server_hold_in_students_namespaces_and_in_no_other() -> None:
+    ours = {**of("ValidatingAdmissionPolicy"), **of("MutatingAdmissionPolicy")}
+    (chosen,) = {json.dumps(each["spec"]["matchConstraints"]["namespaceSelector"]) for each in ours.values()}
+    labels = json.loads(chosen)["matchLabels"]
+    assert labels.items() <= role_vars("k8s_common")["kubernetes_student_labels"].items()
+    for namespace in [each for each in students("none") if each["kind"] == "Namespace"]:
+        holds = labels.items() <= namespace["metadata"]["labels"].items()
+        assert holds is (namespace["metadata"]["name"] == "students")
+    for each in ours.values():
+        # Without an answer of the policy, the request is refused.
+        assert each["spec"]["failurePolicy"] == "Fail"
+
+
+def test_each_policy_is_bound_and_denies() -> None:
+    bindings = of("ValidatingAdmissionPolicyBinding")
+    assert bindings.keys() == of("ValidatingAdmissionPolicy").keys()
+    for name, binding in bindings.items():
+        assert binding["spec"] == {"policyName": name, "validationActions": ["Deny"]}
+    assert of("MutatingAdmissionPolicyBinding").keys() == of("MutatingAdmissionPolicy").keys()
+    for name, binding in of("MutatingAdmissionPolicyBinding").items():
+        assert binding["spec"] == {"policyName": name}
+
+
+def test_every_rule_says_where_and_what_to_do() -> None:
+    rules = [rule for each in of("ValidatingAdmissionPolicy").values() for rule in each["spec"]["validations"]]
+    assert len(rules) == 9
+    for rule in rules:
+        assert ":" in rule["message"]
+        # The API server takes no more than 5 KiB, and no line breaks.
+        assert len(rule["message"]) < 300
+        assert "\n" not in rule["message"]
+
+
+def test_the_flow_of_the_shared_account_is_that_of_each_student() -> None:
+    (shared,) = of("FlowSchema").values()
+    each = users.flow("student", "students", USERS_NAMESPACE)
+    assert shared["spec"] == each["spec"]
+    assert shared["spec"]["priorityLevelConfiguration"]["name"] in of("PriorityLevelConfiguration")
+
+
+def test_raw_sockets_are_taken_from_containers_of_each_kind() -> None:
+    (mutation,) = of("MutatingAdmissionPolicy").values()
+    text = json.dumps(mutation["spec"]["mutations"])
+    for kind in ("containers", "initContainers", "ephemeralContainers"):
+        assert f"object.spec.?{kind}.orValue([])" in text
 
 
 def test_the_namespace_of_all_has_the_limits_of_each() -> None:
     documents = students("none")
-    params = {
-        "users": [{"name": "ada", "role": "student", "namespace": "students"}],
-        "accounts_namespace": "hyperscaler-users",
-        "quota": QUOTA,
-        "student_role": role_vars("k8s_common")["kubernetes_student_role"],
-        "isolate": False,
-    }
-    each = {(item["kind"], item["metadata"]["name"]): item for item in users.wanted_objects(params)}
+    asked = params(users=[{"name": "ada", "role": "student", "namespace": "students"}])
+    each = {(item["kind"], item["metadata"]["name"]): item for item in users.wanted_objects(asked)}
     for kind, name in (
         ("LimitRange", "hyperscaler"),
         ("ResourceQuota", "hyperscaler"),
@@ -85,8 +103,7 @@ def test_the_shared_account_is_out_of_the_students_reach_and_has_no_lasting_toke
     assert (account["metadata"]["name"], account["metadata"]["namespace"]) == (STUDENT, USERS_NAMESPACE)
     (binding,) = [each for each in documents if each["kind"] == "RoleBinding"]
     assert binding["subjects"] == [{"kind": "ServiceAccount", **account["metadata"]}]
-    params = {"users": [], "accounts_namespace": USERS_NAMESPACE}
-    assert users.wanted_objects(params)[0] in documents, "both ways of making the namespace agree"
+    assert users.wanted_objects(params())[0] in documents, "both ways of making the namespace agree"
 
 
 def test_students_pods_keep_to_the_baseline() -> None:

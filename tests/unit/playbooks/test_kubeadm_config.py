@@ -168,3 +168,30 @@ def test_the_control_plane_has_time_and_cheap_keys_where_it_is_emulated() -> Non
     }
     assert etcd["election-timeout"] >= 5 * etcd["heartbeat-interval"]
     assert "encryptionAlgorithm" not in init("1.30")["ClusterConfiguration"], "v1beta3 has no such key"
+
+
+@pytest.mark.parametrize("minor", BUNDLE_MINORS)
+def test_pods_leave_their_node_enough_to_answer(minor: str) -> None:
+    kubelet = init(minor)["KubeletConfiguration"]
+    assert kubelet["enforceNodeAllocatable"] == ["pods"]
+    reserved = [kubelet["systemReserved"], kubelet["kubeReserved"]]
+    # On the smallest worker, 1 GiB, pods keep most.
+    assert sum(int(each["memory"].removesuffix("Mi")) for each in reserved) <= 256
+    # A few pods at their limit do not use up the kernel's 32768 numbers, and the node's own programs have some left.
+    assert kubelet["podPidsLimit"] == 1024
+    assert sum(int(each["pid"]) for each in reserved) >= 1000
+    assert {"nodefs.inodesFree", "pid.available"} <= set(kubelet["evictionHard"])
+    assert kubelet["volumeStatsAggPeriod"] == "1m0s"
+    assert (kubelet["containerLogMaxSize"], kubelet["containerLogMaxFiles"]) == ("5Mi", 3)
+    assert kubelet["seccompDefault"] is True
+
+
+@pytest.mark.parametrize("minor", BUNDLE_MINORS)
+def test_the_database_has_room_and_is_compacted_each_minute(minor: str) -> None:
+    configuration = init(minor)["ClusterConfiguration"]
+    given = configuration["etcd"]["local"]["extraArgs"], configuration["apiServer"]["extraArgs"]
+    etcd, server = (
+        value if isinstance(value, dict) else {each["name"]: each["value"] for each in value} for value in given
+    )
+    assert etcd["quota-backend-bytes"] == str(4 << 30)
+    assert server["etcd-compaction-interval"] == "1m0s"

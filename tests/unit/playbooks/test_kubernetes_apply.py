@@ -87,7 +87,7 @@ def test_jobs_of_an_addon_run_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     cluster = Cluster(monkeypatch)
     apply.apply([], [addon(tmp_path, text)], [], check=False)
     assert "kind: Job" in cluster.sent[0]
-    written = json.loads(cluster.sent[1])
+    written = yaml.safe_load(cluster.sent[1])
     assert list(written["data"]) == ["x"]
     cluster.before, cluster.sent = [written], []
     assert applied([], [addon(tmp_path, text)], []) == []
@@ -124,3 +124,47 @@ def test_only_objects_of_ours_are_deleted(
     changes = applied(["kind: x"], [], [entry])
     assert (changes == ["networkpolicy/default-deny deleted in default"]) is gone
     assert bool(cluster.deleted) is gone
+
+
+def test_json_and_yaml_are_told_apart_by_a_line_before_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """kubectl takes a text that begins with a brace for JSON alone."""
+    cluster = Cluster(monkeypatch)
+    applied(['{"kind": "One"}', "kind: Two\n---\nkind: Three\n"], [], [])
+    assert cluster.sent[0].startswith("---\n")
+    for _, text in cluster.calls:
+        kinds = [each["kind"] for each in yaml.safe_load_all(text)]
+        assert kinds[:3] == ["One", "Two", "Three"]
+
+
+def test_only_kinds_that_the_api_server_serves_are_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    group, other = "admissionregistration.k8s.io/v1", "flowcontrol.apiserver.k8s.io/v1"
+    serving = {f"/apis/{group}": ["ValidatingAdmissionPolicy"]}
+    asked = []
+
+    def kubectl(*words: str, **_: Any) -> str:
+        assert words[:2] == ("get", "--raw")
+        asked.append(words[2])
+        if words[2] not in serving:
+            raise apply.ClusterError("kubectl get: Error from server (NotFound): the server could not find it")
+        return json.dumps({"resources": [{"kind": kind} for kind in serving[words[2]]]})
+
+    monkeypatch.setattr(apply, "kubectl", kubectl)
+    kinds = (
+        (group, "ValidatingAdmissionPolicy"),
+        (group, "MutatingAdmissionPolicy"),
+        (other, "FlowSchema"),
+        (group, "MutatingAdmissionPolicy"),
+    )
+    items = [{"apiVersion": version, "kind": kind} for version, kind in kinds]
+    assert apply.served(items) == (items[:1], ["FlowSchema", "MutatingAdmissionPolicy"])
+    assert len(asked) == 2, "one question for each version of a group"
+    assert apply.served([]) == ([], [])
+
+
+def test_an_api_server_that_does_not_answer_is_no_one_without_policies(monkeypatch: pytest.MonkeyPatch) -> None:
+    def kubectl(*words: str, **_: Any) -> str:
+        raise apply.ClusterError("The connection to the server was refused")
+
+    monkeypatch.setattr(apply, "kubectl", kubectl)
+    with pytest.raises(apply.ClusterError, match="refused"):
+        apply.served([{"apiVersion": "a/v1", "kind": "B"}])

@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.support.playbook_modules import PLAYBOOKS, load, user_end
+from tests.support.playbook_modules import PLAYBOOKS, kubernetes_apply, load, user_end
 
-ROLE = yaml.safe_load((PLAYBOOKS / "roles/k8s_common/vars/main.yml").read_text())["kubernetes_student_role"]
+COMMON = yaml.safe_load((PLAYBOOKS / "roles/k8s_common/vars/main.yml").read_text())
+ROLE, LABELS = COMMON["kubernetes_student_role"], COMMON["kubernetes_student_labels"]
+LIMITS = [{"type": "Container", "default": {"cpu": "1"}}]
 QUOTA = {"pods": "20", "requests.cpu": "2", "requests.nvidia.com/mig-1g.10gb": "1"}
 
 
@@ -30,7 +32,9 @@ class Cluster:
         self.ended: list[str] = []
         self.pods: dict[str, list[str]] = {}
         self.endless = False
+        self.flow_kinds = ["FlowSchema", "PriorityLevelConfiguration"]
         monkeypatch.setattr(users, "kubectl", self)
+        monkeypatch.setattr(kubernetes_apply, "kubectl", self)
         clock = itertools.count(step=5)
         monkeypatch.setattr(user_end, "time", SimpleNamespace(monotonic=lambda: next(clock), sleep=lambda _: None))
 
@@ -52,8 +56,10 @@ class Cluster:
             key, value = words[-1].split("=")
             self.objects[("ResourceQuota", where, words[2])]["metadata"]["labels"][key] = value
             return ""
-        if words[:2] == ("delete", "secrets"):
+        if words[:2] in (("delete", "secrets"), ("delete", "serviceaccounts")):
             return ""
+        if words[:2] == ("get", "--raw"):
+            return json.dumps({"resources": [{"kind": kind} for kind in self.flow_kinds]})
         if verb == "get":
             assert words[words.index("--selector") :][:2] == ("--selector", "hyperscaler/user")
             return json.dumps({"items": [item for item in self.objects.values() if self._labelled(item)]})
@@ -66,7 +72,7 @@ class Cluster:
                 self.pods.pop(where, None)
             return ""
         if verb == "delete":
-            kinds = {kind.lower(): kind for kind in (*users.GRANTS, "NetworkPolicy")}
+            kinds = {kind.lower(): kind for kind in (*users.GRANTS, "FlowSchema", "NetworkPolicy")}
             namespace = words[words.index("--namespace") + 1] if "--namespace" in words else ""
             del self.objects[(kinds[words[1]], namespace, words[2])]
             return ""
@@ -109,6 +115,8 @@ def converge(*present: dict[str, str], former: tuple[str, ...] = (), isolate: bo
         "former": [{"name": name, "namespace": f"student-{name}"} for name in former],
         "accounts_namespace": "hyperscaler-users",
         "quota": QUOTA,
+        "limits": LIMITS,
+        "labels": LABELS,
         "student_role": ROLE,
         "isolate": isolate,
     }
@@ -117,6 +125,7 @@ def converge(*present: dict[str, str], former: tuple[str, ...] = (), isolate: bo
 
 ADA = [
     ("ClusterRole", "", "hyperscaler:student"),
+    ("FlowSchema", "", "hyperscaler-student-ada"),
     ("LimitRange", "student-ada", "hyperscaler"),
     ("Namespace", "", "hyperscaler-users"),
     ("Namespace", "", "student-ada"),
@@ -134,7 +143,9 @@ def test_a_student_gets_a_namespace_with_limits_and_no_more(cluster: Cluster) ->
     assert binding["roleRef"]["name"] == "hyperscaler:student"
     assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "ada", "namespace": "hyperscaler-users"}]
     assert cluster.objects[("ResourceQuota", "student-ada", "hyperscaler")]["spec"]["hard"] == QUOTA
+    assert cluster.objects[("LimitRange", "student-ada", "hyperscaler")]["spec"]["limits"] == LIMITS
     labels = cluster.objects[("Namespace", "", "student-ada")]["metadata"]["labels"]
+    assert labels == {"hyperscaler/user": "ada", **LABELS}
     assert labels["pod-security.kubernetes.io/enforce"] == "baseline"
 
 
@@ -176,9 +187,10 @@ def test_revoked_access_leaves_what_is_stored_and_nothing_that_runs(cluster: Clu
     # Taken before anything else is done: a run that dies then has left nobody in.
     verbs = [words[:2] for words in cluster.calls if words[0] != "get"]
     first_end = next(number for number, words in enumerate(verbs) if words[1] == user_end.WORKLOADS)
-    assert {words[1] for words in verbs[first_end - 4 : first_end - 2]} == {"rolebinding", "serviceaccount"}
+    taken = {words[1] for words in verbs[first_end - 6 : first_end - 3]}
+    assert taken == {"flowschema", "rolebinding", "serviceaccount"}
     # Then the place is closed to anything new, and only then emptied.
-    assert [words[1] for words in verbs[first_end - 2 : first_end]] == ["resourcequota", "secrets"]
+    assert [words[1] for words in verbs[first_end - 3 : first_end]] == ["resourcequota", "secrets", "serviceaccounts"]
 
 
 def test_granted_again_the_namespace_opens_again(cluster: Cluster) -> None:
@@ -304,3 +316,44 @@ def test_isolation_ends_when_the_file_no_longer_asks_for_it(cluster: Cluster) ->
     converge(entry("ada"), isolate=True)
     assert converge(entry("ada")) == ["removed NetworkPolicy student-ada default-deny"]
     assert converge(entry("ada")) == []
+
+
+def test_requests_of_a_student_and_of_their_pods_wait_for_each_other_alone(cluster: Cluster) -> None:
+    converge(entry("ada"), entry("bob", "admin"))
+    flows = [item for key, item in cluster.objects.items() if key[0] == "FlowSchema"]
+    (spec,) = [item["spec"] for item in flows]
+    assert spec["priorityLevelConfiguration"] == {"name": "hyperscaler-students"}
+    # Kubernetes' own for all accounts is 9000, those for its own parts are at most 900.
+    assert 900 < spec["matchingPrecedence"] < 9000
+    (rule,) = spec["rules"]
+    assert rule["subjects"] == [
+        {"kind": "ServiceAccount", "serviceAccount": {"namespace": "hyperscaler-users", "name": "ada"}},
+        {"kind": "Group", "group": {"name": "system:serviceaccounts:student-ada"}},
+    ]
+
+
+@pytest.mark.parametrize("kinds", [[], None])
+def test_without_flow_control_of_this_version_a_student_has_all_the_rest(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, kinds: list[str] | None
+) -> None:
+    cluster.flow_kinds = kinds or []
+    if kinds is None:
+        whole = cluster.__call__
+
+        def unknown(*words: str, **rest: Any) -> str:
+            if words[:2] == ("get", "--raw"):
+                raise users.ClusterError(
+                    "Error from server (NotFound): the server could not find the requested resource"
+                )
+            return whole(*words, **rest)
+
+        monkeypatch.setattr(kubernetes_apply, "kubectl", unknown)
+    assert converge(entry("ada"))
+    assert cluster.kinds() == [key for key in ADA if key[0] != "FlowSchema"]
+    assert converge(entry("ada")) == []
+
+
+def test_tokens_that_a_student_made_end_with_the_accounts_they_are_for(cluster: Cluster) -> None:
+    converge(entry("ada"))
+    converge(former=("ada",))
+    assert ("delete", "serviceaccounts", "--all", "--namespace", "student-ada", "--wait=false") in cluster.calls

@@ -17,6 +17,7 @@ from emulator.apply.handlers.secrets import new_ec_key
 from emulator.core.data_files import share_dir
 from emulator.credentials import x509
 from tests.support.baseline_templates import inventory_of
+from tests.support.waiting import PATIENCE
 
 ROLES = share_dir() / "playbooks" / "roles"
 SCRIPT = ROLES / "lab_tls" / "files" / "trust.sh"
@@ -39,7 +40,7 @@ class Store:
 
     def run(self) -> None:
         argv = ["sh", "-euc", SCRIPT.read_text(), "trust", str(self.certs), str(self.local)]
-        subprocess.run(argv, check=True, timeout=60)
+        subprocess.run(argv, check=True, timeout=PATIENCE)
 
     def trusts(self, certificate: bytes) -> tuple[bool, bool]:
         """By the directory, and by the bundle."""

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from emulator.core.data_files import share_dir
 from emulator.credentials.users import FIRST_UID, LAST_UID
 from tests.support.playbook_modules import user_end
+from tests.support.waiting import PATIENCE
 
 SOURCE = share_dir() / "playbooks" / "library" / "node_state.py"
 UTILS = SOURCE.parents[1] / "module_utils"
@@ -193,7 +194,7 @@ def test_processes_are_really_killed(module: ModuleType) -> None:
         assert module.alive(uid) == [f"{program.pid} ('sleep')"]
         assert program.poll() is None
         assert module.end_processes(uid) == []
-        assert program.wait(timeout=30) == -9
+        assert program.wait(timeout=PATIENCE) == -9
     assert module.alive(uid) == []
 
 
@@ -406,7 +407,7 @@ def test_arguments_are_not_copied_into_the_journal(tmp_path: Path, secret: str) 
         "basic.AnsibleModule.log = lambda self, msg, log_args=None: print('LOGGED', msg, log_args, file=sys.stderr)\n"
         f"runpy.run_path({str(SOURCE)!r}, run_name='__main__')\n"
     )
-    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert json.loads(done.stdout)["changed"] is True, done.stderr
     assert "LOGGED" not in done.stderr
     assert (tmp_path / "laid").read_text() == secret
@@ -436,7 +437,7 @@ def test_ansible_hides_secrets_and_counts_changes(tmp_path: Path) -> None:
             [bin_directory / "ansible-playbook", "-vvv", "-i", "localhost,", "-c", "local", play],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=PATIENCE,
             check=False,
             env={
                 "PATH": f"{bin_directory}:/usr/bin:/bin",

@@ -26,6 +26,9 @@ VARIABLES: dict[str, Any] = {
     "secrets_dir": "/nonexistent",
     "kubernetes_addons": [],
     "kubernetes_member": {"release": {}},
+    "kubernetes_own_objects": {"left_out": ["FlowSchema"]},
+    "kubernetes_users_given": {"changed": True},
+    "kubernetes_kubeconfigs": {"changed": False, "skipped": True},
 }
 
 

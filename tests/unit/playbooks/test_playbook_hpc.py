@@ -23,6 +23,7 @@ from emulator.guests.inventory.render import InventoryFormat, render
 from emulator.guests.inventory.slurm_limits import student_tres
 from emulator.labfile.model import ClusterKind, ClusterSpec, NodeSpec, PartitionSpec, Role, SlurmSpec
 from emulator.labfile.networks import NetworkSpec
+from tests.support.waiting import PATIENCE
 
 PLAYBOOKS = share_dir() / "playbooks"
 CONNECTION = ConnectionFacts("labadmin", Path("/lab/ssh/id"), Path("/lab/ssh/known_hosts"))
@@ -179,7 +180,9 @@ def test_accounting_script_changes_only_what_differs(tmp_path: Path) -> None:
 
     def run(text: str) -> str:
         argv = ["sh", "-c", text]
-        return subprocess.run(argv, capture_output=True, text=True, timeout=30, check=True, env=environment).stdout
+        return subprocess.run(
+            argv, capture_output=True, text=True, timeout=PATIENCE, check=True, env=environment
+        ).stdout
 
     assert run(script) == "added account lab\nadded user student\nadded user labadmin\nresumed hpc-compute-1\n"
     assert run(script) == ""
@@ -237,7 +240,7 @@ def test_ansible_accepts_the_playbook(tmp_path: Path) -> None:
         [bin_directory / "ansible-playbook", "--syntax-check", "-i", inventory, PLAYBOOKS / "playbook-hpc.yml"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
         env={
             "PATH": f"{bin_directory}:{os.environ['PATH']}",

@@ -19,6 +19,7 @@ from emulator.guests.inventory.model import ConnectionFacts
 from emulator.kubernetes.config.users import USERS_NAMESPACE, student_namespace
 from emulator.labfile.load import load_spec
 from tests.support.playbook_modules import PLAYBOOKS, user_end
+from tests.support.waiting import PATIENCE
 
 FILES = PLAYBOOKS / "roles/lab_access/files"
 ADA = {"name": "ada", "uid": 3000, "end": 1000, "namespace": "student-ada"}
@@ -155,6 +156,7 @@ def test_roles_and_tokens_go_before_pods(monkeypatch: pytest.MonkeyPatch) -> Non
         ["delete", "serviceaccount"],
         ["patch", "resourcequota"],
         ["delete", "secrets"],
+        ["delete", "serviceaccounts"],
         ["delete", user_end.WORKLOADS],
     ]
     assert "--grace-period=1" in node.done[-1]
@@ -229,7 +231,7 @@ def test_systemd_accepts_the_units() -> None:
     assert [unit.suffix for unit in units] == [".path", ".service", ".timer"]
     argv = ["systemd-analyze", "verify", "--man=no", *map(str, units)]
     try:
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=PATIENCE, check=False)
     except FileNotFoundError:
         pytest.skip("no systemd-analyze here")
     assert "hyperscaler-ends" not in done.stderr, done.stderr

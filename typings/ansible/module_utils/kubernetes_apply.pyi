@@ -1,3 +1,3 @@
-from kubernetes_apply import ClusterError, Key, Object, apply, kubectl
+from kubernetes_apply import ClusterError, Key, Object, apply, kubectl, served
 
-__all__ = ["ClusterError", "Key", "Object", "apply", "kubectl"]
+__all__ = ["ClusterError", "Key", "Object", "apply", "kubectl", "served"]

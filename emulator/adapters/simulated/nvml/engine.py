@@ -83,7 +83,7 @@ def gpu_memory(model: GpuModel) -> int:
 
 def find(state: SimState, minor: int) -> SimGpu:
     """The GPU of a handle; a lost one answers every call with GPU_IS_LOST."""
-    gpu = next((item for item in visible(state) if item.minor == minor), None)
+    gpu = next((item for item in state.gpus if item.minor == minor and item.driver == "nvidia"), None)
     if gpu is None:
         raise NvmlReturnError(INVALID_ARGUMENT)
     if gpu.lost:

@@ -129,22 +129,27 @@ class Session:
         if not self.root:
             raise NvmlReturnError(NO_PERMISSION)
 
-    def handle(self, argument: object, kind: int | None = None) -> Handle:
-        """The handle behind an opaque pointer; INVALID_ARGUMENT for null, foreign and wrong ones."""
+    def handle(self, argument: object, kind: int | None = None, *, now: SimState | None = None) -> Handle:
+        """The handle behind an opaque pointer; INVALID_ARGUMENT for null, foreign and wrong ones.
+
+        Args:
+            now: the present state, if it is at hand.
+        """
         value = ctypes.cast(cast(ctypes.c_void_p, argument), ctypes.c_void_p).value
         found = Handle.unpack(value or 0)
         if found.kind not in (_GPU, _INSTANCE, _COMPUTE, _MIG_DEVICE) or kind not in (None, found.kind):
             raise NvmlReturnError(INVALID_ARGUMENT)
-        if found.loads != self.store.look().driver_loads & 0xFFFF:
+        if found.loads != (now or self.store.look()).driver_loads & 0xFFFF:
             raise NvmlReturnError(GPU_IS_LOST)
         return found
 
     def gpu(self, argument: object, state: SimState | None = None) -> SimGpu:
         """The GPU of a device handle, in `state` when it is to be changed."""
-        handle = self.handle(argument)
+        now = self.store.look()
+        handle = self.handle(argument, now=now)
         if handle.kind not in (_GPU, _MIG_DEVICE):
             raise NvmlReturnError(INVALID_ARGUMENT)
-        return find(state or self.store.look(), handle.minor)
+        return find(state or now, handle.minor)
 
     def gpu_handle(self, gpu: SimGpu) -> Handle:
         return Handle(_GPU, gpu.minor, loads=self.store.look().driver_loads)

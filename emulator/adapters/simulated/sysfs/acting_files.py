@@ -66,6 +66,8 @@ class SimulatedFiles:
 
     def __init__(self, tree: Callable[[], Directory]) -> None:
         self._tree = tree
+        self._root: Directory | None = None
+        self._found: dict[tuple[str, bool], Node] = {}  # below that root
 
     def read(self, path: str) -> str:
         node = self._find(path)
@@ -106,21 +108,33 @@ class SimulatedFiles:
             raise refuse(errno.EBUSY, path)
 
     def _find(self, path: str, *, follow: bool = True) -> Node:
-        return self._walk(self._tree(), path, follow=follow, hops=8)
+        """The node at a path: the same one as long as the root is the same."""
+        root = self._tree()
+        if root is not self._root:
+            self._root, self._found = root, {}
+        return self._at(root, path, follow=follow, hops=8)
 
-    def _walk(self, root: Directory, path: str, *, follow: bool, hops: int) -> Node:
+    def _at(self, root: Directory, path: str, *, follow: bool, hops: int) -> Node:
+        node = self._found.get((path, follow))
+        if node is None:
+            try:
+                node = self._found[path, follow] = self._entry(root, path, follow=follow, hops=hops)
+            except OSError as error:
+                raise refuse(error.errno or 0, path) from None
+        return node
+
+    def _entry(self, root: Directory, path: str, *, follow: bool, hops: int) -> Node:
         if hops == 0:
             raise refuse(errno.ELOOP, path)
-        node: Node = root
-        parts = [part for part in path.split("/") if part]
-        for at, part in enumerate(parts):
-            if not isinstance(node, Directory):
-                raise refuse(errno.ENOTDIR, path)
-            entry = node.get(part)
-            if entry is None:
-                raise refuse(errno.ENOENT, path)
-            node = entry
-            rest = parts[at + 1 :]
-            if isinstance(node, Link) and (rest or follow):
-                return self._walk(root, "/".join((node.to, *rest)), follow=follow, hops=hops - 1)
+        above, _, name = path.rstrip("/").rpartition("/")
+        parent = self._at(root, above, follow=True, hops=hops) if above else root
+        if not name:
+            return parent
+        if not isinstance(parent, Directory):
+            raise refuse(errno.ENOTDIR, path)
+        node = parent.get(name)
+        if node is None:
+            raise refuse(errno.ENOENT, path)
+        if follow and isinstance(node, Link):
+            return self._at(root, node.to, follow=True, hops=hops - 1)
         return node

@@ -81,6 +81,8 @@ def add(
     say(f"Hand over this directory: {granted.directory}")
     say(f"  {user} copies it (cp -rT, mode 0700) to {home} and logs in with: ssh -F {home}/config NODE")
     say(f"  or, with the line `Include {home}/config` at the top of ~/.ssh/config: ssh NODE")
+    if granted.kubectl_on:
+        say(f"  on {granted.kubectl_on} kubectl is ready: kubectl get pods")
     if granted.namespaced:
         say("  The nodes are in a network of the lab's own: all this works for root of this host only.")
 

@@ -13,6 +13,7 @@ from emulator.adapters.embedded import network_namespace
 from emulator.adapters.embedded.network_namespace import NetworkNamespace, shared_notes
 from emulator.core.errors import ConflictError
 from tests.support.fake_runner import Call, FakeRunner, Say
+from tests.support.waiting import PATIENCE
 
 
 class Host(FakeRunner):
@@ -80,7 +81,7 @@ def test_a_namespace_is_not_made_while_another_lab_removes_the_mount(host: Host)
 
     host.before["umount"] = begin
     ending.delete()
-    thread.join(10)
+    thread.join(PATIENCE)
     assert host.log[-2:] == ["umount", "netns add hs-b"]
     assert host.mounted and starting.path.exists()
     assert (network_namespace._NOTES / "netns-mount").exists(), "the second one knows that the mount is ours"
@@ -107,9 +108,9 @@ def test_notes_that_their_last_holder_removed_are_made_anew(host: Host) -> None:
 
     thread = threading.Thread(target=hold)
     thread.start()
-    inside.wait(10)
+    assert inside.wait(PATIENCE)
     with shared_notes() as directory:
-        thread.join(10)
+        thread.join(PATIENCE)
         assert not thread.is_alive()
         (directory / "note").touch()
         assert directory.stat().st_mode & 0o777 == 0o700

@@ -10,6 +10,7 @@ import pytest
 from emulator.adapters.libvirt import hypervisor
 from emulator.adapters.libvirt.errors import load_libvirt
 from emulator.adapters.libvirt.hypervisor import LibvirtHypervisor
+from tests.support.waiting import Clock
 
 libvirt = load_libvirt()
 RUNNING, PAUSED, OFF = libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_SHUTOFF
@@ -57,6 +58,7 @@ def power_off(monkeypatch: pytest.MonkeyPatch) -> Callable[[Guest], list[str]]:
 
     monkeypatch.setattr(hypervisor, "time", SimpleNamespace(monotonic=lambda: seconds[0], sleep=sleep))
     monkeypatch.setattr(hypervisor, "_PRESS_AGAIN", 0.3)
+    monkeypatch.setattr(hypervisor, "time", Clock())
 
     def run(guest: Guest) -> list[str]:
         monkeypatch.setattr(LibvirtHypervisor, "_connect", lambda self: None)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,23 +15,19 @@ from emulator.adapters.system import process
 from emulator.adapters.system.process import HostProcess
 from emulator.adapters.system.session_time import SessionWork
 from emulator.core.errors import CommandError, CommandTimeoutError, HostNotFitError
+from tests.support.waiting import PATIENCE, Clock, alive, end, until
 
 PYTHON = sys.executable
 
 
-def alive(pid: int) -> bool:
-    stat = Path(f"/proc/{pid}/stat")
-    return stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
-
-
 def test_streams_and_status_are_kept_apart() -> None:
-    done = HostProcess().run(["sh", "-c", "echo out; echo err >&2; exit 3"], timeout=10, check=False)
+    done = HostProcess().run(["sh", "-c", "echo out; echo err >&2; exit 3"], timeout=PATIENCE, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (3, "out\n", "err\n")
 
 
 def test_a_failure_names_the_pasteable_command_and_the_end_of_the_output() -> None:
     with pytest.raises(CommandError) as caught:
-        HostProcess().run(["sh", "-c", "echo no such pool >&2; exit 4"], timeout=10)
+        HostProcess().run(["sh", "-c", "echo no such pool >&2; exit 4"], timeout=PATIENCE)
     assert str(caught.value) == (
         "sh -c 'echo no such pool >&2; exit 4': the command failed with exit status 4: no such pool"
     )
@@ -41,7 +35,7 @@ def test_a_failure_names_the_pasteable_command_and_the_end_of_the_output() -> No
 
 def test_a_killed_command_names_the_signal() -> None:
     with pytest.raises(CommandError, match="killed by SIGTERM"):
-        HostProcess().run(["sh", "-c", "kill -TERM $$"], timeout=10)
+        HostProcess().run(["sh", "-c", "kill -TERM $$"], timeout=PATIENCE)
 
 
 @pytest.mark.parametrize(
@@ -56,41 +50,61 @@ def test_a_killed_command_names_the_signal() -> None:
 def test_a_missing_program_is_named_with_its_package(program: str, fix: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(HostNotFitError) as caught:
-        HostProcess().run([program], timeout=10)
+        HostProcess().run([program], timeout=PATIENCE)
     assert caught.value.what == f"the program {program} is not installed"
     assert caught.value.fix == fix
 
 
 def test_a_missing_directory_is_not_taken_for_a_missing_program(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match=r"directory .* does not exist"):
-        HostProcess().run(["true"], timeout=10, cwd=tmp_path / "absent")
+        HostProcess().run(["true"], timeout=PATIENCE, cwd=tmp_path / "absent")
 
 
 def test_a_nul_byte_is_an_error_of_ours() -> None:
     with pytest.raises(CommandError, match="cannot be started"):
-        HostProcess().run(["echo", "a\0b"], timeout=10)
+        HostProcess().run(["echo", "a\0b"], timeout=PATIENCE)
 
 
+@pytest.fixture
+def over_once_it_prints(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runner's clock stands still until a program has printed something; then it is a year later."""
+    clock = Clock()
+
+    class Output(process._Output):
+        def _check(self) -> None:
+            super()._check()
+            clock.sleep(365 * 86400)
+
+    monkeypatch.setattr(process, "time", clock)
+    monkeypatch.setattr(process, "_Output", Output)
+
+
+@pytest.mark.usefixtures("over_once_it_prints")
 @pytest.mark.parametrize("streaming", [False, True])
-def test_the_deadline_kills_the_children_too(tmp_path: Path, streaming: bool) -> None:
-    pid_file = tmp_path / "pid"
-    script = f"sleep 300 & echo $! > {pid_file}; echo begun; wait"
-    with pytest.raises(CommandTimeoutError, match=r"did not end within 0\.5 s: begun") as caught:
-        HostProcess().run(["sh", "-c", script], timeout=0.5, on_line=print if streaming else None)
-    assert "sleep 300" in caught.value.where
-    child = int(pid_file.read_text())
-    deadline = time.monotonic() + 5
-    while alive(child) and time.monotonic() < deadline:
-        os.sched_yield()
-    assert not alive(child)
+def test_the_deadline_kills_the_children_too(streaming: bool) -> None:
+    script = "sleep 900 & echo begun as $!; wait"
+    with pytest.raises(CommandTimeoutError, match=r"did not end within 60 s.*: begun") as caught:
+        HostProcess().run(["sh", "-c", script], timeout=60, on_line=print if streaming else None)
+    assert "sleep 900" in caught.value.where
+    child = int(caught.value.what.rpartition(" ")[2])
+    until(lambda: not alive(child), "the end of a child")
 
 
+@pytest.mark.usefixtures("over_once_it_prints")
 @pytest.mark.parametrize("streaming", [False, True])
 def test_a_daemon_that_keeps_the_pipe_open_cannot_outlast_the_deadline(streaming: bool) -> None:
-    started = time.monotonic()
-    with pytest.raises(CommandTimeoutError):
-        HostProcess().run(["setsid", "-f", "sleep", "7"], timeout=0.5, on_line=print if streaming else None)
-    assert time.monotonic() - started < 6
+    daemon = ["setsid", "-f", "sh", "-c", "echo $$; exec sleep 900"]
+    with pytest.raises(CommandTimeoutError) as caught:
+        HostProcess().run(daemon, timeout=60, on_line=print if streaming else None)
+    child = int(caught.value.what.rpartition(" ")[2])
+    assert alive(child), "it has the pipe still"
+    end(child)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_silence_does_not_outlast_the_deadline(streaming: bool) -> None:
+    with pytest.raises(CommandTimeoutError, match=r"did not end within 0\.3 s\n"):
+        HostProcess().run(["sleep", "900"], timeout=0.3, on_line=print if streaming else None)
 
 
 def test_much_output_on_both_streams_and_much_input_do_not_deadlock() -> None:
@@ -98,7 +112,7 @@ def test_much_output_on_both_streams_and_much_input_do_not_deadlock() -> None:
         "import sys; sys.stderr.write('e'*2000000); sys.stdout.write('o'*2000000); "
         "sys.stdout.flush(); print(len(sys.stdin.read()))"
     )
-    done = HostProcess().run([PYTHON, "-c", script], timeout=60, stdin="i" * 3_000_000)
+    done = HostProcess().run([PYTHON, "-c", script], timeout=PATIENCE, stdin="i" * 3_000_000)
     assert len(done.stderr) == 2_000_000
     assert done.stdout.endswith("o3000000\n")
 
@@ -109,7 +123,7 @@ def test_lines_arrive_one_by_one_with_both_streams_and_the_last_fragment() -> No
     script += "sys.stderr.flush(); sys.stdout.write('\\xff' * 3 + n)"
     done = HostProcess().run(
         [PYTHON, "-c", script],
-        timeout=60,
+        timeout=PATIENCE,
         stdin="end",
         on_line=lines.append,
         env={"PYTHONIOENCODING": "latin-1"},
@@ -121,7 +135,7 @@ def test_lines_arrive_one_by_one_with_both_streams_and_the_last_fragment() -> No
 def test_lines_are_seen_before_the_process_ends() -> None:
     script = "read answer; echo got $answer"
     lines: list[str] = []
-    done = HostProcess().run(["sh", "-c", script], timeout=10, stdin="yes\n", on_line=lines.append)
+    done = HostProcess().run(["sh", "-c", script], timeout=PATIENCE, stdin="yes\n", on_line=lines.append)
     assert lines == ["got yes"]
     assert done.returncode == 0
 
@@ -134,19 +148,19 @@ def test_an_error_in_the_line_callback_ends_the_process() -> None:
         raise RuntimeError("enough")
 
     with pytest.raises(RuntimeError, match="enough"):
-        HostProcess().run(["sh", "-c", "echo $$; exec sleep 300"], timeout=60, on_line=refuse)
+        HostProcess().run(["sh", "-c", "echo $$; exec sleep 300"], timeout=PATIENCE, on_line=refuse)
     assert not alive(seen[0])
 
 
 def test_standard_input_is_empty_and_the_environment_is_extended(tmp_path: Path) -> None:
     done = HostProcess().run(
-        ["sh", "-c", 'cat; echo "$LC_ALL $SECRET $PWD"'], timeout=10, env={"SECRET": "s3"}, cwd=tmp_path
+        ["sh", "-c", 'cat; echo "$LC_ALL $SECRET $PWD"'], timeout=PATIENCE, env={"SECRET": "s3"}, cwd=tmp_path
     )
     assert done.stdout == f"C.UTF-8 s3 {tmp_path}\n"
 
 
 def test_the_command_has_a_session_of_its_own() -> None:
-    done = HostProcess().run([PYTHON, "-c", "import os; print(os.getsid(0) == os.getpid())"], timeout=60)
+    done = HostProcess().run([PYTHON, "-c", "import os; print(os.getsid(0) == os.getpid())"], timeout=PATIENCE)
     assert done.stdout == "True\n"
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from emulator.cli.render.tables import Table, fitted, plain, show
+from tests.support.waiting import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[4]
 TABLE = Table(
@@ -76,6 +77,6 @@ def test_rich_is_imported_for_terminals_only(words: tuple[str, ...], tmp_path: P
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=PATIENCE,
     )
     assert (done.returncode, done.stderr) == (0, "")

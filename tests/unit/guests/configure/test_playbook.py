@@ -8,7 +8,6 @@ import os
 import signal
 import stat
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from emulator.guests.configure.model import TaskStatus
 from emulator.guests.configure.playbook import PlaybookRun, end_work, run_playbook
 from emulator.guests.inventory.model import AnsibleInventory, InventoryGroup, InventoryHost
 from emulator.labfile.model import ClusterKind
+from tests.support.waiting import PATIENCE, Clock, alive, number_in
 
 SECRET = "do-not-show-this"
 
@@ -60,14 +60,6 @@ def processes_of(run: PlaybookRun) -> list[str]:
     return found
 
 
-def alive(pid: int) -> bool:
-    """Whether the process runs; one that is dead and not yet collected by init does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
 def test_events_changes_and_private_files(
     make_run: Callable[[str], PlaybookRun], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -82,7 +74,7 @@ def test_events_changes_and_private_files(
     )
     heard: list[tuple[str, str, TaskStatus]] = []
     result = run_playbook(
-        run, timeout=60, on_event=lambda node, task, status: heard.append((node, task, status)), cancelled=bool
+        run, timeout=PATIENCE, on_event=lambda node, task, status: heard.append((node, task, status)), cancelled=bool
     )
     assert result.ok and result.changed == {"here": 1} and result.failures == ()
     assert ("here", "Look around", TaskStatus.STARTED) in heard
@@ -105,7 +97,7 @@ def test_a_failed_task_names_host_task_message_and_log(
     (run.playbook.parent / "ansible.cfg").rename(run.playbook.parent / "playbooks" / "ansible.cfg")
     monkeypatch.setattr(under_test, "share_dir", lambda: run.playbook.parent)
     with pytest.raises(ConfigureError) as caught:
-        under_test.configure_cluster(ClusterKind.HPC, run.inventory, run.paths, timeout=60)
+        under_test.configure_cluster(ClusterKind.HPC, run.inventory, run.paths, timeout=PATIENCE)
     assert caught.value.where == "here"
     assert caught.value.what == "task 'Break' failed: the disk is on fire"
     assert "artifacts" in caught.value.fix
@@ -114,41 +106,55 @@ def test_a_failed_task_names_host_task_message_and_log(
 def test_a_playbook_that_cannot_be_read_fails_without_a_task(
     make_run: Callable[[str], PlaybookRun],
 ) -> None:
-    result = run_playbook(make_run("    - nonsense: [\n"), timeout=60, on_event=quiet, cancelled=bool)
+    result = run_playbook(make_run("    - nonsense: [\n"), timeout=PATIENCE, on_event=quiet, cancelled=bool)
     assert not result.ok and result.failures == ()
 
 
 SLEEPER = (
     "    - name: Sleep\n"
-    "      ansible.builtin.shell: setsid sh -c 'echo $$ > {{ secrets_dir }}; exec sleep 600' & sleep 600\n"
+    "      ansible.builtin.shell: setsid sh -c 'echo $$ > {{ secrets_dir }}; exec sleep 900' & sleep 900\n"
 )
 
 
-@pytest.mark.parametrize("reason", ["deadline", "cancelled"])
-def test_the_end_of_a_run_is_the_end_of_all_it_started(
-    make_run: Callable[[str], PlaybookRun], tmp_path: Path, reason: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(under_test, "LONGEST_TASK", 2.0)
-    marker = tmp_path / "pid"
-    base = make_run(SLEEPER)
-    run = PlaybookRun(base.playbook, base.inventory, base.paths, "hpc", {"secrets_dir": str(marker)})
-    since: list[float] = []
+class Sleeper:
+    """A run that starts a process and sleeps; the process's id is in `marker`."""
 
-    def begun() -> bool:
-        if marker.exists() and marker.read_text().strip() and not since:
-            since.append(time.monotonic())
-        return bool(since)
+    def __init__(self, base: PlaybookRun, marker: Path) -> None:
+        self.marker = marker
+        self.run = PlaybookRun(base.playbook, base.inventory, base.paths, "hpc", {"secrets_dir": str(marker)})
+        self._told = False
+
+    def hear(self, node: str, task: str, status: TaskStatus) -> None:
+        self._told |= (node, task, status) == ("here", "Sleep", TaskStatus.STARTED)
+
+    def sleeps(self) -> bool:
+        """Whether its process runs, and the task has been reported."""
+        return self._told and self.marker.exists() and self.marker.read_text().endswith("\n")
+
+
+@pytest.fixture
+def sleeper(make_run: Callable[[str], PlaybookRun], tmp_path: Path) -> Sleeper:
+    return Sleeper(make_run(SLEEPER), tmp_path / "pid")
+
+
+@pytest.mark.parametrize("reason", ["it was given up after ", "it was cancelled"])
+def test_the_end_of_a_run_is_the_end_of_all_it_started(
+    sleeper: Sleeper, monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(under_test, "time", clock)
+
+    def cancelled() -> bool:
+        if sleeper.sleeps():
+            clock.now += 1e6 if "given up" in reason else 0.0
+            return "cancelled" in reason
+        return False
 
     with pytest.raises(ConfigureError, match=r"at here: Sleep") as caught:
-        if reason == "cancelled":
-            monkeypatch.setattr(under_test, "LONGEST_TASK", 600.0)
-            run_playbook(run, timeout=120, on_event=quiet, cancelled=begun)
-        else:
-            run_playbook(run, timeout=10, on_event=quiet, cancelled=bool)
-    assert ("it was cancelled" if reason == "cancelled" else "it was given up after ") in caught.value.what
-    if marker.exists():
-        assert not alive(int(marker.read_text()))
-    assert processes_of(run) == []
+        run_playbook(sleeper.run, timeout=10, on_event=sleeper.hear, cancelled=cancelled)
+    assert reason in caught.value.what
+    assert not alive(number_in(sleeper.marker))
+    assert processes_of(sleeper.run) == []
 
 
 def test_a_run_whose_tasks_end_is_not_given_up_at_its_time(make_run: Callable[[str], PlaybookRun]) -> None:
@@ -165,46 +171,39 @@ def test_ansible_works_at_the_host_s_pace(make_run: Callable[[str], PlaybookRun]
     assert (environment["ANSIBLE_FORKS"], environment["ANSIBLE_TIMEOUT"]) == ("5", "150")
 
 
-def test_an_exception_leaves_nothing_running(make_run: Callable[[str], PlaybookRun], tmp_path: Path) -> None:
-    base = make_run(SLEEPER)
-    run = PlaybookRun(base.playbook, base.inventory, base.paths, "hpc", {"secrets_dir": str(tmp_path / "pid")})
-
+def test_an_exception_leaves_nothing_running(sleeper: Sleeper) -> None:
     def interrupted() -> bool:
-        if (tmp_path / "pid").exists():
+        if sleeper.sleeps():
             raise KeyboardInterrupt
         return False
 
     with pytest.raises(KeyboardInterrupt):
-        run_playbook(run, timeout=60, on_event=quiet, cancelled=interrupted)
-    assert processes_of(run) == []
+        run_playbook(sleeper.run, timeout=PATIENCE, on_event=sleeper.hear, cancelled=interrupted)
+    assert not alive(number_in(sleeper.marker))
+    assert processes_of(sleeper.run) == []
 
 
-def test_what_a_killed_command_left_at_work_is_ended(make_run: Callable[[str], PlaybookRun], tmp_path: Path) -> None:
-    marker = tmp_path / "pid"
-    base = make_run(SLEEPER)
-    run = PlaybookRun(base.playbook, base.inventory, base.paths, "hpc", {"secrets_dir": str(marker)})
+def test_what_a_killed_command_left_at_work_is_ended(sleeper: Sleeper, tmp_path: Path) -> None:
+    run = sleeper.run
     killed = os.fork()
     if killed == 0:
         with contextlib.suppress(BaseException):
-            run_playbook(run, timeout=120, on_event=quiet, cancelled=bool)
+            run_playbook(run, timeout=PATIENCE, on_event=quiet, cancelled=bool)
         os._exit(1)
-    deadline = time.monotonic() + 60
-    while not (marker.exists() and marker.read_text().strip()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    number_in(sleeper.marker)
     os.kill(killed, signal.SIGKILL)
     os.waitpid(killed, 0)
     assert processes_of(run) != []
     other = LabPaths(tmp_path / "other")
     assert end_work(other) == set()
-    assert end_work(base.paths)
+    assert end_work(run.paths)
     assert processes_of(run) == []
 
 
 def test_logs_of_old_runs_are_pruned(make_run: Callable[[str], PlaybookRun], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(under_test, "KEPT_RUNS", 1)
     run = make_run("    - ansible.builtin.meta: noop\n")
-    logs = [run_playbook(run, timeout=60, on_event=quiet, cancelled=bool).log for _ in range(3)]
+    logs = [run_playbook(run, timeout=PATIENCE, on_event=quiet, cancelled=bool).log for _ in range(3)]
     kept = sorted((run.directory / "artifacts").iterdir())
     assert len(kept) <= 2
     assert logs[-1] is not None and logs[-1].parent in kept

@@ -16,6 +16,7 @@ from emulator.guests.inventory.model import AnsibleInventory, ConnectionFacts, N
 from emulator.guests.inventory.render import InventoryFormat, render
 from emulator.labfile.model import ClusterKind, ClusterSpec, KubernetesSpec, NodeSpec, PartitionSpec, Role, SlurmSpec
 from emulator.labfile.networks import NetworkSpec
+from tests.support.waiting import PATIENCE
 
 
 def node(name: str, role: Role, address: str, *, cores: int = 2, memory: int = 2048) -> NodeSpec:
@@ -60,7 +61,7 @@ def read_by_ansible(path: Path) -> dict[str, object]:
         [tool, "-i", path, "--list"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=True,
         env={"PATH": os.environ["PATH"], "HOME": str(path.parent), "ANSIBLE_LOCALHOST_WARNING": "0"},
     )

@@ -10,6 +10,7 @@ import pytest
 
 from emulator.guests.verify import kubernetes_probes
 from emulator.guests.verify.kubernetes_probes import round_script
+from tests.support.waiting import PATIENCE
 
 ANSWERS_THE_FIFTH_TIME = """#!/bin/sh
 n=$(cat "$COUNT" 2>/dev/null || echo 0)
@@ -31,14 +32,14 @@ def asked(pages: Path, wget: str, seconds: float) -> tuple[str, int]:
     (pages / "wget").write_text(wget)
     (pages / "wget").chmod(0o755)
     done = subprocess.run(
-        ["sh", "-c", round_script(["probe"], seconds)], capture_output=True, text=True, timeout=60, check=True
+        ["sh", "-c", round_script(["probe"], seconds)], capture_output=True, text=True, timeout=PATIENCE, check=True
     )
     count = pages / "count"
     return done.stdout, int(count.read_text()) if count.exists() else 0
 
 
 def test_what_answers_late_is_asked_until_it_does(pages: Path) -> None:
-    assert asked(pages, ANSWERS_THE_FIFTH_TIME, 30) == ("probe node-a\n", 5)
+    assert asked(pages, ANSWERS_THE_FIFTH_TIME, PATIENCE) == ("probe node-a\n", 5)
 
 
 def test_what_never_answers_is_given_up_when_the_time_is_over(pages: Path) -> None:

@@ -24,9 +24,9 @@ from emulator.guests.verify import rotated_secrets
 from emulator.guests.verify.report import CheckResult
 from emulator.labfile.load import load_spec
 from emulator.labfile.model import ClusterSpec
+from tests.support.waiting import PATIENCE
 
 HEAD = "cloud-control-plane"
-MINUTES = 300  # for what comes in the end on any host
 
 
 class HostShell:
@@ -85,7 +85,7 @@ class Lab:
                 yield listener.getsockname()[1]
             finally:
                 listener.shutdown(socket.SHUT_RDWR)
-                thread.join(timeout=10)
+                thread.join(timeout=PATIENCE)
 
     def prove(self, monkeypatch: pytest.MonkeyPatch, port: int, *, seconds: int = 0) -> CheckResult:
         """The proof's word on the control plane's kubelet, which is asked once and then again for `seconds`."""
@@ -120,7 +120,7 @@ def answer(listener: socket.socket, context: ssl.SSLContext, refused: int) -> No
             refused -= 1
             connection.close()
             continue
-        connection.settimeout(MINUTES)
+        connection.settimeout(PATIENCE)
         try:
             with context.wrap_socket(connection, server_side=True) as served:
                 # A server that closes first, with words of the client still unread, resets the connection.
@@ -143,7 +143,7 @@ def test_a_kubelet_that_serves_the_new_certificate_is_fine(lab: Lab, monkeypatch
 
 def test_a_kubelet_that_is_not_up_yet_is_waited_for(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     with lab.served(HEAD, refused=2) as port:
-        kubelet = lab.prove(monkeypatch, port, seconds=MINUTES)
+        kubelet = lab.prove(monkeypatch, port, seconds=int(PATIENCE))
     assert (kubelet.ok, kubelet.detail) == (True, "is trusted by the node")
 
 

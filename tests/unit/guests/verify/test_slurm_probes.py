@@ -18,6 +18,7 @@ from emulator.guests.inventory.model import NodeGpu
 from emulator.guests.verify.report import CheckResult, VerifyReport
 from emulator.guests.verify.slurm_probes import job_script, slurm_summary, verify_slurm
 from emulator.labfile.model import ClusterSpec, NodeSpec, PartitionSpec, Role, SlurmSpec, TimeoutSpec
+from tests.support.waiting import PATIENCE
 
 
 def node(name: str, role: Role, last: int) -> NodeSpec:
@@ -208,7 +209,7 @@ def test_the_job_script_waits_for_the_record(tmp_path: Path, works: bool) -> Non
         ["sh", "-c", job_script(PartitionSpec("main", ("a", "b")), "student")],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=PATIENCE,
         check=False,
         env={"PATH": f"{stubs}:/usr/bin:/bin", "STATE": str(tmp_path / "state")},
     )

@@ -21,6 +21,7 @@ from emulator.host.parsers import parse_cgroup_mounts, parse_package_list
 from emulator.labfile.model import Acceleration
 from emulator.operations.host.check import check_host
 from tests.support import host_trees
+from tests.support.waiting import PATIENCE
 
 # What is not PASS on each recorded host.
 EXPECTED: Mapping[str, Mapping[str, str]] = {
@@ -524,7 +525,7 @@ def run_setup(root: Path, missing: str, more: str = "") -> tuple[str, list[str]]
     variables = {"PATH": f"{programs}:/usr/bin:/bin", "CALLS": str(calls), "PYTHON": "false"}
     variables["STATUS"] = str(root / "status")
     done = subprocess.run(
-        ["bash", scripts / "setup.sh"], env=variables, capture_output=True, text=True, timeout=60, check=False
+        ["bash", scripts / "setup.sh"], env=variables, capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     assert "Python 3.11 or newer is needed" in done.stderr
     return done.stderr, calls.read_text().splitlines()

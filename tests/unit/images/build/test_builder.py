@@ -20,6 +20,7 @@ from emulator.images.recipe import load_recipe
 from emulator.images.store.manifest import read_manifest
 from emulator.images.store.store import ImageStore
 from tests.support.build_tools import BuildTools
+from tests.support.waiting import PATIENCE
 
 
 def quiet(phase: BuildPhase, line: str) -> None:
@@ -44,7 +45,9 @@ def test_packages_and_kernel_are_asked_for_in_one_transaction(store: ImageStore,
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
 def test_mounts_go_with_a_tool_that_is_killed(tmp_path: Path) -> None:
     script = f"mount -t tmpfs none {tmp_path} && grep -c {tmp_path} /proc/self/mounts && kill -KILL $$"
-    done = subprocess.run([*OWN_MOUNTS, "sh", "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [*OWN_MOUNTS, "sh", "-c", script], capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
     assert (done.returncode, done.stdout) == (-9, "1\n"), done.stderr
     assert str(tmp_path) not in Path("/proc/self/mounts").read_text()
 

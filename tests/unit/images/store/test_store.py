@@ -19,6 +19,7 @@ from emulator.images.store import store as store_module
 from emulator.images.store.golden_image import GoldenImage
 from emulator.images.store.store import ImageStore
 from tests.support.build_tools import BuildTools
+from tests.support.waiting import PATIENCE
 
 
 def quiet(phase: BuildPhase, line: str) -> None:
@@ -318,7 +319,7 @@ def test_an_image_that_a_disk_is_being_made_on_is_not_removed(store: ImageStore,
         thread.join(0.3)
         assert thread.is_alive(), "it waits"
         disks.append(image.disk)
-    thread.join(10)
+    thread.join(PATIENCE)
     told = f"image demo {image.digest[:12]} is in use by an overlay of {image.disk}"
     assert outcome == [told if verb == "remove" else ()]
     assert store.verify(image) == []

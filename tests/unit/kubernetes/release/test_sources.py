@@ -27,6 +27,7 @@ from emulator.labfile.kubernetes_versions import MODULE_MINORS, UPSTREAM_MINORS
 from emulator.labfile.model import KubernetesSpec
 from tests.support.fake_runner import FakeRunner
 from tests.support.image_archives import image_archive
+from tests.support.waiting import PATIENCE
 
 ORIGIN = Origin(
     "https://packages.invalid/v{minor}/deb/", "https://packages.invalid/key", "F" * 40, "registry.invalid", {}
@@ -184,18 +185,23 @@ def test_one_lab_at_a_time_makes_a_release(sources: KubernetesSources, tmp_path:
     path, _ = bundle(tmp_path)
     wants = KubernetesSpec(source=f"bundle:{path}")
     steps: list[str] = []
-    done = threading.Event()
+    begun, done = threading.Event(), threading.Event()
 
     def fetch() -> None:
-        sources.release(wants, progress=lambda step, line: steps.append(step))
+        sources.release(wants, progress=told)
         done.set()
+
+    def told(step: str, _line: str) -> None:
+        steps.append(step)
+        begun.set()
 
     with cache_lock(sources.cache, lambda step, line: None):
         rival = threading.Thread(target=fetch)
         rival.start()
-        assert not done.wait(0.5)
+        assert begun.wait(PATIENCE)
+        assert not done.wait(0.2)
         assert steps == ["wait for another build"]
-    rival.join(timeout=30)
+    rival.join(timeout=PATIENCE)
     assert steps[-1] == "unpack the bundle"
     assert len(list(sources.cache.glob("1.31.4-*"))) == 1
 

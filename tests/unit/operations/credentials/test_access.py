@@ -17,11 +17,12 @@ from emulator.core.stop import StopFlag
 from emulator.credentials.users import AccessRole, LabUser
 from emulator.lab.cluster_pipeline import CONFIGURE_FACT
 from emulator.labfile.load import load_spec, parse_spec
-from emulator.operations.credentials.access import GrantRequest, grant, list_users, revoke
+from emulator.operations.credentials.access import GrantRequest, grant, kubectl_on, list_users, revoke
 from emulator.operations.credentials.seen_secrets import seen_secrets
 from tests.support import simulated_world
 from tests.support.rotation_world import KeyedGuests, KeyedHost
 from tests.support.simulated_world import SimulatedHost, lab_text
+from tests.support.waiting import PATIENCE
 
 ADA = GrantRequest("ada", AccessRole.STUDENT, 3600)
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMoe+mH2elGa8VXf8MNkZOYF08DGeWUvGeJ47mhyUjgZ"
@@ -92,6 +93,22 @@ def test_students_come_in_at_login_nodes_where_there_are_some() -> None:
     spec, _ = parse_spec(text.replace("count: 2", "count: 0"), file="f")
     assert spec is not None
     assert [node.name for node in spec.entrances] == ["hpc-controller", "cloud-control-plane"]
+
+
+def test_kubectl_is_ready_on_the_control_plane_for_who_logs_in_there() -> None:
+    spec, _ = load_spec(share_dir() / "config" / "demo.yaml")
+    assert spec is not None
+    for nodes, where in (
+        ((), "cloud-control-plane"),
+        (("hpc-controller", "cloud-control-plane"), "cloud-control-plane"),
+        (("hpc-controller",), ""),
+        (("cloud-gpu-worker-1",), ""),
+    ):
+        assert kubectl_on(spec, LabUser("bob", 3000, AccessRole.ADMIN, nodes)) == where
+
+
+def test_without_kubernetes_nobody_is_promised_kubectl(lab: SimulatedHost) -> None:
+    assert give(lab).kubectl_on == ""
 
 
 def test_a_second_grant_takes_the_next_serial(lab: SimulatedHost) -> None:
@@ -196,7 +213,9 @@ def test_what_is_handed_over_works_from_where_the_user_puts_it(keyed: KeyedHost,
 
 
 def settings_of(config: Path, host: str) -> dict[str, str]:
-    done = subprocess.run(["ssh", "-G", "-F", config, host], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(
+        ["ssh", "-G", "-F", config, host], capture_output=True, text=True, check=True, timeout=PATIENCE
+    )
     return dict(line.split(" ", 1) for line in done.stdout.splitlines() if " " in line)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +32,7 @@ from emulator.operations.history import history
 from emulator.operations.status import lab_status
 from tests.support.rotation_world import KeyedGuests, KeyedHost
 from tests.support.simulated_world import lab_text
+from tests.support.waiting import PATIENCE
 
 SSH, MUNGE, TLS = RotatedSecret
 
@@ -147,19 +147,19 @@ def test_a_stop_before_there_is_a_new_secret_leaves_nothing_to_finish(host: Keye
 def test_a_stop_ends_the_wait_for_the_lab(host: KeyedHost) -> None:
     stop = StopFlag()
     stop.set()
-    started = time.monotonic()
     env, lock = host.environment(), host.home.locks / "demo.lock"
     with exclusive_lock(lock, purpose="provision demo"):
         for begin in (
-            lambda: rotate(env, "demo", SSH, SilentReporter(), stop, confirm=lambda _pending: True, wait_seconds=60),
-            lambda: revoke(env, "demo", "ada", SilentReporter(), stop, wait_seconds=60),
+            lambda: rotate(
+                env, "demo", SSH, SilentReporter(), stop, confirm=lambda _pending: True, wait_seconds=PATIENCE
+            ),
+            lambda: revoke(env, "demo", "ada", SilentReporter(), stop, wait_seconds=PATIENCE),
             lambda: grant(
-                env, "demo", GrantRequest("ada", AccessRole.STUDENT, 60), SilentReporter(), stop, wait_seconds=60
+                env, "demo", GrantRequest("ada", AccessRole.STUDENT, 60), SilentReporter(), stop, wait_seconds=PATIENCE
             ),
         ):
-            with pytest.raises(HyperscalerError):
+            with pytest.raises(InterruptedRunError):
                 begin()
-    assert time.monotonic() - started < 30
 
 
 @dataclass

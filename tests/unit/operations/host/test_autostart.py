@@ -22,6 +22,7 @@ from emulator.operations.host.program import Program
 from emulator.operations.status import lab_status
 from tests.support.simulated_world import SYSTEM_URI, SimulatedHost, lab_text
 from tests.support.stop_points import find_stops, in_sequence
+from tests.support.waiting import PATIENCE
 
 PROGRAM = Program(Path("/opt/hyper scaler/100%/$bin/hyperscaler"))
 QUIET = SilentReporter()
@@ -149,7 +150,9 @@ def test_systemd_itself_reads_the_unit(host: SimulatedHost, tmp_path: Path, hype
     program.chmod(0o755)
     unit = tmp_path / unit_name("demo")
     unit.write_text(unit_text(host.environment(), "demo", program, hypervisor))
-    done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(
+        ["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False, timeout=PATIENCE
+    )
     complaints = [line for line in (done.stdout + done.stderr).splitlines() if unit.name in line]
     assert complaints == []
 

@@ -24,13 +24,14 @@ from emulator.operations.host import prepare
 from emulator.operations.host.record import PreparedHost, backups_of
 from tests.support import host_trees
 from tests.support.host_tools import HostTools
+from tests.support.waiting import PATIENCE
 
 
 def call(*words: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
     argv = [sys.executable, "-m", "emulator.cli.main", "host", *map(str, words)]
     environment = {**os.environ, **variables}
     return subprocess.run(
-        argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False, env=environment
+        argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE, check=False, env=environment
     )
 
 
@@ -68,7 +69,7 @@ def test_a_check_without_a_lab_file_loads_little_of_the_program(tmp_path: Path) 
         "try: cli()\nexcept SystemExit: pass\n"
         "print(*sys.modules, file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert json.loads(done.stdout)["checks"], done.stderr
     loaded = set(done.stderr.split())
     assert "emulator.host.checks" in loaded
@@ -86,7 +87,7 @@ def test_an_ordinary_user_gets_an_answer() -> None:
         "read(); os.setgroups([]); os.setgid(65534); os.setuid(65534); "
         "report = judge(read(), Wanted()); print({r.id: r.found for r in report.results}['program.user'])"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "nobody, not in libvirt and kvm: only root can provision"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -12,26 +11,12 @@ import pytest
 from emulator.adapters.system.process import HostProcess
 from emulator.kubernetes.release.containers import content_store
 from emulator.kubernetes.release.containers.content_store import ContentStore
+from tests.support.waiting import alive, end, number_in, until
 
 PROGRAMS = {
-    "containerd": "#!/bin/sh\necho $$ >{root}/pid\nexec sleep 300\n",
-    "ctr": '#!/bin/sh\ncase "$*" in *version*) exit 0;; esac\ntouch {root}/importing\nexec sleep 5\n',
+    "containerd": "#!/bin/sh\necho $$ >{root}/pid\nexec sleep 900\n",
+    "ctr": '#!/bin/sh\ncase "$*" in *version*) exit 0;; esac\necho $$ >{root}/importing\nexec sleep 900\n',
 }
-
-
-def until(condition: object) -> None:
-    assert callable(condition)
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def runs(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="filling a store needs root")
@@ -46,12 +31,12 @@ def test_it_ends_with_a_tool_that_is_killed(tmp_path: Path, monkeypatch: pytest.
     if tool == 0:
         ContentStore(programs, tmp_path / "work", HostProcess()).fill(tmp_path / "root", [tmp_path / "a.tar"])
         os._exit(1)
-    until((tmp_path / "importing").exists)
-    daemon = int((tmp_path / "pid").read_text())
-    assert runs(daemon)
+    importing, daemon = number_in(tmp_path / "importing"), number_in(tmp_path / "pid")
+    assert alive(daemon)
     os.kill(tool, signal.SIGKILL)
     os.waitpid(tool, 0)
-    until(lambda: not runs(daemon))
+    until(lambda: not alive(daemon), "the end of containerd")
+    end(importing)
 
 
 def test_sockets_of_killed_runs_are_removed_and_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
