@@ -7,8 +7,8 @@ import os
 import time
 from pathlib import Path
 
+from emulator.adapters.control_groups.services import ServiceGroups
 from emulator.adapters.services.children import ServiceProcesses
-from emulator.adapters.services.control_groups import ControlGroups
 from emulator.adapters.services.own_programs import command_of
 from emulator.core.errors import ConflictError
 from emulator.core.locking import acquire
@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
     except ConflictError:  # there is one already, and the command that started this one sees it
         _say_ready(ready)
         return 0
-    groups = ControlGroups.delegated() if wanted.delegated else None
+    groups = ServiceGroups.delegated() if wanted.delegated else None
     children = ServiceProcesses(command_of, groups)
     supervisor = Supervisor(files, children, time.monotonic, ProcessIdentity.of(os.getpid()))
     more = supervisor.turn()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from emulator.adapters.services.control_groups import ControlGroups
+from emulator.adapters.control_groups.services import ServiceGroups
 from emulator.adapters.services.spawn import Start, environment, spawn, take_orphans
 from emulator.core.console_log import cut_log
 from emulator.core.errors import StateError
@@ -45,7 +45,7 @@ class ServiceProcesses:
         groups: where services get control groups.
     """
 
-    def __init__(self, resolve: Callable[[str], Sequence[str]], groups: ControlGroups | None = None) -> None:
+    def __init__(self, resolve: Callable[[str], Sequence[str]], groups: ServiceGroups | None = None) -> None:
         self._resolve, self._groups = resolve, groups
         self._children: dict[int, _Child] = {}
         self._selector = selectors.DefaultSelector()
