@@ -17,9 +17,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from emulator.core.errors import HyperscalerError
+from emulator.core.errors import HyperscalerError, StateError
 from emulator.core.paths import Home
 from emulator.core.ports import DomainInfo, DomainState
+from emulator.core.trust.opening import open_own
 from emulator.core.units import MIB, human_bytes
 from emulator.services.note import Note, stop_asked
 from emulator.services.privileges import Capability, keep_only
@@ -127,7 +128,7 @@ class DiskReserve:
         return "".join(f"; {name} cannot be paused or resumed: {why}" for name, why in sorted(failed.items())[:3])
 
     def _keep_ballast(self, free: int) -> None:
-        with contextlib.suppress(OSError):  # it is tried again at the next look
+        with contextlib.suppress(OSError, StateError):  # it is tried again at the next look
             if free < BALLAST:
                 self._ballast.unlink(missing_ok=True)
             elif free >= self._reserve + BALLAST and not self._ballast.exists():
@@ -164,7 +165,7 @@ def _free(directory: Path) -> int:
 
 
 def _allocate(path: Path) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    descriptor = open_own(path, os.O_WRONLY | os.O_CREAT)
     try:
         os.posix_fallocate(descriptor, 0, BALLAST)
     except OSError:

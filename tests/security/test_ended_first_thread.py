@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from emulator.adapters.embedded.processes import end_processes, find_processes
+from emulator.core.trust.identity import ProcessIdentity
 from emulator.core.trust.processes import running_thread, start_time
-from emulator.supervisor.identity import ProcessIdentity
 
 GOES_ON = """
 import ctypes, signal, threading, time

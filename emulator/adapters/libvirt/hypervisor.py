@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from emulator.adapters.embedded.control_groups import ControlGroups
+from emulator.adapters.control_groups.guests import GuestGroups
 from emulator.adapters.libvirt import errors as errors
 from emulator.adapters.libvirt.config_files import may_have
 from emulator.adapters.libvirt.device_access import opened_for
@@ -70,7 +70,7 @@ class LibvirtHypervisor:
         self._lock = threading.Lock()
         self._connection: Any = None
         self._capabilities: str | None = None
-        self._groups = ControlGroups()
+        self._groups = GuestGroups()
         self._networks = LibvirtNetworks(self._connect)
         self._connect()
 

@@ -137,15 +137,14 @@ class HostAccountNumbers:
     # ---------------------------------------------------------------- what belongs to numbers
     def _processes(self) -> Iterator[tuple[str, frozenset[int]]]:
         """Each process, in words, with the numbers of its users and groups: see proc_pid_status(5)."""
-        for entry in self._proc.iterdir():
-            if not entry.name.isdigit():
-                continue
+        for pid in process_ids(proc=self._proc):
+            entry = self._proc / str(pid)
             with contextlib.suppress(OSError, ValueError):  # it ended
-                if running_thread(int(entry.name), proc=self._proc) is None:
+                if running_thread(pid, proc=self._proc) is None:
                     continue
                 fields = _status_fields(entry)
                 words = (word for name in ("Uid", "Gid", "Groups") for word in fields.get(name, "").split())
-                yield f"process {entry.name}", frozenset(map(int, words))
+                yield f"process {pid}", frozenset(map(int, words))
 
     def _shared_memory(self) -> Iterator[tuple[str, frozenset[int]]]:
         """System V objects, which outlive their processes: see proc_sysvipc(5)."""

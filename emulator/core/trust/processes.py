@@ -14,19 +14,63 @@ import select
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 PROC = Path("/proc")
-_ENDED = ("Z", "X")
+
+
+_STATE, _PARENT, _SESSION, _TIMES, _START = 0, 1, 3, slice(11, 15), 19
+"""Places in `_fields`; proc_pid_stat(5) counts from 1 and has two more in front."""
+ENDED_STATES = ("Z", "X")
 """States of a thread that only waits for its parent to ask how it ended, and of one that is being taken away."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessStat:
+    """What the kernel says of a process.
+
+    Attributes:
+        state: one letter, such as `S` for one that sleeps.
+        parent: process id of its parent.
+        session: id of its session.
+        seconds: of processor time, also of children that have ended and that it has waited for.
+        start: ticks since boot, which with the id identifies it.
+    """
+
+    state: str
+    parent: int
+    session: int
+    seconds: float
+    start: str
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended, and its parent has not asked how."""
+        return self.state in ENDED_STATES
+
+
+def stat_of(pid: int, *, proc: Path = PROC) -> ProcessStat | None:
+    """What the kernel says of the process now; None if it is gone."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        # The name of a program may hold spaces and brackets; what follows the last bracket may not.
+        text = (proc / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
+        fields = text.rsplit(")", 1)[1].split()
+        ticks = sum(map(int, fields[_TIMES]))
+        return ProcessStat(
+            state=fields[_STATE],
+            parent=int(fields[_PARENT]),
+            session=int(fields[_SESSION]),
+            seconds=ticks / os.sysconf("SC_CLK_TCK"),
+            start=fields[_START],
+        )
+    return None
 
 
 def start_time(pid: int, *, proc: Path = PROC) -> str:
     """Start time of the process in ticks since boot, which with the id identifies it uniquely; empty if it is gone."""
-    try:
-        return (proc / str(pid) / "stat").read_text(errors="replace").rsplit(")", 1)[1].split()[19]
-    except (OSError, IndexError):
-        return ""
+    found = stat_of(pid, proc=proc)
+    return found.start if found else ""
 
 
 def running_thread(pid: int, *, proc: Path = PROC) -> Path | None:
@@ -37,11 +81,11 @@ def running_thread(pid: int, *, proc: Path = PROC) -> Path | None:
     """
     entry = proc / str(pid)
     with contextlib.suppress(OSError):  # it is gone
-        if _state(entry) not in _ENDED:
+        if _state(entry) not in ENDED_STATES:
             return entry
         for task in (entry / "task").iterdir():
             with contextlib.suppress(OSError):
-                if _state(task) not in _ENDED:
+                if _state(task) not in ENDED_STATES:
                     return task
     return None
 
@@ -113,7 +157,7 @@ def await_end(held: dict[int, int], seconds: float) -> None:
 
 
 def end(held: dict[int, int], steps: Sequence[tuple[signal.Signals, float]]) -> None:
-    """Send the signals one after the other, and wait so many seconds after each; who ended is dropped from `held`."""
+    """Send the signals one after the other, each with the seconds to wait after it; those that end leave `held`."""
     for number, wait in steps:
         send(held, number)
         await_end(held, wait)

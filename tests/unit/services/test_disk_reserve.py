@@ -159,6 +159,19 @@ def test_the_last_is_given_up_for_journals_and_taken_again(bench: Bench) -> None
     assert bench.ballast.exists()
 
 
+def test_what_is_planted_in_its_place_is_left_alone(bench: Bench, tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("data")
+    bench.ballast.hardlink_to(precious)
+    watch = bench.watch()
+    bench.looks(watch, free=10 * GIB)
+    bench.ballast.unlink()
+    bench.ballast.symlink_to(tmp_path / "made")
+    bench.looks(watch, free=10 * GIB)
+    assert precious.read_text() == "data"
+    assert not (tmp_path / "made").exists()
+
+
 def test_guests_on_another_disk_do_no_harm(bench: Bench) -> None:
     bench.guests.disks["b"].unlink()
     watch = bench.watch()

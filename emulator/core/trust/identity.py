@@ -1,19 +1,17 @@
-"""Which process is meant: by its id, when it started and in which boot, and signals that can hit no other one."""
+"""Which process is meant, also later: by its id, when it started and in which boot."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import select
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from emulator.core.trust.processes import running_thread, start_time
+from emulator.core.errors import StateError
+from emulator.core.trust.processes import await_end, holding, running_thread, send, start_time
 
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +25,7 @@ class ProcessIdentity:
     @classmethod
     def of(cls, pid: int) -> ProcessIdentity:
         """That of the process which has this id now."""
-        return cls(pid, _started(pid), _boot())
+        return cls(pid, _started(pid), read_boot_id())
 
     @classmethod
     def read(cls, data: Mapping[str, Any]) -> ProcessIdentity | None:
@@ -42,39 +40,34 @@ class ProcessIdentity:
 
     def lives(self) -> bool:
         """Whether the process runs; one that ended and was not yet reaped does not."""
-        return bool(self.started) and self.boot == _boot() and _started(self.pid) == self.started
-
-    @contextlib.contextmanager
-    def handle(self) -> Iterator[int | None]:
-        """A pidfd of the process, None when it is gone. What the descriptor stands for was checked after opening."""
-        try:
-            descriptor = os.pidfd_open(self.pid)
-        except OSError:
-            yield None
-            return
-        try:
-            yield descriptor if self.lives() else None
-        finally:
-            os.close(descriptor)
+        return bool(self.started) and self.boot == read_boot_id() and _started(self.pid) == self.started
 
     def signal(self, number: signal.Signals) -> bool:
         """Send a signal; whether the process was there to get it."""
-        with self.handle() as descriptor:
-            if descriptor is None:
-                return False
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(descriptor, number)
-                return True
-            return False
+        with holding((self.pid,), self._is_it) as held:
+            send(held, number)
+            return bool(held)
 
     def ended_within(self, seconds: float) -> bool:
         """Wait for the process's end; whether it came."""
-        with self.handle() as descriptor:
-            return descriptor is None or bool(select.select([descriptor], [], [], seconds)[0])
+        with holding((self.pid,), self._is_it) as held:
+            await_end(held, seconds)
+            return not held
+
+    def _is_it(self, _pid: int) -> bool:
+        return self.lives()
 
 
-def _boot() -> str:
-    return _BOOT_ID.read_text().strip()
+def read_boot_id() -> str:
+    """The kernel's boot id, which changes with each reboot of the host.
+
+    Raises:
+        StateError: not a Linux host with /proc.
+    """
+    try:
+        return BOOT_ID.read_text().strip()
+    except OSError as error:
+        raise StateError("the host's boot id cannot be read", where=str(BOOT_ID)) from error
 
 
 def _started(pid: int) -> str:
