@@ -78,10 +78,10 @@ def add(
         print_json({"version": 1, "lab": lab, "user": user_json(granted.user), "directory": str(granted.directory)})
         return
     say(f"{user} may use {', '.join(granted.user.nodes) or 'all nodes'} of {lab} as {role}, {until(granted.user)}.")
-    home = ids.handout_home(lab)
+    home, node = ids.handout_home(lab), next(iter(granted.user.nodes), "NODE")
     say(f"Hand over this directory: {granted.directory}")
-    say(f"  {user} copies it (cp -rT, mode 0700) to {home} and logs in with: ssh -F {home}/config NODE")
-    say(f"  or, with the line `Include {home}/config` at the top of ~/.ssh/config: ssh NODE")
+    say(f"  {user} copies it (cp -rT, mode 0700) to {home} and logs in with: ssh -F {home}/config {node}")
+    say(f"  or, with the line `Include {home}/config` at the top of ~/.ssh/config: ssh {node}")
     if granted.kubectl_on:
         say(f"  on {granted.kubectl_on} kubectl is ready: kubectl get pods")
     if granted.namespaced:
