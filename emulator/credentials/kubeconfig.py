@@ -35,7 +35,7 @@ _PEM_LIMIT = 64 * 1024
 _KEY_LIMIT = 5 * 1024
 _CERTIFICATES = 8  # in one part: an authority and, while it is exchanged, its predecessor; a chain
 _RSA_BITS = 4096
-# A JSON web token, or the random text that Kubernetes 1.20 can still hand out: RFC 6750's b64token.
+# A JSON web token, or the random text that a cluster of an earlier version may still have: RFC 6750's b64token.
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]{1,16384}")
 _FIELD = r"^[ \t-]*{}:[ \t]*([A-Za-z0-9+/=]+)[ \t]*$"
 

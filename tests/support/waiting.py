@@ -16,12 +16,12 @@ PATIENCE = 600.0
 """Seconds after which a test takes it that something hangs: far beyond what the slowest host needs."""
 
 
-def until(condition: Callable[[], object], what: str = "what the test waits for") -> None:
-    """Look again and again until `condition` holds."""
+def until(condition: Callable[[], object], what: str = "what the test waits for", *, pause: float = 0.01) -> None:
+    """Look again and again until `condition` holds, with a pause of `pause` seconds between two looks."""
     deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline, f"{what} has not come for {PATIENCE:g} s"
-        time.sleep(0.01)
+        time.sleep(pause)
 
 
 def alive(pid: int) -> bool:
