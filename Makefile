@@ -4,7 +4,9 @@ VENV := .venv/bin
 .PHONY: help demo setup setup-dev check test lint types quick unit coverage lock kubernetes-modules hooks wheel test-libvirt test-isolation test-host e2e e2e-demo e2e-slurm e2e-system e2e-kubernetes e2e-kubernetes-short e2e-killed e2e-thorough e2e-packer fuzz stress bench destroy-demo clean
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-20s", $$1; n = 27; words = split($$2, word, " "); \
+	  for (i = 1; i <= words; i++) { if (n + 1 + length(word[i]) > 80) { printf "\n%27s", ""; n = 27 } \
+	    printf " %s", word[i]; n += 1 + length(word[i]) } print "" }' $(MAKEFILE_LIST)
 
 demo: setup ## set up, build the images, provision the demo lab, run a real job on it
 	@scripts/demo.sh
@@ -95,13 +97,13 @@ e2e-packer: setup-dev ## an image through Packer and a lab on it (ten minutes wi
 fuzz: setup-dev ## the random tests with many new examples (FUZZ_FACTOR=30 times those of `make test`)
 	@FUZZ_FACTOR=$${FUZZ_FACTOR:-30} $(VENV)/pytest -q -n 2 tests/fuzz tests/property tests/crash
 
-stress: setup-dev ## 200 small labs made and taken away on a real libvirtd; prints what leaks (half an hour; CYCLES=5: a minute)
+stress: setup-dev ## create and remove 200 small labs on a real libvirtd; prints what leaks (half an hour; CYCLES=5: a minute)
 	@$(VENV)/python benchmarks/stress.py --cycles $${CYCLES:-200}
 
-bench: setup-dev ## the figures, as ratios
+bench: setup-dev ## measurements, as ratios
 	@failed=0; for file in benchmarks/bench_*.py; do echo "== $$file"; $(VENV)/python $$file || failed=1; done; exit $$failed
 
-destroy-demo: ## take the demo lab away
+destroy-demo: ## remove the demo lab
 	@$(VENV)/hyperscaler destroy demo --yes
 
 clean: ## remove what setup and the tests left in the checkout

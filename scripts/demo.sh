@@ -10,11 +10,13 @@ slurm() { "$hyperscaler" ssh demo hpc-controller -- "$@"; }
 kubectl() { "$hyperscaler" ssh demo cloud-control-plane -- kubectl "$@"; }
 
 cat <<'FIRST'
-demo: provisioning the lab of config/demo.yaml: five virtual machines, a Slurm and a Kubernetes cluster, one simulated GPU.
-demo: golden images come first if this host has none yet (12 to 17 minutes, most of them for compiling Kubernetes);
-demo: then about eight minutes without KVM, fewer with it, and several times as long on a host with other work: nothing is
-demo: given up while it makes progress. Each step is shown as it goes; a Ctrl-C is safe at any time, and `make demo` goes
-demo: on from there.
+demo: provisioning the lab of config/demo.yaml: five virtual machines, a Slurm
+demo: and a Kubernetes cluster, one simulated GPU. Golden images come first if
+demo: this host has none yet (12 to 17 minutes, most of them for compiling
+demo: Kubernetes). Then it takes about eight minutes without KVM, fewer with it,
+demo: and several times as long on a host with other work: nothing is given up
+demo: while it makes progress. Each step is shown as it goes. Ctrl-C is safe at
+demo: any time, and `make demo` goes on from there.
 FIRST
 "$hyperscaler" provision config/demo.yaml --yes
 provisioned=$((SECONDS - began))
@@ -49,12 +51,15 @@ if [ "$phase" != Succeeded ]; then
 fi
 echo
 echo "The demo took $(((SECONDS - began) / 60)) min $(((SECONDS - began) % 60)) s, of which $((provisioned / 60)) min" \
-  "$((provisioned % 60)) s until both clusters were verified. What to try next:"
+  "$((provisioned % 60)) s until"
+echo "both clusters were verified. What to try next:"
 cat <<'NEXT'
-  .venv/bin/hyperscaler status demo                  the nodes and both clusters
-  .venv/bin/hyperscaler gpu plan config/demo.yaml    the GPU and its slices
-  .venv/bin/hyperscaler ssh demo hpc-controller      a shell on the Slurm controller
+  .venv/bin/hyperscaler status demo                the nodes and both clusters
+  .venv/bin/hyperscaler gpu plan config/demo.yaml  the GPU and its slices
+  .venv/bin/hyperscaler ssh demo hpc-controller    a shell on Slurm's controller
   .venv/bin/hyperscaler ssh demo cloud-control-plane -- kubectl get nodes
-  .venv/bin/hyperscaler plan config/demo.yaml        nothing to change; edit the file (count: 3) and look again
-  .venv/bin/hyperscaler destroy demo                 takes everything away
+  .venv/bin/hyperscaler plan config/demo.yaml      nothing to change; edit the
+                                                   file (count: 3), look again
+  .venv/bin/hyperscaler access add demo ada        an account for a student
+  .venv/bin/hyperscaler destroy demo               takes everything away
 NEXT

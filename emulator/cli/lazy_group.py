@@ -9,7 +9,17 @@ from typing import Any
 import click
 
 
-class LazyGroup(click.Group):
+class VerbsGroup(click.Group):
+    """Its help says what each verb does in one whole sentence."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        verbs = {verb: self.get_command(ctx, verb) for verb in self.list_commands(ctx)}
+        rows = [(verb, command.get_short_help_str(limit=1000)) for verb, command in verbs.items() if command]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+class LazyGroup(VerbsGroup):
     """Knows its verbs by name.
 
     Args:

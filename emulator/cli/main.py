@@ -21,12 +21,12 @@ VERBS: dict[str, tuple[str, str]] = {
     "history": ("lab.history", "Show who changed what on this host, and how it ended."),
     "ssh": ("lab.ssh", "Open a shell on a node, or run a command there."),
     "inventory": ("lab.inventory", "Print the Ansible inventory of a lab."),
-    "access": ("credentials.access", "Let people into the nodes of a lab, and take it back."),
-    "rotate": ("credentials.rotate", "Change a secret of a lab for a new one: ssh, munge or tls."),
+    "access": ("credentials.access", "Give people access to a lab, list it, revoke it."),
+    "rotate": ("credentials.rotate", "Replace a secret of a lab: ssh, munge or tls."),
     "kubeconfig": ("credentials.kubeconfig", "Print a kubeconfig of a lab's Kubernetes cluster."),
-    "destroy": ("lab.destroy", "Take a lab away, without a trace."),
-    "host": ("host.host", "Check and prepare this machine, have labs started with it."),
-    "gpu": ("gpu.gpu", "Look at GPUs, try layouts, see who uses what, give GPUs back."),
+    "destroy": ("lab.destroy", "Remove a lab without a trace."),
+    "host": ("host.host", "Check and prepare this host, start labs at boot."),
+    "gpu": ("gpu.gpu", "Show GPUs, try layouts, see who uses what, give them back."),
     "bundle": ("images.bundle", "Make, check and show offline bundles of Kubernetes."),
     "image": ("images.image", "Build, list, tag, sign, import and remove golden images."),
 }
@@ -73,7 +73,8 @@ def cli() -> None:
       hyperscaler destroy demo
 
     \b
-    Exit codes: 0 done, 1 failed, 2 usage, 3 invalid file, 4 host not fit, 5 locked or in conflict.
+    Exit codes: 0 done, 1 failed, 2 usage, 3 invalid file, 4 host not fit,
+      5 locked or in conflict, 130 aborted by a second Ctrl-C.
     """
     import os
 

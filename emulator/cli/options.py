@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -92,6 +93,14 @@ def print_plan(plan: Plan, *, err: bool = False) -> None:
         say(Styled(line, "red", bold=True), err=err)
     for note in plan.notes:
         say(f"note: {note}", err=err)
+    if plan.changes:
+        say(_counted(plan), err=True)
+
+
+def _counted(plan: Plan) -> str:
+    """How many changes of each kind: what the signs mean, too."""
+    counts = Counter(change.action for change in plan.changes)
+    return ", ".join(f"{action.sign} {number} to {action.value}" for action, number in counts.items())
 
 
 def load(file: Path) -> LoadedLab:

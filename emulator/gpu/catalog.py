@@ -71,7 +71,7 @@ def find_gpu_by_pci(pci_id: str) -> GpuModel | None:
     return next((_load(entry.id) for entry in _index() if wanted in entry.pci_ids), None)
 
 
-def close_names(model: str, limit: int = 3) -> tuple[str, ...]:
+def close_names(model: str, limit: int = 5) -> tuple[str, ...]:
     """Product names that `model` may have meant, most likely first."""
     named = tuple(entry.product_names[0] for entry in _matches(model))
     if named:

@@ -79,7 +79,7 @@ def destroy(
             if missing_ok:
                 return DestroyResult(plan, missing=True)
             fix = "hyperscaler status lists the labs"
-            raise UsageError(f"there is no lab {name}", where=str(run.paths.root), fix=fix)
+            raise UsageError(f"there is no lab {name}", fix=fix)
         refuse_blocked(plan)
         refuse_foreign_files(env, run.record)
         if not confirm(plan):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from emulator.cli.output import draws_boxes, say
+from emulator.cli.output import draws_boxes, is_terminal, say
 from emulator.cli.render.tables import Table, print_rich, show
 from emulator.core.errors import HyperscalerError
 from emulator.core.fs import replace_file
@@ -152,7 +153,8 @@ def print_layout(answer: LayoutAnswer, pictures: Sequence[GpuPicture], *, ascii_
     """The picture on stdout, in colour on a terminal; on stderr what else there is to say of it."""
     from emulator.gpu.pictures.render_text import render_text
 
-    drawing = render_text(pictures, ascii_only=ascii_only or not draws_boxes(sys.stdout))
+    columns = shutil.get_terminal_size((80, 24)).columns if is_terminal(sys.stdout) else None
+    drawing = render_text(pictures, ascii_only=ascii_only or not draws_boxes(sys.stdout), columns=columns)
     print_rich(drawing)
     for note in answer.notes:
         say(f"note: {note}", err=True)

@@ -29,7 +29,7 @@ def history_table(found: History) -> Table:
     """A row for each command."""
     rows = [_row(item) for item in found.commands]
     notes = {number: item.error.splitlines()[0] for number, item in enumerate(found.commands) if item.error}
-    return Table(_HEAD, rows, notes, note_column=_HEAD.index("COMMAND"))
+    return Table(_HEAD, rows, notes)
 
 
 def _remarks(found: History, lab: str | None) -> list[str]:

@@ -16,6 +16,7 @@ from emulator.core.units import human_duration, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.live import Live
     from rich.table import Table
 
 _MARKS = {
@@ -50,7 +51,6 @@ class LiveReporter:
         refresh: bool = True,
     ) -> None:
         from rich.console import Console
-        from rich.live import Live
 
         self._timings = timings
         self._now = now
@@ -59,12 +59,18 @@ class LiveReporter:
         self._plain = not self._console.encoding.lower().startswith("utf")
         self._stages = Stages()
         self._started = now()
-        self._live = Live(
+        self._refresh = refresh
+        self._live = self._drawing()
+
+    def _drawing(self) -> Live:
+        from rich.live import Live
+
+        return Live(
             get_renderable=self._render,
             console=self._console,
             refresh_per_second=8,
             transient=True,
-            auto_refresh=refresh,
+            auto_refresh=self._refresh,
             vertical_overflow="crop",
         )
 
@@ -83,6 +89,8 @@ class LiveReporter:
         try:
             yield
         finally:
+            # A new one: the old one would begin by erasing as many lines as it had drawn, and these are the question's.
+            self._live = self._drawing()
             self._live.start()
 
     def refresh(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import shutil
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 
+_PRIVATE = 0xF0000
+"""First of the characters that hold the place of notes. They are not printable, so that no cell has one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
     """Rows of text.
@@ -28,14 +33,12 @@ class Table:
         heading: names of the columns; empty for a table without any.
         rows: cells, as many in each row as there are columns. Line breaks in cells become blanks.
         notes: number of a row (from 0) -> a line that belongs below it.
-        note_column: the column below which it goes where columns are fitted to a terminal.
         indent: blanks before each line.
     """
 
     heading: Sequence[str]
     rows: Sequence[Sequence[str]]
     notes: Mapping[int, str] = field(default_factory=dict)
-    note_column: int = 0
     indent: int = 0
 
 
@@ -91,17 +94,32 @@ def fitted(table: Table, width: int) -> str:
     from rich.text import Text
 
     grid = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=bool(table.heading))
-    for name in table.heading or [""] * len(table.rows[0] if table.rows else ()):
-        grid.add_column(name, header_style="bold", overflow="fold")
+    for number, name in enumerate(table.heading or [""] * len(table.rows[0] if table.rows else ())):
+        # What a row is about stays in one piece, unless it would push the rest away.
+        whole = number == 0 and all(len(row[0]) <= width // 4 for row in table.rows)
+        grid.add_column(name, header_style="bold", overflow="fold", no_wrap=whole)
     console = Console(file=io.StringIO(), force_terminal=True, width=width, highlight=False)
+    places: dict[str, str] = {}
     for number, row in enumerate(table.rows):
         cells = [Text(_cell(cell)) for cell in row]
         if number in table.notes:
-            cells[table.note_column].append(f"\n{_cell(table.notes[number])}", style="red")
+            places[chr(_PRIVATE + number)] = _cell(table.notes[number])
         grid.add_row(*cells)
+        if number in table.notes:
+            grid.add_row(chr(_PRIVATE + number))
     with console.capture() as captured:
         console.print(Padding(grid, (0, 0, 0, table.indent)) if table.indent else grid)
-    return captured.get()
+    return "".join(_with_note(line, places, table.indent + 4, width) for line in captured.get().splitlines(True))
+
+
+def _with_note(line: str, places: Mapping[str, str], indent: int, width: int) -> str:
+    """The line, or the note whose place it holds: in red, over all columns."""
+    note = next((text for mark, text in places.items() if mark in line), None)
+    if note is None:
+        return line
+    before = " " * indent
+    lines = textwrap.wrap(note, width - indent, break_on_hyphens=False)
+    return "".join(f"{before}\x1b[31m{part}\x1b[0m\n" for part in lines)
 
 
 def _cell(text: str) -> str:

@@ -10,7 +10,7 @@ _RESTART = "then systemctl restart libvirtd (guests keep running; each is confin
 
 def check_confinement(host: HostReadings) -> HostCheckResult:
     """AppArmor or SELinux, under the host's libvirt."""
-    id_, title = "system.confinement", "AppArmor or SELinux for guests"
+    id_, title = "system.confinement", "guests' confinement"
     why = "it holds a guest that broke out of QEMU even if an account or the system call filter has a hole"
     seen = host.confinement
     active = [name for name, on in (("AppArmor", seen.apparmor), ("SELinux", seen.selinux)) if on]

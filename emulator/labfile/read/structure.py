@@ -156,7 +156,7 @@ def _value_fix(schema: Schema, node: Node | None) -> str:
         word = node.value.lower()
         if types_of(schema) == ("boolean",):
             meant = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false", "n": "false"}.get(word)
-            return f"write {meant or 'true or false'} without quotes"
+            return f"write {meant}" if meant else "write true or false without quotes"
         if isinstance(choices, list) and (near := nearest(word, [str(each) for each in choices])):
             return f"did you mean {quoted(near)}?"
         if set(types_of(schema)) <= {"integer", "number"} and _is_valid(resolve_plain(node.value), schema):

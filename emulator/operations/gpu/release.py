@@ -59,7 +59,7 @@ def release(
         handlers = {kind: handler for kind, handler in lab.handlers.items() if kind in GPU_KINDS}
         plan = plan_release(name, run.state, handlers)
         if plan.is_empty and not paths.root.exists():
-            raise UsageError(f"there is no lab {name}", where=str(paths.root), fix="hyperscaler status lists the labs")
+            raise UsageError(f"there is no lab {name}", fix="hyperscaler status lists the labs")
         if plan.is_empty:
             return ReleaseResult(plan)
         refuse_running(lab, run.state)

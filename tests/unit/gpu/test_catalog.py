@@ -121,7 +121,12 @@ def test_names_people_write(name: str, gpu_id: str | None) -> None:
 
 
 def test_ambiguous_and_mistyped_names_get_suggestions() -> None:
-    assert close_names("A100") == ("NVIDIA A100-PCIE-40GB", "NVIDIA A100-SXM4-40GB", "NVIDIA A100 80GB PCIe")
+    assert close_names("A100") == (
+        "NVIDIA A100-PCIE-40GB",
+        "NVIDIA A100-SXM4-40GB",
+        "NVIDIA A100 80GB PCIe",
+        "NVIDIA A100-SXM4-80GB",
+    )
     assert "NVIDIA A100-SXM4-80GB" in close_names("A100-SMX4-80GB")
     assert close_names("zzzzzz") == ()
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from emulator.cli.lazy_group import VerbsGroup
 from emulator.cli.options import lab_argument, needs_host, wait_option
 from emulator.cli.output import json_option, print_json, say
 from emulator.cli.render.progress import reporting
@@ -18,9 +19,9 @@ from emulator.core.errors import UsageError
 user_argument = click.argument("user")
 
 
-@click.group("access")
+@click.group("access", cls=VerbsGroup)
 def command() -> None:
-    """Let people into the nodes of a lab, for a time, and take it back."""
+    """Give people access to a lab for a limited time, and revoke it."""
 
 
 @command.command("add")
@@ -55,7 +56,7 @@ def add(
     wait_seconds: float,
     as_json: bool,
 ) -> None:
-    """Give USER an account on the nodes of LAB and a certificate that ends by itself.
+    """Give USER an account on the nodes of LAB and a certificate that expires.
 
     Run it again for a longer time or another role.
     """
@@ -77,10 +78,10 @@ def add(
         print_json({"version": 1, "lab": lab, "user": user_json(granted.user), "directory": str(granted.directory)})
         return
     say(f"{user} may use {', '.join(granted.user.nodes) or 'all nodes'} of {lab} as {role}, {until(granted.user)}.")
-    home = ids.handout_home(lab)
+    home, node = ids.handout_home(lab), next(iter(granted.user.nodes), "NODE")
     say(f"Hand over this directory: {granted.directory}")
-    say(f"  {user} copies it (cp -rT, mode 0700) to {home} and logs in with: ssh -F {home}/config NODE")
-    say(f"  or, with the line `Include {home}/config` at the top of ~/.ssh/config: ssh NODE")
+    say(f"  {user} copies it (cp -rT, mode 0700) to {home} and logs in with: ssh -F {home}/config {node}")
+    say(f"  or, with the line `Include {home}/config` at the top of ~/.ssh/config: ssh {node}")
     if granted.kubectl_on:
         say(f"  on {granted.kubectl_on} kubectl is ready: kubectl get pods")
     if granted.namespaced:
@@ -91,7 +92,7 @@ def add(
 @lab_argument
 @json_option
 def show(lab: str, *, as_json: bool) -> None:
-    """Who has, or had, access to LAB."""
+    """List who has, or had, access to LAB."""
     from emulator.cli.render.access import user_json, users_table
     from emulator.operations.credentials.access import list_users
     from emulator.wiring import real_environment
@@ -112,7 +113,7 @@ def show(lab: str, *, as_json: bool) -> None:
 @json_option
 @needs_host
 def revoke(lab: str, user: str, *, wait_seconds: float, as_json: bool) -> None:
-    """Take the access of USER to LAB back at once: keys, account, running jobs. Files stay."""
+    """Revoke the access of USER to LAB at once: keys, account, running jobs. Files stay."""
     from emulator.cli.render.access import user_json
     from emulator.operations.credentials.access import revoke
     from emulator.wiring import real_environment

@@ -17,7 +17,7 @@ from emulator.core.errors import UsageError
 @click.option("--student", is_flag=True, help="The restricted account instead of the admin's.")
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="Write it to this file (0600) instead of stdout.")
 def command(lab: str, *, student: bool, output: Path | None) -> None:
-    """Print a kubeconfig of the Kubernetes cluster of LAB. The admin's gives the whole cluster away: keep it."""
+    """Print a kubeconfig of the Kubernetes cluster of LAB. The admin's opens the whole cluster: keep it secret."""
     from emulator.core.fs import write_whole
     from emulator.operations.connect import kubeconfig, way_to_lab
     from emulator.wiring import real_environment

@@ -30,7 +30,7 @@ _ASKS = {
 @json_option
 @needs_host
 def command(lab: str, secret: str, *, yes: bool, wait_seconds: float, as_json: bool) -> None:
-    """Change a secret of LAB for a new one: ssh (the lab's key and certificate authority), munge or tls.
+    """Replace a secret of LAB: ssh (the lab's key and certificate authority), munge or tls.
 
     Can be interrupted anywhere; run again, it goes on.
     """

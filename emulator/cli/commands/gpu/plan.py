@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 @click.command("plan")
 @click.argument("file", type=click.Path(path_type=Path), required=False)
 @click.option(
-    "--gpu", "--board", "gpus", multiple=True, metavar="MODEL[:COUNT]", help="Ask without a file: these GPUs."
+    "--gpu", "--board", "gpus", multiple=True, metavar="MODEL[:COUNT]", help="Without a file: plan for these GPUs."
 )
-@click.option("--demand", metavar="PROFILE=COUNT,...", help="And these slices; `whole=1` is a whole GPU.")
+@click.option("--demand", metavar="PROFILE=COUNT,...", help="Without a file: these slices; `whole=1` is a whole GPU.")
 @click.option("--svg", type=click.Path(path_type=Path, dir_okay=False), help="Also draw the GPUs into this file.")
 @click.option("--ascii", "ascii_only", is_flag=True, help="Draw with plain ASCII characters.")
 @json_option

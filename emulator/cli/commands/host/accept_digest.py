@@ -11,7 +11,7 @@ from emulator.cli.output import say
 @click.argument("subject")
 @click.argument("digest")
 def command(subject: str, digest: str) -> None:
-    """Take a changed add-on or image of upstream on purpose: SUBJECT and DIGEST as the refusal prints them."""
+    """Accept an add-on or image that upstream has changed: SUBJECT and DIGEST as the refusal prints them."""
     from emulator.wiring import accept_upstream_digest
 
     before = accept_upstream_digest(subject, digest)

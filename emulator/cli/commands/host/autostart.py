@@ -12,7 +12,7 @@ from emulator.cli.render.progress import reporting
 @click.command("enable-autostart")
 @lab_argument
 def enable_autostart(lab: str) -> None:
-    """Have LAB brought back when this machine starts: GPUs first, then networks and nodes, then a verification."""
+    """Start LAB with this machine: GPUs first, then networks and nodes, then a verification."""
     from emulator.operations.host.autostart import enable_autostart, unit_name
     from emulator.operations.host.program import this_program
     from emulator.wiring import real_environment
@@ -25,7 +25,7 @@ def enable_autostart(lab: str) -> None:
 @click.command("disable-autostart")
 @lab_argument
 def disable_autostart(lab: str) -> None:
-    """Leave LAB off when this machine starts. What runs now goes on."""
+    """Do not start LAB with this machine. What runs now goes on."""
     from emulator.operations.host.autostart import disable_autostart
     from emulator.wiring import real_environment
 

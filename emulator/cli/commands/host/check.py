@@ -13,15 +13,15 @@ from emulator.core.errors import ExitCode
 
 @click.command("check")
 @click.argument("file", type=click.Path(path_type=Path), required=False)
-@click.option("--verbose", "-v", is_flag=True, help="Say of every check why it matters.")
+@click.option("--verbose", "-v", is_flag=True, help="Say why each check matters, also of those that pass.")
 @click.option(
     "--root",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Judge the host that was recorded in this directory.",
+    help="Check the host that was recorded in this directory.",
 )
 @json_option
 def check(file: Path | None, root: Path | None, *, verbose: bool, as_json: bool) -> None:
-    """Look whether this machine can be a host of labs, or with FILE of that lab.
+    """Check whether this machine can run labs, or the lab in FILE.
 
     Changes nothing, and works as an ordinary user, with a list of what only root can see. Exit code 4 when something
     fails.

@@ -18,4 +18,4 @@ _VERBS = {
 
 @click.group("host", cls=LazyGroup, verbs=_VERBS)
 def command() -> None:
-    """This machine as a host of labs."""
+    """Check and prepare this machine, have labs started with it."""

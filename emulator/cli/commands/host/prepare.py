@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 
 @click.command("prepare")
 @click.option("--dry-run", is_flag=True, help="Show what would be done, and change nothing.")
-@click.option("--gpus/--no-gpus", default=None, help="Prepare for real GPUs, or not; else if NVIDIA GPUs are there.")
-@click.option("--user", help="Who is to use libvirt and KVM without being root; else who called sudo.")
+@click.option(
+    "--gpus/--no-gpus", default=None, help="Prepare for real GPUs, or not.  [default: if there are NVIDIA GPUs]"
+)
+@click.option("--user", help="User who is to use libvirt and KVM without being root.  [default: who called sudo]")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 def prepare(*, dry_run: bool, gpus: bool | None, user: str | None, yes: bool, as_json: bool) -> None:
-    """Make this machine ready to be a host of labs.
+    """Set this machine up to run labs.
 
     Installs packages, keeps nouveau away from GPUs, switches the IOMMU on, sets limits, loads modules, starts services
     and adds you to groups: only what is needed, each file copied first. `host restore` puts everything back.
@@ -62,7 +64,7 @@ def prepare(*, dry_run: bool, gpus: bool | None, user: str | None, yes: bool, as
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 def restore(*, force: bool, yes: bool, as_json: bool) -> None:
-    """Take back what `host prepare` did to this machine."""
+    """Undo what `host prepare` did to this machine."""
     from emulator.cli.options import confirmed
     from emulator.cli.render.host_prepare import outcome_json, outcome_text
     from emulator.cli.signals import stop_on_signals

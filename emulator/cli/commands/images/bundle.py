@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from emulator.cli.lazy_group import VerbsGroup
 from emulator.cli.options import load
 from emulator.cli.output import json_option
 from emulator.cli.render.progress import reporting
@@ -22,14 +23,14 @@ if TYPE_CHECKING:
 path_argument = click.argument("path", type=click.Path(path_type=Path))
 
 
-@click.group("bundle")
+@click.group("bundle", cls=VerbsGroup)
 def command() -> None:
-    """Kubernetes in one file, for hosts without a way to the internet (source: bundle:PATH)."""
+    """Kubernetes in one file, for hosts without internet access (source: bundle:PATH)."""
 
 
 @command.command("create")
 @path_argument
-@click.option("--file", "file", type=click.Path(path_type=Path), help="Hold what this lab file asks for.")
+@click.option("--file", "file", type=click.Path(path_type=Path), help="Pack what this lab file asks for.")
 @click.option("--source", type=click.Choice(["auto", "upstream", "modules"]), help="Instead of the file's.")
 @click.option("--version", "version", metavar="VERSION", help="Such as 1.37 or 1.37.2, instead of the file's.")
 @click.option("--sign", "key", type=click.Path(path_type=Path), metavar="KEY", help="Sign it with this ssh key.")
@@ -37,7 +38,7 @@ def command() -> None:
 def create(
     path: Path, *, file: Path | None, source: str | None, version: str | None, key: Path | None, as_json: bool
 ) -> None:
-    """Write programs, container images and manifests of a Kubernetes release to PATH, with --sign a signature, too."""
+    """Write programs, container images and manifests of a Kubernetes release to PATH, and with --sign a signature."""
     wants = _wants(file)
     wants = dataclasses.replace(wants, source=source or wants.source, version=version or wants.version)
     with reporting(live=True) as reporter:
@@ -56,7 +57,7 @@ def create(
 )
 @json_option
 def sign(path: Path, *, key: Path, as_json: bool) -> None:
-    """Sign the bundle PATH with an ssh key, after a look at all that is in it. The signature goes to PATH.sig."""
+    """Check all that is in the bundle PATH and sign it with an ssh key. The signature goes to PATH.sig."""
     _print_bundle(_bundles().sign(path, key), path, as_json=as_json, verdict="whole and signed")
 
 
@@ -81,7 +82,7 @@ def verify(path: Path, *, signers: Path | None, as_json: bool) -> None:
 @path_argument
 @json_option
 def show(path: Path, *, as_json: bool) -> None:
-    """Show what the bundle PATH says that it holds; the rest is not read."""
+    """Show the manifest of the bundle PATH; nothing else in it is read."""
     _print_bundle(_bundles().show(path), path, as_json=as_json, verdict="not verified")
 
 

@@ -9,7 +9,9 @@ from emulator.cli.render.images import print_removed
 
 
 @click.command("gc")
-@click.option("--keep", type=click.IntRange(min=1), default=1, show_default=True, help="How many of each name stay.")
+@click.option(
+    "--keep", type=click.IntRange(min=1), default=1, show_default=True, help="How many builds of each name to keep."
+)
 @click.option("--all", "chosen", is_flag=True, help="Also those with a tag, and the one that a rollback returns to.")
 @json_option
 def command(*, keep: int, chosen: bool, as_json: bool) -> None:

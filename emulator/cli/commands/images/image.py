@@ -25,4 +25,4 @@ _VERBS = {
 
 @click.group("image", cls=LazyGroup, verbs=_VERBS)
 def command() -> None:
-    """Build, list and remove golden images. Labs share them; an image that a disk stands on is never removed."""
+    """Build, list and remove golden images. Labs share them; one that a lab's disk is based on is never removed."""

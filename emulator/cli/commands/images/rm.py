@@ -14,7 +14,7 @@ from emulator.cli.render.images import print_removed
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @json_option
 def command(ref: str, *, yes: bool, as_json: bool) -> None:
-    """Remove the image REF. Refused while a lab's disk stands on it."""
+    """Remove the image REF. Refused while a lab's disk is based on it."""
     from emulator.operations.images.golden import remove_image
     from emulator.wiring import image_store, real_environment
 

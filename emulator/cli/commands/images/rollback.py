@@ -12,7 +12,7 @@ from emulator.cli.render.images import print_image
 @click.argument("name")
 @json_option
 def command(name: str, *, as_json: bool) -> None:
-    """Make the build of NAME that was current before the current one again. A second rollback takes it back."""
+    """Make the build of NAME that was current before the current one again. A second rollback undoes the first."""
     from emulator.images.store.tags import rollback
     from emulator.wiring import image_store
 

@@ -13,7 +13,7 @@ from emulator.cli.render.images import print_image
 @click.argument("tag")
 @json_option
 def command(ref: str, tag: str, *, as_json: bool) -> None:
-    """Give the image REF the tag TAG; NAME:TAG then names it, in a lab file too."""
+    """Give the image REF the tag TAG; NAME:TAG then names it, also in a lab file."""
     from emulator.images.store.tags import tag_image
     from emulator.wiring import image_store
 

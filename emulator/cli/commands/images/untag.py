@@ -8,7 +8,7 @@ import click
 @click.command("untag")
 @click.argument("ref")
 def command(ref: str) -> None:
-    """Take a tag away, given as NAME:TAG. The image stays."""
+    """Remove a tag, given as NAME:TAG. The image stays."""
     from emulator.images.store.tags import untag_image
     from emulator.wiring import image_store
 

@@ -16,7 +16,7 @@ from emulator.cli.render.tables import show
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
-    help="The security tracker's data as a file; else fetched.",
+    help="The security tracker's data as a file.  [default: fetched]",
 )
 @click.option("--only-fixed", is_flag=True, help="Only those that an update of Debian fixes.")
 @json_option

@@ -15,11 +15,11 @@ from emulator.plan.model import Plan
 @click.command("destroy")
 @lab_argument
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
-@click.option("--missing-ok", is_flag=True, help="End with code 0 where there is no such lab.")
+@click.option("--missing-ok", is_flag=True, help="Exit with 0 if there is no such lab.")
 @wait_option
 @json_option
 def command(lab: str, *, yes: bool, missing_ok: bool, wait_seconds: float, as_json: bool) -> None:
-    """Take LAB away: domains, disks, networks, its hypervisor, keys and state. Golden images stay."""
+    """Remove LAB: domains, disks, networks, its hypervisor, keys and state. Golden images stay."""
     from emulator.lab.lab_files import require_lab_name
     from emulator.operations.destroy import destroy
     from emulator.wiring import real_environment

@@ -27,6 +27,6 @@ def command(file: Path, *, as_json: bool) -> None:
         print_json(plan.to_json())
     else:
         print_plan(plan)
-        say(f"plan {plan.digest}", err=True)
+        say(f"plan {plan.digest} (`provision --expect-plan` refuses any other)", err=True)
     if plan.blockers:
         sys.exit(ExitCode.CONFLICT)

@@ -33,6 +33,10 @@ class Terminal:
     def event(self, phase: str, subject: str, status: Status, message: str = "", *, cluster: str = "") -> None:
         self.reporter.event(Event(phase, subject, status, message, cluster=cluster))
 
+    def print(self, text: str) -> None:
+        """What others than the reporter write to the terminal."""
+        self._file.write(text)
+
     def frame(self) -> list[str]:
         """The lines on the screen, blanks at their ends removed."""
         self.reporter.refresh()
@@ -175,7 +179,9 @@ def test_a_slow_step_says_how_long_it_took_the_last_time(tmp_path: Path) -> None
 
 def test_a_question_has_the_screen_for_itself(terminal: Terminal) -> None:
     terminal.event("plan", "demo", Status.STARTED, "looking at the host")
+    terminal.frame()
     with terminal.reporter.paused():
-        pass
+        terminal.print("+ domain demo-a: not present\nApply 12 changes to this host? [y/N]: y\n")
     terminal.event("plan", "demo", Status.DONE, "12 changes")
+    assert terminal.frame()[:2] == ["+ domain demo-a: not present", "Apply 12 changes to this host? [y/N]: y"]
     assert any("12 changes" in line for line in terminal.frame())

@@ -17,7 +17,6 @@ TABLE = Table(
     ("NAME", "WHAT", "SIZE"),
     [("a", "short", "1 GiB"), ("b-longer", "a cell that is much longer than a narrow terminal has columns", "")],
     {1: "it failed:\nsecond line"},
-    note_column=1,
 )
 
 
@@ -51,6 +50,22 @@ def test_a_fitted_table_fits_and_loses_nothing(width: int) -> None:
     note = sorted("itfailed:secondline")
     assert sorted(text.replace(" ", "").replace("\n", "")) == sorted(whole + note)
     assert "…" not in text
+
+
+def test_a_note_stands_below_its_row_over_all_columns() -> None:
+    rows = [("a", "x"), ("b", "y")]
+    text = bare(fitted(Table(("NAME", "WHAT"), rows, {0: "it failed: one line"}), 40))
+    assert [line.rstrip() for line in text.splitlines()] == [
+        "NAME  WHAT",
+        "a     x",
+        "    it failed: one line",
+        "b     y",
+    ]
+
+
+def test_what_a_row_is_about_stays_in_one_piece() -> None:
+    text = bare(fitted(Table(("TIME", "WHAT"), [("2026-12-01 08:33:11", "many words " * 20)]), 80))
+    assert "2026-12-01 08:33:11  many" in text
 
 
 def test_control_characters_of_cells_do_not_get_through(capsys: pytest.CaptureFixture[str]) -> None:

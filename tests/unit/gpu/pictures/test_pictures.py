@@ -63,7 +63,16 @@ def test_plain_text_shows_the_layout_in_ascii() -> None:
         "+-------------------------------------------+----------+----------+----------+----------+",
         " 0          1          2          3          4          5          6          7",
         "can still be created: 1g.10gb",
+        "stranded: memory that no further slice can use",
     ]
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_a_layout_fits_the_columns_of_the_terminal(columns: int) -> None:
+    lines = render_text(picture_of([GPU], GIVEN), columns=columns).plain.splitlines()
+    assert max(map(len, lines)) == {80: 8 * 9 + 1, 120: 8 * 11 + 1}[columns]
+    assert "stranded" in lines[2]
+    assert len({len(line) for line in lines[1:5]}) == 1
 
 
 def test_slices_of_one_node_share_a_colour_and_nodes_differ() -> None:

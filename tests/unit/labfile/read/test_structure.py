@@ -78,10 +78,7 @@ HEAD = 'version: "1.0"\nmetadata: {name: x}\n'
         ),
         (
             HEAD + "clusters:\n  hpc:\n    compute_nodes: {gpu_enabled: yes}\n",
-            [
-                "5:34: error: clusters.hpc.compute_nodes.gpu_enabled: expected true or false, got 'yes'"
-                " | write true without quotes"
-            ],
+            ["5:34: error: clusters.hpc.compute_nodes.gpu_enabled: expected true or false, got 'yes' | write true"],
         ),
         (
             HEAD + "clusters:\n  hpc:\n    compute_node: {count: 1}\n",
