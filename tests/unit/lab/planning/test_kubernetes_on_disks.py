@@ -199,7 +199,7 @@ def test_another_version_than_the_control_planes_is_refused_before_anything_is_m
     assert blocker.resource_id == f"volume/{HEAD}"
     assert blocker.fix.startswith("write version: 1.37.2 or remove the key")
     with pytest.raises(
-        ConflictError, match=r"has Kubernetes 1\.20\.2 on its disk, and the file now asks for version 1"
+        ConflictError, match=r"has Kubernetes 1\.37\.2 on its disk, and the file now asks for version 1"
     ):
         machine.provision(wanted)
     kept = {name: content for name, content in machine.simulated.save().items() if "/disks/" in name}
