@@ -27,7 +27,7 @@ _MARKS = {
     Status.SKIPPED: ("-", "-", "dim"),
 }
 _SLOW_SECONDS = 10.0
-"""A step that runs longer says how long it took the last time."""
+"""A step that runs longer says how long it took the last time, in few words: the message gets what is left."""
 _SPARE_LINES = 4
 """Lines of the screen that are left to the title, the prompt and what was printed before."""
 
@@ -168,7 +168,7 @@ class LiveReporter:
         last = self._timings.last(row.event) if row.running else None
         if last is None or now - row.step_began < _SLOW_SECONDS:
             return spent
-        return f"{human_duration(now - row.step_began)} (last time {human_duration(last)})"
+        return f"{human_duration(now - row.step_began)} (was {human_duration(last)})"
 
 
 def _place(stage: Stage) -> str:
