@@ -17,8 +17,8 @@ fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 log=$(mktemp)
 running=
 trap 'rm -f "$log"' EXIT
-# A command behind a file does not hear Ctrl-C by itself; one of root's goes on to its end, as apt had better.
-trap 'if [ -n "$running" ]; then kill "$running" 2>/dev/null || say "what runs as root goes on to its end" >&2; fi; exit 130' INT TERM
+# A command behind a file does not hear Ctrl-C by itself; one that runs as root is left to finish, as apt should be.
+trap 'if [ -n "$running" ]; then kill "$running" 2>/dev/null || say "what runs as root is left to finish" >&2; fi; exit 130' INT TERM
 pause=${SETUP_PAUSE:-20}
 watched() {
   local what=$1 started=$SECONDS pid status=0 next

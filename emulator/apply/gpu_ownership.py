@@ -9,24 +9,19 @@ The file names labs of the default home by their names, labs of other homes as `
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import re
 import shlex
-import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote
 
+from emulator.apply.ledger_file import found_in, is_newer, is_whole, move_aside, read_ledger, write_ledger
 from emulator.apply.lock import exclusive_lock, host_locks
-from emulator.apply.state import read_boot_id
 from emulator.core.errors import ConflictError, StateError
-from emulator.core.fs import write_whole
 from emulator.core.paths import Home
+from emulator.core.trust.identity import read_boot_id
 from emulator.core.units import natural
 
 VERSION = 2  # version 1 had neither boots nor a checksum
@@ -154,13 +149,7 @@ class GpuLedger:
 
     def homes(self) -> tuple[str, ...]:
         """Ids of the non-default homes that the file names, however damaged it is."""
-        try:
-            text = self._path.read_bytes().decode("ascii", "replace")
-        except FileNotFoundError:
-            return ()
-        except OSError as error:
-            raise StateError(f"cannot be read: {error.strerror}", where=str(self._path)) from error
-        return tuple(sorted(set(re.findall(rf'"[a-z0-9-]+{_IN}(/[^"\s]*)"', text))))
+        return found_in(self._path, rf'"[a-z0-9-]+{_IN}(/[^"\s]*)"')
 
     def owner(self, key: str) -> str | None:
         """The lab that has the claim, from this boot or an earlier one."""
@@ -239,14 +228,15 @@ class GpuLedger:
             StateError: the file is of a newer version or cannot be read; it is never overwritten then.
         """
         try:
-            data = self._load()
+            data = read_ledger(self._path)
         except FileNotFoundError:
             return {}
+        except ValueError as error:
+            raise self._damaged(f"cannot be read: {error}") from error
         version = data.get("version") if isinstance(data, dict) else None
         if not isinstance(version, int):
             raise self._damaged("is not a GPU ledger")
-        # A flipped bit can change the version as well; the rest of the file then has this version's form.
-        if version > VERSION and data.get("sum") != _checksum({**data, "version": VERSION}):
+        if is_newer(data, VERSION):
             raise StateError(
                 f"not a GPU ledger of this version: it is of format {version}, and this version understands {VERSION}",
                 where=str(self._path),
@@ -255,20 +245,9 @@ class GpuLedger:
         owners, boots = data.get("owners"), data.get("boots", {})
         if not isinstance(owners, dict) or not isinstance(boots, dict):
             raise self._damaged("is not a GPU ledger")
-        if version != 1 and data.get("sum") != _checksum(data):
+        if version != 1 and not is_whole(data):
             raise self._damaged("its checksum differs")
         return {str(key): Claim(self.seen(str(owner)), str(boots.get(key, ""))) for key, owner in owners.items()}
-
-    def _load(self) -> Any:
-        """The file's JSON value, which may be of any type."""
-        try:
-            return json.loads(self._path.read_bytes())
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise StateError(f"cannot be read: {error.strerror}", where=str(self._path)) from error
-        except (ValueError, RecursionError) as error:
-            raise self._damaged(f"cannot be read: {error}") from error
 
     def _damaged(self, why: str) -> LedgerDamagedError:
         fix = "the next provision or destroy of a lab with GPUs writes it anew from the labs' records"
@@ -284,9 +263,7 @@ class GpuLedger:
                 self.claims()
                 return None
             except LedgerDamagedError:
-                kept = self._path.with_name(f"{self._path.name}.damaged-{time.strftime('%Y%m%dT%H%M%S')}")
-                kept.unlink(missing_ok=True)
-                os.link(self._path, kept)
+                kept = move_aside(self._path)
                 self._write(claims)
                 return kept
 
@@ -296,8 +273,7 @@ class GpuLedger:
             "owners": {key: self.written(claim.lab) for key, claim in claims.items()},
             "boots": {key: claim.boot for key, claim in claims.items()},
         }
-        text = json.dumps({**data, "sum": _checksum(data)}, indent=1, sort_keys=True)
-        write_whole(self._path, text.encode() + b"\n")
+        write_ledger(self._path, data)
 
     def layout(self) -> AbstractContextManager[None]:
         """Exclusive lock over all threads and labs of the host, held from looking for a free place to claiming it.
@@ -310,11 +286,6 @@ class GpuLedger:
     def _locked(self) -> AbstractContextManager[None]:
         lock = self._path.with_name(f".{self._path.name}.lock")
         return exclusive_lock(lock, purpose="GPU ledger", wait_seconds=ENTRY_SECONDS)
-
-
-def _checksum(data: Mapping[str, object]) -> str:
-    body = json.dumps({key: value for key, value in data.items() if key != "sum"}, sort_keys=True)
-    return hashlib.sha256(body.encode()).hexdigest()[:16]
 
 
 def host_ledger(home: Home) -> GpuLedger:

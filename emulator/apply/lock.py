@@ -19,8 +19,8 @@ from emulator.core.errors import InterruptedRunError, StateError
 from emulator.core.locking import acquire, holder, name_of
 from emulator.core.paths import Home
 from emulator.core.stop import StopFlag
+from emulator.core.trust.identity import ProcessIdentity
 from emulator.core.trust.opening import open_own
-from emulator.core.trust.processes import start_time
 
 # Locks that labs of all homes share. Not in /run/lock, which is world-writable: a user who creates the directory first
 # could lock root out or take the locks.
@@ -51,8 +51,7 @@ def exclusive_lock(
                 fix="run the same command again",
             )
         me = {
-            "pid": os.getpid(),
-            "started": start_time(os.getpid()),
+            **ProcessIdentity.of(os.getpid()).to_json(),
             "host": socket.gethostname(),
             "since": time.strftime("%Y-%m-%d %H:%M:%S"),
             "purpose": purpose,
@@ -108,13 +107,12 @@ def _require_own(directory: Path) -> None:
 
 
 def _lives(text: str) -> bool:
-    """Whether the process that a lock file names still lives, by id and start time, because ids are reused."""
+    """Whether the process that a lock file names still lives."""
     try:
-        found = json.loads(text)
-        pid, started = found["pid"], found["started"]
-    except (ValueError, TypeError, KeyError, RecursionError):
+        process = ProcessIdentity.read(json.loads(text))
+    except (ValueError, AttributeError, RecursionError):
         return False
-    return isinstance(pid, int) and bool(started) and start_time(pid) == started
+    return process is not None and process.lives()
 
 
 def holder_of(path: Path) -> str:

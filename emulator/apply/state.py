@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from emulator.apply.journal import Damage, Journal
-from emulator.core.errors import StateError
+from emulator.core.trust.identity import read_boot_id
 from emulator.plan.model import Recorded
 from emulator.plan.resources import DamagedRecordError, Resource, resource_from_json
-
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,15 +212,3 @@ class StateStore:
     def _fold(self, entry: Mapping[str, Any]) -> None:
         with self._lock:
             replay(entry, self._resources, self._facts)
-
-
-def read_boot_id() -> str:
-    """The kernel's boot id, which changes with each reboot of the host.
-
-    Raises:
-        StateError: not a Linux host with /proc.
-    """
-    try:
-        return BOOT_ID.read_text().strip()
-    except OSError as error:
-        raise StateError("the host's boot id cannot be read", where=str(BOOT_ID)) from error

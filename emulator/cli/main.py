@@ -79,29 +79,12 @@ def cli() -> None:
     import os
 
     if os.geteuid() == 0:
-        _look_around()
+        from emulator.cli.output import say
+        from emulator.operations.host.program import require_roots_start
 
-
-def _look_around() -> None:
-    """Before root does anything: whose program and whose home directory this is.
-
-    Raises:
-        ConflictError: others control the home directory.
-        HostNotFitError: systemd started a program that others control.
-    """
-    import os
-    from pathlib import Path
-
-    from emulator.cli.output import say
-    from emulator.core.paths import Home
-    from emulator.core.trust.owners import require_roots
-    from emulator.operations.host.program import look_at_program
-
-    doubt = look_at_program()
-    if doubt:
-        say(f"warning: {doubt}", err=True)
-    # As it is written: `Home.default` resolves links, which their owners could turn later.
-    require_roots(Path(os.environ.get("HYPERSCALER_HOME") or Home.system().root), what="home directory")
+        doubt = require_roots_start()
+        if doubt:
+            say(f"warning: {doubt}", err=True)
 
 
 def main() -> None:

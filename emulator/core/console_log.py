@@ -12,6 +12,8 @@ from collections import deque
 from pathlib import Path
 from typing import BinaryIO
 
+from emulator.core.ports.guest_accounts import is_reserved
+
 KEY_MARK = b"hyperscaler-host-key:"
 """Begins what an image prints of its host key. Those lines survive when a log is cut."""
 
@@ -65,7 +67,7 @@ def cut_log(path: Path, *, limit: int, kept: int) -> int:
 
     Args:
         path: of the log, in a directory that its writer cannot change. Links, and files with another name elsewhere,
-            are left alone.
+            are left alone; those of a guest's own user are cut whatever names it gave them.
         limit: bytes from which it is cut.
         kept: bytes of its end that stay, fewer than `limit`.
 
@@ -78,7 +80,8 @@ def cut_log(path: Path, *, limit: int, kept: int) -> int:
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1 or found.st_size <= limit:
+        alone = found.st_nlink == 1 or is_reserved(found.st_uid)
+        if not stat.S_ISREG(found.st_mode) or not alone or found.st_size <= limit:
             return 0
         with os.fdopen(os.dup(descriptor), "rb") as file:
             keys = _marked(file, _KEYS_KEPT)

@@ -38,7 +38,7 @@ def sync(path: Path) -> None:
 
 # ------------------------------------------------------------------------------------------------------ writing
 _WRITER = r"[.](?P<pid>[0-9]{1,10})-(?P<started>[0-9]{1,20})-[0-9]{1,20}"
-"""In the name of an unfinished file: the process that writes it, by id and start time, and its how manieth it is."""
+"""In the name of an unfinished file: the process that writes it, by id and start time, and a running number."""
 _count = itertools.count()
 _writing: set[str] = set()
 """Names of the unfinished files that this process writes now."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 from pathlib import Path
 
-from emulator.core.trust.processes import PROC, holding, process_ids, send
+from emulator.core.trust.processes import PROC, holding, process_ids, send, stat_of
 
 
 def descendants(pid: int, *, proc: Path = PROC) -> tuple[int, ...]:
@@ -26,10 +25,8 @@ def descendants(pid: int, *, proc: Path = PROC) -> tuple[int, ...]:
 
 
 def _parent(pid: int, proc: Path = PROC) -> int | None:
-    with contextlib.suppress(OSError, ValueError, IndexError):  # it ended while we looked
-        # The name of a program may hold spaces and brackets; what follows the last bracket may not.
-        return int((proc / str(pid) / "stat").read_text(errors="replace").rsplit(")", 1)[1].split()[1])
-    return None
+    found = stat_of(pid, proc=proc)
+    return found.parent if found else None
 
 
 def _is_ours(pid: int) -> bool:

@@ -12,13 +12,13 @@ from typing import Any
 
 from emulator.apply.audit import AuditLog
 from emulator.apply.lock import exclusive_lock
-from emulator.apply.state import StateStore, read_boot_id
+from emulator.apply.state import StateStore
 from emulator.core.errors import HyperscalerError, InterruptedRunError
 from emulator.core.paths import Home
 from emulator.core.progress import Reporter
 from emulator.core.stop import StopFlag
 from emulator.core.trust.caller import claimed_user, login_uid
-from emulator.core.trust.processes import start_time
+from emulator.core.trust.identity import ProcessIdentity
 
 DONE, FAILED, INTERRUPTED, ABORTED = "done", "failed", "interrupted", "aborted"
 
@@ -83,7 +83,7 @@ def begin_entry(lab: str, command: str) -> dict[str, Any]:
     the account of this process; `sudo_user` is what the environment claims."""
     login = login_uid()
     who = {"user": user_name(os.getuid() if login is None else login), "login": login is not None, "as": user_name()}
-    process = {"pid": os.getpid(), "started": start_time(os.getpid()), "boot": read_boot_id()}
+    process = ProcessIdentity.of(os.getpid()).to_json()
     entry = {"event": "begin", "lab": lab, "command": command, **who, **process, "host": socket.gethostname()}
     if claimed_user():
         entry["sudo_user"] = claimed_user()

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from emulator.apply.audit import AuditLog
-from emulator.apply.state import read_boot_id
-from emulator.core.trust.processes import start_time
+from emulator.core.trust.identity import ProcessIdentity
 from emulator.core.units import printable
 from emulator.lab.environment import Environment
 
@@ -124,8 +123,5 @@ def _changes(value: object) -> tuple[tuple[str, str], ...]:
 
 
 def _unended(begin: Mapping[str, Any]) -> str:
-    pid = begin.get("pid")
-    alive = (
-        isinstance(pid, int) and begin.get("boot") == read_boot_id() and start_time(pid) == str(begin.get("started"))
-    )
-    return RUNNING if alive else CUT_OFF
+    process = ProcessIdentity.read(begin)
+    return RUNNING if process is not None and process.lives() else CUT_OFF

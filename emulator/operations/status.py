@@ -146,6 +146,20 @@ def lab_status(env: Environment, name: str, *, on_known: Callable[[LabStatus, fl
         return _unfinished(env, name, state, busy, "its file is missing")
     except ConfigError:
         return _unfinished(env, name, state, busy, f"its file ({env.home.lab(name).spec}) is damaged")
+    known = _known(env, record, spec, busy)
+    running = {node.name for node in known.nodes if node.state == "running"}
+    answering = [node.role.cluster for node in spec.nodes if node.role.is_head and node.name in running]
+    if not answering:
+        return known
+    access = open_lab(env, record, Backends(known.hypervisor)).access(spec.ssh.user, pace=env.pace(spec))
+    if on_known is not None:
+        on_known(known, access.pace.seconds(SUMMARY_SECONDS))
+    return replace(known, clusters=env.guests.cluster_state(spec, access, answering))
+
+
+def _known(env: Environment, record: LabRecord, spec: ClusterSpec, busy: str) -> LabStatus:
+    """What is known of a lab without asking its nodes."""
+    name, state = record.name, record.state
     hypervisor = state.facts.get(HYPERVISOR_FACT, "")
     problems = [f"journal line {damage.line}: {damage.why}" for damage in record.store.damage if not damage.torn]
     domains, trouble = _domains(env, record, hypervisor)
@@ -153,9 +167,9 @@ def lab_status(env: Environment, name: str, *, on_known: Callable[[LabStatus, fl
     nodes = tuple(_node(spec, node, domains) for node in spec.nodes)
     problems += [f"{node.name} is {node.state}" for node in nodes if node.state != "running"]
     problems += [
-        f"{record.resource.id}: an interrupted {record.open_action} is open"
-        for record in state.resources.values()
-        if record.open_action
+        f"{each.resource.id}: an interrupted {each.open_action} is open"
+        for each in state.resources.values()
+        if each.open_action
     ]
     problems += _rotations(env, name)
     services = env.supervisor(record.paths.supervisor).services()
@@ -166,17 +180,9 @@ def lab_status(env: Environment, name: str, *, on_known: Callable[[LabStatus, fl
         stopped = {f"{Domain.kind}/{node.name}" for node in nodes if node.state not in ("running", "absent")}
         drift, notes = _drift(env, record, spec, shown={*stopped, *down})
         problems += drift
-    running = {node.name for node in nodes if node.state == "running"}
-    answering = [node.role.cluster for node in spec.nodes if node.role.is_head and node.name in running]
     phases = {key.removeprefix("phase/"): value for key, value in state.facts.items() if key.startswith("phase/")}
     autostart = has_autostart(env, name)
-    known = LabStatus(name, hypervisor, phases, nodes, {}, busy, tuple(problems), autostart, notes, services)
-    if not answering:
-        return known
-    access = open_lab(env, record, Backends(hypervisor)).access(spec.ssh.user, pace=env.pace(spec))
-    if on_known is not None:
-        on_known(known, access.pace.seconds(SUMMARY_SECONDS))
-    return replace(known, clusters=env.guests.cluster_state(spec, access, answering))
+    return LabStatus(name, hypervisor, phases, nodes, {}, busy, tuple(problems), autostart, notes, services)
 
 
 def _rotations(env: Environment, name: str) -> list[str]:

@@ -1,1 +1,1 @@
-"""What stays running after a command has ended? The programs of a lab's services, and the way in to its supervisor."""
+"""What runs in the processes that stay after a command? The supervisor's process and the programs of services."""

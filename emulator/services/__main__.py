@@ -13,6 +13,8 @@ from pathlib import Path
 def main(argv: list[str]) -> int:
     """Run the program; returns its exit code."""
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    from emulator.core.errors import HyperscalerError
+
     # Each loads only what it needs: these processes stay in memory as long as the lab is there.
     match argv[:1]:
         case ["supervise"]:
@@ -23,7 +25,10 @@ def main(argv: list[str]) -> int:
             from emulator.services.disk_reserve import main as program
         case _:
             sys.exit(f"there is no service {' '.join(argv[:1])}")
-    return program(argv[1:])
+    try:
+        return program(argv[1:])
+    except HyperscalerError as error:
+        sys.exit(f"{argv[0]}: {error}")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from pathlib import Path
 from emulator.core.console_log import cut_log
 from emulator.core.units import human_bytes
 from emulator.services.note import Note, stop_asked
+from emulator.services.privileges import Capability, keep_only
 
 LONGEST_PAUSE, SHORTEST_PAUSE = 1.0, 0.05
 """Seconds between two looks."""
@@ -87,6 +88,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--limit", type=int, required=True)
     parser.add_argument("--kept", type=int, required=True)
     wanted: Mapping[str, object] = vars(parser.parse_args(argv))
+    keep_only((Capability.DAC_OVERRIDE, Capability.DAC_READ_SEARCH, Capability.SYS_RESOURCE))
     limits = ConsoleLimits(**wanted)  # type: ignore[arg-type]
     asked, note = stop_asked(), Note()
     pause = limits.look()

@@ -10,17 +10,21 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import functools
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from emulator.core.errors import HyperscalerError
+from emulator.core.errors import HyperscalerError, StateError
 from emulator.core.paths import Home
 from emulator.core.ports import DomainInfo, DomainState
+from emulator.core.trust.opening import open_own
 from emulator.core.units import MIB, human_bytes
 from emulator.services.note import Note, stop_asked
+from emulator.services.privileges import Capability, keep_only
+from emulator.services.requests import Requests
 from emulator.services.reserve import GuestSeen, Memory, decide
 
 LONGEST_PAUSE, SHORTEST_PAUSE = 1.0, 0.05
@@ -49,7 +53,7 @@ class DiskReserve:
         guests: of the lab.
         paused: guests that an earlier start has paused.
         remember: is given the guests that are paused for room, before that is done.
-        free: bytes that are free in the directory; for tests, as is the clock.
+        free: bytes that are free in the directory; for tests, as are the clock and the requests.
     """
 
     def __init__(
@@ -63,8 +67,11 @@ class DiskReserve:
         remember: Callable[[frozenset[str]], None] = lambda _paused: None,
         free: Callable[[Path], int] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        requests: Requests | None = None,
     ) -> None:
         self._directory, self._ballast, self._reserve, self._guests = directory, ballast, reserve, guests
+        self._requests = requests or Requests()
+        self._asked: frozenset[str] = frozenset()  # to pause, and no answer yet
         self._memory = Memory(paused=paused)
         self._remember = remember
         self._free, self._clock = free or _free, clock
@@ -73,15 +80,15 @@ class DiskReserve:
 
     @property
     def paused(self) -> frozenset[str]:
-        """Guests that are paused for want of room."""
-        return self._memory.paused
+        """Guests that are paused for want of room, or will be once they answer."""
+        return self._memory.paused | self._asked
 
     def look(self) -> float:
         """Look once, and do what is to be done; returns the seconds until the next look."""
         free = self._free(self._directory)
         trouble = ""
         try:
-            self._act(free)
+            trouble = self._act(free)
         except HyperscalerError as error:
             trouble = f"; guests cannot be paused or resumed: {error.what.splitlines()[0]}"
         self._keep_ballast(free)
@@ -98,23 +105,30 @@ class DiskReserve:
         room = free - self._reserve if free > self._reserve else free
         return max(min(LONGEST_PAUSE, room / rate / 2), SHORTEST_PAUSE)
 
-    def _act(self, free: int) -> None:
+    def _act(self, free: int) -> str:
+        """What could not be done, in words."""
         if free >= 2 * self._reserve and not self.paused:
             self._memory = Memory()  # far from it: hundreds of guests need not be looked at each second
-            return
+            return ""
         seen = {info.name: _seen(info) for info in self._guests.list()}
-        decision = decide(free, self._reserve, seen, self._memory)
+        waiting = self._requests.waiting
+        self._asked = frozenset(name for name in self._asked & seen.keys() if name in waiting or seen[name].paused)
+        decision = decide(free, self._reserve, seen, dataclasses.replace(self._memory, paused=self.paused))
         self._memory = decision.memory
+        self._asked -= decision.memory.paused
         if decision.pause:
             self._remember(self.paused)  # a guest that was paused and is not on the list would never go on
-        for name in decision.pause:
-            self._guests.pause(name)
-        for name in decision.resume:
-            self._guests.resume(name)
-        self._memory = dataclasses.replace(self._memory, paused=self.paused - set(decision.resume))
+        failed = self._requests.make(
+            {name: functools.partial(self._guests.pause, name) for name in decision.pause}
+            | {name: functools.partial(self._guests.resume, name) for name in decision.resume}
+        )
+        paused = self._memory.paused - (set(decision.resume) - failed.keys())
+        self._asked |= self._requests.waiting & set(decision.pause)
+        self._memory = dataclasses.replace(self._memory, paused=paused - (set(decision.pause) & failed.keys()))
+        return "".join(f"; {name} cannot be paused or resumed: {why}" for name, why in sorted(failed.items())[:3])
 
     def _keep_ballast(self, free: int) -> None:
-        with contextlib.suppress(OSError):  # it is tried again at the next look
+        with contextlib.suppress(OSError, StateError):  # it is tried again at the next look
             if free < BALLAST:
                 self._ballast.unlink(missing_ok=True)
             elif free >= self._reserve + BALLAST and not self._ballast.exists():
@@ -123,10 +137,10 @@ class DiskReserve:
     def _words(self, free: int) -> str:
         """How things are; figures only where they matter, since each new text is a line of the log."""
         reserve = human_bytes(self._reserve)
-        if not self.paused:
+        if not self._memory.paused:
             low = free < self._reserve
             return f"less than the reserve of {reserve} is free" if low else f"a reserve of {reserve} is kept free"
-        names = ", ".join(sorted(self.paused))
+        names = ", ".join(sorted(self._memory.paused))
         return f"{names}: paused, because less than the reserve of {reserve} is free and their disks grow"
 
 
@@ -151,7 +165,7 @@ def _free(directory: Path) -> int:
 
 
 def _allocate(path: Path) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    descriptor = open_own(path, os.O_WRONLY | os.O_CREAT)
     try:
         os.posix_fallocate(descriptor, 0, BALLAST)
     except OSError:
@@ -171,6 +185,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--hypervisor", required=True)
     parser.add_argument("--bytes", type=int, required=True)
     wanted = parser.parse_args(argv)
+    keep_only((Capability.DAC_READ_SEARCH, Capability.SYS_RESOURCE))
     asked, note = stop_asked(), Note()
     paths = Home(wanted.home).lab(wanted.lab)
     before = note.before().get("paused", [])

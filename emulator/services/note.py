@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from emulator.core.errors import StateError
 from emulator.supervisor.in_place import read_in_place, write_in_place
 
 
@@ -20,6 +21,7 @@ class Note:
         self._path = Path(os.environ["HYPERSCALER_NOTE"])
         self._start = os.environ["HYPERSCALER_START"]
         self._said: Mapping[str, Any] = {}
+        self._logged = ""
 
     def before(self) -> Mapping[str, Any]:
         """What its last start had to remember; empty at the first one."""
@@ -27,17 +29,19 @@ class Note:
         return data if isinstance(data, dict) else {}
 
     def say(self, text: str, data: Mapping[str, Any] | None = None) -> None:
-        """Say how it is; the first time means that it is ready. Changes go to the log, too."""
+        """Say how it is; the first time means that it is ready. Changes go to the log, too.
+
+        What cannot be written, because the disk was full from the start, is written by the next call.
+        """
         said = {"start": self._start, "text": text, "data": dict(data or {})}
         if said == self._said:
             return
-        if text != self._said.get("text"):
+        if text != self._logged:
             os.write(1, f"{text}\n".encode())  # to its log, which no terminal shows unchanged
-        with contextlib.suppress(
-            OSError
-        ):  # the file's blocks are there already, unless the disk was full from the start
-            write_in_place(self._path, said)
-        self._said = said
+            self._logged = text
+        with contextlib.suppress(OSError, StateError):
+            if write_in_place(self._path, said):
+                self._said = said
 
 
 def stop_asked() -> threading.Event:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from emulator.core.units import MIB
 
 MARGIN = 256 * MIB
-"""Bytes beyond the reserve that must be free before paused guests go on, lest they are paused again at once; for small
-reserves an eighth of the reserve."""
+"""Bytes beyond the reserve that must be free before paused guests go on, so that they are not paused again at once; for
+small reserves an eighth of the reserve."""
 
 
 @dataclass(frozen=True, slots=True)

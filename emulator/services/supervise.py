@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import fcntl
 import os
 import time
 from pathlib import Path
 
+from emulator.adapters.control_groups.services import ServiceGroups
 from emulator.adapters.services.children import ServiceProcesses
-from emulator.adapters.services.control_groups import ControlGroups
 from emulator.adapters.services.own_programs import command_of
-from emulator.supervisor.identity import ProcessIdentity
+from emulator.core.errors import ConflictError
+from emulator.core.locking import acquire
+from emulator.core.trust.identity import ProcessIdentity
+from emulator.core.trust.opening import open_own
 from emulator.supervisor.loop import Supervisor
 from emulator.supervisor.records import SupervisorFiles
 
@@ -29,13 +31,13 @@ def main(argv: list[str]) -> int:
     wanted = parser.parse_args(argv)
     ready = _detach() if wanted.detach else None
     files = SupervisorFiles(wanted.directory)
-    lock = os.open(files.lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    lock = open_own(files.lock, os.O_RDWR | os.O_CREAT)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:  # there is one already, and the command that started this one sees it
+        acquire(lock, files.lock, seconds=0)
+    except ConflictError:  # there is one already, and the command that started this one sees it
         _say_ready(ready)
         return 0
-    groups = ControlGroups.delegated() if wanted.delegated else None
+    groups = ServiceGroups.delegated() if wanted.delegated else None
     children = ServiceProcesses(command_of, groups)
     supervisor = Supervisor(files, children, time.monotonic, ProcessIdentity.of(os.getpid()))
     more = supervisor.turn()

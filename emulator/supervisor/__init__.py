@@ -1,1 +1,1 @@
-"""What keeps a lab's services running? Their records, when they start and restart, and the loop of the supervisor."""
+"""When does a service start, start again and end? Its records, its states and the supervisor's loop."""

@@ -16,6 +16,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from emulator.core.errors import StateError
+from emulator.core.trust.opening import open_own
+
 SIZE = 64 * 1024
 """Bytes of such a file."""
 
@@ -27,12 +30,13 @@ def write_in_place(path: Path, data: Mapping[str, Any]) -> bool:
 
     Raises:
         OSError: the file cannot be made or opened.
+        StateError: see `open_own`.
     """
     body = json.dumps(data, sort_keys=True).encode()
     content = f"{zlib.crc32(body):08x} ".encode() + body
     if len(content) > SIZE:
         return False
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    descriptor = open_own(path, os.O_RDWR | os.O_CREAT)
     try:
         if os.fstat(descriptor).st_size < SIZE:
             os.posix_fallocate(descriptor, 0, SIZE)
@@ -58,14 +62,13 @@ def read_in_place(path: Path) -> Mapping[str, Any]:
 
 
 def read_own(path: Path, *, limit: int) -> bytes | None:
-    """The first `limit` bytes of a regular file that this user owns and nobody else may write, else None."""
+    """The first `limit` bytes of a file that `open_own` opens and nobody else may write, else None."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
+        descriptor = open_own(path, os.O_RDONLY)
+    except (OSError, StateError):
         return None
     try:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        if os.fstat(descriptor).st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             return None
         return os.pread(descriptor, limit, 0)
     except OSError:

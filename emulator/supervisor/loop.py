@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from emulator.core.errors import HyperscalerError
+from emulator.core.errors import HyperscalerError, StateError
 from emulator.core.ports.services import ServiceRequest, ServiceState
+from emulator.core.trust.identity import ProcessIdentity
 from emulator.supervisor import machine
-from emulator.supervisor.identity import ProcessIdentity
 from emulator.supervisor.in_place import read_in_place
 from emulator.supervisor.machine import Action, Service
 from emulator.supervisor.records import SupervisorFiles
@@ -158,6 +158,6 @@ class Supervisor:
             return
         try:
             self._files.write_status(self._me, status)
-        except OSError:
+        except (OSError, StateError):
             return  # tried again at the next look
         self._written = status

@@ -73,7 +73,7 @@ def step(service: Service, wanted: ServiceRequest | None, now: float) -> tuple[S
 
     Args:
         service: as it was.
-        wanted: its record; None when it is to run no more.
+        wanted: its record; None when it is no longer wanted.
         now: the time.
     """
     if service.pid:
@@ -90,7 +90,7 @@ def _step_with_process(service: Service, wanted: ServiceRequest | None, now: flo
         # Asked again each time: what a process does before it can handle a signal, it does not remember.
         return service, Action.KILL if now >= service.due else Action.ASK
     if wanted is None or not _runs_alike(wanted, service.request):
-        reason = "it is to run no more" if wanted is None else "it is to run in another way"
+        reason = "it is no longer wanted" if wanted is None else "its program, arguments or limits have changed"
         ending = dataclasses.replace(service, state=ServiceState.ENDING, since=now, due=now + PATIENCE, reason=reason)
         return ending, Action.ASK
     return service, Action.NOTHING

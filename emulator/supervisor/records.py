@@ -19,7 +19,7 @@ from typing import Any
 
 from emulator.core.fs import private_directory, replace_file, unfinished
 from emulator.core.ports.services import ServiceInfo, ServiceRequest, ServiceState
-from emulator.supervisor.identity import ProcessIdentity
+from emulator.core.trust.identity import ProcessIdentity
 from emulator.supervisor.in_place import read_in_place, read_own, write_in_place
 
 _VERSION = 1
@@ -112,7 +112,7 @@ class SupervisorFiles:
         """What the supervisor says of itself and its services; lost where the disk takes no more.
 
         Raises:
-            OSError: the file cannot be opened.
+            OSError, StateError: the file cannot be opened.
         """
         write_in_place(self.status, {**me.to_json(), "place": self.place(), "services": dict(services)})
 

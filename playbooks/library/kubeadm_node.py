@@ -41,7 +41,7 @@ from ansible.module_utils.kubeadm_config import (
     with_token,
 )
 from ansible.module_utils.kubeadm_reset import RECORD, NodeError, has_remains, reset, run
-from ansible.module_utils.pace import LONGEST, Watch, seconds
+from ansible.module_utils.pace import LONGEST, TOO_SLOW, Watch, seconds
 
 DOCUMENTATION = r"""
 module: kubeadm_node
@@ -300,8 +300,6 @@ LATER_PHASES = (
     "mark-control-plane,bootstrap-token,kubelet-finalize,addon,show-join-command"
 )
 FINISH_TRIES = 4
-# Go's words for an answer that came too late.
-TOO_SLOW = re.compile(r"Client\.Timeout|context deadline exceeded|request canceled|TLS handshake timeout|i/o timeout")
 
 
 def finish_init(argv: Sequence[str], timeout: float) -> None:

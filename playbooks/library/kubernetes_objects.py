@@ -196,7 +196,8 @@ def remove(name: str, *, ready: bool) -> str:
             kubectl("drain", name, *words, timeout=DRAIN_TIMEOUT + 60)
     except (ClusterError, subprocess.TimeoutExpired) as error:
         trouble = str(error).splitlines()[-1]
-    kubectl("delete", "node", name, f"--timeout={seconds(DRAIN_TIMEOUT)}s", timeout=DRAIN_TIMEOUT + 60)
+    words = ["--ignore-not-found", f"--timeout={seconds(DRAIN_TIMEOUT)}s"]
+    kubectl("delete", "node", name, *words, timeout=DRAIN_TIMEOUT + 60)
     return trouble
 
 

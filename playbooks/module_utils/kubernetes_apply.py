@@ -12,10 +12,11 @@ import json
 import os
 import re
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Required, TypedDict
 
-from ansible.module_utils.pace import seconds
+from ansible.module_utils.pace import TOO_SLOW, seconds
 
 # An object of the API, as its JSON is read, and by what it is found: kind, namespace ("" for none) and name.
 Object = dict[str, Any]
@@ -47,6 +48,8 @@ RECORD: Object = {
     "kind": "ConfigMap",
     "metadata": {"name": "hyperscaler-addons", "namespace": "kube-system"},
 }
+# Pauses between requests that the API server was too slow for, in seconds.
+_PAUSES = (2, 5, 10, 20)
 # Only what carries it is ever deleted.
 OURS = {"app.kubernetes.io/managed-by": "hyperscaler"}
 # What the cluster writes of itself into an object.
@@ -59,6 +62,25 @@ class ClusterError(Exception):
 
 
 def kubectl(*words: str, stdin: str | None = None, timeout: float = 300) -> str:
+    """Run kubectl, and again where the API server or its etcd was too slow for a request. So `words` must be what may
+    be done twice: the first may have been carried out, which is also why `create` may then find what it makes."""
+    for tries, pause in enumerate((*_PAUSES, None)):
+        try:
+            return _kubectl(words, stdin, timeout)
+        except ClusterError as error:
+            if tries and words[0] == "create" and _only_there_already(str(error)):
+                return ""
+            if pause is None or not TOO_SLOW.search(str(error)):
+                raise
+            time.sleep(seconds(pause))
+    raise AssertionError
+
+
+def _only_there_already(complaint: str) -> bool:
+    return all("AlreadyExists" in line for line in complaint.splitlines())
+
+
+def _kubectl(words: Sequence[str], stdin: str | None, timeout: float) -> str:
     argv = ["kubectl", "--kubeconfig", KUBECONFIG, *words]
     # kubectl keeps what it learns about the API; without a home it would ask anew each time.
     env = {**os.environ, "HOME": "/root"}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import time
 from collections.abc import Callable, Hashable
 
@@ -16,6 +17,13 @@ MOST = 10.0
 QUIET, LONGEST = 0.25, 4
 # Looks in a row without progress: a node that got no processor time for minutes has seen nothing.
 LEAST_LOOKS = 3
+# What programs of Kubernetes say of an answer that came too late, Go's words first, or not at all because the server
+# was being started again.
+TOO_SLOW = re.compile(
+    r"Client\.Timeout|context deadline exceeded|request canceled|TLS handshake timeout|i/o timeout|unexpected EOF"
+    r"|connection refused|connection reset by peer|etcdserver: (request timed out|leader changed|no leader)"
+    r"|Timeout: request did not complete|currently unable to handle the request"
+)
 
 
 def factor(text: str) -> float:

@@ -70,8 +70,9 @@ def until(reached: Callable[[], object]) -> None:
 
 # ---------------------------------------------------------------- processes
 def test_a_killed_service_comes_back_with_growing_pauses(bench: Bench) -> None:
-    bench.supervisor.ensure(bench.script("web", 'date +%s%N >> "$1/starts"; exec sleep 1000'))
     starts = bench.lab / "starts"
+    starts.touch()  # the script runs already when it has not written yet
+    bench.supervisor.ensure(bench.script("web", 'date +%s%N >> "$1/starts"; exec sleep 1000'))
     for failures in (1, 2, 3):
         until(lambda number=failures: len(starts.read_text().splitlines()) == number)  # type: ignore[misc]
         until(lambda: bench.info("web").state is ServiceState.RUNNING)

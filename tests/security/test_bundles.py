@@ -143,6 +143,20 @@ def test_a_file_of_signers_that_others_could_write_to_trusts_nobody(
         bundles.verify(bundle)
 
 
+def test_signers_in_a_directory_where_others_write_are_not_believed(
+    bundles: Bundles, bundle: Path, signer: Path, tmp_path: Path
+) -> None:
+    bundles.sign(bundle, signer)
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    signers = shared / "signers"
+    signers.write_text(f"builder@example.org {signer.with_suffix('.pub').read_text()}")
+    assert bundles.verify(bundle, signers)[1] == "builder@example.org"
+    shared.chmod(0o777)
+    with pytest.raises(StateError, match=r"or exchange it \(.*/shared: others can write to this directory"):
+        bundles.verify(bundle, signers)
+
+
 def test_other_signers_are_named_on_the_command_line(bundles: Bundles, bundle: Path, tmp_path: Path) -> None:
     friend = key(tmp_path / "friend")
     bundles.sign(bundle, friend)

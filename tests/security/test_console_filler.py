@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from emulator.core.console_log import marked_lines
+from emulator.core.ports.guest_accounts import RESERVED
 from emulator.services.console_limits import ConsoleLimits
 
 MIB = 1 << 20
@@ -68,3 +70,15 @@ def test_a_planted_name_does_not_cost_another_file(tmp_path: Path, planted: str)
     name.symlink_to(precious) if planted == "soft" else name.hardlink_to(precious)
     ConsoleLimits(console, limit=LIMIT, kept=KEPT).look()
     assert precious.stat().st_size == 2 * LIMIT
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_a_guest_that_gives_its_log_another_name_is_bounded_all_the_same(tmp_path: Path) -> None:
+    """One that broke out of QEMU owns the log: it may make names of it wherever it can write."""
+    (tmp_path / "console").mkdir()
+    log = tmp_path / "console" / "node.log"
+    log.write_bytes(b"x" * 5000)
+    os.chown(log, RESERVED[0][0], RESERVED[0][0])
+    os.link(log, tmp_path / "elsewhere")
+    ConsoleLimits(tmp_path / "console", limit=1000, kept=100).look()
+    assert log.stat().st_size < 300

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import stat
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from emulator.adapters.libvirt.guest_account import admit, hand_over
+from emulator.adapters.system import account_numbers
 from emulator.adapters.system.account_numbers import HostAccountNumbers
 from emulator.apply.guest_accounts.ledger import AccountLedger
 from emulator.core.errors import HypervisorError, StateError
@@ -161,3 +165,37 @@ def test_a_domain_that_was_edited_to_run_as_root_is_defined_anew(host: Simulated
         again = hypervisor.domain(name)
         assert again is not None and again.live is not None
         assert again.account == again.live.account == info.account
+
+
+# ------------------------------------------------------------------ what outlives a lab
+@needs_root
+def test_what_still_runs_as_a_guest_s_user_ends_with_its_lab(tmp_path: Path) -> None:
+    """It left QEMU, its namespaces and its control group, hears no SIGTERM, and starts another process meanwhile."""
+    (tmp_path / "tmp").mkdir()
+    ledger = real_ledger(tmp_path)
+    mine, others = ledger.of_guest("demo", "hpc-controller"), ledger.of_guest("other", "hpc-controller")
+    loop = "trap '' TERM; echo there; while :; do sleep 0.01; done"
+    with contextlib.ExitStack() as stack:
+        started = []
+        for account in (mine, others):
+            argv = ["sh", "-c", loop]
+            process = subprocess.Popen(argv, user=account.uid, group=account.gid, stdout=subprocess.PIPE, text=True)
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            assert process.stdout is not None and process.stdout.readline() == "there\n"
+            started.append(process)
+        assert ledger.release("demo") == ()
+        assert started[0].wait(60) == -signal.SIGKILL
+        assert started[1].poll() is None, "another lab goes on"
+        assert ledger.release("other") == ()
+
+
+@needs_root
+def test_nobody_but_guests_users_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    with subprocess.Popen(["sleep", "100"], user=60000, group=60000) as innocent:
+        HostAccountNumbers().end([60000, 0])
+        monkeypatch.setattr(account_numbers, "is_reserved", lambda _number: True)
+        monkeypatch.setattr(account_numbers, "_has_name", lambda _number: True)
+        HostAccountNumbers().end([60000])
+        assert innocent.poll() is None
+        innocent.kill()

@@ -16,24 +16,13 @@ from emulator.core.ports import Completed, DomainInfo, DomainState, GuestAddress
 from emulator.core.progress import SilentReporter
 from emulator.core.stop import StopFlag
 from emulator.core.waiting.pace import MOST, Pace
-from emulator.core.waiting.watch import Clock
 from emulator.guests.verify.clocks import verify_clocks
 from emulator.lab import drain
 from emulator.lab.wait_for_ssh import Guest, HostKeyBook, wait_for_guests
+from tests.support.waiting import Ticking
 
 NODE = GuestAddress("a", IPv4Address("10.0.0.2"), "labadmin")
 DRIP = "import sys, time\nwhile True:\n    print('still at work', flush=True)\n    time.sleep(0.2)\n"
-
-
-class Ticking:
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def sleep(self, seconds: float) -> None:
-        self.seconds += seconds
-
-    def clock(self) -> Clock:
-        return Clock(now=lambda: self.seconds, sleep=self.sleep)
 
 
 class Saying:

@@ -15,17 +15,22 @@ FIRST = RESERVED[0][0]
 
 @dataclass
 class CountedNumbers:
-    """`AccountNumbers` of a host without anybody else; `left` is what still belongs to numbers."""
+    """`AccountNumbers` of a host without anybody else; `left` is what still belongs to numbers, `ended` whose
+    processes were to be ended."""
 
     first: int = FIRST
     count: int = 1000
     left: dict[int, str] = field(default_factory=dict)
+    ended: list[frozenset[int]] = field(default_factory=list)
 
     def draw(self, held: Collection[int]) -> int:
         for number in range(self.first, self.first + self.count):
             if number not in held:
                 return number
         raise HostNotFitError("no number is free")
+
+    def end(self, numbers: Collection[int]) -> None:
+        self.ended.append(frozenset(numbers))
 
     def traces(self, numbers: Collection[int]) -> Mapping[int, str]:
         return {number: what for number, what in self.left.items() if number in numbers}

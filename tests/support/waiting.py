@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from emulator.core.waiting import watch
+
 PATIENCE = 600.0
 """Seconds after which a test takes it that something hangs: far beyond what the slowest host needs."""
 
@@ -60,3 +62,19 @@ class Clock:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(time, name)
+
+
+class Ticking:
+    """Time of a wait of `emulator.core.waiting`, in seconds: it passes only while the wait sleeps."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    def sleep(self, seconds: float) -> None:
+        self.seconds += seconds
+
+    def clock(self) -> watch.Clock:
+        return watch.Clock(now=self.monotonic, sleep=self.sleep)

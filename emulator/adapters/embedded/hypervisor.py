@@ -23,8 +23,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
+from emulator.adapters.control_groups.guests import GuestGroups
 from emulator.adapters.embedded import entry
-from emulator.adapters.embedded.control_groups import ControlGroups
 from emulator.adapters.embedded.network_namespace import NetworkNamespace, shared_notes
 from emulator.adapters.embedded.processes import EmbeddedProcess, answered, end_processes, find_processes
 from emulator.adapters.embedded.qemu_capabilities import QemuCapabilities
@@ -111,7 +111,7 @@ class EmbeddedHypervisor:
         self._runner = runner
         self._known = known
         self._account = account
-        self._groups = ControlGroups()
+        self._groups = GuestGroups()
         self._writable = tuple(path.absolute() for path in writable)
         self._readable = tuple(path.absolute() for path in readable)
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from emulator.adapters.system.session_time import work_of_session
-from emulator.core.trust.processes import end, holding, process_ids
+from emulator.core.trust.processes import end, holding, process_ids, running_thread
 from emulator.core.waiting.watch import Clock, Look, Patience, wait_until
 
 _PLACE = "/run/libvirt"
@@ -73,10 +73,9 @@ def answered(
 
 
 def _identify(pid: int, directory: Path) -> EmbeddedProcess | None:
-    proc = Path(f"/proc/{pid}")
     with contextlib.suppress(OSError, ValueError, IndexError):
-        status = (proc / "stat").read_text(errors="replace").rsplit(")", 1)[1].split()[0]
-        if status not in "ZX" and _shows(proc, directory / "run"):
+        proc = running_thread(pid)  # of a guest that broke out, the first thread may have ended
+        if proc is not None and _shows(proc, directory / "run"):
             name = (proc / "comm").read_text(errors="replace").strip()
             return EmbeddedProcess(pid=pid, name=name, netns=(proc / "ns" / "net").stat().st_ino)
     return None

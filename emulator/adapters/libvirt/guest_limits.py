@@ -17,6 +17,7 @@ from typing import Any
 from emulator.adapters.libvirt.errors import call, load_libvirt
 from emulator.core.errors import HyperscalerError
 from emulator.core.ports import DomainInfo, log
+from emulator.core.trust.processes import PROC, process_ids
 
 TASKS = 2048
 """Threads and processes. QEMU has a thread for each vCPU and up to 64 for each disk; its filter lets it start no
@@ -49,12 +50,12 @@ def limits_of(info: DomainInfo) -> GuestLimits:
     )
 
 
-def processes_of(uid: int, proc: Path = Path("/proc")) -> Iterator[int]:
+def processes_of(uid: int, proc: Path = PROC) -> Iterator[int]:
     """The processes of a user: with a user for each guest, its QEMU."""
-    for entry in proc.iterdir():
+    for pid in process_ids(proc=proc):
         with contextlib.suppress(OSError):  # it ended
-            if entry.name.isdigit() and entry.stat().st_uid == uid:
-                yield int(entry.name)
+            if (proc / str(pid)).stat().st_uid == uid:
+                yield pid
 
 
 def limit_tasks(pids: Iterable[int], limits: GuestLimits) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from emulator.adapters.embedded.control_groups import ControlGroups
+from emulator.adapters.control_groups.guests import GuestGroups
 from emulator.adapters.libvirt import errors as errors
 from emulator.adapters.libvirt.config_files import may_have
 from emulator.adapters.libvirt.device_access import opened_for
@@ -70,7 +70,7 @@ class LibvirtHypervisor:
         self._lock = threading.Lock()
         self._connection: Any = None
         self._capabilities: str | None = None
-        self._groups = ControlGroups()
+        self._groups = GuestGroups()
         self._networks = LibvirtNetworks(self._connect)
         self._connect()
 
@@ -219,15 +219,20 @@ class LibvirtHypervisor:
                 break
             now = time.monotonic()
             if now - pressed >= _PRESS_AGAIN:
-                # A paused guest does not react. One paused by a full disk pauses again as long as the disk is full.
-                if self._state(handle) is DomainState.PAUSED:
-                    with contextlib.suppress(HypervisorError):  # else powered off in the end
-                        call(handle.resume, where=f"domain {name}")
-                self._unless((errors.OPERATION_INVALID, errors.NO_DOMAIN), handle.shutdown, name)
+                self._press(handle, name)
                 pressed = now
             time.sleep(0.2)
         if handle is not None and self._state(handle) is not DomainState.SHUTOFF:
             self._unless((errors.OPERATION_INVALID, errors.NO_DOMAIN), handle.destroy, name)
+
+    def _press(self, handle: Any, name: str) -> None:
+        """Press the power button. What fails is tried again, and in the end the guest is powered off: QEMU answers here
+        itself, and one that a guest has broken out of need not."""
+        # A paused guest does not react. One paused by a full disk pauses again as long as the disk is full.
+        paused = self._state(handle) is DomainState.PAUSED
+        for press in (handle.resume, handle.shutdown) if paused else (handle.shutdown,):
+            with contextlib.suppress(HyperscalerError):
+                call(press, where=f"domain {name}", seconds=ALIVE_SECONDS)
 
     def _cpu_seconds(self, handle: Any) -> float:
         """Processor time of a domain since its start; 0 for one that is off."""

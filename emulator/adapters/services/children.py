@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from emulator.adapters.services.control_groups import ControlGroups
+from emulator.adapters.control_groups.services import ServiceGroups
 from emulator.adapters.services.spawn import Start, environment, spawn, take_orphans
 from emulator.core.console_log import cut_log
+from emulator.core.errors import StateError
 from emulator.core.ports.services import ServiceRequest
+from emulator.core.trust.opening import open_own
 
 LOG_LIMIT, LOG_KEPT = 256 * 1024, 64 * 1024
 """Bytes from which a service's log is cut, and of its end that stay."""
@@ -43,7 +45,7 @@ class ServiceProcesses:
         groups: where services get control groups.
     """
 
-    def __init__(self, resolve: Callable[[str], Sequence[str]], groups: ControlGroups | None = None) -> None:
+    def __init__(self, resolve: Callable[[str], Sequence[str]], groups: ServiceGroups | None = None) -> None:
         self._resolve, self._groups = resolve, groups
         self._children: dict[int, _Child] = {}
         self._selector = selectors.DefaultSelector()
@@ -151,9 +153,8 @@ class ServiceProcesses:
         if not content:
             self._close(child)
             return 0
-        with contextlib.suppress(OSError):
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-            descriptor = os.open(child.log, flags, 0o600)
+        with contextlib.suppress(OSError, StateError):
+            descriptor = open_own(child.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             try:
                 os.write(descriptor, content)
             finally:

@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import threading
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,16 +15,18 @@ from emulator.core.errors import ServiceError
 from emulator.core.fs import private_directory
 from emulator.core.ports import ProcessRunner
 from emulator.core.ports.services import ServiceInfo, ServiceRequest, ServiceState
+from emulator.core.trust.identity import ProcessIdentity
+from emulator.core.trust.processes import stat_of
 from emulator.core.units import printable
-from emulator.supervisor.identity import ProcessIdentity
+from emulator.core.waiting.watch import Clock, Look, Patience, wait_until
 from emulator.supervisor.records import SupervisorFiles
 
 _SYSTEMD = Path("/run/systemd/system")
 _START_SECONDS = 600.0
-"""Most that a supervisor or a service may take to start. Nothing that works comes near it: what fails says so, and what
-dies is seen at once."""
+"""Most that a supervisor or a service may take to start, unless it is at work. Nothing that works comes near it: what
+fails says so, and what dies is seen at once."""
 _END_SECONDS = 60.0
-"""Most that an end may take; after 10 seconds the supervisor itself sends SIGKILL."""
+"""The same for an end. After 10 seconds the supervisor itself sends SIGKILL."""
 _POLL = 0.02
 
 
@@ -37,13 +38,21 @@ class ProcessSupervisor:
         runner: starts it.
         command: our own program of services, as an absolute path with its first arguments.
         systemd: there is such a directory where systemd runs.
+        clock: for tests.
     """
 
     def __init__(
-        self, directory: Path, runner: ProcessRunner, command: Sequence[str], *, systemd: Path = _SYSTEMD
+        self,
+        directory: Path,
+        runner: ProcessRunner,
+        command: Sequence[str],
+        *,
+        systemd: Path = _SYSTEMD,
+        clock: Clock | None = None,
     ) -> None:
         self._files = SupervisorFiles(directory)
         self._runner, self._command, self._systemd = runner, tuple(command), systemd
+        self._clock = clock or Clock()
         self._lock = threading.Lock()  # other processes are kept out by the lab's lock
 
     def services(self) -> tuple[ServiceInfo, ...]:
@@ -73,18 +82,12 @@ class ProcessSupervisor:
 
     def _remove(self, name: str) -> None:
         self._files.forget(name)
-        deadline = time.monotonic() + _END_SECONDS
         if (running := self._files.supervisor()) is not None:
             running.signal(signal.SIGHUP)
-        while (running := self._files.supervisor()) is not None:
-            if not self._files.names():
-                self._await_end(running, deadline - time.monotonic())
-                break
-            if name not in self._files.kept():
-                break
-            if time.monotonic() > deadline:
-                raise self._stuck(running)
-            time.sleep(_POLL)
+            if self._files.names():
+                self._await_removal(name)
+            else:
+                self._await_end(running)
         self._files.clear(name)
         self._files.remove_all()
 
@@ -106,31 +109,44 @@ class ProcessSupervisor:
         return f"hyperscaler-supervisor-{digest}"
 
     def _await_supervisor(self) -> ProcessIdentity:
-        deadline = time.monotonic() + _START_SECONDS / 5
-        while (running := self._files.supervisor()) is None:
-            if time.monotonic() > deadline:
-                raise ServiceError(
-                    "the lab's supervisor does not start",
-                    where=str(self._files.directory),
-                    fix=f"if systemd runs: journalctl -u {self._unit()}",
-                )
-            time.sleep(_POLL)
-        return running
+        def look() -> Look[ProcessIdentity | None]:
+            running = self._files.supervisor()
+            return Look(running, running is not None, pause=_POLL)
+
+        waited = wait_until(look, Patience.within(_START_SECONDS / 5), clock=self._clock)
+        if waited.value is None:
+            raise ServiceError(
+                f"the lab's supervisor does not start ({waited.given_up})",
+                where=str(self._files.directory),
+                fix=f"if systemd runs: journalctl -u {self._unit()}; then run the same command again",
+            )
+        return waited.value
 
     def _await_start(self, name: str, running: ProcessIdentity, failures: int) -> None:
-        deadline = time.monotonic() + _START_SECONDS
-        while True:
+        """Wait until the service runs; it may take longer than its time while its process works.
+
+        Raises:
+            ServiceError: it does not, or the supervisor has ended.
+        """
+
+        def look() -> Look[ServiceInfo]:
             lives = running.lives()  # looked at first: what it wrote before its end counts
             info = self._seen(name)
             if info is None or not lives:
-                raise ServiceError("the lab's supervisor has ended unexpectedly", where=str(self._files.directory))
-            if info.state is ServiceState.RUNNING:
-                return
+                raise ServiceError(
+                    "the lab's supervisor has ended unexpectedly",
+                    where=str(self._files.directory),
+                    fix="run the same command again; if that does not help, look at the host's log for what ended it",
+                )
             if info.state is ServiceState.BACKOFF and info.failures > failures:
                 raise self._failed(name, info.reason)
-            if time.monotonic() > deadline:
-                raise self._failed(name, info.reason or "it does not say that it is ready")
-            time.sleep(_POLL)
+            sign = (info.state, info.pid, _worked(info.pid))
+            return Look(info, info.state is ServiceState.RUNNING, sign=sign, pause=_POLL)
+
+        waited = wait_until(look, Patience.within(_START_SECONDS), clock=self._clock)
+        if not waited.done:
+            why = waited.value.reason or "it does not say that it is ready"
+            raise self._failed(name, f"{why} ({waited.given_up})")
 
     def _seen(self, name: str) -> ServiceInfo | None:
         return next((info for info in self.services() if info.name == name), None)
@@ -144,16 +160,32 @@ class ProcessSupervisor:
         )
 
     # ------------------------------------------------------------- end
-    def _await_end(self, running: ProcessIdentity, seconds: float) -> None:
+    def _await_removal(self, name: str) -> None:
+        """Wait until the supervisor, which has other services, has ended this one.
+
+        Raises:
+            ServiceError: it has not.
+        """
+
+        def look() -> Look[ProcessIdentity | None]:
+            running = self._files.supervisor()
+            gone = running is None or name not in self._files.kept()
+            return Look(running, gone, sign=_worked(running.pid) if running else None, pause=_POLL)
+
+        waited = wait_until(look, Patience.within(_END_SECONDS), clock=self._clock)
+        if not waited.done and waited.value is not None:
+            raise self._stuck(waited.value)
+
+    def _await_end(self, running: ProcessIdentity) -> None:
         """Wait for a supervisor that has nothing left to do; one that does not end is killed, and its services with it.
 
         Raises:
             ServiceError: it cannot be killed.
         """
-        if running.ended_within(max(seconds / 2, 0.0)):
+        if running.ended_within(_END_SECONDS / 2):
             return
         running.signal(signal.SIGKILL)
-        if not running.ended_within(max(seconds / 2, 5.0)):
+        if not running.ended_within(_END_SECONDS / 2):
             raise self._stuck(running)
 
     def _stuck(self, running: ProcessIdentity) -> ServiceError:
@@ -162,6 +194,12 @@ class ProcessSupervisor:
             where=str(self._files.directory),
             fix="it is blocked in the kernel, often by a disk; repair that or reboot, then try again",
         )
+
+
+def _worked(pid: int) -> float:
+    """Processor time of a process, in tenths of a second: too coarse for what only looks around to move it."""
+    found = stat_of(pid) if pid else None
+    return round(found.seconds, 1) if found else 0.0
 
 
 _PROPERTIES = (

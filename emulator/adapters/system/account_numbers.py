@@ -7,18 +7,19 @@ import grp
 import os
 import pwd
 import secrets
+import signal
 import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from emulator.core.errors import HostNotFitError
-from emulator.core.ports.guest_accounts import RESERVED
+from emulator.core.ports.guest_accounts import RESERVED, is_reserved
+from emulator.core.trust.processes import PROC, end, holding, process_ids, running_thread
 
 WORLD_WRITABLE = tuple(map(Path, ("/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue", "/run/lock")))  # noqa: S108 - read only
 """Where any user can leave files, a guest that broke out of QEMU included."""
 
-_ENDED = ("Z", "X")
-"""States of a process that only waits for its parent to ask how it ended, and of one that is being taken away."""
+_ROUNDS, _KILL_SECONDS = 5, 5.0
 
 _MOST_ENTRIES = 1_000_000
 """Files that are looked at for traces of an account, some seconds. Where there are more, the number is retired."""
@@ -72,6 +73,25 @@ class HostAccountNumbers:
             fix="give the container more users, or destroy labs that nobody needs",
         )
 
+    def end(self, numbers: Collection[int]) -> None:
+        """See `AccountNumbers.end`. Always on the real host: the signals go there, whatever `proc` is.
+
+        A guest that broke out may have left QEMU's process, its namespaces and its control group, but not its user.
+        """
+        wanted = frozenset(number for number in numbers if is_reserved(number) and not _has_name(number))
+
+        def is_theirs(pid: int) -> bool:
+            with contextlib.suppress(OSError, ValueError):
+                words = _status_fields(PROC / str(pid)).get("Uid", "").split()
+                return running_thread(pid) is not None and not wanted.isdisjoint(map(int, words))
+            return False
+
+        for _ in range(_ROUNDS):  # one of them may start another meanwhile
+            with holding(filter(is_theirs, process_ids()), is_theirs) as held:
+                if not held:
+                    return
+                end(held, ((signal.SIGKILL, _KILL_SECONDS),))
+
     def traces(self, numbers: Collection[int]) -> Mapping[int, str]:
         """See `AccountNumbers.traces`."""
         found: dict[int, str] = {}
@@ -117,18 +137,14 @@ class HostAccountNumbers:
     # ---------------------------------------------------------------- what belongs to numbers
     def _processes(self) -> Iterator[tuple[str, frozenset[int]]]:
         """Each process, in words, with the numbers of its users and groups: see proc_pid_status(5)."""
-        for entry in self._proc.iterdir():
-            if not entry.name.isdigit():
-                continue
+        for pid in process_ids(proc=self._proc):
+            entry = self._proc / str(pid)
             with contextlib.suppress(OSError, ValueError):  # it ended
-                fields = _status_fields(entry)
-                # Of a process whose first thread has ended the others may still run.
-                if fields["State"] in _ENDED and all(
-                    _status_fields(task)["State"] in _ENDED for task in (entry / "task").iterdir()
-                ):
+                if running_thread(pid, proc=self._proc) is None:
                     continue
+                fields = _status_fields(entry)
                 words = (word for name in ("Uid", "Gid", "Groups") for word in fields.get(name, "").split())
-                yield f"process {entry.name}", frozenset(map(int, words))
+                yield f"process {pid}", frozenset(map(int, words))
 
     def _shared_memory(self) -> Iterator[tuple[str, frozenset[int]]]:
         """System V objects, which outlive their processes: see proc_sysvipc(5)."""
@@ -151,6 +167,8 @@ class HostAccountNumbers:
         while pending:
             for entry in _entries_of(pending.pop()):
                 left -= 1
+                if left < 0:  # counted on the way: one directory alone may hold any number
+                    raise _UnseenError(f"there are more than {_MOST_ENTRIES} in {', '.join(map(str, self._places))}")
                 status = _status_of(entry)
                 if status is None:
                     continue
@@ -158,21 +176,19 @@ class HostAccountNumbers:
                     yield entry.path, frozenset({status.st_uid, status.st_gid})
                 if stat.S_ISDIR(status.st_mode):
                     pending.append(entry.path)
-            if left < 0:
-                raise _UnseenError(f"there are more than {_MOST_ENTRIES} in {', '.join(map(str, self._places))}")
 
 
 class _UnseenError(Exception):
     """Not everything was looked at."""
 
 
-def _entries_of(directory: str) -> list[os.DirEntry[str]]:
-    """Its entries; none if it is gone."""
+def _entries_of(directory: str) -> Iterator[os.DirEntry[str]]:
+    """Its entries, one after the other; none if it is gone."""
     try:
         with os.scandir(directory) as entries:
-            return list(entries)
+            yield from entries
     except FileNotFoundError:
-        return []
+        return
     except OSError as error:
         raise _UnseenError(f"{directory} cannot be looked at ({error.strerror})") from error
 
@@ -188,10 +204,9 @@ def _status_of(entry: os.DirEntry[str]) -> os.stat_result | None:
 
 
 def _status_fields(entry: Path) -> dict[str, str]:
-    """The fields of a process' or thread's `status`; of its state the letter alone."""
+    """The fields of a process's `status`."""
     lines = (line.partition(":") for line in (entry / "status").read_text(errors="replace").splitlines())
-    fields = {name: value.strip() for name, _, value in lines}
-    return {**fields, "State": fields.get("State", "")[:1]}
+    return {name: value.strip() for name, _, value in lines}
 
 
 def _has_name(number: int) -> bool:

@@ -76,7 +76,7 @@ class QemuImg:
                 fix="keep the size, or remove the node and provision it again",
             )
         if present < wanted:
-            self._runner.run(["qemu-img", "resize", "-q", "-f", "qcow2", target, str(wanted)], timeout=_TIMEOUT)
+            self._runner.run(["qemu-img", "resize", "-q", _alone(target), str(wanted)], timeout=_TIMEOUT)
             sync(target)
 
     def size_gib(self, path: Path) -> int:
@@ -93,7 +93,12 @@ class QemuImg:
         target = path.absolute()
         if not target.exists():
             return None
-        info = self._info(target)
+        try:
+            info = self._info(target)
+        except DamagedDiskError:
+            if _is_of_another_kind(target):
+                return None
+            raise
         backing = info.get("full-backing-filename") or info.get("backing-filename")
         if info.get("format") != "qcow2" or not isinstance(backing, str):
             return None
@@ -116,8 +121,9 @@ class QemuImg:
         return size
 
     def _info(self, path: Path) -> dict[str, object]:
-        """qemu-img's description of a file. `-U` ignores the lock of a running guest; reading a header is safe."""
-        command: list[str | Path] = ["qemu-img", "info", "-U", "--output=json", path]
+        """qemu-img's description of a file. `-U` ignores the lock of a running guest; reading a header is safe. The
+        format is not guessed: in others (VMDK) a guest's user could name files that root would open."""
+        command: list[str | Path] = ["qemu-img", "info", "-U", "-f", "qcow2", "--output=json", path]
         done = self._runner.run(command, timeout=_TIMEOUT, check=False)
         if done.returncode != 0 and _refuses_format(done):
             raise DamagedDiskError(f"the disk is damaged: {done.stderr.strip()}", where=str(path))
@@ -129,6 +135,21 @@ class QemuImg:
                 _refuse_data_file(info, path)
                 return info
         raise HyperscalerError("qemu-img gave no usable description", where=str(path))
+
+
+def _is_of_another_kind(path: Path) -> bool:
+    """Whether it does not begin as a qcow2 does; what cannot be read is left to qemu-img and its words."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        return file.read(4) != b"QFI\xfb"
+    return False
+
+
+def _alone(path: Path) -> str:
+    """The qcow2 at `path` without its backing file, for qemu-img: QEMU's account, which owns the disk, can write any
+    name there, also of a device that does something when it is opened, or of a server. Its size says nothing here: a
+    disk is never smaller than the image behind it."""
+    file = {"driver": "file", "filename": str(path)}
+    return "json:" + json.dumps({"driver": "qcow2", "file": file, "backing": None})
 
 
 def _refuse_data_file(info: dict[str, object], path: Path) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
-_PROC = Path("/proc")
+from emulator.core.trust.processes import PROC, process_ids, stat_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,20 +22,7 @@ class SessionWork:
     wants: bool
 
 
-def work_of_session(session: int, *, proc: Path = _PROC) -> SessionWork:
+def work_of_session(session: int, *, proc: Path = PROC) -> SessionWork:
     """What the processes of the session have done, and whether one of them has something to do."""
-    ticks, wants = 0, False
-    for entry in proc.iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            text = (entry / "stat").read_text(encoding="utf-8", errors="replace")
-        except OSError:  # it ended meanwhile
-            continue
-        # proc(5): the name, in brackets, may hold anything; then state, parent, group, session, and from the twelfth
-        # on user and system time, both also of children that were waited for.
-        fields = text.rpartition(")")[2].split()
-        if len(fields) > 14 and fields[3] == str(session):
-            ticks += sum(int(field) for field in fields[11:15])
-            wants = wants or fields[0] in ("R", "D")
-    return SessionWork(ticks / os.sysconf("SC_CLK_TCK"), wants)
+    found = [each for pid in process_ids(proc=proc) if (each := stat_of(pid, proc=proc)) and each.session == session]
+    return SessionWork(sum(each.seconds for each in found), any(each.state in ("R", "D") for each in found))

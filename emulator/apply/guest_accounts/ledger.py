@@ -7,11 +7,7 @@ repeated. It is struck out when the lab is gone and nothing of the account is le
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import re
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -19,9 +15,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from emulator.apply.ledger_file import found_in, is_newer, is_whole, move_aside, read_ledger, write_ledger
 from emulator.apply.lock import exclusive_lock, host_locks
 from emulator.core.errors import StateError
-from emulator.core.fs import remove_unfinished, sync, write_whole
+from emulator.core.fs import remove_unfinished, sync
 from emulator.core.paths import Home
 from emulator.core.ports.guest_accounts import AccountNumbers, GuestAccount, is_reserved
 
@@ -97,6 +94,7 @@ class AccountLedger:
         with self._locked():
             entries = self.entries()
             mine = self._of(entries, lab)
+            self._numbers.end(frozenset(mine.values()))
             found = self._numbers.traces({*mine.values(), *entries.retired})
             owners = {owner: number for owner, number in entries.owners.items() if owner not in mine}
             self._write(Entries(owners, dict(found)))
@@ -114,14 +112,10 @@ class AccountLedger:
                 known = dict(entries.owners)
                 for owner in owners:
                     if owner not in known:
-                        known[owner] = self._draw(owner, frozenset((*known.values(), *entries.retired)))
+                        # Nothing of the owner decides about its number: a lab file chooses names of labs and nodes.
+                        known[owner] = self._numbers.draw(frozenset((*known.values(), *entries.retired)))
                 self._write(Entries(known, entries.retired))
         return [known[owner] for owner in owners]
-
-    def _draw(self, owner: Owner, held: frozenset[int]) -> int:
-        """Nothing of the owner decides about its number: a lab file chooses names of labs and nodes."""
-        del owner
-        return self._numbers.draw(held)
 
     # ---------------------------------------------------------------- repair
     def restore(self, lab: str, accounts: Mapping[str, GuestAccount], *, home: str | None = None) -> None:
@@ -153,22 +147,14 @@ class AccountLedger:
             try:
                 self.entries()
             except AccountsDamagedError:
-                kept = self._path.with_name(f"{self._path.name}.damaged-{time.strftime('%Y%m%dT%H%M%S')}")
-                kept.unlink(missing_ok=True)
-                os.link(self._path, kept)
+                kept = move_aside(self._path)
                 self._write(Entries())
                 return kept
         return None
 
     def homes(self) -> tuple[Path, ...]:
         """The homes that the file names, however damaged it is."""
-        try:
-            text = self._path.read_bytes().decode("ascii", "replace")
-        except FileNotFoundError:
-            return ()
-        except OSError as error:
-            raise StateError(f"cannot be read: {error.strerror}", where=str(self._path)) from error
-        return tuple(Path(unquote(home)) for home in sorted(set(re.findall(r'"home": "(/[^"\s]*)"', text))))
+        return tuple(Path(unquote(home)) for home in found_in(self._path, r'"home": "(/[^"\s]*)"'))
 
     # ---------------------------------------------------------------- the file
     def entries(self) -> Entries:
@@ -179,23 +165,21 @@ class AccountLedger:
             StateError: the file is of a newer version or cannot be read; it is never overwritten then.
         """
         try:
-            data = json.loads(self._path.read_bytes())
+            data = read_ledger(self._path)
         except FileNotFoundError:
             return Entries()
-        except OSError as error:
-            raise StateError(f"cannot be read: {error.strerror}", where=str(self._path)) from error
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise self._damaged("cannot be parsed") from error
         version = data.get("version") if isinstance(data, dict) else None
         if not isinstance(version, int):
             raise self._damaged("is no list of accounts")
-        if version > VERSION and data.get("sum") != _checksum({**data, "version": VERSION}):
+        if is_newer(data, VERSION):
             raise StateError(
                 f"the list of guests' accounts is of format {version}, and this version understands {VERSION}",
                 where=str(self._path),
                 fix="use the version of hyperscaler that wrote it, or a newer one",
             )
-        if data.get("sum") != _checksum(data):
+        if not is_whole(data):
             raise self._damaged("its checksum differs")
         return self._parsed(data)
 
@@ -230,9 +214,8 @@ class AccountLedger:
             "owners": owners,
             "retired": {str(number): why for number, why in sorted(entries.retired.items())},
         }
-        text = json.dumps({**data, "sum": _checksum(data)}, indent=1, sort_keys=True)
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(self._path, text.encode() + b"\n")
+        write_ledger(self._path, data)
 
     def _remove(self) -> None:
         try:
@@ -246,11 +229,6 @@ class AccountLedger:
 
     def _locked(self) -> AbstractContextManager[None]:
         return exclusive_lock(self._lock, purpose="accounts of guests", wait_seconds=_SECONDS)
-
-
-def _checksum(data: Mapping[str, object]) -> str:
-    body = json.dumps({key: value for key, value in data.items() if key != "sum"}, sort_keys=True)
-    return hashlib.sha256(body.encode()).hexdigest()[:16]
 
 
 class NoAccounts:

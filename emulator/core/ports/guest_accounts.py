@@ -62,7 +62,8 @@ class GuestAccounts(Protocol):
         ...
 
     def release(self, lab: str) -> tuple[str, ...]:
-        """Give all accounts of the lab back; what of them is still on the host, in words. Those stay reserved."""
+        """End what still runs as an account of the lab, and give all of them back; what of them is still on the host,
+        in words. Those stay reserved."""
         ...
 
 
@@ -75,6 +76,10 @@ class AccountNumbers(Protocol):
         Raises:
             HostNotFitError: there is none.
         """
+        ...
+
+    def end(self, numbers: Collection[int]) -> None:
+        """End all processes of the users of these numbers, as far as the numbers are of `RESERVED` and nameless."""
         ...
 
     def traces(self, numbers: Collection[int]) -> Mapping[int, str]:

@@ -1,1 +1,1 @@
-"""What may be relied on, where other accounts can write, and processes come and go?"""
+"""Whose is a path, a file or a process, and may this program rely on it?"""

@@ -75,7 +75,7 @@ def _target(link: int, status: os.stat_result, path: Path, count: int) -> Path:
 
 def open_own(path: Path, flags: int, *, mode: int = 0o600) -> int:
     """Open a file that is kept open for changes in place (a lock, a journal, a log), or make it: a regular one of this
-    account's or root's own, with this name alone. No link is followed, and a pipe holds nobody up.
+    account's or root's own, with this name alone. No link is followed, and opening a pipe does not block.
 
     Args:
         path: of the file.

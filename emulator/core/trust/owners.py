@@ -50,13 +50,25 @@ def user_of(uid: int) -> str:
 
 
 def require_own(path: Path, *, fix: str) -> None:
-    """Refuse a file or directory that another account (except root) can change, or can put something else in place of.
+    """Refuse a file or directory that is not this account's, or that another one (except root) can change or can put
+    something else in place of.
 
     Raises:
         ConflictError: it can; `fix` is what to do about it.
         OSError: it is not there.
     """
     _refuse_first(_on_way(path.absolute(), (*root_ids(), os.geteuid()), (os.geteuid(),)), fix)
+
+
+def exposed(path: Path) -> Exposed | None:
+    """The first step to a file, or the file itself, that accounts other than root and this one control; None if they
+    control nothing of it.
+
+    Raises:
+        OSError: it is not there.
+    """
+    owners = (*root_ids(), os.geteuid())
+    return next(_on_way(path.absolute(), owners, owners), None)
 
 
 def require_roots(path: Path, *, what: str) -> None:

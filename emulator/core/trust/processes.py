@@ -7,22 +7,93 @@ the look was at that very process, or at nothing, and a signal to one that is go
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import resource
 import select
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 PROC = Path("/proc")
 
 
+_STATE, _PARENT, _SESSION, _TIMES, _START = 0, 1, 3, slice(11, 15), 19
+"""Places in `_fields`; proc_pid_stat(5) counts from 1 and has two more in front."""
+ENDED_STATES = ("Z", "X")
+"""States of a thread that only waits for its parent to ask how it ended, and of one that is being taken away."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessStat:
+    """What the kernel says of a process.
+
+    Attributes:
+        state: one letter, such as `S` for one that sleeps.
+        parent: process id of its parent.
+        session: id of its session.
+        seconds: of processor time, also of children that have ended and that it has waited for.
+        start: ticks since boot, which with the id identifies it.
+    """
+
+    state: str
+    parent: int
+    session: int
+    seconds: float
+    start: str
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended, and its parent has not asked how."""
+        return self.state in ENDED_STATES
+
+
+def stat_of(pid: int, *, proc: Path = PROC) -> ProcessStat | None:
+    """What the kernel says of the process now; None if it is gone."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        # The name of a program may hold spaces and brackets; what follows the last bracket may not.
+        text = (proc / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
+        fields = text.rsplit(")", 1)[1].split()
+        ticks = sum(map(int, fields[_TIMES]))
+        return ProcessStat(
+            state=fields[_STATE],
+            parent=int(fields[_PARENT]),
+            session=int(fields[_SESSION]),
+            seconds=ticks / os.sysconf("SC_CLK_TCK"),
+            start=fields[_START],
+        )
+    return None
+
+
 def start_time(pid: int, *, proc: Path = PROC) -> str:
     """Start time of the process in ticks since boot, which with the id identifies it uniquely; empty if it is gone."""
-    try:
-        return (proc / str(pid) / "stat").read_text(errors="replace").rsplit(")", 1)[1].split()[19]
-    except (OSError, IndexError):
-        return ""
+    found = stat_of(pid, proc=proc)
+    return found.start if found else ""
+
+
+def running_thread(pid: int, *, proc: Path = PROC) -> Path | None:
+    """The directory below `proc` of a thread of the process that has not ended; None when all have.
+
+    It is the process's own, unless its first thread has ended: the others go on without it, and the kernel then shows
+    neither namespaces nor files in the process's directory. To stay unseen, a process ends that thread.
+    """
+    entry = proc / str(pid)
+    with contextlib.suppress(OSError):  # it is gone
+        if _state(entry) not in ENDED_STATES:
+            return entry
+        for task in (entry / "task").iterdir():
+            with contextlib.suppress(OSError):
+                if _state(task) not in ENDED_STATES:
+                    return task
+    return None
+
+
+def _state(entry: Path) -> str:
+    """The letter of proc_pid_status(5); empty where the kernel gives none."""
+    lines = (entry / "status").read_text(errors="replace").splitlines()
+    return next((line.split()[1] for line in lines if line.startswith("State:")), "")
 
 
 def process_ids(*, proc: Path = PROC) -> Iterator[int]:
@@ -40,13 +111,27 @@ def holding(pids: Iterable[int], is_ours: Callable[[int], bool]) -> Iterator[dic
         held: dict[int, int] = {}
         for pid in pids:
             try:
-                handle = os.pidfd_open(pid)
+                handle = _opened(pid, stack)
             except (ProcessLookupError, OverflowError):
                 continue
             stack.callback(os.close, handle)
             if is_ours(pid):
                 held[handle] = pid
         yield held
+
+
+def _opened(pid: int, stack: contextlib.ExitStack) -> int:
+    """A descriptor of the process. There may be more processes than the files that are usually allowed, where a user
+    wants to be left alone; the limit is that of before at the end of the `stack`."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError as error:
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if error.errno != errno.EMFILE or limits[0] == limits[1]:
+            raise
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limits[1], limits[1]))
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+        return os.pidfd_open(pid)
 
 
 def send(handles: Iterable[int], number: signal.Signals) -> None:
@@ -72,7 +157,7 @@ def await_end(held: dict[int, int], seconds: float) -> None:
 
 
 def end(held: dict[int, int], steps: Sequence[tuple[signal.Signals, float]]) -> None:
-    """Send the signals one after the other, and wait so many seconds after each; who ended is dropped from `held`."""
+    """Send the signals one after the other, each with the seconds to wait after it; those that end leave `held`."""
     for number, wait in steps:
         send(held, number)
         await_end(held, wait)

@@ -1,1 +1,1 @@
-"""How long is waited for something, and when it is given up: by what the host can, and by whether it goes on."""
+"""How long does the program wait for something, and when does it give up? By the host's pace, and by progress."""

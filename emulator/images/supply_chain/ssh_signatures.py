@@ -9,6 +9,7 @@ from pathlib import Path
 
 from emulator.core.errors import HyperscalerError, StateError, UsageError
 from emulator.core.ports import ProcessRunner
+from emulator.core.trust.owners import exposed
 
 MAX_SIGNATURE_BYTES = 64 * 1024
 _TIMEOUT = 60.0
@@ -70,18 +71,17 @@ class SshSignatures:
         return None
 
     def require_signers(self) -> None:
-        """Raises: UsageError without a file of signers, StateError when others could write to it."""
+        """Raises: UsageError without a file of signers, StateError when others could write to it, or exchange it."""
         try:
             status = self.trusted.lstat()
         except OSError as error:
             fix = "put the signers' public keys into it, as ssh-keygen(1) says under ALLOWED SIGNERS"
             raise UsageError(f"no one is trusted to sign {self.subject}", where=str(self.trusted), fix=fix) from error
-        if not stat.S_ISREG(status.st_mode) or status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
-            raise StateError(
-                "others could write to the file of trusted signers",
-                where=str(self.trusted),
-                fix=f"chown root {self.trusted} && chmod 644 {self.trusted}, after a look at what is in it",
-            )
+        fix = f"after a look at what is in it: chown root {self.trusted} && chmod 644 {self.trusted}"
+        found = exposed(self.trusted) if stat.S_ISREG(status.st_mode) else "it is no regular file"
+        if found:
+            what = f"others could write to the file of trusted signers, or exchange it ({found})"
+            raise StateError(what, where=str(self.trusted), fix=fix)
 
 
 def is_signature(path: Path) -> bool:

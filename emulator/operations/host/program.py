@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from emulator.core.data_files import REQUIRED, share_dir
 from emulator.core.errors import HostNotFitError
 from emulator.core.paths import Home
 from emulator.core.trust.caller import caller_uid
-from emulator.core.trust.owners import exposed_to_others, owned_by_others
+from emulator.core.trust.owners import exposed_to_others, owned_by_others, require_roots
 
 _MOST_NAMED = 8
 _INSTALL = (
@@ -75,15 +76,19 @@ def require_roots_program(program: Program, home: Home, lab: str) -> None:
     )
 
 
-def look_at_program() -> str:
-    """What `doubt_about_program` says, for the terminal.
+def require_roots_start(environment: Mapping[str, str] = os.environ) -> str:
+    """Before root does anything: whose program and whose home directory this is. Returns what `doubt_about_program`
+    says, for the terminal.
 
     Raises:
-        HostNotFitError: nobody is there to read it, since systemd started this process.
+        ConflictError: others control the home directory.
+        HostNotFitError: there is a doubt and nobody to read it, since systemd started this process.
     """
     doubt = doubt_about_program()
-    if doubt and os.getppid() == 1 and "INVOCATION_ID" in os.environ:  # systemd.exec(5)
+    if doubt and os.getppid() == 1 and "INVOCATION_ID" in environment:  # systemd.exec(5)
         raise HostNotFitError(doubt, fix="host enable-autostart from there writes the unit anew")
+    # As it is written: `Home.default` resolves links, which their owners could turn later.
+    require_roots(Path(environment.get("HYPERSCALER_HOME") or Home.system().root), what="home directory")
     return doubt
 
 

@@ -18,7 +18,7 @@ WAIT = "import sys; print('there', flush=True); sys.stdin.read()"
 
 def entry(proc: Path, pid: int, parent: int) -> None:
     (proc / str(pid)).mkdir()
-    (proc / str(pid) / "stat").write_text(f"{pid} (a (name) ) S {parent} 0 0\n")
+    (proc / str(pid) / "stat").write_text(f"{pid} (a (name) ) S {parent} {' '.join('0' for _ in range(18))}\n")
 
 
 def test_children_and_their_children_parents_first(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -168,3 +169,61 @@ def test_an_api_server_that_does_not_answer_is_no_one_without_policies(monkeypat
     monkeypatch.setattr(apply, "kubectl", kubectl)
     with pytest.raises(apply.ClusterError, match="refused"):
         apply.served([{"apiVersion": "a/v1", "kind": "B"}])
+
+
+class SlowServer:
+    """In the place of the program kubectl: gives one answer after the other, and the last one for ever."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *answers: str) -> None:
+        self.answers, self.asked = list(answers), 0
+        self.slept: list[float] = []
+        monkeypatch.setattr(apply.subprocess, "run", self)
+        monkeypatch.setattr(apply.time, "sleep", self.slept.append)
+
+    def __call__(self, argv: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        answer = self.answers[min(self.asked, len(self.answers) - 1)]
+        self.asked += 1
+        return subprocess.CompletedProcess(argv, int(answer != "done"), answer, "" if answer == "done" else answer)
+
+
+@pytest.mark.parametrize(
+    "slow",
+    [
+        "Error from server: etcdserver: request timed out",
+        "Unable to connect to the server: net/http: TLS handshake timeout",
+        "The connection to the server 192.168.200.10:6443 was refused: dial tcp: connect: connection refused",
+        "Error from server (Timeout): Timeout: request did not complete within requested timeout",
+    ],
+)
+def test_a_request_that_a_busy_node_was_too_slow_for_is_made_again(monkeypatch: pytest.MonkeyPatch, slow: str) -> None:
+    server = SlowServer(monkeypatch, slow, slow, "done")
+    assert apply.kubectl("label", "node", "x", "a=b", "--overwrite") == "done"
+    assert server.asked == 3
+    assert sorted(server.slept) == server.slept and len(server.slept) == 2
+
+
+def test_a_server_that_stays_away_is_an_error_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = SlowServer(monkeypatch, "Error from server: etcdserver: request timed out")
+    with pytest.raises(apply.ClusterError, match=r"kubectl label node x: .*request timed out"):
+        apply.kubectl("label", "node", "x", "a=b")
+    assert server.asked == 5
+
+
+def test_what_the_cluster_refuses_is_not_asked_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = SlowServer(monkeypatch, 'Error from server (Forbidden): pods "x" is forbidden')
+    with pytest.raises(apply.ClusterError, match="Forbidden"):
+        apply.kubectl("apply", "-f", "-", stdin="{}")
+    assert server.asked == 1
+
+
+def test_what_a_request_without_an_answer_has_made_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = 'Error from server (AlreadyExists): namespaces "student-ada" already exists'
+    slow = "Error from server: etcdserver: request timed out"
+    SlowServer(monkeypatch, slow, there)
+    assert apply.kubectl("create", "-f", "-", stdin="{}") == ""
+    SlowServer(monkeypatch, there)
+    with pytest.raises(apply.ClusterError, match="AlreadyExists"):
+        apply.kubectl("create", "-f", "-", stdin="{}")
+    SlowServer(monkeypatch, slow, f"{there}\nError from server (Forbidden): no")
+    with pytest.raises(apply.ClusterError, match="Forbidden"):
+        apply.kubectl("create", "-f", "-", stdin="{}")

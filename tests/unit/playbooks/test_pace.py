@@ -10,6 +10,7 @@ import yaml
 
 from emulator.core.waiting.pace import MOST
 from tests.support.playbook_modules import PLAYBOOKS, kubeadm_node, pace
+from tests.support.waiting import Ticking
 
 
 @pytest.mark.parametrize(
@@ -44,17 +45,6 @@ def test_every_play_says_the_pace_to_its_tasks() -> None:
     for file in PLAYBOOKS.glob("playbook-*.yml"):
         for play in yaml.safe_load(file.read_text()):
             assert "pace_factor" in play["environment"]["HYPERSCALER_PACE"], (file, play["name"])
-
-
-class Ticking:
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def monotonic(self) -> float:
-        return self.seconds
-
-    def sleep(self, seconds: float) -> None:
-        self.seconds += seconds
 
 
 def test_a_wait_goes_on_with_progress_and_ends_without() -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from emulator.core.errors import StateError
 from emulator.supervisor.in_place import SIZE, read_in_place, read_own, write_in_place
 
 
@@ -48,6 +49,9 @@ def test_files_of_others_links_and_pipes_are_not_read(tmp_path: Path) -> None:
     write_in_place(file, {"pid": 1})
     (tmp_path / "link").symlink_to(file)
     os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "two names").touch(0o600)
+    os.link(tmp_path / "two names", tmp_path / "other name")
+    assert read_own(tmp_path / "other name", limit=10) is None
     assert read_own(tmp_path / "link", limit=10) is None
     assert read_own(tmp_path / "pipe", limit=10) is None
     assert read_own(tmp_path / "absent", limit=10) is None
@@ -63,6 +67,6 @@ def test_a_planted_link_is_not_written_through(tmp_path: Path) -> None:
     target = tmp_path / "precious"
     target.write_text("data")
     (tmp_path / "status").symlink_to(target)
-    with pytest.raises(OSError, match="symbolic links"):
+    with pytest.raises(StateError, match="symbolic link"):
         write_in_place(tmp_path / "status", {})
     assert target.read_text() == "data"

@@ -11,7 +11,7 @@ import pytest
 
 from emulator.core.errors import ServiceError
 from emulator.core.ports.services import ServiceInfo, ServiceRequest, ServiceState
-from emulator.supervisor.identity import ProcessIdentity
+from emulator.core.trust.identity import ProcessIdentity
 from emulator.supervisor.in_place import write_in_place
 from emulator.supervisor.loop import TICK, Supervisor
 from emulator.supervisor.records import SupervisorFiles

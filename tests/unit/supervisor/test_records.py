@@ -9,7 +9,7 @@ import pytest
 
 from emulator.core.errors import StateError
 from emulator.core.ports.services import ServiceRequest
-from emulator.supervisor.identity import ProcessIdentity
+from emulator.core.trust.identity import ProcessIdentity
 from emulator.supervisor.records import SupervisorFiles
 
 WEB = ServiceRequest(

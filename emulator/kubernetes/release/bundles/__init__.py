@@ -1,1 +1,1 @@
-"""What bundles are as files: read with bounds, signed and checked."""
+"""How is the file of a bundle read, signed and checked?"""

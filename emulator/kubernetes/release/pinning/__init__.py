@@ -1,1 +1,1 @@
-"""Which digest a name of upstream had when this host first fetched it."""
+"""Does a name of upstream still mean what it did when this host first fetched it?"""

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import functools
+import re
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping
 from typing import IO, Any
 
 MAX_DOWNLOAD_BYTES = 16 * 1024 * 1024
+_HERE = re.compile(r"127[.]0[.]0[.]1:[0-9]{1,5}")
 
 
 def request_of(url: str, method: str, headers: Mapping[str, str] | None = None) -> urllib.request.Request:
     """Raises: ValueError for a URL that is neither of https nor on this machine."""
-    if not url.startswith(("https://", "http://127.0.0.1:")):
+    parts = urllib.parse.urlsplit(url)
+    # All of the place is compared: in http://127.0.0.1:80@elsewhere the address is the name of a user.
+    if parts.scheme != "https" and not (parts.scheme == "http" and _HERE.fullmatch(parts.netloc)):
         raise ValueError(f"{url} is not fetched: only https is")
     named = {"User-Agent": "hyperscaler", **(headers or {})}
     return urllib.request.Request(url, method=method, headers=named)  # noqa: S310  checked

@@ -62,12 +62,16 @@ def _manifest(url: str) -> bytes:
         challenge = error.headers.get("WWW-Authenticate", "")
         if error.code != 401 or not challenge.lower().startswith("bearer "):
             raise
-    return _read(url, {**headers, "Authorization": f"Bearer {_token(challenge)}"}, MAX_DOWNLOAD_BYTES)
+    token = _token(challenge, secure=url.startswith("https://"))
+    return _read(url, {**headers, "Authorization": f"Bearer {token}"}, MAX_DOWNLOAD_BYTES)
 
 
-def _token(challenge: str) -> str:
-    """What the registry's token server gives to everybody."""
+def _token(challenge: str, *, secure: bool) -> str:
+    """What the registry's token server gives to everybody. A registry with TLS names one with TLS: services of this
+    machine are none of its business."""
     wanted = dict(_PARAMETER.findall(challenge))
+    if secure and not wanted["realm"].startswith("https://"):
+        raise ValueError(f"the token server {wanted['realm']} is not asked: only https is")
     asked = {key: wanted[key] for key in ("service", "scope") if key in wanted}
     reply = json.loads(_read(f"{wanted['realm']}?{urllib.parse.urlencode(asked)}", {}, _MOST_TOKEN_BYTES))
     token = reply.get("token") or reply["access_token"]

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from emulator.adapters.control_groups.guests import GuestGroups
 from emulator.adapters.embedded import entry, hypervisor, network_namespace
-from emulator.adapters.embedded.control_groups import ControlGroups
 from emulator.adapters.embedded.hypervisor import EmbeddedHypervisor
 from emulator.adapters.embedded.processes import EmbeddedProcess
 from emulator.core.errors import ConflictError
@@ -104,7 +104,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
 def daemon(machine: Machine) -> EmbeddedHypervisor:
     daemon = EmbeddedHypervisor(machine.directory, NAME, machine.runner)
     daemon._netns = FakeNamespace(machine)  # type: ignore[assignment]
-    daemon._groups = ControlGroups(machine.directory / "no control groups")
+    daemon._groups = GuestGroups(machine.directory / "no control groups")
     return daemon
 
 
@@ -127,7 +127,7 @@ def test_libvirtd_is_started_for_the_lab_s_account(machine: Machine, tmp_path: P
         machine.directory, NAME, machine.runner, account=lambda: account, writable=[disks], readable=[images]
     )
     daemon._netns = FakeNamespace(machine)  # type: ignore[assignment]
-    daemon._groups = ControlGroups(machine.directory / "no control groups")
+    daemon._groups = GuestGroups(machine.directory / "no control groups")
     daemon.start()
     entered = machine.entered
     assert (entered.netns, entered.directory) == (f"/run/netns/{NAME}", str(machine.directory))
@@ -255,7 +255,7 @@ def long(machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> E
     monkeypatch.setattr(EmbeddedHypervisor, "_answers", lambda self: machine.answers() and link.is_symlink())
     daemon = EmbeddedHypervisor(machine.directory, NAME, machine.runner)
     daemon._netns = FakeNamespace(machine)  # type: ignore[assignment]
-    daemon._groups = ControlGroups(machine.directory / "no control groups")
+    daemon._groups = GuestGroups(machine.directory / "no control groups")
     daemon.start()
     machine.boot_guest()
     assert daemon.presence() is DaemonPresence.UP and link.is_symlink()

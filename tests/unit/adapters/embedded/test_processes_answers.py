@@ -9,20 +9,9 @@ import pytest
 from emulator.adapters.embedded import processes
 from emulator.adapters.embedded.processes import EmbeddedProcess, answered
 from emulator.adapters.system.session_time import SessionWork
-from emulator.core.waiting.watch import Clock
+from tests.support.waiting import Ticking
 
 DAEMON = EmbeddedProcess(os.getpid(), "libvirtd", 1)
-
-
-class Ticking:
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def sleep(self, seconds: float) -> None:
-        self.seconds += seconds
-
-    def clock(self) -> Clock:
-        return Clock(now=lambda: self.seconds, sleep=self.sleep)
 
 
 def test_one_that_answers_is_not_waited_for() -> None:

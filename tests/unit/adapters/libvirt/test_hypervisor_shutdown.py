@@ -10,6 +10,7 @@ import pytest
 from emulator.adapters.libvirt import hypervisor
 from emulator.adapters.libvirt.errors import load_libvirt
 from emulator.adapters.libvirt.hypervisor import LibvirtHypervisor
+from emulator.core.errors import HypervisorError
 from tests.support.waiting import Clock
 
 libvirt = load_libvirt()
@@ -114,3 +115,21 @@ def test_one_that_works_without_end_is_switched_off(power_off: Callable[[Guest],
     guest = Slow(RUNNING, 0)
     guest.works_until = 1e9
     assert power_off(guest)[-1] == "destroy"
+
+
+class Mute(Guest):
+    """It broke out of QEMU, which lets libvirt wait for an answer for ever; or a call before it still does."""
+
+    def shutdown(self) -> None:
+        self.calls.append("shutdown")
+        raise HypervisorError("libvirtd has not answered")
+
+    def info(self) -> list[int]:
+        self.cpu += 1.0
+        return super().info()
+
+
+def test_one_that_answers_nothing_does_not_keep_its_operator_from_switching_it_off(
+    power_off: Callable[[Guest], list[str]],
+) -> None:
+    assert power_off(Mute(RUNNING, 0))[-1] == "destroy"

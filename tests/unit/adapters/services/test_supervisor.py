@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 
+from emulator.adapters.services import supervisor as module
 from emulator.adapters.services.supervisor import ProcessSupervisor
 from emulator.core.errors import ServiceError
 from emulator.core.ports.services import ServiceRequest, ServiceState
-from emulator.supervisor.identity import ProcessIdentity
+from emulator.core.trust.identity import ProcessIdentity
+from emulator.core.trust.processes import ProcessStat
+from emulator.core.waiting.watch import Clock
 from emulator.supervisor.records import SupervisorFiles
 from tests.support.fake_runner import Call, FakeRunner
 
@@ -29,12 +32,17 @@ class Bench:
         self.systemd = root / "systemd"
         self.says: Mapping[str, Any] = RUNS
         self.runner = FakeRunner({"/venv/python": self.start, "systemd-run": self.start})
+        self.now = 0.0
+        self.clock = Clock(now=lambda: self.now, sleep=self.sleep)
+
+    def sleep(self, seconds: float) -> None:
+        self.now += max(seconds, 1.0)
 
     def start(self, _call: Call) -> None:
         self.files.write_status(ProcessIdentity.of(os.getpid()), {"web": self.says})
 
     def supervisor(self) -> ProcessSupervisor:
-        return ProcessSupervisor(self.directory, self.runner, OWN, systemd=self.systemd)
+        return ProcessSupervisor(self.directory, self.runner, OWN, systemd=self.systemd, clock=self.clock)
 
 
 @pytest.fixture
@@ -89,8 +97,34 @@ def test_a_service_that_fails_is_an_error_with_the_end_of_its_log(bench: Bench) 
 
 def test_a_supervisor_that_dies_is_an_error(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.says = {**RUNS, "state": "starting"}
-    monkeypatch.setattr("time.sleep", lambda _seconds: monkeypatch.setattr(ProcessIdentity, "lives", lambda _me: False))
+    bench.clock = Clock(sleep=lambda _seconds: monkeypatch.setattr(ProcessIdentity, "lives", lambda _me: False))
     with pytest.raises(ServiceError, match="the lab's supervisor has ended unexpectedly"):
+        bench.supervisor().ensure(WEB)
+
+
+def test_a_service_that_does_nothing_is_given_up(bench: Bench) -> None:
+    bench.says = {**RUNS, "state": "starting", "pid": 0}
+    with pytest.raises(ServiceError, match=r"not say that it is ready \(after 600 s, the last 600 s of them without"):
+        bench.supervisor().ensure(WEB)
+
+
+def test_a_service_that_is_at_work_may_take_longer(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.says = {**RUNS, "state": "starting"}
+
+    def at_work(_pid: int) -> ProcessStat:
+        if bench.now > 1500:
+            bench.says = RUNS
+            bench.start(Call(()))
+        return ProcessStat("S", 1, 5, bench.now / 100, "1")
+
+    monkeypatch.setattr(module, "stat_of", at_work)
+    bench.supervisor().ensure(WEB)
+    assert bench.now > 1500
+
+
+def test_a_supervisor_that_never_appears_is_an_error(bench: Bench) -> None:
+    bench.runner = FakeRunner({"/venv/python": ""})
+    with pytest.raises(ServiceError, match=r"the lab's supervisor does not start \(after 120 s"):
         bench.supervisor().ensure(WEB)
 
 

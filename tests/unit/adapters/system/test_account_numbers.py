@@ -137,6 +137,16 @@ def test_what_cannot_be_looked_at_may_be_anybody_s(host: Host, monkeypatch: pyte
     assert host.numbers().traces({FIRST}) == {FIRST: f"perhaps a file: there are more than 2 in {host.tmp}"}
 
 
+def test_one_directory_without_end_is_not_read_to_its_end(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(account_numbers, "_MOST_ENTRIES", 2)
+    looked: list[object] = []
+    monkeypatch.setattr(account_numbers, "_status_of", looked.append)
+    for number in range(50):
+        (host.tmp / str(number)).touch()
+    assert host.numbers().traces([FIRST])[FIRST].startswith("perhaps a file: there are more than 2")
+    assert len(looked) == 2
+
+
 class Entry:
     """One that was listed, and cannot be looked at."""
 

@@ -15,8 +15,8 @@ from unittest.mock import patch
 import pytest
 
 from emulator.adapters.system.account_numbers import HostAccountNumbers
-from emulator.apply.guest_accounts import ledger as module
 from emulator.apply.guest_accounts.ledger import AccountLedger, AccountsDamagedError, NoAccounts, Owner, host_accounts
+from emulator.apply.ledger_file import write_ledger
 from emulator.core.errors import HostNotFitError, StateError
 from emulator.core.paths import Home
 from emulator.core.ports.guest_accounts import GuestAccount, is_reserved
@@ -166,8 +166,7 @@ def test_a_death_anywhere_costs_no_account(bench: Bench, verb: str) -> None:
 def rewritten(bench: Bench, change: Callable[[dict[str, Any]], None]) -> None:
     data = json.loads(bench.file.read_text())
     change(data)
-    data["sum"] = module._checksum(data)
-    bench.file.write_text(json.dumps(data))
+    write_ledger(bench.file, data)
 
 
 @pytest.mark.parametrize("number", [0, 1000, 64055, -1, FIRST - 1, 2**32 - 1, True, "0", None, 1.5])

@@ -114,3 +114,15 @@ def test_many_are_awaited_at_once() -> None:
         for handle in handles:
             os.close(handle)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_more_processes_than_files_are_usually_allowed_are_held(innocent: subprocess.Popen[str]) -> None:
+    """Otherwise a user with many processes could not be ended."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
+    try:
+        with holding([innocent.pid] * 150, lambda _pid: True) as held:
+            assert len(held) == 150
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (100, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

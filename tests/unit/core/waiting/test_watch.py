@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from emulator.core.stop import StopFlag
-from emulator.core.waiting.watch import Clock, Look, Patience, Watch, wait_until
+from emulator.core.waiting.watch import Look, Patience, Watch, wait_until
+from tests.support.waiting import Ticking
 
 PATIENCE = Patience(usual=60, quiet=20, longest=600)
-
-
-@dataclass
-class Ticking:
-    seconds: float = 0.0
-
-    def clock(self) -> Clock:
-        return Clock(now=lambda: self.seconds, sleep=self.sleep)
-
-    def sleep(self, seconds: float) -> None:
-        self.seconds += seconds
 
 
 def counting(step: Callable[[int], object], *, done_at: int | None = None) -> Callable[[], Look[int]]:

@@ -52,7 +52,7 @@ class Source:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self.version = "1.20.2"
+        self.version = "1.37.2"
         self.is_made = True
         self.asked = 0
 
@@ -197,9 +197,9 @@ def test_another_version_than_the_control_planes_is_refused_before_anything_is_m
     wanted = machine.lab(workers=workers, version="1.31")
     (blocker,) = machine.plan(wanted).blockers
     assert blocker.resource_id == f"volume/{HEAD}"
-    assert blocker.fix.startswith("write version: 1.20.2 or remove the key")
+    assert blocker.fix.startswith("write version: 1.37.2 or remove the key")
     with pytest.raises(
-        ConflictError, match=r"has Kubernetes 1\.20\.2 on its disk, and the file now asks for version 1"
+        ConflictError, match=r"has Kubernetes 1\.37\.2 on its disk, and the file now asks for version 1"
     ):
         machine.provision(wanted)
     kept = {name: content for name, content in machine.simulated.save().items() if "/disks/" in name}
@@ -207,7 +207,7 @@ def test_another_version_than_the_control_planes_is_refused_before_anything_is_m
     assert machine.simulated.state().facts["phase/verify"] == "done", "nothing was begun"
 
 
-@pytest.mark.parametrize("version", ["1.20", "v1.20.2"])
+@pytest.mark.parametrize("version", ["1.37", "v1.37.2"])
 def test_the_version_that_the_control_plane_has_is_no_other(machine: Host, version: str) -> None:
     machine.image()
     machine.provision(machine.lab())
@@ -254,7 +254,7 @@ def test_a_control_planes_image_that_is_gone_is_named(machine: Host) -> None:
 def test_a_plan_says_which_kubernetes_new_disks_get(machine: Host) -> None:
     image = machine.image()
     plan = machine.plan(machine.lab())
-    expected = f"not present; made from {IMAGE} {image.digest[:12]}, kubernetes 1.20.2"
+    expected = f"not present; made from {IMAGE} {image.digest[:12]}, kubernetes 1.37.2"
     assert {change_of(plan, f"volume/{name}").reason for name in (HEAD, FIRST)} == {expected}
     machine.source.version = "1.34.1"
     machine.image()
@@ -263,7 +263,7 @@ def test_a_plan_says_which_kubernetes_new_disks_get(machine: Host) -> None:
 
 def test_the_image_that_is_to_be_made_says_which_kubernetes(machine: Host) -> None:
     digests = set()
-    for version in ("1.20.2", "1.31.4"):
+    for version in ("1.37.2", "1.31.4"):
         for machine.source.is_made in (True, False):
             machine.source.version = version
             plan = machine.plan(machine.lab())

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from email.message import Message
+from urllib.error import HTTPError
 
 import pytest
 
 from emulator.core.errors import HostNotFitError
+from emulator.kubernetes.release.pinning import registry as module
 from emulator.kubernetes.release.pinning.registry import manifest_digest
 from tests.support.oci_registry import OciRegistry, index_of, oci_registry
 
@@ -57,7 +60,16 @@ def test_a_registry_that_sends_elsewhere_gets_no_token_there(registry: OciRegist
         assert all(authorization == "" for _, _, authorization in mirror.asked)
 
 
-@pytest.mark.parametrize("target", ["http://10.0.0.1/v2/x", "file:///etc/passwd", "ftp://127.0.0.1/x"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        "http://10.0.0.1/v2/x",
+        "http://127.0.0.1:80@10.0.0.1/v2/x",
+        "http://127.0.0.1:x@10.0.0.1:80/v2/x",
+        "file:///etc/passwd",
+        "ftp://127.0.0.1/x",
+    ],
+)
 def test_a_way_without_tls_is_not_followed(registry: OciRegistry, target: str) -> None:
     registry.redirects["/v2/pause/manifests/3.10"] = target
     with pytest.raises(HostNotFitError, match=r"only https is|is not allowed"):
@@ -91,3 +103,20 @@ def test_a_token_server_that_answers_nonsense(registry: OciRegistry, reply: byte
 def test_other_registries_are_asked_over_tls_alone() -> None:
     with pytest.raises(HostNotFitError, match="only https is"):
         manifest_digest("registry.invalid/pause:3.10", insecure=True)
+
+
+def test_a_registry_with_tls_leads_to_no_service_of_this_machine(
+    registry: OciRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def challenge(url: str, headers: object, most: int) -> bytes:
+        del headers, most
+        if url.startswith("https://registry.invalid/"):
+            message = Message()
+            message["WWW-Authenticate"] = f'Bearer realm="{registry.url}/token",service="s"'
+            raise HTTPError(url, 401, "no", message, None)
+        raise AssertionError(f"asked {url}")
+
+    monkeypatch.setattr(module, "_read", challenge)
+    with pytest.raises(HostNotFitError, match="only https is"):
+        manifest_digest("registry.invalid/pause:3.10")
+    assert registry.asked == []

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 
-from emulator.supervisor.identity import ProcessIdentity
+from emulator.core.trust.identity import ProcessIdentity
 
 
 def sleeper() -> subprocess.Popen[bytes]:

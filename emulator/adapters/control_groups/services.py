@@ -1,4 +1,4 @@
-"""Control groups (version 2) of a supervisor that has a unit of its own, and so a part of the tree to itself.
+"""Control groups of the services of a supervisor that has a unit of its own, and so a part of the tree to itself.
 
 Without a unit nothing of the tree is ours, and limits are those of single processes (`spawn.py`).
 """
@@ -9,52 +9,41 @@ import contextlib
 import os
 from pathlib import Path
 
+from emulator.adapters.control_groups.tree import ROOT, make_group, pass_on, path_of
 from emulator.core.ports.services import ServiceRequest
-from emulator.core.units import MIB
 
-_TREE = Path("/sys/fs/cgroup")
 _OWN = "supervisor"
-_CONTROLLERS = ("cpu", "memory", "pids")
 
 
-class ControlGroups:
+class ServiceGroups:
     """The groups of one supervisor's services, below the group of its unit."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
 
     @classmethod
-    def delegated(cls, tree: Path = _TREE, proc: Path = Path("/proc/self/cgroup")) -> ControlGroups | None:
+    def delegated(cls, tree: Path = ROOT, proc: Path = Path("/proc/self/cgroup")) -> ServiceGroups | None:
         """That of this process, which was delegated to it; None on a host with version 1, or where it is not ours.
 
         This process moves to a group below: the kernel allows limits in groups without processes of their own only.
         """
         try:
-            lines = proc.read_text().splitlines()
-            path = next(line.removeprefix("0::") for line in lines if line.startswith("0::"))
+            path = path_of(proc.read_text())
+            if path is None:
+                return None
             root = tree / path.lstrip("/")
-            there = (root / "cgroup.controllers").read_text().split()
             (root / _OWN).mkdir(exist_ok=True)
             (root / _OWN / "cgroup.procs").write_text(str(os.getpid()))
-            (root / "cgroup.subtree_control").write_text(" ".join(f"+{name}" for name in _CONTROLLERS if name in there))
-        except (OSError, StopIteration):
+        except OSError:
             return None
+        pass_on(root)
         return cls(root)
 
     def make(self, request: ServiceRequest) -> Path | None:
         """Make the service's group with its limits; returns the file that takes its process, None where that fails."""
         group = self._root / request.name
-        try:
-            group.mkdir(exist_ok=True)
-        except OSError:
-            return None
-        limits = {"pids.max": str(request.processes), "cpu.weight": str(max(1, min(request.cpu_weight, 10000)))}
-        if request.memory_mib:
-            limits["memory.max"] = str(request.memory_mib * MIB)
-        for name, value in limits.items():
-            with contextlib.suppress(OSError):  # the host's systemd does not delegate this controller
-                (group / name).write_text(value)
-        return group / "cgroup.procs"
+        limits = {"memory_mib": request.memory_mib, "tasks": request.processes, "cpu_weight": request.cpu_weight}
+        return group / "cgroup.procs" if make_group(group, **limits) else None
 
     def kill(self, name: str) -> None:
         """End everything in the service's group."""

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from emulator.adapters.control_groups.tree import ROOT, make_group, pass_on, path_of, write
 from emulator.adapters.libvirt.guest_limits import GuestLimits
 from emulator.core.errors import CommandError
 from emulator.core.ports import ProcessRunner, log
@@ -50,12 +51,17 @@ class Launch:
             runner.run([*entry, *rest], timeout=timeout)
 
 
-class ControlGroups:
-    """Args: root, proc, systemd: `/sys/fs/cgroup`, `/proc`, and the directory that shows that systemd runs."""
+class GuestGroups:
+    """The groups of labs' libvirtds and guests.
+
+    Args:
+        root, proc: where the tree and `/proc` are.
+        systemd: there is such a directory where systemd runs.
+    """
 
     def __init__(
         self,
-        root: Path = Path("/sys/fs/cgroup"),
+        root: Path = ROOT,
         proc: Path = Path("/proc"),
         systemd: Path = Path("/run/systemd/system"),
     ) -> None:
@@ -81,7 +87,7 @@ class ControlGroups:
             scope = ("systemd-run", "--quiet", "--scope", "--collect", f"--unit={name}", "--property=Delegate=yes")
             return Launch((*scope, "--"), ("#",))
         base = self._root / name
-        self._enable(self._root)
+        pass_on(self._root)
         try:
             base.mkdir(exist_ok=True)
         except OSError as error:
@@ -95,21 +101,10 @@ class ControlGroups:
         if base is None or "/" in name:
             return False
         self._clear(base)
-        self._enable(base)
+        pass_on(base)
         guest = base / f"{_GUEST}{name}"
-        try:
-            guest.mkdir(exist_ok=True)
-        except OSError as error:
-            log.info("%s: no control group: %s", guest, error.strerror)
-            return True
-        for file, value in (
-            ("memory.max", str(limits.memory_mib * 2**20)),
-            ("pids.max", str(limits.tasks)),
-            ("cpu.weight", str(limits.cpu_weight)),
-        ):
-            if (guest / file).exists():
-                _write(guest / file, value)
-        _write(guest / "cgroup.procs", str(pid))
+        if make_group(guest, memory_mib=limits.memory_mib, tasks=limits.tasks, cpu_weight=limits.cpu_weight):
+            write(guest / "cgroup.procs", str(pid))
         return True
 
     def remove(self, namespace: str) -> None:
@@ -124,22 +119,12 @@ class ControlGroups:
     def _base_of(self, pid: int) -> Path | None:
         """The lab's group, if the process is in the group of a lab's libvirtd or guest: see cgroups(7)."""
         try:
-            lines = (self._proc / str(pid) / "cgroup").read_text(errors="replace").splitlines()
+            path = path_of((self._proc / str(pid) / "cgroup").read_text(errors="replace"))
         except OSError:
             return None
-        for line in lines:
-            number, _, path = line.split(":", 2)
-            place = Path(path)
-            inside = place.name == DAEMON or place.name.startswith(_GUEST)
-            if number == "0" and inside and place.parent.name.startswith(_PREFIX):
-                return self._root / str(place.parent).lstrip("/")
-        return None
-
-    @staticmethod
-    def _enable(group: Path) -> None:
-        """Let groups below have limits, as far as this one may: controllers that it has not are left out."""
-        for controller in ("memory", "pids", "cpu"):
-            _write(group / "cgroup.subtree_control", f"+{controller}")
+        place = Path(path or "/")
+        inside = place.name == DAEMON or place.name.startswith(_GUEST)
+        return self._root / str(place.parent).lstrip("/") if inside and place.parent.name.startswith(_PREFIX) else None
 
     @staticmethod
     def _clear(base: Path) -> None:
@@ -147,11 +132,3 @@ class ControlGroups:
         for guest in base.glob(f"{_GUEST}*"):
             with contextlib.suppress(OSError):
                 guest.rmdir()
-
-
-def _write(path: Path, text: str) -> None:
-    """Set what the kernel allows; limits that it refuses are no reason to fail, but are noted."""
-    try:
-        path.write_text(text)
-    except OSError as error:
-        log.info("%s: %s is refused: %s", path, text, error.strerror)

@@ -8,8 +8,8 @@ from typing import cast
 
 import pytest
 
+from emulator.adapters.control_groups.guests import DAEMON, GuestGroups, Launch
 from emulator.adapters.embedded import entry
-from emulator.adapters.embedded.control_groups import DAEMON, ControlGroups, Launch
 from emulator.adapters.libvirt.guest_limits import GuestLimits
 from emulator.core.errors import CommandError
 from emulator.core.ports import Completed, ProcessRunner
@@ -31,12 +31,12 @@ class Host:
         if systemd:
             self.systemd.mkdir()
 
-    def groups(self) -> ControlGroups:
+    def groups(self) -> GuestGroups:
         for file in self.kernel.root.rglob("cgroup.procs"):
             for pid in file.read_text().split():
                 (self.proc / pid).mkdir(exist_ok=True)
                 (self.proc / pid / "cgroup").write_text(f"0::{self.kernel.of(int(pid))}\n")
-        return ControlGroups(self.kernel.root, self.proc, self.systemd)
+        return GuestGroups(self.kernel.root, self.proc, self.systemd)
 
     def start_libvirtd(self, running: int | None = None) -> Launch:
         """As `EmbeddedHypervisor` and `entry.py` do it together."""
@@ -139,7 +139,7 @@ def test_nothing_is_left_of_a_lab_that_has_ended(tmp_path: Path, monkeypatch: py
 
 def test_a_lab_works_where_no_groups_can_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Version 1, or a container whose outermost group has processes in it."""
-    none = ControlGroups(tmp_path / "none", tmp_path / "proc", tmp_path / "systemd")
+    none = GuestGroups(tmp_path / "none", tmp_path / "proc", tmp_path / "systemd")
     assert none.launch("hs-demo", None) == Launch() and not none.limit(QEMU, "a", LIMITS)
     none.remove("hs-demo")
     host = Host(tmp_path, monkeypatch, real=False)

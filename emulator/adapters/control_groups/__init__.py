@@ -1,0 +1,1 @@
+"""How do processes of labs get control groups (version 2) with limits?"""
