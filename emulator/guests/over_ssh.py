@@ -221,13 +221,18 @@ class _TaskProgress:
     def __init__(self, reporter: Reporter) -> None:
         self._reporter = reporter
         self._began: dict[str, float] = {}
+        self._last: dict[str, str] = {}
 
     def event(self, node: str, task: str, status: TaskStatus) -> None:
         began = self._began.setdefault(node, time.monotonic())
         failed = status in (TaskStatus.FAILED, TaskStatus.UNREACHABLE)
-        if status is not TaskStatus.SKIPPED:
-            shown = Status.FAILED if failed else Status.RUNNING
-            self._reporter.event(Event("configure", node, shown, task, time.monotonic() - began))
+        if status is TaskStatus.SKIPPED:
+            # It was shown when it began. A node with nothing left to do must not look as if it were at it for minutes.
+            task = self._last.get(node, "")
+        elif status is not TaskStatus.STARTED:
+            self._last[node] = task
+        shown = Status.FAILED if failed else Status.RUNNING
+        self._reporter.event(Event("configure", node, shown, task, time.monotonic() - began))
 
 
 def _by_name(spec: ClusterSpec) -> Mapping[str, GuestAddress]:
