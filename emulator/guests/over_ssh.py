@@ -95,6 +95,7 @@ class RealGuests:
     ) -> ConfigureOutcome:
         SshCertificates(access.paths, self._runner).certify(spec, spec.nodes_of(kind))
         TlsCertificates(access.paths).certify(spec, spec.nodes_of(kind))
+        tasks = _TaskProgress(reporter)
         try:
             result = configure_cluster(
                 kind,
@@ -102,7 +103,7 @@ class RealGuests:
                 access.paths,
                 timeout=spec.timeouts.configure,
                 pace=access.pace,
-                on_event=_TaskProgress(reporter).event,
+                on_event=tasks.event,
                 cancelled=stop.is_set,
                 tags=tags,
             )
@@ -112,6 +113,7 @@ class RealGuests:
             raise InterruptedRunError(
                 f"stopped on request: {error.what}", where=error.where, fix="run the same command again to go on"
             ) from error
+        tasks.end()
         if kind is ClusterKind.CLOUD and not tags:
             # Fetched and checked here, because a playbook would copy the node's file to the host as it is.
             write_private(access.paths.secrets / "kubeconfig", self.kubeconfig(spec, access, student=False).encode())
@@ -221,13 +223,23 @@ class _TaskProgress:
     def __init__(self, reporter: Reporter) -> None:
         self._reporter = reporter
         self._began: dict[str, float] = {}
+        self._last: dict[str, str] = {}
 
     def event(self, node: str, task: str, status: TaskStatus) -> None:
         began = self._began.setdefault(node, time.monotonic())
         failed = status in (TaskStatus.FAILED, TaskStatus.UNREACHABLE)
-        if status is not TaskStatus.SKIPPED:
-            shown = Status.FAILED if failed else Status.RUNNING
-            self._reporter.event(Event("configure", node, shown, task, time.monotonic() - began))
+        if status is TaskStatus.SKIPPED:
+            # It was shown when it began. A node with nothing left to do must not look as if it were at it for minutes.
+            task = self._last.get(node, "")
+        elif status is not TaskStatus.STARTED:
+            self._last[node] = task
+        shown = Status.FAILED if failed else Status.RUNNING
+        self._reporter.event(Event("configure", node, shown, task, time.monotonic() - began))
+
+    def end(self) -> None:
+        """All nodes are done: what they did last is no longer under way."""
+        for node, began in self._began.items():
+            self._reporter.event(Event("configure", node, Status.DONE, "configured", time.monotonic() - began))
 
 
 def _by_name(spec: ClusterSpec) -> Mapping[str, GuestAddress]:

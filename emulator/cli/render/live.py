@@ -27,7 +27,7 @@ _MARKS = {
     Status.SKIPPED: ("-", "-", "dim"),
 }
 _SLOW_SECONDS = 10.0
-"""A step that runs longer says how long it took the last time: `(was 41.7s)`, short, since the message gets what is left."""
+"""A step that runs longer says how long it took the last time, in few words: the message gets what is left."""
 _SPARE_LINES = 4
 """Lines of the screen that are left to the title, the prompt and what was printed before."""
 

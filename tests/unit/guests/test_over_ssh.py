@@ -12,10 +12,11 @@ import yaml
 from emulator.core.data_files import share_dir
 from emulator.core.errors import CommandTimeoutError
 from emulator.core.paths import LabPaths
-from emulator.core.progress import SilentReporter
+from emulator.core.progress import Event, SilentReporter, Status
 from emulator.core.waiting.pace import Pace
 from emulator.credentials.users import AccessRole, LabUser
 from emulator.guests import over_ssh
+from emulator.guests.configure.model import TaskStatus
 from emulator.guests.inventory.model import NodeGpu
 from emulator.guests.ports import Access
 from emulator.guests.verify.report import CheckResult, VerifyReport
@@ -116,3 +117,23 @@ def test_the_kubeconfig_of_an_admin_without_the_control_plane_is_for_their_own_n
     access = Access(LabPaths(tmp_path), "root", ())
     over_ssh.RealGuests(cast(Any, None)).hand_kubeconfig(spec, access, user, seconds=600, directory=tmp_path)
     assert seen == [namespace]
+
+
+def test_a_node_shows_no_task_that_was_skipped_on_it_and_none_once_all_are_done() -> None:
+    seen: list[tuple[str, Status]] = []
+
+    class Sink(SilentReporter):
+        def event(self, event: Event) -> None:
+            seen.append((event.message, event.status))
+
+    tasks = over_ssh._TaskProgress(Sink())
+    for task, status in (
+        ("Start slurmd", TaskStatus.STARTED),
+        ("Start slurmd", TaskStatus.CHANGED),
+        ("Configure the login node", TaskStatus.STARTED),
+        ("Configure the login node", TaskStatus.SKIPPED),
+    ):
+        tasks.event("hpc-compute-1", task, status)
+    assert seen[-2:] == [("Configure the login node", Status.RUNNING), ("Start slurmd", Status.RUNNING)]
+    tasks.end()
+    assert seen[-1] == ("configured", Status.DONE)

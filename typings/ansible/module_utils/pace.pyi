@@ -1,9 +1,11 @@
+import re
 from collections.abc import Callable, Hashable
 
 MOST: float
 QUIET: float
 LONGEST: int
 LEAST_LOOKS: int
+TOO_SLOW: re.Pattern[str]
 
 def factor(text: str) -> float: ...
 def seconds(base: float) -> int: ...
