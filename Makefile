@@ -63,7 +63,7 @@ test-host: setup-dev ## tests on a real private libvirtd and QEMU (root, some mi
 
 test-libvirt: setup-dev ## the tests of test-host that boot no golden image: libvirtd, packet filter, locks, crashes (five minutes)
 	@$(VENV)/pytest -v -m host tests/contract tests/host/test_concurrency.py tests/host/test_crash_sweep.py \
-	  tests/host/test_embedded_lifecycle.py tests/host/test_node_firewall.py
+	  tests/host/test_embedded_lifecycle.py tests/host/test_guest_accounts.py tests/host/test_node_firewall.py
 
 test-isolation: setup-dev ## the test of test-host that sends packets between the guests of both clusters (five minutes)
 	@$(VENV)/pytest -v -m host tests/host/test_isolation.py tests/host/test_isolation_ipv6.py
