@@ -22,7 +22,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, TypedDict
 
 from ansible.module_utils.basic import AnsibleModule
@@ -305,15 +305,18 @@ FINISH_TRIES = 4
 def finish_init(argv: Sequence[str], timeout: float) -> None:
     """The phases of `kubeadm init` after the API server has come up. They may be done again: kubeadm waits ten seconds
     for some answers of the API server, which a busy emulated CPU may not keep in its first minutes."""
-    argv = [*argv, f"--skip-phases={FIRST_PHASES}"]
-    for tries in range(FINISH_TRIES):
+    again_where_it_fails(lambda: kubeadm([*argv, f"--skip-phases={FIRST_PHASES}"], timeout))
+
+
+def again_where_it_fails(step: Callable[[], object]) -> None:
+    """Take a step that may be taken again, with pauses, until it succeeds; the last failure is raised."""
+    for _ in range(FINISH_TRIES - 1):
         try:
-            kubeadm(argv, timeout)
+            step()
             return
         except NodeError:
-            if tries == FINISH_TRIES - 1:
-                raise
             time.sleep(5)
+    step()
 
 
 def probe(params: Params, release: Release) -> tuple[bool, str]:
@@ -361,14 +364,7 @@ def finish_join(name: str) -> None:
     note = f"kubeadm.alpha.kubernetes.io/cri-socket={CRI_SOCKET}"
     patience = f"--request-timeout={seconds(120)}s"
     argv = ["kubectl", "--kubeconfig", KUBELET_CONF, patience, "annotate", "--overwrite", "node", name]
-    for tries in range(FINISH_TRIES):
-        try:
-            run([*argv, note], 300)
-            return
-        except NodeError:
-            if tries == FINISH_TRIES - 1:
-                raise
-            time.sleep(5)
+    again_where_it_fails(lambda: run([*argv, note], 300))
 
 
 def kubeadm(argv: Sequence[str], timeout: float) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from emulator.core.errors import ExitCode
 from emulator.core.paths import Home
+from tests.support import waiting
 from tests.support.labs import COMMAND, host_snapshot, hyperscaler, left_behind
 from tests.support.node_baseline import check_baseline, check_secrets, check_ssh_audit, closed_from_outside, guest
 
@@ -126,10 +127,7 @@ def get(words: str) -> Any:
 
 
 def until(condition: Any, what: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, f"{what}: not within {PATIENCE} s"
-        time.sleep(3)
+    waiting.until(condition, what, pause=3, patience=PATIENCE)
 
 
 def ready(name: str) -> bool:

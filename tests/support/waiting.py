@@ -18,11 +18,17 @@ PATIENCE = 600.0
 """Seconds after which a test takes it that something hangs: far beyond what the slowest host needs."""
 
 
-def until(condition: Callable[[], object], what: str = "what the test waits for", *, pause: float = 0.01) -> None:
-    """Look again and again until `condition` holds, with a pause of `pause` seconds between two looks."""
-    deadline = time.monotonic() + PATIENCE
+def until(
+    condition: Callable[[], object],
+    what: str = "what the test waits for",
+    *,
+    pause: float = 0.01,
+    patience: float = PATIENCE,
+) -> None:
+    """Look again and again until `condition` holds, for `patience` seconds at most and with pauses of `pause`."""
+    deadline = time.monotonic() + patience
     while not condition():
-        assert time.monotonic() < deadline, f"{what} has not come for {PATIENCE:g} s"
+        assert time.monotonic() < deadline, f"{what} has not come for {patience:g} s"
         time.sleep(pause)
 
 

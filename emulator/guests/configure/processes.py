@@ -22,19 +22,14 @@ RUN_TAG = "HYPERSCALER_RUN"
 _SOCKET = re.compile(r"socket:\[([0-9]+)\]")
 
 
-def processes_of_run(tag: str, control_dir: Path, *, proc: Path = PROC) -> tuple[int, ...]:
-    """Process ids (never our own) with `HYPERSCALER_RUN=<tag>` in their environment, or with a control socket in
-    `control_dir`."""
-    return _Search(f"{RUN_TAG}={tag}".encode(), control_dir, proc).processes()
+def search_for_run(tag: str, control_dir: Path, *, proc: Path = PROC) -> Search:
+    """For processes with `HYPERSCALER_RUN=<tag>` in their environment, or with a control socket in `control_dir`."""
+    return Search(f"{RUN_TAG}={tag}".encode(), control_dir, proc)
 
 
-def processes_left(directory: Path, *, proc: Path = PROC) -> tuple[int, ...]:
-    """Process ids of all runs in the private directory `directory`: those that have it as HOME, and ssh's masters."""
-    return _left(directory, proc).processes()
-
-
-def _left(directory: Path, proc: Path) -> _Search:
-    return _Search(b"HOME=" + os.fsencode(directory), control_directory(directory), proc)
+def search_for_left(directory: Path, *, proc: Path = PROC) -> Search:
+    """For processes of all runs in the private directory `directory`: those that have it as HOME, and ssh's masters."""
+    return Search(b"HOME=" + os.fsencode(directory), control_directory(directory), proc)
 
 
 def control_directory(directory: Path) -> Path:
@@ -44,7 +39,7 @@ def control_directory(directory: Path) -> Path:
     return near.readlink() if near.is_symlink() else near
 
 
-class _Search:
+class Search:
     """Looks for this user's processes that have a variable in their environment, or a unix socket below a directory."""
 
     def __init__(self, variable: bytes, control_dir: Path, proc: Path) -> None:
@@ -52,6 +47,7 @@ class _Search:
         self._inside = os.fsencode(control_dir) + b"/"
 
     def processes(self) -> tuple[int, ...]:
+        """Ids of those that are there now, never our own."""
         sockets: dict[int, frozenset[int]] = {}
         found = (pid for pid in process_ids(proc=self._proc) if self.is_ours(pid, sockets))
         return tuple(found)
@@ -95,16 +91,15 @@ def end_leftovers(directory: Path) -> set[int]:
 
     The caller holds the lab's lock, so nothing that works there now belongs to a live run.
     """
-    return _end(_left(directory, PROC), (signal.SIGKILL, signal.SIGKILL), grace=2.0)
+    return _end(search_for_left(directory), (signal.SIGKILL, signal.SIGKILL), grace=2.0)
 
 
 def end_run(tag: str, control_dir: Path, *, grace: float = 2.0) -> set[int]:
     """Ask every process of the run to end, and kill what is left after `grace` seconds; their process ids."""
-    search = _Search(f"{RUN_TAG}={tag}".encode(), control_dir, PROC)
-    return _end(search, (signal.SIGTERM, signal.SIGKILL), grace=grace)
+    return _end(search_for_run(tag, control_dir), (signal.SIGTERM, signal.SIGKILL), grace=grace)
 
 
-def _end(search: _Search, signals: Sequence[signal.Signals], *, grace: float) -> set[int]:
+def _end(search: Search, signals: Sequence[signal.Signals], *, grace: float) -> set[int]:
     """Send the signals one after the other, each to what is found then; what was found."""
     asked: set[int] = set()
     for number in signals:

@@ -18,8 +18,8 @@ from emulator.guests.configure.processes import (
     control_directory,
     end_leftovers,
     end_run,
-    processes_left,
-    processes_of_run,
+    search_for_left,
+    search_for_run,
 )
 
 UNIX = "Num       RefCount Protocol Flags    Type St Inode Path\n"
@@ -49,7 +49,7 @@ def test_tag_or_control_socket_and_nothing_else(tmp_path: Path) -> None:
     process(tmp_path, os.getpid(), b"HYPERSCALER_RUN=mine\0")
     (tmp_path / "15").mkdir()  # ended while we looked
     (tmp_path / "self").mkdir()
-    assert sorted(processes_of_run("mine", control, proc=tmp_path)) == [11, 13]
+    assert sorted(search_for_run("mine", control, proc=tmp_path).processes()) == [11, 13]
 
 
 def test_what_a_process_says_in_its_arguments_is_nothing(tmp_path: Path) -> None:
@@ -58,14 +58,14 @@ def test_what_a_process_says_in_its_arguments_is_nothing(tmp_path: Path) -> None
     process(tmp_path, 12, b"NOTE=HYPERSCALER_RUN=mine\0", b"HYPERSCALER_RUN=mine\0/lab/ansible/hpc/cp/x\0")
     process(tmp_path, 13, sockets={})
     (tmp_path / "13" / "net" / "unix").write_text(f"{UNIX}0: 2 0 0 1 1 99 /lab/ansible/hpc/cp/of-another-process\n")
-    assert processes_of_run("mine", control, proc=tmp_path) == ()
+    assert search_for_run("mine", control, proc=tmp_path).processes() == ()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="giving files away takes root")
 def test_another_user_s_process_is_never_of_a_run(tmp_path: Path) -> None:
     process(tmp_path, 11, b"HYPERSCALER_RUN=mine\0")
     os.chown(tmp_path / "11", 12345, 12345)
-    assert processes_of_run("mine", Path("/lab/cp"), proc=tmp_path) == ()
+    assert search_for_run("mine", Path("/lab/cp"), proc=tmp_path).processes() == ()
 
 
 def test_what_is_left_of_any_run_in_a_directory(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_what_is_left_of_any_run_in_a_directory(tmp_path: Path) -> None:
     process(tmp_path, 12, b"HOME=/lab/ansible/hpc2\0")
     process(tmp_path, 13, b"HOME=/root\0", sockets={1013: "/lab/ansible/hpc/cp/0123456789"})
     process(tmp_path, 14, b"HOME=/root\0", b"less\0/lab/ansible/hpc/cp/inventory.yaml\0")
-    assert sorted(processes_left(directory, proc=tmp_path)) == [11, 13]
+    assert sorted(search_for_left(directory, proc=tmp_path).processes()) == [11, 13]
 
 
 MASTER = """
@@ -145,4 +145,4 @@ def test_our_own_sockets_do_not_make_us_a_victim(short: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         (short / "cp").mkdir()
         listener.bind(str(short / "cp" / "mine"))
-        assert processes_of_run("mine", short / "cp") == ()
+        assert search_for_run("mine", short / "cp").processes() == ()
