@@ -33,8 +33,9 @@ kubectl apply -f - <config/examples/gpu-pod.yaml
 # Usually some seconds; on a busy host it may take minutes. It is given up when its state has not changed for five.
 phase= state= moved=$SECONDS said=$SECONDS
 while :; do
-  now=$(kubectl get pod gpu-pod -o "jsonpath={.status.phase} {.status.conditions[*].status} {.status.containerStatuses[*].state}" </dev/null || true)
-  phase=${now%% *}
+  # No blanks: ssh hands the words to the node's shell, which would take them apart there.
+  now=$(kubectl get pod gpu-pod -o "jsonpath={.status.phase}:{.status.conditions[*].status}:{.status.containerStatuses[*].state}" </dev/null || true)
+  phase=${now%%:*}
   case $phase in Succeeded | Failed) break ;; esac
   if [ "$now" != "$state" ]; then state=$now moved=$SECONDS; fi
   if [ $((SECONDS - moved)) -ge 300 ]; then break; fi
