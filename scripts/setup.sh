@@ -93,7 +93,7 @@ if [ ! -e "$(stamp "$extra")" ]; then
   count=$(grep -c '==' "constraints/$extra.txt")
   say "installing $count Python packages into .venv, usually in one to three minutes, most of them for the download"
   [ -x .venv/bin/python ] || watched "making .venv" "$python" -m venv .venv
-  pip=(.venv/bin/python -m pip --disable-pip-version-check --progress-bar off install)
+  pip=(.venv/bin/python -m pip install --disable-pip-version-check --progress-bar off)
   watched "tools to build with" "${pip[@]}" --require-hashes --requirement constraints/build.txt
   # What has no wheel is built with these tools, not with others that pip would fetch unchecked.
   watched "$count Python packages" \
