@@ -4,6 +4,8 @@
     make kubernetes-modules MINOR=1.37                                the newest patch release of everything
     make kubernetes-modules MINOR=1.37 ARGS=kubernetes=1.37.3         that one, the rest as it is
 
+Add-ons have one directory for all minor versions, and are renewed with any of them.
+
 Kubernetes decides what etcd and CoreDNS it is made with: its kubeadm says so. The others are the newest releases whose
 own go.mod the pinned Go toolchain can build. A new minor version starts with the files of the newest one that is there.
 Look at what has changed (`git diff`) before you commit it: from then on these hashes are what is trusted.
@@ -27,7 +29,12 @@ from typing import Any
 import yaml
 
 from emulator.adapters.system.process import HostProcess
-from emulator.kubernetes.release.modules.module_set import PROGRAMS_FILE, TOOLCHAIN_FILE, read_toolchain_pin
+from emulator.kubernetes.release.modules.module_set import (
+    PROGRAMS_FILE,
+    TOOLCHAIN_FILE,
+    read_toolchain_pin,
+    required_version,
+)
 from emulator.kubernetes.release.modules.toolchain import Toolchain
 
 MODULES = Path(__file__).parents[1] / "config/kubernetes/modules"
@@ -107,6 +114,17 @@ def chosen_versions(
     return versions
 
 
+def place_of(minor: str, name: str) -> Path:
+    """Directory of a module: one for all minor versions, or one for each."""
+    return MODULES / name if (MODULES / name).is_dir() else MODULES / minor / name
+
+
+def staging_modules(go: Go, version: str, directory: Path) -> list[str]:
+    """What Kubernetes has in its own repository has releases of its own, with 0 for 1."""
+    text = (go.download(KUBERNETES, version, directory) / "go.mod").read_text()
+    return re.findall(r"^\t(\S+) => \./staging/", text, re.MULTILINE)
+
+
 def write_module(go: Go, name: str, module: str, version: str, directory: Path) -> None:
     """go.mod and go.sum of one project."""
     lines = [f"module hyperscaler.invalid/{name}", "", "go 1.26.0", ""]
@@ -114,13 +132,21 @@ def write_module(go: Go, name: str, module: str, version: str, directory: Path) 
         lines += ["godebug default=go1.26", ""]
     lines += [f"require {module} v{version}", ""]
     if module == KUBERNETES:
-        # What Kubernetes has in its own repository has releases of its own, with 0 for 1.
-        text = (go.download(module, version, directory) / "go.mod").read_text()
-        staging = re.findall(r"^\t(\S+) => \./staging/", text, re.MULTILINE)
+        staging = staging_modules(go, version, directory)
         lines += ["replace (", *(f"\t{each} => {each} v0.{version.partition('.')[2]}" for each in staging), ")", ""]
     (directory / "go.sum").unlink(missing_ok=True)
     (directory / "go.mod").write_text("\n".join(lines))
     # -e: the programs are of package main, which no one imports, by Go's rules.
+    go.run("mod", "tidy", "-e", cwd=directory)
+
+
+def with_libraries_of(go: Go, kubernetes: str, directory: Path) -> None:
+    """Client libraries of this version of Kubernetes, which its own programs are compiled with, in a module."""
+    required = set(
+        re.findall(r"^\t(k8s\.io/\S+) v0\.\d+\.\d+(?: |$)", (directory / "go.mod").read_text(), re.MULTILINE)
+    )
+    libraries = sorted(required & set(staging_modules(go, kubernetes, directory)))
+    go.run("get", *(f"{each}@v0.{kubernetes.partition('.')[2]}" for each in libraries), cwd=directory)
     go.run("mod", "tidy", "-e", cwd=directory)
 
 
@@ -146,8 +172,11 @@ def main() -> None:
         go = Go(work)
         for name, version in chosen_versions(go, entries, minor, given, work).items():
             module = next(entry["version_of"] for entry in entries if entry["name"] == name)
-            print(f"{minor}/{name}: {module} v{version}", flush=True)
-            write_module(go, name, module, version, MODULES / minor / name)
+            print(f"{place_of(minor, name).relative_to(MODULES)}: {module} v{version}", flush=True)
+            write_module(go, name, module, version, place_of(minor, name))
+            if next(entry for entry in entries if entry["name"] == name).get("libraries") == "kubernetes":
+                newest = (there[-1] if there else MODULES / minor) / "kubernetes/go.mod"
+                with_libraries_of(go, required_version(newest.read_text(), KUBERNETES), place_of(minor, name))
 
 
 if __name__ == "__main__":

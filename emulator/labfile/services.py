@@ -96,12 +96,26 @@ class KubernetesSpec:
         str, key("Pod network: bridge is built in and works offline.", enum=["bridge", "calico", "flannel"])
     ] = "bridge"
     ingress: Annotated[str, key("Ingress controller.", enum=["none", "nginx"])] = "none"
-    storage_class: Annotated[str, key("Default storage class.", enum=["none", "local-path"])] = "none"
+    storage_class: Annotated[
+        str,
+        key(
+            "Default storage class; auto: local-path where the nodes' release has it, as that of modules does.",
+            enum=["auto", "none", "local-path"],
+        ),
+    ] = "auto"
+    metrics: Annotated[
+        str,
+        key(
+            "What answers `kubectl top` and autoscalers; auto: metrics-server where the nodes' release has it, as that"
+            " of modules does.",
+            enum=["auto", "none", "metrics-server"],
+        ),
+    ] = "auto"
     network_policy: Annotated[
         str,
         key(
             "Policy of the namespaces that people work in: default-deny lets a pod talk to pods of its own namespace"
-            " and to the cluster's DNS alone. Needs a cni that enforces it (calico).",
+            " and to the cluster's DNS alone. Needs cni: calico, or cni: bridge with Kubernetes from modules.",
             enum=["none", "default-deny"],
         ),
     ] = "none"

@@ -32,8 +32,9 @@ options:
     type: list
     elements: dict
   addons:
-    description: Add-ons, each with C(name), C(path) of its documents on this node and C(edits) (C(from), C(to)) made
-      to their text. One that was applied once and is not listed any more is an error.
+    description: Add-ons, each with C(name), C(path) of its documents on this node and C(edits) (C(from), C(to),
+      C(optional)) made to their text. One that was applied once and is not listed any more is an error; one that is
+      C(kept) goes on where it was applied, and is applied nowhere else.
     type: list
     elements: dict
   absent:
@@ -285,6 +286,7 @@ def main() -> None:
                     "name": {"type": "str", "required": True},
                     "path": {"type": "path", "required": True},
                     "edits": {"type": "list", "elements": "dict", "default": []},
+                    "kept": {"type": "bool", "default": False},
                 },
             },
             "known": {"type": "list", "elements": "str", "default": []},

@@ -14,7 +14,7 @@ import re
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Required, TypedDict
+from typing import Any, NotRequired, Required, TypedDict
 
 from ansible.module_utils.pace import TOO_SLOW, seconds
 
@@ -23,14 +23,15 @@ Object = dict[str, Any]
 Key = tuple[str, str, str]
 
 
-# A word of an add-on's documents and what takes its place.
-Edit = TypedDict("Edit", {"from": str, "to": str})
+# A word of an add-on's documents and what takes its place; an error where it is missing, if it is not `optional`.
+Edit = TypedDict("Edit", {"from": str, "to": str, "optional": NotRequired[bool]})
 
 
-class Addon(TypedDict):
-    name: str
-    path: str
+class Addon(TypedDict, total=False):
+    name: Required[str]
+    path: Required[str]
     edits: list[Edit] | None
+    kept: bool
 
 
 class Absent(TypedDict, total=False):
@@ -121,8 +122,8 @@ def edited(addon: Addon) -> str:
             text = stream.read()
     except FileNotFoundError as error:
         raise ClusterError(f"{path} is not on this node: its image was made without it") from error
-    for edit in addon["edits"] or []:
-        if edit["from"] not in text:
+    for edit in addon.get("edits") or []:
+        if edit["from"] not in text and not edit.get("optional", False):
             raise ClusterError(f"{path} does not hold {edit['from']!r}: it is of a version not known here")
         text = text.replace(edit["from"], edit["to"])
     return text
@@ -170,12 +171,16 @@ def apply(
     absent: objects, each with `api_version`, `kind`, `namespace` and `name`; only what is marked as ours goes, or with
         `unmarked` what an older version made, which marked nothing.
     nodes: names, looked for in the same start of kubectl, which costs an emulated CPU seconds.
-    addons: each with `name`, `path` and `edits`; one that was applied once and is not listed any more is an error.
+    addons: each with `name`, `path` and `edits`; one that was applied once and is not listed any more is an error. One
+        that is `kept` is not wanted any more, and goes on where it was applied.
     """
-    texts = {addon["name"]: edited(addon) for addon in addons}
-    wanted = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in sorted(texts.items())}
+    kept = {addon["name"] for addon in addons if addon.get("kept")}
+    there = [addon for addon in addons if addon["name"] not in kept or os.path.exists(addon["path"])]
+    texts = {addon["name"]: edited(addon) for addon in there}
     before = look([*manifests, *texts.values(), *map(named, absent), *map(node, nodes), json.dumps(RECORD)])
     applied = before.get(key_of(RECORD), {}).get("data") or {}
+    texts = {name: text for name, text in texts.items() if name not in kept or name in applied}
+    wanted = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in sorted(texts.items())}
     gone = sorted(set(applied) - set(wanted))
     if gone:
         raise ClusterError(

@@ -38,7 +38,7 @@ clusters:
         disk_gb: 10
         gpu_enabled: true
         gpu: {{count: {slices}, profile: 1g.10gb}}
-    kubernetes_config: {{cni: bridge, mig_strategy: mixed, version: "{version}"}}
+    kubernetes_config: {{cni: bridge, mig_strategy: mixed, network_policy: default-deny, version: "{version}"}}
 global:
   gpu_allocation:
     backend: simulated
@@ -160,6 +160,7 @@ def test_validate_and_plan_touch_nothing(lab_file: Path, before: dict[str, list[
 def test_provision_verifies_itself(provisioned: dict[str, Any]) -> None:
     names = {check["name"] for check in provisioned["checks"]}
     assert {"kubernetes nodes", "system pods", "kubernetes gpus", "pods", "pod network", "service by name"} <= names
+    assert {"metrics", "network policy"} <= names
     assert all(check["ok"] for check in provisioned["checks"])
 
 
@@ -454,6 +455,101 @@ def test_a_fork_bomb_in_a_pod_stays_there(provisioned: dict[str, Any]) -> None:
         lambda: not [each for each in get("pods -n student-ada")["items"] if each["metadata"]["name"] == "bomb"],
         "the bomb is gone",
     )
+
+
+def test_kubectl_top(provisioned: dict[str, Any]) -> None:
+    """Figures of each node, and for a student of their own pods alone."""
+    rows = [line.split() for line in kubectl("top nodes --no-headers").splitlines()]
+    assert sorted(row[0] for row in rows) == [HEAD, WORKER]
+    assert all(row[1].endswith("m") and row[1] != "0m" and row[3].endswith("Mi") for row in rows)
+    assert apply_as("ada", "busy", script="while :; do :; done").returncode == 0
+    until(lambda: "busy" in as_user("ada", "top pods --no-headers").stdout, "the student sees what their pod uses")
+    assert as_user("ada", "top pods -n kube-system").returncode != 0
+    assert as_user("ada", "top nodes").returncode != 0
+    assert as_user("ada", "delete pod busy").returncode == 0
+
+
+def test_an_autoscaler_follows_the_metrics(provisioned: dict[str, Any]) -> None:
+    container = {
+        "name": "c",
+        "image": TOOLS,
+        "command": ["/bin/sh", "-c", "while :; do :; done"],
+        "resources": {"requests": {"cpu": "20m"}, "limits": {"cpu": "100m"}},
+    }
+    labels = {"app": "scaled"}
+    pod = {"metadata": {"labels": labels}, "spec": {"containers": [container], "terminationGracePeriodSeconds": 0}}
+    spec = {"selector": {"matchLabels": labels}, "template": pod}
+    kubectl(
+        "apply -f -",
+        stdin=json.dumps({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "scaled"}, "spec": spec}),
+    )
+    kubectl("autoscale deployment scaled --cpu=50% --min=1 --max=2")
+    until(lambda: get("deployment scaled")["spec"]["replicas"] == 2, "a busy pod gets a second one")
+    kubectl("delete hpa,deployment scaled")
+
+
+def test_a_claim_gets_a_directory_of_the_node(provisioned: dict[str, Any]) -> None:
+    claim = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "data"},
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "16Mi"}}},
+    }
+    ada = "-n student-ada --as system:serviceaccount:hyperscaler-users:ada"
+    kubectl(f"apply {ada} -f -", stdin=json.dumps(claim))
+    volumes = {"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]}
+    mounts = {"volumeMounts": [{"name": "v", "mountPath": "/data"}], "securityContext": {"runAsUser": 1000}}
+    script = "echo kept > /data/file && sleep 3600"
+    assert apply_as("ada", "writer", script=script, container=mounts, **volumes).returncode == 0
+    until(lambda: as_user("ada", "exec writer -- cat /data/file").stdout == "kept\n", "a pod writes to its volume")
+    assert as_user("ada", "get pvc data -o jsonpath={.status.phase}").stdout == "Bound"
+    node = guest(LAB, WORKER, sudo=True)
+    assert node.check_output("stat -c %a /var/lib/local-path") == "700"
+    assert node.check_output("cat /var/lib/local-path/*_data/file") == "kept"
+    # The next pod of the claim finds it, and the directory goes with the claim.
+    assert as_user("ada", "delete pod writer").returncode == 0
+    assert apply_as("ada", "reader", script="cat /data/file && sleep 3600", container=mounts, **volumes).returncode == 0
+    until(lambda: as_user("ada", "logs reader").stdout == "kept\n", "the next pod reads it")
+    assert as_user("ada", "delete pod/reader pvc/data").returncode == 0
+    until(lambda: node.run("ls -d /var/lib/local-path/*_data").rc != 0, "the directory is removed")
+
+
+def test_policies_keep_packets_from_the_pods_of_others(provisioned: dict[str, Any]) -> None:
+    """default-deny: pods of a namespace talk to each other and to the DNS, and to nobody else."""
+    serve = "mkdir -p /tmp/w && echo open > /tmp/w/index.html && httpd -f -p 8080 -h /tmp/w"
+    for name in ("server", "client"):
+        assert apply_as("ada", name, script=serve).returncode == 0
+    kubectl(f"run stranger --image={TOOLS} --image-pull-policy=Never -- sleep 3600")
+
+    def pods() -> dict[str, str]:
+        found = [*get("pods -n student-ada")["items"], *get("pods -n default")["items"]]
+        return {each["metadata"]["name"]: each["status"].get("podIP", "") for each in found}
+
+    until(lambda: all(pods().get(name) for name in ("server", "client", "stranger")), "the pods have addresses")
+    address = pods()["server"]
+
+    def page(namespace: str, pod: str, target: str) -> bool:
+        words = f"exec -n {namespace} {pod} -- timeout 10 wget -q -O - http://{target}:8080/"
+        return str(guest(LAB, HEAD).run(f"kubectl {words}").stdout) == "open\n"
+
+    until(lambda: page("student-ada", "client", address), "a pod reaches the pod of its namespace")
+    until(lambda: not page("default", "stranger", address), "a pod of another namespace does not")
+    resolved = guest(LAB, HEAD).run(
+        "kubectl exec -n student-ada client -- nslookup kubernetes.default.svc.cluster.local"
+    )
+    assert resolved.rc == 0, "the DNS of the cluster answers"
+    # An admin may open it, and then the same packet gets through: it was the policy that kept it away.
+    spec = {"podSelector": {}, "policyTypes": ["Ingress"], "ingress": [{}]}
+    opened = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "spec": spec}
+    kubectl("apply -f -", stdin=json.dumps({**opened, "metadata": {"name": "opened", "namespace": "student-ada"}}))
+    outward = {"podSelector": {}, "policyTypes": ["Egress"], "egress": [{}]}
+    kubectl("apply -f -", stdin=json.dumps({**opened, "metadata": {"name": "outward"}, "spec": outward}))
+    until(lambda: page("default", "stranger", address), "with policies that allow it, it does")
+    kubectl("delete networkpolicy opened -n student-ada")
+    kubectl("delete networkpolicy outward")
+    until(lambda: not page("default", "stranger", address), "and without them it does not")
+    kubectl("delete pod stranger --grace-period=0")
+    assert as_user("ada", "delete pods server client").returncode == 0
 
 
 def test_nothing_that_a_student_makes_holds_the_end_of_their_access(provisioned: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from emulator.guests.inventory.model import (
 )
 from emulator.guests.inventory.slurm_limits import student_tres
 from emulator.guests.inventory.user_limits import job_processes, user_quota
-from emulator.kubernetes.config.addons import wanted_addons
+from emulator.kubernetes.config.addons import optional_addons, wanted_addons
 from emulator.kubernetes.config.addresses import pod_subnets
 from emulator.kubernetes.config.resources import MigStrategy, node_resources
 from emulator.kubernetes.config.users import (
@@ -250,6 +250,7 @@ def _kubernetes_vars(spec: ClusterSpec) -> Vars:
         "kubernetes_control_plane": head.name,
         "kubernetes_cni": kubernetes.cni,
         "kubernetes_addons": wanted_addons(kubernetes),
+        "kubernetes_optional_addons": optional_addons(kubernetes),
         "kubernetes_network_policy": kubernetes.network_policy,
         "kubernetes_version": kubernetes.version,
         "kubernetes_pod_subnet": str(kubernetes.pod_subnet),

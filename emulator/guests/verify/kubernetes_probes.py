@@ -18,6 +18,7 @@ from emulator.core.waiting.pace import Pace
 from emulator.core.waiting.watch import Clock, Look, Watch, wait_until
 from emulator.guests.inventory.model import NodeGpu
 from emulator.guests.verify import kubernetes_verdicts as judge
+from emulator.guests.verify.kubernetes_addons import metrics_check, policy_check
 from emulator.guests.verify.report import SUMMARY_SECONDS, CheckResult, Verdict, VerifyReport, after_waiting, check_from
 from emulator.kubernetes.config.kubectl import KUBECTL
 from emulator.kubernetes.config.resources import MigStrategy, node_resources
@@ -95,8 +96,11 @@ def verify_kubernetes(
         return VerifyReport(tuple(checks))
     try:
         if done(probes.spread()):
-            for check in probes.reach():
-                done(check)
+            reached = [done(check) for check in probes.reach()]
+            if probes.has_metrics:
+                done(metrics_check(probes.kubectl, probes.nodes, probes.patience, probes.clock))
+            if spec.kubernetes.network_policy == "default-deny" and all(reached) and len(probes.pods) > 1:
+                done(policy_check(probes.kubectl, NAMESPACE, PORT, probes.pods, probes.patience, probes.clock))
     finally:
         probes.clean()
     return VerifyReport(tuple(checks))
@@ -123,15 +127,16 @@ class _Probes:
         self, spec: ClusterSpec, shell: GuestShell, addresses: Mapping[str, GuestAddress], clock: Clock, pace: Pace
     ) -> None:
         self.nodes = tuple(node.name for node in spec.nodes_of(ClusterKind.CLOUD))
-        self._patience = pace.patience(spec.timeouts.verify)
+        self.patience = pace.patience(spec.timeouts.verify)
         self._pace = pace
         self._head = addresses[control_plane(spec)]
         self._shell = shell
-        self._clock = clock
-        self._pods: tuple[judge.PodState, ...] = ()
+        self.clock = clock
+        self.pods: tuple[judge.PodState, ...] = ()
         self._leftover = False
+        self.has_metrics = False
 
-    def _kubectl(self, words: str, *, seconds: float = 120, stdin: str | None = None) -> tuple[str, str]:
+    def kubectl(self, words: str, *, seconds: float = 120, stdin: str | None = None) -> tuple[str, str]:
         """Output and complaint; with a complaint the output is not reliable."""
         try:
             done = self._shell.run(self._head, f"{KUBECTL} {words}", timeout=seconds, check=False, stdin=stdin)
@@ -145,13 +150,14 @@ class _Probes:
 
         `done` is called with each check, in the order of `looks`.
         """
-        watch = Watch(self._patience, self._clock.now)
+        watch = Watch(self.patience, self.clock.now)
         decided: dict[str, CheckResult] = {}
         reported = 0
         names = tuple(looks)
         while True:
-            output, complaint = self._kubectl(_LISTING)
+            output, complaint = self.kubectl(_LISTING)
             cluster = judge.parse_cluster(output)
+            self.has_metrics = "metrics-server" in {each.name for each in cluster.workloads_of(("kube-system",))}
             self._leftover = NAMESPACE in cluster.namespaces
             verdicts = {name: Verdict(False, complaint) if complaint else look(cluster) for name, look in looks.items()}
             given_up = watch.look((complaint, *(verdict.detail for verdict in verdicts.values())))
@@ -163,61 +169,61 @@ class _Probes:
                 reported += 1
             if reported == len(names):
                 return tuple(name for name in names if decided[name].ok)
-            self._clock.sleep(POLL_SECONDS)
+            self.clock.sleep(POLL_SECONDS)
 
     def spread(self) -> CheckResult:
         """Start a probe pod on every node."""
-        started = self._clock.now()
+        started = self.clock.now()
         try:
             record = self._shell.run(self._head, f"cat {_RELEASE}", timeout=60).stdout
             image = json.loads(record)["tools"]
         except (HyperscalerError, ValueError, KeyError, TypeError, RecursionError) as error:
-            return check_from("pods", Verdict(False, f"{_RELEASE}: {error}"), self._clock.now() - started)
+            return check_from("pods", Verdict(False, f"{_RELEASE}: {error}"), self.clock.now() - started)
         if self._leftover:
             # One of an interrupted run would answer with yesterday's pods.
             words = f"delete namespace {NAMESPACE} --ignore-not-found --timeout={math.ceil(self._pace.seconds(120))}s"
-            self._kubectl(words, seconds=180)
-        _, complaint = self._kubectl("apply -f -", stdin=probe_manifest(str(image)))
+            self.kubectl(words, seconds=180)
+        _, complaint = self.kubectl("apply -f -", stdin=probe_manifest(str(image)))
         if complaint:
-            return check_from("pods", Verdict(False, complaint), self._clock.now() - started)
-        waited = wait_until(self._look_at_pods, self._patience, clock=self._clock)
+            return check_from("pods", Verdict(False, complaint), self.clock.now() - started)
+        waited = wait_until(self._look_at_pods, self.patience, clock=self.clock)
         verdict = after_waiting(waited.value, waited.given_up)
-        return check_from("pods", verdict, self._clock.now() - started)
+        return check_from("pods", verdict, self.clock.now() - started)
 
     def _look_at_pods(self) -> Look[Verdict]:
         """How the probe pods are, once the daemon set is rolled out or after a while. kubectl watches meanwhile: each
         start of it costs an emulated CPU seconds."""
-        seconds = self._patience.usual / 16
+        seconds = self.patience.usual / 16
         watch = f"rollout status daemonset/probe -n {NAMESPACE} --timeout={math.ceil(self._pace.seconds(seconds))}s"
-        self._kubectl(watch, seconds=seconds + 60)
+        self.kubectl(watch, seconds=seconds + 60)
         # The pods are judged by their own state, also after a timeout: it gives the reason.
-        output, complaint = self._kubectl(f"get pods -n {NAMESPACE} -o json")
-        self._pods = judge.parse_pods(output)
-        verdict = Verdict(False, complaint) if complaint else judge.judge_spread(self._pods, self.nodes)
+        output, complaint = self.kubectl(f"get pods -n {NAMESPACE} -o json")
+        self.pods = judge.parse_pods(output)
+        verdict = Verdict(False, complaint) if complaint else judge.judge_spread(self.pods, self.nodes)
         return Look(verdict, verdict.ok, sign=verdict.detail, pause=POLL_SECONDS)
 
     def reach(self) -> tuple[CheckResult, CheckResult]:
         """Fetch a page from every probe pod and from the service by its name, in every probe pod."""
-        started = self._clock.now()
-        targets = [*(pod.ip for pod in self._pods), SERVICE]
+        started = self.clock.now()
+        targets = [*(pod.ip for pod in self.pods), SERVICE]
 
         def ask(pod: judge.PodState) -> tuple[judge.Reach, ...]:
-            script = round_script(targets, self._pace.seconds(self._patience.usual))
+            script = round_script(targets, self._pace.seconds(self.patience.usual))
             words = shlex.join(["exec", "-n", NAMESPACE, pod.name, "--", "/bin/sh", "-c", script])
-            longest = self._patience.usual + len(targets) * _PAGE_TRIES * (_PAGE_SECONDS + POLL_SECONDS)
-            output, _ = self._kubectl(words, seconds=longest)
+            longest = self.patience.usual + len(targets) * _PAGE_TRIES * (_PAGE_SECONDS + POLL_SECONDS)
+            output, _ = self.kubectl(words, seconds=longest)
             return judge.parse_reaches(pod.node, output)
 
         with threads(4, "verify") as pool:
-            reaches = tuple(reach for found in pool.map(ask, self._pods) for reach in found)
-        seconds = self._clock.now() - started
+            reaches = tuple(reach for found in pool.map(ask, self.pods) for reach in found)
+        seconds = self.clock.now() - started
         return (
-            check_from("pod network", judge.judge_pod_network(reaches, self._pods), seconds),
+            check_from("pod network", judge.judge_pod_network(reaches, self.pods), seconds),
             check_from("service by name", judge.judge_service(reaches, SERVICE, self.nodes), 0.0),
         )
 
     def clean(self) -> None:
-        self._kubectl(f"delete namespace {NAMESPACE} --ignore-not-found --wait=false", seconds=60)
+        self.kubectl(f"delete namespace {NAMESPACE} --ignore-not-found --wait=false", seconds=60)
 
 
 def round_script(targets: list[str], seconds: float) -> str:

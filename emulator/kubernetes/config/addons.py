@@ -12,16 +12,28 @@ _ADDON_OF_VALUE: Mapping[str, str] = {
     "flannel": "flannel",
     "nginx": "ingress-nginx",
     "local-path": "local-path",
+    "metrics-server": "metrics-server",
 }
+# What enforces network policies where the pods' network does not.
+NETWORK_POLICIES = "kube-network-policies"
 # Real GPUs are offered by NVIDIA's own plugin; simulated ones by the project's, which lies in the playbook.
 NVIDIA_DEVICE_PLUGIN = "nvidia-device-plugin"
 
 
 def wanted_addons(wants: KubernetesSpec) -> tuple[str, ...]:
     """Names of the add-ons that the lab asks for, in the order in which they are applied."""
-    values = (wants.cni, wants.storage_class, wants.ingress)
+    values = (wants.cni, wants.storage_class, wants.ingress, wants.metrics)
     named = tuple(_ADDON_OF_VALUE[value] for value in values if value in _ADDON_OF_VALUE)
+    if wants.network_policy == "default-deny" and wants.cni == "bridge":
+        named += (NETWORK_POLICIES,)
     return (*named, NVIDIA_DEVICE_PLUGIN) if wants.real_gpus else named
+
+
+def optional_addons(wants: KubernetesSpec) -> tuple[str, ...]:
+    """Names of the add-ons that the lab gets where the nodes' release has them: a lab of an earlier version, and one of
+    a source without them, is sound as it is."""
+    choices = (("local-path", wants.storage_class), ("metrics-server", wants.metrics))
+    return tuple(name for name, choice in choices if choice == "auto")
 
 
 def missing_addons(wants: KubernetesSpec, have: Collection[str]) -> tuple[str, ...]:
@@ -35,6 +47,7 @@ def missing_addons(wants: KubernetesSpec, have: Collection[str]) -> tuple[str, .
         ("cni", wants.cni, "bridge"),
         ("ingress", wants.ingress, "none"),
         ("storage_class", wants.storage_class, "none"),
+        ("metrics", wants.metrics, "none"),
     )
     missing = tuple(
         f"{key}: {value} needs manifests and container images that this source of Kubernetes does not have;"
@@ -42,6 +55,11 @@ def missing_addons(wants: KubernetesSpec, have: Collection[str]) -> tuple[str, .
         for key, value, other in asked
         if value in _ADDON_OF_VALUE and _ADDON_OF_VALUE[value] not in have
     )
+    if NETWORK_POLICIES in wanted_addons(wants) and NETWORK_POLICIES not in have:
+        missing += (
+            "network_policy: default-deny with cni: bridge needs kube-network-policies, which this source of Kubernetes"
+            " does not have; use source: modules, cni: calico, or a bundle that holds it",
+        )
     if wants.real_gpus and NVIDIA_DEVICE_PLUGIN not in have:
         missing += (
             "real GPUs of Kubernetes nodes need NVIDIA's device plugin, which this source of Kubernetes does not have;"

@@ -27,6 +27,7 @@ from emulator.kubernetes.release.node_files import NodeFiles, brings_containerd
 from emulator.kubernetes.release.release import Release, ReleaseManifest
 from emulator.kubernetes.release.upstream import UpstreamFetch
 from emulator.labfile.kubernetes_versions import (
+    MODULE_ADDONS,
     MODULE_MINORS,
     UPSTREAM_MINORS,
     is_asked_for,
@@ -170,16 +171,17 @@ class KubernetesSources:
         if self.build.cached(wants.version) is not None:
             return MODULES
         has_it = not wants.version or minor_of(wants.version) in UPSTREAM_MINORS
+        has_it = has_it and not missing_addons(wants, self.upstream.origin.addons)
         return UPSTREAM if has_it and self.upstream.is_reachable(wants.version) else MODULES
 
     def _modules_serve(self, wants: KubernetesSpec) -> bool:
-        if wanted_addons(wants) or (wants.version and minor_of(wants.version) not in MODULE_MINORS):
+        if missing_addons(wants, MODULE_ADDONS) or (wants.version and minor_of(wants.version) not in MODULE_MINORS):
             return False
         return is_asked_for(self.build.version(wants.version), wants.version)
 
     def _require_modules(self, wants: KubernetesSpec) -> None:
         require_version(self.build.version(wants.version), wants)
-        require_addons(wants, ())
+        require_addons(wants, MODULE_ADDONS)
 
 
 def _verify(path: Path) -> None:
@@ -216,5 +218,5 @@ def require_addons(wants: KubernetesSpec, have: Collection[str]) -> None:
         raise ConfigError(
             "\n    ".join(missing),
             where="clusters.cloud.kubernetes_config",
-            fix="write cni: bridge, ingress: none and storage_class: none, or take another source",
+            fix="take these settings back, or take another source",
         )

@@ -37,7 +37,14 @@ from emulator.kubernetes.release.upstream_origin import (
     is_reachable,
     package_versions,
 )
-from emulator.labfile.kubernetes_versions import UPSTREAM_MINORS, is_asked_for, is_full_version, minor_of, version_fault
+from emulator.labfile.kubernetes_versions import (
+    MODULE_ADDONS,
+    UPSTREAM_MINORS,
+    is_asked_for,
+    is_full_version,
+    minor_of,
+    version_fault,
+)
 
 # skopeo and those of its libraries that a lean host lacks.
 SKOPEO_PACKAGES = ("skopeo", "libgpgme11", "libassuan0", "libgpg-error0", "libdevmapper1.02.1")
@@ -76,7 +83,7 @@ class UpstreamFetch:
         """
         if not self.is_reachable(version):
             others = "source: bundle:PATH"
-            if not addons and version_fault(version, "modules") is None:
+            if set(addons) <= set(MODULE_ADDONS) and version_fault(version, "modules") is None:
                 others += " or source: modules"
             raise HostNotFitError(
                 "the Kubernetes project's packages cannot be reached from here",

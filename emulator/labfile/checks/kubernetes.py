@@ -20,8 +20,14 @@ from emulator.labfile.checks.examples import (
 from emulator.labfile.checks.network import report_host_bits
 from emulator.labfile.draft import Draft, GroupDraft, KubernetesDraft
 from emulator.labfile.findings import counted, quoted
-from emulator.labfile.kubernetes_versions import UPSTREAM_MINORS, minor_of, version_fault
-from emulator.labfile.model import FOOTPRINT_GIB, ClusterKind, GpuBackend, Role
+from emulator.labfile.kubernetes_versions import (
+    MODULE_ADDONS,
+    MODULE_MINORS,
+    UPSTREAM_MINORS,
+    minor_of,
+    version_fault,
+)
+from emulator.labfile.model import FOOTPRINT_GIB, ClusterKind, GpuBackend, KubernetesSpec, Role
 
 # kubeadm's preflight asks a control plane for 2 CPUs and 1700 MB.
 KUBEADM_MIN_CORES = 2
@@ -65,12 +71,22 @@ def check_kubernetes(draft: Draft, addresses: Addresses, *, recorded: bool = Fal
         )
     _check_mig_strategy(draft, kubernetes)
     cni = kubernetes.view.usable("cni", kubernetes.spec.cni)
-    if kubernetes.spec.network_policy == "default-deny" and cni not in ("calico", None):
+    if kubernetes.spec.network_policy == "default-deny" and cni not in (*_enforcing(kubernetes.spec), None):
+        other = "".join(f"cni: {name}, or " for name in _enforcing(kubernetes.spec)[:1])
         kubernetes.view.child("network_policy").error(
             "kubernetes.network-policy",
-            f"cni: {cni} stores network policies and enforces none of them",
-            "write network_policy: none" if _no_addons(kubernetes) else "write cni: calico, or network_policy: none",
+            f"cni: {cni} stores network policies and enforces none of them"
+            + (", with Kubernetes of upstream's" if cni == "bridge" else ""),
+            f"write {other}network_policy: none",
         )
+
+
+def _enforcing(spec: KubernetesSpec) -> tuple[str, ...]:
+    """Pod networks with which network policies are held, of those that a source of the file can have."""
+    other = spec.version and minor_of(spec.version) not in MODULE_MINORS
+    bridge = () if spec.source == "upstream" or (other and not spec.source.startswith("bundle:")) else ("bridge",)
+    calico = () if _no_upstream(spec) else ("calico",)
+    return (*bridge, *calico)
 
 
 def _check_sizes(draft: Draft, workers: list[GroupDraft]) -> None:
@@ -153,7 +169,7 @@ def _check_version(kubernetes: KubernetesDraft, *, recorded: bool) -> bool:
 
 def _check_addons(draft: Draft, kubernetes: KubernetesDraft) -> None:
     """Add-ons that no source of the file's can have."""
-    reason = _no_addons(kubernetes)
+    reason = _no_upstream(kubernetes.spec)
     if reason is None:
         return
     why, instead = reason
@@ -162,7 +178,7 @@ def _check_addons(draft: Draft, kubernetes: KubernetesDraft) -> None:
         ("ingress", kubernetes.spec.ingress),
         ("storage_class", kubernetes.spec.storage_class),
     ):
-        if value != _BUILT_IN[key]:
+        if value not in (_BUILT_IN[key], "auto", *MODULE_ADDONS):
             kubernetes.view.child(key).error(
                 "kubernetes.addon",
                 f"{quoted(value)} needs a manifest and images from upstream: {why}",
@@ -177,14 +193,14 @@ def _check_addons(draft: Draft, kubernetes: KubernetesDraft) -> None:
         )
 
 
-def _no_addons(kubernetes: KubernetesDraft) -> tuple[str, str] | None:
-    """Why the source of the file can have no add-ons, and which one could; None when it can."""
-    version, source = kubernetes.spec.version, kubernetes.spec.source
+def _no_upstream(spec: KubernetesSpec) -> tuple[str, str] | None:
+    """Why the source of the file can have no add-ons of upstream's, and which one could; None when it can."""
+    version, source = spec.version, spec.source
     if source == "modules":
-        return "modules has no add-ons", "source: upstream, or a bundle made there"
+        return "modules does not have it", "source: upstream, or a bundle made there"
     if source == "auto" and version and minor_of(version) not in UPSTREAM_MINORS:
         upstream = f"a version of upstream's ({UPSTREAM_MINORS[0]} to {UPSTREAM_MINORS[-1]})"
-        return f"only modules has Kubernetes {version}, and it has no add-ons", upstream
+        return f"only modules has Kubernetes {version}, and does not have it", upstream
     return None
 
 

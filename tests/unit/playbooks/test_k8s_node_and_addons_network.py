@@ -35,11 +35,14 @@ clusters:
 
 
 def templar(role: str, host: str, text: str, **values: Any) -> Templar:
-    """Ansible's own, with the variables of the host and of the role."""
+    """Ansible's own, with the variables of the host and of the role, and those that all roles share."""
     hostvars, groups = inventory_of(text)
     directory = ROLES / role
-    variables = trusted(yaml.safe_load((directory / "vars/main.yml").read_text()))
-    given = {**variables, **hostvars[host], "hostvars": hostvars, "groups": groups, **values}
+    variables: dict[str, Any] = {}
+    for name in ("k8s_common", role):
+        variables |= trusted(yaml.safe_load((ROLES / name / "vars/main.yml").read_text()))
+    member = {"kubernetes_member": {"release": {"version": "1.37.2"}}}
+    given = {**variables, **member, **hostvars[host], "hostvars": hostvars, "groups": groups, **values}
     given |= {"role_path": str(directory), "ansible_search_path": [str(directory)]}
     return Templar(loader=DataLoader(), variables=given)
 
@@ -153,7 +156,7 @@ def addon_files(text: str) -> list[dict[str, Any]]:
         trust_as_template("{{ kubernetes_addon_files }}")
     )
     found: list[dict[str, Any]] = json.loads(json.dumps(rendered))
-    return found
+    return [each for each in found if not each["kept"]]
 
 
 def edited(tmp_path: Path, text: str, manifest: str) -> Any:
@@ -194,7 +197,7 @@ def test_nvidias_plugin_has_the_labs_strategy(tmp_path: Path, strategy: str) -> 
     hostvars, _ = inventory_of(lab(settings=f", mig_strategy: {strategy}"))
     host = {**hostvars["cloud-control-plane"], "kubernetes_addons": ["nvidia-device-plugin"]}
     made = templar("k8s_control_plane", "cloud-control-plane", lab(), **host)
-    (addon,) = made.template(trust_as_template("{{ kubernetes_addon_files }}"))
+    addon, _ = made.template(trust_as_template("{{ kubernetes_addon_files }}"))
     (tmp_path / "nvidia.yaml").write_text(NVIDIA)
     document = yaml.safe_load(apply.edited({**addon, "path": str(tmp_path / "nvidia.yaml")}))
     (container,) = document["spec"]["template"]["spec"]["containers"]

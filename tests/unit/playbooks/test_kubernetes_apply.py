@@ -97,6 +97,21 @@ def test_jobs_of_an_addon_run_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "kind: Job" not in sent
 
 
+def test_a_kept_addon_goes_on_where_it_was_applied_and_nowhere_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = {**addon(tmp_path, "kind: DaemonSet\nmetadata: {name: a}\n"), "kept": True}
+    cluster = Cluster(monkeypatch)
+    apply.apply(["kind: x"], [kept], [], check=False)
+    assert not [text for text in cluster.sent if "DaemonSet" in text]
+    cluster.before, cluster.sent = [record(x="0")], []
+    apply.apply(["kind: x"], [kept], [], check=False)
+    assert "DaemonSet" in cluster.sent[0], "a newer version of the program has another manifest"
+    # The image of a lab of an earlier version has none.
+    cluster.before, cluster.sent = [], []
+    apply.apply(["kind: x"], [{**kept, "path": str(tmp_path / "none.yaml")}], [], check=False)
+
+
 def test_an_addon_that_left_the_file_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = Cluster(monkeypatch, record(calico="0", **{"ingress-nginx": "0"}))
     with pytest.raises(apply.ClusterError, match="calico, ingress-nginx was installed"):

@@ -25,6 +25,7 @@ VARIABLES: dict[str, Any] = {
     "ansible_user": "labadmin",
     "secrets_dir": "/nonexistent",
     "kubernetes_addons": [],
+    "kubernetes_addons_here": ["metrics-server"],
     "kubernetes_member": {"release": {}},
     "kubernetes_own_objects": {"left_out": ["FlowSchema"]},
     "kubernetes_users_given": {"changed": True},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,8 +61,8 @@ class ImageRoots:
     debian: Path
     names: Mapping[str, str]
 
-    def build(self) -> tuple[ContainerImage, ...]:
-        """Every image of the release."""
+    def build(self, addons: Sequence[str] = ()) -> tuple[ContainerImage, ...]:
+        """Every image of the release; `addons` are programs that are an image each."""
         images = [
             self._static(name, ("usr/local/bin", name))
             for name in ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "etcd")
@@ -73,6 +73,7 @@ class ImageRoots:
             self._static("pause", ("", "pause")),
             self._static("coredns", ("", "coredns")),
             self.tools(),
+            *(self._static(name, ("", name)) for name in addons),
         )
 
     def _root(self, name: str) -> Path:

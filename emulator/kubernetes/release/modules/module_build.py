@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from emulator.core.errors import HyperscalerError, StateError
@@ -16,7 +17,7 @@ from emulator.kubernetes.release.debian_packages import DebianArchive, require_s
 from emulator.kubernetes.release.disk_room import require_room
 from emulator.kubernetes.release.modules.failures import is_full_disk, no_room
 from emulator.kubernetes.release.modules.go_build import GoBuild
-from emulator.kubernetes.release.modules.module_set import ModuleSet, linked_modules, read_module_set
+from emulator.kubernetes.release.modules.module_set import GoModule, ModuleSet, linked_modules, read_module_set
 from emulator.kubernetes.release.modules.toolchain import Toolchain
 from emulator.kubernetes.release.release import (
     ARCHITECTURE,
@@ -29,7 +30,7 @@ from emulator.kubernetes.release.release import (
 from emulator.labfile.kubernetes_versions import MODULE_MINORS, minor_of
 
 # Raise it when the same modules would give another release.
-BUILDER_VERSION = "1"
+BUILDER_VERSION = "2"
 # `kubeadm config images list` answers from its own tables; the deadline is for a broken program.
 _LIST_TIMEOUT = 60.0
 _SPACE_BYTES = 8 * 1024**3
@@ -123,13 +124,16 @@ class ModuleBuild:
         progress("container images", "")
         stage = work / "stage"
         shutil.rmtree(stage, ignore_errors=True)
-        for name in ("bin", "cni", "images"):
+        for name in ("bin", "cni", "images", "manifests"):
             (stage / name).mkdir(parents=True)
         for _, program in modules.programs():
             if program.to != "image":
                 shutil.copy2(compiled / program.name, stage / program.to / program.name)
         names = self._image_names(compiled / "kubeadm", modules)
-        images = ImageRoots(work / "roots", compiled, debian, names).build()
+        addons = [module.programs[0].name for module in modules.addons]
+        images = ImageRoots(work / "roots", compiled, debian, names).build(addons)
+        for name, objects in addon_objects(modules, names).items():
+            (stage / "manifests" / name).write_text(objects, encoding="utf-8")
         write_archive(stage / "images" / "kubernetes.tar", images, architecture=ARCHITECTURE)
         manifest = ReleaseManifest(
             version=modules.version,
@@ -166,7 +170,8 @@ class ModuleBuild:
                     where=str(modules.module(name).directory),
                     fix="in a checkout: make kubernetes-modules MINOR=1.37",
                 )
-        return {**names, "tools": TOOLS_IMAGE}
+        own = {module.programs[0].name: addon_image(module) for module in modules.addons}
+        return {**names, **own, "tools": TOOLS_IMAGE}
 
     def _provenance(self, goroot: Path, compiled: Path, modules: ModuleSet) -> dict[str, str]:
         """Package URL -> hash of every Go module in the programs, by the programs' own word, and of the toolchain."""
@@ -184,3 +189,21 @@ class ModuleBuild:
         publish_tree(stage, final)
         replace_link(self._cache / f"modules-built-{self._key(modules)}", final.name)
         return Release(final, manifest)
+
+
+def addon_image(module: GoModule) -> str:
+    """Reference of an add-on's image."""
+    return f"{REPOSITORY}/{module.programs[0].name}:v{module.version}"
+
+
+def addon_objects(modules: ModuleSet, names: Mapping[str, str]) -> dict[str, str]:
+    """The objects of the add-ons by the names of their files, with the images that they run.
+
+    names: of images, as in `ImageRoots`.
+    """
+    objects = {}
+    for module in modules.addons:
+        if module.manifest is not None:
+            text = module.manifest.read_text(encoding="utf-8").replace("${tools}", names["tools"])
+            objects[module.manifest.name] = text.replace("${image}", names[module.programs[0].name])
+    return objects

@@ -18,6 +18,7 @@ from emulator.labfile.kubernetes_versions import MODULE_MINORS
 
 PROGRAMS_FILE = "programs.yaml"
 TOOLCHAIN_FILE = "toolchain.txt"
+MANIFESTS = "manifests"
 _FORMAT = 1
 _PIN = re.compile(
     r"^(?P<name>[a-z0-9-]+)==(?P<version>[0-9][0-9a-z.]*) --hash=sha256:(?P<sha256>[0-9a-f]{64})$", re.MULTILINE
@@ -41,7 +42,8 @@ class Program:
 class GoModule:
     """`directory` holds go.mod and go.sum. `version` is that of the project (1.37.2), empty for a program of ours.
 
-    `peak_mib` is the most memory that one process of the compiler takes.
+    `peak_mib` is the most memory that one process of the compiler takes. An add-on is a module with one program and a
+    `manifest`, the objects that run it: `${image}` there stands for its image, `${tools}` for that of the tools.
     """
 
     name: str
@@ -50,6 +52,7 @@ class GoModule:
     peak_mib: int
     stamp: tuple[str, ...]
     programs: tuple[Program, ...]
+    manifest: Path | None = None
 
     @property
     def linker_flags(self) -> str:
@@ -84,6 +87,11 @@ class ModuleSet:
     def module(self, name: str) -> GoModule:
         return next(module for module in self.modules if module.name == name)
 
+    @property
+    def addons(self) -> tuple[GoModule, ...]:
+        """Those that are add-ons."""
+        return tuple(module for module in self.modules if module.manifest is not None)
+
     def programs(self) -> Iterator[tuple[GoModule, Program]]:
         """In the order in which they are compiled."""
         for module in self.modules:
@@ -114,6 +122,9 @@ def read_module_set(directory: Path, minor: str) -> ModuleSet:
             for file in sorted(each for each in module.directory.iterdir() if each.is_file()):
                 total.update(f"{module.name}/{file.name}\n".encode())
                 total.update(file.read_bytes())
+            if module.manifest is not None:
+                total.update(f"{module.manifest.name}\n".encode())
+                total.update(module.manifest.read_bytes())
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         raise HyperscalerError(
             f"the list of Go modules cannot be used: {error}", where=str(path), fix="install the program again"
@@ -146,6 +157,7 @@ def _module(directory: Path, minor: str, entry: Mapping[str, Any]) -> GoModule:
         peak_mib=int(entry["peak_mib"]),
         stamp=tuple(entry.get("stamp", ())),
         programs=programs,
+        manifest=directory / MANIFESTS / f"{entry['addon']}.yaml" if "addon" in entry else None,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from emulator.kubernetes.config.addons import missing_addons, wanted_addons
+from emulator.kubernetes.config.addons import missing_addons, optional_addons, wanted_addons
 from emulator.labfile.model import KubernetesSpec
 
 ALL = KubernetesSpec(cni="calico", ingress="nginx", storage_class="local-path")
@@ -29,6 +29,22 @@ def test_each_missing_addon_is_named_with_its_key() -> None:
     missing = missing_addons(ALL, ())
     assert [line.split(":")[0] for line in missing] == ["cni", "ingress", "storage_class"]
     assert "use bridge, source: upstream, or a bundle" in missing[0]
+
+
+def test_the_defaults_take_what_the_nodes_release_has() -> None:
+    assert optional_addons(KubernetesSpec()) == ("local-path", "metrics-server")
+    assert optional_addons(KubernetesSpec(storage_class="none", metrics="metrics-server")) == ()
+    assert wanted_addons(KubernetesSpec(metrics="metrics-server")) == ("metrics-server",)
+
+
+def test_policies_on_the_bridge_need_who_enforces_them() -> None:
+    """Calico does it itself."""
+    assert wanted_addons(KubernetesSpec(cni="calico", network_policy="default-deny")) == ("calico",)
+    bridge = KubernetesSpec(network_policy="default-deny")
+    assert wanted_addons(bridge) == ("kube-network-policies",)
+    (line,) = missing_addons(bridge, ("calico",))
+    assert line.startswith("network_policy: default-deny with cni: bridge needs kube-network-policies")
+    assert missing_addons(bridge, ("kube-network-policies",)) == ()
 
 
 def test_what_the_source_has_is_not_missing() -> None:

@@ -24,6 +24,7 @@ from emulator.kubernetes.release.upstream_origin import (
     prepare_manifest,
     read_origin,
 )
+from emulator.labfile.kubernetes_versions import MODULE_ADDONS
 
 DIGEST = "sha256:" + "0" * 64
 CONTROLLER = "registry.k8s.io/ingress-nginx/controller:v1.12.0"
@@ -90,7 +91,7 @@ def test_archive_names_are_plain() -> None:
 
 def test_the_published_origin_has_every_addon_of_a_lab_file() -> None:
     upstream = read_origin(share_dir() / "config" / "kubernetes" / "upstream.yaml")
-    assert set(_ADDON_OF_VALUE.values()) <= set(upstream.addons)
+    assert set(_ADDON_OF_VALUE.values()) <= {*upstream.addons, *MODULE_ADDONS}
     assert re.fullmatch(r"[0-9A-F]{40}", upstream.fingerprint)
     for url in (upstream.packages, upstream.key, *(addon.manifest for addon in upstream.addons.values())):
         assert url.startswith("https://")

@@ -149,19 +149,16 @@ def test_times_that_are_none(text: str) -> None:
             kube("source: modules, cni: flannel, ingress: nginx, storage_class: local-path"),
             [
                 "7:47: error: clusters.cloud.kubernetes_config.cni: 'flannel' needs a manifest and images from"
-                " upstream: modules has no add-ons | write bridge, or take source: upstream, or a bundle made there",
+                " upstream: modules does not have it | write bridge, or take source: upstream, or a bundle made there",
                 "7:65: error: clusters.cloud.kubernetes_config.ingress: 'nginx' needs a manifest and images from"
-                " upstream: modules has no add-ons | write none, or take source: upstream, or a bundle made there",
-                "7:87: error: clusters.cloud.kubernetes_config.storage_class: 'local-path' needs a manifest and images"
-                " from upstream: modules has no add-ons | write none, or take source: upstream, or a bundle made"
-                " there",
+                " upstream: modules does not have it | write none, or take source: upstream, or a bundle made there",
             ],
         ),
         (
             kube("version: '1.37.2', cni: calico"),
             [
                 "7:49: error: clusters.cloud.kubernetes_config.cni: 'calico' needs a manifest and images from"
-                " upstream: only modules has Kubernetes 1.37.2, and it has no add-ons | write bridge, or take a"
+                " upstream: only modules has Kubernetes 1.37.2, and does not have it | write bridge, or take a"
                 f" version of upstream's ({UPSTREAM_MINORS[0]} to {UPSTREAM_MINORS[-1]})"
             ],
         ),
@@ -392,14 +389,28 @@ def test_versions_that_are_fine(spec_of: Load, version: str) -> None:
     assert spec.kubernetes.version == version
 
 
-@pytest.mark.parametrize("cni", ["bridge", "flannel"])
-def test_a_policy_that_nobody_would_enforce_is_refused(faults: Judge, cni: str) -> None:
-    (fault,) = faults(kube(f"cni: {cni}, network_policy: default-deny"))
-    assert f"cni: {cni} stores network policies and enforces none of them | write cni: calico" in fault
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            "cni: flannel",
+            "cni: flannel stores network policies and enforces none of them | write cni: bridge, or network",
+        ),
+        ("cni: bridge, source: upstream", "with Kubernetes of upstream's | write cni: calico, or network_policy: none"),
+        ("cni: bridge, version: 1.31", "with Kubernetes of upstream's | write cni: calico, or network_policy: none"),
+        ("cni: flannel, source: upstream", "enforces none of them | write cni: calico, or network_policy: none"),
+    ],
+)
+def test_a_policy_that_nobody_would_enforce_is_refused(faults: Judge, settings: str, said: str) -> None:
+    (fault,) = faults(kube(f"{settings}, network_policy: default-deny"))
+    assert said in fault
 
 
-def test_calico_enforces_policies(spec_of: Load) -> None:
-    spec = spec_of(kube("cni: calico, network_policy: default-deny"))
+@pytest.mark.parametrize(
+    "settings", ["cni: calico", "cni: bridge", "source: modules", "version: 1.37", "source: 'bundle:/srv/k8s.bundle'"]
+)
+def test_calico_and_the_bridge_of_modules_enforce_policies(spec_of: Load, settings: str) -> None:
+    spec = spec_of(kube(f"{settings}, network_policy: default-deny"))
     assert spec.kubernetes is not None
     assert spec.kubernetes.network_policy == "default-deny"
 
@@ -420,7 +431,16 @@ def test_only_the_built_in_network_numbers_nodes_by_their_addresses(spec_of: Loa
     spec_of(kube("cni: flannel, pod_subnet: 10.244.0.0/22", workers="cpu_workers: {count: 2}"))
 
 
-@pytest.mark.parametrize("settings", ["source: upstream, cni: calico", "cni: calico", "version: 1.31, ingress: nginx"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "source: upstream, cni: calico",
+        "cni: calico",
+        "version: 1.31, ingress: nginx",
+        "source: modules, storage_class: local-path, metrics: metrics-server",
+        "version: 1.37, storage_class: local-path",
+    ],
+)
 def test_addons_that_some_source_can_have(spec_of: Load, settings: str) -> None:
     spec_of(kube(settings))
 

