@@ -5,6 +5,7 @@ HYPERSCALER_KUBERNETES_PROGRAMS names."""
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -14,7 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from emulator.core.data_files import share_dir
+from emulator.kubernetes.release.modules.module_build import addon_image, addon_objects
+from emulator.kubernetes.release.modules.module_set import read_module_set
+from emulator.labfile.kubernetes_versions import MODULE_ADDONS, MODULE_MINORS
 from tests.support.api_server import (
     ADMIN_TOKEN,
     WHERE,
@@ -30,6 +36,7 @@ from tests.support.playbook_modules import CLUSTER, PARAMS, RELEASE, kubeadm_con
 from tests.support.student_manifests import GPU, params, policies, students
 
 users = load("library/kubernetes_users.py", "kubernetes_users")
+serving = load("library/serving_certificate.py", "serving_certificate")
 kubeconfigs = load("roles/k8s_users/files/kubeconfigs.py", "kubeconfigs")
 
 pytestmark = pytest.mark.host
@@ -449,6 +456,68 @@ def test_the_node_gets_a_token_for_who_has_access_and_for_nobody_else(api: ApiSe
         kubeconfigs.request_token("mallory", "hyperscaler-users")
 
 
+# ---------------------------------------------------------------- add-ons
+def addon_documents() -> list[dict[str, Any]]:
+    """The objects of the add-ons that are built with Kubernetes, with a certificate where the playbook fills one in."""
+    modules = read_module_set(share_dir() / "config/kubernetes/modules", MODULE_MINORS[-1])
+    names = {module.programs[0].name: addon_image(module) for module in modules.addons}
+    text, _ = serving.ensure("metrics-server", "kube-system", check=False)
+    found: list[dict[str, Any]] = []
+    for objects in addon_objects(modules, {**names, "tools": TOOLS}).values():
+        filled = objects.replace("SERVING-CERTIFICATE", base64.b64encode(text.encode()).decode())
+        found += [each for each in yaml.safe_load_all(filled) if each]
+    return found
+
+
+def test_addons_are_admitted_as_they_are_and_are_not_for_students(
+    api: ApiServer, ada: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "PKI", str(tmp_path))
+    documents = addon_documents()
+    changes, _ = kubernetes_apply.apply([json.dumps(each) for each in documents], [], [], check=False)
+    assert len(changes) == len(documents)
+    again, _ = kubernetes_apply.apply([json.dumps(each) for each in documents], [], [], check=False)
+    assert again == [], "a second run changes nothing"
+    workloads = [each for each in documents if each["kind"] in ("Deployment", "DaemonSet")]
+    assert len(workloads) == len(MODULE_ADDONS)
+    for each in workloads:
+        meta, spec = each["metadata"], each["spec"]["template"]["spec"]
+        api.account(meta["namespace"])
+        made = make(api, ADMIN_TOKEN, pod(meta["name"], **spec), namespace=meta["namespace"])
+        assert made.status == 201, made.message
+        refused = make(api, ada, pod(meta["name"], **{**spec, "serviceAccountName": "default"}))
+        assert refused.status == 403, meta["name"]
+        assert make(api, ada, pod(meta["name"], **spec), namespace=meta["namespace"]).status == 403
+    helper = next(each["data"]["helperPod.yaml"] for each in documents if each["kind"] == "ConfigMap")
+    made = make(api, ADMIN_TOKEN, yaml.safe_load(helper), namespace="local-path-storage")
+    assert made.status == 201, made.message
+
+
+@pytest.mark.parametrize(
+    ("verb", "resource", "namespace", "allowed"),
+    [
+        ("list", "pods", NAMESPACE, True),
+        ("list", "pods", "kube-system", False),
+        ("list", "pods", "", False),
+        ("list", "nodes", "", False),
+        ("delete", "pods", NAMESPACE, False),
+    ],
+)
+def test_students_see_what_their_own_pods_use(
+    api: ApiServer, ada: str, verb: str, resource: str, namespace: str, allowed: bool
+) -> None:
+    """Asked as `kubectl auth can-i` does: the metrics API leaves this to the API server in front of it."""
+    what = {"group": "metrics.k8s.io", "verb": verb, "resource": resource, "namespace": namespace}
+    review = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SelfSubjectAccessReview",
+        "spec": {"resourceAttributes": what},
+    }
+    answer = api.request("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", review, token=ada)
+    assert answer.body["status"]["allowed"] is allowed
+
+
+# ---------------------------------------------------------------- the end
 def test_an_end_leaves_no_pod_and_no_token_whatever_the_student_prepared(api: ApiServer) -> None:
     """The last test: it takes the access of a student, with the program that the nodes run."""
     namespace, path = "student-eve", "/api/v1/namespaces/student-eve"
