@@ -10,6 +10,7 @@ import codecs
 import io
 import json
 import os
+import select
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -40,8 +41,16 @@ _ASCII = str.maketrans(
 _FALLBACK = "hyperscaler-ascii"
 
 
+READER_LEFT = 141
+"""Exit code when the reader of stdout had enough, as a shell gives it for a program that SIGPIPE ended."""
+
+
 class OutputError(HyperscalerError):
     """stdout is full or closed, so that what was asked for could not be printed."""
+
+
+class ReaderLeftError(OutputError):
+    """Who read stdout has closed it, as `head` does: nothing is wrong, and nobody is there to read about it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,21 +109,31 @@ def is_terminal(stream: TextIO) -> bool:
         return False
 
 
-def finish_streams() -> bool:
-    """Whether all that was printed is out; to be called last. What is not is dropped, so that the interpreter does not
-    complain of it after us."""
+def finish_streams() -> None:
+    """See to it that all that was printed is out; to be called last. What cannot be written is dropped, so that the
+    interpreter does not complain of it after us.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    write("")
+
+
+def reader_left() -> bool:
+    """Whether stdout is a pipe or a connection whose reader is gone."""
+    ends = select.poll()
     try:
-        sys.stdout.flush()
-    except (OSError, ValueError):
-        _abandon(sys.stdout)
+        ends.register(sys.stdout.fileno(), 0)  # poll reports errors and ends without being asked for them
+    except (OSError, ValueError):  # closed
         return False
-    return True
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in ends.poll(0))
 
 
 def write(text: str, *, err: bool = False) -> None:
     """Write text that is safe to write: rendered by rich or `say`.
 
     Raises:
+        ReaderLeftError: the reader of stdout closed it.
         OutputError: stdout is full or closed. What goes to stderr is lost then, and nothing else: progress that cannot
             be shown is no reason to stop the work.
     """
@@ -124,6 +143,8 @@ def write(text: str, *, err: bool = False) -> None:
         stream.flush()
     except (OSError, ValueError) as error:
         _abandon(stream)
+        if isinstance(error, BrokenPipeError) and not err:
+            raise ReaderLeftError("the reader of the output has closed it") from error
         if not err:
             why = error.strerror if isinstance(error, OSError) and error.strerror else "it is closed"
             raise OutputError(f"the output cannot be written: {why}") from error
