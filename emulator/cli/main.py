@@ -173,7 +173,7 @@ def _our_fault(error: Exception) -> ExitCode:
 
     from emulator.cli.output import print_error, say
 
-    say("".join(format_exception(error)), err=True, nl=False)
+    say("".join(format_exception(error)), err=True, nl=False, wrap=False)
     print_error(
         HyperscalerError(
             f"this is a fault of hyperscaler itself: {type(error).__name__}: {error}",
