@@ -13,8 +13,8 @@ from emulator.core.units import MIB
 ROOT = Path("/sys/fs/cgroup")
 _CONTROLLERS = ("memory", "pids", "cpu", "io")
 _IO_WEIGHTS = {"io.weight": "default 100", "io.bfq.weight": "default 100"}
-"""Each group has the same share of a disk that is busy. The kernel has one file or the other, by how it schedules; where
-the disk has neither `bfq` nor io.cost, there are no shares."""
+"""Each group has the same share of a disk that is busy. The kernel has one file or the other, by how it schedules;
+where the disk has neither `bfq` nor io.cost, there are no shares."""
 _LEAST_WEIGHT, _MOST_WEIGHT = 1, 10_000
 
 
