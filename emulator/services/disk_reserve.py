@@ -26,12 +26,14 @@ from emulator.core.trust.users import let_users_go_on, stop_users, stopped_users
 from emulator.core.units import MIB, human_bytes
 from emulator.services.note import Note, stop_asked
 from emulator.services.privileges import Capability, keep_only
-from emulator.services.requests import Requests
+from emulator.services.requests import Question, Requests
 from emulator.services.reserve import Decision, GuestSeen, Memory, decide
 from emulator.services.watched_guests import seen_guests, uids_of
 
 LONGEST_PAUSE, SHORTEST_PAUSE = 1.0, 0.05
 """Seconds between two looks."""
+_SELDOM = 60.0
+"""Seconds between two looks which guests there are, far from the reserve."""
 BALLAST = 16 * MIB
 """Bytes of the file that is given up last: some ten thousand lines of journals."""
 
@@ -74,7 +76,8 @@ class DiskReserve:
         guests: of the lab.
         paused: guests that an earlier start has paused.
         remember: is given the guests that are paused for room, before that is done.
-        free: bytes that are free in the directory; for tests, as are the clock, the requests and the users.
+        free: bytes that are free in the directory; for tests, as are the clock, the requests, the question
+            which guests there are, and the users.
     """
 
     def __init__(
@@ -89,10 +92,12 @@ class DiskReserve:
         free: Callable[[Path], int] | None = None,
         clock: Callable[[], float] = time.monotonic,
         requests: Requests | None = None,
+        listing: Question[tuple[DomainInfo, ...]] | None = None,
         users: Users | None = None,
     ) -> None:
         self._directory, self._ballast, self._reserve, self._guests = directory, ballast, reserve, guests
         self._requests, self._users = requests or Requests(), users or HostUsers()
+        self._listing = listing or Question(guests.list)
         self._known: tuple[DomainInfo, ...] = ()
         self._stopped: frozenset[str] = frozenset()
         self._asked: frozenset[str] = frozenset()  # to pause, and no answer yet
@@ -100,6 +105,7 @@ class DiskReserve:
         self._remember = remember
         self._free, self._clock = free or _free, clock
         self._last: tuple[float, int] | None = None
+        self._listed = self._clock()
         self.text = ""
 
     @property
@@ -134,6 +140,8 @@ class DiskReserve:
         """What could not be done, in words."""
         if free >= 2 * self._reserve and not self.paused:
             self._memory = Memory()  # far from it: hundreds of guests need not be looked at each second
+            if self._clock() - self._listed >= _SELDOM:
+                self._list()  # in case that libvirt hangs when it matters
             return ""
         trouble = self._list()
         if trouble and not self._known:
@@ -159,8 +167,9 @@ class DiskReserve:
 
     def _list(self) -> str:
         """Look which guests there are; in words why they are taken to be those of the last look."""
+        self._listed = self._clock()
         try:
-            self._known = self._guests.list()
+            self._known = self._listing.answer()
         except HyperscalerError as error:
             return error.what.splitlines()[0]
         return ""

@@ -12,7 +12,7 @@ from emulator.core.errors import HypervisorError
 from emulator.core.ports import DomainInfo, DomainState
 from emulator.core.units import GIB, MIB
 from emulator.services.disk_reserve import BALLAST, DiskReserve
-from emulator.services.requests import MOST, Requests
+from emulator.services.requests import MOST, Question, Requests
 from emulator.services.watched_guests import CONSOLE_ALLOWED
 
 RESERVE = GIB
@@ -104,6 +104,7 @@ class Bench:
             remember=remember,
             free=lambda _directory: self.free,
             requests=Requests(patience=patience),
+            listing=Question(self.guests.list, patience),
             users=self.users,
         )
 
@@ -355,6 +356,37 @@ def test_under_a_libvirt_that_does_not_answer_guests_are_stopped_by_signals(own:
     assert watch.text == f"a: {BY_SIGNAL}, {LOW}{told}"
     own.looks(watch, free=3 * GIB)
     assert own.users.still == set() and watch.paused == frozenset()
+
+
+def test_far_from_the_reserve_guests_are_asked_for_once_a_minute(bench: Bench) -> None:
+    now = 0.0
+    watch = DiskReserve(
+        bench.root, bench.ballast, RESERVE, bench.guests, free=lambda _directory: 10 * GIB, clock=lambda: now
+    )
+    for moment in (0.0, 59.0, 60.0, 61.0, 120.0):
+        now = moment
+        watch.look()
+    assert bench.guests.did == ["list", "list"]
+
+
+def test_a_libvirt_that_hangs_holds_up_nobody(own: Bench) -> None:
+    hangs, goes_on = own.guests.list, threading.Event()
+    watch = own.watch(patience=0.1)
+    own.looks(watch, free=GIB + MIB)
+
+    def hang() -> tuple[DomainInfo, ...]:
+        goes_on.wait()
+        return hangs()
+
+    watch._listing = Question(hang, 0.1)
+    for _ in range(2):
+        own.looks(watch, free=GIB - MIB, growing="a")
+    assert own.users.still == {A}
+    assert watch.text.endswith("; guests cannot be paused or resumed: no answer after 0.1 s")
+    goes_on.set()
+    while "no answer" in watch.text:
+        own.looks(watch, free=3 * GIB)
+    assert own.users.still == set() and watch.text == "a reserve of 1.0 GiB is kept free"
 
 
 def test_a_late_answer_of_one_that_was_stopped_is_known_as_ours(own: Bench) -> None:
