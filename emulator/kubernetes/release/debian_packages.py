@@ -84,7 +84,7 @@ def require_sources(lines: Sequence[str]) -> None:
     """Raises: HostNotFitError when there are no sources of the Debian release."""
     if not lines:
         raise HostNotFitError(
-            "Kubernetes cannot be built from source: this host's apt has no sources of Debian 12",
+            "Kubernetes cannot be prepared here: this host's apt has no sources of Debian 12",
             fix="build on a Debian 12 host and carry the result over: hyperscaler bundle create, then"
             " kubernetes.source: bundle:PATH",
         )

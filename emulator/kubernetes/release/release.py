@@ -230,6 +230,11 @@ def missing_programs(manifest: ReleaseManifest) -> tuple[str, ...]:
     return tuple(name for name in NODE_PROGRAMS if f"bin/{name}" not in manifest.files)
 
 
+def brings_containerd(manifest: ReleaseManifest) -> bool:
+    """Whether a node runs the release's own containerd, not that of its image."""
+    return {"bin/containerd", "bin/containerd-shim-runc-v2", "bin/ctr"} <= set(manifest.files)
+
+
 def missing_images(manifest: ReleaseManifest) -> tuple[str, ...]:
     """Container images that a cluster needs and the release lacks."""
     fixed = [f"{manifest.repository}/{name}:v{manifest.version}" for name in _VERSIONED_IMAGES]
