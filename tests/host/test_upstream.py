@@ -206,11 +206,12 @@ class Programs:
 @pytest.fixture(scope="module")
 def runtime(tools: Path, tmp_path_factory: pytest.TempPathFactory) -> Programs:
     directory = tmp_path_factory.mktemp("runtime")
-    for name in ("bin", "cni"):
+    for name in ("bin", "cni", "sbom"):
         (directory / name).mkdir()
     for name in ("containerd", "containerd-shim-runc-v2", "ctr"):
         shutil.copy2(tools / "usr/bin" / name, directory / "bin" / name)
     (directory / "cni/bridge").write_text("bridge")
+    (directory / "sbom/bom.cdx.json").write_text("{}")
     return Programs(directory)
 
 
@@ -264,7 +265,7 @@ def test_a_release_is_fetched_once_and_makes_a_node(fetch: UpstreamFetch, origin
     content = download(origin.addons["flannel"].manifest)
     assert manifest.fetched == {"flannel": hashlib.sha256(content).hexdigest()}
     assert brings_containerd(manifest)
-    assert {"bin/kubelet", "bin/containerd", "cni/bridge"} <= set(manifest.files)
+    assert {"bin/kubelet", "bin/containerd", "cni/bridge", "sbom/bom.cdx.json"} <= set(manifest.files)
     assert manifest.packages["pkg:golang/example.org/x@v1"] == "h1:abc="
     assert fetch.cached("v1.37", ["flannel"]) == release
     assert fetch.cached("1.37", []) is None

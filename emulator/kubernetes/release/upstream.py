@@ -25,6 +25,7 @@ from emulator.kubernetes.release.pinning.pins import Pins
 from emulator.kubernetes.release.pinning.registry import manifest_digest
 from emulator.kubernetes.release.release import (
     ARCHITECTURE,
+    DIRECTORIES,
     MANIFEST,
     NODE_PROGRAMS,
     Release,
@@ -61,7 +62,7 @@ class Runtime(Protocol):
         """Raises: HostNotFitError when they cannot be made here."""
 
     def provide(self, progress: Progress) -> tuple[Path, dict[str, str]]:
-        """A directory with `bin/` and `cni/`, and what is in the programs."""
+        """A directory with `bin/`, `cni/` and `sbom/`, and what is in the programs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +161,7 @@ class UpstreamFetch:
 
     def _fetch(self, version: str, addons: Collection[str], work: Path, progress: Progress) -> Release:
         stage = work / "stage"
-        for name in ("bin", "cni", "images", "manifests"):
+        for name in DIRECTORIES:
             (stage / name).mkdir(parents=True)
         progress("programs", "")
         packages = self._programs(version, work, stage / "bin")
@@ -216,7 +217,7 @@ class UpstreamFetch:
 
     def _node_programs(self, stage: Path, progress: Progress) -> dict[str, str]:
         programs, packages = self.runtime.provide(progress)
-        for name in ("bin", "cni"):
+        for name in ("bin", "cni", "sbom"):
             for path in sorted((programs / name).iterdir()):
                 shutil.copy2(path, stage / name / path.name)
         return packages

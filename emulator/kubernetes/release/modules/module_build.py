@@ -17,7 +17,7 @@ from emulator.kubernetes.release.disk_room import require_room
 from emulator.kubernetes.release.modules.failures import is_full_disk, no_room
 from emulator.kubernetes.release.modules.go_build import GoBuild
 from emulator.kubernetes.release.modules.module_set import ModuleSet, read_module_set
-from emulator.kubernetes.release.modules.provenance import linked_programs, packages_of
+from emulator.kubernetes.release.modules.provenance import linked_programs, made_of, packages_of, write_sbom
 from emulator.kubernetes.release.modules.toolchain import Toolchain
 from emulator.kubernetes.release.release import (
     ARCHITECTURE,
@@ -133,6 +133,7 @@ class ModuleBuild:
         images = ImageRoots(work / "roots", compiled, debian, names).build()
         write_archive(stage / "images" / "kubernetes.tar", images, architecture=ARCHITECTURE)
         linked = linked_programs(self._runner, goroot, compiled, modules)
+        write_sbom(stage, "kubernetes", modules.version, modules, made_of(compiled, modules, linked, packages))
         manifest = ReleaseManifest(
             version=modules.version,
             architecture=ARCHITECTURE,

@@ -14,7 +14,7 @@ from emulator.kubernetes.release.disk_room import require_room
 from emulator.kubernetes.release.modules.failures import is_full_disk, no_room
 from emulator.kubernetes.release.modules.go_build import GoBuild
 from emulator.kubernetes.release.modules.module_set import ModuleSet, read_module_set
-from emulator.kubernetes.release.modules.provenance import linked_programs, packages_of
+from emulator.kubernetes.release.modules.provenance import linked_programs, made_of, packages_of, write_sbom
 from emulator.kubernetes.release.modules.toolchain import Toolchain
 from emulator.labfile.kubernetes_versions import MODULE_MINORS
 
@@ -51,8 +51,8 @@ class NodeRuntime:
             require_room(self.cache, _SPACE_BYTES, "building containerd")
 
     def provide(self, progress: Progress) -> tuple[Path, dict[str, str]]:
-        """A directory with `bin/` and `cni/`, and hashes by the package URL of what is in the programs. To be called
-        under `cache_lock`.
+        """A directory with `bin/`, `cni/` and `sbom/`, and hashes by the package URL of what is in the programs. To be
+        called under `cache_lock`.
 
         Raises:
             HyperscalerError: see `GoBuild.compile` and `Toolchain.provide`.
@@ -83,6 +83,8 @@ class NodeRuntime:
         for _, program in modules.programs():
             shutil.copy2(compiled / program.name, stage / program.to / program.name)
         linked = linked_programs(self.runner, goroot, compiled, modules)
+        version = modules.module("containerd").version
+        write_sbom(stage, "containerd", version, modules, made_of(compiled, modules, linked, {}))
         packages = packages_of(linked, modules.toolchain)
         (stage / _PACKAGES).write_text(json.dumps(packages, indent=2) + "\n", encoding="utf-8")
         publish_tree(stage, final)

@@ -1,4 +1,4 @@
-"""Which Go modules are in the programs that were compiled, by the programs' own word."""
+"""What is in the programs that were compiled, by the programs' own word, and the record of it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 
 from emulator.core.ports import ProcessRunner
 from emulator.kubernetes.release.modules.module_set import ModuleSet, ToolchainPin, linked_modules
+from emulator.kubernetes.release.modules.sbom import SBOM_PATH, Made, bill_of_materials
+from emulator.kubernetes.release.release import describe_file
 
 # `go version` reads the files and runs nothing; the deadline is for a broken program.
 _LIST_TIMEOUT = 60.0
@@ -40,3 +42,18 @@ def packages_of(linked: Mapping[str, Mapping[str, str]], toolchain: ToolchainPin
 
 def _merged(parts: Iterable[Mapping[str, str]]) -> dict[str, str]:
     return dict(sorted((url, digest) for part in parts for url, digest in part.items()))
+
+
+def made_of(
+    compiled: Path, modules: ModuleSet, linked: Mapping[str, Mapping[str, str]], packages: Mapping[str, str]
+) -> Made:
+    """What a build gave; the programs are read for their checksums."""
+    digests = {program.name: describe_file(compiled / program.name).sha256 for _, program in modules.programs()}
+    return Made(digests, linked, packages)
+
+
+def write_sbom(stage: Path, name: str, version: str, modules: ModuleSet, made: Made) -> None:
+    """The bill of materials of what is in `stage`, for `bill_of_materials`."""
+    path = stage / SBOM_PATH
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(bill_of_materials(name, version, modules, made), encoding="utf-8")

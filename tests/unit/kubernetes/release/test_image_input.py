@@ -36,7 +36,7 @@ def bundles(tmp_path: Path) -> Bundles:
 @pytest.fixture
 def release(tmp_path: Path) -> Release:
     directory = tmp_path / "release"
-    for name in ("bin/kubeadm", "bin/kubelet", "bin/kubectl"):
+    for name in ("bin/kubeadm", "bin/kubelet", "bin/kubectl", "sbom/bom.cdx.json"):
         (directory / name).parent.mkdir(parents=True, exist_ok=True)
         (directory / name).write_text(name)
     (directory / "images").mkdir()

