@@ -419,4 +419,9 @@ def test_nobody_else_reads_the_package_sources(tmp_path: Path) -> None:
     apt.mkdir(mode=0o755, parents=True)
     DebianArchive(apt, ("deb http://user:secret@mirror.invalid bookworm main",), runner).update()
     assert "secret" in (apt / "sources.list").read_text()
+    # What the host keeps itself from taking, it may still fetch for guests.
+    (argv,) = runner.calls
+    assert f"Dir::Etc::Preferences={apt}/preferences" in argv
+    assert f"Dir::Etc::PreferencesParts={apt}/parts" in argv
+    assert not (apt / "preferences").exists()
     assert modes == [0o700]
