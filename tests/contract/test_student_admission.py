@@ -357,8 +357,8 @@ def test_ports_of_the_nodes_are_not_for_students(api: ApiServer, ada: str, kind:
 def test_the_ingress_controller_is_admitted_by_the_strictest_standard(api: ApiServer, tmp_path: Path) -> None:
     """Its namespace is held to it, so that a pod that is refused would be seen in a lab only."""
     path = share_dir() / "config/kubernetes/addons/traefik.yaml"
+    (tmp_path / "traefik.yaml").write_text(path.read_text().replace("{version}", "v1.2.3"))
     addon = {"name": "traefik", "path": str(tmp_path / "traefik.yaml"), "edits": []}
-    Path(addon["path"]).write_text(path.read_text().replace("{version}", "v1.2.3"))
     changes, _ = kubernetes_apply.apply([], [addon], [], check=False)
     assert {"deployment/traefik created", "service/traefik created", "ingressclass/traefik created"} <= set(changes)
     # Later runs change nothing, and those for other objects leave the add-on alone.
