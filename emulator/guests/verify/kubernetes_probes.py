@@ -29,7 +29,7 @@ PORT = 8080
 POLL_SECONDS = 2.0
 _RELEASE = "/usr/lib/hyperscaler/kubernetes.json"
 # Namespaces with pods of kubeadm and the add-ons only.
-SYSTEM_NAMESPACES = ("kube-system", "kube-flannel", "ingress-nginx", "local-path-storage")
+SYSTEM_NAMESPACES = ("kube-system", "kube-flannel", "traefik", "ingress-nginx", "local-path-storage")
 _SYSTEM_PODS = ("etcd-", "kube-apiserver-", "kube-controller-manager-", "kube-scheduler-", "kube-proxy-")
 # Seconds and least tries for one page.
 _PAGE_SECONDS = 20

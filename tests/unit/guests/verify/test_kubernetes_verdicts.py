@@ -283,7 +283,7 @@ def test_probes_of_an_interrupted_run_are_removed_first() -> None:
 
 def test_pods_of_add_ons_count_and_those_of_people_do_not() -> None:
     waiting = pod("controller", WORKER, ready=False)
-    for namespace, ok in (("ingress-nginx", False), ("students", True)):
+    for namespace, ok in (("ingress-nginx", False), ("traefik", False), ("students", True)):
         waiting["metadata"]["namespace"] = namespace
         cluster = Cluster(nodes=[GOOD], others=(waiting,))
         report = verify_kubernetes(spec(), cluster, ADDRESSES, GPUS, clock=cluster.clock())
