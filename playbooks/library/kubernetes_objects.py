@@ -33,8 +33,8 @@ options:
     elements: dict
   addons:
     description: Add-ons, each with C(name), C(path) of its documents on this node and C(edits) (C(from), C(to),
-      C(optional)) made to their text. One that was applied once and is not listed any more is an error; one that is
-      C(kept) goes on where it was applied, and is applied nowhere else.
+      C(optional)) made to their text. One that was applied once and is not listed any more is an error, unless there is
+      no list at all. One that is C(kept) goes on where it was applied, and is applied nowhere else.
     type: list
     elements: dict
   absent:
@@ -281,7 +281,6 @@ def main() -> None:
             "addons": {
                 "type": "list",
                 "elements": "dict",
-                "default": [],
                 "options": {
                     "name": {"type": "str", "required": True},
                     "path": {"type": "path", "required": True},

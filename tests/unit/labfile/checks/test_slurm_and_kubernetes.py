@@ -137,29 +137,43 @@ def test_times_that_are_none(text: str) -> None:
             ],
         ),
         (
-            kube("mig_strategy: foo, ingress: traefik"),
+            kube("mig_strategy: foo, ingress: haproxy"),
             [
                 "7:39: error: clusters.cloud.kubernetes_config.mig_strategy: expected one of none, single, mixed,"
                 " got 'foo' | write none, single or mixed",
-                "7:53: error: clusters.cloud.kubernetes_config.ingress: expected one of none, nginx, got 'traefik'"
-                " | write none or nginx",
+                "7:53: error: clusters.cloud.kubernetes_config.ingress: expected none or traefik, got 'haproxy'"
+                " | for example traefik",
             ],
         ),
         (
-            kube("source: modules, cni: flannel, ingress: nginx, storage_class: local-path"),
+            kube("source: modules, cni: flannel, ingress: traefik, storage_class: local-path"),
             [
                 "7:47: error: clusters.cloud.kubernetes_config.cni: 'flannel' needs a manifest and images from"
                 " upstream: modules does not have it | write bridge, or take source: upstream, or a bundle made there",
-                "7:65: error: clusters.cloud.kubernetes_config.ingress: 'nginx' needs a manifest and images from"
+                "7:65: error: clusters.cloud.kubernetes_config.ingress: 'traefik' needs a manifest and images from"
                 " upstream: modules does not have it | write none, or take source: upstream, or a bundle made there",
             ],
         ),
         (
-            kube("version: '1.37.2', cni: calico"),
+            kube("ingress: nginx"),
             [
-                "7:49: error: clusters.cloud.kubernetes_config.cni: 'calico' needs a manifest and images from"
-                " upstream: only modules has Kubernetes 1.37.2, and does not have it | write bridge, or take a"
-                f" version of upstream's ({UPSTREAM_MINORS[0]} to {UPSTREAM_MINORS[-1]})"
+                "7:34: error: clusters.cloud.kubernetes_config.ingress: nginx is no ingress controller any more: its"
+                " project ended in March 2026, and it gets no updates | write `ingress: traefik`"
+            ],
+        ),
+        (
+            kube("source: modules, ingress: nginx"),
+            [
+                "7:51: error: clusters.cloud.kubernetes_config.ingress: nginx is no ingress controller any more: its"
+                " project ended in March 2026, and it gets no updates | write `ingress: none`, or `ingress: traefik`"
+                " and source: upstream, or a bundle made there"
+            ],
+        ),
+        (
+            kube("version: 1.31"),
+            [
+                "7:34: error: clusters.cloud.kubernetes_config.version: Kubernetes 1.31 is not supported from any"
+                f" source | write for example 1.37; supported: {ALL}"
             ],
         ),
         (
@@ -251,13 +265,13 @@ def test_times_that_are_none(text: str) -> None:
             kube("source: upstream, version: 1.20"),
             [
                 "7:52: error: clusters.cloud.kubernetes_config.version: Kubernetes 1.20 is not supported from"
-                f" 'upstream' | write for example 1.35; supported: {UPSTREAM}"
+                f" 'upstream' | write for example 1.37; supported: {UPSTREAM}"
             ],
         ),
         (
-            kube("source: modules, version: 1.31"),
+            kube("source: modules, version: 1.35"),
             [
-                "7:51: error: clusters.cloud.kubernetes_config.version: Kubernetes 1.31 is not supported from"
+                "7:51: error: clusters.cloud.kubernetes_config.version: Kubernetes 1.35 is not supported from"
                 f" 'modules' | write for example 1.37; supported: {', '.join(MODULE_MINORS)}"
             ],
         ),
@@ -382,7 +396,7 @@ def test_a_flood_of_host_lists_costs_nothing(faults: Judge) -> None:
     assert sum("'hpc-compute-3' is not a compute node" in each for each in found) == 30
 
 
-@pytest.mark.parametrize("version", ["1.31", "v1.31.4", "1.37.2", ""])
+@pytest.mark.parametrize("version", ["1.35", "v1.35.4", "1.37.2", ""])
 def test_versions_that_are_fine(spec_of: Load, version: str) -> None:
     spec = spec_of(kube(f"version: '{version}'"))
     assert spec.kubernetes is not None
@@ -397,7 +411,7 @@ def test_versions_that_are_fine(spec_of: Load, version: str) -> None:
             "cni: flannel stores network policies and enforces none of them | write cni: bridge, or network",
         ),
         ("cni: bridge, source: upstream", "with Kubernetes of upstream's | write cni: calico, or network_policy: none"),
-        ("cni: bridge, version: 1.31", "with Kubernetes of upstream's | write cni: calico, or network_policy: none"),
+        ("cni: bridge, version: 1.35", "with Kubernetes of upstream's | write cni: calico, or network_policy: none"),
         ("cni: flannel, source: upstream", "enforces none of them | write cni: calico, or network_policy: none"),
     ],
 )
@@ -436,7 +450,7 @@ def test_only_the_built_in_network_numbers_nodes_by_their_addresses(spec_of: Loa
     [
         "source: upstream, cni: calico",
         "cni: calico",
-        "version: 1.31, ingress: nginx",
+        "version: 1.37, ingress: traefik",
         "source: modules, storage_class: local-path, metrics: metrics-server",
         "version: 1.37, storage_class: local-path",
     ],
@@ -445,13 +459,12 @@ def test_addons_that_some_source_can_have(spec_of: Load, settings: str) -> None:
     spec_of(kube(settings))
 
 
-@pytest.mark.parametrize(("settings", "key"), [("source: modules", "source"), ("version: 1.37", "version")])
-def test_real_gpus_need_a_source_with_nvidias_plugin(faults: Judge, settings: str, key: str) -> None:
+def test_real_gpus_need_a_source_with_nvidias_plugin(faults: Judge) -> None:
     text = (
         f"{HEAD}global:\n  gpu_allocation:\n    strategy: mig\n    devices:\n"
         '      - {id: GPU-0, pci_address: "0000:41:00.0", model: A100-SXM4-80GB, mig_capable: true}\n'
         f"clusters:\n  cloud:\n    worker_nodes: {{gpu_workers: {{count: 1}}}}\n"
-        f"    kubernetes_config: {{{settings}}}\n"
+        "    kubernetes_config: {source: modules}\n"
     )
     (fault,) = faults(text)
-    assert f"kubernetes_config.{key}: real GPUs of Kubernetes nodes need NVIDIA's device plugin" in fault
+    assert "kubernetes_config.source: real GPUs of Kubernetes nodes need NVIDIA's device plugin" in fault
