@@ -9,6 +9,7 @@ made again.
 from __future__ import annotations
 
 import base64
+import json
 import os
 import subprocess
 import tempfile
@@ -61,11 +62,18 @@ def make(name: str, namespace: str, path: str) -> str:
         words += ["-addext", "basicConstraints=critical,CA:FALSE", "-addext", "extendedKeyUsage=serverAuth"]
         argv = ["openssl", "req", "-x509", *words, "-keyout", key, "-out", certificate]
         subprocess.run(argv, capture_output=True, text=True, timeout=seconds(60), check=True)
-        secret = f"{name}-serving"
-        kubectl("delete", "secret", secret, "-n", namespace, "--ignore-not-found")
-        kubectl("create", "secret", "tls", secret, "-n", namespace, f"--cert={certificate}", f"--key={key}")
-        with open(certificate, encoding="ascii") as stream:
-            text = stream.read()
+        with open(certificate, encoding="ascii") as first, open(key, encoding="ascii") as second:
+            text, private = first.read(), second.read()
+    secret = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": f"{name}-serving", "namespace": namespace},
+        "type": "kubernetes.io/tls",
+        "data": {"tls.crt": encoded(text), "tls.key": encoded(private)},
+    }
+    # One start of kubectl, which takes the place of what an interrupted run stored. The text lies in no process's
+    # arguments, and in no annotation of kubectl's.
+    kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=json.dumps(secret))
     # Last: it stands for a Secret that is there.
     with open(f"{path}.new", "w", encoding="ascii") as stream:
         stream.write(text)
@@ -73,6 +81,10 @@ def make(name: str, namespace: str, path: str) -> str:
         os.fsync(stream.fileno())
     os.rename(f"{path}.new", path)
     return text
+
+
+def encoded(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
 
 
 def main() -> None:
@@ -87,7 +99,7 @@ def main() -> None:
         module.fail_json(msg=f"openssl req: {error.stderr.strip()}")
     except (ClusterError, OSError, subprocess.SubprocessError) as error:
         module.fail_json(msg=str(error))
-    module.exit_json(changed=made, certificate=base64.b64encode(text.encode()).decode())
+    module.exit_json(changed=made, certificate=encoded(text))
 
 
 if __name__ == "__main__":
