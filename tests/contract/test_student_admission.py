@@ -501,9 +501,9 @@ def test_addons_are_admitted_as_they_are_and_are_not_for_students(
 ) -> None:
     monkeypatch.setattr(serving, "PKI", str(tmp_path))
     documents = addon_documents()
-    changes, _ = kubernetes_apply.apply([json.dumps(each) for each in documents], [], [], check=False)
+    changes, _ = kubernetes_apply.apply([json.dumps(each) for each in documents], None, [], check=False)
     assert len(changes) == len(documents)
-    again, _ = kubernetes_apply.apply([json.dumps(each) for each in documents], [], [], check=False)
+    again, _ = kubernetes_apply.apply([json.dumps(each) for each in documents], None, [], check=False)
     assert again == [], "a second run changes nothing"
     workloads = [each for each in documents if each["kind"] in ("Deployment", "DaemonSet")]
     assert len(workloads) == len(MODULE_ADDONS)
@@ -517,6 +517,23 @@ def test_addons_are_admitted_as_they_are_and_are_not_for_students(
         assert make(api, ada, pod(meta["name"], **spec), namespace=meta["namespace"]).status == 403
     helper = next(each["data"]["helperPod.yaml"] for each in documents if each["kind"] == "ConfigMap")
     made = make(api, ADMIN_TOKEN, yaml.safe_load(helper), namespace="local-path-storage")
+    assert made.status == 201, made.message
+
+
+def test_volumes_are_the_clusters_and_not_the_students(api: ApiServer) -> None:
+    """What a provisioner makes for a claim: an object without a namespace, with a finalizer of its own."""
+    volume = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": "pvc-1", "finalizers": ["external-provisioner.volume.example.org/finalizer"]},
+        "spec": {
+            "capacity": {"storage": "16Mi"},
+            "accessModes": ["ReadWriteOnce"],
+            "hostPath": {"path": "/var/lib/local-path/pvc-1"},
+            "claimRef": {"namespace": NAMESPACE, "name": "data"},
+        },
+    }
+    made = api.request("POST", "/api/v1/persistentvolumes?dryRun=All", volume)
     assert made.status == 201, made.message
 
 
