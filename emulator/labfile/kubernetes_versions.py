@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from emulator.labfile.findings import quoted
 
 # Minor versions that are compiled from Go modules; each has a directory in config/kubernetes/modules.
-MODULE_MINORS = ("1.37",)
+MODULE_MINORS = ("1.36", "1.37")
 # Minor versions in the Kubernetes project's archive for which kubeadm's configuration is rendered and tested
 # (kubeadm v1beta3 up to 1.30, v1beta4 from 1.31 on).
 # The nodes of such a release have Debian 12's containerd 1.6, which kubelet works with up to 1.35.
