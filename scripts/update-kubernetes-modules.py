@@ -5,7 +5,8 @@
     make kubernetes-modules MINOR=1.37 ARGS=kubernetes=1.37.3         that one, the rest as it is
 
 Kubernetes decides what etcd and CoreDNS it is made with: its kubeadm says so. The others are the newest releases whose
-own go.mod the pinned Go toolchain can build. A new minor version, older or newer, starts with the files of the newest one that is there.
+own go.mod the pinned Go toolchain can build. A new minor version, older or newer, starts with the files of the newest
+one that is there.
 Look at what has changed (`git diff`) before you commit it: from then on these hashes are what is trusted.
 
 Modules come from GOPROXY, the toolchain from the package index that pip is configured for.

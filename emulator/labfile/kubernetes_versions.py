@@ -35,6 +35,19 @@ def is_asked_for(version: str, asked: str) -> bool:
     return not asked or version == asked or version.startswith(f"{asked}.")
 
 
+def is_way(have: str, to: str) -> bool:
+    """Whether a cluster with the release `have` (1.36.5) may be upgraded to `to` (1.37, 1.37.2): kubeadm goes to the
+    next minor version, and to later patch releases of its own."""
+    if minor_of(have) is None or minor_of(to) is None:
+        return False
+    now, then = _numbers(have), _numbers(to)
+    return then[0] == now[0] and 0 <= then[1] - now[1] <= 1 and then > now[: len(then)]
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.removeprefix("v").split("."))
+
+
 def supported_minors(source: str) -> tuple[str, ...]:
     """Minor versions that a source can give; `auto` offers what any of them does."""
     by_source: Mapping[str, tuple[str, ...]] = {
