@@ -33,6 +33,7 @@ user_end = load("module_utils/user_end.py", "ansible.module_utils.user_end")
 user_quota = load("module_utils/user_quota.py", "ansible.module_utils.user_quota")
 kubeadm_node = load("library/kubeadm_node.py", "kubeadm_node")
 kubernetes_objects = load("library/kubernetes_objects.py", "kubernetes_objects")
+kubernetes_upgrade = load("library/kubernetes_upgrade.py", "kubernetes_upgrade")
 
 RELEASE = {
     "version": "1.37.2",
