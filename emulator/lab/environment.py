@@ -58,7 +58,7 @@ class Environment:
         system_hypervisor: looks at the host's own libvirt on behalf of a lab, by the lab's name.
         daemon: the private libvirtd in this directory and network namespace.
         supervisor: what keeps a lab's services running, by its directory.
-        upgrade_files: makes what standing nodes get of the release that a lab wants; is told how to report progress.
+        upgrade_files: makes what standing nodes get of the release that a lab wants; its last argument hears progress.
         pace: how patient to be with a lab on this host; measured at the first call, the same in all others.
         connect, packet_filter: their last argument is the argv prefix that enters the guests' network namespace.
     """

@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,10 +37,10 @@ def version_of(program: Path) -> str:
     return said.strip().removeprefix("v")
 
 
-def validated(program: Path, documents: list[kubeadm_config.Document], file: Path) -> str:
+def validated(program: Path, documents: Sequence[Mapping[str, Any]], file: Path) -> str:
     """What kubeadm says against the documents; nothing when it takes them."""
     file.write_text(kubeadm_config.to_yaml(documents))
-    argv = [program, "config", "validate", "--config", file]
+    argv = [str(program), "config", "validate", "--config", str(file)]
     done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=PATIENCE)
     complaints = re.findall(r".*unknown field.*", done.stderr)
     return "" if done.returncode == 0 and not complaints else done.stderr

@@ -90,7 +90,7 @@ def _is_static(reference: str) -> bool:
 
 
 def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
-    """Root's, whoever makes it."""
+    """The file as root's, and without its time."""
     member.uid = member.gid = member.mtime = 0
     member.uname = member.gname = "root"
     return member

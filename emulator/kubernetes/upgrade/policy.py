@@ -20,7 +20,7 @@ class NodeState:
         is_head: it is the control plane.
         version: the release (1.37.2) that the node's own record names; the record is written when all of it is there.
         repository: of the images of that release.
-        kubelet: the version that its kubelet told the cluster; empty for a node that the cluster does not know.
+        kubelet: the version of its kubelet, as the cluster has it; empty for a node that the cluster does not know.
         draining: a run that did not end keeps pods away from it.
     """
 

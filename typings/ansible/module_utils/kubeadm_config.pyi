@@ -10,6 +10,7 @@ from kubeadm_config import (
     join_documents,
     patches,
     to_yaml,
+    upgrade_document,
     with_token,
 )
 
@@ -25,5 +26,6 @@ __all__ = [
     "join_documents",
     "patches",
     "to_yaml",
+    "upgrade_document",
     "with_token",
 ]

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from emulator.core.errors import HostNotFitError, HyperscalerError
-from emulator.kubernetes.release import disk_room
 from emulator.kubernetes.release.containers.docker_archive import ContainerImage, references, write_archive
 from emulator.kubernetes.release.node_files import NodeFiles
 from emulator.kubernetes.release.release import Release, ReleaseManifest, describe_file
@@ -91,7 +90,9 @@ def test_a_damaged_archive_leaves_nothing(nodes: NodeFiles, release: Release) ->
 
 
 def test_a_full_disk_is_told_before(nodes: NodeFiles, release: Release, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(disk_room.shutil, "disk_usage", lambda _path: type("Usage", (), {"free": 1}))
+    monkeypatch.setattr(
+        "emulator.kubernetes.release.disk_room.shutil.disk_usage", lambda _path: type("Usage", (), {"free": 1})
+    )
     with pytest.raises(HostNotFitError, match="for standing nodes needs"):
         upgrade_files(nodes, release)
     assert not nodes.cache.exists()
