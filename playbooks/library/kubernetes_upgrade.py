@@ -15,7 +15,6 @@ import os
 import re
 import shutil
 import subprocess
-import tarfile
 import time
 from typing import Any, Literal, TypedDict
 
@@ -87,6 +86,8 @@ COMPONENTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-schedul
 # What kubeadm keeps of the old control plane while it works, etcd's data included, and leaves where it was killed.
 BACKUPS = "/etc/kubernetes/tmp/kubeadm-*"
 IMPORT_SECONDS = 1800
+ADMIN = "/etc/kubernetes/admin.conf"
+KUBECTL = ("kubectl", "--kubeconfig", ADMIN, "--namespace", "kube-system")
 APPLY_TRIES = 3
 # For a while the images of a release lie on the node as archives, in containerd's store, and unpacked.
 TIMES = 3
@@ -138,8 +139,20 @@ def stage(params: Params) -> bool:
     place = directory(params["key"])
     tree = f"{place}/root"
     shutil.rmtree(tree, ignore_errors=True)
-    with tarfile.open(f"{place}/{PROGRAMS}", "r:") as archive:
-        archive.extractall(tree, filter="tar")
+    os.makedirs(tree, mode=0o700)
+    run(
+        [
+            "tar",
+            "--extract",
+            "--no-same-owner",
+            "--same-permissions",
+            "--directory",
+            tree,
+            "--file",
+            f"{place}/{PROGRAMS}",
+        ],
+        600,
+    )
     for at, _, names in os.walk(tree):
         for name in names:
             with open(os.path.join(at, name), "rb") as stream:
@@ -189,7 +202,16 @@ def control_plane(params: Params) -> bool:
                 raise
             restore_manifests(key)
             require_answers(params)
+    forget_jobs()
     return True
+
+
+def forget_jobs() -> None:
+    """kubeadm tries whether a Job can run, and leaves it, which would pass for a pod of the system that failed."""
+    jobs = run([*KUBECTL, "get", "jobs", "-o", "name"], 300, check=False).stdout.split()
+    ours = [name for name in jobs if name.startswith("job.batch/upgrade-health-check-")]
+    if ours:
+        run([*KUBECTL, "delete", *ours, "--wait=false"], 300, check=False)
 
 
 def require_answers(params: Params) -> None:
@@ -298,7 +320,7 @@ def wait_for_node(params: Params) -> bool:
     """Until the cluster sees the node Ready with the new kubelet; this module runs on the control plane then."""
     wanted = f"v{version_of(params['key'])}"
     watch, said = Watch(params["timeout"]), ""
-    argv = ["kubectl", "--kubeconfig", "/etc/kubernetes/admin.conf", "get", "node", params["node"], "-o", "json"]
+    argv = [*KUBECTL, "get", "node", params["node"], "-o", "json"]
     while True:
         done = run(argv, 60, check=False)
         said = node_trouble(done.stdout, wanted) if done.returncode == 0 else done.stderr.strip()
@@ -346,7 +368,6 @@ def main() -> None:
         UnsupportedVersionError,
         OSError,
         ValueError,
-        tarfile.TarError,
         subprocess.SubprocessError,
     ) as error:
         module.fail_json(msg=str(error))
