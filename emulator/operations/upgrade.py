@@ -6,9 +6,10 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from emulator.core.errors import ConfigError, UsageError
+from emulator.core.errors import ConfigError, HyperscalerError, UsageError
 from emulator.core.progress import Event, Reporter, Status
 from emulator.core.stop import StopFlag
+from emulator.kubernetes.release.upgrade_files import UpgradeFiles
 from emulator.kubernetes.upgrade.policy import (
     NodeState,
     requested_version,
@@ -24,7 +25,7 @@ from emulator.lab.run import LabRun, provisioned_run
 from emulator.lab.upgrade.look import look_at_nodes
 from emulator.lab.upgrade.steps import record_version, upgrade_nodes
 from emulator.labfile.kubernetes_versions import version_fault
-from emulator.labfile.model import ClusterKind, ClusterSpec, KubernetesSpec
+from emulator.labfile.model import ClusterKind
 from emulator.operations.configure import require_same_machines
 from emulator.operations.credentials.kubeconfigs import hand_out_kubeconfigs
 
@@ -84,7 +85,7 @@ def upgrade(env: Environment, lab_name: str, request: Request, reporter: Reporte
             return _nothing_left(run, nodes, before, loaded.source)
         if not request.confirm(before, wanted):
             return Upgraded(wanted, before, declined=True)
-        files = env.upgrade_files(_wants(spec, wanted), _progress(reporter))
+        files = _files(run, wanted)
         require_way(nodes, files.version, lab_name)
         require_same_repository(nodes, files.repository, files.version)
         _begin(run, files.version)
@@ -135,17 +136,22 @@ def _nothing_left(run: LabRun, nodes: tuple[NodeState, ...], before: Mapping[str
     return _conclude(run, done)
 
 
-def _wants(spec: ClusterSpec, version: str) -> KubernetesSpec:
-    assert spec.kubernetes is not None  # noqa: S101  checked by _require_wish
-    return dataclasses.replace(spec.kubernetes, version=version)
+def _files(run: LabRun, version: str) -> UpgradeFiles:
+    """What the nodes get; the release is made where this host does not have it."""
+    assert run.spec.kubernetes is not None  # noqa: S101  checked by _require_wish
 
-
-def _progress(reporter: Reporter) -> Callable[[str, str], None]:
     def show(step: str, line: str) -> None:
         text = f"{step}: {line}" if line else step
-        reporter.event(Event("release", "kubernetes", Status.RUNNING, text))
+        run.reporter.event(Event("release", "kubernetes", Status.RUNNING, text))
 
-    return show
+    run.reporter.event(Event("release", "kubernetes", Status.STARTED, f"Kubernetes {version}"))
+    try:
+        files = run.env.upgrade_files(dataclasses.replace(run.spec.kubernetes, version=version), show)
+    except HyperscalerError as error:
+        run.reporter.event(Event("release", "kubernetes", Status.FAILED, error.what))
+        raise
+    run.reporter.event(Event("release", "kubernetes", Status.DONE, f"Kubernetes {files.version}"))
+    return files
 
 
 def _begin(run: LabRun, version: str) -> None:
