@@ -25,6 +25,7 @@ from ansible.module_utils.kubeadm_config import (
     CRI_SOCKET,
     PATCHES,
     Cluster,
+    Document,
     Node,
     Release,
     UnsupportedVersionError,
@@ -206,7 +207,7 @@ def init(params: Params, release: Release) -> tuple[bool, str]:
                 f"the control plane was made with other settings ({'; '.join(changes)}), which cannot be changed in"
                 " place: set them back, or destroy the lab and provision it again"
             )
-        restored = restore_admin(timeout)
+        restored = restore_admin(documents, timeout)
         changed = start_kubelet() or restored
         if not answers(node["ip"], timeout):
             raise NodeError(f"the API server does not answer after {timeout} s and more\n{kubelet_journal()}")
@@ -230,11 +231,12 @@ def init(params: Params, release: Release) -> tuple[bool, str]:
     return True, pinned
 
 
-def restore_admin(timeout: float) -> bool:
+def restore_admin(documents: Sequence[Document], timeout: float) -> bool:
     """Make the admin kubeconfig of a finished control plane anew where it was lost; whether that was a change. It is
     one file of many, and no reason to start over: etcd holds all of the cluster."""
     if os.path.exists(ADMIN):
         return False
+    write_private(CONFIG, to_yaml(documents))  # the one of init may name a version that an upgrade has left behind
     try:
         run(["kubeadm", "init", "phase", "kubeconfig", "admin", "--config", CONFIG], timeout)
     except NodeError as error:

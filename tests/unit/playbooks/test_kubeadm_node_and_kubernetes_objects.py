@@ -202,13 +202,14 @@ def test_a_worker_with_another_patch_release_than_the_one_asked_for_does_not_joi
 def test_a_lost_admin_kubeconfig_is_made_again_and_nothing_is_reset(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kubeadm_node.init(PARAMS, RELEASE)
+    kubeadm_node.init(PARAMS, {**RELEASE, "version": "1.36.5"})  # upgraded since
     (node.root / "admin").unlink()
     node.remains = True
     asked: list[list[str]] = []
     monkeypatch.setattr(kubeadm_node, "run", lambda argv, timeout: asked.append(argv))
     assert kubeadm_node.init(PARAMS, RELEASE) == (True, "sha256:new")
     assert asked[0][:5] == ["kubeadm", "init", "phase", "kubeconfig", "admin"]
+    assert '"kubernetesVersion": "v1.37.2"' in (node.root / "config").read_text()
     assert (len(node.commands), node.resets) == (INIT, 0)
 
     def failing(argv: list[str], timeout: int) -> None:
