@@ -8,9 +8,6 @@ from dataclasses import dataclass
 from emulator.core.errors import ConflictError, UsageError
 from emulator.labfile.kubernetes_versions import is_asked_for, is_full_version, minor_of
 
-# The first whose kubeadm reads an UpgradeConfiguration (kubernetes.io, kubeadm configuration API v1beta4).
-_OLDEST_MINOR = 31
-
 
 @dataclass(frozen=True, slots=True)
 class NodeState:
@@ -57,12 +54,6 @@ def require_way(nodes: Sequence[NodeState], to: str, lab: str) -> None:
         UsageError: `to` is older than what a node has, or more than one minor version newer than the control plane.
         ConflictError: a worker is still on the version before the control plane's.
     """
-    if _minor(to) < _OLDEST_MINOR:
-        raise UsageError(
-            f"there is no upgrade to {to}: kubeadm takes its configuration since 1.{_OLDEST_MINOR} only",
-            where="--to",
-            fix=f"destroy lab {lab} and provision it again with a newer version",
-        )
     head = next(node for node in nodes if node.is_head)
     newest = max(nodes, key=lambda node: _key(node.version))
     if _key(to) < _key(newest.version)[: len(_key(to))]:

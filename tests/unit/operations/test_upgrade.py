@@ -164,14 +164,6 @@ def test_a_version_that_no_source_has(host: SimulatedHost, to: str) -> None:
     assert error.where == "--to"
 
 
-def test_a_version_whose_kubeadm_takes_no_configuration(host: SimulatedHost) -> None:
-    standing(host, dict.fromkeys(NODES, "1.29.3"), wish="")
-    upstream = text().replace("source: modules", "source: upstream")
-    with pytest.raises(UsageError, match=r"there is no upgrade to 1\.30: kubeadm takes"):
-        request = Request("1.30", host.lab_file(upstream))
-        upgrade(host.environment(), LAB, request, SilentReporter(), StopFlag())
-
-
 def test_a_lab_without_kubernetes(host: SimulatedHost) -> None:
     host.provision(host.lab_file(lab_text()))
     with pytest.raises(UsageError, match="lab demo has no Kubernetes cluster"):
