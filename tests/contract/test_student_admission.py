@@ -60,6 +60,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
     with pytest.MonkeyPatch.context() as patch, running(found, work / "state", *arguments) as server:
         patch.setenv("PATH", f"{found}:{os.environ['PATH']}")
         patch.setattr(kubernetes_apply, "KUBECONFIG", str(server.kubeconfig))
+        patch.setattr(kubernetes_apply, "VALIDATE", "--validate=strict")
         for module in (user_end, kubeconfigs):
             patch.setattr(module, "ADMIN_CONF", str(server.kubeconfig))
         set_up(server)

@@ -126,6 +126,12 @@ class Bundles:
             _signatures(self._home, self._runner).sign(manifest.to_json(), path, key)
         return manifest
 
+    def left_of(self, wants: KubernetesSpec, path: Path) -> str:
+        """What a `create` that was ended has left for the next one, in words."""
+        if path.exists():
+            return f"{path} is written, and not signed: hyperscaler bundle sign {path} --key KEY"
+        return f"{path} is not written; {kubernetes_sources(self._home, self._runner).left_of(wants)}"
+
     def sign(self, path: Path, key: Path) -> ReleaseManifest:
         """Sign a bundle that is there, after it was read whole.
 

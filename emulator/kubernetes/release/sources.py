@@ -86,6 +86,18 @@ class KubernetesSources:
             self.files.require_host()
         return None
 
+    def left_of(self, wants: KubernetesSpec) -> str:
+        """What a `release` that was ended has left here for the next one, in words; asks nobody."""
+        release = self.upstream.cached(wants.version, wanted_addons(wants)) if wants.source != MODULES else None
+        if release is None and wants.source in (AUTO, MODULES) and self._modules_serve(wants):
+            release = self.build.cached(wants.version)
+            unfinished = self.build.unfinished(wants.version)
+            if release is None and unfinished is not None:
+                return f"what was fetched and compiled is kept in {unfinished}, and the next run goes on from there"
+        if release is not None:
+            return f"Kubernetes {release.manifest.version} itself is finished and kept in {release.directory}"
+        return "nothing of it is kept, and the next run begins anew"
+
     def describe(self, wants: KubernetesSpec) -> str:
         """What the lab gets, and from where, in words for a plan; two releases never read the same, but for the newest
         of a version that is yet to be fetched.

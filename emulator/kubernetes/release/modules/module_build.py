@@ -74,6 +74,11 @@ class ModuleBuild:
         except (OSError, StateError):
             return None
 
+    def unfinished(self, version: str) -> Path | None:
+        """What a build of these modules that was ended has left, for the next one to go on with."""
+        work = self._work(self.set_of(version))
+        return work if work.is_dir() else None
+
     def require_host(self) -> None:
         """Check that this host has everything that a build needs and that can be known at once; reads only.
 
@@ -95,7 +100,7 @@ class ModuleBuild:
         if found is not None:
             return found
         modules = self.set_of(version)
-        work = self._cache / f"modules-{self._key(modules)}"
+        work = self._work(modules)
         if not work.exists():  # what an earlier run left has taken its room
             self.require_host()
         try:
@@ -107,6 +112,9 @@ class ModuleBuild:
             raise
         shutil.rmtree(work)
         return release
+
+    def _work(self, modules: ModuleSet) -> Path:
+        return self._cache / f"modules-{self._key(modules)}"
 
     def _key(self, modules: ModuleSet) -> str:
         """What decides the content, as far as it is known without the network."""

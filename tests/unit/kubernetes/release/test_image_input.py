@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,12 @@ from click.testing import CliRunner, Result
 
 import emulator.cli.commands.images.bundle
 from emulator.cli.commands.images.bundle import command
-from emulator.core.errors import HyperscalerError, UsageError
+from emulator.core.errors import HyperscalerError, InterruptedRunError, UsageError
 from emulator.core.paths import Home
 from emulator.kubernetes.release.bundle import create_bundle, verify_bundle
+from emulator.kubernetes.release.cache_lock import Progress
 from emulator.kubernetes.release.image_input import Bundles
+from emulator.kubernetes.release.modules.module_build import ModuleBuild
 from emulator.kubernetes.release.release import Release, ReleaseError, ReleaseManifest, describe_file
 from emulator.labfile.kubernetes_versions import BUNDLE_MINORS, UPSTREAM_MINORS
 from emulator.labfile.model import KubernetesSpec
@@ -108,6 +112,28 @@ def test_show_tells_architecture_and_digest(
     assert f"digest: {digest}" in text
     document = json.loads(call(bundles, monkeypatch, "show", path, "--json").stdout)
     assert (document["architecture"], document["digest"]) == ("arm64", digest)
+
+
+def test_a_bundle_that_is_ended_says_what_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A build of Go modules goes on where it stopped."""
+    bundles = Bundles(Home(tmp_path / "home"), FakeRunner({"apt-get indextargets": "", "apt-config dump": ""}))
+    kept: list[Path] = []
+
+    def build(_self: ModuleBuild, version: str, *, progress: Progress) -> Release:
+        progress("compile", "")
+        kept.append(_self._work(_self.set_of(version)))
+        kept[0].mkdir(parents=True)
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("it went on")
+
+    monkeypatch.setattr(ModuleBuild, "build", build)
+    path = tmp_path / "k8s.bundle"
+    error = call(bundles, monkeypatch, "create", path, "--source", "modules").exception
+    assert isinstance(error, InterruptedRunError)
+    told = f"what was fetched and compiled is kept in {kept[0]}, and the next run goes on from there"
+    assert error.what == f"ended by SIGTERM; {path} is not written; {told}"
+    assert error.fix == "run the same command again"
+    assert not path.exists()
 
 
 def refused(bundles: Bundles, wants: KubernetesSpec, path: Path) -> HyperscalerError:

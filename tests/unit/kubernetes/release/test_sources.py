@@ -70,6 +70,19 @@ def built(sources: KubernetesSources) -> Path:
     return sources.cache / f"modules-built-{sources.build._key(sources.build.set_of(''))}"
 
 
+def test_what_is_left_of_a_build_that_was_ended(sources: KubernetesSources) -> None:
+    nothing = "nothing of it is kept, and the next run begins anew"
+    assert sources.left_of(KubernetesSpec()) == nothing
+    work = sources.build._work(sources.build.set_of(""))
+    work.mkdir(parents=True)
+    assert str(work) in sources.left_of(KubernetesSpec())
+    assert str(work) in sources.left_of(KubernetesSpec(source="modules"))
+    assert sources.left_of(KubernetesSpec(source="upstream")) == nothing
+    keep(built(sources), BUILT)
+    told = f"Kubernetes {BUILT} itself is finished and kept in {sources.cache / f'{BUILT}-kept'}"
+    assert sources.left_of(KubernetesSpec(source="modules")) == told
+
+
 def test_what_is_named_is_taken(sources: KubernetesSources) -> None:
     for source in ("bundle:/srv/k8s.bundle", "upstream", "modules"):
         assert sources.resolve(KubernetesSpec(source=source)) == source
