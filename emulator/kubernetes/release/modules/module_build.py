@@ -179,7 +179,7 @@ class ModuleBuild:
                 raise HyperscalerError(
                     f"kubeadm {modules.version} asks for {name} {asked}, and the modules have {version}",
                     where=str(modules.module(name).directory),
-                    fix="in a checkout: make kubernetes-modules MINOR=1.37",
+                    fix=f"in a checkout: make kubernetes-modules MINOR={minor_of(modules.version)}",
                 )
         own = {module.programs[0].name: addon_image(module) for module in modules.addons}
         return {**names, **own, "tools": TOOLS_IMAGE}
