@@ -30,6 +30,7 @@ VARIABLES: dict[str, Any] = {
     "kubernetes_own_objects": {"left_out": ["FlowSchema"]},
     "kubernetes_users_given": {"changed": True},
     "kubernetes_kubeconfigs": {"changed": False, "skipped": True},
+    "upgrade_probe": {"changed": False, "staged": False, "directory": "/var/lib/hyperscaler/upgrade"},
 }
 
 
