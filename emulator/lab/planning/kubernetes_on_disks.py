@@ -12,7 +12,7 @@ from pathlib import Path
 
 from emulator.apply.handlers.image import Images
 from emulator.labfile.kubernetes_versions import is_asked_for
-from emulator.labfile.model import ClusterSpec, Role
+from emulator.labfile.model import ClusterKind, ClusterSpec, Role
 from emulator.plan.model import Action, Blocker, Observation, Plan, Presence
 from emulator.plan.resources import Volume
 
@@ -31,7 +31,7 @@ def follow_control_plane(
     """Have new disks hold what the control plane's holds, where that one is there and is not made anew (`remade`)."""
     head = control_plane_disk(spec)
     if head is not None:
-        images.follow(spec.images.cloud, None if head in remade else _base(head, seen))
+        images.follow(spec.images.of(ClusterKind.CLOUD), None if head in remade else _base(head, seen))
 
 
 def refuse_other_version(
