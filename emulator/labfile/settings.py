@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Annotated
 
-from emulator.core.debian.releases import Release, image_of
+from emulator.core.debian.releases import DEFAULT_RELEASE, Release, image_of
 from emulator.labfile.forms import AptSource, Image, Seconds
 from emulator.labfile.key import key
 from emulator.labfile.networks import ClusterKind
@@ -68,7 +68,8 @@ class ImageSpec:
         Release | None,
         key(
             "Debian release of the nodes: bookworm is Debian 12 with Slurm 22.05, trixie 13 with 24.11, forky 14, which"
-            " is still in testing. By default bookworm; a cluster that is there keeps the one that it was made with.",
+            f" is still in testing. By default {DEFAULT_RELEASE}; a cluster that is there keeps the one that it was"
+            " made with.",
             computed=True,
             see="images.md",
         ),

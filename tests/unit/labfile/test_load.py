@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from emulator.core.data_files import share_dir
+from emulator.core.debian.releases import image_of
 from emulator.core.ids import mac_address
 from emulator.labfile.load import load_spec, parse_spec
 from emulator.labfile.model import (
@@ -110,7 +111,7 @@ def test_upgrades_without_a_package_source_are_refused() -> None:
 @pytest.mark.parametrize(
     ("images", "hpc", "cloud"),
     [
-        ("{}", "hpc-base", "cloud-base"),
+        ("{}", image_of("hpc-base", None), image_of("cloud-base", None)),
         ("{release: bookworm}", "hpc-base", "cloud-base"),
         ("{release: trixie}", "hpc-base-trixie", "cloud-base-trixie"),
         ("{release: trixie, hpc: hpc-base-bookworm}", "hpc-base", "cloud-base-trixie"),
