@@ -8,6 +8,17 @@ began=$SECONDS
 
 slurm() { "$hyperscaler" ssh demo hpc-controller -- "$@"; }
 kubectl() { "$hyperscaler" ssh demo cloud-control-plane -- kubectl "$@"; }
+# The same again while it fails, up to five times: an API server that has just come up on a busy host answers late.
+again() {
+  local try
+  for try in 1 2 3 4; do
+    "$@" && return
+    echo "demo: once more ($try), the API server may have been too busy" >&2
+    sleep "${DEMO_PAUSE:-10}"
+  done
+  "$@"
+}
+gpu_pod() { kubectl apply --validate=false -f - <config/examples/gpu-pod.yaml; }
 
 cat <<'FIRST'
 demo: provisioning the lab of config/demo.yaml: five virtual machines, a Slurm
@@ -28,8 +39,8 @@ echo "Another one that asks for a slice of the (simulated) GPU (srun --gres=gpu:
 slurm "srun --gres=gpu:1g.10gb:1 sh -c 'echo \$(hostname) was granted GPU \$CUDA_VISIBLE_DEVICES'" </dev/null
 echo
 echo "A real Kubernetes pod that asks for another slice of the same GPU (config/examples/gpu-pod.yaml):"
-kubectl delete pod gpu-pod --ignore-not-found --wait </dev/null
-kubectl apply -f - <config/examples/gpu-pod.yaml
+again kubectl delete pod gpu-pod --ignore-not-found --wait </dev/null
+again gpu_pod
 # Usually some seconds; on a busy host it may take minutes. It is given up when its state has not changed for five.
 phase= state= moved=$SECONDS said=$SECONDS
 while :; do
@@ -45,7 +56,7 @@ while :; do
   fi
   sleep 2
 done
-kubectl logs gpu-pod </dev/null
+again kubectl logs gpu-pod </dev/null
 if [ "$phase" != Succeeded ]; then
   echo "the pod did not end well: it is ${phase:-not known}. See: kubectl describe pod gpu-pod" >&2
   exit 1

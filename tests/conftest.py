@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +24,9 @@ MEMORY_BYTES = 1 << 30
 def pytest_configure(config: pytest.Config) -> None:
     """Where labs are simulated, hundreds of thousands of small files are written and renamed, and a disk takes a
     millisecond or more for each. Tests on a real host keep to the disk: their images are large."""
+    # To compile all tests and the program takes half of a run's start, and is done again by each program of a test.
+    sys.dont_write_bytecode = False
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     chosen = "not host" in config.option.markexpr
     if chosen and MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > MEMORY_BYTES:
         os.environ["TMPDIR"] = str(MEMORY)
@@ -34,6 +39,12 @@ LONG = ("tests/crash/", "tests/property/", "tests/fuzz/")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: not item.nodeid.startswith(LONG))
+
+
+def pytest_collection_finish() -> None:
+    """What was collected stays to the end: it is not looked through for garbage again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

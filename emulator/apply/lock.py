@@ -1,7 +1,8 @@
 """Exclusive locks between processes: one per lab, and one for what labs share on the host.
 
-`flock` on a file that outlives the holder: the kernel releases it when the holder dies, however it dies, so a stale
-lock cannot block. The file names the holder for the message that a waiting process prints.
+`flock` on a file that may outlive the holder: the kernel releases it when the holder dies, however it dies, so a stale
+lock cannot block. The file names the holder for the message that a waiting process prints. Where a file goes with what
+it guards, a process that waited for it would hold the lock of a removed file, and looks whether it is still in place.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -29,27 +30,28 @@ HOST_LOCKS = Path("/run/hyperscaler/locks")
 
 @contextmanager
 def exclusive_lock(
-    path: Path, *, purpose: str, wait_seconds: float = 0.0, stop: StopFlag | None = None
+    path: Path,
+    *,
+    purpose: str,
+    wait_seconds: float = 0.0,
+    stop: StopFlag | None = None,
+    goes: Callable[[], bool] = lambda: False,
 ) -> Iterator[None]:
     """Hold the lock at `path` while the block runs.
 
     Args:
+        path: of its file.
         purpose: what the lock guards and which command holds it, for the message of a waiting process.
         wait_seconds: seconds to wait for another holder; 0 gives up at once.
         stop: ends the wait when it is set.
+        goes: whether the file is to go, asked at the end of the block: there is nothing left that it guards.
 
     Raises:
         ConflictError: another process holds it; names process id, host, start time and command.
         InterruptedRunError: a stop was requested during the wait.
     """
-    descriptor = _open(path)
+    descriptor = _held(path, wait_seconds, stop)
     try:
-        if not acquire(descriptor, path, seconds=wait_seconds, pause=stop.wait if stop else None):
-            raise InterruptedRunError(
-                f"stopped on request while waiting for {holder(descriptor, path)}",
-                where=str(path),
-                fix="run the same command again",
-            )
         me = {
             **ProcessIdentity.of(os.getpid()).to_json(),
             "host": socket.gethostname(),
@@ -63,8 +65,36 @@ def exclusive_lock(
             yield
         finally:
             os.ftruncate(descriptor, 0)
+            if goes():
+                path.unlink(missing_ok=True)
     finally:
         os.close(descriptor)
+
+
+def _held(path: Path, seconds: float, stop: StopFlag | None) -> int:
+    """A descriptor of the file that is at `path` once its lock is held."""
+    while True:
+        descriptor = _open(path)
+        try:
+            if not acquire(descriptor, path, seconds=seconds, pause=stop.wait if stop else None):
+                raise InterruptedRunError(
+                    f"stopped on request while waiting for {holder(descriptor, path)}",
+                    where=str(path),
+                    fix="run the same command again",
+                )
+            if _is_at(path, descriptor):
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.lstat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def _open(path: Path) -> int:

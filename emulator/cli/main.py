@@ -74,7 +74,8 @@ def cli() -> None:
 
     \b
     Exit codes: 0 done, 1 failed, 2 usage, 3 invalid file, 4 host not fit,
-      5 locked or in conflict, 130 aborted by a second Ctrl-C.
+      5 locked or in conflict, 130 aborted by a second Ctrl-C, 141 the
+      reader of the output left (as `head` does).
     """
     import os
 
@@ -89,27 +90,43 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command; every error leaves with the exit code of its class and without a traceback."""
-    from emulator.cli.output import finish_streams, prepare_streams, print_error
+    from emulator.cli.output import (
+        READER_LEFT,
+        OutputError,
+        ReaderLeftError,
+        finish_streams,
+        prepare_streams,
+        print_error,
+    )
 
     prepare_streams()
     code = _run()
-    if not finish_streams() and code == ExitCode.DONE:
-        print_error("the output cannot be written")
-        code = ExitCode.FAILED
+    try:
+        finish_streams()
+    except ReaderLeftError:
+        code = code or READER_LEFT
+    except OutputError as error:
+        if not code:
+            print_error(error)
+            code = ExitCode.FAILED
     sys.exit(code)
 
 
 def _run() -> int | str | None:
     """The exit code; an error is printed here."""
-    from emulator.cli.output import print_error, print_usage_error
+    from emulator.cli.output import READER_LEFT, ReaderLeftError, print_error, print_usage_error, reader_left
 
-    stdout = sys.stdout
+    streams = sys.stdout, sys.stderr
     try:
         cli.main(standalone_mode=False)
     except SystemExit as error:
-        if sys.stdout is not stdout:  # click's own output met a closed pipe, and click would end in silence
-            print_error("the output cannot be written: Broken pipe")
-        return error.code
+        if sys.stdout is streams[0]:
+            return error.code
+        # click ends in silence at any closed pipe, that of a program that we talk to included.
+        sys.stdout, sys.stderr = streams
+        if reader_left():
+            return READER_LEFT
+        print_error("Broken pipe: a program that was talked to has ended or closed the connection")
     except click.exceptions.Exit as error:
         return error.exit_code
     except click.UsageError as error:
@@ -117,6 +134,8 @@ def _run() -> int | str | None:
         return ExitCode.USAGE
     except click.Abort:
         print_error("aborted")
+    except ReaderLeftError:
+        return READER_LEFT
     except HyperscalerError as error:
         print_error(error)
         return error.exit_code
@@ -131,7 +150,7 @@ def _run() -> int | str | None:
     except KeyboardInterrupt:
         print_error("aborted at once, as asked; `hyperscaler status` shows what is there")
         return 130
-    except OSError as error:  # click's own output on a full disk or into a closed pipe included
+    except OSError as error:  # click's own output on a full disk included
         print_error(HyperscalerError(error.strerror or str(error), where=str(error.filename or "")))
         return ExitCode.FAILED
     except ImportError as error:
@@ -154,7 +173,7 @@ def _our_fault(error: Exception) -> ExitCode:
 
     from emulator.cli.output import print_error, say
 
-    say("".join(format_exception(error)), err=True, nl=False)
+    say("".join(format_exception(error)), err=True, nl=False, wrap=False)
     print_error(
         HyperscalerError(
             f"this is a fault of hyperscaler itself: {type(error).__name__}: {error}",

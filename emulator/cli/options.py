@@ -87,12 +87,12 @@ def print_plan(plan: Plan, *, err: bool = False) -> None:
         kind, _, name = change.resource.id.partition("/")
         shown = f"{plan.lab}-{name}" if kind in ("domain", "volume", "network") else name
         line = f"{change.action.sign} {kind} {shown}: {change.reason}"
-        say(Styled(line, _COLOURS[change.action.name]), err=err)
+        say(Styled(line, _COLOURS[change.action.name]), err=err, wrap=True)
     for blocker in plan.blockers:
         line = f"x {blocker.resource_id}: {blocker.what}\n    fix: {blocker.fix}"
-        say(Styled(line, "red", bold=True), err=err)
+        say(Styled(line, "red", bold=True), err=err, wrap=True)
     for note in plan.notes:
-        say(f"note: {note}", err=err)
+        say(f"note: {note}", err=err, wrap=True)
     if plan.changes:
         say(_counted(plan), err=True)
 

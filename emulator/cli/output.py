@@ -10,6 +10,8 @@ import codecs
 import io
 import json
 import os
+import select
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -18,7 +20,8 @@ from typing import Any, TextIO
 
 import click
 
-from emulator.core.errors import HyperscalerError, UsageError
+from emulator.cli.wrapping import wrapped
+from emulator.core.errors import CommandError, HyperscalerError, UsageError
 from emulator.core.units import printable
 
 _state = {"json": False}
@@ -40,17 +43,27 @@ _ASCII = str.maketrans(
 _FALLBACK = "hyperscaler-ascii"
 
 
+READER_LEFT = 141
+"""Exit code when the reader of stdout had enough, as a shell gives it for a program that SIGPIPE ended."""
+
+
 class OutputError(HyperscalerError):
     """stdout is full or closed, so that what was asked for could not be printed."""
 
 
+class ReaderLeftError(OutputError):
+    """Who read stdout has closed it, as `head` does: nothing is wrong, and nobody is there to read about it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Styled:
-    """Text with a colour of click's and weight; both are left out where the output is no terminal."""
+    """Text with a colour of click's and weight; both are left out where the output is no terminal. What is `whole` is
+    not broken into lines: a command that is there to be copied."""
 
     text: str
     colour: str | None = None
     bold: bool = False
+    whole: bool = False
 
 
 # ------------------------------------------------------------------------------------------------------- streams
@@ -100,21 +113,31 @@ def is_terminal(stream: TextIO) -> bool:
         return False
 
 
-def finish_streams() -> bool:
-    """Whether all that was printed is out; to be called last. What is not is dropped, so that the interpreter does not
-    complain of it after us."""
+def finish_streams() -> None:
+    """See to it that all that was printed is out; to be called last. What cannot be written is dropped, so that the
+    interpreter does not complain of it after us.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    write("")
+
+
+def reader_left() -> bool:
+    """Whether stdout is a pipe or a connection whose reader is gone."""
+    ends = select.poll()
     try:
-        sys.stdout.flush()
-    except (OSError, ValueError):
-        _abandon(sys.stdout)
+        ends.register(sys.stdout.fileno(), 0)  # poll reports errors and ends without being asked for them
+    except (OSError, ValueError):  # closed
         return False
-    return True
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in ends.poll(0))
 
 
 def write(text: str, *, err: bool = False) -> None:
     """Write text that is safe to write: rendered by rich or `say`.
 
     Raises:
+        ReaderLeftError: the reader of stdout closed it.
         OutputError: stdout is full or closed. What goes to stderr is lost then, and nothing else: progress that cannot
             be shown is no reason to stop the work.
     """
@@ -124,6 +147,8 @@ def write(text: str, *, err: bool = False) -> None:
         stream.flush()
     except (OSError, ValueError) as error:
         _abandon(stream)
+        if isinstance(error, BrokenPipeError) and not err:
+            raise ReaderLeftError("the reader of the output has closed it") from error
         if not err:
             why = error.strerror if isinstance(error, OSError) and error.strerror else "it is closed"
             raise OutputError(f"the output cannot be written: {why}") from error
@@ -138,21 +163,37 @@ def _abandon(stream: TextIO) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------- text
-def say(*parts: str | Styled, err: bool = False, nl: bool = True) -> None:
+def say(*parts: str | Styled, err: bool = False, nl: bool = True, wrap: bool | None = None) -> None:
     """Print a line of these parts, without control characters; line breaks stay.
+
+    Args:
+        parts: of the line.
+        err: to stderr instead of stdout.
+        nl: end the line.
+        wrap: break lines between words where they are longer than the terminal; by default what goes to stderr, which
+            is for people. Elsewhere than on a terminal no line is ever broken.
 
     Raises:
         OutputError: stdout is full or closed.
     """
-    styled = is_terminal(sys.stderr if err else sys.stdout) and not os.environ.get("NO_COLOR")
-    write("".join(_shown(part, styled=styled) for part in parts) + ("\n" if nl else ""), err=err)
+    terminal = is_terminal(sys.stderr if err else sys.stdout)
+    styled = terminal and not os.environ.get("NO_COLOR")
+    made = [Styled(part) if isinstance(part, str) else part for part in parts]
+    texts = [printable(part.text) for part in made]
+    if terminal and (err if wrap is None else wrap):
+        width = shutil.get_terminal_size((80, 24)).columns
+        lines = wrapped(texts, width, [part.whole for part in made])
+        text = "\n".join(
+            "".join(_shown(made[number], piece, styled=styled) for number, piece in line) for line in lines
+        )
+    else:
+        text = "".join(_shown(part, text, styled=styled) for part, text in zip(made, texts, strict=True))
+    write(text + ("\n" if nl else ""), err=err)
 
 
-def _shown(part: str | Styled, *, styled: bool) -> str:
-    if isinstance(part, str):
-        return printable(part)
-    text = printable(part.text)
-    return click.style(text, fg=part.colour, bold=part.bold or None) if styled else text
+def _shown(part: Styled, text: str, *, styled: bool) -> str:
+    plain = part.colour is None and not part.bold
+    return click.style(text, fg=part.colour, bold=part.bold or None) if styled and not plain else text
 
 
 # ---------------------------------------------------------------------------------------------------------- JSON
@@ -199,7 +240,7 @@ def print_error(error: HyperscalerError | str) -> None:
         with suppress(OutputError):
             print_json({"error": error.to_json(), **error.details})
             return
-    where = f"{error.where}: " if error.where else ""
-    say(Styled("error:", "red", bold=True), f" {where}{error.what}", err=True)
+    where = Styled(error.where, whole=isinstance(error, CommandError))
+    say(Styled("error:", "red", bold=True), " ", where, ": " if error.where else "", error.what, err=True)
     if error.fix:
         say(f"  fix: {error.fix}", err=True)

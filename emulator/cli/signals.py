@@ -6,11 +6,12 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
 from emulator.cli.output import say
+from emulator.core.errors import InterruptedRunError
 from emulator.core.stop import StopFlag
 
 ABORTED = 130
@@ -33,12 +34,54 @@ def stop_on_signals() -> Iterator[StopFlag]:
         with suppress(RuntimeError):  # the signal came amid another write to stderr
             say(f"\n{name}: finishing what is under way, then stopping; once more to abort at once", err=True)
 
+    with _handled_by(handle):
+        yield stop
+
+
+@contextmanager
+def ended_by_signals(kept: Callable[[], str]) -> Iterator[None]:
+    """Work that may end anywhere, such as a build in the cache: the first signal ends it with everything that it has
+    started, in order; the second does at once.
+
+    Args:
+        kept: what is left of the work for the next run, in words. Called when a signal has ended it.
+
+    Raises:
+        InterruptedRunError: a signal has ended it.
+    """
+    seen: list[int] = []
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            _leave_terminal()
+        elif seen:
+            _abort()
+        if not seen:
+            seen.append(number)
+            raise _EndedError
+
+    with _handled_by(handle):
+        try:
+            yield
+        except _EndedError:
+            raise InterruptedRunError(
+                f"ended by {signal.Signals(seen[0]).name}; {kept()}", fix="run the same command again"
+            ) from None
+
+
+class _EndedError(KeyboardInterrupt):
+    """A signal asked for the end. Cleaned up after as Ctrl-C is, and caught by nothing that catches errors."""
+
+
+@contextmanager
+def _handled_by(handle: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """What ends a program goes to `handle`; the loss of the terminal does not where nohup says so."""
     numbers = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup means to go on
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         numbers.append(signal.SIGHUP)
     previous = {number: signal.signal(number, handle) for number in numbers}
     try:
-        yield stop
+        yield
     finally:
         for number, old in previous.items():
             signal.signal(number, old)

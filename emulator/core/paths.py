@@ -225,7 +225,7 @@ class Home:
 
     @property
     def locks(self) -> Path:
-        """Lock files of the labs. They outlive their labs, so that unlinking one never races with a waiter."""
+        """Lock files of the labs; each goes with its lab."""
         return self.root / "locks"
 
     @property

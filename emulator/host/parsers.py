@@ -117,6 +117,24 @@ def _provided(value: str) -> Iterator[str]:
             yield name
 
 
+_SOURCE_LINE = re.compile(r"^\s*deb\s+(?:\[[^\]\n]*\]\s+)?\S+\s+(\S+)", re.MULTILINE)
+
+
+def parse_apt_suites(lines: str, paragraphs: str) -> frozenset[str]:
+    """Suites whose binary packages apt's sources name, such as `noble-updates`.
+
+    Args:
+        lines: files of one-line sources (sources.list(5)).
+        paragraphs: files of deb822 sources, which may be switched off one by one.
+    """
+    found = set(_SOURCE_LINE.findall(lines))
+    for paragraph in re.split(r"\n\s*\n", re.sub(r"^#.*\n?", "", paragraphs, flags=re.MULTILINE)):
+        enabled = _field(paragraph, "Enabled").lower() not in ("no", "false", "without", "off", "disable", "0")
+        if enabled and "deb" in _field(paragraph, "Types").split():
+            found |= set(_field(paragraph, "Suites").split())
+    return frozenset(found)
+
+
 def parse_package_list(text: str) -> dict[str, bool]:
     """The program's list of Debian packages, one name per line with a comment; True for optional packages.
 

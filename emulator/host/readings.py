@@ -228,6 +228,7 @@ class HostReadings:
             is not in `processes`.
         signs: facts that distinguish general-purpose systems from others.
         confinement: AppArmor, SELinux, and how the host's libvirt uses them.
+        apt_suites: suites that apt's sources name.
     """
 
     user: HostUser
@@ -264,6 +265,7 @@ class HostReadings:
     processes_hidden: bool = False
     signs: SystemSigns = field(default_factory=SystemSigns)
     confinement: Confinement = field(default_factory=Confinement)
+    apt_suites: frozenset[str] = frozenset()
 
     @property
     def docker(self) -> bool:

@@ -64,11 +64,19 @@ def logged_lock(
 ) -> Iterator[CommandLog]:
     """Hold the lab's lock while the block runs, and log how the block ends. `stop` ends the wait for the lock.
 
+    The lock's file goes with the lab: a mistyped name leaves nothing behind.
+
     Raises:
         ConflictError: another command works on the lab.
     """
-    lock = home.locks / f"{lab}.lock"
-    with exclusive_lock(lock, purpose=f"{command} {lab}", wait_seconds=wait_seconds, stop=stop):
+    lock, directory = home.locks / f"{lab}.lock", home.lab(lab).root
+    with exclusive_lock(
+        lock,
+        purpose=f"{command} {lab}",
+        wait_seconds=wait_seconds,
+        stop=stop,
+        goes=lambda: not os.path.lexists(directory),
+    ):
         log = CommandLog(AuditLog(home.audit), lab, command, reporter)
         try:
             yield log

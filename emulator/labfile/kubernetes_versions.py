@@ -9,11 +9,11 @@ from emulator.labfile.findings import quoted
 
 # Minor versions that are compiled from Go modules; each has a directory in config/kubernetes/modules.
 MODULE_MINORS = ("1.37",)
-# Minor versions in the Kubernetes project's archive for which kubeadm's configuration is rendered and tested
-# (kubeadm v1beta3 up to 1.30, v1beta4 from 1.31 on).
-# The nodes of such a release have Debian 12's containerd 1.6, which kubelet works with up to 1.35.
-UPSTREAM_MINORS = ("1.28", "1.29", "1.30", "1.31", "1.32", "1.33", "1.34", "1.35")
-BUNDLE_MINORS = (*UPSTREAM_MINORS, *MODULE_MINORS)
+# Minor versions of the Kubernetes project's packages that are set up: those that the project maintains.
+UPSTREAM_MINORS = ("1.34", "1.35", "1.36", "1.37")
+BUNDLE_MINORS = tuple(sorted({*UPSTREAM_MINORS, *MODULE_MINORS}))
+# kubelet talks to containerd 2 alone from this minor version on; nodes of releases without any have Debian 12's 1.6.
+CONTAINERD_2_SINCE = "1.36"
 
 _FORM = re.compile(r"v?(\d{1,2}\.\d{1,3})(?:\.\d{1,3})?\Z", re.ASCII)
 

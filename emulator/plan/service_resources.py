@@ -26,12 +26,24 @@ class Service(Resource):
         files: that it may have open.
         processes: and threads of the service.
         cpu_weight: its share of the processor, 100 for an ordinary one.
+        host_processes: it may signal processes of the host, as far as its rights go.
     """
 
     kind = "service"
     volatile = True
     updatable = frozenset(
-        {"directory", "program", "arguments", "account", "notifies", "memory_mib", "files", "processes", "cpu_weight"}
+        {
+            "directory",
+            "program",
+            "arguments",
+            "account",
+            "notifies",
+            "memory_mib",
+            "files",
+            "processes",
+            "cpu_weight",
+            "host_processes",
+        }
     )
     directory: str
     program: str
@@ -42,6 +54,7 @@ class Service(Resource):
     files: int = 256
     processes: int = 16
     cpu_weight: int = 100
+    host_processes: bool = False
 
 
 def build_services(
@@ -77,5 +90,6 @@ def build_services(
         program="disk-reserve",
         arguments=(*where, "--bytes", str(round(disk_reserve_gib * GIB))),
         memory_mib=1024,
+        host_processes=True,
     )
     return (console, reserve)

@@ -15,6 +15,8 @@ class Capability(IntEnum):
     """Write files of guests' users."""
     DAC_READ_SEARCH = 2
     """Read the program itself, which may lie in a closed directory of the user who ran `sudo`."""
+    KILL = 5
+    """Stop what runs as a guest's user."""
     SYS_RESOURCE = 24
     """Write in the blocks that a file system keeps for root when it is full for everybody else."""
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from typing import Generic, TypeVar
 
 from emulator.core.errors import HyperscalerError
 
+T = TypeVar("T")
 MOST = 4
 """Requests that wait at a time. libvirtd answers five of one client's (max_client_requests), and one is for looking."""
 _PATIENCE = 5.0
@@ -51,6 +53,45 @@ class Requests:
             else:
                 del self._threads[name]
         return failed.copy()
+
+
+class Question(Generic[T]):
+    """A question that is asked again and again, of one who may not answer. It is not asked again before it is answered,
+    and a late answer counts for the next time.
+
+    Args:
+        ask: asks it; may raise `HyperscalerError`.
+        patience: seconds to wait for the answer each time.
+    """
+
+    def __init__(self, ask: Callable[[], T], patience: float = _PATIENCE) -> None:
+        self._ask, self._patience = ask, patience
+        self._thread: threading.Thread | None = None
+        self._answer: T | HyperscalerError | None = None
+
+    def answer(self) -> T:
+        """The answer.
+
+        Raises:
+            HyperscalerError: there is none, or not yet.
+        """
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, daemon=True)
+            self._thread.start()
+        self._thread.join(self._patience)
+        if self._thread.is_alive():
+            raise HyperscalerError(f"no answer after {self._patience:g} s")
+        self._thread = None
+        if isinstance(self._answer, HyperscalerError):
+            raise self._answer
+        assert self._answer is not None  # noqa: S101  the thread has ended, and left one
+        return self._answer
+
+    def _run(self) -> None:
+        try:
+            self._answer = self._ask()
+        except HyperscalerError as error:
+            self._answer = error
 
 
 _NO_ANSWER = "no answer yet"

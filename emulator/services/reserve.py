@@ -14,11 +14,25 @@ small reserves an eighth of the reserve."""
 
 @dataclass(frozen=True, slots=True)
 class GuestSeen:
-    """A guest of the lab: whether it runs or is paused, and how many bytes its disks take on the host."""
+    """A guest of the lab.
+
+    Attributes:
+        running, paused: as libvirt has it.
+        allocated: bytes that its files take on the host.
+        uid: of the user that is its QEMU's alone; None if there is none.
+        stopped: its QEMU was stopped by a signal, of which libvirt knows nothing.
+    """
 
     running: bool
     paused: bool
     allocated: int
+    uid: int | None = None
+    stopped: bool = False
+
+    @property
+    def held(self) -> bool:
+        """Whether it stands still."""
+        return self.paused or self.stopped
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +64,7 @@ def decide(free: int, reserve: int, guests: Mapping[str, GuestSeen], memory: Mem
         guests: the lab's, by the name of the domain.
         memory: of the last look.
     """
-    held = frozenset(name for name in memory.paused if name in guests and guests[name].paused)
+    held = frozenset(name for name in memory.paused if name in guests and guests[name].held)
     allocated = {name: guest.allocated for name, guest in guests.items()}
     if free >= reserve + min(MARGIN, reserve // 8):
         return Decision((), tuple(sorted(held)), Memory(allocated, held))

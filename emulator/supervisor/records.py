@@ -182,7 +182,8 @@ def _request(data: Any, name: str) -> ServiceRequest:
         raise ValueError
     values: dict[str, Any] = {}
     for each in dataclasses.fields(ServiceRequest):
-        value = data[each.name]
+        # Records of earlier versions lack it.
+        value = data.get(each.name, False) if each.name == "host_processes" else data[each.name]
         values[each.name] = tuple(value) if isinstance(value, list) else value
     made = ServiceRequest(**values)
     texts = (made.name, made.digest, made.program, made.account, *made.arguments)
@@ -190,5 +191,7 @@ def _request(data: Any, name: str) -> ServiceRequest:
     if not all(isinstance(text, str) and "\0" not in text for text in texts) or not made.program:
         raise ValueError
     if not all(type(figure) is int and figure >= 0 for figure in figures) or not isinstance(made.definition, dict):
+        raise ValueError
+    if not isinstance(made.host_processes, bool):
         raise ValueError
     return made

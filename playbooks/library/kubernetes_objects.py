@@ -33,7 +33,7 @@ options:
     elements: dict
   addons:
     description: Add-ons, each with C(name), C(path) of its documents on this node and C(edits) (C(from), C(to)) made
-      to their text. One that was applied once and is not listed any more is an error.
+      to their text. One that was applied once and is not listed any more is an error, unless there is no list at all.
     type: list
     elements: dict
   absent:
@@ -280,7 +280,6 @@ def main() -> None:
             "addons": {
                 "type": "list",
                 "elements": "dict",
-                "default": [],
                 "options": {
                     "name": {"type": "str", "required": True},
                     "path": {"type": "path", "required": True},

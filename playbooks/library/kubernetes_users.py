@@ -51,6 +51,10 @@ options:
   isolate:
     description: Whether pods of a student talk to each other and to the cluster's DNS only.
     type: bool
+  ingress_peers:
+    description: Peers of a NetworkPolicy that reach pods of students all the same.
+    type: list
+    elements: dict
 """
 
 RETURN = r"""
@@ -78,6 +82,7 @@ class Params(TypedDict):
     labels: dict[str, str]
     student_role: Object
     isolate: bool
+    ingress_peers: list[Object]
 
 
 # On the quota of a former user, once nothing was left in the namespace.
@@ -167,7 +172,7 @@ def student_objects(user: str, namespace: str, params: Params) -> list[Object]:
         spec = {
             "podSelector": {},
             "policyTypes": ["Ingress", "Egress"],
-            "ingress": [{"from": [{"podSelector": {}}]}],
+            "ingress": [{"from": [{"podSelector": {}}, *params["ingress_peers"]]}],
             "egress": [{"to": [{"podSelector": {}}]}, {"to": [CLUSTER_DNS], "ports": dns}],
         }
         objects.append(thing("networking.k8s.io/v1", "NetworkPolicy", "default-deny", user, namespace, spec=spec))
@@ -322,6 +327,7 @@ def main() -> None:
             "labels": {"type": "dict", "required": True},
             "student_role": {"type": "dict", "required": True},
             "isolate": {"type": "bool", "default": False},
+            "ingress_peers": {"type": "list", "elements": "dict", "default": []},
         },
         supports_check_mode=True,
     )

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from emulator.core.data_files import share_dir
 from tests.support.api_server import (
     ADMIN_TOKEN,
     WHERE,
@@ -58,6 +60,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
     with pytest.MonkeyPatch.context() as patch, running(found, work / "state", *arguments) as server:
         patch.setenv("PATH", f"{found}:{os.environ['PATH']}")
         patch.setattr(kubernetes_apply, "KUBECONFIG", str(server.kubeconfig))
+        patch.setattr(kubernetes_apply, "VALIDATE", "--validate=strict")
         for module in (user_end, kubeconfigs):
             patch.setattr(module, "ADMIN_CONF", str(server.kubeconfig))
         set_up(server)
@@ -350,6 +353,32 @@ def test_ports_of_the_nodes_are_not_for_students(api: ApiServer, ada: str, kind:
     assert (made.status, "exceeded quota" in made.message) == (403, True), made.message
     body["spec"]["type"] = "ClusterIP"  # type: ignore[index]
     assert make(api, ada, body).status == 201
+
+
+def test_the_ingress_controller_is_admitted_by_the_strictest_standard(api: ApiServer, tmp_path: Path) -> None:
+    """Its namespace is held to it, so that a pod that is refused would be seen in a lab only."""
+    path = share_dir() / "config/kubernetes/addons/traefik.yaml"
+    (tmp_path / "traefik.yaml").write_text(path.read_text().replace("{version}", "v1.2.3"))
+    addon = {"name": "traefik", "path": str(tmp_path / "traefik.yaml"), "edits": []}
+    changes, _ = kubernetes_apply.apply([], [addon], [], check=False)
+    assert {"deployment/traefik created", "service/traefik created", "ingressclass/traefik created"} <= set(changes)
+    # Later runs change nothing, and those for other objects leave the add-on alone.
+    assert kubernetes_apply.apply([], [addon], [], check=False)[0] == []
+    other = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "other", "namespace": "traefik"}}
+    assert kubernetes_apply.apply([json.dumps(other)], None, [], check=False)[0] == ["configmap/other created"]
+    (deployment,) = [each for each in yaml.safe_load_all(path.read_text()) if each["kind"] == "Deployment"]
+    template = deployment["spec"]["template"]
+    template["spec"]["containers"][0]["image"] = TOOLS
+    body = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "t"}, "spec": template["spec"]}
+    made = api.request("POST", "/api/v1/namespaces/traefik/pods?dryRun=All", body)
+    assert made.status == 201, made.message
+    body["spec"]["hostNetwork"] = True
+    assert "violates PodSecurity" in api.request("POST", "/api/v1/namespaces/traefik/pods?dryRun=All", body).message
+    # With its token nothing can be made, and no access given away.
+    token = api.token("traefik", "traefik")
+    assert api.request("GET", "/apis/networking.k8s.io/v1/ingresses", token=token).status == 200
+    for target in ("/api/v1/namespaces/students/pods", "/apis/rbac.authorization.k8s.io/v1/clusterroles"):
+        assert api.request("POST", target, {}, token=token).status == 403
 
 
 def test_a_flood_of_objects_ends_at_the_quota(api: ApiServer, ada: str) -> None:

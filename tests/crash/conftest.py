@@ -15,15 +15,28 @@ LABS = {
 }
 
 
+@pytest.fixture(scope="session")
+def sweeps() -> dict[str, Sweep]:
+    """The sweeps of this process by lab. Modules share them, and with them which machines were recovered from."""
+    return {}
+
+
 @pytest.fixture(scope="module", params=list(LABS))
-def sweep(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sweep]:
-    text, gpus = LABS[request.param]
-    host = SimulatedHost(tmp_path_factory.mktemp(request.param) / "host", gpus=gpus)
-    try:
-        with in_sequence():
-            yield Sweep(request.param, host, host.lab_file(text))
-    finally:
-        host.close()
+def sweep(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, sweeps: dict[str, Sweep]
+) -> Iterator[Sweep]:
+    name = request.param
+    text, gpus = LABS[name]
+    with in_sequence():
+        if name not in sweeps:
+            host = SimulatedHost(tmp_path_factory.mktemp(name) / "host", gpus=gpus)
+            sweeps[name] = Sweep(name, host, host.lab_file(text))
+        made = sweeps[name]
+        made.lab = made.host.lab_file(text)
+        try:
+            yield made
+        finally:
+            made.host.close()
 
 
 @pytest.fixture

@@ -11,18 +11,17 @@ from collections.abc import Sequence
 from functools import partial
 
 from emulator.core.errors import HyperscalerError
-from tests.support.branches import CUT, ENDED, TOLD, meet_faults
+from tests.support.branches import CUT, ENDED, KILLED, TOLD, meet_faults
 from tests.support.random_examples import FACTOR
 from tests.support.simulated_world import Snapshot
 from tests.support.stop_points import (
     SILENT,
     Command,
+    Killed,
     PowerCut,
     Stops,
     Sweep,
     documented,
-    exits_at,
-    key_of,
 )
 
 
@@ -70,14 +69,14 @@ def test_a_process_that_dies_leaves_the_same(sweep: Sweep) -> None:
     That stops with the same key leave the same machine is what the test above shows for each of them.
     """
     for what, start, command, stops in both(sweep):
-        died: set[str] = set()
-        for number in reachable(stops):
-            if FACTOR == 1 and stops.keys[number] in died:
-                continue
-            sweep.host.restore(start)
-            assert exits_at(sweep.host, command, number), stops.names[number]
-            assert key_of(sweep.host.save()) == stops.keys[number], f"{what} died {stops.names[number]}"
-            died.add(stops.keys[number])
+        first = {stops.keys[number]: number for number in reversed(reachable(stops))}
+        numbers = set(first.values()) if FACTOR == 1 else set(reachable(stops))
+        sweep.host.restore(start)
+        met = meet_faults(sweep.host, command, stops, partial(killed_at, numbers))
+        for end, number in zip(met.ends, sorted(numbers), strict=True):
+            assert (end.place, end.how) == (stops.names[number], KILLED), end
+            assert end.key == stops.keys[number], f"{what} died {stops.names[number]}"
+        died = {end.key for end in met.ends}
         told(sweep, f"{what} killed", stops, len(died))
         torn = {key for key, name in zip(stops.keys, stops.names, strict=True) if name.startswith("within")}
         assert died | torn == set(stops.states)
@@ -112,6 +111,10 @@ def test_every_call_has_documented_errors(sweep: Sweep) -> None:
 
 def errors_at(numbers: set[int], number: int, name: str) -> Sequence[HyperscalerError]:
     return documented(name) if number in numbers else ()
+
+
+def killed_at(numbers: set[int], number: int, _name: str) -> Sequence[BaseException]:
+    return [Killed()] if number in numbers else ()
 
 
 def reachable(stops: Stops) -> list[int]:

@@ -554,12 +554,12 @@ def test_second_provision_changes_nothing(provisioned: dict[str, Any], lab_file:
 
 
 def test_another_version_of_a_finished_lab_is_refused(provisioned: dict[str, Any], lab_file: Path) -> None:
-    write_spec(lab_file, workers=1, version="1.31")
+    write_spec(lab_file, workers=1, version="1.35")
     try:
         refused = hyperscaler("provision", lab_file, "--yes", check=False)
         # By the plan; an image of an earlier version does not say what it holds, and then the playbook refuses.
         assert refused.code in (ExitCode.CONFLICT, ExitCode.FAILED)
-        assert "has Kubernetes 1.37.2 on its disk, and the file now asks for version 1.31" in refused.stderr
+        assert "has Kubernetes 1.37.2 on its disk, and the file now asks for version 1.35" in refused.stderr
     finally:
         write_spec(lab_file, workers=1)
 

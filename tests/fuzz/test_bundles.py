@@ -19,7 +19,7 @@ from tests.support.random_examples import examples
 _BLOCK = 512
 FILES = {f"bin/{name}": name.encode() * 100 for name in ("kubeadm", "kubelet", "kubectl")}
 DOCUMENT = ReleaseManifest(
-    version="1.31.4",
+    version="1.35.4",
     architecture="amd64",
     origin="a test",
     repository="r.invalid",

@@ -249,16 +249,14 @@ TCP = "  sl  local_address rem_address   st\n   0: 0100007F:1F90 00000000:0000 0
 @examples(30)
 @given(shadow=changed([SHADOW]), ports=changed([TCP]))
 def test_files_of_the_node(
-    modules: tuple[ModuleType, ModuleType, ModuleType],
     tmp_path_factory: pytest.TempPathFactory,
     shadow: str,
     ports: str,
 ) -> None:
-    *_, node_state = modules
     path = Path(tmp_path_factory.getbasetemp()) / "shadow"
     path.write_bytes(as_bytes(shadow))
-    judged(lambda: node_state.expiry("ann", str(path)), OSError)
-    judged(lambda: node_state.parse_ports(ports))
+    judged(lambda: playbook_modules.user_end.expiry("ann", str(path)), OSError)
+    judged(lambda: playbook_modules.node_units.parse_ports(ports))
 
 
 # ---------------------------------------------------------------- disks, playbooks, consoles

@@ -237,3 +237,75 @@ def test_before_the_playbook_a_node_lets_in_ssh_alone(compute: Net) -> None:
     image = Path(__file__).parents[2] / "config/images/files/common/etc/hyperscaler/firewall.nft"
     net.load(image.read_text())
     assert seen(net, "peer", (22, 6818)) == [22]
+
+
+HOLDER = """
+import selectors, socket
+server = socket.create_server(("", 22), backlog=256)
+print("ready", flush=True)
+held = []
+while True:
+    held.append(server.accept())
+"""
+KNOCKS = """
+import os, socket, sys
+address, wanted, uid = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+os.setgid(uid)
+os.setuid(uid)
+held = []
+for number in range(wanted):
+    one = socket.socket()
+    one.settimeout(2)
+    try:
+        if address.startswith("127."):
+            one.bind((f"127.0.1.{number + 1}", 0))
+            one.connect((f"127.0.2.{number + 1}", 22))
+        else:
+            one.connect((address, 22))
+    except OSError:
+        continue
+    held.append(one)
+print(len(held), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_one_user_of_a_node_does_not_take_all_ssh_connections() -> None:
+    """A user of the node against the node itself, then users of the neighbour, then its root."""
+    knocking: list[subprocess.Popen[str]] = []
+
+    def knock(net: Net, role: str, address: str, wanted: int, uid: int) -> int:
+        """How many connections it gets and holds."""
+        argv = ["ip", "netns", "exec", net.name(role), sys.executable, "-c", KNOCKS, address, str(wanted), str(uid)]
+        process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        knocking.append(process)
+        assert process.stdout is not None
+        return int(process.stdout.readline())
+
+    def leave() -> None:
+        while knocking:
+            process = knocking.pop()
+            process.kill()
+            process.wait()
+
+    building = built("hsfwc", "192.168.100.11", "192.168.100.10", (6818,))
+    net = next(building)
+    argv = ["ip", "netns", "exec", net.name("node"), sys.executable, "-c", HOLDER]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None and server.stdout.readline() == "ready\n"
+            net.load(rendered("firewall.nft.j2", "hpc-compute-1"))
+            net.inside("peer", "nft", "-f", "-", stdin=rendered("firewall.nft.j2", "hpc-controller"))
+            assert knock(net, "node", "127.0.0.1", 20, 2001) == 4, "loopback addresses count together"
+            assert knock(net, "node", net.node, 20, 2001) == 0, "and with the node's own"
+            assert [knock(net, "peer", net.node, 20, uid) for uid in (2001, 2001, 2002)] == [4, 0, 4]
+            assert knock(net, "peer", net.node, 40, 0) == 16, "24 from one node"
+            assert knock(net, "node", net.node, 20, 2002) == 4, "32 in all: the 4 that the neighbour did not get"
+            assert knock(net, "node", net.node, 20, 2003) == 0
+            assert knock(net, "host", net.node, 40, 0) == 40, "the host's are not counted"
+            leave()
+            assert knock(net, "peer", net.node, 20, 2001) == 4, "who has closed them may open others"
+        finally:
+            leave()
+            server.kill()
+            next(building, None)

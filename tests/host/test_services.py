@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from emulator.adapters.embedded.processes import find_processes
 from emulator.core.errors import UsageError
 from emulator.core.ports import DomainState
 from emulator.core.ports.services import ServiceInfo, ServiceRequest, ServiceState
+from emulator.core.trust.users import stopped_users
 from emulator.lab.lab import Backends, open_lab
 from emulator.lab.open_journal import open_record
 from emulator.plan.service_resources import CONSOLE_LIMIT
@@ -228,6 +230,41 @@ def test_real_guests_that_grow_are_paused_below_the_reserve(small: Path, labs: C
     os.truncate(disk, size)
     until(lambda: states(lab) == names)
     until(lambda: note(lab, "disk-reserve") == "a reserve of 64.0 MiB is kept free")
+
+
+def test_a_real_guest_that_grows_while_libvirt_hangs_is_stopped_by_a_signal(
+    small: Path, labs: Callable[..., RealLab]
+) -> None:
+    text = tiny_lab(f"svh{os.getpid()}").replace("{uri: embedded}", "{uri: embedded, disk_reserve_gb: 0.0625}")
+    lab = labs(small, text)
+    lab.provision()
+    kept = "a reserve of 64.0 MiB is kept free"
+    until(lambda: note(lab, "disk-reserve") == kept)
+    disk = lab.paths.disks / "hpc-compute-1.qcow2"
+    size, uid = disk.stat().st_size, disk.stat().st_uid
+    others = frozenset(each.stat().st_uid for each in lab.paths.disks.glob("*.qcow2")) - {uid}
+    # Less than twice the reserve is free, so that the service has looked which guests there are.
+    (small / "download").write_bytes(b"x" * (os.statvfs(small).f_bavail * os.statvfs(small).f_frsize - 100 * MIB))
+    time.sleep(3)
+    (daemon,) = [each for each in find_processes(lab.paths.hypervisor) if each.name == "libvirtd"]
+    os.kill(daemon.pid, signal.SIGSTOP)
+    try:
+
+        def grow() -> bool:
+            room = os.statvfs(small).f_bavail * os.statvfs(small).f_frsize
+            with disk.open("ab") as file:
+                file.write(b"x" * (4 * MIB if room > 60 * MIB else 4096))
+            time.sleep(0.2)
+            return "stopped by a signal" in note(lab, "disk-reserve")
+
+        until(grow)
+        assert stopped_users({uid, *others}) == {uid}, "the other one does not grow"
+    finally:
+        os.kill(daemon.pid, signal.SIGCONT)
+    os.truncate(disk, size)
+    (small / "download").unlink()
+    until(lambda: note(lab, "disk-reserve") == kept)
+    assert stopped_users({uid}) == frozenset()
 
 
 def states(lab: RealLab) -> dict[str, DomainState]:

@@ -25,10 +25,12 @@ from emulator.images.build.apt_sources import host_sources
 from emulator.images.build.input_tree import input_digest
 from emulator.images.build.overlay import write_overlay
 from emulator.kubernetes.release.bundle import create_bundle, unpack_bundle, verify_bundle
+from emulator.kubernetes.release.cache_lock import Progress
 from emulator.kubernetes.release.containers.docker_archive import ContainerImage, write_archive
 from emulator.kubernetes.release.node_files import CONTAINERD_ROOT, MANIFESTS, NodeFiles
 from emulator.kubernetes.release.pinning.pins import ChangedError, Pins
 from emulator.kubernetes.release.pinning.registry import manifest_digest
+from emulator.kubernetes.release.release import brings_containerd
 from emulator.kubernetes.release.upstream import SKOPEO_PACKAGES, UpstreamFetch
 from emulator.kubernetes.release.upstream_origin import Addon, Origin, download, is_reachable
 from tests.support.layered_image import CAPABILITY, GROUP, OWNER, write_layered_image
@@ -38,7 +40,7 @@ pytestmark = pytest.mark.host
 RUNNER = HostProcess()
 LAYERED = "flannel/flannel-cni-plugin:v1.6.0"
 IMAGES = (
-    *("kube-apiserver:v1.31.4", "coredns/coredns:v1.11.3", "pause:3.10", "etcd:3.5.15-0"),
+    *("kube-apiserver:v1.37.4", "coredns/coredns:v1.14.6", "pause:3.10.2", "etcd:3.7.0-0"),
     *("flannel/flannel:v0.26.2", LAYERED),
 )
 SNAPSHOTS = f"{CONTAINERD_ROOT}/io.containerd.snapshotter.v1.overlayfs/snapshots"
@@ -53,11 +55,11 @@ def run(*argv: str | Path, cwd: Path | None = None, **environment: str | Path) -
 
 @pytest.fixture(scope="module")
 def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Debian's registry, repository tools and skopeo, unpacked and not installed."""
+    """Debian's registry, repository tools, skopeo and containerd, unpacked and not installed."""
     if os.geteuid() != 0:
         pytest.exit("the tests on real services run as root", returncode=2)
     directory = tmp_path_factory.mktemp("tools")
-    run("apt-get", "download", "-qq", "docker-registry", "apt-utils", *SKOPEO_PACKAGES, cwd=directory)
+    run("apt-get", "download", "-qq", "docker-registry", "apt-utils", "containerd", *SKOPEO_PACKAGES, cwd=directory)
     for package in directory.glob("*.deb"):
         run("dpkg-deb", "-x", package, directory)
     return directory
@@ -139,7 +141,7 @@ def push_images(tools: Path, directory: Path, host: str) -> None:
 
 def make_packages(repository: Path) -> None:
     """kubeadm that lists its images, in two versions; kubelet and kubectl that do nothing."""
-    for version in ("1.31.3-1.1", "1.31.4-1.1"):
+    for version in ("1.37.3-1.1", "1.37.4-1.1"):
         for name in ("kubeadm", "kubelet", "kubectl"):
             tree = repository.parent / f"{name}-{version}"
             (tree / "DEBIAN").mkdir(parents=True)
@@ -173,7 +175,7 @@ def sign(tools: Path, repository: Path, home: Path) -> str:
 @pytest.fixture(scope="module")
 def origin(tools: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Origin]:
     directory = tmp_path_factory.mktemp("upstream")
-    repository = directory / "www/v1.31"
+    repository = directory / "www/v1.37"
     repository.mkdir(parents=True)
     with registry(tools, directory) as host, web(directory / "www") as url:
         push_images(tools, directory, host)
@@ -187,11 +189,37 @@ def origin(tools: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Or
         yield Origin(f"{url}/v{{minor}}/", f"{url}/v{{minor}}/Release.key", fingerprint, host, addons, insecure=True)
 
 
+@dataclasses.dataclass(frozen=True)
+class Programs:
+    """Debian's containerd in the place of the one that is compiled, which takes minutes."""
+
+    directory: Path
+    key: str = "0123456789ab"
+
+    def require_host(self) -> None: ...
+
+    def provide(self, progress: Progress) -> tuple[Path, dict[str, str]]:
+        progress("compile containerd", "")
+        return self.directory, {"pkg:golang/example.org/x@v1": "h1:abc="}
+
+
+@pytest.fixture(scope="module")
+def runtime(tools: Path, tmp_path_factory: pytest.TempPathFactory) -> Programs:
+    directory = tmp_path_factory.mktemp("runtime")
+    for name in ("bin", "cni", "sbom"):
+        (directory / name).mkdir()
+    for name in ("containerd", "containerd-shim-runc-v2", "ctr"):
+        shutil.copy2(tools / "usr/bin" / name, directory / "bin" / name)
+    (directory / "cni/bridge").write_text("bridge")
+    (directory / "sbom/bom.cdx.json").write_text("{}")
+    return Programs(directory)
+
+
 @pytest.fixture
-def fetch(origin: Origin, tmp_path: Path) -> UpstreamFetch:
+def fetch(origin: Origin, runtime: Programs, tmp_path: Path) -> UpstreamFetch:
     lines = host_sources(RUNNER, suite="bookworm", components=("main",)).lines
     (tmp_path / "cache").mkdir()
-    return UpstreamFetch(tmp_path / "cache", RUNNER, origin, lines)
+    return UpstreamFetch(tmp_path / "cache", RUNNER, origin, lines, runtime)
 
 
 def ignore(step: str, line: str) -> None:
@@ -228,25 +256,30 @@ def check_layers(root: Path) -> None:
 
 
 def test_a_release_is_fetched_once_and_makes_a_node(fetch: UpstreamFetch, origin: Origin, tmp_path: Path) -> None:
-    release = fetch.fetch("1.31", ["flannel"], progress=ignore)
+    release = fetch.fetch("1.37", ["flannel"], progress=ignore)
     manifest = release.manifest
-    assert (manifest.version, manifest.addons, manifest.repository) == ("1.31.4", ("flannel",), origin.registry)
-    assert manifest.pause_image == f"{origin.registry}/pause:3.10"
-    assert manifest.cluster_dns == f"{origin.registry}/coredns/coredns:v1.11.3"
+    assert (manifest.version, manifest.addons, manifest.repository) == ("1.37.4", ("flannel",), origin.registry)
+    assert manifest.pause_image == f"{origin.registry}/pause:3.10.2"
+    assert manifest.cluster_dns == f"{origin.registry}/coredns/coredns:v1.14.6"
     assert set(manifest.images) == {*(f"{origin.registry}/{name}" for name in IMAGES), manifest.tools}
     content = download(origin.addons["flannel"].manifest)
     assert manifest.fetched == {"flannel": hashlib.sha256(content).hexdigest()}
-    assert fetch.cached("v1.31", ["flannel"]) == release
-    assert fetch.cached("1.31", []) is None
+    assert brings_containerd(manifest)
+    assert {"bin/kubelet", "bin/containerd", "cni/bridge", "sbom/bom.cdx.json"} <= set(manifest.files)
+    assert manifest.packages["pkg:golang/example.org/x@v1"] == "h1:abc="
+    assert fetch.cached("v1.37", ["flannel"]) == release
+    assert fetch.cached("1.37", []) is None
     # Out of reach from now on: what was fetched serves, anything else is told.
     alone = dataclasses.replace(fetch, reachable=lambda url: False)
-    assert alone.fetch("1.31", ["flannel"], progress=ignore) == release
+    assert alone.fetch("1.37", ["flannel"], progress=ignore) == release
     with pytest.raises(HostNotFitError, match="cannot be reached"):
-        alone.fetch("1.31.3", [], progress=ignore)
+        alone.fetch("1.37.3", [], progress=ignore)
     assert not list(fetch.cache.glob("*.work"))
 
-    files = NodeFiles(fetch.cache, fetch.debian, RUNNER)
-    tree = files.make(release)
+    # Without Debian's sources: the release has all that a node needs.
+    tree = NodeFiles(fetch.cache, (), RUNNER).make(release)
+    assert "/usr/local/bin/containerd" in (tree / "etc/systemd/system/containerd.service.d/release.conf").read_text()
+    assert (tree / "etc/containerd/config.toml").read_text().count("version = 3") == 1
     assert "flannel" in (tree / MANIFESTS / "flannel.yaml").read_text()
     assert (tree / "opt/cni/bin").readlink() == Path("/usr/lib/cni")
     assert os.access(tree / "usr/local/bin/kubeadm", os.X_OK)
@@ -259,25 +292,25 @@ def test_a_release_is_fetched_once_and_makes_a_node(fetch: UpstreamFetch, origin
 
 
 def test_an_exact_version_is_taken(fetch: UpstreamFetch) -> None:
-    assert fetch.fetch("v1.31.3", [], progress=ignore).manifest.version == "1.31.3"
+    assert fetch.fetch("v1.37.3", [], progress=ignore).manifest.version == "1.37.3"
 
 
 def test_a_version_that_is_not_there_is_told(fetch: UpstreamFetch) -> None:
-    with pytest.raises(ConfigError, match=r"upstream has no Kubernetes 1\.31\.9"):
-        fetch.fetch("1.31.9", [], progress=ignore)
+    with pytest.raises(ConfigError, match=r"upstream has no Kubernetes 1\.37\.9"):
+        fetch.fetch("1.37.9", [], progress=ignore)
     assert list(fetch.cache.iterdir()) == []
 
 
 def test_another_key_is_not_trusted(fetch: UpstreamFetch, origin: Origin) -> None:
     stranger = dataclasses.replace(fetch, origin=dataclasses.replace(origin, fingerprint="A" * 40))
     with pytest.raises(CommandError):
-        stranger.fetch("1.31", [], progress=ignore)
+        stranger.fetch("1.37", [], progress=ignore)
     assert list(fetch.cache.iterdir()) == []
 
 
 def test_reachable_is_who_answers(fetch: UpstreamFetch, origin: Origin) -> None:
-    assert fetch.is_reachable("1.31")
-    assert not is_reachable(origin.packages.replace("{minor}", "1.31"))
+    assert fetch.is_reachable("1.37")
+    assert not is_reachable(origin.packages.replace("{minor}", "1.37"))
     assert not is_reachable(f"http://127.0.0.1:{free_port()}/")
 
 
@@ -288,7 +321,7 @@ def test_an_image_that_was_exchanged_is_refused(
     pins = Pins(tmp_path / "upstream-digests.json")
     fetch = dataclasses.replace(fetch, pins=pins)
     name = f"{origin.registry}/flannel/flannel:v0.26.2"
-    fetch.fetch("1.31", ["flannel"], progress=ignore)
+    fetch.fetch("1.37", ["flannel"], progress=ignore)
     first = pins.read()[name].digest
     assert first == manifest_digest(name, insecure=True)
 
@@ -298,10 +331,10 @@ def test_an_image_that_was_exchanged_is_refused(
     other.mkdir()
     push_one(tools, tmp_path / "other.tar", other, name)
     with pytest.raises(ChangedError, match=f"{name}: sha256:[0-9a-f]* now, {first} on"):
-        fetch.fetch("1.31", ["flannel"], progress=ignore)
-    assert not list(fetch.cache.glob("1.31*"))
+        fetch.fetch("1.37", ["flannel"], progress=ignore)
+    assert not list(fetch.cache.glob("1.37*"))
     pins.accept(name, manifest_digest(name, insecure=True))
-    assert fetch.fetch("1.31", ["flannel"], progress=ignore).manifest.addons == ("flannel",)
+    assert fetch.fetch("1.37", ["flannel"], progress=ignore).manifest.addons == ("flannel",)
 
 
 def push_one(tools: Path, archive: Path, root: Path, name: str) -> None:
@@ -318,5 +351,5 @@ def push_one(tools: Path, archive: Path, root: Path, name: str) -> None:
 def test_an_addon_that_cannot_be_had_is_told(fetch: UpstreamFetch, origin: Origin) -> None:
     damaged = dataclasses.replace(origin, addons={"flannel": Addon("v1", origin.addons["flannel"].manifest + ".gone")})
     with pytest.raises(HostNotFitError, match="cannot be fetched"):
-        dataclasses.replace(fetch, origin=damaged).fetch("1.31", ["flannel"], progress=ignore)
+        dataclasses.replace(fetch, origin=damaged).fetch("1.37", ["flannel"], progress=ignore)
     assert list(fetch.cache.iterdir()) == []

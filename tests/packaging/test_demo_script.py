@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -23,7 +24,9 @@ case $1 in
     if [ -e looked ]; then phase=@END@; else phase=Pending; fi
     touch looked
     echo "$phase:True True:{}" ;;
-  apply) cat >/dev/null ;;
+  apply)
+    cat >manifest
+    if [ -e refuse ]; then cp manifest refused; rm refuse; echo "Client.Timeout exceeded" >&2; exit 1; fi ;;
   logs) echo "the words of the pod" ;;
 esac
 """
@@ -40,7 +43,12 @@ def demo(directory: Path, end: str) -> subprocess.CompletedProcess[str]:
         (directory / name).write_text(text)
         (directory / name).chmod(0o755)
     return subprocess.run(
-        ["bash", directory / "scripts" / "demo.sh"], capture_output=True, text=True, timeout=PATIENCE, check=False
+        ["bash", directory / "scripts" / "demo.sh"],
+        env={**os.environ, "DEMO_PAUSE": "0"},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
     )
 
 
@@ -49,6 +57,18 @@ def test_the_pod_is_waited_for_until_it_has_succeeded(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert "the words of the pod" in done.stdout
     assert "What to try next" in done.stdout
+
+
+def test_an_api_server_that_is_too_busy_is_asked_once_more_with_the_same_pod(tmp_path: Path) -> None:
+    (tmp_path / "refuse").touch()
+    done = demo(tmp_path, "Succeeded")
+    assert done.returncode == 0
+    assert done.stderr.splitlines() == [
+        "Client.Timeout exceeded",
+        "demo: once more (1), the API server may have been too busy",
+    ]
+    pod = (share_dir() / "config/examples/gpu-pod.yaml").read_text()
+    assert (tmp_path / "refused").read_text() == (tmp_path / "manifest").read_text() == pod
 
 
 def test_a_pod_that_fails_is_the_end_of_the_demo(tmp_path: Path) -> None:

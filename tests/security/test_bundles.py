@@ -34,7 +34,7 @@ from tests.support.image_archives import image_archive
 
 REPOSITORY = "registry.invalid"
 NAMES = (
-    *(f"kube-{part}:v1.31.4" for part in ("apiserver", "controller-manager", "scheduler", "proxy")),
+    *(f"kube-{part}:v1.35.4" for part in ("apiserver", "controller-manager", "scheduler", "proxy")),
     *("etcd:3.5.15-0", "pause:3.10", "coredns/coredns:v1.11.3", "tools:1"),
 )
 IMAGES = tuple(f"{REPOSITORY}/{name}" for name in NAMES)
@@ -48,7 +48,7 @@ def release_in(directory: Path, archive: bytes) -> Release:
     files = {str(path.relative_to(directory)): describe_file(path) for path in sorted(directory.glob("*/*"))}
     pause, dns, tools = (f"{REPOSITORY}/{name}" for name in ("pause:3.10", "coredns/coredns:v1.11.3", "tools:1"))
     return Release(
-        directory, ReleaseManifest("1.31.4", "amd64", "a test", REPOSITORY, pause, dns, tools, IMAGES, files)
+        directory, ReleaseManifest("1.35.4", "amd64", "a test", REPOSITORY, pause, dns, tools, IMAGES, files)
     )
 
 
@@ -94,7 +94,7 @@ def test_a_signed_bundle_is_trusted(bundles: Bundles, bundle: Path, signer: Path
     refused(bundles, bundle, r"has no signature \(.*lab\.bundle\.sig\)")
     bundles.sign(bundle, signer)
     manifest, principal = bundles.verify(bundle)
-    assert (manifest.version, principal) == ("1.31.4", "builder@example.org")
+    assert (manifest.version, principal) == ("1.35.4", "builder@example.org")
 
 
 def test_a_signature_of_another_is_none(bundles: Bundles, bundle: Path, tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_nothing_of_an_unsigned_bundle_is_unpacked(bundle: Path, home: Home, tmp
         unpack_bundle(bundle, tmp_path / "cache", trust)
     assert not (tmp_path / "cache").exists()
     signatures.sign(show_bundle(bundle).to_json(), bundle, signer)
-    assert unpack_bundle(bundle, tmp_path / "cache", trust).manifest.version == "1.31.4"
+    assert unpack_bundle(bundle, tmp_path / "cache", trust).manifest.version == "1.35.4"
 
 
 def test_a_lab_s_bundle_is_refused_by_looking_and_by_making(
@@ -196,7 +196,7 @@ def test_a_lab_s_bundle_is_refused_by_looking_and_by_making(
     assert list(sources.cache.glob("1.*")) == []
     Bundles(home, HostProcess()).sign(bundle, signer)
     release = sources.release(wants, progress=lambda _step, _line: None)
-    assert release.manifest.version == "1.31.4"
+    assert release.manifest.version == "1.35.4"
     # What is unpacked already does not make up for a signature.
     signature_of(bundle).unlink()
     with pytest.raises(SignatureError):

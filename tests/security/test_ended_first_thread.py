@@ -85,5 +85,6 @@ def inside(tmp_path: Path) -> Iterator[int]:
 def test_the_end_of_a_lab_finds_it_and_ends_it(inside: int, tmp_path: Path) -> None:
     found = find_processes(tmp_path)
     assert [process.pid for process in found] == [inside]
+    assert found[0].thread != inside and Path(f"/proc/{found[0].thread}/ns/net").exists()
     assert end_processes(found, tmp_path, patience=0.2) == ()
     assert running_thread(inside) is None

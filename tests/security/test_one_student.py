@@ -30,6 +30,17 @@ def percent(text: str) -> int:
     return int(text[:-1])
 
 
+def test_a_request_that_takes_all_memory_ends_slurmctld_alone_and_not_for_good() -> None:
+    """Slurm has no bound for the environment of a job."""
+    role = ROLES / "slurm_scheduler"
+    bounds = settings(role / "templates" / "slurmctld.service.j2")
+    assert (bounds["MemoryMax"], bounds["Restart"], bounds["StartLimitIntervalSec"]) == ("50%", "on-failure", "0")
+    (start, *_) = yaml.safe_load((role / "tasks" / "main.yml").read_text())
+    (file,), (unit,) = start["node_state"]["files"], start["node_state"]["units"]
+    assert file["path"] == "/etc/systemd/system/slurmctld.service.d/lab.conf" and file["path"] in unit["reads"]
+    assert "slurmctld.service.j2" in file["content"]
+
+
 def test_people_together_leave_tasks_and_memory_to_the_node() -> None:
     units = COMMON / "systemd" / "system"
     one, people = settings(units / "user-.slice.d" / "lab.conf"), settings(units / "user.slice.d" / "lab.conf")

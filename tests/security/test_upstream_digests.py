@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from emulator.cli.main import cli
 from emulator.core.errors import StateError, UsageError
+from emulator.kubernetes.release.modules.node_runtime import NodeRuntime
 from emulator.kubernetes.release.pinning.pins import ChangedError, Pin, Pins
 from emulator.kubernetes.release.upstream import UpstreamFetch
 from emulator.kubernetes.release.upstream_origin import Addon, Origin, fetch_manifest
@@ -44,7 +45,9 @@ def fetch(registry: OciRegistry, tmp_path: Path) -> UpstreamFetch:
     origin = Origin(registry.url, registry.url, "F" * 40, registry.host, addons, insecure=True)
     (tmp_path / "cache").mkdir()
     return UpstreamFetch(
-        tmp_path / "cache", FakeRunner(), origin, (), pins=Pins(tmp_path / "home" / "upstream-digests.json")
+        *(tmp_path / "cache", FakeRunner(), origin, ()),
+        NodeRuntime(tmp_path / "cache", FakeRunner(), tmp_path),
+        pins=Pins(tmp_path / "home" / "upstream-digests.json"),
     )
 
 

@@ -15,14 +15,17 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import NoReturn
 
 from emulator.core.errors import HyperscalerError
+from tests.support.cheap_forks import use_huge_pages
 from tests.support.lossy_disk import FullDisk
 from tests.support.simulated_world import SimulatedHost, Snapshot
-from tests.support.stop_points import PowerCut, Stops, hooked, key_of
+from tests.support.stop_points import Killed, PowerCut, Stops, hooked, key_of
 
-ENDED, TOLD, CUT, FAULT = "ended", "told", "cut", "fault"
-"""How a branch can come to its end: the command ended well, by an error of ours, by a `PowerCut`, by anything else."""
+ENDED, TOLD, CUT, FAULT, KILLED = "ended", "told", "cut", "fault", "killed"
+"""How a branch can come to its end: the command ended well, by an error of ours, by a `PowerCut`, by anything else, or
+its process was killed."""
 
 
 def _unlocking(close: Callable[[int], None]) -> Callable[[int], None]:
@@ -88,6 +91,11 @@ class Branches:
         self._settle(BranchEnd(place, how, said, ""), before)
         return False
 
+    def die(self) -> NoReturn:
+        """This branch ends here without a word: no `finally`, no `except`, and what is in a buffer is lost."""
+        os.write(self._pipe, f"{KILLED}\n".encode())
+        os._exit(0)
+
     def _settle(self, end: BranchEnd, before: Snapshot) -> None:
         left = self.host.save()
         key = key_of(left)
@@ -97,6 +105,7 @@ class Branches:
 
     def run(self, command: Callable[[], object], watched: AbstractContextManager[object]) -> None:
         """Run the command with what calls `begins` in place; the original has to come to its end."""
+        use_huge_pages()
         how, said = FAULT, ""
         try:
             with watched:
@@ -163,7 +172,8 @@ def meet_faults(host: SimulatedHost, command: Callable[[], object], stops: Stops
     Args:
         stops: of the same command from the same machine (`find_stops`).
         faults: which exceptions a stop point, given by its number and name, is to raise. After a `PowerCut` nothing
-            reaches the machine any more; after any other one the branch goes on without further faults.
+            reaches the machine any more; `Killed` is not raised, it ends the process; after any other one the branch
+            goes on without further faults.
     """
     branches = Branches(host)
     position, cut = 0, False
@@ -186,6 +196,8 @@ def meet_faults(host: SimulatedHost, command: Callable[[], object], stops: Stops
         assert name == stops.names[number], "the command does not take the same way twice"
         for fault in faults(number, name):
             if branches.begins(name):
+                if isinstance(fault, Killed):
+                    branches.die()
                 cut = isinstance(fault, PowerCut)
                 raise fault
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-_FILES = {"memory": ("memory.max",), "pids": ("pids.max",), "cpu": ("cpu.weight",)}
+_FILES = {"memory": ("memory.max",), "pids": ("pids.max",), "cpu": ("cpu.weight",), "io": ("io.bfq.weight",)}
 _CORE = ("cgroup.controllers", "cgroup.subtree_control", "cgroup.procs")
 
 
@@ -32,7 +32,7 @@ class FakeCgroups:
         self.root, self.me, self.real = root, me, real
         self._mkdir, self._rmdir, self._write = Path.mkdir, Path.rmdir, Path.write_text
         root.mkdir(parents=True)
-        self._fill(root, "cpu memory pids")
+        self._fill(root, "cpu io memory pids")
         kernel = self
 
         def mkdir(path: Path, *args: Any, **options: Any) -> None:

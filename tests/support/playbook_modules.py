@@ -30,8 +30,13 @@ kubeadm_reset = load("module_utils/kubeadm_reset.py", "ansible.module_utils.kube
 kubernetes_apply = load("module_utils/kubernetes_apply.py", "ansible.module_utils.kubernetes_apply")
 user_end = load("module_utils/user_end.py", "ansible.module_utils.user_end")
 user_quota = load("module_utils/user_quota.py", "ansible.module_utils.user_quota")
+node_command = load("module_utils/node_command.py", "ansible.module_utils.node_command")
+node_accounts = load("module_utils/node_accounts.py", "ansible.module_utils.node_accounts")
+node_files = load("module_utils/node_files.py", "ansible.module_utils.node_files")
+node_units = load("module_utils/node_units.py", "ansible.module_utils.node_units")
 kubeadm_node = load("library/kubeadm_node.py", "kubeadm_node")
 kubernetes_objects = load("library/kubernetes_objects.py", "kubernetes_objects")
+node_state = load("library/node_state.py", "node_state")
 
 RELEASE = {
     "version": "1.37.2",

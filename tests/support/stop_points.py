@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import ExitStack, contextmanager
@@ -47,6 +46,10 @@ Fault = Callable[[str], Exception | None]
 
 class PowerCut(BaseException):
     """The process ends here. No code may swallow it."""
+
+
+class Killed(BaseException):
+    """The process ends here as by SIGKILL: no code learns of it."""
 
 
 class InlinePool(Executor):
@@ -185,20 +188,6 @@ def cut() -> None:
     raise PowerCut
 
 
-def exits_at(host: SimulatedHost, command: Command, number: int) -> bool:
-    """The same in a process of its own that ends without a word: no `finally`, no `except`. True when it did."""
-    child = os.fork()
-    if child == 0:
-        status = 99
-        try:
-            stop_at(host, command, number, lambda: os._exit(42))
-            status = 0
-        finally:
-            os._exit(status)
-    _, status = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status) == 42
-
-
 def fail_at(host: SimulatedHost, command: Command, number: int, fault: Fault) -> tuple[str, BaseException | None]:
     """Run a command in which one call reports an error, and what came of it.
 
@@ -253,6 +242,8 @@ class Sweep:
 
     def __post_init__(self) -> None:
         self.recovered: dict[str, bool] = {}
+        self.losses: dict[str, dict[str, Stops]] = {}
+        """Of `test_power_loss.py`: what losses of power leave, by command and by way to forget."""
         self.host.seed_foreign()
         self.initial = self.host.save()
         self.provisioning: Stops = find_stops(self.host, self.provision)

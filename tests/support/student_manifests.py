@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import jinja2
@@ -31,13 +32,14 @@ def role_vars(role: str) -> dict[str, Any]:
     return found
 
 
-def students(policy: str = "none") -> list[dict[str, Any]]:
-    """The namespace of all students, under the lab file's `network_policy`."""
+def students(policy: str = "none", peers: Sequence[dict[str, Any]] = ()) -> list[dict[str, Any]]:
+    """The namespace of all students, under the lab file's `network_policy`; `peers` reach them all the same."""
     values = {
         **role_vars("k8s_common"),
         **role_vars("k8s_control_plane"),
         "kubernetes_student_quota": QUOTA,
         "kubernetes_student_limits": LIMITS,
+        "kubernetes_ingress_peers": list(peers),
     }
     names = (
         "kubernetes_student_labels",
@@ -45,6 +47,7 @@ def students(policy: str = "none") -> list[dict[str, Any]]:
         "kubernetes_student_role",
         "kubernetes_student_quota",
         "kubernetes_student_limits",
+        "kubernetes_ingress_peers",
     )
     return rendered("students.yaml.j2", kubernetes_network_policy=policy, **{name: values[name] for name in names})
 
@@ -68,5 +71,6 @@ def params(*names: str, **changes: Any) -> dict[str, Any]:
         "labels": common["kubernetes_student_labels"],
         "student_role": common["kubernetes_student_role"],
         "isolate": False,
+        "ingress_peers": [],
         **changes,
     }

@@ -11,7 +11,10 @@ from emulator.core.ports import log
 from emulator.core.units import MIB
 
 ROOT = Path("/sys/fs/cgroup")
-_CONTROLLERS = ("memory", "pids", "cpu")
+_CONTROLLERS = ("memory", "pids", "cpu", "io")
+_IO_WEIGHTS = {"io.weight": "default 100", "io.bfq.weight": "default 100"}
+"""Each group has the same share of a disk that is busy. The kernel has one file or the other, by how it schedules;
+where the disk has neither `bfq` nor io.cost, there are no shares."""
 _LEAST_WEIGHT, _MOST_WEIGHT = 1, 10_000
 
 
@@ -42,6 +45,7 @@ def make_group(group: Path, *, memory_mib: int, tasks: int, cpu_weight: int) -> 
         log.info("%s: no control group: %s", group, error.strerror)
         return False
     limits = {"pids.max": str(tasks), "cpu.weight": str(max(_LEAST_WEIGHT, min(cpu_weight, _MOST_WEIGHT)))}
+    limits |= _IO_WEIGHTS
     if memory_mib:
         limits["memory.max"] = str(memory_mib * MIB)
     for name, value in limits.items():

@@ -262,9 +262,30 @@ class EmbeddedHypervisor:
         return any(process.netns == inode for process in find_processes(self._directory))
 
     def _ensure_namespace(self, processes: tuple[EmbeddedProcess, ...]) -> None:
-        """Make the name lead to the namespace of the live processes; without any, create a new namespace."""
-        if processes and processes[0].netns != self._netns.inode():
-            self._netns.attach(processes[0].pid)
+        """Make the name lead to the namespace of the live processes; without any, create a new namespace.
+
+        A namespace that a guest which broke out has made for itself is not looked at.
+
+        Raises:
+            ConflictError: they are in several namespaces of root's.
+        """
+        networks = {process.netns: process for process in processes if process.roots_network}
+        if len(networks) > 1:
+            found = ", ".join(f"{each.name} ({each.pid})" for each in networks.values())
+            raise ConflictError(
+                f"processes of the lab's hypervisor are in several network namespaces: {found}",
+                where=str(self._directory),
+                fix="find out who moved them; `hyperscaler destroy` ends them all",
+            )
+        for netns, process in networks.items():
+            if netns != self._netns.inode():
+                self._netns.attach(process.thread)
+            if netns != self._netns.inode():
+                raise HypervisorError(
+                    f"{process.name} ({process.pid}) ended while its network namespace was looked for",
+                    where=str(self._netns.path),
+                    fix="run the same command again",
+                )
         self._netns.ensure(adopt=True)
 
     # --------------------------------------------------------------- socket

@@ -79,7 +79,7 @@ class NetworkNamespace:
         self._ip("-n", self.name, "link", "set", "lo", "up")
 
     def attach(self, pid: int) -> None:
-        """Attach the name again to the namespace of process `pid`."""
+        """Attach the name again to the namespace of the process or thread `pid`."""
         with shared_notes():
             self._remove_name()
             self._note_mount()

@@ -8,6 +8,7 @@ pidfds that are checked after opening.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import itertools
 import os
 import signal
@@ -20,15 +21,28 @@ from emulator.core.trust.processes import end, holding, process_ids, running_thr
 from emulator.core.waiting.watch import Clock, Look, Patience, wait_until
 
 _PLACE = "/run/libvirt"
+_NS_GET_USERNS = 0xB701
+"""ioctl_ns(2): a descriptor of the user namespace that owns another namespace."""
 
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedProcess:
-    """A live process: `name` is the kernel's name (15 characters), `netns` the inode of its network namespace."""
+    """A live process.
+
+    Attributes:
+        pid: its id.
+        name: the kernel's name for it (15 characters).
+        netns: inode of its network namespace.
+        thread: id of one of its threads that runs; the process's own unless its first thread has ended.
+        roots_network: whether root has made that namespace. A guest that broke out of QEMU can make one in a user
+            namespace of its own, and can enter none of root's.
+    """
 
     pid: int
     name: str
     netns: int
+    thread: int
+    roots_network: bool
 
 
 def find_processes(directory: Path) -> tuple[EmbeddedProcess, ...]:
@@ -77,8 +91,26 @@ def _identify(pid: int, directory: Path) -> EmbeddedProcess | None:
         proc = running_thread(pid)  # of a guest that broke out, the first thread may have ended
         if proc is not None and _shows(proc, directory / "run"):
             name = (proc / "comm").read_text(errors="replace").strip()
-            return EmbeddedProcess(pid=pid, name=name, netns=(proc / "ns" / "net").stat().st_ino)
+            netns, roots = _network(proc)
+            return EmbeddedProcess(pid=pid, name=name, netns=netns, thread=int(proc.name), roots_network=roots)
     return None
+
+
+def _network(proc: Path) -> tuple[int, bool]:
+    """The network namespace of a process or thread, and whether it belongs to the user namespace that we are in."""
+    descriptor = os.open(proc / "ns" / "net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        number = os.fstat(descriptor).st_ino
+        try:
+            owner = fcntl.ioctl(descriptor, _NS_GET_USERNS)
+        except PermissionError:  # neither ours nor made below ours
+            return number, False
+        try:
+            return number, os.path.samestat(os.fstat(owner), Path("/proc/self/ns/user").stat())
+        finally:
+            os.close(owner)
+    finally:
+        os.close(descriptor)
 
 
 def _shows(proc: Path, directory: Path) -> bool:

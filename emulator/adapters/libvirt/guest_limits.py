@@ -29,6 +29,8 @@ _OWN, _OWN_EMULATED, _TABLES = 1024, 2048, 16
 
 # cpu.weight of the kernel's control groups: 100 is the usual one, 10000 the highest.
 _WEIGHT, _MOST_WEIGHT = 100, 10_000
+# Of a busy disk each guest has the same share; the number is one that versions 1 and 2 both take.
+_IO_WEIGHT = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,7 @@ def limit_tasks(pids: Iterable[int], limits: GuestLimits) -> None:
 
 
 def limit_by_libvirt(handle: Any, limits: GuestLimits, *, where: str) -> None:
-    """Bound a running domain's memory and its share of the processors by the control group that libvirt made for it.
+    """Bound a running domain's memory and its shares of processors and disk by the group that libvirt made for it.
 
     Only as long as it runs: stored in the domain, the limit would keep it from starting on a host without such groups.
     A libvirt that has none, or whose settings forbid them, refuses, which is noted in the log.
@@ -78,6 +80,7 @@ def limit_by_libvirt(handle: Any, limits: GuestLimits, *, where: str) -> None:
     for what, change in (
         ("memory", lambda: handle.setMemoryParameters({"hard_limit": limits.memory_mib * 1024}, live)),
         ("processors", lambda: handle.setSchedulerParametersFlags({"cpu_shares": limits.cpu_weight}, live)),
+        ("disk", lambda: handle.setBlkioParameters({"weight": _IO_WEIGHT}, live)),
     ):
         try:
             call(change, where=where)

@@ -2,6 +2,7 @@
 
 A service never outlives its supervisor, however that ends: it gets SIGKILL with it (PR_SET_PDEATHSIG). As root it is
 also the first process of a process namespace of its own, so that the kernel ends with it whatever it has started.
+Processes of the host cannot be signalled from there; a service with that task stays outside.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def spawn(wanted: Start) -> int:
     said, says = os.pipe2(os.O_CLOEXEC)
     lives, mine = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)  # its writing end closes with this process
     try:
-        pid = _fork()
+        pid = _fork(apart=not wanted.request.host_processes)
         if pid == 0:
             os.close(mine)
             _become(wanted, account, lives, says)
@@ -84,14 +85,16 @@ def take_orphans() -> None:
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def _fork() -> int:
-    """Fork; the child is the first of a process namespace of its own, where the kernel permits it."""
+def _fork(*, apart: bool) -> int:
+    """Fork; with `apart` the child is the first of a process namespace of its own, where the kernel permits it."""
+    if not apart:
+        return os.fork()
     here = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        apart = _libc.unshare(_CLONE_NEWPID) == 0
+        made = _libc.unshare(_CLONE_NEWPID) == 0
         pid = os.fork()
         # Back at once: the namespace that later children would get ends with this one.
-        if pid and apart and _libc.setns(here, _CLONE_NEWPID) != 0:
+        if pid and made and _libc.setns(here, _CLONE_NEWPID) != 0:
             raise ServiceError(f"the supervisor cannot leave a namespace: {os.strerror(ctypes.get_errno())}")
         return pid
     finally:

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from emulator.core.errors import HostNotFitError
 from emulator.core.ports.guest_accounts import RESERVED, is_reserved
-from emulator.core.trust.processes import PROC, end, holding, process_ids, running_thread
+from emulator.core.trust.processes import end, holding, process_ids, running_thread
+from emulator.core.trust.users import status_fields, users_of
 
 WORLD_WRITABLE = tuple(map(Path, ("/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue", "/run/lock")))  # noqa: S108 - read only
 """Where any user can leave files, a guest that broke out of QEMU included."""
@@ -81,10 +82,7 @@ class HostAccountNumbers:
         wanted = frozenset(number for number in numbers if is_reserved(number) and not _has_name(number))
 
         def is_theirs(pid: int) -> bool:
-            with contextlib.suppress(OSError, ValueError):
-                words = _status_fields(PROC / str(pid)).get("Uid", "").split()
-                return running_thread(pid) is not None and not wanted.isdisjoint(map(int, words))
-            return False
+            return bool(users_of(pid) & wanted)
 
         for _ in range(_ROUNDS):  # one of them may start another meanwhile
             with holding(filter(is_theirs, process_ids()), is_theirs) as held:
@@ -142,7 +140,7 @@ class HostAccountNumbers:
             with contextlib.suppress(OSError, ValueError):  # it ended
                 if running_thread(pid, proc=self._proc) is None:
                     continue
-                fields = _status_fields(entry)
+                fields = status_fields(entry)
                 words = (word for name in ("Uid", "Gid", "Groups") for word in fields.get(name, "").split())
                 yield f"process {pid}", frozenset(map(int, words))
 
@@ -201,12 +199,6 @@ def _status_of(entry: os.DirEntry[str]) -> os.stat_result | None:
         return None
     except OSError as error:
         raise _UnseenError(f"{entry.path} cannot be looked at ({error.strerror})") from error
-
-
-def _status_fields(entry: Path) -> dict[str, str]:
-    """The fields of a process's `status`."""
-    lines = (line.partition(":") for line in (entry / "status").read_text(errors="replace").splitlines())
-    return {name: value.strip() for name, _, value in lines}
 
 
 def _has_name(number: int) -> bool:

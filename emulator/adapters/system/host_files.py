@@ -117,19 +117,21 @@ class RecordedFiles(HostFiles):
 
     def _below(self, path: str, *, follow_last: bool = True) -> Path:
         """The place below `root` that the recorded host meant by `path`."""
-        place, links = self._root, 0
+        # Text and no `Path`s: a check of a host looks up thousands of names, and this is most of its time.
+        root = str(self._root.absolute()).rstrip("/")
+        place, links = root, 0
         parts = [part for part in reversed(path.split("/")) if part not in ("", ".")]
         while parts:
             part = parts.pop()
             if part == "..":
-                place = place if place == self._root else place.parent
+                place = place if place == root else os.path.dirname(place)  # noqa: PTH120
                 continue
-            place /= part
-            if not place.is_symlink() or (not parts and not follow_last):
+            place = f"{place}/{part}"
+            if not os.path.islink(place) or (not parts and not follow_last):  # noqa: PTH114
                 continue
             if (links := links + 1) > _MOST_LINKS:
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
-            target = str(place.readlink())
-            place = self._root if target.startswith("/") else place.parent
+            target = os.readlink(place)  # noqa: PTH115
+            place = root if target.startswith("/") else os.path.dirname(place)  # noqa: PTH120
             parts += [part for part in reversed(target.split("/")) if part not in ("", ".")]
-        return place
+        return Path(place or "/")

@@ -14,6 +14,7 @@ from emulator.host.checks.system import CLOCKS
 from emulator.host.facts import CGROUP_MEMORY, HostFacts, limited_memory
 from emulator.host.framebuffers import framebuffer_on, parse_framebuffers
 from emulator.host.parsers import (
+    parse_apt_suites,
     parse_blacklist,
     parse_cgroup_mounts,
     parse_device_minor,
@@ -110,6 +111,7 @@ class HostReader:
             sriov_manage=self._files.exists("/usr/lib/nvidia/sriov-manage"),
             programs={name: Program(parse_version(text)) for name, text in answers.items() if text is not None},
             packages=self._packages(),
+            apt_suites=self._apt_suites(),
             wanted_packages=tuple(self._wanted),
             optional_packages=frozenset(name for name, optional in self._wanted.items() if optional),
             processes=processes,
@@ -287,6 +289,13 @@ class HostReader:
     def _packages(self) -> frozenset[str] | None:
         text = self._read("/var/lib/dpkg/status")
         return parse_dpkg_status(text) if text else None
+
+    def _apt_suites(self) -> frozenset[str]:
+        parts = "/etc/apt/sources.list.d"
+        there = [f"{parts}/{name}" for name in sorted(names(self._files, parts))]
+        lines = ["/etc/apt/sources.list", *(path for path in there if path.endswith(".list"))]
+        paragraphs = [path for path in there if path.endswith(".sources")]
+        return parse_apt_suites("\n".join(map(self._read, lines)), "\n\n".join(map(self._read, paragraphs)))
 
     def _processes(self) -> frozenset[str]:
         pids = (name for name in names(self._files, "/proc") if name.isdigit())

@@ -62,6 +62,7 @@ class ServiceHandler:
                 processes=resource.processes,
                 cpu_weight=resource.cpu_weight,
                 definition=resource.to_json(),
+                host_processes=resource.host_processes,
             )
         )
         return {}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from emulator.cli.render.stages import Row, Shown, Stage, Stages, fitted
 from emulator.cli.render.timings import Timings
+from emulator.cli.wrapping import wrapped
 from emulator.core.ports import log
 from emulator.core.progress import Event, Status, shown
 from emulator.core.units import human_duration, printable
@@ -107,7 +108,7 @@ class LiveReporter:
     def note(self, message: str) -> None:
         message = printable(message)
         log.info("%s", message)
-        self._console.print(message, markup=False, highlight=False)
+        self._say(message)
 
     def warn(self, message: str) -> None:
         message = printable(message)
@@ -128,7 +129,12 @@ class LiveReporter:
     def _say(self, *parts: str | tuple[str, str]) -> None:
         from rich.text import Text
 
-        self._console.print(Text.assemble(*parts), highlight=False)
+        texts = [part if isinstance(part, str) else part[0] for part in parts]
+        styles = ["" if isinstance(part, str) else part[1] for part in parts]
+        # rich breaks a path that is longer than a line in its middle, and the command that a remedy is.
+        for line in wrapped(texts, self._console.width):
+            text = Text.assemble(*((piece, styles[number]) for number, piece in line))
+            self._console.print(text, highlight=False, soft_wrap=True)
 
     def _mark(self, status: Status) -> str:
         utf, plain, _ = _MARKS[status]

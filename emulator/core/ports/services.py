@@ -35,6 +35,8 @@ class ServiceRequest:
         processes: processes and threads, where control groups are to be had or the account is not root's.
         cpu_weight: share of the processor against others, 100 for an ordinary one (1 to 10000).
         definition: the resource as JSON, to be given back by `services`.
+        host_processes: it may signal processes of the host, as far as its rights go; other services of root's are in
+            process namespaces of their own.
     """
 
     name: str
@@ -48,6 +50,7 @@ class ServiceRequest:
     processes: int = 16
     cpu_weight: int = 100
     definition: Mapping[str, Any] = field(default_factory=dict)
+    host_processes: bool = False
 
 
 @dataclass(frozen=True, slots=True)

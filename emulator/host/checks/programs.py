@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from emulator.host.checks.archives import check_archives
 from emulator.host.checks.networks import uses_host_networks
 from emulator.host.checks.result import HostCheckResult, Level, Wanted, ok
 from emulator.host.readings import HostReadings
@@ -87,6 +88,7 @@ def check_programs(host: HostReadings, wanted: Wanted) -> Iterator[HostCheckResu
     for minimum in _OTHERS:
         yield _program(host, minimum)
     yield _packages(host)
+    yield from check_archives(host)
     yield _user(host)
 
 

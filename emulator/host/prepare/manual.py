@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from emulator.host.checks.archives import has_debian_sources
 from emulator.host.checks.iommu import NAMES
 from emulator.host.readings import DriverKind, HostReadings
 
@@ -46,6 +47,22 @@ _LICENCE = ManualStep(
         "The guests need the vGPU guest driver of the host driver's branch, not the data-centre driver.",
     ),
 )
+# A mirror is the user's choice: this program names no server.
+_ARCHIVE = (
+    "1. Write /etc/apt/sources.list.d/debian.sources, with a mirror of Debian's archive in the place of MIRROR, and "
+    "one of its security archive in that of SECURITY:",
+    "   Types: deb",
+    "   URIs: MIRROR",
+    "   Suites: bookworm bookworm-updates",
+    "   Components: main",
+    "   Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg",
+    "   (an empty line, then the same with URIs: SECURITY and Suites: bookworm-security)",
+    "2. Write /etc/apt/preferences.d/debian, so that this host itself never takes a package from there:",
+    "   Package: *",
+    "   Pin: release o=Debian",
+    "   Pin-Priority: -1",
+    "3. Check the result: $ apt-get update && hyperscaler host check",
+)
 
 
 def manual_steps(host: HostReadings, *, gpus: bool) -> tuple[ManualStep, ...]:
@@ -60,6 +77,9 @@ def manual_steps(host: HostReadings, *, gpus: bool) -> tuple[ManualStep, ...]:
     if switches:
         lines = ("$ systemctl reboot --firmware-setup", f"Switch on: {'; '.join(switches)}.")
         found.append(ManualStep("Firmware settings", lines))
+    if "apt-get" in host.programs and not has_debian_sources(host):
+        title = f"Give apt Debian's archive (the guests are Debian, and this host is {host.system_name})"
+        found.append(ManualStep(title, _ARCHIVE))
     if gpus and (host.driver is None or host.driver.kind is not DriverKind.VGPU_HOST):
         found.append(_DRIVER)
         found.append(_LICENCE)

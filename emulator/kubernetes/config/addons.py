@@ -10,6 +10,8 @@ from emulator.labfile.model import KubernetesSpec
 _ADDON_OF_VALUE: Mapping[str, str] = {
     "calico": "calico",
     "flannel": "flannel",
+    "traefik": "traefik",
+    # Of labs that stand: no source has it any more.
     "nginx": "ingress-nginx",
     "local-path": "local-path",
 }

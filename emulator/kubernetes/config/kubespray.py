@@ -66,7 +66,7 @@ def _settings(wants: KubernetesSpec) -> dict[str, object]:
         "kube_pods_subnet": str(wants.pod_subnet),
         "kube_network_node_prefix": NODE_PREFIX,
         "kube_service_addresses": str(wants.service_subnet),
-        "ingress_nginx_enabled": wants.ingress == "nginx",
+        "gateway_api_enabled": wants.ingress == "traefik",
         "local_path_provisioner_enabled": wants.storage_class == "local-path",
     }
     if is_full_version(wants.version):

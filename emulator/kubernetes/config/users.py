@@ -28,6 +28,7 @@ _OBJECTS: Mapping[str, int] = {
     "count/cronjobs.batch": 10,
     "count/horizontalpodautoscalers.autoscaling": 20,
     "count/ingresses.networking.k8s.io": 20,
+    "count/httproutes.gateway.networking.k8s.io": 20,
     "count/poddisruptionbudgets.policy": 20,
     "count/leases.coordination.k8s.io": 20,
     "services.loadbalancers": 0,

@@ -6,10 +6,11 @@ from emulator.kubernetes.release.release import (
     ARCHITECTURE,
     ReleaseError,
     ReleaseManifest,
+    brings_containerd,
     misnamed_images,
     missing_images,
 )
-from emulator.labfile.kubernetes_versions import BUNDLE_MINORS, minor_of
+from emulator.labfile.kubernetes_versions import BUNDLE_MINORS, CONTAINERD_2_SINCE, minor_of
 
 _MAKE_ANEW = "make the bundle anew: hyperscaler bundle create"
 
@@ -27,6 +28,10 @@ def require_usable(manifest: ReleaseManifest, *, where: str) -> None:
             f"the bundle is for {manifest.architecture}, and the nodes are {ARCHITECTURE}",
             where=where,
             fix=f"make the bundle on an {ARCHITECTURE} machine: hyperscaler bundle create",
+        )
+    if (minor_of(manifest.version) or "") >= CONTAINERD_2_SINCE and not brings_containerd(manifest):
+        raise ReleaseError(
+            f"the bundle lacks containerd 2, which Kubernetes {manifest.version} needs", where=where, fix=_MAKE_ANEW
         )
     missing = missing_images(manifest)
     if missing:

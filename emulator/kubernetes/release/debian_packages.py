@@ -70,6 +70,9 @@ class DebianArchive:
         options = {
             "Dir::Etc::SourceList": self.directory / "sources.list",
             "Dir::Etc::SourceParts": self.directory / "parts",
+            # The host may keep itself from taking packages of Debian's (a priority of -1); these are not for it.
+            "Dir::Etc::Preferences": self.directory / "preferences",
+            "Dir::Etc::PreferencesParts": self.directory / "parts",
             "Dir::State::Lists": self.directory / "lists",
             "Dir::Cache": self.directory / "cache",
             # The download directory is ours alone, which apt's own user cannot enter.
@@ -84,9 +87,9 @@ def require_sources(lines: Sequence[str]) -> None:
     """Raises: HostNotFitError when there are no sources of the Debian release."""
     if not lines:
         raise HostNotFitError(
-            "Kubernetes cannot be built from source: this host's apt has no sources of Debian 12",
-            fix="build on a Debian 12 host and carry the result over: hyperscaler bundle create, then"
-            " kubernetes.source: bundle:PATH",
+            "Kubernetes cannot be prepared here: this host's apt has no sources of Debian 12",
+            fix="add them (hyperscaler host check says how), or take a release that another host has built: there"
+            " hyperscaler bundle create, here kubernetes_config.source: bundle:PATH",
         )
 
 

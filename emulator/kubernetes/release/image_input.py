@@ -20,6 +20,7 @@ from emulator.kubernetes.release.bundle_use import require_usable
 from emulator.kubernetes.release.bundles.signing import BundleSignatures
 from emulator.kubernetes.release.cache_lock import Progress, cache_lock
 from emulator.kubernetes.release.modules.module_build import ModuleBuild
+from emulator.kubernetes.release.modules.node_runtime import NodeRuntime
 from emulator.kubernetes.release.node_files import NodeFiles
 from emulator.kubernetes.release.pinning.pins import Pin, Pins
 from emulator.kubernetes.release.release import ReleaseManifest
@@ -41,9 +42,9 @@ def kubernetes_sources(home: Home, runner: ProcessRunner) -> KubernetesSources:
     lines = host_sources(runner, suite="bookworm", components=("main",)).lines
     build = ModuleBuild(cache, runner, sources=lines, modules=data / "modules")
     origin = read_origin(data / "upstream.yaml")
-    upstream = UpstreamFetch(
-        cache, runner, origin, lines, reachable=_reachable, index=_index, pins=Pins(home.upstream_digests)
-    )
+    runtime = NodeRuntime(cache, runner, data / "modules")
+    pins = Pins(home.upstream_digests)
+    upstream = UpstreamFetch(cache, runner, origin, lines, runtime, reachable=_reachable, index=_index, pins=pins)
     return KubernetesSources(build, upstream, NodeFiles(cache, lines, runner), cache, _signatures(home, runner))
 
 
@@ -124,6 +125,12 @@ class Bundles:
         if key is not None:
             _signatures(self._home, self._runner).sign(manifest.to_json(), path, key)
         return manifest
+
+    def left_of(self, wants: KubernetesSpec, path: Path) -> str:
+        """What a `create` that was ended has left for the next one, in words."""
+        if path.exists():
+            return f"{path} is written, and not signed: hyperscaler bundle sign {path} --key KEY"
+        return f"{path} is not written; {kubernetes_sources(self._home, self._runner).left_of(wants)}"
 
     def sign(self, path: Path, key: Path) -> ReleaseManifest:
         """Sign a bundle that is there, after it was read whole.

@@ -15,7 +15,7 @@ from emulator.core.ports import ProcessRunner
 from emulator.kubernetes.config.containerd import CNI_PROGRAMS, containerd_config
 from emulator.kubernetes.release.containers.content_store import PACKAGE, ContentStore
 from emulator.kubernetes.release.debian_packages import DebianArchive
-from emulator.kubernetes.release.release import Release, ReleaseManifest, missing_programs
+from emulator.kubernetes.release.release import Release, brings_containerd, missing_programs
 
 # Raise it when the same release would give another tree.
 LAYOUT_VERSION = "7"
@@ -130,11 +130,6 @@ class NodeFiles:
         # Debian 12's own is 1.6.
         major = 2 if brings_containerd(release.manifest) else 1
         config.write_text(containerd_config(release.manifest.pause_image, major=major), encoding="utf-8")
-
-
-def brings_containerd(manifest: ReleaseManifest) -> bool:
-    """Whether a node runs the release's own containerd, not that of its image."""
-    return {"bin/containerd", "bin/containerd-shim-runc-v2", "bin/ctr"} <= set(manifest.files)
 
 
 def _settle(stage: Path) -> None:

@@ -16,9 +16,10 @@ MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 1024 * 1024
 
 # What a node needs, by the file's directory: `bin/` are programs of the node, `cni/` those of its network plugins,
-# `images/` docker-archive tars, `manifests/` the objects of add-ons, one file each.
-DIRECTORIES = ("bin", "cni", "images", "manifests")
-_PATH = re.compile(r"(bin|cni|images|manifests)/[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+# `images/` docker-archive tars, `manifests/` the objects of add-ons, one file each. `sbom/` is for people: no node has
+# it.
+DIRECTORIES = ("bin", "cni", "images", "manifests", "sbom")
+_PATH = re.compile(r"(bin|cni|images|manifests|sbom)/[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _VERSION = re.compile(r"\d{1,2}\.\d{1,3}\.\d{1,3}")
 _IMAGE = re.compile(r"[a-z0-9][a-z0-9.-]{0,200}(?::\d{1,5})?(?:/[a-z0-9][a-z0-9._-]{0,100}){0,8}:[A-Za-z0-9._-]{1,100}")
 _ADDON = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
@@ -81,7 +82,8 @@ class ReleaseManifest:
         """
         total = hashlib.sha256(f"{FORMAT} {self.version} {self.architecture} {self.repository}\n".encode())
         for path, file in sorted(self.files.items()):
-            total.update(f"{path} {file.sha256} {file.size}\n".encode())
+            if not path.startswith("sbom/"):
+                total.update(f"{path} {file.sha256} {file.size}\n".encode())
         return total.hexdigest()
 
     def to_json(self) -> str:
@@ -228,6 +230,11 @@ def verify_release(release: Release) -> list[str]:
 def missing_programs(manifest: ReleaseManifest) -> tuple[str, ...]:
     """Programs that a node needs and the release lacks."""
     return tuple(name for name in NODE_PROGRAMS if f"bin/{name}" not in manifest.files)
+
+
+def brings_containerd(manifest: ReleaseManifest) -> bool:
+    """Whether a node runs the release's own containerd, not that of its image."""
+    return {"bin/containerd", "bin/containerd-shim-runc-v2", "bin/ctr"} <= set(manifest.files)
 
 
 def missing_images(manifest: ReleaseManifest) -> tuple[str, ...]:

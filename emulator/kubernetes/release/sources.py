@@ -23,8 +23,8 @@ from emulator.kubernetes.release.bundles.signing import BundleSignatures
 from emulator.kubernetes.release.cache_lock import Progress, cache_lock
 from emulator.kubernetes.release.disk_room import remove_leftovers
 from emulator.kubernetes.release.modules.module_build import ModuleBuild
-from emulator.kubernetes.release.node_files import NodeFiles, brings_containerd
-from emulator.kubernetes.release.release import Release, ReleaseManifest
+from emulator.kubernetes.release.node_files import NodeFiles
+from emulator.kubernetes.release.release import Release, ReleaseManifest, brings_containerd
 from emulator.kubernetes.release.upstream import UpstreamFetch
 from emulator.labfile.kubernetes_versions import (
     MODULE_MINORS,
@@ -82,9 +82,21 @@ class KubernetesSources:
         found = self.files.directory(release) if release is not None else None
         if found is not None and found.is_dir():
             return found
-        if kind != MODULES and not (release is not None and brings_containerd(release.manifest)):
+        if kind.startswith(BUNDLE) and release is not None and not brings_containerd(release.manifest):
             self.files.require_host()
         return None
+
+    def left_of(self, wants: KubernetesSpec) -> str:
+        """What a `release` that was ended has left here for the next one, in words; asks nobody."""
+        release = self.upstream.cached(wants.version, wanted_addons(wants)) if wants.source != MODULES else None
+        if release is None and wants.source in (AUTO, MODULES) and self._modules_serve(wants):
+            release = self.build.cached(wants.version)
+            unfinished = self.build.unfinished(wants.version)
+            if release is None and unfinished is not None:
+                return f"what was fetched and compiled is kept in {unfinished}, and the next run goes on from there"
+        if release is not None:
+            return f"Kubernetes {release.manifest.version} itself is finished and kept in {release.directory}"
+        return "nothing of it is kept, and the next run begins anew"
 
     def describe(self, wants: KubernetesSpec) -> str:
         """What the lab gets, and from where, in words for a plan; two releases never read the same, but for the newest
@@ -169,8 +181,7 @@ class KubernetesSources:
             return UPSTREAM
         if self.build.cached(wants.version) is not None:
             return MODULES
-        has_it = not wants.version or minor_of(wants.version) in UPSTREAM_MINORS
-        return UPSTREAM if has_it and self.upstream.is_reachable(wants.version) else MODULES
+        return UPSTREAM if self.upstream.is_reachable(wants.version) else MODULES
 
     def _modules_serve(self, wants: KubernetesSpec) -> bool:
         if wanted_addons(wants) or (wants.version and minor_of(wants.version) not in MODULE_MINORS):

@@ -1,4 +1,7 @@
-"""Kubernetes from the upstream project: packages by apt, container images by skopeo, add-ons by their manifests."""
+"""Kubernetes from the upstream project: packages by apt, container images by skopeo, add-ons by their manifests.
+
+Its packages hold no containerd: that, crictl and the CNI plugins are compiled as for a release of modules.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from emulator.core.errors import ConfigError, HostNotFitError, StateError
 from emulator.core.fs import publish_tree, replace_link
@@ -16,11 +20,12 @@ from emulator.core.ports import ProcessRunner
 from emulator.kubernetes.release.cache_lock import Progress
 from emulator.kubernetes.release.containers.container_images import TOOLS_IMAGE, ImageRoots
 from emulator.kubernetes.release.containers.docker_archive import write_archive
-from emulator.kubernetes.release.debian_packages import DebianArchive
+from emulator.kubernetes.release.debian_packages import DebianArchive, require_sources
 from emulator.kubernetes.release.pinning.pins import Pins
 from emulator.kubernetes.release.pinning.registry import manifest_digest
 from emulator.kubernetes.release.release import (
     ARCHITECTURE,
+    DIRECTORIES,
     MANIFEST,
     NODE_PROGRAMS,
     Release,
@@ -46,17 +51,33 @@ _COPY_TIMEOUT = 1800.0
 _LIST_TIMEOUT = 60.0
 
 
+class Runtime(Protocol):
+    """Where the programs of a node that are not Kubernetes' come from: `NodeRuntime`."""
+
+    @property
+    def key(self) -> str:
+        """What decides the programs."""
+
+    def require_host(self) -> None:
+        """Raises: HostNotFitError when they cannot be made here."""
+
+    def provide(self, progress: Progress) -> tuple[Path, dict[str, str]]:
+        """A directory with `bin/`, `cni/` and `sbom/`, and what is in the programs."""
+
+
 @dataclass(frozen=True, slots=True)
 class UpstreamFetch:
     """Releases fetched from `origin`, kept under `cache` next to those that were built.
 
-    `debian` are apt's sources of Debian 12, from which skopeo and the tools of the probe pods come.
+    `debian` are apt's sources of Debian 12, from which skopeo and the tools of the probe pods come; `runtime` gives
+    containerd.
     """
 
     cache: Path
     runner: ProcessRunner
     origin: Origin
     debian: tuple[str, ...]
+    runtime: Runtime
     reachable: Callable[[str], bool] = is_reachable
     index: Callable[[str], bytes] = download
     pins: Pins | None = None
@@ -71,7 +92,7 @@ class UpstreamFetch:
         """See before anything is made that this release can be fetched.
 
         Raises:
-            HostNotFitError: upstream is out of reach.
+            HostNotFitError: upstream is out of reach, apt has no Debian 12 sources, or there is not enough space.
             ConfigError: upstream does not have this version.
         """
         if not self.is_reachable(version):
@@ -87,6 +108,8 @@ class UpstreamFetch:
             known = self._known_versions(version)
             if known and newest(known, version) is None:
                 raise _no_such_version(version, known)
+        require_sources(self.debian)
+        self.runtime.require_host()
 
     def _known_versions(self, version: str) -> tuple[str, ...]:
         """What upstream's index says; empty when it cannot be had. For the early answer alone: apt looks again, and
@@ -138,7 +161,7 @@ class UpstreamFetch:
 
     def _fetch(self, version: str, addons: Collection[str], work: Path, progress: Progress) -> Release:
         stage = work / "stage"
-        for name in ("bin", "images", "manifests"):
+        for name in DIRECTORIES:
             (stage / name).mkdir(parents=True)
         progress("programs", "")
         packages = self._programs(version, work, stage / "bin")
@@ -154,6 +177,8 @@ class UpstreamFetch:
         progress("digests", f"of {len(sources)} images")
         sources = self._pinned(sources, {self.origin.addons[name].manifest: each for name, each in manifests.items()})
         packages |= self._images(sources, work, stage / "images", progress)
+        # The last, since it is what an interrupted fetch does not begin anew.
+        packages |= self._node_programs(stage, progress)
         names = {reference.rsplit("/", 1)[1].split(":")[0]: reference for reference in wanted}
         document = ReleaseManifest(
             version=exact,
@@ -188,6 +213,13 @@ class UpstreamFetch:
         for name in NODE_PROGRAMS:
             shutil.copyfile(root / "usr/bin" / name, target / name)
             (target / name).chmod(0o755)
+        return packages
+
+    def _node_programs(self, stage: Path, progress: Progress) -> dict[str, str]:
+        programs, packages = self.runtime.provide(progress)
+        for name in ("bin", "cni", "sbom"):
+            for path in sorted((programs / name).iterdir()):
+                shutil.copy2(path, stage / name / path.name)
         return packages
 
     def _kubeadm_images(self, kubeadm: Path, version: str) -> tuple[str, ...]:
@@ -252,7 +284,7 @@ class UpstreamFetch:
         return Release(final, manifest)
 
     def _pointer(self, version: str, addons: Collection[str]) -> Path:
-        wish = f"{self.origin} {version.removeprefix('v')} {sorted(addons)}"
+        wish = f"{self.origin} {self.runtime.key} {version.removeprefix('v')} {sorted(addons)}"
         return self.cache / f"upstream-{hashlib.sha256(wish.encode()).hexdigest()[:12]}"
 
     def _packages(self, version: str) -> str:

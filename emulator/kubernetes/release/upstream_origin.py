@@ -8,6 +8,7 @@ import urllib.error
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -15,6 +16,8 @@ from emulator.core.errors import HostNotFitError, StateError
 from emulator.kubernetes.release.pinning.https import MAX_DOWNLOAD_BYTES, open_https, request_of
 
 FORMAT = 1
+VERSION = "{version}"
+"""Stands for the add-on's version in documents of this program's."""
 _TIMEOUT = 60.0
 PROBE_SECONDS = 4.0
 """How long upstream may take to answer before it counts as out of reach."""
@@ -29,12 +32,18 @@ _REFERENCE = re.compile(r"[a-z0-9][a-z0-9./:_-]{0,200}(?:@sha256:[0-9a-f]{64})?"
 
 @dataclass(frozen=True, slots=True)
 class Addon:
-    """`version` is the add-on's own; `manifest` a URL. `sha256` is what the file there must have, if it is known."""
+    """`version` is the add-on's own; `manifest` a URL. `sha256` is what the file there must have, if it is known.
+
+    `own` are documents of this program's that come after those of the manifest. `images` are those to take instead of
+    the manifest's, by what it calls them: for images that it names without a version.
+    """
 
     version: str
     manifest: str
     # Not part of what a wish for a release is known by: a checksum that is written down later changes no file.
     sha256: str = field(default="", repr=False)
+    own: str = ""
+    images: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,17 +67,20 @@ def read_origin(path: Path) -> Origin:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
         if raw["format"] != FORMAT:
             raise ValueError(f"format {raw['format']!r}")
-        addons = {str(name): _addon(each) for name, each in raw["addons"].items()}
+        addons = {str(name): _addon(each, path.parent) for name, each in raw["addons"].items()}
         return Origin(str(raw["packages"]), str(raw["key"]), str(raw["fingerprint"]), str(raw["registry"]), addons)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise StateError(f"cannot be used: {error}", where=str(path), fix="install hyperscaler again") from error
 
 
-def _addon(raw: Mapping[str, object]) -> Addon:
+def _addon(raw: Mapping[str, Any], directory: Path) -> Addon:
     sha256 = str(raw.get("sha256", ""))
     if sha256 and not _SHA256.fullmatch(sha256):
         raise ValueError(f"{sha256!r} is not a sha256")
-    return Addon(str(raw["version"]), str(raw["manifest"]), sha256)
+    version = str(raw["version"])
+    own = (directory / str(raw["own"])).read_text(encoding="utf-8").replace(VERSION, version) if "own" in raw else ""
+    images = tuple((full_reference(str(name)), str(other)) for name, other in raw.get("images", {}).items())
+    return Addon(version, str(raw["manifest"]), sha256, own, images)
 
 
 def is_reachable(url: str, *, timeout: float = PROBE_SECONDS) -> bool:
@@ -142,8 +154,12 @@ class AddonManifest:
     sha256: str = ""
 
 
-def prepare_manifest(text: str) -> AddonManifest:
+def prepare_manifest(text: str, instead: Mapping[str, str] | None = None) -> AddonManifest:
     """A manifest for nodes that pull nothing.
+
+    Args:
+        text: YAML documents.
+        instead: images to take in the place of others, by full reference.
 
     Digests are what decides which image is fetched; on the nodes it has its tag, since an archive keeps no digest of
     the registry's.
@@ -154,7 +170,8 @@ def prepare_manifest(text: str) -> AddonManifest:
     images: dict[str, str] = {}
 
     def rename(found: re.Match[str]) -> str:
-        source = full_reference(found["name"])
+        name = full_reference(found["name"])
+        source = full_reference((instead or {}).get(name, name))
         plain = source.partition("@")[0]
         images[plain] = source
         return f"{found['before']}{plain}"
@@ -177,7 +194,8 @@ def fetch_manifest(addon: Addon) -> AddonManifest:
             fix="look at what is there now; if it can be trusted, write its sha256 in config/kubernetes/upstream.yaml",
         )
     try:
-        return replace(prepare_manifest(data.decode("utf-8")), sha256=sha256)
+        text = "\n---\n".join([data.decode("utf-8"), *([addon.own] if addon.own else [])])
+        return replace(prepare_manifest(text, dict(addon.images)), sha256=sha256)
     except ValueError as error:
         raise HostNotFitError(f"is not a manifest: {error}", where=addon.manifest) from error
 

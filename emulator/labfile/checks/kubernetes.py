@@ -20,7 +20,7 @@ from emulator.labfile.checks.examples import (
 from emulator.labfile.checks.network import report_host_bits
 from emulator.labfile.draft import Draft, GroupDraft, KubernetesDraft
 from emulator.labfile.findings import counted, quoted
-from emulator.labfile.kubernetes_versions import UPSTREAM_MINORS, minor_of, version_fault
+from emulator.labfile.kubernetes_versions import version_fault
 from emulator.labfile.model import FOOTPRINT_GIB, ClusterKind, GpuBackend, Role
 
 # kubeadm's preflight asks a control plane for 2 CPUs and 1700 MB.
@@ -48,6 +48,7 @@ def check_kubernetes(draft: Draft, addresses: Addresses, *, recorded: bool = Fal
         return
     if _check_version(kubernetes, recorded=recorded):
         _check_addons(draft, kubernetes)
+    _check_ingress(kubernetes, recorded=recorded)
     _check_pod_networks(draft, kubernetes, addresses)
     workers = [g for g in draft.groups if g.role in (Role.CLOUD_CPU_WORKER, Role.CLOUD_GPU_WORKER)]
     _check_sizes(draft, workers)
@@ -151,6 +152,19 @@ def _check_version(kubernetes: KubernetesDraft, *, recorded: bool) -> bool:
     return fault is None
 
 
+def _check_ingress(kubernetes: KubernetesDraft, *, recorded: bool) -> None:
+    """An ingress controller that labs of earlier versions have."""
+    if kubernetes.spec.ingress != "nginx":
+        return
+    ingress = kubernetes.view.child("ingress")
+    none = _no_addons(kubernetes)
+    (ingress.warning if recorded else ingress.error)(
+        "kubernetes.ingress",
+        "nginx is no ingress controller any more: its project ended in March 2026, and it gets no updates",
+        f"write `ingress: none`, or `ingress: traefik` and {none[1]}" if none else "write `ingress: traefik`",
+    )
+
+
 def _check_addons(draft: Draft, kubernetes: KubernetesDraft) -> None:
     """Add-ons that no source of the file's can have."""
     reason = _no_addons(kubernetes)
@@ -162,7 +176,7 @@ def _check_addons(draft: Draft, kubernetes: KubernetesDraft) -> None:
         ("ingress", kubernetes.spec.ingress),
         ("storage_class", kubernetes.spec.storage_class),
     ):
-        if value != _BUILT_IN[key]:
+        if value not in (_BUILT_IN[key], "nginx"):
             kubernetes.view.child(key).error(
                 "kubernetes.addon",
                 f"{quoted(value)} needs a manifest and images from upstream: {why}",
@@ -170,7 +184,7 @@ def _check_addons(draft: Draft, kubernetes: KubernetesDraft) -> None:
             )
     real = draft.gpu.backend not in (None, GpuBackend.SIMULATED)
     if real and any(group.gpu is not None and group.names for group in draft.groups_of(ClusterKind.CLOUD)):
-        kubernetes.view.child("source" if kubernetes.spec.source == "modules" else "version").error(
+        kubernetes.view.child("source").error(
             "kubernetes.addon",
             f"real GPUs of Kubernetes nodes need NVIDIA's device plugin from upstream: {why}",
             f"take {instead}, or backend: simulated",
@@ -179,12 +193,8 @@ def _check_addons(draft: Draft, kubernetes: KubernetesDraft) -> None:
 
 def _no_addons(kubernetes: KubernetesDraft) -> tuple[str, str] | None:
     """Why the source of the file can have no add-ons, and which one could; None when it can."""
-    version, source = kubernetes.spec.version, kubernetes.spec.source
-    if source == "modules":
+    if kubernetes.spec.source == "modules":
         return "modules has no add-ons", "source: upstream, or a bundle made there"
-    if source == "auto" and version and minor_of(version) not in UPSTREAM_MINORS:
-        upstream = f"a version of upstream's ({UPSTREAM_MINORS[0]} to {UPSTREAM_MINORS[-1]})"
-        return f"only modules has Kubernetes {version}, and it has no add-ons", upstream
     return None
 
 

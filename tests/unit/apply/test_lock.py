@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -104,6 +105,43 @@ def test_a_stop_ends_the_wait(other_holder: Holder) -> None:
         exclusive_lock(path, purpose="destroy demo", wait_seconds=PATIENCE, stop=stop),
     ):
         pytest.fail("two hold it")
+
+
+def test_a_file_that_goes_with_what_it_guards_takes_its_lock_from_nobody(tmp_path: Path) -> None:
+    """Who waited for it holds the lock of the file that is there now, and so does one who came later."""
+    path = tmp_path / "demo.lock"
+    inside: list[str] = []
+    most: list[int] = []
+    waits = threading.Event()
+
+    class Waiting(StopFlag):
+        def wait(self, seconds: float) -> bool:
+            waits.set()
+            return super().wait(seconds)
+
+    def work(name: str) -> None:
+        with exclusive_lock(path, purpose=name, wait_seconds=PATIENCE, stop=Waiting(), goes=lambda: True):
+            inside.append(name)
+            most.append(len(inside))
+            time.sleep(0.02)
+            inside.remove(name)
+
+    with exclusive_lock(path, purpose="first", goes=lambda: True):
+        waiting = [threading.Thread(target=work, args=(str(number),)) for number in range(8)]
+        for thread in waiting:
+            thread.start()
+        assert waits.wait(PATIENCE)
+    for thread in waiting:
+        thread.join(PATIENCE)
+    assert most == [1] * 8
+    assert not path.exists()
+
+
+def test_a_file_stays_while_what_it_guards_is_there(tmp_path: Path) -> None:
+    path = tmp_path / "demo.lock"
+    with exclusive_lock(path, purpose="provision demo", goes=lambda: False):
+        pass
+    assert path.exists()
 
 
 SILENT = """

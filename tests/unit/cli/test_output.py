@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import io
 import json
 import os
@@ -14,8 +15,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
+from emulator.cli import main as entry
 from emulator.cli.main import VERBS
 from emulator.cli.output import OutputError, Styled, draws_boxes, print_error, say, write
 from emulator.core.data_files import share_dir
@@ -124,7 +127,6 @@ def into_left_pipe(call: Callable[..., Done], words: Sequence[str]) -> Done:
 SINKS: Mapping[str, Sink] = {
     "No space left on device": into_full_disk,
     "Bad file descriptor": into_nothing,
-    "Broken pipe": into_left_pipe,
 }
 
 
@@ -137,6 +139,43 @@ def test_an_output_that_cannot_be_written_is_one_line(why: str, words: tuple[str
 @pytest.mark.parametrize("why", SINKS)
 def test_the_same_of_a_program_that_is_started(why: str, program: Program) -> None:
     require_one_line(SINKS[why](program.start, QUESTION), why)
+
+
+@pytest.mark.parametrize("words", PRINTING, ids=" ".join)
+def test_a_reader_that_left_ends_the_output_in_silence(words: tuple[str, ...], program: Program) -> None:
+    require_silence(into_left_pipe(program.run, words))
+
+
+@pytest.mark.parametrize("words", [("--help",), ("validate", "--json", DEMO), QUESTION], ids=" ".join)
+def test_the_same_of_a_reader_of_a_program_that_is_started(words: tuple[str, ...], program: Program) -> None:
+    require_silence(into_left_pipe(program.start, words))
+
+
+def require_silence(done: Done) -> None:
+    """As the shell has it of a program that SIGPIPE ended."""
+    said = [line for line in done.stderr.decode().splitlines() if not line.startswith("warning:")]
+    assert (done.returncode, said) == (141, [])
+
+
+def test_an_error_keeps_its_code_when_the_reader_has_left(program: Program) -> None:
+    assert into_left_pipe(program.run, ("status", "--json", "absent")).returncode == 2
+
+
+def test_a_pipe_that_is_not_our_output_is_an_error_in_words(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """click takes every broken pipe for that of stdout, and would end without a word."""
+
+    @click.command()
+    def verb() -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr(entry, "cli", verb)
+    monkeypatch.setattr(sys, "argv", ["hyperscaler"])
+    with pytest.raises(SystemExit) as caught:
+        entry.main()
+    assert caught.value.code == 1
+    assert "error: Broken pipe: a program that was talked to has ended" in capfd.readouterr().err
 
 
 def require_one_line(done: Done, why: str) -> None:

@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.support.waiting import PATIENCE, alive, number_in, until
 
 PROGRAM = """
@@ -62,6 +64,44 @@ def test_outside_of_the_block_signals_are_as_before() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         until(stop.is_set, "the handler of the signal")
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+BUILD = """
+import sys, time
+from pathlib import Path
+from emulator.adapters.system.process import HostProcess
+from emulator.cli.signals import ended_by_signals
+from emulator.core.errors import InterruptedRunError
+
+try:
+    with ended_by_signals(lambda: "half of it is kept"):
+        try:
+            HostProcess().run(["sh", "-c", "echo $$ > {pid}; sleep 900"], timeout=1000, check=False)
+        finally:
+            Path("{pid}.cleaned").touch()
+except InterruptedRunError as error:
+    print(error, flush=True)
+    sys.exit(error.exit_code)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_build_ends_with_what_it_started_and_says_what_is_kept(number: signal.Signals, tmp_path: Path) -> None:
+    note = tmp_path / "pid"
+    with subprocess.Popen(
+        [sys.executable, "-c", BUILD.replace("{pid}", str(note))],
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # these tests may run under nohup
+    ) as program:
+        child = number_in(note)
+        program.send_signal(number)
+        assert program.wait(timeout=PATIENCE) == 1
+        assert program.stdout is not None
+        said = program.stdout.read()
+    assert said == f"ended by {number.name}; half of it is kept\n  fix: run the same command again\n"
+    assert (tmp_path / "pid.cleaned").exists()
+    until(lambda: not alive(child), "the end of its child")
 
 
 TERMINAL = """

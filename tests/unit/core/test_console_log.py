@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from emulator.core.console_log import cut_log, marked_lines, read_tail
+from emulator.core.console_log import KEY_MARK, cut_log, marked_lines, read_tail
 
 KEY = b"hyperscaler-host-key: ssh-ed25519 AAAA\n"
 
@@ -74,3 +74,11 @@ def test_on_a_full_disk_the_bound_counts_more_than_the_end(tmp_path: Path, monke
     assert cut_log(log, limit=1000, kept=100) == 4900
     assert log.stat().st_size == 0
     assert read_tail(log) == ""
+
+
+def test_a_key_across_two_reads_is_found(tmp_path: Path) -> None:
+    """A console is looked through in pieces of 1 MiB before it is taken apart by lines."""
+    log = tmp_path / "a.log"
+    for before in range((1 << 20) - len(KEY_MARK), (1 << 20) + 1):
+        log.write_bytes(b"x" * (before - 1) + b"\n" + KEY)
+        assert marked_lines(log) == KEY.decode(), before

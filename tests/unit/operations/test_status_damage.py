@@ -53,17 +53,28 @@ def test_a_lab_without_its_file_is_told_of_and_an_unknown_one_is_not(host: Simul
             lab_status(host.environment(), name)
 
 
-def test_a_lab_with_what_this_version_cannot_set_up_is_looked_at_and_destroyed(host: SimulatedHost) -> None:
-    """Its file passed an earlier version of the program: Kubernetes 1.20, compiled from Debian's source."""
+@pytest.mark.parametrize(
+    ("settings", "code"),
+    [
+        # Kubernetes 1.20, compiled from Debian's source.
+        ('source: debian-source, version: "1.20"', "kubernetes.source"),
+        ('source: upstream, version: "1.31"', "kubernetes.version"),
+        ("cni: calico, ingress: nginx", "kubernetes.ingress"),
+    ],
+)
+def test_a_lab_with_what_this_version_cannot_set_up_is_looked_at_and_destroyed(
+    host: SimulatedHost, settings: str, code: str
+) -> None:
+    """Its file passed an earlier version of the program."""
     host.provision(host.lab_file(DUAL))
     kept = host.home.lab("demo").spec
-    kept.write_text(kept.read_text().replace("cni: bridge", 'source: debian-source, version: "1.20"'))
-    assert "debian-source" in kept.read_text()
+    kept.write_text(kept.read_text().replace("cni: bridge", settings))
+    assert settings in kept.read_text()
     status = lab_status(host.environment(), "demo")
     assert {node.state for node in status.nodes} == {"running"}
     # The same file is no request any more; the error names the line to change.
     again = load_lab_file(kept)
-    assert [finding.code for finding in again.report.errors] == ["kubernetes.source"]
+    assert [finding.code for finding in again.report.errors] == [code]
     with pytest.raises(ConfigError):
         again.require_valid()
     host.destroy("demo")

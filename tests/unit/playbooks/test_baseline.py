@@ -11,8 +11,13 @@ from emulator.core.data_files import share_dir
 from tests.support.baseline_templates import LAB, PLAYBOOKS, rendered
 
 
+def inbound(host: str, text: str = LAB) -> list[str]:
+    lines = [line.strip() for line in rendered("firewall.nft.j2", host, text).splitlines()]
+    return lines[lines.index("chain input {") : lines.index("chain output {")]
+
+
 def rules(host: str) -> list[str]:
-    return [line.strip() for line in rendered("firewall.nft.j2", host).splitlines() if "accept" in line]
+    return [line for line in inbound(host) if "accept" in line]
 
 
 ALWAYS = [
@@ -47,14 +52,40 @@ def test_a_node_lets_in_what_its_role_needs(host: str, expected: list[str]) -> N
 @pytest.mark.parametrize("host", ["hpc-controller", "cloud-control-plane"])
 def test_nobody_on_a_node_fills_up_the_host_s_way_in(host: str) -> None:
     """Neither from loopback addresses nor from pods nor from other nodes: their connections are counted together."""
-    lines = [line.strip() for line in rendered("firewall.nft.j2", host).splitlines()]
+    lines = inbound(host)
     limit = lines.index("tcp dport 22 ct count over 32 drop")
     before = [line for line in lines[:limit] if "accept" in line]
     assert [line.split()[:2] for line in before] == [["ct", "state"], ["iifname", '"e*"']]
     assert lines[limit + 1] == "tcp dport 22 accept"
     assert not any("dport 22" in line for line in lines[limit + 2 :])
+    source = 'iifname != "lo" ip saddr @nodes tcp dport 22 add @ssh_by_source { ip saddr ct count over 24 } drop'
+    assert lines[limit - 1] == source
+    pods = [line for line in lines[:limit] if line.endswith("tcp dport 22 ct count over 8 drop")]
+    assert len(pods) == (host == "cloud-control-plane")
     sshd = (share_dir() / "config/images/files/common/etc/ssh/sshd_config.d/lab.conf").read_text()
     assert "MaxStartups 64:30:128" in sshd
+
+
+@pytest.mark.parametrize("host", ["hpc-login-1", "hpc-controller", "hpc-compute-1", "cloud-control-plane"])
+@pytest.mark.parametrize("families", [1, 2])
+def test_one_user_of_a_node_has_few_ssh_connections(host: str, families: int) -> None:
+    """To each node of the cluster, and to the node itself by all of its addresses together."""
+    text = LAB.replace("hpc: {", "hpc: {login_nodes: {count: 1}, ") + (DUAL if families == 2 else "")
+    lines = [line.strip() for line in rendered("firewall.nft.j2", host, text).splitlines()]
+    chain = lines[lines.index("chain output {") + 1 :]
+    assert chain[:2] == ["type filter hook output priority filter; policy accept;", "meta skuid < 2000 accept"]
+    rules = chain[2 : chain.index("}")]
+    assert len(rules) == 1 + families
+    for rule in rules:
+        assert "tcp dport 22 ct state new add @ssh_by_user" in rule
+        assert re.search(r"\{ meta skuid( \. ip6? daddr)? ct count over 4 \} reject with tcp reset$", rule)
+    assert [rule.split()[:3] for rule in rules] == [
+        ["oifname", '"lo"', "tcp"],
+        ["ip", "daddr", "@nodes"],
+        ["ip6", "daddr", "@nodes_v6"],
+    ][: 1 + families]
+    assert "set ssh_by_user {" in lines and "set ssh_by_user_to {" in lines
+    assert ("set ssh_by_user_to_v6 {" in lines) is (families == 2)
 
 
 ALLOWED = """
@@ -104,7 +135,7 @@ def test_with_ipv6_a_node_lets_in_the_same_in_both_families() -> None:
     routers = 'icmpv6 type { nd-router-advert, nd-redirect } drop comment "routes are the lab file\'s"'
     lines = [line.strip() for line in rendered("firewall.nft.j2", "cloud-control-plane", LAB + DUAL).splitlines()]
     assert lines.index(routers) + 1 == lines.index("meta l4proto { icmp, icmpv6 } accept")
-    assert [line for line in lines if "ip6" in line] == [
+    assert [line for line in inbound("cloud-control-plane", LAB + DUAL) if "ip6" in line] == [
         f'iifname "e*" ip6 saddr {{ fd00:100::c }} tcp dport {{ 5000 }} {COMMENT}',
         f'iifname "e*" ip6 saddr {{ fd00:100::/64 }} udp dport {{ 514 }} {COMMENT}',
         'iifname "e*" ip6 saddr @nodes_v6 accept',

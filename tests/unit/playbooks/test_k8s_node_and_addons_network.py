@@ -13,6 +13,8 @@ import yaml
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 
+from emulator.core.data_files import share_dir
+from emulator.guests.verify.kubernetes_probes import SYSTEM_NAMESPACES
 from tests.support.baseline_templates import inventory_of
 from tests.support.playbook_modules import PLAYBOOKS
 from tests.support.playbook_modules import kubernetes_apply as apply
@@ -172,8 +174,8 @@ def test_the_manifest_of_the_network_is_applied_where_it_is_an_addon(cni: str) -
 
 
 def test_all_addons_of_a_lab_are_applied_in_order() -> None:
-    text = lab("calico", settings=", storage_class: local-path, ingress: nginx")
-    assert [each["name"] for each in addon_files(text)] == ["calico", "local-path", "ingress-nginx"]
+    text = lab("calico", settings=", storage_class: local-path, ingress: traefik")
+    assert [each["name"] for each in addon_files(text)] == ["calico", "local-path", "traefik"]
     assert [bool(each["edits"]) for each in addon_files(text)] == [False, True, False]
 
 
@@ -207,3 +209,46 @@ def test_nvidias_plugin_has_the_labs_strategy(tmp_path: Path, strategy: str) -> 
 def test_a_manifest_without_the_place_to_edit_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(apply.ClusterError, match="of a version not known here"):
         edited(tmp_path, lab("flannel"), FLANNEL.replace("10.244.0.0/16", "10.42.0.0/16"))
+
+
+def test_the_gateway_attaches_to_what_traefik_listens_on() -> None:
+    """A listener of another port than an entry point's is never ready."""
+    variables = yaml.safe_load((ROLES / "k8s_addons/vars/main.yml").read_text())
+    gateway_class, gateway = variables["kubernetes_gateway"]
+    path = share_dir() / "config/kubernetes/addons/traefik.yaml"
+    documents = {each["kind"]: each for each in yaml.safe_load_all(path.read_text())}
+    (container,) = documents["Deployment"]["spec"]["template"]["spec"]["containers"]
+    (listener,) = gateway["spec"]["listeners"]
+    assert f"--entrypoints.web.address=:{listener['port']}" in container["args"]
+    assert gateway["spec"]["gatewayClassName"] == gateway_class["metadata"]["name"]
+    assert gateway["metadata"]["namespace"] == documents["Namespace"]["metadata"]["name"]
+    # From the host: the port of every node, then the Service's, then the entry point's.
+    ports = {port["name"]: port for port in documents["Service"]["spec"]["ports"]}
+    assert {name: port["nodePort"] for name, port in ports.items()} == {"web": 30080, "websecure": 30443}
+    assert {port["targetPort"] for port in ports.values()} <= {port["name"] for port in container["ports"]}
+
+
+@pytest.mark.parametrize(("ingress", "made"), [("traefik", True), ("none", False)])
+def test_a_gateway_is_made_where_its_kinds_come_with_an_addon(ingress: str, made: bool) -> None:
+    tasks = yaml.safe_load((ROLES / "k8s_addons/tasks/main.yml").read_text())
+    (task,) = [task for task in tasks if task["name"] == "Make the cluster's Gateway"]
+    text = lab(settings=f", ingress: {ingress}")
+    rendered = templar("k8s_addons", "cloud-control-plane", text)
+    assert rendered.template(trust_as_template("{{ " + task["when"] + " }}")) is made
+    assert "addons" not in task["kubernetes_objects"], "without a list, those that the cluster has stay"
+    assert rendered.template(trust_as_template(task["kubernetes_objects"]["optional"]))[1]["kind"] == "Gateway"
+
+
+@pytest.mark.parametrize(("ingress", "peers"), [("traefik", 1), ("none", 0)])
+def test_only_a_lab_with_an_ingress_controller_lets_it_in(ingress: str, peers: int) -> None:
+    found = templar("k8s_common", "cloud-control-plane", lab(settings=f", ingress: {ingress}")).template(
+        trust_as_template("{{ kubernetes_ingress_peers }}")
+    )
+    assert len(found) == peers
+
+
+def test_every_addon_has_the_namespace_that_is_waited_for() -> None:
+    namespaces = yaml.safe_load((ROLES / "k8s_addons/vars/main.yml").read_text())["kubernetes_addon_namespaces"]
+    upstream = yaml.safe_load((share_dir() / "config/kubernetes/upstream.yaml").read_text())
+    assert set(upstream["addons"]) <= set(namespaces)
+    assert set(namespaces.values()) <= set(SYSTEM_NAMESPACES)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import yaml
+
+from emulator.core.data_files import share_dir
 from emulator.guests.verify.kubeconfigs import STUDENT
 from emulator.kubernetes.config.users import USERS_NAMESPACE
 from tests.support.playbook_modules import kubernetes_apply as apply
 from tests.support.playbook_modules import load
 from tests.support.student_manifests import params, policies, role_vars, students
 
+TRAEFIK = share_dir() / "config/kubernetes/addons/traefik.yaml"
 users = load("library/kubernetes_users.py", "kubernetes_users")
 
 
@@ -120,3 +124,34 @@ def test_default_deny_leaves_dns_of_the_cluster_alone_open() -> None:
         assert each["metadata"]["labels"] == apply.OURS
         for rule in each["spec"]["egress"]:
             assert rule["to"]
+
+
+def test_default_deny_lets_the_ingress_controller_in_where_there_is_one() -> None:
+    own: list[dict[str, Any]] = [{"podSelector": {}}]
+    for peers in ([], [role_vars("k8s_common")["kubernetes_traefik_pods"]]):
+        policies = [each for each in students("default-deny", peers) if each["kind"] == "NetworkPolicy"]
+        policies += [
+            each
+            for each in users.wanted_objects(params("ada", isolate=True, ingress_peers=peers))
+            if each["kind"] == "NetworkPolicy"
+        ]
+        assert [each["metadata"]["namespace"] for each in policies] == ["default", "students", "student-ada"]
+        for each in policies:
+            assert each["spec"]["ingress"] == [{"from": [*own, *peers]}]
+
+
+def test_the_ingress_controllers_pods_are_known_by_what_its_manifest_gives_them() -> None:
+    documents = {each["kind"]: each for each in yaml.safe_load_all(TRAEFIK.read_text())}
+    pods = role_vars("k8s_common")["kubernetes_traefik_pods"]
+    labels = documents["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    assert pods["podSelector"]["matchLabels"] == labels
+    namespace = documents["Namespace"]["metadata"]["name"]
+    assert pods["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": namespace}
+
+
+def test_students_make_routes_and_no_gateways() -> None:
+    rules = role_vars("k8s_common")["kubernetes_student_role"]["rules"]
+    writes = [
+        rule for rule in rules if rule["apiGroups"] == ["gateway.networking.k8s.io"] and "create" in rule["verbs"]
+    ]
+    assert [rule["resources"] for rule in writes] == [["httproutes"]]

@@ -104,6 +104,12 @@ def test_an_addon_that_left_the_file_is_told(monkeypatch: pytest.MonkeyPatch) ->
     assert cluster.sent == []
 
 
+def test_objects_alone_leave_the_addons_of_a_cluster_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(monkeypatch, record(traefik="0"))
+    apply.apply(["kind: x"], None, [], check=False)
+    assert len(cluster.sent) == 1, "the record of add-ons is not written"
+
+
 def policy(labels: dict[str, str]) -> dict[str, Any]:
     return {"kind": "NetworkPolicy", "metadata": {"name": "default-deny", "namespace": "default", "labels": labels}}
 

@@ -109,7 +109,13 @@ def entry(name: str, role: str = "student") -> dict[str, str]:
     return {"name": name, "role": role, "namespace": f"student-{name}"}
 
 
-def converge(*present: dict[str, str], former: tuple[str, ...] = (), isolate: bool = False, check: bool = False) -> Any:
+def converge(
+    *present: dict[str, str],
+    former: tuple[str, ...] = (),
+    isolate: bool = False,
+    peers: list[dict[str, Any]] | None = None,
+    check: bool = False,
+) -> Any:
     params = {
         "users": list(present),
         "former": [{"name": name, "namespace": f"student-{name}"} for name in former],
@@ -119,6 +125,7 @@ def converge(*present: dict[str, str], former: tuple[str, ...] = (), isolate: bo
         "labels": LABELS,
         "student_role": ROLE,
         "isolate": isolate,
+        "ingress_peers": peers or [],
     }
     return users.converge(params, check=check)
 

@@ -6,19 +6,13 @@ import ctypes
 import errno
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
-from tests.support.playbook_modules import load, user_quota
+from tests.support.playbook_modules import node_accounts, user_quota
 
 QUOTA = {"kib": 1024, "inodes": 64}
-
-
-@pytest.fixture(scope="module")
-def module() -> ModuleType:
-    return load("library/node_state.py", "node_state_with_quotas")
 
 
 class Kernel:
@@ -85,26 +79,26 @@ def users(*uids: int) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def on(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Callable[[Kernel], None]:
+def on(monkeypatch: pytest.MonkeyPatch) -> Callable[[Kernel], None]:
     def use(kernel: Kernel) -> None:
-        monkeypatch.setattr(module, "kernel", lambda _path: kernel)
+        monkeypatch.setattr(node_accounts, "kernel", lambda _path: kernel)
 
     return use
 
 
-def test_every_user_gets_the_same(module: ModuleType, on: Callable[[Kernel], None]) -> None:
+def test_every_user_gets_the_same(on: Callable[[Kernel], None]) -> None:
     kernel, said = Kernel(), list[str]()
     kernel.limits[3001] = (1024, 64)
     on(kernel)
-    assert module.ensure_quotas(users(2000, 3001), QUOTA, said.append, check=False) == ["quota u2000"]
-    assert module.ensure_quotas(users(2000, 3001), QUOTA, said.append, check=False) == []
-    assert module.ensure_quotas(users(2000), None, said.append, check=False) == []
+    assert node_accounts.ensure_quotas(users(2000, 3001), QUOTA, said.append, check=False) == ["quota u2000"]
+    assert node_accounts.ensure_quotas(users(2000, 3001), QUOTA, said.append, check=False) == []
+    assert node_accounts.ensure_quotas(users(2000), None, said.append, check=False) == []
     assert said == []
 
 
-def test_an_older_disk_is_one_warning(module: ModuleType, on: Callable[[Kernel], None]) -> None:
+def test_an_older_disk_is_one_warning(on: Callable[[Kernel], None]) -> None:
     said = list[str]()
     on(Kernel(errno.ESRCH))
-    assert module.ensure_quotas(users(2000, 3001), QUOTA, said.append, check=False) == []
+    assert node_accounts.ensure_quotas(users(2000, 3001), QUOTA, said.append, check=False) == []
     assert len(said) == 1
     assert "make the node again" in said[0]

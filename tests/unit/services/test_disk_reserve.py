@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from uuid import UUID
 
@@ -11,7 +12,8 @@ from emulator.core.errors import HypervisorError
 from emulator.core.ports import DomainInfo, DomainState
 from emulator.core.units import GIB, MIB
 from emulator.services.disk_reserve import BALLAST, DiskReserve
-from emulator.services.requests import Requests
+from emulator.services.requests import MOST, Question, Requests
+from emulator.services.watched_guests import CONSOLE_ALLOWED
 
 RESERVE = GIB
 
@@ -22,6 +24,8 @@ class Guests:
     def __init__(self, root: Path) -> None:
         self.disks = {name: root / f"{name}.qcow2" for name in ("a", "b")}
         self.states = dict.fromkeys(self.disks, DomainState.RUNNING)
+        self.accounts: dict[str, str] = {}
+        self.logs: dict[str, str] = {}
         self.did: list[str] = []
         self.down = False
         for name in self.disks:
@@ -35,7 +39,16 @@ class Guests:
         self._require()
         self.did.append("list")
         return tuple(
-            DomainInfo(name, UUID(int=1), self.states[name], None, disks=(disk,)) for name, disk in self.disks.items()
+            DomainInfo(
+                name,
+                UUID(int=1),
+                self.states[name],
+                None,
+                disks=(disk,),
+                account=self.accounts.get(name, ""),
+                console_log=self.logs.get(name, ""),
+            )
+            for name, disk in self.disks.items()
         )
 
     def pause(self, name: str) -> None:
@@ -53,8 +66,27 @@ class Guests:
             raise HypervisorError("libvirtd does not answer\nand more")
 
 
+class FakeUsers:
+    """Users of whom processes run or stand still."""
+
+    def __init__(self) -> None:
+        self.still: set[int] = set()
+        self.immune: set[int] = set()
+
+    def stop(self, uids: Collection[int]) -> frozenset[int]:
+        self.still |= set(uids) - self.immune
+        return frozenset(uids) - self.immune
+
+    def let_go_on(self, uids: Collection[int]) -> None:
+        self.still -= set(uids)
+
+    def stopped(self, uids: Collection[int]) -> frozenset[int]:
+        return frozenset(uids) & self.still
+
+
 class Bench:
     def __init__(self, root: Path) -> None:
+        self.users = FakeUsers()
         self.free = 10 * GIB
         self.guests = Guests(root)
         self.ballast = root / "x.ballast"
@@ -72,6 +104,8 @@ class Bench:
             remember=remember,
             free=lambda _directory: self.free,
             requests=Requests(patience=patience),
+            listing=Question(self.guests.list, patience),
+            users=self.users,
         )
 
     def looks(self, watch: DiskReserve, *, free: int, growing: str = "") -> list[str]:
@@ -241,3 +275,176 @@ def test_a_guest_that_does_not_answer_holds_up_no_other_one(bench: Bench) -> Non
         threading.Event().wait(0.001)
     assert bench.looks(watch, free=3 * GIB) == ["resume a"]
     assert watch.paused == frozenset()
+
+
+A, B = 0x7E000001, 0x7E000002
+"""Users of the guests."""
+LOW = "because less than the reserve of 1.0 GiB is free and their disks grow"
+BY_SIGNAL = "stopped by a signal (their QEMU did not obey libvirt)"
+
+
+@pytest.fixture
+def own(bench: Bench) -> Bench:
+    """Guests that have users of their own."""
+    bench.guests.accounts = {"a": f"+{A}:+7", "b": f"+{B}:+7"}
+    return bench
+
+
+def refuse(guests: Guests, *names: str) -> None:
+    """Their QEMU answers libvirt with an error."""
+    pause = guests.pause
+
+    def obey(name: str) -> None:
+        if name in names:
+            raise HypervisorError("QEMU says no")
+        pause(name)
+
+    guests.pause = obey  # type: ignore[method-assign]
+
+
+def test_a_guest_that_refuses_is_stopped_by_a_signal_until_there_is_room(own: Bench) -> None:
+    refuse(own.guests, "a")
+    watch = own.watch()
+    own.looks(watch, free=GIB + MIB)
+    assert own.looks(watch, free=GIB - MIB, growing="ab") == ["pause b"]
+    assert own.users.still == {A} and watch.paused == {"a", "b"}
+    assert watch.text == f"b: paused, {LOW}; a: {BY_SIGNAL}, {LOW}"
+    own.users.still.clear()  # a process of its own let it go on
+    own.looks(watch, free=GIB - MIB, growing="a")
+    assert own.users.still == {A}
+    assert own.looks(watch, free=3 * GIB) == ["resume b"]
+    assert own.users.still == set() and watch.paused == frozenset()
+    assert watch.text == "a reserve of 1.0 GiB is kept free"
+
+
+def test_what_an_earlier_start_has_stopped_goes_on(own: Bench) -> None:
+    own.users.still = {A, B}  # the other one by another person
+    watch = own.watch(paused=frozenset({"a"}))
+    own.looks(watch, free=GIB - MIB)
+    assert watch.paused == {"a"} and watch.text == f"a: {BY_SIGNAL}, {LOW}"
+    own.looks(watch, free=3 * GIB)
+    assert own.users.still == {B}
+
+
+def test_nobody_is_left_stopped_when_the_service_ends(own: Bench) -> None:
+    refuse(own.guests, "a")
+    watch = own.watch()
+    own.looks(watch, free=GIB + MIB)
+    own.looks(watch, free=GIB - MIB, growing="a")
+    own.users.still.add(B)  # by another person
+    watch.end()
+    assert own.users.still == {B}
+
+
+def test_one_that_is_not_stopped_either_is_named(own: Bench) -> None:
+    refuse(own.guests, "a")
+    own.users.immune = {A}
+    watch = own.watch()
+    own.looks(watch, free=GIB + MIB)
+    own.looks(watch, free=GIB - MIB, growing="a")
+    assert watch.paused == frozenset()
+    assert watch.text.endswith("is free; a cannot be paused or resumed: QEMU says no")
+
+
+def test_under_a_libvirt_that_does_not_answer_guests_are_stopped_by_signals(own: Bench) -> None:
+    watch = own.watch()
+    own.looks(watch, free=GIB + MIB)
+    own.guests.down = True
+    own.looks(watch, free=GIB - MIB, growing="a")
+    assert own.users.still == {A}
+    told = "; guests cannot be paused or resumed: libvirtd does not answer"
+    assert watch.text == f"a: {BY_SIGNAL}, {LOW}{told}"
+    own.looks(watch, free=3 * GIB)
+    assert own.users.still == set() and watch.paused == frozenset()
+
+
+def test_far_from_the_reserve_guests_are_asked_for_once_a_minute(bench: Bench) -> None:
+    now = 0.0
+    watch = DiskReserve(
+        bench.root, bench.ballast, RESERVE, bench.guests, free=lambda _directory: 10 * GIB, clock=lambda: now
+    )
+    for moment in (0.0, 59.0, 60.0, 61.0, 120.0):
+        now = moment
+        watch.look()
+    assert bench.guests.did == ["list", "list"]
+
+
+def test_a_libvirt_that_hangs_holds_up_nobody(own: Bench) -> None:
+    hangs, goes_on = own.guests.list, threading.Event()
+    watch = own.watch(patience=0.1)
+    own.looks(watch, free=GIB + MIB)
+
+    def hang() -> tuple[DomainInfo, ...]:
+        goes_on.wait()
+        return hangs()
+
+    watch._listing = Question(hang, 0.1)
+    for _ in range(2):
+        own.looks(watch, free=GIB - MIB, growing="a")
+    assert own.users.still == {A}
+    assert watch.text.endswith("; guests cannot be paused or resumed: no answer after 0.1 s")
+    goes_on.set()
+    while "no answer" in watch.text:
+        own.looks(watch, free=3 * GIB)
+    assert own.users.still == set() and watch.text == "a reserve of 1.0 GiB is kept free"
+
+
+def test_a_late_answer_of_one_that_was_stopped_is_known_as_ours(own: Bench) -> None:
+    """Its QEMU carries the request out once it goes on."""
+    pause, answers = own.guests.pause, threading.Event()
+
+    def hesitate(name: str) -> None:
+        answers.wait()
+        pause(name)
+
+    own.guests.pause = hesitate  # type: ignore[method-assign]
+    watch = own.watch(patience=0.1)
+    own.looks(watch, free=GIB + MIB)
+    own.looks(watch, free=GIB - MIB, growing="a")
+    assert own.users.still == {A}
+    own.looks(watch, free=3 * GIB)
+    assert own.users.still == set() and watch.paused == {"a"}, "not answered yet"
+    answers.set()
+    while own.guests.states["a"] is not DomainState.PAUSED:
+        threading.Event().wait(0.001)
+    assert own.looks(watch, free=3 * GIB) == ["resume a"]
+    assert watch.paused == frozenset()
+
+
+def test_any_number_of_mute_guests_shields_nobody(own: Bench) -> None:
+    names = [f"mute{number}" for number in range(MOST + 3)]
+    never = threading.Event()
+    for number, name in enumerate(names, 10):
+        own.guests.disks[name] = own.root / f"{name}.qcow2"
+        own.guests.states[name] = DomainState.RUNNING
+        own.guests.accounts[name] = f"+{0x7E000000 + number}:+7"
+        own.guests.grow(name)
+    own.guests.pause = lambda name: never.wait()  # type: ignore[method-assign, assignment]
+    watch = own.watch(patience=0.1)
+    own.looks(watch, free=GIB + MIB)
+    for name in (*names, "a"):
+        own.guests.grow(name)
+    own.looks(watch, free=GIB - MIB)
+    never.set()
+    assert own.users.still == {A, *(0x7E000000 + number for number in range(10, 10 + len(names)))}
+
+
+@pytest.mark.parametrize(("size", "paused"), [(CONSOLE_ALLOWED, []), (CONSOLE_ALLOWED + MIB, ["pause a"])])
+def test_a_console_log_that_no_honest_guest_has_is_growth(own: Bench, size: int, paused: list[str]) -> None:
+    log = own.root / "a.log"
+    own.guests.logs["a"] = str(log)
+    watch = own.watch()
+    own.looks(watch, free=GIB + MIB)
+    with log.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, size)
+    assert own.looks(watch, free=GIB - MIB) == paused
+
+
+@pytest.mark.parametrize("account", ["", "+0:+0", "+1000:+1000", "root", "libvirt-qemu:kvm"])
+def test_users_that_are_not_one_guest_s_alone_are_never_stopped(own: Bench, account: str) -> None:
+    own.guests.accounts["a"] = account
+    refuse(own.guests, "a")
+    watch = own.watch()
+    own.looks(watch, free=GIB + MIB)
+    own.looks(watch, free=GIB - MIB, growing="a")
+    assert own.users.still == set() and "cannot be paused" in watch.text

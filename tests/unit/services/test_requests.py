@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
-from emulator.core.errors import HypervisorError
-from emulator.services.requests import MOST, Requests
+from emulator.core.errors import HyperscalerError, HypervisorError
+from emulator.services.requests import MOST, Question, Requests
 
 
 @pytest.fixture
@@ -46,3 +47,31 @@ def test_they_are_bounded(never: threading.Event) -> None:
     failed = requests.make({str(number): never.wait for number in range(MOST + 2)})
     assert len(failed) == MOST + 2 and len(requests.waiting) == MOST
     assert failed[str(MOST)] == "others do not answer"
+
+
+def test_a_question_is_asked_again_only_once_it_was_answered(never: threading.Event) -> None:
+    asked: list[int] = []
+
+    def ask() -> int:
+        asked.append(1)
+        never.wait()
+        return len(asked)
+
+    question = Question(ask, patience=0.05)
+    for _ in range(3):
+        with pytest.raises(HyperscalerError, match=r"no answer after 0\.05 s"):
+            question.answer()
+    assert asked == [1]
+    never.set()
+    while True:
+        with suppress(HyperscalerError):
+            assert question.answer() == 1
+            break
+    assert question.answer() == 2
+
+
+def test_an_answer_that_is_an_error_is_raised_each_time() -> None:
+    question = Question(refuse, patience=60.0)
+    for _ in range(2):
+        with pytest.raises(HypervisorError, match="no"):
+            question.answer()

@@ -13,7 +13,7 @@ from emulator.core.trust.identity import ProcessIdentity
 from emulator.supervisor.records import SupervisorFiles
 
 WEB = ServiceRequest(
-    "web", "d1", "/bin/web", ("--port", "80"), "nobody", True, 64, 32, 4, 50, {"kind": "service", "needs": ["a"]}
+    "web", "d1", "/bin/web", ("--port", "80"), "nobody", True, 64, 32, 4, 50, {"kind": "service", "needs": ["a"]}, True
 )
 
 
@@ -31,6 +31,15 @@ def test_a_record_is_read_as_it_was_written(files: SupervisorFiles) -> None:
     assert files.names() == () and files.request("web") is None
     files.remove_all()
     assert not files.directory.exists()
+
+
+def test_a_record_of_an_earlier_version_is_one_of_a_service_apart(files: SupervisorFiles) -> None:
+    files.want(WEB)
+    record = files.directory / "wanted" / "web.json"
+    data = json.loads(record.read_text())
+    del data["host_processes"]
+    record.write_text(json.dumps(data))
+    assert files.request("web") == dataclasses.replace(WEB, host_processes=False)
 
 
 def test_records_are_private_and_a_directory_of_others_is_refused(files: SupervisorFiles, tmp_path: Path) -> None:
@@ -56,6 +65,7 @@ def test_records_are_private_and_a_directory_of_others_is_refused(files: Supervi
         {"files": "many"},
         {"processes": True},
         {"definition": []},
+        {"host_processes": "yes"},
     ],
 )
 def test_what_is_not_a_record_is_none(files: SupervisorFiles, changes: dict[str, object]) -> None:

@@ -72,10 +72,13 @@ class SimulatedNvmlLibrary:
                 return DRIVER_NOT_LOADED
             if name in state.faults.failures:
                 return state.faults.failures[name]
+            self._store.within_call(state)
             try:
                 function(*arguments)
             except NvmlReturnError as refusal:
                 return refusal.code
+            finally:
+                self._store.within_call(None)
             return SUCCESS
 
         return call

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -135,6 +136,12 @@ class SimState:
     faults: SimFaults = field(default_factory=SimFaults)
 
 
+class _Call(threading.local):
+    """The state that a call of the library, in this thread, began with."""
+
+    state: SimState | None = None
+
+
 class GpuStore:
     """Loads and changes the `SimState` kept in `directory/gpus.json`.
 
@@ -147,9 +154,12 @@ class GpuStore:
         self._path = directory / "gpus.json"
         self._name = str(self._path)
         self._cached: tuple[tuple[int, int, int], SimState] | None = None
+        self._call = _Call()
 
     def look(self) -> SimState:
         """The present state; the caller must not change it."""
+        if self._call.state is not None:
+            return self._call.state
         cached = self._cached
         stamp = self._stamp()
         if stamp is None:
@@ -159,9 +169,14 @@ class GpuStore:
             self._cached = cached
         return cached[1]
 
+    def within_call(self, state: SimState | None) -> None:
+        """Until None is given, this thread sees that state, or its own change: a call of the library looks once."""
+        self._call.state = state
+
     @contextmanager
     def change(self) -> Iterator[SimState]:
         """The present state, to be changed; saved on leaving unless an exception ends the block."""
+        self._call.state = None
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = open_own(self._directory / "gpus.lock", os.O_RDWR | os.O_CREAT)
         try:

@@ -35,4 +35,4 @@ def command(lab: str, *, student: bool, output: Path | None) -> None:
     way = way_to_lab(env, lab)
     if way:
         shown = shlex.join([*way, "kubectl", "--kubeconfig", str(output or "FILE")])
-        say(f"the lab has a network of its own; on this host, as root: {shown} get nodes", err=True)
+        say(f"the lab has a network of its own; on this host, as root: {shown} get nodes", err=True, wrap=False)

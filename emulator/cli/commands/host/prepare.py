@@ -44,7 +44,7 @@ def prepare(*, dry_run: bool, gpus: bool | None, user: str | None, yes: bool, as
         return
     app.require_preparable(plan)
     if plan.steps:
-        say(plan_text(plan, manual=False), err=True)
+        say(plan_text(plan, manual=False), err=True, wrap=False)
         if not confirmed("Do this?", yes=yes):
             return
     outcome = _nothing(plan)

@@ -7,6 +7,7 @@ import click
 from emulator.cli.output import json_option
 from emulator.cli.render.images import print_image
 from emulator.cli.render.progress import reporting
+from emulator.cli.signals import ended_by_signals
 
 
 @click.command("build")
@@ -24,7 +25,7 @@ def command(name: str, *, force: bool, tag: str | None, as_json: bool) -> None:
     if tag is not None:
         require_tag(tag)
     images = images_of_host()
-    with reporting(live=True) as reporter:
+    with ended_by_signals(lambda: "the image store is as it was"), reporting(live=True) as reporter:
         image = build_image(images, name, reporter, force=force)
     if tag is not None:
         tag_image(images.store, f"{image.name}@{image.digest}", tag)

@@ -12,6 +12,7 @@ from emulator.cli.lazy_group import VerbsGroup
 from emulator.cli.options import load
 from emulator.cli.output import json_option
 from emulator.cli.render.progress import reporting
+from emulator.cli.signals import ended_by_signals
 from emulator.core.errors import UsageError
 from emulator.core.progress import Event, Status
 
@@ -41,12 +42,13 @@ def create(
     """Write programs, container images and manifests of a Kubernetes release to PATH, and with --sign a signature."""
     wants = _wants(file)
     wants = dataclasses.replace(wants, source=source or wants.source, version=version or wants.version)
-    with reporting(live=True) as reporter:
+    bundles = _bundles()
+    with ended_by_signals(lambda: bundles.left_of(wants, path)), reporting(live=True) as reporter:
 
         def progress(step: str, line: str) -> None:
             reporter.event(Event("bundle", path.name, Status.RUNNING, f"{step}: {line}" if line else step))
 
-        manifest = _bundles().create(wants, path, key=key, progress=progress)
+        manifest = bundles.create(wants, path, key=key, progress=progress)
     _print_bundle(manifest, path, as_json=as_json, verdict="written")
 
 

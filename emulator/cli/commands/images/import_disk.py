@@ -9,6 +9,7 @@ import click
 from emulator.cli.output import json_option
 from emulator.cli.render.images import print_image
 from emulator.cli.render.progress import reporting
+from emulator.cli.signals import ended_by_signals
 
 
 @click.command("import")
@@ -26,7 +27,7 @@ def command(directory: Path, *, disk: Path | None, tag: str | None, as_json: boo
     if tag is not None:
         require_tag(tag)
     images = images_of_host()
-    with reporting(live=True) as reporter:
+    with ended_by_signals(lambda: "the image store is as it was"), reporting(live=True) as reporter:
         image = import_disk(real_environment(), images, directory, disk, reporter)
     if tag is not None:
         tag_image(images.store, f"{image.name}@{image.digest}", tag)

@@ -21,6 +21,20 @@ _BUILD_TIMEOUT = 4 * 3600.0
 _NICE = ("nice", "-n", "10")
 # go's own words when it fetches; everything else that `go build -v` prints is a package.
 _FETCHING = "go: downloading "
+# What is the same for every build, and decides what comes of it.
+SETTINGS: Mapping[str, str] = {
+    "GOFLAGS": "-mod=readonly -trimpath -buildvcs=false -modcacherw",
+    "GOTOOLCHAIN": "local",
+    "GOSUMDB": "off",
+    "GOWORK": "off",
+    "GO111MODULE": "on",
+    "GOEXPERIMENT": "",
+    "GOOS": "linux",
+    "GOARCH": "amd64",
+    "GOAMD64": "v1",
+    "CGO_ENABLED": "0",
+    "GOTELEMETRY": "off",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,17 +97,7 @@ class GoBuild:
             "GOPATH": str(self.work / "gopath"),
             "GOMODCACHE": str(self.work / "modules"),
             "GOCACHE": str(self.work / "compiled"),
-            "GOFLAGS": "-mod=readonly -trimpath -buildvcs=false -modcacherw",
-            "GOTOOLCHAIN": "local",
-            "GOSUMDB": "off",
-            "GOWORK": "off",
-            "GO111MODULE": "on",
-            "GOEXPERIMENT": "",
-            "GOOS": "linux",
-            "GOARCH": "amd64",
-            "GOAMD64": "v1",
-            "CGO_ENABLED": "0",
-            "GOTELEMETRY": "off",
+            **SETTINGS,
         }
 
 

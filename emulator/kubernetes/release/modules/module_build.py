@@ -16,7 +16,8 @@ from emulator.kubernetes.release.debian_packages import DebianArchive, require_s
 from emulator.kubernetes.release.disk_room import require_room
 from emulator.kubernetes.release.modules.failures import is_full_disk, no_room
 from emulator.kubernetes.release.modules.go_build import GoBuild
-from emulator.kubernetes.release.modules.module_set import ModuleSet, linked_modules, read_module_set
+from emulator.kubernetes.release.modules.module_set import ModuleSet, read_module_set
+from emulator.kubernetes.release.modules.provenance import linked_programs, made_of, packages_of, write_sbom
 from emulator.kubernetes.release.modules.toolchain import Toolchain
 from emulator.kubernetes.release.release import (
     ARCHITECTURE,
@@ -73,6 +74,11 @@ class ModuleBuild:
         except (OSError, StateError):
             return None
 
+    def unfinished(self, version: str) -> Path | None:
+        """What a build of these modules that was ended has left, for the next one to go on with."""
+        work = self._work(self.set_of(version))
+        return work if work.is_dir() else None
+
     def require_host(self) -> None:
         """Check that this host has everything that a build needs and that can be known at once; reads only.
 
@@ -94,7 +100,7 @@ class ModuleBuild:
         if found is not None:
             return found
         modules = self.set_of(version)
-        work = self._cache / f"modules-{self._key(modules)}"
+        work = self._work(modules)
         if not work.exists():  # what an earlier run left has taken its room
             self.require_host()
         try:
@@ -106,6 +112,9 @@ class ModuleBuild:
             raise
         shutil.rmtree(work)
         return release
+
+    def _work(self, modules: ModuleSet) -> Path:
+        return self._cache / f"modules-{self._key(modules)}"
 
     def _key(self, modules: ModuleSet) -> str:
         """What decides the content, as far as it is known without the network."""
@@ -131,6 +140,8 @@ class ModuleBuild:
         names = self._image_names(compiled / "kubeadm", modules)
         images = ImageRoots(work / "roots", compiled, debian, names).build()
         write_archive(stage / "images" / "kubernetes.tar", images, architecture=ARCHITECTURE)
+        linked = linked_programs(self._runner, goroot, compiled, modules)
+        write_sbom(stage, "kubernetes", modules.version, modules, made_of(compiled, modules, linked, packages))
         manifest = ReleaseManifest(
             version=modules.version,
             architecture=ARCHITECTURE,
@@ -143,7 +154,7 @@ class ModuleBuild:
             files={
                 str(path.relative_to(stage)): describe_file(path) for path in sorted(stage.rglob("*")) if path.is_file()
             },
-            packages={**packages, **self._provenance(goroot, compiled, modules)},
+            packages={**packages, **packages_of(linked, modules.toolchain)},
         )
         return self._keep(stage, manifest, modules)
 
@@ -167,13 +178,6 @@ class ModuleBuild:
                     fix="in a checkout: make kubernetes-modules MINOR=1.37",
                 )
         return {**names, "tools": TOOLS_IMAGE}
-
-    def _provenance(self, goroot: Path, compiled: Path, modules: ModuleSet) -> dict[str, str]:
-        """Package URL -> hash of every Go module in the programs, by the programs' own word, and of the toolchain."""
-        files = [str(compiled / program.name) for _, program in modules.programs()]
-        listing = self._runner.run([str(goroot / "bin/go"), "version", "-m", *files], timeout=_LIST_TIMEOUT).stdout
-        pin = modules.toolchain
-        return {f"pkg:pypi/{pin.name}@{pin.version}": f"sha256:{pin.sha256}", **linked_modules(listing)}
 
     def _keep(self, stage: Path, manifest: ReleaseManifest, modules: ModuleSet) -> Release:
         """Move a finished stage to its place, in one step, and point to it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -67,6 +67,11 @@ class ToolchainPin:
     version: str
     sha256: str
 
+    @property
+    def purl(self) -> str:
+        """Its package URL."""
+        return f"pkg:pypi/{self.name}@{self.version}"
+
 
 @dataclass(frozen=True, slots=True)
 class ModuleSet:
@@ -96,8 +101,9 @@ def minors(directory: Path) -> tuple[str, ...]:
     return tuple(minor for minor in MODULE_MINORS if (directory / minor).is_dir())
 
 
-def read_module_set(directory: Path, minor: str) -> ModuleSet:
-    """Read the modules of a minor version (`1.37`) from `directory` (`config/kubernetes/modules`).
+def read_module_set(directory: Path, minor: str, names: Collection[str] | None = None) -> ModuleSet:
+    """Read the modules of a minor version (`1.37`) from `directory` (`config/kubernetes/modules`): all, or those with
+    these names.
 
     Raises:
         HyperscalerError: a file is missing or is not of the form that this program knows.
@@ -107,9 +113,10 @@ def read_module_set(directory: Path, minor: str) -> ModuleSet:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
         if document["format"] != _FORMAT:
             raise ValueError(f"format {document['format']!r}")
-        modules = tuple(_module(directory, minor, entry) for entry in document["modules"])
+        entries = [entry for entry in document["modules"] if names is None or entry["name"] in names]
+        modules = tuple(_module(directory, minor, entry) for entry in entries)
         toolchain = read_toolchain_pin(directory / TOOLCHAIN_FILE)
-        total = hashlib.sha256(f"{toolchain} {_content(document['modules'])}\n".encode())
+        total = hashlib.sha256(f"{toolchain} {_content(entries)}\n".encode())
         for module in modules:
             for file in sorted(each for each in module.directory.iterdir() if each.is_file()):
                 total.update(f"{module.name}/{file.name}\n".encode())

@@ -71,7 +71,12 @@ def test_each_guest_gets_a_group_with_its_limits(tmp_path: Path, monkeypatch: py
     host.start_qemu()
     assert host.groups().limit(QEMU, "demo-a", LIMITS)
     assert host.kernel.of(QEMU) == f"/{GROUP}/guest-demo-a"
-    assert host.settings("demo-a") == {"memory.max": str(3000 * 2**20), "pids.max": "2048", "cpu.weight": "200"}
+    assert host.settings("demo-a") == {
+        "memory.max": str(3000 * 2**20),
+        "pids.max": "2048",
+        "cpu.weight": "200",
+        "io.bfq.weight": "default 100",
+    }
     assert host.groups().limit(QEMU, "demo-a", LIMITS), "once more changes nothing"
     assert host.kernel.of(QEMU) == f"/{GROUP}/guest-demo-a"
 

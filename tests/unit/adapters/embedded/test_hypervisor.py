@@ -15,7 +15,7 @@ from emulator.adapters.control_groups.guests import GuestGroups
 from emulator.adapters.embedded import entry, hypervisor, network_namespace
 from emulator.adapters.embedded.hypervisor import EmbeddedHypervisor
 from emulator.adapters.embedded.processes import EmbeddedProcess
-from emulator.core.errors import ConflictError
+from emulator.core.errors import ConflictError, HypervisorError
 from emulator.core.ports import DaemonPresence
 from emulator.core.ports.guest_accounts import GuestAccount
 from tests.support.fake_runner import Call, FakeRunner
@@ -38,7 +38,7 @@ class Machine:
 
     def _spawn(self, name: str) -> None:
         self._next += 1
-        self.processes[name] = EmbeddedProcess(self._next, name, self.namespace or 0)
+        self.processes[name] = EmbeddedProcess(self._next, name, self.namespace or 0, self._next, roots_network=True)
 
     # What replaces the adapter's parts.
     def _run(self, call: Call) -> None:
@@ -240,6 +240,41 @@ def test_a_lost_name_of_the_namespace_is_something_that_a_start_brings_back(
     running.start()
     assert running.presence() is DaemonPresence.UP
     assert machine.namespace == GUESTS_NAMESPACE and not machine.ended
+
+
+def broken_out(machine: Machine, netns: int, *, roots_network: bool) -> None:
+    """A guest's QEMU that is in another network namespace, and found first."""
+    guest = EmbeddedProcess(99, "qemu-system-x86", netns, 99, roots_network=roots_network)
+    machine.processes = {"broken out": guest} | machine.processes
+
+
+def test_the_name_never_leads_where_a_guest_that_broke_out_went(machine: Machine, running: EmbeddedHypervisor) -> None:
+    broken_out(machine, 4026539999, roots_network=False)
+    running.start()
+    assert machine.namespace == GUESTS_NAMESPACE
+    machine.namespace = None  # the name was removed by hand
+    running.start()
+    assert machine.namespace == GUESTS_NAMESPACE
+
+
+def test_processes_in_several_namespaces_of_root_s_are_no_matter_of_guessing(
+    machine: Machine, running: EmbeddedHypervisor
+) -> None:
+    broken_out(machine, 4026539999, roots_network=True)
+    both = r"several network namespaces: qemu-system-x86 \(99\), qemu-system-x86 \(102\)"
+    with pytest.raises(ConflictError, match=both):
+        running.start()
+    assert machine.namespace == GUESTS_NAMESPACE
+
+
+def test_a_process_that_ends_while_it_is_looked_at_leads_nowhere(
+    machine: Machine, running: EmbeddedHypervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one may have its id by then."""
+    monkeypatch.setattr(FakeNamespace, "attach", lambda _self, _pid: setattr(machine, "namespace", 4026539999))
+    machine.namespace = None
+    with pytest.raises(HypervisorError, match="ended while its network namespace was looked for"):
+        running.start()
 
 
 class Killed(BaseException):

@@ -53,6 +53,9 @@ class Running:
     def setSchedulerParametersFlags(self, values: dict[str, int], flags: int) -> int:  # noqa: N802 - libvirt's name
         return self._set(values, flags)
 
+    def setBlkioParameters(self, values: dict[str, int], flags: int) -> int:  # noqa: N802 - libvirt's name
+        return self._set(values, flags)
+
     def _set(self, values: dict[str, int], flags: int) -> int:
         if self.refuses is not None:
             raise self.refuses
@@ -63,7 +66,7 @@ class Running:
 def test_libvirt_limits_a_running_domain_and_stores_nothing() -> None:
     domain, live = Running(), libvirt.VIR_DOMAIN_AFFECT_LIVE
     limit_by_libvirt(domain, LIMITS, where="domain demo-a")
-    assert domain.set == [({"hard_limit": 11264 * 1024}, live), ({"cpu_shares": 400}, live)]
+    assert domain.set == [({"hard_limit": 11264 * 1024}, live), ({"cpu_shares": 400}, live), ({"weight": 100}, live)]
 
 
 def test_a_libvirt_without_control_groups_is_no_failure(caplog: pytest.LogCaptureFixture) -> None:
@@ -73,6 +76,7 @@ def test_a_libvirt_without_control_groups_is_no_failure(caplog: pytest.LogCaptur
     assert [record.getMessage().partition(": ")[2][:24] for record in caplog.records] == [
         "no limit for its memory:",
         "no limit for its process",
+        "no limit for its disk: R",
     ]
 
 
@@ -121,7 +125,7 @@ class Groups:
     ("account", "ours", "asked", "by_libvirt"),
     [
         (GUEST.label, True, [(7, "demo-a")], 0),
-        (GUEST.label, False, [(7, "demo-a")], 2),
+        (GUEST.label, False, [(7, "demo-a")], 3),
         ("+64055:+107", False, [], 0),  # a guest of an earlier version: others have the same user
         ("", False, [], 0),
     ],

@@ -47,6 +47,14 @@ def test_a_service_takes_its_account(tmp_path: Path) -> None:
     assert said[0].startswith("uid=65534(nobody)") and "root" not in said[0]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes process namespaces")
+@pytest.mark.parametrize("host", [False, True])
+def test_a_service_is_apart_from_the_host_s_processes_unless_they_are_its_task(host: bool, tmp_path: Path) -> None:
+    request = ServiceRequest("a", "d", "/usr/bin/readlink", host_processes=host)
+    said = started(request, ["/usr/bin/readlink", "/proc/self/ns/pid"], tmp_path)
+    assert (said[0] == str(Path("/proc/self/ns/pid").readlink())) is host
+
+
 def test_what_cannot_be_started_is_said(tmp_path: Path) -> None:
     request = ServiceRequest("a", "d", "/absent")
     with pytest.raises(ServiceError, match=r"/absent: its program cannot be run: No such file"):

@@ -154,6 +154,16 @@ def test_failures_stay_on_the_screen(terminal: Terminal) -> None:
     assert terminal.frame() == ["✗ boot      Slurm hpc-compute-1: no answer: [bold]kernel panic[/bold]"]
 
 
+def test_what_is_long_is_broken_between_words_and_a_path_not_at_all(terminal: Terminal) -> None:
+    path = "/var/lib/hyperscaler/labs/production/disks/cloud-control-plane.qcow2"
+    terminal.reporter.warn(f"the guest has written to its disk what nobody can read any more, at {path} of the lab")
+    assert terminal.frame()[:3] == [
+        "warning: the guest has written to its disk what nobody can read any more, at",
+        f"  {path} of the",
+        "  lab",
+    ]
+
+
 def test_a_terminal_without_utf_8_gets_ascii() -> None:
     terminal = Terminal(encoding="ascii")
     two_clusters(terminal)

@@ -283,7 +283,7 @@ def test_probes_of_an_interrupted_run_are_removed_first() -> None:
 
 def test_pods_of_add_ons_count_and_those_of_people_do_not() -> None:
     waiting = pod("controller", WORKER, ready=False)
-    for namespace, ok in (("ingress-nginx", False), ("students", True)):
+    for namespace, ok in (("ingress-nginx", False), ("traefik", False), ("students", True)):
         waiting["metadata"]["namespace"] = namespace
         cluster = Cluster(nodes=[GOOD], others=(waiting,))
         report = verify_kubernetes(spec(), cluster, ADDRESSES, GPUS, clock=cluster.clock())
@@ -312,6 +312,38 @@ def test_pods_are_not_tried_on_a_cluster_that_is_not_up() -> None:
     report = verify_kubernetes(spec(), cluster, ADDRESSES, clock=cluster.clock())
     assert names(report) == [("kubernetes nodes", False), ("system pods", True), ("pods", False)]
     assert not any("apply" in command for command in cluster.commands)
+
+
+class Busy(Cluster):
+    """Its API server answers some requests to make pods too late."""
+
+    def __init__(self, late: int) -> None:
+        super().__init__(nodes=[GOOD])
+        self.late = late
+
+    def run(
+        self, guest: GuestAddress, command: str, *, timeout: float, check: bool = True, stdin: str | None = None
+    ) -> Completed:
+        if " apply " in command and self.late:
+            self.late -= 1
+            self.commands.append(command)
+            return Completed((command,), 1, "", "request canceled (Client.Timeout exceeded while awaiting headers)")
+        return super().run(guest, command, timeout=timeout, check=check, stdin=stdin)
+
+
+def test_a_busy_api_server_is_asked_again_for_the_pods() -> None:
+    cluster = Busy(late=3)
+    assert verify_kubernetes(spec(), cluster, ADDRESSES, GPUS, clock=cluster.clock()).ok
+    applied = [command for command in cluster.commands if " apply " in command]
+    assert len(applied) == 4
+    assert all("--validate=false" in command for command in applied)
+
+
+def test_an_api_server_that_never_makes_the_pods_is_given_up() -> None:
+    cluster = Busy(late=10**6)
+    report = verify_kubernetes(spec(), cluster, ADDRESSES, GPUS, clock=cluster.clock())
+    assert [check.name for check in report.failed] == ["pods"]
+    assert "Client.Timeout exceeded" in report.failed[0].detail
 
 
 def test_a_service_without_a_name_fails_and_is_cleaned_up() -> None:

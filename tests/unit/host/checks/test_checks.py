@@ -38,6 +38,16 @@ EXPECTED: Mapping[str, Mapping[str, str]] = {
         "system.inotify": "WARN",
     },
     "ubuntu-24.04-vendor-vfio": {"gpu.holders": "WARN", "program.user": "WARN", "network.docker": "WARN"},
+    "ubuntu-24.04": {
+        "iommu.enabled": "WARN",
+        "program.libvirt": "FAIL",
+        "program.qemu": "FAIL",
+        "program.qemu-img": "FAIL",
+        "program.dnsmasq": "FAIL",
+        "program.packages": "FAIL",
+        "program.archives": "WARN",
+        "system.inotify": "WARN",
+    },
     "unprepared": {
         "cpu.kvm": "WARN",
         "cpu.vhost-net": "WARN",

@@ -26,7 +26,7 @@ SAMPLE = {
     "cluster_name": "cluster.local",
     "container_manager": "containerd",
     "kube_version": "1.32.5",
-    "ingress_nginx_enabled": False,
+    "gateway_api_enabled": False,
     "local_path_provisioner_enabled": False,
 }
 
@@ -60,7 +60,7 @@ def test_kubespray_gets_its_groups() -> None:
 def test_the_labs_settings_win_beside_the_group_vars_of_kubesprays_sample(tmp_path: Path) -> None:
     wants = KubernetesSpec(
         cni="flannel",
-        ingress="nginx",
+        ingress="traefik",
         storage_class="local-path",
         version="v1.31.4",
         pod_subnet=IPv4Network("10.50.0.0/16"),
@@ -83,7 +83,7 @@ def test_the_labs_settings_win_beside_the_group_vars_of_kubesprays_sample(tmp_pa
             "cluster_name": "cluster.local",
             "container_manager": "containerd",
             "kube_version": "1.31.4",
-            "ingress_nginx_enabled": True,
+            "gateway_api_enabled": True,
             "local_path_provisioner_enabled": True,
         }
 

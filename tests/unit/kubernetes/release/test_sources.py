@@ -18,6 +18,7 @@ from emulator.kubernetes.release.bundle import create_bundle
 from emulator.kubernetes.release.cache_lock import cache_lock
 from emulator.kubernetes.release.debian_packages import DebianArchive
 from emulator.kubernetes.release.modules.module_build import ModuleBuild
+from emulator.kubernetes.release.modules.node_runtime import NodeRuntime
 from emulator.kubernetes.release.node_files import INPUT_NAME, RELEASE_FILE, NodeFiles, guest_record
 from emulator.kubernetes.release.release import Release, ReleaseError, ReleaseManifest, describe_file
 from emulator.kubernetes.release.sources import KubernetesSources, require_version
@@ -48,7 +49,8 @@ def sources(tmp_path: Path) -> KubernetesSources:
 def host(tmp_path: Path, *, reachable: bool, debian: tuple[str, ...] = (DEBIAN,)) -> KubernetesSources:
     runner, cache = FakeRunner(), tmp_path / "cache"
     build = ModuleBuild(cache, runner, sources=debian, modules=MODULES)
-    upstream = UpstreamFetch(cache, runner, ORIGIN, debian, reachable=lambda url: reachable)
+    runtime = NodeRuntime(cache, runner, MODULES)
+    upstream = UpstreamFetch(cache, runner, ORIGIN, debian, runtime, reachable=lambda url: reachable)
     return KubernetesSources(build, upstream, NodeFiles(cache, debian, runner), cache)
 
 
@@ -66,6 +68,19 @@ def keep(pointer: Path, version: str, *, fetched: Mapping[str, str] | None = Non
 def built(sources: KubernetesSources) -> Path:
     """Where the newest release is noted once it was compiled."""
     return sources.cache / f"modules-built-{sources.build._key(sources.build.set_of(''))}"
+
+
+def test_what_is_left_of_a_build_that_was_ended(sources: KubernetesSources) -> None:
+    nothing = "nothing of it is kept, and the next run begins anew"
+    assert sources.left_of(KubernetesSpec()) == nothing
+    work = sources.build._work(sources.build.set_of(""))
+    work.mkdir(parents=True)
+    assert str(work) in sources.left_of(KubernetesSpec())
+    assert str(work) in sources.left_of(KubernetesSpec(source="modules"))
+    assert sources.left_of(KubernetesSpec(source="upstream")) == nothing
+    keep(built(sources), BUILT)
+    told = f"Kubernetes {BUILT} itself is finished and kept in {sources.cache / f'{BUILT}-kept'}"
+    assert sources.left_of(KubernetesSpec(source="modules")) == told
 
 
 def test_what_is_named_is_taken(sources: KubernetesSources) -> None:
@@ -88,8 +103,8 @@ def test_the_probe_asks_for_a_file_that_is_there(tmp_path: Path) -> None:
 
     found = host(tmp_path, reachable=True)
     upstream = dataclasses.replace(found.upstream, reachable=reachable)
-    assert upstream.is_reachable("v1.31.4")
-    assert asked == ["https://packages.invalid/v1.31/deb/InRelease"]
+    assert upstream.is_reachable("v1.35.4")
+    assert asked == ["https://packages.invalid/v1.35/deb/InRelease"]
 
 
 def test_real_gpus_need_a_source_with_nvidias_plugin(sources: KubernetesSources) -> None:
@@ -98,11 +113,10 @@ def test_real_gpus_need_a_source_with_nvidias_plugin(sources: KubernetesSources)
     assert sources.resolve(KubernetesSpec(real_gpus=True)) == "upstream"
 
 
-def test_auto_compiles_only_what_the_modules_have(sources: KubernetesSources, tmp_path: Path) -> None:
+def test_auto_compiles_only_what_the_modules_have(sources: KubernetesSources) -> None:
     for version in (MODULE_MINORS[-1], f"v{BUILT}"):
-        for each in (sources, dataclasses.replace(sources, upstream=host(tmp_path, reachable=True).upstream)):
-            assert each.resolve(KubernetesSpec(version=version)) == "modules", "upstream has none as new"
-    for version in ("1.31", f"{MODULE_MINORS[-1]}.99"):
+        assert sources.resolve(KubernetesSpec(version=version)) == "modules"
+    for version in ("1.35", f"{MODULE_MINORS[-1]}.99"):
         assert sources.resolve(KubernetesSpec(version=version)) == "upstream"
     assert sources.build.version("") == BUILT
 
@@ -118,7 +132,7 @@ def images(version: str) -> tuple[str, ...]:
 
 
 def bundle(
-    tmp_path: Path, *, version: str = "1.31.4", architecture: str = "amd64", without: str = "(nothing)"
+    tmp_path: Path, *, version: str = "1.35.4", architecture: str = "amd64", without: str = "(nothing)"
 ) -> tuple[Path, Release]:
     """A small bundle, and the release that it was made of."""
     directory = tmp_path / "release"
@@ -148,13 +162,13 @@ def test_a_damaged_bundle_is_refused_by_looking(sources: KubernetesSources, tmp_
         sources.ready(wants)
     assert not sources.cache.exists()
     # What was unpacked of it before, and compared then, needs the bundle's content no more.
-    shutil.copytree(release.directory, sources.cache / f"1.31.4-{release.manifest.digest[:12]}")
-    place = sources.cache / f"1.31.4-{release.manifest.digest[:12]}"
+    shutil.copytree(release.directory, sources.cache / f"1.35.4-{release.manifest.digest[:12]}")
+    place = sources.cache / f"1.35.4-{release.manifest.digest[:12]}"
     (place / "manifest.json").write_text(release.manifest.to_json())
     assert sources.ready(wants) is None
 
 
-@pytest.mark.parametrize("version", ["1.19.16", "1.27.3", "1.99.0", "2.0.0"])
+@pytest.mark.parametrize("version", ["1.19.16", "1.33.9", "1.99.0", "2.0.0"])
 def test_a_bundle_of_a_version_that_cannot_be_set_up_is_refused(
     sources: KubernetesSources, tmp_path: Path, version: str
 ) -> None:
@@ -162,7 +176,7 @@ def test_a_bundle_of_a_version_that_cannot_be_set_up_is_refused(
     for use in (sources.ready, lambda wants: sources.make(wants, progress=lambda step, line: None)):
         with pytest.raises(ReleaseError, match=f"Kubernetes {version}, which this version") as caught:
             use(KubernetesSpec(source=f"bundle:{path}"))
-        assert "1.28, 1.29" in caught.value.fix
+        assert "1.34, 1.35" in caught.value.fix
     assert [each.name for each in sources.cache.glob("*")] == ["lock"]
 
 
@@ -203,7 +217,7 @@ def test_one_lab_at_a_time_makes_a_release(sources: KubernetesSources, tmp_path:
         assert steps == ["wait for another build"]
     rival.join(timeout=PATIENCE)
     assert steps[-1] == "unpack the bundle"
-    assert len(list(sources.cache.glob("1.31.4-*"))) == 1
+    assert len(list(sources.cache.glob("1.35.4-*"))) == 1
 
 
 def test_auto_stays_with_what_was_built_when_upstream_appears(tmp_path: Path) -> None:
@@ -211,14 +225,14 @@ def test_auto_stays_with_what_was_built_when_upstream_appears(tmp_path: Path) ->
     keep(built(found), BUILT)
     assert found.resolve(KubernetesSpec()) == "modules"
     # It is not among the modules.
-    assert found.resolve(KubernetesSpec(version="1.31")) == "upstream"
+    assert found.resolve(KubernetesSpec(version="1.35")) == "upstream"
 
 
 def test_auto_stays_with_what_was_fetched_when_upstream_is_gone(tmp_path: Path) -> None:
     found = host(tmp_path, reachable=False)
-    keep(found.upstream._pointer("1.31", ()), "1.31.4")
-    assert found.resolve(KubernetesSpec(version="v1.31")) == "upstream"
-    assert found.ready(KubernetesSpec(version="1.31")) is None  # fetched, and no files of a node made of it yet
+    keep(found.upstream._pointer("1.35", ()), "1.35.4")
+    assert found.resolve(KubernetesSpec(version="v1.35")) == "upstream"
+    assert found.ready(KubernetesSpec(version="1.35")) is None  # fetched, and no files of a node made of it yet
     assert found.resolve(KubernetesSpec()) == "modules"
 
 
@@ -226,14 +240,14 @@ def test_what_was_fetched_with_another_manifest_than_the_known_one_is_fetched_an
     addon = Addon("v0.26.2", "https://x.invalid/flannel.yml")
     origin = dataclasses.replace(ORIGIN, addons={"flannel": addon})
     fetch = dataclasses.replace(host(tmp_path, reachable=True).upstream, origin=origin)
-    keep(fetch._pointer("1.31", ["flannel"]), "1.31.4", fetched={"flannel": "a" * 64})
+    keep(fetch._pointer("1.35", ["flannel"]), "1.35.4", fetched={"flannel": "a" * 64})
     for sha256, is_cached in (("", True), ("a" * 64, True), ("b" * 64, False)):
         known = dataclasses.replace(origin, addons={"flannel": dataclasses.replace(addon, sha256=sha256)})
-        found = dataclasses.replace(fetch, origin=known).cached("1.31", ["flannel"])
+        found = dataclasses.replace(fetch, origin=known).cached("1.35", ["flannel"])
         assert (found is not None) is is_cached
 
 
-@pytest.mark.parametrize("wants", [KubernetesSpec(source="upstream"), KubernetesSpec(version="1.31")])
+@pytest.mark.parametrize("wants", [KubernetesSpec(source="upstream"), KubernetesSpec(version="1.35")])
 def test_upstream_out_of_reach_is_told_before_anything_is_made(
     sources: KubernetesSources, wants: KubernetesSpec
 ) -> None:
@@ -249,13 +263,13 @@ def test_each_release_is_described_by_its_own_words(sources: KubernetesSources, 
     for wants, words in (
         (KubernetesSpec(), f"Kubernetes {BUILT} from modules"),
         (KubernetesSpec(source="upstream"), f"the newest Kubernetes {UPSTREAM_MINORS[-1]} from upstream"),
-        (KubernetesSpec(source="upstream", version="v1.31"), "the newest Kubernetes 1.31 from upstream"),
-        (KubernetesSpec(source="upstream", version="1.31.4"), "Kubernetes 1.31.4 from upstream"),
-        (KubernetesSpec(source=f"bundle:{path}"), f"Kubernetes 1.31.4 from bundle:{path}, digest {digest}"),
+        (KubernetesSpec(source="upstream", version="v1.35"), "the newest Kubernetes 1.35 from upstream"),
+        (KubernetesSpec(source="upstream", version="1.35.4"), "Kubernetes 1.35.4 from upstream"),
+        (KubernetesSpec(source=f"bundle:{path}"), f"Kubernetes 1.35.4 from bundle:{path}, digest {digest}"),
     ):
         assert sources.describe(wants) == words
-    keep(sources.upstream._pointer("1.31", ()), "1.31.9")
-    assert sources.describe(KubernetesSpec(version="1.31")).startswith("Kubernetes 1.31.9 from upstream, digest ")
+    keep(sources.upstream._pointer("1.35", ()), "1.35.9")
+    assert sources.describe(KubernetesSpec(version="1.35")).startswith("Kubernetes 1.35.9 from upstream, digest ")
     # The same version with other programs in it.
     path.unlink()
     (tmp_path / "release" / "bin" / "kubelet").write_text("another kubelet")
@@ -269,7 +283,7 @@ def test_the_files_of_a_node_say_their_version_where_images_look_for_it(tmp_path
     record = tmp_path / "tree" / RELEASE_FILE
     record.parent.mkdir(parents=True)
     record.write_text(guest_record(release))
-    assert input_version(INPUT_NAME, tmp_path / "tree") == "1.31.4"
+    assert input_version(INPUT_NAME, tmp_path / "tree") == "1.35.4"
 
 
 def test_only_what_can_serve_the_lab_is_advised_instead_of_upstream(tmp_path: Path) -> None:
@@ -282,7 +296,7 @@ def test_only_what_can_serve_the_lab_is_advised_instead_of_upstream(tmp_path: Pa
         (KubernetesSpec(source="upstream", cni="calico"), False),
         (KubernetesSpec(cni="calico"), False),
         (KubernetesSpec(real_gpus=True), False),
-        (KubernetesSpec(version="1.31"), False),
+        (KubernetesSpec(version="1.35"), False),
     ):
         with pytest.raises(HostNotFitError, match="cannot be reached") as caught:
             sources.ready(wants)
@@ -291,15 +305,15 @@ def test_only_what_can_serve_the_lab_is_advised_instead_of_upstream(tmp_path: Pa
 
 INDEX = """\
 Package: kubeadm
-Version: 1.31.4-1.1
+Version: 1.35.4-1.1
 Architecture: amd64
 Description: the program
- Version: 1.31.999-1.1
+ Version: 1.35.999-1.1
 
 Package: kubeadm
-Version: 1.31.10-1.1
+Version: 1.35.10-1.1
 
-Version: 1.31.999-1.1
+Version: 1.35.999-1.1
 Package: kubelet
 """
 
@@ -321,12 +335,12 @@ def with_index(sources: KubernetesSources, index: bytes | HostNotFitError) -> tu
 def test_a_version_that_upstream_does_not_have_is_told_before_anything_is_made(tmp_path: Path, source: str) -> None:
     sources, asked = with_index(host(tmp_path, reachable=True), INDEX.encode())
     with pytest.raises(
-        ConfigError, match=r"upstream has no Kubernetes v1\.31\.999; its newest .* is 1\.31\.10"
+        ConfigError, match=r"upstream has no Kubernetes v1\.35\.999; its newest .* is 1\.35\.10"
     ) as caught:
-        sources.ready(KubernetesSpec(source=source, version="v1.31.999"))
+        sources.ready(KubernetesSpec(source=source, version="v1.35.999"))
     assert caught.value.where == "clusters.cloud.kubernetes_config.version"
-    assert "such as 1.31" in caught.value.fix
-    assert asked == ["https://packages.invalid/v1.31/deb/Packages"]
+    assert "such as 1.35" in caught.value.fix
+    assert asked == ["https://packages.invalid/v1.35/deb/Packages"]
     assert not sources.cache.exists()
 
 
@@ -335,9 +349,9 @@ def test_versions_that_upstream_has_or_may_have_are_fine_by_looking(
     tmp_path: Path, index: bytes | HostNotFitError
 ) -> None:
     sources, asked = with_index(host(tmp_path, reachable=True), index)
-    assert sources.ready(KubernetesSpec(version="1.31.4")) is None
+    assert sources.ready(KubernetesSpec(version="1.35.4")) is None
     assert len(asked) == 1
-    assert sources.ready(KubernetesSpec(version="1.31")) is None
+    assert sources.ready(KubernetesSpec(version="1.35")) is None
     assert len(asked) == 1, "a minor version has a newest one"
 
 
@@ -358,7 +372,7 @@ def test_versions_that_the_source_gives(asked: str) -> None:
     require_version("1.37.2", KubernetesSpec(version=asked))
 
 
-@pytest.mark.parametrize("asked", ["1.31", "1.3", "1.37.20", "1.37.1"])
+@pytest.mark.parametrize("asked", ["1.35", "1.3", "1.37.20", "1.37.1"])
 def test_versions_that_it_does_not(asked: str) -> None:
     with pytest.raises(ConfigError, match=r"gives Kubernetes 1\.37\.2"):
         require_version("1.37.2", KubernetesSpec(version=asked))
@@ -401,7 +415,7 @@ def test_a_host_without_room_for_a_build_is_told_by_looking(
 def test_what_killed_runs_left_goes_with_the_next_and_a_build_that_can_go_on_stays(
     sources: KubernetesSources, tmp_path: Path
 ) -> None:
-    gone = (".unpack-1", "upstream-17.work", "node-3-1.31.4-0123456789ab.new", "node-3-1.31.4-0123456789ab.work")
+    gone = (".unpack-1", "upstream-17.work", "node-3-1.35.4-0123456789ab.new", "node-3-1.35.4-0123456789ab.work")
     kept = ("modules-0123456789ab", "1.30.1-0123456789ab", "node-3-1.30.1-0123456789ab")
     for name in (*gone, *kept):
         (sources.cache / name / "bin").mkdir(parents=True)
@@ -418,4 +432,9 @@ def test_nobody_else_reads_the_package_sources(tmp_path: Path) -> None:
     apt.mkdir(mode=0o755, parents=True)
     DebianArchive(apt, ("deb http://user:secret@mirror.invalid bookworm main",), runner).update()
     assert "secret" in (apt / "sources.list").read_text()
+    # What the host keeps itself from taking, it may still fetch for guests.
+    (argv,) = runner.calls
+    assert f"Dir::Etc::Preferences={apt}/preferences" in argv
+    assert f"Dir::Etc::PreferencesParts={apt}/parts" in argv
+    assert not (apt / "preferences").exists()
     assert modes == [0o700]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from emulator.core.data_files import share_dir
 from emulator.core.errors import HostNotFitError, StateError
@@ -90,7 +92,7 @@ def test_archive_names_are_plain() -> None:
 
 def test_the_published_origin_has_every_addon_of_a_lab_file() -> None:
     upstream = read_origin(share_dir() / "config" / "kubernetes" / "upstream.yaml")
-    assert set(_ADDON_OF_VALUE.values()) <= set(upstream.addons)
+    assert set(_ADDON_OF_VALUE.values()) - set(upstream.addons) == {"ingress-nginx"}, "of labs that stand"
     assert re.fullmatch(r"[0-9A-F]{40}", upstream.fingerprint)
     for url in (upstream.packages, upstream.key, *(addon.manifest for addon in upstream.addons.values())):
         assert url.startswith("https://")
@@ -142,11 +144,89 @@ def test_what_is_no_manifest_is_told(monkeypatch: pytest.MonkeyPatch, data: byte
 def test_checksums_of_addons_are_read_and_judged(tmp_path: Path) -> None:
     text = (share_dir() / "config" / "kubernetes" / "upstream.yaml").read_text()
     path = tmp_path / "upstream.yaml"
-    path.write_text(text.replace("    version: v0.26.2\n", f"    version: v0.26.2\n    sha256: {'a' * 64}\n"))
+    shutil.copytree(share_dir() / "config" / "kubernetes" / "addons", tmp_path / "addons")
+    path.write_text(text.replace("    version: v0.28.10\n", f"    version: v0.28.10\n    sha256: {'a' * 64}\n"))
     assert {name: addon.sha256 for name, addon in read_origin(path).addons.items() if addon.sha256} == {
         "flannel": "a" * 64
     }
     assert repr(read_origin(path)) == repr(read_origin(share_dir() / "config" / "kubernetes" / "upstream.yaml"))
-    path.write_text(text.replace("    version: v0.26.2\n", "    version: v0.26.2\n    sha256: abc\n"))
+    path.write_text(text.replace("    version: v0.28.10\n", "    version: v0.28.10\n    sha256: abc\n"))
     with pytest.raises(StateError, match="'abc' is not a sha256"):
         read_origin(path)
+
+
+OWN = share_dir() / "config" / "kubernetes" / "addons" / "traefik.yaml"
+
+
+def test_documents_of_our_own_come_after_those_that_are_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    addon = read_origin(share_dir() / "config" / "kubernetes" / "upstream.yaml").addons["traefik"]
+    crds = b"apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata: {name: gateways.x}\n"
+    monkeypatch.setattr(upstream_origin, "download", lambda url: crds)
+    made = fetch_manifest(addon)
+    kinds = [document["kind"] for document in yaml.safe_load_all(made.text)]
+    assert kinds[0] == "CustomResourceDefinition"
+    assert {"Namespace", "Deployment", "Service", "IngressClass"} <= set(kinds[1:])
+    assert made.sha256 == hashlib.sha256(crds).hexdigest(), "the digest that is on record is upstream's"
+    assert made.images == {f"docker.io/library/traefik:{addon.version}": f"docker.io/library/traefik:{addon.version}"}
+    assert upstream_origin.VERSION not in made.text
+
+
+def test_what_is_applied_with_its_kinds_has_no_object_of_them() -> None:
+    """kubectl looks at all documents at once, and does not know a kind before the next time."""
+    documents = list(yaml.safe_load_all(OWN.read_text()))
+    assert not [each["kind"] for each in documents if "gateway.networking.k8s.io" in each["apiVersion"]]
+
+
+def test_traefik_needs_nothing_that_the_strictest_pod_security_standard_refuses() -> None:
+    documents = {each["kind"]: each for each in yaml.safe_load_all(OWN.read_text())}
+    assert documents["Namespace"]["metadata"]["labels"] == {"pod-security.kubernetes.io/enforce": "restricted"}
+    pod = documents["Deployment"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert not pod.get("hostNetwork")
+    assert not [port for port in container["ports"] if "hostPort" in port]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container["securityContext"]["allowPrivilegeEscalation"] is False
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert min(port["containerPort"] for port in container["ports"]) >= 1024
+
+
+def test_traefik_writes_nothing_but_states() -> None:
+    """Whoever has its token can read secrets, as with any ingress controller, and change no object."""
+    (role,) = [each for each in yaml.safe_load_all(OWN.read_text()) if each["kind"] == "ClusterRole"]
+    for rule in role["rules"]:
+        reads = set(rule["verbs"]) <= {"get", "list", "watch"}
+        assert reads or (rule["verbs"] == ["update"] and all(name.endswith("/status") for name in rule["resources"]))
+
+
+def test_traefik_follows_no_reference_out_of_a_namespace() -> None:
+    """Its options for that are off unless they are named: it would reach for students what they cannot."""
+    (deployment,) = [each for each in yaml.safe_load_all(OWN.read_text()) if each["kind"] == "Deployment"]
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert not [
+        word for word in container["args"] if re.search("allow|crossprovider|kubernetescrd|plugin|api[.=]", word)
+    ]
+
+
+def test_every_addon_is_pinned_by_its_version() -> None:
+    for name, addon in read_origin(share_dir() / "config" / "kubernetes" / "upstream.yaml").addons.items():
+        assert re.fullmatch(r"v[0-9]+[.][0-9]+[.][0-9]+", addon.version), name
+        assert re.search(r"/v[0-9]+[.][0-9]+[.][0-9]+/", addon.manifest), name
+        assert addon.own or f"/{addon.version}/" in addon.manifest, name
+
+
+def test_an_image_that_a_manifest_names_without_a_version_gets_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    addon = read_origin(share_dir() / "config" / "kubernetes" / "upstream.yaml").addons["local-path"]
+    monkeypatch.setattr(upstream_origin, "download", lambda url: MANIFEST.encode())
+    made = fetch_manifest(addon)
+    assert made.images["docker.io/library/busybox:1.37.0"] == "docker.io/library/busybox:1.37.0"
+    assert "image: docker.io/library/busybox:1.37.0" in made.text
+    assert "docker.io/library/busybox:latest" not in made.images
+    assert made.images[CONTROLLER] == f"{CONTROLLER}@{DIGEST}", "the others stay"
+
+
+def test_documents_of_our_own_that_are_gone_are_told(tmp_path: Path) -> None:
+    text = (share_dir() / "config" / "kubernetes" / "upstream.yaml").read_text()
+    (tmp_path / "upstream.yaml").write_text(text)
+    with pytest.raises(StateError, match="install hyperscaler again"):
+        read_origin(tmp_path / "upstream.yaml")

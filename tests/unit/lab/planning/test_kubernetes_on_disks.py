@@ -195,7 +195,7 @@ def test_another_version_than_the_control_planes_is_refused_before_anything_is_m
     machine.image()
     machine.provision(machine.lab())
     before = machine.simulated.save()
-    wanted = machine.lab(workers=workers, version="1.31")
+    wanted = machine.lab(workers=workers, version="1.35")
     (blocker,) = machine.plan(wanted).blockers
     assert blocker.resource_id == f"volume/{HEAD}"
     assert blocker.fix.startswith("write version: 1.37.2 or remove the key")
@@ -222,7 +222,7 @@ def test_an_image_of_an_earlier_version_is_followed_though_it_does_not_say_its_k
     machine.provision(machine.lab())
     machine.source.version = "1.34.1"
     machine.image()
-    assert machine.plan(machine.lab(version="1.31")).blockers == (), "the playbook refuses it"
+    assert machine.plan(machine.lab(version="1.35")).blockers == (), "the playbook refuses it"
     machine.provision(machine.lab(workers=2))
     assert machine.base(SECOND) == first.directory.name
 
@@ -264,7 +264,7 @@ def test_a_plan_says_which_kubernetes_new_disks_get(machine: Host) -> None:
 
 def test_the_image_that_is_to_be_made_says_which_kubernetes(machine: Host) -> None:
     digests = set()
-    for version in ("1.37.2", "1.31.4"):
+    for version in ("1.37.2", "1.35.4"):
         for machine.source.is_made in (True, False):
             machine.source.version = version
             plan = machine.plan(machine.lab())

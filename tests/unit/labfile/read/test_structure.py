@@ -191,7 +191,7 @@ def test_the_most_cores_of_a_virtual_machine(faults: Judge) -> None:
 def test_an_unquoted_number_is_text_where_text_is_meant(spec_of: Callable[..., object]) -> None:
     from emulator.labfile.model import ClusterSpec
 
-    spec = spec_of(HEAD + "clusters: {cloud: {kubernetes_config: {version: 1.30}}}\n")
+    spec = spec_of(HEAD + "clusters: {cloud: {kubernetes_config: {version: 1.37}}}\n")
     assert isinstance(spec, ClusterSpec)
     assert spec.kubernetes is not None
-    assert spec.kubernetes.version == "1.30"
+    assert spec.kubernetes.version == "1.37"

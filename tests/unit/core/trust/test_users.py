@@ -1,0 +1,76 @@
+"""Everything that runs as a user is stopped at once, and goes on at once."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from emulator.core.trust.users import let_users_go_on, stop_users, stopped_users, users_of
+from tests.support.waiting import until
+
+GUEST, OTHER = 60700, 60701
+"""Users of guests: numbers that nobody else has."""
+
+COUNTS = """
+import os, sys, threading, time
+os.setgroups([])
+os.setgid(int(sys.argv[1]))
+os.setuid(int(sys.argv[1]))
+os.fork()
+
+def count():
+    while True:
+        os.write(1, b"x")
+        time.sleep(0.01)
+
+threading.Thread(target=count).start()
+count()
+"""
+
+
+class Program:
+    """Two processes of two threads that write into a file."""
+
+    def __init__(self, uid: int, file: Path) -> None:
+        with file.open("wb") as out:
+            self._file = file
+            self.process = subprocess.Popen([sys.executable, "-I", "-c", COUNTS, str(uid)], stdout=out, process_group=0)
+        until(lambda: self.grows(), "its first words")
+
+    def grows(self) -> bool:
+        before = self._file.stat().st_size
+        time.sleep(0.1)
+        return self._file.stat().st_size > before
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> Iterator[dict[int, Program]]:
+    if os.geteuid() != 0:
+        pytest.skip("only root takes other accounts")
+    made = {uid: Program(uid, tmp_path / str(uid)) for uid in (GUEST, OTHER)}
+    yield made
+    for program in made.values():
+        os.killpg(program.process.pid, 9)
+        program.process.wait()
+
+
+def test_all_of_one_user_stand_still_and_others_go_on(programs: dict[int, Program]) -> None:
+    assert users_of(programs[GUEST].process.pid) == {GUEST}
+    assert stopped_users([GUEST, OTHER]) == frozenset()
+    assert stop_users([GUEST]) == {GUEST}
+    assert stopped_users([GUEST, OTHER]) == {GUEST}
+    assert not programs[GUEST].grows() and programs[OTHER].grows()
+    let_users_go_on([GUEST, OTHER])
+    assert stopped_users([GUEST, OTHER]) == frozenset()
+    assert programs[GUEST].grows()
+
+
+def test_a_user_of_whom_nothing_runs_is_not_called_stopped() -> None:
+    assert stop_users([60702]) == frozenset() == stopped_users([60702])
+    assert stop_users([]) == frozenset()

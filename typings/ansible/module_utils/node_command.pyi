@@ -1,0 +1,3 @@
+from node_command import NodeStateError, run
+
+__all__ = ["NodeStateError", "run"]
