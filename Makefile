@@ -1,7 +1,7 @@
 # The two commands to know: `make demo` and `make test`.
 VENV := .venv/bin
 
-.PHONY: help demo setup setup-dev check test lint types quick unit coverage lock kubernetes-modules hooks wheel test-libvirt test-isolation test-host e2e e2e-demo e2e-slurm e2e-system e2e-kubernetes e2e-kubernetes-short e2e-killed e2e-thorough e2e-packer fuzz stress bench destroy-demo clean
+.PHONY: help demo setup setup-dev check test lint types quick unit coverage lock kubernetes-modules hooks wheel test-libvirt test-isolation test-host e2e e2e-demo e2e-slurm e2e-system e2e-kubernetes e2e-kubernetes-short e2e-killed e2e-upgrade e2e-thorough e2e-packer fuzz stress bench destroy-demo clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-20s", $$1; n = 27; words = split($$2, word, " "); \
@@ -87,6 +87,9 @@ e2e-kubernetes: setup-dev ## the Kubernetes lab (an hour without KVM, and Kubern
 
 e2e-kubernetes-short: setup-dev ## the same without scaling, reboots, rotation and a half-finished join
 	@$(VENV)/pytest -v -m "e2e and not thorough and not long" tests/e2e/test_kubernetes_lab.py
+
+e2e-upgrade: setup-dev ## a lab of Kubernetes 1.36 that is upgraded to 1.37 (an hour without KVM, and both builds once; not part of `make e2e`)
+	@$(VENV)/pytest -v -m e2e tests/e2e/test_upgrade.py
 
 e2e-thorough: setup-dev ## the killed and the Kubernetes lab with their long variants (an hour without KVM; not part of `make e2e`)
 	@THOROUGH=1 $(VENV)/pytest -v -m e2e tests/e2e/test_killed_lab.py tests/e2e/test_kubernetes_lab.py

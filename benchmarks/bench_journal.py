@@ -123,6 +123,7 @@ def environment_on(root: Path, hypervisor: SimulatedHypervisor) -> Environment:
         supervisor=lambda directory: SimulatedSupervisor(directory, root / "running"),
         host_facts=unused,
         gpus=unused,
+        upgrade_files=unused,
         units=unused,
     )
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from emulator.images.supply_chain.vulnerabilities import VulnerabilityListing
     from emulator.kubernetes.release.image_input import Bundles
     from emulator.kubernetes.release.pinning.pins import Pin
+    from emulator.kubernetes.release.upgrade_files import UpgradeFiles
     from emulator.lab.environment import Environment
     from emulator.lab.own_guests import OwnGuests
     from emulator.operations.host.record import PreparedHost
@@ -68,6 +69,7 @@ def real_environment() -> Environment:
         host_facts=lambda: read_host_facts(home.root),
         gpus=_gpus,
         units=SystemdUnits(runner),
+        upgrade_files=_upgrade_files,
         pace=_pace,
     )
 
@@ -226,6 +228,12 @@ def lab_images(home: Home, runner: ProcessRunner, kubernetes: KubernetesSpec | N
 
     inputs = {"kubernetes": KubernetesInput(home, runner, kubernetes or KubernetesSpec())}
     return LabImages(ImageStore(home.images, runner), inputs, ImageSignatures(home.trusted_signers, runner))
+
+
+def _upgrade_files(wants: KubernetesSpec, progress: Callable[[str, str], None]) -> UpgradeFiles:
+    from emulator.kubernetes.release.image_input import kubernetes_sources
+
+    return kubernetes_sources(Home.default(), HostProcess()).upgrade_files(wants, progress=progress)
 
 
 def image_signatures() -> ImageSignatures:

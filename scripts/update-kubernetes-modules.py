@@ -5,7 +5,8 @@
     make kubernetes-modules MINOR=1.37 ARGS=kubernetes=1.37.3         that one, the rest as it is
 
 Kubernetes decides what etcd and CoreDNS it is made with: its kubeadm says so. The others are the newest releases whose
-own go.mod the pinned Go toolchain can build. A new minor version starts with the files of the newest one that is there.
+own go.mod the pinned Go toolchain can build. A new minor version, older or newer, starts with the files of the newest
+one that is there.
 Look at what has changed (`git diff`) before you commit it: from then on these hashes are what is trusted.
 
 Modules come from GOPROXY, the toolchain from the package index that pip is configured for.
@@ -76,6 +77,16 @@ class Go:
         found = self.run("list", "-m", "-versions", module, cwd=cwd).split()[1:]
         return [version[1:] for version in reversed(found) if re.fullmatch(r"v\d+\.\d+\.\d+", version)]
 
+    def releases_of_minor(self, module: str, minor: str, cwd: Path) -> list[str]:
+        """Releases of one minor version, newest first. A mirror may list only what it was asked for before, so that
+        those after the last one listed are asked for by number."""
+        found = [each for each in self.releases(module, cwd) if each.startswith(f"{minor}.")]
+        patch = int(found[0].rpartition(".")[2]) + 1 if found else 0
+        while self.can_build(module, f"{minor}.{patch}", cwd):
+            found.insert(0, f"{minor}.{patch}")
+            patch += 1
+        return found
+
     def can_build(self, module: str, version: str, cwd: Path) -> bool:
         """Whether the module's own go.mod asks for no newer Go: this one refuses even to fetch it then."""
         return self._started("mod", "download", "-json", f"{module}@v{version}", cwd=cwd).returncode == 0
@@ -97,9 +108,8 @@ def chosen_versions(
                 sys.exit(f"kubeadm no longer says which {name} it asks for in {CONSTANTS}")
             versions[name] = match[1]
         else:
-            fitting = go.releases(module, work)
-            if name in OF_THE_MINOR:
-                fitting = [each for each in fitting if each.startswith(f"{minor}.")]
+            of_minor = name in OF_THE_MINOR
+            fitting = go.releases_of_minor(module, minor, work) if of_minor else go.releases(module, work)
             newest = next((each for each in fitting if go.can_build(module, each, work)), None)
             if newest is None:
                 sys.exit(f"no release of {module} fits")

@@ -22,7 +22,7 @@ import click
 
 from emulator.cli.wrapping import wrapped
 from emulator.core.errors import CommandError, HyperscalerError, UsageError
-from emulator.core.units import printable
+from emulator.core.units import LINE_LIMIT, printable
 
 _state = {"json": False}
 
@@ -42,6 +42,9 @@ _ASCII = str.maketrans(
 """Characters that the program itself draws with -> one of ASCII of the same width."""
 _FALLBACK = "hyperscaler-ascii"
 
+
+_SHORT = 80
+"""Characters of a part of a line that is never cut."""
 
 READER_LEFT = 141
 """Exit code when the reader of stdout had enough, as a shell gives it for a program that SIGPIPE ended."""
@@ -179,7 +182,9 @@ def say(*parts: str | Styled, err: bool = False, nl: bool = True, wrap: bool | N
     terminal = is_terminal(sys.stderr if err else sys.stdout)
     styled = terminal and not os.environ.get("NO_COLOR")
     made = [Styled(part) if isinstance(part, str) else part for part in parts]
-    texts = [printable(part.text) for part in made]
+    # The long ones share what a line may have.
+    limit = LINE_LIMIT // max(1, sum(len(part.text) > _SHORT for part in made))
+    texts = [printable(part.text, line_limit=limit) for part in made]
     if terminal and (err if wrap is None else wrap):
         width = shutil.get_terminal_size((80, 24)).columns
         lines = wrapped(texts, width, [part.whole for part in made])

@@ -6,6 +6,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from emulator.core.errors import CommandTimeoutError, ConfigureError, HyperscalerError, InterruptedRunError
 from emulator.core.fs import write_private
@@ -22,11 +23,11 @@ from emulator.credentials.ssh_trust import CertificateOrder
 from emulator.credentials.tls_certificates import TlsCertificates
 from emulator.credentials.users import AccessRole, LabUser
 from emulator.guests.configure.model import TaskStatus
-from emulator.guests.configure.playbook import configure_cluster, end_work
+from emulator.guests.configure.playbook import UPGRADE_PLAYBOOK, configure_cluster, end_work
 from emulator.guests.inventory.build import build_inventory, connection_vars
 from emulator.guests.inventory.model import AnsibleInventory, ConnectionFacts
 from emulator.guests.inventory.render import InventoryFormat, render
-from emulator.guests.ports import Access, ConfigureOutcome
+from emulator.guests.ports import Access, ConfigureOutcome, NodeUpgrade, UpgradeStep
 from emulator.guests.ssh import OpenSshShell, host_keys_from_console, write_known_hosts
 from emulator.guests.verify.clocks import verify_clocks
 from emulator.guests.verify.kubeconfigs import admin_kubeconfig, student_kubeconfig, user_kubeconfig
@@ -96,6 +97,42 @@ class RealGuests:
         SshCertificates(access.paths, self._runner).certify(spec, spec.nodes_of(kind))
         TlsCertificates(access.paths).certify(spec, spec.nodes_of(kind))
         tasks = _TaskProgress(reporter)
+        outcome = self._play(spec, kind, access, tasks, stop, tags=tags)
+        if kind is ClusterKind.CLOUD and not tags:
+            # Fetched and checked here, because a playbook would copy the node's file to the host as it is.
+            write_private(access.paths.secrets / "kubeconfig", self.kubeconfig(spec, access, student=False).encode())
+        return outcome
+
+    def upgrade(
+        self, spec: ClusterSpec, part: NodeUpgrade, access: Access, reporter: Reporter, stop: StopFlag
+    ) -> ConfigureOutcome:
+        tasks = _TaskProgress(reporter, "upgrade", _UPGRADED[part.step])
+        return self._play(
+            spec,
+            ClusterKind.CLOUD,
+            access,
+            tasks,
+            stop,
+            playbook=UPGRADE_PLAYBOOK,
+            tags=(part.step.value,),
+            nodes=part.nodes,
+            variables={
+                "upgrade_files": str(part.files.directory),
+                "upgrade_key": part.files.key,
+                "upgrade_mebibytes": part.files.mebibytes,
+            },
+        )
+
+    def _play(
+        self,
+        spec: ClusterSpec,
+        kind: ClusterKind,
+        access: Access,
+        tasks: _TaskProgress,
+        stop: StopFlag,
+        **options: Any,
+    ) -> ConfigureOutcome:
+        """A run of a playbook, as progress of its nodes."""
         try:
             result = configure_cluster(
                 kind,
@@ -105,7 +142,7 @@ class RealGuests:
                 pace=access.pace,
                 on_event=tasks.event,
                 cancelled=stop.is_set,
-                tags=tags,
+                **options,
             )
         except ConfigureError as error:
             if not stop.is_set():
@@ -114,9 +151,6 @@ class RealGuests:
                 f"stopped on request: {error.what}", where=error.where, fix="run the same command again to go on"
             ) from error
         tasks.end()
-        if kind is ClusterKind.CLOUD and not tags:
-            # Fetched and checked here, because a playbook would copy the node's file to the host as it is.
-            write_private(access.paths.secrets / "kubeconfig", self.kubeconfig(spec, access, student=False).encode())
         return ConfigureOutcome(result.changed, result.seconds)
 
     def end_work(self, paths: LabPaths) -> None:
@@ -186,6 +220,11 @@ class RealGuests:
 
 
 KUBESPRAY = "kubespray"
+_UPGRADED: Mapping[UpgradeStep, str] = {
+    UpgradeStep.STAGE: "has the new release's files",
+    UpgradeStep.CONTROL_PLANE: "upgraded",
+    UpgradeStep.WORKER: "upgraded",
+}
 
 
 def _connection(access: Access) -> ConnectionFacts:
@@ -218,10 +257,10 @@ def _answer(ask: Summary, spec: ClusterSpec, shell: GuestShell, guests: Mapping[
 
 
 class _TaskProgress:
-    """Ansible's tasks as progress of their nodes."""
+    """Ansible's tasks as progress of their nodes in this phase; `ended` is said of a node that is through."""
 
-    def __init__(self, reporter: Reporter) -> None:
-        self._reporter = reporter
+    def __init__(self, reporter: Reporter, phase: str = "configure", ended: str = "configured") -> None:
+        self._reporter, self._phase, self._ended = reporter, phase, ended
         self._began: dict[str, float] = {}
         self._last: dict[str, str] = {}
 
@@ -234,12 +273,12 @@ class _TaskProgress:
         elif status is not TaskStatus.STARTED:
             self._last[node] = task
         shown = Status.FAILED if failed else Status.RUNNING
-        self._reporter.event(Event("configure", node, shown, task, time.monotonic() - began))
+        self._reporter.event(Event(self._phase, node, shown, task, time.monotonic() - began))
 
     def end(self) -> None:
         """All nodes are done: what they did last is no longer under way."""
         for node, began in self._began.items():
-            self._reporter.event(Event("configure", node, Status.DONE, "configured", time.monotonic() - began))
+            self._reporter.event(Event(self._phase, node, Status.DONE, self._ended, time.monotonic() - began))
 
 
 def _by_name(spec: ClusterSpec) -> Mapping[str, GuestAddress]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +18,7 @@ from emulator.credentials.ssh_trust import CertificateOrder
 from emulator.credentials.users import LabUser
 from emulator.guests.inventory.model import NodeGpu
 from emulator.guests.verify.report import CheckResult
+from emulator.kubernetes.release.upgrade_files import UpgradeFiles
 from emulator.labfile.model import ClusterKind, ClusterSpec
 
 
@@ -40,6 +42,23 @@ class ConfigureOutcome:
     seconds: float
 
 
+class UpgradeStep(StrEnum):
+    """What is done with nodes on their way to another release of Kubernetes; the tags of the playbook."""
+
+    STAGE = "stage"
+    CONTROL_PLANE = "control-plane"
+    WORKER = "worker"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeUpgrade:
+    """One step of an upgrade on these nodes."""
+
+    step: UpgradeStep
+    nodes: tuple[str, ...]
+    files: UpgradeFiles
+
+
 class Guests(Protocol):
     """What is done with running guests beyond a shell: host keys, playbooks, probes."""
 
@@ -61,6 +80,17 @@ class Guests(Protocol):
         tags: tuple[str, ...] = (),
     ) -> ConfigureOutcome:
         """Run the playbook of one cluster, or only its tasks with one of `tags`."""
+        ...
+
+    def upgrade(
+        self, spec: ClusterSpec, part: NodeUpgrade, access: Access, reporter: Reporter, stop: StopFlag
+    ) -> ConfigureOutcome:
+        """Take a step of an upgrade of the Kubernetes cluster; it may be taken again.
+
+        Raises:
+            ConfigureError: a task failed on a node, or a node did not answer.
+            InterruptedRunError: a stop was asked for.
+        """
         ...
 
     def end_work(self, paths: LabPaths) -> None:

@@ -23,6 +23,7 @@ from emulator.lab.planning.gpu_placement import (
     gpu_layout_held,
     slices_to_make,
 )
+from emulator.lab.planning.kubernetes_on_disks import forget_upgrade
 from emulator.lab.planning.plan import HYPERVISOR_FACT, plan_lab, refuse_blocked
 from emulator.lab.recovery.orphaned_gpus import record_found
 from emulator.lab.run import LabRun
@@ -93,6 +94,7 @@ def apply_plan(run: LabRun, plan: Plan) -> Applied:
     """
     pace = run.pace
     drain_departing(plan, run.spec, run.shell, run.reporter, run.stop, pace)
+    forget_upgrade(run.store, run.spec, plan)
     if plan.changes and pace.factor > 1.0:
         run.reporter.note(f"this host: {pace}")
     starts = sum(isinstance(change.resource, Domain) and change.action is not Action.DELETE for change in plan.changes)

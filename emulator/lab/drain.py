@@ -8,6 +8,8 @@ import math
 import re
 import shlex
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from emulator.core.errors import ConflictError, HyperscalerError, InterruptedRunError
 from emulator.core.ports import GuestAddress, GuestShell
@@ -61,7 +63,7 @@ def drain_departing(
     node = next(node for node in spec.nodes if node.role is Role.CLOUD_CONTROL_PLANE)
     head = GuestAddress(node.name, node.ip, spec.ssh.user)
     try:
-        ready = _ready_nodes(shell, head)
+        ready = {name: node.cordoned for name, node in cluster_nodes(shell, head).items() if node.ready}
     except HyperscalerError as error:
         reporter.warn(f"{', '.join(nodes)} cannot be drained, their pods end with them: {error.what.splitlines()[0]}")
         return
@@ -74,13 +76,13 @@ def drain_departing(
             reporter.event(Event("drain", name, Status.STARTED, "moving its pods away"))
             if not ready[name]:
                 cordoned.append(name)
-            _drain(name, shell, head, spec.timeouts.drain, pace, cordoned=ready[name])
+            drain_node(name, shell, head, spec.timeouts.drain, pace, cordoned=ready[name])
             reporter.event(Event("drain", name, Status.DONE, "drained"))
         _require_no_stop(stop)
     except Exception:
         for name in cordoned:
             with contextlib.suppress(HyperscalerError, OSError):  # the first error is the one to report
-                shell.run(head, _patch(name, _STAY), timeout=_ASK_SECONDS, check=False)
+                let_in_again(name, shell, head)
         raise
 
 
@@ -92,26 +94,75 @@ def _require_no_stop(stop: StopFlag) -> None:
         )
 
 
-def _ready_nodes(shell: GuestShell, head: GuestAddress) -> Mapping[str, bool]:
-    """Names of the nodes that are Ready, each with whether another person cordoned it."""
+@dataclass(frozen=True, slots=True)
+class ClusterNode:
+    """A node as its cluster sees it.
+
+    Attributes:
+        cordoned: another person keeps pods away from it.
+        draining: a run of this program does, or did not end.
+        kubelet: the version of its kubelet (1.37.2); empty if it said none.
+    """
+
+    ready: bool
+    cordoned: bool
+    draining: bool
+    kubelet: str
+
+
+def cluster_nodes(shell: GuestShell, head: GuestAddress) -> Mapping[str, ClusterNode]:
+    """The nodes of the cluster by name, as the control plane `head` lists them.
+
+    Raises:
+        HyperscalerError: it does not answer, or not in kubectl's form.
+    """
     if not shell.ready(head, timeout=_LOGIN_SECONDS):
         raise HyperscalerError("the control plane does not answer", where=head.name)
     answer = shell.run(head, f"{KUBECTL} get nodes -o json", timeout=_ASK_SECONDS).stdout
     try:
-        return {
-            item["metadata"]["name"]: bool(item.get("spec", {}).get("unschedulable"))
-            and _DRAINING not in item["metadata"].get("annotations", {})
-            for item in json.loads(answer)["items"]
-            if any(each["type"] == "Ready" and each["status"] == "True" for each in item["status"]["conditions"])
-        }
+        return {str(item["metadata"]["name"]): _cluster_node(item) for item in json.loads(answer)["items"]}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise HyperscalerError(f"kubectl's answer cannot be read: {error}", where=head.name) from error
 
 
-def _drain(name: str, shell: GuestShell, head: GuestAddress, seconds: int, pace: Pace, *, cordoned: bool) -> None:
-    """Rounds of `kubectl drain`, each with the time that the file gives, as long as pods went in the last one."""
-    options = f"--ignore-daemonsets --delete-emptydir-data --force --timeout={math.ceil(pace.seconds(seconds))}s"
-    drain = f"{KUBECTL} drain {shlex.quote(name)} {options}"
+def _cluster_node(item: Mapping[str, Any]) -> ClusterNode:
+    draining = _DRAINING in item["metadata"].get("annotations", {})
+    conditions = item["status"]["conditions"]
+    return ClusterNode(
+        ready=any(each["type"] == "Ready" and each["status"] == "True" for each in conditions),
+        cordoned=bool(item.get("spec", {}).get("unschedulable")) and not draining,
+        draining=draining,
+        kubelet=str(item["status"].get("nodeInfo", {}).get("kubeletVersion", "")).removeprefix("v"),
+    )
+
+
+def drain_node(
+    name: str,
+    shell: GuestShell,
+    head: GuestAddress,
+    seconds: int,
+    pace: Pace,
+    *,
+    cordoned: bool,
+    force: bool = True,
+    verb: str = "provision",
+) -> None:
+    """Rounds of `kubectl drain`, each with the time that the file gives, as long as pods went in the last one.
+
+    Args:
+        name: of the node.
+        shell: runs kubectl on `head`, the control plane.
+        seconds: `timeouts.drain`.
+        pace: of this host.
+        cordoned: another person keeps pods away from the node, which stays so.
+        force: end pods that nothing makes again, too.
+        verb: the command to repeat.
+
+    Raises:
+        ConflictError: pods cannot be moved away.
+    """
+    options = f"--ignore-daemonsets --delete-emptydir-data --timeout={math.ceil(pace.seconds(seconds))}s"
+    drain = f"{KUBECTL} drain {shlex.quote(name)} {options}{' --force' if force else ''}"
     command = drain if cordoned else f"{_patch(name, _LEAVE)} && {drain}"
     rounds, moved, said = 0, True, ""
     while moved and rounds < MOST_ROUNDS:
@@ -126,11 +177,20 @@ def _drain(name: str, shell: GuestShell, head: GuestAddress, seconds: int, pace:
             said, moved = (done.stderr or done.stdout).strip(), _GONE.search(done.stdout) is not None
     waited = rounds * pace.seconds(seconds)
     raise ConflictError(
-        f"{name} cannot be drained within {waited:.0f} s, so that it was kept: "
+        f"{name} cannot be drained within {waited:.0f} s, so that it was kept as it is: "
         + "\n    ".join(said.splitlines()[-4:] or ["kubectl said nothing"]),
         where=name,
-        fix="end those pods or the budget that keeps them, or raise timeouts.drain; then run provision again",
+        fix=f"end those pods or the budget that keeps them, or raise timeouts.drain; then run {verb} again",
     )
+
+
+def let_in_again(name: str, shell: GuestShell, head: GuestAddress) -> None:
+    """Let a drained node take pods again.
+
+    Raises:
+        HyperscalerError: the control plane did not answer, or refused.
+    """
+    shell.run(head, _patch(name, _STAY), timeout=_ASK_SECONDS)
 
 
 def _patch(name: str, patch: Mapping[str, object]) -> str:

@@ -20,6 +20,7 @@ from emulator.core.waiting.pace import Pace
 from emulator.guests.ports import Guests
 from emulator.host.acceleration import AccelerationDecision
 from emulator.host.facts import HostFacts
+from emulator.kubernetes.release.upgrade_files import UpgradeFiles
 from emulator.labfile.model import Acceleration, ClusterSpec, GpuBackend, GpuDeviceSpec, KubernetesSpec
 
 
@@ -57,6 +58,7 @@ class Environment:
         system_hypervisor: looks at the host's own libvirt on behalf of a lab, by the lab's name.
         daemon: the private libvirtd in this directory and network namespace.
         supervisor: what keeps a lab's services running, by its directory.
+        upgrade_files: makes what standing nodes get of the release that a lab wants; its last argument hears progress.
         pace: how patient to be with a lab on this host; measured at the first call, the same in all others.
         connect, packet_filter: their last argument is the argv prefix that enters the guests' network namespace.
     """
@@ -79,6 +81,7 @@ class Environment:
     host_facts: Callable[[], HostFacts]
     gpus: GpuOpener
     units: Units
+    upgrade_files: Callable[[KubernetesSpec, Callable[[str, str], None]], UpgradeFiles]
     pace: Callable[[ClusterSpec], Pace] = field(default=lambda _spec: Pace())
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from emulator.labfile.findings import quoted
 
 # Minor versions that are compiled from Go modules; each has a directory in config/kubernetes/modules.
-MODULE_MINORS = ("1.37",)
+MODULE_MINORS = ("1.36", "1.37")
 # Minor versions of the Kubernetes project's packages that are set up: those that the project maintains.
 UPSTREAM_MINORS = ("1.34", "1.35", "1.36", "1.37")
 BUNDLE_MINORS = tuple(sorted({*UPSTREAM_MINORS, *MODULE_MINORS}))
@@ -33,6 +33,19 @@ def is_asked_for(version: str, asked: str) -> bool:
     """Whether the release `version` (1.31.4) is what a lab file asks for: 1.31 takes any 1.31.x, nothing takes all."""
     asked = asked.removeprefix("v")
     return not asked or version == asked or version.startswith(f"{asked}.")
+
+
+def is_way(have: str, to: str) -> bool:
+    """Whether a cluster with the release `have` (1.36.5) may be upgraded to `to` (1.37, 1.37.2): kubeadm goes to the
+    next minor version, and to later patch releases of its own."""
+    if minor_of(have) is None or minor_of(to) is None:
+        return False
+    now, then = _numbers(have), _numbers(to)
+    return then[0] == now[0] and 0 <= then[1] - now[1] <= 1 and then > now[: len(then)]
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.removeprefix("v").split("."))
 
 
 def supported_minors(source: str) -> tuple[str, ...]:

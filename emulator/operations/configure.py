@@ -29,7 +29,7 @@ def configure(
     """
     spec = loaded.spec
     with provisioned_run(env, spec.name, "configure", reporter, stop, spec=spec, wait_seconds=wait_seconds) as run:
-        _require_same_machines(load_recorded_lab(env.home, spec.name).spec, spec)
+        require_same_machines(load_recorded_lab(env.home, spec.name).spec, spec)
         run.begin()
         write_private(run.paths.spec, loaded.source)
         Rotator(run).settle()
@@ -39,7 +39,8 @@ def configure(
         return clusters.changed
 
 
-def _require_same_machines(recorded: ClusterSpec, wanted: ClusterSpec) -> None:
+def require_same_machines(recorded: ClusterSpec, wanted: ClusterSpec) -> None:
+    """Raises: ConflictError when the wanted lab has other nodes or networks than the recorded one."""
     before = {node.name: node for node in recorded.nodes}
     after = {node.name: node for node in wanted.nodes}
     differing = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))

@@ -9,28 +9,23 @@ included, and kubeadm starts over.
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import glob
 import hashlib
 import json
 import os
 import re
 import secrets
-import ssl
 import string
 import subprocess
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, TypedDict
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.kubeadm_config import (
-    API_PORT,
     CRI_SOCKET,
     PATCHES,
     Cluster,
+    Document,
     Node,
     Release,
     UnsupportedVersionError,
@@ -41,7 +36,18 @@ from ansible.module_utils.kubeadm_config import (
     with_token,
 )
 from ansible.module_utils.kubeadm_reset import RECORD, NodeError, has_remains, reset, run
-from ansible.module_utils.pace import LONGEST, TOO_SLOW, Watch, seconds
+from ansible.module_utils.kubeadm_run import (
+    FINISH_TRIES,
+    RELEASE,
+    again_where_it_fails,
+    answers,
+    kubeadm,
+    kubelet_journal,
+    one_at_a_time,
+    read_json,
+    write_private,
+)
+from ansible.module_utils.pace import TOO_SLOW, seconds
 
 DOCUMENTATION = r"""
 module: kubeadm_node
@@ -87,8 +93,6 @@ class Params(TypedDict):
     timeout: int
 
 
-LOCK = "/run/hyperscaler-kubeadm.lock"
-RELEASE = "/usr/lib/hyperscaler/kubernetes.json"
 ADMIN = "/etc/kubernetes/admin.conf"
 CA = "/etc/kubernetes/pki/ca.crt"
 # kubelet writes it when the cluster has signed its certificate.
@@ -99,14 +103,6 @@ FIRST_TOKEN = "/etc/kubernetes/first-token"  # noqa: S105  a path
 FIRST_TOKEN_SECONDS = 600
 TOKEN = re.compile(r"[a-z0-9]{6}\.[a-z0-9]{16}")
 TOKEN_TTL = "30m"  # noqa: S105  a duration
-
-
-def read_json(path: str) -> Any:
-    try:
-        with open(path, encoding="utf-8") as stream:
-            return json.load(stream)
-    except FileNotFoundError:
-        return {}
 
 
 def read_record(path: str) -> dict[str, Any]:
@@ -125,18 +121,6 @@ def read_record(path: str) -> dict[str, Any]:
     return record
 
 
-def write_private(path: str, text: str) -> None:
-    """Mode 0600 from its first byte on, complete or not at all."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    temporary = f"{path}.new"
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(handle, "w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.rename(temporary, path)
-
-
 def ca_hash(path: str = CA) -> str:
     """kubeadm's form: the SHA-256 of the CA's public key (SubjectPublicKeyInfo, DER)."""
     public = run(["openssl", "x509", "-pubkey", "-noout", "-in", path], 60).stdout
@@ -150,11 +134,10 @@ def ca_hash(path: str = CA) -> str:
     return "sha256:" + hashlib.sha256(der).hexdigest()
 
 
-def settings(release: Release, cluster: Cluster, node: Node) -> dict[str, str]:
+def settings(cluster: Cluster, node: Node) -> dict[str, str]:
     """What a finished control plane cannot change, and nothing else: options and deadlines that a later version of
-    this program gives kubeadm are no reason to refuse a lab."""
+    this program gives kubeadm are no reason to refuse a lab. Its version is changed by an upgrade."""
     return {
-        "version": release["version"],
         "node": node["name"],
         "name": cluster["name"],
         "control_plane_ip": cluster["control_plane_ip"],
@@ -174,8 +157,9 @@ def require_version(release: Release, asked: str | None) -> None:
     asked, have = (asked or "").lstrip("v"), release["version"]
     if not is_asked_for(have, asked):
         raise NodeError(
-            f"this node has Kubernetes {have} on its disk, and the file now asks for version {asked}, which cannot be"
-            f" changed in place: write {have}, or destroy the lab and provision it again"
+            f"this node has Kubernetes {have} on its disk, and the file now asks for version {asked}: `hyperscaler"
+            f" upgrade` goes from one minor version to the next; else write {have}, or destroy the lab and provision"
+            " it again"
         )
 
 
@@ -194,34 +178,6 @@ def require_skew(release: Release, cluster: Cluster) -> None:
         )
 
 
-def answers(ip: str, timeout: float) -> bool:
-    """Whether the API server at `ip` says that it is ready. It has `timeout` seconds, and longer while its start-up
-    hooks end one after the other or containers come up."""
-    # Readiness is public, and no secret is sent: the certificate need not be looked at here.
-    context = ssl._create_unverified_context()  # noqa: S323
-    watch = Watch(timeout)
-    while True:
-        said = b""
-        try:
-            url = f"https://{ip}:{API_PORT}/readyz?verbose"
-            with urllib.request.urlopen(url, timeout=seconds(10), context=context) as reply:
-                if reply.status == 200:
-                    return True
-        except urllib.error.HTTPError as error:
-            with contextlib.suppress(OSError):
-                said = error.read(65536)  # a line for each hook and check, with whether it has ended
-        except (OSError, urllib.error.URLError):
-            pass
-        if watch.over((said, running_containers())):
-            return False
-        time.sleep(1)
-
-
-def running_containers() -> frozenset[str]:
-    """kubelet's containers by their cgroups, and none where there are none yet."""
-    return frozenset(glob.glob("/sys/fs/cgroup/kubepods.slice/**/cri-containerd-*.scope", recursive=True))
-
-
 def start_kubelet() -> bool:
     """Start and enable kubelet where it is not; whether that was a change."""
     done = run(["systemctl", "is-active", "kubelet"], 60, check=False)
@@ -236,7 +192,7 @@ def init(params: Params, release: Release) -> tuple[bool, str]:
     cluster, node, timeout = params["cluster"], params["node"], params["timeout"]
     require_version(release, cluster.get("version"))
     documents = init_documents(release, cluster, node, seconds(timeout))
-    wanted = settings(release, cluster, node)
+    wanted = settings(cluster, node)
     record = read_record(RECORD)
     if record.get("role") == "control-plane":
         # Only what was recorded is compared: a later version of this program may record more.
@@ -251,7 +207,7 @@ def init(params: Params, release: Release) -> tuple[bool, str]:
                 f"the control plane was made with other settings ({'; '.join(changes)}), which cannot be changed in"
                 " place: set them back, or destroy the lab and provision it again"
             )
-        restored = restore_admin(timeout)
+        restored = restore_admin(documents, timeout)
         changed = start_kubelet() or restored
         if not answers(node["ip"], timeout):
             raise NodeError(f"the API server does not answer after {timeout} s and more\n{kubelet_journal()}")
@@ -275,11 +231,12 @@ def init(params: Params, release: Release) -> tuple[bool, str]:
     return True, pinned
 
 
-def restore_admin(timeout: float) -> bool:
+def restore_admin(documents: Sequence[Document], timeout: float) -> bool:
     """Make the admin kubeconfig of a finished control plane anew where it was lost; whether that was a change. It is
     one file of many, and no reason to start over: etcd holds all of the cluster."""
     if os.path.exists(ADMIN):
         return False
+    write_private(CONFIG, to_yaml(documents))  # the one of init may name a version that an upgrade has left behind
     try:
         run(["kubeadm", "init", "phase", "kubeconfig", "admin", "--config", CONFIG], timeout)
     except NodeError as error:
@@ -299,24 +256,12 @@ LATER_PHASES = (
     "control-plane/controller-manager,control-plane/scheduler,wait-control-plane,upload-config,upload-certs,"
     "mark-control-plane,bootstrap-token,kubelet-finalize,addon,show-join-command"
 )
-FINISH_TRIES = 4
 
 
 def finish_init(argv: Sequence[str], timeout: float) -> None:
     """The phases of `kubeadm init` after the API server has come up. They may be done again: kubeadm waits ten seconds
     for some answers of the API server, which a busy emulated CPU may not keep in its first minutes."""
     again_where_it_fails(lambda: kubeadm([*argv, f"--skip-phases={FIRST_PHASES}"], timeout))
-
-
-def again_where_it_fails(step: Callable[[], object]) -> None:
-    """Take a step that may be taken again, with pauses, until it succeeds; the last failure is raised."""
-    for _ in range(FINISH_TRIES - 1):
-        try:
-            step()
-            return
-        except NodeError:
-            time.sleep(5)
-    step()
 
 
 def probe(params: Params, release: Release) -> tuple[bool, str]:
@@ -365,39 +310,6 @@ def finish_join(name: str) -> None:
     patience = f"--request-timeout={seconds(120)}s"
     argv = ["kubectl", "--kubeconfig", KUBELET_CONF, patience, "annotate", "--overwrite", "node", name]
     again_where_it_fails(lambda: run([*argv, note], 300))
-
-
-def kubeadm(argv: Sequence[str], timeout: float) -> None:
-    run(["systemctl", "enable", "kubelet"], 120)
-    try:
-        # Each of its phases has the time; all together have it several times.
-        run(argv, LONGEST * timeout)
-    except (NodeError, subprocess.TimeoutExpired) as error:
-        raise NodeError(f"{error}\n{kubelet_journal()}") from error
-
-
-def kubelet_journal() -> str:
-    argv = ["journalctl", "--unit", "kubelet", "--no-pager", "--output=cat", "--lines=12"]
-    return run(argv, 60, check=False).stdout.strip()
-
-
-@contextlib.contextmanager
-def one_at_a_time(timeout: float) -> Iterator[None]:
-    """Waits until no other run of this module works on the node. One goes on here after the tool on the other end was
-    killed; what it is about to finish must not be torn down under it."""
-    with open(LOCK, "w", encoding="utf-8") as stream:
-        deadline = time.monotonic() + seconds(timeout)
-        while True:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if time.monotonic() > deadline:
-                    raise NodeError(
-                        f"an earlier run still works on this node after {seconds(timeout)} s: {LOCK}"
-                    ) from error
-                time.sleep(1)
-        yield
 
 
 def random_token() -> str:

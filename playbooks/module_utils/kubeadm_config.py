@@ -315,6 +315,36 @@ def join_documents(
     return [join]
 
 
+def upgrade_document(version: str, timeout: int) -> Document:
+    """What `kubeadm upgrade plan`, `apply` and `node` read, on the way to `version` (1.37.2).
+
+    timeout: seconds that each component of the control plane may take to be up in its new version.
+
+    Raises:
+        UnsupportedVersionError: kubeadm has no such configuration before v1beta4.
+    """
+    api = api_version(version)
+    if not _is_beta4(api):
+        raise UnsupportedVersionError(f"kubeadm {version} takes no configuration for an upgrade; 1.31 is the first")
+    # Its check by a Job counts a minute, which an emulated CPU may not keep, and the lab's pause ends at a signal only.
+    ignored = ["CreateJob"]
+    patched = {"patches": {"directory": PATCHES}}
+    return {
+        "apiVersion": api,
+        "kind": "UpgradeConfiguration",
+        "apply": {"kubernetesVersion": f"v{version}", "ignorePreflightErrors": ignored, **patched},
+        "plan": {"kubernetesVersion": f"v{version}", "ignorePreflightErrors": ignored},
+        "node": patched,
+        "timeouts": {
+            "controlPlaneComponentHealthCheck": f"{timeout}s",
+            "etcdAPICall": f"{timeout}s",
+            "kubeletHealthCheck": f"{timeout}s",
+            "kubernetesAPICall": _API_CALL,
+            "upgradeManifests": f"{timeout}s",
+        },
+    }
+
+
 def to_yaml(documents: Sequence[Document]) -> str:
     """The documents as kubeadm reads them."""
     return "---\n".join(json.dumps(document, indent=2, sort_keys=True) + "\n" for document in documents)

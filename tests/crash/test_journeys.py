@@ -51,7 +51,7 @@ def test_a_call_that_fails_on_the_way(sweep: JourneySweep) -> None:
     for end in met.ends:
         assert end.how in (ENDED, TOLD), end
         where = f"of {sweep.name}, failed {end.place}: {end.said}"
-        sweep.assert_recovers_from(end.key, met.machines[end.key], where, plan_again=False)
+        sweep.assert_recovers_from(end.key, met.machines[end.key], where)
     print(f"{sweep.name}: {len(met.ends)} failures at {len(able)} stop points, {len(met.machines)} distinct machines")
     assert len(met.ends) >= len(able) > 10
 

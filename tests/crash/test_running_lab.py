@@ -24,27 +24,25 @@ EDITS = {
 class Edit:
     """An edit of the sweep's lab where that runs: the file, what is on the disks, and where a provision can be stopped.
 
-    `kept` has the machines whose disks were seen to be kept, and whether they were planned for again.
+    `kept` has the machines (`key_of`) whose disks were seen to be kept.
     """
 
     name: str
     lab: LoadedLab
     disks: dict[str, str]
     stops: Stops
-    kept: dict[str, bool] = field(default_factory=dict)
+    kept: set[str] = field(default_factory=set)
 
-    def assert_keeps_disks(
-        self, host: SimulatedHost, key: str, machine: Snapshot, where: str, *, plan_again: bool
-    ) -> None:
-        """From a machine that a stop left (`key_of`), the next provision keeps them, too; once for each machine."""
-        if self.kept.get(key, False) or (key in self.kept and not plan_again):
+    def assert_keeps_disks(self, host: SimulatedHost, key: str, machine: Snapshot, where: str) -> None:
+        """From a machine that a stop left, the next provision keeps them, too; once for each machine."""
+        if key in self.kept:
             return
         host.restore(machine)
         assert host.disk_data() == self.disks, where
         host.provision(self.lab)
         assert host.disk_data() == self.disks, f"{where}, and provisioned again"
-        assert not plan_again or host.plan(self.lab).is_empty, where
-        self.kept[key] = plan_again
+        assert host.plan(self.lab).is_empty, where
+        self.kept.add(key)
 
 
 def edited(sweep: Sweep, edit: str) -> LoadedLab:
@@ -75,7 +73,7 @@ def edit(request: pytest.FixtureRequest, sweep: Sweep, edits: dict[tuple[str, st
 
 def test_no_crash_costs_a_disk(sweep: Sweep, edit: Edit) -> None:
     for key, machine in edit.stops.states.items():
-        edit.assert_keeps_disks(sweep.host, key, machine, edit.stops.where(key), plan_again=True)
+        edit.assert_keeps_disks(sweep.host, key, machine, edit.stops.where(key))
     print(f"{sweep.name}: {edit.name}: {len(edit.stops.names)} stop points, {len(edit.stops.states)} distinct machines")
 
 
@@ -94,7 +92,7 @@ def test_no_failing_call_costs_a_disk(sweep: Sweep, edit: Edit) -> None:
         assert end.how in (ENDED, TOLD), f"{edit.name}: {end}"
     for key, machine in met.machines.items():
         where = f"{edit.name}: {[end for end in met.ends if end.key == key]}"
-        edit.assert_keeps_disks(host, key, machine, where, plan_again=False)
+        edit.assert_keeps_disks(host, key, machine, where)
     failed = sum(end.how == TOLD for end in met.ends)
     print(
         f"{sweep.name}: {edit.name}: {len(met.ends)} failures, {failed} of which ended the command, "

@@ -96,7 +96,7 @@ def test_a_call_that_fails_is_recovered_from(sweep: Sweep) -> None:
         for end in met.ends:
             assert end.how in (ENDED, TOLD), f"{what} failed {end}"
             where = f"{what} failed {end.place}: {end.said}"
-            sweep.assert_recovers_from(end.key, met.machines[end.key], where, plan_again=False)
+            sweep.assert_recovers_from(end.key, met.machines[end.key], where)
         told(sweep, f"{what} with a failing call ({len(met.ends)} failures at {len(numbers)})", stops, len(numbers))
         assert sum(end.how == TOLD for end in met.ends) > 10
 

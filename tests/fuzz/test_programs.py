@@ -21,7 +21,7 @@ from emulator.guests.configure.events import RunRecord, parse_event
 from emulator.guests.ssh import host_keys_from_console
 from emulator.guests.verify import kubernetes_verdicts, slurm_verdicts
 from emulator.guests.verify.kubeconfigs import admin_kubeconfig, student_kubeconfig
-from emulator.lab.drain import _ready_nodes
+from emulator.lab.drain import cluster_nodes
 from emulator.lab.wait_for_ssh import last_lines
 from tests.support import playbook_modules
 from tests.support.fake_runner import FakeRunner
@@ -125,7 +125,7 @@ TOKEN = {"status": {"token": "YWJj"}}
 @examples(40)
 @given(listings, changed_json([TOKEN]).map(json.dumps) | changed([json.dumps(TOKEN)]))
 def test_answers_of_the_control_plane(nodes: str, secret: str) -> None:
-    answered(_ready_nodes, Shell(nodes), HEAD)
+    answered(cluster_nodes, Shell(nodes), HEAD)
     answered(student_kubeconfig, Shell(secret), HEAD, cluster="demo")
 
 

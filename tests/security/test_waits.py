@@ -68,7 +68,7 @@ def test_a_console_that_grows_for_ever_is_given_up(tmp_path: Path) -> None:
 def test_pods_that_seem_to_go_again_and_again_are_given_up() -> None:
     control_plane = Saying("pod/a evicted\npod/b evicted\n", returncode=1)
     with pytest.raises(ConflictError, match="cannot be drained"):
-        drain._drain("worker", control_plane, NODE, 180, Pace(), cordoned=False)
+        drain.drain_node("worker", control_plane, NODE, 180, Pace(), cordoned=False)
     assert control_plane.asked == drain.MOST_ROUNDS
 
 

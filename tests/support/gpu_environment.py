@@ -53,6 +53,7 @@ class GpuEnvironment:
             supervisor=lambda directory: SimulatedSupervisor(directory, home.root / "running"),
             gpus=self._open,
             units=SystemdUnits(unused, home.root / "units", home.root / "none"),
+            upgrade_files=unused,
         )
 
     def _open(self, backend: str, paths: object, devices: object, *, dry: bool) -> Any:

@@ -122,7 +122,7 @@ class JourneySweep(Sweep):
             directory, gpus=SIMULATED_GPUS if self.journey.gpus else (), framework=self.journey.framework
         )
         self.name, self.host, self.lab = name, host, host.lab_file(self.journey.after)
-        self.recovered = {}
+        self.recovered, self.planned = set(), set()
         host.seed_foreign()
         self.initial = host.save()
         if self.journey.before:

@@ -27,6 +27,7 @@ def load(path: str, name: str) -> ModuleType:
 pace = load("module_utils/pace.py", "ansible.module_utils.pace")
 kubeadm_config = load("module_utils/kubeadm_config.py", "ansible.module_utils.kubeadm_config")
 kubeadm_reset = load("module_utils/kubeadm_reset.py", "ansible.module_utils.kubeadm_reset")
+kubeadm_run = load("module_utils/kubeadm_run.py", "ansible.module_utils.kubeadm_run")
 kubernetes_apply = load("module_utils/kubernetes_apply.py", "ansible.module_utils.kubernetes_apply")
 user_end = load("module_utils/user_end.py", "ansible.module_utils.user_end")
 user_quota = load("module_utils/user_quota.py", "ansible.module_utils.user_quota")
@@ -36,6 +37,7 @@ node_files = load("module_utils/node_files.py", "ansible.module_utils.node_files
 node_units = load("module_utils/node_units.py", "ansible.module_utils.node_units")
 kubeadm_node = load("library/kubeadm_node.py", "kubeadm_node")
 kubernetes_objects = load("library/kubernetes_objects.py", "kubernetes_objects")
+kubernetes_upgrade = load("library/kubernetes_upgrade.py", "kubernetes_upgrade")
 node_state = load("library/node_state.py", "node_state")
 
 RELEASE = {

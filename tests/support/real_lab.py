@@ -218,6 +218,7 @@ class RealLab:
             host_facts=lambda: HostFacts(64, 262144, 200000, 4000.0),
             gpus=self._open_gpus,
             units=self._hooked("units", SystemdUnits(runner, self.root / "units", self.root / "none")),
+            upgrade_files=cast(Any, None),
         )
 
     def _open_gpus(

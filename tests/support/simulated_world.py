@@ -51,24 +51,27 @@ from emulator.credentials.rotation_phases import RotatedSecret
 from emulator.credentials.ssh_trust import CertificateOrder
 from emulator.credentials.users import LabUser
 from emulator.gpu.ports import VgpuFramework
-from emulator.guests.ports import Access, ConfigureOutcome
+from emulator.guests.ports import Access, ConfigureOutcome, NodeUpgrade
 from emulator.guests.ssh import host_keys_from_console
 from emulator.guests.verify.report import CheckResult
 from emulator.host.acceleration import AccelerationDecision
 from emulator.host.facts import HostFacts
 from emulator.host.routes import HostNetwork
+from emulator.kubernetes.release.upgrade_files import UpgradeFiles
 from emulator.lab.environment import Environment
 from emulator.lab.lab_files import LoadedLab, load_lab_file
 from emulator.lab.names import namespace_name
 from emulator.lab.open_journal import open_record
 from emulator.lab.planning.plan import open_to_plan, plan_lab
-from emulator.labfile.model import ClusterKind, ClusterSpec, GpuBackend, GpuDeviceSpec
+from emulator.labfile.kubernetes_versions import is_asked_for
+from emulator.labfile.model import ClusterKind, ClusterSpec, GpuBackend, GpuDeviceSpec, KubernetesSpec
 from emulator.operations.destroy import destroy
 from emulator.operations.provision import Options, ProvisionResult, provision
 from emulator.plan.model import Plan
 from emulator.wiring import assemble_gpus
 from tests.support.fake_runner import FakeRunner
 from tests.support.guest_accounts import CountedNumbers
+from tests.support.kubernetes_cluster import REPOSITORY, Cluster, ClusterShell
 
 SYSTEM_URI = "qemu:///system"
 FIRST, SECOND, THIRD = "0000:41:00.0", "0000:42:00.0", "0000:43:00.0"
@@ -281,7 +284,19 @@ class SimulatedGuests:
                 write_private(access.paths.known_hosts, "\n".join(lines).encode())
 
     def shell(self, access: Access) -> SimulatedShell:
-        return SimulatedShell(self._host.hypervisor(access.paths if access.prefix else None), hook=self._hook)
+        hypervisor = self._host.hypervisor(access.paths if access.prefix else None)
+        return ClusterShell(hypervisor, self._host.cluster, self._hook)
+
+    def upgrade(
+        self, spec: ClusterSpec, part: NodeUpgrade, access: Access, reporter: Reporter, stop: StopFlag
+    ) -> ConfigureOutcome:
+        changed = {}
+        for name in part.nodes:
+            with self._hook.around(f"guests.upgrade.{part.step.value}"):
+                cluster = Cluster.read(self._host.cluster)
+                assert cluster is not None
+                changed[name] = int(cluster.take(part, name))
+        return ConfigureOutcome(changed, 0.0)
 
     def user_key(self, spec: ClusterSpec, access: Access, order: CertificateOrder, *, revoked: Collection[str]) -> str:
         with self._hook.around("guests.user_key"):
@@ -422,6 +437,8 @@ class SimulatedHost:
         (self.machine / "namespaces").mkdir()
         (self.machine / "tables").mkdir()
         (self.machine / "services").mkdir()
+        self.cluster = self.machine / "kubernetes.json"
+        self.release = "1.37.2"
         self.units = self.machine / "units"
         self.units.mkdir()
         if gpus:
@@ -453,7 +470,14 @@ class SimulatedHost:
             packet_filter=lambda prefix: self.packet_filter(prefix[-1] if prefix else None),
             gpus=self._gpus,
             units=cast(Any, HookedPort(self._units(), "units", self.hook)),
+            upgrade_files=self._upgrade_files,
         )
+
+    def _upgrade_files(self, wants: KubernetesSpec, _progress: Callable[[str, str], None]) -> UpgradeFiles:
+        """Of the one release that the sources of this machine have."""
+        assert is_asked_for(self.release, wants.version)
+        with self.hook.around("upgrade_files"):
+            return UpgradeFiles(self.machine, self.release, REPOSITORY, f"{self.release}-0123456789ab")
 
     def guests(self) -> SimulatedGuests:
         return SimulatedGuests(self)

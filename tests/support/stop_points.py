@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 from unittest.mock import patch
 
@@ -241,7 +242,8 @@ class Sweep:
     lab: LoadedLab
 
     def __post_init__(self) -> None:
-        self.recovered: dict[str, bool] = {}
+        self.recovered: set[str] = set()
+        self.planned: set[str] = set()
         self.losses: dict[str, dict[str, Stops]] = {}
         """Of `test_power_loss.py`: what losses of power leave, by command and by way to forget."""
         self.host.seed_foreign()
@@ -256,38 +258,51 @@ class Sweep:
     def destroy(self) -> None:
         self.host.destroy()
 
-    def assert_recovers_from(self, key: str, machine: Snapshot, where: str, *, plan_again: bool = True) -> None:
+    def assert_recovers_from(self, key: str, machine: Snapshot, where: str) -> None:
         """The same from a machine that a stop left (`key_of`). Of stops that leave the same machine one is recovered
         from, whichever test of the sweep came to it first: the next command cannot tell them apart."""
-        if self.recovered.get(key, False) or (key in self.recovered and not plan_again):
-            return
-        self.host.restore(machine)
-        self.assert_recovers(where, plan_again=plan_again)
-        self.recovered[key] = plan_again
+        if key not in self.recovered:
+            self.host.restore(machine)
+            self.assert_recovers(where)
+            self.recovered.add(key)
 
-    def assert_recovers(self, where: str, *, plan_again: bool = True) -> None:
+    def assert_recovers(self, where: str) -> None:
         """From the machine as it is: provisioning goes on to the same lab, and destroying leaves nothing."""
         stopped = self.host.save()
         self.provision()
         other = self.differences_to_done()
         assert not other, f"provisioned again after a stop {where}: {other}"
-        if plan_again:
-            plan = self.host.plan(self.lab)
-            assert plan.is_empty and not plan.blockers, (where, plan)
+        self._assert_finished(where)
         self.host.restore(stopped)
         self.assert_destroys(where)
+
+    def _assert_finished(self, where: str) -> None:
+        """On the finished lab nothing is left to do. That follows from the machine, which is the same by now, and from
+        what `comparable` leaves out of the record: it is asked once for each such record."""
+        record = repr(sorted((name, repr(found)) for name, found in self.host.state().resources.items()))
+        if record not in self.planned:
+            plan = self.host.plan(self.lab)
+            assert plan.is_empty and not plan.blockers, (where, plan)
+            self.planned.add(record)
 
     def assert_destroys(self, where: str) -> None:
         try:
             self.destroy()
         except UsageError:  # nothing had begun, or all was gone
             assert not self.host.home.lab(LAB).root.exists(), where
-        left = differences(comparable(self.host.save(), images=False), comparable(self.initial, images=False))
+        left = differences(comparable(self.host.save(), images=False), self._without_lab)
         assert not left, f"destroyed after a stop {where}"
 
     def differences_to_done(self) -> dict[str, tuple[str | None, str | None]]:
-        want = comparable(self.done, journal="state")
-        return differences(comparable(self.host.save(), journal="state"), want)
+        return differences(comparable(self.host.save(), journal="state"), self._finished)
+
+    @cached_property
+    def _finished(self) -> dict[str, str]:
+        return comparable(self.done, journal="state")
+
+    @cached_property
+    def _without_lab(self) -> dict[str, str]:
+        return comparable(self.initial, images=False)
 
 
 # What the ports document for each of their calls, by the beginning of its name in a sweep; the first entry that fits.

@@ -33,6 +33,7 @@ PLAYBOOK_OF_CLUSTER: Mapping[ClusterKind, str] = {
     ClusterKind.HPC: "playbook-hpc.yml",
     ClusterKind.CLOUD: "playbook-k8s.yml",
 }
+UPGRADE_PLAYBOOK = "playbook-upgrade.yml"
 LONGEST_TASK = 4800.0
 """Seconds, on a fast host, after which a task that does not end is stuck: the longest wait inside one (kubeadm's 1200
 with progress, see `playbooks/module_utils/pace.py`) is over before."""
@@ -52,7 +53,7 @@ _FAR = "hyperscaler-"
 @dataclass(frozen=True, slots=True)
 class PlaybookRun:
     """One playbook on one lab; `variables` are more variables of all hosts, none of them secret. `tags`: only tasks
-    with one of these; empty means all. `pace`: of this host."""
+    with one of these; empty means all. `nodes`: only these; empty means all. `pace`: of this host."""
 
     playbook: Path
     inventory: AnsibleInventory
@@ -60,6 +61,7 @@ class PlaybookRun:
     name: str
     variables: Mapping[str, str | int | bool]
     tags: tuple[str, ...] = ()
+    nodes: tuple[str, ...] = ()
     pace: Pace = field(default_factory=Pace)
 
     @property
@@ -89,6 +91,8 @@ def configure_cluster(
     cancelled: Callable[[], bool] = never,
     variables: Mapping[str, str | int | bool] | None = None,
     tags: tuple[str, ...] = (),
+    playbook: str = "",
+    nodes: tuple[str, ...] = (),
 ) -> ConfigureResult:
     """Run the cluster's playbook on the lab's guests. Running it again converges and changes nothing.
 
@@ -102,18 +106,21 @@ def configure_cluster(
         cancelled: called about once a second; True ends the run and everything that it started.
         variables: more variables of all hosts, none of them secret.
         tags: run only tasks with one of these; empty means all.
+        playbook: another one than the cluster's.
+        nodes: run only on these; empty means all.
 
     Raises:
         ConfigureError: a task failed (names node, task, message and log), none ended any more, or it was cancelled.
     """
     pace = pace or Pace()
     run = PlaybookRun(
-        playbook=share_dir() / "playbooks" / PLAYBOOK_OF_CLUSTER[kind],
+        playbook=share_dir() / "playbooks" / (playbook or PLAYBOOK_OF_CLUSTER[kind]),
         inventory=inventory,
         paths=paths,
         name=kind.value,
         variables={"secrets_dir": str(paths.secrets), "pace_factor": str(round(pace.factor, 1)), **(variables or {})},
         tags=tags,
+        nodes=nodes,
         pace=pace,
     )
     result = run_playbook(run, timeout=timeout, on_event=on_event, cancelled=cancelled)
@@ -214,6 +221,7 @@ def _ansible(
         playbook=str(run.playbook),
         inventory=str(inventory),
         tags=",".join(run.tags) or None,
+        limit=",".join(run.nodes) or None,
         envvars=environment,
         ident=identity,
         rotate_artifacts=KEPT_RUNS,

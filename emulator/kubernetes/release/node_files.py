@@ -71,16 +71,12 @@ class NodeFiles:
         final = self.directory(release)
         if final.is_dir():
             return final
-        missing = missing_programs(release.manifest)
-        if missing:
-            raise HyperscalerError(f"the release lacks {', '.join(missing)}", where=str(release.directory))
         stage = final.with_name(final.name + ".new")
         work = final.with_name(final.name + ".work")
         for path in (stage, work):
             shutil.rmtree(path, ignore_errors=True)
         try:
-            self._lay(release, stage)
-            _settle(stage)
+            self.lay(release, stage)
             store = ContentStore(self._containerd(release, work), work / "store", self.runner)
             images = store.fill(stage / CONTAINERD_ROOT, release.image_tars)
             _check_images(release, images)
@@ -100,7 +96,15 @@ class NodeFiles:
         return work / "tools/usr/bin"
 
     @staticmethod
-    def _lay(release: Release, stage: Path) -> None:
+    def lay(release: Release, stage: Path) -> None:
+        """Lay out the tree without the container images in `stage`, which must not exist.
+
+        Raises:
+            HyperscalerError: the release lacks a program.
+        """
+        missing = missing_programs(release.manifest)
+        if missing:
+            raise HyperscalerError(f"the release lacks {', '.join(missing)}", where=str(release.directory))
         programs = stage / PROGRAMS
         programs.mkdir(parents=True)
         for program in release.programs:
@@ -130,6 +134,7 @@ class NodeFiles:
         # Debian 12's own is 1.6.
         major = 2 if brings_containerd(release.manifest) else 1
         config.write_text(containerd_config(release.manifest.pause_image, major=major), encoding="utf-8")
+        _settle(stage)
 
 
 def _settle(stage: Path) -> None:

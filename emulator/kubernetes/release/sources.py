@@ -25,6 +25,7 @@ from emulator.kubernetes.release.disk_room import remove_leftovers
 from emulator.kubernetes.release.modules.module_build import ModuleBuild
 from emulator.kubernetes.release.node_files import NodeFiles
 from emulator.kubernetes.release.release import Release, ReleaseManifest, brings_containerd
+from emulator.kubernetes.release.upgrade_files import UpgradeFiles, upgrade_files
 from emulator.kubernetes.release.upstream import UpstreamFetch
 from emulator.labfile.kubernetes_versions import (
     MODULE_MINORS,
@@ -41,7 +42,7 @@ UPSTREAM = "upstream"
 AUTO = "auto"
 # Directories of work under way. With no one at work, such a name was left by a run that was killed. A build of
 # Go modules is not among them, because the next one goes on with it.
-_WORK = (".unpack-*", "upstream-*.work", "node-*.new", "node-*.work")
+_WORK = (".unpack-*", "upstream-*.work", "node-*.new", "node-*.work", "upgrade-*.new", "upgrade-*.work")
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +163,13 @@ class KubernetesSources:
             release = self._release(wants, progress)
             progress("container images of a node", "")
             return self.files.make(release)
+
+    def upgrade_files(self, wants: KubernetesSpec, *, progress: Progress) -> UpgradeFiles:
+        """What standing nodes get of the lab's release, made when it is not here yet; raises what `release` raises."""
+        with self._locked(progress):
+            release = self._release(wants, progress)
+            progress("files for standing nodes", "")
+            return upgrade_files(self.files, release)
 
     def resolve(self, wants: KubernetesSpec) -> str:
         """`bundle:PATH`, `upstream` or `modules`, what `auto` comes to on this host.

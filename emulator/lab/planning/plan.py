@@ -20,7 +20,13 @@ from emulator.lab.lab import Backends, Lab, open_lab
 from emulator.lab.names import namespace_name
 from emulator.lab.open_journal import LabRecord
 from emulator.lab.planning.gpu_placement import GPU_FACT, backend_of, gpu_layout_held, plan_gpus
-from emulator.lab.planning.kubernetes_on_disks import follow_control_plane, name_contents, refuse_other_version
+from emulator.lab.planning.kubernetes_on_disks import (
+    follow_control_plane,
+    name_contents,
+    newer_version_note,
+    refuse_other_version,
+    wanted_kubernetes,
+)
 from emulator.lab.planning.release_on_disks import keep_releases
 from emulator.lab.recovery.ownership_conflicts import copy_notes, disk_blockers, lost_blockers
 from emulator.labfile.checks.network import NAT_EMBEDDED, UPGRADES_EMBEDDED
@@ -45,7 +51,7 @@ def open_to_plan(env: Environment, record: LabRecord, spec: ClusterSpec) -> Lab:
         backend_of(record.state, spec),
         spec.gpu.devices or None,
         dry=True,
-        kubernetes=spec.kubernetes,
+        kubernetes=wanted_kubernetes(record.state, spec),
         timeouts=spec.timeouts,
     )
     return open_lab(env, record, backends)
@@ -114,15 +120,22 @@ def plan_lab(lab: Lab, state: State, spec: ClusterSpec, acceleration: Accelerati
     spec, releases = keep_releases(spec, recorded, lambda node: _image_under(lab, node))
     wanted = build(spec, placement, gpus.resources)
     with lab.session.pictured():
-        seen = observe(lab, spec, wanted, recorded)
+        seen = observe(lab, state, spec, wanted)
         plan = name_contents(lab.images, diff(lab.name, wanted, recorded, seen, find(lab)))
         copies = copy_notes(lab)
         ids = {resource.id for resource in wanted}
         blockers = lost_blockers(lab, [item.resource for key, item in recorded.items() if key not in ids])
     return dataclasses.replace(
         plan,
-        blockers=(*plan.blockers, *refuse_other_version(lab.images, spec, seen, plan), *blockers),
-        notes=(*plan.notes, *gpus.notes, *releases, *_without_effect(lab, spec), *copies),
+        blockers=(*plan.blockers, *refuse_other_version(lab.images, spec, state, seen, plan), *blockers),
+        notes=(
+            *plan.notes,
+            *gpus.notes,
+            *releases,
+            *_without_effect(lab, spec),
+            *newer_version_note(lab.images, spec, state, seen, plan),
+            *copies,
+        ),
     )
 
 
@@ -157,17 +170,16 @@ def plan_destroy(lab: Lab, state: State) -> Plan:
         return dataclasses.replace(plan, blockers=(*blockers, *disk_blockers(lab)), notes=copy_notes(lab))
 
 
-def observe(
-    lab: Lab, spec: ClusterSpec, wanted: tuple[Resource, ...], recorded: dict[str, Recorded]
-) -> dict[str, Observation]:
+def observe(lab: Lab, state: State, spec: ClusterSpec, wanted: tuple[Resource, ...]) -> dict[str, Observation]:
     """A look at everything wanted, by id.
 
     What labs share is looked at last, and only if something is to be made from it: a lab whose disks are there needs
     no golden image, nor the sources that it would be made from.
     """
+    recorded = state.resources
     seen = _look(lab, tuple(resource for resource in wanted if not resource.shared), recorded)
     remade = {resource.id for resource in wanted if _is_remade(resource, recorded.get(resource.id))}
-    follow_control_plane(lab.images, spec, seen, remade)
+    follow_control_plane(lab.images, spec, state, seen, remade)
     shared = tuple(resource for resource in wanted if resource.shared)
     idle = {resource.id for resource in shared if _only_stays(resource, wanted, recorded, seen)}
     seen |= {key: Observation(Presence.OURS) for key in idle}

@@ -19,6 +19,7 @@ import click
 import pytest
 
 from emulator.cli import main as entry
+from emulator.cli import output
 from emulator.cli.main import VERBS
 from emulator.cli.output import OutputError, Styled, draws_boxes, print_error, say, write
 from emulator.core.data_files import share_dir
@@ -171,6 +172,7 @@ def test_a_pipe_that_is_not_our_output_is_an_error_in_words(
         raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
     monkeypatch.setattr(entry, "cli", verb)
+    monkeypatch.setitem(output._state, "json", False)  # whatever a test before this one asked for
     monkeypatch.setattr(sys, "argv", ["hyperscaler"])
     with pytest.raises(SystemExit) as caught:
         entry.main()

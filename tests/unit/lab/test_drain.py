@@ -237,7 +237,7 @@ HEAD = GuestAddress("cloud-control-plane", IPv4Address("10.0.0.2"), "labadmin")
 
 def test_a_node_whose_pods_go_slowly_is_drained_for_longer() -> None:
     shell = Rounds(True, True)
-    drain._drain(FIRST, shell, HEAD, 180, Pace(factor=2.5), cordoned=False)
+    drain.drain_node(FIRST, shell, HEAD, 180, Pace(factor=2.5), cordoned=False)
     assert len(shell.commands) == 3
     assert "--timeout=450s" in shell.commands[0]
 
@@ -245,12 +245,12 @@ def test_a_node_whose_pods_go_slowly_is_drained_for_longer() -> None:
 def test_a_node_whose_pods_stay_is_given_up_after_one_round() -> None:
     shell = Rounds(False, True, True)
     with pytest.raises(ConflictError, match="cannot be drained within 450 s"):
-        drain._drain(FIRST, shell, HEAD, 180, Pace(factor=2.5), cordoned=False)
+        drain.drain_node(FIRST, shell, HEAD, 180, Pace(factor=2.5), cordoned=False)
     assert len(shell.commands) == 1
 
 
 def test_pods_that_come_back_for_ever_do_not_hold_the_run_for_ever() -> None:
     shell = Rounds(*[True] * 100)
     with pytest.raises(ConflictError, match="cannot be drained within 720 s"):
-        drain._drain(FIRST, shell, HEAD, 180, Pace(), cordoned=False)
+        drain.drain_node(FIRST, shell, HEAD, 180, Pace(), cordoned=False)
     assert len(shell.commands) == drain.MOST_ROUNDS

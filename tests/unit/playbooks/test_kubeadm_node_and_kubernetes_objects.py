@@ -15,7 +15,7 @@ import yaml
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 
-from tests.support.playbook_modules import CLUSTER, PARAMS, PLAYBOOKS, RELEASE, kubeadm_node
+from tests.support.playbook_modules import CLUSTER, PARAMS, PLAYBOOKS, RELEASE, kubeadm_node, kubeadm_run
 from tests.support.playbook_modules import kubernetes_objects as objects
 
 
@@ -160,7 +160,7 @@ def test_a_later_version_of_this_program_goes_on_with_the_lab(node: Node, monkey
 
     monkeypatch.setattr(kubeadm_node, "init_documents", later)
     assert kubeadm_node.init({**PARAMS, "timeout": 61}, RELEASE) == (False, "sha256:new")
-    record = {**node.record, "settings": {"version": "1.37.2"}}
+    record = {**node.record, "settings": {"version": "1.36.5"}}  # before an upgrade
     (node.root / "record").write_text(json.dumps(record))
     assert kubeadm_node.init(PARAMS, RELEASE) == (False, "sha256:new")
 
@@ -202,13 +202,14 @@ def test_a_worker_with_another_patch_release_than_the_one_asked_for_does_not_joi
 def test_a_lost_admin_kubeconfig_is_made_again_and_nothing_is_reset(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kubeadm_node.init(PARAMS, RELEASE)
+    kubeadm_node.init(PARAMS, {**RELEASE, "version": "1.36.5"})  # upgraded since
     (node.root / "admin").unlink()
     node.remains = True
     asked: list[list[str]] = []
     monkeypatch.setattr(kubeadm_node, "run", lambda argv, timeout: asked.append(argv))
     assert kubeadm_node.init(PARAMS, RELEASE) == (True, "sha256:new")
     assert asked[0][:5] == ["kubeadm", "init", "phase", "kubeconfig", "admin"]
+    assert '"kubernetesVersion": "v1.37.2"' in (node.root / "config").read_text()
     assert (len(node.commands), node.resets) == (INIT, 0)
 
     def failing(argv: list[str], timeout: int) -> None:
@@ -227,8 +228,8 @@ def test_coredns_is_left_to_kubeadm(node: Node) -> None:
 
 
 def test_only_one_run_works_on_a_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kubeadm_node, "LOCK", str(tmp_path / "lock"))
-    monkeypatch.setattr(kubeadm_node.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(kubeadm_run, "LOCK", str(tmp_path / "lock"))
+    monkeypatch.setattr(kubeadm_run.time, "sleep", lambda seconds: None)
     with (
         kubeadm_node.one_at_a_time(1),
         pytest.raises(kubeadm_node.NodeError, match="an earlier run still works on this node"),

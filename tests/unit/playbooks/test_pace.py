@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from emulator.core.waiting.pace import MOST
-from tests.support.playbook_modules import PLAYBOOKS, kubeadm_node, pace
+from tests.support.playbook_modules import PLAYBOOKS, kubeadm_run, pace
 from tests.support.waiting import Ticking
 
 
@@ -102,10 +102,10 @@ class Reply:
 def slow_server(monkeypatch: pytest.MonkeyPatch) -> Any:
     def make(hooks: int, each: float) -> Ticking:
         time = Ticking()
-        monkeypatch.setattr(kubeadm_node, "time", time)
-        monkeypatch.setattr(kubeadm_node, "running_containers", frozenset)
-        monkeypatch.setattr(kubeadm_node, "Watch", lambda base: pace.Watch(base, time.monotonic))
-        monkeypatch.setattr(kubeadm_node.urllib.request, "urlopen", Server(time, hooks, each).urlopen)
+        monkeypatch.setattr(kubeadm_run, "time", time)
+        monkeypatch.setattr(kubeadm_run, "running_containers", frozenset)
+        monkeypatch.setattr(kubeadm_run, "Watch", lambda base: pace.Watch(base, time.monotonic))
+        monkeypatch.setattr(kubeadm_run.urllib.request, "urlopen", Server(time, hooks, each).urlopen)
         return time
 
     return make
@@ -114,13 +114,13 @@ def slow_server(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_an_api_server_whose_hooks_end_slowly_is_waited_for(slow_server: Any) -> None:
     """It has a minute, and takes two and a half: 15 hooks of 10 s each."""
     time = slow_server(15, 10.0)
-    assert kubeadm_node.answers("10.20.0.10", 60)
+    assert kubeadm_run.answers("10.20.0.10", 60)
     assert time.seconds >= 150
 
 
 def test_an_api_server_that_is_stuck_is_given_up_at_its_time(slow_server: Any) -> None:
     time = slow_server(2, 1000.0)
-    assert not kubeadm_node.answers("10.20.0.10", 60)
+    assert not kubeadm_run.answers("10.20.0.10", 60)
     assert time.seconds == 60
 
 
@@ -131,6 +131,6 @@ def test_containers_of_kubelet_are_found_by_their_cgroups(monkeypatch: pytest.Mo
         pattern.append(text)
         return ["a.scope", "b.scope"]
 
-    monkeypatch.setattr(kubeadm_node.glob, "glob", glob)
-    assert kubeadm_node.running_containers() == {"a.scope", "b.scope"}
+    monkeypatch.setattr(kubeadm_run.glob, "glob", glob)
+    assert kubeadm_run.running_containers() == {"a.scope", "b.scope"}
     assert pattern == ["/sys/fs/cgroup/kubepods.slice/**/cri-containerd-*.scope"]

@@ -3,6 +3,7 @@ from kubeadm_config import (
     CRI_SOCKET,
     PATCHES,
     Cluster,
+    Document,
     Node,
     Release,
     UnsupportedVersionError,
@@ -10,6 +11,7 @@ from kubeadm_config import (
     join_documents,
     patches,
     to_yaml,
+    upgrade_document,
     with_token,
 )
 
@@ -18,6 +20,7 @@ __all__ = [
     "CRI_SOCKET",
     "PATCHES",
     "Cluster",
+    "Document",
     "Node",
     "Release",
     "UnsupportedVersionError",
@@ -25,5 +28,6 @@ __all__ = [
     "join_documents",
     "patches",
     "to_yaml",
+    "upgrade_document",
     "with_token",
 ]

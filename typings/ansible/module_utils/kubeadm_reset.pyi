@@ -1,3 +1,3 @@
-from kubeadm_reset import RECORD, NodeError, has_remains, reset, run
+from kubeadm_reset import RECORD, NodeError, ctr, has_remains, reset, run
 
-__all__ = ["RECORD", "NodeError", "has_remains", "reset", "run"]
+__all__ = ["RECORD", "NodeError", "ctr", "has_remains", "reset", "run"]

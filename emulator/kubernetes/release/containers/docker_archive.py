@@ -7,10 +7,10 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 _LISTING = "manifest.json"
 _MAX_LISTING_BYTES = 1024 * 1024
@@ -55,6 +55,38 @@ def write_archive(path: Path, images: Sequence[ContainerImage], *, architecture:
             entries.append({"Config": config_name, "RepoTags": [image.reference], "Layers": [name]})
         listing = json.dumps(entries).encode()
         archive.addfile(_member(_LISTING, len(listing)), io.BytesIO(listing))
+
+
+def copy_images(archives: Sequence[Path], target: Path, wanted: Callable[[str], bool]) -> None:
+    """Write those images of `archives` whose name is `wanted` into one archive; their layers stay as they are.
+
+    Raises:
+        ValueError, KeyError, tarfile.TarError: one is no docker-archive.
+    """
+    entries, there = [], set()
+    with tarfile.open(target, "w", format=tarfile.GNU_FORMAT) as copy:
+        for path in archives:
+            with tarfile.open(path, "r:") as archive:
+                for entry in _entries(archive):
+                    names = [name for name in entry.get("RepoTags") or () if wanted(name)]
+                    if not names:
+                        continue
+                    entries.append({**entry, "RepoTags": names})
+                    for name in (entry["Config"], *entry["Layers"]):
+                        if name not in there:
+                            there.add(name)
+                            member = archive.getmember(name)
+                            copy.addfile(_member(name, member.size), archive.extractfile(member))
+        listing = json.dumps(entries).encode()
+        copy.addfile(_member(_LISTING, len(listing)), io.BytesIO(listing))
+
+
+def _entries(archive: tarfile.TarFile) -> list[dict[str, Any]]:
+    listing = archive.extractfile(_LISTING)
+    entries = json.loads(listing.read(_MAX_LISTING_BYTES)) if listing is not None else None
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ValueError(f"its {_LISTING} is no list of images")
+    return entries
 
 
 def references(stream: IO[bytes]) -> frozenset[str]:

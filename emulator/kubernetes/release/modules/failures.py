@@ -57,7 +57,7 @@ def fetch_failure(error: CommandError, module: str, directory: Path) -> Hypersca
         return HyperscalerError(
             f"go.mod and go.sum do not pin all that the programs need:\n{said}",
             where=f"module {module}",
-            fix="in a checkout: make kubernetes-modules MINOR=1.37",
+            fix="in a checkout: make kubernetes-modules MINOR=1.37, or the minor version that it is a module of",
         )
     if _NETWORK.search(said):
         return HostNotFitError(

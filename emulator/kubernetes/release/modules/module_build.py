@@ -175,7 +175,7 @@ class ModuleBuild:
                 raise HyperscalerError(
                     f"kubeadm {modules.version} asks for {name} {asked}, and the modules have {version}",
                     where=str(modules.module(name).directory),
-                    fix="in a checkout: make kubernetes-modules MINOR=1.37",
+                    fix=f"in a checkout: make kubernetes-modules MINOR={minor_of(modules.version)}",
                 )
         return {**names, "tools": TOOLS_IMAGE}
 

@@ -28,7 +28,9 @@ from emulator.images.store.store import ImageStore
 from emulator.lab.environment import Environment
 from emulator.lab.lab_files import LoadedLab
 from emulator.lab.open_journal import open_record
+from emulator.lab.planning.kubernetes_on_disks import VERSION_FACT
 from emulator.lab.planning.plan import open_to_plan, plan_lab
+from emulator.labfile.model import KubernetesSpec
 from emulator.operations.provision import Options, provision
 from emulator.plan.model import Change, Plan
 from tests.support.simulated_world import SimulatedHost
@@ -82,6 +84,8 @@ class Host:
         self.simulated = simulated
         self.source = Source(simulated.files / "releases")
         self.store = ImageStore(simulated.home.images, cast(Any, None))
+        self.wants: list[str] = []
+        """The versions that the image store was opened for, oldest first."""
 
     def image(self, packages: str = "", *, says_version: bool = True) -> GoldenImage:
         """A build of what the source gives now; it is the current one then."""
@@ -116,7 +120,12 @@ class Host:
 
     def environment(self) -> Environment:
         inputs = {"kubernetes": self.source}
-        return dataclasses.replace(self.simulated.environment(), images=lambda _wants: LabImages(self.store, inputs))
+
+        def images(wants: KubernetesSpec | None) -> LabImages:
+            self.wants.append(wants.version if wants else "")
+            return LabImages(self.store, inputs)
+
+        return dataclasses.replace(self.simulated.environment(), images=images)
 
     def lab(self, *, workers: int = 1, version: str = "", source: str = "auto") -> LoadedLab:
         return self.simulated.lab_file(LAB.format(workers=workers, version=version, source=source))
@@ -281,3 +290,70 @@ def test_a_source_that_cannot_give_it_is_told_as_before(machine: Host, monkeypat
     monkeypatch.setattr(machine.source, "ready", ready)
     with pytest.raises(UsageError, match="there is no bundle"):
         machine.plan(machine.lab())
+
+
+# ------------------------------------------------------------ after an upgrade, and on the way to one
+def upgraded(machine: Host, version: str) -> None:
+    open_record(machine.simulated.home, "demo").store.fact(VERSION_FACT, version)
+
+
+def test_another_minor_version_that_there_is_a_way_to_is_for_upgrade(machine: Host) -> None:
+    machine.source.version = "1.36.5"
+    machine.image()
+    machine.provision(machine.lab())
+    (blocker,) = machine.plan(machine.lab(version="1.37")).blockers
+    assert blocker.what.endswith("the file now asks for version 1.37, which `upgrade` brings to its nodes")
+    assert blocker.fix == "hyperscaler upgrade demo --to 1.37 --file FILE, or write version: 1.36.5"
+
+
+def test_a_newer_default_replaces_nothing_and_is_told(machine: Host) -> None:
+    """A new lab gets 1.37 now; this one was made when 1.36 was the newest, or with a source that gave it."""
+    machine.source.version = "1.36.5"
+    machine.image()
+    machine.provision(machine.lab())
+    machine.source.version = "1.37.2"
+    machine.image()
+    plan = machine.plan(machine.lab())
+    assert plan.is_empty and plan.blockers == ()
+    assert plan.notes == (
+        f"{HEAD} has Kubernetes 1.36.5 and keeps it, like all nodes of its cluster; to have 1.37:"
+        " hyperscaler upgrade demo --to 1.37",
+    )
+
+
+def test_a_worker_that_is_added_after_an_upgrade_gets_the_clusters_version(machine: Host) -> None:
+    machine.source.version = "1.36.5"
+    machine.image()
+    machine.provision(machine.lab())
+    upgraded(machine, "1.37.2")
+    machine.source.version = "1.37.2"
+    newer = machine.image()
+    for version in ("1.37", ""):
+        plan = machine.plan(machine.lab(version=version))
+        assert plan.is_empty and (plan.blockers, plan.notes) == ((), ())
+    machine.provision(machine.lab(workers=2, version="1.37"))
+    assert machine.base(SECOND) == newer.directory.name
+    assert machine.wants[-1] == "1.37"
+    (blocker,) = machine.plan(machine.lab(workers=2, version="1.36")).blockers
+    assert "has Kubernetes 1.37.2 on its disk" in blocker.what and "cannot be changed in place" in blocker.what
+
+
+def test_without_a_version_in_the_file_it_is_the_minor_version_of_the_cluster(machine: Host) -> None:
+    machine.source.version = "1.36.5"
+    machine.image()
+    machine.provision(machine.lab())
+    upgraded(machine, "1.37.2")
+    machine.plan(machine.lab())
+    assert machine.wants[-1] == "1.37", "the newest may be 1.38 by then"
+
+
+def test_a_control_plane_that_is_made_anew_has_what_its_image_has(machine: Host) -> None:
+    machine.source.version = "1.36.5"
+    first = machine.image()
+    machine.provision(machine.lab())
+    upgraded(machine, "1.37.2")
+    (machine.simulated.home.lab("demo").disks / f"{HEAD}.qcow2").unlink()
+    machine.provision(machine.lab(version="1.36"))
+    assert machine.base(HEAD) == first.directory.name
+    assert machine.simulated.state().facts[VERSION_FACT] == ""
+    assert machine.plan(machine.lab(version="1.36")).blockers == ()

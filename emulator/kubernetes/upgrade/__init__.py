@@ -1,0 +1,1 @@
+"""Bringing the nodes of a standing cluster to another release."""
