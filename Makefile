@@ -73,7 +73,7 @@ e2e: e2e-demo e2e-slurm e2e-system e2e-killed e2e-kubernetes ## all labs on real
 e2e-demo: setup-dev ## `make demo` from nothing to nothing (ten minutes without KVM, with the images built)
 	@$(VENV)/pytest -v -m "e2e and not thorough" tests/e2e/test_demo.py
 
-e2e-slurm: setup-dev ## the Slurm lab (a quarter of an hour without KVM)
+e2e-slurm: setup-dev ## the Slurm lab (a quarter of an hour without KVM); RELEASE=trixie: with guests of that Debian release
 	@$(VENV)/pytest -v -m "e2e and not thorough" tests/e2e/test_slurm_lab.py
 
 e2e-system: setup-dev ## a lab on a libvirt as a distribution starts it, in namespaces of its own (four minutes without KVM)

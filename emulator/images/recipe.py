@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path, PurePosixPath
 
 import yaml
 
 from emulator.core.data_files import share_dir
+from emulator.core.debian.releases import Release, split_release
 from emulator.core.errors import ConfigError, UsageError
 
 RECIPE_VERSION = 1
@@ -120,27 +121,32 @@ def recipes_dir() -> Path:
 
 
 def recipe_names(directory: Path | None = None) -> tuple[str, ...]:
-    """Names of the images that can be built, sorted."""
+    """Names of the images that can be built, sorted: of each recipe the one without a release, and one for each release
+    that it knows in addition."""
+    directory = directory or recipes_dir()
     names = []
-    for path in (directory or recipes_dir()).glob("*.yaml"):
+    for path in directory.glob("*.yaml"):
         if path.stem != "common" and NAME.fullmatch(path.stem):
-            names.append(path.stem)
+            releases = _Reader(directory).releases(path)
+            names += [path.stem, *(f"{path.stem}-{release}" for release in releases)]
     return tuple(sorted(names))
 
 
 def load_recipe(name: str, directory: Path | None = None) -> Recipe:
-    """The recipe called `name`.
+    """The recipe called `name`, or the one for another release of Debian that `NAME-RELEASE` means.
 
     Raises:
         UsageError: there is no such recipe.
         ConfigError: the recipe is faulty; all its faults are listed.
     """
     directory = directory or recipes_dir()
-    path = directory / f"{name}.yaml"
-    if not NAME.fullmatch(name) or not path.is_file():
-        known = ", ".join(recipe_names(directory)) or "none"
-        raise UsageError(f"there is no image recipe {name!r}", where=str(directory), fix=f"known recipes: {known}")
-    return _Reader(directory).recipe(path)
+    base, release = split_release(name)
+    path = directory / f"{base}.yaml"
+    reader = _Reader(directory)
+    if NAME.fullmatch(name) and path.is_file() and (release is None or release in reader.releases(path)):
+        return reader.recipe(path, release)
+    known = ", ".join(recipe_names(directory)) or "none"
+    raise UsageError(f"there is no image recipe {name!r}", where=str(directory), fix=f"known recipes: {known}")
 
 
 class _Reader:
@@ -150,17 +156,20 @@ class _Reader:
         self.directory = directory
         self.faults: list[str] = []
 
-    def recipe(self, path: Path) -> Recipe:
+    def releases(self, path: Path) -> tuple[Release, ...]:
+        """The releases that the recipe knows in addition to its own, by its ancestors' or its own `releases`."""
+        layers = [_mapping_or_none(layer.get("releases")) or {} for _, layer in self._layers(path)]
+        return tuple(release for release in Release if any(release in layer for layer in layers))
+
+    def recipe(self, path: Path, release: Release | None) -> Recipe:
         layers = self._layers(path)
-        known = {item.name for item in fields(Recipe)} - {"initrd_init", "modules"}
-        known |= {"version", "extends", "initrd"}
+        known = {item.name for item in fields(Recipe)} - {"initrd_init", "modules"} | {"initrd"}
         for where, layer in layers:
-            for key in layer:
-                if key not in known:
-                    self.faults.append(f"{where.name}: {key}: unknown key")
+            self._check_keys(where, layer, known | {"version", "extends", "releases"})
             if layer.get("version") != RECIPE_VERSION:
                 self.faults.append(f"{where.name}: version: must be {RECIPE_VERSION}")
-        recipe = self._merge(path.stem, layers)
+        name = path.stem if release is None else f"{path.stem}-{release}"
+        recipe = self._merge(path.stem, name, self._of_release(layers, release, known - {"name"}))
         if self.faults:
             raise ConfigError(
                 "the image recipe is faulty:\n    " + "\n    ".join(self.faults),
@@ -168,6 +177,30 @@ class _Reader:
                 fix="correct the recipe; docs/user/images.md describes every key",
             )
         return recipe
+
+    def _check_keys(self, where: Path, layer: Mapping[str, object], known: Collection[str]) -> None:
+        self.faults += [f"{where.name}: {key}: unknown key" for key in layer if key not in known]
+
+    def _of_release(
+        self, layers: list[tuple[Path, dict[str, object]]], release: Release | None, known: Collection[str]
+    ) -> list[tuple[Path, dict[str, object]]]:
+        """The layers, and after each what its `releases` says of the release."""
+        found = []
+        for where, layer in layers:
+            found.append((where, layer))
+            sections = _mapping_or_none(layer.get("releases", {}))
+            if sections is None or not sections.keys() <= frozenset(Release):
+                self.faults.append(f"{where.name}: releases: must be a mapping of {', '.join(Release)}")
+                continue
+            for name, raw in sections.items():
+                section = _mapping_or_none(raw)
+                if section is None:
+                    self.faults.append(f"{where.name}: releases: {name}: must be a mapping of keys to values")
+                    continue
+                self._check_keys(Path(f"{where.name}: releases: {name}"), section, known)
+                if name == release:
+                    found.append((where, section))
+        return found
 
     def _layers(self, path: Path) -> list[tuple[Path, dict[str, object]]]:
         """The recipe and its ancestors, the most general first."""
@@ -194,11 +227,12 @@ class _Reader:
         except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
             first = str(error).replace("\n", " ")
             raise ConfigError(f"not readable as YAML: {first}", where=str(path)) from error
-        if not isinstance(raw, dict) or not all(isinstance(key, str) for key in raw):
+        mapping = _mapping_or_none(raw)
+        if mapping is None:
             raise ConfigError("must be a mapping of keys to values", where=str(path))
-        return raw
+        return mapping
 
-    def _merge(self, name: str, layers: list[tuple[Path, dict[str, object]]]) -> Recipe:
+    def _merge(self, stem: str, name: str, layers: list[tuple[Path, dict[str, object]]]) -> Recipe:
         def words(key: str, pattern: re.Pattern[str]) -> tuple[str, ...]:
             found: dict[str, None] = {}
             for where, layer in layers:
@@ -214,8 +248,8 @@ class _Reader:
                 return default
             return value
 
-        if last("name", name) != name:
-            self.faults.append(f"name: must be {name!r}, the name of the file")
+        if last("name", stem) != stem:
+            self.faults.append(f"name: must be {stem!r}, the name of the file")
         initrd_init, modules = self._initrd(layers)
         return Recipe(
             name=name,
@@ -311,3 +345,7 @@ class _Reader:
             self.faults.append(f"{key}: must be a whole number of MiB")
             return default
         return value
+
+
+def _mapping_or_none(value: object) -> dict[str, object] | None:
+    return value if isinstance(value, dict) and all(isinstance(key, str) for key in value) else None

@@ -15,6 +15,7 @@ from emulator.labfile.checks.gpu import can_slice, check_gpu, gpus_of
 from emulator.labfile.checks.gpu_shares import check_shares, share_of
 from emulator.labfile.checks.hints import hint
 from emulator.labfile.checks.identity import check_mac_addresses
+from emulator.labfile.checks.images import check_images
 from emulator.labfile.checks.kubernetes import check_kubernetes
 from emulator.labfile.checks.network import assign_addresses, check_networks, check_way_out
 from emulator.labfile.checks.security import check_security
@@ -90,6 +91,7 @@ def parse_spec(text: str, *, file: str, recorded: bool = False) -> tuple[Cluster
     check_allow(draft)
     check_slurm(draft)
     check_security(draft)
+    check_images(draft)
     check_mac_addresses(draft)
     check_kubernetes(draft, addresses, recorded=recorded)
     check_gpu(draft)

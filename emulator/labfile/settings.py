@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Annotated
 
+from emulator.core.debian.releases import DEFAULT_RELEASE, Release, image_of
 from emulator.labfile.forms import AptSource, Image, Seconds
 from emulator.labfile.key import key
+from emulator.labfile.networks import ClusterKind
 
 ADMIN = "labadmin"
 """The account that the images have for the tool and the lab's owner: ssh with the lab's key, root through sudo."""
@@ -55,10 +57,27 @@ class HypervisorSpec:
 
 @dataclass(frozen=True, slots=True)
 class ImageSpec:
-    """Golden images by cluster; a name is resolved in the image store, `hpc-base` and `cloud-base` being built in."""
+    """Golden images by cluster, and the Debian release of those that are built in (`hpc-base` and `cloud-base`).
+
+    `release` is None where the file leaves it to the product, and then a lab that is there keeps what it has. What a
+    cluster's nodes start from, `of` says."""
 
     hpc: Annotated[Image, key("Image of the Slurm nodes.")] = "hpc-base"
     cloud: Annotated[Image, key("Image of the Kubernetes nodes.")] = "cloud-base"
+    release: Annotated[
+        Release | None,
+        key(
+            "Debian release of the nodes: bookworm is Debian 12 with Slurm 22.05, trixie 13 with 24.11, forky 14, which"
+            f" is still in testing. By default {DEFAULT_RELEASE}; a cluster that is there keeps the one that it was"
+            " made with.",
+            computed=True,
+            see="images.md",
+        ),
+    ] = None
+
+    def of(self, cluster: ClusterKind) -> str:
+        """The name of the cluster's image in the store."""
+        return image_of(self.hpc if cluster is ClusterKind.HPC else self.cloud, self.release)
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,7 @@ def build(spec: ClusterSpec, placement: Placement, gpu: GpuResources | None = No
     firewall = build_firewall(spec, needs)
     resources.append(firewall)
     for cluster in spec.clusters:
-        resources += [GoldenImage(name=_image(spec, cluster)), _network(spec, cluster, (*needs, firewall.id))]
+        resources += [GoldenImage(name=spec.images.of(cluster)), _network(spec, cluster, (*needs, firewall.id))]
     resources += gpu.resources
     resources += build_services(
         placement.paths, placement.hypervisor, needs, disk_reserve_gib=spec.hypervisor.disk_reserve_gib
@@ -81,10 +81,6 @@ def _secrets(spec: ClusterSpec, paths: LabPaths) -> Sequence[Secret]:
         return (authority,)
     munge = Secret(name="munge", path=str(paths.munge_key), size_bytes=MUNGE_KEY_BYTES, encoding="text")
     return (munge, authority)
-
-
-def _image(spec: ClusterSpec, cluster: ClusterKind) -> str:
-    return spec.images.hpc if cluster is ClusterKind.HPC else spec.images.cloud
 
 
 def _network(spec: ClusterSpec, cluster: ClusterKind, needs: tuple[str, ...]) -> Network:
@@ -122,7 +118,7 @@ def _node(
     needs: tuple[str, ...],
     hostdevs: tuple[HostdevRequest, ...],
 ) -> Sequence[Resource]:
-    image = _image(spec, node.role.cluster)
+    image = spec.images.of(node.role.cluster)
     volume = Volume(
         name=node.name,
         needs=(f"image/{image}",),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -54,3 +55,10 @@ def test_a_test_file_bears_the_name_of_a_module(path: Path) -> None:
 def test_no_reason_is_out_of_date() -> None:
     stale = [name for name in OTHERS if not (UNIT / name).is_file() or fits(UNIT / name)]
     assert not stale
+
+
+def test_pytest_goes_into_every_folder_with_tests(pytestconfig: pytest.Config) -> None:
+    """By default it passes over some names, such as build."""
+    passed_over = pytestconfig.getini("norecursedirs")
+    folders = {folder.name for path in (ROOT / "tests").rglob("test_*.py") for folder in path.parents}
+    assert not [name for name in folders for pattern in passed_over if fnmatch(name, pattern)]

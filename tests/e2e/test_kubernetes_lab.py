@@ -15,6 +15,7 @@ import pytest
 from emulator.core.errors import ExitCode
 from emulator.core.paths import Home
 from tests.support import waiting
+from tests.support.guest_release import images_section
 from tests.support.labs import COMMAND, host_snapshot, hyperscaler, left_behind
 from tests.support.node_baseline import check_baseline, check_secrets, check_ssh_audit, closed_from_outside, guest
 
@@ -54,7 +55,7 @@ THOROUGH = bool(os.environ.get("THOROUGH"))
 
 
 def write_spec(path: Path, *, workers: int, version: str = "") -> Path:
-    path.write_text(SPEC.format(lab=LAB, count=workers, slices=2, version=version))
+    path.write_text(SPEC.format(lab=LAB, count=workers, slices=2, version=version) + images_section())
     return path
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from emulator.core.paths import Home
 from tests.support import student_attacks as attack
+from tests.support.guest_release import images_section
 from tests.support.labs import COMMAND, host_snapshot, hyperscaler, left_behind
 from tests.support.node_baseline import check_baseline, check_secrets, check_ssh_audit, closed_from_outside, guest
 from tests.support.waiting import PATIENCE, until
@@ -49,7 +50,7 @@ hypervisor: {{uri: embedded}}
 @pytest.fixture(scope="module")
 def lab_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("lab") / "cluster.yaml"
-    path.write_text(SPEC.format(lab=LAB, count=2))
+    path.write_text(SPEC.format(lab=LAB, count=2) + images_section())
     return path
 
 
@@ -455,7 +456,7 @@ def test_secrets_are_private(provisioned: dict[str, Any], lab_file: Path) -> Non
 
 
 def test_scaling_out_applies_only_the_difference(provisioned: dict[str, Any], lab_file: Path) -> None:
-    lab_file.write_text(SPEC.format(lab=LAB, count=3))
+    lab_file.write_text(SPEC.format(lab=LAB, count=3) + images_section())
     plan = hyperscaler("plan", lab_file, "--json").json()
     assert [(change["action"], change["id"]) for change in plan["changes"]] == [
         ("update", "firewall/lab"),  # whose packets are the node's own
@@ -472,7 +473,7 @@ def test_scaling_out_applies_only_the_difference(provisioned: dict[str, Any], la
 
 
 def test_scaling_in_removes_the_node_again(provisioned: dict[str, Any], lab_file: Path) -> None:
-    lab_file.write_text(SPEC.format(lab=LAB, count=2))
+    lab_file.write_text(SPEC.format(lab=LAB, count=2) + images_section())
     hyperscaler("provision", lab_file, "--yes")
     assert sorted(run("hpc-controller", "sinfo -h -N -p main -o %N").split()) == list(COMPUTE)
     assert not (Home.default().lab(LAB).disks / "hpc-compute-3.qcow2").exists()

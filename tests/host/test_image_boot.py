@@ -17,6 +17,7 @@ import pytest
 
 from emulator.adapters.system.process import HostProcess
 from emulator.core.data_files import share_dir
+from emulator.core.debian.releases import RELEASES, image_of, release_of
 from emulator.core.errors import HostNotFitError
 from emulator.core.ids import link_local_address
 from emulator.guests.inventory.build import build_inventory
@@ -29,11 +30,12 @@ from emulator.images.supply_chain.sbom import packages_of
 from emulator.labfile.load import parse_spec
 from emulator.labfile.model import ADMIN
 from emulator.wiring import images_of_host
+from tests.support.guest_release import RELEASE
 from tests.support.image_guest import DISK_GIB, MACHINE_ID, ImageGuest
 
 pytestmark = pytest.mark.host
 
-HPC, CLOUD = "hpc-base", "cloud-base"
+HPC, CLOUD = (image_of(name, RELEASE) for name in ("hpc-base", "cloud-base"))
 HEAD = "cloud-control-plane"
 # On QEMU's user network, where the guest is 10.0.2.15.
 NODES = """\
@@ -90,6 +92,14 @@ def test_the_guest_comes_up_whole(guest: ImageGuest) -> None:
     assert (state, failed) == ("running", "")
     # systemd breaks a cycle by leaving out a job of its choice: another one at every boot.
     assert guest.output("journalctl -b --no-pager | grep -c 'rdering cycle' || true") == "0"
+
+
+def test_the_release_is_the_one_of_its_name(guest: ImageGuest) -> None:
+    release = release_of(guest.image.name)
+    assert release is not None
+    assert guest.output("(. /etc/os-release; echo $VERSION_CODENAME)") == release
+    if guest.image.name == HPC:
+        assert guest.output("sinfo --version").startswith(f"slurm-wlm {RELEASES[release].slurm}.")
 
 
 def test_the_root_file_system_has_grown_to_the_disk(guest: ImageGuest) -> None:

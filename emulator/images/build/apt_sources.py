@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from emulator.core.debian.releases import RELEASES, Release
+from emulator.core.errors import HostNotFitError
 from emulator.core.ports import ProcessRunner
+from emulator.images.build.apt_entry import Signing, signing_of
 
 # What of the host's apt configuration matters for fetching. Everything else (hooks, pinning) belongs to the host.
 _PASSED_OPTIONS = re.compile(
     r"Acquire::(?:(?:http|https|ftp)(?:::[^ ]+)?|Retries|ForceIPv4|ForceIPv6|Check-Valid-Until|Check-Date"
     r"|Max-ValidTime) \"(?P<value>[^\"]+)\";"
 )
-_FORMAT = "$(REPO_URI)|$(RELEASE)|$(COMPONENT)|$(SIGNED_BY)|$(ORIGIN)|$(TRUSTED)"
+_FORMAT = "$(REPO_URI)|$(RELEASE)|$(COMPONENT)|$(SOURCESENTRY)|$(ORIGIN)"
 # Up to the last '@': an account's password may have one in it too.
 _ACCOUNT = re.compile(r"(?<=//)[^/\s\"]*@")
-_PLAIN_PATH = re.compile(r"/[^\s\[\]|,]+")
+# What a source may call a release: its code name, or its place among them.
+_SUITES = (*Release, "stable", "oldstable", "testing")
+KEYRINGS = Path("/usr/share/keyrings")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +30,13 @@ class AptSources:
     """`lines` are one-line apt sources; empty means mmdebstrap's own default for the suite.
 
     `options` are apt configuration lines such as a proxy; they may hold a password and go into a file that
-    only root reads, never into a command line.
+    only root reads, never into a command line. `other_release`: the lines are the host's for its own release, with the
+    wanted one's name in its place.
     """
 
     lines: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
+    other_release: bool = False
 
     def with_account(self) -> tuple[str, ...]:
         """Lines and options that contain a login (`//user:password@host`), without user and password."""
@@ -41,41 +48,76 @@ def host_sources(runner: ProcessRunner, *, suite: str, components: Iterable[str]
     """The host's sources that serve `suite`, with its updates and security companions.
 
     apt itself is asked, so that every format and place of its configuration counts. Third-party repositories
-    that use the suite's name are left out by their origin. On a host of another release, or without apt,
+    that use the suite's name are left out by their origin. On a host of another Debian release the same mirrors are
+    asked for this one, with the keyrings that the host has for them; without apt, or on a host that is no Debian,
     `lines` is empty.
     """
     listing = runner.run(
         ["apt-get", "indextargets", "--format", _FORMAT, "Created-By: Packages"], timeout=60, check=False
     )
     dump = runner.run(["apt-config", "dump"], timeout=60, check=False)
+    targets = _debian_targets(listing.stdout if listing.returncode == 0 else "", set(components))
+    lines = _source_lines(targets, suite)
+    elsewhere = () if lines else _source_lines(_renamed(targets, suite), suite)
     return AptSources(
-        lines=_source_lines(listing.stdout if listing.returncode == 0 else "", suite, set(components)),
+        lines=lines or elsewhere,
         options=tuple(
             line for line in dump.stdout.splitlines() if dump.returncode == 0 and _PASSED_OPTIONS.fullmatch(line)
         ),
+        other_release=bool(elsewhere),
     )
 
 
-def _source_lines(listing: str, suite: str, components: set[str]) -> tuple[str, ...]:
+def require_keys(suite: str, keyrings: Path = KEYRINGS) -> None:
+    """Raises: HostNotFitError when this host's packages of keys are older than the release `suite`."""
+    release = RELEASES[Release(suite)] if suite in frozenset(Release) else None
+    if release is None or next(keyrings.glob(f"debian-archive-{release.keys}-*"), None) is not None:
+        return
+    raise HostNotFitError(
+        f"this host has no key to verify the packages of {release.title} with",
+        where=str(keyrings),
+        fix="apt-get update && apt-get install debian-archive-keyring",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    uri: str
+    release: str
+    component: str
+    signing: Signing
+
+
+def _debian_targets(listing: str, components: set[str]) -> list[_Target]:
+    found = []
+    for row in listing.splitlines():
+        uri, release, component, entry, origin = (row.split("|") + [""] * 5)[:5]
+        # An origin that apt has not seen yet prints the placeholder itself: then the suite's name decides.
+        known = origin.startswith("$(") or origin in ("Debian", "Debian-Security", "")
+        if known and component in components:
+            found.append(_Target(uri, release, component, signing_of(entry)))
+    return found
+
+
+def _renamed(targets: list[_Target], suite: str) -> list[_Target]:
+    """The targets of the host's own release as those of another one."""
+    pockets = RELEASES[Release(suite)].pockets if suite in frozenset(Release) else ()
+    found = []
+    for target in targets:
+        own, dash, pocket = target.release.partition("-")
+        if own in _SUITES and f"{dash}{pocket}" in ("", *pockets):
+            found.append(replace(target, release=f"{suite}{dash}{pocket}"))
+    return found
+
+
+def _source_lines(targets: list[_Target], suite: str) -> tuple[str, ...]:
     wanted = {suite, f"{suite}-updates", f"{suite}-security", f"{suite}/updates"}
     found: dict[tuple[str, str, str], list[str]] = {}
-    for row in listing.splitlines():
-        uri, release, component, signed_by, origin, trusted = (row.split("|") + [""] * 6)[:6]
-        if release not in wanted or component not in components:
-            continue
-        # An origin that apt has not seen yet prints the placeholder itself: then the suite's name decides.
-        if not origin.startswith("$(") and origin not in ("Debian", "Debian-Security", ""):
-            continue
-        options = []
-        if _PLAIN_PATH.fullmatch(signed_by) and Path(signed_by).is_file():
-            options.append(f"signed-by={signed_by}")
-        if trusted == "yes":
-            options.append("trusted=yes")
-        found.setdefault((" ".join(options), uri, release), []).append(component)
-    lines = []
-    for (options_text, uri, release), names in found.items():
-        bracket = f"[{options_text}] " if options_text else ""
-        lines.append(f"deb {bracket}{uri} {release} {' '.join(dict.fromkeys(names))}")
-    if not any(f" {suite} " in line for line in lines):
-        return ()
-    return tuple(lines)
+    for target in targets:
+        if target.release in wanted:
+            found.setdefault((target.signing.options, target.uri, target.release), []).append(target.component)
+    lines = [
+        f"deb {options}{uri} {release} {' '.join(dict.fromkeys(names))}"
+        for (options, uri, release), names in found.items()
+    ]
+    return tuple(lines) if any(f" {suite} " in line for line in lines) else ()

@@ -16,7 +16,7 @@ from emulator.core.fs import private_opener, write_new
 from emulator.core.ids import NAMESPACE
 from emulator.core.ports import ProcessRunner
 from emulator.core.units import MIB
-from emulator.images.build.apt_sources import AptSources, host_sources
+from emulator.images.build.apt_sources import AptSources, host_sources, require_keys
 from emulator.images.build.initrd import build_initrd
 from emulator.images.build.input_version import input_versions
 from emulator.images.build.overlay import write_overlay
@@ -125,6 +125,8 @@ class ImageBuilder:
     def _install(self, root: Path) -> None:
         recipe = self.recipe
         sources = host_sources(self.runner, suite=recipe.suite, components=recipe.components)
+        if sources.other_release:
+            require_keys(recipe.suite)
         overlay = self.work / "overlay.tar"
         write_overlay(overlay, recipe.files, [self.inputs[name] for name in recipe.inputs])
         finish = self.work / "finish"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -61,8 +62,21 @@ def build_initrd(root: Path, *, kernel_version: str, init: Path, modules: Sequen
     # The kernel opens /dev/console for the first process before that process can mount anything.
     entries.append(Entry("dev/console", stat.S_IFCHR | 0o600, device=(5, 1)))
     for index, path in enumerate(load_order(root, kernel_version=kernel_version, modules=modules)):
-        entries.append(Entry(f"modules/{index:02d}-{path.name}", stat.S_IFREG | 0o644, path.read_bytes()))
+        name, driver = _unpacked(path)
+        entries.append(Entry(f"modules/{index:02d}-{name}", stat.S_IFREG | 0o644, driver))
     return newc(entries)
+
+
+def _unpacked(path: Path) -> tuple[str, bytes]:
+    """Name and contents of a driver as busybox can load it. From Debian 13 on the kernel's packages have them as
+    `.ko.xz`, which the kernel unpacks for kmod and not for busybox."""
+    driver = path.read_bytes()
+    if path.suffix != ".xz":
+        return path.name, driver
+    try:
+        return path.stem, lzma.decompress(driver)
+    except lzma.LZMAError as error:
+        raise HyperscalerError(f"the driver cannot be unpacked: {error}", where=str(path)) from error
 
 
 def load_order(root: Path, *, kernel_version: str, modules: Sequence[str]) -> list[Path]:

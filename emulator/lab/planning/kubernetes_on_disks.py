@@ -14,7 +14,7 @@ from pathlib import Path
 from emulator.apply.handlers.image import Images
 from emulator.apply.state import State, StateStore
 from emulator.labfile.kubernetes_versions import is_asked_for, is_way, minor_of, supported_minors
-from emulator.labfile.model import ClusterSpec, KubernetesSpec, Role
+from emulator.labfile.model import ClusterKind, ClusterSpec, KubernetesSpec, Role
 from emulator.plan.model import Action, Blocker, Observation, Plan, Presence
 from emulator.plan.resources import Volume
 
@@ -60,7 +60,7 @@ def follow_control_plane(
         return
     base = None if head in remade else _base(head, seen)
     upgraded = base is not None and upgraded_to(state) not in ("", _version_in(images, base))
-    images.follow(spec.images.cloud, None if upgraded else base)
+    images.follow(spec.images.of(ClusterKind.CLOUD), None if upgraded else base)
 
 
 def refuse_other_version(

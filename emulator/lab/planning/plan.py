@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from emulator.apply.handler import Handler
@@ -26,13 +27,14 @@ from emulator.lab.planning.kubernetes_on_disks import (
     refuse_other_version,
     wanted_kubernetes,
 )
+from emulator.lab.planning.release_on_disks import keep_releases
 from emulator.lab.recovery.ownership_conflicts import copy_notes, disk_blockers, lost_blockers
 from emulator.labfile.checks.network import NAT_EMBEDDED, UPGRADES_EMBEDDED
 from emulator.labfile.model import ClusterSpec
 from emulator.plan.build import Placement, build
 from emulator.plan.diff import diff
 from emulator.plan.model import Observation, Plan, Presence, Recorded
-from emulator.plan.resources import Hypervisor, Resource
+from emulator.plan.resources import Hypervisor, Resource, Volume
 
 HYPERVISOR_FACT = "hypervisor"
 
@@ -114,8 +116,9 @@ def plan_lab(lab: Lab, state: State, spec: ClusterSpec, acceleration: Accelerati
     """What `provision` would do."""
     placement = Placement(lab.paths, lab.namespace, acceleration.accelerated, lab.backends.hypervisor)
     gpus = plan_gpus(spec, lab.gpus() if lab.gpus else None, state, lab.passed() if lab.gpus else ())
-    wanted = build(spec, placement, gpus.resources)
     recorded = dict(state.resources)
+    spec, releases = keep_releases(spec, recorded, lambda node: _image_under(lab, node))
+    wanted = build(spec, placement, gpus.resources)
     with lab.session.pictured():
         seen = observe(lab, state, spec, wanted)
         plan = name_contents(lab.images, diff(lab.name, wanted, recorded, seen, find(lab)))
@@ -128,11 +131,19 @@ def plan_lab(lab: Lab, state: State, spec: ClusterSpec, acceleration: Accelerati
         notes=(
             *plan.notes,
             *gpus.notes,
+            *releases,
             *_without_effect(lab, spec),
             *newer_version_note(lab.images, spec, state, seen, plan),
             *copies,
         ),
     )
+
+
+def _image_under(lab: Lab, node: str) -> str | None:
+    disk = Volume(name=node, path=str(lab.paths.disks / f"{node}.qcow2"), image="", size_gib=0)
+    base = lab.handlers[Volume.kind].observe(disk, None).handle.get("base")
+    image = lab.images.owning(Path(str(base))) if base is not None else None
+    return image.name if image is not None else None
 
 
 def plan_with_gpus_held(lab: Lab, state: State, spec: ClusterSpec, acceleration: AccelerationDecision) -> Plan:

@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 from emulator.apply.domain_drift import SSH_CREDENTIAL
+from emulator.core.debian.releases import split_release
 from emulator.core.errors import HostNotFitError, HyperscalerError, UsageError
 from emulator.core.progress import Event, Reporter, Status
 from emulator.core.trust.owners import require_own
@@ -53,7 +54,8 @@ def write_files(
         directory: absent, or empty and this user's own; it is made readable by its owner only, since it holds
             Packer's key.
         reporter: for the progress of images that have to be built first.
-        base: the image that the template's source `base` starts from, built if it is a recipe's and missing.
+        base: the image that the template's source `base` starts from, built if it is a recipe's and missing; for the
+            default, that of the recipe's release.
         passwords: write package sources and a proxy that hold one, too.
 
     Raises:
@@ -65,7 +67,7 @@ def write_files(
     if not passwords:
         _require_no_password(sources)
     acceleration = env.accelerate(Acceleration.AUTO)
-    start = _base(images, base, reporter)
+    start = _base(images, f"{BASE}{_suffix(name)}" if base == BASE else base, reporter)
 
     def note(line: str) -> None:
         reporter.event(Event("image", name, Status.RUNNING, line))
@@ -103,6 +105,12 @@ def _require_no_password(sources: AptSources) -> None:
             fix="use a source and proxy without one for the build; or add --with-passwords and build qemu.base only,"
             " which is given its files over ssh",
         )
+
+
+def _suffix(name: str) -> str:
+    """What names of images of the same release end with: a build starts from its own release."""
+    _, release = split_release(name)
+    return f"-{release}" if release else ""
 
 
 def _base(images: LabImages, base: str, reporter: Reporter) -> GoldenImage:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from emulator.core.debian.releases import RELEASED_IMAGES, Release, image_of
 from emulator.core.errors import ConfigError, UsageError
 from emulator.images.recipe import load_recipe, recipe_names
 
@@ -108,8 +109,65 @@ def test_the_digest_follows_lists_files_and_modes_but_not_places(recipes: Path, 
     assert digest() not in (first, second)
 
 
+RELEASED = """\
+version: 1
+extends: common
+packages: [munge]
+remove: [/etc/munge/munge.key]
+releases:
+  trixie: {packages: [sackd], kernel: linux-image-amd64}
+"""
+
+
+def test_a_release_adds_to_lists_and_takes_the_place_of_single_values(recipes: Path) -> None:
+    (recipes / "demo.yaml").write_text(RELEASED)
+    common = recipes / "common.yaml"
+    common.write_text(common.read_text() + "releases: {trixie: {suite: trixie, mask: [x.socket]}}\n")
+    recipe = load_recipe("demo-trixie", recipes)
+    assert (recipe.name, recipe.suite, recipe.kernel) == ("demo-trixie", "trixie", "linux-image-amd64")
+    assert recipe.packages == ("systemd", "udev", "munge", "sackd")
+    assert recipe.mask == ("apt-daily.timer", "x.socket")
+    plain = load_recipe("demo", recipes)
+    assert (plain.name, plain.suite, plain.kernel) == ("demo", "bookworm", "linux-image-cloud-amd64")
+    assert plain.packages == ("systemd", "udev", "munge")
+    assert recipe_names(recipes) == ("demo", "demo-trixie")
+    with pytest.raises(UsageError) as caught:
+        load_recipe("demo-forky", recipes)
+    assert caught.value.fix == "known recipes: demo, demo-trixie"
+
+
+def test_what_a_release_changes_leaves_the_image_without_a_release_as_it_is(recipes: Path) -> None:
+    before = load_recipe("demo", recipes).digest(builder_version="1")
+    common = recipes / "common.yaml"
+    common.write_text(common.read_text() + "releases: {trixie: {suite: trixie, mask: [x.socket]}}\n")
+    assert load_recipe("demo", recipes).digest(builder_version="1") == before
+    assert load_recipe("demo-trixie", recipes).digest(builder_version="1") != before
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("releases: [trixie]\n", "demo.yaml: releases: must be a mapping of bookworm, trixie, forky"),
+        ("releases: {sid: {}}\n", "demo.yaml: releases: must be a mapping of bookworm, trixie, forky"),
+        ("releases: {trixie: []}\n", "demo.yaml: releases: trixie: must be a mapping of keys to values"),
+        ("releases: {trixie: {pakages: []}}\n", "demo.yaml: releases: trixie: pakages: unknown key"),
+        ("releases: {trixie: {name: other}}\n", "demo.yaml: releases: trixie: name: unknown key"),
+        ("releases: {trixie: {releases: {}}}\n", "demo.yaml: releases: trixie: releases: unknown key"),
+        ("releases: {trixie: {extends: common}}\n", "demo.yaml: releases: trixie: extends: unknown key"),
+    ],
+)
+def test_a_fault_in_a_release_is_one_of_the_recipe(recipes: Path, text: str, fault: str) -> None:
+    (recipes / "demo.yaml").write_text(f"version: 1\nextends: common\n{text}")
+    with pytest.raises(ConfigError) as caught:
+        load_recipe("demo", recipes)
+    assert fault in caught.value.what
+
+
 def test_the_recipes_of_the_product_are_sound() -> None:
     assert "hpc-base" in recipe_names()
+    for name in RELEASED_IMAGES:
+        suites = [load_recipe(image_of(name, release)).suite for release in Release]
+        assert suites == list(Release), "a name without a release is Debian 12's: labs stand on such images"
     for name in recipe_names():
         recipe = load_recipe(name)
         assert "openssh-server" in recipe.packages

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from emulator.core.data_files import share_dir
+from emulator.core.debian.releases import image_of
 from emulator.core.ids import mac_address
 from emulator.labfile.load import load_spec, parse_spec
 from emulator.labfile.model import (
@@ -104,6 +105,33 @@ def test_upgrades_without_a_package_source_are_refused() -> None:
     assert [each.render() for each in report.findings] == [
         "f:4:33: error: security.unattended_upgrades: upgrades need a package source, and the images name none\n"
         "    fix: add security.apt_sources with lines as in apt's sources.list"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("images", "hpc", "cloud"),
+    [
+        ("{}", image_of("hpc-base", None), image_of("cloud-base", None)),
+        ("{release: bookworm}", "hpc-base", "cloud-base"),
+        ("{release: trixie}", "hpc-base-trixie", "cloud-base-trixie"),
+        ("{release: trixie, hpc: hpc-base-bookworm}", "hpc-base", "cloud-base-trixie"),
+        ("{release: trixie, hpc: 'hpc-base:v1', cloud: mine}", "hpc-base:v1", "mine"),
+    ],
+)
+def test_the_release_decides_which_of_the_built_in_images_it_is(
+    spec_of: Load, images: str, hpc: str, cloud: str
+) -> None:
+    spec = spec_of(f'version: "1.0"\nmetadata: {{name: a}}\nclusters: {{hpc: {{}}}}\nimages: {images}\n')
+    assert (spec.images.of(ClusterKind.HPC), spec.images.of(ClusterKind.CLOUD)) == (hpc, cloud)
+
+
+def test_a_release_that_is_none_of_these_is_refused() -> None:
+    text = 'version: "1.0"\nmetadata: {name: a}\nclusters: {hpc: {}}\nimages: {release: buster}\n'
+    spec, report = parse_spec(text, file="f")
+    assert spec is None
+    assert [each.render() for each in report.findings] == [
+        "f:4:19: error: images.release: expected one of bookworm, trixie, forky, got 'buster'\n"
+        "    fix: write bookworm, trixie or forky"
     ]
 
 

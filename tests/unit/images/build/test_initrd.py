@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import stat
 from pathlib import Path
 
@@ -88,3 +89,31 @@ def test_the_image_is_equal_for_equal_contents(tmp_path: Path) -> None:
         "modules/02-virtio_pci.ko",
     ]
     assert stat.S_ISCHR(members["dev/console"][0])
+
+
+def test_drivers_that_the_kernels_package_has_compressed_are_unpacked(tmp_path: Path) -> None:
+    """busybox cannot: a guest of Debian 13 would not find its disk."""
+    base = system(tmp_path)
+    for path in (base / "k").iterdir():
+        path.with_name(f"{path.name}.xz").write_bytes(lzma.compress(path.read_bytes()))
+        path.unlink()
+    listing = base / "modules.dep"
+    listing.write_text(listing.read_text().replace(".ko", ".ko.xz"))
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "busybox").write_bytes(b"busybox")
+    (tmp_path / "init").write_text("#!/bin/busybox sh\n")
+    archive = build_initrd(
+        tmp_path, kernel_version="6.1", init=tmp_path / "init", modules=["virtio_pci", "ext4", "virtio_rng"]
+    )
+    drivers = {name: data for name, (_, data) in unpack(archive).items() if name.startswith("modules/")}
+    assert drivers == {
+        "modules/00-ring.ko": b"ring",
+        "modules/01-virtio.ko": b"virtio",
+        "modules/02-virtio_pci.ko": b"virtio_pci",
+        "modules/03-virtio-rng.ko": b"virtio-rng",
+    }
+    damaged = base / "k" / "ring.ko.xz"
+    damaged.write_bytes(b"no xz")
+    with pytest.raises(HyperscalerError, match="the driver cannot be unpacked") as caught:
+        build_initrd(tmp_path, kernel_version="6.1", init=tmp_path / "init", modules=["virtio_pci"])
+    assert caught.value.where == str(damaged)

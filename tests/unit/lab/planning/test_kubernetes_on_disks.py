@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 
+from emulator.core.debian.releases import image_of
 from emulator.core.errors import ConflictError, StateError, UsageError
 from emulator.core.progress import SilentReporter
 from emulator.core.stop import StopFlag
@@ -46,7 +47,7 @@ clusters:
 hypervisor: {{uri: embedded}}
 """
 HEAD, FIRST, SECOND = "cloud-control-plane", "cloud-cpu-worker-1", "cloud-cpu-worker-2"
-IMAGE = "cloud-base"
+IMAGE = image_of("cloud-base", None)
 
 
 class Source:

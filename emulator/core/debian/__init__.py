@@ -1,0 +1,1 @@
+"""Which Debian do guests have?"""

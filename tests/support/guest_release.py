@@ -1,0 +1,14 @@
+"""Which Debian the tests on real guests are about: RELEASE=trixie in the environment, or the product's default."""
+
+from __future__ import annotations
+
+import os
+
+from emulator.core.debian.releases import Release
+
+RELEASE = Release(os.environ["RELEASE"]) if os.environ.get("RELEASE") else None
+
+
+def images_section() -> str:
+    """The line of a lab file that asks for it; empty for the default."""
+    return f"images: {{release: {RELEASE}}}\n" if RELEASE else ""
