@@ -120,7 +120,7 @@ def validate(file: Path, env: Environment | None, stream: BinaryIO | None = None
 def judge_bundle(loaded: LoadedLab, state: State) -> tuple[Finding, ...]:
     """Whether the file's Kubernetes bundle exists, if needed: for new disks of an image that follows its recipe."""
     spec = loaded.spec
-    path, image = bundle_of(spec), parse_reference(spec.images.cloud)
+    path, image = bundle_of(spec), parse_reference(spec.images.of(ClusterKind.CLOUD))
     disks = {record.resource.name for record in state.resources.values() if isinstance(record.resource, Volume)}
     to_come = [node for node in spec.nodes_of(ClusterKind.CLOUD) if node.name not in disks]
     if path is None or not to_come or (image is not None and image.fixed) or Path(path).is_file():
