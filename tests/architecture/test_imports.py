@@ -78,7 +78,6 @@ CROWDED: Mapping[str, str] = {}
 # What has more lines, and why it may.
 LONG: Mapping[str, str] = {
     "playbooks/module_utils/user_end.py": "one program in one file, which the role lab_access lays on every node",
-    "playbooks/library/kubeadm_node.py": "the steps of kubeadm, which share its files",
 }
 
 
@@ -189,7 +188,7 @@ def test_modules_stay_readable() -> None:
     counts = {str(path.relative_to(ROOT.parent)): len(path.read_text().splitlines()) for path in paths}
     long = {name: count for name, count in counts.items() if count > MOST_LINES and name not in LONG}
     assert not long, f"split these by topic: {long}"
-    assert all(name in counts for name in LONG)
+    assert all(counts.get(name, 0) > MOST_LINES for name in LONG), "what is no longer long needs no excuse"
 
 
 def test_folders_stay_readable() -> None:
