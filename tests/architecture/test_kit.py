@@ -24,9 +24,9 @@ def ci(*words: str, make: Path | None = None) -> subprocess.CompletedProcess[str
 
 @pytest.fixture
 def recording_make(tmp_path: Path) -> Path:
-    """A directory with a `make` that says what it was asked for, and fails for `test-isolation`."""
+    """A directory with a `make` that says what it was asked for, and fails for `test-libvirt`."""
     program = tmp_path / "make"
-    program.write_text('#!/bin/sh\necho "asked: $*"\n[ "$*" != test-isolation ]\n')
+    program.write_text('#!/bin/sh\necho "asked: $*"\n[ "$*" != test-libvirt ]\n')
     program.chmod(0o755)
     return tmp_path
 
@@ -38,24 +38,24 @@ def asked(done: subprocess.CompletedProcess[str]) -> list[str]:
 # ------------------------------------------------------------ .ci/run
 def test_ci_without_names_runs_the_standard_stages_until_one_fails(recording_make: Path) -> None:
     done = ci(make=recording_make)
-    assert asked(done) == ["test", "test-libvirt", "e2e-slurm", "test-isolation"]
+    assert asked(done) == ["test", "e2e-demo", "e2e-slurm", "test-libvirt"]
     assert done.returncode == 1
     program = recording_make / "make"
-    program.write_text(program.read_text().replace("test-isolation", "nothing"))
+    program.write_text(program.read_text().replace("test-libvirt", "nothing"))
     done = ci(make=recording_make)
-    assert asked(done) == ["test", "test-libvirt", "e2e-slurm", "test-isolation", "e2e-demo"]
+    assert asked(done) == ["test", "e2e-demo", "e2e-slurm", "test-libvirt", "test-isolation"]
     assert done.returncode == 0
 
 
 def test_ci_runs_the_stages_that_are_named_in_their_order(recording_make: Path) -> None:
-    done = ci("slurm", "libvirt", make=recording_make)
-    assert (done.returncode, asked(done)) == (0, ["e2e-slurm", "test-libvirt"])
+    done = ci("slurm", "isolation", make=recording_make)
+    assert (done.returncode, asked(done)) == (0, ["e2e-slurm", "test-isolation"])
 
 
 def test_ci_refuses_an_unknown_stage_before_it_runs_any(recording_make: Path) -> None:
     done = ci("test", "nonsense", make=recording_make)
     assert (done.returncode, done.stdout) == (2, "")
-    assert "no stage 'nonsense'; there are: test libvirt slurm isolation demo kubernetes" in done.stderr
+    assert "no stage 'nonsense'; there are: test demo slurm libvirt isolation kubernetes" in done.stderr
 
 
 def test_every_stage_is_a_target(tmp_path: Path, recording_make: Path) -> None:
