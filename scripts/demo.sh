@@ -23,8 +23,8 @@ gpu_pod() { kubectl apply --validate=false -f - <config/examples/gpu-pod.yaml; }
 cat <<'FIRST'
 demo: provisioning the lab of config/demo.yaml: five virtual machines, a Slurm
 demo: and a Kubernetes cluster, one simulated GPU. Golden images come first if
-demo: this host has none yet (12 to 17 minutes, most of them for compiling
-demo: Kubernetes). Then it takes about eight minutes without KVM, fewer with it,
+demo: this host has none yet (11 to 17 minutes, most of them for compiling
+demo: Kubernetes). Then it takes about six minutes without KVM, fewer with it,
 demo: and several times as long on a host with other work: nothing is given up
 demo: while it makes progress. Each step is shown as it goes. Ctrl-C is safe at
 demo: any time, and `make demo` goes on from there.

@@ -108,7 +108,7 @@ def first_ca(lab_file: Path, before: dict[str, list[str]]) -> str:
 @pytest.fixture(scope="module")
 def provisioned(lab_file: Path, first_ca: str) -> dict[str, Any]:
     """The lab, by a run that was ended within init, one that was killed between init and join, and a last one."""
-    kill_when(lab_file, f"{WORKER}: Take a token")
+    kill_when(lab_file, f"{WORKER}: Get a token for this node")
     started = time.monotonic()
     result = hyperscaler("provision", lab_file, "--yes", "--json")
     print(f"provision took {time.monotonic() - started:.0f} s")
