@@ -43,7 +43,7 @@ def test_ci_without_names_runs_the_standard_stages_until_one_fails(recording_mak
     program = recording_make / "make"
     program.write_text(program.read_text().replace("e2e-slurm", "nothing"))
     done = ci(make=recording_make)
-    assert asked(done) == ["test", "e2e-demo", "e2e-slurm", "test-libvirt"]
+    assert asked(done) == ["test", "e2e-demo", "e2e-slurm", "test-libvirt", "test-isolation"]
     assert done.returncode == 0
 
 

@@ -17,6 +17,7 @@ OTHERS: Mapping[str, str] = {
     "adapters/nvidia/test_vgpu_formats.py": "the spellings of sysfs that pci_sysfs, vgpu_mdev and vgpu_vfio share",
     "images/test_kubernetes_network.py": "a program of config/images that nodes run",
     "playbooks/test_playbook_conditions.py": "the conditions of all playbooks and roles",
+    "playbooks/test_task_names.py": "the names of all tasks for which labs' tests wait",
 }
 
 
