@@ -432,7 +432,7 @@ def test_a_pod_has_limits_and_no_raw_sockets(provisioned: dict[str, Any]) -> Non
     for name in ("CapEff", "CapPrm", "CapBnd"):
         assert not int(fields[name], 16) >> CAP_NET_RAW & 1, name
     assert fields["Seccomp"].strip() == "2", "the runtime's filter"
-    forged = as_user("ada", "exec one -- arping -c 1 -I eth0 10.244.0.1")
+    forged = as_user("ada", "exec one -- /bin/busybox arping -c 1 -I eth0 10.244.0.1")
     assert forged.returncode != 0
     assert "not permitted" in forged.stderr.lower()
 
@@ -650,12 +650,12 @@ def test_second_provision_changes_nothing(provisioned: dict[str, Any], lab_file:
 
 
 def test_another_version_of_a_finished_lab_is_refused(provisioned: dict[str, Any], lab_file: Path) -> None:
-    write_spec(lab_file, workers=1, version="1.35")
+    write_spec(lab_file, workers=1, version="1.36")
     try:
         refused = hyperscaler("provision", lab_file, "--yes", check=False)
         # By the plan; an image of an earlier version does not say what it holds, and then the playbook refuses.
         assert refused.code in (ExitCode.CONFLICT, ExitCode.FAILED)
-        assert "has Kubernetes 1.37.2 on its disk, and the file now asks for version 1.35" in refused.stderr
+        assert "has Kubernetes 1.37.2 on its disk, and the file now asks for version 1.36" in refused.stderr
     finally:
         write_spec(lab_file, workers=1)
 
