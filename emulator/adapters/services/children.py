@@ -18,6 +18,7 @@ from emulator.core.console_log import cut_log
 from emulator.core.errors import StateError
 from emulator.core.ports.services import ServiceRequest
 from emulator.core.trust.opening import open_own
+from emulator.core.trust.processes import PROC, status_fields
 
 LOG_LIMIT, LOG_KEPT = 256 * 1024, 64 * 1024
 """Bytes from which a service's log is cut, and of its end that stay."""
@@ -175,8 +176,7 @@ def _handles(pid: int, number: signal.Signals) -> bool:
     """Whether the process catches or ignores a signal: proc_pid_status(5)."""
     bit = 1 << (number - 1)
     try:
-        lines = Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines()
-        masks = (int(line.split()[1], 16) for line in lines if line.startswith(("SigCgt:", "SigIgn:")))
-        return any(mask & bit for mask in masks)
-    except (OSError, ValueError, IndexError):
+        fields = status_fields(PROC / str(pid))
+        return any(int(fields[name], 16) & bit for name in ("SigCgt", "SigIgn") if name in fields)
+    except (OSError, ValueError):
         return True

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from emulator.core.errors import HostNotFitError
 from emulator.core.ports.guest_accounts import RESERVED, is_reserved
-from emulator.core.trust.processes import end, holding, process_ids, running_thread
-from emulator.core.trust.users import status_fields, users_of
+from emulator.core.trust.processes import end, holding, process_ids, running_thread, status_fields
+from emulator.core.trust.users import users_of
 
 WORLD_WRITABLE = tuple(map(Path, ("/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue", "/run/lock")))  # noqa: S108 - read only
 """Where any user can leave files, a guest that broke out of QEMU included."""

@@ -92,8 +92,17 @@ def running_thread(pid: int, *, proc: Path = PROC) -> Path | None:
 
 def _state(entry: Path) -> str:
     """The letter of proc_pid_status(5); empty where the kernel gives none."""
-    lines = (entry / "status").read_text(errors="replace").splitlines()
-    return next((line.split()[1] for line in lines if line.startswith("State:")), "")
+    return status_fields(entry).get("State", "")[:1]
+
+
+def status_fields(entry: Path) -> dict[str, str]:
+    """The fields of a process's or thread's `status`.
+
+    Raises:
+        OSError: it is gone.
+    """
+    lines = (line.partition(":") for line in (entry / "status").read_text(errors="replace").splitlines())
+    return {name: value.strip() for name, _, value in lines}
 
 
 def process_ids(*, proc: Path = PROC) -> Iterator[int]:

@@ -11,22 +11,12 @@ import time
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
-from emulator.core.trust.processes import PROC, holding, process_ids, running_thread, send
+from emulator.core.trust.processes import PROC, holding, process_ids, running_thread, send, status_fields
 
 _PAUSES = (0.0, 0.01, 0.05, 0.1, 0.2)
 """Seconds before each try: a thread stops when it next leaves the kernel."""
 _STOPPED = ("T", "t")
 """Of proc_pid_status(5): stopped by a signal, or by who traces it."""
-
-
-def status_fields(entry: Path) -> dict[str, str]:
-    """The fields of a process's or thread's `status`.
-
-    Raises:
-        OSError: it is gone.
-    """
-    lines = (line.partition(":") for line in (entry / "status").read_text(errors="replace").splitlines())
-    return {name: value.strip() for name, _, value in lines}
 
 
 def users_of(pid: int, *, proc: Path = PROC) -> frozenset[int]:

@@ -18,7 +18,7 @@ from emulator.core.waiting.pace import Pace
 from emulator.core.waiting.watch import Clock, Look, Watch, wait_until
 from emulator.guests.inventory.model import NodeGpu
 from emulator.guests.verify import kubernetes_verdicts as judge
-from emulator.guests.verify.kubernetes_addons import metrics_check, policy_check
+from emulator.guests.verify.kubernetes_addons import apply_own, metrics_check, policy_check
 from emulator.guests.verify.report import SUMMARY_SECONDS, CheckResult, Verdict, VerifyReport, after_waiting, check_from
 from emulator.kubernetes.config.kubectl import KUBECTL
 from emulator.kubernetes.config.resources import MigStrategy, node_resources
@@ -183,19 +183,12 @@ class _Probes:
             # One of an interrupted run would answer with yesterday's pods.
             words = f"delete namespace {NAMESPACE} --ignore-not-found --timeout={math.ceil(self._pace.seconds(120))}s"
             self.kubectl(words, seconds=180)
-        complaint = wait_until(lambda: self._start(str(image)), self.patience, clock=self.clock).value
+        complaint = apply_own(self.kubectl, probe_manifest(str(image)), self.patience, self.clock)
         if complaint:
             return check_from("pods", Verdict(False, complaint), self.clock.now() - started)
         waited = wait_until(self._look_at_pods, self.patience, clock=self.clock)
         verdict = after_waiting(waited.value, waited.given_up)
         return check_from("pods", verdict, self.clock.now() - started)
-
-    def _start(self, image: str) -> Look[str]:
-        """What the API server complains of when it gets the probe pods. It is asked again: a busy one answers late, or
-        not at all. The manifest is ours, so kubectl does not fetch the schema of all objects first, several megabytes
-        that an emulated API server needs its time for."""
-        _, complaint = self.kubectl("apply --validate=false -f -", stdin=probe_manifest(image))
-        return Look(complaint, not complaint, sign=complaint, pause=POLL_SECONDS)
 
     def _look_at_pods(self) -> Look[Verdict]:
         """How the probe pods are, once the daemon set is rolled out or after a while. kubectl watches meanwhile: each

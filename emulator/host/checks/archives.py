@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from emulator.core.debian.releases import Release
 from emulator.host.checks.result import HostCheckResult, Level, ok
 from emulator.host.readings import HostReadings
 
 # What Debian's own sources may say: code names from 12 on, and their places.
-_DEBIAN = frozenset({"bookworm", "trixie", "forky", "sid", "oldstable", "stable", "testing", "unstable"})
+_DEBIAN = frozenset({*Release, "sid", "oldstable", "stable", "testing", "unstable"})
 _WHY = (
     "guests are Debian on every host: their images, and container images and tools of Kubernetes, are made from "
     "packages of its archive, by the sources and keys that the host's apt has"

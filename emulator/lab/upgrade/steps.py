@@ -18,7 +18,7 @@ from emulator.kubernetes.release.upgrade_files import UpgradeFiles
 from emulator.kubernetes.upgrade.policy import NodeState
 from emulator.lab.cluster_pipeline import NAMES
 from emulator.lab.drain import cluster_nodes, drain_node, let_in_again
-from emulator.lab.planning.kubernetes_on_disks import VERSION_FACT
+from emulator.lab.planning.kubernetes_on_disks import VERSION_FACT, upgraded_to
 from emulator.lab.run import LabRun
 from emulator.lab.upgrade.look import head_of
 from emulator.labfile.model import ClusterKind
@@ -61,7 +61,7 @@ def record_version(run: LabRun, version: str, source: bytes) -> None:
 
     In this order: a lab that is stopped in between takes the new file, which its owner has, and not the kept one.
     """
-    if run.state.facts.get(VERSION_FACT, "") != version:
+    if upgraded_to(run.state) != version:
         run.store.fact(VERSION_FACT, version)
     write_private(run.paths.spec, source)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from emulator.core.ports import Completed, GuestAddress
 from emulator.guests.verify import kubernetes_addons as addons
 from emulator.guests.verify.kubernetes_probes import verify_kubernetes
 from emulator.labfile.model import ClusterSpec
@@ -91,6 +92,26 @@ def test_a_cluster_with_addons_has_a_check_of_each() -> None:
     assert report.ok, report.failed
     assert [name for name, _ in names(report)][-2:] == ["metrics", "network policy"]
     assert "delete namespace" in cluster.commands[-1], "the policy goes with the namespace"
+
+
+class LateForPolicies(WithAddons):
+    """Its API server answers some requests to store the policy too late."""
+
+    def run(
+        self, guest: GuestAddress, command: str, *, timeout: float, check: bool = True, stdin: str | None = None
+    ) -> Completed:
+        if " apply " in command and "NetworkPolicy" in (stdin or ""):
+            self.policies.append(command)
+            if len(self.policies) <= 3:
+                return Completed((command,), 1, "", "request canceled (Client.Timeout exceeded)")
+        return super().run(guest, command, timeout=timeout, check=check, stdin=stdin)
+
+
+def test_a_busy_api_server_is_asked_again_for_the_policy() -> None:
+    cluster = LateForPolicies()
+    assert verify_kubernetes(denying(), cluster, ADDRESSES, GPUS, clock=cluster.clock()).ok
+    assert len(cluster.policies) == 4
+    assert all("--validate=false" in command for command in cluster.policies)
 
 
 def test_without_the_wish_no_policy_is_tried() -> None:
