@@ -1,0 +1,207 @@
+"""The gateway's door: takes connections in the host's network and gives each to an OpenSSH server of its own.
+
+The servers, and this process once it has its sockets, run as the gateway's account and in a network namespace that has
+nothing in it but the labs' relays. A server that is made to connect anywhere else finds no network there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import select
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from emulator.core.errors import ServiceError
+from emulator.core.gateway import ACCOUNT, NAMESPACE, NETWORK, PLACE
+from emulator.services.gateway.account import account_of, become, enter, identity, require_roots_directory
+from emulator.services.gateway.confined import Confined, start_confined
+from emulator.services.gateway.keys import keys_directory, keys_files
+from emulator.services.gateway.limits import Bounds, Limits, source_of
+from emulator.services.gateway.sshd import sshd_argv, sshd_config
+from emulator.services.note import Note, stop_asked
+
+CLIENTS = Bounds(each=64, all=256, burst=96, rate=4.0)
+"""Connections of a client's address: a class may sit behind one."""
+TICK = 0.5
+_SECONDS = 60.0
+_LINE = 4096
+_FAMILY = ("/proc/sys/net/ipv6/conf/all/disable_ipv6", "/proc/sys/net/ipv6/conf/lo/disable_ipv6")
+
+
+class Door:
+    """Connections and their servers.
+
+    Args:
+        place: of the gateway.
+        program: sshd.
+    """
+
+    def __init__(self, place: Path, program: Path) -> None:
+        self._place, self._program = place, program
+        self._limits = Limits(CLIENTS)
+        self._servers: dict[subprocess.Popen[bytes], str] = {}
+        self._refused = 0
+
+    def take(self, connection: socket.socket, address: str, now: float) -> None:
+        """Give a connection to a server, or close it."""
+        who = source_of(address)
+        why = self._limits.refusal(who, now)
+        if why:
+            self._refused += 1
+            # A flood is one line for each power of two, so that it does not push the rest out of the log.
+            if self._refused & (self._refused - 1) == 0:
+                print(f"refused {who}: {why}; {self._refused} so far", flush=True)
+            connection.close()
+            return
+        argv = sshd_argv(self._program, self._place / "sshd_config", keys_files(self._place))
+        try:
+            connection.setblocking(True)
+            server = subprocess.Popen(argv, stdin=connection, stdout=connection, env={"PATH": os.defpath})  # noqa: S603
+        except OSError as error:
+            print(f"no server for {who}: {error.strerror}", flush=True)
+            self._limits.ended(who)
+        else:
+            self._servers[server] = who
+        finally:
+            connection.close()
+
+    def reap(self) -> None:
+        """Count out the connections that have ended."""
+        for server in [each for each in self._servers if each.poll() is not None]:
+            self._limits.ended(self._servers.pop(server))
+
+    def text(self) -> str:
+        """How things are, in words."""
+        refused = f", {self._refused} refused" if self._refused else ""
+        return f"{len(self._servers)} connections{refused}"
+
+
+def main(argv: list[str]) -> int:
+    """Run until it is asked to end."""
+    parser = argparse.ArgumentParser(prog="gateway-front")
+    parser.add_argument("--listen", default="", help="an address of this host; all without it")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--host-key", type=Path, required=True)
+    parser.add_argument("--sshd", default="")
+    parser.add_argument("--gateway", default=NAMESPACE)
+    parser.add_argument("--place", type=Path, default=PLACE)
+    parser.add_argument("--account", default=ACCOUNT)
+    wanted = parser.parse_args(argv)
+    asked, note = stop_asked(), Note()
+    account = account_of(wanted.account)
+    program = find_sshd(wanted.sshd)
+    _make_place(wanted.place, account.pw_gid, wanted.host_key, wanted.account)
+    listening, entered = listen(wanted.listen, wanted.port), identity(wanted.gateway)
+
+    def drop() -> None:
+        enter(wanted.gateway)
+        _open_network()
+        become(account)
+        resource.setrlimit(resource.RLIMIT_NPROC, (4 * CLIENTS.all, 4 * CLIENTS.all))
+
+    door = start_confined(drop, lambda control: _serve(Door(wanted.place, program), listening, control))
+    listening.close()
+    _report(door, asked, note, lambda: identity(wanted.gateway) == entered)
+    return 0
+
+
+def _report(door: Confined, asked: threading.Event, note: Note, unchanged: Callable[[], bool]) -> None:
+    """Say how the door is, until the end.
+
+    Raises:
+        ServiceError: it has ended, or the namespace is another one.
+    """
+    while not asked.is_set():
+        door.require_lives()
+        if not unchanged():
+            raise ServiceError("the gateway's network namespace was made anew")
+        if select.select([door.control], [], [], TICK)[0] and (said := door.control.recv(_LINE)):
+            note.say(said.decode().splitlines()[-1])
+
+
+def _serve(door: Door, listening: socket.socket, control: socket.socket) -> None:
+    """Take connections for ever, and say how many there are."""
+    said = ""
+    while True:
+        if (text := door.text()) != said:
+            control.sendall(f"{text}\n".encode())
+            said = text
+        ready, _, _ = select.select([listening], [], [], TICK)
+        door.reap()
+        if ready:
+            try:
+                connection, address = listening.accept()
+            except OSError:  # it has gone already, or there are no descriptors: the next look finds out
+                continue
+            door.take(connection, str(address[0]), time.monotonic())
+
+
+def find_sshd(given: str = "") -> Path:
+    """OpenSSH's server.
+
+    Raises:
+        ServiceError: this host has none.
+    """
+    found = given or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/usr/bin")
+    if not found or not os.access(found, os.X_OK):
+        raise ServiceError("this host has no OpenSSH server", where="sshd", fix="apt install openssh-server")
+    return Path(found).absolute()
+
+
+def listen(address: str, port: int) -> socket.socket:
+    """The socket that clients connect to.
+
+    Raises:
+        ServiceError: the address is not this host's, or the port is in use.
+    """
+    try:
+        if not address:
+            both = socket.has_dualstack_ipv6()
+            family = socket.AF_INET6 if both else socket.AF_INET
+            made = socket.create_server(("", port), family=family, dualstack_ipv6=both, backlog=128)
+        else:
+            family = socket.AF_INET6 if ":" in address else socket.AF_INET
+            made = socket.create_server((address, port), family=family, backlog=128)
+    except OSError as error:
+        raise ServiceError(
+            f"the gateway cannot listen: {error.strerror}", where=f"{address or '*'} port {port}", fix="use another one"
+        ) from error
+    made.setblocking(False)
+    return made
+
+
+def _make_place(place: Path, gid: int, host_key: Path, account: str) -> None:
+    """What the servers read: root's, and readable by their account."""
+    for directory in (place, keys_directory(place)):
+        directory.mkdir(mode=0o700, exist_ok=True)
+        require_roots_directory(directory)
+        os.chown(directory, 0, gid)
+        directory.chmod(0o750)
+    for name, content in (
+        ("host_key", host_key.read_bytes()),
+        ("sshd_config", sshd_config(place / "host_key", account).encode()),
+    ):
+        path = place / name
+        path.unlink(missing_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
+            os.fchown(descriptor, 0, gid)
+            os.fchmod(descriptor, 0o640)
+
+
+def _open_network() -> None:
+    """Make all addresses of the gateway's network this namespace's own: it is what makes them reachable."""
+    for path in _FAMILY:
+        Path(path).write_text("0")
+    words = ["ip", "-6", "route", "replace", "local", str(NETWORK), "dev", "lo"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=_SECONDS, check=False)  # noqa: S603
+    if done.returncode:
+        raise ServiceError(f"the gateway has no IPv6: {done.stderr.strip()}", where="ip -6 route")
