@@ -7,6 +7,7 @@ nothing in it but the labs' relays. A server that is made to connect anywhere el
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import resource
 import select
@@ -16,6 +17,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from emulator.core.errors import ServiceError
@@ -24,15 +26,29 @@ from emulator.services.gateway.account import account_of, become, enter, identit
 from emulator.services.gateway.confined import Confined, start_confined
 from emulator.services.gateway.keys import keys_directory, keys_files
 from emulator.services.gateway.limits import Bounds, Limits, source_of
+from emulator.services.gateway.log import log_line
 from emulator.services.gateway.sshd import sshd_argv, sshd_config
 from emulator.services.note import Note, stop_asked
 
 CLIENTS = Bounds(each=64, all=256, burst=96, rate=4.0)
 """Connections of a client's address: a class may sit behind one."""
+MESSAGES = 100
+"""Of one connection that are logged."""
 TICK = 0.5
 _SECONDS = 60.0
 _LINE = 4096
 _FAMILY = ("/proc/sys/net/ipv6/conf/all/disable_ipv6", "/proc/sys/net/ipv6/conf/lo/disable_ipv6")
+
+
+@dataclass(slots=True)
+class _Server:
+    """A connection's server: its process, whose connection it is, and what it prints, message by message."""
+
+    process: subprocess.Popen[bytes]
+    who: str
+    number: int
+    said: socket.socket
+    lines: int = 0
 
 
 class Door:
@@ -41,13 +57,14 @@ class Door:
     Args:
         place: of the gateway.
         program: sshd.
+        log: takes a line.
     """
 
-    def __init__(self, place: Path, program: Path) -> None:
-        self._place, self._program = place, program
+    def __init__(self, place: Path, program: Path, log: Callable[[str], None]) -> None:
+        self._place, self._program, self._log = place, program, log
         self._limits = Limits(CLIENTS)
-        self._servers: dict[subprocess.Popen[bytes], str] = {}
-        self._refused = 0
+        self._servers: list[_Server] = []
+        self._taken = self._refused = 0
 
     def take(self, connection: socket.socket, address: str, now: float) -> None:
         """Give a connection to a server, or close it."""
@@ -57,30 +74,61 @@ class Door:
             self._refused += 1
             # A flood is one line for each power of two, so that it does not push the rest out of the log.
             if self._refused & (self._refused - 1) == 0:
-                print(f"refused {who}: {why}; {self._refused} so far", flush=True)
+                self._log(f"refused {who}: {why}; {self._refused} so far")
             connection.close()
             return
         argv = sshd_argv(self._program, self._place / "sshd_config", keys_files(self._place))
+        # sshd writes each message at once, and a client's name with a line break in it is one message all the same.
+        said, says = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        said.setblocking(False)
+        self._taken += 1
         try:
             connection.setblocking(True)
-            server = subprocess.Popen(argv, stdin=connection, stdout=connection, env={"PATH": os.defpath})  # noqa: S603
+            process = subprocess.Popen(  # noqa: S603 - a path of root's, and files of root's
+                argv, stdin=connection, stdout=connection, stderr=says, env={"PATH": os.defpath}
+            )
         except OSError as error:
-            print(f"no server for {who}: {error.strerror}", flush=True)
+            self._log(f"no server for {who}: {error.strerror}")
             self._limits.ended(who)
+            said.close()
         else:
-            self._servers[server] = who
+            self._servers.append(_Server(process, who, self._taken, said))
         finally:
+            says.close()
             connection.close()
 
-    def reap(self) -> None:
-        """Count out the connections that have ended."""
-        for server in [each for each in self._servers if each.poll() is not None]:
-            self._limits.ended(self._servers.pop(server))
+    def waits_for(self) -> list[socket.socket]:
+        """What can be read when `look` has something to do."""
+        return [server.said for server in self._servers]
+
+    def look(self) -> None:
+        """Log what the servers say, and count out the connections that have ended."""
+        for server in tuple(self._servers):
+            ended = server.process.poll() is not None
+            self._read(server)
+            if ended:
+                self._servers.remove(server)
+                server.said.close()
+                self._limits.ended(server.who)
+
+    def _read(self, server: _Server) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while message := server.said.recv(_LINE):
+                server.lines += 1
+                if server.lines <= MESSAGES:
+                    more = "; no more of it is logged" if server.lines == MESSAGES else ""
+                    self._log(f"connection {server.number}: {one_line(message)}{more}")
 
     def text(self) -> str:
         """How things are, in words."""
         refused = f", {self._refused} refused" if self._refused else ""
         return f"{len(self._servers)} connections{refused}"
+
+
+def one_line(message: bytes) -> str:
+    """A message of sshd's as one line without anything that could control a terminal. It holds what clients have sent."""
+    text = message.decode("ascii", "backslashreplace").rstrip("\r\n")
+    return "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in text)
 
 
 def main(argv: list[str]) -> int:
@@ -106,7 +154,7 @@ def main(argv: list[str]) -> int:
         become(account)
         resource.setrlimit(resource.RLIMIT_NPROC, (4 * CLIENTS.all, 4 * CLIENTS.all))
 
-    door = start_confined(drop, lambda control: _serve(Door(wanted.place, program), listening, control))
+    door = start_confined(drop, lambda control: _serve(Door(wanted.place, program, log_line), listening, control))
     listening.close()
     _report(door, asked, note, lambda: identity(wanted.gateway) == entered)
     return 0
@@ -133,9 +181,9 @@ def _serve(door: Door, listening: socket.socket, control: socket.socket) -> None
         if (text := door.text()) != said:
             control.sendall(f"{text}\n".encode())
             said = text
-        ready, _, _ = select.select([listening], [], [], TICK)
-        door.reap()
-        if ready:
+        ready, _, _ = select.select([listening, *door.waits_for()], [], [], TICK)
+        door.look()
+        if listening in ready:
             try:
                 connection, address = listening.accept()
             except OSError:  # it has gone already, or there are no descriptors: the next look finds out

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import queue
 import socket
 import threading
@@ -22,6 +21,7 @@ from emulator.core.gateway import SSH_PORT
 from emulator.credentials.gateway import Endpoint
 from emulator.services.gateway.account import enter
 from emulator.services.gateway.limits import Bounds, Limits
+from emulator.services.gateway.log import log_line
 
 PER_USER = Bounds(each=32, all=512, burst=40, rate=0.5)
 """Connections of a user: kubectl opens several at once."""
@@ -210,11 +210,6 @@ def line_of(endpoints: Iterable[Endpoint]) -> bytes:
 def endpoints_from(line: bytes) -> tuple[Endpoint, ...]:
     """The inverse of `line_of`."""
     return tuple(Endpoint(**each) for each in json.loads(line))
-
-
-def log_line(text: str) -> None:
-    """A line of the service's log, with the time."""
-    os.write(1, f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {text}\n".encode())
 
 
 async def work(lab: str, binder: Binder, control: socket.socket) -> None:
