@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from emulator.apply.gpu_ownership import GpuLedger
     from emulator.apply.guest_accounts.ledger import AccountLedger, NoAccounts
     from emulator.apply.handlers.gpu.host import GpuHost
+    from emulator.core.gateway import Door
     from emulator.core.ports.services import ServiceSupervisor
     from emulator.core.waiting.pace import Pace
     from emulator.gpu.ports import FileAccess, VgpuFramework, VgpuHost
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from emulator.kubernetes.release.upgrade_files import UpgradeFiles
     from emulator.lab.environment import Environment
     from emulator.lab.own_guests import OwnGuests
+    from emulator.operations.host.gateway import GatewayHost
     from emulator.operations.host.record import PreparedHost
 
 
@@ -71,6 +73,7 @@ def real_environment() -> Environment:
         units=SystemdUnits(runner),
         upgrade_files=_upgrade_files,
         pace=_pace,
+        door=door_of_host,
     )
 
 
@@ -265,6 +268,32 @@ def accept_upstream_digest(subject: str, digest: str) -> Pin | None:
 
 
 # ---------------------------------------------------------------- the host itself
+def gateway_of_host() -> GatewayHost:
+    """This host, for its gateway."""
+    from emulator.adapters.embedded.network_namespace import NetworkNamespace
+    from emulator.adapters.system.systemd_units import SystemdUnits
+    from emulator.apply.lock import host_locks
+    from emulator.core.gateway import NAMESPACE
+    from emulator.operations.host.gateway import GatewayHost
+
+    home, runner = Home.system(), HostProcess()
+    return GatewayHost(
+        home=home,
+        locks=host_locks(Home.default()),
+        runner=runner,
+        units=SystemdUnits(runner),
+        supervisor=supervisor_in(home.gateway / "supervisor"),
+        namespace=NetworkNamespace(NAMESPACE, "the gateway of this host", runner),
+    )
+
+
+def door_of_host() -> Door | None:
+    """How users find the gateway of this host; None without one."""
+    from emulator.operations.host.gateway import open_door
+
+    return open_door(Home.system())
+
+
 def this_host() -> PreparedHost:
     """This host, for commands that prepare and restore it."""
     from emulator.adapters.system.host_edits import HostEdits

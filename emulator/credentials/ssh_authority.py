@@ -52,7 +52,9 @@ class OpenSshAuthority:
         validity = f"{_BACKDATE}:+{seconds}s"
         return self._sign(public, ["-I", user, "-n", user, "-z", str(serial), "-V", validity, *options])
 
-    def sign_gateway(self, public: Path, out: Path, *, identity: str, principal: str, serial: int, seconds: int) -> Path:
+    def sign_gateway(
+        self, public: Path, out: Path, *, identity: str, principal: str, serial: int, seconds: int
+    ) -> Path:
         """Certify the key in `public` for the host's gateway; the certificate's path, which is `out`.
 
         It permits forwarding and nothing else, and no node knows its principal.

@@ -140,7 +140,6 @@ class SshCertificates:
         )
         write_private(directory / "config", config.encode())
 
-
     def _issue_gateway(self, spec: ClusterSpec, order: CertificateOrder, door: Door, nodes: Sequence[NodeSpec]) -> None:
         """The user's way in by the host's gateway: a certificate of its own, since the other one forwards nothing."""
         directory = order.directory

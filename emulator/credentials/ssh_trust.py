@@ -13,8 +13,8 @@ from emulator.credentials.users import AccessBook
 @dataclass(frozen=True, slots=True)
 class CertificateOrder:
     """A certificate for `user`, good for `seconds` from now. `public_key`: theirs; empty for one that is made, or was
-    made before, in `directory`. `forwarding`: whether ports and agents may be forwarded. `door`: the host's gateway, where
-    the user comes in there."""
+    made before, in `directory`. `forwarding`: whether ports and agents may be forwarded. `door`: the host's gateway, if
+    the user comes in by it."""
 
     user: str
     serial: int

@@ -10,6 +10,7 @@ from typing import Any
 
 from emulator.core.errors import CommandTimeoutError, ConfigureError, HyperscalerError, InterruptedRunError
 from emulator.core.fs import write_private
+from emulator.core.gateway import local_port
 from emulator.core.paths import LabPaths
 from emulator.core.pool import threads
 from emulator.core.ports import GuestAddress, GuestShell, ProcessRunner
@@ -197,6 +198,7 @@ class RealGuests:
             user=user.name,
             namespace=namespace,
             seconds=seconds,
+            forwarded_to=local_port(spec.name) if spec.access.gateway else 0,
         )
         write_private(directory / "kubeconfig", text.encode())
 

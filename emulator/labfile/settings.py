@@ -123,7 +123,11 @@ class AccessSpec:
     ] = False
     node_ports: Annotated[
         tuple[NodePort, ...],
-        key("Ports of Kubernetes services (NodePort) that users reach by the gateway.", maxItems=16, examples=[[30080]]),
+        key(
+            "Ports of Kubernetes services (NodePort) that users reach by the gateway.",
+            maxItems=16,
+            examples=[[30080]],
+        ),
     ] = ()
 
 

@@ -9,8 +9,8 @@ from emulator.plan.service_resources import Service
 
 
 def gateway_targets(spec: ClusterSpec) -> tuple[Target, ...]:
-    """All that the lab's users may reach by the gateway: ssh on the nodes that are theirs and, in a lab with Kubernetes,
-    its API and the chosen ports of its control plane."""
+    """All that the lab's users may reach by the gateway: ssh on the nodes that are theirs and, in a lab with
+    Kubernetes, its API and the chosen ports of its control plane."""
     logins = [Target(node.name, node.ip, SSH_PORT) for node in spec.nodes]
     return (*logins, *forwarded_targets(spec))
 

@@ -57,7 +57,7 @@ def test_a_student_logs_in_to_a_node_from_elsewhere(demo: Lab, ada: Client) -> N
     done = ada.ssh("hpc-controller", "id -un")
     assert (done.returncode, done.stdout) == (0, "ada\n"), (done.stderr, demo.bench.log("front"))
     assert "opened user=ada lab=demo target=hpc-controller:22" in demo.bench.log(demo.service)
-    assert 'ID ada@demo (serial 1)' in demo.bench.log("front")
+    assert "ID ada@demo (serial 1)" in demo.bench.log("front")
 
 
 @pytest.mark.parametrize(
@@ -212,13 +212,19 @@ def test_an_end_of_access_closes_the_door_and_the_sessions(demo: Lab, how: str) 
 def test_ports_of_kubernetes_come_to_the_user_s_own_machine(demo: Lab, ada: Client) -> None:
     bench = demo.bench
     head = next(str(node.ip) for node in demo.spec.nodes if node.name == "cloud-control-plane")
-    server = "import http.server as h,sys; h.HTTPServer((sys.argv[1],int(sys.argv[2])),h.BaseHTTPRequestHandler).serve_forever()"
+    server = (
+        "import http.server as h, sys;"
+        " h.HTTPServer((sys.argv[1], int(sys.argv[2])), h.BaseHTTPRequestHandler).serve_forever()"
+    )
     for port in (6443, 30080):
         argv = bench.inside("demo", [sys.executable, "-c", server, head, str(port)], bench.accounts("api"))
         bench.start(f"api-{port}", argv)
     with ada.session("-N", "demo-kubernetes"):
         for port in (local_port("demo"), 30080):
-            fetch = f"import socket; s=socket.create_connection(('127.0.0.1',{port})); s.sendall(b'GET / HTTP/1.0\\r\\n\\r\\n'); print(s.recv(99))"
+            fetch = (
+                f"import socket; s = socket.create_connection(('127.0.0.1', {port}));"
+                " s.sendall(b'GET / HTTP/1.0' + bytes((13, 10, 13, 10))); print(s.recv(99))"
+            )
             argv = bench.inside("client", [sys.executable, "-c", fetch], bench.accounts("fetch"))
             deadline = time.monotonic() + 60
             while "501" not in (got := subprocess.run(argv, capture_output=True, text=True, check=False)).stdout:
@@ -230,11 +236,24 @@ def test_ports_of_kubernetes_come_to_the_user_s_own_machine(demo: Lab, ada: Clie
 def test_a_server_that_was_taken_over_finds_no_network(bench: Bench) -> None:
     """What runs as the gateway's account, in its namespace, reaches neither the host nor anything behind it."""
     probe = f"import socket; socket.create_connection(('{HOST}', {PORT}), 5)"
-    argv = bench.inside("gw", ["setpriv", "--reuid=64534", "--clear-groups", sys.executable, "-c", probe], bench.accounts("probe"))
+    argv = bench.inside(
+        "gw", ["setpriv", "--reuid=64534", "--clear-groups", sys.executable, "-c", probe], bench.accounts("probe")
+    )
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert "Network is unreachable" in done.stderr
-    key = bench.inside("gw", ["setpriv", "--reuid=64534", "--regid=64534", "--clear-groups", "sh", "-c",
-                              f"echo x >>{bench.place}/labs/x.keys; cat {bench.home.root}/labs/demo/ssh/ca_ed25519"], bench.accounts("probe"))
+    key = bench.inside(
+        "gw",
+        [
+            "setpriv",
+            "--reuid=64534",
+            "--regid=64534",
+            "--clear-groups",
+            "sh",
+            "-c",
+            f"echo x >>{bench.place}/labs/x.keys; cat {bench.home.root}/labs/demo/ssh/ca_ed25519",
+        ],
+        bench.accounts("probe"),
+    )
     done = subprocess.run(key, capture_output=True, text=True, check=False)
     assert done.stdout == ""
     assert done.stderr.count("Permission denied") == 2, done.stderr

@@ -1,6 +1,6 @@
 """The host's gateway between network namespaces: a host, a lab, and clients elsewhere, all made by the test itself.
 
-    client --veth-- host [front] - - - gateway's namespace [sshd, relay's listeners] - - - lab [relay, nodes' sshd]
+client --veth-- host [front] - - - gateway's namespace [sshd, relay's listeners] - - - lab [relay, nodes' sshd]
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import secrets
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ from pathlib import Path
 from emulator.adapters.services.own_programs import own_command
 from emulator.adapters.system.process import HostProcess
 from emulator.core.gateway import ACCOUNT, Door
-from emulator.core.paths import Home
+from emulator.core.paths import Home, LabPaths
 from emulator.credentials.ssh_authority import OpenSshAuthority
 from emulator.credentials.ssh_certificates import SshCertificates
 from emulator.credentials.ssh_trust import CertificateOrder
@@ -157,10 +157,10 @@ class Bench:
                 process.kill()
                 process.wait(30)
 
-    def await_true(self, what: str, look: object) -> None:
+    def await_true(self, what: str, look: Callable[[], bool]) -> None:
         """Wait until `look()` is true; the tests' own deadline is far beyond what anything here takes."""
         deadline = time.monotonic() + SECONDS
-        while not look():  # type: ignore[operator]
+        while not look():
             assert time.monotonic() < deadline, f"{what}: {[(n, self.log(n)[-800:]) for n in self.processes]}"
             for name, process in self.processes.items():
                 assert process.poll() is None, f"{name} has ended: {self.log(name)}"
@@ -172,7 +172,15 @@ class Bench:
 
     # ------------------------------------------------------------- the parts
     def start_front(self) -> None:
-        words = ["gateway-front", "--listen", HOST, "--port", str(PORT), "--host-key", self.root / "host_key"]
+        words: list[str | Path] = [
+            "gateway-front",
+            "--listen",
+            HOST,
+            "--port",
+            str(PORT),
+            "--host-key",
+            self.root / "host_key",
+        ]
         words += ["--sshd", self.sshd, "--gateway", self.netns("gw"), "--place", self.place]
         self.start("front", self.inside("host", [*own_command(), *words], self.accounts("front")))
         self.await_true("the front is ready", lambda: self.ready("front"))
@@ -199,7 +207,7 @@ class Lab:
         return spec
 
     @property
-    def paths(self):  # type: ignore[no-untyped-def]
+    def paths(self) -> LabPaths:
         return self.bench.home.lab(self.name)
 
     @property
@@ -229,13 +237,12 @@ class Lab:
             f"AuthorizedPrincipalsFile {directory}/principals/%u\nAuthorizedKeysFile none\nStrictModes no\n"
             f"PidFile none\nUsePAM no\nListenAddress {ip}\nAllowTcpForwarding no\n"
         )
-        words = [self.bench.sshd, "-D", "-e", "-f", directory / "config"]
-        # sshd wants its own path to be absolute.
+        words: list[str | Path] = [self.bench.sshd, "-D", "-e", "-f", directory / "config"]
         self.bench.start(
             f"{self.name}-{node}", self.bench.inside(self.name, words, self.bench.accounts("node"), run=True)
         )
 
-    def start_relay(self, **replaced: str) -> None:
+    def start_relay(self) -> None:
         (service,) = build_gateway(self.spec, self.paths, self.bench.netns(self.name), ())
         words = [*own_command(), service.program, *service.arguments]
         words += ["--gateway", self.bench.netns("gw"), "--place", str(self.bench.place)]

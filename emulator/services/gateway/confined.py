@@ -1,4 +1,4 @@
-"""The half of a service that talks to others, as a process without rights; the half that stays root's talks to it alone."""
+"""The half of a service that talks to others, as a process without rights; the half that stays root's talks to it."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def start_confined(drop: Callable[[], None], work: Callable[[socket.socket], Non
     """
     mine, its = socket.socketpair()
     pid = os.fork()
-    if pid:
-        its.close()
-        return Confined(pid, mine)
-    mine.close()
-    _work(drop, work, its)
+    if pid == 0:
+        mine.close()
+        _work(drop, work, its)
+    its.close()
+    return Confined(pid, mine)
 
 
 def _work(drop: Callable[[], None], work: Callable[[socket.socket], None], control: socket.socket) -> NoReturn:

@@ -11,7 +11,6 @@ import contextlib
 import os
 import resource
 import select
-import shutil
 import socket
 import subprocess
 import threading
@@ -20,11 +19,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from emulator.adapters.system.openssh_server import find_sshd
 from emulator.core.errors import ServiceError
 from emulator.core.gateway import ACCOUNT, NAMESPACE, NETWORK, PLACE
 from emulator.services.gateway.account import account_of, become, enter, identity, require_roots_directory
 from emulator.services.gateway.confined import Confined, start_confined
-from emulator.services.gateway.keys import keys_directory, keys_files
+from emulator.services.gateway.keys import keys_directory, keys_files, sweep
 from emulator.services.gateway.limits import Bounds, Limits, source_of
 from emulator.services.gateway.log import log_line
 from emulator.services.gateway.sshd import sshd_argv, sshd_config
@@ -84,8 +84,12 @@ class Door:
         self._taken += 1
         try:
             connection.setblocking(True)
-            process = subprocess.Popen(  # noqa: S603 - a path of root's, and files of root's
-                argv, stdin=connection, stdout=connection, stderr=says, env={"PATH": os.defpath}
+            process = subprocess.Popen(
+                argv,
+                stdin=connection.fileno(),
+                stdout=connection.fileno(),
+                stderr=says.fileno(),
+                env={"PATH": os.defpath},
             )
         except OSError as error:
             self._log(f"no server for {who}: {error.strerror}")
@@ -119,14 +123,9 @@ class Door:
                     more = "; no more of it is logged" if server.lines == MESSAGES else ""
                     self._log(f"connection {server.number}: {one_line(message)}{more}")
 
-    def text(self) -> str:
-        """How things are, in words."""
-        refused = f", {self._refused} refused" if self._refused else ""
-        return f"{len(self._servers)} connections{refused}"
-
 
 def one_line(message: bytes) -> str:
-    """A message of sshd's as one line without anything that could control a terminal. It holds what clients have sent."""
+    """A message of sshd's as one line that controls no terminal. It holds what clients have sent."""
     text = message.decode("ascii", "backslashreplace").rstrip("\r\n")
     return "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in text)
 
@@ -156,51 +155,42 @@ def main(argv: list[str]) -> int:
 
     door = start_confined(drop, lambda control: _serve(Door(wanted.place, program, log_line), listening, control))
     listening.close()
-    _report(door, asked, note, lambda: identity(wanted.gateway) == entered)
+    _report(door, wanted.place, asked, note, lambda: identity(wanted.gateway) == entered)
     return 0
 
 
-def _report(door: Confined, asked: threading.Event, note: Note, unchanged: Callable[[], bool]) -> None:
-    """Say how the door is, until the end.
+def _report(door: Confined, place: Path, asked: threading.Event, note: Note, unchanged: Callable[[], bool]) -> None:
+    """Say which labs are open, and sweep, until the end.
 
     Raises:
-        ServiceError: it has ended, or the namespace is another one.
+        ServiceError: the door has ended, or the namespace is another one.
     """
+    ready = False
     while not asked.is_set():
         door.require_lives()
         if not unchanged():
             raise ServiceError("the gateway's network namespace was made anew")
-        if select.select([door.control], [], [], TICK)[0] and (said := door.control.recv(_LINE)):
-            note.say(said.decode().splitlines()[-1])
+        sweep(place)
+        ready = ready or bool(select.select([door.control], [], [], TICK)[0] and door.control.recv(1))
+        if ready:
+            labs = len(keys_files(place))
+            note.say(f"open for {labs} lab{'' if labs == 1 else 's'}")
+            asked.wait(TICK)
 
 
 def _serve(door: Door, listening: socket.socket, control: socket.socket) -> None:
-    """Take connections for ever, and say how many there are."""
-    said = ""
+    """Take connections for ever; the other half hears when that begins."""
+    control.sendall(b"1")
     while True:
-        if (text := door.text()) != said:
-            control.sendall(f"{text}\n".encode())
-            said = text
         ready, _, _ = select.select([listening, *door.waits_for()], [], [], TICK)
         door.look()
-        if listening in ready:
-            try:
-                connection, address = listening.accept()
-            except OSError:  # it has gone already, or there are no descriptors: the next look finds out
-                continue
-            door.take(connection, str(address[0]), time.monotonic())
-
-
-def find_sshd(given: str = "") -> Path:
-    """OpenSSH's server.
-
-    Raises:
-        ServiceError: this host has none.
-    """
-    found = given or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/usr/bin")
-    if not found or not os.access(found, os.X_OK):
-        raise ServiceError("this host has no OpenSSH server", where="sshd", fix="apt install openssh-server")
-    return Path(found).absolute()
+        if listening not in ready:
+            continue
+        try:
+            connection, address = listening.accept()
+        except OSError:  # it has gone already, or there are no descriptors: the next look finds out
+            continue
+        door.take(connection, str(address[0]), time.monotonic())
 
 
 def listen(address: str, port: int) -> socket.socket:
@@ -250,6 +240,6 @@ def _open_network() -> None:
     for path in _FAMILY:
         Path(path).write_text("0")
     words = ["ip", "-6", "route", "replace", "local", str(NETWORK), "dev", "lo"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=_SECONDS, check=False)  # noqa: S603
+    done = subprocess.run(words, capture_output=True, text=True, timeout=_SECONDS, check=False)
     if done.returncode:
         raise ServiceError(f"the gateway has no IPv6: {done.stderr.strip()}", where="ip -6 route")

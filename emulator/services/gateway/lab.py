@@ -1,8 +1,8 @@
 """A lab's part of the host's gateway, as a service of the lab.
 
-The process itself stays root's and reads what only root can: who has access. It writes the lab's lines for the ssh server
-and names the addresses to its relay, which has no rights. So the end of somebody's access, by the clock or by a command,
-needs nobody to say so: a second later the lines are gone, and the connections are closed.
+The process itself stays root's and reads what only root can: who has access. It writes the lab's lines for the ssh
+server and names the addresses to its relay, which has no rights. So nobody has to announce the end of an access, by the
+clock or by a command: a second later the lines are gone, and the connections are closed.
 """
 
 from __future__ import annotations

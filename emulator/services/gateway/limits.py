@@ -9,8 +9,8 @@ from ipaddress import IPv6Address, ip_address
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """`each`: open connections of one. `all`: of everybody. `burst`: new ones of one at once. `rate`: new ones of one in
-    a second, after that."""
+    """`each`: open connections of one. `all`: of everybody. `burst`: new ones of one at once. `rate`: new ones of one
+    in a second, after that."""
 
     each: int
     all: int

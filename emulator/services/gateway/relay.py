@@ -1,7 +1,8 @@
 """A lab's relay: takes connections in the gateway's namespace and makes theirs in the lab's.
 
-It has no rights at all: one of its threads is in the gateway's namespace, all others in the lab's, and both were entered
-before it gave up root. Where a connection may lead is decided by the address at which it came in. It sees ciphertext only.
+It has no rights at all: one of its threads is in the gateway's namespace, all others in the lab's, and both were
+entered before it gave up root. Where a connection may lead is decided by the address at which it came in. It sees
+ciphertext only.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from emulator.services.gateway.log import log_line
 PER_USER = Bounds(each=32, all=512, burst=40, rate=0.5)
 """Connections of a user: kubectl opens several at once."""
 PER_NODE = Bounds(each=48, all=512, burst=96, rate=8.0)
-"""Logins on a node, open or not yet: sshd there begins to refuse at 64, and the lab's owner comes in by the same door."""
+"""Logins on a node, open or not yet: sshd there begins to refuse at 64, and has to let the lab's owner in."""
 _CHUNK = 64 * 1024
 _IPV6_FREEBIND = 78  # <linux/in6.h>, from Linux 4.15 on; Python has no name for it
 _PORTS = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
