@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from emulator.apply.gpu_ownership import GpuLedger
     from emulator.apply.guest_accounts.ledger import AccountLedger, NoAccounts
     from emulator.apply.handlers.gpu.host import GpuHost
-    from emulator.core.gateway import Door
+    from emulator.core.gateway.names import Door, Endpoint, Target
     from emulator.core.ports.services import ServiceSupervisor
     from emulator.core.waiting.pace import Pace
     from emulator.gpu.ports import FileAccess, VgpuFramework, VgpuHost
@@ -151,6 +151,29 @@ def guests_of_lab(home: Path, lab: str, hypervisor: str) -> OwnGuests:
     return OwnGuests(lambda: _connect(uri, ()), identity_of(of, lab))
 
 
+def way_into_lab(
+    home: Path, lab: str, targets: tuple[Target, ...]
+) -> Callable[[float], tuple[tuple[Endpoint, ...], str]]:
+    """What a lab's service publishes in the host's gateway at a time, in seconds since the epoch.
+
+    Args:
+        home: of the lab, by the name under which it was made.
+        lab: its name.
+        targets: what its users may reach.
+    """
+    from emulator.credentials.gateway import OpenLab
+    from emulator.credentials.ssh_certificates import SshCertificates
+
+    of, certificates = Home(home), SshCertificates(Home(home).lab(lab), HostProcess())
+
+    def at(now: float) -> tuple[tuple[Endpoint, ...], str]:
+        trust = certificates.read()
+        opened, book = OpenLab(of.id, lab, trust.authorities, targets), trust.book.at(now)
+        return opened.endpoints(book), opened.authorized_keys(book, now)
+
+    return at
+
+
 def _accelerate(requested: Acceleration) -> AccelerationDecision:
     from emulator.adapters.system.acceleration import read_acceleration_facts
     from emulator.host.acceleration import decide_acceleration
@@ -273,7 +296,7 @@ def gateway_of_host() -> GatewayHost:
     from emulator.adapters.embedded.network_namespace import NetworkNamespace
     from emulator.adapters.system.systemd_units import SystemdUnits
     from emulator.apply.lock import host_locks
-    from emulator.core.gateway import NAMESPACE
+    from emulator.core.gateway.names import NAMESPACE
     from emulator.operations.host.gateway import GatewayHost
 
     home, runner = Home.system(), HostProcess()

@@ -5,19 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from emulator.core.gateway import Target, endpoint, principal
+from emulator.core.gateway.names import Endpoint, Target, endpoint, principal
 from emulator.credentials.users import AccessBook, LabUser
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """An address inside the gateway's namespace, whose it is, and where it leads."""
-
-    address: str
-    port: int
-    user: str
-    node: str
-    ip: str
 
 
 @dataclass(frozen=True, slots=True)

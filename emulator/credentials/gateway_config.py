@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address
 from pathlib import Path
 
-from emulator.core.gateway import ACCOUNT, API_PORT, Door, forwards_host, gateway_host, local_port
+from emulator.core.gateway.names import ACCOUNT, API_PORT, Door, forwards_host, gateway_host, local_port
 from emulator.credentials.ssh_config import CONNECT_TIMEOUT, checked_name, client_settings
 
 _KEY, _CERTIFICATE, _KNOWN_HOSTS = "id_ed25519", "gateway-cert.pub", "known_hosts"

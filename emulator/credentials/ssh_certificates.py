@@ -10,7 +10,7 @@ from emulator.apply.handlers.secrets import public_key
 from emulator.core import ids
 from emulator.core.errors import StateError
 from emulator.core.fs import private_directory, write_private
-from emulator.core.gateway import Door, endpoint, gateway_host, principal
+from emulator.core.gateway.names import Door, endpoint, gateway_host, principal
 from emulator.core.paths import Home, LabPaths
 from emulator.core.ports import GuestAddress, ProcessRunner
 from emulator.credentials.gateway_config import GatewayWay, gateway_config

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from emulator.core.gateway import Door
+from emulator.core.gateway.names import Door
 from emulator.credentials.users import AccessBook
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from emulator.core.errors import CommandTimeoutError, ConfigureError, HyperscalerError, InterruptedRunError
 from emulator.core.fs import write_private
-from emulator.core.gateway import local_port
+from emulator.core.gateway.names import local_port
 from emulator.core.paths import LabPaths
 from emulator.core.pool import threads
 from emulator.core.ports import GuestAddress, GuestShell, ProcessRunner

@@ -10,7 +10,7 @@ from typing import Protocol
 from emulator.apply.gpu_ownership import GpuLedger
 from emulator.apply.handlers.gpu.host import GpuHost
 from emulator.apply.handlers.image import Images
-from emulator.core.gateway import Door
+from emulator.core.gateway.names import Door
 from emulator.core.hypervisors import SystemHypervisor
 from emulator.core.paths import Home, LabPaths
 from emulator.core.ports import DiskTool, Hypervisor, HypervisorDaemon, ProcessRunner

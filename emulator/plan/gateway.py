@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from emulator.core.gateway import API_PORT, SSH_PORT, Target
+from emulator.core.gateway.names import API_PORT, SSH_PORT, Target
 from emulator.core.paths import Home, LabPaths
 from emulator.labfile.model import ClusterSpec, Role
 from emulator.plan.service_resources import Service

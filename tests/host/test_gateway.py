@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from emulator.adapters.system.process import HostProcess
-from emulator.core.gateway import endpoint, local_port, principal
+from emulator.core.gateway.names import endpoint, local_port, principal
 from emulator.credentials.ssh_authority import OpenSshAuthority
 from emulator.credentials.users import read_book
 from tests.support.gateway_bench import CLIENT, HOST, PORT, Bench, Client, Lab, gateway_bench, ssh_key, unpack_sshd

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from emulator.adapters.services.own_programs import own_command
 from emulator.adapters.system.process import HostProcess
-from emulator.core.gateway import ACCOUNT, Door
+from emulator.core.gateway.names import ACCOUNT, Door
 from emulator.core.paths import Home, LabPaths
 from emulator.credentials.ssh_authority import OpenSshAuthority
 from emulator.credentials.ssh_certificates import SshCertificates

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from emulator.core.fs import write_private
-from emulator.core.gateway import forwards_host
+from emulator.core.gateway.names import forwards_host
 
 _FILES = (
     "config",

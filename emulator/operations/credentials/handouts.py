@@ -6,7 +6,7 @@ import shutil
 import time
 from pathlib import Path
 
-from emulator.core.gateway import Door
+from emulator.core.gateway.names import Door
 from emulator.core.progress import Reporter
 from emulator.credentials.users import read_book
 from emulator.lab.run import LabRun

@@ -17,12 +17,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-from emulator.adapters.embedded.network_namespace import NetworkNamespace
 from emulator.apply.lock import exclusive_lock
 from emulator.core.errors import ConflictError, HostNotFitError, StateError, UsageError
 from emulator.core.fs import private_directory, write_private
-from emulator.core.gateway import ACCOUNT, PLACE, Door
+from emulator.core.gateway.names import ACCOUNT, PLACE, Door
 from emulator.core.paths import Home
 from emulator.core.ports import ProcessRunner
 from emulator.core.ports.services import ServiceInfo, ServiceRequest, ServiceSupervisor
@@ -61,6 +61,16 @@ class GatewaySettings:
             raise UsageError(f"{self.listen!r} is not an address", fix="an address of this host, or leave --listen out")
 
 
+class Namespace(Protocol):
+    """The gateway's network namespace."""
+
+    def ensure(self, *, adopt: bool) -> None: ...
+
+    def is_ours(self) -> bool: ...
+
+    def delete(self) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class GatewayHost:
     """This host, for its gateway.
@@ -77,7 +87,7 @@ class GatewayHost:
     runner: ProcessRunner
     units: Units
     supervisor: ServiceSupervisor
-    namespace: NetworkNamespace
+    namespace: Namespace
     place: Path = PLACE
 
     @property

@@ -19,9 +19,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from emulator.adapters.system.openssh_server import find_sshd
+from emulator.adapters.services.openssh_server import find_sshd
 from emulator.core.errors import ServiceError
-from emulator.core.gateway import ACCOUNT, NAMESPACE, NETWORK, PLACE
+from emulator.core.fs import replace_file
+from emulator.core.gateway.names import ACCOUNT, NAMESPACE, NETWORK, PLACE
 from emulator.services.gateway.account import account_of, become, enter, identity, require_roots_directory
 from emulator.services.gateway.confined import Confined, start_confined
 from emulator.services.gateway.keys import keys_directory, keys_files, sweep
@@ -226,13 +227,7 @@ def _make_place(place: Path, gid: int, host_key: Path, account: str) -> None:
         ("host_key", host_key.read_bytes()),
         ("sshd_config", sshd_config(place / "host_key", account).encode()),
     ):
-        path = place / name
-        path.unlink(missing_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(content)
-            os.fchown(descriptor, 0, gid)
-            os.fchmod(descriptor, 0o640)
+        replace_file(place / name, content, mode=0o640, owner=(0, gid))
 
 
 def _open_network() -> None:

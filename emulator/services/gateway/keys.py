@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 
 from emulator.core.errors import ServiceError
+from emulator.core.fs import replace_file
 
 _KEYS, _LOCK = ".keys", ".lock"
 
@@ -63,13 +64,7 @@ class KeysFile:
         Raises:
             OSError: they cannot be written.
         """
-        new = self._path.with_name(f".{self._path.name}.new")
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(lines.encode())
-            os.fchown(descriptor, 0, self._gid)
-            os.fchmod(descriptor, 0o640)
-        new.replace(self._path)
+        replace_file(self._path, lines.encode(), mode=0o640, owner=(0, self._gid))
 
     def __enter__(self) -> KeysFile:
         try:

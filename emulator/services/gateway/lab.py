@@ -12,19 +12,18 @@ import asyncio
 import pwd
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-from emulator.adapters.system.process import HostProcess
 from emulator.core.errors import HyperscalerError, ServiceError
-from emulator.core.gateway import ACCOUNT, NAMESPACE, PLACE, Target
+from emulator.core.gateway.names import ACCOUNT, NAMESPACE, PLACE, Endpoint, Target
 from emulator.core.paths import Home
-from emulator.credentials.gateway import Endpoint, OpenLab
-from emulator.credentials.ssh_certificates import SshCertificates
 from emulator.services.gateway.account import account_of, become, enter, identity, require_roots_directory
 from emulator.services.gateway.confined import Confined, start_confined
 from emulator.services.gateway.keys import KeysFile
 from emulator.services.gateway.relay import Binder, line_of, work
 from emulator.services.note import Note, stop_asked
+from emulator.wiring import way_into_lab
 
 TICK = 1.0
 
@@ -33,16 +32,15 @@ class LabPart:
     """What one lab publishes.
 
     Args:
-        home: of the lab, by the name under which it was made.
-        lab: its name.
-        targets: what its users may reach.
-        keys: the file with its lines for the server.
+        wanted: its endpoints, and its lines for the server, at a time.
+        keys: the file with the lines.
         relay: the control connection of its relay.
     """
 
-    def __init__(self, home: Home, lab: str, targets: tuple[Target, ...], keys: KeysFile, relay: socket.socket) -> None:
-        self._home, self._lab, self._targets = home, lab, targets
-        self._keys, self._relay = keys, relay
+    def __init__(
+        self, wanted: Callable[[float], tuple[tuple[Endpoint, ...], str]], keys: KeysFile, relay: socket.socket
+    ) -> None:
+        self._wanted, self._keys, self._relay = wanted, keys, relay
         self._published: tuple[tuple[Endpoint, ...], str] | None = None
         self.text = ""
 
@@ -65,12 +63,6 @@ class LabPart:
         self._relay.sendall(line_of(endpoints))
         self._published = (endpoints, lines)
 
-    def _wanted(self, now: float) -> tuple[tuple[Endpoint, ...], str]:
-        trust = SshCertificates(self._home.lab(self._lab), HostProcess()).read()
-        lab = OpenLab(self._home.id, self._lab, trust.authorities, self._targets)
-        book = trust.book.at(now)
-        return lab.endpoints(book), lab.authorized_keys(book, now)
-
 
 def main(argv: list[str]) -> int:
     """Run until it is asked to end, or the lab or the gateway got another network namespace."""
@@ -91,7 +83,7 @@ def main(argv: list[str]) -> int:
     entered = tuple(map(identity, spaces))
     relay = _start_relay(wanted, account)
     with KeysFile(wanted.place, home.id, wanted.lab, account.pw_gid) as keys:
-        part = LabPart(home, wanted.lab, targets, keys, relay.control)
+        part = LabPart(way_into_lab(home.root, wanted.lab, targets), keys, relay.control)
         while True:
             relay.require_lives()
             if tuple(map(identity, spaces)) != entered:

@@ -1,4 +1,4 @@
-"""How many connections somebody may have, and how fast new ones may come. Pure, on a clock of the caller's."""
+"""How many connections one may have, and how fast new ones may come. Pure, on a clock of the caller's."""
 
 from __future__ import annotations
 

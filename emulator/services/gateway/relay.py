@@ -18,8 +18,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from functools import partial
 
-from emulator.core.gateway import SSH_PORT
-from emulator.credentials.gateway import Endpoint
+from emulator.core.gateway.names import SSH_PORT, Endpoint
 from emulator.services.gateway.account import enter
 from emulator.services.gateway.limits import Bounds, Limits
 from emulator.services.gateway.log import log_line

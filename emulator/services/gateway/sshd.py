@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from emulator.core.gateway import ACCOUNT
+from emulator.core.gateway.names import ACCOUNT
 
 GRACE_SECONDS = 120
 """A client that has not logged in by then is dropped. A slow host needs some seconds of it."""

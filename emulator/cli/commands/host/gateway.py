@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from emulator.cli.output import say
-from emulator.core.gateway import DEFAULT_PORT
+from emulator.core.gateway.names import DEFAULT_PORT
 
 
 @click.command("enable-gateway")

@@ -1,7 +1,7 @@
 """The host's gateway: where it is, and by which addresses it knows what a user of a lab may reach. Pure.
 
-Inside the gateway's own network namespace each node of each user has an address of its own. Who is allowed to open one
-is decided by the ssh server, who it belongs to by the lab's relay, and neither has to be told by the other.
+Inside the gateway's own network namespace each node of each user has an address of its own. The ssh server decides who
+may open one, the lab's relay knows whose it is and where it leads, and neither asks the other.
 """
 
 from __future__ import annotations
@@ -103,3 +103,14 @@ class Door:
     address: str
     port: int
     host_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An address inside the gateway's namespace, whose it is, and where it leads."""
+
+    address: str
+    port: int
+    user: str
+    node: str
+    ip: str
