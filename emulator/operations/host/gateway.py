@@ -154,7 +154,7 @@ def disable_gateway(host: GatewayHost) -> bool:
             host.namespace.delete()
         if host.place.is_dir() and not host.place.is_symlink():
             shutil.rmtree(host.place)
-        if _account() is not None:
+        if (account := _account()) is not None and _is_gateways(account):
             host.runner.run(["userdel", ACCOUNT], timeout=_SECONDS)
         host.record.unlink(missing_ok=True)
         return there
@@ -207,13 +207,18 @@ def _account() -> pwd.struct_passwd | None:
         return None
 
 
+def _is_gateways(account: pwd.struct_passwd) -> bool:
+    """Whether it is as this program makes it; another one of the name is left alone."""
+    return account.pw_uid != 0 and account.pw_shell == _NOLOGIN and account.pw_dir == "/nonexistent"
+
+
 def _ensure_account(runner: ProcessRunner) -> None:
     """An account that nobody can log in to but by the gateway's server, and that owns nothing."""
     found = _account()
     if found is None:
         words = ["--system", "--user-group", "--no-create-home", "--home-dir", "/nonexistent", "--shell", _NOLOGIN]
         runner.run(["useradd", *words, ACCOUNT], timeout=_SECONDS)
-    elif found.pw_uid == 0 or found.pw_shell != _NOLOGIN or found.pw_dir != "/nonexistent":
+    elif not _is_gateways(found):
         raise ConflictError(
             f"there is another account {ACCOUNT} on this host", where="/etc/passwd", fix="rename that account"
         )

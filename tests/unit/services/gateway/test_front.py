@@ -44,5 +44,5 @@ def test_a_message_is_one_line_whatever_a_client_has_sent(message: bytes, line: 
 
 
 def test_a_port_that_is_taken_is_named() -> None:
-    with listen("127.0.0.1", 0) as first, pytest.raises(ServiceError, match="cannot listen: .*in use"):
+    with listen("127.0.0.1", 0) as first, pytest.raises(ServiceError, match=r"cannot listen: .*in use"):
         listen("127.0.0.1", first.getsockname()[1])

@@ -1,0 +1,210 @@
+"""The host's gateway on and off: every step, what is refused, and going on after a crash at any of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from emulator.adapters.system.systemd_units import SystemdUnits
+from emulator.core.errors import ConflictError, HyperscalerError, StateError, UsageError
+from emulator.core.gateway.names import ACCOUNT
+from emulator.core.paths import Home
+from emulator.operations.host import gateway as module
+from emulator.operations.host.gateway import (
+    UNIT,
+    GatewayHost,
+    GatewaySettings,
+    disable_gateway,
+    enable_gateway,
+    open_door,
+    unit_text,
+)
+from emulator.operations.host.program import Program
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can have a gateway")
+PROGRAM = Program(Path("/usr/bin/true"))
+SETTINGS = GatewaySettings("gpu.example.org", 2222)
+
+
+class CrashError(HyperscalerError):
+    pass
+
+
+class Machine:
+    """Accounts, a namespace and a supervisor in memory; files in a directory. It dies at the `fails`-th effect."""
+
+    def __init__(self, root: Path) -> None:
+        self.accounts: dict[str, SimpleNamespace] = {}
+        self.namespace = self.foreign = False
+        self.services: dict[str, Any] = {}
+        self.effects: list[str] = []
+        self.fails = -1
+        (root / "units").mkdir()
+        self.root = root
+        self.host = GatewayHost(
+            home=Home(root / "home"),
+            locks=root / "locks",
+            runner=cast(Any, self),
+            units=SystemdUnits(cast(Any, self), root / "units", root / "no-systemd"),
+            supervisor=cast(Any, SimpleNamespace(ensure=self._start, remove=self._end, services=tuple)),
+            namespace=cast(
+                Any, SimpleNamespace(ensure=self._make, is_ours=lambda: self.namespace, delete=self._unmake)
+            ),
+            place=root / "place",
+        )
+
+    def _effect(self, name: str) -> None:
+        if len(self.effects) == self.fails:
+            self.fails = -1
+            raise CrashError(name)
+        self.effects.append(name)
+
+    def run(self, argv: list[str], *, timeout: float) -> None:
+        del timeout
+        self._effect(argv[0])
+        if argv[0] == "useradd":
+            self.accounts[argv[-1]] = SimpleNamespace(pw_uid=990, pw_shell="/usr/sbin/nologin", pw_dir="/nonexistent")
+        elif argv[0] == "userdel":
+            del self.accounts[argv[-1]]
+        else:
+            Path(argv[-1]).write_text("private")
+            Path(f"{argv[-1]}.pub").write_text("ssh-ed25519 AAAAkey hyperscaler gateway\n")
+
+    def _make(self, *, adopt: bool) -> None:
+        assert not adopt
+        if self.foreign:
+            raise ConflictError("a foreign network namespace exists")
+        self._effect("netns add")
+        self.namespace = True
+
+    def _unmake(self) -> None:
+        self._effect("netns del")
+        self.namespace = False
+
+    def _start(self, request: Any) -> None:
+        self._effect("start")
+        self.services[request.name] = request
+        (self.root / "place" / "labs").mkdir(parents=True, exist_ok=True)
+
+    def _end(self, name: str) -> None:
+        self._effect("end")
+        self.services.pop(name, None)
+
+    def passwd(self, name: str) -> SimpleNamespace:
+        return self.accounts[name]
+
+    def left(self) -> set[str]:
+        """What there is of a gateway, its host key aside."""
+        files = {str(path.relative_to(self.root)) for path in self.root.rglob("*") if path.is_file()}
+        found = {name for name in files if not name.startswith(("locks/", "home/gateway/host_key"))}
+        found |= set(self.accounts) | set(self.services) | ({"netns"} if self.namespace else set())
+        return found | ({"place"} if (self.root / "place").exists() else set())
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
+    made = Machine(tmp_path)
+    monkeypatch.setattr(pwd, "getpwnam", made.passwd)
+    monkeypatch.setattr(module, "require_only_roots", lambda _program, _verb: None)
+    return made
+
+
+def test_on_and_off(machine: Machine) -> None:
+    done = enable_gateway(machine.host, SETTINGS, PROGRAM)
+    assert done.started_with_host
+    assert done.door == open_door(machine.host.home)
+    assert (done.door.address, done.door.port, done.door.host_key) == ("gpu.example.org", 2222, "ssh-ed25519 AAAAkey")
+    assert machine.services["gateway-front"].arguments[-4:] == (
+        "--host-key",
+        str(machine.host.key),
+        "--place",
+        str(machine.host.place),
+    )
+    assert (machine.root / "units" / UNIT).read_text() == unit_text(SETTINGS, PROGRAM.path)
+    assert disable_gateway(machine.host)
+    assert machine.left() == set()
+    assert machine.host.key.is_file(), "users have its public half"
+    assert open_door(machine.host.home) is None
+    assert not disable_gateway(machine.host)
+
+
+def test_a_crash_at_any_step_is_gone_on_from_in_both_directions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "require_only_roots", lambda _program, _verb: None)
+    for command, steps in (("enable", 4), ("disable", 3)):
+        for number in range(steps):
+            for direction in ("enable", "disable"):
+                root = tmp_path / f"{command}-{number}-{direction}"
+                root.mkdir()
+                machine = Machine(root)
+                monkeypatch.setattr(pwd, "getpwnam", machine.passwd)
+                if command == "disable":
+                    enable_gateway(machine.host, SETTINGS, PROGRAM)
+                machine.fails = len(machine.effects) + number
+                with pytest.raises(CrashError):
+                    run(command, machine)
+                run(direction, machine)
+                if direction == "disable":
+                    assert machine.left() == set(), root.name
+                else:
+                    assert machine.left() >= {ACCOUNT, "netns", "gateway-front", f"units/{UNIT}"}, root.name
+
+
+def run(command: str, machine: Machine) -> None:
+    if command == "enable":
+        enable_gateway(machine.host, SETTINGS, PROGRAM)
+    else:
+        disable_gateway(machine.host)
+
+
+def test_what_belongs_to_others_is_left_alone(machine: Machine) -> None:
+    machine.accounts[ACCOUNT] = SimpleNamespace(pw_uid=1000, pw_shell="/bin/bash", pw_dir="/home/x")
+    with pytest.raises(ConflictError, match="another account"):
+        enable_gateway(machine.host, SETTINGS, PROGRAM)
+    disable_gateway(machine.host)
+    assert ACCOUNT in machine.accounts
+    machine.accounts.clear()
+    machine.foreign = True
+    with pytest.raises(ConflictError, match="foreign network namespace"):
+        enable_gateway(machine.host, SETTINGS, PROGRAM)
+    machine.foreign = False
+    (machine.root / "units" / UNIT).write_text("[Unit]\nDescription=mine\n")
+    for command in ("enable", "disable"):
+        with pytest.raises(ConflictError, match="is not the gateway's"):
+            run(command, machine)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        GatewaySettings("a b", 2222),
+        GatewaySettings("x\nProxyCommand sh", 2222),
+        GatewaySettings("", 2222),
+        GatewaySettings("h", 0),
+        GatewaySettings("h", 65536),
+        GatewaySettings("h", 2222, "not-an-address"),
+    ],
+)
+def test_settings_that_cannot_be_used_change_nothing(machine: Machine, settings: GatewaySettings) -> None:
+    with pytest.raises(UsageError):
+        enable_gateway(machine.host, settings, PROGRAM)
+    assert machine.left() == set()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"address": "x y", "port": 1, "listen": ""}', "[" * 100000])
+def test_a_damaged_record_is_named(machine: Machine, text: str) -> None:
+    enable_gateway(machine.host, SETTINGS, PROGRAM)
+    machine.host.record.write_text(text)
+    with pytest.raises(StateError, match="record of the host's gateway is damaged"):
+        open_door(machine.host.home)
+    enable_gateway(machine.host, SETTINGS, PROGRAM)
+    assert open_door(machine.host.home) is not None
+    assert json.loads(machine.host.record.read_text())["version"] == 1
