@@ -13,19 +13,20 @@ import os
 import pwd
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from emulator.apply.lock import exclusive_lock
-from emulator.core.errors import ConflictError, HostNotFitError, StateError, UsageError
+from emulator.core.errors import ConflictError, HostNotFitError, ServiceError, StateError, UsageError
 from emulator.core.fs import private_directory, write_private
 from emulator.core.gateway.names import ACCOUNT, PLACE, Door
 from emulator.core.paths import Home
 from emulator.core.ports import ProcessRunner
-from emulator.core.ports.services import ServiceInfo, ServiceRequest, ServiceSupervisor
+from emulator.core.ports.services import ServiceRequest, ServiceSupervisor
+from emulator.core.trust.users import end_user
 from emulator.lab.environment import Units
 from emulator.operations.host.autostart import quoted
 from emulator.operations.host.program import Program, require_only_roots
@@ -80,6 +81,7 @@ class GatewayHost:
         locks: of what labs of all homes share.
         supervisor: of the ssh server.
         place: where the server reads.
+        end_user: ends everything that runs as a user, by number; whether nothing is left.
     """
 
     home: Home
@@ -89,6 +91,7 @@ class GatewayHost:
     supervisor: ServiceSupervisor
     namespace: Namespace
     place: Path = PLACE
+    end_user: Callable[[int], bool] = end_user
 
     @property
     def key(self) -> Path:
@@ -155,6 +158,13 @@ def disable_gateway(host: GatewayHost) -> bool:
         if host.place.is_dir() and not host.place.is_symlink():
             shutil.rmtree(host.place)
         if (account := _account()) is not None and _is_gateways(account):
+            # The labs' relays: they end by themselves, and an account that is in use cannot be removed.
+            if not host.end_user(account.pw_uid):
+                raise ServiceError(
+                    f"a process of the account {ACCOUNT} does not end",
+                    where=f"ps -U {ACCOUNT}",
+                    fix="it is blocked in the kernel; then run the same command again",
+                )
             host.runner.run(["userdel", ACCOUNT], timeout=_SECONDS)
         host.record.unlink(missing_ok=True)
         return there
@@ -181,11 +191,6 @@ def open_door(home: Home) -> Door | None:
             "the record of the host's gateway is damaged", where=str(record), fix="hyperscaler host enable-gateway"
         ) from error
     return Door(settings.address, settings.port, key)
-
-
-def gateway_state(host: GatewayHost) -> ServiceInfo | None:
-    """How the ssh server is; None without one."""
-    return next((info for info in host.supervisor.services() if info.name == _SERVICE), None)
 
 
 # ---------------------------------------------------------------- the steps

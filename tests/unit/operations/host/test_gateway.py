@@ -13,7 +13,7 @@ from typing import Any, cast
 import pytest
 
 from emulator.adapters.system.systemd_units import SystemdUnits
-from emulator.core.errors import ConflictError, HyperscalerError, StateError, UsageError
+from emulator.core.errors import ConflictError, HyperscalerError, ServiceError, StateError, UsageError
 from emulator.core.gateway.names import ACCOUNT
 from emulator.core.paths import Home
 from emulator.operations.host import gateway as module
@@ -42,7 +42,8 @@ class Machine:
 
     def __init__(self, root: Path) -> None:
         self.accounts: dict[str, SimpleNamespace] = {}
-        self.namespace = self.foreign = False
+        self.namespace = self.foreign = self.stubborn = False
+        self.running = 0
         self.services: dict[str, Any] = {}
         self.effects: list[str] = []
         self.fails = -1
@@ -58,6 +59,7 @@ class Machine:
                 Any, SimpleNamespace(ensure=self._make, is_ours=lambda: self.namespace, delete=self._unmake)
             ),
             place=root / "place",
+            end_user=self._kill,
         )
 
     def _effect(self, name: str) -> None:
@@ -72,6 +74,7 @@ class Machine:
         if argv[0] == "useradd":
             self.accounts[argv[-1]] = SimpleNamespace(pw_uid=990, pw_shell="/usr/sbin/nologin", pw_dir="/nonexistent")
         elif argv[0] == "userdel":
+            assert not self.running, "user is currently used by process"
             del self.accounts[argv[-1]]
         else:
             Path(argv[-1]).write_text("private")
@@ -96,6 +99,11 @@ class Machine:
     def _end(self, name: str) -> None:
         self._effect("end")
         self.services.pop(name, None)
+
+    def _kill(self, uid: int) -> bool:
+        assert uid == 990
+        self.running = self.running if self.stubborn else 0
+        return not self.running
 
     def passwd(self, name: str) -> SimpleNamespace:
         return self.accounts[name]
@@ -208,3 +216,13 @@ def test_a_damaged_record_is_named(machine: Machine, text: str) -> None:
     enable_gateway(machine.host, SETTINGS, PROGRAM)
     assert open_door(machine.host.home) is not None
     assert json.loads(machine.host.record.read_text())["version"] == 1
+
+
+def test_relays_that_run_do_not_keep_the_account(machine: Machine) -> None:
+    enable_gateway(machine.host, SETTINGS, PROGRAM)
+    machine.running, machine.stubborn = 2, True
+    with pytest.raises(ServiceError, match="does not end"):
+        disable_gateway(machine.host)
+    machine.stubborn = False
+    disable_gateway(machine.host)
+    assert machine.left() == set()
