@@ -22,7 +22,7 @@ from typing import Protocol
 from emulator.apply.lock import exclusive_lock
 from emulator.core.errors import ConflictError, HostNotFitError, ServiceError, StateError, UsageError
 from emulator.core.fs import private_directory, write_private
-from emulator.core.gateway.names import ACCOUNT, PLACE, Door
+from emulator.core.gateway.names import ACCOUNT, PLACE, UNIT, Door
 from emulator.core.paths import Home
 from emulator.core.ports import ProcessRunner
 from emulator.core.ports.services import ServiceRequest, ServiceSupervisor
@@ -31,7 +31,6 @@ from emulator.lab.environment import Units
 from emulator.operations.host.autostart import quoted
 from emulator.operations.host.program import Program, require_only_roots
 
-UNIT = "hyperscaler-host-gateway.service"
 _MARK = "X-Hyperscaler-Gateway=this host"
 _SERVICE = "gateway-front"
 _VERSION = 1
@@ -250,7 +249,7 @@ def _request(host: GatewayHost, settings: GatewaySettings) -> ServiceRequest:
         arguments=arguments,
         notifies=True,
         files=1024,
-        processes=1024,
+        processes=2048,
     )
 
 

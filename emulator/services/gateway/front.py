@@ -7,7 +7,6 @@ nothing in it but the labs' relays. A server that is made to connect anywhere el
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import resource
 import select
@@ -16,7 +15,6 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from emulator.adapters.services.openssh_server import find_sshd
@@ -25,110 +23,15 @@ from emulator.core.fs import replace_file
 from emulator.core.gateway.names import ACCOUNT, NAMESPACE, NETWORK, PLACE
 from emulator.services.gateway.account import account_of, become, enter, identity, require_roots_directory
 from emulator.services.gateway.confined import Confined, start_confined
+from emulator.services.gateway.door import LOGGED_IN, WAITING, Door
 from emulator.services.gateway.keys import keys_directory, keys_files, sweep
-from emulator.services.gateway.limits import Bounds, Limits, source_of
 from emulator.services.gateway.log import log_line
-from emulator.services.gateway.sshd import sshd_argv, sshd_config
+from emulator.services.gateway.sshd import sshd_config
 from emulator.services.note import Note, stop_asked
 
-CLIENTS = Bounds(each=64, all=256, burst=96, rate=4.0)
-"""Connections of a client's address: a class may sit behind one."""
-MESSAGES = 100
-"""Of one connection that are logged."""
 TICK = 0.5
 _SECONDS = 60.0
-_LINE = 4096
 _FAMILY = ("/proc/sys/net/ipv6/conf/all/disable_ipv6", "/proc/sys/net/ipv6/conf/lo/disable_ipv6")
-
-
-@dataclass(slots=True)
-class _Server:
-    """A connection's server: its process, whose connection it is, and what it prints, message by message."""
-
-    process: subprocess.Popen[bytes]
-    who: str
-    number: int
-    said: socket.socket
-    lines: int = 0
-
-
-class Door:
-    """Connections and their servers.
-
-    Args:
-        place: of the gateway.
-        program: sshd.
-        log: takes a line.
-    """
-
-    def __init__(self, place: Path, program: Path, log: Callable[[str], None]) -> None:
-        self._place, self._program, self._log = place, program, log
-        self._limits = Limits(CLIENTS)
-        self._servers: list[_Server] = []
-        self._taken = self._refused = 0
-
-    def take(self, connection: socket.socket, address: str, now: float) -> None:
-        """Give a connection to a server, or close it."""
-        who = source_of(address)
-        why = self._limits.refusal(who, now)
-        if why:
-            self._refused += 1
-            # A flood is one line for each power of two, so that it does not push the rest out of the log.
-            if self._refused & (self._refused - 1) == 0:
-                self._log(f"refused {who}: {why}; {self._refused} so far")
-            connection.close()
-            return
-        argv = sshd_argv(self._program, self._place / "sshd_config", keys_files(self._place))
-        # sshd writes each message at once, and a client's name with a line break in it is one message all the same.
-        said, says = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        said.setblocking(False)
-        self._taken += 1
-        try:
-            connection.setblocking(True)
-            process = subprocess.Popen(
-                argv,
-                stdin=connection.fileno(),
-                stdout=connection.fileno(),
-                stderr=says.fileno(),
-                env={"PATH": os.defpath},
-            )
-        except OSError as error:
-            self._log(f"no server for {who}: {error.strerror}")
-            self._limits.ended(who)
-            said.close()
-        else:
-            self._servers.append(_Server(process, who, self._taken, said))
-        finally:
-            says.close()
-            connection.close()
-
-    def waits_for(self) -> list[socket.socket]:
-        """What can be read when `look` has something to do."""
-        return [server.said for server in self._servers]
-
-    def look(self) -> None:
-        """Log what the servers say, and count out the connections that have ended."""
-        for server in tuple(self._servers):
-            ended = server.process.poll() is not None
-            self._read(server)
-            if ended:
-                self._servers.remove(server)
-                server.said.close()
-                self._limits.ended(server.who)
-
-    def _read(self, server: _Server) -> None:
-        with contextlib.suppress(BlockingIOError):
-            while message := server.said.recv(_LINE):
-                server.lines += 1
-                if server.lines <= MESSAGES:
-                    more = "; no more of it is logged" if server.lines == MESSAGES else ""
-                    self._log(f"connection {server.number}: {one_line(message)}{more}")
-
-
-def one_line(message: bytes) -> str:
-    """A message of sshd's as one line that controls no terminal. It holds what clients have sent."""
-    text = message.decode("ascii", "backslashreplace").rstrip("\r\n")
-    return "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in text)
 
 
 def main(argv: list[str]) -> int:
@@ -152,9 +55,12 @@ def main(argv: list[str]) -> int:
         enter(wanted.gateway)
         _open_network()
         become(account)
-        resource.setrlimit(resource.RLIMIT_NPROC, (4 * CLIENTS.all, 4 * CLIENTS.all))
+        processes = 4 * (LOGGED_IN.all + WAITING.all)
+        resource.setrlimit(resource.RLIMIT_NPROC, (processes, processes))
 
-    door = start_confined(drop, lambda control: _serve(Door(wanted.place, program, log_line), listening, control))
+    door = start_confined(
+        drop, lambda control: _serve(Door(wanted.place, program, wanted.account, log_line), listening, control)
+    )
     listening.close()
     _report(door, wanted.place, asked, note, lambda: identity(wanted.gateway) == entered)
     return 0
@@ -184,7 +90,7 @@ def _serve(door: Door, listening: socket.socket, control: socket.socket) -> None
     control.sendall(b"1")
     while True:
         ready, _, _ = select.select([listening, *door.waits_for()], [], [], TICK)
-        door.look()
+        door.look(time.monotonic())
         if listening not in ready:
             continue
         try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pwd
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,11 +13,10 @@ import pytest
 
 from emulator.adapters.system.systemd_units import SystemdUnits
 from emulator.core.errors import ConflictError, HyperscalerError, ServiceError, StateError, UsageError
-from emulator.core.gateway.names import ACCOUNT
+from emulator.core.gateway.names import ACCOUNT, UNIT
 from emulator.core.paths import Home
 from emulator.operations.host import gateway as module
 from emulator.operations.host.gateway import (
-    UNIT,
     GatewayHost,
     GatewaySettings,
     disable_gateway,
@@ -117,7 +115,7 @@ class Machine:
 
 
 @pytest.fixture
-def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     made = Machine(tmp_path)
     monkeypatch.setattr(pwd, "getpwnam", made.passwd)
     monkeypatch.setattr(module, "require_only_roots", lambda _program, _verb: None)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from emulator.core.errors import ServiceError
-from emulator.services.gateway.front import listen, one_line
+from emulator.services.gateway.door import one_line
+from emulator.services.gateway.front import listen
 from emulator.services.gateway.sshd import sshd_argv, sshd_config
 
 
