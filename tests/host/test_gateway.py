@@ -83,9 +83,9 @@ def test_nothing_is_forwarded_back(ada: Client) -> None:
     assert "remote port forwarding failed" in done.stderr
 
 
-def _reaches(client: Client, target: str) -> bool:
+def _reaches(client: Client, target: str, gateway: str = "demo-gateway") -> bool:
     """Whether `ssh -W` by the gateway gets to a port, and to an ssh server there."""
-    done = client.ssh("-W", target, "demo-gateway")
+    done = client.ssh("-W", target, gateway)
     assert "open failed" in done.stderr or "SSH-2.0" in done.stdout, done.stderr
     return "SSH-2.0" in done.stdout
 
@@ -303,6 +303,13 @@ print(served)
     while ada.ssh("hpc-controller", "id -un").stdout != "ada\n":
         assert time.monotonic() < deadline
         time.sleep(1)
+
+
+def test_a_lab_on_the_host_s_libvirt_is_reached_in_the_host_s_network(bench: Bench) -> None:
+    lab = bench.add_lab("system", system=True)
+    eve = lab.grant("ada", nodes=HEADS)
+    assert eve.ssh("hpc-controller", "id -un").stdout == "ada\n"
+    assert not _reaches(eve, f"{HOST}:{PORT}", "system-gateway")
 
 
 def test_the_end_of_a_lab_s_relay_leaves_no_way_in(bench: Bench) -> None:

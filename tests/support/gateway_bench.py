@@ -185,18 +185,24 @@ class Bench:
         self.start("front", self.inside("host", [*own_command(), *words], self.accounts("front")))
         self.await_true("the front is ready", lambda: self.ready("front"))
 
-    def add_lab(self, name: str) -> Lab:
-        lab = Lab(self, name)
+    def add_lab(self, name: str, *, system: bool = False) -> Lab:
+        lab = Lab(self, name, system)
         lab.make()
         return lab
 
 
 @dataclass
 class Lab:
-    """A lab in a namespace of its own, whose nodes are one real sshd for each address."""
+    """A lab whose nodes are real sshds, in a namespace of its own unless it is on the host's libvirt (`system`)."""
 
     bench: Bench
     name: str
+    system: bool = False
+
+    @property
+    def network(self) -> str:
+        """Where its nodes are: with the host's libvirt in the host's own network."""
+        return "host" if self.system else self.name
 
     @property
     def spec(self) -> ClusterSpec:
@@ -216,12 +222,13 @@ class Lab:
 
     def make(self) -> None:
         bench = self.bench
-        bench.add_namespace(self.name)
+        if not self.system:
+            bench.add_namespace(self.name)
         self.paths.ssh.mkdir(parents=True)
         for key in (self.paths.ssh_ca, self.paths.ssh_key):
             ssh_key(key)
         for node in self.spec.nodes:
-            sh("ip", "-n", bench.netns(self.name), "addr", "add", f"{node.ip}/32", "dev", "lo")
+            sh("ip", "-n", bench.netns(self.network), "addr", "add", f"{node.ip}/32", "dev", "lo")
             self._start_node(node.name, str(node.ip))
         self.start_relay()
 
@@ -239,11 +246,11 @@ class Lab:
         )
         words: list[str | Path] = [self.bench.sshd, "-D", "-e", "-f", directory / "config"]
         self.bench.start(
-            f"{self.name}-{node}", self.bench.inside(self.name, words, self.bench.accounts("node"), run=True)
+            f"{self.name}-{node}", self.bench.inside(self.network, words, self.bench.accounts("node"), run=True)
         )
 
     def start_relay(self) -> None:
-        (service,) = build_gateway(self.spec, self.paths, self.bench.netns(self.name), ())
+        (service,) = build_gateway(self.spec, self.paths, None if self.system else self.bench.netns(self.name), ())
         words = [*own_command(), service.program, *service.arguments]
         words += ["--gateway", self.bench.netns("gw"), "--place", str(self.bench.place)]
         argv = self.bench.inside("host", words, self.bench.accounts("relay"))

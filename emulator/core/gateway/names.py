@@ -21,8 +21,8 @@ PLACE = Path("/run/hyperscaler-gateway")
 """What the server reads: root's, readable by its account."""
 NETWORK = IPv6Network("fd47::/16")
 """Of the addresses inside the namespace. They lead nowhere else."""
-UNIT = "hyperscaler-host-gateway.service"
-"""The unit that has it start with the host."""
+UNIT = "hyperscaler_gateway.service"
+"""The unit that has it start with the host; no lab's has this name, since theirs have no underscore."""
 DEFAULT_PORT = 2222
 SSH_PORT, API_PORT = 22, 6443
 _LOWEST, _GROUPS = 0x1000, 7

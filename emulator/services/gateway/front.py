@@ -28,6 +28,7 @@ from emulator.services.gateway.keys import keys_directory, keys_files, sweep
 from emulator.services.gateway.log import log_line
 from emulator.services.gateway.sshd import sshd_config
 from emulator.services.note import Note, stop_asked
+from emulator.services.privileges import Capability, keep_only
 
 TICK = 0.5
 _SECONDS = 60.0
@@ -62,6 +63,7 @@ def main(argv: list[str]) -> int:
         drop, lambda control: _serve(Door(wanted.place, program, wanted.account, log_line), listening, control)
     )
     listening.close()
+    keep_only((Capability.DAC_READ_SEARCH, Capability.SYS_RESOURCE))
     _report(door, wanted.place, asked, note, lambda: identity(wanted.gateway) == entered)
     return 0
 

@@ -23,6 +23,7 @@ from emulator.services.gateway.confined import Confined, start_confined
 from emulator.services.gateway.keys import KeysFile
 from emulator.services.gateway.relay import Binder, line_of, work
 from emulator.services.note import Note, stop_asked
+from emulator.services.privileges import Capability, keep_only
 from emulator.wiring import way_into_lab
 
 TICK = 1.0
@@ -82,6 +83,7 @@ def main(argv: list[str]) -> int:
     spaces = tuple(name for name in (wanted.gateway, wanted.namespace) if name)
     entered = tuple(map(identity, spaces))
     relay = _start_relay(wanted, account)
+    keep_only((Capability.CHOWN, Capability.DAC_READ_SEARCH, Capability.SYS_RESOURCE))
     with KeysFile(wanted.place, home.id, wanted.lab, account.pw_gid) as keys:
         part = LabPart(way_into_lab(home.root, wanted.lab, targets), keys, relay.control)
         while True:
