@@ -34,7 +34,7 @@ class Course:
         self._serves = clusters_served([step.resource for step in self._steps.values()])
         self._clusters = tuple(clusters)
         self._unfinished = dict.fromkeys(self._steps)
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
         self._doomed: frozenset[str] = frozenset()
         self._all_doomed = False
         self.failures: list[StepFailure] = []
@@ -81,7 +81,7 @@ class Course:
         ready = [
             cluster
             for cluster in self._clusters
-            if cluster not in self._told and not any(not serves or cluster in serves for serves in missing)
+            if cluster not in self._reported and not any(not serves or cluster in serves for serves in missing)
         ]
-        self._told.update(ready)
+        self._reported.update(ready)
         return ready
