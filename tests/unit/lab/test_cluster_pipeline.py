@@ -318,6 +318,26 @@ def test_a_stop_before_the_probes_leaves_them_out(host: SimulatedHost, monkeypat
     assert VERIFY_FACT not in host.state().facts
 
 
+def test_a_stop_while_slurm_is_configured_and_the_image_is_built(
+    host: SimulatedHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop, image = StopFlag(), SlowImage(monkeypatch)
+    whole = simulated_world.SimulatedGuests.configure
+
+    def configure(self: Any, spec: Any, kind: ClusterKind, *rest: Any) -> Any:
+        stop.set()
+        image.go_on.set()
+        return whole(self, spec, kind, *rest)
+
+    monkeypatch.setattr(simulated_world.SimulatedGuests, "configure", configure)
+    with pytest.raises(InterruptedRunError, match="stopped on request with") as caught:
+        host.provision(lab(host), stop=stop)
+    told = "the Slurm cluster was stopped, too: stopped on request before it was verified"
+    assert caught.value.what.splitlines()[1:] == [f"    {told}"]
+    assert host.state().facts[CONFIGURE_FACT] == "begun"
+    assert not [key for key, record in host.state().resources.items() if record.open_action]
+
+
 def test_a_map_of_devices_that_cannot_be_written_hides_no_cluster(
     host: SimulatedHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
