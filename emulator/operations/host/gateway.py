@@ -14,7 +14,7 @@ import pwd
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -26,10 +26,12 @@ from emulator.core.gateway.names import ACCOUNT, PLACE, UNIT, Door
 from emulator.core.paths import Home
 from emulator.core.ports import ProcessRunner
 from emulator.core.ports.services import ServiceRequest, ServiceSupervisor
+from emulator.core.progress import Reporter
 from emulator.core.trust.users import end_user
 from emulator.lab.environment import Units
 from emulator.operations.host.autostart import quoted
 from emulator.operations.host.program import Program, require_only_roots
+from emulator.operations.host.record import audited
 
 _MARK = "X-Hyperscaler-Gateway=this host"
 _SERVICE = "gateway-front"
@@ -109,13 +111,14 @@ class Enabled:
     started_with_host: bool
 
 
-def enable_gateway(host: GatewayHost, settings: GatewaySettings, program: Program) -> Enabled:
+def enable_gateway(host: GatewayHost, settings: GatewaySettings, program: Program, reporter: Reporter) -> Enabled:
     """Have a gateway, with these settings.
 
     Args:
         host: this one.
         settings: of the gateway.
         program: this installation, which the unit runs.
+        reporter: for warnings.
 
     Raises:
         UsageError: the settings cannot be used.
@@ -126,9 +129,8 @@ def enable_gateway(host: GatewayHost, settings: GatewaySettings, program: Progra
     settings.check()
     _require_root()
     require_only_roots(program, f"host enable-gateway --address {settings.address}")
-    with _alone(host):
+    with _alone(host, "host enable-gateway", reporter):
         _require_own_unit(host.units)
-        private_directory(host.home.gateway)
         write_private(host.record, json.dumps({"version": _VERSION, **_as_json(settings)}).encode() + b"\n")
         _ensure_account(host.runner)
         _ensure_key(host)
@@ -137,7 +139,7 @@ def enable_gateway(host: GatewayHost, settings: GatewaySettings, program: Progra
         return Enabled(_door(host, settings), _ensure_unit(host.units, settings, program))
 
 
-def disable_gateway(host: GatewayHost) -> bool:
+def disable_gateway(host: GatewayHost, reporter: Reporter) -> bool:
     """Have none; whether there was one. The host key stays, since users have its public half.
 
     Raises:
@@ -146,7 +148,7 @@ def disable_gateway(host: GatewayHost) -> bool:
         ServiceError: it does not end.
     """
     _require_root()
-    with _alone(host):
+    with _alone(host, "host disable-gateway", reporter):
         _require_own_unit(host.units)
         there = host.record.exists()
         # First of all, lest the gateway comes back when the host boots.
@@ -166,7 +168,8 @@ def disable_gateway(host: GatewayHost) -> bool:
                 )
             host.runner.run(["userdel", ACCOUNT], timeout=_SECONDS)
         host.record.unlink(missing_ok=True)
-        return there
+    _remove_if_empty(host.home.gateway)
+    return there
 
 
 def open_door(home: Home) -> Door | None:
@@ -192,11 +195,19 @@ def open_door(home: Home) -> Door | None:
     return Door(settings.address, settings.port, key)
 
 
+def _remove_if_empty(directory: Path) -> None:
+    with suppress(OSError):  # the host key stays
+        directory.rmdir()
+
+
 # ---------------------------------------------------------------- the steps
 @contextmanager
-def _alone(host: GatewayHost) -> Iterator[None]:
-    with exclusive_lock(host.locks / "gateway.lock", purpose="host gateway"):
-        yield
+def _alone(host: GatewayHost, command: str, reporter: Reporter) -> Iterator[None]:
+    """One command at a time, in the host's audit log."""
+    with exclusive_lock(host.locks / "gateway.lock", purpose=command):
+        private_directory(host.home.gateway)
+        with audited(host.home, command, (), reporter):
+            yield
 
 
 def _require_root() -> None:

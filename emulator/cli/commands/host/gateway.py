@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from emulator.cli.output import say
+from emulator.cli.render.progress import reporting
 from emulator.core.gateway.names import DEFAULT_PORT
 
 
@@ -24,7 +25,8 @@ def enable_gateway(address: str, port: int, listen: str) -> None:
     from emulator.wiring import gateway_of_host
 
     settings = GatewaySettings(address or socket.getfqdn(), port, listen)
-    done = enable_gateway(gateway_of_host(), settings, this_program())
+    with reporting(live=False) as reporter:
+        done = enable_gateway(gateway_of_host(), settings, this_program(), reporter)
     say(f"The gateway runs; users find it at {done.door.address}, port {done.door.port}.")
     say(f"  Its host key: {done.door.host_key}")
     if not done.started_with_host:
@@ -37,4 +39,6 @@ def disable_gateway() -> None:
     from emulator.operations.host.gateway import disable_gateway
     from emulator.wiring import gateway_of_host
 
-    say("The gateway is off." if disable_gateway(gateway_of_host()) else "There was no gateway.")
+    with reporting(live=False) as reporter:
+        there = disable_gateway(gateway_of_host(), reporter)
+    say("The gateway is off." if there else "There was no gateway.")

@@ -15,6 +15,7 @@ from emulator.adapters.system.systemd_units import SystemdUnits
 from emulator.core.errors import ConflictError, HyperscalerError, ServiceError, StateError, UsageError
 from emulator.core.gateway.names import ACCOUNT, UNIT
 from emulator.core.paths import Home
+from emulator.core.progress import SilentReporter
 from emulator.operations.host import gateway as module
 from emulator.operations.host.gateway import (
     GatewayHost,
@@ -27,7 +28,7 @@ from emulator.operations.host.gateway import (
 from emulator.operations.host.program import Program
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can have a gateway")
-PROGRAM = Program(Path("/usr/bin/true"))
+PROGRAM, QUIET = Program(Path("/usr/bin/true")), SilentReporter()
 SETTINGS = GatewaySettings("gpu.example.org", 2222)
 
 
@@ -109,7 +110,7 @@ class Machine:
     def left(self) -> set[str]:
         """What there is of a gateway, its host key aside."""
         files = {str(path.relative_to(self.root)) for path in self.root.rglob("*") if path.is_file()}
-        found = {name for name in files if not name.startswith(("locks/", "home/gateway/host_key"))}
+        found = {name for name in files if not name.startswith(("locks/", "home/gateway/host_key", "home/audit"))}
         found |= set(self.accounts) | set(self.services) | ({"netns"} if self.namespace else set())
         return found | ({"place"} if (self.root / "place").exists() else set())
 
@@ -123,7 +124,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 
 def test_on_and_off(machine: Machine) -> None:
-    done = enable_gateway(machine.host, SETTINGS, PROGRAM)
+    done = enable_gateway(machine.host, SETTINGS, PROGRAM, QUIET)
     assert done.started_with_host
     assert done.door == open_door(machine.host.home)
     assert (done.door.address, done.door.port, done.door.host_key) == ("gpu.example.org", 2222, "ssh-ed25519 AAAAkey")
@@ -134,11 +135,15 @@ def test_on_and_off(machine: Machine) -> None:
         str(machine.host.place),
     )
     assert (machine.root / "units" / UNIT).read_text() == unit_text(SETTINGS, PROGRAM.path)
-    assert disable_gateway(machine.host)
+    assert disable_gateway(machine.host, QUIET)
     assert machine.left() == set()
     assert machine.host.key.is_file(), "users have its public half"
     assert open_door(machine.host.home) is None
-    assert not disable_gateway(machine.host)
+    assert not disable_gateway(machine.host, QUIET)
+    log = [json.loads(line) for line in machine.host.home.audit.read_text().splitlines()]
+    begun = [entry["command"] for entry in log if entry["event"] == "begin"]
+    assert begun == ["host enable-gateway", "host disable-gateway", "host disable-gateway"]
+    assert {entry["result"] for entry in log if entry["event"] == "end"} == {"done"}
 
 
 def test_a_crash_at_any_step_is_gone_on_from_in_both_directions(
@@ -153,7 +158,7 @@ def test_a_crash_at_any_step_is_gone_on_from_in_both_directions(
                 machine = Machine(root)
                 monkeypatch.setattr(pwd, "getpwnam", machine.passwd)
                 if command == "disable":
-                    enable_gateway(machine.host, SETTINGS, PROGRAM)
+                    enable_gateway(machine.host, SETTINGS, PROGRAM, QUIET)
                 machine.fails = len(machine.effects) + number
                 with pytest.raises(CrashError):
                     run(command, machine)
@@ -166,21 +171,21 @@ def test_a_crash_at_any_step_is_gone_on_from_in_both_directions(
 
 def run(command: str, machine: Machine) -> None:
     if command == "enable":
-        enable_gateway(machine.host, SETTINGS, PROGRAM)
+        enable_gateway(machine.host, SETTINGS, PROGRAM, QUIET)
     else:
-        disable_gateway(machine.host)
+        disable_gateway(machine.host, QUIET)
 
 
 def test_what_belongs_to_others_is_left_alone(machine: Machine) -> None:
     machine.accounts[ACCOUNT] = SimpleNamespace(pw_uid=1000, pw_shell="/bin/bash", pw_dir="/home/x")
     with pytest.raises(ConflictError, match="another account"):
-        enable_gateway(machine.host, SETTINGS, PROGRAM)
-    disable_gateway(machine.host)
+        enable_gateway(machine.host, SETTINGS, PROGRAM, QUIET)
+    disable_gateway(machine.host, QUIET)
     assert ACCOUNT in machine.accounts
     machine.accounts.clear()
     machine.foreign = True
     with pytest.raises(ConflictError, match="foreign network namespace"):
-        enable_gateway(machine.host, SETTINGS, PROGRAM)
+        enable_gateway(machine.host, SETTINGS, PROGRAM, QUIET)
     machine.foreign = False
     (machine.root / "units" / UNIT).write_text("[Unit]\nDescription=mine\n")
     for command in ("enable", "disable"):
@@ -201,26 +206,26 @@ def test_what_belongs_to_others_is_left_alone(machine: Machine) -> None:
 )
 def test_settings_that_cannot_be_used_change_nothing(machine: Machine, settings: GatewaySettings) -> None:
     with pytest.raises(UsageError):
-        enable_gateway(machine.host, settings, PROGRAM)
+        enable_gateway(machine.host, settings, PROGRAM, QUIET)
     assert machine.left() == set()
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"address": "x y", "port": 1, "listen": ""}', "[" * 100000])
 def test_a_damaged_record_is_named(machine: Machine, text: str) -> None:
-    enable_gateway(machine.host, SETTINGS, PROGRAM)
+    enable_gateway(machine.host, SETTINGS, PROGRAM, QUIET)
     machine.host.record.write_text(text)
     with pytest.raises(StateError, match="record of the host's gateway is damaged"):
         open_door(machine.host.home)
-    enable_gateway(machine.host, SETTINGS, PROGRAM)
+    enable_gateway(machine.host, SETTINGS, PROGRAM, QUIET)
     assert open_door(machine.host.home) is not None
     assert json.loads(machine.host.record.read_text())["version"] == 1
 
 
 def test_relays_that_run_do_not_keep_the_account(machine: Machine) -> None:
-    enable_gateway(machine.host, SETTINGS, PROGRAM)
+    enable_gateway(machine.host, SETTINGS, PROGRAM, QUIET)
     machine.running, machine.stubborn = 2, True
     with pytest.raises(ServiceError, match="does not end"):
-        disable_gateway(machine.host)
+        disable_gateway(machine.host, QUIET)
     machine.stubborn = False
-    disable_gateway(machine.host)
+    disable_gateway(machine.host, QUIET)
     assert machine.left() == set()

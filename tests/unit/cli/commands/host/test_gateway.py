@@ -18,7 +18,7 @@ from emulator.operations.host.gateway import Enabled, GatewaySettings
 def test_what_users_need_is_said(monkeypatch: pytest.MonkeyPatch, *, systemd: bool) -> None:
     asked: list[GatewaySettings] = []
 
-    def enable(_host: object, settings: GatewaySettings, _program: object) -> Enabled:
+    def enable(_host: object, settings: GatewaySettings, _program: object, _reporter: object) -> Enabled:
         asked.append(settings)
         return Enabled(Door(settings.address, settings.port, "ssh-ed25519 AAAAkey"), systemd)
 
@@ -38,5 +38,5 @@ def test_what_users_need_is_said(monkeypatch: pytest.MonkeyPatch, *, systemd: bo
 @pytest.mark.parametrize(("there", "words"), [(True, "The gateway is off."), (False, "There was no gateway.")])
 def test_off_says_whether_there_was_one(monkeypatch: pytest.MonkeyPatch, *, there: bool, words: str) -> None:
     monkeypatch.setattr(wiring, "gateway_of_host", lambda: None)
-    monkeypatch.setattr(gateway, "disable_gateway", lambda _host: there)
+    monkeypatch.setattr(gateway, "disable_gateway", lambda _host, _reporter: there)
     assert CliRunner().invoke(command, ["disable-gateway"]).output == f"{words}\n"
