@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from emulator.core.data_files import share_dir
-from emulator.kubernetes.release.modules.module_build import addon_image, addon_objects
+from emulator.kubernetes.release.modules.addon_objects import addon_image, addon_objects
 from emulator.kubernetes.release.modules.module_set import read_module_set
 from emulator.labfile.kubernetes_versions import MODULE_ADDONS, MODULE_MINORS
 from tests.support.api_server import (
