@@ -222,8 +222,9 @@ class Echo(BaseHTTPRequestHandler):
     """Answers with what it was asked, and by which address it was reached."""
 
     def do_GET(self) -> None:
-        host = self.server.server_address[0]
-        body = json.dumps({"at": host, "path": self.path, "headers": dict(self.headers)}).encode()
+        body = json.dumps(
+            {"at": self.connection.getsockname()[0], "path": self.path, "headers": dict(self.headers)}
+        ).encode()
         self.send_response(200)
         self.end_headers()
         self.wfile.write(body)

@@ -410,15 +410,48 @@ def test_a_pod_that_runs_is_changed_into_nothing_else(policy: ApiServer, ada: st
         done = policy.request("PATCH", path, change, token=ada)
         assert (done.status, word in done.message) == (422, True), done.body
     assert policy.request("PATCH", path, {"metadata": {"labels": {"a": "b"}}}, token=ada).status == 200
-    debug = {"spec": {"ephemeralContainers": [{"name": "d", "image": TOOLS}]}}
-    for part in ("ephemeralcontainers", "resize"):
-        assert policy.request("PATCH", f"{path}/{part}", debug, token=ada).status == 403, part
-    # An admin who looks into a student's pod brings no raw sockets either.
-    strategic = policy.request("GET", path).body
-    strategic["spec"]["ephemeralContainers"] = [{"name": "d", "image": TOOLS}]
-    done = policy.request("PUT", f"{path}/ephemeralcontainers", strategic)
-    assert (done.status, dropped(done.body, "ephemeralContainers")) == (200, ["NET_RAW"]), done.message
+    larger = {"spec": {"containers": [{"name": "c", "resources": {"limits": {"cpu": "2"}}}]}}
+    assert policy.request("PATCH", f"{path}/resize", larger, token=ada).status == 403
     policy.request("DELETE", f"{path}?gracePeriodSeconds=0", token=ada)
+
+
+DEBUGGERS: list[tuple[dict[str, Any], str]] = [
+    ({"securityContext": {"privileged": True}}, "violates PodSecurity"),
+    ({"securityContext": {"capabilities": {"add": ["NET_ADMIN"]}}}, "violates PodSecurity"),
+    ({"ports": [{"containerPort": 80, "hostPort": 80}]}, "cannot be set"),
+    ({"resources": {"limits": {"memory": "64Gi"}}}, "cannot be set"),
+    ({"env": [{"name": "A", "value": "x" * 270_000}]}, "bytes at most"),
+]
+
+
+@pytest.fixture
+def looked_into(policy: ApiServer, ada: str) -> str:
+    """The path of a pod of a student's; one for all, since nothing counts down a quota here."""
+    path = f"/api/v1/namespaces/{NAMESPACE}/pods/looked-into"
+    if policy.request("GET", path).status == 404:
+        assert make(policy, ada, pod("looked-into"), dry=False).status == 201
+    return path
+
+
+@pytest.mark.parametrize("who", ["student", "admin"])
+@pytest.mark.parametrize(("more", "word"), [({}, ""), *DEBUGGERS])
+def test_a_container_that_looks_into_a_pod_is_held_like_the_others(
+    policy: ApiServer, ada: str, looked_into: str, who: str, more: dict[str, Any], word: str
+) -> None:
+    """`kubectl debug`. It brings no raw sockets, whoever adds it."""
+    body = policy.request("GET", looked_into).body
+    body["spec"]["ephemeralContainers"] = [{"name": "d", "image": TOOLS, **more}]
+    token = ada if who == "student" else ADMIN_TOKEN
+    done = policy.request("PUT", f"{looked_into}/ephemeralcontainers?dryRun=All", body, token=token)
+    if word:
+        assert (done.status in (403, 422), word in done.message) == (True, True), done.message
+    else:
+        assert (done.status, dropped(done.body, "ephemeralContainers")) == (200, ["NET_RAW"]), done.message
+
+
+def test_nobody_looks_into_pods_of_others(api: ApiServer, ada: str) -> None:
+    path = "/api/v1/namespaces/kube-system/pods/any/ephemeralcontainers"
+    assert api.request("PATCH", path, {}, token=ada).status == 403
 
 
 def test_tokens_have_an_end_within_a_day(policy: ApiServer, ada: str) -> None:
