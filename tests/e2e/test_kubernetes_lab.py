@@ -564,7 +564,7 @@ def test_a_load_balancer_answers_on_the_host(provisioned: dict[str, Any]) -> Non
 def test_a_student_looks_into_pods_in_every_way(provisioned: dict[str, Any]) -> None:
     """Debug containers, forwarded ports and logs that are followed, where a user lands."""
     until(lambda: log_in_as("ada", "kubectl exec web -- true").returncode == 0, "the pod runs")
-    debug = f"kubectl debug web --image={TOOLS} --container=look --profile=general --target=c --attach=false"
+    debug = f"kubectl debug web --image={TOOLS} --container=look --profile=baseline --target=c --attach=false"
     done = log_in_as("ada", f"{debug} -- sh -c 'echo begun; sleep 600'")
     assert done.returncode == 0, done.stderr
     until(lambda: log_in_as("ada", "kubectl logs web -c look").stdout == "begun\n", "the debug container runs")

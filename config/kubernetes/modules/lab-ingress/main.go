@@ -17,20 +17,19 @@ import (
 
 	core "k8s.io/api/core/v1"
 	networking "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
-
-	"k8s.io/apimachinery/pkg/fields"
 )
 
 const (
 	class = "lab"
 	// Many changes come at once, and each look is at everything.
 	pause = 2 * time.Second
-	// Nothing is missed without it; what somebody else wrote into a status is put right then.
+	// Nothing is missed without it; what another program wrote into a status is put right then.
 	resync = 30 * time.Minute
 )
 
@@ -65,7 +64,7 @@ func client(config *rest.Config, group schema.GroupVersion, path string) (rest.I
 }
 
 func (c *cluster) watch(from rest.Interface, resource string, kind runtime.Object) cache.Store {
-	tell := func() {
+	wake := func() {
 		select {
 		case c.changed <- struct{}{}:
 		default: // a look is due already
@@ -76,9 +75,9 @@ func (c *cluster) watch(from rest.Interface, resource string, kind runtime.Objec
 		ObjectType:    kind,
 		ResyncPeriod:  resync,
 		Handler: cache.ResourceEventHandlerFuncs{
-			AddFunc:    func(any) { tell() },
-			UpdateFunc: func(any, any) { tell() },
-			DeleteFunc: func(any) { tell() },
+			AddFunc:    func(any) { wake() },
+			UpdateFunc: func(any, any) { wake() },
+			DeleteFunc: func(any) { wake() },
 		},
 	})
 	c.controllers = append(c.controllers, controller)

@@ -47,7 +47,7 @@ def test_addresses_of_a_service(answer: str, found: tuple[str, ...]) -> None:
     [
         (dict.fromkeys(URLS, "a"), "pods answer at 2 of 2 addresses and ports of nodes"),
         ({URLS[0]: "a"}, f"no page of a pod from {URLS[1]}"),
-        # The page of somebody else is none.
+        # The page of another server is none.
         ({URLS[0]: "404", URLS[1]: "b"}, f"no page of a pod from {URLS[0]}"),
     ],
 )
