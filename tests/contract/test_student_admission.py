@@ -9,6 +9,7 @@ import base64
 import json
 import os
 import re
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -592,6 +593,54 @@ def test_students_see_what_their_own_pods_use(
     }
     answer = api.request("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", review, token=ada)
     assert answer.body["status"]["allowed"] is allowed
+
+
+# ---------------------------------------------------------------- Helm
+CHART = {
+    "Chart.yaml": "apiVersion: v2\nname: notes\nversion: 1.2.3\n",
+    "templates/notes.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: '{{ .Release.Name }}'}\n"
+    "data: {text: '{{ .Values.text }}'}\n",
+    "templates/role.yaml": "{{ if .Values.role }}\napiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\n"
+    "metadata: {name: mine}\nrules: []\n{{ end }}\n",
+}
+
+
+def test_a_chart_makes_what_its_student_may_and_nothing_else(api: ApiServer, ada: str, tmp_path: Path) -> None:
+    """With the Helm of a release on this machine, if one was made with it."""
+    found = [path for path in (release / "bin/helm" for release in releases()) if path.is_file()]
+    if not found:
+        pytest.skip("no release on this machine has Helm: a lab file with helm: true makes one")
+    config = json.loads(api.kubeconfig.read_text())
+    config["users"][0]["user"] = {"token": ada}
+    config["contexts"][0]["context"]["namespace"] = NAMESPACE
+    (tmp_path / "config").write_text(json.dumps(config))
+    (tmp_path / "config").chmod(0o600)
+    for name, text in CHART.items():
+        path = tmp_path / "chart" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    def helm(*words: str) -> subprocess.CompletedProcess[str]:
+        env = {"HOME": str(tmp_path), "KUBECONFIG": str(tmp_path / "config"), "PATH": os.environ["PATH"]}
+        argv = [str(found[0]), *words]
+        return subprocess.run(argv, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300, check=False)
+
+    made = f"/api/v1/namespaces/{NAMESPACE}/configmaps/mine"
+    steps = {
+        "first": ("install", "mine", "chart", "--set", "text=first"),
+        "second": ("upgrade", "mine", "chart", "--set", "text=second"),
+        "first ": ("rollback", "mine", "1"),
+    }
+    for after, words in steps.items():
+        done = helm(*words)
+        assert done.returncode == 0, done.stderr
+        assert api.request("GET", made, token=ada).body["data"] == {"text": after.strip()}
+    assert helm("list", "--short").stdout.split() == ["mine"]
+    for more in (("--namespace", "students"), ("--set", "role=1")):
+        refused = helm("install", "other", "chart", *more)
+        assert (refused.returncode != 0, "forbidden" in refused.stderr) == (True, True), refused.stderr
+    assert helm("uninstall", "mine").returncode == 0
+    assert api.request("GET", made, token=ada).status == 404
 
 
 # ---------------------------------------------------------------- the end
