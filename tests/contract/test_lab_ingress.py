@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import threading
 import time
 import urllib.error
@@ -22,15 +23,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from emulator.core.data_files import share_dir
 from tests.support.api_server import WHERE, ApiServer, free_ports, programs, releases, running, started
+from tests.support.lab_ingress import command, compiled, install, make_node
+from tests.support.node_namespaces import SKIPPED
 
 pytestmark = pytest.mark.host
 
-SOURCE = share_dir() / "config/kubernetes/modules/lab-ingress"
-MANIFEST = share_dir() / "config/kubernetes/modules/manifests/lab-ingress.yaml"
 NODES = ("192.0.2.10", "192.0.2.11")
 # A loaded machine takes its time; what comes is seen at once.
 PATIENCE = 300.0
@@ -38,18 +37,7 @@ PATIENCE = 300.0
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    go = shutil.which("go")
-    if go is None:
-        pytest.skip("this host has no Go")
-    made = tmp_path_factory.mktemp("go") / "lab-ingress"
-    env = {**os.environ, "GOFLAGS": "-mod=readonly -buildvcs=false", "GOTOOLCHAIN": "local", "CGO_ENABLED": "0"}
-    fetched = subprocess.run([go, "mod", "download"], cwd=SOURCE, env=env, capture_output=True, text=True, check=False)
-    if fetched.returncode:
-        pytest.skip(f"this host's Go cannot fetch the modules: {fetched.stderr[-300:]}")
-    vetted = subprocess.run([go, "vet", "."], cwd=SOURCE, env=env, capture_output=True, text=True, check=False)
-    assert vetted.returncode == 0, vetted.stderr
-    subprocess.run([go, "build", "-trimpath", "-ldflags=-s -w", "-o", made, "."], cwd=SOURCE, env=env, check=True)
-    return made
+    return compiled(tmp_path_factory.mktemp("go"))
 
 
 @pytest.fixture(scope="module")
@@ -63,29 +51,10 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
         pytest.skip(f"no release of Kubernetes on this machine: make demo builds one; or name programs in {WHERE}")
     (work / "state").mkdir()
     with running(found, work / "state", "--service-cluster-ip-range=127.96.0.0/24") as server:
-        for document in yaml.safe_load_all(MANIFEST.read_text().replace("${image}", "hyperscaler.invalid/x:1")):
-            place = PLACES[document["kind"]].format(**document["metadata"])
-            done = server.request("POST", place, document)
-            assert done.status == 201, done.message
+        install(server)
         for number, address in enumerate(NODES):
-            name = f"node-{number}"
-            node: dict[str, Any] = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}
-            assert server.request("POST", "/api/v1/nodes", node).status == 201
-            node["status"] = {"addresses": [{"type": "InternalIP", "address": address}]}
-            assert server.request("PATCH", f"/api/v1/nodes/{name}/status", node).status == 200
+            make_node(server, f"node-{number}", address)
         yield server
-
-
-PLACES = {
-    "Namespace": "/api/v1/namespaces",
-    "ServiceAccount": "/api/v1/namespaces/{namespace}/serviceaccounts",
-    "ClusterRole": "/apis/rbac.authorization.k8s.io/v1/clusterroles",
-    "ClusterRoleBinding": "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
-    "IngressClass": "/apis/networking.k8s.io/v1/ingressclasses",
-    "NetworkPolicy": "/apis/networking.k8s.io/v1/namespaces/{namespace}/networkpolicies",
-    "Deployment": "/apis/apps/v1/namespaces/{namespace}/deployments",
-    "Service": "/api/v1/namespaces/{namespace}/services",
-}
 
 
 @dataclass
@@ -135,11 +104,8 @@ class Edge:
 def edge(api: ApiServer, program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
     work = tmp_path_factory.mktemp("edge")
     token = api.token("lab-ingress", "lab-ingress")
-    (work / "token").write_text(token)
-    (authority,) = api.kubeconfig.parent.glob("certificates/apiserver.crt")
     port, health = free_ports(2)
-    argv = [program, f"--server=https://127.0.0.1:{api.port}", f"--token-file={work / 'token'}"]
-    argv += [f"--ca-file={authority}", f"--listen=127.0.0.1:{port}", f"--health=127.0.0.1:{health}"]
+    argv = command(program, api, work, listen=f"127.0.0.1:{port}", health=f"127.0.0.1:{health}")
     for name in ("one", "two"):
         namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
         assert api.request("POST", "/api/v1/namespaces", namespace).status == 201
@@ -343,3 +309,23 @@ def test_it_writes_nothing_while_nothing_changes(edge: Edge) -> None:
     until(lambda: edge.addresses("one", "noticed") == list(NODES), "it has looked again")
     assert edge.service("lab-ingress", "lab-ingress")["metadata"]["resourceVersion"] == before
     assert re.fullmatch(r"\d+", before)
+
+
+# ---------------------------------------------------------------- packets
+@needs_root
+def test_packets_to_a_nodes_address_come_to_the_pod(program: Path, tmp_path: Path) -> None:
+    """With kube-proxy, in namespaces of their own: a node, a pod, and the host that asks."""
+    if shutil.which("iptables") is None:
+        pytest.skip("this host has no iptables")
+    argv = ["unshare", "-n", "-m", sys.executable, "-m", "tests.support.node_namespaces"]
+    argv += [str(program), str(tmp_path)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=1800, check=False)
+    if done.returncode == SKIPPED:
+        pytest.skip(done.stderr)
+    assert done.returncode == 0, done.stderr[-3000:]
+    pages = json.loads(done.stdout.splitlines()[-1])
+    assert pages == {
+        "http://192.0.2.10:8088/": "a pod for any.example.org",
+        "http://192.0.2.10/": "a pod for web.example.org",
+        "http://192.0.2.10:30080/": "a pod for web.example.org",
+    }
