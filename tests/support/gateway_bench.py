@@ -20,6 +20,8 @@ from emulator.adapters.services.own_programs import own_command
 from emulator.adapters.system.process import HostProcess
 from emulator.core.gateway.names import ACCOUNT, Door
 from emulator.core.paths import Home, LabPaths
+from emulator.core.trust.processes import process_ids
+from emulator.core.trust.users import users_of
 from emulator.credentials.ssh_authority import OpenSshAuthority
 from emulator.credentials.ssh_certificates import SshCertificates
 from emulator.credentials.ssh_trust import CertificateOrder
@@ -36,6 +38,7 @@ access: {{gateway: true, node_ports: [30080]}}
 """
 HOST, CLIENT = "10.99.0.1", "10.99.0.2"
 PORT = 2222
+_GATEWAY_UID = 64534
 SECONDS = 60
 
 
@@ -120,7 +123,7 @@ class Bench:
         lines += [
             f"root:x:0:0:root:{home or '/root'}:/bin/sh",
             "sshd:x:64533:65534::/:/usr/sbin/nologin",
-            f"{ACCOUNT}:x:64534:64534::/nonexistent:/usr/sbin/nologin",
+            f"{ACCOUNT}:x:{_GATEWAY_UID}:64534::/nonexistent:/usr/sbin/nologin",
             "ada:x:64535:64535::/:/bin/sh",
             "bob:x:64536:64536::/:/bin/sh",
         ]
@@ -337,6 +340,16 @@ class Client:
             process.communicate()
 
 
+def _left_of_the_gateway() -> list[int]:
+    """Processes of the gateway's account, once they have had their time to end."""
+    deadline = time.monotonic() + SECONDS
+    while True:
+        found = [pid for pid in process_ids() if _GATEWAY_UID in users_of(pid)]
+        if not found or time.monotonic() > deadline:
+            return found
+        time.sleep(0.1)
+
+
 @contextlib.contextmanager
 def gateway_bench(sshd: Path, root: Path) -> Iterator[Bench]:
     """The host, its gateway and a client's machine; no lab yet."""
@@ -348,3 +361,4 @@ def gateway_bench(sshd: Path, root: Path) -> Iterator[Bench]:
         ssh_key(root / "host_key")
         bench.start_front()
         yield bench
+    assert _left_of_the_gateway() == [], "processes outlive the gateway and the labs"

@@ -57,7 +57,8 @@ def _work(drop: Callable[[], None], work: Callable[[socket.socket], None], contr
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
         drop()
-        # After that, since a change of the account takes it back.
+        # After that, since a change of the account takes it back. A parent that has given up CAP_KILL cannot send it:
+        # then the end of the connection is what is left, or the process namespace, which ends with the parent.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
         work(control)
         status = 0

@@ -120,6 +120,11 @@ class Door:
             self._looked = now
             self._end_former()
 
+    def end_all(self) -> None:
+        """End all connections."""
+        for server in self._servers:
+            server.process.terminate()
+
     def _count_out(self, server: _Server) -> None:
         if server.user:
             self._users.ended(server.user)

@@ -88,11 +88,14 @@ def _report(door: Confined, place: Path, asked: threading.Event, note: Note, unc
 
 
 def _serve(door: Door, listening: socket.socket, control: socket.socket) -> None:
-    """Take connections for ever; the other half hears when that begins."""
+    """Take connections until the other half has ended, which hears when that begins."""
     control.sendall(b"1")
     while True:
-        ready, _, _ = select.select([listening, *door.waits_for()], [], [], TICK)
+        ready, _, _ = select.select([control, listening, *door.waits_for()], [], [], TICK)
         door.look(time.monotonic())
+        if control in ready:  # it sends nothing: this is its end
+            door.end_all()
+            return
         if listening not in ready:
             continue
         try:
