@@ -83,6 +83,23 @@ class SlurmSpec:
         JobTime | None,
         key(f"Longest run time of a job in Slurm's forms: {FORMS}.", name="max_job_time", default="UNLIMITED"),
     ] = None
+    mpi: Annotated[
+        str,
+        key(
+            "How the parts of an MPI program find each other: pmix, as Open MPI and mpi4py of the nodes' image do it,"
+            " so that `srun` alone starts one; none: each user says so with --mpi. Needs Debian 13 or newer.",
+            enum=["none", "pmix"],
+            see="slurm.md",
+        ),
+    ] = "none"
+    rest_api: Annotated[
+        bool,
+        key(
+            "slurmrestd runs on the controller, for tools that read JSON: on a Unix socket, with tokens that root makes"
+            " there. Needs Debian 13 or newer.",
+            see="slurm.md",
+        ),
+    ] = False
 
 
 @dataclass(frozen=True, slots=True)
