@@ -100,6 +100,22 @@ class SlurmSpec:
             see="slurm.md",
         ),
     ] = False
+    scrontab: Annotated[
+        bool,
+        key(
+            "Users may have jobs started by the clock, with scrontab. Needs Debian 13 or newer.",
+            see="slurm.md",
+        ),
+    ] = False
+    priority: Annotated[
+        str,
+        key(
+            "Which waiting job comes first: the one that was submitted first (fifo), or that of the user who has used"
+            " the least of late (fairshare).",
+            enum=["fifo", "fairshare"],
+            see="slurm.md",
+        ),
+    ] = "fifo"
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,4 +20,4 @@ SLURM_FEATURES = RELEASES[RELEASE or DEFAULT_RELEASE].slurm_features
 def slurm_wishes() -> str:
     """Settings of `slurm_config`, in a mapping in one line, for all that this release's Slurm does and that is off by
     default; empty where there is none."""
-    return "mpi: pmix, rest_api: true" if SLURM_FEATURES else ""
+    return "mpi: pmix, rest_api: true, scrontab: true, priority: fairshare" if SLURM_FEATURES else ""

@@ -22,12 +22,14 @@ class SlurmFeature(StrEnum):
     """What the product does with a release's Slurm and not with every one's.
 
     `MPI`: its images have Open MPI and mpi4py, and its Slurm the plugin for their PMIx. `REST`: slurmrestd.
+    `SCRONTAB`: jobs by the clock, which end with a user's access (earlier ones were not tried).
     `CONFIGLESS`: nodes take their configuration from slurmctld (slurmd --conf-server; sackd on login nodes), which
     hands out a new one to all of them and restarts nothing (`scontrol reconfigure`, as it is from Slurm 23.11 on).
     """
 
     MPI = "mpi"
     REST = "rest"
+    SCRONTAB = "scrontab"
     CONFIGLESS = "configless"
 
 

@@ -237,6 +237,8 @@ def _slurm_vars(spec: ClusterSpec, features: frozenset[SlurmFeature]) -> Vars:
         "slurm_max_time": slurm_time(slurm.max_job_seconds),
         "slurm_mpi": slurm.mpi,
         "slurm_rest_api": slurm.rest_api,
+        "slurm_scrontab": slurm.scrontab,
+        "slurm_fairshare": slurm.priority == "fairshare",
         "slurm_pmix": SlurmFeature.MPI in features,
         "slurm_configless": SlurmFeature.CONFIGLESS in features,
         "slurm_controller_address": f"{head.ip}:6817",

@@ -18,4 +18,5 @@ def slurm_of_release(spec: SlurmSpec, features: frozenset[SlurmFeature]) -> Slur
         spec,
         mpi=spec.mpi if SlurmFeature.MPI in features else "none",
         rest_api=spec.rest_api and SlurmFeature.REST in features,
+        scrontab=spec.scrontab and SlurmFeature.SCRONTAB in features,
     )

@@ -86,6 +86,18 @@ def judge_mpi(text: str, expected: Sequence[str], *, complaint: str) -> Verdict:
     return Verdict(True, f"{count} ranks on {' '.join(sorted(names))}")
 
 
+def scrontab_command(user: str) -> str:
+    """Asks slurmctld for the jobs that `user` has by the clock, which changes none of them."""
+    return f"sudo -n -u {user} -- scrontab -l"
+
+
+def judge_scrontab(status: int, complaint: str) -> Verdict:
+    """slurmctld has a list for the user, or says that there is none yet; it does not say that nobody may have one."""
+    if status == 0 or "no crontab for" in complaint.lower():
+        return Verdict(True, "scrontab may be used")
+    return Verdict(False, (complaint.strip().splitlines() or [f"scrontab: exit status {status}"])[-1])
+
+
 def rest_command(user: str) -> str:
     """Makes a token for `user` that ends soon, and asks slurmrestd for the nodes as that user."""
     ask = shlex.join(["sudo", "-n", "-u", user, "--", "python3", "-IS", "-c", _ASK])

@@ -43,7 +43,7 @@ def verify_slurm(
     on_check: Callable[[CheckResult], None] | None = None,
 ) -> VerifyReport:
     """Whether the lab's Slurm cluster works: MUNGE between nodes, all nodes up, a job on all, its record, GPUs, a job
-    from each login node, and what else the lab file asks for: MPI and the REST API.
+    from each login node, and what else the lab file asks for: MPI, the REST API, scrontab.
 
     Args:
         spec: the lab; the nodes have `timeouts.verify` to come up, and longer while one after the other does.
@@ -83,6 +83,8 @@ def verify_slurm(
         done(probes.mpi(widest) if nodes.ok else CheckResult("mpi", False, _NOT_UP, 0.0))
     if spec.slurm.rest_api:
         done(probes.rest())
+    if spec.slurm.scrontab:
+        done(probes.scrontab())
     return VerifyReport(tuple(checks))
 
 
@@ -222,6 +224,14 @@ class _Probes:
         _, output, complaint = self._run(self._head, slurm_extras.rest_command(next(iter(LAB_USERS))), JOB_SECONDS)
         verdict = slurm_extras.judge_rest(output, self.compute, complaint=complaint)
         return check_from("rest api", verdict, self._clock.now() - started)
+
+    def scrontab(self) -> CheckResult:
+        """An ordinary user may have jobs by the clock."""
+        started = self._clock.now()
+        command = slurm_extras.scrontab_command(next(iter(LAB_USERS)))
+        status, output, complaint = self._run(self._head, command, seconds=60)
+        verdict = slurm_extras.judge_scrontab(status, f"{output}\n{complaint}")
+        return check_from("scrontab", verdict, self._clock.now() - started)
 
 
 def _not_run(partition: PartitionSpec) -> tuple[CheckResult, ...]:

@@ -91,7 +91,11 @@ def _check_release(draft: Draft, slurm: SlurmDraft) -> None:
         return
     spec, found = slurm.spec, RELEASES[release]
     newer = next((name for name, each in RELEASES.items() if each.slurm_features and not each.testing), None)
-    asked = (("mpi", spec.mpi != "none", SlurmFeature.MPI), ("rest_api", spec.rest_api, SlurmFeature.REST))
+    asked = (
+        ("mpi", spec.mpi != "none", SlurmFeature.MPI),
+        ("rest_api", spec.rest_api, SlurmFeature.REST),
+        ("scrontab", spec.scrontab, SlurmFeature.SCRONTAB),
+    )
     for key, wanted, feature in asked:
         if wanted and feature not in found.slurm_features:
             slurm.view.child(key).error(

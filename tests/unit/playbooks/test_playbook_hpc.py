@@ -277,6 +277,25 @@ def test_mpi_is_slurm_s_default_only_where_it_is_asked_for_and_there() -> None:
     assert "PMIxEnv=PMIX_MCA_gds=hash" in text.splitlines()
 
 
+@pytest.mark.parametrize(
+    ("settings", "features", "lines"),
+    [
+        ({}, ALL, set()),
+        ({"scrontab": True}, ALL, {"ScronParameters=enable"}),
+        ({"scrontab": True}, NOTHING, set()),
+        ({"priority": "fairshare"}, NOTHING, {"PriorityType=priority/multifactor", "PriorityWeightFairshare=10000"}),
+    ],
+)
+def test_what_is_off_by_default_is_in_the_file_where_it_is_asked_for(
+    settings: dict[str, Any], features: frozenset[SlurmFeature], lines: set[str]
+) -> None:
+    spec = replace(lab(), slurm=replace(SlurmSpec((PartitionSpec("main"),), "main"), **settings))
+    inventory = build_inventory(spec, CONNECTION, slurm=features)
+    text = template("slurm_common/templates/slurm.conf.j2", inventory, "hpc-controller")
+    seen = {line for line in text.splitlines() if line.startswith(("Scron", "PriorityType", "PriorityWeightFair"))}
+    assert seen == lines
+
+
 @pytest.mark.parametrize("configless", [True, False])
 def test_nodes_ask_the_scheduler_for_their_configuration_where_it_can_give_it(*, configless: bool) -> None:
     inventory = build_inventory(lab(), CONNECTION, slurm=ALL if configless else NOTHING)

@@ -80,6 +80,23 @@ def test_slurmrestd_answers_who_has_a_token_and_nobody_else(text: str, ok: bool,
     assert slurm_extras.judge_rest(text, BOTH, complaint=complaint) == Verdict(ok, detail)
 
 
+@pytest.mark.parametrize(
+    ("status", "text", "verdict"),
+    [
+        (0, "0 * * * * true\n", Verdict(True, "scrontab may be used")),
+        (1, "no crontab for student\n", Verdict(True, "scrontab may be used")),
+        (
+            1,
+            "\nscrontab: fatal: scrontab is disabled on this cluster\n",
+            Verdict(False, "scrontab: fatal: scrontab is disabled on this cluster"),
+        ),
+        (127, "\n", Verdict(False, "scrontab: exit status 127")),
+    ],
+)
+def test_scrontab_is_open_or_it_says_why_not(status: int, text: str, verdict: Verdict) -> None:
+    assert slurm_extras.judge_scrontab(status, text) == verdict
+
+
 @given(st.text())
 def test_rubbish_is_a_verdict(text: str) -> None:
     assert not slurm_extras.judge_rest(text, BOTH, complaint=text).ok

@@ -474,7 +474,7 @@ def released(settings: str, images: str) -> str:
     return slurm(settings) + f"images: {{{images}}}\n"
 
 
-@pytest.mark.parametrize("settings", ["mpi: pmix", "rest_api: true"])
+@pytest.mark.parametrize("settings", ["mpi: pmix", "rest_api: true", "scrontab: true"])
 def test_what_the_slurm_of_an_older_release_does_not_have_is_refused(faults: Judge, settings: str) -> None:
     key = settings.partition(":")[0]
     for images in ("release: bookworm", "hpc: hpc-base-bookworm"):
@@ -487,4 +487,6 @@ def test_what_the_slurm_of_an_older_release_does_not_have_is_refused(faults: Jud
 
 
 def test_what_is_left_off_fits_every_release(faults: Judge) -> None:
-    assert faults(released("mpi: none, rest_api: false", "release: bookworm")) == []
+    assert (
+        faults(released("mpi: none, rest_api: false, scrontab: false, priority: fairshare", "release: bookworm")) == []
+    )
