@@ -20,6 +20,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "verify": ("lab.verify", "Prove that a lab works, by running jobs on it."),
     "status": ("lab.status", "Show the labs of this host, or the nodes of one lab."),
     "history": ("lab.history", "Show who changed what on this host, and how it ended."),
+    "exercise": ("lab.exercise", "Prepare exercises on a lab, and grade them."),
     "ssh": ("lab.ssh", "Open a shell on a node, or run a command there."),
     "inventory": ("lab.inventory", "Print the Ansible inventory of a lab."),
     "access": ("credentials.access", "Give people access to a lab, list it, revoke it."),

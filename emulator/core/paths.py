@@ -21,6 +21,7 @@ Layout under the home directory (`/var/lib/hyperscaler` for root, else `$XDG_STA
     labs/<lab>/console/          serial console logs of the guests
     labs/<lab>/logs/             one log file per run
     labs/<lab>/output/           map of GPU devices, for people
+    labs/<lab>/exercises/        which exercises were started for whom (0700)
     labs/<lab>/supervisor/       the lab's services: which are to run, how they are, what they print (0700)
 """
 
@@ -56,6 +57,7 @@ class LabPaths:
             "logs",
             "output",
             "supervisor",
+            "exercises",
         }
     )
 
@@ -167,6 +169,11 @@ class LabPaths:
     def output(self) -> Path:
         """Files written for people: the map of GPU devices."""
         return self.root / "output"
+
+    @property
+    def exercises(self) -> Path:
+        """A file for each exercise and student: when it was started, how many hints were given."""
+        return self.root / "exercises"
 
     @property
     def supervisor(self) -> Path:
