@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from emulator.apply.gpu_ownership import GpuLedger
     from emulator.apply.guest_accounts.ledger import AccountLedger, NoAccounts
     from emulator.apply.handlers.gpu.host import GpuHost
+    from emulator.core.ports.notifications import Notifier
     from emulator.core.ports.services import ServiceSupervisor
     from emulator.core.waiting.pace import Pace
     from emulator.gpu.ports import FileAccess, VgpuFramework, VgpuHost
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from emulator.lab.environment import Environment
     from emulator.lab.own_guests import OwnGuests
     from emulator.operations.host.record import PreparedHost
+    from emulator.operations.nightly.builds import Builds
 
 
 # ---------------------------------------------------------------- labs
@@ -228,6 +230,20 @@ def lab_images(home: Home, runner: ProcessRunner, kubernetes: KubernetesSpec | N
 
     inputs = {"kubernetes": KubernetesInput(home, runner, kubernetes or KubernetesSpec())}
     return LabImages(ImageStore(home.images, runner), inputs, ImageSignatures(home.trusted_signers, runner))
+
+
+def nightly_builds(spec: ClusterSpec) -> Builds:
+    """The golden images of a lab, to be built anew at night."""
+    from emulator.operations.nightly.builds import StoreBuilds
+
+    return StoreBuilds(lab_images(Home.default(), HostProcess(), spec.kubernetes))
+
+
+def notifiers(path: Path) -> tuple[Notifier, ...]:
+    """Who is notified of what nobody watched, by a file of the host's."""
+    from emulator.adapters.notify.settings import read_notifiers
+
+    return read_notifiers(path)
 
 
 def _upgrade_files(wants: KubernetesSpec, progress: Callable[[str, str], None]) -> UpgradeFiles:

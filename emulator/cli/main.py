@@ -17,6 +17,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "provision": ("lab.provision", "Bring this host to what the lab file asks for."),
     "configure": ("lab.configure", "Run the playbooks of a provisioned lab again."),
     "upgrade": ("lab.upgrade", "Bring the nodes of a lab to the next version of Kubernetes."),
+    "nightly": ("lab.nightly", "Build a lab from nothing, and keep the last good one if that fails."),
     "verify": ("lab.verify", "Prove that a lab works, by running jobs on it."),
     "status": ("lab.status", "Show the labs of this host, or the nodes of one lab."),
     "history": ("lab.history", "Show who changed what on this host, and how it ended."),

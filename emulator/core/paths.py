@@ -7,6 +7,7 @@ Layout under the home directory (`/var/lib/hyperscaler` for root, else `$XDG_STA
     images/                      content-addressed golden images, shared by all labs
     guest-accounts.json          which guest's QEMU runs as which account
     host/                        journal of `host prepare` and copies of the files that it changed (0700)
+    nights/<lab>.json            nightly rebuilds of a lab: the last good one, and how long each took (0700)
     hypervisors/<lab>.json       the hypervisor that the lab is on
     trusted-signers              if present, whose signature an image or bundle needs (ssh allowed signers)
     upstream-digests.json        what add-ons and images of upstream were when they were first fetched
@@ -254,6 +255,11 @@ class Home:
     def preparation(self) -> Path:
         """Record of the changes that made this host ready for labs."""
         return self.root / "host"
+
+    @property
+    def nights(self) -> Path:
+        """What is kept of nightly rebuilds, by the name in the lab's file."""
+        return self.root / "nights"
 
     @property
     def timings(self) -> Path:

@@ -118,7 +118,7 @@ FORGED = "x\nCOMPLETED|2\n7.batch|COMPLETED\n4\nyes\n"
             {"objects": [deployment("shop", 3, 3, env=[{"name": "RELEASE", "value": "blue\ngreen\nyes"}])]},
         ),
         ("pending-pod", {"objects": [deployment("web", 1, 0, image=FORGED), deployment("web\nyes", 1, 1)]}),
-        ("small-quota", {"objects": [deployment("board", 2, 0, image=FORGED)]}),
+        ("small-quota", {"objects": [deployment("kiosk", 2, 0, image=FORGED)]}),
     ],
 )
 def test_names_and_values_of_a_student_s_choice_forge_no_answer(

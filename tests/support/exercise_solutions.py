@@ -130,12 +130,12 @@ ATTEMPTS: Mapping[str, tuple[Attempt, Attempt]] = {
         ),
     ),
     "small-quota": (
-        Attempt((cluster("k scale deployment board --replicas=1 && k rollout status deployment/board"),), 0),
+        Attempt((cluster("k scale deployment kiosk --replicas=1 && k rollout status deployment/kiosk"),), 0),
         Attempt(
             (
                 cluster(
-                    "k scale deployment board --replicas=2 && k set resources deployment board --requests=cpu=40m"
-                    " && k rollout status deployment/board"
+                    "k scale deployment kiosk --replicas=2 && k set resources deployment kiosk --requests=cpu=40m"
+                    " && k rollout status deployment/kiosk"
                 ),
             ),
             10,

@@ -65,7 +65,7 @@ SOLVED: dict[str, Table] = {
             revision("shop-2", GREEN, 3),
         ]
     ),
-    "small-quota": table(objects=[deployment("board", 2, 2), quota()]),
+    "small-quota": table(objects=[deployment("kiosk", 2, 2), quota()]),
 }
 
 # exercise, what a student did instead, what the cluster has then, and the points of it
@@ -116,10 +116,10 @@ NOT_SOLVED: list[tuple[str, str, Table, int]] = [
         ),
         4,
     ),
-    ("small-quota", "nothing", table(objects=[deployment("board", 2, 1), quota()]), 0),
-    ("small-quota", "a larger quota", table(objects=[deployment("board", 2, 2), quota("1")]), 7),
-    ("small-quota", "no quota", table(objects=[deployment("board", 2, 2)]), 7),
-    ("small-quota", "fewer wanted", table(objects=[deployment("board", 1, 1), quota()]), 0),
+    ("small-quota", "nothing", table(objects=[deployment("kiosk", 2, 1), quota()]), 0),
+    ("small-quota", "a larger quota", table(objects=[deployment("kiosk", 2, 2), quota("1")]), 7),
+    ("small-quota", "no quota", table(objects=[deployment("kiosk", 2, 2)]), 7),
+    ("small-quota", "fewer wanted", table(objects=[deployment("kiosk", 1, 1), quota()]), 0),
 ]
 
 

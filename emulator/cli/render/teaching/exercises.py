@@ -89,7 +89,7 @@ def started_json(setting: Setting) -> dict[str, Any]:
 
 
 def _shown(setting: Setting) -> dict[str, str]:
-    """The variables that tell a student something, by the name that texts use."""
+    """The variables that are of use to a student, by the names that texts use."""
     hidden = ("EXERCISE_STARTED", "KUBECONFIG")
     return {name: value for name, value in setting.variables().items() if value and name not in hidden}
 
