@@ -98,7 +98,7 @@ class Setting:
             *(f"{name}={value}" for name, value in variables.items()),
             "sh",
             "-c",
-            f"cd || exit\n{command.run}",
+            f"cd || cd /\n{command.run}",
         ]
         quoted = shlex.join(words)
         match command.run_as:
