@@ -166,7 +166,8 @@ def prove(lab: str, name: str) -> None:
 
 
 def _has(lab: str, name: str, wanted: int) -> bool:
-    return json.loads(hyperscaler("exercise", "grade", lab, name, "--json", check=False).stdout)["points"] == wanted
+    grade: dict[str, Any] = json.loads(hyperscaler("exercise", "grade", lab, name, "--json", check=False).stdout)
+    return int(grade["points"]) == wanted
 
 
 def points(lab: str, name: str) -> int:

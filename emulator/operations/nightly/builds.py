@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from emulator.core.errors import UsageError
+from emulator.core.errors import HyperscalerError, UsageError
 from emulator.images.lab_images import LabImages
 from emulator.images.store.golden_image import GoldenImage
 from emulator.images.store.refs import parse_reference
@@ -54,8 +54,14 @@ class StoreBuilds:
 
     def give_back(self, name: str, before: ImageFacts) -> None:
         current = self._images.store.current(name)
-        if current is not None and current.digest != before.digest:
-            rollback(self._images.store, name)
+        if current is None or current.digest == before.digest:
+            return
+        back = rollback(self._images.store, name)
+        if back.digest != before.digest:
+            raise HyperscalerError(
+                f"image {name} is now {back.digest[:12]}, and not {before.digest[:12]} as before this night",
+                fix="choose one: hyperscaler image list, hyperscaler image rollback",
+            )
 
     def keep(self, name: str, tag: str) -> None:
         image = self._images.store.current(name)
