@@ -66,6 +66,16 @@ def record_version(run: LabRun, version: str, source: bytes) -> None:
     write_private(run.paths.spec, source)
 
 
+def forget_before(run: LabRun) -> None:
+    """Have all nodes remove the images that only the release before had.
+
+    Raises:
+        ConfigureError: a node did not answer.
+        InterruptedRunError: a stop was asked for.
+    """
+    _step(run, UpgradeStep.FORGET, [node.name for node in run.spec.nodes_of(ClusterKind.CLOUD)], None)
+
+
 def _upgrade_worker(run: LabRun, name: str, files: UpgradeFiles, *, force: bool) -> Mapping[str, int]:
     """Drain the worker, upgrade it, let it take pods again; one that another person cordoned stays so."""
     shell, head = run.shell, head_of(run.spec)
@@ -87,7 +97,7 @@ def _upgrade_worker(run: LabRun, name: str, files: UpgradeFiles, *, force: bool)
     return changed
 
 
-def _step(run: LabRun, step: UpgradeStep, nodes: Sequence[str], files: UpgradeFiles) -> Mapping[str, int]:
+def _step(run: LabRun, step: UpgradeStep, nodes: Sequence[str], files: UpgradeFiles | None) -> Mapping[str, int]:
     reporter = ClusterReporter(run.reporter, NAMES[ClusterKind.CLOUD])
     part = NodeUpgrade(step, tuple(nodes), files)
     return run.env.guests.upgrade(run.spec, part, run.access, reporter, run.stop).changed
