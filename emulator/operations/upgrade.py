@@ -119,7 +119,7 @@ def _require_wish(lab: str, request: Request, loaded: LoadedLab) -> str:
 
 def _look(run: LabRun) -> tuple[NodeState, ...]:
     run.reporter.event(Event("plan", run.name, Status.STARTED, "asking the nodes what they run"))
-    nodes = look_at_nodes(run.spec, run.shell)
+    nodes = look_at_nodes(run.spec, run.shell, run.pace)
     versions = ", ".join(sorted({node.version for node in nodes}))
     run.reporter.event(Event("plan", run.name, Status.DONE, f"{len(nodes)} nodes with Kubernetes {versions}"))
     return nodes

@@ -81,7 +81,7 @@ def _upgrade_worker(run: LabRun, name: str, files: UpgradeFiles, *, force: bool)
     shell, head = run.shell, head_of(run.spec)
     reporter = ClusterReporter(run.reporter, NAMES[ClusterKind.CLOUD])
     reporter.event(Event("upgrade", name, Status.STARTED, "moving its pods away"))
-    cordoned = cluster_nodes(shell, head)[name].cordoned
+    cordoned = cluster_nodes(shell, head, run.pace)[name].cordoned
     try:
         seconds = run.spec.timeouts.drain
         drain_node(name, shell, head, seconds, run.pace, cordoned=cordoned, force=force, verb="upgrade")
@@ -89,11 +89,11 @@ def _upgrade_worker(run: LabRun, name: str, files: UpgradeFiles, *, force: bool)
         reporter.event(Event("upgrade", name, Status.FAILED, "its pods cannot be moved away"))
         if not cordoned:
             with contextlib.suppress(HyperscalerError, OSError):  # the first error is the one to report
-                let_in_again(name, shell, head)
+                let_in_again(name, shell, head, run.pace)
         raise
     changed = _step(run, UpgradeStep.WORKER, [name], files)
     if not cordoned:
-        let_in_again(name, shell, head)
+        let_in_again(name, shell, head, run.pace)
     return changed
 
 
