@@ -15,7 +15,8 @@ _AGAIN_SECONDS = 5.0
 # which an emulated CPU that others compete for does not always keep.
 _NO_ANSWER = re.compile(
     r"^(error: )?(Unable to connect to the server|The connection to the server \S+ was refused"
-    r"|Error from server \((Timeout|ServerTimeout|ServiceUnavailable|TooManyRequests)\))",
+    r"|Error from server \((Timeout|ServerTimeout|ServiceUnavailable|InternalError|TooManyRequests)\))"
+    r'|(Get|Post|Put|Patch|Delete) "https://\S+": (dial|read|write|net|http2|context|EOF)',
     re.MULTILINE,
 )
 

@@ -17,6 +17,9 @@ LATE = [
     "Unable to connect to the server: net/http: TLS handshake timeout",
     "The connection to the server 192.168.200.10:6443 was refused - did you specify the right host or port?",
     "error: Unable to connect to the server: EOF",
+    'error: Get "https://10.0.0.10:6443/api/v1/nodes?limit=500": dial tcp 10.0.0.10:6443: connect: connection refused -'
+    " error from a previous attempt: EOF",
+    'Error from server (InternalError): an error on the server ("[-]poststarthook/rbac/bootstrap-roles failed")',
     "Error from server (Timeout): the server was unable to return a response in the time allotted",
 ]
 
