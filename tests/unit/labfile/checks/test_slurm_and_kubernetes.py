@@ -108,6 +108,42 @@ def test_times_that_are_none(text: str) -> None:
             ],
         ),
         (
+            slurm("partitions: [{name: a, nodes: ['ALL']}]"),
+            [
+                "6:51: error: clusters.hpc.slurm_config.partitions[0].nodes[0]: 'ALL' is not a compute node"
+                " (hpc-compute-1 to hpc-compute-2) | leave `nodes` out: the partition has all compute nodes then"
+            ],
+        ),
+        (
+            slurm("partitions: [{name: a, nodes: ['hpc-compute-*']}]"),
+            [
+                "6:51: error: clusters.hpc.slurm_config.partitions[0].nodes[0]: 'hpc-compute-*' is not a compute node"
+                " (hpc-compute-1 to hpc-compute-2) | write each node, or a range such as hpc-compute-[1-2]"
+            ],
+        ),
+        (
+            slurm("partitions: [{name: a, nodes: ['hpc-compute-[01-02]']}]"),
+            [
+                "6:51: error: clusters.hpc.slurm_config.partitions[0].nodes[0]: 'hpc-compute-01' is not a compute node"
+                " (hpc-compute-1 to hpc-compute-2) | did you mean 'hpc-compute-1'?"
+            ],
+        ),
+        (
+            slurm("partitions: [{name: a, nodes: ['hpc-compute-[1-9999999]']}]"),
+            [
+                "6:51: error: clusters.hpc.slurm_config.partitions[0].nodes[0]: 'hpc-compute-[1-9999999]' names no"
+                " nodes: a number of [1-9999999] has more than 6 digits"
+                " | for example hpc-compute-1 or hpc-compute-[1-2]"
+            ],
+        ),
+        (
+            slurm("partitions: [{name: a, nodes: 'hpc-compute-[1-2]'}]"),
+            [
+                "6:50: error: clusters.hpc.slurm_config.partitions[0].nodes: expected a list, got 'hpc-compute-[1-2]'"
+                ' | write it as a list: ["hpc-compute-[1-2]"]'
+            ],
+        ),
+        (
             slurm("partitions: [{name: a, nodes: ['hpc-compute-[2-1]']}]"),
             [
                 "6:51: error: clusters.hpc.slurm_config.partitions[0].nodes[0]: 'hpc-compute-[2-1]' names no nodes: 2-1"
@@ -141,8 +177,8 @@ def test_times_that_are_none(text: str) -> None:
             [
                 "7:39: error: clusters.cloud.kubernetes_config.mig_strategy: expected one of none, single, mixed,"
                 " got 'foo' | write none, single or mixed",
-                "7:53: error: clusters.cloud.kubernetes_config.ingress: expected none or traefik, got 'haproxy'"
-                " | for example traefik",
+                "7:53: error: clusters.cloud.kubernetes_config.ingress: expected none, traefik or lab-ingress, got"
+                " 'haproxy' | for example lab-ingress",
             ],
         ),
         (
@@ -154,6 +190,16 @@ def test_times_that_are_none(text: str) -> None:
                 " upstream: modules does not have it | write none, or take source: upstream, or a bundle made there",
             ],
         ),
+        (
+            kube("source: upstream, ingress: lab-ingress, helm: true"),
+            [
+                "7:52: error: clusters.cloud.kubernetes_config.ingress: upstream does not have 'lab-ingress' | write"
+                " traefik, or take source: modules, or a bundle made with it",
+                "7:71: error: clusters.cloud.kubernetes_config.helm: upstream does not have Helm | take source:"
+                " modules, or a bundle made with it",
+            ],
+        ),
+        (kube("source: modules, ingress: lab-ingress, helm: true"), []),
         (
             kube("ingress: nginx"),
             [
