@@ -17,7 +17,7 @@ from emulator.core.progress import Event, Reporter, Status
 from emulator.core.stop import StopFlag
 from emulator.core.waiting.pace import Pace
 from emulator.kubernetes.config.kubectl import KUBECTL
-from emulator.lab.patient_kubectl import ask_patiently, run_patiently
+from emulator.kubernetes.config.patient_kubectl import ask_patiently, run_patiently
 from emulator.labfile.model import ClusterKind, ClusterSpec, Role
 from emulator.plan.model import Action, Plan
 from emulator.plan.resources import Domain, Network

@@ -10,7 +10,7 @@ from emulator.core.errors import HyperscalerError
 from emulator.core.ports import Completed, GuestAddress
 from emulator.core.waiting.pace import Pace
 from emulator.core.waiting.watch import Clock
-from emulator.lab.patient_kubectl import ask_patiently, run_patiently
+from emulator.kubernetes.config.patient_kubectl import ask_patiently, run_patiently
 
 HEAD = GuestAddress("cloud-control-plane", IPv4Address("192.168.200.10"), "labadmin")
 LATE = [
