@@ -1,7 +1,7 @@
 """Provision: bring the host to what a lab file asks for, and prove that it works.
 
 `provision` names its stages in their order. The stages that work inside the guests (boot, configure, verify) run for
-each cluster on its own; they are in `emulator.lab.cluster_pipeline`.
+each cluster on its own, from when all that it needs is there; they are in `emulator.lab.cluster_pipeline`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from emulator.core.stop import StopFlag
 from emulator.guests.verify.report import CheckResult
 from emulator.host.acceleration import AccelerationDecision
 from emulator.lab.apply_plan import apply_plan, begin_changes, claim_gpus
-from emulator.lab.cluster_pipeline import Clusters, Step, work_on_clusters
+from emulator.lab.cluster_pipeline import Clusters, Step, clusters_at_work
 from emulator.lab.environment import Environment
 from emulator.lab.lab_files import LoadedLab
 from emulator.lab.open_journal import open_record
@@ -96,10 +96,10 @@ def provision(
         begin_changes(run, loaded.source)
         plan = claim_gpus(run, plan, acceleration)
         Rotator(run).settle()
-        applied = apply_plan(run, plan)
-        intact = [kind for kind in run.spec.clusters if applied.is_intact(kind.value)]
-        clusters = work_on_clusters(run, Step.BOOT, Step.CONFIGURE, Step.VERIFY, kinds=intact)
-        clusters.conclude(applied.error)
+        with clusters_at_work(run, Step.BOOT, Step.CONFIGURE, Step.VERIFY) as work:
+            failure = apply_plan(run, plan, ready=work.begin)
+            clusters = work.end()
+        clusters.conclude(failure)
         _hand_out(run)
         return ProvisionResult(plan, clusters=clusters, seconds=time.monotonic() - started)
 
