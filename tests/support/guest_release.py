@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 
-from emulator.core.debian.releases import DEFAULT_RELEASE, RELEASES, Release
+from emulator.core.debian.releases import DEFAULT_RELEASE, RELEASES, Release, image_of
 
 RELEASE = Release(os.environ["RELEASE"]) if os.environ.get("RELEASE") else None
+IMAGE = image_of("hpc-base", RELEASE)
+"""For tests that need some guest: no second image is built for them than the one that the labs have."""
 
 
 def images_section() -> str:
