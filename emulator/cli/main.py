@@ -25,6 +25,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "access": ("credentials.access", "Give people access to a lab, list it, revoke it."),
     "rotate": ("credentials.rotate", "Replace a secret of a lab: ssh, munge or tls."),
     "kubeconfig": ("credentials.kubeconfig", "Print a kubeconfig of a lab's Kubernetes cluster."),
+    "snapshot": ("snapshots.snapshot", "Set the state of a whole lab aside, and go back to it."),
+    "reset": ("snapshots.reset", "Bring a lab back to how it was when it was verified last."),
     "destroy": ("lab.destroy", "Remove a lab without a trace."),
     "host": ("host.host", "Check and prepare this host, start labs at boot."),
     "gpu": ("gpu.gpu", "Show GPUs, try layouts, see who uses what, give them back."),
@@ -37,6 +39,7 @@ VERBS: dict[str, tuple[str, str]] = {
 SECTIONS: dict[str, str] = {
     "labfile": "Look at a lab file, change nothing",
     "lab": "Make, use and remove a lab",
+    "snapshots": "Rewind a lab",
     "credentials": "People and secrets",
     "gpu": "GPUs",
     "images": "Images and bundles",

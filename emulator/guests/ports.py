@@ -25,13 +25,18 @@ from emulator.labfile.model import ClusterKind, ClusterSpec
 @dataclass(frozen=True, slots=True)
 class Access:
     """How to get into a lab's guests (the prefix enters their network namespace), what GPUs they have, and how patient
-    to be with them on this host."""
+    to be with them on this host. `key`: another private key than the lab's present one."""
 
     paths: LabPaths
     user: str
     prefix: tuple[str, ...]
     gpus: Mapping[str, tuple[NodeGpu, ...]] = field(default_factory=dict)
     pace: Pace = field(default_factory=Pace)
+    key: Path | None = None
+
+    @property
+    def private_key(self) -> Path:
+        return self.key or self.paths.ssh_key
 
 
 @dataclass(frozen=True, slots=True)

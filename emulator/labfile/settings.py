@@ -111,6 +111,19 @@ class SecuritySpec:
 
 
 @dataclass(frozen=True, slots=True)
+class SnapshotSpec:
+    """What is set aside without being asked for each time."""
+
+    pristine: Annotated[
+        bool,
+        key(
+            "Keep a snapshot of the lab as it was verified, for `hyperscaler reset`. It takes the memory that its nodes"
+            " use, on the file system of their disks."
+        ),
+    ] = False
+
+
+@dataclass(frozen=True, slots=True)
 class TimeoutSpec:
     """Seconds that a wait has in any case; with progress it goes on (docs/design/0016). `lock` is a plain limit."""
 
@@ -140,6 +153,9 @@ class Settings:
             see="security.md",
         ),
     ] = field(default_factory=SecuritySpec)
+    snapshots: Annotated[SnapshotSpec, key("Going back to an earlier state.", see="snapshots.md")] = field(
+        default_factory=SnapshotSpec
+    )
     timeouts: Annotated[
         TimeoutSpec,
         key("Seconds that a wait has in any case; after that it goes on while there is progress.", see="operations.md"),

@@ -22,8 +22,10 @@ from emulator.lab.open_journal import open_record
 from emulator.lab.planning.plan import open_to_plan, plan_lab, plan_with_gpus_held, refuse_blocked, refuse_stale
 from emulator.lab.recovery.ledger_repair import repair_records
 from emulator.lab.run import LabRun, LockedRun, locked_run
+from emulator.lab.snapshots.settle import settle_snapshots
 from emulator.operations.credentials.kubeconfigs import hand_out_kubeconfigs
 from emulator.operations.credentials.rotator import Rotator
+from emulator.operations.snapshots.create import keep_pristine
 from emulator.operations.validate import check_on_host
 from emulator.plan.model import Plan
 
@@ -96,11 +98,14 @@ def provision(
         begin_changes(run, loaded.source)
         plan = claim_gpus(run, plan, acceleration)
         Rotator(run).settle()
+        settle_snapshots(run)
         applied = apply_plan(run, plan)
+        settle_snapshots(run)  # what had to wait for a hypervisor after a reboot
         intact = [kind for kind in run.spec.clusters if applied.is_intact(kind.value)]
         clusters = work_on_clusters(run, Step.BOOT, Step.CONFIGURE, Step.VERIFY, kinds=intact)
         clusters.conclude(applied.error)
         _hand_out(run)
+        keep_pristine(run)
         return ProvisionResult(plan, clusters=clusters, seconds=time.monotonic() - started)
 
 

@@ -23,8 +23,10 @@ from emulator.lab.lab_files import lab_names, load_recorded_lab, require_lab_nam
 from emulator.lab.open_journal import LabRecord, open_record
 from emulator.lab.planning.plan import HYPERVISOR_FACT, open_to_plan, plan_lab
 from emulator.lab.recovery.ownership_conflicts import copy_notes
+from emulator.lab.snapshots.store import SnapshotStore
 from emulator.labfile.model import ClusterSpec, NodeSpec
 from emulator.operations.host.autostart import has_autostart
+from emulator.operations.snapshots.listing import interrupted_in
 from emulator.plan.resources import Domain
 from emulator.plan.service_resources import Service
 
@@ -172,6 +174,9 @@ def _known(env: Environment, record: LabRecord, spec: ClusterSpec, busy: str) ->
         if each.open_action
     ]
     problems += _rotations(env, name)
+    interrupted = interrupted_in(SnapshotStore(record.paths))
+    if interrupted and not busy:
+        problems.append(f"{interrupted}; `hyperscaler provision` brings it to an end")
     services = env.supervisor(record.paths.supervisor).services()
     down = {f"{Service.kind}/{info.name}": trouble_of(info) for info in services if trouble_of(info)}
     problems += [f"{key}: {'; '.join(trouble)}" for key, trouble in down.items()]
