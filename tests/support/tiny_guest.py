@@ -96,8 +96,8 @@ def printing_kernel() -> bytes:
 
 
 def counting_kernel() -> bytes:
-    """The same, but it counts in its memory for ever, and says each number as eight letters (a is 0, p is 15) and a line
-    end. The count begins at zero when it boots."""
+    """The same, but it counts in its memory for ever, and says each number as eight letters (a is 0, p is 15) and a
+    line end. The count begins at zero when it boots."""
     code = bytes.fromhex(
         "fa"  # cli
         "bb0000"  # mov bx, 0            the lower half of the count, in si:bx

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from emulator.apply.disk_layers import golden_base
 from emulator.apply.handler import ApplyContext, Handle
+from emulator.apply.handlers.disk_layers import golden_base
 from emulator.apply.handlers.image import Images
 from emulator.apply.path_guard import require_below
 from emulator.core import ids

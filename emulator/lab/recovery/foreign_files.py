@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
-from emulator.apply.disk_layers import golden_base
+from emulator.apply.handlers.disk_layers import golden_base
 from emulator.apply.handlers.image import Images
 from emulator.core.errors import ConflictError, DamagedDiskError, StateError
 from emulator.core.fs import finished_name, mounts_below

@@ -112,6 +112,9 @@ class Creation:
         After a reboot of the host no guest is on, and what was not synced may be lost: the snapshot is given up, and
         the guests boot from their disks, as after every reboot.
         """
+        if self.name in self.store.names():  # it was sealed, and only its end was not put on record
+            self.store.clear()
+            return
         rebooted = operation.boot != read_boot_id() or self.run.lab.session.revive() is None
         if operation.phase is Phase.SEALING and not rebooted:
             self._seal(0.0)

@@ -100,8 +100,8 @@ class Healing:
         return tuple(kind for kind in self.run.spec.clusters if not only_munge or kind is ClusterKind.HPC)
 
     def _let_in(self) -> None:
-        """Wait until all nodes answer, set their clocks, and let those in the lab's present key in that know the old one
-        alone."""
+        """Wait until all nodes answer, set their clocks, and have those take the lab's present key that know the former
+        one alone."""
         run = self.run
         present = run.shell
         former = run.env.guests.shell(dataclasses.replace(run.access, key=self.key)) if self.key.is_file() else present

@@ -164,25 +164,36 @@ def parse_operation(text: bytes, where: str) -> Operation:
     return found
 
 
+_KINDS: Mapping[str, tuple[type, ...]] = {
+    "str": (str,),
+    "int": (int,),
+    "bool": (bool,),
+    "float": (int, float),
+    "Verb": (Verb,),
+    "Phase": (Phase,),
+}
+
+
 def _typed(cls: type, data: Mapping[str, Any]) -> dict[str, Any]:
     """The values of `data` for the class, each of the kind that it declares.
 
     Raises:
-        TypeError: one is of another kind, or there is one too many.
+        TypeError: one is of another kind.
+        KeyError: the class has no such attribute.
     """
-    kinds = {"str": str, "int": int, "bool": bool, "float": (int, float), "Verb": Verb, "Phase": Phase}
     declared = {each.name: str(each.type) for each in fields(cls)}
     for name, value in data.items():
         wanted = declared[name]
-        if wanted in kinds and (
-            not isinstance(value, kinds[wanted]) or (isinstance(value, bool) != (wanted == "bool"))
-        ):  # type: ignore[arg-type]
+        kinds = _KINDS.get(wanted)
+        if kinds is not None and (not isinstance(value, kinds) or isinstance(value, bool) != (wanted == "bool")):
             raise TypeError(name)
-        if wanted.startswith("Mapping") and not (
-            isinstance(value, dict) and all(isinstance(each, str) for each in value.values())
-        ):
+        if wanted.startswith("Mapping") and not _is_text_by_name(value):
             raise TypeError(name)
     return dict(data)
+
+
+def _is_text_by_name(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(each, str) for each in value.values())
 
 
 def _render(data: Mapping[str, Any]) -> bytes:

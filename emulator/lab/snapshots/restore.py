@@ -134,5 +134,6 @@ def _damaged(name: str, what: str, where: str) -> HyperscalerError:
     return StateError(
         f"{what} in snapshot {name} is not what was set aside; nothing was changed",
         where=where,
-        fix="delete that snapshot, or restore with --disk-only if its disks are whole (hyperscaler snapshot show --check)",
+        fix="delete that snapshot, or restore with --disk-only if its disks are whole (hyperscaler snapshot show"
+        " --check)",
     )

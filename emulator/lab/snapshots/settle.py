@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from emulator.lab.run import LabRun
 from emulator.lab.snapshots.create import Creation
+from emulator.lab.snapshots.layers import tidy
 from emulator.lab.snapshots.manifest import Verb
 from emulator.lab.snapshots.restore import Restoration
 from emulator.lab.snapshots.store import SnapshotStore
 
 
 def settle_snapshots(run: LabRun) -> None:
-    """Undo or carry on the operation that is on record, if there is one. The run has begun.
+    """Undo or carry on the operation that is on record, and remove remains. The run has begun.
 
     Raises:
         StateError: its record is damaged.
@@ -19,6 +20,7 @@ def settle_snapshots(run: LabRun) -> None:
     store = SnapshotStore(run.paths)
     operation = store.operation()
     if operation is None:
+        tidy(run, store)
         return
     name, verb = operation.snapshot, operation.verb
     run.reporter.note(f"{verb} of snapshot {name} was interrupted; it is brought to an end first")

@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from emulator.apply.disk_layers import layers_under
+from emulator.apply.handlers.disk_layers import layers_under
 from emulator.core.errors import DamagedDiskError, UsageError
 from emulator.core.fs import private_directory, remove_tree, sync, write_private
 from emulator.core.paths import LabPaths
@@ -133,6 +133,10 @@ class SnapshotStore:
                 return layer
             base = disks.overlay_base(layer)
         return base
+
+    def has_remains(self) -> bool:
+        """Whether there is something of snapshots that are not whole."""
+        return self.root.is_dir() and set(self._directories()) != set(self.names())
 
     def collect(self, disks: DiskTool) -> None:
         """Remove what belongs to no snapshot and serves no disk. Not to be called while an operation is on record."""

@@ -95,7 +95,7 @@ def _require_free(run: LabRun, name: str) -> None:
 def keep_pristine(run: LabRun) -> None:
     """Have a snapshot of the lab as it was verified, if its file asks for one; one that does not fit is made anew.
 
-    What is in the way is told and does not fail the command: the lab is as it was asked for.
+    What is in the way is a warning and fails no command: the lab is as it was asked for.
     """
     if not run.spec.snapshots.pristine:
         return

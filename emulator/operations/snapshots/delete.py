@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from emulator.core import ids
-from emulator.core.errors import HyperscalerError
-from emulator.core.progress import Event, Reporter, Status
+from emulator.core.progress import Reporter
 from emulator.core.stop import StopFlag
 from emulator.lab.environment import Environment
 from emulator.lab.run import LabRun, provisioned_run
-from emulator.lab.snapshots.guest_states import GuestStates
+from emulator.lab.snapshots.layers import tidy
 from emulator.lab.snapshots.manifest import check_name
-from emulator.lab.snapshots.present import domains
 from emulator.lab.snapshots.settle import settle_snapshots
 from emulator.lab.snapshots.store import SnapshotStore
 from emulator.operations.credentials.rotator import Rotator
@@ -42,24 +39,5 @@ def remove(run: LabRun, name: str) -> int:
     store = SnapshotStore(run.paths)
     before = store.free_bytes()
     store.unpublish(name)
-    _flatten(run, store)
-    store.collect(run.env.disks)
+    tidy(run, store)
     return max(0, store.free_bytes() - before)
-
-
-def _flatten(run: LabRun, store: SnapshotStore) -> None:
-    """Let the disks of running guests stand on layers of snapshots only, and on golden images. The others keep theirs
-    until they run: the layers are collected then."""
-    guests = GuestStates(run, store)
-    if run.lab.session.revive() is None:
-        return
-    for node in domains(run):
-        disk = store.disk(node)
-        base = store.kept_base(run.env.disks, disk)
-        if base is None or base == run.env.disks.overlay_base(disk) or not guests.is_on(node):
-            continue
-        run.reporter.event(Event("snapshot", node, Status.RUNNING, "putting the layers of its disk together"))
-        try:
-            guests.hypervisor.flatten_disk(ids.host_name(run.name, node), base)
-        except HyperscalerError as error:
-            run.reporter.warn(f"the layers under the disk of {node} stay for now: {error.what}")

@@ -8,7 +8,7 @@ from typing import Any
 
 from emulator.core.errors import HyperscalerError, StateError
 from emulator.lab.environment import Environment
-from emulator.lab.lab_files import load_recorded_lab, require_lab
+from emulator.lab.lab_files import require_lab
 from emulator.lab.open_journal import open_record
 from emulator.lab.snapshots.manifest import Manifest
 from emulator.lab.snapshots.restore import check_disks
@@ -41,8 +41,8 @@ class SnapshotLine:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotList:
-    """`remains_bytes`: of snapshots that were deleted, and whose layers still serve disks. `interrupted`: what a command
-    has left half done."""
+    """`remains_bytes`: of snapshots that were deleted, and whose layers still serve disks. `interrupted`: what a
+    command has left half done."""
 
     snapshots: tuple[SnapshotLine, ...]
     remains_bytes: int = 0
@@ -75,7 +75,7 @@ def show_snapshot(env: Environment, lab: str, name: str, *, check: bool = False)
         UsageError: no such lab or snapshot.
         StateError: its record is damaged.
     """
-    load_recorded_lab(env.home, lab)
+    require_lab(env.home, lab)
     store = SnapshotStore(open_record(env.home, lab).paths)
     manifest = store.manifest(name)
     return SnapshotLine(name, store.space(name), manifest, whole=check_disks(store, manifest) if check else {})

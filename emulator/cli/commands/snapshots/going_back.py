@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from emulator.cli.options import confirmed, refuse_file_name
+from emulator.cli.options import confirmed, load_by_name
 from emulator.cli.output import print_json, say
 from emulator.cli.render.progress import paused, reporting
 from emulator.cli.render.run_log import run_log
@@ -27,12 +27,12 @@ def go_back(
     as_json: bool,
 ) -> None:
     """Ask, go back to the snapshot, and say how the lab is."""
-    from emulator.cli.render.snapshots import age_text
+    from emulator.cli.render.snapshots.text import age_text
     from emulator.operations.snapshots.restore import RestoreOptions, restore_snapshot
     from emulator.wiring import real_environment
 
-    refuse_file_name(lab)
     env = real_environment()
+    load_by_name(env, lab)
     with (
         stop_on_signals() as stop,
         run_log(env.home.lab(lab).logs, verb.partition(" ")[0]),

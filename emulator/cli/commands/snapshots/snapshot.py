@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from emulator.cli.lazy_group import VerbsGroup
-from emulator.cli.options import lab_argument, needs_host, refuse_file_name, wait_option
+from emulator.cli.options import lab_argument, load_by_name, needs_host, refuse_file_name, wait_option
 from emulator.cli.output import json_option, print_json, say
 from emulator.cli.render.progress import reporting
 from emulator.cli.render.run_log import run_log
@@ -32,12 +32,12 @@ def create(lab: str, name: str, *, disk_only: bool, wait_seconds: float, as_json
 
     With --disk-only the machines are shut down for it, and booted again.
     """
-    from emulator.cli.render.snapshots import made_text
+    from emulator.cli.render.snapshots.text import made_text
     from emulator.operations.snapshots.create import create_snapshot
     from emulator.wiring import real_environment
 
-    refuse_file_name(lab)
     env = real_environment()
+    load_by_name(env, lab)
     with (
         stop_on_signals() as stop,
         run_log(env.home.lab(lab).logs, "snapshot"),
@@ -56,7 +56,7 @@ def create(lab: str, name: str, *, disk_only: bool, wait_seconds: float, as_json
 @json_option
 def show_all(lab: str, *, as_json: bool) -> None:
     """List the snapshots of LAB, and the space that they take."""
-    from emulator.cli.render.snapshots import list_text, snapshots_table
+    from emulator.cli.render.snapshots.text import list_text, snapshots_table
     from emulator.cli.render.tables import show as show_table
     from emulator.operations.snapshots.listing import list_snapshots
     from emulator.wiring import real_environment
@@ -87,7 +87,7 @@ def show_all(lab: str, *, as_json: bool) -> None:
 @json_option
 def show(lab: str, name: str, *, check: bool, as_json: bool) -> None:
     """Show the snapshot NAME of LAB, machine by machine."""
-    from emulator.cli.render.snapshots import snapshot_text
+    from emulator.cli.render.snapshots.text import snapshot_text
     from emulator.operations.snapshots.listing import show_snapshot
     from emulator.wiring import real_environment
 
@@ -138,12 +138,12 @@ def restore(
 @needs_host
 def delete(lab: str, name: str, *, wait_seconds: float, as_json: bool) -> None:
     """Delete the snapshot NAME of LAB. The machines go on, and so does what other snapshots need of it."""
-    from emulator.cli.render.snapshots import size_text
+    from emulator.cli.render.snapshots.text import size_text
     from emulator.operations.snapshots.delete import delete_snapshot
     from emulator.wiring import real_environment
 
-    refuse_file_name(lab)
     env = real_environment()
+    load_by_name(env, lab)
     with (
         stop_on_signals() as stop,
         run_log(env.home.lab(lab).logs, "snapshot"),
