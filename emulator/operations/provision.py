@@ -22,6 +22,7 @@ from emulator.lab.open_journal import open_record
 from emulator.lab.planning.plan import open_to_plan, plan_lab, plan_with_gpus_held, refuse_blocked, refuse_stale
 from emulator.lab.recovery.ledger_repair import repair_records
 from emulator.lab.run import LabRun, LockedRun, locked_run
+from emulator.lab.snapshots.parked import refuse_parked
 from emulator.lab.snapshots.settle import settle_snapshots
 from emulator.operations.credentials.kubeconfigs import hand_out_kubeconfigs
 from emulator.operations.credentials.rotator import Rotator
@@ -82,14 +83,15 @@ def provision(
     The bytes of the file are kept with the lab, so that later commands need only the lab's name.
 
     Raises:
-        ConflictError: another command works on the lab, something foreign is in the way, or the journal in the lab's
-            directory is another lab's.
+        ConflictError: another command works on the lab, it is suspended or stopped, something foreign is in the way,
+            or the journal in the lab's directory is another lab's.
         VerifyError: everything was made, but a probe failed.
         HyperscalerError: something failed. A cluster that the failure does not touch was brought up all the same; the
             message says so.
     """
     started, name, seconds = time.monotonic(), loaded.spec.name, options.wait_seconds
     with locked_run(env, name, options.command, reporter, stop, wait_seconds=seconds) as locked:
+        refuse_parked(locked.paths, name)
         run = _open(locked, loaded)
         acceleration = check_on_host(env, loaded, run.lab, run.state, reporter)
         plan = _plan(run, acceleration)

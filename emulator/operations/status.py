@@ -23,6 +23,8 @@ from emulator.lab.lab_files import lab_names, load_recorded_lab, require_lab_nam
 from emulator.lab.open_journal import LabRecord, open_record
 from emulator.lab.planning.plan import HYPERVISOR_FACT, open_to_plan, plan_lab
 from emulator.lab.recovery.ownership_conflicts import copy_notes
+from emulator.lab.snapshots.manifest import Verb
+from emulator.lab.snapshots.parked import parked
 from emulator.lab.snapshots.store import SnapshotStore
 from emulator.labfile.model import ClusterSpec, NodeSpec
 from emulator.operations.host.autostart import has_autostart
@@ -48,8 +50,8 @@ class NodeStatus:
 
 @dataclass(frozen=True, slots=True)
 class LabStatus:
-    """`busy` names the command that works on the lab now; `problems` need attention, `notes` do not; `services` are the
-    processes that stay running for the lab."""
+    """`rest`: suspended, stopped, or empty. `busy` names the command that works on the lab now; `problems` need
+    attention, `notes` do not; `services` are the processes that stay running for the lab."""
 
     name: str
     hypervisor: str
@@ -61,6 +63,7 @@ class LabStatus:
     autostart: bool = False
     notes: tuple[str, ...] = ()
     services: tuple[ServiceInfo, ...] = ()
+    rest: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -81,6 +84,7 @@ class LabStatus:
             ],
             "clusters": dict(self.clusters),
             "busy": self.busy,
+            "rest": self.rest,
             "autostart": self.autostart,
             "problems": list(self.problems),
             "notes": list(self.notes),
@@ -165,9 +169,13 @@ def _known(env: Environment, record: LabRecord, spec: ClusterSpec, busy: str) ->
     hypervisor = state.facts.get(HYPERVISOR_FACT, "")
     problems = [f"journal line {damage.line}: {damage.why}" for damage in record.store.damage if not damage.torn]
     domains, trouble = _domains(env, record, hypervisor)
-    problems += trouble
     nodes = tuple(_node(spec, node, domains) for node in spec.nodes)
-    problems += [f"{node.name} is {node.state}" for node in nodes if node.state != "running"]
+    rest = _rest(record)
+    if rest:
+        trouble = []  # after a reboot of the host its hypervisor does not run, and need not
+        nodes = tuple(replace(node, state=rest) if node.state in ("shutoff", "unknown") else node for node in nodes)
+    problems += trouble
+    problems += [f"{node.name} is {node.state}" for node in nodes if node.state not in ("running", rest)]
     problems += [
         f"{each.resource.id}: an interrupted {each.open_action} is open"
         for each in state.resources.values()
@@ -179,15 +187,29 @@ def _known(env: Environment, record: LabRecord, spec: ClusterSpec, busy: str) ->
         problems.append(f"{interrupted}; `hyperscaler provision` brings it to an end")
     services = env.supervisor(record.paths.supervisor).services()
     down = {f"{Service.kind}/{info.name}": trouble_of(info) for info in services if trouble_of(info)}
-    problems += [f"{key}: {'; '.join(trouble)}" for key, trouble in down.items()]
+    if not rest:  # after a reboot of the host they do not run, and need not
+        problems += [f"{key}: {'; '.join(trouble)}" for key, trouble in down.items()]
     notes: tuple[str, ...] = ()
-    if domains is not None and not busy:
+    if domains is not None and not busy and not rest:
         stopped = {f"{Domain.kind}/{node.name}" for node in nodes if node.state not in ("running", "absent")}
         drift, notes = _drift(env, record, spec, shown={*stopped, *down})
         problems += drift
     phases = {key.removeprefix("phase/"): value for key, value in state.facts.items() if key.startswith("phase/")}
     autostart = has_autostart(env, name)
-    return LabStatus(name, hypervisor, phases, nodes, {}, busy, tuple(problems), autostart, notes, services)
+    if rest:
+        notes = (*notes, f"the lab is {rest}; `hyperscaler {_WAKES[rest]} {name}` lets it go on")
+    return LabStatus(name, hypervisor, phases, nodes, {}, busy, tuple(problems), autostart, notes, services, rest)
+
+
+_WAKES = {"suspended": "resume", "stopped": "start"}
+
+
+def _rest(record: LabRecord) -> str:
+    try:
+        found = parked(record.paths)
+    except HyperscalerError:  # it is damaged, which is one of the problems
+        return ""
+    return "" if found is None else "suspended" if found.verb is Verb.SUSPEND else "stopped"
 
 
 def _rotations(env: Environment, name: str) -> list[str]:

@@ -17,7 +17,7 @@ from emulator.core.ports import DomainState
 from emulator.core.trust.identity import read_boot_id
 from emulator.lab.run import LabRun
 from emulator.lab.snapshots.guest_states import GuestStates
-from emulator.lab.snapshots.manifest import Manifest, Operation, Phase, SavedNode, Verb
+from emulator.lab.snapshots.manifest import SUSPENDED, Manifest, Operation, Phase, SavedNode, Verb
 from emulator.lab.snapshots.present import domains
 from emulator.lab.snapshots.store import SnapshotStore, used_bytes
 
@@ -129,14 +129,12 @@ class Creation:
             self._seal(0.0)
 
     def _undo(self) -> None:
-        """The guests as they were, by their states where these were saved. A state that a guest went on from is
-        removed before the guest goes on."""
-        for node, info in self.guests.infos().items():
-            ram = self.store.ram(self.name, node)
-            if info is not None and info.state is DomainState.SHUTOFF and ram.is_file():
-                self.guests.hypervisor.restore_domain(info.name, ram)
-            ram.unlink(missing_ok=True)
-        self._resume()
+        """The guests as they were; those that were shut down boot."""
+        if self.ram:
+            self.guests.take_back(self.name)
+            self.guests.end("snapshot")
+        else:
+            self._resume()
         self._forget()
 
     def _give_up(self, operation: Operation) -> None:
@@ -178,7 +176,9 @@ def require_ready(creation: Creation) -> None:
             f"the memory of {', '.join(held)} cannot be saved: a device of the host is passed to it, whose state nobody"
             " can read",
             where=name,
-            fix=f"hyperscaler snapshot create {name} {creation.name} --disk-only",
+            fix=f"hyperscaler stop {name}"
+            if creation.name == SUSPENDED
+            else f"hyperscaler snapshot create {name} {creation.name} --disk-only",
         )
     memory = sum(info.memory_mib for info in infos.values() if info is not None) << 20 if creation.ram else 0
     free = creation.store.free_bytes()

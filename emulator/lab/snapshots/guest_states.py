@@ -122,6 +122,16 @@ class GuestStates:
 
         self._each("restore", domains(self.run), restore)
 
+    def take_back(self, snapshot: str) -> None:
+        """The guests as they were before `pause` and `save`, by their states where these were saved. A state that a
+        guest goes on from is removed before the guest goes on."""
+        for node, info in self.infos().items():
+            ram = self.store.ram(snapshot, node)
+            if info is not None and info.state is DomainState.SHUTOFF and ram.is_file():
+                self.hypervisor.restore_domain(info.name, ram)
+            ram.unlink(missing_ok=True)
+        self.resume(domains(self.run))
+
     # ---------------------------------------------------------------- journal
     def begin(self, action: str) -> None:
         """On record: from here on the guests are not as `provision` left them."""

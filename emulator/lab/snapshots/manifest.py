@@ -16,6 +16,9 @@ FORMAT = 1
 PRISTINE = "pristine"
 """The snapshot that `reset` goes back to."""
 
+SUSPENDED = "suspended"
+"""Where the saved states of a suspended lab lie; no snapshot has this name."""
+
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,28}[a-z0-9])?")
 
 
@@ -27,6 +30,8 @@ def check_name(name: str) -> None:
     """
     if not _NAME.fullmatch(name):
         raise UsageError(f"{name!r} is not a snapshot's name: lower-case letters, digits and dashes, at most 30")
+    if name == SUSPENDED:
+        raise UsageError(f"no snapshot can be called {name}: it is what `hyperscaler suspend` makes")
 
 
 def is_name(name: str) -> bool:
@@ -113,12 +118,15 @@ def parse_manifest(text: bytes, where: str) -> Manifest:
 class Verb(StrEnum):
     CREATE = "create"
     RESTORE = "restore"
+    SUSPEND = "suspend"
+    STOP = "stop"
 
 
 class Phase(StrEnum):
     """Where an operation is; each phase can be carried out again from its beginning.
 
-    create: saving, freezing, resuming, sealing. restore: rewinding, resuming, healing.
+    create: saving, freezing, resuming, sealing. restore: rewinding, resuming, healing. suspend: saving, parked, and on
+    the way back rewinding, resuming, healing. stop: saving, parked.
     """
 
     SAVING = "saving"
@@ -127,6 +135,7 @@ class Phase(StrEnum):
     SEALING = "sealing"
     REWINDING = "rewinding"
     HEALING = "healing"
+    PARKED = "parked"
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,18 +22,27 @@ from emulator.lab.snapshots.store import SnapshotStore
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Restoration:
-    """The way back to the snapshot `manifest`; with `ram` its guests go on from their memory, else they boot."""
+    """The way back to the snapshot `manifest`; with `ram` its guests go on from their memory, else they boot.
+
+    `verb`: suspend for a lab that was suspended: its guests go on with the disks that they have.
+    """
 
     run: LabRun
     store: SnapshotStore
     guests: GuestStates
     manifest: Manifest
     ram: bool
+    verb: Verb = Verb.RESTORE
 
     @classmethod
-    def of(cls, run: LabRun, manifest: Manifest, *, ram: bool) -> Restoration:
+    def of(cls, run: LabRun, manifest: Manifest, *, ram: bool, verb: Verb = Verb.RESTORE) -> Restoration:
         store = SnapshotStore(run.paths)
-        return cls(run, store, GuestStates(run, store), manifest, ram)
+        return cls(run, store, GuestStates(run, store), manifest, ram, verb)
+
+    @property
+    def _action(self) -> str:
+        """In the journal."""
+        return "resume" if self.verb is Verb.SUSPEND else "rewind"
 
     @property
     def name(self) -> str:
@@ -61,12 +70,13 @@ class Restoration:
             HyperscalerError: a guest cannot be restored, or not be brought up to date; the same command goes on.
         """
         self._record(Phase.REWINDING)
-        self.guests.begin("rewind")
+        self.guests.begin(self._action)
         self._from_rewinding()
 
     def _from_rewinding(self) -> None:
         self.guests.power_off()
-        self.guests.rewind(self.name)
+        if self.verb is Verb.RESTORE:
+            self.guests.rewind(self.name)
         if self.ram:
             self.guests.restore(self.name)
         self._from_resuming()
@@ -79,7 +89,7 @@ class Restoration:
             self.guests.resume(domains(self.run))
         else:
             self.guests.boot()
-        self.guests.end("rewind", started_with=self.manifest if self.ram else None)
+        self.guests.end(self._action, started_with=self.manifest if self.ram else None)
         self._record(Phase.HEALING)
         self._heal(healing)
 
@@ -106,8 +116,7 @@ class Restoration:
     def _after_reboot(self, operation: Operation) -> None:
         if operation.phase is Phase.REWINDING:
             self._rewind_disks_alone()
-        for domain in domains(self.run).values():
-            self.run.store.end("rewind", domain, self.run.store.handle(domain.id))
+        self.guests.end(self._action)
         self.store.record(dataclasses.replace(operation, phase=Phase.HEALING, ram=False, boot=read_boot_id()))
 
     def _healing(self) -> Healing:
@@ -118,7 +127,7 @@ class Restoration:
             self.run.env.disks.rewind(self.store.disk(node), base=self.store.frozen(self.name, node))
 
     def _record(self, phase: Phase) -> None:
-        self.store.record(Operation(Verb.RESTORE, self.name, phase, self.ram, read_boot_id()))
+        self.store.record(Operation(self.verb, self.name, phase, self.ram, read_boot_id()))
 
 
 def check_disks(store: SnapshotStore, manifest: Manifest) -> Mapping[str, bool]:

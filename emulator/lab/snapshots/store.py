@@ -64,9 +64,14 @@ class SnapshotStore:
         return tuple(name for name in self._directories() if (self.directory(name) / _MANIFEST).is_file())
 
     def _directories(self) -> tuple[str, ...]:
-        if self.root.is_symlink() or not self.root.is_dir():
+        if not self._is_there():
             return ()
-        return tuple(sorted(path.name for path in self.root.iterdir() if path.is_dir() and is_name(path.name)))
+        found = (path for path in self.root.iterdir() if path.is_dir() and not path.is_symlink())
+        return tuple(sorted(path.name for path in found if is_name(path.name)))
+
+    def _is_there(self) -> bool:
+        """A link in the place of the directory was planted, and nothing is behind it."""
+        return self.root.is_dir() and not self.root.is_symlink()
 
     def manifest(self, name: str) -> Manifest:
         """Raises: UsageError when there is no such snapshot; StateError when its record is damaged."""
@@ -116,7 +121,7 @@ class SnapshotStore:
 
     def clear(self) -> None:
         self._operation.unlink(missing_ok=True)
-        if self.root.is_dir():
+        if self._is_there():
             sync(self.root)
 
     # ---------------------------------------------------------------- layers
@@ -135,8 +140,10 @@ class SnapshotStore:
         return base
 
     def has_remains(self) -> bool:
-        """Whether there is something of snapshots that are not whole."""
-        return self.root.is_dir() and set(self._directories()) != set(self.names())
+        """Whether there is something of snapshots that are not whole, or a directory without any."""
+        if not self._is_there():
+            return False
+        return set(self._directories()) != set(self.names()) or not any(self.root.iterdir())
 
     def collect(self, disks: DiskTool) -> None:
         """Remove what belongs to no snapshot and serves no disk. Not to be called while an operation is on record."""
@@ -154,7 +161,7 @@ class SnapshotStore:
                     remove_tree(path)
             if not any(self.directory(name).iterdir()):
                 self.directory(name).rmdir()
-        if self.root.is_dir() and not any(self.root.iterdir()):
+        if self._is_there() and not any(self.root.iterdir()):
             self.root.rmdir()
 
     def _readable_layers(self, disks: DiskTool, top: Path) -> tuple[Path, ...]:

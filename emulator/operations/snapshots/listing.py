@@ -10,7 +10,7 @@ from emulator.core.errors import HyperscalerError, StateError
 from emulator.lab.environment import Environment
 from emulator.lab.lab_files import require_lab
 from emulator.lab.open_journal import open_record
-from emulator.lab.snapshots.manifest import Manifest
+from emulator.lab.snapshots.manifest import Manifest, Phase
 from emulator.lab.snapshots.restore import check_disks
 from emulator.lab.snapshots.store import SnapshotStore
 
@@ -65,7 +65,9 @@ def interrupted_in(store: SnapshotStore) -> str:
         operation = store.operation()
     except StateError as error:
         return error.what
-    return f"{operation.verb} of snapshot {operation.snapshot} did not end ({operation.phase})" if operation else ""
+    if operation is None or operation.phase is Phase.PARKED:
+        return ""
+    return f"{operation.verb} ({operation.snapshot}) did not end: it was {operation.phase}"
 
 
 def show_snapshot(env: Environment, lab: str, name: str, *, check: bool = False) -> SnapshotLine:
