@@ -16,7 +16,7 @@ import pytest
 
 from emulator.core.errors import HyperscalerError
 from emulator.core.fs import write_private
-from tests.support.branches import ENDED, TOLD, meet_faults
+from tests.support.branches import ENDED, TOLD, fill_disk, meet_faults
 from tests.support.rewinding import NODES, Rewound
 from tests.support.simulated_world import LAB, SimulatedHost, Snapshot
 from tests.support.stop_points import documented, find_stops, in_sequence
@@ -166,3 +166,17 @@ def test_two_commands_at_once_leave_one_of_them_told(bench: Bench) -> None:
     bench.host.hook.before = lambda _name: None
     assert told and bench.lab.store.names() == ("first", "second")
     assert (bench.host.home.lab(LAB).disks).is_dir()
+
+
+@pytest.mark.parametrize("command", ["create", "restore"])
+def test_a_full_disk_is_told_and_loses_nothing(bench: Bench, command: str) -> None:
+    """Each write in turn finds no space, and the following ones do: room was made."""
+    act, allowed = COMMANDS[command]
+    bench.host.restore(bench.start)
+    filled, writes = fill_disk(bench.host, lambda: act(bench.lab), stays_full=False)
+    assert writes > 20
+    assert {end.how for end in filled.ends} <= {ENDED, TOLD}, [
+        end for end in filled.ends if end.how not in (ENDED, TOLD)
+    ]
+    for key, machine in filled.machines.items():
+        assert_settled(bench, machine, allowed, key)

@@ -12,7 +12,9 @@ import hashlib
 import time
 from pathlib import Path
 
+from emulator.apply.executor import os_errors_translated
 from emulator.core.errors import ConflictError, HyperscalerError
+from emulator.core.fs import sync
 from emulator.core.ports import DomainState
 from emulator.core.trust.identity import read_boot_id
 from emulator.lab.run import LabRun
@@ -51,8 +53,9 @@ class Creation:
         self.guests.begin("snapshot")
         paused = time.monotonic()
         try:
-            self.store.begin(draft)
-            self._save()
+            with os_errors_translated(f"snapshot {self.name}"):
+                self.store.begin(draft)
+                self._save()
         except HyperscalerError:
             with contextlib.suppress(HyperscalerError):  # the first error is the one to report; the record stays
                 self._undo()
@@ -86,6 +89,10 @@ class Creation:
     def _seal(self, paused_seconds: float) -> Manifest:
         """Sum up what was set aside; from here on it is a snapshot."""
         self._record(Phase.SEALING)
+        with os_errors_translated(f"snapshot {self.name}"):
+            return self._published(paused_seconds)
+
+    def _published(self, paused_seconds: float) -> Manifest:
         draft = self.store.draft(self.name)
         nodes = tuple(self._summed(node) for node in draft.nodes)
         manifest = dataclasses.replace(draft, nodes=nodes, paused_seconds=round(paused_seconds, 1))
@@ -96,6 +103,8 @@ class Creation:
     def _summed(self, node: SavedNode) -> SavedNode:
         disk, ram = self.store.frozen(self.name, node.name), self.store.ram(self.name, node.name)
         base = self.run.env.disks.overlay_base(disk)
+        if self.ram:
+            sync(ram)  # while the guests stood still there was no time for that
         return dataclasses.replace(
             node,
             base=str(base or ""),
@@ -198,7 +207,7 @@ def devices_of(guests: GuestStates) -> tuple[str, ...]:
 
 
 def sum_of(path: Path) -> str:
-    """SHA-256 over the content of a file, whose content is on the disk when this returns."""
+    """SHA-256 over the content of a file."""
     total = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(_BLOCK):

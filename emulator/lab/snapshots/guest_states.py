@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from emulator.apply.executor import os_errors_translated
 from emulator.apply.handler import ApplyContext
 from emulator.core import ids
 from emulator.core.errors import HyperscalerError
@@ -148,8 +149,13 @@ class GuestStates:
     def _each(self, what: str, nodes: Iterable[str], action: Callable[[str], None]) -> None:
         """Do the same with several guests side by side, and report the first failure once all have ended."""
         names = tuple(nodes)
+
+        def act(name: str) -> None:
+            with os_errors_translated(f"{what} {name}"):
+                action(name)
+
         with threads(min(len(names), _WORKERS), "snapshot") as pool:
-            done = [pool.submit(action, name) for name in names]
+            done = [pool.submit(act, name) for name in names]
         errors = [error for error in (each.exception() for each in done) if error is not None]
         if errors:
             raise next((each for each in errors if not isinstance(each, HyperscalerError)), errors[0])

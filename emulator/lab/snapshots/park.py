@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 
-from emulator.apply.executor import Executor
+from emulator.apply.executor import Executor, os_errors_translated
 from emulator.core.errors import HyperscalerError
 from emulator.core.fs import sync
 from emulator.core.trust.identity import read_boot_id
@@ -42,12 +42,13 @@ class Parking:
         self._record(Verb.SUSPEND, Phase.SAVING)
         self.guests.begin("suspend")
         try:
-            self.store.begin(draft)
-            self.guests.pause()
-            self.guests.save(SUSPENDED)
-            for node in domains(self.run):
-                sync(self.store.ram(SUSPENDED, node))
-            sync(self.store.directory(SUSPENDED))
+            with os_errors_translated(SUSPENDED):
+                self.store.begin(draft)
+                self.guests.pause()
+                self.guests.save(SUSPENDED)
+                for node in domains(self.run):
+                    sync(self.store.ram(SUSPENDED, node))
+                sync(self.store.directory(SUSPENDED))
         except HyperscalerError:
             with contextlib.suppress(HyperscalerError):  # the first error is the one to report; the record stays
                 self._take_back()

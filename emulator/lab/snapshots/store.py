@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from emulator.apply.executor import os_errors_translated
 from emulator.apply.handlers.disk_layers import layers_under
 from emulator.core.errors import DamagedDiskError, UsageError
 from emulator.core.fs import private_directory, remove_tree, sync, write_private
@@ -147,6 +148,10 @@ class SnapshotStore:
 
     def collect(self, disks: DiskTool) -> None:
         """Remove what belongs to no snapshot and serves no disk. Not to be called while an operation is on record."""
+        with os_errors_translated("snapshots"):
+            self._collect(disks)
+
+    def _collect(self, disks: DiskTool) -> None:
         whole = set(self.names())
         tops = [*self._paths.disks.glob(f"*{_DISK}")]
         tops += [path for name in whole for path in self.directory(name).glob(f"*{_DISK}")]
