@@ -193,3 +193,25 @@ def test_a_disk_whose_freezing_was_interrupted_is_frozen_whole(bench: Bench) -> 
     assert bench.disks.overlay_base(bench.disk) == bench.frozen
     assert bench.frozen.stat().st_nlink == 1
     assert bench.frozen.stat().st_mode & 0o222 == 0
+
+
+def test_a_state_that_was_saved_after_flattening_is_restored_on_the_layers_of_now(bench: Bench) -> None:
+    base = bench.guests.root.parent / "base.qcow2"
+    bench.start()
+    bench.hypervisor.power_off_domain("a")
+    bench.freeze()
+    bench.hypervisor.start_domain("a")
+    bench.hypervisor.flatten_disk("a", base)
+    bench.hypervisor.save_domain("a", bench.ram)
+    second = bench.guests.root / "snapshots" / "t" / "a.qcow2"
+    second.parent.mkdir(parents=True)
+    bench.hypervisor.admit_guests([second.parent])
+    bench.disks.freeze(bench.disk, second)
+    bench.hypervisor.restore_domain("a", bench.ram)
+    bench.hypervisor.start_domain("a")
+    bench.count()
+    if isinstance(bench.hypervisor, LibvirtHypervisor):
+        text = bench.hypervisor._connect().lookupByName("a").XMLDesc(0)
+        assert re.findall(r"<source file='([^']+qcow2)'", text) == [str(bench.disk), str(second), str(base)]
+    bench.hypervisor.flatten_disk("a", base)
+    assert bench.disks.overlay_base(bench.disk) == base

@@ -67,17 +67,32 @@ def restore(connection: Any, handle: Any, file: Path, *, where: str) -> None:
         raise HypervisorError("it is on: a saved state can only be restored while it is off", where=where)
     if not file.is_file():
         raise HypervisorError("its saved state is gone", where=str(file))
-    text = call(lambda: connection.saveImageGetXMLDesc(str(file), 0), where=where)
-    if ET.fromstring(text).findtext("uuid") != handle.UUIDString():  # noqa: S314 - written by libvirt
+    domain = ET.fromstring(  # noqa: S314 - written by libvirt
+        call(lambda: connection.saveImageGetXMLDesc(str(file), 0), where=where)
+    )
+    if domain.findtext("uuid") != handle.UUIDString():
         raise HypervisorError("it is the saved state of another guest", where=str(file))
-    call(lambda: connection.restoreFlags(str(file), None, flags), where=where, seconds=SAVE_SECONDS)
+    edited = without_layers(domain)
+    call(lambda: connection.restoreFlags(str(file), edited, flags), where=where, seconds=SAVE_SECONDS)
+
+
+def without_layers(domain: ET.Element) -> str | None:
+    """The description without what it says of layers under its disks; None where it says nothing of them.
+
+    libvirt finds the layers by the headers of the disks. A description that named those of the time of saving would win
+    over the headers, and the guest would read another disk.
+    """
+    named = [(disk, layer) for disk in domain.findall("devices/disk") for layer in disk.findall("backingStore")]
+    for disk, layer in named:
+        disk.remove(layer)
+    return ET.tostring(domain, encoding="unicode") if named else None
 
 
 def flatten(handle: Any, base: Path, *, where: str) -> None:
     """See `SavedStates.flatten_disk`."""
     if not call(handle.isActive, where=where):
         raise HypervisorError("it is off: its disk can only be flattened while it is on", where=where)
-    layers = _layers(call(lambda: handle.XMLDesc(0), where=where))
+    layers = layers_of(call(lambda: handle.XMLDesc(0), where=where))
     if str(base) not in layers:
         raise HypervisorError(f"{base} is not under its disk", where=where)
     if layers.index(str(base)) == 0:
@@ -86,12 +101,12 @@ def flatten(handle: Any, base: Path, *, where: str) -> None:
     tolerate((OPERATION_INVALID,), lambda: handle.blockRebase(_DISK, str(base), 0, 0), where=where)
     while call(lambda: handle.blockJobInfo(_DISK, 0), where=where):
         time.sleep(_POLL_SECONDS)
-    layers = _layers(call(lambda: handle.XMLDesc(0), where=where))
+    layers = layers_of(call(lambda: handle.XMLDesc(0), where=where))
     if not layers or layers[0] != str(base):
         raise HypervisorError("its disk could not be flattened; the layers under it stay", where=where)
 
 
-def _layers(text: str) -> list[str]:
+def layers_of(text: str) -> list[str]:
     """The files under the disk of a domain that is on, the upper ones first."""
     element = ET.fromstring(text).find("devices/disk[@device='disk']/backingStore")  # noqa: S314 - written by libvirt
     found = []

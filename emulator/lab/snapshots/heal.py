@@ -17,6 +17,7 @@ from emulator.core.errors import CommandError, ConfigureError
 from emulator.core.pool import threads
 from emulator.core.ports import Completed, GuestAddress, GuestShell
 from emulator.core.progress import Event, Status
+from emulator.credentials.rotation_phases import RotatedSecret
 from emulator.credentials.users import read_book
 from emulator.lab.cluster_pipeline import Step, configure_tagged, work_on_clusters
 from emulator.lab.run import LabRun
@@ -85,8 +86,8 @@ class Healing:
         Raises:
             HyperscalerError: a node does not let us in, or cannot be configured.
         """
-        self._let_in()
         tags = self._tags
+        self._let_in(rotated=RotatedSecret.SSH.value in tags)
         if self.booted:
             work_on_clusters(self.run, Step.CONFIGURE).conclude()
         elif tags:
@@ -99,13 +100,14 @@ class Healing:
         only_munge = tags == ("munge",)
         return tuple(kind for kind in self.run.spec.clusters if not only_munge or kind is ClusterKind.HPC)
 
-    def _let_in(self) -> None:
+    def _let_in(self, *, rotated: bool) -> None:
         """Wait until all nodes answer, set their clocks, and have those take the lab's present key that know the former
         one alone."""
         run = self.run
         present = run.shell
-        former = run.env.guests.shell(dataclasses.replace(run.access, key=self.key)) if self.key.is_file() else present
-        shell = _EitherKey(present, former)
+        shell: _EitherKey | GuestShell = present
+        if rotated and self.key.is_file():
+            shell = _EitherKey(present, run.env.guests.shell(dataclasses.replace(run.access, key=self.key)))
         keys = open_host_keys(run)
         for kind in run.spec.clusters:
             boot_cluster(run, kind, keys, shell)
@@ -113,7 +115,7 @@ class Healing:
         trust = f"echo {new} | sudo -n tee -a {shlex.quote(_trusted(run.spec.ssh.user))} > /dev/null"
 
         def enter(guest: GuestAddress) -> None:
-            door = shell.door(guest)
+            door = shell.door(guest) if isinstance(shell, _EitherKey) else present
             door.run(guest, _SET_CLOCK, timeout=_SECONDS, check=False)
             if door is not present:
                 door.run(guest, trust, timeout=_SECONDS)
@@ -159,9 +161,7 @@ class _EitherKey:
         return self.present if self.present.ready(guest, timeout=LOGIN_SECONDS) else self.former
 
     def ready(self, guest: GuestAddress, *, timeout: float) -> bool:
-        return self.present.ready(guest, timeout=timeout) or (
-            self.former is not self.present and self.former.ready(guest, timeout=timeout)
-        )
+        return self.present.ready(guest, timeout=timeout) or self.former.ready(guest, timeout=timeout)
 
     def run(
         self, guest: GuestAddress, command: str, *, timeout: float, check: bool = True, stdin: str | None = None
