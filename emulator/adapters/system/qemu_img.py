@@ -70,7 +70,6 @@ class QemuImg:
         kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.link(target, kept, follow_symlinks=False)
         kept.chmod(0o400)
-        sync(kept)
         sync(kept.parent)
         self.rewind(target, base=kept)
 

@@ -103,8 +103,8 @@ class Creation:
     def _summed(self, node: SavedNode) -> SavedNode:
         disk, ram = self.store.frozen(self.name, node.name), self.store.ram(self.name, node.name)
         base = self.run.env.disks.overlay_base(disk)
-        if self.ram:
-            sync(ram)  # while the guests stood still there was no time for that
+        for path in (disk, ram) if self.ram else (disk,):
+            sync(path)  # while the guests stood still there was no time for that
         return dataclasses.replace(
             node,
             base=str(base or ""),

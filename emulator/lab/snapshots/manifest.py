@@ -110,9 +110,12 @@ def parse_manifest(text: bytes, where: str) -> Manifest:
     data = _parse(text, where)
     try:
         nodes = tuple(SavedNode(**_typed(SavedNode, node)) for node in data.pop("nodes"))
-        return Manifest(**_typed(Manifest, {**data, "nodes": nodes}))
+        manifest = Manifest(**_typed(Manifest, {**data, "nodes": nodes}))
     except (TypeError, KeyError, AttributeError) as error:
         raise _damaged(where) from error
+    if not all(is_name(name) for name in (manifest.name, *(node.name for node in nodes))):
+        raise _damaged(where)  # they become parts of paths
+    return manifest
 
 
 class Verb(StrEnum):

@@ -68,6 +68,8 @@ def forged(record: bytes, **changes: object) -> bytes:
         {"nodes": [1]},
         {"nodes": [{**dataclasses.asdict(NODE), "ram_bytes": True}]},
         {"more": 1},
+        {"name": "../first"},
+        {"nodes": [{**dataclasses.asdict(NODE), "name": "../../disk"}]},
     ],
 )
 def test_values_of_other_types_are_refused(changes: dict[str, object]) -> None:
