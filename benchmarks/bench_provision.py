@@ -4,10 +4,11 @@
 
 Both sides start a private libvirtd, make one network, one overlay for each node and start all domains in parallel on
 emulated CPUs; the product also plans, observes, journals with fsync, makes keys and secrets, loads the packet filter,
-and gives QEMU an account of its own. libvirtd learns what QEMU can by starting it a few times, which takes longer than
-all else, unless it has a cache of that. So there are two figures: with a cache that is empty at the start of each run,
-and with one that is filled, the same on both sides. The sides take turns in who begins a pair; a pair before the first
-is not counted; a figure is the median of the ratios pair by pair. Needs root and the image hpc-base.
+starts the lab's supervisor with its services, and gives QEMU an account of its own. libvirtd learns what QEMU can by
+starting it a few times, which takes longer than all else, unless it has a cache of that. So there are two figures: with
+a cache that is empty at the start of each run, and with one that is filled, the same on both sides. The sides take
+turns in who begins a pair; a pair before the first is not counted; a figure is the median of the ratios pair by pair.
+Needs root and the image hpc-base.
 """
 
 from __future__ import annotations

@@ -2,125 +2,33 @@
 
 A step starts when all steps that it waits for have ended and are recorded. After a stop request no new step starts,
 running steps finish, and everything done stays on record for the next run. The same happens after a failure, except
-that a cluster that no failed step serves is completed.
+that a cluster that no failed step serves is completed. A cluster is reported as ready as soon as all is there that it
+needs, while steps of others go on.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from emulator.apply.handler import ApplyContext, Handler
 from emulator.apply.state import StateStore
 from emulator.core.errors import HyperscalerError, InterruptedRunError, StateError
 from emulator.core.pool import threads
-from emulator.core.progress import Event, Reporter, Status
+from emulator.core.progress import ClusterReporter, Event, Reporter, Status
 from emulator.core.stop import StopFlag
-from emulator.plan.clusters import clusters_served
-from emulator.plan.graph import dependents
-from emulator.plan.model import Action, Change, Plan
+from emulator.plan.course import Course
+from emulator.plan.model import Action, Plan
 from emulator.plan.resources import Resource
-
-EVERY_CLUSTER = "*"
-"""Clusters that fail with a step that serves no particular cluster."""
+from emulator.plan.steps import Step
 
 _HELD_PAUSE = 1.0
 """Seconds between two questions to the gate, when steps are kept back."""
 
 HandlerTable = Mapping[str, Handler[Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One half of a replacement, or a whole change of another kind."""
-
-    key: str
-    action: Action
-    resource: Resource
-    previous: Resource | None
-    is_delete: bool
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class StepFailure:
-    resource: Resource
-    error: HyperscalerError
-
-
-@dataclass(frozen=True, slots=True)
-class Applied:
-    """Result of a plan: `error` says why it was not completed, `doomed` holds the clusters that are incomplete."""
-
-    error: HyperscalerError | None = None
-    doomed: frozenset[str] = frozenset()
-
-    def is_intact(self, cluster: str) -> bool:
-        """Whether every step that this cluster (`hpc`, `cloud`) needs was carried out."""
-        return not self.doomed & {cluster, EVERY_CLUSTER}
-
-
-def steps_of(plan: Plan) -> tuple[dict[str, Step], dict[str, set[str]]]:
-    """The plan as steps by key and, for each step, the keys that it waits for."""
-    steps = {step.key: step for change in plan.changes for step in _split(change)}
-    waits: dict[str, set[str]] = {key: set() for key in steps}
-    _wait_for_needs(steps, waits)
-    ends: dict[str, str] = {}
-    for key, step in steps.items():
-        if step.is_delete:
-            continue
-        waits[key] |= _group(steps, step.resource.waits_for_group) | _deletes_before(steps, step.resource)
-        if chain := step.resource.chain:
-            waits[key] |= {ends[chain]} if chain in ends else set()
-            ends[chain] = key
-    return steps, waits
-
-
-def _wait_for_needs(steps: Mapping[str, Step], waits: Mapping[str, set[str]]) -> None:
-    for key, step in steps.items():
-        for need in step.resource.needs:
-            made = steps.get(f"ensure {need}")
-            if step.is_delete and f"delete {need}" in steps:
-                waits[f"delete {need}"].add(key)  # dependents go first
-            elif made and step.is_delete and made.resource.outlives_departing:
-                waits[made.key].add(key)
-            elif made:
-                waits[key].add(made.key)  # a delete needs a running hypervisor as well
-
-
-def _group(steps: Mapping[str, Step], group: str) -> set[str]:
-    """Keys of the steps that make resources of the group."""
-    return {key for key, step in steps.items() if group and not step.is_delete and step.resource.group == group}
-
-
-def _deletes_before(steps: Mapping[str, Step], resource: Resource) -> set[str]:
-    """Keys of the deletes that make way for the resource: its own, and those of its rivals for something exclusive."""
-    own = {f"delete {resource.id}"} & steps.keys()
-    shared = set(resource.exclusive)
-    if not shared:
-        return own
-    # Dependents of this resource (a slice on its MIG mode) can only be removed once it is in its wanted state.
-    above = dependents({step.resource.id: step.resource.needs for step in steps.values()}, [resource.id])
-    return own | {
-        key
-        for key, rival in steps.items()
-        if rival.is_delete and shared & set(rival.resource.exclusive) and rival.resource.id not in above
-    }
-
-
-def _split(change: Change) -> tuple[Step, ...]:
-    resource = change.resource
-    ensure = Step(f"ensure {resource.id}", change.action, resource, change.previous, False, change.reason)
-    if change.action is Action.DELETE:
-        return (Step(f"delete {resource.id}", Action.DELETE, resource, None, True, change.reason),)
-    if change.action is Action.REPLACE:
-        old = change.previous or resource
-        return (Step(f"delete {old.id}", Action.DELETE, old, None, True, change.reason), ensure)
-    return (ensure,)
 
 
 @contextmanager
@@ -186,74 +94,83 @@ class Executor:
             HyperscalerError: the first failure; its message counts the others. Everything done until then is on record.
             InterruptedRunError: a stop was requested.
         """
-        error = self.run(plan).error
+        error = self.run(plan)
         if error is not None:
             raise error
 
-    def run(self, plan: Plan) -> Applied:
-        """Carry out all changes that can be carried out. A cluster that no failed step serves is completed."""
-        steps, waits = steps_of(plan)
-        serves = clusters_served([step.resource for step in steps.values()])
-        failures: list[StepFailure] = []
-        finished: list[Step] = []
-        doomed: frozenset[str] = frozenset()
-        running: dict[Future[None], str] = {}
+    def run(
+        self, plan: Plan, clusters: Collection[str] = (), ready: Callable[[str], None] = lambda _cluster: None
+    ) -> HyperscalerError | None:
+        """Carry out all changes that can be carried out; returns why it was not all of them.
+
+        Args:
+            plan: the changes.
+            clusters: those (`hpc`, `cloud`) that the caller waits for. One that no failed step serves is completed.
+            ready: called from this thread with each of them as soon as everything that it needs is there and on record.
+                Steps of others go on meanwhile, so it must return at once.
+        """
+        course = Course(plan, clusters)
+        running: dict[Future[None], Step] = {}
         noted: set[str] = set()
         with threads(self._workers, "apply") as pool:
-            while waits or running:
+            while True:
+                for cluster in course.newly_ready():
+                    ready(cluster)
                 held = False
-                for key in [key for key, blocked in waits.items() if not blocked]:
-                    if len(running) == self._workers:
+                for step in [] if self._stop.is_set() else course.possible():
+                    if len(running) == self._workers or self._stop.is_set():
                         break  # a queued step would still start after a stop or a failure
-                    may_go_on = EVERY_CLUSTER not in doomed and serves[steps[key].resource.id] - doomed
-                    if not self._stop.is_set() and (not failures or may_go_on):
-                        if self._is_held(steps[key], noted):
-                            held = True
-                            continue
-                        del waits[key]
-                        running[pool.submit(self._run, plan.lab, steps[key])] = key
+                    if self._is_held(step, course, noted):
+                        held = True
+                        continue
+                    course.begun(step)
+                    running[pool.submit(self._run, plan.lab, step, self._reporter_of(step, course))] = step
                 if not running and (not held or self._stop.wait(_HELD_PAUSE)):
                     break
                 done, _ = wait(running, timeout=_HELD_PAUSE if held else None, return_when=FIRST_COMPLETED)
                 for future in [each for each in running if each in done]:  # in the order in which they began
-                    key = running.pop(future)
-                    self._gate.ended(steps[key].resource)
-                    error = future.exception()
-                    if error is None:
-                        finished.append(steps[key])
-                        for blocked in waits.values():
-                            blocked.discard(key)
-                    elif isinstance(error, HyperscalerError):
-                        failures.append(StepFailure(steps[key].resource, error))
-                        doomed |= serves[steps[key].resource.id] or {EVERY_CLUSTER}
-                    else:
-                        raise error
-        self._roll_back(plan.lab, finished, {failure.resource.group for failure in failures} - {""})
-        left = frozenset().union(*(serves[steps[key].resource.id] for key in waits))
-        return Applied(self._error(failures, unstarted=sorted(waits)), doomed | left)
+                    self._end(running.pop(future), future.exception(), course)
+        self._roll_back(plan.lab, course)
+        return self._error(course)
 
-    def _is_held(self, step: Step, noted: set[str]) -> bool:
+    def _end(self, step: Step, error: BaseException | None, course: Course) -> None:
+        self._gate.ended(step.resource)
+        if error is None:
+            course.done(step)
+        elif isinstance(error, HyperscalerError):
+            course.failed(step, error)
+        else:
+            raise error
+
+    def _reporter_of(self, step: Step, course: Course) -> Reporter:
+        cluster = course.cluster_of(step)
+        return ClusterReporter(self._reporter, cluster) if cluster else self._reporter
+
+    def _is_held(self, step: Step, course: Course, noted: set[str]) -> bool:
         """Whether the gate keeps the step back, which is said once."""
         why = "" if step.is_delete else self._gate.admits(step.resource)
         if why and step.key not in noted:
             noted.add(step.key)
-            self._reporter.event(Event("apply", step.resource.id, Status.STARTED, f"waits: {why}"))
+            waits = Event("apply", step.resource.id, Status.STARTED, f"waits: {why}")
+            self._reporter_of(step, course).event(waits)
         return bool(why)
 
-    def _roll_back(self, lab: str, finished: list[Step], groups: set[str]) -> None:
+    def _roll_back(self, lab: str, course: Course) -> None:
         """Undo, newest first, the steps of this run in groups that contain a failure.
 
         A step that cannot be undone stays on record for the next run; its error is reported in addition to the first.
         """
-        for step in reversed(finished):
+        groups = {failure.resource.group for failure in course.failures} - {""}
+        for step in reversed(course.finished):
             if step.resource.group in groups and step.action is Action.CREATE:
                 undo = Step(f"delete {step.resource.id}", Action.DELETE, step.resource, None, True, "rolled back")
                 try:
-                    self._run(lab, undo)
+                    self._run(lab, undo, self._reporter_of(step, course))
                 except HyperscalerError as error:
                     self._reporter.warn(f"{step.resource.id} could not be rolled back: {error.what}")
 
-    def _error(self, failures: list[StepFailure], *, unstarted: list[str]) -> HyperscalerError | None:
+    def _error(self, course: Course) -> HyperscalerError | None:
+        failures, unstarted = course.failures, course.unstarted
         if failures:
             first = failures[0].error
             others = [failure.resource.id for failure in failures[1:]]
@@ -274,7 +191,7 @@ class Executor:
             )
         return None
 
-    def _run(self, lab: str, step: Step) -> None:
+    def _run(self, lab: str, step: Step, reporter: Reporter) -> None:
         handler = self._handlers.get(step.resource.kind)
         if handler is None:
             raise StateError(f"this version has no handler for a {step.resource.kind}", where=step.resource.id)
@@ -282,12 +199,12 @@ class Executor:
         started = time.monotonic()
 
         def report(line: str) -> None:
-            self._reporter.event(Event("apply", subject, Status.RUNNING, line, time.monotonic() - started))
+            reporter.event(Event("apply", subject, Status.RUNNING, line, time.monotonic() - started))
 
         resumed = self._store.open_action(subject) == Action.DELETE.value
         context = ApplyContext(lab, self._store.handle, report, resumed)
         action = Action.DELETE.value if step.is_delete else step.action.value
-        self._reporter.event(Event("apply", subject, Status.STARTED, f"{action}: {step.reason}"))
+        reporter.event(Event("apply", subject, Status.STARTED, f"{action}: {step.reason}"))
         self._store.begin(action, step.resource)
         try:
             with os_errors_translated(subject):
@@ -299,9 +216,9 @@ class Executor:
                     self._store.end(action, step.resource, handle)
         except HyperscalerError as error:
             self._record_failure(action, step.resource, error)
-            self._reporter.event(Event("apply", subject, Status.FAILED, error.what, time.monotonic() - started))
+            reporter.event(Event("apply", subject, Status.FAILED, error.what, time.monotonic() - started))
             raise
-        self._reporter.event(Event("apply", subject, Status.DONE, action, time.monotonic() - started))
+        reporter.event(Event("apply", subject, Status.DONE, action, time.monotonic() - started))
 
     def _record_failure(self, action: str, resource: Resource, failure: HyperscalerError) -> None:
         """Record the failure. If that fails as well, the step's own error is reported: its open `begin` suffices."""

@@ -198,6 +198,10 @@ class ForwardChain:
     name: str
 
 
+# Debian's apt depends on its keyring, so that there is none without it; others' apt has keys of its own.
+_OF_APT = {"debian": frozenset({"debian-archive-keyring"})}
+
+
 @dataclass(frozen=True, slots=True)
 class HostReadings:
     """Everything the checks ask of a host.
@@ -270,3 +274,11 @@ class HostReadings:
     @property
     def docker(self) -> bool:
         return "dockerd" in self.processes or "docker0" in self.facts.interfaces
+
+    @property
+    def missing_packages(self) -> tuple[str, ...]:
+        """Wanted packages that are neither installed nor part of the system's apt; empty on a system without dpkg."""
+        if self.packages is None:
+            return ()
+        here = self.packages | _OF_APT.get(self.system, frozenset())
+        return tuple(name for name in self.wanted_packages if name not in here)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from functools import partial
 from uuid import UUID
 
-from emulator.apply.executor import Applied, Executor
+from emulator.apply.executor import Executor
 from emulator.apply.gpu_ownership import slice_key
 from emulator.apply.hypervisor_location import remember_hypervisor
 from emulator.core.errors import ConflictError, HyperscalerError
@@ -27,6 +28,7 @@ from emulator.lab.planning.kubernetes_on_disks import forget_upgrade
 from emulator.lab.planning.plan import HYPERVISOR_FACT, plan_lab, refuse_blocked
 from emulator.lab.recovery.orphaned_gpus import record_found
 from emulator.lab.run import LabRun
+from emulator.labfile.model import ClusterKind
 from emulator.plan.model import Action, Plan
 from emulator.plan.resources import Domain
 
@@ -82,15 +84,22 @@ def _require_agreed(plan: Plan, agreed: Plan) -> None:
         )
 
 
-def apply_plan(run: LabRun, plan: Plan) -> Applied:
+def apply_plan(run: LabRun, plan: Plan, ready: Callable[[ClusterKind], None]) -> HyperscalerError | None:
     """Drain the Kubernetes nodes that leave, carry out the plan, and bring the map of GPU devices up to date.
 
     When a change fails, the rest of the plan is carried out as far as it does not depend on it. The map is written in
     any case.
 
+    Args:
+        run: the command.
+        plan: what was agreed to.
+        ready: called with each cluster that has everything that it needs, as soon as it has; it must return at once.
+
+    Returns:
+        The first failure, or that a stop was asked for; None when all is done.
+
     Raises:
         ConflictError: a node that leaves cannot be drained; nothing was changed.
-        HyperscalerError: a change failed or a stop was asked for, and no cluster has everything that it needs.
     """
     pace = run.pace
     drain_departing(plan, run.spec, run.shell, run.reporter, run.stop, pace)
@@ -99,15 +108,17 @@ def apply_plan(run: LabRun, plan: Plan) -> Applied:
         run.reporter.note(f"this host: {pace}")
     starts = sum(isinstance(change.resource, Domain) and change.action is not Action.DELETE for change in plan.changes)
     gate = BootGate(pace, partial(_domain_of, run)) if starts > pace.boots else None
-    applied = Executor(run.lab.handlers, run.store, run.reporter, stop=run.stop, gate=gate).run(plan)
-    if applied.error is None:
+    executor = Executor(run.lab.handlers, run.store, run.reporter, stop=run.stop, gate=gate)
+    kinds = {kind.value: kind for kind in run.spec.clusters}
+    error = executor.run(plan, tuple(kinds), lambda cluster: ready(kinds[cluster]))
+    try:
         write_mdev_map(run.paths, run.state)
-        return applied
-    with contextlib.suppress(HyperscalerError, OSError):  # the first error is the one to report
-        write_mdev_map(run.paths, run.state)
-    if run.stop.is_set() or not any(applied.is_intact(kind) for kind in run.spec.clusters):
-        raise applied.error
-    return applied
+    except HyperscalerError as fault:
+        return error or fault  # the first one is the one to report
+    except OSError:
+        if error is None:
+            raise
+    return error
 
 
 def _domain_of(run: LabRun, resource: Domain) -> DomainInfo | None:

@@ -23,6 +23,7 @@ from emulator.labfile.forms import (
     Profile,
 )
 from emulator.labfile.key import key
+from emulator.labfile.networks import CLUSTER_NAMES as CLUSTER_NAMES
 from emulator.labfile.networks import ClusterKind as ClusterKind
 from emulator.labfile.networks import NetworkSpec
 from emulator.labfile.services import POD_SUBNET as POD_SUBNET

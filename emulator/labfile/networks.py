@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
@@ -23,6 +24,10 @@ class ClusterKind(StrEnum):
 
     HPC = "hpc"
     CLOUD = "cloud"
+
+
+CLUSTER_NAMES: Mapping[ClusterKind, str] = {ClusterKind.HPC: "Slurm", ClusterKind.CLOUD: "Kubernetes"}
+"""As messages have them."""
 
 
 class Protocol(StrEnum):

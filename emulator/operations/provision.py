@@ -1,7 +1,7 @@
 """Provision: bring the host to what a lab file asks for, and prove that it works.
 
 `provision` names its stages in their order. The stages that work inside the guests (boot, configure, verify) run for
-each cluster on its own; they are in `emulator.lab.cluster_pipeline`.
+each cluster on its own, from when all that it needs is there; they are in `emulator.lab.cluster_pipeline`.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from emulator.core.errors import HyperscalerError
 from emulator.core.progress import Event, Reporter, Status
 from emulator.core.stop import StopFlag
 from emulator.guests.verify.report import CheckResult
 from emulator.host.acceleration import AccelerationDecision
 from emulator.lab.apply_plan import apply_plan, begin_changes, claim_gpus
-from emulator.lab.cluster_pipeline import Clusters, Step, work_on_clusters
+from emulator.lab.cluster_pipeline import Clusters, Step, clusters_at_work
 from emulator.lab.environment import Environment
 from emulator.lab.lab_files import LoadedLab
 from emulator.lab.open_journal import open_record
@@ -24,6 +25,8 @@ from emulator.lab.recovery.ledger_repair import repair_records
 from emulator.lab.run import LabRun, LockedRun, locked_run
 from emulator.lab.snapshots.parked import refuse_parked
 from emulator.lab.snapshots.settle import settle_snapshots
+from emulator.lab.snapshots.store import SnapshotStore
+from emulator.labfile.model import ClusterKind
 from emulator.operations.credentials.kubeconfigs import hand_out_kubeconfigs
 from emulator.operations.credentials.rotator import Rotator
 from emulator.operations.snapshots.create import keep_pristine
@@ -101,11 +104,9 @@ def provision(
         plan = claim_gpus(run, plan, acceleration)
         Rotator(run).settle()
         settle_snapshots(run)
-        applied = apply_plan(run, plan)
-        settle_snapshots(run)  # what had to wait for a hypervisor after a reboot
-        intact = [kind for kind in run.spec.clusters if applied.is_intact(kind.value)]
-        clusters = work_on_clusters(run, Step.BOOT, Step.CONFIGURE, Step.VERIFY, kinds=intact)
-        clusters.conclude(applied.error)
+        failure, clusters = _apply(run, plan)
+        clusters.conclude(failure)
+        settle_snapshots(run)  # layers of machines that did not run until now
         _hand_out(run)
         keep_pristine(run)
         return ProvisionResult(plan, clusters=clusters, seconds=time.monotonic() - started)
@@ -127,6 +128,20 @@ def _agree(plan: Plan, options: Options) -> bool:
     refuse_stale(plan, options.expected_plan)
     refuse_blocked(plan)
     return options.confirm(plan)
+
+
+def _apply(run: LabRun, plan: Plan) -> tuple[HyperscalerError | None, Clusters]:
+    """Each cluster is begun as soon as it has what it needs; after a restoration that a reboot of the host has cut off,
+    once its machines are healed."""
+    waiting: list[ClusterKind] = []
+    cut_off = SnapshotStore(run.paths).operation() is not None
+    with clusters_at_work(run, Step.BOOT, Step.CONFIGURE, Step.VERIFY) as work:
+        failure = apply_plan(run, plan, ready=waiting.append if cut_off else work.begin)
+        if cut_off:
+            settle_snapshots(run)
+        for kind in waiting:
+            work.begin(kind)
+        return failure, work.end()
 
 
 def _hand_out(run: LabRun) -> None:

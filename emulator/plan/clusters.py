@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
+from emulator.labfile.model import CLUSTER_NAMES
 from emulator.plan.resources import Domain, Resource
 
 
 def cluster_of(domain: Domain) -> str:
     """The cluster of a node, by the name of its network: `hpc` or `cloud`."""
     return domain.network.partition("/")[2]
+
+
+def shown_name(clusters: Collection[str]) -> str:
+    """The one cluster among `clusters` as messages have it; empty when there is none, or more than one."""
+    names = {kind.value: name for kind, name in CLUSTER_NAMES.items()}
+    return names.get(next(iter(clusters)), "") if len(clusters) == 1 else ""
 
 
 def clusters_served(resources: Iterable[Resource]) -> Mapping[str, frozenset[str]]:

@@ -37,9 +37,9 @@ from ansible.module_utils.kubeadm_config import (
 )
 from ansible.module_utils.kubeadm_reset import RECORD, NodeError, has_remains, reset, run
 from ansible.module_utils.kubeadm_run import (
-    FINISH_TRIES,
     RELEASE,
     again_where_it_fails,
+    again_where_it_was_too_slow,
     answers,
     kubeadm,
     kubelet_journal,
@@ -47,7 +47,7 @@ from ansible.module_utils.kubeadm_run import (
     read_json,
     write_private,
 )
-from ansible.module_utils.pace import TOO_SLOW, seconds
+from ansible.module_utils.pace import seconds
 
 DOCUMENTATION = r"""
 module: kubeadm_node
@@ -281,20 +281,18 @@ def join(params: Params, release: Release) -> tuple[bool, str]:
     if has_remains():
         reset()
     documents = join_documents(release, cluster, node, params["token"], [params["ca_hash"]], seconds(timeout))
+
+    def once() -> None:
+        write_private(CONFIG, to_yaml(documents))
+        try:
+            kubeadm(["kubeadm", "join", "--config", CONFIG], timeout)
+        except NodeError:
+            if not os.path.exists(KUBELET_CONF):
+                raise
+            finish_join(node["name"])
+
     try:
-        for tries in range(FINISH_TRIES):
-            write_private(CONFIG, to_yaml(documents))
-            try:
-                kubeadm(["kubeadm", "join", "--config", CONFIG], timeout)
-                break
-            except NodeError as error:
-                if os.path.exists(KUBELET_CONF):
-                    finish_join(node["name"])
-                    break
-                # Some requests have ten seconds and one try, which a busy emulated API server may not keep.
-                if tries == FINISH_TRIES - 1 or not TOO_SLOW.search(str(error)):
-                    raise
-                reset()
+        again_where_it_was_too_slow(once, reset)
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(CONFIG)  # it holds the token

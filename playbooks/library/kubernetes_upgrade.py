@@ -24,6 +24,7 @@ from ansible.module_utils.kubeadm_reset import NodeError, ctr, run
 from ansible.module_utils.kubeadm_run import (
     RELEASE,
     again_where_it_fails,
+    again_where_it_was_too_slow,
     answers,
     kubeadm,
     kubelet_journal,
@@ -31,7 +32,7 @@ from ansible.module_utils.kubeadm_run import (
     read_json,
     write_private,
 )
-from ansible.module_utils.pace import TOO_SLOW, Watch, seconds
+from ansible.module_utils.pace import Watch, seconds
 
 DOCUMENTATION = r"""
 module: kubernetes_upgrade
@@ -88,7 +89,6 @@ BACKUPS = "/etc/kubernetes/tmp/kubeadm-*"
 IMPORT_SECONDS = 1800
 ADMIN = "/etc/kubernetes/admin.conf"
 KUBECTL = ("kubectl", "--kubeconfig", ADMIN, "--namespace", "kube-system")
-APPLY_TRIES = 3
 # For a while the images of a release lie on the node as archives, in containerd's store, and unpacked.
 TIMES = 3
 ROOT = "/"
@@ -186,22 +186,18 @@ def control_plane(params: Params) -> bool:
         return False
     config = configuration(params)
     program = staged_file(key, "/usr/local/bin/kubeadm")
+
+    def prepare() -> None:
+        restore_manifests(key)
+        require_answers(params)
+
     keep_manifests(key)
-    restore_manifests(key)
-    require_answers(params)
+    prepare()
     for name, text in patches(version_of(key)).items():
         write_private(f"{PATCHES}/{name}", text)
     again_where_it_fails(lambda: run([program, "upgrade", "plan", "--config", config], timeout))
-    for tries in range(APPLY_TRIES):
-        try:
-            kubeadm([program, "upgrade", "apply", "--config", config, "--yes"], timeout)
-            break
-        except NodeError as error:
-            # Some requests have a fixed time, which a busy emulated API server may not keep.
-            if tries == APPLY_TRIES - 1 or not TOO_SLOW.search(str(error)):
-                raise
-            restore_manifests(key)
-            require_answers(params)
+    apply = [program, "upgrade", "apply", "--config", config, "--yes"]
+    again_where_it_was_too_slow(lambda: kubeadm(apply, timeout), prepare)
     forget_jobs()
     return True
 

@@ -17,6 +17,7 @@ import tempfile
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.kubernetes_apply import ClusterError, kubectl
 from ansible.module_utils.pace import seconds
+from ansible.module_utils.whole_file import write_whole
 
 DOCUMENTATION = r"""
 module: serving_certificate
@@ -75,11 +76,7 @@ def make(name: str, namespace: str, path: str) -> str:
     # arguments, and in no annotation of kubectl's.
     kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=json.dumps(secret))
     # Last: it stands for a Secret that is there.
-    with open(f"{path}.new", "w", encoding="ascii") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.rename(f"{path}.new", path)
+    write_whole(path, text.encode())
     return text
 
 

@@ -18,12 +18,13 @@ from typing import Any
 
 from ansible.module_utils.kubeadm_config import API_PORT
 from ansible.module_utils.kubeadm_reset import NodeError, run
-from ansible.module_utils.pace import LONGEST, Watch, seconds
+from ansible.module_utils.pace import LONGEST, TOO_SLOW, Watch, seconds
+from ansible.module_utils.whole_file import write_whole
 
 LOCK = "/run/hyperscaler-kubeadm.lock"
 # The node's record of the release on its disk.
 RELEASE = "/usr/lib/hyperscaler/kubernetes.json"
-FINISH_TRIES = 4
+TRIES = 4
 
 
 def read_json(path: str) -> Any:
@@ -37,13 +38,7 @@ def read_json(path: str) -> Any:
 def write_private(path: str, text: str) -> None:
     """Mode 0600 from its first byte on, complete or not at all."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    temporary = f"{path}.new"
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(handle, "w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.rename(temporary, path)
+    write_whole(path, text.encode())
 
 
 def answers(ip: str, timeout: float) -> bool:
@@ -76,12 +71,27 @@ def running_containers() -> frozenset[str]:
 
 def again_where_it_fails(step: Callable[[], object]) -> None:
     """Take a step that may be taken again, with pauses, until it succeeds; the last failure is raised."""
-    for _ in range(FINISH_TRIES - 1):
+    for _ in range(TRIES - 1):
         try:
             step()
             return
         except NodeError:
             time.sleep(5)
+    step()
+
+
+def again_where_it_was_too_slow(step: Callable[[], object], clean_up: Callable[[], object]) -> None:
+    """Take a step until it succeeds, at most `TRIES` times. kubeadm has a fixed time and one try for some requests,
+    which a busy emulated API server may not keep: after such a failure `clean_up` makes the node fit for another try.
+    Any other failure is raised, and so is the last one, from which nothing is cleaned up."""
+    for _ in range(TRIES - 1):
+        try:
+            step()
+            return
+        except NodeError as error:
+            if not TOO_SLOW.search(str(error)):
+                raise
+        clean_up()
     step()
 
 

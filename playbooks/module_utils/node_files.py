@@ -8,12 +8,12 @@ from __future__ import annotations
 import grp
 import os
 import pwd
-import tempfile
 import time
 from collections.abc import Collection
 from typing import TypedDict
 
 from ansible.module_utils.node_command import NodeStateError, run
+from ansible.module_utils.whole_file import write_whole
 
 # How long to wait for another stamp of a file, and how often; the kernel's clock has ticks of up to 10 ms.
 TICK_SECONDS = 0.02
@@ -96,7 +96,6 @@ def ensure_absent(path: str, *, check: bool) -> list[str]:
 
 
 def ensure_file(entry: File, *, check: bool) -> list[str]:
-    """Write under another name with the final owner and mode, then rename: never half there, never too open."""
     path, mode = entry["path"], int(entry["mode"] or "0644", 8)
     uid, gid = wanted_ids(entry)
     text = entry["secret"] if entry["secret"] is not None else entry["content"]
@@ -107,18 +106,7 @@ def ensure_file(entry: File, *, check: bool) -> list[str]:
         if same and not differs(path, uid, gid, mode):
             return []
     if not check:
-        handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".node_state.")
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(data)
-                os.fchown(stream.fileno(), uid, gid)
-                os.fchmod(stream.fileno(), mode)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.rename(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        write_whole(path, data, mode=mode, owner=(uid, gid))
     return [f"file {path}"]
 
 

@@ -100,7 +100,7 @@ def test_the_overview_names_only_types_that_exist() -> None:
 
 def test_the_overview_names_only_functions_that_exist() -> None:
     named = set(re.findall(r"\b([a-z_]+)\(\)", OVERVIEW))
-    assert {"provision", "work_on_clusters", "open_record"} <= named
+    assert {"provision", "clusters_at_work", "open_record"} <= named
     assert not named - definitions()[1]
 
 

@@ -56,7 +56,7 @@ def test_a_call_that_fails_on_the_way(sweep: JourneySweep) -> None:
     assert len(met.ends) >= len(able) > 10
 
 
-@pytest.mark.parametrize("name", ["made", "a node less", "a slice more"])
+@pytest.mark.parametrize("name", ["made", "a node less", "a slice more", "both clusters"])
 def test_a_process_that_dies_with_two_effects_under_way(
     name: str, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

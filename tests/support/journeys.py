@@ -195,5 +195,5 @@ def dies_in_parallel(host: SimulatedHost, command: Callable[[], object], number:
 
 
 def two_at_once(_most: int, name: str) -> Executor:
-    """Two threads for the effects, none for what only looks."""
-    return ThreadPoolExecutor(2, name) if name == "apply" else InlinePool()
+    """Two threads for the effects, one for each cluster that is ready meanwhile, none for what only looks."""
+    return ThreadPoolExecutor(2, name) if name in ("apply", "cluster") else InlinePool()

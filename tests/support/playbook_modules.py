@@ -25,6 +25,7 @@ def load(path: str, name: str) -> ModuleType:
 
 
 pace = load("module_utils/pace.py", "ansible.module_utils.pace")
+whole_file = load("module_utils/whole_file.py", "ansible.module_utils.whole_file")
 kubeadm_config = load("module_utils/kubeadm_config.py", "ansible.module_utils.kubeadm_config")
 kubeadm_reset = load("module_utils/kubeadm_reset.py", "ansible.module_utils.kubeadm_reset")
 kubeadm_run = load("module_utils/kubeadm_run.py", "ansible.module_utils.kubeadm_run")

@@ -100,11 +100,11 @@ class Stages:
 
 
 def _is_over(stage: Stage, event: Event) -> bool:
-    """Whether an event shows that a stage has ended: its own cluster has gone on.
+    """Whether an event shows that a stage has ended: its own cluster has gone on to another phase.
 
-    A stage of the lab as a whole has ended with the next stage of anything, unless something of it still runs.
+    A stage of the lab as a whole has ended with the next phase of anything, unless something of it still runs.
     """
-    if (stage.phase, stage.cluster) == (event.phase, event.cluster) or stage.running:
+    if stage.phase == event.phase or stage.running:
         return False
     return not stage.cluster or stage.cluster == event.cluster or not event.cluster
 

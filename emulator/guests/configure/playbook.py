@@ -130,8 +130,14 @@ def configure_cluster(
 
 
 def end_work(paths: LabPaths) -> set[int]:
-    """End what killed runs left at work on the lab's guests; returns process ids. Call it under the lab's lock."""
-    return {pid for kind in PLAYBOOK_OF_CLUSTER for pid in end_leftovers(paths.ansible / kind.value)}
+    """End what killed runs left at work on the lab's guests, and remove where they had their control sockets, which may
+    be elsewhere; returns process ids. Call it under the lab's lock."""
+    ended: set[int] = set()
+    for kind in PLAYBOOK_OF_CLUSTER:
+        directory = paths.ansible / kind.value
+        ended |= end_leftovers(directory)
+        _remove_control_directory(directory)
+    return ended
 
 
 def run_playbook(

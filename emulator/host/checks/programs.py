@@ -133,7 +133,7 @@ def _packages(host: HostReadings) -> HostCheckResult:
     if host.packages is None:
         fix = "install what scripts/system-packages.txt lists with this system's own package manager"
         return HostCheckResult(id_, title, Level.WARN, f"{host.system_name} has no dpkg", why, fix)
-    missing = [name for name in host.wanted_packages if name not in host.packages]
+    missing = host.missing_packages
     if not missing:
         return ok(id_, title, f"all {len(host.wanted_packages)} installed", why)
     needed = [name for name in missing if name not in host.optional_packages]

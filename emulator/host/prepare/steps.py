@@ -128,7 +128,7 @@ def _refusal(host: HostReadings) -> tuple[str, str] | None:
 def _packages(host: HostReadings, leftover: Collection[str]) -> list[Step]:
     if host.packages is None or "apt-get" not in host.programs:
         return []
-    missing = tuple(name for name in host.wanted_packages if name not in host.packages)
+    missing = host.missing_packages
     needed = tuple(name for name in missing if name not in host.optional_packages)
     steps = [_install(PACKAGES, needed, "programs that labs need")] if needed else []
     # One step each: apt installs all packages of a command or none, and not every release has the optional ones.

@@ -16,12 +16,11 @@ from emulator.core.progress import ClusterReporter, Event, Status
 from emulator.guests.ports import NodeUpgrade, UpgradeStep
 from emulator.kubernetes.release.upgrade_files import UpgradeFiles
 from emulator.kubernetes.upgrade.policy import NodeState
-from emulator.lab.cluster_pipeline import NAMES
 from emulator.lab.drain import cluster_nodes, drain_node, let_in_again
 from emulator.lab.planning.kubernetes_on_disks import VERSION_FACT, upgraded_to
 from emulator.lab.run import LabRun
 from emulator.lab.upgrade.look import head_of
-from emulator.labfile.model import ClusterKind
+from emulator.labfile.model import CLUSTER_NAMES, ClusterKind
 
 
 def upgrade_nodes(
@@ -69,7 +68,7 @@ def record_version(run: LabRun, version: str, source: bytes) -> None:
 def _upgrade_worker(run: LabRun, name: str, files: UpgradeFiles, *, force: bool) -> Mapping[str, int]:
     """Drain the worker, upgrade it, let it take pods again; one that another person cordoned stays so."""
     shell, head = run.shell, head_of(run.spec)
-    reporter = ClusterReporter(run.reporter, NAMES[ClusterKind.CLOUD])
+    reporter = ClusterReporter(run.reporter, CLUSTER_NAMES[ClusterKind.CLOUD])
     reporter.event(Event("upgrade", name, Status.STARTED, "moving its pods away"))
     cordoned = cluster_nodes(shell, head)[name].cordoned
     try:
@@ -88,7 +87,7 @@ def _upgrade_worker(run: LabRun, name: str, files: UpgradeFiles, *, force: bool)
 
 
 def _step(run: LabRun, step: UpgradeStep, nodes: Sequence[str], files: UpgradeFiles) -> Mapping[str, int]:
-    reporter = ClusterReporter(run.reporter, NAMES[ClusterKind.CLOUD])
+    reporter = ClusterReporter(run.reporter, CLUSTER_NAMES[ClusterKind.CLOUD])
     part = NodeUpgrade(step, tuple(nodes), files)
     return run.env.guests.upgrade(run.spec, part, run.access, reporter, run.stop).changed
 

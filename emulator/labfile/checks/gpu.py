@@ -146,11 +146,14 @@ def _check_contradictions(group: GroupDraft) -> None:
 
 
 def offered_profiles(gpu: GpuDraft) -> set[str] | None:
-    """The profiles that some GPU of the lab can and may be cut into; None where only a driver knows."""
-    models, offered = gpus_of(gpu), set[str]()
+    """The profiles that some GPU of the lab can and may be cut into; None where only a driver knows.
+
+    None, too, for a simulated GPU that the catalogue lacks: its name has the finding, and once is enough.
+    """
+    models, offered, simulated = gpus_of(gpu), set[str](), gpu.backend is GpuBackend.SIMULATED
     for index, device in enumerate(gpu.devices):
         model = models[index]
-        if device.model is None or (model is None and can_slice(device, model)):
+        if device.model is None or (model is None and (simulated or can_slice(device, model))):
             return None
         if model and can_slice(device, model):
             allowed = set(device.spec.allowed_mig_profiles)

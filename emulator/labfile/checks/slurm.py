@@ -9,6 +9,8 @@ from emulator.labfile.model import Role
 from emulator.labfile.read.structure import nearest
 from emulator.labfile.values.hostlist import MOST_NODES
 
+_COMPUTE = Role.HPC_COMPUTE.value
+
 
 def check_slurm(draft: Draft) -> None:
     slurm = draft.slurm
@@ -56,16 +58,24 @@ def _check_nodes(partition: PartitionDraft, nodes: tuple[str, ...] | None) -> No
             view.error("slurm.node", f"the node {quoted(node)} is listed twice", "keep one")
         elif nodes is not None and node not in known and not view.judged:
             what = f"{quoted(node)} is not a compute node ({_span(nodes)})"
-            free = [each for each in nodes if each not in listed]
-            view.error("slurm.node", what, _node_fix(node, free) if len(view.context.findings) < MAX_FINDINGS else "")
+            view.error(
+                "slurm.node", what, _node_fix(node, nodes, listed) if len(view.context.findings) < MAX_FINDINGS else ""
+            )
         listed.add(node)
 
 
-def _node_fix(node: str, free: list[str]) -> str:
-    number = natural(node.removeprefix(f"{Role.HPC_COMPUTE.value}-"))
+def _node_fix(node: str, nodes: tuple[str, ...], listed: set[str]) -> str:
+    """What to write in place of `node`: slurm.conf's `ALL`, patterns and leading zeros have no meaning here."""
+    if node.upper() == "ALL":
+        return "leave `nodes` out: the partition has all compute nodes then"
+    if set("*?") & set(node):
+        return f"write each node, or a range such as {_COMPUTE}-[1-{max(2, len(nodes))}]"
+    number = natural(node.removeprefix(f"{_COMPUTE}-"))
+    if number and f"{_COMPUTE}-{number}" in nodes:
+        return f"did you mean '{_COMPUTE}-{number}'?"
     if number and number <= MOST_NODES:
         return f"raise the count of compute_nodes to {number}, or name another node"
-    near = nearest(node, free)
+    near = nearest(node, [each for each in nodes if each not in listed])
     return f"did you mean {quoted(near)}?" if near else "name compute nodes only"
 
 

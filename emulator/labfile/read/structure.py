@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -163,6 +164,8 @@ def _value_fix(schema: Schema, node: Node | None) -> str:
             return f"write {word} without quotes"
     if isinstance(node, Scalar) and isinstance(node.value, bool) and "string" in types_of(schema):
         return "put it in quotes if it is meant as text"
+    if isinstance(node, Scalar) and types_of(schema) == ("array",) and _is_valid([node.value], schema):
+        return f"write it as a list: [{json.dumps(node.value, ensure_ascii=False)}]"
     examples = schema.get("examples")
     if isinstance(examples, list) and examples and isinstance(examples[0], str | int | float):
         return f"for example {examples[0]}"

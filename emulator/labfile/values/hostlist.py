@@ -10,7 +10,8 @@ MOST_NODES = 1000
 
 _SPECIAL = frozenset("[],")
 _PART = re.compile(r"[^,\[\]]*(?:\[[^\[\]]*\][^,\[\]]*)*")
-_RANGE = re.compile(r"([0-9]{1,6})(?:-([0-9]{1,6}))?\Z", re.ASCII)
+_MOST_DIGITS = 6
+_RANGE = re.compile(r"([0-9]+)(?:-([0-9]+))?\Z", re.ASCII)
 
 
 @lru_cache(maxsize=64)
@@ -56,6 +57,8 @@ def _numbers(ranges: str) -> list[str]:
         match = _RANGE.match(each.strip())
         if match is None:
             raise ValueError(f"[{ranges}] is no range of numbers")
+        if any(len(number or "") > _MOST_DIGITS for number in match.groups()):
+            raise ValueError(f"a number of [{ranges}] has more than {_MOST_DIGITS} digits")
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first:
             raise ValueError(f"{each.strip()} ends before it begins")

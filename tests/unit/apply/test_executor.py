@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from emulator.apply.executor import Applied, Executor
+from emulator.apply.executor import Executor
 from emulator.apply.handler import ApplyContext, Handle
 from emulator.apply.journal import Journal
 from emulator.apply.state import StateStore
-from emulator.core.errors import HypervisorError, InterruptedRunError, StateError
+from emulator.core.errors import HyperscalerError, HypervisorError, InterruptedRunError, StateError
 from emulator.core.progress import Event, SilentReporter, Status
 from emulator.core.stop import StopFlag
 from emulator.plan.model import Action, Change, Observation, Plan, Recorded
@@ -192,36 +192,144 @@ def two_clusters() -> Plan:
     return plan(*(Change(Action.CREATE, resource, "") for resource in resources))
 
 
-def run_two_clusters(tmp_path: Path, handler: Recorder) -> tuple[Applied, set[str]]:
+@dataclasses.dataclass
+class Outcome:
+    """What came of a plan for two clusters: those that were told of as ready, in their order, and what is on record."""
+
+    error: HyperscalerError | None
+    ready: list[str]
+    made: set[str]
+
+
+def run_two_clusters(
+    tmp_path: Path,
+    handler: Recorder,
+    wanted: Plan | None = None,
+    *,
+    ready: Callable[[str], object] = lambda _cluster: None,
+    stop: StopFlag | None = None,
+    workers: int = 1,
+) -> Outcome:
     store = StateStore(Journal(tmp_path / "j"), boot_id="b")
     handlers = dict.fromkeys(("volume", "network", "domain"), handler)
-    applied = Executor(handlers, store, SilentReporter(), workers=1).run(two_clusters())
-    return applied, {name for name, entry in store.state.resources.items() if entry.open_action is None}
+    told: list[str] = []
+
+    def take(cluster: str) -> None:
+        told.append(cluster)
+        ready(cluster)
+
+    executor = Executor(handlers, store, SilentReporter(), workers=workers, stop=stop)
+    error = executor.run(two_clusters() if wanted is None else wanted, ("hpc", "cloud"), take)
+    return Outcome(error, told, {name for name, entry in store.state.resources.items() if entry.open_action is None})
 
 
 def test_what_failed_for_one_cluster_is_no_matter_to_the_other(tmp_path: Path) -> None:
-    handler = Recorder(failing="cloud")
-    applied, made = run_two_clusters(tmp_path, handler)
-    assert isinstance(applied.error, HypervisorError)
-    assert applied.error.where == "network/cloud"
-    assert (applied.is_intact("hpc"), applied.is_intact("cloud")) == (True, False)
-    assert {"network/hpc", "volume/hpc-1", "domain/hpc-1"} <= made
-    assert "domain/cloud-1" not in made
+    outcome = run_two_clusters(tmp_path, Recorder(failing="cloud"))
+    assert isinstance(outcome.error, HypervisorError)
+    assert outcome.error.where == "network/cloud"
+    assert outcome.ready == ["hpc"]
+    assert {"network/hpc", "volume/hpc-1", "domain/hpc-1"} <= outcome.made
+    assert "domain/cloud-1" not in outcome.made
 
 
 @pytest.mark.parametrize("shared", ["key", "slice"])
 def test_what_serves_both_clusters_stops_both(tmp_path: Path, shared: str) -> None:
-    applied, made = run_two_clusters(tmp_path, Recorder(failing=shared))
-    assert applied.error is not None
-    assert (applied.is_intact("hpc"), applied.is_intact("cloud")) == (False, False)
-    assert not {"domain/hpc-1", "domain/cloud-1"} & made
+    outcome = run_two_clusters(tmp_path, Recorder(failing=shared))
+    assert outcome.error is not None
+    assert outcome.ready == []
+    assert not {"domain/hpc-1", "domain/cloud-1"} & outcome.made
 
 
-def test_without_a_failure_both_clusters_are_intact(tmp_path: Path) -> None:
-    applied, made = run_two_clusters(tmp_path, Recorder())
-    assert applied.error is None
-    assert (applied.is_intact("hpc"), applied.is_intact("cloud")) == (True, True)
-    assert {"domain/hpc-1", "domain/cloud-1"} <= made
+def test_without_a_failure_both_clusters_are_ready(tmp_path: Path) -> None:
+    outcome = run_two_clusters(tmp_path, Recorder())
+    assert outcome.error is None
+    assert sorted(outcome.ready) == ["cloud", "hpc"]
+    assert {"domain/hpc-1", "domain/cloud-1"} <= outcome.made
+
+
+def test_a_cluster_is_ready_while_the_image_of_the_other_is_built(tmp_path: Path) -> None:
+    told = threading.Event()
+
+    def build(name: str) -> None:
+        if name == "cloud-1":  # the volume, or the domain after it
+            assert told.wait(PATIENCE), "the other cluster waits for this"
+
+    def note(cluster: str) -> None:
+        assert cluster == "cloud" or "ensure cloud-1" in handler.calls
+        told.set()
+
+    handler = Recorder(on_ensure=build)
+    outcome = run_two_clusters(tmp_path, handler, ready=note, workers=4)
+    assert (outcome.error, outcome.ready) == (None, ["hpc", "cloud"])
+
+
+def test_no_cluster_is_ready_before_what_serves_none_in_particular(tmp_path: Path) -> None:
+    """Keys and services have no node that needs them, but playbooks do."""
+    authority = Change(Action.CREATE, volume("authority"), "")
+    handler = Recorder()
+
+    def note(_cluster: str) -> None:
+        assert "ensure authority" in handler.calls
+
+    wanted = two_clusters()
+    wanted = plan(*wanted.changes, authority)
+    outcome = run_two_clusters(tmp_path, handler, wanted, ready=note)
+    assert sorted(outcome.ready) == ["cloud", "hpc"]
+
+
+@pytest.mark.parametrize("first", ["cloud", "authority"])
+def test_what_every_cluster_needs_is_made_after_a_failure_of_one(tmp_path: Path, first: str) -> None:
+    """Else the cluster that is not affected would be told of as ready without it, or not at all."""
+    authority = Change(Action.CREATE, volume("authority"), "")
+    broken = [change for change in two_clusters().changes if change.resource.id == "network/cloud"]
+    others = [change for change in two_clusters().changes if change.resource.id != "network/cloud"]
+    order = [*broken, authority] if first == "cloud" else [authority, *broken]
+    outcome = run_two_clusters(tmp_path, Recorder(failing="cloud"), plan(*order, *others))
+    assert outcome.ready == ["hpc"]
+    assert "volume/authority" in outcome.made
+
+
+def test_a_failure_of_what_serves_none_in_particular_leaves_no_cluster_ready(tmp_path: Path) -> None:
+    wanted = plan(Change(Action.CREATE, volume("authority"), ""), *two_clusters().changes)
+    outcome = run_two_clusters(tmp_path, Recorder(failing="authority"), wanted)
+    assert outcome.error is not None
+    assert outcome.ready == []
+
+
+def test_with_nothing_to_do_every_cluster_is_ready_at_once(tmp_path: Path) -> None:
+    assert run_two_clusters(tmp_path, Recorder(), plan()).ready == ["hpc", "cloud"]
+
+
+def test_a_cluster_of_which_nothing_changes_waits_for_no_other(tmp_path: Path) -> None:
+    handler, seen = Recorder(), list[list[str]]()
+    changes = [change for change in two_clusters().changes if "cloud" in change.resource.name]
+    outcome = run_two_clusters(
+        tmp_path, handler, plan(*changes), ready=lambda cluster: seen.append([cluster, *handler.calls])
+    )
+    assert seen[0] == ["hpc"], "before the first step"
+    assert outcome.ready == ["hpc", "cloud"]
+
+
+def test_after_a_stop_a_cluster_that_lacks_something_is_not_ready(tmp_path: Path) -> None:
+    stop = StopFlag()
+
+    def build(name: str) -> None:
+        if name == "cloud":
+            stop.set()
+
+    outcome = run_two_clusters(tmp_path, Recorder(on_ensure=build), stop=stop)
+    assert isinstance(outcome.error, InterruptedRunError)
+    assert "cloud" not in outcome.ready
+    assert ("hpc" in outcome.ready) == ("domain/hpc-1" in outcome.made)
+
+
+def test_an_effect_says_which_cluster_it_is_for(tmp_path: Path) -> None:
+    listener = Listener()
+    store = StateStore(Journal(tmp_path / "j"), boot_id="b")
+    Executor(dict.fromkeys(("volume", "network", "domain"), Recorder()), store, listener).run(two_clusters())
+    shown = {event.subject: event.cluster for event in listener.events}
+    assert shown["domain/hpc-1"] == "Slurm" and shown["network/cloud"] == "Kubernetes"
+    assert shown["volume/key"] == shown["volume/slice"] == "", "both need it"
 
 
 class Listener(SilentReporter):

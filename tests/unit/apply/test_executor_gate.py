@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from emulator.apply import executor
-from emulator.apply.executor import Applied, Executor
+from emulator.apply.executor import Executor
 from emulator.apply.journal import Journal
 from emulator.apply.state import StateStore
-from emulator.core.errors import HypervisorError, InterruptedRunError
+from emulator.core.errors import HyperscalerError, HypervisorError, InterruptedRunError
 from emulator.core.progress import Event, SilentReporter
 from emulator.core.stop import StopFlag
 from emulator.plan.resources import Resource
@@ -52,7 +52,9 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executor, "_HELD_PAUSE", 0.001)
 
 
-def apply(tmp_path: Path, handler: Recorder, gate: Counting, stop: StopFlag | None = None) -> tuple[Applied, Listening]:
+def apply(
+    tmp_path: Path, handler: Recorder, gate: Counting, stop: StopFlag | None = None
+) -> tuple[HyperscalerError | None, Listening]:
     store, reporter = StateStore(Journal(tmp_path / "j"), boot_id="b"), Listening()
     made = Executor({"volume": handler}, store, reporter, stop=stop, gate=gate)
     return made.run(plan(create("a"), create("b"), create("c"))), reporter
@@ -60,8 +62,8 @@ def apply(tmp_path: Path, handler: Recorder, gate: Counting, stop: StopFlag | No
 
 def test_all_are_made_one_at_a_time_and_the_wait_is_said_once(tmp_path: Path) -> None:
     handler, gate = Recorder(), Counting(refusals=5)
-    applied, reporter = apply(tmp_path, handler, gate)
-    assert applied.error is None
+    error, reporter = apply(tmp_path, handler, gate)
+    assert error is None
     assert sorted(handler.calls) == ["ensure a", "ensure b", "ensure c"]
     assert gate.most == 1
     assert len(reporter.said) == len(set(reporter.said))
@@ -70,13 +72,13 @@ def test_all_are_made_one_at_a_time_and_the_wait_is_said_once(tmp_path: Path) ->
 
 def test_a_stop_ends_the_wait(tmp_path: Path) -> None:
     stop = StopFlag()
-    applied, _ = apply(tmp_path, Recorder(), Counting(refusals=10**9, stop=stop), stop)
-    assert isinstance(applied.error, InterruptedRunError)
-    assert "3 steps still to do" in applied.error.what
+    error, _ = apply(tmp_path, Recorder(), Counting(refusals=10**9, stop=stop), stop)
+    assert isinstance(error, InterruptedRunError)
+    assert "3 steps still to do" in error.what
 
 
 def test_after_a_failure_what_was_kept_back_is_left_out(tmp_path: Path) -> None:
     handler = Recorder(failing="a")
-    applied, _ = apply(tmp_path, handler, Counting())
-    assert isinstance(applied.error, HypervisorError)
+    error, _ = apply(tmp_path, handler, Counting())
+    assert isinstance(error, HypervisorError)
     assert handler.calls == ["ensure a"]

@@ -13,7 +13,7 @@ import pytest
 
 from emulator.adapters.simulated.gpus import SimulatedGpu, SimulatedGpus
 from emulator.adapters.simulated.sysfs.acting_files import SimulatedFiles
-from emulator.apply.executor import Executor, steps_of
+from emulator.apply.executor import Executor
 from emulator.apply.gpu_ownership import GpuLedger
 from emulator.apply.handler import ApplyContext, Handle
 from emulator.core.errors import CommandError, GpuError, HyperscalerError, StateError
@@ -27,6 +27,7 @@ from emulator.plan.gpu_build import build_gpus
 from emulator.plan.gpu_resources import GpuInstance
 from emulator.plan.model import Action, Change, Plan
 from emulator.plan.resources import Resource
+from emulator.plan.steps import steps_of
 from tests.support.gpu_lab import FIRST, SECOND, GpuLab, gpu_machine, sliced
 
 CREATE = "nvmlDeviceCreateGpuInstanceWithPlacement"

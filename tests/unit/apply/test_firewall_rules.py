@@ -6,7 +6,6 @@ import dataclasses
 import json
 
 from emulator.adapters.system.nft_text import read_table, replacement
-from emulator.apply.executor import steps_of
 from emulator.apply.firewall_rules import filter_table
 from emulator.core import ids
 from emulator.core.ports import Ownership
@@ -15,6 +14,7 @@ from emulator.labfile.model import ClusterKind, ClusterSpec
 from emulator.plan.firewall_build import aliases_for, build_firewall
 from emulator.plan.model import Action, Change, Plan
 from emulator.plan.resources import Domain, Firewall, Network, resource_from_json
+from emulator.plan.steps import steps_of
 
 OWNER = Ownership("demo", "firewall/lab", "0123456789abcdef")
 TEXT = """\

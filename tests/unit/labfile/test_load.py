@@ -109,6 +109,23 @@ def test_upgrades_without_a_package_source_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("deb https://me:s3cret@mirror.lan/debian bookworm main", True),
+        ("deb [arch=amd64] https://:s3cret@mirror.lan/debian bookworm main", True),
+        ("deb http://mirror.lan:8080/debian bookworm main", False),
+        ("deb http://[2001:db8::1]/a@b bookworm main", False),
+    ],
+)
+def test_a_password_of_a_package_source_is_told_of_and_not_repeated(source: str, told: bool) -> None:
+    text = f'version: "1.0"\nmetadata: {{name: a}}\nclusters: {{hpc: {{}}}}\nsecurity: {{apt_sources: ["{source}"]}}\n'
+    _, report = parse_spec(text, file="f")
+    findings = [each.render() for each in report.findings]
+    assert [each for each in findings if "password" in each] == (findings if told else [])
+    assert "s3cret" not in "".join(findings)
+
+
+@pytest.mark.parametrize(
     ("images", "hpc", "cloud"),
     [
         ("{}", image_of("hpc-base", None), image_of("cloud-base", None)),

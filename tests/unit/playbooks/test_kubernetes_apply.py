@@ -192,18 +192,34 @@ def test_an_api_server_that_does_not_answer_is_no_one_without_policies(monkeypat
         apply.served([{"apiVersion": "a/v1", "kind": "B"}])
 
 
+@pytest.mark.parametrize("verb", ["apply", "create", "replace"])
+def test_objects_are_sent_without_fetching_the_schema(monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
+    """Whoever sends them: add-ons, users, certificates."""
+    server = SlowServer(monkeypatch, "done")
+    apply.kubectl(verb, "-f", "-", stdin="{}")
+    assert server.argv[3:] == [verb, "--validate=false", "-f", "-"]
+
+
+@pytest.mark.parametrize("verb", ["get", "delete", "label", "taint", "patch", "drain", "wait"])
+def test_what_sends_nothing_knows_no_validation(monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
+    server = SlowServer(monkeypatch, "done")
+    apply.kubectl(verb, "x")
+    assert server.argv[3:] == [verb, "x"]
+
+
 class SlowServer:
     """In the place of the program kubectl: gives one answer after the other, and the last one for ever."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *answers: str) -> None:
         self.answers, self.asked = list(answers), 0
+        self.argv: list[str] = []
         self.slept: list[float] = []
         monkeypatch.setattr(apply.subprocess, "run", self)
         monkeypatch.setattr(apply.time, "sleep", self.slept.append)
 
     def __call__(self, argv: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
         answer = self.answers[min(self.asked, len(self.answers) - 1)]
-        self.asked += 1
+        self.asked, self.argv = self.asked + 1, argv
         return subprocess.CompletedProcess(argv, int(answer != "done"), answer, "" if answer == "done" else answer)
 
 

@@ -184,10 +184,10 @@ def test_a_silent_api_server_is_named_before_kubeadm_runs(node: Node) -> None:
 
 
 @pytest.mark.parametrize(
-    ("complaint", "tries"), [("context deadline exceeded", 3), ("CoreDNS will not be upgraded", 1)]
+    ("complaint", "tries"), [("context deadline exceeded", 4), ("CoreDNS will not be upgraded", 1)]
 )
 def test_what_was_too_slow_is_tried_again(node: Node, complaint: str, tries: int) -> None:
-    staged(node).complaints = [complaint] * 3
+    staged(node).complaints = [complaint] * 4
     with pytest.raises(kubernetes_upgrade.NodeError, match=complaint):
         kubernetes_upgrade.control_plane(params("control_plane"))
     assert node.words().count("kubeadm upgrade apply") == tries

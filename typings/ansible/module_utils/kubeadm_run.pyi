@@ -1,7 +1,7 @@
 from kubeadm_run import (
-    FINISH_TRIES,
     RELEASE,
     again_where_it_fails,
+    again_where_it_was_too_slow,
     answers,
     kubeadm,
     kubelet_journal,
@@ -11,9 +11,9 @@ from kubeadm_run import (
 )
 
 __all__ = [
-    "FINISH_TRIES",
     "RELEASE",
     "again_where_it_fails",
+    "again_where_it_was_too_slow",
     "answers",
     "kubeadm",
     "kubelet_journal",

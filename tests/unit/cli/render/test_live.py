@@ -89,6 +89,51 @@ def test_both_clusters_are_on_the_screen_each_with_its_phase(terminal: Terminal)
     ]
 
 
+def image_is_built(terminal: Terminal) -> None:
+    """Slurm is configured while the image of Kubernetes is still built."""
+    terminal.event("apply", "network/hpc", Status.STARTED, "create: not present", cluster=SLURM)
+    terminal.event("apply", "image/cloud-base", Status.STARTED, "create: never built", cluster=KUBERNETES)
+    terminal.event("apply", "firewall/lab", Status.STARTED, "create: not present")
+    terminal.time = 2.0
+    terminal.event("apply", "network/hpc", Status.DONE, "create", cluster=SLURM)
+    terminal.event("apply", "firewall/lab", Status.DONE, "create")
+    terminal.event("apply", "image/cloud-base", Status.RUNNING, "install packages: kubelet", cluster=KUBERNETES)
+    terminal.event("apply", "domain/hpc-controller", Status.STARTED, "create: not present", cluster=SLURM)
+    terminal.time = 5.0
+    terminal.event("apply", "domain/hpc-controller", Status.DONE, "create", cluster=SLURM)
+    terminal.event("boot", "hpc-controller", Status.STARTED, "waiting for ssh", cluster=SLURM)
+    terminal.time = 40.0
+    terminal.event("boot", "hpc-controller", Status.DONE, "ssh answers", cluster=SLURM)
+    terminal.event("configure", "hpc-controller", Status.RUNNING, "Start slurmctld", cluster=SLURM)
+
+
+def test_a_cluster_is_configured_beside_the_image_of_the_other(terminal: Terminal) -> None:
+    image_is_built(terminal)
+    terminal.time = 50.0
+    assert terminal.frame() == [
+        "✓ apply     Slurm 2 done 5.0s",
+        "✓ apply create 2.0s",
+        "✓ boot      Slurm ssh answers 35.0s",
+        "  apply     Kubernetes                                                     50.0s",
+        "… image/cloud-base     install packages: kubelet                           50.0s",
+        "  configure Slurm                                                          10.0s",
+        "… hpc-controller       Start slurmctld                                     10.0s",
+        "  50.0s",
+    ]
+
+
+def test_effects_for_one_cluster_end_no_stage_of_the_other(terminal: Terminal) -> None:
+    image_is_built(terminal)
+    terminal.time = 60.0
+    terminal.event("configure", "hpc-controller", Status.DONE, "configured", cluster=SLURM)  # its verification is next
+    terminal.event("apply", "image/cloud-base", Status.DONE, "create", cluster=KUBERNETES)
+    terminal.event("apply", "volume/cloud-control-plane", Status.STARTED, "create: not present", cluster=KUBERNETES)
+    frame = [line.split() for line in terminal.frame()]
+    assert ["✓", "hpc-controller", "configured", "20.0s"] in frame
+    assert ["✓", "image/cloud-base", "create", "1m00s"] in frame
+    assert not [line for line in frame if line[:2] == ["✓", "configure"]]
+
+
 def test_rows_that_have_ended_stand_still(terminal: Terminal) -> None:
     two_clusters(terminal)
     before = [line for line in terminal.frame() if line.startswith("✓")]

@@ -8,7 +8,8 @@ import os
 import signal
 import stat
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -31,12 +32,32 @@ def local_inventory() -> AnsibleInventory:
     return AnsibleInventory((InventoryHost("here", local),), (InventoryGroup("hpc", hosts=("here",)),))
 
 
+@pytest.fixture(autouse=True)
+def temporary(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """Where the product makes what does not fit into the lab's directory. No run may leave anything there."""
+    del tmp_path  # pytest's own is elsewhere
+    with tempfile.TemporaryDirectory(prefix="hs-", dir="/tmp") as name:
+        monkeypatch.setattr(tempfile, "tempdir", name)
+        yield Path(name)
+        assert list(Path(name).iterdir()) == []
+
+
 @pytest.fixture
-def make_run(tmp_path: Path) -> Callable[[str], PlaybookRun]:
+def payloads(tmp_path: Path) -> Path:
+    """Where Ansible's modules unpack themselves on this machine, which stands in for a guest. One that is killed leaves
+    its directory behind."""
+    directory = tmp_path / "payloads"
+    directory.mkdir()
+    return directory
+
+
+@pytest.fixture
+def make_run(tmp_path: Path, payloads: Path) -> Callable[[str], PlaybookRun]:
     def make(tasks: str) -> PlaybookRun:
         playbook = tmp_path / "play" / "play.yml"
         playbook.parent.mkdir(exist_ok=True)
-        playbook.write_text(f"- hosts: hpc\n  gather_facts: false\n  tasks:\n{tasks}")
+        head = f"- hosts: hpc\n  gather_facts: false\n  environment: {{TMPDIR: {payloads}}}\n"
+        playbook.write_text(f"{head}  tasks:\n{tasks}")
         (playbook.parent / "ansible.cfg").write_text("[defaults]\n")
         return PlaybookRun(playbook, local_inventory(), LabPaths(tmp_path / "lab"), "hpc", {"secrets_dir": "/nowhere"})
 
@@ -183,7 +204,9 @@ def test_an_exception_leaves_nothing_running(sleeper: Sleeper) -> None:
     assert processes_of(sleeper.run) == []
 
 
-def test_what_a_killed_command_left_at_work_is_ended(sleeper: Sleeper, tmp_path: Path) -> None:
+def test_what_a_killed_command_left_at_work_is_ended(
+    sleeper: Sleeper, tmp_path: Path, temporary: Path, payloads: Path
+) -> None:
     run = sleeper.run
     killed = os.fork()
     if killed == 0:
@@ -196,8 +219,25 @@ def test_what_a_killed_command_left_at_work_is_ended(sleeper: Sleeper, tmp_path:
     assert processes_of(run) != []
     other = LabPaths(tmp_path / "other")
     assert end_work(other) == set()
+    assert [path.name[:12] for path in temporary.iterdir()] == ["hyperscaler-"], "its control directory"
     assert end_work(run.paths)
     assert processes_of(run) == []
+    assert list(temporary.iterdir()) == []
+    assert not (run.directory / "cp").is_symlink()
+    left = [path.name for path in payloads.iterdir()]
+    assert left and all(name.startswith("ansible_") for name in left), "where the fixture sends them"
+
+
+def test_a_control_directory_that_is_none_of_ours_stays(tmp_path: Path) -> None:
+    """The link lies in the lab's directory; one that leads elsewhere was laid by hand."""
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "file").write_text("theirs")
+    run = LabPaths(tmp_path / "lab").ansible / "hpc"
+    run.mkdir(parents=True)
+    (run / "cp").symlink_to(victim)
+    assert end_work(LabPaths(tmp_path / "lab")) == set()
+    assert (victim / "file").read_text() == "theirs"
 
 
 def test_logs_of_old_runs_are_pruned(make_run: Callable[[str], PlaybookRun], monkeypatch: pytest.MonkeyPatch) -> None:

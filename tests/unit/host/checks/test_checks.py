@@ -502,6 +502,16 @@ def test_packages_that_labs_do_without_stop_none(tmp_path: Path, missing: list[s
     assert set(result.fix.partition("--no-install-recommends ")[2].split()) == asked
 
 
+def test_the_keys_that_debians_apt_brings_are_not_asked_for_there(tmp_path: Path) -> None:
+    """A host is read by what dpkg lists, and a package of apt's own is no reason to call it unfit."""
+    (result,) = [
+        each
+        for each in judge(tmp_path, "intel", packages=["debian-archive-keyring"]).results
+        if each.id == "program.packages"
+    ]
+    assert result.level is Level.PASS
+
+
 SETUP_ONLY = ("python3-venv", "gcc", "pkg-config", "libvirt-dev", "python3-dev")
 """Those that `parse_package_list` leaves out."""
 

@@ -138,6 +138,14 @@ def lab(devices: str, *, more: str = "", hpc: str = "count: 1", cloud: str = "")
                 " | add a MIG-capable GPU"
             ],
         ),
+        # A name that is wrong is the one finding; what such a GPU could be cut into is not known.
+        (
+            lab("{model: no-such-gpu}", hpc="gpu: {profile: 1g.10gb}"),
+            [
+                "6:23: error: global.gpu_allocation.devices[0].model: 'no-such-gpu' names no single GPU of the"
+                " catalogue, and only those can be simulated | `hyperscaler gpu discover` prints the product name"
+            ],
+        ),
         (
             lab(A100, hpc="gpu: {profile: 1g.10gb, whole: true}"),
             [

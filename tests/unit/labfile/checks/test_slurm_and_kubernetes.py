@@ -108,6 +108,42 @@ def test_times_that_are_none(text: str) -> None:
             ],
         ),
         (
+            slurm("partitions: [{name: a, nodes: ['ALL']}]"),
+            [
+                "6:51: error: clusters.hpc.slurm_config.partitions[0].nodes[0]: 'ALL' is not a compute node"
+                " (hpc-compute-1 to hpc-compute-2) | leave `nodes` out: the partition has all compute nodes then"
+            ],
+        ),
+        (
+            slurm("partitions: [{name: a, nodes: ['hpc-compute-*']}]"),
+            [
+                "6:51: error: clusters.hpc.slurm_config.partitions[0].nodes[0]: 'hpc-compute-*' is not a compute node"
+                " (hpc-compute-1 to hpc-compute-2) | write each node, or a range such as hpc-compute-[1-2]"
+            ],
+        ),
+        (
+            slurm("partitions: [{name: a, nodes: ['hpc-compute-[01-02]']}]"),
+            [
+                "6:51: error: clusters.hpc.slurm_config.partitions[0].nodes[0]: 'hpc-compute-01' is not a compute node"
+                " (hpc-compute-1 to hpc-compute-2) | did you mean 'hpc-compute-1'?"
+            ],
+        ),
+        (
+            slurm("partitions: [{name: a, nodes: ['hpc-compute-[1-9999999]']}]"),
+            [
+                "6:51: error: clusters.hpc.slurm_config.partitions[0].nodes[0]: 'hpc-compute-[1-9999999]' names no"
+                " nodes: a number of [1-9999999] has more than 6 digits"
+                " | for example hpc-compute-1 or hpc-compute-[1-2]"
+            ],
+        ),
+        (
+            slurm("partitions: [{name: a, nodes: 'hpc-compute-[1-2]'}]"),
+            [
+                "6:50: error: clusters.hpc.slurm_config.partitions[0].nodes: expected a list, got 'hpc-compute-[1-2]'"
+                ' | write it as a list: ["hpc-compute-[1-2]"]'
+            ],
+        ),
+        (
             slurm("partitions: [{name: a, nodes: ['hpc-compute-[2-1]']}]"),
             [
                 "6:51: error: clusters.hpc.slurm_config.partitions[0].nodes[0]: 'hpc-compute-[2-1]' names no nodes: 2-1"

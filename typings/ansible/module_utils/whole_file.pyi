@@ -1,0 +1,3 @@
+from whole_file import write_whole
+
+__all__ = ["write_whole"]
