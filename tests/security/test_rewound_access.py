@@ -27,7 +27,7 @@ from emulator.plan.resources import Firewall
 from tests.support.rewinding import NODES, Rewound
 from tests.support.rotation_world import KeyedGuests, KeyedHost, identity_of, lets_in, public_text, signed_by
 from tests.support.simulated_world import LAB
-from tests.support.stop_points import in_sequence
+from tests.support.stop_points import PowerCut, in_sequence
 
 _TRUST = re.compile(r"echo '?(ssh-ed25519 \S+)[^|]* \| sudo -n tee -a /etc/ssh/lab_keys/labadmin > /dev/null")
 
@@ -188,6 +188,34 @@ def test_nothing_is_configured_where_nothing_has_changed(lab: Rewound) -> None:
     back(lab)
     lab.host.hook.before = lambda _name: None
     assert "guests.configure" not in counted and "node told" not in counted
+
+
+def test_a_reboot_half_way_does_not_bring_them_back_either(lab: Rewound, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machines have the rewound disks, and boot with those: `provision` gets in and applies the present record."""
+    add(lab, "ada")
+    lab.create()
+    revoke(lab.host.environment(), LAB, "ada", SilentReporter(), StopFlag())
+    wanted = RotatedSecret.SSH
+    rotate(lab.host.environment(), LAB, wanted, SilentReporter(), StopFlag(), confirm=lambda _pending: True)
+
+    def cut(name: str) -> None:
+        if name == "start_domain":
+            raise PowerCut
+
+    lab.host.hook.before = cut
+    with pytest.raises(PowerCut):
+        back(lab)
+    lab.host.hook.before = lambda _name: None
+    lab.host.going_back = False  # type: ignore[attr-defined]
+    lab.host.reboot()
+    for module in ("create", "restore"):
+        monkeypatch.setattr(f"emulator.lab.snapshots.{module}.read_boot_id", lambda: "after the reboot")
+    monkeypatch.setattr("tests.support.rotation_world.require_mutual_trust", lambda _nodes: None)
+    lab.provision()
+    lab.assert_well()
+    for name, node in nodes(lab).items():
+        assert node["users"] == [], name
+        assert node["logins"] == [public_text(lab.host.home.lab(LAB).ssh_key)], name
 
 
 def test_an_access_that_ended_since_is_ended_again(lab: Rewound, monkeypatch: pytest.MonkeyPatch) -> None:
