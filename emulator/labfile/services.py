@@ -98,13 +98,19 @@ class KubernetesSpec:
     ingress: Annotated[
         str,
         key(
-            "What serves Ingress and Gateway API: Traefik, at port 30080 (HTTPS: 30443) of every node.",
+            "What serves Ingress: lab-ingress, over HTTP at port 80 of every node, with addresses for services of type"
+            " LoadBalancer (source: modules); traefik, with HTTPS and Gateway API, at ports 30080 and 30443 (source:"
+            " upstream).",
             # nginx was one until its project ended; a check says what takes its place.
-            pattern="^(?:none|traefik|nginx)$",
-            expects="none or traefik",
-            examples=["traefik"],
+            pattern="^(?:none|traefik|lab-ingress|nginx)$",
+            expects="none, traefik or lab-ingress",
+            examples=["lab-ingress"],
         ),
     ] = "none"
+    helm: Annotated[
+        bool,
+        key("Helm next to kubectl on the nodes, for everyone who logs in there. Needs Kubernetes from modules."),
+    ] = False
     storage_class: Annotated[
         str,
         key(

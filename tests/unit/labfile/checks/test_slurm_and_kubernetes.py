@@ -177,8 +177,8 @@ def test_times_that_are_none(text: str) -> None:
             [
                 "7:39: error: clusters.cloud.kubernetes_config.mig_strategy: expected one of none, single, mixed,"
                 " got 'foo' | write none, single or mixed",
-                "7:53: error: clusters.cloud.kubernetes_config.ingress: expected none or traefik, got 'haproxy'"
-                " | for example traefik",
+                "7:53: error: clusters.cloud.kubernetes_config.ingress: expected none, traefik or lab-ingress, got"
+                " 'haproxy' | for example lab-ingress",
             ],
         ),
         (
@@ -190,6 +190,16 @@ def test_times_that_are_none(text: str) -> None:
                 " upstream: modules does not have it | write none, or take source: upstream, or a bundle made there",
             ],
         ),
+        (
+            kube("source: upstream, ingress: lab-ingress, helm: true"),
+            [
+                "7:52: error: clusters.cloud.kubernetes_config.ingress: upstream does not have 'lab-ingress' | write"
+                " traefik, or take source: modules, or a bundle made with it",
+                "7:71: error: clusters.cloud.kubernetes_config.helm: upstream does not have Helm | take source:"
+                " modules, or a bundle made with it",
+            ],
+        ),
+        (kube("source: modules, ingress: lab-ingress, helm: true"), []),
         (
             kube("ingress: nginx"),
             [
