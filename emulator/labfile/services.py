@@ -83,6 +83,39 @@ class SlurmSpec:
         JobTime | None,
         key(f"Longest run time of a job in Slurm's forms: {FORMS}.", name="max_job_time", default="UNLIMITED"),
     ] = None
+    mpi: Annotated[
+        str,
+        key(
+            "How the parts of an MPI program find each other: pmix, as Open MPI and mpi4py of the nodes' image do it,"
+            " so that `srun` alone starts one; none: each user says so with --mpi. Needs Debian 13 or newer.",
+            enum=["none", "pmix"],
+            see="slurm.md",
+        ),
+    ] = "none"
+    rest_api: Annotated[
+        bool,
+        key(
+            "slurmrestd runs on the controller, for tools that read JSON: on a Unix socket, with tokens that root makes"
+            " there. Needs Debian 13 or newer.",
+            see="slurm.md",
+        ),
+    ] = False
+    scrontab: Annotated[
+        bool,
+        key(
+            "Users may have jobs started by the clock, with scrontab. Needs Debian 13 or newer.",
+            see="slurm.md",
+        ),
+    ] = False
+    priority: Annotated[
+        str,
+        key(
+            "Which waiting job comes first: the one that was submitted first (fifo), or that of the user who has used"
+            " the least of late (fairshare).",
+            enum=["fifo", "fairshare"],
+            see="slurm.md",
+        ),
+    ] = "fifo"
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,7 @@ FULL: Mapping[str, Any] = {
     "ssh": {},
     "security": {},
     "snapshots": {},
+    "access": {},
     "timeouts": {},
 }
 

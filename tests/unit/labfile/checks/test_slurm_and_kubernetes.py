@@ -514,3 +514,25 @@ def test_real_gpus_need_a_source_with_nvidias_plugin(faults: Judge) -> None:
     )
     (fault,) = faults(text)
     assert "kubernetes_config.source: real GPUs of Kubernetes nodes need NVIDIA's device plugin" in fault
+
+
+def released(settings: str, images: str) -> str:
+    return slurm(settings) + f"images: {{{images}}}\n"
+
+
+@pytest.mark.parametrize("settings", ["mpi: pmix", "rest_api: true", "scrontab: true"])
+def test_what_the_slurm_of_an_older_release_does_not_have_is_refused(faults: Judge, settings: str) -> None:
+    key = settings.partition(":")[0]
+    for images in ("release: bookworm", "hpc: hpc-base-bookworm"):
+        assert faults(released(settings, images)) == [
+            f"6:{20 + len(key) + 2}: error: clusters.hpc.slurm_config.{key}: not with Slurm 22.05 of Debian 12, which"
+            " the nodes have | write `images: {release: trixie}`, or leave it out"
+        ]
+    for images in ("release: trixie", "hpc: hpc-base-trixie", "hpc: mine"):
+        assert faults(released(settings, images)) == []
+
+
+def test_what_is_left_off_fits_every_release(faults: Judge) -> None:
+    assert (
+        faults(released("mpi: none, rest_api: false, scrontab: false, priority: fairshare", "release: bookworm")) == []
+    )
