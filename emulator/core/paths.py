@@ -17,7 +17,7 @@ Layout under the home directory (`/var/lib/hyperscaler` for root, else `$XDG_STA
     labs/<lab>/ssh/              key pair, certificate authority, known_hosts and ssh_config of the lab (0700)
     labs/<lab>/access.json       who may log in
     labs/<lab>/secrets/          MUNGE key, TLS authority, users' access files, open rotations (0700, files 0600)
-    labs/<lab>/disks/            qcow2 overlays
+    labs/<lab>/disks/            qcow2 overlays; below `snapshots`, the layers and states of snapshots
     labs/<lab>/hypervisor/       the embedded libvirtd's own directories
     labs/<lab>/ansible/          inventory and runner artifacts
     labs/<lab>/console/          serial console logs of the guests
@@ -145,6 +145,11 @@ class LabPaths:
     @property
     def disks(self) -> Path:
         return self.root / "disks"
+
+    @property
+    def snapshots(self) -> Path:
+        """Among the disks, which is where the lab's QEMUs may read."""
+        return self.disks / "snapshots"
 
     @property
     def hypervisor(self) -> Path:

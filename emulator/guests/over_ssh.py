@@ -65,7 +65,7 @@ class RealGuests:
         return self._shell(access)
 
     def _shell(self, access: Access) -> OpenSshShell:
-        return OpenSshShell(access.paths.ssh_key, access.paths.known_hosts, access.prefix, self._runner, access.pace)
+        return OpenSshShell(access.private_key, access.paths.known_hosts, access.prefix, self._runner, access.pace)
 
     def ssh_argv(self, access: Access, node: str, command: Sequence[str]) -> list[str]:
         # ssh joins the words with blanks and a shell in the guest splits them again, as people know it.

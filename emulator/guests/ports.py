@@ -26,7 +26,8 @@ from emulator.labfile.model import ClusterKind, ClusterSpec
 @dataclass(frozen=True, slots=True)
 class Access:
     """How to get into a lab's guests (the prefix enters their network namespace), what GPUs they have, how patient to
-    be with them on this host, and what is done with their Slurm (None: what the lab file's images say)."""
+    be with them on this host, and what is done with their Slurm (None: what the lab file's images say). `key`: another
+    private key than the lab's present one."""
 
     paths: LabPaths
     user: str
@@ -34,6 +35,11 @@ class Access:
     gpus: Mapping[str, tuple[NodeGpu, ...]] = field(default_factory=dict)
     pace: Pace = field(default_factory=Pace)
     slurm: frozenset[SlurmFeature] | None = None
+    key: Path | None = None
+
+    @property
+    def private_key(self) -> Path:
+        return self.key or self.paths.ssh_key
 
 
 @dataclass(frozen=True, slots=True)

@@ -207,9 +207,10 @@ class LabImages:
 
 
 def used_base_images(labs: Path, overlay_base: Callable[[Path], Path | None]) -> dict[Path, Path]:
-    """Golden images under the disks of all labs in the directory `labs`, each with a disk that stands on it."""
+    """Golden images under the disks of all labs in the directory `labs`, each with a disk that stands on it. Disks of
+    snapshots count: one may stand on an image that no present disk has under it any more."""
     found = {}
-    for disk in sorted(labs.glob("*/disks/*.qcow2")):
+    for disk in sorted((*labs.glob("*/disks/*.qcow2"), *labs.glob("*/disks/snapshots/*/*.qcow2"))):
         base = overlay_base(disk)
         if base is not None:
             found[base] = disk

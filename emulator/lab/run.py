@@ -22,6 +22,7 @@ from emulator.lab.open_journal import LabRecord, open_record
 from emulator.lab.planning.gpu_placement import node_gpus
 from emulator.lab.planning.plan import recorded_backends
 from emulator.lab.planning.release_on_disks import slurm_on_disks
+from emulator.lab.snapshots.parked import refuse_parked
 from emulator.labfile.model import ClusterSpec
 
 
@@ -127,16 +128,20 @@ def provisioned_run(
     *,
     spec: ClusterSpec | None = None,
     wait_seconds: float = 0.0,
+    at_rest: bool = False,
 ) -> Iterator[LabRun]:
     """Like `locked_run`, on a lab that is provisioned. Without a `spec` it goes by the lab file as last provisioned.
 
     Raises:
         UsageError: there is no such lab, or it is not provisioned.
-        ConflictError: another command works on the lab, or the journal is another lab's.
+        ConflictError: another command works on the lab, the journal is another lab's, or the lab is suspended or
+            stopped and the command is not one for that (`at_rest`).
     """
     if spec is None:
         require_lab(env.home, name)
     with locked_run(env, name, command, reporter, stop, wait_seconds=wait_seconds) as run:
+        if not at_rest:
+            refuse_parked(run.paths, name)
         # Read under the lock: the command that held it may have provisioned another file.
         wanted = spec or load_recorded_lab(env.home, name).spec
         yield run.on(open_provisioned(env, run.record), wanted)

@@ -71,8 +71,8 @@ def open_host_keys(run: LabRun) -> HostKeyBook:
     return HostKeyBook(guests.parse_host_keys, lambda keys: guests.write_access(spec, access, keys))
 
 
-def boot_cluster(run: LabRun, kind: ClusterKind, keys: HostKeyBook) -> None:
-    """Return when every node of the cluster lets us in.
+def boot_cluster(run: LabRun, kind: ClusterKind, keys: HostKeyBook, shell: GuestShell | None = None) -> None:
+    """Return when every node of the cluster lets us in, by the run's own shell or by another one.
 
     Raises:
         WaitTimeoutError: one did not within `timeouts.boot`, and made no progress any more.
@@ -87,7 +87,8 @@ def boot_cluster(run: LabRun, kind: ClusterKind, keys: HostKeyBook) -> None:
         )
         for node in spec.nodes_of(kind)
     ]
-    wait_for_guests(guests, keys, run.shell, run.reporter, pace=run.pace, seconds=spec.timeouts.boot, stop=run.stop)
+    shell = shell or run.shell
+    wait_for_guests(guests, keys, shell, run.reporter, pace=run.pace, seconds=spec.timeouts.boot, stop=run.stop)
     if run.stop.is_set():
         raise InterruptedRunError(
             "stopped on request while the nodes booted", fix="run the same command again to go on"

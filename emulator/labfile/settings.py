@@ -111,6 +111,19 @@ class SecuritySpec:
 
 
 @dataclass(frozen=True, slots=True)
+class SnapshotSpec:
+    """What is set aside without being asked for each time."""
+
+    pristine: Annotated[
+        bool,
+        key(
+            "Keep a snapshot of the lab as it was verified, for `hyperscaler reset`. It takes the memory that its nodes"
+            " use, on the file system of their disks."
+        ),
+    ] = False
+
+
+@dataclass(frozen=True, slots=True)
 class AccessSpec:
     """How the lab's users get to it from elsewhere. `node_ports`: of its Kubernetes cluster."""
 
@@ -161,6 +174,9 @@ class Settings:
             see="security.md",
         ),
     ] = field(default_factory=SecuritySpec)
+    snapshots: Annotated[SnapshotSpec, key("Going back to an earlier state.", see="snapshots.md")] = field(
+        default_factory=SnapshotSpec
+    )
     access: Annotated[AccessSpec, key("The way in for the lab's users.", see="access.md")] = field(
         default_factory=AccessSpec
     )

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from emulator.core.errors import HyperscalerError
 from emulator.core.progress import Event, Reporter, Status
 from emulator.core.stop import StopFlag
 from emulator.guests.verify.report import CheckResult
@@ -22,8 +23,13 @@ from emulator.lab.open_journal import open_record
 from emulator.lab.planning.plan import open_to_plan, plan_lab, plan_with_gpus_held, refuse_blocked, refuse_stale
 from emulator.lab.recovery.ledger_repair import repair_records
 from emulator.lab.run import LabRun, LockedRun, locked_run
+from emulator.lab.snapshots.parked import refuse_parked
+from emulator.lab.snapshots.settle import settle_snapshots
+from emulator.lab.snapshots.store import SnapshotStore
+from emulator.labfile.model import ClusterKind
 from emulator.operations.credentials.kubeconfigs import hand_out_kubeconfigs
 from emulator.operations.credentials.rotator import Rotator
+from emulator.operations.snapshots.create import keep_pristine
 from emulator.operations.validate import check_on_host
 from emulator.plan.model import Plan
 
@@ -80,14 +86,15 @@ def provision(
     The bytes of the file are kept with the lab, so that later commands need only the lab's name.
 
     Raises:
-        ConflictError: another command works on the lab, something foreign is in the way, or the journal in the lab's
-            directory is another lab's.
+        ConflictError: another command works on the lab, it is suspended or stopped, something foreign is in the way,
+            or the journal in the lab's directory is another lab's.
         VerifyError: everything was made, but a probe failed.
         HyperscalerError: something failed. A cluster that the failure does not touch was brought up all the same; the
             message says so.
     """
     started, name, seconds = time.monotonic(), loaded.spec.name, options.wait_seconds
     with locked_run(env, name, options.command, reporter, stop, wait_seconds=seconds) as locked:
+        refuse_parked(locked.paths, name)
         run = _open(locked, loaded)
         acceleration = check_on_host(env, loaded, run.lab, run.state, reporter)
         plan = _plan(run, acceleration)
@@ -96,11 +103,12 @@ def provision(
         begin_changes(run, loaded.source)
         plan = claim_gpus(run, plan, acceleration)
         Rotator(run).settle()
-        with clusters_at_work(run, Step.BOOT, Step.CONFIGURE, Step.VERIFY) as work:
-            failure = apply_plan(run, plan, ready=work.begin)
-            clusters = work.end()
+        settle_snapshots(run)
+        failure, clusters = _apply(run, plan)
         clusters.conclude(failure)
+        settle_snapshots(run)  # layers of machines that did not run until now
         _hand_out(run)
+        keep_pristine(run)
         return ProvisionResult(plan, clusters=clusters, seconds=time.monotonic() - started)
 
 
@@ -120,6 +128,20 @@ def _agree(plan: Plan, options: Options) -> bool:
     refuse_stale(plan, options.expected_plan)
     refuse_blocked(plan)
     return options.confirm(plan)
+
+
+def _apply(run: LabRun, plan: Plan) -> tuple[HyperscalerError | None, Clusters]:
+    """Each cluster is begun as soon as it has what it needs; after a restoration that a reboot of the host has cut off,
+    once its machines are healed."""
+    waiting: list[ClusterKind] = []
+    cut_off = SnapshotStore(run.paths).operation() is not None
+    with clusters_at_work(run, Step.BOOT, Step.CONFIGURE, Step.VERIFY) as work:
+        failure = apply_plan(run, plan, ready=waiting.append if cut_off else work.begin)
+        if cut_off:
+            settle_snapshots(run)
+        for kind in waiting:
+            work.begin(kind)
+        return failure, work.end()
 
 
 def _hand_out(run: LabRun) -> None:

@@ -24,8 +24,12 @@ from emulator.lab.open_journal import LabRecord, open_record
 from emulator.lab.planning.kubernetes_on_disks import on_the_way_to
 from emulator.lab.planning.plan import HYPERVISOR_FACT, open_to_plan, plan_lab
 from emulator.lab.recovery.ownership_conflicts import copy_notes
+from emulator.lab.snapshots.manifest import Verb
+from emulator.lab.snapshots.parked import parked
+from emulator.lab.snapshots.store import SnapshotStore
 from emulator.labfile.model import ClusterSpec, NodeSpec
 from emulator.operations.host.autostart import has_autostart
+from emulator.operations.snapshots.listing import interrupted_in
 from emulator.plan.resources import Domain
 from emulator.plan.service_resources import Service
 
@@ -47,8 +51,8 @@ class NodeStatus:
 
 @dataclass(frozen=True, slots=True)
 class LabStatus:
-    """`busy` names the command that works on the lab now; `problems` need attention, `notes` do not; `services` are the
-    processes that stay running for the lab."""
+    """`rest`: suspended, stopped, or empty. `busy` names the command that works on the lab now; `problems` need
+    attention, `notes` do not; `services` are the processes that stay running for the lab."""
 
     name: str
     hypervisor: str
@@ -60,6 +64,7 @@ class LabStatus:
     autostart: bool = False
     notes: tuple[str, ...] = ()
     services: tuple[ServiceInfo, ...] = ()
+    rest: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -80,6 +85,7 @@ class LabStatus:
             ],
             "clusters": dict(self.clusters),
             "busy": self.busy,
+            "rest": self.rest,
             "autostart": self.autostart,
             "problems": list(self.problems),
             "notes": list(self.notes),
@@ -164,9 +170,13 @@ def _known(env: Environment, record: LabRecord, spec: ClusterSpec, busy: str) ->
     hypervisor = state.facts.get(HYPERVISOR_FACT, "")
     problems = [f"journal line {damage.line}: {damage.why}" for damage in record.store.damage if not damage.torn]
     domains, trouble = _domains(env, record, hypervisor)
-    problems += trouble
     nodes = tuple(_node(spec, node, domains) for node in spec.nodes)
-    problems += [f"{node.name} is {node.state}" for node in nodes if node.state != "running"]
+    rest = _rest(record)
+    if rest:
+        trouble = []  # after a reboot of the host its hypervisor does not run, and need not
+        nodes = tuple(replace(node, state=rest) if node.state in ("shutoff", "unknown") else node for node in nodes)
+    problems += trouble
+    problems += [f"{node.name} is {node.state}" for node in nodes if node.state not in ("running", rest)]
     problems += [
         f"{each.resource.id}: an interrupted {each.open_action} is open"
         for each in state.resources.values()
@@ -178,17 +188,34 @@ def _known(env: Environment, record: LabRecord, spec: ClusterSpec, busy: str) ->
             f"an upgrade to Kubernetes {goal} did not end; `hyperscaler upgrade {name} --to {goal} --file FILE` goes on"
             " with it"
         )
+    interrupted = interrupted_in(SnapshotStore(record.paths))
+    if interrupted and not busy:
+        problems.append(f"{interrupted}; `hyperscaler provision` brings it to an end")
     services = env.supervisor(record.paths.supervisor).services()
     down = {f"{Service.kind}/{info.name}": trouble_of(info) for info in services if trouble_of(info)}
-    problems += [f"{key}: {'; '.join(trouble)}" for key, trouble in down.items()]
+    if not rest:  # after a reboot of the host they do not run, and need not
+        problems += [f"{key}: {'; '.join(trouble)}" for key, trouble in down.items()]
     notes: tuple[str, ...] = ()
-    if domains is not None and not busy:
+    if domains is not None and not busy and not rest:
         stopped = {f"{Domain.kind}/{node.name}" for node in nodes if node.state not in ("running", "absent")}
         drift, notes = _drift(env, record, spec, shown={*stopped, *down})
         problems += drift
     phases = {key.removeprefix("phase/"): value for key, value in state.facts.items() if key.startswith("phase/")}
     autostart = has_autostart(env, name)
-    return LabStatus(name, hypervisor, phases, nodes, {}, busy, tuple(problems), autostart, notes, services)
+    if rest:
+        notes = (*notes, f"the lab is {rest}; `hyperscaler {_WAKES[rest]} {name}` lets it go on")
+    return LabStatus(name, hypervisor, phases, nodes, {}, busy, tuple(problems), autostart, notes, services, rest)
+
+
+_WAKES = {"suspended": "resume", "stopped": "start"}
+
+
+def _rest(record: LabRecord) -> str:
+    try:
+        found = parked(record.paths)
+    except HyperscalerError:  # it is damaged, which is one of the problems
+        return ""
+    return "" if found is None else "suspended" if found.verb is Verb.SUSPEND else "stopped"
 
 
 def _rotations(env: Environment, name: str) -> list[str]:

@@ -18,7 +18,8 @@ ALLOWED: Mapping[str, tuple[frozenset[str], str]] = {
     "core/fs.py": (frozenset({"os.fsync", "os.sync", "os.replace", ".rename"}), "this is the place"),
     "apply/handlers/secrets.py": (frozenset({".replace"}), "ssh-keygen writes the pair; its private half comes last"),
     "apply/handlers/firewall.py": (frozenset({".replace"}), "no file: a table of the packet filter"),
-    "adapters/system/qemu_img.py": (frozenset({".rename"}), "qemu-img writes the disk"),
+    "adapters/system/qemu_img.py": (frozenset({".rename", ".replace"}), "qemu-img writes the disk"),
+    "adapters/libvirt/saved_states.py": (frozenset({".rename"}), "libvirtd writes the state of a guest"),
     "images/store/builds.py": (frozenset({".replace", ".rename"}), "moves a finished directory, or a log aside"),
     "images/store/store.py": (frozenset({".rename"}), "moves a directory aside that is about to be removed"),
 }

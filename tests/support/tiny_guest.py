@@ -93,3 +93,41 @@ def printing_kernel() -> bytes:
     # mov dx, 0x3f8; mov al, 'A'; out dx, al; jump back to out
     image[0x268:0x270] = b"\xba\xf8\x03\xb0\x41\xee\xeb\xfd"
     return bytes(image)
+
+
+def counting_kernel() -> bytes:
+    """The same, but it counts in its memory for ever, and says each number as eight letters (a is 0, p is 15) and a
+    line end. The count begins at zero when it boots."""
+    code = bytes.fromhex(
+        "fa"  # cli
+        "bb0000"  # mov bx, 0            the lower half of the count, in si:bx
+        "31f6"  # xor si, si
+        # next:
+        "83c301"  # add bx, 1
+        "83d600"  # adc si, 0
+        "baf803"  # mov dx, 0x3f8
+        "89f0"  # mov ax, si
+        "b90400"  # mov cx, 4
+        "89c7"  # mov di, ax
+        # letters of the upper half
+        "c1c704"  # rol di, 4
+        "89f8"  # mov ax, di
+        "240f"  # and al, 15
+        "0461"  # add al, 'a'
+        "ee"  # out dx, al
+        "e2f4"  # loop -12
+        "b90400"  # mov cx, 4            letters of the lower half
+        "89df"  # mov di, bx
+        "c1c704"
+        "89f8"
+        "240f"
+        "0461"
+        "ee"
+        "e2f4"
+        "b00a"  # mov al, 10
+        "ee"  # out dx, al
+        "ebce"  # jmp next
+    )
+    image = bytearray(halting_kernel())
+    image[0x268 : 0x268 + len(code)] = code
+    return bytes(image)

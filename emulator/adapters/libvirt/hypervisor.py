@@ -15,6 +15,7 @@ from uuid import UUID
 
 from emulator.adapters.control_groups.guests import GuestGroups
 from emulator.adapters.libvirt import errors as errors
+from emulator.adapters.libvirt import saved_states
 from emulator.adapters.libvirt.config_files import may_have
 from emulator.adapters.libvirt.device_access import opened_for
 from emulator.adapters.libvirt.domain_xml import domain_xml, read_domain
@@ -141,11 +142,12 @@ class LibvirtHypervisor:
 
     def _account(self, wanted: GuestAccount | None) -> GuestAccount | None:
         """What QEMU runs as if it is to run as `wanted`; None where nobody but root could choose."""
-        if os.geteuid() != 0:
-            return None
+        return None if os.geteuid() != 0 else account_for(self._known_capabilities(), wanted)
+
+    def _known_capabilities(self) -> str:
         if self._capabilities is None:
             self._capabilities = call(self._connect().getCapabilities, where=self._uri)
-        return account_for(self._capabilities, wanted)
+        return self._capabilities
 
     def admit_guests(self, directories: Iterable[Path], account: GuestAccount | None = None) -> None:
         """See `Hypervisor.admit_guests`."""
@@ -246,6 +248,30 @@ class LibvirtHypervisor:
             return False
         state = _STATES.get(seen[0])
         return state is DomainState.RUNNING or (state is DomainState.PAUSED and seen[1] in _MAY_RESUME)
+
+    # --------------------------------------------------------- saved states
+    def machine(self, *, accelerated: bool) -> str:
+        return saved_states.machine(self._connect(), self._known_capabilities, accelerated=accelerated, where=self._uri)
+
+    def power_off_domain(self, name: str) -> None:
+        handle = self._lookup(name)
+        if handle is not None and self._state(handle) is not DomainState.SHUTOFF:
+            self._unless((errors.OPERATION_INVALID, errors.NO_DOMAIN), handle.destroy, name)
+
+    def save_domain(self, name: str, file: Path) -> None:
+        saved_states.save(self._require(name), file, where=f"domain {name}")
+
+    def restore_domain(self, name: str, file: Path) -> None:
+        """See `SavedStates.restore_domain`; the guest's limits hold before it goes on."""
+        handle = self._require(name)
+        info = self._describe(handle)
+        self._hand_over(info)
+        with self._kvm_for(info):
+            saved_states.restore(self._connect(), handle, file, where=f"domain {name}")
+        self._limit(handle, info)
+
+    def flatten_disk(self, name: str, base: Path) -> None:
+        saved_states.flatten(self._require(name), base, where=f"domain {name}")
 
     def delete_domain(self, name: str) -> None:
         """See `Hypervisor.delete_domain`; saved states and snapshots go with it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import uuid
 from pathlib import Path
 
@@ -30,6 +31,23 @@ class SimulatedDisks:
             least = inherited[1] if inherited else 0
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             _write(path, base.absolute(), max(size_gib, least), uuid.uuid4().hex)
+
+    def freeze(self, path: Path, frozen: Path) -> None:
+        with self._hook.around("freeze"):
+            self._require(path)
+            if frozen.exists():
+                if backing_of(path) == frozen.absolute():
+                    return
+                frozen.unlink()
+            frozen.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            os.link(path, frozen)
+            frozen.chmod(0o400)
+        self.rewind(path, base=frozen)
+
+    def rewind(self, path: Path, *, base: Path) -> None:
+        with self._hook.around("rewind"):
+            size = self._require(base)[1]
+            _write(path, base.absolute(), size, uuid.uuid4().hex)
 
     def resize(self, path: Path, *, size_gib: int) -> None:
         with self._hook.around("resize"):
@@ -61,6 +79,13 @@ def backing_of(path: Path) -> Path | None:
     """The base of a simulated overlay; None for any other file."""
     overlay = _read(path)
     return overlay[0] if overlay else None
+
+
+def put_on(path: Path, base: Path) -> None:
+    """Let a simulated overlay stand on another base: what lay between is in the overlay from now on."""
+    overlay = _read(path)
+    if overlay is not None:
+        _write(path, base, overlay[1], overlay[2])
 
 
 def data_of(path: Path) -> str:

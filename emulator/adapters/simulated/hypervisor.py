@@ -24,6 +24,7 @@ from emulator.adapters.libvirt.network_xml import network_xml, read_network
 from emulator.adapters.libvirt.ownership_xml import parse
 from emulator.adapters.simulated.calls import CallHook
 from emulator.adapters.simulated.disks import backing_of
+from emulator.adapters.simulated.saved_states import SimulatedSavedStates
 from emulator.core.errors import ConflictError, HypervisorError
 from emulator.core.fs import replace_file
 from emulator.core.ports import DomainInfo, DomainRequest, DomainState, NetworkInfo, NetworkRequest
@@ -36,7 +37,7 @@ _read_network = lru_cache(maxsize=1024)(read_network)
 _FILE_LOCK = threading.RLock()  # connections of one process may share a file
 
 
-class SimulatedHypervisor:
+class SimulatedHypervisor(SimulatedSavedStates):
     """`Hypervisor` in memory, or in the JSON file `state`, so that it survives between commands.
 
     Args:
@@ -52,6 +53,8 @@ class SimulatedHypervisor:
         # Name -> XML, and the names of running objects.
         self._domains: dict[str, str] = {}
         self._states: dict[str, str] = {}
+        self._memory: dict[str, str] = {}  # what tests have put into a guest's memory
+        self._ran: dict[str, list[str]] = {}  # disks on which a guest with a saved state has run since
         self._live: dict[str, str] = {}  # the XML that a running domain was started with
         self._networks: dict[str, str] = {}
         self._active: set[str] = set()
@@ -76,6 +79,7 @@ class SimulatedHypervisor:
         self._active = set(data["active"])
         self._live = data.get("live", {})
         self._live_networks = data.get("live_networks", {})
+        self._memory, self._ran = data.get("memory", {}), data.get("ran", {})
 
     def _save(self) -> None:
         if self._file is None:
@@ -88,6 +92,8 @@ class SimulatedHypervisor:
             "networks": self._networks,
             "active": sorted(self._active),
             "live_networks": self._live_networks,
+            **({"memory": self._memory} if self._memory else {}),
+            **({"ran": self._ran} if self._ran else {}),
         }
         text = json.dumps(data)
         if text == self._text:
@@ -164,7 +170,7 @@ class SimulatedHypervisor:
             self._load()
             self._states[name] = state
             if state not in (DomainState.RUNNING, DomainState.PAUSED):
-                self._live.pop(name, None)
+                self._end(name)
             self._save()
 
     def edit(self, name: str, old: str, new: str, *, live: bool = False) -> None:
@@ -184,6 +190,7 @@ class SimulatedHypervisor:
             self._states = dict.fromkeys(self._domains, DomainState.SHUTOFF.value)
             self._active = set()
             self._live = {}
+            self._memory = {}
             self._live_networks = {}
             self._save()
 
@@ -233,6 +240,7 @@ class SimulatedHypervisor:
                 self._say_host_key(name)
                 self._live[name] = self._domains[name]
             self._states[name] = DomainState.RUNNING
+            self._note_run(name)
 
     def pause_domain(self, name: str) -> None:
         with self._call("pause_domain"):
@@ -244,13 +252,13 @@ class SimulatedHypervisor:
         with self._call("shutdown_domain"):
             if name in self._domains:
                 self._states[name] = DomainState.SHUTOFF
-                self._live.pop(name, None)
+                self._end(name)
 
     def delete_domain(self, name: str) -> None:
         with self._call("delete_domain"):
             self._domains.pop(name, None)
             self._states.pop(name, None)
-            self._live.pop(name, None)
+            self._end(name)
 
     def running_macs(self) -> tuple[str, ...]:
         """MAC addresses of running domains, for the simulated guests."""

@@ -60,6 +60,41 @@ class QemuImg:
             raise
         sync(target.parent)
 
+    def freeze(self, path: Path, frozen: Path) -> None:
+        """See `DiskTool.freeze`. The disk has both names for a moment; then the overlay takes the first one."""
+        target, kept = path.absolute(), frozen.absolute()
+        if kept.exists():
+            if self.overlay_base(target) == kept:
+                return
+            kept.unlink()  # the second name of a disk whose overlay was not made
+        kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.link(target, kept, follow_symlinks=False)
+        kept.chmod(0o400)
+        sync(kept.parent)
+        self.rewind(target, base=kept)
+
+    def rewind(self, path: Path, *, base: Path) -> None:
+        """See `DiskTool.rewind`.
+
+        Raises:
+            HyperscalerError: `base` is not a qcow2.
+        """
+        target, backing = path.absolute(), base.absolute()
+        size = self._size(backing)
+        partial = unfinished(target, ".partial")
+        partial.unlink(missing_ok=True)
+        try:
+            # -u: QEMU's account could write the header of the base, so root opens nothing that this names.
+            command: list[str | Path] = ["qemu-img", "create", "-q", "-u", "-f", "qcow2", "-F", "qcow2", "-b", backing]
+            self._runner.run([*command, partial, str(size)], timeout=_TIMEOUT)
+            partial.chmod(0o600)
+            sync(partial)
+            partial.replace(target)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        sync(target.parent)
+
     def resize(self, path: Path, *, size_gib: int) -> None:
         """Grow the qcow2 at `path`; the same size changes nothing.
 

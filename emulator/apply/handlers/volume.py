@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from emulator.apply.handler import ApplyContext, Handle
+from emulator.apply.handlers.disk_layers import golden_base
 from emulator.apply.handlers.image import Images
 from emulator.apply.path_guard import require_below
 from emulator.core import ids
 from emulator.core.errors import ConflictError, DamagedDiskError, HyperscalerError
 from emulator.core.fs import private_directory
+from emulator.core.paths import LabPaths
 from emulator.core.ports import DiskTool, HypervisorSession
 from emulator.plan.model import Observation, Presence, Recorded
 from emulator.plan.resources import Resource, Volume
@@ -44,7 +46,7 @@ class VolumeHandler:
         if path.is_symlink() or (path.exists() and not path.is_file()):
             return Observation(Presence.FOREIGN, detail=f"{path} is not a regular file")
         try:
-            base = self._disks.overlay_base(path)
+            base = self._golden(path)
         except DamagedDiskError as error:  # any other failure to read it must not cost a node its disk
             if record is None:
                 return Observation(Presence.FOREIGN, detail=f"{path} is not a usable disk: {error.what}")
@@ -59,6 +61,10 @@ class VolumeHandler:
                 return Observation(Presence.FOREIGN, detail=f"{path} is a disk on {base}, not on a golden image")
             return Observation(Presence.PARTIAL, detail=f"its golden image {base} is gone; the disk cannot be read")
         return Observation(Presence.OURS, handle={"base": str(base)})
+
+    def _golden(self, path: Path) -> Path | None:
+        """The golden image under a disk, below the layers of snapshots."""
+        return golden_base(self._disks, path, LabPaths(self._root).snapshots)
 
     def ensure(self, resource: Volume, previous: Resource | None, context: ApplyContext) -> Handle:
         del previous
@@ -93,7 +99,7 @@ class VolumeHandler:
             hypervisor.shutdown_domain(name, timeout=self._shutdown_seconds)
 
     def _describe(self, resource: Volume) -> Handle:
-        base = self._disks.overlay_base(Path(resource.path))
+        base = self._golden(Path(resource.path))
         image = self._images.owning(base) if base else None
         if base is None or image is None:
             raise HyperscalerError("the disk vanished while it was being created", where=resource.id)

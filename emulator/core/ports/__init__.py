@@ -18,6 +18,7 @@ from uuid import UUID
 from emulator.core.ports.guest_accounts import GuestAccount
 from emulator.core.ports.processes import Completed as Completed
 from emulator.core.ports.processes import ProcessRunner as ProcessRunner
+from emulator.core.ports.saved_states import SavedStates
 
 log = logging.getLogger("hyperscaler")
 
@@ -199,7 +200,7 @@ class HypervisorView(Protocol):
     def network_by_uuid(self, uuid: UUID) -> NetworkInfo | None: ...
 
 
-class Hypervisor(HypervisorView, Protocol):
+class Hypervisor(HypervisorView, SavedStates, Protocol):
     """A libvirt connection. Deletes are idempotent."""
 
     def admit_guests(self, directories: Iterable[Path], account: GuestAccount | None = None) -> None:
@@ -259,6 +260,15 @@ class DiskTool(Protocol):
     def create_overlay(self, path: Path, *, base: Path, size_gib: int) -> None:
         """Create a qcow2 overlay of `size_gib` (at least the base's size) on the qcow2 `base`. It is written to a
         temporary name, fsynced and renamed, so that `path` never holds a half-made overlay."""
+        ...
+
+    def freeze(self, path: Path, frozen: Path) -> None:
+        """Give the disk at `path` the name `frozen`, closed to writing, and put an empty overlay of the same size on it
+        in its place. No running domain uses it. `path` is one or the other at any time; done already, it is left so."""
+        ...
+
+    def rewind(self, path: Path, *, base: Path) -> None:
+        """Put an empty overlay of the same size on the qcow2 `base` in the place of the disk at `path`, in one step."""
         ...
 
     def resize(self, path: Path, *, size_gib: int) -> None:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
+from emulator.apply.handlers.disk_layers import golden_base
 from emulator.apply.handlers.image import Images
 from emulator.core.errors import ConflictError, DamagedDiskError, StateError
 from emulator.core.fs import finished_name, mounts_below
@@ -36,6 +37,7 @@ _KNOWN: Mapping[str, re.Pattern[str]] = {
         "exercises": (r"[a-z0-9-]+[.][a-z0-9_-]+[.]json",),
         "supervisor": (r"wanted/", r"status", r"lock", r"[a-z0-9-]+[.](note|log|ballast)"),
         "supervisor/wanted": (r"[a-z0-9-]+[.]json",),
+        "disks/snapshots": (r"operation[.]json", r"[a-z0-9-]+/"),
         "ansible": tuple(f"{kind.value}/" for kind in ClusterKind),
     }.items()
 }
@@ -68,6 +70,7 @@ def refuse_foreign_files(env: Environment, record: LabRecord, *, kept: str = "no
     foreign = [entry for entry in paths.root.iterdir() if not paths.is_own(entry.name)]
     foreign += _foreign_disks(paths, recorded, env.disks, env.images(None))
     foreign += _foreign_names(paths)
+    foreign += _foreign_in_snapshots(paths)
     foreign += _disk_images(paths)
     foreign += mounts_below(paths.root, _MOUNTS.read_text(errors="replace"))
     if foreign:
@@ -84,6 +87,8 @@ def _foreign_disks(paths: LabPaths, recorded: Collection[str], disks: DiskTool, 
         return []  # of a link only the link itself goes
 
     def is_foreign(path: Path) -> bool:
+        if path == paths.snapshots and path.is_dir() and not path.is_symlink():
+            return False
         on_record = str(path) in recorded
         if path.is_symlink() or not path.is_file():
             return not (on_record and path.is_symlink())  # of a planted link only the link itself goes
@@ -94,7 +99,7 @@ def _foreign_disks(paths: LabPaths, recorded: Collection[str], disks: DiskTool, 
         if not (on_record or _NODE_DISK.fullmatch(path.name)):
             return True
         try:
-            base = disks.overlay_base(path)
+            base = golden_base(disks, path, paths.snapshots)
         except DamagedDiskError:
             return not on_record
         return base is None or (images.owning(base) is None and not on_record)
@@ -113,6 +118,20 @@ def _foreign_names(paths: LabPaths) -> Iterator[Path]:
             half = finished_name(path.name) or finished_name(path.name, ".new.pub")
             kind = "/" if path.is_dir() and not path.is_symlink() else ""
             if not known.fullmatch((half or path.name) + kind):
+                yield path
+
+
+_IN_SNAPSHOT = re.compile(r"(manifest|draft)[.]json|[a-z0-9-]+[.](qcow2|ram)")
+
+
+def _foreign_in_snapshots(paths: LabPaths) -> Iterator[Path]:
+    """What lies next to the files of snapshots and is none of them."""
+    if paths.snapshots.is_symlink() or not paths.snapshots.is_dir():
+        return
+    for snapshot in paths.snapshots.iterdir():
+        for path in snapshot.iterdir() if snapshot.is_dir() and not snapshot.is_symlink() else ():
+            half = finished_name(path.name) or finished_name(path.name, ".partial")
+            if path.is_symlink() or not path.is_file() or not _IN_SNAPSHOT.fullmatch(half or path.name):
                 yield path
 
 

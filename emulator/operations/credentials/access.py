@@ -18,6 +18,7 @@ from emulator.lab.environment import Environment
 from emulator.lab.lab_files import load_recorded_lab, require_lab
 from emulator.lab.open_journal import open_record
 from emulator.lab.run import open_provisioned, provisioned_run
+from emulator.lab.snapshots.parked import parked
 from emulator.labfile.model import ClusterSpec, Role
 from emulator.operations.credentials.archive import archive_name
 from emulator.operations.credentials.handouts import door_for, forget_handout
@@ -134,7 +135,9 @@ def revoke(
         ConfigureError: a node could not be configured, where the certificate stays good until it ends; or something
             that the user runs does not end, which is named.
     """
-    with provisioned_run(env, lab_name, "access revoke", reporter, stop, wait_seconds=wait_seconds) as run:
+    with provisioned_run(
+        env, lab_name, "access revoke", reporter, stop, wait_seconds=wait_seconds, at_rest=True
+    ) as run:
         run.log.add(who=name)
         run.begin()
         book = read_book(run.paths.access).without(name)
@@ -144,7 +147,8 @@ def revoke(
         except HyperscalerError as error:  # trouble with a rotation must not keep the user's access alive
             reporter.warn(str(error))
         forget_handout(run.paths.handouts / name, reporter)
-        configure_tagged(run, (TAG,))
+        if parked(run.paths) is None:  # else the nodes get it when the lab wakes, before its networks open
+            configure_tagged(run, (TAG,))
         user = book.user(name)
         assert user is not None  # noqa: S101  revoked a moment ago
         return Revoked(user, seen_secrets(run.spec, user))

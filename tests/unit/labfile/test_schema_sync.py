@@ -48,6 +48,7 @@ FULL: Mapping[str, Any] = {
     "images": {},
     "ssh": {},
     "security": {},
+    "snapshots": {},
     "access": {},
     "timeouts": {},
 }
@@ -215,22 +216,22 @@ def test_the_reference_has_every_key_with_its_bounds_and_default() -> None:
 class Extended(LabFile):
     """The file with one more key, defined here and nowhere else."""
 
-    snapshots: Annotated[int, key("How many snapshots are kept.", name="kept_snapshots", minimum=0, maximum=9)] = 3
+    backups: Annotated[int, key("How many backups are kept.", name="kept_backups", minimum=0, maximum=9)] = 3
 
 
 def test_a_new_key_is_defined_in_one_place() -> None:
     schema = section_schema(Extended)
     about = {"type": "integer", "minimum": 0, "maximum": 9, "default": 3}
     assert isinstance(schema["properties"], dict)
-    assert schema["properties"]["kept_snapshots"] == {**about, "description": "How many snapshots are kept."}
-    (refused,) = Draft202012Validator(schema).iter_errors({**FULL, "kept_snapshots": 10})
-    assert list(refused.absolute_path) == ["kept_snapshots"]
+    assert schema["properties"]["kept_backups"] == {**about, "description": "How many backups are kept."}
+    (refused,) = Draft202012Validator(schema).iter_errors({**FULL, "kept_backups": 10})
+    assert list(refused.absolute_path) == ["kept_backups"]
     top = next(tables({**schema, "description": "A lab."}))
-    row = "| `kept_snapshots` | a whole number from 0 to 9 | `3` | How many snapshots are kept. |  |\n"
+    row = "| `kept_backups` | a whole number from 0 to 9 | `3` | How many backups are kept. |  |\n"
     assert row in top
-    for tree, kept in ((FULL, 3), ({**FULL, "kept_snapshots": 5}, 5)):
+    for tree, kept in ((FULL, 3), ({**FULL, "kept_backups": 5}, 5)):
         root = parse_document(json.dumps(tree), file="f").root
-        assert read_section(Extended, View(Context("f"), schema, (), root, Position(1, 1))).snapshots == kept
+        assert read_section(Extended, View(Context("f"), schema, (), root, Position(1, 1))).backups == kept
 
 
 def test_attributes_without_a_definition_are_not_in_the_file() -> None:

@@ -96,7 +96,7 @@ HEAD = 'version: "1.0"\nmetadata: {name: x}\n'
             [
                 "5:1: error: unknown key 'qqqq'"
                 " | known here: version, metadata, global, clusters, hypervisor, images, ssh, security,"
-                " access, timeouts"
+                " snapshots, access, timeouts"
             ],
         ),
         (

@@ -1,0 +1,1 @@
+"""Verbs that rewind a lab."""

@@ -1,0 +1,1 @@
+"""How does a lab go back to an earlier state?"""

@@ -1,0 +1,1 @@
+"""Snapshots of whole labs: made, listed, gone back to, deleted."""
