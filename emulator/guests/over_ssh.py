@@ -10,6 +10,7 @@ from typing import Any
 
 from emulator.core.errors import CommandTimeoutError, ConfigureError, HyperscalerError, InterruptedRunError
 from emulator.core.fs import write_private
+from emulator.core.gateway.names import local_port
 from emulator.core.paths import LabPaths
 from emulator.core.pool import threads
 from emulator.core.ports import GuestAddress, GuestShell, ProcessRunner
@@ -38,6 +39,7 @@ from emulator.guests.verify.rotated_secrets import closed_doors, prove_secret
 from emulator.guests.verify.slurm_probes import slurm_summary, verify_slurm
 from emulator.kubernetes.config.kubespray import kubespray_inventory
 from emulator.kubernetes.config.users import student_namespace
+from emulator.kubernetes.release.upgrade_files import UpgradeFiles
 from emulator.labfile.model import ClusterKind, ClusterSpec, Role
 
 
@@ -117,11 +119,7 @@ class RealGuests:
             playbook=UPGRADE_PLAYBOOK,
             tags=(part.step.value,),
             nodes=part.nodes,
-            variables={
-                "upgrade_files": str(part.files.directory),
-                "upgrade_key": part.files.key,
-                "upgrade_mebibytes": part.files.mebibytes,
-            },
+            variables=_upgrade_variables(part.files),
         )
 
     def _play(
@@ -200,6 +198,7 @@ class RealGuests:
             user=user.name,
             namespace=namespace,
             seconds=seconds,
+            forwarded_to=local_port(spec.name) if spec.access.gateway else 0,
         )
         write_private(directory / "kubeconfig", text.encode())
 
@@ -223,10 +222,23 @@ class RealGuests:
 
 
 KUBESPRAY = "kubespray"
+
+
+def _upgrade_variables(files: UpgradeFiles | None) -> Mapping[str, str | int]:
+    if files is None:
+        return {}
+    return {
+        "upgrade_files": str(files.directory),
+        "upgrade_key": files.key,
+        "upgrade_mebibytes": files.mebibytes,
+    }
+
+
 _UPGRADED: Mapping[UpgradeStep, str] = {
     UpgradeStep.STAGE: "has the new release's files",
     UpgradeStep.CONTROL_PLANE: "upgraded",
     UpgradeStep.WORKER: "upgraded",
+    UpgradeStep.FORGET: "has no other release's images",
 }
 
 

@@ -11,10 +11,12 @@ import time
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
-from emulator.core.trust.processes import PROC, holding, process_ids, running_thread, send, status_fields
+from emulator.core.trust.processes import PROC, end, holding, process_ids, running_thread, send, status_fields
 
 _PAUSES = (0.0, 0.01, 0.05, 0.1, 0.2)
 """Seconds before each try: a thread stops when it next leaves the kernel."""
+_END_SECONDS = 5.0
+"""After SIGKILL; what the kernel blocks longer does not end."""
 _STOPPED = ("T", "t")
 """Of proc_pid_status(5): stopped by a signal, or by who traces it."""
 
@@ -52,6 +54,17 @@ def let_users_go_on(uids: Collection[int]) -> None:
     wanted = frozenset(uids)
     with holding(_processes(wanted), lambda pid: bool(users_of(pid) & wanted)) as held:
         send(held, signal.SIGCONT)
+
+
+def end_user(uid: int) -> bool:
+    """End everything that runs as this user (SIGKILL); whether nothing is left."""
+    for pause in _PAUSES:  # one of them may start another
+        time.sleep(pause)
+        with holding(_processes(frozenset({uid})), lambda pid: uid in users_of(pid)) as held:
+            if not held:
+                return True
+            end(held, ((signal.SIGKILL, _END_SECONDS),))
+    return False
 
 
 def stopped_users(uids: Collection[int]) -> frozenset[int]:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from emulator.core.trust.users import let_users_go_on, stop_users, stopped_users, users_of
+from emulator.core.trust.processes import process_ids
+from emulator.core.trust.users import end_user, let_users_go_on, stop_users, stopped_users, users_of
 from tests.support.waiting import until
 
 GUEST, OTHER = 60700, 60701
@@ -74,3 +75,11 @@ def test_all_of_one_user_stand_still_and_others_go_on(programs: dict[int, Progra
 def test_a_user_of_whom_nothing_runs_is_not_called_stopped() -> None:
     assert stop_users([60702]) == frozenset() == stopped_users([60702])
     assert stop_users([]) == frozenset()
+
+
+def test_all_of_one_user_end_and_others_go_on(programs: dict[int, Program]) -> None:
+    assert end_user(GUEST)
+    assert not [pid for pid in process_ids() if GUEST in users_of(pid)]
+    assert [pid for pid in process_ids() if OTHER in users_of(pid)]
+    assert end_user(GUEST)
+    del programs
