@@ -2,8 +2,8 @@
 
 Disks are thin, so a guest can fill the file system that all labs' journals are on. Below the reserve the lab's guests
 that grow are paused, through libvirt, and go on once there is room again. QEMU itself answers such a request: one that
-does not obey, or only says so, is stopped by the kernel, with everything else that runs as its user. If other programs take the rest, a
-file that was allocated for this is given up, so that journals can still be written.
+does not obey, or only says so, is stopped by the kernel, with everything else that runs as its user. If other programs
+take the rest, a file that was allocated for this is given up, so that journals can still be written.
 """
 
 from __future__ import annotations

@@ -11,12 +11,15 @@ import time
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
-from emulator.core.trust.processes import PROC, holding, process_ids, running_thread, send, status_fields
+from emulator.core.trust.processes import ENDED_STATES, PROC, holding, process_ids, running_thread, send, status_fields
 
 _PAUSES = (0.0, 0.01, 0.05, 0.1, 0.2)
 """Seconds before each try: a thread stops when it next leaves the kernel."""
 _STOPPED = ("T", "t")
 """Of proc_pid_status(5): stopped by a signal, or by who traces it."""
+_WAITS = "D"
+"""In the kernel, for a disk, say, or for a child that has the process's memory (vfork(2)). A stop that was asked for
+begins before it gets out of there."""
 
 
 def users_of(pid: int, *, proc: Path = PROC) -> frozenset[int]:
@@ -59,7 +62,7 @@ def stopped_users(uids: Collection[int]) -> frozenset[int]:
     wanted = frozenset(uids)
     if not wanted:
         return frozenset()
-    return frozenset(uid for pid in _processes(wanted) if _stands_still(pid) for uid in users_of(pid) & wanted)
+    return frozenset(uid for pid in _processes(wanted) if _is_stopped(pid) for uid in users_of(pid) & wanted)
 
 
 def _processes(uids: frozenset[int]) -> Iterator[int]:
@@ -68,11 +71,20 @@ def _processes(uids: frozenset[int]) -> Iterator[int]:
 
 
 def _stands_still(pid: int) -> bool:
-    """Whether none of its threads runs: they stop one after the other."""
+    """Whether none of the threads of a process that was told to stop runs: they stop one after the other."""
+    return all(letter in (*_STOPPED, _WAITS, *ENDED_STATES, "") for letter in _letters(pid))
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether it was told to stop: one thread has, and the others are no further than to wait in the kernel."""
+    return _stands_still(pid) and any(letter in _STOPPED for letter in _letters(pid))
+
+
+def _letters(pid: int) -> list[str]:
+    """The states of its threads; none if it is gone."""
     with contextlib.suppress(OSError):
-        tasks = tuple((PROC / str(pid) / "task").iterdir())
-        return all(_letter(task) in (*_STOPPED, "Z", "X", "") for task in tasks)
-    return True
+        return [_letter(task) for task in (PROC / str(pid) / "task").iterdir()]
+    return []
 
 
 def _letter(task: Path) -> str:

@@ -38,7 +38,9 @@ class Machine:
 
     def _spawn(self, name: str) -> None:
         self._next += 1
-        self.processes[name] = EmbeddedProcess(self._next, name, self.namespace or 0, self._next, roots_network=True, runs_as_root=True)
+        self.processes[name] = EmbeddedProcess(
+            self._next, name, self.namespace or 0, self._next, roots_network=True, runs_as_root=True
+        )
 
     # What replaces the adapter's parts.
     def _run(self, call: Call) -> None:

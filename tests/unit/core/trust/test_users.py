@@ -74,3 +74,33 @@ def test_all_of_one_user_stand_still_and_others_go_on(programs: dict[int, Progra
 def test_a_user_of_whom_nothing_runs_is_not_called_stopped() -> None:
     assert stop_users([60702]) == frozenset() == stopped_users([60702])
     assert stop_users([]) == frozenset()
+
+
+WAITS = """
+import ctypes, os, sys, time
+os.setgroups([])
+os.setgid(int(sys.argv[1]))
+os.setuid(int(sys.argv[1]))
+print("there", flush=True)
+if ctypes.PyDLL(None).vfork() == 0:
+    while True:
+        time.sleep(0.01)
+"""
+
+
+def test_one_that_waits_in_the_kernel_is_stopped_and_goes_on() -> None:
+    """Its state never says so; a guest's QEMU may wait there for a slow disk, or on purpose for a child."""
+    if os.geteuid() != 0:
+        pytest.skip("only root takes other accounts")
+    argv = [sys.executable, "-I", "-c", WAITS, str(GUEST)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, process_group=0) as process:
+        try:
+            assert process.stdout is not None and process.stdout.readline() == b"there\n"
+            status = Path(f"/proc/{process.pid}/status")
+            until(lambda: "State:\tD" in status.read_text(), "the wait for a child")
+            assert stopped_users([GUEST]) == frozenset()
+            assert stop_users([GUEST]) == {GUEST} == stopped_users([GUEST])
+            let_users_go_on([GUEST])
+            until(lambda: not stopped_users([GUEST]), "the child to go on")
+        finally:
+            os.killpg(process.pid, 9)
