@@ -6,15 +6,17 @@ A guest that broke out of QEMU may leave its process, its namespaces and its con
 from __future__ import annotations
 
 import contextlib
+import itertools
 import signal
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from emulator.core.trust.processes import ENDED_STATES, PROC, holding, process_ids, running_thread, send, status_fields
 
 _PAUSES = (0.0, 0.01, 0.05, 0.1, 0.2)
 """Seconds before each try: a thread stops when it next leaves the kernel."""
+_AT_A_TIME = 64
 _STOPPED = ("T", "t")
 """Of proc_pid_status(5): stopped by a signal, or by who traces it."""
 _WAITS = "D"
@@ -40,9 +42,10 @@ def stop_users(uids: Collection[int]) -> frozenset[int]:
     wanted, seen, going = frozenset(uids), set[int](), set[int]()
     for pause in _PAUSES:  # one of them may start another, or let a stopped one go on
         time.sleep(pause)
-        with holding(_processes(wanted), lambda pid: bool(users_of(pid) & wanted)) as held:
+        states: dict[int, tuple[frozenset[int], bool]] = {}
+        for held in _held(wanted):
             send(held, signal.SIGSTOP)
-            states = {pid: (users_of(pid) & wanted, _stands_still(pid)) for pid in held.values()}
+            states |= {pid: (users_of(pid) & wanted, _stands_still(pid)) for pid in held.values()}
         seen |= {uid for uids_of_it, _ in states.values() for uid in uids_of_it}
         going = {uid for uids_of_it, still in states.values() if not still for uid in uids_of_it}
         if not going:
@@ -53,7 +56,7 @@ def stop_users(uids: Collection[int]) -> frozenset[int]:
 def let_users_go_on(uids: Collection[int]) -> None:
     """Undo `stop_users` (SIGCONT); nothing happens to what is not stopped."""
     wanted = frozenset(uids)
-    with holding(_processes(wanted), lambda pid: bool(users_of(pid) & wanted)) as held:
+    for held in _held(wanted):
         send(held, signal.SIGCONT)
 
 
@@ -63,6 +66,14 @@ def stopped_users(uids: Collection[int]) -> frozenset[int]:
     if not wanted:
         return frozenset()
     return frozenset(uid for pid in _processes(wanted) if _is_stopped(pid) for uid in users_of(pid) & wanted)
+
+
+def _held(uids: frozenset[int]) -> Iterator[Mapping[int, int]]:
+    """Their processes, each with its descriptor: so many at a time as a service may have files open besides its own."""
+    pids = _processes(uids)
+    while some := tuple(itertools.islice(pids, _AT_A_TIME)):
+        with holding(some, lambda pid: bool(users_of(pid) & uids)) as held:
+            yield held
 
 
 def _processes(uids: frozenset[int]) -> Iterator[int]:
