@@ -1,6 +1,6 @@
 """What the security baseline costs of a node's boot: seconds, with its services and without (bound 5 s).
 
-    python benchmarks/bench_hardening_boot.py [--runs 5] [--image hpc-base]
+    python benchmarks/bench_hardening_boot.py [--runs 5] [--image hpc-base-trixie]
 
 The golden image boots on QEMU without KVM, in turn as it is and with the baseline's units masked and auditing off in
 the kernel, each time on a fresh overlay. They take turns in who begins, and a boot before the first is not counted, so
@@ -20,6 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from emulator.core.debian.releases import image_of
 from emulator.images.store.golden_image import GoldenImage
 from emulator.wiring import images_of_host
 from tests.support.image_guest import ImageGuest
@@ -62,7 +63,7 @@ def pair(image: GoldenImage, *, soft_first: bool) -> tuple[tuple[float, float], 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--image", default="hpc-base")
+    parser.add_argument("--image", default=image_of("hpc-base", None))
     options = parser.parse_args()
     image = images_of_host().store.current(options.image)
     if os.geteuid() != 0 or image is None:

@@ -8,7 +8,7 @@ starts the lab's supervisor with its services, and gives QEMU an account of its 
 starting it a few times, which takes longer than all else, unless it has a cache of that. So there are two figures: with
 a cache that is empty at the start of each run, and with one that is filled, the same on both sides. The sides take
 turns in who begins a pair; a pair before the first is not counted; a figure is the median of the ratios pair by pair.
-Needs root and the image hpc-base.
+Needs root and the image that Slurm nodes start from.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from emulator.adapters.system.process import HostProcess
 from emulator.apply.executor import Executor
 from emulator.apply.journal import Journal
 from emulator.apply.state import StateStore
+from emulator.core.debian.releases import image_of
 from emulator.core.hypervisors import EMBEDDED
 from emulator.core.paths import Home, LabPaths
 from emulator.core.progress import SilentReporter
@@ -158,9 +159,9 @@ def main() -> int:
     parser.add_argument("--pairs", type=int, default=5)
     options = parser.parse_args()
     spec, report = parse_spec(SPEC.format(lab=LAB, compute=options.nodes - 1), file="bench")
-    image = image_store().current("hpc-base")
+    image = image_store().current(name := image_of("hpc-base", None))
     if spec is None or image is None:
-        raise SystemExit(f"cannot start: {report.findings or 'no image; hyperscaler image build hpc-base'}")
+        raise SystemExit(f"cannot start: {report.findings or 'no image; hyperscaler image build ' + name}")
     print(
         f"compared: the product and a script with the same libvirt calls, until {options.nodes} domains run;"
         " cold: libvirt knows nothing of QEMU, warm: it does; the same on both sides",

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from emulator.apply.gpu_ownership import GpuLedger
     from emulator.apply.guest_accounts.ledger import AccountLedger, NoAccounts
     from emulator.apply.handlers.gpu.host import GpuHost
+    from emulator.core.gateway.names import Door, Endpoint, Target
     from emulator.core.ports.services import ServiceSupervisor
     from emulator.core.waiting.pace import Pace
     from emulator.gpu.ports import FileAccess, VgpuFramework, VgpuHost
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from emulator.kubernetes.release.upgrade_files import UpgradeFiles
     from emulator.lab.environment import Environment
     from emulator.lab.own_guests import OwnGuests
+    from emulator.operations.host.gateway import GatewayHost
     from emulator.operations.host.record import PreparedHost
 
 
@@ -71,6 +73,7 @@ def real_environment() -> Environment:
         units=SystemdUnits(runner),
         upgrade_files=_upgrade_files,
         pace=_pace,
+        door=door_of_host,
     )
 
 
@@ -146,6 +149,29 @@ def guests_of_lab(home: Path, lab: str, hypervisor: str) -> OwnGuests:
     if hypervisor == EMBEDDED:
         uri = EmbeddedHypervisor(of.lab(lab).hypervisor, namespace_name(of, lab), HostProcess()).uri()
     return OwnGuests(lambda: _connect(uri, ()), identity_of(of, lab))
+
+
+def way_into_lab(
+    home: Path, lab: str, targets: tuple[Target, ...]
+) -> Callable[[float], tuple[tuple[Endpoint, ...], str]]:
+    """What a lab's service publishes in the host's gateway at a time, in seconds since the epoch.
+
+    Args:
+        home: of the lab, by the name under which it was made.
+        lab: its name.
+        targets: what its users may reach.
+    """
+    from emulator.credentials.gateway import OpenLab
+    from emulator.credentials.ssh_certificates import SshCertificates
+
+    of, certificates = Home(home), SshCertificates(Home(home).lab(lab), HostProcess())
+
+    def at(now: float) -> tuple[tuple[Endpoint, ...], str]:
+        trust = certificates.read()
+        opened, book = OpenLab(of.id, lab, trust.authorities, targets), trust.book.at(now)
+        return opened.endpoints(book), opened.authorized_keys(book, now)
+
+    return at
 
 
 def _accelerate(requested: Acceleration) -> AccelerationDecision:
@@ -265,6 +291,32 @@ def accept_upstream_digest(subject: str, digest: str) -> Pin | None:
 
 
 # ---------------------------------------------------------------- the host itself
+def gateway_of_host() -> GatewayHost:
+    """This host, for its gateway."""
+    from emulator.adapters.embedded.network_namespace import NetworkNamespace
+    from emulator.adapters.system.systemd_units import SystemdUnits
+    from emulator.apply.lock import host_locks
+    from emulator.core.gateway.names import NAMESPACE
+    from emulator.operations.host.gateway import GatewayHost
+
+    home, runner = Home.system(), HostProcess()
+    return GatewayHost(
+        home=home,
+        locks=host_locks(Home.default()),
+        runner=runner,
+        units=SystemdUnits(runner),
+        supervisor=supervisor_in(home.gateway / "supervisor"),
+        namespace=NetworkNamespace(NAMESPACE, "the gateway of this host", runner),
+    )
+
+
+def door_of_host() -> Door | None:
+    """How users find the gateway of this host; None without one."""
+    from emulator.operations.host.gateway import open_door
+
+    return open_door(Home.system())
+
+
 def this_host() -> PreparedHost:
     """This host, for commands that prepare and restore it."""
     from emulator.adapters.system.host_edits import HostEdits

@@ -187,6 +187,11 @@ def main() -> None:
             if next(entry for entry in entries if entry["name"] == name).get("libraries") == "kubernetes":
                 newest = (there[-1] if there else MODULES / minor) / "kubernetes/go.mod"
                 with_libraries_of(go, required_version(newest.read_text(), KUBERNETES), place_of(minor, name))
+        # Programs of our own follow the newest minor version, too.
+        own = [each["name"] for each in document["modules"] if each.get("libraries") and "version_of" not in each]
+        newest = (there[-1] if there else MODULES / minor) / "kubernetes/go.mod"
+        for name in [] if given else own:
+            with_libraries_of(go, required_version(newest.read_text(), KUBERNETES), MODULES / name)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ Layout under the home directory (`/var/lib/hyperscaler` for root, else `$XDG_STA
     cache/                       replaceable data: Kubernetes' files, libvirt's knowledge of QEMU
     images/                      content-addressed golden images, shared by all labs
     guest-accounts.json          which guest's QEMU runs as which account
+    gateway/                     host key, settings and supervisor of the host's gateway (0700)
     host/                        journal of `host prepare` and copies of the files that it changed (0700)
     hypervisors/<lab>.json       the hypervisor that the lab is on
     trusted-signers              if present, whose signature an image or bundle needs (ssh allowed signers)
@@ -247,6 +248,12 @@ class Home:
     def preparation(self) -> Path:
         """Record of the changes that made this host ready for labs."""
         return self.root / "host"
+
+    @property
+    def gateway(self) -> Path:
+        """Host key, settings and supervisor of the host's gateway. Root uses the one of `system()` for labs of every
+        home."""
+        return self.root / "gateway"
 
     @property
     def timings(self) -> Path:

@@ -50,11 +50,13 @@ class ClientCertificate:
 
 @dataclass(frozen=True, slots=True)
 class ClusterAccess:
-    """Where a cluster is: its name in the file, `https://ADDRESS:PORT`, and its authority as PEM."""
+    """Where a cluster is: its name in the file, `https://ADDRESS:PORT`, and its authority as PEM. `tls_name`: what its
+    certificate is to name, if not the address."""
 
     name: str
     server: str
     authority: str
+    tls_name: str = ""
 
 
 def token_kubeconfig(cluster: ClusterAccess, *, user: str, token: str, namespace: str) -> str:
@@ -73,6 +75,8 @@ def certificate_kubeconfig(cluster: ClusterAccess, *, user: str, client: ClientC
 
 def _document(cluster: ClusterAccess, user: str, credentials: Mapping[str, str], context: Mapping[str, str]) -> str:
     reached = {"server": cluster.server, "certificate-authority-data": _base64(cluster.authority)}
+    if cluster.tls_name:
+        reached["tls-server-name"] = cluster.tls_name
     document = {
         "apiVersion": "v1",
         "kind": "Config",

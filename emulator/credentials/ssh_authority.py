@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from emulator.core.fs import write_private
 from emulator.core.ports import ProcessRunner
 
 _TIMEOUT = 60
@@ -50,6 +51,34 @@ class OpenSshAuthority:
             options += ["-O", f"source-address={source}"]
         validity = f"{_BACKDATE}:+{seconds}s"
         return self._sign(public, ["-I", user, "-n", user, "-z", str(serial), "-V", validity, *options])
+
+    def sign_gateway(
+        self, public: Path, out: Path, *, identity: str, principal: str, serial: int, seconds: int
+    ) -> Path:
+        """Certify the key in `public` for the host's gateway; the certificate's path, which is `out`.
+
+        It permits forwarding and nothing else, and no node knows its principal.
+
+        Args:
+            public: ends in `.pub`.
+            out: where the certificate is to be.
+            identity: in the gateway's log.
+            principal: what the gateway knows it by.
+            serial: of the certificate.
+            seconds: lifetime.
+
+        Raises:
+            CommandError: ssh-keygen refuses.
+        """
+        # ssh-keygen writes next to the key, where the user's other certificate is.
+        copy = out.with_name(f"{out.name.removesuffix('-cert.pub')}.pub")
+        write_private(copy, public.read_bytes())
+        options = ["-O", "clear", "-O", "permit-port-forwarding"]
+        words = ["-I", identity, "-n", principal, "-z", str(serial), "-V", f"{_BACKDATE}:+{seconds}s", *options]
+        try:
+            return self._sign(copy, words)
+        finally:
+            copy.unlink()
 
     def sign_host(self, public: Path, *, node: str, names: Sequence[str]) -> Path:
         """Certify a node's host key for its names and addresses, without an end: valid as long as the node is there."""

@@ -10,8 +10,10 @@ from emulator.apply.handlers.secrets import public_key
 from emulator.core import ids
 from emulator.core.errors import StateError
 from emulator.core.fs import private_directory, write_private
-from emulator.core.paths import LabPaths
+from emulator.core.gateway.names import Door, endpoint, gateway_host, principal
+from emulator.core.paths import Home, LabPaths
 from emulator.core.ports import GuestAddress, ProcessRunner
+from emulator.credentials.gateway_config import GatewayWay, gateway_config
 from emulator.credentials.rotation_files import RotationFiles
 from emulator.credentials.rotation_phases import Phase, RotatedSecret
 from emulator.credentials.ssh_authority import OpenSshAuthority
@@ -19,8 +21,10 @@ from emulator.credentials.ssh_config import ssh_config
 from emulator.credentials.ssh_trust import CertificateOrder, SshTrust
 from emulator.credentials.users import AccessBook, parse_book
 from emulator.labfile.model import ClusterSpec, NodeSpec
+from emulator.plan.gateway import forwarded_targets
 
 KEY_NAME = "id_ed25519"
+GATEWAY_CERTIFICATE = "gateway-cert.pub"
 
 _lock = threading.Lock()  # the clusters of a lab are configured in parallel
 
@@ -124,6 +128,10 @@ class SshCertificates:
         known_hosts = directory / "known_hosts"
         write_private(known_hosts, f"@cert-authority * {self._authority.public_key}\n".encode())
         nodes = [node for node in spec.nodes if not order.nodes or node.name in order.nodes]
+        if order.door is not None:
+            self._issue_gateway(spec, order, order.door, nodes)
+            return
+        (directory / GATEWAY_CERTIFICATE).unlink(missing_ok=True)
         guests = [GuestAddress(node.name, node.ip, order.user) for node in nodes]
         # Where the user keeps the files: here only the owner can read them.
         home = Path(ids.handout_home(spec.name))
@@ -131,6 +139,34 @@ class SshCertificates:
             guests, key=home / KEY_NAME, known_hosts=home / known_hosts.name, guest_prefix=tuple(guest_prefix)
         )
         write_private(directory / "config", config.encode())
+
+    def _issue_gateway(self, spec: ClusterSpec, order: CertificateOrder, door: Door, nodes: Sequence[NodeSpec]) -> None:
+        """The user's way in by the host's gateway: a certificate of its own, since the other one forwards nothing."""
+        directory = order.directory
+        self._authority.sign_gateway(
+            public_key(directory / KEY_NAME),
+            directory / GATEWAY_CERTIFICATE,
+            identity=f"{order.user}@{spec.name}",
+            principal=principal(spec.name, order.user, order.serial),
+            serial=order.serial,
+            seconds=order.seconds,
+        )
+        authority = f"@cert-authority * {self._authority.public_key}\n"
+        known_hosts = f"{gateway_host(spec.name)} {door.host_key}\n{authority}"
+        write_private(directory / "known_hosts", known_hosts.encode())
+        identity = Home(self._paths.root.parent.parent).id
+        way = GatewayWay(
+            lab=spec.name,
+            door=door,
+            directory=ids.handout_home(spec.name),
+            user=order.user,
+            nodes=tuple((node.name, endpoint(identity, spec.name, order.user, node.name)) for node in nodes),
+            forwards=tuple(
+                (target.port, endpoint(identity, spec.name, order.user, target.node))
+                for target in forwarded_targets(spec)
+            ),
+        )
+        write_private(directory / "config", gateway_config(way).encode())
 
 
 def _public_of(private: Path) -> str:

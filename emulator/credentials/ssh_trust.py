@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from emulator.core.gateway.names import Door
 from emulator.credentials.users import AccessBook
 
 
 @dataclass(frozen=True, slots=True)
 class CertificateOrder:
     """A certificate for `user`, good for `seconds` from now. `public_key`: theirs; empty for one that is made, or was
-    made before, in `directory`. `forwarding`: whether ports and agents may be forwarded."""
+    made before, in `directory`. `forwarding`: whether ports and agents may be forwarded. `door`: the host's gateway, if
+    the user comes in by it."""
 
     user: str
     serial: int
@@ -21,6 +23,7 @@ class CertificateOrder:
     public_key: str = ""
     forwarding: bool = False
     nodes: tuple[str, ...] = ()
+    door: Door | None = None
 
 
 @dataclass(frozen=True, slots=True)

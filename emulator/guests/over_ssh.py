@@ -10,6 +10,7 @@ from typing import Any
 
 from emulator.core.errors import CommandTimeoutError, ConfigureError, HyperscalerError, InterruptedRunError
 from emulator.core.fs import write_private
+from emulator.core.gateway.names import local_port
 from emulator.core.paths import LabPaths
 from emulator.core.pool import threads
 from emulator.core.ports import GuestAddress, GuestShell, ProcessRunner
@@ -27,6 +28,7 @@ from emulator.guests.configure.playbook import UPGRADE_PLAYBOOK, configure_clust
 from emulator.guests.inventory.build import build_inventory, connection_vars
 from emulator.guests.inventory.model import AnsibleInventory, ConnectionFacts
 from emulator.guests.inventory.render import InventoryFormat, render
+from emulator.guests.inventory.slurm_release import slurm_of_release
 from emulator.guests.ports import Access, ConfigureOutcome, NodeUpgrade, UpgradeStep
 from emulator.guests.ssh import OpenSshShell, host_keys_from_console, write_known_hosts
 from emulator.guests.verify.clocks import verify_clocks
@@ -77,7 +79,7 @@ class RealGuests:
         trust = SshCertificates(access.paths, self._runner).read()
         # Access that has ended is former access in every run, whether its end was carried out on the nodes or not.
         trust = dataclasses.replace(trust, book=trust.book.at(time.time()))
-        return build_inventory(spec, _connection(access), access.gpus, trust)
+        return build_inventory(spec, _connection(access), access.gpus, trust, access.slurm)
 
     def user_key(self, spec: ClusterSpec, access: Access, order: CertificateOrder, *, revoked: Collection[str]) -> str:
         return SshCertificates(access.paths, self._runner).user_key(spec, order, revoked=revoked)
@@ -163,6 +165,8 @@ class RealGuests:
             status = Status.DONE if check.ok else Status.FAILED
             reporter.event(Event("verify", check.name, status, check.detail, check.seconds))
 
+        if spec.slurm is not None and access.slurm is not None:
+            spec = dataclasses.replace(spec, slurm=slurm_of_release(spec.slurm, access.slurm))
         gpus = {node.name: access.gpus[node.name] for node in spec.nodes_of(kind) if node.name in access.gpus}
         shell, guests = self._shell(access), _by_name(spec)
         nodes = [guests[node.name] for node in spec.nodes_of(kind)]
@@ -197,6 +201,7 @@ class RealGuests:
             user=user.name,
             namespace=namespace,
             seconds=seconds,
+            forwarded_to=local_port(spec.name) if spec.access.gateway else 0,
         )
         write_private(directory / "kubeconfig", text.encode())
 

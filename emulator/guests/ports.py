@@ -8,6 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
+from emulator.core.debian.releases import SlurmFeature
 from emulator.core.paths import LabPaths
 from emulator.core.ports import GuestShell
 from emulator.core.progress import Reporter
@@ -24,14 +25,15 @@ from emulator.labfile.model import ClusterKind, ClusterSpec
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """How to get into a lab's guests (the prefix enters their network namespace), what GPUs they have, and how patient
-    to be with them on this host."""
+    """How to get into a lab's guests (the prefix enters their network namespace), what GPUs they have, how patient to
+    be with them on this host, and what is done with their Slurm (None: what the lab file's images say)."""
 
     paths: LabPaths
     user: str
     prefix: tuple[str, ...]
     gpus: Mapping[str, tuple[NodeGpu, ...]] = field(default_factory=dict)
     pace: Pace = field(default_factory=Pace)
+    slurm: frozenset[SlurmFeature] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from typing import Protocol
 from emulator.apply.gpu_ownership import GpuLedger
 from emulator.apply.handlers.gpu.host import GpuHost
 from emulator.apply.handlers.image import Images
+from emulator.core.gateway.names import Door
 from emulator.core.hypervisors import SystemHypervisor
 from emulator.core.paths import Home, LabPaths
 from emulator.core.ports import DiskTool, Hypervisor, HypervisorDaemon, ProcessRunner
@@ -60,6 +61,7 @@ class Environment:
         supervisor: what keeps a lab's services running, by its directory.
         upgrade_files: makes what standing nodes get of the release that a lab wants; its last argument hears progress.
         pace: how patient to be with a lab on this host; measured at the first call, the same in all others.
+        door: how users of labs find the host's gateway; None while there is none.
         connect, packet_filter: their last argument is the argv prefix that enters the guests' network namespace.
     """
 
@@ -83,6 +85,7 @@ class Environment:
     units: Units
     upgrade_files: Callable[[KubernetesSpec, Callable[[str, str], None]], UpgradeFiles]
     pace: Callable[[ClusterSpec], Pace] = field(default=lambda _spec: Pace())
+    door: Callable[[], Door | None] = field(default=lambda: None)
 
 
 def host_gpus(env: Environment) -> GpuHost:

@@ -23,6 +23,7 @@ from emulator.apply.handlers.secrets import SecretHandler, SshKeyPairHandler, pu
 from emulator.apply.handlers.service import ServiceHandler
 from emulator.apply.handlers.volume import VolumeHandler
 from emulator.apply.ownership import LabIdentity
+from emulator.core.debian.releases import SlurmFeature
 from emulator.core.hypervisors import EMBEDDED
 from emulator.core.paths import LabPaths
 from emulator.core.ports import Hostdev
@@ -93,9 +94,13 @@ class Lab:
     gpus: GpuSession | None = None
 
     def access(
-        self, user: str, gpus: Mapping[str, tuple[NodeGpu, ...]] | None = None, pace: Pace | None = None
+        self,
+        user: str,
+        gpus: Mapping[str, tuple[NodeGpu, ...]] | None = None,
+        pace: Pace | None = None,
+        slurm: frozenset[SlurmFeature] | None = None,
     ) -> Access:
-        return Access(self.paths, user, guest_prefix(self.namespace), gpus or {}, pace or Pace())
+        return Access(self.paths, user, guest_prefix(self.namespace), gpus or {}, pace or Pace(), slurm)
 
     def allow_changes(self) -> None:
         """Let a lab that was opened dry be changed from here on.

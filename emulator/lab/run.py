@@ -21,6 +21,7 @@ from emulator.lab.lab_files import load_recorded_lab, require_lab
 from emulator.lab.open_journal import LabRecord, open_record
 from emulator.lab.planning.gpu_placement import node_gpus
 from emulator.lab.planning.plan import recorded_backends
+from emulator.lab.planning.release_on_disks import slurm_on_disks
 from emulator.labfile.model import ClusterSpec
 
 
@@ -81,8 +82,9 @@ class LabRun(LockedRun):
 
     @property
     def access(self) -> Access:
-        """The way into the nodes, with the GPUs that the nodes have by the record as it is now."""
-        return self.lab.access(self.spec.ssh.user, node_gpus(self.spec, self.state), self.pace)
+        """The way into the nodes, with the GPUs and the Slurm that the nodes have by the record as it is now."""
+        slurm = slurm_on_disks(self.spec, self.state.resources)
+        return self.lab.access(self.spec.ssh.user, node_gpus(self.spec, self.state), self.pace, slurm)
 
     @property
     def pace(self) -> Pace:

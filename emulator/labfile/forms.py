@@ -185,6 +185,7 @@ Image = Annotated[
     ),
 ]
 Seconds = Annotated[int, key(minimum=10, maximum=86400)]
+NodePort = Annotated[int, key("Port of a service.", minimum=30000, maximum=32767)]
 # In the file GiB, and here MiB.
 Memory = Annotated[
     int,

@@ -11,6 +11,9 @@ from emulator.labfile.findings import quoted
 MODULE_MINORS = ("1.36", "1.37")
 # Add-ons that are compiled with each of them.
 MODULE_ADDONS = ("kube-network-policies", "local-path", "metrics-server")
+# What is compiled for a lab that asks for it, and add-ons among it.
+MODULE_EXTRAS = ("helm", "lab-ingress")
+MODULE_EXTRA_ADDONS = ("lab-ingress",)
 # Minor versions of the Kubernetes project's packages that are set up: those that the project maintains.
 UPSTREAM_MINORS = ("1.34", "1.35", "1.36", "1.37")
 BUNDLE_MINORS = tuple(sorted({*UPSTREAM_MINORS, *MODULE_MINORS}))

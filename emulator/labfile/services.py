@@ -83,6 +83,39 @@ class SlurmSpec:
         JobTime | None,
         key(f"Longest run time of a job in Slurm's forms: {FORMS}.", name="max_job_time", default="UNLIMITED"),
     ] = None
+    mpi: Annotated[
+        str,
+        key(
+            "How the parts of an MPI program find each other: pmix, as Open MPI and mpi4py of the nodes' image do it,"
+            " so that `srun` alone starts one; none: each user says so with --mpi. Needs Debian 13 or newer.",
+            enum=["none", "pmix"],
+            see="slurm.md",
+        ),
+    ] = "none"
+    rest_api: Annotated[
+        bool,
+        key(
+            "slurmrestd runs on the controller, for tools that read JSON: on a Unix socket, with tokens that root makes"
+            " there. Needs Debian 13 or newer.",
+            see="slurm.md",
+        ),
+    ] = False
+    scrontab: Annotated[
+        bool,
+        key(
+            "Users may have jobs started by the clock, with scrontab. Needs Debian 13 or newer.",
+            see="slurm.md",
+        ),
+    ] = False
+    priority: Annotated[
+        str,
+        key(
+            "Which waiting job comes first: the one that was submitted first (fifo), or that of the user who has used"
+            " the least of late (fairshare).",
+            enum=["fifo", "fairshare"],
+            see="slurm.md",
+        ),
+    ] = "fifo"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +131,19 @@ class KubernetesSpec:
     ingress: Annotated[
         str,
         key(
-            "What serves Ingress and Gateway API: Traefik, at port 30080 (HTTPS: 30443) of every node.",
+            "What serves Ingress: lab-ingress, over HTTP at port 80 of every node, with addresses for services of type"
+            " LoadBalancer (source: modules); traefik, with HTTPS and Gateway API, at ports 30080 and 30443 (source:"
+            " upstream).",
             # nginx was one until its project ended; a check says what takes its place.
-            pattern="^(?:none|traefik|nginx)$",
-            expects="none or traefik",
-            examples=["traefik"],
+            pattern="^(?:none|traefik|lab-ingress|nginx)$",
+            expects="none, traefik or lab-ingress",
+            examples=["lab-ingress"],
         ),
     ] = "none"
+    helm: Annotated[
+        bool,
+        key("Helm next to kubectl on the nodes, for everyone who logs in there. Needs Kubernetes from modules."),
+    ] = False
     storage_class: Annotated[
         str,
         key(

@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Annotated
 
 from emulator.core.debian.releases import DEFAULT_RELEASE, Release, image_of
-from emulator.labfile.forms import AptSource, Image, Seconds
+from emulator.labfile.forms import AptSource, Image, NodePort, Seconds
 from emulator.labfile.key import key
 from emulator.labfile.networks import ClusterKind
 
@@ -111,6 +111,27 @@ class SecuritySpec:
 
 
 @dataclass(frozen=True, slots=True)
+class AccessSpec:
+    """How the lab's users get to it from elsewhere. `node_ports`: of its Kubernetes cluster."""
+
+    gateway: Annotated[
+        bool,
+        key(
+            "Users come in by the host's gateway, from their own machines (hyperscaler host enable-gateway).",
+            see="access.md",
+        ),
+    ] = False
+    node_ports: Annotated[
+        tuple[NodePort, ...],
+        key(
+            "Ports of Kubernetes services (NodePort) that users reach by the gateway.",
+            maxItems=16,
+            examples=[[30080]],
+        ),
+    ] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class TimeoutSpec:
     """Seconds that a wait has in any case; with progress it goes on (docs/design/0016). `lock` is a plain limit."""
 
@@ -140,6 +161,9 @@ class Settings:
             see="security.md",
         ),
     ] = field(default_factory=SecuritySpec)
+    access: Annotated[AccessSpec, key("The way in for the lab's users.", see="access.md")] = field(
+        default_factory=AccessSpec
+    )
     timeouts: Annotated[
         TimeoutSpec,
         key("Seconds that a wait has in any case; after that it goes on while there is progress.", see="operations.md"),

@@ -11,6 +11,7 @@ from emulator.lab.environment import Environment
 from emulator.lab.lab_files import load_recorded_lab
 from emulator.lab.open_journal import open_record
 from emulator.lab.planning.gpu_placement import node_gpus
+from emulator.lab.planning.release_on_disks import slurm_on_disks
 from emulator.lab.run import open_provisioned
 from emulator.labfile.model import ClusterSpec
 
@@ -57,4 +58,5 @@ def way_to_lab(env: Environment, name: str) -> tuple[str, ...]:
 
 def _access(env: Environment, spec: ClusterSpec) -> Access:
     record = open_record(env.home, spec.name)
-    return open_provisioned(env, record).access(spec.ssh.user, node_gpus(spec, record.state))
+    gpus, slurm = node_gpus(spec, record.state), slurm_on_disks(spec, record.state.resources)
+    return open_provisioned(env, record).access(spec.ssh.user, gpus, slurm=slurm)

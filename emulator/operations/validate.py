@@ -84,7 +84,8 @@ def check_on_host(
     acceleration = env.accelerate(loaded.spec.hypervisor.acceleration)
     if acceleration.warning:
         reporter.warn(acceleration.warning)
-    _require_fit(loaded, judge_host(loaded, env.host_facts(), lab, state), reporter)
+    report = judge_host(loaded, env.host_facts(), lab, state).extended(judge_gateway(env, loaded))
+    _require_fit(loaded, report, reporter)
     return acceleration
 
 
@@ -114,7 +115,32 @@ def validate(file: Path, env: Environment | None, stream: BinaryIO | None = None
     record = open_record(env.home, name)
     lab = open_to_plan(env, record, loaded.spec)
     report = judge_host(loaded, env.host_facts(), lab, record.state)
-    return report.extended((*judge_gpus(env, loaded, record.state), *judge_bundle(loaded, record.state)))
+    return report.extended(
+        (
+            *judge_gpus(env, loaded, record.state),
+            *judge_bundle(loaded, record.state),
+            *judge_gateway(env, loaded),
+        )
+    )
+
+
+def judge_gateway(env: Environment, loaded: LoadedLab) -> tuple[Finding, ...]:
+    """Whether the host has a gateway, if the lab's users are to come in by it."""
+    if not loaded.spec.access.gateway or env.door() is not None:
+        return ()
+    field = "access.gateway"
+    place = loaded.report.position_of(field)
+    finding = Finding(
+        Severity.ERROR,
+        "host.gateway",
+        loaded.report.file,
+        place.line,
+        place.column,
+        field,
+        "the lab's users are to come in by this host's gateway, and it is off",
+        "hyperscaler host enable-gateway, as root",
+    )
+    return (finding,)
 
 
 def judge_bundle(loaded: LoadedLab, state: State) -> tuple[Finding, ...]:

@@ -10,6 +10,7 @@ from emulator.core.hypervisors import SYSTEM_URI
 from emulator.core.paths import LabPaths
 from emulator.labfile.model import ClusterKind, ClusterSpec, NodeSpec
 from emulator.plan.firewall_build import aliases_for, build_firewall, text_v6
+from emulator.plan.gateway import build_gateway
 from emulator.plan.resources import (
     DhcpReservation,
     Domain,
@@ -63,6 +64,7 @@ def build(spec: ClusterSpec, placement: Placement, gpu: GpuResources | None = No
     resources += build_services(
         placement.paths, placement.hypervisor, needs, disk_reserve_gib=spec.hypervisor.disk_reserve_gib
     )
+    resources += build_gateway(spec, placement.paths, placement.namespace, (*needs, authority.id))
     for node in spec.nodes:
         resources += _node(spec, node, placement, (*needs, key.id), gpu.hostdevs.get(node.name, ()))
     return tuple({resource.id: resource for resource in resources}.values())

@@ -23,6 +23,10 @@ def main(argv: list[str]) -> int:
             from emulator.services.console_limits import main as program
         case ["disk-reserve"]:
             from emulator.services.disk_reserve import main as program
+        case ["gateway"]:
+            from emulator.services.gateway.lab import main as program
+        case ["gateway-front"]:
+            from emulator.services.gateway.front import main as program
         case _:
             sys.exit(f"there is no service {' '.join(argv[:1])}")
     try:

@@ -11,6 +11,8 @@ from enum import IntEnum
 class Capability(IntEnum):
     """Of capabilities(7); the numbers are those of <linux/capability.h>."""
 
+    CHOWN = 0
+    """Give the gateway's account files to read."""
     DAC_OVERRIDE = 1
     """Write files of guests' users."""
     DAC_READ_SEARCH = 2

@@ -9,6 +9,7 @@ import base64
 import json
 import os
 import re
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ import pytest
 import yaml
 
 from emulator.core.data_files import share_dir
-from emulator.kubernetes.release.modules.module_build import addon_image, addon_objects
+from emulator.kubernetes.release.modules.addon_objects import addon_image, addon_objects
 from emulator.kubernetes.release.modules.module_set import read_module_set
 from emulator.labfile.kubernetes_versions import MODULE_ADDONS, MODULE_MINORS
 from tests.support.api_server import (
@@ -410,15 +411,48 @@ def test_a_pod_that_runs_is_changed_into_nothing_else(policy: ApiServer, ada: st
         done = policy.request("PATCH", path, change, token=ada)
         assert (done.status, word in done.message) == (422, True), done.body
     assert policy.request("PATCH", path, {"metadata": {"labels": {"a": "b"}}}, token=ada).status == 200
-    debug = {"spec": {"ephemeralContainers": [{"name": "d", "image": TOOLS}]}}
-    for part in ("ephemeralcontainers", "resize"):
-        assert policy.request("PATCH", f"{path}/{part}", debug, token=ada).status == 403, part
-    # An admin who looks into a student's pod brings no raw sockets either.
-    strategic = policy.request("GET", path).body
-    strategic["spec"]["ephemeralContainers"] = [{"name": "d", "image": TOOLS}]
-    done = policy.request("PUT", f"{path}/ephemeralcontainers", strategic)
-    assert (done.status, dropped(done.body, "ephemeralContainers")) == (200, ["NET_RAW"]), done.message
+    larger = {"spec": {"containers": [{"name": "c", "resources": {"limits": {"cpu": "2"}}}]}}
+    assert policy.request("PATCH", f"{path}/resize", larger, token=ada).status == 403
     policy.request("DELETE", f"{path}?gracePeriodSeconds=0", token=ada)
+
+
+DEBUGGERS: list[tuple[dict[str, Any], str]] = [
+    ({"securityContext": {"privileged": True}}, "violates PodSecurity"),
+    ({"securityContext": {"capabilities": {"add": ["NET_ADMIN"]}}}, "violates PodSecurity"),
+    ({"ports": [{"containerPort": 80, "hostPort": 80}]}, "cannot be set"),
+    ({"resources": {"limits": {"memory": "64Gi"}}}, "cannot be set"),
+    ({"env": [{"name": "A", "value": "x" * 270_000}]}, "bytes at most"),
+]
+
+
+@pytest.fixture
+def looked_into(policy: ApiServer, ada: str) -> str:
+    """The path of a pod of a student's; one for all, since nothing counts down a quota here."""
+    path = f"/api/v1/namespaces/{NAMESPACE}/pods/looked-into"
+    if policy.request("GET", path).status == 404:
+        assert make(policy, ada, pod("looked-into"), dry=False).status == 201
+    return path
+
+
+@pytest.mark.parametrize("who", ["student", "admin"])
+@pytest.mark.parametrize(("more", "word"), [({}, ""), *DEBUGGERS])
+def test_a_container_that_looks_into_a_pod_is_held_like_the_others(
+    policy: ApiServer, ada: str, looked_into: str, who: str, more: dict[str, Any], word: str
+) -> None:
+    """`kubectl debug`. It brings no raw sockets, whoever adds it."""
+    body = policy.request("GET", looked_into).body
+    body["spec"]["ephemeralContainers"] = [{"name": "d", "image": TOOLS, **more}]
+    token = ada if who == "student" else ADMIN_TOKEN
+    done = policy.request("PUT", f"{looked_into}/ephemeralcontainers?dryRun=All", body, token=token)
+    if word:
+        assert (done.status in (403, 422), word in done.message) == (True, True), done.message
+    else:
+        assert (done.status, dropped(done.body, "ephemeralContainers")) == (200, ["NET_RAW"]), done.message
+
+
+def test_nobody_looks_into_pods_of_others(api: ApiServer, ada: str) -> None:
+    path = "/api/v1/namespaces/kube-system/pods/any/ephemeralcontainers"
+    assert api.request("PATCH", path, {}, token=ada).status == 403
 
 
 def test_tokens_have_an_end_within_a_day(policy: ApiServer, ada: str) -> None:
@@ -559,6 +593,54 @@ def test_students_see_what_their_own_pods_use(
     }
     answer = api.request("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", review, token=ada)
     assert answer.body["status"]["allowed"] is allowed
+
+
+# ---------------------------------------------------------------- Helm
+CHART = {
+    "Chart.yaml": "apiVersion: v2\nname: notes\nversion: 1.2.3\n",
+    "templates/notes.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: '{{ .Release.Name }}'}\n"
+    "data: {text: '{{ .Values.text }}'}\n",
+    "templates/role.yaml": "{{ if .Values.role }}\napiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\n"
+    "metadata: {name: mine}\nrules: []\n{{ end }}\n",
+}
+
+
+def test_a_chart_makes_what_its_student_may_and_nothing_else(api: ApiServer, ada: str, tmp_path: Path) -> None:
+    """With the Helm of a release on this machine, if one was made with it."""
+    found = [path for path in (release / "bin/helm" for release in releases()) if path.is_file()]
+    if not found:
+        pytest.skip("no release on this machine has Helm: a lab file with helm: true makes one")
+    config = json.loads(api.kubeconfig.read_text())
+    config["users"][0]["user"] = {"token": ada}
+    config["contexts"][0]["context"]["namespace"] = NAMESPACE
+    (tmp_path / "config").write_text(json.dumps(config))
+    (tmp_path / "config").chmod(0o600)
+    for name, text in CHART.items():
+        path = tmp_path / "chart" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    def helm(*words: str) -> subprocess.CompletedProcess[str]:
+        env = {"HOME": str(tmp_path), "KUBECONFIG": str(tmp_path / "config"), "PATH": os.environ["PATH"]}
+        argv = [str(found[0]), *words]
+        return subprocess.run(argv, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300, check=False)
+
+    made = f"/api/v1/namespaces/{NAMESPACE}/configmaps/mine"
+    steps = {
+        "first": ("install", "mine", "chart", "--set", "text=first"),
+        "second": ("upgrade", "mine", "chart", "--set", "text=second"),
+        "first ": ("rollback", "mine", "1"),
+    }
+    for after, words in steps.items():
+        done = helm(*words)
+        assert done.returncode == 0, done.stderr
+        assert api.request("GET", made, token=ada).body["data"] == {"text": after.strip()}
+    assert helm("list", "--short").stdout.split() == ["mine"]
+    for more in (("--namespace", "students"), ("--set", "role=1")):
+        refused = helm("install", "other", "chart", *more)
+        assert (refused.returncode != 0, "forbidden" in refused.stderr) == (True, True), refused.stderr
+    assert helm("uninstall", "mine").returncode == 0
+    assert api.request("GET", made, token=ada).status == 404
 
 
 # ---------------------------------------------------------------- the end

@@ -17,7 +17,14 @@ from emulator.core.paths import Home
 from tests.support import waiting
 from tests.support.guest_release import images_section
 from tests.support.labs import COMMAND, host_snapshot, hyperscaler, left_behind
-from tests.support.node_baseline import check_baseline, check_secrets, check_ssh_audit, closed_from_outside, guest
+from tests.support.node_baseline import (
+    check_baseline,
+    check_secrets,
+    check_ssh_audit,
+    closed_from_outside,
+    guest,
+    page_from_host,
+)
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("no_lab_left")]
 
@@ -39,7 +46,8 @@ clusters:
         disk_gb: 10
         gpu_enabled: true
         gpu: {{count: {slices}, profile: 1g.10gb}}
-    kubernetes_config: {{cni: bridge, mig_strategy: mixed, network_policy: default-deny, version: "{version}"}}
+    kubernetes_config: {{cni: bridge, mig_strategy: mixed, network_policy: default-deny, version: "{version}",
+      source: modules, ingress: lab-ingress, helm: true}}
 global:
   gpu_allocation:
     backend: simulated
@@ -487,6 +495,120 @@ def test_an_autoscaler_follows_the_metrics(provisioned: dict[str, Any]) -> None:
     kubectl("autoscale deployment scaled --cpu=50% --min=1 --max=2")
     until(lambda: get("deployment scaled")["spec"]["replicas"] == 2, "a busy pod gets a second one")
     kubectl("delete hpa,deployment scaled")
+
+
+def test_a_student_has_an_autoscaler(provisioned: dict[str, Any]) -> None:
+    made = as_user("ada", f"create deployment scaled --image={TOOLS} -- /bin/sh -c 'while :; do :; done'")
+    assert made.returncode == 0, made.stderr
+    made = as_user("ada", "autoscale deployment scaled --cpu=50% --min=1 --max=2")
+    assert made.returncode == 0, made.stderr
+    until(
+        lambda: as_user("ada", "get deployment scaled -o jsonpath={.spec.replicas}").stdout == "2",
+        "a busy pod of a student's gets a second one",
+    )
+    assert as_user("ada", "delete hpa,deployment scaled").returncode == 0
+
+
+SERVE = "mkdir -p /tmp/w && echo served > /tmp/w/index.html && httpd -f -p 8080 -h /tmp/w"
+
+
+def node_addresses() -> list[str]:
+    listed = get("nodes")["items"]
+    return [one["address"] for each in listed for one in each["status"]["addresses"] if one["type"] == "InternalIP"]
+
+
+def test_an_ingress_of_a_student_answers_on_the_host(provisioned: dict[str, Any]) -> None:
+    """Under default-deny, where pods of students answer lab-ingress and nobody else from elsewhere."""
+    assert apply_as("ada", "web", script=SERVE).returncode == 0
+    assert as_user("ada", "expose pod web --port=80 --target-port=8080").returncode == 0
+    made = as_user("ada", "create ingress web '--rule=web.example.org/*=web:80'")
+    assert made.returncode == 0, made.stderr
+    addresses = node_addresses()
+    assert len(addresses) == 2
+    for address in addresses:
+        for end in ("", ":30080"):
+            until(
+                lambda url=f"http://{address}{end}/": page_from_host(LAB, url, "web.example.org") == "served",
+                f"the host gets the page at {address}{end}",
+            )
+    assert page_from_host(LAB, f"http://{addresses[0]}/", "other.example.org") == ""
+    given = "{.status.loadBalancer.ingress[*].ip}"
+    until(
+        lambda: sorted(as_user("ada", f"get ingress web -o jsonpath={given}").stdout.split()) == sorted(addresses),
+        "the student sees where it answers",
+    )
+    # The pod is looked into in a later test.
+    assert as_user("ada", "delete ingress web").returncode == 0
+
+
+def test_a_load_balancer_answers_on_the_host(provisioned: dict[str, Any]) -> None:
+    refused = as_user("ada", "expose pod web --name=balanced --type=LoadBalancer --port=8088 --target-port=8080")
+    assert "exceeded quota" in refused.stderr
+    kubectl("create namespace outside")
+    kubectl(f"run web -n outside --image={TOOLS} --image-pull-policy=Never -- /bin/sh -c '{SERVE}'")
+    kubectl("expose pod web -n outside --type=LoadBalancer --port=8088 --target-port=8080")
+    for address in node_addresses():
+        until(
+            lambda url=f"http://{address}:8088/": page_from_host(LAB, url, "any") == "served",
+            f"the host gets the page at {address}",
+        )
+    kubectl("expose pod web -n outside --name=ssh --type=LoadBalancer --port=22 --target-port=8080")
+    message = "-o jsonpath='{.status.conditions[*].message}'"
+    until(
+        lambda: kubectl(f"get service ssh -n outside {message}") == "port 22 is the nodes' own", "ssh stays the nodes'"
+    )
+    assert guest(LAB, WORKER).run("true").rc == 0
+    kubectl("delete namespace outside")
+
+
+def test_a_student_looks_into_pods_in_every_way(provisioned: dict[str, Any]) -> None:
+    """Debug containers, forwarded ports and logs that are followed, where a user lands."""
+    until(lambda: log_in_as("ada", "kubectl exec web -- true").returncode == 0, "the pod runs")
+    debug = f"kubectl debug web --image={TOOLS} --container=look --profile=baseline --target=c --attach=false"
+    done = log_in_as("ada", f"{debug} -- sh -c 'echo begun; sleep 600'")
+    assert done.returncode == 0, done.stderr
+    until(lambda: log_in_as("ada", "kubectl logs web -c look").stdout == "begun\n", "the debug container runs")
+    seen = log_in_as("ada", "kubectl exec web -c look -- ls /proc/1/root/tmp/w")
+    assert (seen.stdout, seen.stderr) == ("index.html\n", ""), "it sees the files of the container that it looks at"
+    forward = """
+        kubectl port-forward pod/web 18080:8080 >forward.log 2>&1 & forward=$!
+        for try in $(seq 60); do
+            page=$(python3 -c "import urllib.request as r; print(r.urlopen('http://127.0.0.1:18080').read().decode())" \
+                2>/dev/null) && break
+            sleep 2
+        done
+        kill $forward; rm -f forward.log; echo "$page"
+    """
+    assert log_in_as("ada", forward).stdout.strip() == "served"
+    assert apply_as("ada", "talks", script="for n in 1 2 3 4 5 6; do echo $n; sleep 5; done").returncode == 0
+    until(lambda: log_in_as("ada", "kubectl logs talks").stdout.startswith("1"), "it has said something")
+    followed = log_in_as("ada", "kubectl logs -f talks")
+    assert followed.stdout.split() == ["1", "2", "3", "4", "5", "6"], "to its end"
+    assert as_user("ada", "delete pods web talks").returncode == 0
+    assert as_user("ada", "delete service web").returncode == 0
+
+
+CHART = {
+    "Chart.yaml": "apiVersion: v2\\nname: notes\\nversion: 1.2.3\\n",
+    "templates/map.yaml": "apiVersion: v1\\nkind: ConfigMap\\nmetadata: {name: {{ .Release.Name }}}\\n"
+    "data: {text: {{ .Values.text }}}\\n",
+}
+
+
+def test_a_student_installs_a_chart(provisioned: dict[str, Any]) -> None:
+    done = log_in_as(
+        "ada", f"set -e; {CHART} helm install mine . --set text=first; helm upgrade mine . --set text=second"
+    )
+    assert done.returncode == 0, done.stderr
+    made = log_in_as("ada", "helm list --short && kubectl get configmap mine -o 'jsonpath={.data.text}'")
+    assert made.stdout.split() == ["mine", "second"]
+    undone = log_in_as("ada", "helm rollback mine 1 && kubectl get configmap mine -o 'jsonpath={.data.text}'")
+    assert undone.stdout.endswith("first"), undone.stderr
+    elsewhere = log_in_as("ada", "helm install mine chart --namespace students")
+    assert elsewhere.returncode != 0
+    assert "forbidden" in elsewhere.stderr
+    assert log_in_as("ada", "helm uninstall mine && rm -r chart").returncode == 0
+    assert as_user("ada", "get configmap mine").returncode != 0
 
 
 def test_a_claim_gets_a_directory_of_the_node(provisioned: dict[str, Any]) -> None:

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
+from emulator.core.debian.releases import SlurmFeature
 from emulator.core.paths import Home
 from tests.support import student_attacks as attack
-from tests.support.guest_release import images_section
+from tests.support.guest_release import SLURM_FEATURES, images_section, slurm_wishes
 from tests.support.labs import COMMAND, host_snapshot, hyperscaler, left_behind
 from tests.support.node_baseline import check_baseline, check_secrets, check_ssh_audit, closed_from_outside, guest
 from tests.support.waiting import PATIENCE, until
@@ -40,17 +41,20 @@ clusters:
       {{count: {count}, cpu_cores: 1, memory_gb: 1, disk_gb: 8, gpu_enabled: true, gpu: {{profile: 1g.10gb}}}}
     login_nodes: {{cpu_cores: 1, memory_gb: 0.5, disk_gb: 8}}
     slurm_config:
-      partitions: [main, debug]
-      default_partition: main
-      max_job_time: "00:30:00"
+      {{partitions: [{partitions}], default_partition: main, max_job_time: "00:30:00", {wishes}}}
 hypervisor: {{uri: embedded}}
 """
+
+
+def lab_text(*, count: int = 2, partitions: str = "main, debug") -> str:
+    text = SPEC.format(lab=LAB, count=count, partitions=partitions, wishes=slurm_wishes())
+    return text + images_section()
 
 
 @pytest.fixture(scope="module")
 def lab_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("lab") / "cluster.yaml"
-    path.write_text(SPEC.format(lab=LAB, count=2) + images_section())
+    path.write_text(lab_text())
     return path
 
 
@@ -83,6 +87,18 @@ def test_provision_verifies_itself(provisioned: dict[str, Any]) -> None:
     assert sum(provisioned["configured"].values()) > 0
 
 
+# Asks slurmrestd to drain a node, as the token's owner and as those who may, and prints how it answers each.
+DRAIN = """
+import http.client, json, socket, sys
+for name in ("student", "root", "slurm"):
+    local = http.client.HTTPConnection("localhost")
+    local.sock = socket.socket(socket.AF_UNIX)
+    local.sock.connect("/run/slurmrestd/slurmrestd.socket")
+    headers = {"X-SLURM-USER-TOKEN": sys.argv[1], "X-SLURM-USER-NAME": name, "Content-Type": "application/json"}
+    body = json.dumps({"state": ["DRAIN"], "reason": "attack"})
+    local.request("POST", "/slurm/v0.0.42/node/hpc-compute-1", body, headers)
+    print(local.getresponse().status)
+"""
 SERVICES = {"hpc-controller": {"slurmctld", "slurmdbd", "mariadb"}, LOGIN: set[str]()}
 
 
@@ -112,6 +128,9 @@ def test_services(provisioned: dict[str, Any], name: str) -> None:
     assert host.service("munge").is_running
     for service in ("slurmctld", "slurmdbd", "mariadb", "slurmd"):
         assert host.service(service).is_running == (service in SERVICES.get(name, {"slurmd"})), service
+    if SlurmFeature.CONFIGLESS in SLURM_FEATURES:
+        assert host.service("sackd").is_running == (name == LOGIN)
+        assert host.file("/etc/slurm/slurm.conf").exists == (name == "hpc-controller")
     assert host.run("hostname").stdout.strip() == name
     assert host.run("systemctl is-failed '*'").stdout.strip().splitlines().count("failed") == 0
     assert host.file("/etc/munge/munge.key").mode == 0o400 or host.file("/etc/munge/munge.key").mode == 0o600
@@ -456,7 +475,7 @@ def test_secrets_are_private(provisioned: dict[str, Any], lab_file: Path) -> Non
 
 
 def test_scaling_out_applies_only_the_difference(provisioned: dict[str, Any], lab_file: Path) -> None:
-    lab_file.write_text(SPEC.format(lab=LAB, count=3) + images_section())
+    lab_file.write_text(lab_text(count=3))
     plan = hyperscaler("plan", lab_file, "--json").json()
     assert [(change["action"], change["id"]) for change in plan["changes"]] == [
         ("update", "firewall/lab"),  # whose packets are the node's own
@@ -473,10 +492,37 @@ def test_scaling_out_applies_only_the_difference(provisioned: dict[str, Any], la
 
 
 def test_scaling_in_removes_the_node_again(provisioned: dict[str, Any], lab_file: Path) -> None:
-    lab_file.write_text(SPEC.format(lab=LAB, count=2) + images_section())
+    lab_file.write_text(lab_text())
     hyperscaler("provision", lab_file, "--yes")
     assert sorted(run("hpc-controller", "sinfo -h -N -p main -o %N").split()) == list(COMPUTE)
     assert not (Home.default().lab(LAB).disks / "hpc-compute-3.qcow2").exists()
+
+
+def test_a_partition_comes_while_a_job_runs(provisioned: dict[str, Any], lab_file: Path) -> None:
+    job = run("hpc-controller", "cd /tmp; sbatch --parsable -N2 -o /dev/null --wrap 'srun sleep 1500'")
+    comes(lambda: job_states(job) == ["RUNNING"])
+    step = "pgrep -c slurmstepd"
+    before = run("hpc-compute-1", step)
+    lab_file.write_text(lab_text(partitions="main, debug, more"))
+    hyperscaler("provision", lab_file, "--yes")
+    assert sorted(run("hpc-controller", "sinfo -h -N -p more -o %N").split()) == list(COMPUTE)
+    assert run(LOGIN, "sinfo -h -p more -o %P") == "more"
+    assert job_states(job) == ["RUNNING"]
+    assert run("hpc-compute-1", step) == before
+    assert "Restarts=0" in run("hpc-controller", f"scontrol show job {job}")
+    run("hpc-controller", f"scancel {job}")
+
+
+@pytest.mark.skipif(SlurmFeature.REST not in SLURM_FEATURES, reason="needs a release with slurmrestd")
+def test_slurmrestd_goes_by_the_token_alone(provisioned: dict[str, Any]) -> None:
+    """A student's token is a student's, whatever name comes with it; who makes tokens is root; and no port is open."""
+    assert "denied" in guest(LAB, "hpc-controller").run("sudo -n -u student scontrol token 2>&1").stdout
+    assert guest(LAB, "hpc-controller").run("sudo -n -u student cat /etc/slurm/jwt_hs256.key").rc != 0
+    assert run("hpc-controller", "ss -Hltnp | grep -c slurmrestd || true") == "0"
+    token = run("hpc-controller", "sudo -n scontrol token username=student lifespan=600").partition("=")[2]
+    answers = guest(LAB, "hpc-controller").run(f"sudo -n -u student python3 -IS - {token} <<'EOF'\n{DRAIN}EOF").stdout
+    assert len(answers.split()) == 3 and "200" not in answers.split()
+    assert run("hpc-controller", "sinfo -h -N -t drain,draining -o %N") == ""
 
 
 def test_destroy_leaves_nothing_behind(provisioned: dict[str, Any], before: dict[str, list[str]]) -> None:

@@ -24,6 +24,7 @@ from emulator.credentials.ssh_config import ssh_config
 from emulator.guests.ssh import OpenSshShell, host_keys_from_console, write_known_hosts
 from emulator.images.store.store import ImageStore
 from emulator.labfile.model import ADMIN
+from tests.support.guest_release import IMAGE
 from tests.support.tiny_guest import TinyGuests
 
 pytestmark = pytest.mark.host
@@ -93,7 +94,7 @@ def test_a_network_of_an_older_version_is_made_one_without_rules_of_libvirt_s(
 
 def test_a_golden_image_boots_and_lets_us_in(embedded: EmbeddedHypervisor, tmp_path: Path) -> None:
     # Takes a minute where the store has none of the present recipe.
-    image = ImageStore(Home.default().images, RUNNER).build("hpc-base", progress=lambda _phase, _line: None)
+    image = ImageStore(Home.default().images, RUNNER).build(IMAGE, progress=lambda _phase, _line: None)
     key, known_hosts = tmp_path / "key", tmp_path / "known_hosts"
     RUNNER.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], timeout=30)
     QemuImg(RUNNER).create_overlay(tmp_path / "a.qcow2", base=image.disk, size_gib=4)

@@ -143,6 +143,22 @@ print(ensure_quota(3001, {"kib": 65536, "inodes": 100}, kernel("/"), check=False
 """
 
 
+def test_wrong_keys_of_one_person_lock_nobody_else_out(guest: ImageGuest, tmp_path: Path) -> None:
+    """All come from the host's address, the tool as well; newer sshds would shut that out after the third."""
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "wrong"], check=True)
+    for _ in range(5):
+        refused = guest.ssh("true", key=tmp_path / "wrong")
+        assert "Permission denied (publickey)" in refused.stderr
+    assert guest.output("id -un") == ADMIN
+
+
+def test_no_driver_searches_for_disks_that_no_guest_has(guest: ImageGuest) -> None:
+    """The machine has an AHCI controller, which Debian 13's kernel has a driver for."""
+    loaded = {line.split()[0] for line in guest.output("cat /proc/modules").splitlines()}
+    assert "virtio_blk" in loaded
+    assert loaded & {"ahci", "libata", "scsi_mod"} == set()
+
+
 def test_a_user_who_logs_in_is_held_in_bounds(guest: ImageGuest) -> None:
     guest.output("sudo useradd --create-home --user-group --uid 3001 ada; sudo cp /etc/ssh/lab_keys/{labadmin,ada}")
     program = base64.b64encode((QUOTA.read_text() + SET_QUOTA).encode()).decode()

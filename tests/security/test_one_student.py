@@ -36,8 +36,12 @@ def test_a_request_that_takes_all_memory_ends_slurmctld_alone_and_not_for_good()
     bounds = settings(role / "templates" / "slurmctld.service.j2")
     assert (bounds["MemoryMax"], bounds["Restart"], bounds["StartLimitIntervalSec"]) == ("50%", "on-failure", "0")
     (start, *_) = yaml.safe_load((role / "tasks" / "main.yml").read_text())
-    (file,), (unit,) = start["node_state"]["files"], start["node_state"]["units"]
-    assert file["path"] == "/etc/systemd/system/slurmctld.service.d/lab.conf" and file["path"] in unit["reads"]
+    file, (unit,) = start["node_state"]["files"][0], start["node_state"]["units"]
+    assert (
+        file["path"] == "/etc/systemd/system/slurmctld.service.d/lab.conf"
+        and file["path"] in start["vars"]["scheduler_files"]
+    )
+    assert "scheduler_files" in unit["reads"]
     assert "slurmctld.service.j2" in file["content"]
 
 
@@ -128,9 +132,12 @@ def test_the_database_s_socket_is_for_slurm_alone() -> None:
     assert "skip-networking" in (ROLES / "slurm_controller" / "templates" / "mariadb.cnf.j2").read_text()
 
 
-def test_a_login_node_runs_no_service_of_slurm() -> None:
+def test_a_login_node_runs_no_service_of_slurm_but_sackd() -> None:
     task = yaml.safe_load((ROLES / "slurm_login" / "tasks" / "main.yml").read_text())[-1]["node_state"]
     assert task["units"] == "{{ munge_units }}"
+    (kiosk,) = yaml.safe_load((ROLES / "slurm_login" / "tasks" / "sackd.yml").read_text())
+    assert [unit["name"] for unit in kiosk["vars"]["sackd_units"]] == ["sackd"]
+    assert kiosk["node_state"]["units"] == "{{ munge_units + sackd_units }}"
     assert yaml.safe_load((ROLES / "slurm_login" / "meta" / "main.yml").read_text())["dependencies"] == [
         {"role": "munge"},
         {"role": "slurm_common"},

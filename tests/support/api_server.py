@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from emulator.core.paths import Home
 
-PROGRAMS = ("kube-apiserver", "etcd", "kubectl")
+PROGRAMS: tuple[str, ...] = ("kube-apiserver", "etcd", "kubectl")
 WHERE = "HYPERSCALER_KUBERNETES_PROGRAMS"
 """Variable with a directory that holds all three; otherwise releases in the cache of Kubernetes are looked through."""
 ADMIN_TOKEN = "admin"

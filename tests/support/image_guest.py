@@ -72,11 +72,13 @@ class ImageGuest:
     def text(self) -> str:
         return self.console.read_text(errors="replace") if self.console.exists() else ""
 
-    def ssh(self, command: str, *options: str, user: str = ADMIN) -> subprocess.CompletedProcess[str]:
+    def ssh(
+        self, command: str, *options: str, user: str = ADMIN, key: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
         fixed = {
             "BatchMode": "yes",
             "IdentitiesOnly": "yes",
-            "IdentityFile": str(self.key),
+            "IdentityFile": str(key or self.key),
             "UserKnownHostsFile": str(self.known_hosts),
             "StrictHostKeyChecking": "yes",
             "ConnectTimeout": "30",

@@ -20,6 +20,7 @@ from emulator.guests.inventory.build import build_inventory
 from emulator.guests.inventory.model import ConnectionFacts
 from emulator.images.store.store import ImageStore
 from emulator.plan.model import Action
+from tests.support.guest_release import IMAGE
 from tests.support.listener import LISTENER
 from tests.support.real_lab import RealLab, host_traces
 from tests.support.talking_guest import TalkingGuest, boot_of
@@ -106,7 +107,7 @@ class Bench:
 @contextlib.contextmanager
 def isolation_bench(root: Path, prefix: str, *, ipv6: bool = False) -> Iterator[Bench]:
     """The lab in `root`, up and answering; afterwards nothing of it is left on the host."""
-    image = ImageStore(Home.default().images, RUNNER).build("hpc-base", progress=lambda _phase, _line: None)
+    image = ImageStore(Home.default().images, RUNNER).build(IMAGE, progress=lambda _phase, _line: None)
     name = f"{prefix}{os.getpid()}"
     subnets = {
         f"{kind}_v6": f"      subnet_v6: fd00:{number}::/64\n" if ipv6 else ""

@@ -102,6 +102,7 @@ JOURNEYS = {
     "a larger disk": Journey(lab_text(disk=6), before=lab_text(disk=4)),
     "a second time": Journey(lab_text(), before=lab_text()),
     "configure": Journey(lab_text(), before=lab_text(), act=configure_it, happens=unconfigured),
+    "the way in by the gateway": Journey(lab_text() + "access: {gateway: true}\n", before=lab_text()),
     "a slice more": Journey(slices(2), before=slices(1), gpus=True),
     "a slice less": Journey(slices(1), before=slices(2), gpus=True),
     "more memory beside slices": Journey(slices(1, memory=2), before=slices(1), gpus=True),

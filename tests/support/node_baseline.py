@@ -129,6 +129,20 @@ def closed_from_outside(lab: str, address: str, port: int) -> bool:
     return not answers(port)
 
 
+_PAGE = """\
+import sys, urllib.request
+opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+request = urllib.request.Request(sys.argv[1], headers={"Host": sys.argv[2]})
+print(opener.open(request, timeout=30).read().decode())
+"""
+
+
+def page_from_host(lab: str, url: str, host: str) -> str:
+    """What the host, standing in the lab's network, gets from `url` as the site `host`; empty for no page."""
+    argv = [*_prefix(lab), sys.executable, "-c", _PAGE, url, host]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False).stdout.strip()
+
+
 # ---------------------------------------------------------------- secrets
 def secrets_of(paths: LabPaths) -> dict[str, bytes]:
     """What must not be seen elsewhere: a telling part of every private key and secret below the lab's directory."""

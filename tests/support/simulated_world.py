@@ -40,6 +40,7 @@ from emulator.apply.ledger_file import is_whole
 from emulator.apply.state import State, StateStore
 from emulator.core.errors import HypervisorError
 from emulator.core.fs import replace_file, write_private
+from emulator.core.gateway.names import Door
 from emulator.core.hypervisors import EMBEDDED, SystemHypervisor
 from emulator.core.ids import NAMESPACE
 from emulator.core.paths import Home, LabPaths
@@ -311,6 +312,8 @@ class SimulatedGuests:
         with self._hook.around("guests.issue"):
             key = (order.directory / "id_ed25519.pub").read_text()
             (order.directory / "id_ed25519-cert.pub").write_text(f"{order.serial} {order.seconds} {key}\n")
+            if order.door is not None:
+                (order.directory / "config").write_text(f"by {order.door.address} {order.door.port}\n")
 
     def configure(
         self,
@@ -439,6 +442,7 @@ class SimulatedHost:
         (self.machine / "services").mkdir()
         self.cluster = self.machine / "kubernetes.json"
         self.release = "1.37.2"
+        self.door: Door | None = Door("gpu.example.org", 2222, "ssh-ed25519 AAAAgateway")
         self.units = self.machine / "units"
         self.units.mkdir()
         if gpus:
@@ -471,6 +475,7 @@ class SimulatedHost:
             gpus=self._gpus,
             units=cast(Any, HookedPort(self._units(), "units", self.hook)),
             upgrade_files=self._upgrade_files,
+            door=lambda: self.door,
         )
 
     def _upgrade_files(self, wants: KubernetesSpec, _progress: Callable[[str, str], None]) -> UpgradeFiles:

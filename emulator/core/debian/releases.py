@@ -18,6 +18,21 @@ class Release(StrEnum):
     FORKY = "forky"
 
 
+class SlurmFeature(StrEnum):
+    """What the product does with a release's Slurm and not with every one's.
+
+    `MPI`: its images have Open MPI and mpi4py, and its Slurm the plugin for their PMIx. `REST`: slurmrestd.
+    `SCRONTAB`: jobs by the clock, which end with a user's access (earlier ones were not tried).
+    `CONFIGLESS`: nodes take their configuration from slurmctld (slurmd --conf-server; sackd on login nodes), which
+    hands out a new one to all of them and restarts nothing (`scontrol reconfigure`, as it is from Slurm 23.11 on).
+    """
+
+    MPI = "mpi"
+    REST = "rest"
+    SCRONTAB = "scrontab"
+    CONFIGLESS = "configless"
+
+
 @dataclass(frozen=True, slots=True)
 class DebianRelease:
     """One release.
@@ -25,7 +40,7 @@ class DebianRelease:
     `number` is its version. `testing` says that it is not released yet, so that its packages change from day to day.
     `keys` is the release whose archive keys sign it; a release in testing is signed with its predecessor's.
     `pockets` are the suites with updates that belong to it, as suffixes of its name. `slurm` is the Slurm release that
-    it has (major and minor), or had when this was written.
+    it has (major and minor), or had when this was written, and `slurm_features` what is done with it.
     """
 
     number: int
@@ -33,6 +48,7 @@ class DebianRelease:
     keys: Release
     testing: bool = False
     pockets: tuple[str, ...] = ("-updates", "-security")
+    slurm_features: frozenset[SlurmFeature] = frozenset(SlurmFeature)
 
     @property
     def title(self) -> str:
@@ -41,7 +57,7 @@ class DebianRelease:
 
 
 RELEASES: Mapping[Release, DebianRelease] = {
-    Release.BOOKWORM: DebianRelease(12, slurm="22.05", keys=Release.BOOKWORM),
+    Release.BOOKWORM: DebianRelease(12, slurm="22.05", keys=Release.BOOKWORM, slurm_features=frozenset()),
     Release.TRIXIE: DebianRelease(13, slurm="24.11", keys=Release.TRIXIE),
     Release.FORKY: DebianRelease(14, slurm="26.05", keys=Release.TRIXIE, testing=True, pockets=()),
 }
@@ -78,6 +94,13 @@ def release_of(name: str) -> Release | None:
     if base not in RELEASED_IMAGES:
         return None
     return own or FIRST_RELEASE
+
+
+def slurm_features(image: str) -> frozenset[SlurmFeature]:
+    """What is done with the Slurm of an image, by its name in the store; nothing where the name does not say which
+    release it is of, since that works with all of them."""
+    release = release_of(image)
+    return RELEASES[release].slurm_features if release is not None else frozenset()
 
 
 def split_release(name: str) -> tuple[str, Release | None]:

@@ -12,10 +12,21 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from emulator.core.trust.processes import ENDED_STATES, PROC, holding, process_ids, running_thread, send, status_fields
+from emulator.core.trust.processes import (
+    ENDED_STATES,
+    PROC,
+    end,
+    holding,
+    process_ids,
+    running_thread,
+    send,
+    status_fields,
+)
 
 _PAUSES = (0.0, 0.01, 0.05, 0.1, 0.2)
 """Seconds before each try: a thread stops when it next leaves the kernel."""
+_END_SECONDS = 5.0
+"""After SIGKILL; what the kernel blocks longer does not end."""
 _AT_A_TIME = 64
 _STOPPED = ("T", "t")
 """Of proc_pid_status(5): stopped by a signal, or by who traces it."""
@@ -58,6 +69,17 @@ def let_users_go_on(uids: Collection[int]) -> None:
     wanted = frozenset(uids)
     for held in _held(wanted):
         send(held, signal.SIGCONT)
+
+
+def end_user(uid: int) -> bool:
+    """End everything that runs as this user (SIGKILL); whether nothing is left."""
+    for pause in _PAUSES:  # one of them may start another
+        time.sleep(pause)
+        with holding(_processes(frozenset({uid})), lambda pid: uid in users_of(pid)) as held:
+            if not held:
+                return True
+            end(held, ((signal.SIGKILL, _END_SECONDS),))
+    return False
 
 
 def stopped_users(uids: Collection[int]) -> frozenset[int]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
+from emulator.core.debian.releases import SlurmFeature, slurm_features
 from emulator.credentials.ssh_trust import SshTrust
 from emulator.credentials.users import AccessRole
 from emulator.guests.inventory.inbound import inbound_from_others
@@ -17,6 +18,7 @@ from emulator.guests.inventory.model import (
     VarValue,
 )
 from emulator.guests.inventory.slurm_limits import student_tres
+from emulator.guests.inventory.slurm_release import slurm_of_release
 from emulator.guests.inventory.user_limits import job_processes, user_quota
 from emulator.kubernetes.config.addons import optional_addons, wanted_addons
 from emulator.kubernetes.config.addresses import pod_subnets
@@ -57,6 +59,7 @@ def build_inventory(
     connection: ConnectionFacts,
     gpus: Mapping[str, tuple[NodeGpu, ...]] | None = None,
     trust: SshTrust | None = None,
+    slurm: frozenset[SlurmFeature] | None = None,
 ) -> AnsibleInventory:
     """The inventory of a lab.
 
@@ -65,6 +68,7 @@ def build_inventory(
         connection: how its guests are reached.
         gpus: node name -> its GPUs by the allocation; other nodes have none.
         trust: the lab's ssh authority and its users.
+        slurm: what is done with the Slurm that the nodes have; by default that of the images that the file names.
     """
     granted = gpus or {}
     trust = trust or SshTrust()
@@ -83,11 +87,15 @@ def build_inventory(
         )
         for node in spec.nodes
     )
+    features = slurm_features(spec.images.of(ClusterKind.HPC)) if slurm is None else slurm
+    clusters: Mapping[ClusterKind, Vars] = {
+        ClusterKind.HPC: _slurm_vars(spec, features),
+        ClusterKind.CLOUD: {**_kubernetes_vars(spec), **_kubernetes_users(spec, trust, granted)},
+    }
     groups: list[InventoryGroup] = []
     for kind in ClusterKind:
         names = tuple(dict.fromkeys(group for role, group in GROUP_OF_ROLE.items() if role.cluster is kind))
-        variables = {**_CLUSTER_VARS[kind](spec), **(_kubernetes_users(spec, trust, granted) if kind is CLOUD else {})}
-        groups.append(InventoryGroup(kind.value, children=names, vars=variables))
+        groups.append(InventoryGroup(kind.value, children=names, vars=clusters[kind]))
         groups += [
             InventoryGroup(name, hosts=tuple(node.name for node in spec.nodes if GROUP_OF_ROLE[node.role] == name))
             for name in names
@@ -216,10 +224,10 @@ def slurm_time(seconds: int | None) -> str:
     return f"{days}-{hour:02d}:{minute:02d}:{second:02d}"
 
 
-def _slurm_vars(spec: ClusterSpec) -> Vars:
+def _slurm_vars(spec: ClusterSpec, features: frozenset[SlurmFeature]) -> Vars:
     if spec.slurm is None or not spec.nodes_of(ClusterKind.HPC):
         return {}
-    slurm = spec.slurm
+    slurm = slurm_of_release(spec.slurm, features)
     computes = [node for node in spec.nodes if node.role is Role.HPC_COMPUTE]
     compute = tuple(node.name for node in computes)
     head = next(node for node in spec.nodes if node.role is Role.HPC_CONTROLLER)
@@ -227,6 +235,13 @@ def _slurm_vars(spec: ClusterSpec) -> Vars:
         "slurm_cluster_name": spec.name,
         "slurm_controller": head.name,
         "slurm_max_time": slurm_time(slurm.max_job_seconds),
+        "slurm_mpi": slurm.mpi,
+        "slurm_rest_api": slurm.rest_api,
+        "slurm_scrontab": slurm.scrontab,
+        "slurm_fairshare": slurm.priority == "fairshare",
+        "slurm_pmix": SlurmFeature.MPI in features,
+        "slurm_configless": SlurmFeature.CONFIGLESS in features,
+        "slurm_controller_address": f"{head.ip}:6817",
         "slurm_student_tres": student_tres([(node.cpu_cores, usable_memory_mib(node.memory_mib)) for node in computes]),
         "slurm_partitions": tuple(
             {
@@ -292,9 +307,3 @@ def _kubernetes_users(spec: ClusterSpec, trust: SshTrust, gpus: Mapping[str, tup
         ),
         "kubernetes_student_limits": tuple(student_limits(have)),
     }
-
-
-_CLUSTER_VARS: Mapping[ClusterKind, Callable[[ClusterSpec], Vars]] = {
-    ClusterKind.HPC: _slurm_vars,
-    ClusterKind.CLOUD: _kubernetes_vars,
-}

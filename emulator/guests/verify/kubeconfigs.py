@@ -5,6 +5,7 @@ Nothing is passed through: see `emulator.credentials.kubeconfig`.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 from emulator.core.errors import VerifyError
@@ -68,7 +69,15 @@ def student_kubeconfig(shell: GuestShell, head: GuestAddress, *, cluster: str, p
 
 
 def user_kubeconfig(
-    shell: GuestShell, head: GuestAddress, *, cluster: str, user: str, namespace: str, seconds: int, port: int = 6443
+    shell: GuestShell,
+    head: GuestAddress,
+    *,
+    cluster: str,
+    user: str,
+    namespace: str,
+    seconds: int,
+    port: int = 6443,
+    forwarded_to: int = 0,
 ) -> str:
     """A user's own kubeconfig, with a token that ends after `seconds`, or when the user's account is deleted.
 
@@ -80,6 +89,7 @@ def user_kubeconfig(
         namespace: that commands act in unless they name another.
         seconds: the token's lifetime; Kubernetes takes no less than 600.
         port: of the API server.
+        forwarded_to: the port of the user's own machine to which ssh forwards the API; 0 to name the control plane.
 
     Raises:
         VerifyError: the answer is not a token and a certificate. What it held is not repeated.
@@ -101,6 +111,9 @@ def user_kubeconfig(
             f"Kubernetes gave no token to {user}", where=head.name, fix="run the same command again"
         ) from None
     access = _cluster(cluster, head, port, authority_pem(ca, where=head.name))
+    if forwarded_to:
+        # kubeadm's certificate of the API names the service `kubernetes` in each cluster, and no loopback address.
+        access = dataclasses.replace(access, server=f"https://127.0.0.1:{forwarded_to}", tls_name="kubernetes")
     return token_kubeconfig(access, user=user, token=checked_token(token, where=head.name), namespace=namespace)
 
 

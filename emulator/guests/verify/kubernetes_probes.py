@@ -18,9 +18,11 @@ from emulator.core.waiting.pace import Pace
 from emulator.core.waiting.watch import Clock, Look, Watch, wait_until
 from emulator.guests.inventory.model import NodeGpu
 from emulator.guests.verify import kubernetes_verdicts as judge
+from emulator.guests.verify.helm_check import helm_check, helm_script
 from emulator.guests.verify.kubernetes_addons import apply_own, metrics_check, policy_check
+from emulator.guests.verify.kubernetes_ingress import ingress_check
 from emulator.guests.verify.report import SUMMARY_SECONDS, CheckResult, Verdict, VerifyReport, after_waiting, check_from
-from emulator.kubernetes.config.kubectl import KUBECTL
+from emulator.kubernetes.config.kubectl import ADMIN_CONF, KUBECTL
 from emulator.kubernetes.config.resources import MigStrategy, node_resources
 from emulator.labfile.model import ClusterKind, ClusterSpec, Role
 
@@ -30,7 +32,7 @@ PORT = 8080
 POLL_SECONDS = 2.0
 _RELEASE = "/usr/lib/hyperscaler/kubernetes.json"
 # Namespaces with pods of kubeadm and the add-ons only.
-SYSTEM_NAMESPACES = ("kube-system", "kube-flannel", "traefik", "ingress-nginx", "local-path-storage")
+SYSTEM_NAMESPACES = ("kube-system", "kube-flannel", "traefik", "lab-ingress", "ingress-nginx", "local-path-storage")
 _SYSTEM_PODS = ("etcd-", "kube-apiserver-", "kube-controller-manager-", "kube-scheduler-", "kube-proxy-")
 # Seconds and least tries for one page.
 _PAGE_SECONDS = 20
@@ -99,6 +101,11 @@ def verify_kubernetes(
             reached = [done(check) for check in probes.reach()]
             if probes.has_metrics:
                 done(metrics_check(probes.kubectl, probes.nodes, probes.patience, probes.clock))
+            if spec.kubernetes.helm:
+                done(probes.helm())
+            if spec.kubernetes.ingress == "lab-ingress" and all(reached):
+                done(probes.ingress())
+            # The last: from then on the probe pods take no connection.
             if spec.kubernetes.network_policy == "default-deny" and all(reached) and len(probes.pods) > 1:
                 done(policy_check(probes.kubectl, NAMESPACE, PORT, probes.pods, probes.patience, probes.clock))
     finally:
@@ -138,8 +145,11 @@ class _Probes:
 
     def kubectl(self, words: str, *, seconds: float = 120, stdin: str | None = None) -> tuple[str, str]:
         """Output and complaint; with a complaint the output is not reliable."""
+        return self._run(f"{KUBECTL} {words}", seconds=seconds, stdin=stdin)
+
+    def _run(self, command: str, *, seconds: float, stdin: str | None = None) -> tuple[str, str]:
         try:
-            done = self._shell.run(self._head, f"{KUBECTL} {words}", timeout=seconds, check=False, stdin=stdin)
+            done = self._shell.run(self._head, command, timeout=seconds, check=False, stdin=stdin)
         except HyperscalerError as error:
             return "", error.what
         said = (done.stderr or done.stdout).strip()
@@ -221,6 +231,22 @@ class _Probes:
             check_from("pod network", judge.judge_pod_network(reaches, self.pods), seconds),
             check_from("service by name", judge.judge_service(reaches, SERVICE, self.nodes), 0.0),
         )
+
+    def ingress(self) -> CheckResult:
+        """Get the page of a probe pod from every node's address."""
+
+        def shell(command: str) -> str:
+            return self._run(command, seconds=600)[0]
+
+        return ingress_check(self.kubectl, shell, NAMESPACE, PORT, self.nodes, self.patience, self.clock)
+
+    def helm(self) -> CheckResult:
+        """Install a chart and remove it."""
+
+        def shell(script: str) -> tuple[str, str]:
+            return self._run(f"sudo -n sh -c {shlex.quote(script)}", seconds=600)
+
+        return helm_check(shell, helm_script(ADMIN_CONF, NAMESPACE), self.clock.now)
 
     def clean(self) -> None:
         self.kubectl(f"delete namespace {NAMESPACE} --ignore-not-found --wait=false", seconds=60)

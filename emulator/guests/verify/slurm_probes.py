@@ -16,7 +16,7 @@ from emulator.core.waiting.pace import Pace
 from emulator.core.waiting.watch import Clock, Look, wait_until
 from emulator.guests.inventory.build import LAB_USERS
 from emulator.guests.inventory.model import NodeGpu
-from emulator.guests.verify import slurm_verdicts
+from emulator.guests.verify import slurm_extras, slurm_verdicts
 from emulator.guests.verify.report import SUMMARY_SECONDS, CheckResult, Verdict, VerifyReport, after_waiting, check_from
 from emulator.labfile.model import ClusterKind, ClusterSpec, PartitionSpec, Role
 
@@ -29,6 +29,7 @@ _JOB_MARK = "--accounting--"
 # One line from each node: job, Slurm's name of the node, the node's own name.
 _JOB = 'echo "$SLURM_JOB_ID $SLURMD_NODENAME $(hostname)"'
 _WORKERS = 8
+_NOT_UP = "not tried: not all nodes are up"
 
 
 def verify_slurm(
@@ -41,8 +42,8 @@ def verify_slurm(
     pace: Pace | None = None,
     on_check: Callable[[CheckResult], None] | None = None,
 ) -> VerifyReport:
-    """Whether the lab's Slurm cluster works: MUNGE between nodes, all nodes up, a job on all, its record, GPUs, and a
-    job from each login node.
+    """Whether the lab's Slurm cluster works: MUNGE between nodes, all nodes up, a job on all, its record, GPUs, a job
+    from each login node, and what else the lab file asks for: MPI, the REST API, scrontab.
 
     Args:
         spec: the lab; the nodes have `timeouts.verify` to come up, and longer while one after the other does.
@@ -77,6 +78,13 @@ def verify_slurm(
         done(*(probes.job(partition) if nodes.ok else _not_run(partition)))
     for name in probes.login:
         done(probes.job_from(name) if nodes.ok else _not_run_from(name))
+    if spec.slurm.mpi != "none":
+        widest = slurm_verdicts.covering_partitions(spec.slurm.partitions, probes.compute)[0]
+        done(probes.mpi(widest) if nodes.ok else CheckResult("mpi", False, _NOT_UP, 0.0))
+    if spec.slurm.rest_api:
+        done(probes.rest())
+    if spec.slurm.scrontab:
+        done(probes.scrontab())
     return VerifyReport(tuple(checks))
 
 
@@ -202,13 +210,36 @@ class _Probes:
         verdict = slurm_verdicts.judge_any_job(slurm_verdicts.parse_job(output), self.compute, complaint=complaint)
         return check_from(f"job from {name}", verdict, self._clock.now() - started)
 
+    def mpi(self, partition: PartitionSpec) -> CheckResult:
+        """An MPI program of an ordinary user, whose ranks on two nodes find each other."""
+        started = self._clock.now()
+        command = slurm_extras.mpi_command(partition, next(iter(LAB_USERS)), round(self._pace.seconds(JOB_SECONDS)))
+        _, output, complaint = self._run(self._head, command, JOB_SECONDS + 60)
+        verdict = slurm_extras.judge_mpi(output, partition.nodes, complaint=complaint)
+        return check_from("mpi", verdict, self._clock.now() - started)
+
+    def rest(self) -> CheckResult:
+        """slurmrestd answers an ordinary user with a token, and nobody else."""
+        started = self._clock.now()
+        _, output, complaint = self._run(self._head, slurm_extras.rest_command(next(iter(LAB_USERS))), JOB_SECONDS)
+        verdict = slurm_extras.judge_rest(output, self.compute, complaint=complaint)
+        return check_from("rest api", verdict, self._clock.now() - started)
+
+    def scrontab(self) -> CheckResult:
+        """An ordinary user may have jobs by the clock."""
+        started = self._clock.now()
+        command = slurm_extras.scrontab_command(next(iter(LAB_USERS)))
+        status, output, complaint = self._run(self._head, command, seconds=60)
+        verdict = slurm_extras.judge_scrontab(status, f"{output}\n{complaint}")
+        return check_from("scrontab", verdict, self._clock.now() - started)
+
 
 def _not_run(partition: PartitionSpec) -> tuple[CheckResult, ...]:
-    return (CheckResult(f"job {partition.name}", False, "not tried: not all nodes are up", 0.0),)
+    return (CheckResult(f"job {partition.name}", False, _NOT_UP, 0.0),)
 
 
 def _not_run_from(name: str) -> CheckResult:
-    return CheckResult(f"job from {name}", False, "not tried: not all nodes are up", 0.0)
+    return CheckResult(f"job from {name}", False, _NOT_UP, 0.0)
 
 
 def srun_as(user: str, seconds: int, *options: str) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from emulator.core.errors import ConfigError
-from emulator.kubernetes.config.addons import missing_addons, wanted_addons
+from emulator.kubernetes.config.addons import HELM, missing_addons, wanted_addons, wanted_extras
 from emulator.kubernetes.release.bundle import (
     Trust,
     require_unpack_room,
@@ -29,6 +29,7 @@ from emulator.kubernetes.release.upgrade_files import UpgradeFiles, upgrade_file
 from emulator.kubernetes.release.upstream import UpstreamFetch
 from emulator.labfile.kubernetes_versions import (
     MODULE_ADDONS,
+    MODULE_EXTRAS,
     MODULE_MINORS,
     UPSTREAM_MINORS,
     is_asked_for,
@@ -41,6 +42,7 @@ BUNDLE = "bundle:"
 MODULES = "modules"
 UPSTREAM = "upstream"
 AUTO = "auto"
+_OF_MODULES = (*MODULE_ADDONS, *MODULE_EXTRAS)
 # Directories of work under way. With no one at work, such a name was left by a run that was killed. A build of
 # Go modules is not among them, because the next one goes on with it.
 _WORK = (".unpack-*", "upstream-*.work", "node-*.new", "node-*.work", "upgrade-*.new", "upgrade-*.work")
@@ -65,8 +67,8 @@ class KubernetesSources:
         kind = self.resolve(wants)
         if kind == MODULES:
             self._require_modules(wants)
-            release = self.build.cached(wants.version)
-            if release is None:
+            release = self.build.cached(wants.version, wanted_extras(wants))
+            if release is None and self.build.cached(wants.version) is None:
                 self.build.require_host()
         elif kind == UPSTREAM:
             require_addons(wants, self.upstream.origin.addons)
@@ -92,8 +94,8 @@ class KubernetesSources:
         """What a `release` that was ended has left here for the next one, in words; asks nobody."""
         release = self.upstream.cached(wants.version, wanted_addons(wants)) if wants.source != MODULES else None
         if release is None and wants.source in (AUTO, MODULES) and self._modules_serve(wants):
-            release = self.build.cached(wants.version)
-            unfinished = self.build.unfinished(wants.version)
+            release = self.build.cached(wants.version, wanted_extras(wants))
+            unfinished = self.build.unfinished(wants.version, wanted_extras(wants))
             if release is None and unfinished is not None:
                 return f"what was fetched and compiled is kept in {unfinished}, and the next run goes on from there"
         if release is not None:
@@ -109,7 +111,10 @@ class KubernetesSources:
         """
         kind = self.resolve(wants)
         if kind == MODULES:
-            return f"Kubernetes {self.build.version(wants.version)} from {MODULES}"
+            more = wanted_extras(wants)
+            return f"Kubernetes {self.build.version(wants.version)} from {MODULES}" + (
+                f" with {', '.join(more)}" if more else ""
+            )
         if kind == UPSTREAM:
             found = self.upstream.cached(wants.version, wanted_addons(wants))
             if found is not None:
@@ -141,7 +146,7 @@ class KubernetesSources:
         kind = self.resolve(wants)
         if kind == MODULES:
             self._require_modules(wants)
-            return self.build.build(wants.version, progress=progress)
+            return self.build.build(wants.version, wanted_extras(wants), progress=progress)
         if kind == UPSTREAM:
             require_addons(wants, self.upstream.origin.addons)
             return self.upstream.fetch(wants.version, wanted_addons(wants), progress=progress)
@@ -188,19 +193,19 @@ class KubernetesSources:
         if not self._modules_serve(wants):
             # Only upstream can help here, so that its error is the one to see.
             return UPSTREAM
-        if self.build.cached(wants.version) is not None:
+        if self.build.cached(wants.version, wanted_extras(wants)) is not None:
             return MODULES
         has_it = not missing_addons(wants, self.upstream.origin.addons)
         return UPSTREAM if has_it and self.upstream.is_reachable(wants.version) else MODULES
 
     def _modules_serve(self, wants: KubernetesSpec) -> bool:
-        if missing_addons(wants, MODULE_ADDONS) or (wants.version and minor_of(wants.version) not in MODULE_MINORS):
+        if missing_addons(wants, _OF_MODULES) or (wants.version and minor_of(wants.version) not in MODULE_MINORS):
             return False
         return is_asked_for(self.build.version(wants.version), wants.version)
 
     def _require_modules(self, wants: KubernetesSpec) -> None:
         require_version(self.build.version(wants.version), wants)
-        require_addons(wants, MODULE_ADDONS)
+        require_addons(wants, _OF_MODULES)
 
 
 def _verify(path: Path) -> None:
@@ -217,7 +222,7 @@ def _verified(path: Path, *_state: int) -> None:
 def _require_bundle(manifest: ReleaseManifest, wants: KubernetesSpec, *, where: str) -> None:
     require_usable(manifest, where=where)
     require_version(manifest.version, wants)
-    require_addons(wants, manifest.addons)
+    require_addons(wants, (*manifest.addons, *([HELM] if f"bin/{HELM}" in manifest.files else [])))
 
 
 def require_version(version: str, wants: KubernetesSpec) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 
-from emulator.core.debian.releases import RELEASED_IMAGES, RELEASES, image_of, release_of
+from emulator.core.debian.releases import RELEASED_IMAGES, RELEASES, SlurmFeature, image_of, release_of, slurm_features
 from emulator.labfile.model import ClusterKind, ClusterSpec, ImageSpec, Role
 from emulator.plan.model import Recorded
 from emulator.plan.resources import Volume
@@ -50,6 +50,12 @@ def keep_releases(
             " destroy the lab and provision it again"
         )
     return dataclasses.replace(spec, images=images), tuple(notes)
+
+
+def slurm_on_disks(spec: ClusterSpec, recorded: Mapping[str, Recorded]) -> frozenset[SlurmFeature]:
+    """What is done with the Slurm that the cluster's nodes have, by the record; before it has any, by the lab file."""
+    have = _image_on_disks(spec, ClusterKind.HPC, recorded, lambda _: None)
+    return slurm_features(have or spec.images.of(ClusterKind.HPC))
 
 
 def _image_on_disks(

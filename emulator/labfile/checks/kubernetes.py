@@ -22,6 +22,7 @@ from emulator.labfile.draft import Draft, GroupDraft, KubernetesDraft
 from emulator.labfile.findings import counted, quoted
 from emulator.labfile.kubernetes_versions import (
     MODULE_ADDONS,
+    MODULE_EXTRA_ADDONS,
     MODULE_MINORS,
     minor_of,
     version_fault,
@@ -53,6 +54,7 @@ def check_kubernetes(draft: Draft, addresses: Addresses, *, recorded: bool = Fal
         return
     if _check_version(kubernetes, recorded=recorded):
         _check_addons(draft, kubernetes)
+        _check_extras(kubernetes)
     _check_ingress(kubernetes, recorded=recorded)
     _check_pod_networks(draft, kubernetes, addresses)
     workers = [g for g in draft.groups if g.role in (Role.CLOUD_CPU_WORKER, Role.CLOUD_GPU_WORKER)]
@@ -191,7 +193,7 @@ def _check_addons(draft: Draft, kubernetes: KubernetesDraft) -> None:
         ("ingress", kubernetes.spec.ingress),
         ("storage_class", kubernetes.spec.storage_class),
     ):
-        if value not in (_BUILT_IN[key], "auto", "nginx", *MODULE_ADDONS):
+        if value not in (_BUILT_IN[key], "auto", "nginx", *MODULE_ADDONS, *MODULE_EXTRA_ADDONS):
             kubernetes.view.child(key).error(
                 "kubernetes.addon",
                 f"{quoted(value)} needs a manifest and images from upstream: {why}",
@@ -204,6 +206,20 @@ def _check_addons(draft: Draft, kubernetes: KubernetesDraft) -> None:
             f"real GPUs of Kubernetes nodes need NVIDIA's device plugin from upstream: {why}",
             f"take {instead}, or backend: simulated",
         )
+
+
+def _check_extras(kubernetes: KubernetesDraft) -> None:
+    """What only modules have."""
+    if kubernetes.spec.source != "upstream":
+        return
+    fix = "source: modules, or a bundle made with it"
+    if kubernetes.spec.ingress in MODULE_EXTRA_ADDONS:
+        value = kubernetes.spec.ingress
+        kubernetes.view.child("ingress").error(
+            "kubernetes.addon", f"upstream does not have {quoted(value)}", f"write traefik, or take {fix}"
+        )
+    if kubernetes.spec.helm:
+        kubernetes.view.child("helm").error("kubernetes.addon", "upstream does not have Helm", f"take {fix}")
 
 
 def _no_upstream(spec: KubernetesSpec) -> tuple[str, str] | None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from emulator.core.debian.releases import RELEASES, SlurmFeature, release_of
 from emulator.core.units import natural
 from emulator.labfile.draft import Draft, PartitionDraft, SlurmDraft
 from emulator.labfile.findings import MAX_FINDINGS, quoted
-from emulator.labfile.model import Role
+from emulator.labfile.model import ClusterKind, Role
 from emulator.labfile.read.structure import nearest
 from emulator.labfile.values.hostlist import MOST_NODES
 
@@ -18,6 +19,7 @@ def check_slurm(draft: Draft) -> None:
         return
     names = _check_partitions(draft, slurm)
     _check_limits(slurm)
+    _check_release(draft, slurm)
     default = slurm.view.child("default_partition")
     complete = slurm.view.child("partitions").complete
     named = slurm.spec.default_partition
@@ -89,6 +91,27 @@ def _check_limits(slurm: SlurmDraft) -> None:
                 "slurm.time",
                 f"longer than the {slurm.view.child('max_job_time').plain()} of slurm_config",
                 "lower it, or raise max_job_time of slurm_config",
+            )
+
+
+def _check_release(draft: Draft, slurm: SlurmDraft) -> None:
+    """What the Slurm of the nodes' release does not have; an image of another name may have what it likes."""
+    release = release_of(draft.file.images.of(ClusterKind.HPC))
+    if release is None:
+        return
+    spec, found = slurm.spec, RELEASES[release]
+    newer = next((name for name, each in RELEASES.items() if each.slurm_features and not each.testing), None)
+    asked = (
+        ("mpi", spec.mpi != "none", SlurmFeature.MPI),
+        ("rest_api", spec.rest_api, SlurmFeature.REST),
+        ("scrontab", spec.scrontab, SlurmFeature.SCRONTAB),
+    )
+    for key, wanted, feature in asked:
+        if wanted and feature not in found.slurm_features:
+            slurm.view.child(key).error(
+                "slurm.release",
+                f"not with Slurm {found.slurm} of {found.title}, which the nodes have",
+                f"write `images: {{release: {newer}}}`, or leave it out",
             )
 
 

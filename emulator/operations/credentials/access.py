@@ -19,7 +19,8 @@ from emulator.lab.lab_files import load_recorded_lab, require_lab
 from emulator.lab.open_journal import open_record
 from emulator.lab.run import open_provisioned, provisioned_run
 from emulator.labfile.model import ClusterSpec, Role
-from emulator.operations.credentials.handouts import forget_handout
+from emulator.operations.credentials.archive import archive_name
+from emulator.operations.credentials.handouts import door_for, forget_handout
 from emulator.operations.credentials.kubeconfigs import hand_out_kubeconfigs
 from emulator.operations.credentials.rotator import Rotator
 from emulator.operations.credentials.seen_secrets import SeenSecret, seen_secrets
@@ -51,12 +52,14 @@ class Revoked:
 @dataclass(frozen=True, slots=True)
 class Granted:
     """What was granted; `directory` holds what the user is to be handed. `namespaced`: only root of this host gets to
-    the nodes. `kubectl_on`: the node on which kubectl is ready for the user; empty for none."""
+    the nodes. `kubectl_on`: the node on which kubectl is ready for the user; empty for none. `archive`: it as one
+    file."""
 
     user: LabUser
     directory: Path
     namespaced: bool = False
     kubectl_on: str = ""
+    archive: Path | None = None
 
 
 def grant(
@@ -99,6 +102,7 @@ def grant(
             request.public_key,
             forwarding=request.role is AccessRole.ADMIN,
             nodes=nodes,
+            door=(door := door_for(run)),
         )
         access = run.access
         key = env.guests.user_key(run.spec, access, order, revoked=book.revoked_keys)
@@ -110,7 +114,13 @@ def grant(
         hand_out_kubeconfigs(run, renew=request.user)
         user = book.user(request.user)
         assert user is not None  # noqa: S101  granted a moment ago
-        return Granted(user, directory, namespaced=bool(access.prefix), kubectl_on=kubectl_on(run.spec, user))
+        return Granted(
+            user,
+            directory,
+            namespaced=bool(access.prefix) and door is None,
+            kubectl_on=kubectl_on(run.spec, user),
+            archive=directory / archive_name(run.name, user.name),
+        )
 
 
 def revoke(

@@ -9,7 +9,7 @@ from pathlib import Path
 from emulator.core.paths import LabPaths
 from emulator.credentials.users import read_book
 from emulator.lab.run import LabRun
-from emulator.operations.credentials.handouts import forget_ended
+from emulator.operations.credentials.handouts import forget_ended, pack_handouts
 
 KUBECONFIG = "kubeconfig"
 MIN_TOKEN_SECONDS = 600
@@ -18,7 +18,7 @@ _AUTHORITY = re.compile(r'^[ \t]*"?certificate-authority-data"?:[ \t]*"?([A-Za-z
 
 
 def hand_out_kubeconfigs(run: LabRun, *, renew: str = "") -> None:
-    """Put a kubeconfig into the directory of each user with access.
+    """Put a kubeconfig into the directory of each user with access, and the directory into an archive.
 
     One that is there stays, except for that of the user `renew` and those of a cluster that no longer exists.
     Directories of users whose access has ended go.
@@ -27,25 +27,34 @@ def hand_out_kubeconfigs(run: LabRun, *, renew: str = "") -> None:
         HyperscalerError: the control plane cannot be asked for a token.
     """
     forget_ended(run)
-    if run.spec.kubernetes is None:
-        return
+    if run.spec.kubernetes is not None:
+        _hand_out(run, renew)
+    pack_handouts(run)
+
+
+def _hand_out(run: LabRun, renew: str) -> None:
     now = int(time.time())
     for user in read_book(run.paths.access).users:
         left = user.expires - now
         directory = run.paths.handouts / user.name
-        if user.revoked or left <= 0 or not (user.name == renew or _lacks(run.paths, directory)):
+        if (
+            user.revoked
+            or left <= 0
+            or not (user.name == renew or _lacks(run.paths, directory, by_gateway=run.spec.access.gateway))
+        ):
             continue
         seconds = max(left, MIN_TOKEN_SECONDS)
         run.env.guests.hand_kubeconfig(run.spec, run.access, user, seconds=seconds, directory=directory)
 
 
-def _lacks(paths: LabPaths, directory: Path) -> bool:
-    """Whether there is no kubeconfig, or one of a cluster that was made anew since: it has another authority."""
+def _lacks(paths: LabPaths, directory: Path, *, by_gateway: bool) -> bool:
+    """Whether there is no kubeconfig, or one of a cluster that was made anew since: it has another authority; or one
+    for another way to the cluster."""
     own = directory / KUBECONFIG
     if not own.is_file():
         return True
-    present = cluster_authority(paths.secrets / KUBECONFIG)
-    return bool(present) and present not in own.read_text()
+    present, text = cluster_authority(paths.secrets / KUBECONFIG), own.read_text()
+    return (bool(present) and present not in text) or by_gateway != ('"tls-server-name"' in text)
 
 
 def cluster_authority(admin: Path) -> str:

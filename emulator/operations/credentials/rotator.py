@@ -20,6 +20,7 @@ from emulator.credentials.users import AccessBook, AccessRole, LabUser, read_boo
 from emulator.lab.cluster_pipeline import configure_tagged
 from emulator.lab.run import LabRun
 from emulator.labfile.model import ClusterKind
+from emulator.operations.credentials.handouts import door_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +132,7 @@ class Rotator:
             "" if made_here else user.certificates[-1].public_key,
             forwarding=user.role is AccessRole.ADMIN,
             nodes=user.nodes,
+            door=door_for(self.run),
         )
         access = self.run.access
         key = self.run.env.guests.user_key(self.run.spec, access, order, revoked=book.revoked_keys)

@@ -11,6 +11,7 @@ from pathlib import Path
 from emulator.apply.journal import Journal
 from emulator.apply.state import StateStore
 from emulator.core.errors import ConflictError, UsageError
+from emulator.core.gateway.names import UNIT
 from emulator.core.hypervisors import EMBEDDED
 from emulator.core.paths import Home
 from emulator.core.progress import Reporter
@@ -26,7 +27,7 @@ WAIT_SECONDS = 600
 """How long the unit waits for a command that works on the lab."""
 
 _MARK = "X-Hyperscaler-Lab="
-_AFTER = ("network-online.target", "time-sync.target", "nvidia-persistenced.service", "nvidia-vgpu-mgr.service")
+_AFTER = ("network-online.target", "time-sync.target", "nvidia-persistenced.service", "nvidia-vgpu-mgr.service", UNIT)
 _AFTER_SYSTEM_LIBVIRT = ("libvirtd.service", "virtqemud.socket", "virtnetworkd.socket")
 
 

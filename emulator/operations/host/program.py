@@ -60,19 +60,27 @@ def require_roots_program(program: Program, home: Home, lab: str) -> None:
     Raises:
         HostNotFitError: names each place with its owner.
     """
+    paths = home.lab(lab)
+    require_only_roots(program, f"host enable-autostart {lab}", home.root, paths.root, paths.spec, paths.journal)
+
+
+def require_only_roots(program: Program, verb: str, *more: Path) -> None:
+    """Refuse to have root run this program at each start of the host, if others could change it or `more` files.
+
+    Raises:
+        HostNotFitError: names each place with its owner.
+    """
     if os.geteuid() != 0:
         return
-    paths = home.lab(lab)
-    files = (program.path, *program.files, home.root, paths.root, paths.spec, paths.journal)
-    found = exposed_to_others(files, program.trees)
+    found = exposed_to_others((program.path, *program.files, *more), program.trees)
     if not found:
         return
-    more = [f"and {len(found) - _MOST_NAMED} more"] if len(found) > _MOST_NAMED else []
+    rest = found[_MOST_NAMED:]
     raise HostNotFitError(
         "root would run at every start of this machine what others can change:\n    "
-        + "\n    ".join([*map(str, found[:_MOST_NAMED]), *more]),
+        + "\n    ".join([*map(str, found[:_MOST_NAMED]), *([f"and {len(rest)} more"] if rest else [])]),
         where=str(program.path),
-        fix=f"{_INSTALL} host enable-autostart {lab}",
+        fix=f"{_INSTALL} {verb}",
     )
 
 

@@ -6,7 +6,7 @@ import os
 import stat
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -146,25 +146,31 @@ def forget(host: PreparedHost) -> None:
 @contextmanager
 def alone(host: PreparedHost, command: str, result: Outcome, reporter: Reporter) -> Iterator[None]:
     """Run one command at a time, and write it to the host's audit log."""
-    log, identity = AuditLog(host.home.audit), uuid.uuid4().hex
     with exclusive_lock(host.home.host_locks / "preparation.lock", purpose=command):
-        started = time.monotonic()
         _require_ours(host)
         contents = host.journal.read()
         if contents.damage and all(damage.torn for damage in contents.damage):
             host.journal.rewrite(contents.entries)
-        _note(log, {"id": identity, **begin_entry("", command)}, reporter)
-        error: BaseException | None = None
-        try:
+        with audited(host.home, command, result.done, reporter):
             yield
-        except BaseException as raised:
-            error = raised
-            raise
-        finally:
-            changes = [{"action": command.split()[-1], "id": title} for title in result.done]
-            seconds = round(time.monotonic() - started, 3)
-            entry = {"id": identity, "event": "end", **outcome(error), "changes": changes, "seconds": seconds}
-            _note(log, entry, reporter)
+
+
+@contextmanager
+def audited(home: Home, command: str, done: Sequence[str], reporter: Reporter) -> Iterator[None]:
+    """Write a command that changes the host itself to its audit log, with its end; `done` is what it did by then."""
+    log, identity, started = AuditLog(home.audit), uuid.uuid4().hex, time.monotonic()
+    _note(log, {"id": identity, **begin_entry("", command)}, reporter)
+    error: BaseException | None = None
+    try:
+        yield
+    except BaseException as raised:
+        error = raised
+        raise
+    finally:
+        changes = [{"action": command.split()[-1], "id": title} for title in done]
+        seconds = round(time.monotonic() - started, 3)
+        entry = {"id": identity, "event": "end", **outcome(error), "changes": changes, "seconds": seconds}
+        _note(log, entry, reporter)
 
 
 def _note(log: AuditLog, entry: dict[str, object], reporter: Reporter) -> None:

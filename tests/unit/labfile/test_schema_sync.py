@@ -48,6 +48,7 @@ FULL: Mapping[str, Any] = {
     "images": {},
     "ssh": {},
     "security": {},
+    "access": {},
     "timeouts": {},
 }
 

@@ -11,9 +11,9 @@ from ansible.template import trust_as_template
 
 from emulator.core.data_files import share_dir
 from emulator.kubernetes.release.containers.container_images import TOOLS_IMAGE
-from emulator.kubernetes.release.modules.module_build import addon_image, addon_objects
+from emulator.kubernetes.release.modules.addon_objects import addon_image, addon_objects
 from emulator.kubernetes.release.modules.module_set import read_module_set
-from emulator.labfile.kubernetes_versions import MODULE_ADDONS, MODULE_MINORS
+from emulator.labfile.kubernetes_versions import MODULE_ADDONS, MODULE_EXTRA_ADDONS, MODULE_EXTRAS, MODULE_MINORS
 from tests.support.baseline_templates import inventory_of
 from tests.support.playbook_modules import kubernetes_apply as apply
 from tests.unit.playbooks.test_k8s_node_and_addons_network import ROLES, lab, templar, trusted
@@ -35,14 +35,17 @@ def here(text: str, *addons: str) -> list[str]:
 
 
 def objects() -> Mapping[str, str]:
-    modules = read_module_set(share_dir() / "config/kubernetes/modules", MODULE_MINORS[-1])
-    names = {module.programs[0].name: addon_image(module) for module in modules.addons}
-    return addon_objects(modules, {**names, "tools": TOOLS_IMAGE})
+    found: dict[str, str] = {}
+    for asked in (None, MODULE_EXTRAS):
+        modules = read_module_set(share_dir() / "config/kubernetes/modules", MODULE_MINORS[-1], asked)
+        names = {module.programs[0].name: addon_image(module) for module in modules.addons}
+        found |= addon_objects(modules, {**names, "tools": TOOLS_IMAGE})
+    return found
 
 
 def applied(text: str, tmp_path: Any) -> dict[tuple[str, str], Document]:
     """The documents of all add-ons as the control plane of a lab applies them, by kind and name."""
-    values = {"kubernetes_metrics_certificate": TLS, **member(*MODULE_ADDONS)}
+    values = {"kubernetes_metrics_certificate": TLS, **member(*MODULE_ADDONS, *MODULE_EXTRA_ADDONS)}
     made = templar("k8s_control_plane", CONTROL_PLANE, text, **values)
     documents: dict[tuple[str, str], Document] = {}
     for addon in made.template(trust_as_template("{{ kubernetes_addon_files }}")):
@@ -54,7 +57,7 @@ def applied(text: str, tmp_path: Any) -> dict[tuple[str, str], Document]:
 
 
 CPU_WORKERS, GPU_WORKERS = "cpu_workers: {count: 2}", "gpu_workers: {count: 1, gpu_enabled: false}"
-ALL = lab(settings=", network_policy: default-deny")
+ALL = lab(settings=", network_policy: default-deny, ingress: lab-ingress")
 
 
 # ---------------------------------------------------------------- which
@@ -67,6 +70,11 @@ def test_a_lab_gets_what_its_nodes_release_has() -> None:
 def test_who_enforces_policies_is_not_taken_away_with_default_deny() -> None:
     assert here(lab(settings=", network_policy: default-deny"))[-1] == "kube-network-policies"
     assert here(lab())[-1] == "kube-network-policies, kept"
+
+
+def test_extras_come_only_where_the_file_asks_for_them() -> None:
+    assert "lab-ingress" not in here(lab(), *MODULE_ADDONS, *MODULE_EXTRA_ADDONS)
+    assert "lab-ingress" in here(lab(settings=", ingress: lab-ingress"))
 
 
 def test_what_the_file_asks_for_is_applied_or_told() -> None:
@@ -131,8 +139,8 @@ def test_volumes_of_others_are_closed_to_who_logs_in_to_the_node(tmp_path: Any) 
 def test_the_control_plane_runs_them_only_where_no_worker_does(
     text: str, on_control_plane: bool, tmp_path: Any
 ) -> None:
-    documents = applied(text, tmp_path)
-    for name in ("metrics-server", "local-path-provisioner"):
+    documents = applied(text.replace("cni: bridge", "cni: bridge, ingress: lab-ingress"), tmp_path)
+    for name in ("metrics-server", "local-path-provisioner", "lab-ingress"):
         tolerations = documents["Deployment", name]["spec"]["template"]["spec"]["tolerations"]
         keys = [each["key"] for each in tolerations]
         assert ("node-role.kubernetes.io/control-plane" in keys) is on_control_plane
@@ -151,13 +159,33 @@ def test_policies_are_enforced_on_every_node_and_without_more_rights_than_that_t
 def test_nothing_runs_outside_the_systems_namespaces_and_no_image_is_pulled(tmp_path: Any) -> None:
     documents = applied(ALL, tmp_path)
     workloads = [each for (kind, _), each in documents.items() if kind in ("Deployment", "DaemonSet")]
-    assert {each["metadata"]["namespace"] for each in workloads} == {"kube-system", "local-path-storage"}
+    assert {each["metadata"]["namespace"] for each in workloads} == {"kube-system", "lab-ingress", "local-path-storage"}
     for each in workloads:
         for container in each["spec"]["template"]["spec"]["containers"]:
             assert container["imagePullPolicy"] == "Never"
             assert container["image"].startswith("hyperscaler.invalid/kubernetes/")
             assert "${" not in str(container)
             assert container["resources"]["limits"]["memory"] and container["resources"]["requests"]["cpu"] == "10m"
+
+
+def test_the_ingress_can_be_reached_and_do_nothing_else(tmp_path: Any) -> None:
+    documents = applied(ALL, tmp_path)
+    pod = documents["Deployment", "lab-ingress"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["seccompProfile"]
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    labels = documents["Namespace", "lab-ingress"]["metadata"]["labels"]
+    assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
+    rules = documents["ClusterRole", "hyperscaler:lab-ingress"]["rules"]
+    assert {name for rule in rules for name in rule["resources"] if "update" in rule["verbs"]} == {
+        "services/status",
+        "ingresses/status",
+    }
+    assert "secrets" not in str(rules)
+    (rule,) = documents["NetworkPolicy", "lab-ingress"]["spec"]["ingress"]
+    (port,) = documents["Service", "lab-ingress"]["spec"]["ports"]
+    assert [each["port"] for each in rule["ports"]] == [container["ports"][0]["containerPort"]] == [8080]
+    assert (port["port"], port["targetPort"], port["nodePort"]) == (80, "http", 30080)
 
 
 # ---------------------------------------------------------------- who is awaited

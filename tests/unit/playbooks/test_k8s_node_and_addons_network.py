@@ -15,6 +15,7 @@ from ansible.template import Templar, trust_as_template
 
 from emulator.core.data_files import share_dir
 from emulator.guests.verify.kubernetes_probes import SYSTEM_NAMESPACES
+from emulator.labfile.kubernetes_versions import MODULE_ADDONS, MODULE_EXTRA_ADDONS
 from tests.support.baseline_templates import inventory_of
 from tests.support.playbook_modules import PLAYBOOKS
 from tests.support.playbook_modules import kubernetes_apply as apply
@@ -242,7 +243,7 @@ def test_a_gateway_is_made_where_its_kinds_come_with_an_addon(ingress: str, made
     assert rendered.template(trust_as_template(task["kubernetes_objects"]["optional"]))[1]["kind"] == "Gateway"
 
 
-@pytest.mark.parametrize(("ingress", "peers"), [("traefik", 1), ("none", 0)])
+@pytest.mark.parametrize(("ingress", "peers"), [("traefik", 1), ("lab-ingress", 1), ("none", 0)])
 def test_only_a_lab_with_an_ingress_controller_lets_it_in(ingress: str, peers: int) -> None:
     found = templar("k8s_common", "cloud-control-plane", lab(settings=f", ingress: {ingress}")).template(
         trust_as_template("{{ kubernetes_ingress_peers }}")
@@ -253,5 +254,5 @@ def test_only_a_lab_with_an_ingress_controller_lets_it_in(ingress: str, peers: i
 def test_every_addon_has_the_namespace_that_is_waited_for() -> None:
     namespaces = yaml.safe_load((ROLES / "k8s_addons/vars/main.yml").read_text())["kubernetes_addon_namespaces"]
     upstream = yaml.safe_load((share_dir() / "config/kubernetes/upstream.yaml").read_text())
-    assert set(upstream["addons"]) <= set(namespaces)
+    assert {*upstream["addons"], *MODULE_ADDONS, *MODULE_EXTRA_ADDONS} <= set(namespaces)
     assert set(namespaces.values()) <= set(SYSTEM_NAMESPACES)

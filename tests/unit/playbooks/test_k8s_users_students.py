@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from emulator.core.data_files import share_dir
@@ -15,6 +17,7 @@ from tests.support.playbook_modules import load
 from tests.support.student_manifests import params, policies, role_vars, students
 
 TRAEFIK = share_dir() / "config/kubernetes/addons/traefik.yaml"
+LAB_INGRESS = share_dir() / "config/kubernetes/modules/manifests/lab-ingress.yaml"
 users = load("library/kubernetes_users.py", "kubernetes_users")
 
 
@@ -140,9 +143,12 @@ def test_default_deny_lets_the_ingress_controller_in_where_there_is_one() -> Non
             assert each["spec"]["ingress"] == [{"from": [*own, *peers]}]
 
 
-def test_the_ingress_controllers_pods_are_known_by_what_its_manifest_gives_them() -> None:
-    documents = {each["kind"]: each for each in yaml.safe_load_all(TRAEFIK.read_text())}
-    pods = role_vars("k8s_common")["kubernetes_traefik_pods"]
+@pytest.mark.parametrize(
+    ("path", "variable"), [(TRAEFIK, "kubernetes_traefik_pods"), (LAB_INGRESS, "kubernetes_lab_ingress_pods")]
+)
+def test_the_ingress_controllers_pods_are_known_by_what_its_manifest_gives_them(path: Path, variable: str) -> None:
+    documents = {each["kind"]: each for each in yaml.safe_load_all(path.read_text())}
+    pods = role_vars("k8s_common")[variable]
     labels = documents["Deployment"]["spec"]["template"]["metadata"]["labels"]
     assert pods["podSelector"]["matchLabels"] == labels
     namespace = documents["Namespace"]["metadata"]["name"]

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from emulator.core.data_files import share_dir
+from emulator.core.debian.releases import SlurmFeature
 from emulator.credentials.ssh_trust import SshTrust
 from emulator.credentials.users import AccessBook, AccessRole
 from emulator.guests.inventory.build import build_inventory
@@ -260,6 +261,70 @@ def test_login_nodes_are_no_nodes_of_slurm_and_change_nothing_on_the_others() ->
         inventory = build_inventory(with_login, CONNECTION, GPUS)
         texts = {template(f"slurm_common/templates/{name}", inventory, node.name) for node in with_login.nodes}
         assert len(texts) == 1
+
+
+ALL = frozenset(SlurmFeature)
+NOTHING = frozenset[SlurmFeature]()
+
+
+def test_mpi_is_slurm_s_default_only_where_it_is_asked_for_and_there() -> None:
+    plain, asked = lab(), replace(lab(), slurm=replace(SlurmSpec((PartitionSpec("main"),), "main"), mpi="pmix"))
+    for spec, features, default in ((plain, ALL, "none"), (asked, ALL, "pmix"), (asked, NOTHING, "none")):
+        inventory = build_inventory(spec, CONNECTION, slurm=features)
+        lines = template("slurm_common/templates/slurm.conf.j2", inventory, "hpc-controller").splitlines()
+        assert f"MpiDefault={default}" in lines
+    text = template("slurm_common/templates/mpi.conf.j2", build_inventory(asked, CONNECTION), "hpc-controller")
+    assert "PMIxEnv=PMIX_MCA_gds=hash" in text.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("settings", "features", "lines"),
+    [
+        ({}, ALL, set()),
+        ({"scrontab": True}, ALL, {"ScronParameters=enable"}),
+        ({"scrontab": True}, NOTHING, set()),
+        ({"priority": "fairshare"}, NOTHING, {"PriorityType=priority/multifactor", "PriorityWeightFairshare=10000"}),
+    ],
+)
+def test_what_is_off_by_default_is_in_the_file_where_it_is_asked_for(
+    settings: dict[str, Any], features: frozenset[SlurmFeature], lines: set[str]
+) -> None:
+    spec = replace(lab(), slurm=replace(SlurmSpec((PartitionSpec("main"),), "main"), **settings))
+    inventory = build_inventory(spec, CONNECTION, slurm=features)
+    text = template("slurm_common/templates/slurm.conf.j2", inventory, "hpc-controller")
+    seen = {line for line in text.splitlines() if line.startswith(("Scron", "PriorityType", "PriorityWeightFair"))}
+    assert seen == lines
+
+
+@pytest.mark.parametrize("configless", [True, False])
+def test_nodes_ask_the_scheduler_for_their_configuration_where_it_can_give_it(*, configless: bool) -> None:
+    inventory = build_inventory(lab(), CONNECTION, slurm=ALL if configless else NOTHING)
+    conf = template("slurm_common/templates/slurm.conf.j2", inventory, "hpc-controller").splitlines()
+    unit = template("slurm_compute/templates/slurmd.service.j2", inventory, "hpc-compute-1").splitlines()
+    assert ("SlurmctldParameters=rl_enable,enable_configless" in conf) is configless
+    assert ("SlurmctldParameters=rl_enable" in conf) is not configless
+    assert ('Environment="SLURMD_OPTIONS=--conf-server 192.168.100.10:6817"' in unit) is configless
+    # The controller may be up much later than this node: neither systemd's patience nor its count of starts ends it.
+    assert {"TimeoutStartSec=infinity", "StartLimitIntervalSec=0", "Restart=on-failure"} <= set(unit) or not configless
+    assert unit.index("[Service]") < unit.index("LimitNPROC=512")
+
+
+def test_what_is_handed_out_is_asked_for_again_when_it_changes() -> None:
+    """And nothing is restarted for it: slurmctld reads it again by itself, and so do the nodes that it tells."""
+    _, hand_out, _ = yaml.safe_load((PLAYBOOKS / "roles/slurm_scheduler/tasks/main.yml").read_text())
+    (derived,) = hand_out["node_state"]["derived"]
+    assert derived["argv"] == ["sh", "-c", f"scontrol reconfigure && touch {derived['path']}"]
+    assert derived["reads"] == "{{ slurm_handed_out }}" and hand_out["when"] == "slurm_configless"
+
+
+def test_nodes_come_before_or_after_the_scheduler_but_not_both() -> None:
+    plays = yaml.safe_load((PLAYBOOKS / "playbook-hpc.yml").read_text())
+    names = [play["name"] for play in plays]
+    assert names[1:] == ["Slurm cluster", "Scheduler", "Nodes with the scheduler's configuration", "Accounts"]
+    for role, tasks in (("slurm_compute", plays[3]["tasks"][0]), ("slurm_login", plays[3]["tasks"][1])):
+        assert tasks["when"].startswith("slurm_configless and ")
+        before = yaml.safe_load((PLAYBOOKS / "roles" / role / "tasks/main.yml").read_text())[-1]
+        assert before["when"] == "not slurm_configless"
 
 
 def test_a_compute_node_bounds_the_processes_of_jobs() -> None:

@@ -75,12 +75,20 @@ def add(
     ):
         granted = grant(env, lab, request, reporter, stop, wait_seconds=wait_seconds)
     if as_json:
-        print_json({"version": 1, "lab": lab, "user": user_json(granted.user), "directory": str(granted.directory)})
+        print_json(
+            {
+                "version": 1,
+                "lab": lab,
+                "user": user_json(granted.user),
+                "directory": str(granted.directory),
+                "archive": str(granted.archive),
+            }
+        )
         return
     say(f"{user} may use {', '.join(granted.user.nodes) or 'all nodes'} of {lab} as {role}, {until(granted.user)}.")
     home, node = ids.handout_home(lab), next(iter(granted.user.nodes), "NODE")
-    say(f"Hand over this directory: {granted.directory}")
-    say(f"  {user} copies it (cp -rT, mode 0700) to {home} and logs in with: ssh -F {home}/config {node}")
+    say(f"Hand over this archive: {granted.archive}")
+    say(f"  {user} unpacks it (tar -xzf, in ~/.ssh) and logs in with: cd {home}, then ssh -F config {node}")
     say(f"  or, with the line `Include {home}/config` at the top of ~/.ssh/config: ssh {node}")
     if granted.kubectl_on:
         say(f"  on {granted.kubectl_on} kubectl is ready: kubectl get pods")

@@ -1,4 +1,4 @@
-"""hyperscaler host check|prepare|restore|enable-autostart|disable-autostart|accept-digest"""
+"""hyperscaler host check|prepare|restore|accept-digest, and enable-|disable- of autostart and gateway."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ _VERBS = {
     "restore": "host.prepare:restore",
     "enable-autostart": "host.autostart:enable_autostart",
     "disable-autostart": "host.autostart:disable_autostart",
+    "enable-gateway": "host.gateway:enable_gateway",
+    "disable-gateway": "host.gateway:disable_gateway",
     "accept-digest": "host.accept_digest",
 }
 

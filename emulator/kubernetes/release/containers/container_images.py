@@ -73,8 +73,12 @@ class ImageRoots:
             self._static("pause", ("", "pause")),
             self._static("coredns", ("", "coredns")),
             self.tools(),
-            *(self._static(name, ("", name)) for name in addons),
+            *self.addons(addons),
         )
+
+    def addons(self, programs: Sequence[str]) -> tuple[ContainerImage, ...]:
+        """Images of programs that are an image each."""
+        return tuple(self._static(name, ("", name)) for name in programs)
 
     def _root(self, name: str) -> Path:
         root = self.work / name

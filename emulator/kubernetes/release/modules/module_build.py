@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 
 from emulator.core.errors import HyperscalerError, StateError
@@ -15,9 +15,11 @@ from emulator.kubernetes.release.containers.container_images import IMAGE_PACKAG
 from emulator.kubernetes.release.containers.docker_archive import write_archive
 from emulator.kubernetes.release.debian_packages import DebianArchive, require_sources
 from emulator.kubernetes.release.disk_room import require_room
+from emulator.kubernetes.release.modules.addon_objects import addon_image, addon_objects
+from emulator.kubernetes.release.modules.extras import Extras
 from emulator.kubernetes.release.modules.failures import is_full_disk, no_room
 from emulator.kubernetes.release.modules.go_build import GoBuild
-from emulator.kubernetes.release.modules.module_set import GoModule, ModuleSet, read_module_set
+from emulator.kubernetes.release.modules.module_set import ModuleSet, read_module_set
 from emulator.kubernetes.release.modules.provenance import linked_programs, made_of, packages_of, write_sbom
 from emulator.kubernetes.release.modules.toolchain import Toolchain
 from emulator.kubernetes.release.release import (
@@ -54,6 +56,7 @@ class ModuleBuild:
         self._runner = runner
         self._sources = sources
         self._modules = modules
+        self._extras = Extras(cache, runner, modules)
 
     def set_of(self, version: str) -> ModuleSet:
         """The modules for what a lab file asks for (`1.37`, `1.37.2`, or empty for the newest).
@@ -67,18 +70,17 @@ class ModuleBuild:
         """The release (1.37.2) that is built for what a lab file asks for."""
         return self.set_of(version).version
 
-    def cached(self, version: str) -> Release | None:
-        """The release of these modules if it was built already."""
-        pointer = self._cache / f"modules-built-{self._key(self.set_of(version))}"
+    def cached(self, version: str, extras: Sequence[str] = ()) -> Release | None:
+        """The release of these modules, with the optional ones in `extras`, if it was built already."""
         try:
-            return read_release(pointer.resolve(strict=True))
+            return read_release(self._pointer(self.set_of(version), extras).resolve(strict=True))
         except (OSError, StateError):
             return None
 
-    def unfinished(self, version: str) -> Path | None:
+    def unfinished(self, version: str, extras: Sequence[str] = ()) -> Path | None:
         """What a build of these modules that was ended has left, for the next one to go on with."""
-        work = self._work(self.set_of(version))
-        return work if work.is_dir() else None
+        works = [self._work(self.set_of(version)), *([self._extras.work(extras)] if extras else [])]
+        return next((work for work in works if work.is_dir()), None)
 
     def require_host(self) -> None:
         """Check that this host has everything that a build needs and that can be known at once; reads only.
@@ -89,17 +91,22 @@ class ModuleBuild:
         require_sources(self._sources)
         require_room(self._cache, _SPACE_BYTES, "building Kubernetes")
 
-    def build(self, version: str, *, progress: Progress) -> Release:
-        """The release: the cached one, else a new one. To be called under `cache_lock`.
+    def build(self, version: str, extras: Sequence[str] = (), *, progress: Progress) -> Release:
+        """The release: the cached one, else a new one, with the optional modules in `extras`. To be called under
+        `cache_lock`.
 
         Raises:
             HostNotFitError: no Debian 12 sources, not enough space or memory, or a registry cannot be reached.
             HyperscalerError: something is not what was pinned, or the packages no longer hold what is needed.
             CommandError: apt or the compiler failed.
         """
-        found = self.cached(version)
+        found = self.cached(version, extras)
         if found is not None:
             return found
+        if extras:
+            made = self._extras.add(self.build(version, progress=progress), extras, progress)
+            replace_link(self._pointer(self.set_of(version), extras), made.directory.name)
+            return made
         modules = self.set_of(version)
         work = self._work(modules)
         if not work.exists():  # what an earlier run left has taken its room
@@ -116,6 +123,10 @@ class ModuleBuild:
 
     def _work(self, modules: ModuleSet) -> Path:
         return self._cache / f"modules-{self._key(modules)}"
+
+    def _pointer(self, modules: ModuleSet, extras: Sequence[str] = ()) -> Path:
+        more = f"-{self._extras.key(extras)}" if extras else ""
+        return self._cache / f"modules-built-{self._key(modules)}{more}"
 
     def _key(self, modules: ModuleSet) -> str:
         """What decides the content, as far as it is known without the network."""
@@ -191,23 +202,5 @@ class ModuleBuild:
         if final.exists():
             shutil.rmtree(final)
         publish_tree(stage, final)
-        replace_link(self._cache / f"modules-built-{self._key(modules)}", final.name)
+        replace_link(self._pointer(modules), final.name)
         return Release(final, manifest)
-
-
-def addon_image(module: GoModule) -> str:
-    """Reference of an add-on's image."""
-    return f"{REPOSITORY}/{module.programs[0].name}:v{module.version}"
-
-
-def addon_objects(modules: ModuleSet, names: Mapping[str, str]) -> dict[str, str]:
-    """The objects of the add-ons by the names of their files, with the images that they run.
-
-    names: of images, as in `ImageRoots`.
-    """
-    objects = {}
-    for module in modules.addons:
-        if module.manifest is not None:
-            text = module.manifest.read_text(encoding="utf-8").replace("${tools}", names["tools"])
-            objects[module.manifest.name] = text.replace("${image}", names[module.programs[0].name])
-    return objects

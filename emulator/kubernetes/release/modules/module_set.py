@@ -40,7 +40,7 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class GoModule:
-    """`directory` holds go.mod and go.sum. `version` is that of the project (1.37.2), empty for a program of ours.
+    """`directory` holds go.mod and go.sum. `version` is that of the project (1.37.2); a program of ours may have none.
 
     `peak_mib` is the most memory that one process of the compiler takes. An add-on is a module with one program and a
     `manifest`, the objects that run it: `${image}` there stands for its image, `${tools}` for that of the tools.
@@ -110,8 +110,8 @@ def minors(directory: Path) -> tuple[str, ...]:
 
 
 def read_module_set(directory: Path, minor: str, names: Collection[str] | None = None) -> ModuleSet:
-    """Read the modules of a minor version (`1.37`) from `directory` (`config/kubernetes/modules`): all, or those with
-    these names.
+    """Read the modules of a minor version (`1.37`) from `directory` (`config/kubernetes/modules`): all that every lab
+    gets, or those with these names.
 
     Raises:
         HyperscalerError: a file is missing or is not of the form that this program knows.
@@ -121,7 +121,7 @@ def read_module_set(directory: Path, minor: str, names: Collection[str] | None =
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
         if document["format"] != _FORMAT:
             raise ValueError(f"format {document['format']!r}")
-        entries = [entry for entry in document["modules"] if names is None or entry["name"] in names]
+        entries = [entry for entry in document["modules"] if _is_asked(entry, names)]
         modules = tuple(_module(directory, minor, entry) for entry in entries)
         toolchain = read_toolchain_pin(directory / TOOLCHAIN_FILE)
         total = hashlib.sha256(f"{toolchain} {_content(entries)}\n".encode())
@@ -137,6 +137,10 @@ def read_module_set(directory: Path, minor: str, names: Collection[str] | None =
             f"the list of Go modules cannot be used: {error}", where=str(path), fix="install the program again"
         ) from error
     return ModuleSet(modules, toolchain, total.hexdigest())
+
+
+def _is_asked(entry: Mapping[str, Any], names: Collection[str] | None) -> bool:
+    return not entry.get("optional", False) if names is None else entry["name"] in names
 
 
 def _content(entries: Sequence[Mapping[str, Any]]) -> str:
@@ -157,10 +161,11 @@ def _module(directory: Path, minor: str, entry: Mapping[str, Any]) -> GoModule:
         place = directory / name
     programs = tuple(Program(**program) for program in entry["programs"])
     requirement = entry.get("version_of")
+    go_mod = (place / "go.mod").read_text(encoding="utf-8")
     return GoModule(
         name=name,
         directory=place,
-        version=required_version((place / "go.mod").read_text(encoding="utf-8"), requirement) if requirement else "",
+        version=required_version(go_mod, requirement) if requirement else str(entry.get("version", "")),
         peak_mib=int(entry["peak_mib"]),
         stamp=tuple(entry.get("stamp", ())),
         programs=programs,

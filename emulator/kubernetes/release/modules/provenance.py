@@ -52,8 +52,8 @@ def made_of(
     return Made(digests, linked, packages)
 
 
-def write_sbom(stage: Path, name: str, version: str, modules: ModuleSet, made: Made) -> None:
-    """The bill of materials of what is in `stage`, for `bill_of_materials`."""
-    path = stage / SBOM_PATH
+def write_sbom(stage: Path, name: str, version: str, modules: ModuleSet, made: Made, *, file: str = SBOM_PATH) -> None:
+    """The bill of materials of what is in `stage`, for `bill_of_materials`; `file` is its path there."""
+    path = stage / file
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(bill_of_materials(name, version, modules, made), encoding="utf-8")

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from emulator.core.debian.releases import DEFAULT_RELEASE, RELEASED_IMAGES, RELEASES, Release, image_of, release_of
+from emulator.core.debian.releases import (
+    DEFAULT_RELEASE,
+    RELEASED_IMAGES,
+    RELEASES,
+    Release,
+    SlurmFeature,
+    image_of,
+    release_of,
+    slurm_features,
+)
 
 
 @pytest.mark.parametrize(
@@ -52,3 +61,18 @@ def test_releases_are_in_order_and_the_default_is_a_finished_one() -> None:
     for name, release in RELEASES.items():
         # What is in testing is signed with the keys of a release that is not.
         assert release.testing == (release.keys is not name)
+
+
+@pytest.mark.parametrize(
+    ("image", "features"),
+    [
+        ("hpc-base", frozenset()),
+        ("hpc-base-trixie", frozenset(SlurmFeature)),
+        ("hpc-base-trixie:v1", frozenset(SlurmFeature)),
+        ("hpc-base-forky", frozenset(SlurmFeature)),
+        # Who knows what is in it.
+        ("mine", frozenset()),
+    ],
+)
+def test_what_is_done_with_the_slurm_of_an_image(image: str, features: frozenset[SlurmFeature]) -> None:
+    assert slurm_features(image) == features

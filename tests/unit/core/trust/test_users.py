@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from emulator.core.trust.users import let_users_go_on, stop_users, stopped_users, users_of
+from emulator.core.trust.processes import process_ids
+from emulator.core.trust.users import end_user, let_users_go_on, stop_users, stopped_users, users_of
 from tests.support.waiting import until
 
 GUEST, OTHER = 60700, 60701
@@ -140,3 +141,11 @@ def test_more_processes_than_a_service_may_have_files_shield_nobody() -> None:
             assert done.stdout == "True None True\n", done.stderr
         finally:
             os.killpg(process.pid, 9)
+
+
+def test_all_of_one_user_end_and_others_go_on(programs: dict[int, Program]) -> None:
+    assert end_user(GUEST)
+    assert not [pid for pid in process_ids() if GUEST in users_of(pid)]
+    assert [pid for pid in process_ids() if OTHER in users_of(pid)]
+    assert end_user(GUEST)
+    del programs

@@ -116,6 +116,25 @@ def test_a_healthy_cluster_in_five_logins() -> None:
     assert len(shell.asked) == 5
 
 
+def test_what_else_the_lab_file_asks_for_is_tried_as_well() -> None:
+    assert LAB.slurm is not None
+    lab = replace(LAB, slurm=replace(LAB.slurm, mpi="pmix", rest_api=True, scrontab=True))
+    answer = '{"path": "/slurm/v0.0.42/nodes/", "status": 200, "nodes": ["hpc-compute-1", "hpc-compute-2"]}'
+    shell = guests(
+        cd=[(0, JOB, ""), (0, "ranks 2 hpc-compute-1 hpc-compute-2\n", "")],
+        sudo=[(0, answer, ""), (1, "no crontab for student\n", "")],
+    )
+    report = verify_slurm(lab, shell, ADDRESSES, clock=Ticking().clock())
+    assert report.ok, report.failed
+    assert [check.name for check in report.checks][-3:] == ["mpi", "rest api", "scrontab"]
+    down = guests(sinfo=[(0, "hpc-compute-1|down|(null)|none\n", "")], sudo=[(1, "", "no such socket")])
+    report = verify_slurm(lab, down, ADDRESSES, clock=Ticking().clock())
+    details = {check.name: check.detail for check in report.failed}
+    assert details["mpi"] == "not tried: not all nodes are up"
+    assert details["scrontab"] == "no such socket"
+    assert details["rest api"] == "no answer from slurmrestd: no such socket"
+
+
 def test_nodes_may_take_a_while() -> None:
     starting = "hpc-compute-1|down*|(null)|none\n"
     report = verify(guests(sinfo=[(1, "", "cannot contact slurm controller"), (0, starting, ""), (0, IDLE, "")]))

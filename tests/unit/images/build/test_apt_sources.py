@@ -93,13 +93,18 @@ def test_a_host_that_is_no_debian_leaves_the_choice_to_mmdebstrap() -> None:
 
 
 def test_a_release_whose_keys_the_host_does_not_have_is_named(tmp_path: Path) -> None:
+    install = "apt-get update && apt-get install debian-archive-keyring"
+    with pytest.raises(HostNotFitError) as caught:
+        require_keys("trixie", tmp_path)
+    assert caught.value.fix == install, "there is no release that this host could verify"
     (tmp_path / "debian-archive-bookworm-stable.gpg").touch()
     require_keys("bookworm", tmp_path)
     for suite, title in (("trixie", "Debian 13"), ("forky", "Debian 14 (testing)")):
         with pytest.raises(HostNotFitError) as caught:
             require_keys(suite, tmp_path)
         assert caught.value.what == f"this host has no key to verify the packages of {title} with"
-        assert caught.value.fix == "apt-get update && apt-get install debian-archive-keyring"
+        instead = "or ask for Debian 12 in the lab file: images: {release: bookworm}"
+        assert caught.value.fix == f"{install}; {instead}"
     (tmp_path / "debian-archive-trixie-automatic.pgp").touch()
     require_keys("trixie", tmp_path)
     require_keys("forky", tmp_path)  # signed with Debian 13's until it is released

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from emulator.kubernetes.config.addons import missing_addons, optional_addons, wanted_addons
+from emulator.kubernetes.config.addons import missing_addons, optional_addons, wanted_addons, wanted_extras
+from emulator.labfile.kubernetes_versions import MODULE_EXTRAS
 from emulator.labfile.model import KubernetesSpec
 
 ALL = KubernetesSpec(cni="calico", ingress="traefik", storage_class="local-path")
@@ -56,3 +57,15 @@ def test_a_lab_that_stands_keeps_the_ingress_controller_that_it_has() -> None:
     assert wanted_addons(KubernetesSpec(ingress="nginx")) == ("ingress-nginx",)
     (line,) = missing_addons(KubernetesSpec(ingress="nginx"), ("calico", "traefik"))
     assert line.startswith("ingress: nginx needs")
+
+
+def test_extras_are_what_a_lab_file_asks_for_alone() -> None:
+    assert wanted_extras(KubernetesSpec()) == ()
+    assert wanted_extras(KubernetesSpec(ingress="traefik")) == ()
+    both = KubernetesSpec(ingress="lab-ingress", helm=True)
+    assert wanted_extras(both) == MODULE_EXTRAS
+    assert wanted_addons(both) == ("lab-ingress",), "Helm has no objects"
+    ingress, helm = missing_addons(both, ("calico", "traefik"))
+    assert ingress.startswith("ingress: lab-ingress needs") and "use none, source: modules, or a bundle" in ingress
+    assert helm == "helm: true needs source: modules, or a bundle of such a release that was made with it"
+    assert missing_addons(both, MODULE_EXTRAS) == ()

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,7 @@ def test_a_bundle_that_is_ended_says_what_is_kept(tmp_path: Path, monkeypatch: p
     bundles = Bundles(Home(tmp_path / "home"), FakeRunner({"apt-get indextargets": "", "apt-config dump": ""}))
     kept: list[Path] = []
 
-    def build(_self: ModuleBuild, version: str, *, progress: Progress) -> Release:
+    def build(_self: ModuleBuild, version: str, _extras: Sequence[str], *, progress: Progress) -> Release:
         progress("compile", "")
         kept.append(_self._work(_self.set_of(version)))
         kept[0].mkdir(parents=True)

@@ -121,6 +121,29 @@ def test_auto_compiles_only_what_the_modules_have(sources: KubernetesSources) ->
     assert sources.build.version("") == BUILT
 
 
+EXTRAS = KubernetesSpec(helm=True, ingress="lab-ingress")
+
+
+def test_what_only_modules_have_is_compiled_also_where_upstream_answers(tmp_path: Path) -> None:
+    sources = host(tmp_path, reachable=True)
+    assert sources.resolve(KubernetesSpec()) == "upstream"
+    assert sources.resolve(EXTRAS) == "modules"
+    with pytest.raises(ConfigError, match=r"ingress: lab-ingress needs .*\n.*helm: true needs source: modules"):
+        sources.ready(dataclasses.replace(EXTRAS, source="upstream"))
+
+
+def test_a_bundle_has_to_hold_the_helm_that_a_lab_asks_for(sources: KubernetesSources, tmp_path: Path) -> None:
+    path, release = bundle(tmp_path)
+    wants = KubernetesSpec(source=f"bundle:{path}", helm=True)
+    with pytest.raises(ConfigError, match="helm: true needs"):
+        sources.ready(wants)
+    path.unlink()
+    (release.directory / "bin/helm").write_text("helm")
+    files = {**release.manifest.files, "bin/helm": describe_file(release.directory / "bin/helm")}
+    create_bundle(Release(release.directory, dataclasses.replace(release.manifest, files=files)), path)
+    assert sources.ready(wants) is None
+
+
 REPOSITORY = "registry.invalid"
 PARTS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy")
 
@@ -262,6 +285,7 @@ def test_each_release_is_described_by_its_own_words(sources: KubernetesSources, 
     digest = release.manifest.digest[:12]
     for wants, words in (
         (KubernetesSpec(), f"Kubernetes {BUILT} from modules"),
+        (EXTRAS, f"Kubernetes {BUILT} from modules with helm, lab-ingress"),
         (KubernetesSpec(source="upstream"), f"the newest Kubernetes {UPSTREAM_MINORS[-1]} from upstream"),
         (KubernetesSpec(source="upstream", version="v1.35"), "the newest Kubernetes 1.35 from upstream"),
         (KubernetesSpec(source="upstream", version="1.35.4"), "Kubernetes 1.35.4 from upstream"),

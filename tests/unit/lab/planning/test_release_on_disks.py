@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from emulator.core.debian import releases
-from emulator.core.debian.releases import Release
+from emulator.core.debian.releases import Release, SlurmFeature
+from emulator.lab.lab_files import load_recorded_lab
+from emulator.lab.planning.release_on_disks import slurm_on_disks
 from emulator.plan.model import Action, Plan
 from tests.support.simulated_world import SimulatedHost
 
@@ -97,3 +99,16 @@ def test_a_file_can_hold_on_to_a_release(host: SimulatedHost, product: Product, 
     assert set(bases(host).values()) == {"hpc-base"}
     assert plan(host, images).is_empty
     assert not [note for note in plan(host, images).notes if "Debian" in note]
+
+
+@pytest.mark.parametrize(("made_with", "features"), [(Release.BOOKWORM, False), (Release.TRIXIE, True)])
+def test_slurm_is_what_the_nodes_were_made_with(
+    host: SimulatedHost, product: Product, made_with: Release, *, features: bool
+) -> None:
+    """Whatever new labs get: compute nodes with 22.05 cannot ask slurmctld for a file that it does not hand out."""
+    product.gives(made_with)
+    provision(host)
+    product.gives(Release.BOOKWORM if made_with is Release.TRIXIE else Release.TRIXIE)
+    spec = load_recorded_lab(host.home, "demo").spec
+    assert slurm_on_disks(spec, host.state().resources) == (frozenset(SlurmFeature) if features else frozenset())
+    assert slurm_on_disks(spec, {}) == (frozenset() if features else frozenset(SlurmFeature))

@@ -177,8 +177,8 @@ def test_times_that_are_none(text: str) -> None:
             [
                 "7:39: error: clusters.cloud.kubernetes_config.mig_strategy: expected one of none, single, mixed,"
                 " got 'foo' | write none, single or mixed",
-                "7:53: error: clusters.cloud.kubernetes_config.ingress: expected none or traefik, got 'haproxy'"
-                " | for example traefik",
+                "7:53: error: clusters.cloud.kubernetes_config.ingress: expected none, traefik or lab-ingress, got"
+                " 'haproxy' | for example lab-ingress",
             ],
         ),
         (
@@ -190,6 +190,16 @@ def test_times_that_are_none(text: str) -> None:
                 " upstream: modules does not have it | write none, or take source: upstream, or a bundle made there",
             ],
         ),
+        (
+            kube("source: upstream, ingress: lab-ingress, helm: true"),
+            [
+                "7:52: error: clusters.cloud.kubernetes_config.ingress: upstream does not have 'lab-ingress' | write"
+                " traefik, or take source: modules, or a bundle made with it",
+                "7:71: error: clusters.cloud.kubernetes_config.helm: upstream does not have Helm | take source:"
+                " modules, or a bundle made with it",
+            ],
+        ),
+        (kube("source: modules, ingress: lab-ingress, helm: true"), []),
         (
             kube("ingress: nginx"),
             [
@@ -504,3 +514,25 @@ def test_real_gpus_need_a_source_with_nvidias_plugin(faults: Judge) -> None:
     )
     (fault,) = faults(text)
     assert "kubernetes_config.source: real GPUs of Kubernetes nodes need NVIDIA's device plugin" in fault
+
+
+def released(settings: str, images: str) -> str:
+    return slurm(settings) + f"images: {{{images}}}\n"
+
+
+@pytest.mark.parametrize("settings", ["mpi: pmix", "rest_api: true", "scrontab: true"])
+def test_what_the_slurm_of_an_older_release_does_not_have_is_refused(faults: Judge, settings: str) -> None:
+    key = settings.partition(":")[0]
+    for images in ("release: bookworm", "hpc: hpc-base-bookworm"):
+        assert faults(released(settings, images)) == [
+            f"6:{20 + len(key) + 2}: error: clusters.hpc.slurm_config.{key}: not with Slurm 22.05 of Debian 12, which"
+            " the nodes have | write `images: {release: trixie}`, or leave it out"
+        ]
+    for images in ("release: trixie", "hpc: hpc-base-trixie", "hpc: mine"):
+        assert faults(released(settings, images)) == []
+
+
+def test_what_is_left_off_fits_every_release(faults: Judge) -> None:
+    assert (
+        faults(released("mpi: none, rest_api: false, scrontab: false, priority: fairshare", "release: bookworm")) == []
+    )

@@ -95,7 +95,8 @@ HEAD = 'version: "1.0"\nmetadata: {name: x}\n'
             HEAD + "clusters:\n  hpc:\nqqqq: 1\n",
             [
                 "5:1: error: unknown key 'qqqq'"
-                " | known here: version, metadata, global, clusters, hypervisor, images, ssh, security, timeouts"
+                " | known here: version, metadata, global, clusters, hypervisor, images, ssh, security,"
+                " access, timeouts"
             ],
         ),
         (

@@ -54,7 +54,9 @@ class Lab:
     def hand_out(self, spec: ClusterSpec, renew: str = "") -> list[str]:
         self.guests.handed.clear()
         env = SimpleNamespace(guests=self.guests)
-        run = SimpleNamespace(env=env, spec=spec, paths=self.paths, access=None, reporter=SilentReporter())
+        run = SimpleNamespace(
+            env=env, spec=spec, name=spec.name, paths=self.paths, access=None, reporter=SilentReporter()
+        )
         hand_out_kubeconfigs(cast(Any, run), renew=renew)
         return [name for name, _ in self.guests.handed]
 
