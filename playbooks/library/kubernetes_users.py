@@ -254,7 +254,7 @@ def send(verb: str, items: Sequence[Object], *options: str) -> str:
 
 
 def create_shared(items: Sequence[Object]) -> None:
-    """Make objects of the whole cluster. Only they can be somebody else's, and `create` refuses what is there; where it
+    """Make objects of the whole cluster. Only they can be another's, and `create` refuses what is there; where it
     had to be tried again, what is there may be of the first try, so that its mark decides.
 
     Raises:

@@ -104,12 +104,12 @@ def _processes(uids: frozenset[int]) -> Iterator[int]:
 
 
 def _stands_still(pid: int) -> bool:
-    """Whether none of the threads of a process that was told to stop runs: they stop one after the other."""
+    """Whether no thread of a process runs that was asked to stop: they stop one after the other."""
     return all(letter in (*_STOPPED, _WAITS, *ENDED_STATES, "") for letter in _letters(pid))
 
 
 def _is_stopped(pid: int) -> bool:
-    """Whether it was told to stop: one thread has, and the others are no further than to wait in the kernel."""
+    """Whether it was asked to stop: one thread has, and the others are no further than to wait in the kernel."""
     return _stands_still(pid) and any(letter in _STOPPED for letter in _letters(pid))
 
 
