@@ -155,6 +155,8 @@ class DiskReserve:
         self._asked -= decision.memory.paused
         if decision.pause or decision.stop:
             self._remember(self.paused)  # a guest that was paused and is not on the list would never go on
+        go_on = {name for name in decision.resume if seen[name].stopped}
+        self._users.let_go_on(uids_of(seen[name] for name in go_on))  # first: a stopped one answers no request
         failed = self._request(decision, seen, trouble)
         failed |= {name: _UNTRUE for name in decision.stop if seen[name].paused}
         self._stopped = self._signal(decision, seen, failed)
@@ -188,12 +190,10 @@ class DiskReserve:
         )
 
     def _signal(self, decision: Decision, seen: Mapping[str, GuestSeen], failed: Mapping[str, str]) -> frozenset[str]:
-        """Stop by signal those that could not be paused, and let those go on that were stopped; the stopped ones."""
+        """Stop by signal those that could not be paused; the stopped ones."""
         stopped = {name for name in self._memory.paused if seen[name].stopped}
-        go_on = stopped & set(decision.resume)
-        self._users.let_go_on(uids_of(seen[name] for name in go_on))
         # Those that stand still, too: a process of theirs may have let the others go on.
-        wanted = (stopped - go_on) | (set(decision.pause) & failed.keys()) | set(decision.stop)
+        wanted = (stopped - set(decision.resume)) | (set(decision.pause) & failed.keys()) | set(decision.stop)
         still = self._users.stop(uids_of(seen[name] for name in wanted))
         return frozenset(name for name in wanted if seen[name].uid in still)
 

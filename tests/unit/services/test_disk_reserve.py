@@ -379,6 +379,23 @@ def test_a_disk_that_is_made_anew_below_the_reserve_belongs_to_nothing_that_runs
     assert watch.paused == frozenset() and watch.text == "less than the reserve of 1.0 GiB is free"
 
 
+def test_a_guest_that_lied_is_let_go_on_before_it_is_asked_to(own: Bench) -> None:
+    watch = own.watch()
+    own.looks(watch, free=GIB + MIB)
+    for _ in range(3):
+        own.looks(watch, free=GIB - MIB, growing="a")
+    assert own.users.still == {A}
+    resume, still = own.guests.resume, []
+
+    def answer(name: str) -> None:
+        still.append(set(own.users.still))
+        resume(name)
+
+    own.guests.resume = answer  # type: ignore[method-assign]
+    assert own.looks(watch, free=3 * GIB) == ["resume a"]
+    assert still == [set()] and watch.paused == frozenset()
+
+
 def test_a_guest_that_lies_and_is_not_stopped_is_named(own: Bench) -> None:
     own.users.immune = {A}
     watch = own.watch()
