@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from emulator.apply.guest_accounts.ledger import AccountLedger, NoAccounts
     from emulator.apply.handlers.gpu.host import GpuHost
     from emulator.core.gateway.names import Door, Endpoint, Target
+    from emulator.core.ports.notifications import Notifier
     from emulator.core.ports.services import ServiceSupervisor
     from emulator.core.waiting.pace import Pace
     from emulator.gpu.ports import FileAccess, VgpuFramework, VgpuHost
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from emulator.lab.own_guests import OwnGuests
     from emulator.operations.host.gateway import GatewayHost
     from emulator.operations.host.record import PreparedHost
+    from emulator.operations.nightly.builds import Builds
 
 
 # ---------------------------------------------------------------- labs
@@ -254,6 +256,20 @@ def lab_images(home: Home, runner: ProcessRunner, kubernetes: KubernetesSpec | N
 
     inputs = {"kubernetes": KubernetesInput(home, runner, kubernetes or KubernetesSpec())}
     return LabImages(ImageStore(home.images, runner), inputs, ImageSignatures(home.trusted_signers, runner))
+
+
+def nightly_builds(spec: ClusterSpec) -> Builds:
+    """The golden images of a lab, to be built anew at night."""
+    from emulator.operations.nightly.builds import StoreBuilds
+
+    return StoreBuilds(lab_images(Home.default(), HostProcess(), spec.kubernetes))
+
+
+def notifiers(path: Path) -> tuple[Notifier, ...]:
+    """Who is notified of what nobody watched, by a file of the host's."""
+    from emulator.adapters.notify.settings import read_notifiers
+
+    return read_notifiers(path)
 
 
 def _upgrade_files(wants: KubernetesSpec, progress: Callable[[str, str], None]) -> UpgradeFiles:

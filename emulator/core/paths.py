@@ -8,6 +8,7 @@ Layout under the home directory (`/var/lib/hyperscaler` for root, else `$XDG_STA
     guest-accounts.json          which guest's QEMU runs as which account
     gateway/                     host key, settings and supervisor of the host's gateway (0700)
     host/                        journal of `host prepare` and copies of the files that it changed (0700)
+    nights/<lab>.json            nightly rebuilds of a lab: the last good one, and how long each took (0700)
     hypervisors/<lab>.json       the hypervisor that the lab is on
     trusted-signers              if present, whose signature an image or bundle needs (ssh allowed signers)
     upstream-digests.json        what add-ons and images of upstream were when they were first fetched
@@ -22,6 +23,7 @@ Layout under the home directory (`/var/lib/hyperscaler` for root, else `$XDG_STA
     labs/<lab>/console/          serial console logs of the guests
     labs/<lab>/logs/             one log file per run
     labs/<lab>/output/           map of GPU devices, for people
+    labs/<lab>/exercises/        which exercises were started for whom (0700)
     labs/<lab>/supervisor/       the lab's services: which are to run, how they are, what they print (0700)
 """
 
@@ -57,6 +59,7 @@ class LabPaths:
             "logs",
             "output",
             "supervisor",
+            "exercises",
         }
     )
 
@@ -170,6 +173,11 @@ class LabPaths:
         return self.root / "output"
 
     @property
+    def exercises(self) -> Path:
+        """A file for each exercise and student: when it was started, how many hints were given."""
+        return self.root / "exercises"
+
+    @property
     def supervisor(self) -> Path:
         """Records and logs of the processes that stay running as long as the lab is there."""
         return self.root / "supervisor"
@@ -254,6 +262,11 @@ class Home:
         """Host key, settings and supervisor of the host's gateway. Root uses the one of `system()` for labs of every
         home."""
         return self.root / "gateway"
+
+    @property
+    def nights(self) -> Path:
+        """What is kept of nightly rebuilds, by the name in the lab's file."""
+        return self.root / "nights"
 
     @property
     def timings(self) -> Path:

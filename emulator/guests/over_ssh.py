@@ -39,6 +39,7 @@ from emulator.guests.verify.rotated_secrets import closed_doors, prove_secret
 from emulator.guests.verify.slurm_probes import slurm_summary, verify_slurm
 from emulator.kubernetes.config.kubespray import kubespray_inventory
 from emulator.kubernetes.config.users import student_namespace
+from emulator.kubernetes.release.upgrade_files import UpgradeFiles
 from emulator.labfile.model import ClusterKind, ClusterSpec, Role
 
 
@@ -118,11 +119,7 @@ class RealGuests:
             playbook=UPGRADE_PLAYBOOK,
             tags=(part.step.value,),
             nodes=part.nodes,
-            variables={
-                "upgrade_files": str(part.files.directory),
-                "upgrade_key": part.files.key,
-                "upgrade_mebibytes": part.files.mebibytes,
-            },
+            variables=_upgrade_variables(part.files),
         )
 
     def _play(
@@ -225,10 +222,23 @@ class RealGuests:
 
 
 KUBESPRAY = "kubespray"
+
+
+def _upgrade_variables(files: UpgradeFiles | None) -> Mapping[str, str | int]:
+    if files is None:
+        return {}
+    return {
+        "upgrade_files": str(files.directory),
+        "upgrade_key": files.key,
+        "upgrade_mebibytes": files.mebibytes,
+    }
+
+
 _UPGRADED: Mapping[UpgradeStep, str] = {
     UpgradeStep.STAGE: "has the new release's files",
     UpgradeStep.CONTROL_PLANE: "upgraded",
     UpgradeStep.WORKER: "upgraded",
+    UpgradeStep.FORGET: "has no other release's images",
 }
 
 

@@ -50,15 +50,16 @@ class UpgradeStep(StrEnum):
     STAGE = "stage"
     CONTROL_PLANE = "control-plane"
     WORKER = "worker"
+    FORGET = "forget"
 
 
 @dataclass(frozen=True, slots=True)
 class NodeUpgrade:
-    """One step of an upgrade on these nodes."""
+    """One step of an upgrade on these nodes; `files` of the release, for every step but the last."""
 
     step: UpgradeStep
     nodes: tuple[str, ...]
-    files: UpgradeFiles
+    files: UpgradeFiles | None
 
 
 class Guests(Protocol):

@@ -17,6 +17,7 @@ from emulator.core.progress import Event, Reporter, Status
 from emulator.core.stop import StopFlag
 from emulator.core.waiting.pace import Pace
 from emulator.kubernetes.config.kubectl import KUBECTL
+from emulator.kubernetes.config.patient_kubectl import ask_patiently, run_patiently
 from emulator.labfile.model import ClusterKind, ClusterSpec, Role
 from emulator.plan.model import Action, Plan
 from emulator.plan.resources import Domain, Network
@@ -63,7 +64,7 @@ def drain_departing(
     node = next(node for node in spec.nodes if node.role is Role.CLOUD_CONTROL_PLANE)
     head = GuestAddress(node.name, node.ip, spec.ssh.user)
     try:
-        ready = {name: node.cordoned for name, node in cluster_nodes(shell, head).items() if node.ready}
+        ready = {name: node.cordoned for name, node in cluster_nodes(shell, head, pace).items() if node.ready}
     except HyperscalerError as error:
         reporter.warn(f"{', '.join(nodes)} cannot be drained, their pods end with them: {error.what.splitlines()[0]}")
         return
@@ -82,7 +83,7 @@ def drain_departing(
     except Exception:
         for name in cordoned:
             with contextlib.suppress(HyperscalerError, OSError):  # the first error is the one to report
-                let_in_again(name, shell, head)
+                let_in_again(name, shell, head, pace)
         raise
 
 
@@ -110,15 +111,15 @@ class ClusterNode:
     kubelet: str
 
 
-def cluster_nodes(shell: GuestShell, head: GuestAddress) -> Mapping[str, ClusterNode]:
-    """The nodes of the cluster by name, as the control plane `head` lists them.
+def cluster_nodes(shell: GuestShell, head: GuestAddress, pace: Pace) -> Mapping[str, ClusterNode]:
+    """The nodes of the cluster by name, as the control plane `head` lists them; it may take what `pace` allows.
 
     Raises:
         HyperscalerError: it does not answer, or not in kubectl's form.
     """
     if not shell.ready(head, timeout=_LOGIN_SECONDS):
         raise HyperscalerError("the control plane does not answer", where=head.name)
-    answer = shell.run(head, f"{KUBECTL} get nodes -o json", timeout=_ASK_SECONDS).stdout
+    answer = ask_patiently(shell, head, f"{KUBECTL} get nodes -o json", timeout=_ASK_SECONDS, pace=pace)
     try:
         return {str(item["metadata"]["name"]): _cluster_node(item) for item in json.loads(answer)["items"]}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -168,7 +169,7 @@ def drain_node(
     while moved and rounds < MOST_ROUNDS:
         rounds += 1
         try:
-            done = shell.run(head, command, timeout=seconds + 60.0, check=False)
+            done = run_patiently(shell, head, command, timeout=seconds + 60.0, pace=pace)
         except HyperscalerError as error:
             said, moved = error.what, False
         else:
@@ -184,13 +185,13 @@ def drain_node(
     )
 
 
-def let_in_again(name: str, shell: GuestShell, head: GuestAddress) -> None:
+def let_in_again(name: str, shell: GuestShell, head: GuestAddress, pace: Pace) -> None:
     """Let a drained node take pods again.
 
     Raises:
         HyperscalerError: the control plane did not answer, or refused.
     """
-    shell.run(head, _patch(name, _STAY), timeout=_ASK_SECONDS)
+    ask_patiently(shell, head, _patch(name, _STAY), timeout=_ASK_SECONDS, pace=pace)
 
 
 def _patch(name: str, patch: Mapping[str, object]) -> str:

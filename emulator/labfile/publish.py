@@ -32,24 +32,29 @@ def schema_text() -> str:
 
 def reference_text(document: str) -> str:
     """The reference with the tables of all keys between its two marks renewed."""
+    return renewed_tables(document, cluster_schema())
+
+
+def renewed_tables(document: str, schema: Schema, level: str = "##") -> str:
+    """A document with the tables of all keys of a schema between its two marks; `level` is that of their headings."""
     before, _, rest = document.partition(BEGIN)
     _, _, after = rest.partition(END)
-    renewed = "\n".join(tables(cluster_schema()))
+    renewed = "\n".join(tables(schema, level=level))
     return f"{before}{BEGIN}\n{renewed}\n{END}{after}"
 
 
-def tables(schema: Schema, path: str = "") -> Iterator[str]:
+def tables(schema: Schema, path: str = "", level: str = "##") -> Iterator[str]:
     """A section of the reference for a mapping and for each one below it, in the order of the schema."""
     known = mapping(schema, "properties")
     if known:
         listed = schema.get("required")
         required = listed if isinstance(listed, list) else []
         rows = (_row(key, subschema(schema, key), path, required=key in required) for key in known)
-        yield f"## {f'`{path}`' if path else 'Top level'}\n\n{_about(schema)}\n\n{_HEADER}{''.join(rows)}"
+        yield f"{level} {f'`{path}`' if path else 'Top level'}\n\n{_about(schema)}\n\n{_HEADER}{''.join(rows)}"
     for key in known:
-        yield from tables(subschema(schema, key), f"{path}.{key}" if path else key)
+        yield from tables(subschema(schema, key), f"{path}.{key}" if path else key, level)
     if "items" in schema:
-        yield from tables(subschema(schema, 0), f"{path}[]")
+        yield from tables(subschema(schema, 0), f"{path}[]", level)
 
 
 def _about(schema: Schema) -> str:

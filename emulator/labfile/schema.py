@@ -102,8 +102,9 @@ def subschema(schema: Schema, key: str | int) -> Schema:
     return mapping(properties, key) if key in properties else mapping(schema, "additionalProperties")
 
 
-def schema_at(path: FieldPath) -> Schema:
-    schema = cluster_schema()
+def schema_at(path: FieldPath, schema: Schema | None = None) -> Schema:
+    """What a schema, by default the lab file's, says of a place."""
+    schema = cluster_schema() if schema is None else schema
     for key in path:
         schema = subschema(schema, key)
     return schema

@@ -19,7 +19,7 @@ from emulator.labfile.model import ClusterSpec
 def inventory(env: Environment, name: str, form: str) -> str:
     """The lab's Ansible inventory, in one of the formats of `Guests.inventory`."""
     spec = load_recorded_lab(env.home, name).spec
-    return env.guests.inventory(spec, _access(env, spec), form)
+    return env.guests.inventory(spec, access_to(env, spec), form)
 
 
 def ssh_argv(env: Environment, name: str, node: str, command: Sequence[str]) -> list[str]:
@@ -32,7 +32,7 @@ def ssh_argv(env: Environment, name: str, node: str, command: Sequence[str]) -> 
     if node not in {known.name for known in spec.nodes}:
         names = ", ".join(known.name for known in spec.nodes)
         raise UsageError(f"lab {name} has no node {node}", fix=f"its nodes are {names}")
-    return env.guests.ssh_argv(_access(env, spec), node, command)
+    return env.guests.ssh_argv(access_to(env, spec), node, command)
 
 
 def kubeconfig(env: Environment, name: str, *, student: bool) -> str:
@@ -44,7 +44,7 @@ def kubeconfig(env: Environment, name: str, *, student: bool) -> str:
     spec = load_recorded_lab(env.home, name).spec
     if spec.kubernetes is None:
         raise UsageError(f"lab {name} has no Kubernetes cluster", fix="add clusters.cloud to its file and provision it")
-    access = replace(_access(env, spec), pace=env.pace(spec))  # the only one here that asks a node, and waits for it
+    access = replace(access_to(env, spec), pace=env.pace(spec))  # the only one here that asks a node, and waits for it
     return env.guests.kubeconfig(spec, access, student=student)
 
 
@@ -53,10 +53,11 @@ def way_to_lab(env: Environment, name: str) -> tuple[str, ...]:
 
     Empty where they are reachable without one.
     """
-    return tuple(_access(env, load_recorded_lab(env.home, name).spec).prefix)
+    return tuple(access_to(env, load_recorded_lab(env.home, name).spec).prefix)
 
 
-def _access(env: Environment, spec: ClusterSpec) -> Access:
+def access_to(env: Environment, spec: ClusterSpec) -> Access:
+    """The way into the nodes of a provisioned lab, with the GPUs that they have by the record."""
     record = open_record(env.home, spec.name)
     gpus, slurm = node_gpus(spec, record.state), slurm_on_disks(spec, record.state.resources)
     return open_provisioned(env, record).access(spec.ssh.user, gpus, slurm=slurm)

@@ -21,6 +21,7 @@ from emulator.lab.environment import Environment
 from emulator.lab.lab import Backends, open_lab
 from emulator.lab.lab_files import lab_names, load_recorded_lab, require_lab_name
 from emulator.lab.open_journal import LabRecord, open_record
+from emulator.lab.planning.kubernetes_on_disks import on_the_way_to
 from emulator.lab.planning.plan import HYPERVISOR_FACT, open_to_plan, plan_lab
 from emulator.lab.recovery.ownership_conflicts import copy_notes
 from emulator.labfile.model import ClusterSpec, NodeSpec
@@ -172,6 +173,11 @@ def _known(env: Environment, record: LabRecord, spec: ClusterSpec, busy: str) ->
         if each.open_action
     ]
     problems += _rotations(env, name)
+    if (goal := on_the_way_to(state)) and not busy:
+        problems.append(
+            f"an upgrade to Kubernetes {goal} did not end; `hyperscaler upgrade {name} --to {goal} --file FILE` goes on"
+            " with it"
+        )
     services = env.supervisor(record.paths.supervisor).services()
     down = {f"{Service.kind}/{info.name}": trouble_of(info) for info in services if trouble_of(info)}
     problems += [f"{key}: {'; '.join(trouble)}" for key, trouble in down.items()]

@@ -20,10 +20,10 @@ from emulator.kubernetes.upgrade.policy import (
 from emulator.lab.cluster_pipeline import CONFIGURE_FACT, VERIFY_FACT, Step, work_on_clusters
 from emulator.lab.environment import Environment
 from emulator.lab.lab_files import LoadedLab, load_recorded_lab
-from emulator.lab.planning.kubernetes_on_disks import VERSION_FACT
+from emulator.lab.planning.kubernetes_on_disks import GOAL_FACT, VERSION_FACT, on_the_way_to
 from emulator.lab.run import LabRun, provisioned_run
 from emulator.lab.upgrade.look import look_at_nodes
-from emulator.lab.upgrade.steps import record_version, upgrade_nodes
+from emulator.lab.upgrade.steps import forget_before, record_version, upgrade_nodes
 from emulator.labfile.kubernetes_versions import version_fault
 from emulator.labfile.model import ClusterKind
 from emulator.operations.configure import require_same_machines
@@ -119,7 +119,7 @@ def _require_wish(lab: str, request: Request, loaded: LoadedLab) -> str:
 
 def _look(run: LabRun) -> tuple[NodeState, ...]:
     run.reporter.event(Event("plan", run.name, Status.STARTED, "asking the nodes what they run"))
-    nodes = look_at_nodes(run.spec, run.shell)
+    nodes = look_at_nodes(run.spec, run.shell, run.pace)
     versions = ", ".join(sorted({node.version for node in nodes}))
     run.reporter.event(Event("plan", run.name, Status.DONE, f"{len(nodes)} nodes with Kubernetes {versions}"))
     return nodes
@@ -129,7 +129,8 @@ def _nothing_left(run: LabRun, nodes: tuple[NodeState, ...], before: Mapping[str
     """All nodes are there. A run that died between the last node and its end is ended."""
     version = next(node.version for node in nodes if node.is_head)
     done = Upgraded(version, before)
-    if run.state.facts.get(VERSION_FACT, version) == version and run.state.facts.get(VERIFY_FACT) == "done":
+    noted = run.state.facts.get(VERSION_FACT, version) == version
+    if noted and not on_the_way_to(run.state) and run.state.facts.get(VERIFY_FACT) == "done":
         return done
     _begin(run, version)
     record_version(run, version, source)
@@ -157,6 +158,7 @@ def _files(run: LabRun, version: str) -> UpgradeFiles:
 def _begin(run: LabRun, version: str) -> None:
     run.log.add(version=version)
     run.begin()
+    run.store.fact(GOAL_FACT, version)
     for phase in (CONFIGURE_FACT, VERIFY_FACT):
         if run.state.facts.get(phase, "pending") != "pending":
             run.store.fact(phase, "pending")
@@ -168,5 +170,7 @@ def _conclude(run: LabRun, done: Upgraded) -> Upgraded:
     clusters = work_on_clusters(run, Step.CONFIGURE, Step.VERIFY)
     clusters.conclude()
     hand_out_kubeconfigs(run)
+    forget_before(run)
+    run.store.fact(GOAL_FACT, "")
     total = {name: done.changed.get(name, 0) + count for name, count in clusters.changed.items()}
     return dataclasses.replace(done, changed=total)

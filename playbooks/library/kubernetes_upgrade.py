@@ -20,7 +20,7 @@ from typing import Any, Literal, TypedDict
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.kubeadm_config import PATCHES, UnsupportedVersionError, patches, to_yaml, upgrade_document
-from ansible.module_utils.kubeadm_reset import NodeError, ctr, run
+from ansible.module_utils.kubeadm_reset import NodeError, run
 from ansible.module_utils.kubeadm_run import (
     RELEASE,
     again_where_it_fails,
@@ -33,6 +33,7 @@ from ansible.module_utils.kubeadm_run import (
     write_private,
 )
 from ansible.module_utils.pace import Watch, seconds
+from ansible.module_utils.release_before import forget_before, keep_manifests, note_images
 
 DOCUMENTATION = r"""
 module: kubernetes_upgrade
@@ -40,11 +41,12 @@ short_description: Brings a node of a standing cluster to another release
 options:
   action:
     description: C(probe) says what of the release the node has; C(stage) unpacks its programs and takes in its images;
-      C(control_plane) and C(worker) run kubeadm; C(install) puts the programs into place; C(finish) forgets the old
-      release; C(await), on the control plane, waits until C(node) is Ready with the release's kubelet.
+      C(control_plane) and C(worker) run kubeadm; C(install) puts the programs into place; C(finish) writes the node's
+      record; C(forget) removes the old release's images; C(await), on the control plane, waits until C(node) is Ready
+      with the release's kubelet.
     type: str
   key:
-    description: Name of the release's files, its version and a part of its digest.
+    description: Name of the release's files, its version and a part of its digest; for all actions but C(forget).
     type: str
   archives:
     description: Names of the archives of container images that were copied (action C(stage)).
@@ -70,7 +72,7 @@ staged:
 
 
 class Params(TypedDict):
-    action: Literal["probe", "stage", "control_plane", "worker", "install", "finish", "await"]
+    action: Literal["probe", "stage", "control_plane", "worker", "install", "finish", "forget", "await"]
     key: str
     archives: list[str]
     mebibytes: int
@@ -82,8 +84,6 @@ TOP = "/var/lib/hyperscaler/upgrade"
 KEY = re.compile(r"(\d{1,2}\.\d{1,3}\.\d{1,3})-[0-9a-f]{12}")
 PROGRAMS = "programs.tar"
 STAMP = "complete"
-STATIC_PODS = "/etc/kubernetes/manifests"
-COMPONENTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 # What kubeadm keeps of the old control plane while it works, etcd's data included, and leaves where it was killed.
 BACKUPS = "/etc/kubernetes/tmp/kubeadm-*"
 IMPORT_SECONDS = 1800
@@ -93,6 +93,7 @@ KUBECTL = ("kubectl", "--kubeconfig", ADMIN, "--namespace", "kube-system")
 TIMES = 3
 ROOT = "/"
 POLL = 3.0
+SMALL_BYTES = 1 << 20
 
 
 def directory(key: str) -> str:
@@ -188,14 +189,12 @@ def control_plane(params: Params) -> bool:
     program = staged_file(key, "/usr/local/bin/kubeadm")
 
     def prepare() -> None:
-        restore_manifests(key)
+        keep_manifests()
         require_answers(params)
 
-    keep_manifests(key)
     prepare()
     for name, text in patches(version_of(key)).items():
         write_private(f"{PATCHES}/{name}", text)
-    again_where_it_fails(lambda: run([program, "upgrade", "plan", "--config", config], timeout))
     apply = [program, "upgrade", "apply", "--config", config, "--yes"]
     again_where_it_was_too_slow(lambda: kubeadm(apply, timeout), prepare)
     forget_jobs()
@@ -213,27 +212,6 @@ def forget_jobs() -> None:
 def require_answers(params: Params) -> None:
     if not answers(params["node"], params["timeout"]):
         raise NodeError(f"the API server does not answer after {params['timeout']} s and more\n{kubelet_journal()}")
-
-
-def keep_manifests(key: str) -> None:
-    """A copy of the static pods as they were before the first try."""
-    kept = f"{directory(key)}/manifests"
-    if not os.path.isdir(kept):
-        shutil.rmtree(f"{kept}.new", ignore_errors=True)
-        os.makedirs(f"{kept}.new", mode=0o700)
-        for name in COMPONENTS:
-            shutil.copy2(f"{STATIC_PODS}/{name}.yaml", f"{kept}.new/{name}.yaml")
-        os.rename(f"{kept}.new", kept)
-
-
-def restore_manifests(key: str) -> None:
-    """kubeadm moves the old manifest away before it moves the new one in: killed in between, it leaves none, and then
-    nothing that could be asked to go on."""
-    for name in COMPONENTS:
-        path = f"{STATIC_PODS}/{name}.yaml"
-        if not os.path.exists(path):
-            with open(f"{directory(key)}/manifests/{name}.yaml", encoding="utf-8") as stream:
-                write_private(path, stream.read())
 
 
 def worker(params: Params) -> bool:
@@ -272,28 +250,34 @@ def install(params: Params) -> bool:
 
 
 def put(path: str, target: str) -> None:
-    """The file at once or not at all: a link costs no second copy, and a program that runs keeps its own."""
+    """The file at once or not at all: a program that runs keeps its own.
+
+    A large one is linked, which costs no second copy. When the link's other end goes, it passes for changed, and units
+    that read it would start anew: so a configuration is copied.
+    """
     os.makedirs(os.path.dirname(target), exist_ok=True)
     temporary = f"{target}.upgrade"
     if os.path.lexists(temporary):
         os.unlink(temporary)
-    try:
-        os.link(path, temporary)
-    except OSError:  # another file system
+    if os.path.getsize(path) < SMALL_BYTES:
         shutil.copy2(path, temporary)
+    else:
+        try:
+            os.link(path, temporary)
+        except OSError:  # another file system
+            shutil.copy2(path, temporary)
     os.rename(temporary, target)
 
 
 def finish(params: Params) -> bool:
-    """Record the release, then forget the old one's images and the files that were copied."""
+    """Note the old release's images, record the new one, then forget the files that were copied."""
     key, place = params["key"], directory(params["key"])
     if is_at(key):
         shutil.rmtree(place, ignore_errors=True)
         return False
     with open(staged_file(key, RELEASE), encoding="utf-8") as stream:
         text = stream.read()
-    for image in sorted(images_of(read_json(RELEASE)) - images_of(json.loads(text))):
-        ctr("images", "rm", image)
+    note_images(read_json(RELEASE))
     for path in glob.glob(BACKUPS):
         shutil.rmtree(path, ignore_errors=True)
     write_record(text)
@@ -301,9 +285,11 @@ def finish(params: Params) -> bool:
     return True
 
 
-def images_of(record: Any) -> set[str]:
-    found = record.get("images") if isinstance(record, dict) else None
-    return {name for name in found if isinstance(name, str)} if isinstance(found, list) else set()
+def forget(params: Params) -> bool:
+    """Remove what is left of the release before. Its images stay until the cluster's own objects name others: what runs
+    from them could not start again until then."""
+    del params
+    return forget_before(read_json(RELEASE))
 
 
 def write_record(text: str) -> None:
@@ -341,11 +327,11 @@ def node_trouble(answer: str, version: str) -> str:
 
 
 def main() -> None:
-    actions = ["probe", "stage", "control_plane", "worker", "install", "finish", "await"]
+    actions = ["probe", "stage", "control_plane", "worker", "install", "finish", "forget", "await"]
     module = AnsibleModule(
         argument_spec={
             "action": {"type": "str", "required": True, "choices": actions},
-            "key": {"type": "str", "required": True},
+            "key": {"type": "str", "default": ""},
             "archives": {"type": "list", "elements": "str", "default": []},
             "mebibytes": {"type": "int", "default": 0},
             "node": {"type": "str", "default": ""},
@@ -353,7 +339,14 @@ def main() -> None:
         },
     )
     params = module.params
-    steps = {"stage": stage, "control_plane": control_plane, "worker": worker, "install": install, "finish": finish}
+    steps = {
+        "stage": stage,
+        "control_plane": control_plane,
+        "worker": worker,
+        "install": install,
+        "finish": finish,
+        "forget": forget,
+    }
     try:
         if params["action"] == "await":
             module.exit_json(changed=wait_for_node(params))

@@ -25,12 +25,26 @@ FLOORS: Mapping[str, frozenset[str]] = {
     "apply": frozenset({"core", "gpu", "host", "plan"}),
     "credentials": frozenset({"core", "labfile", "plan", "apply"}),
     "guests": frozenset({"core", "labfile", "kubernetes", "credentials"}),
+    "exercises": frozenset({"core", "labfile", "kubernetes", "credentials", "guests"}),
     "adapters": frozenset({"core", "gpu", "supervisor", "labfile", "host"}),
     "lab": frozenset(
         {"core", "gpu", "labfile", "host", "plan", "images", "kubernetes", "apply", "credentials", "guests"}
     ),
     "operations": frozenset(
-        {"core", "gpu", "labfile", "host", "plan", "images", "kubernetes", "apply", "credentials", "guests", "lab"}
+        {
+            "core",
+            "gpu",
+            "labfile",
+            "host",
+            "plan",
+            "images",
+            "kubernetes",
+            "apply",
+            "credentials",
+            "guests",
+            "exercises",
+            "lab",
+        }
     ),
     "wiring": frozenset(
         {
@@ -61,6 +75,7 @@ FLOORS: Mapping[str, frozenset[str]] = {
             "kubernetes",
             "credentials",
             "guests",
+            "exercises",
             "lab",
             "operations",
             "wiring",

@@ -12,6 +12,7 @@ from emulator.core.errors import ConflictError, HyperscalerError
 from emulator.core.progress import SilentReporter
 from emulator.core.stop import StopFlag
 from emulator.lab.lab_files import LoadedLab, load_recorded_lab
+from emulator.lab.planning.kubernetes_on_disks import on_the_way_to
 from emulator.operations.upgrade import Request, Upgraded, upgrade
 from tests.support.branches import ENDED, TOLD, meet_faults
 from tests.support.kubernetes_cluster import HEAD, Cluster, found
@@ -59,6 +60,8 @@ class Standing:
         assert not any(member.draining for member in cluster.members.values()), where
         facts = self.host.state().facts
         assert (facts["kubernetes/version"], facts["phase/verify"]) == ("1.37.2", "done"), where
+        assert not on_the_way_to(self.host.state()), where
+        assert not any(member.staged for member in cluster.members.values()), f"images of 1.36.5 stay {where}"
         assert self.host.home.lab(LAB).spec.read_bytes() == self.wish.source, where
         plan = self.host.plan(self.wish)
         assert plan.is_empty and not plan.blockers, where
@@ -79,7 +82,9 @@ def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standing]:
 def test_a_crash_anywhere_is_gone_on_from(standing: Standing) -> None:
     standing.host.restore(standing.start)
     stops = find_stops(standing.host, standing.upgrade)
-    assert {f"before guests.upgrade.{step}" for step in ("stage", "control-plane", "worker")} <= set(stops.names)
+    assert {f"before guests.upgrade.{step}" for step in ("stage", "control-plane", "worker", "forget")} <= set(
+        stops.names
+    )
     for key, machine in stops.states.items():
         standing.assert_goes_on(machine, stops.where(key))
     assert len(stops.states) > 12

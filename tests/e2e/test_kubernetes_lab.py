@@ -14,7 +14,7 @@ import pytest
 
 from emulator.core.errors import ExitCode
 from emulator.core.paths import Home
-from tests.support import waiting
+from tests.support import exercise_solutions, waiting
 from tests.support.guest_release import images_section
 from tests.support.labs import COMMAND, host_snapshot, hyperscaler, left_behind
 from tests.support.node_baseline import (
@@ -673,6 +673,17 @@ def test_policies_keep_packets_from_the_pods_of_others(provisioned: dict[str, An
     until(lambda: not page("default", "stranger", address), "and without them it does not")
     kubectl("delete pod stranger --grace-period=0")
     assert as_user("ada", "delete pods server client").returncode == 0
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name == "pending-pod" else pytest.mark.long)
+        for name in exercise_solutions.KUBERNETES
+    ],
+)
+def test_exercises_are_solved_by_what_solves_them(provisioned: dict[str, Any], name: str) -> None:
+    exercise_solutions.prove(LAB, name)
 
 
 def test_nothing_that_a_student_makes_holds_the_end_of_their_access(provisioned: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from emulator.core.debian.releases import SlurmFeature
 from emulator.core.paths import Home
+from tests.support import exercise_solutions
 from tests.support import student_attacks as attack
 from tests.support.guest_release import SLURM_FEATURES, images_section, slurm_wishes
 from tests.support.labs import COMMAND, host_snapshot, hyperscaler, left_behind
@@ -463,6 +464,29 @@ def test_access_ends_by_itself(provisioned: dict[str, Any]) -> None:
     assert run("hpc-controller", "sacctmgr -nP show associations user=eve format=user") == ""
     assert not (Home.default().lab(LAB).handouts / "eve").exists()
     hyperscaler("access", "revoke", LAB, "fay")
+
+
+@pytest.mark.parametrize("name", exercise_solutions.SLURM)
+def test_exercises_are_solved_by_what_solves_them(provisioned: dict[str, Any], name: str) -> None:
+    exercise_solutions.prove(LAB, name)
+
+
+def test_a_student_does_an_exercise_of_their_own(provisioned: dict[str, Any]) -> None:
+    """A job whose name looks like an answer has no points."""
+    hyperscaler("access", "add", LAB, "gil", "--ttl", "1h")
+    words = (LAB, "first-job", "--user", "gil", "--json")
+    hyperscaler("exercise", "start", *words)
+    assert hyperscaler("exercise", "grade", *words, check=False).json()["points"] == 0
+    job = "cd /tmp && sbatch --wait --mem=50 -o /dev/null --time=5 --wrap hostname"
+    assert as_user("gil", LOGIN, f"{job} --job-name='first-job|COMPLETED'").returncode == 0
+    assert hyperscaler("exercise", "grade", *words, check=False).json()["points"] == 0
+    assert as_user("gil", LOGIN, f"{job} --job-name=first-job").returncode == 0
+    comes(lambda: hyperscaler("exercise", "grade", *words, check=False).json()["points"] == 10)
+    refused = hyperscaler("exercise", "start", LAB, "drained-node", "--user", "gil", check=False)
+    assert (refused.code, "takes an admin" in refused.stderr) == (2, True)
+    lacking = hyperscaler("exercise", "start", LAB, "pending-pod", check=False)
+    assert (lacking.code, "it lacks a Kubernetes cluster" in lacking.stderr) == (2, True)
+    hyperscaler("access", "revoke", LAB, "gil")
 
 
 def test_secrets_are_private(provisioned: dict[str, Any], lab_file: Path) -> None:

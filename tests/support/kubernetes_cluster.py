@@ -61,7 +61,15 @@ class Cluster:
 
     def take(self, part: NodeUpgrade, name: str) -> bool:
         """A step on one node, as the playbook takes it; whether it changed anything."""
-        node, target = self.members[name], part.files.version
+        node = self.members[name]
+        if part.files is None:
+            assert part.step is UpgradeStep.FORGET
+            assert not any(each.draining or each.version != node.version for each in self.members.values())
+            changed, node.staged = bool(node.staged), ""
+            self.steps.append(f"{part.step.value} {name}")
+            self.write()
+            return changed
+        target = part.files.version
         if part.step is UpgradeStep.STAGE:
             changed, node.staged = node.staged != part.files.key, part.files.key
         else:

@@ -29,6 +29,7 @@ whole_file = load("module_utils/whole_file.py", "ansible.module_utils.whole_file
 kubeadm_config = load("module_utils/kubeadm_config.py", "ansible.module_utils.kubeadm_config")
 kubeadm_reset = load("module_utils/kubeadm_reset.py", "ansible.module_utils.kubeadm_reset")
 kubeadm_run = load("module_utils/kubeadm_run.py", "ansible.module_utils.kubeadm_run")
+release_before = load("module_utils/release_before.py", "ansible.module_utils.release_before")
 kubernetes_apply = load("module_utils/kubernetes_apply.py", "ansible.module_utils.kubernetes_apply")
 user_end = load("module_utils/user_end.py", "ansible.module_utils.user_end")
 user_quota = load("module_utils/user_quota.py", "ansible.module_utils.user_quota")

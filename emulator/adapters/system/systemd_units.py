@@ -31,21 +31,44 @@ class SystemdUnits:
         """Whether the unit starts with the host."""
         return self._link(name).is_symlink()
 
-    def enable(self, name: str, text: str) -> None:
-        """Write the unit and enable it from the host's next start on.
+    def write(self, name: str, text: str) -> None:
+        """Write a unit that another one starts.
 
         Raises:
             HostNotFitError: this host has no systemd.
         """
-        if not self._directory.is_dir():
-            raise HostNotFitError("this host has no systemd", where=str(self._directory), fix="start the lab by hand")
-        path = self._directory / name
-        replace_file(path, text.encode(), mode=0o644)
+        self._write(name, text)
+        self._reload()
+
+    def start(self, name: str) -> None:
+        """Have the unit at work now, too, if systemd runs."""
+        if self._running.is_dir():
+            self._runner.run(["systemctl", "start", name], timeout=_TIMEOUT)
+
+    def stop(self, name: str) -> None:
+        """Have the unit at work no longer, if systemd runs."""
+        if self._running.is_dir():
+            self._runner.run(["systemctl", "stop", name], timeout=_TIMEOUT, check=False)
+
+    def enable(self, name: str, text: str) -> None:
+        """Write the unit and enable it from the host's next start on: a timer with the timers.
+
+        Raises:
+            HostNotFitError: this host has no systemd.
+        """
+        path = self._write(name, text)
         link = self._link(name)
         link.parent.mkdir(mode=0o755, exist_ok=True)
         with contextlib.suppress(FileExistsError):
             link.symlink_to(path)
         self._reload()
+
+    def _write(self, name: str, text: str) -> Path:
+        if not self._directory.is_dir():
+            raise HostNotFitError("this host has no systemd", where=str(self._directory), fix="start the lab by hand")
+        path = self._directory / name
+        replace_file(path, text.encode(), mode=0o644)
+        return path
 
     def remove(self, name: str) -> None:
         """Remove the unit durably; nothing happens if it is absent. Processes that it started keep running."""
@@ -60,7 +83,8 @@ class SystemdUnits:
         self._reload()
 
     def _link(self, name: str) -> Path:
-        return self._directory / "multi-user.target.wants" / name
+        target = "timers.target" if name.endswith(".timer") else "multi-user.target"
+        return self._directory / f"{target}.wants" / name
 
     def _reload(self) -> None:
         if self._running.is_dir():

@@ -24,6 +24,8 @@ INPUT = "kubernetes"
 
 VERSION_FACT = "kubernetes/version"
 """The release (1.37.2) that an upgrade has put on the control plane's disk; empty or missing where none has."""
+GOAL_FACT = "kubernetes/upgrade"
+"""The release to which an upgrade is under way; empty or missing where none is."""
 
 
 def control_plane_disk(spec: ClusterSpec) -> str | None:
@@ -34,6 +36,11 @@ def control_plane_disk(spec: ClusterSpec) -> str | None:
 def upgraded_to(state: State) -> str:
     """The release that an upgrade has put on the control plane's disk; empty where none has."""
     return state.facts.get(VERSION_FACT, "")
+
+
+def on_the_way_to(state: State) -> str:
+    """The release to which an upgrade is under way, or was when it ended too early; empty where none is."""
+    return state.facts.get(GOAL_FACT, "")
 
 
 def wanted_kubernetes(state: State, spec: ClusterSpec) -> KubernetesSpec | None:
@@ -47,8 +54,10 @@ def wanted_kubernetes(state: State, spec: ClusterSpec) -> KubernetesSpec | None:
 
 def forget_upgrade(store: StateStore, spec: ClusterSpec, plan: Plan) -> None:
     """Before the control plane's disk goes: a new one holds what its image does."""
-    if upgraded_to(store.state) and control_plane_disk(spec) in _made_or_deleted(plan):
-        store.fact(VERSION_FACT, "")
+    if control_plane_disk(spec) in _made_or_deleted(plan):
+        for fact in (VERSION_FACT, GOAL_FACT):
+            if store.state.facts.get(fact):
+                store.fact(fact, "")
 
 
 def follow_control_plane(

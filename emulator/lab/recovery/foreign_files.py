@@ -33,6 +33,7 @@ _KNOWN: Mapping[str, re.Pattern[str]] = {
         "logs": (r"[0-9]{8}T[0-9]{6}-[a-z-]+[.]log",),
         "output": (r"mdev_map[.]json",),
         "gpu": (r"gpus[.](json|lock|new)", r"owners[.]json([.]damaged-.*)?", r"[.]owners[.]json[.](lock|layout)"),
+        "exercises": (r"[a-z0-9-]+[.][a-z0-9_-]+[.]json",),
         "supervisor": (r"wanted/", r"status", r"lock", r"[a-z0-9-]+[.](note|log|ballast)"),
         "supervisor/wanted": (r"[a-z0-9-]+[.]json",),
         "ansible": tuple(f"{kind.value}/" for kind in ClusterKind),

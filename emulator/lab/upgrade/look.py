@@ -8,6 +8,7 @@ import re
 from emulator.core.errors import ConflictError, StateError
 from emulator.core.pool import threads
 from emulator.core.ports import GuestAddress, GuestShell
+from emulator.core.waiting.pace import Pace
 from emulator.kubernetes.release.node_files import RELEASE_FILE
 from emulator.kubernetes.upgrade.policy import NodeState
 from emulator.lab.drain import ClusterNode, cluster_nodes
@@ -24,7 +25,7 @@ def head_of(spec: ClusterSpec) -> GuestAddress:
     return next(_address(spec, node) for node in spec.nodes if node.role is Role.CLOUD_CONTROL_PLANE)
 
 
-def look_at_nodes(spec: ClusterSpec, shell: GuestShell) -> tuple[NodeState, ...]:
+def look_at_nodes(spec: ClusterSpec, shell: GuestShell, pace: Pace) -> tuple[NodeState, ...]:
     """All nodes of the lab's Kubernetes cluster, in the order of the file.
 
     Raises:
@@ -49,7 +50,7 @@ def look_at_nodes(spec: ClusterSpec, shell: GuestShell) -> tuple[NodeState, ...]
                 where=spec.name,
                 fix="`hyperscaler provision` with the file as the lab stands starts them; then repeat the upgrade",
             )
-        members = cluster_nodes(shell, head_of(spec))
+        members = cluster_nodes(shell, head_of(spec), pace)
         return tuple(pool.map(lambda node: _state(spec, node, shell, members.get(node.name)), nodes))
 
 

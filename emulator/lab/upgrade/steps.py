@@ -65,12 +65,22 @@ def record_version(run: LabRun, version: str, source: bytes) -> None:
     write_private(run.paths.spec, source)
 
 
+def forget_before(run: LabRun) -> None:
+    """Have all nodes remove the images that only the release before had.
+
+    Raises:
+        ConfigureError: a node did not answer.
+        InterruptedRunError: a stop was asked for.
+    """
+    _step(run, UpgradeStep.FORGET, [node.name for node in run.spec.nodes_of(ClusterKind.CLOUD)], None)
+
+
 def _upgrade_worker(run: LabRun, name: str, files: UpgradeFiles, *, force: bool) -> Mapping[str, int]:
     """Drain the worker, upgrade it, let it take pods again; one that another person cordoned stays so."""
     shell, head = run.shell, head_of(run.spec)
     reporter = ClusterReporter(run.reporter, CLUSTER_NAMES[ClusterKind.CLOUD])
     reporter.event(Event("upgrade", name, Status.STARTED, "moving its pods away"))
-    cordoned = cluster_nodes(shell, head)[name].cordoned
+    cordoned = cluster_nodes(shell, head, run.pace)[name].cordoned
     try:
         seconds = run.spec.timeouts.drain
         drain_node(name, shell, head, seconds, run.pace, cordoned=cordoned, force=force, verb="upgrade")
@@ -78,15 +88,15 @@ def _upgrade_worker(run: LabRun, name: str, files: UpgradeFiles, *, force: bool)
         reporter.event(Event("upgrade", name, Status.FAILED, "its pods cannot be moved away"))
         if not cordoned:
             with contextlib.suppress(HyperscalerError, OSError):  # the first error is the one to report
-                let_in_again(name, shell, head)
+                let_in_again(name, shell, head, run.pace)
         raise
     changed = _step(run, UpgradeStep.WORKER, [name], files)
     if not cordoned:
-        let_in_again(name, shell, head)
+        let_in_again(name, shell, head, run.pace)
     return changed
 
 
-def _step(run: LabRun, step: UpgradeStep, nodes: Sequence[str], files: UpgradeFiles) -> Mapping[str, int]:
+def _step(run: LabRun, step: UpgradeStep, nodes: Sequence[str], files: UpgradeFiles | None) -> Mapping[str, int]:
     reporter = ClusterReporter(run.reporter, CLUSTER_NAMES[ClusterKind.CLOUD])
     part = NodeUpgrade(step, tuple(nodes), files)
     return run.env.guests.upgrade(run.spec, part, run.access, reporter, run.stop).changed

@@ -38,19 +38,20 @@ class Structure:
     """Faults that the structural check found, and the paths of refused values, which must not be read."""
 
     root: Node
+    schema: Schema
     errors: list[ValidationError] = field(default_factory=list)
     refused: set[FieldPath] = field(default_factory=set)
 
     def findings(self, *, file: str, hint: Hint) -> Iterator[Finding]:
         """The faults in our words; `hint` gives the remedy for a text at a path, or nothing."""
         for error in self.errors:
-            yield from _translated(error, tuple(error.absolute_path), self.root, file, hint)
+            yield from _translated(error, tuple(error.absolute_path), self, file, hint)
 
 
-def check_structure(root: Node) -> Structure:
-    """Check a document's tree against the published schema; all faults at once."""
-    result = Structure(root)
-    for error in _validator().iter_errors(to_plain(root, cluster_schema())):
+def check_structure(root: Node, schema: Schema | None = None) -> Structure:
+    """Check a document's tree against a published schema, by default the lab file's; all faults at once."""
+    result = Structure(root, cluster_schema() if schema is None else schema)
+    for error in _validator()(result.schema).iter_errors(to_plain(root, result.schema)):
         path: FieldPath = tuple(error.absolute_path)
         about_keys = error.validator in ("additionalProperties", "required")
         bad_key = "propertyNames" in error.absolute_schema_path
@@ -90,8 +91,8 @@ def reads_as_text(node: Scalar, schema: Schema) -> bool:
 
 
 @cache
-def _validator() -> Validator:
-    """A validator whose patterns end where the text ends: Python's `$` would let a final line break through."""
+def _validator() -> Callable[[Schema], Validator]:
+    """Validators whose patterns end where the text ends: Python's `$` would let a final line break through."""
     from jsonschema import Draft202012Validator, ValidationError
     from jsonschema.validators import extend
 
@@ -99,20 +100,22 @@ def _validator() -> Validator:
         if isinstance(instance, str) and not re.search(re.sub(r"\$$", r"\\Z", wanted), instance):
             yield ValidationError("does not match")
 
-    checker: Validator = extend(Draft202012Validator, {"pattern": pattern})(cluster_schema())  # type: ignore[no-untyped-call]
+    checker: Callable[[Schema], Validator] = extend(Draft202012Validator, {"pattern": pattern})  # type: ignore[no-untyped-call]
     return checker
 
 
-def _translated(error: ValidationError, path: FieldPath, root: Node, file: str, hint: Hint) -> Iterable[Finding]:
-    keyword = str(error.validator)
-    schema = schema_at(path)
+def _translated(
+    error: ValidationError, path: FieldPath, checked: Structure, file: str, hint: Hint
+) -> Iterable[Finding]:
+    keyword, root = str(error.validator), checked.root
+    schema = schema_at(path, checked.schema)
     if "propertyNames" in error.absolute_schema_path:
         key = str(error.instance)
         yield _bad_key(key, path, schema, root, file, hint((*path, key), key))
     elif keyword == "required":
-        yield from _missing(error, path, root, file)
+        yield from _missing(error, path, checked, file)
     elif keyword == "additionalProperties":
-        yield from _unknown(path, schema, root, file)
+        yield from _unknown(path, schema, checked, file)
     else:
         at, node = locate(root, path), node_at(root, path)
         code, what = _value_fault(keyword, schema, node)
@@ -180,10 +183,10 @@ def _is_valid(value: Plain, schema: Schema) -> bool:
     return Draft202012Validator(schema).is_valid(value)
 
 
-def _missing(error: ValidationError, path: FieldPath, root: Node, file: str) -> Iterable[Finding]:
-    at = locate(root, path, key=True)
+def _missing(error: ValidationError, path: FieldPath, checked: Structure, file: str) -> Iterable[Finding]:
+    at = locate(checked.root, path, key=True)
     for name in _absent(error):
-        schema = schema_at((*path, name))
+        schema = schema_at((*path, name), checked.schema)
         examples = schema.get("examples")
         example = f"add `{name}: {examples[0]}`" if isinstance(examples, list) and examples else f"add `{name}:`"
         if name == "version":
@@ -201,8 +204,8 @@ def _absent(error: ValidationError) -> list[str]:
     return [str(each) for each in wanted if each not in present]
 
 
-def _unknown(path: FieldPath, schema: Schema, root: Node, file: str) -> Iterable[Finding]:
-    node = node_at(root, path)
+def _unknown(path: FieldPath, schema: Schema, checked: Structure, file: str) -> Iterable[Finding]:
+    node = node_at(checked.root, path)
     known = list(mapping(schema, "properties"))
     if not isinstance(node, Map):
         return
@@ -211,15 +214,15 @@ def _unknown(path: FieldPath, schema: Schema, root: Node, file: str) -> Iterable
     for index, key in enumerate(unknown):
         at = node.entries[key].at
         # Looking for the key that was meant is slow, and past that number the finding is not listed.
-        fix = _unknown_fix(key, free, known) if index < MAX_FINDINGS else ""
+        fix = _unknown_fix(key, free, known, checked.schema) if index < MAX_FINDINGS else ""
         what = f"unknown key {quoted(key)}"
         yield Finding(Severity.ERROR, "key.unknown", file, at.line, at.column, render_path(path), what, fix)
 
 
-def _unknown_fix(key: str, free: list[str], known: list[str]) -> str:
+def _unknown_fix(key: str, free: list[str], known: list[str], schema: Schema) -> str:
     if near := nearest(key, free) or nearest(key, known):
         return f"did you mean {quoted(near)}?"
-    homes = [path for path, _ in properties() if path.rsplit(".", 1)[-1] == key and "[]" not in path]
+    homes = [path for path, _ in properties(schema) if path.rsplit(".", 1)[-1] == key and "[]" not in path]
     if homes:
         return f"{quoted(key)} belongs to {', '.join(home.rpartition('.')[0] or 'the top level' for home in homes[:3])}"
     return f"known here: {', '.join(known)}"

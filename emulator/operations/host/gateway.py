@@ -30,7 +30,7 @@ from emulator.core.progress import Reporter
 from emulator.core.trust.users import end_user
 from emulator.lab.environment import Units
 from emulator.operations.host.autostart import quoted
-from emulator.operations.host.program import Program, require_only_roots
+from emulator.operations.host.program import Program, require_roots_places
 from emulator.operations.host.record import audited
 
 _MARK = "X-Hyperscaler-Gateway=this host"
@@ -128,7 +128,8 @@ def enable_gateway(host: GatewayHost, settings: GatewaySettings, program: Progra
     """
     settings.check()
     _require_root()
-    require_only_roots(program, f"host enable-gateway --address {settings.address}")
+    again = f"host enable-gateway --address {settings.address}"
+    require_roots_places(program, (), when="at every start of this machine", again=again)
     with _alone(host, "host enable-gateway", reporter):
         _require_own_unit(host.units)
         write_private(host.record, json.dumps({"version": _VERSION, **_as_json(settings)}).encode() + b"\n")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,26 +61,32 @@ def require_roots_program(program: Program, home: Home, lab: str) -> None:
         HostNotFitError: names each place with its owner.
     """
     paths = home.lab(lab)
-    require_only_roots(program, f"host enable-autostart {lab}", home.root, paths.root, paths.spec, paths.journal)
+    places = (home.root, paths.root, paths.spec, paths.journal)
+    require_roots_places(program, places, when="at every start of this machine", again=f"host enable-autostart {lab}")
 
 
-def require_only_roots(program: Program, verb: str, *more: Path) -> None:
-    """Refuse to have root run this program at each start of the host, if others could change it or `more` files.
+def require_roots_places(program: Program, places: Iterable[Path], *, when: str, again: str) -> None:
+    """Refuse to have root run a program, or use these places, if others could change them.
+
+    Args:
+        program: an installation.
+        places: files and directories that it uses.
+        when: root would do so, in words.
+        again: the words of the command that asked, to be run from another installation.
 
     Raises:
         HostNotFitError: names each place with its owner.
     """
     if os.geteuid() != 0:
         return
-    found = exposed_to_others((program.path, *program.files, *more), program.trees)
+    found = exposed_to_others((program.path, *program.files, *places), program.trees)
     if not found:
         return
-    rest = found[_MOST_NAMED:]
+    more = [f"and {len(found) - _MOST_NAMED} more"] if len(found) > _MOST_NAMED else []
     raise HostNotFitError(
-        "root would run at every start of this machine what others can change:\n    "
-        + "\n    ".join([*map(str, found[:_MOST_NAMED]), *([f"and {len(rest)} more"] if rest else [])]),
+        f"root would run {when} what others can change:\n    " + "\n    ".join([*map(str, found[:_MOST_NAMED]), *more]),
         where=str(program.path),
-        fix=f"{_INSTALL} {verb}",
+        fix=f"{_INSTALL} {again}",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from emulator.core.debian.releases import FIRST_RELEASE, RELEASED_IMAGES, RELEASES, image_of
 from emulator.core.errors import HyperscalerError
 from emulator.core.progress import Event, Reporter, Status
 from emulator.images.lab_images import LabImages, used_base_images
@@ -12,7 +13,9 @@ from emulator.lab.environment import Environment
 
 
 def build_image(images: LabImages, name: str, reporter: Reporter, *, force: bool) -> GoldenImage:
-    """Build unless the store has the current recipe already."""
+    """Build unless the store has the current recipe already. Says so where new labs would not start from `name`."""
+    if name in RELEASED_IMAGES and (given := image_of(name, None)) != name:
+        reporter.note(f"{name} is the image of {RELEASES[FIRST_RELEASE].title}; new labs get {given}")
     reason = "asked for" if force else images.needs_build(name, held=False)
     image = images.store.current(name)
     if image is not None and reason is None:

@@ -12,6 +12,8 @@ from emulator.core.ports import DomainState
 from emulator.core.progress import Event, SilentReporter
 from emulator.core.stop import StopFlag
 from emulator.lab.lab_files import LoadedLab, load_recorded_lab
+from emulator.lab.open_journal import open_record
+from emulator.operations.status import lab_status
 from emulator.operations.upgrade import KEY, Request, Upgraded, upgrade
 from tests.support import kubernetes_cluster
 from tests.support.kubernetes_cluster import HEAD, Cluster, found
@@ -42,6 +44,7 @@ ORDER = [
     f"drain {SECOND}",
     f"worker {SECOND}",
     f"uncordon {SECOND}",
+    *(f"forget {name}" for name in NODES),
 ]
 
 
@@ -309,8 +312,29 @@ def test_a_stop_between_two_nodes(host: SimulatedHost) -> None:
     with pytest.raises(InterruptedRunError, match="between two nodes"):
         upgrade(host.environment(), LAB, Request("1.37", lab(host, "1.37")), Stopping(), stop)
     assert now(host).versions() == {HEAD: "1.37.2", FIRST: "1.37.2", SECOND: "1.36.5"}
-    go(host, wish=None)
+    assert unfinished(host) == [
+        "an upgrade to Kubernetes 1.37.2 did not end; `hyperscaler upgrade demo --to 1.37.2 --file FILE` goes on with"
+        " it"
+    ]
+    host.provision(lab(host, "1.37"))
+    assert unfinished(host), "provision leaves it as it is"
+    go(host, "1.37.2", wish=None)
     assert set(now(host).versions().values()) == {"1.37.2"}
+    assert unfinished(host) == []
+
+
+def unfinished(host: SimulatedHost) -> list[str]:
+    return [problem for problem in lab_status(host.environment(), LAB).problems if "upgrade" in problem]
+
+
+def test_an_upgrade_whose_last_step_failed_is_not_over(host: SimulatedHost) -> None:
+    """The nodes have the release and the cluster is proved, but images of the release before lie on them."""
+    standing(host)
+    go(host)
+    open_record(host.home, LAB).store.fact("kubernetes/upgrade", "1.37.2")
+    go(host)
+    assert now(host).steps[len(ORDER) :] == [f"forget {name}" for name in NODES]
+    assert unfinished(host) == []
 
 
 def test_nodes_that_somebody_upgraded_by_hand_become_the_labs(host: SimulatedHost) -> None:

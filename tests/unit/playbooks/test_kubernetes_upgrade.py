@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.support.playbook_modules import PLAYBOOKS, kubeadm_config, kubernetes_upgrade
+from tests.support.playbook_modules import PLAYBOOKS, kubeadm_config, kubernetes_upgrade, release_before
 
 KEY = "1.37.2-0123456789ab"
 OLD = {"version": "1.36.5", "images": ["r/kube-proxy:v1.36.5", "r/pause:3.10.2"]}
@@ -42,13 +42,15 @@ class Node:
         monkeypatch.setattr(module, "ROOT", f"{root}/")
         monkeypatch.setattr(module, "TOP", str(self.place.parent))
         monkeypatch.setattr(module, "RELEASE", str(self.record))
-        monkeypatch.setattr(module, "STATIC_PODS", str(self.manifests))
+        self.before = root / "var/lib/hyperscaler/upgrade-before"
+        monkeypatch.setattr(release_before, "BEFORE", str(self.before))
+        monkeypatch.setattr(release_before, "STATIC_PODS", str(self.manifests))
+        monkeypatch.setattr(release_before, "ctr", lambda *words: self.run(["ctr", *words], 1))
         monkeypatch.setattr(module, "PATCHES", str(root / "etc/kubernetes/patches"))
         monkeypatch.setattr(module, "BACKUPS", str(root / "etc/kubernetes/tmp/kubeadm-*"))
         monkeypatch.setattr(module, "staged_file", lambda key, path: self.staged(path))
         monkeypatch.setattr(module, "run", self.run)
         monkeypatch.setattr(module, "kubeadm", self.run)
-        monkeypatch.setattr(module, "ctr", lambda *words: self.run(["ctr", *words], 1))
         monkeypatch.setattr(module, "answers", lambda ip, timeout: self.answers)
         monkeypatch.setattr(module, "kubelet_journal", lambda: "")
         monkeypatch.setattr(module, "again_where_it_fails", lambda step: step())
@@ -147,11 +149,11 @@ def test_a_node_without_room_says_how_much_is_missing(node: Node) -> None:
 
 
 # ------------------------------------------------------------ kubeadm
-def test_the_control_plane_is_planned_then_applied_by_the_new_kubeadm(node: Node) -> None:
+def test_the_control_plane_is_upgraded_by_the_new_kubeadm(node: Node) -> None:
     staged(node)
     assert kubernetes_upgrade.control_plane(params("control_plane"))
-    assert node.words()[:2] == ["kubeadm upgrade plan", "kubeadm upgrade apply"]
-    assert node.ran[1][-1] == "--yes"
+    assert node.words()[0] == "kubeadm upgrade apply"
+    assert node.ran[0][-1] == "--yes"
     assert node.ran[-1][-3:] == ["delete", "job.batch/upgrade-health-check-17", "--wait=false"]
     document = json.loads((node.place / "kubeadm.yaml").read_text())
     assert document["apply"]["kubernetesVersion"] == "v1.37.2"
@@ -168,12 +170,23 @@ def test_a_control_plane_whose_record_says_so_is_left(node: Node) -> None:
 
 def test_a_static_pod_that_a_killed_kubeadm_moved_away_is_put_back(node: Node) -> None:
     staged(node)
-    kubernetes_upgrade.keep_manifests(KEY)
+    release_before.keep_manifests()
     (node.manifests / "etcd.yaml").unlink()
     (node.manifests / "kube-apiserver.yaml").write_text("kube-apiserver 1.37.2")
+    kubernetes_upgrade.probe(params("probe", key="1.37.3-0123456789ab"))  # the person went on to another release
+    kubernetes_upgrade.probe(params("probe"))
+    staged(node)
     kubernetes_upgrade.control_plane(params("control_plane"))
     assert (node.manifests / "etcd.yaml").read_text() == "etcd 1.36.5"
     assert (node.manifests / "kube-apiserver.yaml").read_text() == "kube-apiserver 1.37.2", "what is there stays"
+
+
+def test_a_static_pod_that_is_lost_is_named(node: Node) -> None:
+    staged(node)
+    (node.manifests / "etcd.yaml").unlink()
+    with pytest.raises(kubernetes_upgrade.NodeError, match=r"etcd\.yaml is missing; kubeadm keeps copies"):
+        kubernetes_upgrade.control_plane(params("control_plane"))
+    assert node.ran == []
 
 
 def test_a_silent_api_server_is_named_before_kubeadm_runs(node: Node) -> None:
@@ -224,18 +237,52 @@ def test_what_a_killed_run_left_half_there_is_no_hindrance(node: Node) -> None:
     assert sorted(path.name for path in (node.root / "usr/local/bin").iterdir()) == ["kubeadm", "kubelet"]
 
 
-def test_at_last_the_record_says_so_and_the_old_release_is_forgotten(node: Node) -> None:
+def test_at_last_the_record_says_so(node: Node) -> None:
     staged(node)
     backup = node.root / "etc/kubernetes/tmp/kubeadm-backup-etcd-1"
     backup.mkdir(parents=True)
     assert kubernetes_upgrade.finish(params("finish"))
     assert json.loads(node.record.read_text()) == NEW
     assert node.record.stat().st_mode & 0o777 == 0o644
-    assert node.words() == ["ctr images rm"]
-    assert node.ran[0][-1] == "r/kube-proxy:v1.36.5", "pause is the new release's, too"
     assert not node.place.exists()
     assert not backup.exists()
+    assert node.ran == [], "an add-on may still run from the old release's images"
     assert not kubernetes_upgrade.finish(params("finish"))
+
+
+def test_images_of_the_release_before_go_when_all_is_done(node: Node) -> None:
+    staged(node)
+    kubernetes_upgrade.finish(params("finish"))
+    assert kubernetes_upgrade.forget(params("forget"))
+    assert node.ran == [["ctr", "images", "rm", "r/kube-proxy:v1.36.5"]], "pause is the new release's, too"
+    assert not node.before.exists()
+    assert not kubernetes_upgrade.forget(params("forget"))
+
+
+def test_images_of_two_upgrades_of_which_none_ended_go_together(node: Node) -> None:
+    release_before.note_images({"images": ["r/kube-proxy:v1.35.9", "r/pause:3.10.1"]})
+    staged(node)
+    kubernetes_upgrade.finish(params("finish"))
+    kubernetes_upgrade.forget(params("forget"))
+    assert [argv[-1] for argv in node.ran] == ["r/kube-proxy:v1.35.9", "r/kube-proxy:v1.36.5", "r/pause:3.10.1"]
+
+
+def test_a_configuration_does_not_change_when_the_copied_files_go(node: Node) -> None:
+    """Units start anew when a file that they read changed after their start, and a link that goes is such a change."""
+    staged(node)
+    kubernetes_upgrade.install(params("install"))
+    program = node.root / "usr/local/bin/kubelet"
+    before = program.stat()
+    kubernetes_upgrade.finish(params("finish"))
+    assert (program.stat().st_ctime_ns, program.stat().st_nlink) == (before.st_ctime_ns, 1)
+
+
+@pytest.mark.parametrize("damaged", ["[]", '{"images": 7}', '{"images": [1, {}]}'])
+def test_a_damaged_list_of_images_names_none(node: Node, damaged: str) -> None:
+    node.before.mkdir()
+    (node.before / "images.json").write_text(damaged)
+    assert not kubernetes_upgrade.forget(params("forget"))
+    assert node.ran == []
 
 
 @pytest.mark.parametrize(
@@ -260,7 +307,8 @@ def test_each_step_of_the_playbook_has_its_tag_and_the_record_comes_last() -> No
         ("cloud_control_plane", ["control-plane"]),
         ("cloud_workers", ["worker"]),
         ("cloud", ["control-plane", "worker"]),
+        ("cloud", ["forget"]),
     ]
     actions = [task.get("kubernetes_upgrade", {}).get("action") for play in plays for task in play["tasks"]]
-    assert actions == ["probe", None, "stage", "control_plane", "worker", "install", None, "await", "finish"]
+    assert actions == ["probe", None, "stage", "control_plane", "worker", "install", None, "await", "finish", "forget"]
     assert all(play.get("serial") == 1 for play in plays if "worker" in play["tags"])

@@ -1,4 +1,4 @@
-"""hyperscaler host check|prepare|restore|accept-digest, and enable-|disable- of autostart and gateway."""
+"""hyperscaler host check|prepare|restore|accept-digest, and enable-|disable- of autostart, gateway and nightly."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ _VERBS = {
     "disable-autostart": "host.autostart:disable_autostart",
     "enable-gateway": "host.gateway:enable_gateway",
     "disable-gateway": "host.gateway:disable_gateway",
+    "enable-nightly": "host.nightly:enable_nightly",
+    "disable-nightly": "host.nightly:disable_nightly",
     "accept-digest": "host.accept_digest",
 }
 
 
 @click.group("host", cls=LazyGroup, verbs=_VERBS)
 def command() -> None:
-    """Check and prepare this machine, have labs started with it."""
+    """Check and prepare this machine, have labs started with it or rebuilt at night."""

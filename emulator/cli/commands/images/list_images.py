@@ -13,6 +13,7 @@ from emulator.cli.render.tables import show
 @json_option
 def command(*, as_json: bool) -> None:
     """List the images of the store, the newest of each name first."""
+    from emulator.core.debian.releases import image_of
     from emulator.images.store.tags import names_of
     from emulator.wiring import image_store
 
@@ -23,4 +24,5 @@ def command(*, as_json: bool) -> None:
     elif images:
         show(images_table(images))
     else:
-        say("no images yet; `hyperscaler image build hpc-base` makes one, and so does provision")
+        name = image_of("hpc-base", None)
+        say(f"no images yet; `hyperscaler image build {name}` makes one, and so does provision")

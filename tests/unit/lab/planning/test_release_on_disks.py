@@ -67,6 +67,20 @@ def test_a_default_that_changes_replaces_nothing_and_is_said(
     assert f"hpc-controller, hpc-compute-1: {OLDER}" in found.notes
 
 
+def test_a_lab_of_an_earlier_version_keeps_debian_12(host: SimulatedHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the default that this version really has; earlier ones gave Debian 12."""
+    with monkeypatch.context() as earlier:
+        Product(earlier).gives(Release.BOOKWORM)
+        provision(host)
+    assert set(bases(host).values()) == {"hpc-base"}
+    found = plan(host)
+    assert found.is_empty
+    assert f"hpc-controller, hpc-compute-1: {OLDER}" in found.notes
+    grown = host.provision(host.lab_file(LAB.format(images="", compute=2)))
+    assert [note for note in grown.plan.notes if OLDER in note], "what `provision` prints before it asks"
+    assert set(bases(host).values()) == {"hpc-base"}
+
+
 def test_what_is_added_gets_the_release_of_its_cluster(host: SimulatedHost, product: Product) -> None:
     provision(host)
     product.gives(Release.TRIXIE)

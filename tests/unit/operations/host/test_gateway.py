@@ -119,7 +119,7 @@ class Machine:
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     made = Machine(tmp_path)
     monkeypatch.setattr(pwd, "getpwnam", made.passwd)
-    monkeypatch.setattr(module, "require_only_roots", lambda _program, _verb: None)
+    monkeypatch.setattr(module, "require_roots_places", lambda *_places, **_words: None)
     return made
 
 
@@ -149,7 +149,7 @@ def test_on_and_off(machine: Machine) -> None:
 def test_a_crash_at_any_step_is_gone_on_from_in_both_directions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "require_only_roots", lambda _program, _verb: None)
+    monkeypatch.setattr(module, "require_roots_places", lambda *_places, **_words: None)
     for command, steps in (("enable", 4), ("disable", 3)):
         for number in range(steps):
             for direction in ("enable", "disable"):

@@ -1,0 +1,1 @@
+"""Mail and webhooks: how people are notified of what nobody watched."""

@@ -1,0 +1,1 @@
+"""What classes and their exercises look like."""

@@ -1,0 +1,1 @@
+"""What does an exercise ask of a student, and has it been solved?"""

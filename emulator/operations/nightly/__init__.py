@@ -1,0 +1,1 @@
+"""What does a nightly rebuild do, keep and report?"""
