@@ -2,8 +2,8 @@
 
 Disks are thin, so a guest can fill the file system that all labs' journals are on. Below the reserve the lab's guests
 that grow are paused, through libvirt, and go on once there is room again. QEMU itself answers such a request: one that
-does not obey is stopped by the kernel, with everything else that runs as its user. If other programs take the rest, a
-file that was allocated for this is given up, so that journals can still be written.
+does not obey, or only says so, is stopped by the kernel, with everything else that runs as its user. If other programs
+take the rest, a file that was allocated for this is given up, so that journals can still be written.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ _SELDOM = 60.0
 """Seconds between two looks which guests there are, far from the reserve."""
 BALLAST = 16 * MIB
 """Bytes of the file that is given up last: some ten thousand lines of journals."""
+_UNTRUE = "it grows although it is paused, and is not stopped by a signal either"
 
 
 class Guests(Protocol):
@@ -152,15 +153,19 @@ class DiskReserve:
         decision = decide(free, self._reserve, seen, dataclasses.replace(self._memory, paused=self.paused))
         self._memory = decision.memory
         self._asked -= decision.memory.paused
-        if decision.pause:
+        if decision.pause or decision.stop:
             self._remember(self.paused)  # a guest that was paused and is not on the list would never go on
+        go_on = {name for name in decision.resume if seen[name].stopped}
+        self._users.let_go_on(uids_of(seen[name] for name in go_on))  # first: a stopped one answers no request
         failed = self._request(decision, seen, trouble)
+        failed |= {name: _UNTRUE for name in decision.stop if seen[name].paused}
         self._stopped = self._signal(decision, seen, failed)
         failed = {name: why for name, why in failed.items() if name not in self._stopped}
         self._asked |= self._requests.waiting & {*decision.pause, *decision.resume}
         gone_on = set(decision.resume) - failed.keys()
         paused = self._memory.paused - gone_on - (set(decision.pause) & failed.keys())
-        self._memory = dataclasses.replace(self._memory, paused=paused)
+        paused -= (set(decision.stop) & self._memory.others) - self._stopped  # nothing of theirs runs, or none obeys
+        self._memory = dataclasses.replace(self._memory, paused=paused, others=self._memory.others & paused)
         if trouble:
             return f"; guests cannot be paused or resumed: {trouble}"
         return "".join(f"; {name} cannot be paused or resumed: {why}" for name, why in sorted(failed.items())[:3])
@@ -176,7 +181,7 @@ class DiskReserve:
 
     def _request(self, decision: Decision, seen: Mapping[str, GuestSeen], trouble: str) -> dict[str, str]:
         """Pause and resume through libvirt; why some of it was not done, in words."""
-        resume = [name for name in decision.resume if seen[name].paused]
+        resume = [name for name in decision.resume if seen[name].paused and name not in self._memory.others]
         if trouble:
             return dict.fromkeys((*decision.pause, *resume), trouble)
         return self._requests.make(
@@ -185,12 +190,10 @@ class DiskReserve:
         )
 
     def _signal(self, decision: Decision, seen: Mapping[str, GuestSeen], failed: Mapping[str, str]) -> frozenset[str]:
-        """Stop by signal those that could not be paused, and let those go on that were stopped; the stopped ones."""
+        """Stop by signal those that could not be paused; the stopped ones."""
         stopped = {name for name in self._memory.paused if seen[name].stopped}
-        go_on = stopped & set(decision.resume)
-        self._users.let_go_on(uids_of(seen[name] for name in go_on))
         # Those that stand still, too: a process of theirs may have let the others go on.
-        wanted = (stopped - go_on) | (set(decision.pause) & failed.keys())
+        wanted = (stopped - set(decision.resume)) | (set(decision.pause) & failed.keys()) | set(decision.stop)
         still = self._users.stop(uids_of(seen[name] for name in wanted))
         return frozenset(name for name in wanted if seen[name].uid in still)
 

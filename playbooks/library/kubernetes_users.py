@@ -245,10 +245,27 @@ def snapshot() -> dict[Key, Object]:
     return {key_of(item): item for item in items}
 
 
-def send(verb: str, items: Sequence[Object], *options: str) -> None:
-    if items:
-        text = json.dumps({"apiVersion": "v1", "kind": "List", "items": items})
-        kubectl(verb, *options, "-f", "-", stdin=text)
+def send(verb: str, items: Sequence[Object], *options: str) -> str:
+    """What kubectl said of it."""
+    if not items:
+        return ""
+    text = json.dumps({"apiVersion": "v1", "kind": "List", "items": items})
+    return kubectl(verb, *options, "-f", "-", stdin=text)
+
+
+def create_shared(items: Sequence[Object]) -> None:
+    """Make objects of the whole cluster. Only they can be another's, and `create` refuses what is there; where it
+    had to be tried again, what is there may be of the first try, so that its mark decides.
+
+    Raises:
+        ClusterError: one is not the lab's.
+    """
+    if not items or send("create", items, "--save-config"):
+        return
+    ours = snapshot()
+    foreign = [" ".join(filter(None, key_of(item))) for item in items if key_of(item) not in ours]
+    if foreign:
+        raise ClusterError(f"not the lab's, and in its way (AlreadyExists): {', '.join(foreign)}; remove it")
 
 
 def put_quotas(items: Sequence[Object], seen: Mapping[Key, Object]) -> None:
@@ -295,8 +312,7 @@ def converge(params: Params, *, check: bool) -> list[str]:
         delete(key)
     for entry in still_open:
         close_namespace(entry, seen)
-    # `create` refuses what is there and not ours; only objects of the whole cluster can be foreign.
-    send("create", [item for item in differing if new_and_shared(item, seen)], "--save-config")
+    create_shared([item for item in differing if new_and_shared(item, seen)])
     rest = [item for item in differing if not new_and_shared(item, seen)]
     put_quotas([item for item in rest if item["kind"] == "ResourceQuota"], seen)
     send("apply", [item for item in rest if item["kind"] != "ResourceQuota"])

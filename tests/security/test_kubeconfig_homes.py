@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -128,6 +129,13 @@ def test_a_trap_in_a_home_reaches_nothing_of_roots(place: Place, trap: Callable[
 def test_one_who_makes_the_node_wait_waits_alone(place: Place) -> None:
     began = time.monotonic()
     assert not kubeconfigs.as_user(place.account(), lambda: time.sleep(600), seconds=1)
+    assert time.monotonic() - began < 300
+
+
+def test_one_who_stops_the_process_that_writes_for_them_waits_alone(place: Place) -> None:
+    """It runs under their uid, so `kill -STOP -1` in a loop meets it; an alarm does not wake it."""
+    began = time.monotonic()
+    assert not kubeconfigs.as_user(place.account(), lambda: os.kill(os.getpid(), signal.SIGSTOP), seconds=1)
     assert time.monotonic() - began < 300
 
 

@@ -55,9 +55,13 @@ class Guests:
 
     def list(self) -> tuple[DomainInfo, ...]:
         return tuple(
-            DomainInfo(name, UUID(int=1), DomainState.RUNNING, None, disks=(disk,), account=self.account(name))
+            DomainInfo(name, UUID(int=1), self.state(name), None, disks=(disk,), account=self.account(name))
             for name, disk in self.disks.items()
         )
+
+    def state(self, name: str) -> DomainState:
+        del name
+        return DomainState.RUNNING
 
     def account(self, name: str) -> str:
         return f"+{self.uids[name]}:+{FIRST}"
@@ -80,6 +84,21 @@ class Guests:
         before = self.taken()
         threading.Event().wait(0.2)
         return all(now > then for now, then in zip(self.taken(), before, strict=True))
+
+
+class Liars(Guests):
+    """Their QEMU says that it was paused, and goes on."""
+
+    said: frozenset[str] = frozenset()
+
+    def state(self, name: str) -> DomainState:
+        return DomainState.PAUSED if name in self.said else DomainState.RUNNING
+
+    def pause(self, name: str) -> None:
+        self.said |= {name}
+
+    def resume(self, name: str) -> None:
+        self.said -= {name}
 
 
 @pytest.fixture
@@ -109,3 +128,26 @@ def test_all_of_them_are_stopped_and_go_on_when_there_is_room(guests: Guests, tm
     watch.look()
     until(guests.all_grow, "all of them to go on")
     assert "stopped" not in watch.text
+
+
+def test_those_that_only_say_that_they_are_paused_are_stopped(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root takes other accounts")
+    free = 2 * RESERVE - 1
+    with ExitStack() as stack:
+        guests = Liars(tmp_path, 2, stack)
+        guests.said = frozenset({"guest-0"})  # unasked, so that nobody asks
+        watch = DiskReserve(tmp_path, tmp_path / "x.ballast", RESERVE, guests, free=lambda _: free)
+        watch.look()
+        free = RESERVE - 1
+
+        def still() -> bool:
+            watch.look()
+            return guests.stand_still()
+
+        until(still, "the stop of all guests")
+        assert guests.said == watch.paused == set(guests.disks)
+        free = 2 * RESERVE - 1
+        watch.look()
+        until(guests.all_grow, "all of them to go on")
+        assert guests.said == {"guest-0"}, "what another person may have paused is not resumed"

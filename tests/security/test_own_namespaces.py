@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,3 +51,21 @@ def test_what_a_guest_has_made_is_not(tmp_path: Path) -> None:
     with inside(tmp_path, *as_guest) as found:
         (process,) = found
         assert not process.roots_network
+
+
+CALLED_LIBVIRTD = """
+import ctypes, time
+ctypes.CDLL(None).prctl(15, b"libvirtd", 0, 0, 0)
+print("there", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize(("uid", "libvirtd"), [(0, True), (GUEST, False)])
+def test_a_guest_that_calls_itself_libvirtd_is_none(tmp_path: Path, uid: int, libvirtd: bool) -> None:
+    tmp_path.chmod(0o755)
+    python = str(Path(sys.executable).resolve())
+    as_user = ("setpriv", f"--reuid={uid}", "--clear-groups", "--", python, "-I", "-S", "-c", CALLED_LIBVIRTD)
+    with inside(tmp_path, *as_user) as found:
+        (process,) = found
+        assert (process.name, process.is_libvirtd) == ("libvirtd", libvirtd)

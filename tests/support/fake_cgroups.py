@@ -13,7 +13,12 @@ from typing import Any
 
 import pytest
 
-_FILES = {"memory": ("memory.max",), "pids": ("pids.max",), "cpu": ("cpu.weight",), "io": ("io.bfq.weight",)}
+_FILES = {
+    "memory": ("memory.max", "memory.swap.max"),
+    "pids": ("pids.max",),
+    "cpu": ("cpu.weight",),
+    "io": ("io.bfq.weight",),
+}
 _CORE = ("cgroup.controllers", "cgroup.subtree_control", "cgroup.procs")
 
 

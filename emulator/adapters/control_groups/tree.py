@@ -35,7 +35,8 @@ def make_group(group: Path, *, memory_mib: int, tasks: int, cpu_weight: int) -> 
 
     Args:
         group: its directory.
-        memory_mib: of all its processes together, in MiB; 0 for no limit.
+        memory_mib: of all its processes together, in MiB, and once more of the host's swap, which the kernel would
+            give them without end; 0 for no limit.
         tasks: processes and threads.
         cpu_weight: share of the processors against others, 100 for an ordinary one.
     """
@@ -47,7 +48,7 @@ def make_group(group: Path, *, memory_mib: int, tasks: int, cpu_weight: int) -> 
     limits = {"pids.max": str(tasks), "cpu.weight": str(max(_LEAST_WEIGHT, min(cpu_weight, _MOST_WEIGHT)))}
     limits |= _IO_WEIGHTS
     if memory_mib:
-        limits["memory.max"] = str(memory_mib * MIB)
+        limits |= dict.fromkeys(("memory.max", "memory.swap.max"), str(memory_mib * MIB))
     for name, value in limits.items():
         if (group / name).exists():
             write(group / name, value)

@@ -382,7 +382,7 @@ def _write_settled(path: Path, text: str) -> None:
 
 
 def _is_daemon(process: EmbeddedProcess) -> bool:
-    return process.name == "libvirtd"
+    return process.is_libvirtd
 
 
 def _is_root() -> bool:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from emulator.adapters.system.session_time import work_of_session
 from emulator.core.trust.processes import end, holding, process_ids, running_thread
+from emulator.core.trust.users import users_of
 from emulator.core.waiting.watch import Clock, Look, Patience, wait_until
 
 _PLACE = "/run/libvirt"
@@ -36,6 +37,7 @@ class EmbeddedProcess:
         thread: id of one of its threads that runs; the process's own unless its first thread has ended.
         roots_network: whether root has made that namespace. A guest that broke out of QEMU can make one in a user
             namespace of its own, and can enter none of root's.
+        runs_as_root: it has no other user, real, effective or saved. A process chooses its name, and not this.
     """
 
     pid: int
@@ -43,6 +45,12 @@ class EmbeddedProcess:
     netns: int
     thread: int
     roots_network: bool
+    runs_as_root: bool
+
+    @property
+    def is_libvirtd(self) -> bool:
+        """Whether it is libvirtd, and no QEMU that says so."""
+        return self.name == "libvirtd" and self.runs_as_root
 
 
 def find_processes(directory: Path) -> tuple[EmbeddedProcess, ...]:
@@ -92,7 +100,8 @@ def _identify(pid: int, directory: Path) -> EmbeddedProcess | None:
         if proc is not None and _shows(proc, directory / "run"):
             name = (proc / "comm").read_text(errors="replace").strip()
             netns, roots = _network(proc)
-            return EmbeddedProcess(pid=pid, name=name, netns=netns, thread=int(proc.name), roots_network=roots)
+            as_root = users_of(pid) == {0}
+            return EmbeddedProcess(pid, name, netns, int(proc.name), roots_network=roots, runs_as_root=as_root)
     return None
 
 

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from jinja2.nativetypes import NativeEnvironment
 
 from emulator.core.data_files import share_dir
 from emulator.credentials.users import FIRST_UID, LAST_UID
@@ -99,6 +101,41 @@ def test_files_that_nobody_asked_for_go_from_a_directory_that_is_ours(tmp_path: 
     assert node_files.ensure_only(wanted, check=False) == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kept", "lab-access", "lab-admin"]
     assert node_files.ensure_only(entry(tmp_path), check=False) == []
+
+
+def test_what_a_former_admin_left_goes_from_every_directory_that_lets_people_in(tmp_path: Path) -> None:
+    role = share_dir() / "playbooks" / "roles" / "lab_access"
+    known: dict[str, Any] = {
+        "node_logins": ["ada"],
+        "ansible_user": "labadmin",
+        "lab_login_keys": ["k"],
+        "tls_authority": "none",
+    }
+
+    def filled(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: filled(each) for name, each in value.items()}
+        if isinstance(value, list):
+            return [filled(each) for each in value]
+        return environment.from_string(value).render(known) if isinstance(value, str) else value
+
+    environment = NativeEnvironment()
+    environment.tests["file"] = lambda _path: False
+    for name, value in yaml.safe_load((role / "vars" / "main.yml").read_text()).items():
+        if name.endswith("_directories"):
+            known[name] = filled(value)
+    task = yaml.safe_load((role / "tasks" / "main.yml").read_text())[0]["node_state"]
+    stays = {"/etc/ssh/lab_principals": "ada", "/etc/sudoers.d": "lab-access", "/etc/ssh/lab_keys": "labadmin"}
+    emptied = set()
+    for wanted in filled(task["directories"]):
+        here = tmp_path / wanted["path"].lstrip("/")
+        here.mkdir(parents=True, exist_ok=True)
+        for name in ("eve", stays.get(wanted["path"], "eve")):
+            (here / name).write_text("eve")
+        if node_files.ensure_only({**wanted, "path": str(here)}, check=False):
+            emptied.add(wanted["path"])
+            assert [path.name for path in here.iterdir()] == [stays[wanted["path"]]]
+    assert emptied == set(stays)
 
 
 def test_an_unknown_owner_is_named(tmp_path: Path) -> None:

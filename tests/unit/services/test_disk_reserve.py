@@ -358,6 +358,57 @@ def test_under_a_libvirt_that_does_not_answer_guests_are_stopped_by_signals(own:
     assert own.users.still == set() and watch.paused == frozenset()
 
 
+def test_a_guest_that_is_off_by_its_own_word_and_grows_is_stopped(own: Bench) -> None:
+    """Its QEMU closed its connection to libvirt, or ended its first process alone."""
+    own.guests.states["a"] = DomainState.SHUTOFF
+    watch = own.watch()
+    own.looks(watch, free=GIB + MIB)
+    assert own.looks(watch, free=GIB - MIB, growing="a") == []
+    assert own.users.still == {A} and own.remembered == [["a"]]
+    assert watch.text == f"a: {BY_SIGNAL}, {LOW}"
+    assert own.looks(watch, free=3 * GIB) == []
+    assert own.users.still == set() and watch.paused == frozenset()
+
+
+def test_a_disk_that_is_made_anew_below_the_reserve_belongs_to_nothing_that_runs(own: Bench) -> None:
+    own.guests.states["a"] = DomainState.SHUTOFF
+    own.users.immune = {A}  # there is none to stop
+    watch = own.watch()
+    own.looks(watch, free=GIB + MIB)
+    own.looks(watch, free=GIB - MIB, growing="a")
+    assert watch.paused == frozenset() and watch.text == "less than the reserve of 1.0 GiB is free"
+
+
+def test_a_guest_that_lied_is_let_go_on_before_it_is_asked_to(own: Bench) -> None:
+    watch = own.watch()
+    own.looks(watch, free=GIB + MIB)
+    for _ in range(3):
+        own.looks(watch, free=GIB - MIB, growing="a")
+    assert own.users.still == {A}
+    resume, still = own.guests.resume, []
+
+    def answer(name: str) -> None:
+        still.append(set(own.users.still))
+        resume(name)
+
+    own.guests.resume = answer  # type: ignore[method-assign]
+    assert own.looks(watch, free=3 * GIB) == ["resume a"]
+    assert still == [set()] and watch.paused == frozenset()
+
+
+def test_a_guest_that_lies_and_is_not_stopped_is_named(own: Bench) -> None:
+    own.users.immune = {A}
+    watch = own.watch()
+    own.looks(watch, free=GIB + MIB)
+    assert own.looks(watch, free=GIB - MIB, growing="a") == ["pause a"]
+    own.looks(watch, free=GIB - MIB, growing="a")
+    own.looks(watch, free=GIB - MIB, growing="a")
+    assert watch.text.endswith(
+        "; a cannot be paused or resumed: it grows although it is paused, and is not stopped by a signal either"
+    )
+    assert own.looks(watch, free=3 * GIB) == ["resume a"]
+
+
 def test_far_from_the_reserve_guests_are_asked_for_once_a_minute(bench: Bench) -> None:
     now = 0.0
     watch = DiskReserve(

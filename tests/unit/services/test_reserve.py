@@ -66,3 +66,20 @@ def test_nobody_is_paused_and_resumed_at_once_and_every_pause_is_remembered(
     assert set(decision.pause) <= decision.memory.paused <= set(guests)
     assert set(decision.resume) <= held
     assert all(seen[name].running for name in decision.pause) and all(seen[name].paused for name in decision.resume)
+
+
+def test_one_that_grows_while_it_is_said_to_stand_still_is_stopped() -> None:
+    """At the second such look: at the first one, writes may still have been under way when it was paused."""
+    first = decide(SHORT, RESERVE, {"a": paused(5)}, Memory({"a": 4}, frozenset({"a"})))
+    assert first.pause == first.stop == ()
+    then = decide(SHORT, RESERVE, {"a": paused(6)}, first.memory)
+    assert then.pause == () and then.stop == ("a",)
+    assert then.memory.paused == {"a"} and not then.memory.others
+    assert decide(SHORT, RESERVE, {"a": paused(6)}, then.memory).stop == ()
+
+
+def test_whom_another_person_paused_is_known_when_it_is_stopped() -> None:
+    memory = Memory({"a": 4}, at_rest=frozenset({"a"}))
+    decision = decide(SHORT, RESERVE, {"a": paused(5)}, memory)
+    assert decision.stop == ("a",) and decision.memory.others == {"a"}
+    assert decide(ROOM, RESERVE, {"a": paused(5)}, memory).stop == ()

@@ -19,6 +19,7 @@ import contextlib
 import json
 import os
 import pwd
+import select
 import signal
 import stat
 import subprocess
@@ -174,7 +175,7 @@ def as_user(account: pwd.struct_passwd, action: Callable[[], None], *, seconds: 
     """Do something with the rights of the account, for `seconds` at most; whether it ended well.
 
     The user cannot look into the process that does it, for tokens of others: the kernel keeps them out of one that gave
-    up its uid."""
+    up its uid. But they may signal it: its own alarm does not wake a process that was stopped, so this one kills it."""
     child = os.fork()
     if child == 0:
         status = 1
@@ -190,6 +191,12 @@ def as_user(account: pwd.struct_passwd, action: Callable[[], None], *, seconds: 
             print(f"{account.pw_name}: {error!a}", file=sys.stderr, flush=True)
         finally:
             os._exit(status)
+    handle = os.pidfd_open(child)
+    try:
+        if not select.select([handle], [], [], seconds)[0]:
+            os.kill(child, signal.SIGKILL)
+    finally:
+        os.close(handle)
     return os.waitpid(child, 0)[1] == 0
 
 

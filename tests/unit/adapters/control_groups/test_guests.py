@@ -73,6 +73,7 @@ def test_each_guest_gets_a_group_with_its_limits(tmp_path: Path, monkeypatch: py
     assert host.kernel.of(QEMU) == f"/{GROUP}/guest-demo-a"
     assert host.settings("demo-a") == {
         "memory.max": str(3000 * 2**20),
+        "memory.swap.max": str(3000 * 2**20),
         "pids.max": "2048",
         "cpu.weight": "200",
         "io.bfq.weight": "default 100",
@@ -95,7 +96,8 @@ def test_under_systemd_the_lab_has_a_scope_that_is_delegated(tmp_path: Path, mon
     assert host.kernel.of(LIBVIRTD) == f"/system.slice/{GROUP}.scope/{DAEMON}"
     host.start_qemu()
     host.groups().limit(QEMU, "demo-a", LIMITS)
-    assert host.settings("demo-a") == {"memory.max": str(3000 * 2**20), "pids.max": "2048"}, "no cpu is passed on"
+    limits = dict.fromkeys(("memory.max", "memory.swap.max"), str(3000 * 2**20))
+    assert host.settings("demo-a") == {**limits, "pids.max": "2048"}, "no cpu is passed on"
     host.groups().remove("hs-demo")
     assert f"system.slice/{GROUP}.scope/guest-demo-a" in host.kernel.tree(), "systemd's own to remove"
 

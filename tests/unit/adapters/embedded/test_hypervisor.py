@@ -38,7 +38,9 @@ class Machine:
 
     def _spawn(self, name: str) -> None:
         self._next += 1
-        self.processes[name] = EmbeddedProcess(self._next, name, self.namespace or 0, self._next, roots_network=True)
+        self.processes[name] = EmbeddedProcess(
+            self._next, name, self.namespace or 0, self._next, roots_network=True, runs_as_root=True
+        )
 
     # What replaces the adapter's parts.
     def _run(self, call: Call) -> None:
@@ -244,7 +246,7 @@ def test_a_lost_name_of_the_namespace_is_something_that_a_start_brings_back(
 
 def broken_out(machine: Machine, netns: int, *, roots_network: bool) -> None:
     """A guest's QEMU that is in another network namespace, and found first."""
-    guest = EmbeddedProcess(99, "qemu-system-x86", netns, 99, roots_network=roots_network)
+    guest = EmbeddedProcess(99, "qemu-system-x86", netns, 99, roots_network=roots_network, runs_as_root=False)
     machine.processes = {"broken out": guest} | machine.processes
 
 

@@ -11,7 +11,7 @@ from emulator.adapters.embedded.processes import EmbeddedProcess, answered
 from emulator.adapters.system.session_time import SessionWork
 from tests.support.waiting import Ticking
 
-DAEMON = EmbeddedProcess(os.getpid(), "libvirtd", 1, os.getpid(), roots_network=True)
+DAEMON = EmbeddedProcess(os.getpid(), "libvirtd", 1, os.getpid(), roots_network=True, runs_as_root=True)
 
 
 def test_one_that_answers_is_not_waited_for() -> None:
@@ -36,6 +36,6 @@ def test_one_that_hangs_is_given_up_at_its_time(monkeypatch: pytest.MonkeyPatch)
 
 def test_one_that_is_gone_is_given_up_too() -> None:
     time = Ticking()
-    gone = EmbeddedProcess(2**22 + 1, "libvirtd", 1, 2**22 + 1, roots_network=True)
+    gone = EmbeddedProcess(2**22 + 1, "libvirtd", 1, 2**22 + 1, roots_network=True, runs_as_root=True)
     assert not answered(lambda: False, lambda: [gone], 10.0, time.clock())
     assert not answered(lambda: False, list, 10.0, time.clock())

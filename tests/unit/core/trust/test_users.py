@@ -77,6 +77,72 @@ def test_a_user_of_whom_nothing_runs_is_not_called_stopped() -> None:
     assert stop_users([]) == frozenset()
 
 
+WAITS = """
+import ctypes, os, sys, time
+os.setgroups([])
+os.setgid(int(sys.argv[1]))
+os.setuid(int(sys.argv[1]))
+print("there", flush=True)
+if ctypes.PyDLL(None).vfork() == 0:
+    while True:
+        time.sleep(0.01)
+"""
+
+
+def test_one_that_waits_in_the_kernel_is_stopped_and_goes_on() -> None:
+    """Its state never says so; a guest's QEMU may wait there for a slow disk, or on purpose for a child."""
+    if os.geteuid() != 0:
+        pytest.skip("only root takes other accounts")
+    argv = [sys.executable, "-I", "-c", WAITS, str(GUEST)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, process_group=0) as process:
+        try:
+            assert process.stdout is not None and process.stdout.readline() == b"there\n"
+            status = Path(f"/proc/{process.pid}/status")
+            until(lambda: "State:\tD" in status.read_text(), "the wait for a child")
+            assert stopped_users([GUEST]) == frozenset()
+            assert stop_users([GUEST]) == {GUEST} == stopped_users([GUEST])
+            let_users_go_on([GUEST])
+            until(lambda: not stopped_users([GUEST]), "the child to go on")
+        finally:
+            os.killpg(process.pid, 9)
+
+
+MANY = """
+import os, sys, time
+os.setgroups([])
+os.setgid(int(sys.argv[1]))
+os.setuid(int(sys.argv[1]))
+for _ in range(300):
+    if os.fork() == 0:
+        break
+else:
+    print("there", flush=True)
+time.sleep(600)
+"""
+SERVICE = """
+import resource, sys
+sys.path.insert(0, sys.argv[2])
+from emulator.core.trust.users import let_users_go_on, stop_users, stopped_users
+resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
+guest = {int(sys.argv[1])}
+print(stop_users(guest) == stopped_users(guest) == guest, let_users_go_on(guest), stopped_users(guest) == set())
+"""
+
+
+def test_more_processes_than_a_service_may_have_files_shield_nobody() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root takes other accounts")
+    words = [sys.executable, "-I", "-c"]
+    with subprocess.Popen([*words, MANY, str(GUEST)], stdout=subprocess.PIPE, process_group=0) as process:
+        try:
+            assert process.stdout is not None and process.stdout.readline() == b"there\n"
+            argv = [*words, SERVICE, str(GUEST), str(Path(__file__).parents[4])]
+            done = subprocess.run(argv, capture_output=True, text=True, check=False)
+            assert done.stdout == "True None True\n", done.stderr
+        finally:
+            os.killpg(process.pid, 9)
+
+
 def test_all_of_one_user_end_and_others_go_on(programs: dict[int, Program]) -> None:
     assert end_user(GUEST)
     assert not [pid for pid in process_ids() if GUEST in users_of(pid)]
