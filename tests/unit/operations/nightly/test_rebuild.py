@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from emulator.apply.lock import exclusive_lock
+from emulator.core.debian.releases import image_of
 from emulator.core.errors import ConflictError, HostNotFitError, HyperscalerError, InterruptedRunError, StateError
 from emulator.core.stop import StopFlag
 from emulator.lab.lab_files import load_recorded_lab
@@ -14,6 +15,8 @@ from emulator.operations.nightly import rebuild
 from emulator.operations.nightly.model import Place
 from tests.support.nights import Nights
 from tests.support.simulated_world import LAB, SimulatedHost, lab_text
+
+IMAGE = image_of("hpc-base", None)
 
 FIRST, SECOND = f"{LAB}-a", f"{LAB}-b"
 
@@ -53,7 +56,7 @@ def test_nights_take_turns(nights: Nights) -> None:
 
 def test_a_good_night_knows_images_checks_and_phases(nights: Nights) -> None:
     night = nights.run()
-    assert [each.name for each in night.images] == ["hpc-base"]
+    assert [each.name for each in night.images] == [IMAGE]
     assert nights.builds.kept == {"nightly-demo": night.images[0].digest}
     assert night.checks
     assert all(each.ok for each in night.checks)
@@ -63,7 +66,7 @@ def test_a_good_night_knows_images_checks_and_phases(nights: Nights) -> None:
 
 def test_a_failure_leaves_the_last_good_lab_and_images(nights: Nights) -> None:
     nights.run()
-    good = nights.builds.current["hpc-base"]
+    good = nights.builds.current[IMAGE]
     before = nights.host.home.lab(FIRST).journal.read_bytes()
     nights.host.hook.before = failing("guests.verify")
     night = nights.run()
@@ -73,7 +76,7 @@ def test_a_failure_leaves_the_last_good_lab_and_images(nights: Nights) -> None:
     assert nights.labs == [FIRST]
     assert nights.host.home.lab(FIRST).journal.read_bytes() == before
     assert nights.builds.given_back == [good.digest]
-    assert nights.builds.current["hpc-base"] == good
+    assert nights.builds.current[IMAGE] == good
     assert [each.good for each in nights.record.nights] == [True, False]
     heal(nights)
     assert nights.run().kept == SECOND
