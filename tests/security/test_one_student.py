@@ -45,6 +45,17 @@ def test_a_request_that_takes_all_memory_ends_slurmctld_alone_and_not_for_good()
     assert "slurmctld.service.j2" in file["content"]
 
 
+def test_a_student_gets_a_session_and_little_memory_with_it() -> None:
+    """logind of Debian 13 opens no session for somebody whose /run/user/UID cannot be made, and then nobody gets in."""
+    recipe = yaml.safe_load((IMAGES / "common.yaml").read_text())
+    masked = {*recipe["mask"], *(unit for each in recipe["releases"].values() for unit in each["mask"])}
+    assert "user-runtime-dir@.service" not in masked
+    assert "user@.service" in masked
+    logind = settings(COMMON / "systemd" / "logind.conf.d" / "lab.conf")
+    assert logind["RuntimeDirectorySize"] == "1M"
+    assert int(logind["RuntimeDirectoryInodesMax"]) <= 256
+
+
 def test_people_together_leave_tasks_and_memory_to_the_node() -> None:
     units = COMMON / "systemd" / "system"
     one, people = settings(units / "user-.slice.d" / "lab.conf"), settings(units / "user.slice.d" / "lab.conf")
