@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from emulator.adapters.system.qemu_img import QemuImg
 from emulator.core.console_log import marked_lines
 from emulator.core.ports import Completed, GuestAddress
+from emulator.core.waiting.pace import Pace
 from emulator.guests.configure.events import RunRecord, parse_event
 from emulator.guests.ssh import host_keys_from_console
 from emulator.guests.verify import kubernetes_verdicts, slurm_verdicts
@@ -125,7 +126,7 @@ TOKEN = {"status": {"token": "YWJj"}}
 @examples(40)
 @given(listings, changed_json([TOKEN]).map(json.dumps) | changed([json.dumps(TOKEN)]))
 def test_answers_of_the_control_plane(nodes: str, secret: str) -> None:
-    answered(cluster_nodes, Shell(nodes), HEAD)
+    answered(cluster_nodes, Shell(nodes), HEAD, Pace())
     answered(student_kubeconfig, Shell(secret), HEAD, cluster="demo")
 
 

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -23,6 +24,7 @@ from emulator.adapters.system.session_time import work_of_session
 from emulator.core.errors import CommandError, CommandTimeoutError, HostNotFitError
 from emulator.core.ports import Completed, log
 from emulator.core.units import MIB, human_bytes
+from emulator.core.waiting.starting import Starting
 from emulator.core.waiting.watch import Patience, Watch
 
 # Debian package of each program that the product runs; a missing program is reported with its package.
@@ -117,9 +119,10 @@ class HostProcess:
         """
         words = tuple(str(word) for word in argv)
         started = time.monotonic()
-        process = _start(words, env=env, cwd=cwd, merge=on_line is not None, feed=stdin is not None)
+        starting = Starting(partial(_start, words, env=env, cwd=cwd, merge=on_line is not None, feed=stdin is not None))
         output = _Output(self._output_limit, on_line)
         try:
+            process = starting.process()
             _collect(process, stdin, timeout, output)
         except _GivenUpError as error:
             _end_group(process)
@@ -136,7 +139,8 @@ class HostProcess:
                 fix="run the command by hand, with `| head`, to see what it prints",
             ) from None
         except BaseException:
-            _end_group(process)
+            if begun := starting.found():
+                _end_group(begun)
             raise
         done = Completed(words, process.returncode, output.stdout, output.stderr)
         log.debug("%s -> %d in %.2f s", shlex.join(words), done.returncode, time.monotonic() - started)

@@ -22,6 +22,8 @@ VARIABLES: dict[str, Any] = {
     "kubernetes_must_join": True,
     "settled": {"stdout": ""},
     "install_packages": [],
+    "slurm_configless": True,
+    "slurm_rest_api": False,
     "ansible_user": "labadmin",
     "secrets_dir": "/nonexistent",
     "kubernetes_addons": [],
