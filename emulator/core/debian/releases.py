@@ -62,7 +62,7 @@ RELEASES: Mapping[Release, DebianRelease] = {
     Release.FORKY: DebianRelease(14, slurm="26.05", keys=Release.TRIXIE, testing=True, pockets=()),
 }
 
-DEFAULT_RELEASE = Release.TRIXIE
+DEFAULT_RELEASE = Release.BOOKWORM
 """What new labs get whose file names no release."""
 
 FIRST_RELEASE = Release.BOOKWORM

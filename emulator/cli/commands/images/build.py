@@ -16,7 +16,7 @@ from emulator.cli.signals import ended_by_signals
 @click.option("--tag", help="Give the image this tag.")
 @json_option
 def command(name: str, *, force: bool, tag: str | None, as_json: bool) -> None:
-    """Build the image NAME (hpc-base-trixie) from Debian packages, unless it is up to date."""
+    """Build the image NAME (hpc-base) from Debian packages, unless it is up to date."""
     from emulator.images.store.pointers import require_tag
     from emulator.images.store.tags import tag_image
     from emulator.operations.images.golden import build_image

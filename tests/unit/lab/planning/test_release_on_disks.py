@@ -67,11 +67,10 @@ def test_a_default_that_changes_replaces_nothing_and_is_said(
     assert f"hpc-controller, hpc-compute-1: {OLDER}" in found.notes
 
 
-def test_a_lab_of_an_earlier_version_keeps_debian_12(host: SimulatedHost, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the default that this version really has; earlier ones gave Debian 12."""
-    with monkeypatch.context() as earlier:
-        Product(earlier).gives(Release.BOOKWORM)
-        provision(host)
+def test_a_lab_of_debian_12_keeps_it_also_when_it_grows(host: SimulatedHost, product: Product) -> None:
+    product.gives(Release.BOOKWORM)
+    provision(host)
+    product.gives(Release.TRIXIE)
     assert set(bases(host).values()) == {"hpc-base"}
     found = plan(host)
     assert found.is_empty
