@@ -528,7 +528,7 @@ def test_a_partition_comes_while_a_job_runs(provisioned: dict[str, Any], lab_fil
     step = "pgrep -c slurmstepd"
     before = run("hpc-compute-1", step)
     lab_file.write_text(lab_text(partitions="main, debug, more"))
-    hyperscaler("provision", lab_file, "--yes")
+    hyperscaler("configure", lab_file)  # `provision` would wait for the job: its probe wants all nodes
     assert sorted(run("hpc-controller", "sinfo -h -N -p more -o %N").split()) == list(COMPUTE)
     assert run(LOGIN, "sinfo -h -p more -o %P") == "more"
     assert job_states(job) == ["RUNNING"]
