@@ -91,8 +91,9 @@ e2e-kubernetes-short: setup-dev ## the same without scaling, reboots, rotation a
 e2e-upgrade: setup-dev ## a lab of Kubernetes 1.36 that is upgraded to 1.37 (an hour without KVM, and both builds once; not part of `make e2e`)
 	@$(VENV)/pytest -v -m e2e tests/e2e/test_upgrade.py
 
-e2e-thorough: setup-dev ## the killed and the Kubernetes lab with their long variants (an hour without KVM; not part of `make e2e`)
-	@THOROUGH=1 $(VENV)/pytest -v -m e2e tests/e2e/test_killed_lab.py tests/e2e/test_kubernetes_lab.py
+e2e-thorough: setup-dev ## all labs' long variants, the exercises on Slurm among them (over an hour without KVM; not part of `make e2e`)
+	@THOROUGH=1 $(VENV)/pytest -v -m e2e tests/e2e/test_slurm_lab.py tests/e2e/test_killed_lab.py \
+	  tests/e2e/test_kubernetes_lab.py
 
 e2e-packer: setup-dev ## an image through Packer and a lab on it (ten minutes without KVM; not part of `make e2e`)
 	@$(VENV)/pytest -v -s -m e2e tests/e2e/test_packer_image.py

@@ -467,11 +467,13 @@ def test_access_ends_by_itself(provisioned: dict[str, Any]) -> None:
     hyperscaler("access", "revoke", LAB, "fay")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", exercise_solutions.SLURM)
 def test_exercises_are_solved_by_what_solves_them(provisioned: dict[str, Any], name: str) -> None:
     exercise_solutions.prove(LAB, name)
 
 
+@pytest.mark.thorough
 def test_a_student_does_an_exercise_of_their_own(provisioned: dict[str, Any]) -> None:
     """A job whose name looks like an answer has no points."""
     hyperscaler("access", "add", LAB, "gil", "--ttl", "1h")
