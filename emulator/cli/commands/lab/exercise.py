@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -134,7 +135,7 @@ def grade(lab: str, exercise: str, *, user: str | None, directory: Path | None, 
     else:
         say(grade_text(done))
     if not done.solved:
-        raise click.exceptions.Exit(ExitCode.FAILED)
+        sys.exit(ExitCode.FAILED)
 
 
 @command.command("end")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -93,7 +94,7 @@ def command(
     else:
         say(summary(night))
     if not night.good:
-        raise click.exceptions.Exit(ExitCode.FAILED)
+        sys.exit(ExitCode.FAILED)
 
 
 def _require_reports(reports: Sequence[Path]) -> None:
