@@ -51,11 +51,6 @@ def check_host(
     return found
 
 
-def _finding(report: Report, severity: Severity, code: str, path: str, what: str, fix: str) -> Finding:
-    at = report.position_of(path)
-    return Finding(severity, code, report.file, at.line, at.column, path, what, fix)
-
-
 def _memory(
     nodes: tuple[NodeSpec, ...], to_come: tuple[NodeSpec, ...], host: HostFacts, report: Report
 ) -> Iterable[Finding]:
@@ -66,8 +61,7 @@ def _memory(
         pages = f", {_gib(reserved)} of it reserved as huge pages, which labs do not use" if reserved else ""
         if wanted <= host.memory_total_mib:
             fix = f"sysctl vm.nr_hugepages=0 if nothing else needs them; or {fix}"
-        yield _finding(
-            report,
+        yield report.finding(
             Severity.ERROR,
             "host.memory",
             "clusters",
@@ -78,8 +72,7 @@ def _memory(
         return
     more = sum(node.memory_mib + OVERHEAD_MIB for node in to_come)
     if more > host.memory_available_mib:
-        yield _finding(
-            report,
+        yield report.finding(
             Severity.WARNING,
             "host.memory-available",
             "clusters",
@@ -97,8 +90,7 @@ def _disk(spec: ClusterSpec, nodes: tuple[NodeSpec, ...], host: HostFacts, repor
     least = FOOTPRINT_GIB * len(nodes)
     free = f"{host.disk_free_gib:.1f} GiB"
     if least > host.disk_free_gib:
-        yield _finding(
-            report,
+        yield report.finding(
             Severity.ERROR,
             "host.disk",
             "clusters",
@@ -107,8 +99,7 @@ def _disk(spec: ClusterSpec, nodes: tuple[NodeSpec, ...], host: HostFacts, repor
             "free some space (`hyperscaler image gc`), or set HYPERSCALER_HOME to a larger disk",
         )
     elif least + reserve > host.disk_free_gib:
-        yield _finding(
-            report,
+        yield report.finding(
             Severity.ERROR,
             "host.disk-reserve",
             "clusters",
@@ -119,8 +110,7 @@ def _disk(spec: ClusterSpec, nodes: tuple[NodeSpec, ...], host: HostFacts, repor
         )
     elif wanted + reserve > host.disk_free_gib:
         end = f"only the reserve of {reserve:g} GiB is left" if reserve else "the space is used up"
-        yield _finding(
-            report,
+        yield report.finding(
             Severity.WARNING,
             "host.disk-thin",
             "clusters",
@@ -134,8 +124,7 @@ def _cores(spec: ClusterSpec, host: HostFacts, report: Report) -> Iterable[Findi
     wanted = sum(node.cpu_cores for node in spec.nodes)
     limit = spec.hypervisor.cpu_overcommit
     if wanted > host.cores * limit:
-        yield _finding(
-            report,
+        yield report.finding(
             Severity.WARNING,
             "host.cores",
             "clusters",
@@ -167,8 +156,7 @@ def _network(
             continue
         whose = f", of {holders[taken.interface]}" if taken.interface in holders else ""
         elsewhere = _free_example([*others, *(each.subnet for each in host.networks)], subnet.version)
-        yield _finding(
-            report,
+        yield report.finding(
             Severity.ERROR,
             "host.subnet",
             f"{path}.{key}",
@@ -177,8 +165,7 @@ def _network(
         )
     if network.bridge in host.interfaces and network.bridge not in own:
         there = f"this host already has an interface {network.bridge}"
-        yield _finding(
-            report,
+        yield report.finding(
             Severity.ERROR,
             "host.bridge",
             f"{path}.bridge",

@@ -41,13 +41,9 @@ def check_pod_networks(
         taken = [each.subnet for each in networks if isinstance(each.subnet, IPv4Network)]
         taken += [pods, services, *(each.subnet for each in spec.networks.values())]
         path = f"clusters.cloud.kubernetes_config.{key}"
-        at = report.position_of(path)
-        yield Finding(
+        yield report.finding(
             Severity.WARNING,
             code,
-            report.file,
-            at.line,
-            at.column,
             path,
             f"{_placed(hidden, key, subnet)}: pods do not reach it through NAT",
             f"choose another {key}{_free(subnet, taken)}, or leave it if no pod is to reach that network",

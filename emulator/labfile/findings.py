@@ -122,6 +122,11 @@ class Report:
             path = path.rpartition(".")[0]
         return self.positions.get(path, Position())
 
+    def finding(self, severity: Severity, code: str, path: str, what: str, fix: str) -> Finding:
+        """A finding about a field of the file, at the field's place."""
+        at = self.position_of(path)
+        return Finding(severity, code, self.file, at.line, at.column, path, what, fix)
+
     def to_json(self) -> dict[str, object]:
         return {
             "file": self.file,

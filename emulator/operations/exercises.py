@@ -91,12 +91,7 @@ def start(
     exercise = load_exercise(wanted.directory, wanted.exercise).exercise
     require_lab(env.home, wanted.lab)
     with provisioned_run(env, wanted.lab, "exercise start", reporter, stop, wait_seconds=wait_seconds) as run:
-        setting = _setting(run.spec, run.paths, run.access.gpus, exercise, wanted.user)
-        setting.require()
-        run.log.add(exercise=exercise.name, who=setting.student.name)
-        run.begin()
-        Rotator(run).settle()
-        record = record_path(run.paths.exercises, exercise.name, setting.student.name)
+        setting, record = _begin(run, exercise, wanted.user)
         record.unlink(missing_ok=True)
         _carry_out(run, setting, exercise.cleanup, "take back")
         setting = replace(setting, started=int(time.time()))
@@ -116,13 +111,19 @@ def end(env: Environment, wanted: Wanted, reporter: Reporter, stop: StopFlag, *,
     exercise = load_exercise(wanted.directory, wanted.exercise).exercise
     require_lab(env.home, wanted.lab)
     with provisioned_run(env, wanted.lab, "exercise end", reporter, stop, wait_seconds=wait_seconds) as run:
-        setting = _setting(run.spec, run.paths, run.access.gpus, exercise, wanted.user)
-        setting.require()
-        run.log.add(exercise=exercise.name, who=setting.student.name)
-        run.begin()
-        Rotator(run).settle()
+        setting, record = _begin(run, exercise, wanted.user)
         _carry_out(run, setting, exercise.cleanup, "take back")
-        record_path(run.paths.exercises, exercise.name, setting.student.name).unlink(missing_ok=True)
+        record.unlink(missing_ok=True)
+
+
+def _begin(run: LabRun, exercise: Exercise, user: str | None) -> tuple[Setting, Path]:
+    """Note who works on the exercise, and see that the lab can have it; its setting and the path of its record."""
+    setting = _setting(run.spec, run.paths, run.access.gpus, exercise, user)
+    setting.require()
+    run.log.add(exercise=exercise.name, who=setting.student.name)
+    run.begin()
+    Rotator(run).settle()
+    return setting, record_path(run.paths.exercises, exercise.name, setting.student.name)
 
 
 def hint(env: Environment, wanted: Wanted) -> Hint:

@@ -128,19 +128,9 @@ def judge_gateway(env: Environment, loaded: LoadedLab) -> tuple[Finding, ...]:
     """Whether the host has a gateway, if the lab's users are to come in by it."""
     if not loaded.spec.access.gateway or env.door() is not None:
         return ()
-    field = "access.gateway"
-    place = loaded.report.position_of(field)
-    finding = Finding(
-        Severity.ERROR,
-        "host.gateway",
-        loaded.report.file,
-        place.line,
-        place.column,
-        field,
-        "the lab's users are to come in by this host's gateway, and it is off",
-        "hyperscaler host enable-gateway, as root",
-    )
-    return (finding,)
+    what = "the lab's users are to come in by this host's gateway, and it is off"
+    fix = "hyperscaler host enable-gateway, as root"
+    return (loaded.report.finding(Severity.ERROR, "host.gateway", "access.gateway", what, fix),)
 
 
 def judge_bundle(loaded: LoadedLab, state: State) -> tuple[Finding, ...]:
@@ -151,19 +141,9 @@ def judge_bundle(loaded: LoadedLab, state: State) -> tuple[Finding, ...]:
     to_come = [node for node in spec.nodes_of(ClusterKind.CLOUD) if node.name not in disks]
     if path is None or not to_come or (image is not None and image.fixed) or Path(path).is_file():
         return ()
-    field = "clusters.cloud.kubernetes_config.source"
-    place = loaded.report.position_of(field)
-    finding = Finding(
-        Severity.ERROR,
-        "kubernetes.bundle",
-        loaded.report.file,
-        place.line,
-        place.column,
-        field,
-        f"there is no bundle {printable(path)}",
-        "correct the path, which counts from the directory of this file, or make one: hyperscaler bundle create",
-    )
-    return (finding,)
+    fix = "correct the path, which counts from the directory of this file, or make one: hyperscaler bundle create"
+    field, what = "clusters.cloud.kubernetes_config.source", f"there is no bundle {printable(path)}"
+    return (loaded.report.finding(Severity.ERROR, "kubernetes.bundle", field, what, fix),)
 
 
 def judge_gpus(env: Environment, loaded: LoadedLab, state: State) -> tuple[Finding, ...]:
@@ -176,11 +156,7 @@ def judge_gpus(env: Environment, loaded: LoadedLab, state: State) -> tuple[Findi
         plan_gpus(spec, host, state)
     except HyperscalerError as error:
         path = error.where if error.where.startswith("global.") else "global.gpu_allocation"
-        place = loaded.report.position_of(path)
-        finding = Finding(
-            Severity.ERROR, "gpu.host", loaded.report.file, place.line, place.column, path, error.what, error.fix
-        )
-        return (finding,)
+        return (loaded.report.finding(Severity.ERROR, "gpu.host", path, error.what, error.fix),)
     finally:
         host.nvml.close()
     return ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -17,7 +17,7 @@ from tests.crash.test_snapshot_stops import assert_no_disk_lost, records_hooked
 from tests.support.branches import ENDED, TOLD, meet_faults
 from tests.support.rewinding import NODES, Rewound
 from tests.support.simulated_world import LAB, SimulatedHost, Snapshot
-from tests.support.stop_points import documented, find_stops, in_sequence
+from tests.support.stop_points import find_stops, in_sequence, one_documented
 
 NOW = "now"
 
@@ -114,12 +114,8 @@ def test_a_call_that_fails_is_told_and_loses_nothing(bench: Bench, command: str)
     begin(bench, command)
     stops = find_stops(bench.host, lambda: act(bench.lab))
 
-    def faults(number: int, name: str) -> Sequence[HyperscalerError]:
-        errors = documented(name)
-        return (errors[number % len(errors)],) if errors else ()
-
     begin(bench, command)
-    met = meet_faults(bench.host, lambda: act(bench.lab), stops, faults)
+    met = meet_faults(bench.host, lambda: act(bench.lab), stops, one_documented)
     assert {end.how for end in met.ends} <= {ENDED, TOLD}, [end for end in met.ends if end.how not in (ENDED, TOLD)]
     for key, machine in met.machines.items():
         assert_wakes(bench, machine, allowed, key)

@@ -19,7 +19,7 @@ from emulator.core.fs import write_private
 from tests.support.branches import ENDED, TOLD, fill_disk, meet_faults
 from tests.support.rewinding import NODES, Rewound
 from tests.support.simulated_world import LAB, SimulatedHost, Snapshot
-from tests.support.stop_points import documented, find_stops, in_sequence
+from tests.support.stop_points import find_stops, in_sequence, one_documented
 
 Disks = Mapping[str, tuple[str, ...]]
 THEN, NOW = "then", "now"
@@ -117,12 +117,8 @@ def test_a_call_that_fails_is_told_and_loses_nothing(bench: Bench, command: str)
     bench.host.restore(bench.start)
     stops = find_stops(bench.host, lambda: act(bench.lab))
 
-    def faults(number: int, name: str) -> Sequence[HyperscalerError]:
-        errors = documented(name)
-        return (errors[number % len(errors)],) if errors else ()
-
     bench.host.restore(bench.start)
-    met = meet_faults(bench.host, lambda: act(bench.lab), stops, faults)
+    met = meet_faults(bench.host, lambda: act(bench.lab), stops, one_documented)
     assert {end.how for end in met.ends} <= {ENDED, TOLD}, [end for end in met.ends if end.how not in (ENDED, TOLD)]
     for key, machine in met.machines.items():
         assert_settled(bench, machine, allowed, key)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from emulator.core.errors import ConflictError, HyperscalerError
+from emulator.core.errors import ConflictError
 from emulator.core.progress import SilentReporter
 from emulator.core.stop import StopFlag
 from emulator.lab.lab_files import LoadedLab, load_recorded_lab
@@ -17,7 +17,7 @@ from emulator.operations.upgrade import Request, Upgraded, upgrade
 from tests.support.branches import ENDED, TOLD, meet_faults
 from tests.support.kubernetes_cluster import HEAD, Cluster, found
 from tests.support.simulated_world import LAB, SimulatedHost, Snapshot
-from tests.support.stop_points import documented, find_stops, in_sequence
+from tests.support.stop_points import find_stops, in_sequence, one_documented
 
 WORKER = "cloud-cpu-worker-1"
 CLOUD = """\
@@ -94,12 +94,8 @@ def test_a_call_that_fails_is_told_and_gone_on_from(standing: Standing) -> None:
     standing.host.restore(standing.start)
     stops = find_stops(standing.host, standing.upgrade)
 
-    def faults(number: int, name: str) -> Sequence[HyperscalerError]:
-        errors = documented(name)
-        return (errors[number % len(errors)],) if errors else ()
-
     standing.host.restore(standing.start)
-    met = meet_faults(standing.host, standing.upgrade, stops, faults)
+    met = meet_faults(standing.host, standing.upgrade, stops, one_documented)
     assert len(met.ends) > 20
     for end in met.ends:
         assert end.how in (ENDED, TOLD), end

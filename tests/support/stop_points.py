@@ -371,6 +371,12 @@ def documented(name: str) -> tuple[HyperscalerError, ...]:
     return tuple(kind(f"refused {name}") for kind in kinds)
 
 
+def one_documented(number: int, name: str) -> tuple[HyperscalerError, ...]:
+    """One of the errors that the call of that number can end with, another from call to call."""
+    errors = documented(name)
+    return (errors[number % len(errors)],) if errors else ()
+
+
 def refused(which: int, name: str) -> HyperscalerError:
     """The error of that number among those that a call can end with."""
     return documented(name)[which]
